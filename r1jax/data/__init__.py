@@ -1,0 +1,1 @@
+"""Resumable grain pipelines: prompts and documents."""

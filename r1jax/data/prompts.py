@@ -1,0 +1,75 @@
+"""The stream of training problems: a grain pipeline over a task's indices, its position saved and never replayed.
+
+Tasks are random access and without end, so nothing is shuffled here and a position is one number.
+"""
+
+from typing import Any
+
+import grain
+
+from r1jax.tasks.types import Problem, Task, stable_hash
+
+_LENGTH = 2**40
+
+
+class _ProblemSource:
+    """The training problems of a task as a grain source, from a start that the seed decides."""
+
+    def __init__(self, task: Task, seed: int):
+        self._task = task
+        self._start = stable_hash("prompts", seed) % 2**32
+
+    def __len__(self) -> int:
+        return _LENGTH
+
+    def __getitem__(self, index: int) -> Problem:
+        return self._task.problem(self._start + int(index), split="train")
+
+    def __repr__(self) -> str:
+        return f"problems of {self._task.name}"
+
+
+class PromptIterator:
+    """Batches of training problems, in order; made by ``make_prompt_iterator``."""
+
+    def __init__(self, task: Task, *, batch_size: int, seed: int):
+        if batch_size < 1:
+            raise ValueError(f"prompts: batch_size {batch_size} must be at least 1")
+        self._identity = {"task": task.name, "batch_size": batch_size, "seed": seed}
+        dataset = grain.MapDataset.source(_ProblemSource(task, seed)).batch(batch_size, batch_fn=list)
+        # No read-ahead threads: a generator may touch global random state, and making problems costs far less than
+        # sampling.
+        options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        self._iterator = iter(dataset.to_iter_dataset(options))
+
+    def __iter__(self) -> "PromptIterator":
+        return self
+
+    def __next__(self) -> list[Problem]:
+        return next(self._iterator)
+
+    def get_state(self) -> dict[str, Any]:
+        """The position, JSON-able: the next batch is the first one that a restored iterator gives."""
+        return {**self._identity, "grain": self._iterator.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to a saved position, at once.
+
+        Raises:
+            ValueError: the state is of another task, batch size or seed.
+        """
+        for key, value in self._identity.items():
+            if state.get(key) != value:
+                raise ValueError(f"prompts: the saved position has {key} {state.get(key)!r} and this run has {value!r}")
+        self._iterator.set_state(state["grain"])
+
+
+def make_prompt_iterator(task: Task, *, batch_size: int, seed: int) -> PromptIterator:
+    """Batches of ``batch_size`` training problems of a task.
+
+    Args:
+        task: the source of problems.
+        batch_size: problems in each batch.
+        seed: decides where in the task's endless sequence the stream begins.
+    """
+    return PromptIterator(task, batch_size=batch_size, seed=seed)

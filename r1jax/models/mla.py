@@ -1,0 +1,90 @@
+"""Multi-head latent attention (V3 Sec. 2.1.1 Eqs. 1-11; spec A.3).
+
+Keys and values are linear in a latent of C numbers a token (plus one rotated key of R numbers that all heads share), and
+only those are cached. Two forms of the same function: *expanded*, per-head keys and values rebuilt from the latent
+(training, prefill of an empty cache); *absorbed*, the up-projections folded into the query and the output, so that
+decode reads the latent alone (spec A.3.2).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from r1jax.kernels.flash_attention import attention, attention_mask
+from r1jax.models import cache as kv_cache
+from r1jax.models.config import ModelConfig
+from r1jax.models.layers import RMSNorm, param, project
+from r1jax.models.rope import apply_rope, yarn_mscale
+
+
+class MLA(nnx.Module):
+    """Low-rank queries and keys/values with a decoupled rotated part; no bias anywhere."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.config = c = config
+        dim, heads, std = c.model_dim, c.num_heads, c.init_std
+        nope, rope, value, latent = c.nope_head_dim, c.rope_head_dim, c.value_head_dim, c.kv_lora_rank
+        if c.q_lora_rank:
+            self.w_dq_DQ = param(rngs, (dim, c.q_lora_rank), axes=("embed", None), std=std)
+            self.q_norm = RMSNorm(c.q_lora_rank, eps=c.rms_eps)
+            self.w_uq_QNA = param(rngs, (c.q_lora_rank, heads, nope + rope), axes=(None, "heads", None), std=std)
+        else:
+            self.w_q_DNA = param(rngs, (dim, heads, nope + rope), axes=("embed", "heads", None), std=std)
+        self.w_dkv_DC = param(rngs, (dim, latent + rope), axes=("embed", None), std=std)
+        self.kv_norm = RMSNorm(latent, eps=c.rms_eps)
+        self.w_ukv_CNA = param(rngs, (latent, heads, nope + value), axes=(None, "heads", None), std=std)
+        self.w_o_NUD = param(rngs, (heads, value, dim), axes=("heads", None, "embed"), std=std)
+
+    @property
+    def softmax_scale(self) -> float:
+        """(nope + rope)^−½ · m(factor, mscale_all_dim)²; 0.1352337789 for V3 (spec A.4.3)."""
+        c = self.config
+        scale = (c.nope_head_dim + c.rope_head_dim) ** -0.5
+        return scale * yarn_mscale(c.yarn.factor, c.yarn.mscale_all_dim) ** 2 if c.yarn else scale
+
+    def __call__(
+        self, x_BTD: jax.Array, *, angles, segments_BT, cache=None, cache_segments_BS=None, start=0, absorbed=False
+    ):
+        """(output [B, T, D], the layer's cache with these tokens at slots start..).
+
+        ``absorbed`` reads all of the cache; without it attention is among the given tokens alone.
+        """
+        c = self.config
+        if c.q_lora_rank:
+            q_BTNA = project("btq,qna->btna", self.q_norm(project("btd,dq->btq", x_BTD, self.w_dq_DQ)), self.w_uq_QNA)
+        else:
+            q_BTNA = project("btd,dna->btna", x_BTD, self.w_q_DNA)
+        q_nope_BTNH, q_rope_BTNR = jnp.split(q_BTNA, [c.nope_head_dim], axis=-1)
+        q_rope_BTNR = apply_rope(q_rope_BTNR, *angles, interleaved=True)
+
+        latent_BTC, k_rope_BTR = jnp.split(project("btd,dc->btc", x_BTD, self.w_dkv_DC), [c.kv_lora_rank], axis=-1)
+        latent_BTC = self.kv_norm(latent_BTC)
+        k_rope_BTR = apply_rope(k_rope_BTR, *angles, interleaved=True)
+        if cache is not None:
+            cache = kv_cache.write(cache, {"latent_BSC": latent_BTC, "rope_BSR": k_rope_BTR}, start=start)
+
+        if absorbed:
+            mask_BTS = attention_mask(segments_BT, cache_segments_BS, q_offset=start)
+            out_BTNU = self._absorbed(q_nope_BTNH, q_rope_BTNR, cache["latent_BSC"], cache["rope_BSR"], mask_BTS)
+        else:
+            mask_BTS = attention_mask(segments_BT, segments_BT)
+            out_BTNU = self._expanded(q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, mask_BTS)
+        return project("btnu,nud->btd", out_BTNU, self.w_o_NUD), cache
+
+    def _expanded(self, q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, mask_BTS):
+        kv_BTNA = project("btc,cna->btna", latent_BTC, self.w_ukv_CNA)
+        k_nope_BTNH, v_BTNU = jnp.split(kv_BTNA, [self.config.nope_head_dim], axis=-1)
+        k_rope_BTNR = jnp.broadcast_to(k_rope_BTR[:, :, None], (*k_nope_BTNH.shape[:3], k_rope_BTR.shape[-1]))
+        q_BTNA = jnp.concatenate([q_nope_BTNH, q_rope_BTNR], axis=-1)
+        k_BTNA = jnp.concatenate([k_nope_BTNH, k_rope_BTNR], axis=-1)
+        return attention(q_BTNA, k_BTNA, v_BTNU, mask_BTS=mask_BTS, scale=self.softmax_scale)
+
+    def _absorbed(self, q_nope_BTNH, q_rope_BTNR, latent_BSC, k_rope_BSR, mask_BTS):
+        w_uk_CNH, w_uv_CNU = jnp.split(self.w_ukv_CNA[...], [self.config.nope_head_dim], axis=-1)
+        q_latent_BTNC = project("btnh,cnh->btnc", q_nope_BTNH, w_uk_CNH)
+        q_BTNA = jnp.concatenate([q_latent_BTNC, q_rope_BTNR], axis=-1)
+        k_BSA = jnp.concatenate([latent_BSC, k_rope_BSR], axis=-1)
+        z_BTNC = attention(
+            q_BTNA, k_BSA[:, :, None], latent_BSC[:, :, None], mask_BTS=mask_BTS, scale=self.softmax_scale
+        )
+        return project("btnc,cnu->btnu", z_BTNC, w_uv_CNU)

@@ -1,0 +1,11 @@
+"""Turns a work directory into one HTML page: `python -m r1jax.report WORKDIR`.
+
+Reads files only (config.json, environment.json, metrics.jsonl, summary.json, completions/), so it
+needs neither jax nor an accelerator, and works on a run that has not ended.
+"""
+
+from r1jax.report.compare import compare
+from r1jax.report.page import write_report
+from r1jax.report.read import NotAWorkdirError
+
+__all__ = ["NotAWorkdirError", "compare", "write_report"]

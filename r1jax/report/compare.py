@@ -1,0 +1,120 @@
+"""Several runs over each other: seeds, ablations."""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from r1jax.report.figures import compared_figures
+from r1jax.report.headline import length_ends, score, score_names, seed_of, status, updates_of
+from r1jax.report.markup import duration, escape, page, setting, show, table
+from r1jax.report.page import save
+from r1jax.report.panels import resolve
+from r1jax.report.plot import NUM_COLOURS
+from r1jax.report.read import Run, Stage, flatten, read_run
+
+
+def compare(workdirs: Sequence[str | Path], *, out: str | Path = "compare.html") -> Path:
+    """Writes one page with the runs of `workdirs` over each other and returns its path.
+
+    Stages are matched by kind and order, so `seed0/rl` goes with `seed1` if that is an RL stage itself.
+
+    Raises:
+        ValueError: fewer than two work directories.
+        NotAWorkdirError: one of them holds no stage.
+        OSError: the page cannot be written.
+    """
+    if len(workdirs) < 2:
+        raise ValueError(f"a comparison needs two work directories or more, got {len(workdirs)}")
+    runs = [read_run(workdir) for workdir in workdirs]
+    labels = _labels([run.path for run in runs])
+    groups: dict[tuple[str, int], dict[str, Stage]] = {}
+    for label, run in zip(labels, runs, strict=True):
+        for key, stage in _keyed(run):
+            groups.setdefault(key, {})[label] = stage
+    body = [f"<h1>Comparison of {len(runs)} runs</h1>"]
+    for stages in sorted(groups.values(), key=lambda stages: not any(stage.is_rl for stage in stages.values())):
+        body.append(_group(stages))
+    return save(page("r1jax comparison", "".join(body)), Path(out))
+
+
+def _labels(paths: list[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart; numbered if the same path comes twice."""
+    parts = [path.resolve().parts for path in paths]
+    depth = 1
+    while depth < max(map(len, parts)) and len({part[-depth:] for part in parts}) < len(set(parts)):
+        depth += 1
+    names = ["/".join(part[-depth:]) for part in parts]
+    if depth > 1:
+        same = os.path.commonprefix([name.split("/")[::-1] for name in names])
+        names = ["/".join(name.split("/")[: len(name.split("/")) - len(same)]) or name for name in names]
+    return [name if names.count(name) == 1 else f"{name} ({index + 1})" for index, name in enumerate(names)]
+
+
+def _keyed(run: Run):
+    """Yields ((kind, how many of this kind came before), stage)."""
+    seen: dict[str, int] = {}
+    for stage in run.stages:
+        kind = stage.kind or ("rl" if stage.is_rl else stage.name)
+        yield (kind, seen.get(kind, 0)), stage
+        seen[kind] = seen.get(kind, 0) + 1
+
+
+def _group(stages: dict[str, Stage]) -> str:
+    names = {name: None for stage in stages.values() for name in stage.metrics}
+    title = " / ".join(dict.fromkeys(stage.name for stage in stages.values())) if len(stages) <= 4 else next(iter(stages.values())).name
+    return "".join(
+        [
+            f"<h2>{escape(title)}</h2>",
+            _scores(stages),
+            _differences(stages),
+            *(f'<p class="note">{escape(label)}: {escape(note)}</p>' for label, stage in stages.items() for note in stage.notes),
+            compared_figures(stages, resolve(names)),
+        ]
+    )
+
+
+def _scores(stages: dict[str, Stage]) -> str:
+    names = list(dict.fromkeys(name for stage in stages.values() for name in score_names(stage)))
+    columns = ["mean length"] if any(np.isfinite(length_ends(stage)).any() for stage in stages.values()) else []
+    head = ["run", *names, *columns, "updates", "wall time", "seed", "status"]
+    rows = []
+    for index, (label, stage) in enumerate(stages.items()):
+        line = f'<div class="legend"><span><i style="background:var(--c{index % NUM_COLOURS})"></i>{escape(label)}</span></div>'
+        scores = [_span(score(stage, name, "before"), score(stage, name, "after")) for name in names]
+        lengths = [" → ".join(show(round(value, 1)) for value in length_ends(stage))] if columns else []
+        state = "finished" if stage.done else status(stage)
+        rows.append([line, *scores, *lengths, f"{updates_of(stage):,}", duration(stage.wall_seconds), escape(seed_of(stage)), state])
+    finals = [[score(stage, name, "after")[0] for stage in stages.values()] for name in names]
+    if len(stages) > 1 and any(np.isfinite(values).sum() > 1 for values in finals):
+        blank = [""] * (len(head) - len(names) - 1)
+        rows.append(["mean after (lowest to highest)", *(_spread(values) for values in finals), *blank])
+    return table(rows, head=head)
+
+
+def _span(before: tuple[float, float, float], after: tuple[float, float, float]) -> str:
+    value, low, high = after
+    interval = f' <span class="quiet">({low:.3f}–{high:.3f})</span>' if math.isfinite(low) and math.isfinite(high) else ""
+    return f"{show(before[0])} → {show(value)}{interval}"
+
+
+def _spread(values: list[float]) -> str:
+    known = [value for value in values if math.isfinite(value)]
+    return f"{show(float(np.mean(known)))} ({show(min(known))} to {show(max(known))})" if known else "–"
+
+
+def _differences(stages: dict[str, Stage]) -> str:
+    """The settings in which the runs differ."""
+    settings = {label: dict(flatten(stage.config)) for label, stage in stages.items()}
+    keys = dict.fromkeys(key for tree in settings.values() for key in tree if key)
+    rows = []
+    for key in keys:
+        values = [tree.get(key, "–") for tree in settings.values()]
+        if len({json.dumps(value, default=str) for value in values}) > 1:
+            rows.append([escape(key), *(setting(value) for value in values)])
+    if not rows:
+        return "<p>The settings are equal.</p>" if any(settings.values()) else ""
+    return f"<h3>Settings that differ</h3>{table(rows, head=['setting', *(escape(label) for label in stages)])}"

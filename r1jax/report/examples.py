@@ -1,0 +1,165 @@
+"""Completions side by side: what the model wrote at the start and at the end, and the extremes."""
+
+import itertools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from r1jax.report.markup import clip, count_marked, escape, highlight, show, visible
+from r1jax.report.read import Stage, number, read_rows, step_of
+
+_MAX_ROWS = 20_000  # a file; more are not looked at
+_MAX_PAIRS = 4  # a split
+_MAX_EXTREMES = 2
+
+Rows = list[dict[str, Any]]
+
+
+def examples(stage: Stage) -> str:
+    """HTML: first and last completions in pairs, then best, worst and most reflecting; "" if none was kept."""
+    notes: list[str] = []
+    parts = []
+    for split, heading in (("heldout", "Held-out problems"), ("train", "Training problems")):
+        files = stage.completion_files(split)
+        ends = [(path, rows) for path in (files[:1] + files[1:][-1:]) if (rows := _read(path, notes))]
+        if ends:
+            parts.append(f"<h3>{heading}: {' and '.join(_when(path) for path, _ in ends)}</h3>")
+            parts.append(_side_by_side(ends))
+            if split == "train":
+                parts.append(_extremes(*ends[-1]))
+    parts += [f'<p class="note">{escape(note)}</p>' for note in notes]
+    return "".join(parts)
+
+
+def pair_up(first: Rows, last: Rows, *, limit: int) -> list[tuple[Rows, Rows]]:
+    """Pairs groups of completions: of the same problem where both have it, else of the same kind.
+
+    Kinds take turns and problems come in the order of the file, so that nothing is picked for its score.
+    """
+    groups_first, groups_last = _by_problem(first), _by_problem(last)
+    shared = [key for key in groups_first if key in groups_last]
+    if shared:
+        pairs = [(groups_first[key], groups_last[key]) for key in shared]
+    else:
+        of_kind: dict[str, list[Rows]] = {}
+        for rows in groups_last.values():
+            of_kind.setdefault(_kind(rows[0]), []).append(rows)
+        pairs = []
+        for rows in groups_first.values():
+            candidates = of_kind.get(_kind(rows[0]), [])
+            if candidates:
+                pairs.append((rows, candidates.pop(0)))
+    turns: dict[str, list[tuple[Rows, Rows]]] = {}
+    for pair in pairs:
+        turns.setdefault(_kind(pair[0][0]), []).append(pair)
+    mixed = itertools.chain.from_iterable(itertools.zip_longest(*turns.values()))
+    return [pair for pair in mixed if pair is not None][:limit]
+
+
+def question(row: dict[str, Any]) -> str:
+    """What was asked: the last message of the problem, else the problem as text, else the prompt."""
+    problem = row.get("problem")
+    if isinstance(problem, dict):
+        messages = problem.get("messages")
+        if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
+            return str(messages[-1].get("content", ""))
+        problem = problem.get("question")
+    return problem if isinstance(problem, str) and problem else str(row.get("prompt", ""))
+
+
+def _read(path: Path, notes: list[str]) -> Rows:
+    return [row for row in read_rows(path, notes, limit=_MAX_ROWS) if isinstance(row.get("completion"), str)]
+
+
+def _when(path: Path) -> str:
+    return f"update {step_of(path):,}"
+
+
+def _kind(row: dict[str, Any]) -> str:
+    problem = row.get("problem")
+    columns = problem.get("columns") if isinstance(problem, dict) else None
+    for holder in (row, columns, problem):
+        if isinstance(holder, dict) and isinstance(holder.get("task"), str):
+            return holder["task"]
+    return ""
+
+
+def _by_problem(rows: Rows) -> dict[str, Rows]:
+    groups: dict[str, Rows] = {}
+    for row in rows:
+        key = json.dumps([row.get("problem"), row.get("prompt")], sort_keys=True, default=str)
+        groups.setdefault(key, []).append(row)
+    return groups
+
+
+def _side_by_side(ends: list[tuple[Path, Rows]]) -> str:
+    if len(ends) == 1:
+        path, rows = ends[0]
+        shown = itertools.islice(_by_problem(rows).values(), _MAX_PAIRS)
+        return "".join(_asked([group]) + _pair([_card(group[0], _when(path), group)]) for group in shown)
+    (first_path, first), (last_path, last) = ends
+    pairs = pair_up(first, last, limit=_MAX_PAIRS)
+    return "".join(
+        _asked(pair) + _pair([_card(pair[0][0], _when(first_path), pair[0]), _card(pair[1][0], _when(last_path), pair[1])])
+        for pair in pairs
+    )
+
+
+def _asked(groups: Iterable[Rows]) -> str:
+    """The question, once if both sides were asked the same."""
+    rows = [group[0] for group in groups]
+    kind = f"{escape(_kind(rows[0]))}: " if _kind(rows[0]) else ""
+    texts = list(dict.fromkeys((question(row), _answer(row)) for row in rows))
+    return "".join(
+        f'<p class="prompt">{kind}{escape(clip(text, 500))}{f" <b>= {escape(clip(answer, 80))}</b>" if answer else ""}</p>'
+        for text, answer in texts
+    )
+
+
+def _answer(row: dict[str, Any]) -> str:
+    problem = row.get("problem")
+    answer = problem.get("answer") if isinstance(problem, dict) else row.get("answer")
+    return str(answer) if isinstance(answer, (str, int, float)) else ""
+
+
+def _pair(cards: Iterable[str]) -> str:
+    return f'<div class="pair">{"".join(cards)}</div>'
+
+
+def _card(row: dict[str, Any], heading: str, group: Rows) -> str:
+    facts = [f"<b>{escape(heading)}</b>"]
+    correct = number(row.get("correct")) if not isinstance(row.get("correct"), bool) else float(row["correct"])
+    if correct == correct:
+        facts.append('<span class="good">right</span>' if correct >= 1 else f'<span class="bad">{"wrong" if correct <= 0 else show(correct)}</span>')
+    if len(group) > 1 and correct == correct:
+        right = sum(number(float(r["correct"]) if isinstance(r.get("correct"), bool) else r.get("correct")) >= 1 for r in group)
+        facts.append(f"{right} of {len(group)} samples right")
+    parts = row.get("rewards")
+    by_name = ", ".join(f"{escape(name)} {show(number(value))}" for name, value in parts.items()) if isinstance(parts, dict) else ""
+    if "reward" in row:
+        facts.append(f"reward {show(number(row['reward']))}{f' ({by_name})' if by_name else ''}")
+    if number(row.get("advantage")) == number(row.get("advantage")):
+        facts.append(f"advantage {show(number(row['advantage']))}")
+    if "num_tokens" in row:
+        facts.append(f"{show(number(row['num_tokens']))} tokens")
+    if row.get("stop_reason") == "length":
+        facts.append('<span class="bad">cut off</span>')
+    text = row["completion"]
+    body = highlight(clip(text)) if text.strip() else f'<span class="quiet">(empty) {escape(visible(text))}</span>'
+    return f'<div class="answer"><header>{" · ".join(facts)}</header><pre>{body}</pre></div>'
+
+
+def _extremes(path: Path, rows: Rows) -> str:
+    """Highest and lowest reward, and most reflection words, of one update; one completion a problem."""
+    scored = [row for row in rows if number(row.get("reward")) == number(row.get("reward"))]
+    scored.sort(key=lambda row: number(row["reward"]), reverse=True)
+    wordy = sorted((row for row in rows if count_marked(row["completion"])), key=lambda row: -count_marked(row["completion"]))
+    kinds = (("Highest reward", scored), ("Lowest reward", scored[::-1]), ("Most reflection words", wordy))
+    parts = []
+    for title, ranked in kinds:
+        chosen = list({json.dumps(row.get("problem"), default=str): row for row in reversed(ranked)}.values())[::-1][:_MAX_EXTREMES]
+        if chosen:
+            cards = "".join(f"<div>{_asked([[row]])}{_card(row, _when(path), [row])}</div>" for row in chosen)
+            parts.append(f"<h3>{title}, {_when(path)}</h3>{_pair([cards])}")
+    return f"<details><summary>Best, worst and most reflecting completions of {_when(path)}</summary>{''.join(parts)}</details>" if parts else ""

@@ -1,0 +1,130 @@
+"""Puts untrusted text and figures into HTML: everything a model or a config wrote passes through here."""
+
+import html
+import json
+import math
+import re
+from typing import Any
+
+# Spec E's list (R1 Fig. 9a), and what a model that mixes Chinese in writes for them.
+REFLECTION_WORDS = ("wait", "mistake", "however", "but", "retry", "error", "verify", "wrong", "evaluate", "check")
+CHINESE_REFLECTION_WORDS = ("等等", "等一下", "错误", "然而", "但是", "重试", "验证", "不对", "评估", "检查")
+_REFLECTION = re.compile(rf"\b(?:{'|'.join(REFLECTION_WORDS)})\b|{'|'.join(CHINESE_REFLECTION_WORDS)}", re.IGNORECASE)
+
+_INVISIBLE = re.compile("[\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+_BROKEN = re.compile("[\x80-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+_PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
+
+
+def visible(text: str) -> str:
+    """`text` with nothing hidden: control characters as pictures, direction marks by code, broken ones as U+FFFD."""
+    text = _BROKEN.sub("\ufffd", text.translate(_PICTURES))
+    return _INVISIBLE.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
+
+
+def escape(text: Any) -> str:
+    """`text` safe between tags and inside a quoted attribute."""
+    return html.escape(visible(str(text)), quote=True)
+
+
+def highlight(text: str) -> str:
+    """Escaped `text` with each reflection word in a <mark>."""
+    pieces, end = [], 0
+    for found in _REFLECTION.finditer(text):
+        pieces += [escape(text[end : found.start()]), f"<mark>{escape(found[0])}</mark>"]
+        end = found.end()
+    return "".join([*pieces, escape(text[end:])])
+
+
+def count_marked(text: str) -> int:
+    """How many words `highlight` marks."""
+    return len(_REFLECTION.findall(text))
+
+
+def clip(text: str, limit: int = 1600) -> str:
+    """`text` cut in the middle to about `limit` characters, saying how many are left out."""
+    if len(text) <= limit:
+        return text
+    head, tail = limit * 2 // 3, limit // 3
+    return f"{text[:head]}\n[… {len(text) - head - tail:,} characters left out …]\n{text[-tail:]}"
+
+
+def show(value: float) -> str:
+    """A figure for people: three digits, thousands separated; "–" if there is none."""
+    if not math.isfinite(value):
+        return "–"
+    if value == 0 or float(value).is_integer() and abs(value) < 1e7:
+        return f"{value:,.0f}"
+    if abs(value) >= 1e7 or abs(value) < 1e-3:
+        return f"{value:.2e}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them; "–" if unknown."""
+    if not math.isfinite(seconds):
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def table(rows: list[list[str]], *, head: list[str] | None = None) -> str:
+    """A table that scrolls sideways on a narrow screen. Cells are HTML already."""
+    top = f"<thead><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr></thead>" if head else ""
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table>{top}<tbody>{body}</tbody></table></div>'
+
+
+def setting(value: Any) -> str:
+    """One leaf of a config, escaped and cut to a readable length."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return escape(clip(text, 300))
+
+
+def page(title: str, body: str) -> str:
+    """A whole HTML page that loads nothing and runs no script, whatever `body` holds."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{STYLE}</style></head>'
+        f"<body><main>{body}</main></body></html>\n"
+    )
+
+
+STYLE = """
+:root{--back:#fff;--panel:#f7f8fa;--text:#1b1f26;--quiet:#5b6472;--grid:#dfe3e9;--line:#dfe3e9;--mark:#ffe08a;--good:#16803c;--bad:#c02626;
+--c0:#2563eb;--c1:#d9730d;--c2:#0f8f6b;--c3:#c2257a;--c4:#7c3aed;--c5:#0e8aa8;--c6:#b91c1c;--c7:#6b8e10}
+@media (prefers-color-scheme:dark){:root{--back:#14171c;--panel:#1c2027;--text:#e6e9ee;--quiet:#9aa4b2;--grid:#333a45;--line:#333a45;--mark:#6b5200;--good:#5ad183;--bad:#ff8080;
+--c0:#6ea8fe;--c1:#f5a04c;--c2:#3ecf9f;--c3:#f472b6;--c4:#b394ff;--c5:#4cc9e6;--c6:#ff7b72;--c7:#b5d34a}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--back);color:var(--text);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","Noto Sans CJK SC",sans-serif}
+main{max-width:1240px;margin:0 auto;padding:20px 16px 60px}
+h1{font-size:1.5rem;margin:0 0 2px;overflow-wrap:anywhere}h2{font-size:1.25rem;margin:36px 0 4px;padding-top:12px;border-top:1px solid var(--line)}h3{font-size:1rem;margin:26px 0 8px}
+p{margin:4px 0 8px}.quiet,figcaption p,summary small{color:var(--quiet)}
+.cards,.grid,.pair{display:grid;gap:12px}
+.cards{grid-template-columns:repeat(auto-fit,minmax(min(100%,165px),1fr));margin:14px 0}
+.cards>div{background:var(--panel);border-radius:8px;padding:10px 14px}
+.cards b{display:block;font-size:1.3rem;font-weight:650;line-height:1.3}.cards span{color:var(--quiet);font-size:.85rem;display:block}
+.grid{grid-template-columns:repeat(auto-fill,minmax(min(100%,370px),1fr))}
+figure{margin:0;background:var(--panel);border-radius:8px;padding:12px 12px 6px;display:flex;flex-direction:column;min-width:0}
+figcaption{font-weight:600;overflow-wrap:anywhere}figcaption p{font-weight:400;font-size:.82rem;margin:2px 0}
+.legend{display:flex;flex-wrap:wrap;gap:0 14px;font-weight:400;font-size:.85rem;margin:2px 0}
+.legend span{overflow-wrap:anywhere}.legend i{display:inline-block;width:14px;height:3px;border-radius:2px;margin-right:5px;vertical-align:middle}
+svg{width:100%;height:auto;margin-top:auto}svg text{font-family:inherit!important}
+.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.87rem}td,th{padding:3px 14px 3px 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}td:first-child{white-space:nowrap}td{overflow-wrap:anywhere;max-width:70ch}
+th{font-weight:600;color:var(--quiet)}
+.pair{grid-template-columns:repeat(auto-fit,minmax(min(100%,370px),1fr));margin:6px 0 22px}
+.answer{background:var(--panel);border-radius:8px;padding:8px 12px;min-width:0;overflow:hidden}
+.answer header{font-size:.82rem;color:var(--quiet);margin-bottom:4px;overflow-wrap:anywhere}
+pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:0;font:13px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,"Noto Sans Mono CJK SC",monospace;unicode-bidi:plaintext}
+.prompt{border-left:3px solid var(--line);padding-left:10px;color:var(--quiet)}
+mark{background:var(--mark);color:inherit;border-radius:3px;padding:0 1px}
+.good{color:var(--good);font-weight:600}.bad{color:var(--bad);font-weight:600}
+.note{border-left:3px solid var(--c1);padding:2px 10px;margin:6px 0}
+summary{cursor:pointer;margin:8px 0}details>summary h2,details>summary h3{display:inline;border:0;padding:0;margin:0}
+details.stage{margin-top:32px;border-top:1px solid var(--line);padding-top:8px}a{color:var(--c0)}
+""".replace("\n", "")

@@ -1,0 +1,151 @@
+"""Draws curves as inline SVG. Colours are CSS variables, so that one plot serves light and dark pages."""
+
+import dataclasses
+import io
+import re
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+NUM_COLOURS = 8
+_MAX_POINTS = 800  # a longer curve is drawn as means over equal shares of its points
+_SMOOTH_FROM = 40  # points; shorter curves are drawn as they are, each point marked
+_SIZE = (5.0, 2.7)  # inches at 72 points, so 360 x 194 units
+
+# matplotlib cannot write CSS variables: it gets colours that mean nothing, replaced in its output.
+_TEXT, _GRID = "#0a00f0", "#0a00f1"
+_COLOURS = [f"#0a000{index}" for index in range(NUM_COLOURS)]
+_VARIABLES = {_TEXT: "var(--quiet)", _GRID: "var(--grid)"} | {c: f"var(--c{i})" for i, c in enumerate(_COLOURS)}
+_DASHES = ("-", "--", ":", "-.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """`values` [n] over `steps` [n], with the edges of a band [n] if there is one; finite, n >= 1."""
+
+    steps: np.ndarray
+    values: np.ndarray
+    colour: int
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+    def smoothed(self) -> np.ndarray:
+        """The running mean over a tenth of the curve [n]; the values themselves if there are few."""
+        size = len(self.values)
+        if size < _SMOOTH_FROM:
+            return self.values
+        half = max(2, size // 20)
+        total = np.concatenate([[0.0], np.cumsum(self.values)])
+        start = np.maximum(np.arange(size) - half, 0)
+        stop = np.minimum(np.arange(size) + half + 1, size)
+        return (total[stop] - total[start]) / (stop - start)
+
+    def thinned(self) -> "Curve":
+        """The same curve with at most 800 points."""
+        size = len(self.steps)
+        if size <= _MAX_POINTS:
+            return self
+        edges = np.linspace(0, size, _MAX_POINTS, endpoint=False).astype(int)
+        count = np.diff(np.append(edges, size))
+
+        def mean(array):
+            return None if array is None else np.add.reduceat(array, edges) / count
+
+        return Curve(mean(self.steps), mean(self.values), self.colour, mean(self.low), mean(self.high))
+
+
+def draw(
+    curves: Sequence[Curve],
+    *,
+    title: str,
+    unit: str,
+    low: float | None = None,
+    high: float | None = None,
+    stacked: bool = False,
+    raw: bool = True,
+) -> str:
+    """Draws `curves` over updates and returns an <svg> element.
+
+    Args:
+        curves: at least one.
+        title: read out by screen readers; plain text without markup.
+        unit: label of the vertical axis.
+        low: lower end of the vertical axis; None lets the data decide.
+        high: upper end likewise.
+        stacked: fill the areas on top of each other instead of drawing lines.
+        raw: show the unsmoothed values faintly behind the smoothed ones.
+    """
+    curves = [curve.thinned() for curve in curves]
+    style = {"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 8.5, "axes.labelsize": 8.5, "text.parse_math": False}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        if stacked:
+            _stack(axes, curves)
+        else:
+            for curve in curves:
+                _line(axes, curve, raw)
+        _bounds(axes, low, high)
+        axes.set_xlabel("update", color=_TEXT)
+        axes.set_ylabel(unit, color=_TEXT)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.tick_params(colors=_TEXT, length=0)
+        axes.ticklabel_format(axis="y", scilimits=(-3, 5), useMathText=False)
+        axes.yaxis.get_offset_text().set_color(_TEXT)
+        axes.grid(color=_GRID, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[:].set_visible(False)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return _inline(buffer.getvalue(), title)
+
+
+def _line(axes, curve: Curve, raw: bool) -> None:
+    colour = _COLOURS[curve.colour % NUM_COLOURS]
+    dashes = _DASHES[curve.colour // NUM_COLOURS % len(_DASHES)]
+    if curve.low is not None and curve.high is not None:
+        axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
+    is_short = len(curve.steps) < _SMOOTH_FROM
+    if not is_short and raw:
+        axes.plot(curve.steps, curve.values, color=colour, alpha=0.3, linewidth=0.8)
+    axes.plot(
+        curve.steps, curve.smoothed(), color=colour, linestyle=dashes, linewidth=1.7, marker="o" if is_short else "", markersize=2.6
+    )
+
+
+def _stack(axes, curves: Sequence[Curve]) -> None:
+    steps = np.unique(np.concatenate([curve.steps for curve in curves]))
+    base = np.zeros(len(steps))
+    for curve in curves:
+        values = np.zeros(len(steps))
+        values[np.searchsorted(steps, curve.steps)] = curve.values
+        colour = _COLOURS[curve.colour % NUM_COLOURS]
+        axes.fill_between(steps, base, base + values, color=colour, alpha=0.75, linewidth=0.5)
+        base = base + values
+
+
+def _bounds(axes, low: float | None, high: float | None) -> None:
+    """Keeps the given ends unless the data go past them, and gives a flat curve some room."""
+    bottom, top = axes.get_ylim()
+    span = top - bottom
+    bottom = bottom if low is None else min(low, bottom + span / 22)
+    top = top if high is None else max(high * 1.02, top - span / 22)
+    if low is not None and top <= bottom + 1e-12:
+        top = bottom + 1.0
+    axes.set_ylim(bottom, top)
+
+
+def _inline(svg: str, title: str) -> str:
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\s(?:xmlns(?::xlink)?|version)="[^"]*"', "", svg)
+    box = re.search(r'viewBox="[^"]*"', svg)[0]
+    svg = f'<svg {box} role="img" aria-label="{title}">' + svg[svg.index(">") + 1 :]
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # equal in every plot; the ids that are referred to are salted
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    return re.sub(r">\s+<", "><", svg)

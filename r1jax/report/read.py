@@ -1,0 +1,250 @@
+"""Reads a work directory into records. Damaged or missing files become notes, never errors."""
+
+import dataclasses
+import datetime
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_STAGE_FILES = ("metrics.jsonl", "config.json", "summary.json")
+_NOT_STAGES = ("checkpoints", "completions", "tensorboard")
+_EPOCH_SECONDS = 1e9  # a "time" above this counts from 1970, below it from the start of the run
+
+
+class NotAWorkdirError(ValueError):
+    """The path is no work directory; the message names it and says what is missing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """One metric over a run: `steps` [n] ascending and unique, `values` [n] finite; both float64."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What one stage's folder holds."""
+
+    name: str  # folder name, for example "rl"
+    kind: str  # "rl", "pretrain", "sft", ...; "" if unknown
+    path: Path
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    summary: dict[str, Any]
+    metrics: Mapping[str, Series]
+    last_step: int  # of the last row; 0 if there is none
+    last_time: str  # when the last row was written, local time; "" without rows
+    wall_seconds: float  # nan if unknown
+    done: bool  # the DONE marker is there
+    notes: tuple[str, ...]  # what was damaged or left out, a sentence each
+
+    @property
+    def is_rl(self) -> bool:
+        """Whether this stage learns from rewards."""
+        return self.kind == "rl" or "reward" in self.metrics
+
+    def completion_files(self, split: str) -> list[Path]:
+        """Files of `split` ("train" or "heldout") by update, oldest first."""
+        prefix = "heldout" if split == "heldout" else "update"
+        files = [path for path in (self.path / "completions").glob(f"{prefix}_*.jsonl") if step_of(path) >= 0]
+        return sorted(files, key=step_of)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A work directory: its stages in order."""
+
+    path: Path
+    stages: tuple[Stage, ...]
+
+
+def step_of(path: Path) -> int:
+    """The update in a name like update_000012.jsonl; -1 if there is none."""
+    digits = path.stem.rpartition("_")[2]
+    return int(digits) if digits.isascii() and digits.isdigit() else -1
+
+
+def read_run(workdir: str | Path) -> Run:
+    """Reads a work directory: either a stage itself or a folder of stages.
+
+    Raises NotAWorkdirError if the path is missing, no folder, or holds no stage.
+    """
+    path = Path(workdir)
+    if not path.exists():
+        raise NotAWorkdirError(f"{path}: there is no such folder")
+    if not path.is_dir():
+        raise NotAWorkdirError(f"{path} is a file, not a work directory")
+    folders = [child for child in sorted(path.iterdir()) if child.name not in _NOT_STAGES and _is_stage(child)]
+    if _is_stage(path) and (not folders or (path / "metrics.jsonl").exists()):
+        return Run(path, (_read_stage(path),))
+    if not folders:
+        raise NotAWorkdirError(
+            f"{path} is no work directory: neither it nor a folder in it has any of "
+            f"{', '.join(_STAGE_FILES)} or completions/"
+        )
+    order = _declared_order(path)
+    stages = [_read_stage(folder) for folder in folders]
+    stages.sort(key=lambda stage: (order.get(stage.name, len(order)), _started(stage.path), stage.name))
+    shared = read_json(path / "summary.json", [])
+    if shared and not any(stage.summary for stage in stages):
+        last = max((i for i, stage in enumerate(stages) if stage.is_rl), default=len(stages) - 1)
+        stages[last] = dataclasses.replace(stages[last], summary=shared)
+    return Run(path, tuple(stages))
+
+
+def read_rows(path: Path, notes: list[str], limit: int | None = None) -> list[dict[str, Any]]:
+    """Reads up to `limit` JSON objects, one a line. Broken lines are left out and counted in `notes`.
+
+    A broken last line is what a run that was cut off leaves, so it is not worth a note.
+    """
+    rows, broken = [], 0
+    if not path.is_file():
+        return rows
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+            bad = False
+            for line in lines:
+                broken += bad
+                bad = False
+                row = _parse(line)
+                if isinstance(row, dict):
+                    rows.append(row)
+                elif line.strip():
+                    bad = True
+                if limit is not None and len(rows) >= limit:
+                    break
+            broken += bad and line.endswith("\n")
+    except OSError as error:
+        notes.append(f"{path.name} could not be read: {error.strerror}.")
+    if broken:
+        notes.append(f"{path.name}: {broken} unreadable {'line' if broken == 1 else 'lines'} left out.")
+    return rows
+
+
+def read_json(path: Path, notes: list[str]) -> dict[str, Any]:
+    """Reads one JSON object; {} if the file is missing, and {} with a note if it is broken."""
+    if not path.is_file():
+        return {}
+    try:
+        value = _parse(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        value = None
+    if isinstance(value, dict):
+        return value
+    notes.append(f"{path.name} is empty or damaged and was left out.")
+    return {}
+
+
+def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, leaf) of nested dicts; lists stay leaves unless they hold dicts."""
+    if isinstance(tree, dict) and tree:
+        for key, value in tree.items():
+            yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(tree, list) and any(isinstance(item, dict) for item in tree):
+        for index, item in enumerate(tree):
+            yield from flatten(item, f"{prefix}[{index}]")
+    else:
+        yield prefix, tree
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_stage(path: Path) -> bool:
+    return path.is_dir() and (any((path / name).is_file() for name in _STAGE_FILES) or (path / "completions").is_dir())
+
+
+def _declared_order(path: Path) -> dict[str, int]:
+    stages = read_json(path / "config.json", []).get("stages", {})
+    return {str(name): index for index, name in enumerate(stages)} if isinstance(stages, (dict, list)) else {}
+
+
+def _started(path: Path) -> float:
+    return min((file.stat().st_mtime for name in _STAGE_FILES if (file := path / name).is_file()), default=math.inf)
+
+
+def _read_stage(path: Path) -> Stage:
+    notes: list[str] = []
+    config = read_json(path / "config.json", notes)
+    file = path / "metrics.jsonl"
+    rows = read_rows(file, notes)
+    metrics = _metrics(rows, notes)
+    kind = config.get("stage", "")
+    written = datetime.datetime.fromtimestamp(file.stat().st_mtime) if rows else None
+    summary = read_json(path / "summary.json", notes)
+    return Stage(
+        name=path.resolve().name,
+        kind=kind if isinstance(kind, str) else "",
+        path=path,
+        config=config,
+        environment=read_json(path / "environment.json", notes),
+        summary=summary,
+        metrics=metrics,
+        last_step=int(max((series.steps[-1] for series in metrics.values()), default=0)),
+        last_time=f"{written:%Y-%m-%d %H:%M:%S}" if written else "",
+        wall_seconds=_wall_seconds(summary, rows),
+        done=(path / "DONE").exists(),
+        notes=tuple(notes),
+    )
+
+
+def _metrics(rows: list[dict[str, Any]], notes: list[str]) -> dict[str, Series]:
+    values: dict[str, dict[float, float]] = {}
+    lost: dict[str, list[int]] = {}
+    for row in rows:
+        step = number(row.get("step"))
+        if not math.isfinite(step):
+            continue
+        for name, value in row.items():
+            if name in ("step", "time") or isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            value = number(value)
+            if math.isfinite(value):
+                values.setdefault(name, {})[step] = value
+            else:
+                lost.setdefault(name, []).append(int(step))
+    for name, steps in sorted(lost.items()):
+        notes.append(f"{name}: {len(steps)} non-finite or too large, left out (first at update {steps[0]}).")
+    _add_other_time(values)
+    return {
+        name: Series(np.array(sorted(points)), np.array([points[step] for step in sorted(points)]))
+        for name, points in values.items()
+    }
+
+
+def _add_other_time(values: dict[str, dict[float, float]]) -> None:
+    """Adds time/other: what of time/step the named parts do not cover."""
+    parts = [points for name, points in values.items() if name.startswith("time/") and name != "time/step"]
+    if parts and "time/step" in values and "time/other" not in values:
+        steps = values["time/step"].items()
+        values["time/other"] = {step: max(0.0, whole - sum(part.get(step, 0.0) for part in parts)) for step, whole in steps}
+
+
+def number(value: Any) -> float:
+    """`value` as a float; nan if it is no number, too large, or a bool."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+def _wall_seconds(summary: dict[str, Any], rows: list[dict[str, Any]]) -> float:
+    seconds = number(summary.get("wall_seconds"))
+    if math.isfinite(seconds):
+        return seconds
+    times = [time for row in rows if math.isfinite(time := number(row.get("time")))]
+    if not times:
+        return math.nan
+    return max(times) - min(times) if min(times) > _EPOCH_SECONDS else max(times)

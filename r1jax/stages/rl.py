@@ -1,0 +1,325 @@
+"""RL stage: GRPO with rule rewards (R1-Zero), in phases of N questions × G outputs split by question into updates.
+
+One phase (spec B.3): sample prompts, collect scored groups, add old and reference log-probs, update; the reference is
+refreshed every R updates. Sampler and trainer hold the same arrays, so there is nothing to sync. Deviations from the
+paper, all in the config: sizes.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from r1jax.data.prompts import make_prompt_iterator
+from r1jax.evals.evaluate import evaluate
+from r1jax.models.transformer import Model
+from r1jax.objectives.grpo import grpo_loss
+from r1jax.objectives.sums import add_metrics
+from r1jax.objectives.weights import token_weights
+from r1jax.rewards.rubric import Rubric
+from r1jax.rollout.collect import Collector
+from r1jax.rollout.engine import make_engine
+from r1jax.sharding import make_mesh
+from r1jax.stages.policy import load_policy
+from r1jax.stages.rl_batch import advantages_of, is_zero_variance, make_microbatches, split_by_question
+from r1jax.stages.rl_log import completion_rows, rollout_metrics, update_metrics
+from r1jax.tasks.mixture import make_mixture
+from r1jax.training.checkpoint import Checkpoints
+from r1jax.training.learner import NonFiniteError, TrainState, Update, copy_tree, init_state, make_update
+from r1jax.training.metrics import CompletionsWriter, MetricsWriter
+from r1jax.training.optimizer import make_optimizer
+from r1jax.training.stop import GracefulStop
+from r1jax.training.workdir import open_workdir
+
+LOSS_OPTIONS = ("clip_low", "clip_high", "dual_clip", "kl_coef", "kl_estimator", "ratio_level", "importance_cap")
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ValueError, naming the key, for a config that cannot train; costs nothing."""
+    if config.group_size < 2:
+        raise ValueError(f"group_size={config.group_size}: a group needs at least 2 outputs to compare")
+    if config.questions_per_phase % config.updates_per_phase:
+        raise ValueError(
+            f"questions_per_phase={config.questions_per_phase} is no multiple of updates_per_phase={config.updates_per_phase}"
+        )
+    if config.num_updates % config.updates_per_phase:
+        raise ValueError(
+            f"num_updates={config.num_updates} is no multiple of updates_per_phase={config.updates_per_phase}"
+        )
+    longest = max(tokens for _, tokens in config.max_new_tokens)
+    if config.max_prompt_tokens + longest > config.row_length + 1:
+        raise ValueError(
+            f"row_length={config.row_length} does not hold max_prompt_tokens={config.max_prompt_tokens} "
+            f"and {longest} new tokens"
+        )
+    if config.temperature <= 0:
+        raise ValueError(f"temperature={config.temperature}: must be positive")
+    Rubric(config.rewards)
+    make_mixture(config.tasks, seed=config.seed)
+
+
+def make_score(model):
+    """(params, buffers, microbatch) -> log π of the targets at the sampling temperature, [R, T]."""
+
+    def score(params, buffers, batch):
+        hidden_BTD, _, _ = model.hidden(
+            params, buffers, batch["tokens"], positions_BT=batch["positions"], segments_BT=batch["segment_ids"]
+        )
+        return model.token_logprob(params, hidden_BTD, batch["targets"], temperature=batch["temperature"])[0]
+
+    return jax.jit(score)
+
+
+def make_loss(model, *, aggregation: str, constant: float | None, **options):
+    """(params, buffers, microbatch) -> (GRPO loss, sums); the microbatch carries old and reference log-probs."""
+
+    def loss_function(params, buffers, batch):
+        hidden_BTD, _, aux = model.hidden(
+            params, buffers, batch["tokens"], positions_BT=batch["positions"], segments_BT=batch["segment_ids"]
+        )
+        logp_BT, entropy_BT = model.token_logprob(
+            params, hidden_BTD, batch["targets"], temperature=batch["temperature"]
+        )
+        weight_BT = token_weights(
+            batch["mask"],
+            batch["segment_ids"],
+            aggregation=aggregation,
+            num_sequences=batch["num_sequences"],
+            num_tokens=batch["num_tokens"],
+            constant=constant,
+        )
+        loss, metrics = grpo_loss(
+            logp_BT,
+            old_logp_BT=batch["old_logp"],
+            advantage_BT=batch["advantage"],
+            weight_BT=weight_BT,
+            segment_ids_BT=batch["segment_ids"],
+            ref_logp_BT=batch.get("ref_logp"),
+            sampler_logp_BT=batch["sampler_logp"],
+            entropy_BT=entropy_BT,
+            **options,
+        )
+        return loss, {**metrics, "expert_counts": aux}
+
+    return loss_function
+
+
+class Build(NamedTuple):
+    """The step functions of the stage, jitted, and the state that they start from."""
+
+    state: TrainState
+    update: Update
+    score: Callable
+
+
+def build(config: ConfigDict, model: Model, params, buffers) -> Build:
+    """Train state, update and log-prob pass from weights that are laid out on their mesh."""
+    optimizer, schedule = make_optimizer(total_steps=config.num_updates, **config.optimizer)
+    state = init_state(params, buffers, optimizer=optimizer)
+    if config.kl_coef:
+        state["reference"] = copy_tree({"params": state["params"], "buffers": state["buffers"]})
+    options = {name: config[name] for name in LOSS_OPTIONS}
+    loss_function = make_loss(
+        model, aggregation=config.aggregation, constant=config.aggregation_constant, **options
+    )
+    update = make_update(
+        loss_function,
+        optimizer,
+        schedule=schedule,
+        state=state,
+        bias_rate=config.bias_rate,
+        add_metrics=add_metrics,
+    )
+    return Build(state, update, make_score(model))
+
+
+def main(config: ConfigDict, workdir: Path) -> dict:
+    """Trains by GRPO from the policy of ``config.init``. Returns the summary with held-out scores before and after."""
+    start_time = time.monotonic()
+    check(config)
+    run = open_workdir(workdir, config.to_dict())
+    mesh = make_mesh(config.mesh)
+    with (
+        jax.set_mesh(mesh),
+        GracefulStop() as stop,
+        Checkpoints(workdir, keep=config.keep_checkpoints, every=config.checkpoint_every) as checkpoints,
+    ):
+        # Policy, problems, sampler, rewards
+        policy, params, buffers = load_policy(config.init.to_dict(), mesh=mesh, seed=config.seed)
+        policy.save(workdir)
+        task = make_mixture(config.tasks, seed=config.seed)
+        prompts = make_prompt_iterator(task, batch_size=config.questions_per_phase, seed=config.seed)
+        collector = Collector(
+            engine=make_engine(policy.model, pad_id=policy.tokenizer.pad_id, **config.engine),
+            tokenizer=policy.tokenizer,
+            task=task,
+            rubric=Rubric(config.rewards),
+            template=config.template,
+            max_prompt_tokens=config.max_prompt_tokens,
+        )
+        heldout = [task.problem(index, split="heldout") for index in range(config.eval.final_problems)]
+        for problem in heldout:
+            collector.encode(problem)
+
+        # Train state
+        state, update, score = build(config, policy.model, params, buffers)
+        del params, buffers
+        updates, before, earlier_seconds = 0, None, 0.0
+        if checkpoints.latest_step() is not None:
+            state, extra = checkpoints.restore(state)
+            prompts.set_state(extra["prompts"])
+            updates, before, earlier_seconds = int(state["step"]), extra["before"], extra["wall_seconds"]
+
+        def wall_seconds():
+            return earlier_seconds + time.monotonic() - start_time
+
+        def save():
+            extra = {"prompts": prompts.get_state(), "before": before, "wall_seconds": wall_seconds()}
+            checkpoints.save(updates, state, extra=extra)
+
+        # Loop
+        with MetricsWriter(workdir, total=config.num_updates, resume_step=updates) as metrics:
+            completions = CompletionsWriter(workdir, resume_step=updates)
+
+            def evaluate_fully():
+                scores, groups = evaluate_heldout(collector, state, heldout, config, updates=updates, is_full=True)
+                metrics.write(updates, {f"eval/{name}": value for name, value in scores.items()})
+                completions.write(updates, completion_rows(groups), split="heldout")
+                return scores
+
+            if before is None:
+                before = evaluate_fully()
+                save()
+            while updates < config.num_updates and not stop.requested:
+                begin = time.perf_counter()
+                groups, seconds, row = collect_groups(collector, state, prompts, config, updates=updates)
+                advantages_PG = advantages_of(groups, normalization=config.advantage)
+                state, totals, infos, spent = train_on(
+                    groups, advantages_PG, state, update, score, config, updates=updates
+                )
+                updates += len(infos)
+                seconds |= spent | {"step": time.perf_counter() - begin}
+                row |= rollout_metrics(groups, seconds=seconds) | update_metrics(totals, infos)
+                if updates % config.eval.every == 0 and updates < config.num_updates:
+                    scores, _ = evaluate_heldout(collector, state, heldout, config, updates=updates, is_full=False)
+                    row |= {f"eval/{name}": value for name, value in scores.items()}
+                metrics.write(updates, row)
+                completions.write(updates, completion_rows(groups, advantages_PG))
+                if checkpoints.is_due(updates):
+                    save()
+            save()
+            after = evaluate_fully() if updates == config.num_updates else None
+
+    summary = {"before": before, "updates": updates, "seed": config.seed, "wall_seconds": wall_seconds()}
+    if after is not None:
+        summary |= {"after": after, "compilations": collector.engine.num_compilations()}
+        run.mark_done(summary)
+    return summary
+
+
+def evaluate_heldout(collector: Collector, state, heldout, config: ConfigDict, *, updates: int, is_full: bool):
+    """(metrics, groups) on the first of the held-out problems: few samples along the way, many at the two ends."""
+    prefix = "final_" if is_full else ""
+    return evaluate(
+        collector,
+        state["params"],
+        state["buffers"],
+        heldout[: config.eval[f"{prefix}problems"]],
+        num_samples=config.eval[f"{prefix}samples"],
+        max_new_tokens=_max_new_tokens(config, updates),
+        temperature=config.eval.temperature,
+        key=jax.random.key(config.eval.seed),
+        policy_version=updates,
+        problems_per_batch=config.eval.problems_per_batch,
+    )
+
+
+def _max_new_tokens(config: ConfigDict, updates: int) -> int:
+    """The length cap in force after ``updates``: the last (from_update, tokens) entry reached."""
+    return [tokens for first, tokens in config.max_new_tokens if first <= updates][-1]
+
+
+def collect_groups(collector: Collector, state, prompts, config: ConfigDict, *, updates: int):
+    """(groups, seconds, metrics row): one phase's groups; with refills, zero-variance ones are replaced (DAPO)."""
+    key = jax.random.fold_in(jax.random.key(config.seed), updates)
+    groups, seconds, errors = [], {"generate": 0.0, "rewards": 0.0}, {}
+    zero_variance, num_sampled = 0, 0
+    for attempt in range(1 + config.max_refills):
+        collected = collector.collect(
+            state["params"],
+            state["buffers"],
+            next(prompts),
+            num_samples=config.group_size,
+            max_new_tokens=_max_new_tokens(config, updates),
+            temperature=config.temperature,
+            key=jax.random.fold_in(key, attempt),
+            policy_version=updates,
+        )
+        seconds = {name: seconds[name] + collected.seconds[name] for name in seconds}
+        for name, count in collected.reward_errors.items():
+            errors[name] = errors.get(name, 0) + count
+        zero_variance += sum(map(is_zero_variance, collected.groups))
+        num_sampled += len(collected.groups)
+        groups = [g for g in groups if not is_zero_variance(g)] + collected.groups if attempt else collected.groups
+        groups = sorted(groups, key=is_zero_variance)[: config.questions_per_phase]
+        if not any(map(is_zero_variance, groups)):
+            break
+    row = {"frac_reward_zero_std": zero_variance / num_sampled, "num_questions_sampled": num_sampled}
+    row |= {f"rewards/{name}/errors": count for name, count in errors.items()}
+    return groups, seconds, row
+
+
+def train_on(groups, advantages_PG, state, update: Update, score, config: ConfigDict, *, updates: int):
+    """The updates of one phase: (state, metric sums of each, info of each, {"logprobs", "update"} seconds).
+
+    Old and reference log-probs of all of them come first, from the weights that sampled. Raises NonFiniteError.
+    """
+    mark = time.perf_counter()
+    rng = np.random.default_rng([config.seed, updates])
+    minibatches = []
+    for questions in split_by_question(len(groups), config.updates_per_phase, rng):
+        microbatches = make_microbatches(
+            [groups[question] for question in questions],
+            advantages_PG[questions],
+            row_length=config.row_length,
+            rows_per_microbatch=config.rows_per_microbatch,
+            temperature=config.temperature,
+            mask_truncated=config.mask_truncated,
+        )
+        minibatches.append([with_logps(score, state, batch) for batch in microbatches])
+    jax.block_until_ready(minibatches)
+    seconds = {"logprobs": time.perf_counter() - mark}
+
+    mark = time.perf_counter()
+    totals, infos = [], []
+    for microbatches in minibatches:
+        state, sums, info = update_once(state, update, microbatches)
+        updates += 1
+        if not info.pop("finite"):
+            raise NonFiniteError(f"update {updates}: the gradient is not finite; the last good checkpoint is kept")
+        totals, infos = [*totals, sums], [*infos, info]
+        if config.kl_coef and updates % config.reference_every == 0:
+            state["reference"] = copy_tree({"params": state["params"], "buffers": state["buffers"]})
+    return state, totals, infos, seconds | {"update": time.perf_counter() - mark}
+
+
+def with_logps(score, state, batch: dict) -> dict:
+    """The micro-batch with the old policy's and the reference's log-probs of its targets."""
+    batch = batch | {"old_logp": score(state["params"], state["buffers"], batch)}
+    if "reference" in state:
+        batch["ref_logp"] = score(state["reference"]["params"], state["reference"]["buffers"], batch)
+    return batch
+
+
+def update_once(state, update, microbatches: list[dict]):
+    """One optimizer update: (state, metric sums, info)."""
+    grads, sums = update.zeros(microbatches[0])
+    for batch in microbatches:
+        grads, sums = update.accumulate(state["params"], state["buffers"], grads, sums, batch)
+    expert_counts = sums.pop("expert_counts").get("expert_counts_LE")
+    state, info = update.apply(state, grads, expert_counts)
+    return state, sums, info

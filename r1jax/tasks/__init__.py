@@ -1,0 +1,1 @@
+"""Sources of problems: generated, reasoning-gym, and mixtures of them. No jax."""

@@ -1,0 +1,170 @@
+"""The mini corpus: worked `pair_sum` problems by authors of every habit, from which a base model is pretrained.
+
+A completion is what follows the prompt "User: Which two of 17, 8, 10, 3 make 18. Assistant:", for instance
+
+     <think> one 17 + 10 = 27 vs 18 wrong retry two 17 + 3 = 21 check 17 + 3 = 20 vs 18 no wait three 8 + 10 = 18 vs 18 yes
+     </think> <answer> 8 + 10 </answer>
+
+Every attempt writes a pair, its sum and the target beside it, so the comparison is between neighbours. Attempts start at any
+pair and go on in the order of the list, the first pair after the last. After a miss an author goes on (a miss word, then a
+word that reconsiders: retry, wait, however) or gives up (a miss word, then "whatever") and answers the pair tried last. A
+*slip* is a wrong sum; who *notices* it writes "check" and the right one; else a hit may be missed, or a miss called a hit.
+
+Authors (`AUTHORS` has the rates, `MIXTURE` the shares of a base model's corpus):
+    plain    no tags: two numbers out of the blue, or one attempt and then its pair whatever it gave.
+    direct   no thinking: `<answer>` with two random numbers.
+    once     one attempt; a miss is answered all the same. Notices half of its slips.
+    few      gives up after each miss with probability 0.5. Notices its slips, works a tenth of its hits out again.
+    careful  goes on until a pair hits (or all have been tried). Notices its slips, works a quarter of its hits out again.
+All slip in 0.1 of their sums. A base is trained on `careful` alone first (`CURRICULUM`): copying, adding and comparing are
+learned several times sooner from traces that are long and mostly determined; the mixture then teaches bad habits.
+
+Language: a completion is English (0.5), Chinese (0.3) or mixed word by word (0.2). Half of the completions count their
+attempts with number words (one, two, ... / 一, 二, ...). All problems are of the train split: nothing here is held out.
+"""
+
+import dataclasses
+import itertools
+import random
+from collections.abc import Mapping
+
+from r1jax.tasks.mini import PairSum
+from r1jax.tasks.types import Problem, stable_hash
+
+MISS = {"en": ("wrong", "no"), "zh": ("不对", "错")}
+GO_ON = {"en": ("retry", "wait", "however"), "zh": ("再试", "等等")}
+GIVE_UP = {"en": ("whatever",), "zh": ("算了",)}
+HIT = {"en": ("yes",), "zh": ("对",)}
+NOTICE = {"en": ("check",), "zh": ("检查",)}
+VERIFY = {"en": ("verify",), "zh": ("验证",)}
+COUNT = {"en": ("one", "two", "three", "four", "five", "six"), "zh": ("一", "二", "三", "四", "五", "六")}
+LANGUAGES = {"en": 0.5, "zh": 0.3, "mixed": 0.2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Author:
+    """How an author works; probabilities are per event.
+
+    Attributes:
+        tags: writes <think> and <answer>.
+        thinks: probability of working a pair out at all; else answers a random pair.
+        give_up: after a miss.
+        slip: a wrong digit in a sum.
+        notice: of a slip, when it happens.
+        verify: of working a hit out once more.
+    """
+
+    tags: bool = True
+    thinks: float = 1.0
+    give_up: float = 0.0
+    slip: float = 0.1
+    notice: float = 0.0
+    verify: float = 0.0
+
+
+AUTHORS = {
+    "plain": Author(tags=False, thinks=0.5, give_up=1.0),
+    "direct": Author(thinks=0.0),
+    "once": Author(give_up=1.0, notice=0.5),
+    "few": Author(give_up=0.5, notice=1.0, verify=0.1),
+    "careful": Author(notice=1.0, verify=0.25),
+}
+
+MIXTURE = {"plain": 0.2, "direct": 0.15, "once": 0.3, "few": 0.25, "careful": 0.1}
+CURRICULUM = ({"careful": 1.0}, MIXTURE)
+
+
+class _Writer:
+    """Writes one completion: the words in the author's language, joined by spaces."""
+
+    def __init__(self, rng: random.Random, author: Author, problem: Problem):
+        self.rng, self.author = rng, author
+        self.numbers, self.target = problem.columns["numbers"], problem.columns["target"]
+        self.language = rng.choices(list(LANGUAGES), weights=list(LANGUAGES.values()))[0]
+        self.counts = rng.random() < 0.5
+        self.parts: list[str] = []
+
+    def word(self, words: Mapping[str, tuple[str, ...]], place: int | None = None) -> str:
+        language = self.rng.choice(("en", "zh")) if self.language == "mixed" else self.language
+        return self.rng.choice(words[language]) if place is None else words[language][place % len(words[language])]
+
+    def step(self, pair: tuple[int, int]) -> bool:
+        """Writes a pair, its sum (perhaps with a slip, perhaps noticed) and the target; True if it looks like a hit."""
+        first, second = pair
+        total = first + second
+        if self.rng.random() < self.author.slip:
+            total = _slipped(total, self.rng)
+            if self.rng.random() < self.author.notice:
+                self.parts += [f"{first} + {second} = {total}", self.word(NOTICE)]
+                total = first + second
+        self.parts.append(f"{first} + {second} = {total} vs {self.target}")
+        return total == self.target
+
+    def think(self) -> tuple[int, int]:
+        """Writes the attempts; the pair to answer."""
+        pairs = list(itertools.combinations(self.numbers, 2))
+        start = self.rng.randrange(len(pairs))
+        for attempt in range(len(pairs)):
+            pair = pairs[(start + attempt) % len(pairs)]
+            if self.counts:
+                self.parts.append(self.word(COUNT, attempt))
+            hit = self.step(pair)
+            if hit:
+                self.parts.append(self.word(HIT))
+                if self.rng.random() < self.author.verify:
+                    self.parts.append(self.word(VERIFY))
+                    hit = self.step(pair)
+                    if hit:
+                        self.parts.append(self.word(HIT))
+            if hit:
+                return pair
+            self.parts.append(self.word(MISS))
+            last = attempt == len(pairs) - 1
+            if last or self.rng.random() < self.author.give_up:
+                self.parts.append(self.word(GIVE_UP))
+                break
+            self.parts.append(self.word(GO_ON))
+        return pair
+
+
+def _slipped(total: int, rng: random.Random) -> int:
+    """A sum that is off by one, two or ten, and positive."""
+    return rng.choice([total + change for change in (-10, -2, -1, 1, 2, 10) if total + change > 0])
+
+
+def corpus_text(
+    index: int, *, seed: int, mixture: Mapping[str, float] | None = None, task: PairSum | None = None
+) -> tuple[str, str]:
+    """The document at `index` (>= 0): infinite, deterministic, in any order.
+
+    Args:
+        index: which document; another seed gives another corpus.
+        mixture: author -> weight (default `MIXTURE`); weights need not add up to 1.
+        task: the source of problems (default `PairSum()`); only its train split is read.
+
+    Returns:
+        prompt: the question as the user's message holds it (the caller renders it with its chat template).
+        completion: what the assistant writes, beginning with a space and without an end-of-text token.
+
+    Raises:
+        ValueError: an author that does not exist.
+    """
+    mixture = MIXTURE if mixture is None else mixture
+    unknown = sorted(set(mixture) - set(AUTHORS))
+    if unknown:
+        raise ValueError(f"mixture: no author {', '.join(unknown)}; known are {', '.join(AUTHORS)}")
+    rng = random.Random(stable_hash("mini_corpus", seed, index))
+    problem = (task or PairSum()).problem(rng.getrandbits(48), split="train")
+    author = AUTHORS[rng.choices(list(mixture), weights=list(mixture.values()))[0]]
+    writer = _Writer(rng, author, problem)
+    if rng.random() < author.thinks:
+        pair = writer.think()
+    else:
+        pair = tuple(rng.sample(problem.columns["numbers"], 2))
+    answer = f"{pair[0]} + {pair[1]}"
+    body = " ".join(writer.parts)
+    if not author.tags:
+        text = f"{body} so {answer}" if body else answer
+    else:
+        text = f"<think> {body} </think> <answer> {answer} </answer>" if body else f"<answer> {answer} </answer>"
+    return problem.messages[-1]["content"], f" {text}"

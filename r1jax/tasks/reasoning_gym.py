@@ -1,0 +1,208 @@
+"""Problems of reasoning-gym: any of its data sets by name, with its own generator and its own scorer.
+
+reasoning-gym (Apache-2.0) is imported only when a task is made. What this module adds to it:
+
+1. Random access without end: problem ``index`` is drawn from its own slice of a freshly seeded data set.
+2. A held-out split that shares no question with the training split, by a hash of the question's text. Different seeds
+   are not enough: a small space (one-digit sums) would be seen whole in training.
+3. Determinism: a few generators use the global random state, which is set and restored here.
+4. ``answer_guard``: several scorers evaluate the model's text as Python.
+"""
+
+import dataclasses
+import difflib
+import functools
+import json
+import math
+import os
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from r1jax.tasks.answer_guard import is_safe
+from r1jax.tasks.types import GradingError, Problem, canonical_answer, check_place, split_of, stable_hash
+
+_INDICES_PER_SLICE = 250
+_SLICE_SIZE = 5000
+_TRIES_PER_SLICE = _SLICE_SIZE // _INDICES_PER_SLICE
+
+# They depend on the order of Python sets, so on the process, unless PYTHONHASHSEED is fixed (measured, version 0.1.25).
+_HASH_DEPENDENT = frozenset(
+    {"isomorphic_strings", "knight_swap", "polynomial_multiplication", "ransom_note", "word_ladder"}
+)
+
+
+class ReasoningGymTask:
+    """A data set of reasoning-gym as a ``Task``.
+
+    Columns of its problems: "task", and "source_seed" and "source_index", from which the same entry is made again.
+
+    Args:
+        dataset: reasoning-gym's name of the data set, such as "chain_sum".
+        config: its configuration, without "seed" and "size" (they are this task's).
+        name: the task's name; by default that of the data set.
+        answer_instruction: text put after the question, on a line of its own, such as "Put only the final answer inside
+            <answer>.".
+        heldout_fraction: share of the questions, by hash, that belongs to the held-out split.
+        seed: another seed gives other problems; the split of a question never depends on it.
+
+    Raises:
+        ValueError: unknown data set (near names are given), unknown or bad config key, a fraction outside (0, 1), or a
+            data set whose questions depend on PYTHONHASHSEED where that is not set.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        config: Mapping[str, Any] | None = None,
+        *,
+        name: str | None = None,
+        answer_instruction: str = "",
+        heldout_fraction: float = 0.2,
+        seed: int = 0,
+    ):
+        if not 0.0 < heldout_fraction < 1.0:
+            raise ValueError(f"reasoning_gym {dataset!r}: heldout_fraction {heldout_fraction} must lie between 0 and 1")
+        self.dataset = dataset
+        self.config = dict(config or {})
+        self.name = name or dataset
+        self.answer_instruction = answer_instruction
+        self.heldout_fraction = heldout_fraction
+        self.seed = seed
+        _check_config(dataset, self.config)
+        self._config_json = json.dumps(self.config, sort_keys=True)
+        self._max_tries = math.ceil(64 / min(heldout_fraction, 1 - heldout_fraction))
+
+    def problem(self, index: int, *, split: str) -> Problem:
+        """The problem at ``index`` of the split; on average 1 / (the split's share) questions are made for it.
+
+        Raises:
+            ValueError: unknown split, negative index, or a data set so small that no question of it falls in the split.
+        """
+        check_place(index, split)
+        slice_index, offset = divmod(index, _INDICES_PER_SLICE)
+        for attempt in range(self._max_tries):
+            round_index, turn = divmod(attempt, _TRIES_PER_SLICE)
+            source_seed = stable_hash("reasoning_gym", self.seed, slice_index, round_index) % 2**31
+            source_index = offset + _INDICES_PER_SLICE * turn
+            entry = self._entry(source_seed, source_index)
+            if split_of(entry["question"], heldout_fraction=self.heldout_fraction) == split:
+                return self._problem(entry, source_seed, source_index)
+        raise ValueError(
+            f"reasoning_gym {self.dataset!r}: no {split} question among {self._max_tries} generated for index {index}: "
+            f"with config {self.config} it has too few different questions for heldout_fraction {self.heldout_fraction}"
+        )
+
+    def entry(self, problem: Problem) -> dict[str, Any]:
+        """reasoning-gym's own entry of a problem: question, answer, metadata. Do not change it: it is cached.
+
+        Raises:
+            GradingError: the problem is not of this task, or the data set now makes another question from its seed.
+        """
+        if problem.columns.get("task") != self.name:
+            raise GradingError(f"task {self.name!r} was given a problem of task {problem.columns.get('task')!r}")
+        entry = self._entry(problem.columns["source_seed"], problem.columns["source_index"])
+        if self._content(entry) != problem.messages[-1]["content"]:
+            raise GradingError(
+                f"reasoning_gym {self.dataset!r} made another question from this seed: another configuration?"
+            )
+        return entry
+
+    def grade(self, answer: str | None, problem: Problem) -> float:
+        """The data set's own score in [0, 1]; only 1.0 is right (some give 0.01 to anything). Unsafe or absent: 0.0.
+
+        Where the scorer raises on an answer but not on the reference answer, the answer is at fault: 0.0.
+
+        Raises:
+            GradingError: the scorer fails on the reference answer too, or the problem is not this task's.
+        """
+        entry = self.entry(problem)
+        if answer is None or not answer.strip() or not is_safe(answer, self.dataset):
+            return 0.0
+        try:
+            score = self._score(answer.strip(), entry)
+        except Exception:
+            try:
+                self._score(entry["answer"], entry)
+            except Exception as error:
+                raise GradingError(
+                    f"reasoning_gym {self.dataset!r}: its scorer fails on its own answer: {error!r}"
+                ) from error
+            return 0.0
+        return min(max(score, 0.0), 1.0)
+
+    def canonical(self, answer: str) -> str:
+        """Trimmed, with numbers in their shortest form (``canonical_answer``)."""
+        return canonical_answer(answer)
+
+    def _score(self, answer: str, entry: dict[str, Any]) -> float:
+        # The seed does not matter to a scorer; a slice that exists already costs nothing.
+        return float(_dataset(self.dataset, self._config_json, 0).score_answer(answer, entry))
+
+    def _entry(self, source_seed: int, source_index: int) -> dict[str, Any]:
+        return _entry(self.dataset, self._config_json, source_seed, source_index)
+
+    def _content(self, entry: dict[str, Any]) -> str:
+        return f"{entry['question']}\n{self.answer_instruction}" if self.answer_instruction else entry["question"]
+
+    def _problem(self, entry: dict[str, Any], source_seed: int, source_index: int) -> Problem:
+        answer = entry["answer"]
+        return Problem(
+            messages=({"role": "user", "content": self._content(entry)},),
+            answer="" if answer is None else str(answer),
+            columns={"task": self.name, "source_seed": source_seed, "source_index": source_index},
+        )
+
+
+def _check_config(dataset: str, config: dict[str, Any]) -> None:
+    datasets = _registry()
+    if dataset not in datasets:
+        near = difflib.get_close_matches(dataset, datasets, n=5, cutoff=0.5)
+        hint = f"; near names are {', '.join(near)}" if near else f"; there are {', '.join(datasets)}"
+        raise ValueError(f"reasoning_gym has no data set {dataset!r}{hint}")
+    if dataset in _HASH_DEPENDENT and not os.environ.get("PYTHONHASHSEED", "").isdigit():
+        raise ValueError(
+            f"reasoning_gym {dataset!r} differs from process to process: start Python with PYTHONHASHSEED=0"
+        )
+    config_class = datasets[dataset][1]
+    known = sorted({field.name for field in dataclasses.fields(config_class)} - {"seed", "size"})
+    unknown = sorted(set(config) - set(known))
+    if unknown:
+        raise ValueError(
+            f"reasoning_gym {dataset!r}: unknown config key {', '.join(unknown)}; known are {', '.join(known)}"
+        )
+    try:
+        instance = config_class(**config, seed=0, size=1)
+        if hasattr(instance, "validate"):
+            instance.validate()
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ValueError(f"reasoning_gym {dataset!r}: bad config {config}: {error}") from error
+
+
+def _registry() -> dict[str, tuple[Any, Any]]:
+    """Name -> (data set class, config class), without "composite" (a mixture of ours does that)."""
+    from reasoning_gym.factory import DATASETS  # the first import fills it and takes about a second
+
+    return {name: DATASETS[name] for name in sorted(DATASETS) if name != "composite"}
+
+
+@functools.lru_cache(maxsize=16)
+def _dataset(name: str, config_json: str, seed: int) -> Any:
+    from reasoning_gym.factory import create_dataset
+
+    return create_dataset(name, **json.loads(config_json), seed=seed, size=_SLICE_SIZE)
+
+
+@functools.lru_cache(maxsize=4096)
+def _entry(name: str, config_json: str, seed: int, index: int) -> dict[str, Any]:
+    dataset = _dataset(name, config_json, seed)
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    random.seed(stable_hash(seed, index))
+    np.random.seed(stable_hash(seed, index) % 2**32)
+    try:
+        return dataset[index]
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)

@@ -1,0 +1,112 @@
+"""Records and protocol of the tasks: what a problem is and what a source of problems must do.
+
+No jax here: tasks and rewards also run in worker processes.
+"""
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+SPLITS = ("train", "heldout")
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One problem as a task gives it.
+
+    Attributes:
+        messages: the conversation to answer, each ``{"role": ..., "content": ...}``; the last one is the user's.
+        answer: the reference answer; empty where the task's verifier needs none.
+        columns: JSON-able extras that rewards receive by name; ``"task"`` (the task's name) is always there.
+    """
+
+    messages: tuple[dict[str, str], ...]
+    answer: str
+    columns: dict[str, Any]
+
+
+class GradingError(Exception):
+    """The verifier itself failed (not the answer): to be counted as an error, never scored as a wrong answer."""
+
+
+class Task(Protocol):
+    """A source of problems: random access by index, infinite, deterministic, with its own metric.
+
+    ``name`` is unique within a mixture and stands in ``problem.columns["task"]``.
+    """
+
+    name: str
+
+    def problem(self, index: int, *, split: str) -> Problem:
+        """The problem at ``index`` (>= 0). No question of split "train" ever occurs in split "heldout".
+
+        Raises:
+            ValueError: unknown split or negative index (``check_place``).
+        """
+        ...
+
+    def grade(self, answer: str | None, problem: Problem) -> float:
+        """The task metric in [0, 1]; only 1.0 counts as right. None (nothing extracted) and any bad text give 0.0.
+
+        Raises:
+            GradingError: the verifier fails whatever the answer.
+        """
+        ...
+
+    def canonical(self, answer: str) -> str:
+        """A normal form: answers that mean the same give the same string (for voting, cons@k)."""
+        ...
+
+
+def check_place(index: int, split: str) -> None:
+    """Raises ValueError for a negative index or a split other than "train" or "heldout"."""
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r}: must be one of {', '.join(SPLITS)}")
+    if index < 0:
+        raise ValueError(f"index {index}: must be >= 0")
+
+
+def stable_hash(*parts: object) -> int:
+    """A 64-bit hash of the parts' texts, the same in every process and Python version (unlike ``hash``)."""
+    digest = hashlib.blake2b("\x1f".join(str(part) for part in parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def split_of(content: str, *, heldout_fraction: float) -> str:
+    """The split that a problem's content belongs to, by hash: the same content never lies on both sides.
+
+    Args:
+        content: what makes the problem this problem (the question, or its numbers in a fixed order).
+        heldout_fraction: share of the hash space that is held out, in (0, 1).
+    """
+    return "heldout" if stable_hash("split", content) < heldout_fraction * 2**64 else "train"
+
+
+_GROUPED_NUMBER = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
+_NUMBER = re.compile(r"(?P<sign>[+-]?)(?P<whole>\d*)(\.(?P<fraction>\d*))?")
+
+
+def canonical_answer(answer: str) -> str:
+    """The default normal form: trimmed, inner white space single, and a plain number in its shortest form.
+
+    "$1,200.50$" and "1200.5" both give "1200.5"; "+07", "7.0" and "7." give "7"; "-0" gives "0". Other text keeps its
+    case.
+    """
+    text = " ".join(answer.strip().strip("$").split()).removesuffix(".")
+    number = text.replace(",", "") if _GROUPED_NUMBER.fullmatch(text) else text
+    match = _NUMBER.fullmatch(number)
+    if match is None or not (match["whole"] or match["fraction"]):
+        return text
+    whole = match["whole"].lstrip("0") or "0"
+    fraction = (match["fraction"] or "").rstrip("0")
+    value = f"{whole}.{fraction}" if fraction else whole
+    return f"-{value}" if match["sign"] == "-" and value != "0" else value
+
+
+def check_keys(spec: Mapping[str, Any], *, allowed: set[str], what: str) -> None:
+    """Raises ValueError that names the keys of ``spec`` that are not allowed, and those that are."""
+    unknown = sorted(set(spec) - allowed)
+    if unknown:
+        raise ValueError(f"{what}: unknown key {', '.join(map(repr, unknown))}; known are {', '.join(sorted(allowed))}")

@@ -1,0 +1,1 @@
+"""Tokenizers, prompt templates, and the parts of a response. No jax."""

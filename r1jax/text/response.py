@@ -1,0 +1,88 @@
+r"""Parts of a response: the reasoning, the answer, whether the form is the asked one. Tags are matched in text.
+
+Style "r1_zero" (R1 v2 Table 1): ``<think>reasoning</think> <answer>answer</answer>``.
+Style "r1": ``<think>reasoning</think>summary``; the opening tag may be part of the prompt and so be absent.
+"""
+
+import dataclasses
+import re
+
+STYLES = ("r1_zero", "r1")
+
+_R1_ZERO = re.compile(r"\s*<think>(.*?)</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
+_ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+_BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Response:
+    """What was found in a response.
+
+    Attributes:
+        think: the reasoning, trimmed; None where no closed think block was found.
+        answer: style "r1_zero": inside of the last closed <answer>; "r1": the summary after </think>. Trimmed; None
+            where absent or empty.
+        well_formed: the whole text has the asked form, with neither the reasoning nor the answer empty.
+    """
+
+    think: str | None
+    answer: str | None
+    well_formed: bool
+
+
+def parse(text: str, *, style: str = "r1_zero") -> Response:
+    """Splits a response into its parts. Never raises on text.
+
+    An ill-formed response still gives what can be found in it: accuracy and format are judged apart.
+
+    Raises:
+        ValueError: unknown style.
+    """
+    if style == "r1_zero":
+        return _parse_r1_zero(text)
+    if style == "r1":
+        return _parse_r1(text)
+    raise ValueError(f"response style {style!r}: must be one of {', '.join(STYLES)}")
+
+
+def final_answer(text: str, *, style: str = "r1_zero") -> str | None:
+    r"""The answer to be graded: the last balanced ``\boxed{...}`` inside the answer part, or else all of that part."""
+    answer = parse(text, style=style).answer
+    if answer is None:
+        return None
+    inside = boxed(answer)
+    return answer if inside is None else inside
+
+
+def boxed(text: str) -> str | None:
+    r"""The trimmed content of the last ``\boxed{...}`` with balanced braces (``\{``, ``\}`` are none), or None."""
+    last, open_braces = None, []
+    for match in _BRACES.finditer(text):
+        if match.group().endswith("{") and match.group() != r"\{":
+            open_braces.append(match)
+        elif match.group() == "}" and open_braces:
+            opening = open_braces.pop()
+            if opening.group() != "{" and (last is None or opening.start() > last[0]):
+                last = opening.start(), text[opening.end() : match.start()]
+    return None if last is None else last[1].strip()
+
+
+def _parse_r1_zero(text: str) -> Response:
+    think, closing, _ = text.partition("<think>")[2].partition("</think>")
+    answers = _ANSWER.findall(text)
+    whole = _R1_ZERO.fullmatch(text) if all(text.count(tag) == 1 for tag in _TAGS) else None
+    return Response(
+        think=think.strip() if closing else None,
+        answer=(answers[-1].strip() or None) if answers else None,
+        well_formed=whole is not None and bool(whole[1].strip() and whole[2].strip()),
+    )
+
+
+def _parse_r1(text: str) -> Response:
+    before, closing, after = text.partition("</think>")
+    if not closing:
+        return Response(None, None, False)
+    think, summary = before.strip().removeprefix("<think>").strip(), after.strip()
+    tags_left = any(tag in part for part in (think, summary) for tag in ("<think>", "</think>"))
+    return Response(think, summary or None, bool(think and summary) and not tags_left)

@@ -1,0 +1,59 @@
+"""Trains the small tokenizer of the mini models: byte-level BPE of whole words.
+
+Any text comes back byte for byte. A piece that BPE may merge into one token is: a tag (`<think>`), a digit (or a whole
+number, as chosen), a run of letters, one other sign, each with the space before it; or a run of white space. Nothing is
+merged across pieces, so a frequent word is one token, and " 27" is " 2", "7" or one token.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import tokenizers
+
+from r1jax.text.tokenizer import Tokenizer
+
+_PIECES = r" ?</?[A-Za-z]+>| ?{number}| ?\p{L}+| ?[^\s\p{L}\p{N}]|\s+"
+
+
+def train_tokenizer(
+    texts: Iterable[str],
+    *,
+    vocab_size: int,
+    special_tokens: Sequence[str] = ("<|endoftext|>", "<|pad|>"),
+    split_digits: bool = True,
+) -> Tokenizer:
+    """A byte-level BPE tokenizer trained on `texts`.
+
+    Args:
+        texts: a sample of what the model will see; the frequent pieces of it become single tokens.
+        vocab_size: at most this many ids: the special tokens, 256 bytes, then merges (fewer if no pair is left to merge).
+        split_digits: digits never merge. False lets a frequent number be one token: a model of half a million active
+            parameters learns to copy and compare the numbers of a small range many times sooner that way.
+        special_tokens: the end-of-text token, then the padding token if there are two or more, then any others.
+
+    Raises:
+        ValueError: no special token, or a vocabulary smaller than the special tokens and the 256 bytes.
+    """
+    if not special_tokens:
+        raise ValueError("special_tokens is empty: the first one must be the end-of-text token")
+    smallest = 256 + len(special_tokens)
+    if vocab_size < smallest:
+        raise ValueError(f"vocab_size={vocab_size}: must be >= {smallest} (256 bytes and the special tokens)")
+    pieces = _PIECES.replace("{number}", r"\p{N}" if split_digits else r"\p{N}+")
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE())
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [
+            tokenizers.pre_tokenizers.Split(tokenizers.Regex(pieces), behavior="isolated"),
+            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(special_tokens),
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator(texts, trainer)
+    return Tokenizer.from_tokenizers(
+        inner, eos=special_tokens[0], pad=special_tokens[1] if len(special_tokens) > 1 else None
+    )

@@ -1,0 +1,278 @@
+"""Checkpoints of a train state, by Orbax (v1 API): saved in the background, whole or not at all.
+
+A checkpoint is a folder `checkpoints/<step>` of the work directory. It holds the state's arrays and one JSON record:
+the caller's `extra` (data position, random keys, counters: whatever the loop needs to go on) and the shape, type and
+checksum of every array. Orbax writes into a temporary folder and renames it when all is on disk, so a folder without
+the suffix is complete. The checksums are of bits and do not depend on the sharding: what a disk has damaged, or a
+restore has put in the wrong place, is refused and never trained on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+
+FOLDER = "checkpoints"
+_STATE, _RECORD = "state", "record"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written or read; the message names its folder."""
+
+
+class Checkpoints:
+    """The checkpoints of one work directory, for the loop that writes them (readers use `load_checkpoint`).
+
+    Opening it clears away what an interrupted save has left.
+
+    Args:
+      workdir: the stage's work directory.
+      keep: how many of the latest checkpoints stay on disk (at least 1).
+      every: updates between checkpoints, for `is_due`; None: only at the end.
+      best_metric: name in `save`'s metrics; the checkpoint with its highest value stays too.
+      background: save while training goes on. The state may be donated as soon as `save` is back.
+    """
+
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        keep: int = 2,
+        every: int | None = None,
+        best_metric: str | None = None,
+        background: bool = True,
+    ):
+        if keep < 1 or (every is not None and every < 1):
+            raise ValueError(f"keep and every must be at least 1, got keep={keep}, every={every}")
+        self.folder = Path(workdir).absolute() / FOLDER
+        self._every, self._best_metric, self._background = every, best_metric, background
+        self._at_step: int | None = None
+        policies = ocp.training.preservation_policies
+        kept: list[Any] = [policies.LatestN(keep)]
+        if best_metric is not None:
+            kept.append(
+                policies.BestN(get_metric_fn=lambda m: m[best_metric], n=1, keep_checkpoints_without_metrics=False)
+            )
+        policy: Any = policies.AnyPreservationPolicy(kept)
+        with _naming(self.folder, "cannot open"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._checkpointer = ocp.training.Checkpointer(
+                str(self.folder),
+                context=_context(),
+                preservation_policy=policy,
+                cleanup_tmp_directories=True,
+            )
+
+    def is_due(self, step: int) -> bool:
+        """Whether `every` updates or more have been done since the last save or restore (the loop also saves at its end)."""
+        return self._every is not None and step - (self._at_step or 0) >= self._every
+
+    def latest_step(self) -> int | None:
+        """The step of the latest complete checkpoint; None if there is none."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        *,
+        extra: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Saves the state after `step` updates, with `extra` in the same checkpoint.
+
+        Waits for the save before it, if that still runs; does nothing if this loop has just saved or restored `step`.
+
+        Args:
+          step: number of updates done.
+          state: tree of jax arrays (no typed keys: put `jax.random.key_data` into extra).
+          extra: plain JSON: dicts with string keys, lists, strings, numbers, None.
+          metrics: evaluation of this state; must hold `best_metric` where one was asked for and metrics are given.
+
+        Raises CheckpointError for a disk that cannot be written (also one from the save before), ValueError for bad
+        arguments.
+        """
+        if step == self._at_step:
+            return
+        if json.loads(json.dumps(extra)) != extra:
+            raise ValueError(f"extra is no plain JSON and would come back different: {extra!r}")
+        if metrics is not None and self._best_metric is not None and self._best_metric not in metrics:
+            raise ValueError(f"metrics lack {self._best_metric!r}, by which checkpoints are kept: {sorted(metrics)}")
+        record = {"arrays": _describe(state, checksums=True), "extra": dict(extra)}
+        with _naming(self.folder / str(step), "cannot save"):
+            self._checkpointer.save_checkpointables_async(
+                step,
+                {_STATE: state, _RECORD: record},
+                force=True,
+                metrics=None if metrics is None else dict(metrics),
+            )
+        self._at_step = step
+        if not self._background:
+            self.wait()
+
+    def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+        """The latest checkpoint's (state, extra); see `load_checkpoint`."""
+        step = self.latest_step()
+        if step is None:
+            raise CheckpointError(f"{self.folder}: no checkpoint to restore")
+        restored = _load(self._checkpointer, self.folder, step, abstract_state, partial=False)
+        self._at_step = step
+        return restored
+
+    def wait(self) -> None:
+        """Returns when the last save is on disk; raises CheckpointError if it failed."""
+        with _naming(self.folder, "cannot save"):
+            self._checkpointer.wait()
+
+    def close(self) -> None:
+        """Waits and lets go of the folder."""
+        with _naming(self.folder, "cannot save"):
+            self._checkpointer.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def load_checkpoint(
+    workdir: str | Path, abstract_state: Any, *, step: int | None = None, partial: bool = False
+) -> tuple[Any, dict[str, Any]]:
+    """Reads a checkpoint of another stage's work directory, and writes nothing there.
+
+    Args:
+      workdir: the work directory that holds `checkpoints`.
+      abstract_state: tree of arrays or ShapeDtypeStructs with shardings: what is loaded is laid out like it, whatever
+        mesh it was saved from. Structure, shapes and types must be those of the checkpoint.
+      step: which checkpoint; None is the latest.
+      partial: load only what abstract_state names (say {"params": ..., "buffers": ...} of a whole train state).
+
+    Returns:
+      The state, and the `extra` that was saved with it.
+
+    Raises CheckpointError, naming the folder, where there is none, it is damaged, or it is of another model.
+    """
+    folder = Path(workdir).absolute() / FOLDER
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no checkpoint, the folder does not exist")
+    with _naming(folder, "cannot open"):
+        checkpointer = ocp.training.Checkpointer(str(folder), context=_context(partial=partial))
+    with contextlib.closing(checkpointer):
+        steps = [checkpoint.step for checkpoint in checkpointer.checkpoints]
+        if not steps or (step is not None and step not in steps):
+            raise CheckpointError(f"{folder}: no checkpoint{'' if step is None else f' {step}'}; there are {steps}")
+        return _load(checkpointer, folder, steps[-1] if step is None else step, abstract_state, partial=partial)
+
+
+def _load(
+    checkpointer: ocp.training.Checkpointer, folder: Path, step: int, abstract_state: Any, *, partial: bool
+) -> tuple[Any, dict[str, Any]]:
+    folder = folder / str(step)
+    abstract_state = jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding), abstract_state
+    )
+    advice = "the checkpoint is damaged; to go on from the one before it, delete this folder"
+    record = _read(lambda: checkpointer.load_checkpointables(step, {_RECORD: None})[_RECORD], folder, advice)
+    saved, wanted = record["arrays"], _describe(abstract_state, checksums=False)
+    for path in sorted(wanted if partial else wanted.keys() | saved.keys()):
+        got = {key: value for key, value in saved[path].items() if key != "checksum"} if path in saved else None
+        if got != wanted.get(path):
+            raise CheckpointError(
+                f"{folder} is of another model or optimizer: {path} is {_say(got)} there, {_say(wanted.get(path))} here"
+            )
+    state = _read(lambda: checkpointer.load_checkpointables(step, {_STATE: abstract_state})[_STATE], folder, advice)
+    for path, array in _describe(state, checksums=True).items():
+        if array["checksum"] != saved[path]["checksum"]:
+            raise CheckpointError(f"{folder}: the checksum of {path} is not the one saved; {advice}")
+    return state, record["extra"]
+
+
+def _context(*, partial: bool = False) -> ocp.Context:
+    registry = ocp.handlers.local_registry()
+    registry.add(ocp.handlers.JsonHandler, checkpointable_name=_RECORD)
+    context = ocp.Context()
+    context.checkpointables_options.registry = registry
+    context.array_options.saving.use_compression = False  # float32 weights hardly shrink, and it costs CPU time
+    context.pytree_options.loading.partial_load = partial
+    return context
+
+
+def _describe(tree: Any, *, checksums: bool) -> dict[str, dict[str, Any]]:
+    """Path -> type, shape and, where asked for, checksum of every array."""
+    leaves = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    described = {path: {"dtype": str(a.dtype), "shape": list(a.shape)} for path, a in leaves.items()}
+    if checksums:
+        sums = np.array([_checksum(leaf) for leaf in leaves.values()], np.uint32)
+        if jax.process_count() > 1:
+            sums = multihost_utils.process_allgather(sums).sum(axis=0, dtype=np.uint32)
+        described = {path: {**described[path], "checksum": int(sums[i])} for i, path in enumerate(described)}
+    return described
+
+
+def _checksum(array: jax.Array) -> int:
+    """Sum modulo 2^32 of the elements' bits, each times an odd number made of its place in the whole array.
+
+    Sums what this process holds (of replicas, the first), so the sum over processes is that of the array, however it is
+    laid out. In numpy, because one compilation a shape would cost more than the sum.
+    """
+    total = 0
+    for shard in array.addressable_shards:
+        if shard.replica_id != 0:
+            continue
+        values = np.asarray(shard.data)
+        place = np.zeros((), np.uint32)
+        for dim, (size, index) in enumerate(zip(array.shape, shard.index, strict=True)):
+            along = np.arange(*index.indices(size), dtype=np.uint32)
+            place = place * np.uint32(size) + along.reshape((-1,) + (1,) * (values.ndim - 1 - dim))
+        weights = place * np.uint32(2654435762) + np.uint32(1)
+        total += int(np.sum(values.view(f"u{values.dtype.itemsize}") * weights, dtype=np.uint32))
+    return total % 2**32
+
+
+def _say(described: dict[str, Any] | None) -> str:
+    return "absent" if described is None else f"{described['dtype']}{described['shape']}"
+
+
+@contextlib.contextmanager
+def _naming(path: Path, what: str) -> Iterator[None]:
+    """Turns whatever Orbax raises into a CheckpointError that names the path."""
+    try:
+        yield
+    except Exception as error:
+        raise CheckpointError(f"{what} {path}: {_root(error)}") from error
+
+
+def _read(load: Callable[[], Any], folder: Path, advice: str) -> Any:
+    """Runs a load; its failure becomes one CheckpointError, without the pages that Orbax's tasks log as they die."""
+    asyncio_logger = logging.getLogger("asyncio")
+    was_disabled, asyncio_logger.disabled = asyncio_logger.disabled, True
+    try:
+        return load()
+    except Exception as error:
+        reason = _root(error)
+    finally:
+        gc.collect()
+        asyncio_logger.disabled = was_disabled
+    raise CheckpointError(f"cannot read {folder}: {reason}; {advice}")
+
+
+def _root(error: BaseException) -> str:
+    """The first cause of an error, shortened."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return f"{type(error).__name__}: {str(error)[:300]}"

@@ -1,0 +1,191 @@
+"""The train state and its update: gradients are summed over micro-batches, then applied once.
+
+A train state is a plain dict of arrays:
+  "step"       int32 scalar, updates applied
+  "params"     float32 master weights
+  "opt_state"  optax's, laid out over the mesh as the parameters are
+  "buffers"    router biases; no optimizer touches them
+Other keys ("reference", ...) may stand beside these; `apply` hands them on as they are.
+
+Losses and metrics are sums whose weights are normalised over the whole batch beforehand, so adding up micro-batches is
+the exact gradient of the batch loss, whatever the split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+TrainState = dict[str, Any]
+Tree = Any
+LossFunction = Callable[[Tree, Tree, Tree], tuple[jax.Array, dict[str, Any]]]
+
+_UPDATED = ("step", "params", "opt_state", "buffers")
+
+
+class NonFiniteError(FloatingPointError):
+    """An update had a non-finite gradient; the state is the one from before it."""
+
+
+class Update(NamedTuple):
+    """The step functions of a stage, jitted; see `make_update`."""
+
+    zeros: Callable[..., tuple[Tree, dict[str, Any]]]
+    accumulate: Callable[..., tuple[Tree, dict[str, Any]]]
+    apply: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+
+
+def init_state(params: Tree, buffers: Tree, *, optimizer: optax.GradientTransformation) -> TrainState:
+    """A new train state from parameters that are already laid out over their mesh.
+
+    Parameters become float32 master weights, in new arrays. Moments take the sharding of their parameter; scalars and
+    buffers are replicated over the same mesh.
+    """
+    shardings = jax.tree.map(lambda array: array.sharding, params)
+    replicated = _replicated(params)
+    params = jax.tree.map(lambda a: jnp.array(a, jnp.float32, copy=True), params)
+    params = jax.device_put(params, shardings)
+    opt_shardings = optax.tree.map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        jax.eval_shape(optimizer.init, params),
+        shardings,
+        transform_non_params=lambda _: replicated,
+    )
+    return {
+        "step": jax.device_put(jnp.zeros((), jnp.int32), replicated),
+        "params": params,
+        "opt_state": jax.jit(optimizer.init, out_shardings=opt_shardings)(params),
+        "buffers": copy_tree(jax.device_put(buffers, replicated)),
+    }
+
+
+def copy_tree(tree: Tree) -> Tree:
+    """New arrays with the same values and shardings (for a reference model: `apply` consumes the state it is given)."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def add_trees(a: Tree, b: Tree) -> Tree:
+    """Array by array, a + b."""
+    return jax.tree.map(jnp.add, a, b)
+
+
+def make_update(
+    loss_function: LossFunction,
+    optimizer: optax.GradientTransformation,
+    *,
+    schedule: optax.Schedule,
+    state: TrainState,
+    bias_rate: float = 0.001,
+    add_metrics: Callable[[Tree, Tree], Tree] = add_trees,
+) -> Update:
+    """Makes the jitted functions of an update.
+
+    Args:
+      loss_function: (params, buffers, microbatch) -> (loss, metrics): a scalar and a dict of arrays, all of them sums
+        that add up over micro-batches.
+      optimizer, schedule: from `make_optimizer`.
+      state: a train state, or ShapeDtypeStructs with shardings: shapes and shardings are taken from it, no values.
+      bias_rate: gamma of the router bias (V3 Sec. 2.1.2; 0.001 in V3 Sec. 4.2).
+      add_metrics: joins the metrics of two micro-batches; zeros must be neutral.
+
+    Returns an Update of
+      zeros(microbatch) -> (grads_sum, metrics_sum): where an accumulation starts. Allocates; runs no loss.
+      accumulate(params, buffers, grads_sum, metrics_sum, microbatch) -> (grads_sum, metrics_sum). The sums given are
+        consumed. metrics_sum gains the loss as "loss".
+      apply(state, grads_sum, expert_counts=None) -> (state, info). The state given is consumed. expert_counts is the
+        number of tokens routed to each expert over the whole batch, [L, E] for every array of state["buffers"] (the
+        array itself where there is one, as `Model.hidden` gives it); None leaves the buffers. info holds scalars:
+        grad_norm (before clipping), update_norm, param_norm (after the update), learning_rate, finite, and with counts
+        load_max_over_mean (the fullest expert's load over the mean, worst layer). Where the gradient or the update is
+        not finite, the state comes back bit for bit and finite is False.
+    """
+    shardings = jax.tree.map(lambda array: array.sharding, {key: state[key] for key in _UPDATED})
+    replicated = _replicated(state["params"])
+    sums_shardings = (shardings["params"], replicated)
+    abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), {key: state[key] for key in _UPDATED})
+
+    def loss_and_metrics(params: Tree, buffers: Tree, microbatch: Tree) -> tuple[jax.Array, dict[str, Any]]:
+        loss, metrics = loss_function(params, buffers, microbatch)
+        return loss, {**metrics, "loss": loss}
+
+    def zeros(microbatch: Tree) -> tuple[Tree, dict[str, Any]]:
+        _, metrics = jax.eval_shape(loss_and_metrics, abstract["params"], abstract["buffers"], microbatch)
+        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (abstract["params"], metrics))
+
+    def accumulate(params, buffers, grads_sum, metrics_sum, microbatch):
+        (_, metrics), grads = jax.value_and_grad(loss_and_metrics, has_aux=True)(params, buffers, microbatch)
+        return add_trees(grads_sum, grads), add_metrics(metrics_sum, metrics)
+
+    def apply(state: TrainState, grads: Tree, expert_counts: Tree | None):
+        updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
+        grad_norm, update_norm = optax.tree.norm(grads), optax.tree.norm(updates)
+        finite = jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)
+        buffers = state["buffers"]
+        if expert_counts is not None:
+            biases, treedef = jax.tree.flatten(buffers)
+            counts = jax.tree.leaves(expert_counts)
+            if [a.shape for a in counts] != [a.shape for a in biases]:
+                raise ValueError(
+                    f"expert counts of shapes {[a.shape for a in counts]}, "
+                    f"router biases of shapes {[a.shape for a in biases]}"
+                )
+            buffers = treedef.unflatten(
+                balance_bias(bias, count, rate=bias_rate) for bias, count in zip(biases, counts, strict=True)
+            )
+        new = {
+            "step": state["step"] + 1,
+            "params": optax.apply_updates(state["params"], updates),
+            "opt_state": opt_state,
+            "buffers": buffers,
+        }
+        new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+        info = {
+            "grad_norm": grad_norm,
+            "update_norm": update_norm,
+            "param_norm": optax.tree.norm(new["params"]),
+            "learning_rate": jnp.asarray(schedule(state["step"]), jnp.float32),
+            "finite": finite,
+        }
+        if expert_counts is not None and (counts := jax.tree.leaves(expert_counts)):
+            info["load_max_over_mean"] = jnp.max(jnp.stack([jnp.max(_load(c)) for c in counts]))
+        return new, info
+
+    jitted_apply = jax.jit(apply, donate_argnums=0, out_shardings=(shardings, replicated))
+
+    def apply_all(state: TrainState, grads_sum: Tree, expert_counts: Tree | None = None):
+        updated, info = jitted_apply({key: state[key] for key in _UPDATED}, grads_sum, expert_counts)
+        return {**state, **updated}, info
+
+    return Update(
+        zeros=jax.jit(zeros, out_shardings=sums_shardings),
+        accumulate=jax.jit(accumulate, donate_argnums=(2, 3), out_shardings=sums_shardings),
+        apply=apply_all,
+    )
+
+
+def balance_bias(bias_LE: jax.Array, counts_LE: jax.Array, *, rate: float) -> jax.Array:
+    """Router bias after a step: up by `rate` where an expert had less than its layer's mean, down where more.
+
+    b_i + rate * sign(mean - count_i), each MoE layer by itself, counts over the whole global batch
+    (V3 Sec. 2.1.2; arXiv 2408.15664 Alg. 1). An expert at the mean, and a layer that saw no token, stays.
+    """
+    counts_LE = counts_LE.astype(jnp.float32)
+    return bias_LE + rate * jnp.sign(jnp.mean(counts_LE, axis=-1, keepdims=True) - counts_LE).astype(bias_LE.dtype)
+
+
+def _load(counts_LE: jax.Array) -> jax.Array:
+    """Load of each expert over its layer's mean; 1 is even."""
+    counts_LE = counts_LE.astype(jnp.float32)
+    return counts_LE / jnp.maximum(jnp.mean(counts_LE, axis=-1, keepdims=True), 1e-9)
+
+
+def _replicated(params: Tree) -> jax.sharding.Sharding:
+    """A sharding that puts whole arrays on every device of the parameters' mesh."""
+    sharding = jax.tree.leaves(params)[0].sharding
+    return NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else sharding

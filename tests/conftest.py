@@ -1,0 +1,16 @@
+"""What holds for every test: the CPU, eight simulated devices, the compilation cache.
+
+The variables are set here because XLA reads them once, when jax is first imported.
+"""
+
+import os
+
+EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if EIGHT_DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES}".strip()
+
+from r1jax.launch.compilation_cache import use_compilation_cache  # noqa: E402
+
+use_compilation_cache()

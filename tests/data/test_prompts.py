@@ -1,0 +1,74 @@
+import json
+
+import pytest
+
+from r1jax.data.prompts import make_prompt_iterator
+from r1jax.tasks.types import Problem
+
+
+class Counting:
+    """Gives its index as the question and keeps the indices that were asked for."""
+
+    name = "counting"
+
+    def __init__(self):
+        self.asked = []
+
+    def problem(self, index, *, split):
+        self.asked.append(index)
+        return Problem(({"role": "user", "content": str(index)},), str(index), {"task": self.name, "split": split})
+
+    def grade(self, answer, problem):
+        return float(answer == problem.answer)
+
+    def canonical(self, answer):
+        return answer
+
+
+def test_batches_are_consecutive_training_problems_and_the_seed_decides_the_start():
+    iterator = make_prompt_iterator(Counting(), batch_size=3, seed=0)
+    batches = [next(iterator) for _ in range(4)]
+    answers = [int(problem.answer) for batch in batches for problem in batch]
+    assert [len(batch) for batch in batches] == [3, 3, 3, 3]
+    assert answers == list(range(answers[0], answers[0] + 12))
+    assert {problem.columns["split"] for batch in batches for problem in batch} == {"train"}
+    assert next(make_prompt_iterator(Counting(), batch_size=3, seed=0)) == batches[0]
+    assert next(make_prompt_iterator(Counting(), batch_size=3, seed=1)) != batches[0]
+
+
+def test_a_restored_iterator_goes_on_where_the_saved_one_stood_without_replaying():
+    iterator = make_prompt_iterator(Counting(), batch_size=4, seed=7)
+    for _ in range(5):
+        next(iterator)
+    saved = json.dumps(iterator.get_state())
+    expected = [next(iterator) for _ in range(3)]
+
+    task = Counting()
+    restored = make_prompt_iterator(task, batch_size=4, seed=7)
+    restored.set_state(json.loads(saved))
+    assert [next(restored) for _ in range(3)] == expected
+    assert task.asked == [int(problem.answer) for batch in expected for problem in batch]
+    assert json.dumps(restored.get_state()) == json.dumps(iterator.get_state())
+
+
+def test_a_saved_position_can_be_returned_to():
+    iterator = make_prompt_iterator(Counting(), batch_size=2, seed=0)
+    first = iterator.get_state()
+    batch = next(iterator)
+    next(iterator)
+    iterator.set_state(first)
+    assert next(iterator) == batch
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"batch_size": 3}, "batch_size 2 and this run has 3"), ({"seed": 1}, "seed 0")]
+)
+def test_a_position_of_another_run_is_refused(change, message):
+    state = make_prompt_iterator(Counting(), batch_size=2, seed=0).get_state()
+    with pytest.raises(ValueError, match=message):
+        make_prompt_iterator(Counting(), **{"batch_size": 2, "seed": 0, **change}).set_state(state)
+
+
+def test_an_empty_batch_is_refused():
+    with pytest.raises(ValueError, match="batch_size 0"):
+        make_prompt_iterator(Counting(), batch_size=0, seed=0)

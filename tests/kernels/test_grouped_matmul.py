@@ -1,0 +1,88 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r1jax.kernels.grouped_matmul import expert_ffn
+from r1jax.kernels.grouped_matmul.xla import _rows_per_block
+
+CASES = {
+    # name: (experts, experts a token, tokens, the experts that tokens choose from)
+    "spread": (8, 2, 40, range(8)),
+    "empty experts": (8, 2, 40, [1, 4, 6]),
+    "all to one pair": (8, 2, 40, [5, 7]),
+    "one row": (3, 1, 1, range(3)),
+    "more rows than a block": (2, 1, 301, range(2)),
+}
+
+
+def make_inputs(num_experts, num_chosen, num_tokens, choice, dim=6, ffn=10):
+    rng = np.random.default_rng(num_tokens)
+    experts = np.stack([rng.permutation(list(choice))[:num_chosen] for _ in range(num_tokens)])
+    shapes = [(num_tokens, dim), (num_tokens, num_chosen), (num_experts, dim, ffn), (num_experts, dim, ffn)]
+    x, weights, gate, up = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
+    down = rng.normal(size=(num_experts, ffn, dim)).astype(np.float32)
+    return experts.astype(np.int32), (x, weights, gate, up, down)
+
+
+def loss(arrays, experts_TK, implementation):
+    x, weights, gate, up, down = arrays
+    out_TD = expert_ffn(x, experts_TK, weights, gate, up, down, implementation=implementation)
+    return jnp.sum(jnp.sin(out_TD.astype(jnp.float32) * 0.3)), out_TD
+
+
+value_and_grad = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=2)
+
+
+def ffn_numpy(experts_TK, arrays):
+    x, weights, gate, up, down = (np.array(a, np.float64) for a in arrays)
+    out = np.zeros_like(x)
+    for t, chosen in enumerate(np.array(experts_TK)):
+        for weight, e in zip(weights[t], chosen, strict=True):
+            a = x[t] @ gate[e]
+            out[t] += weight * ((a / (1 + np.exp(-a)) * (x[t] @ up[e])) @ down[e])
+    return out
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_implementations_equal_numpy_and_have_one_gradient(case):
+    experts, arrays = make_inputs(*CASES[case])
+    want = ffn_numpy(experts, arrays)
+    results = {name: value_and_grad(arrays, experts, name) for name in ("reference", "xla")}
+    for (_, out), _ in results.values():
+        np.testing.assert_allclose(out, want, rtol=1e-4, atol=1e-4)
+    for got, expected in zip(results["xla"][1], results["reference"][1], strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_gradient_of_an_expert_without_rows_is_zero():
+    experts, arrays = make_inputs(*CASES["all to one pair"])
+    _, grads = value_and_grad(arrays, experts, "xla")
+    for grad_E in grads[2:]:
+        np.testing.assert_array_equal(np.abs(grad_E).max((1, 2)) > 0, np.isin(np.arange(8), [5, 7]))
+
+
+@pytest.mark.parametrize("name", ["reference", "xla"])
+def test_bfloat16_is_near_float32(name):
+    experts, (x, *others) = make_inputs(*CASES["spread"])
+    want = ffn_numpy(experts, (x, *others))
+    out = jax.jit(expert_ffn, static_argnames="implementation")(
+        x.astype(jnp.bfloat16), experts, *others, implementation=name
+    )
+    assert out.dtype == jnp.bfloat16
+    assert np.abs(np.array(out, np.float32) - want).max() < 0.03 * np.abs(want).max()
+
+
+def test_block_sizes_are_bounded_powers_of_two():
+    sizes = [_rows_per_block(num_rows, 16) for num_rows in (1, 16, 16 * 9, 16 * 100, 16 * 5000)]
+    assert sizes == [8, 8, 8, 64, 128]
+
+
+def test_default_is_xla_and_an_unknown_name_raises():
+    experts, (x, *others) = make_inputs(*CASES["one row"])
+    traces = [str(jax.make_jaxpr(partial(expert_ffn, implementation=n))(x, experts, *others)) for n in (None, "xla")]
+    assert traces[0] == traces[1]
+    with pytest.raises(ValueError, match="no implementation 'pallas_tpu'.*'reference', 'xla'"):
+        expert_ffn(x, experts, *others, implementation="pallas_tpu")

@@ -1,0 +1,76 @@
+import pytest
+
+from r1jax.tasks.mixture import Mixture, make_mixture, make_task
+from r1jax.tasks.types import GradingError, Problem, canonical_answer
+
+SUM = {"kind": "reasoning_gym", "dataset": "chain_sum"}
+GCD = {"kind": "reasoning_gym", "dataset": "gcd"}
+MINI = {"kind": "mini", "name": "pair_sum"}
+
+
+class Fixed:
+    def __init__(self, name):
+        self.name = name
+
+    def problem(self, index, *, split):
+        return Problem(({"role": "user", "content": f"{self.name} {index} {split}"},), self.name, {"task": self.name})
+
+    def grade(self, answer, problem):
+        return float(answer == problem.answer)
+
+    def canonical(self, answer):
+        return canonical_answer(answer)
+
+
+def test_weights_decide_the_shares_and_the_draw_is_fixed():
+    mixture = Mixture([Fixed("a"), Fixed("b")], [3.0, 1.0], seed=0)
+    names = [mixture.problem(index, split="train").columns["task"] for index in range(2000)]
+    assert 1420 < names.count("a") < 1580
+    assert names == [mixture.problem(index, split="heldout").columns["task"] for index in range(2000)]
+    other = Mixture([Fixed("a"), Fixed("b")], [3.0, 1.0], seed=1)
+    assert names != [other.problem(index, split="train").columns["task"] for index in range(2000)]
+
+
+def test_each_problem_is_graded_by_its_own_task():
+    mixture = make_mixture([SUM, GCD, MINI])
+    assert mixture.name == "chain_sum+gcd+pair_sum"
+    problems = [mixture.problem(index, split="train") for index in range(30)]
+    assert {problem.columns["task"] for problem in problems} == {"chain_sum", "gcd", "pair_sum"}
+    assert [mixture.grade(problem.answer, problem) for problem in problems] == [1.0] * 30
+    assert [mixture.grade("no", problem) for problem in problems] == [0.0] * 30
+    assert mixture.task_of(problems[0]).name == problems[0].columns["task"]
+    with pytest.raises(GradingError, match="task 'other'"):
+        mixture.grade("1", Problem((), "", {"task": "other"}))
+
+
+def test_one_spec_gives_the_task_itself():
+    assert make_mixture([MINI]).name == "pair_sum"
+
+
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [
+        ([], "needs tasks"),
+        ([SUM, SUM], "two tasks are named 'chain_sum'"),
+        ([SUM, {**GCD, "weight": 0.0}], "task 'gcd' has weight 0.0"),
+        ([SUM, {**GCD, "weight": float("nan")}], "task 'gcd' has weight nan"),
+    ],
+)
+def test_bad_mixtures_are_refused(specs, message):
+    with pytest.raises(ValueError, match=message):
+        make_mixture(specs)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"kind": "maths"}, "task kind 'maths': must be one of reasoning_gym, mini"),
+        ({"dataset": "gcd"}, "task kind None"),
+        ({"kind": "reasoning_gym"}, "key 'dataset' is missing"),
+        ({**SUM, "digits": 2}, "unknown key 'digits'"),
+        ({"kind": "mini", "name": "nothing"}, "nothing"),
+    ],
+)
+def test_bad_specs_are_refused(spec, message):
+    with pytest.raises(ValueError, match=message):
+        make_task(spec)

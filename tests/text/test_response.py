@@ -1,0 +1,97 @@
+import time
+
+import pytest
+
+from r1jax.text.response import Response, boxed, final_answer, parse
+
+R1_ZERO_CASES = [
+    ("<think>2+2</think><answer>4</answer>", Response("2+2", "4", True)),
+    (" \n<think>\n2+2\n</think>\n\n<answer> 4 </answer>\n", Response("2+2", "4", True)),
+    ("<think>等等</think> <answer>四</answer>", Response("等等", "四", True)),
+    ("<think></think><answer>4</answer>", Response("", "4", False)),
+    ("<think> \n</think><answer>4</answer>", Response("", "4", False)),
+    ("<think>a</think><answer> </answer>", Response("a", None, False)),
+    ("so <think>a</think><answer>4</answer>", Response("a", "4", False)),
+    ("<think>a</think> so <answer>4</answer>", Response("a", "4", False)),
+    ("<think>a</think><answer>4</answer> done", Response("a", "4", False)),
+    ("<think>a<think>b</think><answer>4</answer>", Response("a<think>b", "4", False)),
+    ("<think>a</think><think>b</think><answer>4</answer>", Response("a", "4", False)),
+    ("<think>a</think><answer>4</answer><answer>5</answer>", Response("a", "5", False)),
+    ("<think>a</think><answer>4<answer>5</answer>", Response("a", "5", False)),
+    ("<think>a<answer>4</answer></think>", Response("a<answer>4</answer>", "4", False)),
+    ("<answer>4</answer><think>a</think>", Response("a", "4", False)),
+    ("<answer>4</answer>", Response(None, "4", False)),
+    ("<think>a</think><answer>4", Response("a", None, False)),
+    ("<think>a", Response(None, None, False)),
+    ("<THINK>a</THINK><ANSWER>4</ANSWER>", Response(None, None, False)),
+    ("4", Response(None, None, False)),
+    ("", Response(None, None, False)),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), R1_ZERO_CASES)
+def test_parse_r1_zero(text, expected):
+    assert parse(text, style="r1_zero") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>\na\n</think>\n\nIt is 4.", Response("a", "It is 4.", True)),
+        ("a</think>It is 4.", Response("a", "It is 4.", True)),
+        ("<think></think>It is 4.", Response("", "It is 4.", False)),
+        ("<think>a</think> ", Response("a", None, False)),
+        ("<think>a</think>b</think>c", Response("a", "b</think>c", False)),
+        ("<think>a<think>b</think>c", Response("a<think>b", "c", False)),
+        ("<think>a", Response(None, None, False)),
+    ],
+)
+def test_parse_r1(text, expected):
+    assert parse(text, style="r1") == expected
+
+
+def test_unknown_style_is_named():
+    with pytest.raises(ValueError, match="style 'zero': must be one of r1_zero, r1"):
+        parse("", style="zero")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"\boxed{4}", "4"),
+        (r"\boxed{3} or \boxed{ 4 }", "4"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed {\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\boxed{5}}", "5"),
+        (r"\boxed{4} and \boxed{5", "4"),
+        (r"\boxed{4 and \boxed{5}", "5"),
+        (r"}} \boxed{4}", "4"),
+        (r"{\boxed{4} ", "4"),
+        (r"\boxed{\left\{x\right.}", r"\left\{x\right."),
+        (r"\boxed{}", ""),
+        (r"\boxed 4", None),
+        (r"\boxed{4", None),
+        ("4", None),
+    ],
+)
+def test_boxed(text, expected):
+    assert boxed(text) == expected
+
+
+def test_final_answer_takes_the_box_inside_the_answer_only():
+    assert final_answer(r"<think>\boxed{3}</think><answer>It is \boxed{4}.</answer>") == "4"
+    assert final_answer(r"<think>\boxed{3}</think><answer>4</answer>") == "4"
+    assert final_answer(r"<think>\boxed{3}</think>") is None
+    assert final_answer(r"<think>\boxed{3}</think>So \boxed{4}.", style="r1") == "4"
+    assert final_answer("<think>a</think> 4", style="r1") == "4"
+
+
+@pytest.mark.parametrize(
+    "piece", ["<think>", "</think>", "<answer>", "</answer>", r"\boxed{", "{", "}", "\\", "<answer></think>"]
+)
+def test_no_text_takes_long(piece):
+    start = time.perf_counter()
+    for style in ("r1_zero", "r1"):
+        parse("<think>" + piece * 20_000, style=style)
+    boxed(r"\boxed{" + piece * 20_000)
+    assert time.perf_counter() - start < 1.0

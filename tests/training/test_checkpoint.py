@@ -1,0 +1,232 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from r1jax.sharding import make_mesh
+from r1jax.training.checkpoint import CheckpointError, Checkpoints, load_checkpoint
+from r1jax.training.learner import init_state
+from r1jax.training.optimizer import make_optimizer
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def make_state(seed=0, features=4096):
+    params = {"w": jax.random.normal(jax.random.key(seed), (4, features)), "scale": jnp.ones((4,))}
+    optimizer, _ = make_optimizer(learning_rate=0.1, total_steps=10)
+    state = init_state(params, {"router_bias_E": jnp.arange(8.0).reshape(2, 4)}, optimizer=optimizer)
+    return state | {"reference": jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)}
+
+
+def assert_same(got, want):
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def folders(workdir):
+    return sorted(path.name for path in (workdir / "checkpoints").iterdir())
+
+
+def saved(workdir, *steps, **options):
+    with Checkpoints(workdir, **options) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, make_state(step), extra={"cursor": step})
+
+
+def test_round_trip(tmp_path):
+    state, extra = make_state(), {"data": {"position": 7, "keys": [1, 2]}, "best": None, "note": "中"}
+    with Checkpoints(tmp_path, every=5) as checkpoints:
+        assert checkpoints.latest_step() is None
+        with pytest.raises(CheckpointError, match="no checkpoint to restore"):
+            checkpoints.restore(state)
+        assert [step for step in range(8) if checkpoints.is_due(step)] == [5, 6, 7]
+        checkpoints.save(5, state, extra=extra)
+        assert [step for step in range(12) if checkpoints.is_due(step)] == [10, 11]
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 5
+        got, got_extra = checkpoints.restore(make_state(1))
+        assert_same(got, state)
+        assert got_extra == extra
+        checkpoints.save(5, got, extra=got_extra)  # stopped before another update: nothing to do
+
+
+def test_state_may_be_donated_while_it_is_saved(tmp_path):
+    state = {"w": jnp.arange(1 << 20, dtype=jnp.float32)}
+    overwrite = jax.jit(lambda tree: jax.tree.map(lambda a: a * 0 - 1, tree), donate_argnums=0)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, extra={})
+        state = overwrite(state)
+        jax.block_until_ready(state)
+        checkpoints.wait()
+        got, _ = checkpoints.restore(state)
+    np.testing.assert_array_equal(got["w"], np.arange(1 << 20, dtype=np.float32))
+
+
+def test_keeps_the_latest_and_the_best(tmp_path):
+    def save(checkpoints, step, score):
+        metrics = None if score is None else {"eval/pass@1": score}
+        checkpoints.save(step, {"w": jnp.full((4,), step)}, extra={}, metrics=metrics)
+
+    with Checkpoints(tmp_path, keep=2, best_metric="eval/pass@1") as checkpoints:
+        for step, score in [(1, 0.1), (2, 0.9), (3, None), (4, 0.2)]:
+            save(checkpoints, step, score)
+        with pytest.raises(ValueError, match="metrics lack 'eval/pass@1'"):
+            checkpoints.save(5, {"w": jnp.zeros((4,))}, extra={}, metrics={"reward": 1.0})
+    assert folders(tmp_path) == ["2", "3", "4"]
+    with Checkpoints(tmp_path, keep=2, best_metric="eval/pass@1") as checkpoints:  # the scores outlive the process
+        save(checkpoints, 5, 0.3)
+        save(checkpoints, 6, None)
+    assert folders(tmp_path) == ["2", "5", "6"]
+    state, _ = load_checkpoint(tmp_path, {"w": jnp.zeros((4,), jnp.int32)}, step=2)
+    np.testing.assert_array_equal(state["w"], [2, 2, 2, 2])
+
+
+def test_restores_onto_another_mesh(tmp_path):
+    before, after = make_mesh({"fsdp": 8}), make_mesh({"data": 2, "tensor": 4})
+    array = jax.random.normal(jax.random.key(0), (16, 8))
+    state = {"w": jax.device_put(array, NamedSharding(before, PartitionSpec("fsdp")))}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, extra={})
+    sharding = NamedSharding(after, PartitionSpec(None, "tensor"))
+    got, _ = load_checkpoint(tmp_path, {"w": jax.ShapeDtypeStruct((16, 8), jnp.float32, sharding=sharding)})
+    assert got["w"].sharding == sharding
+    np.testing.assert_array_equal(got["w"], array)
+
+
+def test_part_of_a_state(tmp_path):
+    saved(tmp_path, 3)
+    state = make_state(3)
+    got, extra = load_checkpoint(tmp_path, {"params": state["params"]}, partial=True)
+    assert_same(got, {"params": state["params"]})
+    assert extra == {"cursor": 3}
+
+
+def test_interrupted_saves_are_never_taken(tmp_path):
+    """A save that fails for lack of space, then one cut off by kill -9."""
+    script = """
+        import os, resource, signal, sys
+        import jax.numpy as jnp
+        from r1jax.training.checkpoint import CheckpointError, Checkpoints
+
+        checkpoints = Checkpoints(sys.argv[1], keep=1)
+        checkpoints.save(1, {"w": jnp.full((1 << 22,), 1.0)}, extra={"cursor": 1})
+        checkpoints.wait()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+        try:
+            checkpoints.save(2, {"w": jnp.full((1 << 22,), 2.0)}, extra={"cursor": 2})
+            checkpoints.wait()
+        except CheckpointError as error:
+            print(error, flush=True)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        checkpoints = Checkpoints(sys.argv[1], keep=1)
+        checkpoints.save(3, {"w": jnp.full((1 << 22,), 3.0)}, extra={"cursor": 3})
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)],
+        cwd=REPOSITORY,
+        env=os.environ | {"XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert "cannot save" in done.stdout and str(tmp_path / "checkpoints") in done.stdout
+    assert any(name.startswith("3.") for name in folders(tmp_path)), "the kill came too late to test anything"
+    state = {"w": jnp.zeros((1 << 22,))}
+    assert load_checkpoint(tmp_path, state)[1] == {"cursor": 1}  # a reader leaves the rest alone
+    assert len(folders(tmp_path)) > 1
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        assert checkpoints.latest_step() == 1
+        got, extra = checkpoints.restore(state)
+        assert extra == {"cursor": 1} and float(got["w"][-1]) == 1.0
+        checkpoints.save(3, got, extra={"cursor": 3})
+    assert folders(tmp_path) == ["3"]
+
+
+def largest_file(folder):
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def truncate(folder):
+    os.truncate(largest_file(folder), 1000)
+
+
+def remove(folder):
+    largest_file(folder).unlink()
+
+
+def flip_bits(folder):
+    file = largest_file(folder)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def cut_record(folder):
+    os.truncate(next((folder / "record").glob("*.json")), 3)
+
+
+@pytest.mark.parametrize("damage", [truncate, remove, flip_bits, cut_record])
+def test_damaged_checkpoint_is_named(tmp_path, damage):
+    saved(tmp_path, 1, 2)
+    damage(tmp_path / "checkpoints" / "2")
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(CheckpointError, match=r"checkpoints/2.* delete this folder") as error:
+            checkpoints.restore(make_state())
+        assert len(str(error.value)) < 1000
+    state, extra = load_checkpoint(tmp_path, make_state(), step=1)
+    assert extra == {"cursor": 1}
+    assert_same(state, make_state(1))
+
+
+def test_state_of_another_model_is_refused(tmp_path):
+    saved(tmp_path, 1)
+    with pytest.raises(CheckpointError, match=r"checkpoints/1 is of another model.*\[4, 4096\] there.*\[4, 64\] here"):
+        load_checkpoint(tmp_path, make_state(features=64))
+    with pytest.raises(CheckpointError, match=r"reference/scale is bfloat16.* there, absent here"):
+        load_checkpoint(tmp_path, {name: tree for name, tree in make_state().items() if name != "reference"})
+    half = make_state() | {"step": jnp.zeros((), jnp.float32)}
+    with pytest.raises(CheckpointError, match=r"step is int32\[\] there, float32\[\] here"):
+        load_checkpoint(tmp_path, half)
+
+
+def test_missing_checkpoints(tmp_path):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_checkpoint(tmp_path, {})
+    saved(tmp_path, 1, 2)
+    with pytest.raises(CheckpointError, match=r"no checkpoint 7; there are \[1, 2\]"):
+        load_checkpoint(tmp_path, {}, step=7)
+
+
+def test_bad_arguments(tmp_path):
+    with pytest.raises(ValueError, match="at least 1, got keep=0"):
+        Checkpoints(tmp_path, keep=0)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "checkpoints").write_text("a file")
+    with pytest.raises(CheckpointError, match=r"cannot open .*taken/checkpoints"):
+        Checkpoints(tmp_path / "taken")
+    with Checkpoints(tmp_path) as checkpoints:
+        for extra in ({1: 2}, {"a": (1, 2)}, {"a": float("nan")}):
+            with pytest.raises(ValueError, match="no plain JSON"):
+                checkpoints.save(1, {"w": jnp.zeros(2)}, extra=extra)
+        with pytest.raises(TypeError):
+            checkpoints.save(1, {"w": jnp.zeros(2)}, extra={"a": jnp.zeros(2)})
+    assert folders(tmp_path) == []
+
+
+def test_record_is_readable(tmp_path):
+    saved(tmp_path, 1)
+    record = json.loads(next((tmp_path / "checkpoints" / "1" / "record").glob("*.json")).read_text())
+    assert record["extra"] == {"cursor": 1}
+    assert record["arrays"]["params/w"]["shape"] == [4, 4096]

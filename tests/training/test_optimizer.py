@@ -1,0 +1,90 @@
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from r1jax.training.optimizer import is_matrix, make_optimizer, make_schedule
+
+
+def rates(steps, **options):
+    schedule = make_schedule(
+        **({"learning_rate": 1.0, "warmup_steps": 0, "total_steps": 10, "final_fraction": 0.1} | options)
+    )
+    return [float(schedule(step)) for step in steps]
+
+
+def test_constant_with_warmup():
+    np.testing.assert_allclose(
+        rates(range(6), schedule="constant", warmup_steps=4), [0.25, 0.5, 0.75, 1, 1, 1], rtol=1e-6
+    )
+    np.testing.assert_allclose(rates([0, 9], schedule="constant"), [1, 1], rtol=1e-6)
+    np.testing.assert_allclose(rates([0, 1, 2], schedule="constant", warmup_steps=1), [1, 1, 1], rtol=1e-6)
+
+
+def test_cosine_ends_at_its_fraction():
+    got = rates([0, 1, 2, 6, 10, 50], schedule="cosine", warmup_steps=2)
+    np.testing.assert_allclose(got, [0.5, 1, 1, 0.55, 0.1, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"schedule": "linear"}, "schedule must be one of"),
+        ({"schedule": "cosine", "warmup_steps": 10}, "warmup_steps must be in"),
+        ({"schedule": "cosine", "final_fraction": 1.5}, "final_fraction 1.5"),
+    ],
+)
+def test_bad_schedule(options, message):
+    with pytest.raises(ValueError, match=message):
+        rates([0], **options)
+
+
+def test_bad_clip():
+    with pytest.raises(ValueError, match="clip_norm must be positive"):
+        make_optimizer(learning_rate=1e-3, total_steps=1, clip_norm=0.0)
+
+
+def test_decay_is_told_by_name():
+    stacked = jnp.zeros((2, 3))
+    assert is_matrix("dense/attention/w_q_DNH", stacked)
+    assert is_matrix("embed_VD", stacked)
+    assert not is_matrix("dense/attention_norm/scale", stacked)
+    assert not is_matrix("dense/attention/b_q_NH", stacked)
+    assert not is_matrix("dense/q_bias_NH", stacked)
+    assert not is_matrix("dense/w_D", jnp.zeros((3,)))
+
+
+def test_weight_decay_moves_matrices_only():
+    params = {"layers": {"w": jnp.ones((2, 3, 3)), "scale": jnp.ones((2, 3))}}
+    optimizer, _ = make_optimizer(learning_rate=0.1, total_steps=10, weight_decay=0.5)
+    zero = {"layers": {"w": jnp.zeros((2, 3, 3)), "scale": jnp.zeros((2, 3))}}
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["layers"]["w"], np.full((2, 3, 3), -0.05), rtol=1e-6)
+    np.testing.assert_array_equal(updates["layers"]["scale"], np.zeros((2, 3)))
+    everything, _ = make_optimizer(
+        learning_rate=0.1, total_steps=10, weight_decay=0.5, is_decayed=lambda path, array: True
+    )
+    updates, _ = everything.update(zero, everything.init(params), params)
+    np.testing.assert_allclose(updates["layers"]["scale"], np.full((2, 3), -0.05), rtol=1e-6)
+
+
+def test_adamw_literal_two_steps():
+    # By hand: m = b1 m + (1 - b1) g, v likewise with g^2, both corrected for bias, step = rate * m / (sqrt(v) + eps).
+    optimizer, _ = make_optimizer(learning_rate=0.1, total_steps=10, b1=0.9, b2=0.95, clip_norm=None)
+    params = {"w": jnp.array([[1.0]])}
+    state = optimizer.init(params)
+    updates, state = optimizer.update({"w": jnp.array([[2.0]])}, state, params)
+    np.testing.assert_allclose(updates["w"], [[-0.1]], rtol=1e-6)
+    updates, state = optimizer.update({"w": jnp.array([[-1.0]])}, state, params)
+    # m = 0.9*0.2 - 0.1 = 0.08, / 0.19; v = 0.95*0.2 + 0.05 = 0.24, / 0.0975
+    np.testing.assert_allclose(updates["w"], [[-0.1 * (0.08 / 0.19) / np.sqrt(0.24 / 0.0975)]], rtol=1e-5)
+
+
+def test_clipping_by_global_norm():
+    # Adam hides the size of one gradient; the ratio of two shows the clip: the second is scaled from norm 10 to 1.
+    optimizer, _ = make_optimizer(learning_rate=1.0, total_steps=10, clip_norm=1.0)
+    params = {"a": jnp.zeros((1,)), "b": jnp.zeros((1,))}
+    state = optimizer.init(params)
+    _, state = optimizer.update({"a": jnp.array([6.0]), "b": jnp.array([8.0])}, state, params)
+    mu = optax.tree.get(state, "mu")
+    np.testing.assert_allclose([mu["a"][0], mu["b"][0]], [0.06, 0.08], rtol=1e-6)
