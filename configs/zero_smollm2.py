@@ -92,7 +92,7 @@ def get_config() -> ConfigDict:
             "every": 12,
             "problems": 64,
             "samples": 2,
-            "final_problems": 200,
+            "final_problems": 192,
             "final_samples": 4,
             "problems_per_batch": 32,
             "temperature": 1.0,

@@ -40,9 +40,7 @@ def make_mesh(axes: Mapping[str, int] | None = None) -> Mesh:
     need, have = math.prod(shape), jax.device_count()
     if need > have:
         raise ValueError(f"mesh {axes} needs {need} devices, this machine has {have}")
-    return jax.make_mesh(
-        shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=jax.devices()[:need]
-    )
+    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=jax.devices()[:need])
 
 
 def partition_spec(logical_axes: tuple[str | None, ...], shape: tuple[int, ...], mesh) -> PartitionSpec:

@@ -11,6 +11,17 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if EIGHT_DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES}".strip()
 
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
 from r1jax.launch.compilation_cache import use_compilation_cache  # noqa: E402
 
 use_compilation_cache()
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For programs that run once or twice and would take far longer to compile."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "rollout.collect": {"models", "sharding", "text", "tasks", "rewards"},
     "evals": LOW | {"rollout"},
     **{room: LOW | TOP | {"rollout", "evals"} for room in TOP},
+    "bench": LOW | TOP | {"rollout", "evals", "run"},  # run.load_config
     "report": set(),
     "run": LOW | TOP | {"rollout", "evals", "report"},
 }

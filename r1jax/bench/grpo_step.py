@@ -7,7 +7,7 @@ first stage starts from: speed does not depend on what they have learned, length
 
 import dataclasses
 import time
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from r1jax.stages import rl
 from r1jax.stages.policy import load_policy
 from r1jax.stages.rl_batch import advantages_of
 from r1jax.tasks.mixture import make_mixture
+from r1jax.text.tokenizer import Tokenizer
 
 
 def run(config_path: str, *, phases: int) -> dict[str, Any]:
@@ -37,22 +38,20 @@ def run(config_path: str, *, phases: int) -> dict[str, Any]:
         task = make_mixture(config.tasks, seed=config.seed)
         collector = Collector(
             engine=make_engine(policy.model, pad_id=policy.tokenizer.pad_id, **config.engine),
-            tokenizer=_NeverStops(policy.tokenizer),
+            tokenizer=cast(Tokenizer, _NeverStops(policy.tokenizer)),
             task=task,
             rubric=Rubric(config.rewards),
             template=config.template,
             max_prompt_tokens=config.max_prompt_tokens,
         )
         state, update, score = rl.build(config, policy.model, params, buffers)
-        prompts = iter(
-            lambda: [task.problem(i, split="train") for i in range(config.questions_per_phase)], None
-        )
+        prompts = iter(lambda: [task.problem(i, split="train") for i in range(config.questions_per_phase)], None)
         rows = []
         for phase in range(phases + 1):
             begin = time.perf_counter()
             groups, seconds, _ = rl.collect_groups(collector, state, prompts, config, updates=phase)
             advantages_PG = advantages_of(groups, normalization=config.advantage)
-            state, _, infos, spent = rl.train_on(groups, advantages_PG, state, update, score, config, updates=phase)
+            state, _, _, spent = rl.train_on(groups, advantages_PG, state, update, score, config, updates=phase)
             jax.block_until_ready(state)
             rows.append(seconds | spent | {"step": time.perf_counter() - begin})
             print(f"phase {phase}{' (compiles)' if phase == 0 else ''}: {rows[-1]['step']:.2f} s", flush=True)

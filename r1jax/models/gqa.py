@@ -38,8 +38,8 @@ class GQA(nnx.Module):
             v_BTJH = v_BTJH + self.b_v_JH[...].astype(dtype)
         q_BTNH = apply_rope(q_BTNH, *angles, interleaved=False)
         k_BTJH = apply_rope(k_BTJH, *angles, interleaved=False)
-        kv_segments = segments_BT
-        if cache is not None:
+        kv_segments: jax.Array = segments_BT
+        if cache is not None and cache_segments_BS is not None:
             cache = kv_cache.write(cache, {"k_BSJH": k_BTJH, "v_BSJH": v_BTJH}, start=start)
             k_BTJH, v_BTJH, kv_segments = cache["k_BSJH"], cache["v_BSJH"], cache_segments_BS
         mask_BTS = attention_mask(segments_BT, kv_segments, q_offset=start)

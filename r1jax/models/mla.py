@@ -63,7 +63,7 @@ class MLA(nnx.Module):
         if cache is not None:
             cache = kv_cache.write(cache, {"latent_BSC": latent_BTC, "rope_BSR": k_rope_BTR}, start=start)
 
-        if absorbed:
+        if absorbed and cache is not None and cache_segments_BS is not None:
             mask_BTS = attention_mask(segments_BT, cache_segments_BS, q_offset=start)
             out_BTNU = self._absorbed(q_nope_BTNH, q_rope_BTNR, cache["latent_BSC"], cache["rope_BSR"], mask_BTS)
         else:

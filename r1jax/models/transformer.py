@@ -39,9 +39,7 @@ class Block(nnx.Module):
     def __call__(self, h_BTD: jax.Array, *, segments_BT: jax.Array, **attention_inputs):
         """(h, the layer's cache or None, tokens per expert [E] or None)."""
         with jax.named_scope("attention"):
-            out_BTD, cache = self.attention(
-                self.attention_norm(h_BTD), segments_BT=segments_BT, **attention_inputs
-            )
+            out_BTD, cache = self.attention(self.attention_norm(h_BTD), segments_BT=segments_BT, **attention_inputs)
         h_BTD = constrain(h_BTD + out_BTD, ("batch", None, None))
         with jax.named_scope("ffn"):
             x_BTD = self.ffn_norm(h_BTD)
@@ -142,9 +140,7 @@ class Model:
     def hidden(self, params, buffers, tokens_BT, *, positions_BT, segments_BT, cache=None, is_prefill=False):
         """(hidden [B, T, D] after the final norm, cache, aux): see ``Transformer.__call__``."""
         module = nnx.merge(self.graphdef, params, buffers)
-        return module(
-            tokens_BT, positions_BT=positions_BT, segments_BT=segments_BT, cache=cache, is_prefill=is_prefill
-        )
+        return module(tokens_BT, positions_BT=positions_BT, segments_BT=segments_BT, cache=cache, is_prefill=is_prefill)
 
     def unembedding(self, params) -> jax.Array:
         """[V, D]; the embedding itself where they are tied."""

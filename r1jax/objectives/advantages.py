@@ -1,4 +1,4 @@
-"""Group-relative advantages (R1 Eq. 3; DSM Sec. 4.1.2). Local letter: I packed sequences of a row.
+"""Group-relative advantages (R1 Eq. 3; DSM Sec. 4.1.2).
 
 Deviations: 1. The papers leave the kind of standard deviation open; here it is the population's (ddof 0) plus `eps`.
 2. A group whose rewards are all equal gets exactly 0, where the papers' formula is 0 / 0.
@@ -47,16 +47,3 @@ def is_zero_variance(rewards_PG: jax.Array) -> jax.Array:
     check_shapes(2, rewards_PG=rewards_PG)
     return jnp.max(rewards_PG, axis=1) == jnp.min(rewards_PG, axis=1)
 
-
-def spread_over_tokens(values_BI: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:
-    """Gives every token its sequence's value (outcome supervision: the same A_i on each token, DSM Sec. 4.1.2).
-
-    Column i of `values_BI` belongs to segment id i + 1 of the row; padding gets 0. [B, I], [B, T] -> [B, T].
-    Raises ValueError when the rows differ. Ids above I are the caller's error and take the last column.
-    """
-    check_shapes(2, values_BI=values_BI)
-    check_shapes(2, segment_ids_BT=segment_ids_BT)
-    if values_BI.shape[0] != segment_ids_BT.shape[0]:
-        raise ValueError(f"values_BI has {values_BI.shape[0]} rows, segment_ids_BT has {segment_ids_BT.shape[0]}")
-    column_BT = jnp.clip(segment_ids_BT - 1, 0, values_BI.shape[1] - 1)
-    return jnp.where(segment_ids_BT == 0, 0, jnp.take_along_axis(values_BI, column_BT, axis=1))

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,8 +48,8 @@ def _labels(paths: list[Path]) -> list[str]:
         depth += 1
     names = ["/".join(part[-depth:]) for part in parts]
     if depth > 1:
-        same = os.path.commonprefix([name.split("/")[::-1] for name in names])
-        names = ["/".join(name.split("/")[: len(name.split("/")) - len(same)]) or name for name in names]
+        while len({name.rpartition("/")[2] for name in names}) == 1 and all("/" in name for name in names):
+            names = [name.rpartition("/")[0] for name in names]
     return [name if names.count(name) == 1 else f"{name} ({index + 1})" for index, name in enumerate(names)]
 
 
@@ -65,13 +64,21 @@ def _keyed(run: Run):
 
 def _group(stages: dict[str, Stage]) -> str:
     names = {name: None for stage in stages.values() for name in stage.metrics}
-    title = " / ".join(dict.fromkeys(stage.name for stage in stages.values())) if len(stages) <= 4 else next(iter(stages.values())).name
+    title = (
+        " / ".join(dict.fromkeys(stage.name for stage in stages.values()))
+        if len(stages) <= 4
+        else next(iter(stages.values())).name
+    )
     return "".join(
         [
             f"<h2>{escape(title)}</h2>",
             _scores(stages),
             _differences(stages),
-            *(f'<p class="note">{escape(label)}: {escape(note)}</p>' for label, stage in stages.items() for note in stage.notes),
+            *(
+                f'<p class="note">{escape(label)}: {escape(note)}</p>'
+                for label, stage in stages.items()
+                for note in stage.notes
+            ),
             compared_figures(stages, resolve(names)),
         ]
     )
@@ -87,7 +94,17 @@ def _scores(stages: dict[str, Stage]) -> str:
         scores = [_span(score(stage, name, "before"), score(stage, name, "after")) for name in names]
         lengths = [" → ".join(show(round(value, 1)) for value in length_ends(stage))] if columns else []
         state = "finished" if stage.done else status(stage)
-        rows.append([line, *scores, *lengths, f"{updates_of(stage):,}", duration(stage.wall_seconds), escape(seed_of(stage)), state])
+        rows.append(
+            [
+                line,
+                *scores,
+                *lengths,
+                f"{updates_of(stage):,}",
+                duration(stage.wall_seconds),
+                escape(seed_of(stage)),
+                state,
+            ]
+        )
     finals = [[score(stage, name, "after")[0] for stage in stages.values()] for name in names]
     if len(stages) > 1 and any(np.isfinite(values).sum() > 1 for values in finals):
         blank = [""] * (len(head) - len(names) - 1)
@@ -97,7 +114,9 @@ def _scores(stages: dict[str, Stage]) -> str:
 
 def _span(before: tuple[float, float, float], after: tuple[float, float, float]) -> str:
     value, low, high = after
-    interval = f' <span class="quiet">({low:.3f}–{high:.3f})</span>' if math.isfinite(low) and math.isfinite(high) else ""
+    interval = (
+        f' <span class="quiet">({low:.3f}–{high:.3f})</span>' if math.isfinite(low) and math.isfinite(high) else ""
+    )
     return f"{show(before[0])} → {show(value)}{interval}"
 
 

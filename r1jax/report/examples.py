@@ -101,7 +101,8 @@ def _side_by_side(ends: list[tuple[Path, Rows]]) -> str:
     (first_path, first), (last_path, last) = ends
     pairs = pair_up(first, last, limit=_MAX_PAIRS)
     return "".join(
-        _asked(pair) + _pair([_card(pair[0][0], _when(first_path), pair[0]), _card(pair[1][0], _when(last_path), pair[1])])
+        _asked(pair)
+        + _pair([_card(pair[0][0], _when(first_path), pair[0]), _card(pair[1][0], _when(last_path), pair[1])])
         for pair in pairs
     )
 
@@ -131,12 +132,22 @@ def _card(row: dict[str, Any], heading: str, group: Rows) -> str:
     facts = [f"<b>{escape(heading)}</b>"]
     correct = number(row.get("correct")) if not isinstance(row.get("correct"), bool) else float(row["correct"])
     if correct == correct:
-        facts.append('<span class="good">right</span>' if correct >= 1 else f'<span class="bad">{"wrong" if correct <= 0 else show(correct)}</span>')
+        facts.append(
+            '<span class="good">right</span>'
+            if correct >= 1
+            else f'<span class="bad">{"wrong" if correct <= 0 else show(correct)}</span>'
+        )
     if len(group) > 1 and correct == correct:
-        right = sum(number(float(r["correct"]) if isinstance(r.get("correct"), bool) else r.get("correct")) >= 1 for r in group)
+        right = sum(
+            number(float(r["correct"]) if isinstance(r.get("correct"), bool) else r.get("correct")) >= 1 for r in group
+        )
         facts.append(f"{right} of {len(group)} samples right")
     parts = row.get("rewards")
-    by_name = ", ".join(f"{escape(name)} {show(number(value))}" for name, value in parts.items()) if isinstance(parts, dict) else ""
+    by_name = (
+        ", ".join(f"{escape(name)} {show(number(value))}" for name, value in parts.items())
+        if isinstance(parts, dict)
+        else ""
+    )
     if "reward" in row:
         facts.append(f"reward {show(number(row['reward']))}{f' ({by_name})' if by_name else ''}")
     if number(row.get("advantage")) == number(row.get("advantage")):
@@ -154,12 +165,20 @@ def _extremes(path: Path, rows: Rows) -> str:
     """Highest and lowest reward, and most reflection words, of one update; one completion a problem."""
     scored = [row for row in rows if number(row.get("reward")) == number(row.get("reward"))]
     scored.sort(key=lambda row: number(row["reward"]), reverse=True)
-    wordy = sorted((row for row in rows if count_marked(row["completion"])), key=lambda row: -count_marked(row["completion"]))
+    wordy = sorted(
+        (row for row in rows if count_marked(row["completion"])), key=lambda row: -count_marked(row["completion"])
+    )
     kinds = (("Highest reward", scored), ("Lowest reward", scored[::-1]), ("Most reflection words", wordy))
     parts = []
     for title, ranked in kinds:
-        chosen = list({json.dumps(row.get("problem"), default=str): row for row in reversed(ranked)}.values())[::-1][:_MAX_EXTREMES]
+        chosen = list({json.dumps(row.get("problem"), default=str): row for row in reversed(ranked)}.values())[::-1][
+            :_MAX_EXTREMES
+        ]
         if chosen:
             cards = "".join(f"<div>{_asked([[row]])}{_card(row, _when(path), [row])}</div>" for row in chosen)
             parts.append(f"<h3>{title}, {_when(path)}</h3>{_pair([cards])}")
-    return f"<details><summary>Best, worst and most reflecting completions of {_when(path)}</summary>{''.join(parts)}</details>" if parts else ""
+    return (
+        f"<details><summary>Best, worst and most reflecting completions of {_when(path)}</summary>{''.join(parts)}</details>"
+        if parts
+        else ""
+    )

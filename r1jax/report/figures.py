@@ -16,8 +16,10 @@ def stage_figures(stage: Stage, sections: list[Section]) -> str:
     for section in sections:
         figures = []
         for panel in section.panels:
-            curves = [_curve(stage, line, colour) for colour, line in enumerate(panel.lines)]
-            figures.append(_figure(panel, [line.label for line in panel.lines], curves, name=f"{stage.name} {panel.title}"))
+            curves = [_curve(stage, line, colour, panel) for colour, line in enumerate(panel.lines)]
+            figures.append(
+                _figure(panel, [line.label for line in panel.lines], curves, name=f"{stage.name} {panel.title}")
+            )
         parts.append(_section(section.title, figures))
     return "".join(parts)
 
@@ -30,7 +32,10 @@ def compared_figures(stages: dict[str, Stage], sections: list[Section]) -> str:
         for panel in section.panels:
             for line in panel.lines:
                 runs = {label: (i, s) for i, (label, s) in enumerate(stages.items()) if line.metric in s.metrics}
-                curves = [_curve(stage, line, colour, band=len(runs) <= 4) for colour, stage in runs.values()]
+                curves = [
+                    _curve(stage, line, colour, panel, band=line.metric.startswith("eval/") and len(runs) <= 4)
+                    for colour, stage in runs.values()
+                ]
                 title = panel.title if len(panel.lines) == 1 else f"{panel.title}: {line.label}"
                 alone = dataclasses.replace(panel, title=title, stacked=False)
                 figures.append(_figure(alone, list(runs), curves, name=title, raw=len(runs) <= 4))
@@ -51,13 +56,14 @@ def _section(title: str, figures: list[str]) -> str:
     return f"<h3>{title}</h3>{grid}"
 
 
-def _curve(stage: Stage, line: Line, colour: int, *, band: bool = True) -> plot.Curve:
+def _curve(stage: Stage, line: Line, colour: int, panel: Panel, *, band: bool = True) -> plot.Curve:
     series = stage.metrics[line.metric]
     low, high = stage.metrics.get(line.low), stage.metrics.get(line.high)
+    curve = plot.Curve(series.steps, series.values, colour, is_exact=panel.is_exact)
     if not band or low is None or high is None:
-        return plot.Curve(series.steps, series.values, colour)
-    edges = [np.interp(series.steps, edge.steps, edge.values) for edge in (low, high)]
-    return plot.Curve(series.steps, series.values, colour, *edges)
+        return curve
+    low_edge, high_edge = (np.interp(series.steps, edge.steps, edge.values) for edge in (low, high))
+    return dataclasses.replace(curve, low=low_edge, high=high_edge)
 
 
 def _figure(panel: Panel, labels: list[str], curves: list[plot.Curve], *, name: str, raw: bool = True) -> str:
@@ -69,7 +75,9 @@ def _figure(panel: Panel, labels: list[str], curves: list[plot.Curve], *, name: 
     svg = plot.draw(
         curves, title=escape(name), unit=panel.unit, low=panel.low, high=panel.high, stacked=panel.stacked, raw=raw
     )
-    return f'<figure><figcaption>{escape(panel.title)}<div class="legend">{legend}</div>{note}</figcaption>{svg}</figure>'
+    return (
+        f'<figure><figcaption>{escape(panel.title)}<div class="legend">{legend}</div>{note}</figcaption>{svg}</figure>'
+    )
 
 
 def _ends_of(curve: plot.Curve) -> str:

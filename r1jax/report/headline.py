@@ -9,13 +9,11 @@ from r1jax.report.figures import ends
 from r1jax.report.markup import duration, escape, show
 from r1jax.report.read import Stage, flatten, number
 
-_TOTAL_KEYS = ("updates", "num_updates", "total_updates", "steps", "num_steps", "total_steps")
-
 
 def status(stage: Stage) -> str:
     """HTML: whether the stage is finished, and where it stands."""
-    total = next((stage.config[key] for key in _TOTAL_KEYS if isinstance(stage.config.get(key), int)), None)
-    of = f" of {total:,}" if total else ""
+    total = stage.config.get("num_updates")
+    of = f" of {total:,}" if isinstance(total, int) else ""
     if stage.done:
         return f"finished at update {stage.last_step:,}, {duration(stage.wall_seconds)}"
     if not stage.last_time:
@@ -35,29 +33,33 @@ def score(stage: Stage, name: str, when: str) -> tuple[float, float, float]:
     summary = summary if isinstance(summary, dict) else {}
     index = 0 if when == "before" else -1
 
+    if math.isfinite(number(summary.get(name))):
+        return number(summary[name]), number(summary.get(f"{name}_low")), number(summary.get(f"{name}_high"))
+
     def figure(suffix: str) -> float:
-        value = number(summary.get(name + suffix))
         series = stage.metrics.get(f"eval/{name}{suffix}")
-        if math.isfinite(value) or series is None:
-            return value
-        return float(series.values[index]) if when == "before" or len(series.values) > 1 else math.nan
+        if series is None or (when == "after" and len(series.values) < 2):
+            return math.nan
+        return float(series.values[index])
 
     return figure(""), figure("_low"), figure("_high")
 
 
 def score_names(stage: Stage) -> list[str]:
-    """The held-out scores this stage has: pass@1 first, then cons@k by k."""
+    """The held-out scores to lead with: pass@1 and the cons@k of the largest k."""
     names = {name.removeprefix("eval/") for name in stage.metrics if name.startswith("eval/")}
     for when in ("before", "after"):
         if isinstance(stage.summary.get(when), dict):
             names.update(stage.summary[when])
-    votes = sorted((name for name in names if re.fullmatch(r"cons@\d+", name)), key=lambda name: int(name[5:]))
-    return (["pass@1"] if "pass@1" in names else []) + votes
+    votes = sorted((name for name in names if re.fullmatch(r"cons@[0-9]+", name)), key=lambda name: int(name[5:]))
+    return (["pass@1"] if "pass@1" in names else []) + votes[-1:]
 
 
 def seed_of(stage: Stage) -> str:
     """The seed as text; "" if none is recorded."""
-    seed = stage.summary.get("seed", next((value for key, value in flatten(stage.config) if key.rpartition(".")[2] == "seed"), None))
+    seed = stage.summary.get(
+        "seed", next((value for key, value in flatten(stage.config) if key.rpartition(".")[2] == "seed"), None)
+    )
     return "" if seed is None else str(seed)
 
 
@@ -85,7 +87,11 @@ def headline(stage: Stage) -> str:
     before, after = length_ends(stage)
     if math.isfinite(before) or math.isfinite(after):
         cards.append((f"{show(round(before, 1))} → {show(round(after, 1))}", "mean response length, tokens", ""))
-    for metric, label in (("reflection/per_1k_tokens", "reflection words per 1,000 tokens"), ("reward", "reward"), ("loss", "loss")):
+    for metric, label in (
+        ("reflection/per_1k_tokens", "reflection words per 1,000 tokens"),
+        ("reward", "reward"),
+        ("loss", "loss"),
+    ):
         series = stage.metrics.get(metric)
         if series is not None and not (metric == "loss" and stage.is_rl):
             cards.append((" → ".join(show(value) for value in ends(series)), label, ""))

@@ -6,10 +6,10 @@ import math
 import re
 from typing import Any
 
-# Spec E's list (R1 Fig. 9a), and what a model that mixes Chinese in writes for them.
-REFLECTION_WORDS = ("wait", "mistake", "however", "but", "retry", "error", "verify", "wrong", "evaluate", "check")
-CHINESE_REFLECTION_WORDS = ("等等", "等一下", "错误", "然而", "但是", "重试", "验证", "不对", "评估", "检查")
-_REFLECTION = re.compile(rf"\b(?:{'|'.join(REFLECTION_WORDS)})\b|{'|'.join(CHINESE_REFLECTION_WORDS)}", re.IGNORECASE)
+# As r1jax.rewards.reflection counts them: spec E's list (R1v2 C.2) and its Chinese equivalents. A test holds them equal.
+_ENGLISH = "wait|mistake|however|but|retry|error|verify|wrong|evaluate|check"
+_CHINESE = "等一下|等等|失误|然而|不过|但是|可是|再试|重试|错误|验证|验算|不对|错|评估|检查|核对"
+_REFLECTION = re.compile(rf"(?<![A-Za-z])(?:{_ENGLISH})(?![A-Za-z])|{_CHINESE}", re.IGNORECASE)
 
 _INVISIBLE = re.compile("[\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 _BROKEN = re.compile("[\x80-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
@@ -53,11 +53,12 @@ def show(value: float) -> str:
     """A figure for people: three digits, thousands separated; "–" if there is none."""
     if not math.isfinite(value):
         return "–"
-    if value == 0 or float(value).is_integer() and abs(value) < 1e7:
+    if float(value).is_integer() and abs(value) < 1e7:
         return f"{value:,.0f}"
     if abs(value) >= 1e7 or abs(value) < 1e-3:
         return f"{value:.2e}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+    digits = next(digits for limit, digits in ((1000, 0), (10, 1), (1, 2), (0, 3)) if abs(value) >= limit)
+    return f"{value:,.{digits}f}"
 
 
 def duration(seconds: float) -> str:
@@ -88,7 +89,7 @@ def page(title: str, body: str) -> str:
     """A whole HTML page that loads nothing and runs no script, whatever `body` holds."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{STYLE}</style></head>'
         f"<body><main>{body}</main></body></html>\n"
@@ -106,9 +107,9 @@ main{max-width:1240px;margin:0 auto;padding:20px 16px 60px}
 h1{font-size:1.5rem;margin:0 0 2px;overflow-wrap:anywhere}h2{font-size:1.25rem;margin:36px 0 4px;padding-top:12px;border-top:1px solid var(--line)}h3{font-size:1rem;margin:26px 0 8px}
 p{margin:4px 0 8px}.quiet,figcaption p,summary small{color:var(--quiet)}
 .cards,.grid,.pair{display:grid;gap:12px}
-.cards{grid-template-columns:repeat(auto-fit,minmax(min(100%,165px),1fr));margin:14px 0}
+.cards{grid-template-columns:repeat(auto-fit,minmax(min(100%,178px),1fr));margin:14px 0}
 .cards>div{background:var(--panel);border-radius:8px;padding:10px 14px}
-.cards b{display:block;font-size:1.3rem;font-weight:650;line-height:1.3}.cards span{color:var(--quiet);font-size:.85rem;display:block}
+.cards b{display:block;font-size:1.12rem;font-weight:650;line-height:1.3}.cards span{color:var(--quiet);font-size:.85rem;display:block}
 .grid{grid-template-columns:repeat(auto-fill,minmax(min(100%,370px),1fr))}
 figure{margin:0;background:var(--panel);border-radius:8px;padding:12px 12px 6px;display:flex;flex-direction:column;min-width:0}
 figcaption{font-weight:600;overflow-wrap:anywhere}figcaption p{font-weight:400;font-size:.82rem;margin:2px 0}

@@ -77,5 +77,3 @@ def _settings(title: str, tree: dict) -> str:
     if not rows:
         return ""
     return f"<details><summary><h3>{title}</h3> <small>({len(rows)})</small></summary>{table(rows)}</details>"
-
-

@@ -25,7 +25,9 @@ class Line:
             found = pattern.fullmatch(name)
             if found and not name.endswith(("_low", "_high")):
                 part = found[1]
-                yield Line(name, self.label.replace("*", part), self.low.replace("*", part), self.high.replace("*", part))
+                yield Line(
+                    name, self.label.replace("*", part), self.low.replace("*", part), self.high.replace("*", part)
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Panel:
     low: float | None = None  # fixed end of the vertical axis
     high: float | None = None
     stacked: bool = False
+    is_exact: bool = False  # a schedule, not a measurement: drawn as it is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,16 +63,43 @@ SECTIONS = (
             Panel(
                 "Held-out score",
                 "share of problems",
-                (_held_out("pass@1", "pass@1"), _held_out("cons@*", "cons@*"), _held_out("pass@*", "pass@*")),
+                (_held_out("pass@1", "pass@1"), _held_out("cons@*", "cons@*")),
                 "Task metric, apart from the reward. Bands: 95 % bootstrap intervals over problems.",
                 low=0.0,
                 high=1.0,
             ),
-            Panel("Reward", "reward", (Line("reward", "mean"), Line("reward_std", "spread within groups")),
-                  "Weighted sum that is trained on, mean over the update's completions."),
+            Panel(
+                "Reward",
+                "reward",
+                (Line("reward", "mean"), Line("reward_std", "spread within groups")),
+                "Weighted sum that is trained on, mean over the update's completions.",
+            ),
+            Panel(
+                "Held-out pass@k",
+                "share of problems",
+                (Line("eval/pass@*", "pass@*"),),
+                "At least one of k samples right, unbiased estimate.",
+                low=0.0,
+                high=1.0,
+            ),
+            Panel(
+                "Right answers while training", "share of completions", (Line("correct", "right"),), low=0.0, high=1.0
+            ),
+            Panel(
+                "Failed rewards",
+                "completions",
+                (Line("rewards/*/errors", "*"),),
+                "Reward functions that raised.",
+                low=0.0,
+            ),
             Panel("Reward parts", "mean, unweighted", (Line("rewards/*/mean", "*"),)),
-            Panel("Groups without a signal", "share of groups", (Line("frac_reward_zero_std", "all rewards equal"),),
-                  "A group whose rewards are equal has zero advantage and teaches nothing.", low=0.0),
+            Panel(
+                "Groups without a signal",
+                "share of groups",
+                (Line("frac_reward_zero_std", "all rewards equal"),),
+                "A group whose rewards are equal has zero advantage and teaches nothing.",
+                low=0.0,
+            ),
             Panel("Loss", "loss", (Line("loss", "training"), Line("eval/loss", "held-out"))),
             Panel("Held-out format", "share of completions", (Line("eval/format", "well formed"),), low=0.0, high=1.0),
         ),
@@ -77,16 +107,40 @@ SECTIONS = (
     Section(
         "Behaviour",
         (
-            Panel("Response length", "tokens",
-                  (Line("completions/mean_length", "mean", "completions/min_length", "completions/max_length"),
-                   Line("eval/mean_length", "held-out mean")),
-                  "Band: shortest to longest completion of the update.", low=0.0),
-            Panel("Truncated", "share of completions", (Line("completions/clipped_ratio", "stopped by the length limit"),), low=0.0),
-            Panel("Reflection words per 1,000 tokens", "words", (Line("reflection/per_1k_tokens", "words"),),
-                  "wait, mistake, however, but, retry, error, verify, wrong, evaluate, check (R1 Fig. 9a), and Chinese equivalents.", low=0.0),
+            Panel(
+                "Response length",
+                "tokens",
+                (
+                    Line("completions/mean_length", "mean", "completions/min_length", "completions/max_length"),
+                    Line("completions/median_length", "median"),
+                    Line("eval/mean_length", "held-out mean"),
+                ),
+                "Band: shortest to longest completion.",
+                low=0.0,
+            ),
+            Panel(
+                "Truncated",
+                "share of completions",
+                (Line("completions/clipped_ratio", "stopped by the length limit"),),
+                low=0.0,
+            ),
+            Panel(
+                "Reflection words per 1,000 tokens",
+                "words",
+                (Line("reflection/per_1k_tokens", "words"),),
+                "wait, mistake, however, but, retry, error, verify, wrong, evaluate, check (R1v2 C.2), and Chinese equivalents.",
+                low=0.0,
+            ),
             Panel("Reflection words per completion", "words", (Line("reflection/per_completion", "words"),), low=0.0),
-            Panel("Language", "share",
-                  (Line("language/chinese_share", "Chinese among letters"), Line("language/mixed_share", "completions with both languages")), low=0.0),
+            Panel(
+                "Language",
+                "share",
+                (
+                    Line("language/chinese_share", "Chinese among letters"),
+                    Line("language/mixed_share", "completions with both languages"),
+                ),
+                low=0.0,
+            ),
         ),
     ),
     Section(
@@ -94,32 +148,68 @@ SECTIONS = (
         (
             Panel("KL to the reference", "nats per token", (Line("kl", "KL"),)),
             Panel("Entropy", "nats per token", (Line("entropy", "entropy"),), low=0.0),
-            Panel("Clipped ratios", "share of tokens",
-                  (Line("clip_ratio/region_mean", "either side"), Line("clip_ratio/low_mean", "low"), Line("clip_ratio/high_mean", "high")), low=0.0),
-            Panel("Sampler against trainer", "nats",
-                  (Line("sampling/sampling_logp_difference/mean", "mean"), Line("sampling/sampling_logp_difference/max", "largest")),
-                  "Log-probability difference on the same tokens; float error if the two agree.", low=0.0),
+            Panel(
+                "Clipped ratios",
+                "share of tokens",
+                (
+                    Line("clip_ratio/region_mean", "either side"),
+                    Line("clip_ratio/low_mean", "low"),
+                    Line("clip_ratio/high_mean", "high"),
+                ),
+                low=0.0,
+            ),
+            Panel(
+                "Sampler against trainer",
+                "nats",
+                (
+                    Line("sampling/sampling_logp_difference/mean", "mean"),
+                    Line("sampling/sampling_logp_difference/max", "largest"),
+                ),
+                "Log-probability difference on the same tokens; float error if the two agree.",
+                low=0.0,
+            ),
             Panel("Gradient norm", "norm before clipping", (Line("grad_norm", "gradient"),), low=0.0),
             Panel("Update norm", "norm", (Line("update_norm", "update"),), low=0.0),
             Panel("Parameter norm", "norm", (Line("param_norm", "parameters"),)),
-            Panel("Learning rate", "per update", (Line("learning_rate", "learning rate"),), low=0.0),
-            Panel("Expert load", "busiest expert / mean", (Line("moe/load_max_over_mean", "load"),), "1 is perfect balance."),
+            Panel("Learning rate", "per update", (Line("learning_rate", "learning rate"),), low=0.0, is_exact=True),
+            Panel(
+                "Expert load",
+                "busiest expert / mean",
+                (Line("moe/load_max_over_mean", "load"),),
+                "1 is perfect balance.",
+            ),
         ),
     ),
     Section(
         "Speed",
         (
-            Panel("Where the time goes", "seconds per update",
-                  (Line("time/generate", "generation"), Line("time/rewards", "rewards"), Line("time/logprobs", "log-probs"),
-                   Line("time/update", "update"), Line("time/eval", "evaluation"), Line("time/other", "other")), low=0.0, stacked=True),
-            Panel("Throughput", "tokens / s",
-                  (Line("tokens_per_second", "tokens"), Line("tokens_per_second/*", "*")), low=0.0),
+            Panel(
+                "Where the time goes",
+                "seconds",
+                (
+                    Line("time/generate", "generation"),
+                    Line("time/rewards", "rewards"),
+                    Line("time/logprobs", "log-probs"),
+                    Line("time/update", "update"),
+                    Line("time/eval", "evaluation"),
+                    Line("time/other", "other"),
+                ),
+                "Of one step: rollouts of a phase and its updates.",
+                low=0.0,
+                stacked=True,
+            ),
+            Panel(
+                "Throughput",
+                "tokens / s",
+                (Line("tokens_per_second", "tokens"), Line("tokens_per_second/*", "*")),
+                low=0.0,
+            ),
         ),
     ),
 )
 
 # Metrics drawn as part of another panel, or known and not worth a plot of their own.
-_QUIET = re.compile(r".*_(low|high)|completions/(min|max)_length|rewards/[^/]+/std|time/step|.*num_tokens")
+_QUIET = re.compile(r".*_(low|high)|completions/(min|max)_length|rewards/[^/]+/std|time/step|finite")
 
 
 def resolve(names: Collection[str]) -> list[Section]:

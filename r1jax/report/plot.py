@@ -4,6 +4,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 NUM_COLOURS = 8
 _MAX_POINTS = 800  # a longer curve is drawn as means over equal shares of its points
 _SMOOTH_FROM = 40  # points; shorter curves are drawn as they are, each point marked
-_SIZE = (5.0, 2.7)  # inches at 72 points, so 360 x 194 units
+_SIZE = (5.2, 2.9)  # inches at 72 units
 
 # matplotlib cannot write CSS variables: it gets colours that mean nothing, replaced in its output.
 _TEXT, _GRID = "#0a00f0", "#0a00f1"
@@ -31,11 +32,12 @@ class Curve:
     colour: int
     low: np.ndarray | None = None
     high: np.ndarray | None = None
+    is_exact: bool = False  # not noisy: never smoothed
 
     def smoothed(self) -> np.ndarray:
         """The running mean over a tenth of the curve [n]; the values themselves if there are few."""
         size = len(self.values)
-        if size < _SMOOTH_FROM:
+        if size < _SMOOTH_FROM or self.is_exact:
             return self.values
         half = max(2, size // 20)
         total = np.concatenate([[0.0], np.cumsum(self.values)])
@@ -51,10 +53,11 @@ class Curve:
         edges = np.linspace(0, size, _MAX_POINTS, endpoint=False).astype(int)
         count = np.diff(np.append(edges, size))
 
-        def mean(array):
-            return None if array is None else np.add.reduceat(array, edges) / count
+        def mean(array: np.ndarray) -> np.ndarray:
+            return np.add.reduceat(array, edges) / count
 
-        return Curve(mean(self.steps), mean(self.values), self.colour, mean(self.low), mean(self.high))
+        low, high = (None if edge is None else mean(edge) for edge in (self.low, self.high))
+        return dataclasses.replace(self, steps=mean(self.steps), values=mean(self.values), low=low, high=high)
 
 
 def draw(
@@ -79,7 +82,13 @@ def draw(
         raw: show the unsmoothed values faintly behind the smoothed ones.
     """
     curves = [curve.thinned() for curve in curves]
-    style = {"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 8.5, "axes.labelsize": 8.5, "text.parse_math": False}
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": title,
+        "font.size": 10,
+        "axes.labelsize": 10,
+        "text.parse_math": False,
+    }
     with matplotlib.rc_context(style):
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.add_subplot()
@@ -113,7 +122,13 @@ def _line(axes, curve: Curve, raw: bool) -> None:
     if not is_short and raw:
         axes.plot(curve.steps, curve.values, color=colour, alpha=0.3, linewidth=0.8)
     axes.plot(
-        curve.steps, curve.smoothed(), color=colour, linestyle=dashes, linewidth=1.7, marker="o" if is_short else "", markersize=2.6
+        curve.steps,
+        curve.smoothed(),
+        color=colour,
+        linestyle=dashes,
+        linewidth=1.7,
+        marker="o" if is_short else "",
+        markersize=2.6,
     )
 
 
@@ -143,8 +158,8 @@ def _inline(svg: str, title: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\s(?:xmlns(?::xlink)?|version)="[^"]*"', "", svg)
-    box = re.search(r'viewBox="[^"]*"', svg)[0]
-    svg = f'<svg {box} role="img" aria-label="{title}">' + svg[svg.index(">") + 1 :]
+    _, _, box = svg.partition('viewBox="')
+    svg = f'<svg viewBox="{box.partition(chr(34))[0]}" role="img" aria-label="{title}">' + svg[svg.index(">") + 1 :]
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # equal in every plot; the ids that are referred to are salted
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, variable)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-_STAGE_FILES = ("metrics.jsonl", "config.json", "summary.json")
+_STAGE_FILES = ("metrics.jsonl", "config.json")
 _NOT_STAGES = ("checkpoints", "completions", "tensorboard")
 _EPOCH_SECONDS = 1e9  # a "time" above this counts from 1970, below it from the start of the run
 
@@ -32,7 +32,7 @@ class Stage:
     """What one stage's folder holds."""
 
     name: str  # folder name, for example "rl"
-    kind: str  # "rl", "pretrain", "sft", ...; "" if unknown
+    kind: str  # "rl", "supervised", ...; "" if unknown
     path: Path
     config: dict[str, Any]
     environment: dict[str, Any]
@@ -58,7 +58,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A work directory: its stages in order."""
+    """A work directory: its stages in order, each after the stage elsewhere that it started from."""
 
     path: Path
     stages: tuple[Stage, ...]
@@ -82,20 +82,14 @@ def read_run(workdir: str | Path) -> Run:
         raise NotAWorkdirError(f"{path} is a file, not a work directory")
     folders = [child for child in sorted(path.iterdir()) if child.name not in _NOT_STAGES and _is_stage(child)]
     if _is_stage(path) and (not folders or (path / "metrics.jsonl").exists()):
-        return Run(path, (_read_stage(path),))
+        return Run(path, tuple(_with_origins([_read_stage(path)])))
     if not folders:
         raise NotAWorkdirError(
             f"{path} is no work directory: neither it nor a folder in it has any of "
             f"{', '.join(_STAGE_FILES)} or completions/"
         )
-    order = _declared_order(path)
-    stages = [_read_stage(folder) for folder in folders]
-    stages.sort(key=lambda stage: (order.get(stage.name, len(order)), _started(stage.path), stage.name))
-    shared = read_json(path / "summary.json", [])
-    if shared and not any(stage.summary for stage in stages):
-        last = max((i for i, stage in enumerate(stages) if stage.is_rl), default=len(stages) - 1)
-        stages[last] = dataclasses.replace(stages[last], summary=shared)
-    return Run(path, tuple(stages))
+    stages = [_read_stage(folder) for folder in sorted(folders, key=lambda folder: (_started(folder), folder.name))]
+    return Run(path, tuple(_with_origins(stages)))
 
 
 def read_rows(path: Path, notes: list[str], limit: int | None = None) -> list[dict[str, Any]]:
@@ -164,9 +158,18 @@ def _is_stage(path: Path) -> bool:
     return path.is_dir() and (any((path / name).is_file() for name in _STAGE_FILES) or (path / "completions").is_dir())
 
 
-def _declared_order(path: Path) -> dict[str, int]:
-    stages = read_json(path / "config.json", []).get("stages", {})
-    return {str(name): index for index, name in enumerate(stages)} if isinstance(stages, (dict, list)) else {}
+def _with_origins(stages: list[Stage]) -> list[Stage]:
+    """Puts before each stage the one elsewhere that its config starts from (a base shared by runs), if it is there."""
+    known = {stage.path.resolve() for stage in stages}
+    result = []
+    for stage in stages:
+        init = stage.config.get("init")
+        path = init.get("path") if isinstance(init, dict) and init.get("kind") == "stage" else None
+        if isinstance(path, str) and "\0" not in path and _is_stage(Path(path)) and Path(path).resolve() not in known:
+            known.add(Path(path).resolve())
+            result.append(_read_stage(Path(path)))
+        result.append(stage)
+    return result
 
 
 def _started(path: Path) -> float:
@@ -206,7 +209,7 @@ def _metrics(rows: list[dict[str, Any]], notes: list[str]) -> dict[str, Series]:
         if not math.isfinite(step):
             continue
         for name, value in row.items():
-            if name in ("step", "time") or isinstance(value, bool) or not isinstance(value, (int, float)):
+            if name in ("step", "time") or isinstance(value, bool) or not isinstance(value, int | float | None):
                 continue
             value = number(value)
             if math.isfinite(value):
@@ -227,7 +230,9 @@ def _add_other_time(values: dict[str, dict[float, float]]) -> None:
     parts = [points for name, points in values.items() if name.startswith("time/") and name != "time/step"]
     if parts and "time/step" in values and "time/other" not in values:
         steps = values["time/step"].items()
-        values["time/other"] = {step: max(0.0, whole - sum(part.get(step, 0.0) for part in parts)) for step, whole in steps}
+        values["time/other"] = {
+            step: max(0.0, whole - sum(part.get(step, 0.0) for part in parts)) for step, whole in steps
+        }
 
 
 def number(value: Any) -> float:

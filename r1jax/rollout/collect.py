@@ -123,7 +123,8 @@ class Collector:
                 )
             )
         groups = [
-            Group(problem, tuple(rollouts[i * num_samples : (i + 1) * num_samples])) for i, problem in enumerate(problems)
+            Group(problem, tuple(rollouts[i * num_samples : (i + 1) * num_samples]))
+            for i, problem in enumerate(problems)
         ]
         return groups, scores, num_ungraded
 

@@ -36,6 +36,7 @@ class Engine:
     def __init__(self, model: Model, *, pad_id: int, prompt_bucket: int = 32, segment: int = 32):
         self.model, self.pad_id = model, pad_id
         self.prompt_bucket, self.segment = prompt_bucket, segment
+        self._num_traces = 0
         self._prefill = jax.jit(self._prefill_fn, static_argnames=("length", "repeats"))
         self._decode = jax.jit(self._decode_fn, static_argnames=("steps",), donate_argnames=("state",))
         self._grow = jax.jit(kv_cache.grow, static_argnames=("length",))
@@ -43,7 +44,7 @@ class Engine:
 
     def num_compilations(self) -> int:
         """Prefill and decode programs compiled so far."""
-        return self._prefill._cache_size() + self._decode._cache_size()
+        return self._num_traces
 
     def generate(
         self,
@@ -113,6 +114,7 @@ class Engine:
 
     def _prefill_fn(self, params, buffers, tokens_PT, segments_PT, *, length: int, repeats: int) -> dict:
         """Decode state of P·repeats rows: the prompts' cache and their last hidden."""
+        self._num_traces += 1
         num_prompts = tokens_PT.shape[0]
         positions_PT = jnp.maximum(jnp.cumsum(segments_PT, axis=1) - 1, 0)
         hidden_PTD, cache, _ = self.model.hidden(
@@ -136,6 +138,7 @@ class Engine:
 
     def _decode_fn(self, params, buffers, state, settings, *, steps: int):
         """Up to ``steps`` more tokens a row: (state, tokens [B, steps], logps [B, steps]); −1 after a row's end."""
+        self._num_traces += 1
         num_rows = state["done_B"].shape[0]
         first = state["step"]
         tokens_BN = jnp.full((num_rows, steps), -1, jnp.int32)

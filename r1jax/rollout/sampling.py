@@ -35,9 +35,9 @@ def _inverse_cdf(mass_BM: jax.Array, uniform_B: jax.Array) -> tuple[jax.Array, j
     """(index, uniform number within it) of the entry where uniform · total falls, never one of zero mass."""
     cumulative_BM = jnp.cumsum(mass_BM, axis=-1)
     target_B = uniform_B * cumulative_BM[:, -1]
-    index_B = jnp.sum(cumulative_BM <= target_B[:, None], axis=-1)
+    is_past_BM = (cumulative_BM > target_B[:, None]) & (mass_BM > 0)
     last_B = mass_BM.shape[-1] - 1 - jnp.argmax(mass_BM[:, ::-1] > 0, axis=-1)
-    index_B = jnp.minimum(index_B, last_B)
+    index_B = jnp.where(is_past_BM.any(-1), jnp.argmax(is_past_BM, axis=-1), last_B)
     chosen_B = jnp.take_along_axis(mass_BM, index_B[:, None], axis=-1)[:, 0]
     before_B = jnp.take_along_axis(cumulative_BM, index_B[:, None], axis=-1)[:, 0] - chosen_B
     return index_B, jnp.clip((target_B - before_B) / jnp.maximum(chosen_B, 1e-38), 0.0, 1.0 - 1e-7)

@@ -8,15 +8,17 @@ paper, all in the config: sizes.
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from r1jax.data.prompts import make_prompt_iterator
 from r1jax.evals.evaluate import evaluate
 from r1jax.models.transformer import Model
+from r1jax.objectives.advantages import group_advantages
 from r1jax.objectives.grpo import grpo_loss
 from r1jax.objectives.sums import add_metrics
 from r1jax.objectives.weights import token_weights
@@ -56,10 +58,43 @@ def check(config: ConfigDict) -> None:
             f"row_length={config.row_length} does not hold max_prompt_tokens={config.max_prompt_tokens} "
             f"and {longest} new tokens"
         )
+    if config.max_new_tokens[0][0] != 0:
+        raise ValueError(f"max_new_tokens={config.max_new_tokens}: the first entry must begin at update 0")
     if config.temperature <= 0:
         raise ValueError(f"temperature={config.temperature}: must be positive")
+    if (
+        config.eval.final_problems % config.eval.problems_per_batch
+        or config.eval.problems % config.eval.problems_per_batch
+    ):
+        raise ValueError(f"eval: problems and final_problems must be multiples of {config.eval.problems_per_batch}")
     Rubric(config.rewards)
     make_mixture(config.tasks, seed=config.seed)
+    _check_objective(config)
+
+
+def _check_objective(config: ConfigDict) -> None:
+    """Lets the objective itself judge its options, on one token: it names the one that it does not know."""
+    ones = jnp.ones((1, 1))
+    options: dict[str, Any] = {name: config[name] for name in LOSS_OPTIONS}
+    group_advantages(jnp.array([[0.0, 1.0]]), normalization=config.advantage)
+    weight_BT = token_weights(
+        ones,
+        ones.astype(jnp.int32),
+        aggregation=config.aggregation,
+        num_sequences=1,
+        num_tokens=1,
+        constant=config.aggregation_constant,
+    )
+    grpo_loss(
+        ones,
+        old_logp_BT=ones,
+        advantage_BT=ones,
+        weight_BT=weight_BT,
+        segment_ids_BT=ones.astype(jnp.int32),
+        ref_logp_BT=ones,
+        sampler_logp_BT=ones,
+        **options,
+    )
 
 
 def make_score(model):
@@ -123,9 +158,7 @@ def build(config: ConfigDict, model: Model, params, buffers) -> Build:
     if config.kl_coef:
         state["reference"] = copy_tree({"params": state["params"], "buffers": state["buffers"]})
     options = {name: config[name] for name in LOSS_OPTIONS}
-    loss_function = make_loss(
-        model, aggregation=config.aggregation, constant=config.aggregation_constant, **options
-    )
+    loss_function = make_loss(model, aggregation=config.aggregation, constant=config.aggregation_constant, **options)
     update = make_update(
         loss_function,
         optimizer,

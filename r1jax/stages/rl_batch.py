@@ -1,20 +1,22 @@
 """From scored groups to packed micro-batches: the step between rollout and loss of the RL stage."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from r1jax.data.packing import pack
 from r1jax.objectives.advantages import group_advantages
 from r1jax.rollout.types import Group, Rollout
 
-Microbatch = dict[str, np.ndarray]
+Microbatch = dict[str, Any]
 
 
 def advantages_of(groups: Sequence[Group], *, normalization: str) -> np.ndarray:
     """[P, G] float32 advantages of every rollout (R1 Eq. 3)."""
     rewards_PG = np.array([[rollout.reward for rollout in group.rollouts] for group in groups], np.float32)
-    return np.asarray(group_advantages(rewards_PG, normalization=normalization))
+    return np.asarray(group_advantages(jnp.asarray(rewards_PG), normalization=normalization))
 
 
 def is_zero_variance(group: Group) -> bool:

@@ -2,13 +2,13 @@
 
 A completion is what follows the prompt "User: Which two of 17, 8, 10, 3 make 18. Assistant:", for instance
 
-     <think> one 17 + 10 = 27 vs 18 wrong retry two 17 + 3 = 21 check 17 + 3 = 20 vs 18 no wait three 8 + 10 = 18 vs 18 yes
-     </think> <answer> 8 + 10 </answer>
+     <think> one 17 + 8 = 25 vs 18 wrong retry two 17 + 10 = 28 check 17 + 10 = 27 vs 18 no wait three 17 + 3 = 20 vs 18 no
+    retry four 8 + 10 = 18 vs 18 yes </think> <answer> 8 + 10 </answer>
 
-Every attempt writes a pair, its sum and the target beside it, so the comparison is between neighbours. Attempts start at any
-pair and go on in the order of the list, the first pair after the last. After a miss an author goes on (a miss word, then a
-word that reconsiders: retry, wait, however) or gives up (a miss word, then "whatever") and answers the pair tried last. A
-*slip* is a wrong sum; who *notices* it writes "check" and the right one; else a hit may be missed, or a miss called a hit.
+Every attempt writes a pair, its sum and the target beside it, so the comparison is between neighbours. Attempts take the
+pairs in the order of the list. After a miss an author goes on (a miss word, then a word that reconsiders: retry, wait,
+however) or gives up (a miss word, then "whatever") and answers the pair tried last. A *slip* is a wrong sum; who *notices*
+it writes "check" and the right one; else a hit may be missed, or a miss called a hit.
 
 Authors (`AUTHORS` has the rates, `MIXTURE` the shares of a base model's corpus):
     plain    no tags: two numbers out of the blue, or one attempt and then its pair whatever it gave.
@@ -16,7 +16,7 @@ Authors (`AUTHORS` has the rates, `MIXTURE` the shares of a base model's corpus)
     once     one attempt; a miss is answered all the same. Notices half of its slips.
     few      gives up after each miss with probability 0.5. Notices its slips, works a tenth of its hits out again.
     careful  goes on until a pair hits (or all have been tried). Notices its slips, works a quarter of its hits out again.
-All slip in 0.1 of their sums. A base is trained on `careful` alone first (`CURRICULUM`): copying, adding and comparing are
+All slip in 0.1 of their sums. A base learns from `careful` alone first (`warmup_documents`): copying, adding and comparing are
 learned several times sooner from traces that are long and mostly determined; the mixture then teaches bad habits.
 
 Language: a completion is English (0.5), Chinese (0.3) or mixed word by word (0.2). Half of the completions count their
@@ -27,6 +27,7 @@ import dataclasses
 import itertools
 import random
 from collections.abc import Mapping
+from typing import Any
 
 from r1jax.tasks.mini import PairSum
 from r1jax.tasks.types import Problem, stable_hash
@@ -49,7 +50,7 @@ class Author:
         tags: writes <think> and <answer>.
         thinks: probability of working a pair out at all; else answers a random pair.
         give_up: after a miss.
-        slip: a wrong digit in a sum.
+        slip: of a wrong sum.
         notice: of a slip, when it happens.
         verify: of working a hit out once more.
     """
@@ -71,7 +72,6 @@ AUTHORS = {
 }
 
 MIXTURE = {"plain": 0.2, "direct": 0.15, "once": 0.3, "few": 0.25, "careful": 0.1}
-CURRICULUM = ({"careful": 1.0}, MIXTURE)
 
 
 class _Writer:
@@ -103,9 +103,7 @@ class _Writer:
     def think(self) -> tuple[int, int]:
         """Writes the attempts; the pair to answer."""
         pairs = list(itertools.combinations(self.numbers, 2))
-        start = self.rng.randrange(len(pairs))
-        for attempt in range(len(pairs)):
-            pair = pairs[(start + attempt) % len(pairs)]
+        for attempt, pair in enumerate(pairs):
             if self.counts:
                 self.parts.append(self.word(COUNT, attempt))
             hit = self.step(pair)
@@ -133,14 +131,20 @@ def _slipped(total: int, rng: random.Random) -> int:
 
 
 def corpus_text(
-    index: int, *, seed: int, mixture: Mapping[str, float] | None = None, task: PairSum | None = None
+    index: int,
+    *,
+    seed: int,
+    mixture: Mapping[str, float] | None = None,
+    warmup_documents: int = 0,
+    config: Mapping[str, Any] | None = None,
 ) -> tuple[str, str]:
     """The document at `index` (>= 0): infinite, deterministic, in any order.
 
     Args:
         index: which document; another seed gives another corpus.
         mixture: author -> weight (default `MIXTURE`); weights need not add up to 1.
-        task: the source of problems (default `PairSum()`); only its train split is read.
+        warmup_documents: documents before this index are all by `careful`.
+        config: arguments of the `PairSum` that gives the problems (default none); only its train split is read.
 
     Returns:
         prompt: the question as the user's message holds it (the caller renders it with its chat template).
@@ -154,17 +158,15 @@ def corpus_text(
     if unknown:
         raise ValueError(f"mixture: no author {', '.join(unknown)}; known are {', '.join(AUTHORS)}")
     rng = random.Random(stable_hash("mini_corpus", seed, index))
-    problem = (task or PairSum()).problem(rng.getrandbits(48), split="train")
-    author = AUTHORS[rng.choices(list(mixture), weights=list(mixture.values()))[0]]
+    problem = PairSum(**(config or {})).problem(rng.getrandbits(48), split="train")
+    drawn = rng.choices(list(mixture), weights=list(mixture.values()))[0]
+    author = AUTHORS["careful" if index < warmup_documents else drawn]
     writer = _Writer(rng, author, problem)
-    if rng.random() < author.thinks:
-        pair = writer.think()
-    else:
-        pair = tuple(rng.sample(problem.columns["numbers"], 2))
-    answer = f"{pair[0]} + {pair[1]}"
-    body = " ".join(writer.parts)
+    thinks = rng.random() < author.thinks
+    first, second = writer.think() if thinks else rng.sample(problem.columns["numbers"], 2)
+    answer, body = f"{first} + {second}", " ".join(writer.parts)
     if not author.tags:
-        text = f"{body} so {answer}" if body else answer
+        text = f"{body} so {answer}" if thinks else answer
     else:
-        text = f"<think> {body} </think> <answer> {answer} </answer>" if body else f"<answer> {answer} </answer>"
+        text = f"<think> {body} </think> <answer> {answer} </answer>" if thinks else f"<answer> {answer} </answer>"
     return problem.messages[-1]["content"], f" {text}"

@@ -15,7 +15,9 @@ from r1jax.tasks.mini import PairSum
 from r1jax.tasks.mini_corpus import GIVE_UP, GO_ON, HIT, MISS, NOTICE, VERIFY
 from r1jax.tasks.types import Problem
 
-_TAGGED = re.compile(r"\s*<think>(?P<think>(?:(?!</?think>|</?answer>).)*)</think>\s*<answer>(?P<answer>(?:(?!</?answer>).)*)</answer>\s*", re.S)
+_TAGGED = re.compile(
+    r"\s*<think>(?:(?!</?think>|</?answer>).)*</think>\s*<answer>(?:(?!</?answer>).)*</answer>\s*", re.S
+)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.S)
 _STEP = re.compile(r"(\d+) \+ (\d+) = (\d+)(?: vs (\d+))?(?P<tail>[^\d<]*)")
 

@@ -10,6 +10,8 @@ from r1jax.models import cache as kv_cache
 from r1jax.models.transformer import make_model
 from tests.tiny import GQA, V3, padded, shaken
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIGS = {"gqa": GQA, "v3": V3}
 ROWS = [[5, 40, 17, 3, 29, 11, 22, 8, 31, 2, 45, 19], [7, 41, 13], [33, 9, 26, 14, 1]]
 

@@ -10,6 +10,8 @@ import pytest
 from r1jax.models.transformer import make_model
 from tests.tiny import V3, padded, shaken
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TOKENS = [5, 40, 17, 3, 29, 11, 22, 8, 31, 2, 45, 19]  # longer than YaRN's original length
 
 

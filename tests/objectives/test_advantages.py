@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.objectives.advantages import group_advantages, is_zero_variance, spread_over_tokens
+from r1jax.objectives.advantages import group_advantages, is_zero_variance
 
 REWARDS_PG = jnp.array([[1.0, 0, 0, 0], [2, 1, 1, 0]])
 
@@ -48,11 +48,3 @@ def test_group_of_one_and_unknown_normalization_are_errors():
         group_advantages(jnp.ones(4))
     with pytest.raises(ValueError, match=r"normalization must be one of .*'rank'"):
         group_advantages(REWARDS_PG, normalization="rank")
-
-
-def test_spread_over_tokens_of_packed_rows():
-    segment_ids_BT = jnp.array([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 1, 1]])
-    got_BT = spread_over_tokens(jnp.array([[1.5, -0.5], [2.0, jnp.nan]]), segment_ids_BT)
-    np.testing.assert_array_equal(got_BT, [[1.5, 1.5, -0.5, -0.5, -0.5, 0], [2, 2, 2, 2, 2, 2]])
-    with pytest.raises(ValueError, match="values_BI has 1 rows, segment_ids_BT has 2"):
-        spread_over_tokens(jnp.ones((1, 2)), segment_ids_BT)

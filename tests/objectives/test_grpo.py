@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.objectives.advantages import group_advantages, spread_over_tokens
+from r1jax.objectives.advantages import group_advantages
 from r1jax.objectives.grpo import grpo_loss, token_weights, truncated_importance
 from r1jax.objectives.sums import add_metrics, mean_metrics
 
@@ -347,7 +347,7 @@ def test_end_token_truncation_and_padding_that_looks_like_it(drop_truncated):
     mask_BT = jnp.arange(6) < lengths[:, None]
     segment_ids_BT = mask_BT.astype(jnp.int32)
     if drop_truncated:
-        mask_BT &= spread_over_tokens(jnp.logical_not(jnp.array(truncated))[:, None], segment_ids_BT)
+        mask_BT &= (~jnp.array(truncated)[:, None]) & (segment_ids_BT > 0)
     num_sequences = 2 if drop_truncated else 3
 
     def loss_of(table, pad):
@@ -356,7 +356,7 @@ def test_end_token_truncation_and_padding_that_looks_like_it(drop_truncated):
         return grpo_loss(
             logp_BT,
             old_logp_BT=jax.lax.stop_gradient(logp_BT),
-            advantage_BT=spread_over_tokens(jnp.array(advantages)[:, None], segment_ids_BT),
+            advantage_BT=jnp.array(advantages)[:, None] * (segment_ids_BT > 0),
             weight_BT=token_weights(mask_BT, segment_ids_BT, aggregation="sequence", num_sequences=num_sequences),
             segment_ids_BT=segment_ids_BT,
             kl_coef=0.0,

@@ -13,11 +13,18 @@ def write_lines(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def make_rl_stage(path: Path, *, seed: int = 0, updates: int = 60, done: bool = True, learning_rate: float = 3e-4) -> Path:
+def make_rl_stage(
+    path: Path, *, seed: int = 0, updates: int = 60, done: bool = True, learning_rate: float = 3e-4
+) -> Path:
     """An RL stage of `updates` updates with every metric of the contract, evaluations and completions."""
     rng = np.random.default_rng(seed)
     path.mkdir(parents=True)
-    config = {"stage": "rl", "seed": seed, "updates": 60, "optimizer": {"learning_rate": learning_rate, "warmup_steps": 5}}
+    config = {
+        "stage": "rl",
+        "seed": seed,
+        "num_updates": 60,
+        "optimizer": {"learning_rate": learning_rate, "warmup_steps": 5},
+    }
     config["rewards"] = [{"function": "r1jax.rewards.accuracy:accuracy_reward", "weight": 1.0}]
     (path / "config.json").write_text(json.dumps(config))
     (path / "environment.json").write_text(json.dumps({"versions": {"jax": "0.10.2"}, "devices": ["cpu:0"]}))
@@ -71,8 +78,9 @@ def make_rl_stage(path: Path, *, seed: int = 0, updates: int = 60, done: bool = 
     for step in (1, updates):
         write_lines(path / "completions" / f"update_{step:06d}.jsonl", completion_rows(step, "train", late=step > 1))
         write_lines(path / "completions" / f"heldout_{step:06d}.jsonl", completion_rows(step, "heldout", late=step > 1))
-    summary = {"before": {"pass@1": 0.231, "cons@16": 0.34, "mean_length": 23.5}, "updates": updates, "seed": seed}
-    summary |= {"after": {"pass@1": 0.872, "cons@16": 0.94, "mean_length": 36.25}, "wall_seconds": 372.0}
+    before = {"pass@1": 0.231, "pass@1_low": 0.2, "pass@1_high": 0.26, "cons@16": 0.34, "mean_length": 23.5}
+    after = {"pass@1": 0.872, "pass@1_low": 0.85, "pass@1_high": 0.89, "cons@16": 0.94, "mean_length": 36.25}
+    summary = {"before": before, "after": after, "updates": updates, "wall_seconds": 372.0, "seed": seed}
     if done:
         (path / "summary.json").write_text(json.dumps(summary))
         (path / "DONE").touch()
@@ -80,7 +88,12 @@ def make_rl_stage(path: Path, *, seed: int = 0, updates: int = 60, done: bool = 
 
 
 def evaluation_row(step: int, score: float) -> dict:
-    row = {"step": step, "eval/mean_length": 20 + 18 * score, "eval/format": 0.95, "eval/pass@16": min(1.0, score + 0.2)}
+    row = {
+        "step": step,
+        "eval/mean_length": 20 + 18 * score,
+        "eval/format": 0.95,
+        "eval/pass@16": min(1.0, score + 0.2),
+    }
     for name, value in (("pass@1", score), ("cons@16", min(1.0, score + 0.06))):
         row |= {f"eval/{name}": value, f"eval/{name}_low": value - 0.04, f"eval/{name}_high": min(1.0, value + 0.04)}
     return row
@@ -94,14 +107,16 @@ def completion_rows(step: int, split: str, *, late: bool) -> list[dict]:
         answer = str(sum(int(part) for part in question.split() if part.isdigit()))
         for sample in range(2):
             right = late or (index + sample) % 3 == 0
-            thought = f"7 plus 5 is 12, carry 1 … 进一. {'Wait, let me check: the tens. 等等 again.' if late else 'so.'}"
+            thought = (
+                f"7 plus 5 is 12, carry 1 … 进一. {'Wait, let me check: the tens. 等等 again.' if late else 'so.'}"
+            )
             text = f"<think> {thought} </think> <answer> {answer if right else '61'} </answer>"
             rows.append(
                 {
                     "step": step,
                     "split": split,
-                    "problem": {"messages": [{"role": "user", "content": asked}], "answer": answer, "columns": {"task": "pair_sum"}},
-                    "prompt": f"User: {asked} Assistant: <think>",
+                    "problem": {"task": "pair_sum", "answer": answer},
+                    "prompt": asked,
                     "completion": text,
                     "num_tokens": len(text) // 3,
                     "stop_reason": "stop",
@@ -117,9 +132,16 @@ def completion_rows(step: int, split: str, *, late: bool) -> list[dict]:
 
 def make_pretrain_stage(path: Path, *, updates: int = 50) -> Path:
     path.mkdir(parents=True)
-    (path / "config.json").write_text(json.dumps({"stage": "pretrain", "steps": updates}))
+    (path / "config.json").write_text(json.dumps({"stage": "supervised", "num_updates": updates}))
     rows = [
-        {"step": step, "time": 0.2 * step, "loss": 4 / (1 + step / 10), "learning_rate": 1e-3, "grad_norm": 1.0, "tokens_per_second/train": 8000.0}
+        {
+            "step": step,
+            "time": 0.2 * step,
+            "loss": 4 / (1 + step / 10),
+            "learning_rate": 1e-3,
+            "grad_norm": 1.0,
+            "tokens_per_second/train": 8000.0,
+        }
         for step in range(1, updates + 1)
     ]
     write_lines(path / "metrics.jsonl", rows)
@@ -131,5 +153,4 @@ def make_workdir(path: Path, **rl) -> Path:
     """A pipeline's work directory: pretrain, then rl."""
     make_pretrain_stage(path / "pretrain")
     make_rl_stage(path / "rl", **rl)
-    (path / "config.json").write_text(json.dumps({"stages": {"pretrain": {}, "rl": {}}}))
     return path

@@ -10,6 +10,8 @@ from r1jax.rollout import engine as engine_module
 from r1jax.rollout.engine import Engine, make_engine
 from tests.tiny import GQA, V3, shaken
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PROMPTS = [[5, 40, 17], [7], [33, 9, 26, 14, 1, 2]]
 STOP = (0, 11, 23, 31)
 KEY = jax.random.key(0)

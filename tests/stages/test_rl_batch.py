@@ -12,6 +12,8 @@ from r1jax.stages.rl_batch import advantages_of, is_zero_variance, make_microbat
 from r1jax.tasks.types import Problem
 from tests.tiny import V3, shaken
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PROBLEM = Problem(({"role": "user", "content": "?"},), "1", {"task": "none"})
 
 

@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from r1jax.tasks.mini import PairSum
 from r1jax.tasks.mini_corpus import AUTHORS, MIXTURE, corpus_text
 from r1jax.tasks.mini_gate import analyse
 from r1jax.tasks.types import Problem, split_of
@@ -43,7 +42,7 @@ def test_careful_is_always_right_and_honest():
     assert result["yes_given_hit"] == 1.0 and result["yes_given_miss"] == 0.0
     assert result["notice_given_slip"] == 1.0 and result["notice_given_right"] == 0.0
     assert result["operands_right"] == 1.0 and result["target_right"] == 1.0 and result["go_on_given_miss"] == 1.0
-    assert result["repeats"] == 0.0 and 0.85 < result["sum_right"] < 0.95
+    assert result["repeats"] == 0.0 and result["attempts"] > 3 and 0.85 < result["sum_right"] < 0.95
     assert result["reflections"] > 3
 
 
@@ -54,20 +53,26 @@ def test_careless_authors_fail_in_their_own_way():
     once = table("once")
     assert once["attempts"] == 1.0 and once["go_on_given_miss"] == 0.0 and 0.1 < once["pass@1"] < 0.25
     few = table("few")
-    assert 0.4 < few["go_on_given_miss"] < 0.6 and few["notice_given_slip"] == 0.0 and 0.2 < few["pass@1"] < 0.45
+    assert 0.4 < few["go_on_given_miss"] < 0.6 and few["notice_given_slip"] == 1.0 and 0.2 < few["pass@1"] < 0.45
 
 
 def test_default_mixture_is_a_weak_base_in_two_languages():
     documents = [corpus_text(index, seed=0) for index in range(2000)]
     result = analyse([text for _, text in documents], [problem_of(prompt) for prompt, _ in documents])
     assert set(MIXTURE) <= set(AUTHORS)
-    assert 0.15 < result["pass@1"] < 0.35
+    assert 0.15 < result["pass@1"] < 0.30
     assert all(result[f"language/{name}"] > 0.1 for name in ("en", "zh", "mixed"))
 
 
 def test_another_task_may_be_the_source():
-    prompt, text = corpus_text(0, seed=0, mixture={"careful": 1.0}, task=PairSum(count=5))
+    prompt, text = corpus_text(0, seed=0, mixture={"careful": 1.0}, config={"count": 5})
     assert len(re.findall(r"\d+", prompt)) == 6 and "<think>" in text
+
+
+def test_warmup_documents_are_all_careful():
+    documents = [corpus_text(index, seed=0, mixture={"direct": 1.0}, warmup_documents=20) for index in range(40)]
+    assert all("<think>" in text for _, text in documents[:20])
+    assert not any("<think>" in text for _, text in documents[20:])
 
 
 def test_unknown_author_is_named():

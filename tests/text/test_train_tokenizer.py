@@ -1,4 +1,4 @@
-"""The mini tokenizer: whole words and single digits, exact round trips, saved and loaded."""
+"""The mini tokenizer: whole words, single digits or whole numbers, exact round trips, saved and loaded."""
 
 import pytest
 
@@ -7,10 +7,16 @@ from r1jax.text.tokenizer import Tokenizer
 from r1jax.text.train_tokenizer import train_tokenizer
 
 
+def train(**options):
+    documents = [corpus_text(index, seed=0, mixture={"careful": 1.0}) for index in range(1000)]
+    return train_tokenizer(
+        [f"User: {prompt}. Assistant:{text}" for prompt, text in documents], vocab_size=512, **options
+    )
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
-    documents = (corpus_text(index, seed=0) for index in range(2000))
-    return train_tokenizer([f"User: {prompt}. Assistant:{text}" for prompt, text in documents], vocab_size=448)
+    return train()
 
 
 def pieces(tokenizer, text):
@@ -27,6 +33,13 @@ def test_digits_never_merge(tokenizer):
     assert pieces(tokenizer, "2026") == ["2", "0", "2", "6"]
 
 
+def test_frequent_numbers_may_be_single_tokens():
+    tokenizer = train(split_digits=False)
+    text = " 17 + 8 = 25 vs 9, 3 make 20."
+    assert pieces(tokenizer, text) == [" 17", " +", " 8", " =", " 25", " vs", " 9", ",", " 3", " make", " 20", "."]
+    assert tokenizer.decode(tokenizer.encode("2026 1234567")) == "2026 1234567"
+
+
 @pytest.mark.parametrize(
     "text", ["", "a\n\n\tb  c ", "naïve 等等 ０１２ 🙂 \x00", "<think></think><|x|>", " 7 7  7\r\n"]
 )
@@ -35,17 +48,15 @@ def test_round_trip_is_exact(tokenizer, text):
 
 
 def test_special_tokens_and_size(tokenizer):
-    assert tokenizer.vocab_size <= 448
+    assert tokenizer.vocab_size <= 512
     assert (tokenizer.eos_id, tokenizer.pad_id) == (tokenizer.token_id("<|endoftext|>"), tokenizer.token_id("<|pad|>"))
     assert tokenizer.eos_id != tokenizer.pad_id
 
 
 def test_training_is_deterministic_and_survives_the_disk(tokenizer, tmp_path):
-    documents = [corpus_text(index, seed=0) for index in range(2000)]
-    again = train_tokenizer([f"User: {prompt}. Assistant:{text}" for prompt, text in documents], vocab_size=448)
-    again.save(tmp_path)
+    train().save(tmp_path)
     loaded = Tokenizer.load(tmp_path)
-    text = "User: Which two of 27, 38, 13, 44 make 71. Assistant: <think> 等等"
+    text = "User: Which two of 17, 8, 10, 3 make 18. Assistant: <think> 等等"
     assert loaded.encode(text) == tokenizer.encode(text)
     assert loaded.eos_id == tokenizer.eos_id
 

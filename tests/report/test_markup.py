@@ -1,0 +1,51 @@
+import pytest
+
+from r1jax.report.markup import clip, count_marked, duration, escape, highlight, page, show
+from r1jax.rewards.reflection import REFLECTION_WORDS, count_reflections
+
+
+def test_nothing_hidden_survives():
+    assert escape("a\x00b\x1b[31m\r\n\tc\x7f") == "a␀b␛[31m␍\n\tc␡"
+    assert escape("\ud800x\x85\uffff") == "\ufffdx\ufffd\ufffd"
+    assert escape("a\u202eb\u200bc\u2066") == "a⟨U+202E⟩b⟨U+200B⟩c⟨U+2066⟩"
+    assert escape("<b a='1' c=\"2\">&") == "&lt;b a=&#x27;1&#x27; c=&quot;2&quot;&gt;&amp;"
+    assert escape("中文 é 😀") == "中文 é 😀"
+
+
+def test_highlight_marks_whole_words_of_any_case_and_escapes_the_rest():
+    assert highlight("<i>Wait</i>, 等等 waiting &") == (
+        "&lt;i&gt;<mark>Wait</mark>&lt;/i&gt;, <mark>等等</mark> waiting &amp;"
+    )
+
+
+def test_marks_what_the_stage_counts():
+    forms = [form for english, chinese in REFLECTION_WORDS.items() for form in (english, *chinese)]
+    texts = [*forms, " ".join(forms), "、".join(forms), "checkers_but wait5 错误错 BUT"]
+    for text in texts:
+        assert count_marked(text) == sum(count_reflections(text).values()), text
+
+
+def test_clip_keeps_both_ends_and_says_what_is_gone():
+    text = "a" * 100 + "b" * 100
+    assert clip(text, 200) == text
+    assert clip(text, 60) == "a" * 40 + "\n[… 140 characters left out …]\n" + "b" * 20
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (12.0, "12"), (0.23456, "0.235"), (2.3456, "2.35"), (23.456, "23.5"), (12345.6, "12,346")]
+    + [(2e-7, "2.00e-07"), (3e9, "3.00e+09"), (-0.5, "-0.500"), (float("nan"), "–"), (float("inf"), "–")],
+)
+def test_show(value, text):
+    assert show(value) == text
+
+
+def test_duration():
+    assert [duration(s) for s in (5.4, 372, 7260, float("nan"))] == ["5 s", "6 min 12 s", "2 h 01 min", "–"]
+
+
+def test_page_forbids_scripts_and_loads():
+    text = page("a<b", "x")
+    assert "<title>a&lt;b</title>" in text
+    assert "Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"" in text
+    assert "://" not in text

@@ -1,0 +1,117 @@
+import html.parser
+import json
+import subprocess
+import sys
+
+import pytest
+
+from r1jax.report import NotAWorkdirError, write_report
+from tests.report.synthetic import make_rl_stage, make_workdir, write_lines
+
+VOID = {"meta", "br", "img", "link"}
+
+
+class Balance(html.parser.HTMLParser):
+    """Fails on a tag that closes another one; collects tags and attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.text = [], set(), set(), []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes.update(name for name, _ in attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def read(path):
+    text = path.read_text(encoding="utf-8")
+    assert "://" not in text
+    parsed = Balance(text)
+    assert not parsed.tags & {"script", "img", "link", "iframe", "object"}
+    assert not any(name.startswith("on") for name in parsed.attributes)
+    return text
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    workdir = make_workdir(tmp_path_factory.mktemp("runs") / "zero", updates=60)
+    path = write_report(workdir)
+    assert path == workdir / "report.html"
+    assert [child.name for child in workdir.iterdir() if child.name.endswith(".part")] == []
+    return read(path)
+
+
+def test_headline(report):
+    for text in ("0.231 → 0.872", "95 %: 0.200–0.260 → 0.850–0.890", "0.340 → 0.940", "23.5 → 36.2", "6 min 12 s"):
+        assert f"{text}<" in report, text
+    assert "finished at update 60, 6 min 12 s" in report
+
+
+@pytest.mark.parametrize(
+    "title",
+    ["Held-out score", "Held-out pass@k", "Reward", "Reward parts", "Groups without a signal", "Response length"]
+    + ["Truncated", "Reflection words per 1,000 tokens", "Reflection words per completion", "Language"]
+    + ["KL to the reference", "Entropy", "Clipped ratios", "Sampler against trainer", "Gradient norm", "Learning rate"]
+    + ["Expert load", "Where the time goes", "Throughput", "Loss", "my_new_metric"],
+)
+def test_every_metric_has_its_plot(report, title):
+    assert f"<figcaption>{title}<" in report
+
+
+def test_settings_and_environment_are_there(report):
+    assert "<td>optimizer.learning_rate</td><td>0.0003</td>" in report
+    assert "<td>rewards[0].function</td><td>r1jax.rewards.accuracy:accuracy_reward</td>" in report
+    assert "<td>versions.jax</td><td>0.10.2</td>" in report
+
+
+def test_unfinished_run(tmp_path):
+    text = read(write_report(make_rl_stage(tmp_path / "rl", updates=7, done=False)))
+    assert "running or stopped at update 7 of 60" in text
+    assert "held-out pass@1" in text  # the first evaluation alone
+    assert "0.234 → –" in text
+
+
+@pytest.mark.parametrize("files", [[], ["metrics.jsonl"], ["metrics.jsonl", "summary.json", "completions"]])
+def test_run_that_has_only_begun(tmp_path, files):
+    (tmp_path / "config.json").write_text("{}")
+    for name in files:
+        (tmp_path / name).mkdir() if name == "completions" else (tmp_path / name).write_text("")
+    text = read(write_report(tmp_path, out=tmp_path / "page.html"))
+    assert "no update recorded yet" in text and "No metrics yet." in text
+
+
+def test_hostile_names_and_settings(tmp_path):
+    bad = "</title><script>x</script>$\\frac{&\ud800\x00"
+    folder = tmp_path / "<b>run"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({bad: bad, "stage": [bad], "seed": bad, "num_updates": bad}))
+    (folder / "environment.json").write_text(json.dumps({"x": [{bad: None}]}))
+    (folder / "summary.json").write_text(json.dumps({"before": bad, "after": {bad: 1}, "updates": bad, "seed": bad}))
+    names = [bad, f"rewards/{bad}/mean", f"eval/cons@{bad}", "eval/cons@²", "eval/cons@x_low"]
+    write_lines(folder / "metrics.jsonl", [{"step": step} | dict.fromkeys(names, step) for step in range(3)])
+    text = read(write_report(folder))
+    assert "<title>&lt;b&gt;run: r1jax report</title>" in text
+
+
+def test_not_a_work_directory(tmp_path):
+    with pytest.raises(NotAWorkdirError, match="is no work directory"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_line(tmp_path):
+    stage = make_rl_stage(tmp_path / "rl", updates=2)
+    good = subprocess.run([sys.executable, "-m", "r1jax.report", stage], capture_output=True, text=True)
+    assert (good.returncode, good.stdout, good.stderr) == (0, f"{stage / 'report.html'}\n", "")
+    bad = subprocess.run([sys.executable, "-m", "r1jax.report", tmp_path / "no"], capture_output=True, text=True)
+    assert bad.returncode == 2 and bad.stderr == f"report: {tmp_path / 'no'}: there is no such folder\n"

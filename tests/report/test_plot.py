@@ -1,0 +1,45 @@
+import re
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+
+from r1jax.report.plot import Curve, draw
+
+
+def curve(values, **kwargs):
+    values = np.asarray(values, float)
+    return Curve(np.arange(len(values), dtype=float), values, kwargs.pop("colour", 0), **kwargs)
+
+
+def test_is_one_svg_element_without_links_and_with_theme_colours():
+    svg = draw([curve([1, 2, 3]), curve([3, 2], colour=1)], title="Reward", unit="a & b")
+    root = ElementTree.fromstring(svg.replace("xlink:href", "href"))
+    assert root.tag == "svg" and root.get("aria-label") == "Reward"
+    assert "://" not in svg and "var(--c0)" in svg and "var(--c1)" in svg
+    assert set(re.findall(r"#[0-9a-f]{6}", svg)) <= {"#000000"}
+    assert "update" in svg and "a &amp; b" in svg
+
+
+def test_same_curve_same_bytes():
+    assert draw([curve([1, 2])], title="a", unit="b") == draw([curve([1, 2])], title="a", unit="b")
+
+
+def test_odd_curves_are_drawn():
+    for values in ([5.0], [0.0, 0.0], [1e-30, 1e30], [-1e300, 1e300], [2.0] * 100):
+        assert draw([curve(values)], title="odd", unit="value", low=0.0, high=1.0).startswith("<svg")
+    assert draw([curve([1, 2]), curve([3])], title="odd", unit="s", low=0.0, stacked=True).startswith("<svg")
+
+
+def test_running_mean_keeps_the_mean_level_and_short_curves():
+    assert curve([1, 5, 1]).smoothed().tolist() == [1, 5, 1]
+    smooth = curve(np.tile([0.0, 2.0], 50)).smoothed()
+    assert len(smooth) == 100 and np.abs(smooth - 1).max() < 0.2
+    ramp = curve(np.arange(100.0))
+    np.testing.assert_allclose(ramp.smoothed()[10:90], np.arange(10, 90))
+    np.testing.assert_array_equal(curve(np.arange(100.0), is_exact=True).smoothed(), np.arange(100))
+
+
+def test_long_curves_are_thinned_to_means():
+    thin = curve(np.arange(80_000.0), low=np.zeros(80_000), high=np.ones(80_000)).thinned()
+    assert len(thin.values) == 800
+    assert thin.values[0] == 49.5 and thin.high.tolist() == [1.0] * 800
