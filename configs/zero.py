@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict({"seed": 0})
     seed = config.get_ref("seed")
     corpus = {"function": "r1jax.tasks.mini_corpus:corpus_text", "arguments": {}}
+    documents_per_update = 15
     base = {
         "stage": "supervised",
         "workdir": "{workdir}/../base-{hash}",
@@ -27,26 +28,26 @@ def get_config() -> ConfigDict:
             "kind": "random",
             "preset": "mini_v3",
             "model": {"init_std": 0.05},
-            "tokenizer": {"source": corpus, "num_texts": 2000, "vocab_size": 384},
+            "tokenizer": {"source": corpus, "template": "plain", "num_texts": 2000, "vocab_size": 512},
         },
-        "data": corpus,
+        "data": corpus | {"arguments": {"warmup_documents": 900 * documents_per_update}},
         "template": "plain",
         "loss_on_prompt": False,
         "aggregation": "token",
-        "documents_per_update": 64,
-        "row_length": 256,
+        "documents_per_update": documents_per_update,
+        "row_length": 192,
         "rows_per_microbatch": 8,
-        "num_updates": 600,
+        "num_updates": 1300,
         "optimizer": {
-            "learning_rate": 2e-3,
+            "learning_rate": 3e-3,
             "schedule": "cosine",
             "warmup_steps": 50,
             "final_fraction": 0.05,
             "weight_decay": 0.01,
         },
         "bias_rate": 0.001,
-        "log_every": 10,
-        "checkpoint_every": 200,
+        "log_every": 20,
+        "checkpoint_every": 500,
         "keep_checkpoints": 1,
     }
     zero = {
@@ -83,7 +84,7 @@ def get_config() -> ConfigDict:
         "importance_cap": None,
         "mask_truncated": False,
         "reference_every": 400,
-        "row_length": 256,
+        "row_length": 192,
         "rows_per_microbatch": 8,
         "optimizer": {
             "learning_rate": 2e-4,

@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "hf": {"models"},
     "training": {"sharding"},
     "rollout": {"models", "sharding"},
+    "rollout.types": {"models", "sharding", "tasks"},  # a Rollout's Group holds its Problem
     "rollout.collect": {"models", "sharding", "text", "tasks", "rewards"},
     "evals": LOW | {"rollout"},
     **{room: LOW | TOP | {"rollout", "evals"} for room in TOP},

@@ -85,13 +85,6 @@ SECTIONS = (
             Panel(
                 "Right answers while training", "share of completions", (Line("correct", "right"),), low=0.0, high=1.0
             ),
-            Panel(
-                "Failed rewards",
-                "completions",
-                (Line("rewards/*/errors", "*"),),
-                "Reward functions that raised.",
-                low=0.0,
-            ),
             Panel("Reward parts", "mean, unweighted", (Line("rewards/*/mean", "*"),)),
             Panel(
                 "Groups without a signal",
@@ -121,7 +114,10 @@ SECTIONS = (
             Panel(
                 "Truncated",
                 "share of completions",
-                (Line("completions/clipped_ratio", "stopped by the length limit"),),
+                (
+                    Line("completions/clipped_ratio", "stopped by the length limit"),
+                    Line("eval/clipped_ratio", "held-out"),
+                ),
                 low=0.0,
             ),
             Panel(
@@ -168,6 +164,12 @@ SECTIONS = (
                 "Log-probability difference on the same tokens; float error if the two agree.",
                 low=0.0,
             ),
+            Panel(
+                "Ratio to the sampling policy",
+                "ratio",
+                (Line("ratio/mean", "mean"), Line("ratio/max", "largest")),
+                "Of each token, new over old probability; 1 in the first update of a phase.",
+            ),
             Panel("Gradient norm", "norm before clipping", (Line("grad_norm", "gradient"),), low=0.0),
             Panel("Update norm", "norm", (Line("update_norm", "update"),), low=0.0),
             Panel("Parameter norm", "norm", (Line("param_norm", "parameters"),)),
@@ -209,7 +211,7 @@ SECTIONS = (
 )
 
 # Metrics drawn as part of another panel, or known and not worth a plot of their own.
-_QUIET = re.compile(r".*_(low|high)|completions/(min|max)_length|rewards/[^/]+/std|time/step|finite")
+_QUIET = re.compile(r".*_(low|high)|completions/(min|max)_length|rewards/[^/]+/(std|errors)|time/step|finite")
 
 
 def resolve(names: Collection[str]) -> list[Section]:

@@ -144,12 +144,12 @@ def _stack(axes, curves: Sequence[Curve]) -> None:
 
 
 def _bounds(axes, low: float | None, high: float | None) -> None:
-    """Keeps the given ends unless the data go past them, and gives a flat curve some room."""
+    """Sets the given ends of the vertical axis unless the data go past them; a flat curve gets some room."""
     bottom, top = axes.get_ylim()
-    span = top - bottom
-    bottom = bottom if low is None else min(low, bottom + span / 22)
-    top = top if high is None else max(high * 1.02, top - span / 22)
-    if low is not None and top <= bottom + 1e-12:
+    lowest, highest = axes.dataLim.intervaly
+    bottom = bottom if low is None else min(low, lowest)
+    top = top if high is None else max(high * 1.02, highest)
+    if low is not None and highest <= bottom:
         top = bottom + 1.0
     axes.set_ylim(bottom, top)
 

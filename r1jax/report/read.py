@@ -218,6 +218,9 @@ def _metrics(rows: list[dict[str, Any]], notes: list[str]) -> dict[str, Series]:
                 lost.setdefault(name, []).append(int(step))
     for name, steps in sorted(lost.items()):
         notes.append(f"{name}: {len(steps)} non-finite or too large, left out (first at update {steps[0]}).")
+    for name, points in sorted(values.items()):
+        if name.startswith("rewards/") and name.endswith("/errors") and sum(points.values()):
+            notes.append(f"{name}: the reward function failed {sum(points.values()):,.0f} times; those scored 0.")
     _add_other_time(values)
     return {
         name: Series(np.array(sorted(points)), np.array([points[step] for step in sorted(points)]))

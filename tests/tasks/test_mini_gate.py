@@ -20,7 +20,7 @@ def table(*completions):
 
 def test_careful_trace_with_slip_and_check():
     result = table(
-        " <think> one 27 + 38 = 65 vs 71 wrong retry two 27 + 13 = 30 check 27 + 13 = 40 vs 71 no 等等 27 + 44 = 71 vs 71"
+        " <think> one 27 + 38 = 65 vs 71 small retry two 27 + 13 = 30 check 27 + 13 = 40 vs 71 小 等等 27 + 44 = 71 vs 71"
         " yes verify 27 + 44 = 71 vs 71 对 </think> <answer> 27 + 44 </answer>"
     )
     assert result["pass@1"] == 1.0 and result["share/hit_n"] == 1.0 and result["well_formed"] == 1.0
@@ -28,15 +28,15 @@ def test_careful_trace_with_slip_and_check():
     assert result["sum_right"] == 0.8 and result["slips"] == 1
     assert result["notice_given_slip"] == 1.0 and result["notice_given_right"] == 0.0
     assert result["hits"] == 2 and result["yes_given_hit"] == 1.0 and result["yes_given_miss"] == 0.0
-    assert result["reflections"] == 5  # wrong retry check 等等 verify
+    assert result["reflections"] == 4  # retry check 等等 verify
     assert result["language/mixed"] == 1.0
 
 
 def test_faults_are_counted():
     result = table(
         " <think> 27 + 38 = 66 vs 70 yes </think> <answer> 27 + 44 </answer>",  # slip, wrong target, false yes, miscopied
-        " <think> 44 + 27 = 71 vs 71 no retry 27 + 44 = 71 vs 71 no whatever </think> <answer> 27 + 44 </answer>",
-        " <think> 27 + 39 = 66 check 27 + 38 = 65 vs 71 no whatever </think> <answer> 27 + 38 </answer>",  # false alarm
+        " <think> 44 + 27 = 71 vs 71 small retry 27 + 44 = 71 vs 71 big whatever </think> <answer> 27 + 44 </answer>",
+        " <think> 27 + 39 = 66 check 27 + 38 = 65 vs 71 small whatever </think> <answer> 27 + 38 </answer>",  # false alarm
     )
     assert result["pass@1"] == pytest.approx(2 / 3)
     assert result["share/hit_1"] == pytest.approx(1 / 3) and result["share/gave_up_n"] == pytest.approx(1 / 3)

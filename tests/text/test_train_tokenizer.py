@@ -16,7 +16,7 @@ def train(**options):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train()
+    return train(split_digits=True)
 
 
 def pieces(tokenizer, text):
@@ -34,7 +34,7 @@ def test_digits_never_merge(tokenizer):
 
 
 def test_frequent_numbers_may_be_single_tokens():
-    tokenizer = train(split_digits=False)
+    tokenizer = train()
     text = " 17 + 8 = 25 vs 9, 3 make 20."
     assert pieces(tokenizer, text) == [" 17", " +", " 8", " =", " 25", " vs", " 9", ",", " 3", " make", " 20", "."]
     assert tokenizer.decode(tokenizer.encode("2026 1234567")) == "2026 1234567"
@@ -54,7 +54,7 @@ def test_special_tokens_and_size(tokenizer):
 
 
 def test_training_is_deterministic_and_survives_the_disk(tokenizer, tmp_path):
-    train().save(tmp_path)
+    train(split_digits=True).save(tmp_path)
     loaded = Tokenizer.load(tmp_path)
     text = "User: Which two of 17, 8, 10, 3 make 18. Assistant: <think> 等等"
     assert loaded.encode(text) == tokenizer.encode(text)
