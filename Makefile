@@ -19,7 +19,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup zero zero_smollm2 test test-all gates check format clean
+.PHONY: help setup zero zero_smollm2 test test-slow test-all gates check format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -37,9 +37,10 @@ zero_smollm2: $(VENV)/.runtime $(VENV)/.weights  ## R1-Zero on a real model, Smo
 test: setup  ## the fast tests
 	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not gate and not slow"
 
-test-all: setup  ## every test, the learning gates and slow ones too
-	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not gate"
-	@$(BIN)/python -m pytest -q -m gate
+test-slow: setup  ## the slow tests: the notebook, the real model against transformers
+	@$(BIN)/python -m pytest -q -n $(JOBS) -m "slow and not gate"
+
+test-all: test test-slow gates  ## every test
 
 gates: setup  ## the learning gates: GRPO must learn
 	@$(BIN)/python -m pytest -q -m gate

@@ -18,7 +18,6 @@ def get_config() -> ConfigDict:
     config = ConfigDict({"seed": 0})
     seed = config.get_ref("seed")
     corpus = {"function": "r1jax.tasks.mini_corpus:corpus_text", "arguments": {}}
-    documents_per_update = 15
     base = {
         "stage": "supervised",
         "workdir": "{workdir}/../base-{hash}",
@@ -30,14 +29,14 @@ def get_config() -> ConfigDict:
             "model": {"init_std": 0.05},
             "tokenizer": {"source": corpus, "template": "plain", "num_texts": 2000, "vocab_size": 512},
         },
-        "data": corpus | {"arguments": {"warmup_documents": 900 * documents_per_update}},
+        "data": corpus | {"arguments": {"warmup_documents": 18_000}},
         "template": "plain",
         "loss_on_prompt": False,
         "aggregation": "token",
-        "documents_per_update": documents_per_update,
-        "row_length": 192,
+        "documents_per_update": 28,
+        "row_length": 160,
         "rows_per_microbatch": 8,
-        "num_updates": 1300,
+        "num_updates": 1100,
         "optimizer": {
             "learning_rate": 3e-3,
             "schedule": "cosine",
@@ -65,7 +64,7 @@ def get_config() -> ConfigDict:
         "questions_per_phase": 16,
         "group_size": 16,
         "updates_per_phase": 2,
-        "num_updates": 160,
+        "num_updates": 80,
         "temperature": 1.0,
         "max_prompt_tokens": 48,
         "max_new_tokens": [[0, 112]],
@@ -84,18 +83,19 @@ def get_config() -> ConfigDict:
         "importance_cap": None,
         "mask_truncated": False,
         "reference_every": 400,
-        "row_length": 192,
+        "row_length": 160,
         "rows_per_microbatch": 8,
         "optimizer": {
-            "learning_rate": 2e-4,
+            "learning_rate": 1e-4,
             "schedule": "constant",
             "warmup_steps": 5,
+            "b2": 0.99,
             "weight_decay": 0.0,
         },
         "bias_rate": 0.001,
         # held-out evaluation
         "eval": {
-            "every": 20,
+            "every": 10,
             "problems": 128,
             "samples": 4,
             "final_problems": 512,
@@ -104,7 +104,7 @@ def get_config() -> ConfigDict:
             "temperature": 1.0,
             "seed": 20_000,
         },
-        "checkpoint_every": 40,
+        "checkpoint_every": 20,
         "keep_checkpoints": 2,
     }
     config.stages = ConfigDict({"base": base, "zero": zero}, sort_keys=False)

@@ -37,6 +37,7 @@ from ml_collections import ConfigDict, config_flags
 
 import r1jax.stages
 from r1jax.launch.compilation_cache import use_compilation_cache
+from r1jax.launch.host_memory import keep_freed_memory
 from r1jax.report import write_report
 from r1jax.training.workdir import open_workdir, write_json
 
@@ -183,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             overrides = [f"--config.seed={options.seed}", *overrides]
         config = load_config(options.config, overrides)
         logging.set_verbosity(logging.WARNING)
+        keep_freed_memory()
         use_compilation_cache()
         summaries = run_stages(make_stages(config, workdir))
         if summaries is None:

@@ -15,7 +15,9 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from r1jax.launch.compilation_cache import use_compilation_cache  # noqa: E402
+from r1jax.launch.host_memory import keep_freed_memory  # noqa: E402
 
+keep_freed_memory()
 use_compilation_cache()
 
 

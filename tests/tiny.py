@@ -1,4 +1,7 @@
-"""The two tiny models that the tests share, with every parameter away from its initial value."""
+"""Tiny models, and the tiny policy of the stages' tests, that the tests share."""
+
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -42,3 +45,24 @@ def padded(rows, *, length=None, left=False):
         place = slice(length - len(ids), None) if left else slice(0, len(ids))
         tokens[row, place], positions[row, place], segments[row, place] = ids, np.arange(len(ids)), 1
     return tokens, positions, segments
+
+
+_CORPUS = {"function": "r1jax.tasks.mini_corpus:corpus_text", "arguments": {}}
+_TINY = {
+    "model_dim": 32, "ffn_dim": 48, "num_layers": 2, "num_heads": 2, "q_lora_rank": 16, "kv_lora_rank": 16,
+    "nope_head_dim": 8, "rope_head_dim": 8, "value_head_dim": 8, "num_experts": 4, "expert_ffn_dim": 16,
+    "num_groups": 2, "num_groups_per_token": 1, "init_std": 0.2,
+}  # fmt: skip
+POLICY = {
+    "kind": "random",
+    "preset": "mini_v3",
+    "model": _TINY,
+    "tokenizer": {"source": _CORPUS, "template": "plain", "num_texts": 100, "vocab_size": 300},
+}
+"""What a stage's config.init takes: an untrained model with a tokenizer of the mini corpus."""
+
+
+def rows_of(workdir: Path) -> list[dict]:
+    """Metrics rows without what depends on the clock."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith(("time", "tokens_per_second"))} for row in rows]

@@ -5,6 +5,7 @@ import json
 
 from r1jax.bench import grpo_step
 from r1jax.launch.compilation_cache import use_compilation_cache
+from r1jax.launch.host_memory import keep_freed_memory
 
 
 def main() -> None:
@@ -15,6 +16,7 @@ def main() -> None:
     command.add_argument("--config", default="configs/zero.py", help="an experiment with an RL stage")
     command.add_argument("--phases", type=int, default=3, help="timed phases, after one that compiles")
     options = parser.parse_args()
+    keep_freed_memory()
     use_compilation_cache()
     print(json.dumps(grpo_step.run(options.config, phases=options.phases), indent=2))
 

@@ -28,9 +28,9 @@ class GQA(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, *, angles, segments_BT, cache=None, cache_segments_BS=None, start=0):
         """(output [B, T, D], the layer's cache with these tokens at slots start..)."""
-        q_BTNH = project("btd,dnh->btnh", x_BTD, self.w_q_DNH)
-        k_BTJH = project("btd,djh->btjh", x_BTD, self.w_k_DJH)
-        v_BTJH = project("btd,djh->btjh", x_BTD, self.w_v_DJH)
+        q_BTNH = project(x_BTD, self.w_q_DNH)
+        k_BTJH = project(x_BTD, self.w_k_DJH)
+        v_BTJH = project(x_BTD, self.w_v_DJH)
         if self.config.qkv_bias:
             dtype = x_BTD.dtype
             q_BTNH = q_BTNH + self.b_q_NH[...].astype(dtype)
@@ -45,4 +45,4 @@ class GQA(nnx.Module):
         mask_BTS = attention_mask(segments_BT, kv_segments, q_offset=start)
         scale = self.config.head_dim**-0.5
         out_BTNH = attention(q_BTNH, k_BTJH, v_BTJH, mask_BTS=mask_BTS, scale=scale)
-        return project("btnh,nhd->btd", out_BTNH, self.w_o_NHD), cache
+        return project(out_BTNH, self.w_o_NHD, num_contracted=2), cache

@@ -1,5 +1,7 @@
 """Parameters with logical axes, matmuls with float32 accumulation, RMSNorm and SwiGLU."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -15,13 +17,17 @@ def param(rngs: nnx.Rngs, shape: tuple[int, ...], *, axes: tuple[str | None, ...
     return nnx.Param(value, axes=axes)
 
 
-def project(spec: str, x: jax.Array, w) -> jax.Array:
-    """Einsum of activations with a weight: inputs in x's type, sums in float32, result in x's type.
+def project(x: jax.Array, w, *, num_contracted: int = 1) -> jax.Array:
+    """The last ``num_contracted`` dims of x with the first of w: inputs in x's type, sums in float32, result in x's type.
 
-    On XLA's CPU a bfloat16 dot with float32 result is about four times faster than a plain one; on TPU it is what the
-    matrix unit does anyway.
+    Written as one 2-D matmul: the backward of a 3-D einsum takes 1.7 times as long on XLA's CPU. There a bfloat16 dot
+    with float32 result is also about four times faster than a plain one; on TPU it is what the matrix unit does anyway.
     """
-    return jnp.einsum(spec, x, jnp.asarray(w).astype(x.dtype), preferred_element_type=jnp.float32).astype(x.dtype)
+    w = jnp.asarray(w).astype(x.dtype)
+    batch_dims, out_dims = x.shape[: x.ndim - num_contracted], w.shape[num_contracted:]
+    contracted = math.prod(w.shape[:num_contracted])
+    out = jnp.matmul(x.reshape(-1, contracted), w.reshape(contracted, -1), preferred_element_type=jnp.float32)
+    return out.astype(x.dtype).reshape(*batch_dims, *out_dims)
 
 
 class RMSNorm(nnx.Module):
@@ -46,6 +52,6 @@ class SwiGLU(nnx.Module):
         self.w_down_FD = param(rngs, (ffn_dim, dim), axes=("mlp", "embed"), std=std)
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        gate_BTF = project("btd,df->btf", x_BTD, self.w_gate_DF)
-        up_BTF = project("btd,df->btf", x_BTD, self.w_up_DF)
-        return project("btf,fd->btd", jax.nn.silu(gate_BTF) * up_BTF, self.w_down_FD)
+        gate_BTF = project(x_BTD, self.w_gate_DF)
+        up_BTF = project(x_BTD, self.w_up_DF)
+        return project(jax.nn.silu(gate_BTF) * up_BTF, self.w_down_FD)

@@ -50,14 +50,11 @@ class MLA(nnx.Module):
         ``absorbed`` reads all of the cache; without it attention is among the given tokens alone.
         """
         c = self.config
-        if c.q_lora_rank:
-            q_BTNA = project("btq,qna->btna", self.q_norm(project("btd,dq->btq", x_BTD, self.w_dq_DQ)), self.w_uq_QNA)
-        else:
-            q_BTNA = project("btd,dna->btna", x_BTD, self.w_q_DNA)
+        q_BTNA = self._query(x_BTD)
         q_nope_BTNH, q_rope_BTNR = jnp.split(q_BTNA, [c.nope_head_dim], axis=-1)
         q_rope_BTNR = apply_rope(q_rope_BTNR, *angles, interleaved=True)
 
-        latent_BTC, k_rope_BTR = jnp.split(project("btd,dc->btc", x_BTD, self.w_dkv_DC), [c.kv_lora_rank], axis=-1)
+        latent_BTC, k_rope_BTR = jnp.split(project(x_BTD, self.w_dkv_DC), [c.kv_lora_rank], axis=-1)
         latent_BTC = self.kv_norm(latent_BTC)
         k_rope_BTR = apply_rope(k_rope_BTR, *angles, interleaved=True)
         if cache is not None:
@@ -69,10 +66,16 @@ class MLA(nnx.Module):
         else:
             mask_BTS = attention_mask(segments_BT, segments_BT)
             out_BTNU = self._expanded(q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, mask_BTS)
-        return project("btnu,nud->btd", out_BTNU, self.w_o_NUD), cache
+        return project(out_BTNU, self.w_o_NUD, num_contracted=2), cache
+
+    def _query(self, x_BTD):
+        if not self.config.q_lora_rank:
+            return project(x_BTD, self.w_q_DNA)
+        q_latent_BTQ = self.q_norm(project(x_BTD, self.w_dq_DQ))
+        return project(q_latent_BTQ, self.w_uq_QNA)
 
     def _expanded(self, q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, mask_BTS):
-        kv_BTNA = project("btc,cna->btna", latent_BTC, self.w_ukv_CNA)
+        kv_BTNA = project(latent_BTC, self.w_ukv_CNA)
         k_nope_BTNH, v_BTNU = jnp.split(kv_BTNA, [self.config.nope_head_dim], axis=-1)
         k_rope_BTNR = jnp.broadcast_to(k_rope_BTR[:, :, None], (*k_nope_BTNH.shape[:3], k_rope_BTR.shape[-1]))
         q_BTNA = jnp.concatenate([q_nope_BTNH, q_rope_BTNR], axis=-1)
@@ -81,10 +84,15 @@ class MLA(nnx.Module):
 
     def _absorbed(self, q_nope_BTNH, q_rope_BTNR, latent_BSC, k_rope_BSR, mask_BTS):
         w_uk_CNH, w_uv_CNU = jnp.split(self.w_ukv_CNA[...], [self.config.nope_head_dim], axis=-1)
-        q_latent_BTNC = project("btnh,cnh->btnc", q_nope_BTNH, w_uk_CNH)
+        q_latent_BTNC = _per_head("btnh,cnh->btnc", q_nope_BTNH, w_uk_CNH)
         q_BTNA = jnp.concatenate([q_latent_BTNC, q_rope_BTNR], axis=-1)
         k_BSA = jnp.concatenate([latent_BSC, k_rope_BSR], axis=-1)
         z_BTNC = attention(
             q_BTNA, k_BSA[:, :, None], latent_BSC[:, :, None], mask_BTS=mask_BTS, scale=self.softmax_scale
         )
-        return project("btnc,cnu->btnu", z_BTNC, w_uv_CNU)
+        return _per_head("btnc,cnu->btnu", z_BTNC, w_uv_CNU)
+
+
+def _per_head(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
+    """Each head with its own matrix, sums in float32."""
+    return jnp.einsum(spec, x, w.astype(x.dtype), preferred_element_type=jnp.float32).astype(x.dtype)

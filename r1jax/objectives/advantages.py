@@ -46,4 +46,3 @@ def is_zero_variance(rewards_PG: jax.Array) -> jax.Array:
     """True for each group whose rewards are all equal: it teaches nothing. [P, G] -> [P] bool."""
     check_shapes(2, rewards_PG=rewards_PG)
     return jnp.max(rewards_PG, axis=1) == jnp.min(rewards_PG, axis=1)
-

@@ -67,6 +67,7 @@ def check(config: ConfigDict) -> None:
         or config.eval.problems % config.eval.problems_per_batch
     ):
         raise ValueError(f"eval: problems and final_problems must be multiples of {config.eval.problems_per_batch}")
+    make_optimizer(total_steps=config.num_updates, **config.optimizer)
     Rubric(config.rewards)
     make_mixture(config.tasks, seed=config.seed)
     _check_objective(config)

@@ -19,6 +19,7 @@ from r1jax.objectives.supervised import cross_entropy_loss
 from r1jax.objectives.weights import token_weights
 from r1jax.sharding import make_mesh
 from r1jax.stages.policy import load_policy, make_source
+from r1jax.text.chat import render
 from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.learner import NonFiniteError, TrainState, Update, init_state, make_update
 from r1jax.training.metrics import MetricsWriter
@@ -27,6 +28,19 @@ from r1jax.training.stop import GracefulStop
 from r1jax.training.workdir import open_workdir
 
 FIELDS = ("tokens", "targets", "mask", "segment_ids", "positions")
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ValueError, naming the key, for a config that cannot train; costs a few documents."""
+    for name in ("num_updates", "documents_per_update", "rows_per_microbatch", "log_every"):
+        if config[name] < 1:
+            raise ValueError(f"{name}={config[name]}: must be at least 1")
+    if config.aggregation not in ("token", "sequence"):
+        raise ValueError(f"aggregation={config.aggregation!r}: must be 'token' or 'sequence'")
+    make_optimizer(total_steps=config.num_updates, **config.optimizer)
+    source = make_source(config.data.to_dict(), seed=config.seed)
+    question, _ = source(0)
+    render([{"role": "user", "content": question}], template=config.template)
 
 
 def make_loss(model, *, aggregation: str):
@@ -68,6 +82,7 @@ def build(config: ConfigDict, model: Model, params, buffers) -> tuple[TrainState
 def main(config: ConfigDict, workdir: Path) -> dict:
     """Trains, and leaves checkpoints, model.json and tokenizer/ in ``workdir``. Returns the summary."""
     start_time = time.monotonic()
+    check(config)
     run = open_workdir(workdir, config.to_dict())
     mesh = make_mesh(config.mesh)
     with (

@@ -1,6 +1,5 @@
 """The RL stage as a whole, on a tiny model: resume, meshes, bad input, failing rewards and gradients."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -11,18 +10,12 @@ from ml_collections import ConfigDict
 
 from r1jax.rollout.collect import Collected
 from r1jax.rollout.types import Completion, Group, Rollout
+from r1jax.run import load_config
 from r1jax.stages import rl
 from r1jax.tasks.types import Problem
 from r1jax.training.checkpoint import load_checkpoint
 from r1jax.training.learner import NonFiniteError
-
-ZERO = Path(__file__).parents[2] / "configs" / "zero.py"
-CORPUS = {"function": "r1jax.tasks.mini_corpus:corpus_text", "arguments": {}}
-TINY = {
-    "model_dim": 32, "ffn_dim": 48, "num_layers": 2, "num_heads": 2, "q_lora_rank": 16, "kv_lora_rank": 16,
-    "nope_head_dim": 8, "rope_head_dim": 8, "value_head_dim": 8, "num_experts": 4, "expert_ffn_dim": 16,
-    "num_groups": 2, "num_groups_per_token": 1, "init_std": 0.2,
-}  # fmt: skip
+from tests.tiny import POLICY, rows_of
 
 
 def length_reward(prompts, completions, **columns):
@@ -35,13 +28,9 @@ def raising_reward(prompts, completions, **columns):
 
 
 def tiny_config(**changes) -> ConfigDict:
-    spec = importlib.util.spec_from_file_location("zero_config", ZERO)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = ConfigDict(module.get_config().stages.zero.to_dict())
+    config = ConfigDict(load_config("configs/zero.py").stages.zero.to_dict())
     config.update(
-        init={"kind": "random", "preset": "mini_v3", "model": TINY,
-              "tokenizer": {"source": CORPUS, "template": "plain", "num_texts": 100, "vocab_size": 300}},
+        init=POLICY,
         tasks=[{"kind": "mini", "name": "pair_sum"}],
         rewards=[{"function": f"{__name__}:length_reward", "weight": 1.0}],
         questions_per_phase=4, group_size=4, updates_per_phase=2, num_updates=4, reference_every=2,
@@ -54,12 +43,6 @@ def tiny_config(**changes) -> ConfigDict:
     with config.unlocked():
         config.update(changes)
     return config.lock()
-
-
-def rows_of(workdir: Path) -> list[dict]:
-    """Metrics rows without what depends on the clock."""
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith(("time", "tokens_per_second"))} for row in rows]
 
 
 def params_of(workdir: Path, config: ConfigDict):

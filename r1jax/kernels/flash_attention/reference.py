@@ -24,9 +24,14 @@ def attention(
     """
     batch, num_queries, num_heads, _ = q_BTNH.shape
     num_kv_heads = k_BSJH.shape[2]
-    q_BTJGH = q_BTNH.reshape(batch, num_queries, num_kv_heads, num_heads // num_kv_heads, -1)
-    scores = jnp.einsum("btjgh,bsjh->bjgts", q_BTJGH, k_BSJH, preferred_element_type=jnp.float32) * scale
+    group = num_heads // num_kv_heads
+    # Heads in front, G queries of a key head as rows: plain batched matmuls, forward and backward.
+    q_BJXH = jnp.swapaxes(q_BTNH, 1, 2).reshape(batch, num_kv_heads, group * num_queries, -1)
+    k_BJSH, v_BJSU = jnp.swapaxes(k_BSJH, 1, 2), jnp.swapaxes(v_BSJU, 1, 2)
+    scores = jnp.einsum("bjxh,bjsh->bjxs", q_BJXH, k_BJSH, preferred_element_type=jnp.float32) * scale
+    scores = scores.reshape(batch, num_kv_heads, group, num_queries, -1)
     scores = jnp.where(mask_BTS[:, None, None], scores, MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_BSJU.dtype)
-    out = jnp.einsum("bjgts,bsju->btjgu", weights, v_BSJU, preferred_element_type=jnp.float32)
-    return out.reshape(batch, num_queries, num_heads, -1).astype(q_BTNH.dtype)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v_BSJU.dtype).reshape(batch, num_kv_heads, q_BJXH.shape[2], -1)
+    out_BJXU = jnp.einsum("bjxs,bjsu->bjxu", weights, v_BJSU, preferred_element_type=jnp.float32)
+    out_BNTU = out_BJXU.reshape(batch, num_heads, num_queries, -1)
+    return jnp.swapaxes(out_BNTU, 1, 2).astype(q_BTNH.dtype)

@@ -5,8 +5,9 @@
 2. Gather rows into slots and each block's expert weights; three batched matmuls.
 3. Gather each row's result back and sum over its K experts.
 
-Rows and slots are a bijection, so the transpose of every gather is a gather too: ``_permute`` says so to autodiff, which
-would otherwise emit a scatter-add (a serial loop on XLA's CPU). ``jax.lax.ragged_dot`` is an order of magnitude slower there.
+Rows and slots are a bijection, so the transpose of every gather is a gather too, and that of step 2's gather of weights
+a small matmul: ``_permute`` and ``_of_blocks`` say so to autodiff, which would otherwise emit scatter-adds (serial loops
+on XLA's CPU). ``jax.lax.ragged_dot`` is an order of magnitude slower there.
 """
 
 import jax
@@ -27,7 +28,7 @@ def expert_ffn(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD):
     dtype = x_TD.dtype
 
     def batched(rows, w):
-        blocks = w[expert_of_block].astype(dtype)
+        blocks = _of_blocks(w.astype(dtype), expert_of_block)
         return jnp.einsum("nbi,nio->nbo", rows, blocks, preferred_element_type=jnp.float32).astype(dtype)
 
     hidden_nbF = jax.nn.silu(batched(x_nbD, w_gate_EDF)) * batched(x_nbD, w_up_EDF)
@@ -76,3 +77,23 @@ def _permute_bwd(targets_IC, dout_OD):
 
 
 _permute.defvjp(_permute_fwd, _permute_bwd)
+
+
+@jax.custom_vjp
+def _of_blocks(w_EIO: jax.Array, expert_of_block: jax.Array) -> jax.Array:
+    """The weights of each block's expert, [n, I, O]."""
+    return w_EIO[expert_of_block]
+
+
+def _of_blocks_fwd(w_EIO, expert_of_block):
+    return w_EIO[expert_of_block], (expert_of_block, w_EIO.shape)
+
+
+def _of_blocks_bwd(residuals, dblocks_nIO):
+    expert_of_block, shape = residuals
+    pick_En = jax.nn.one_hot(expert_of_block, shape[0], axis=0, dtype=dblocks_nIO.dtype)
+    dw = jnp.matmul(pick_En, dblocks_nIO.reshape(dblocks_nIO.shape[0], -1), preferred_element_type=jnp.float32)
+    return dw.reshape(shape).astype(dblocks_nIO.dtype), None
+
+
+_of_blocks.defvjp(_of_blocks_fwd, _of_blocks_bwd)
