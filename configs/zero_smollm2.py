@@ -61,7 +61,7 @@ def get_config() -> ConfigDict:
         "questions_per_phase": 8,
         "group_size": 8,
         "updates_per_phase": 1,
-        "num_updates": 32,
+        "num_updates": 20,
         "temperature": 1.0,
         "max_prompt_tokens": 40,
         "max_new_tokens": [[0, 64]],
@@ -89,7 +89,7 @@ def get_config() -> ConfigDict:
         },
         "bias_rate": 0.0,
         "eval": {
-            "every": 8,
+            "every": 5,
             "problems": 64,
             "samples": 2,
             "final_problems": 192,
@@ -98,7 +98,7 @@ def get_config() -> ConfigDict:
             "temperature": 1.0,
             "seed": 20_000,
         },
-        "checkpoint_every": 12,
+        "checkpoint_every": 10,
         "keep_checkpoints": 1,
     }
     config.stages = ConfigDict({"format": form, "zero": zero}, sort_keys=False)

@@ -6,6 +6,7 @@ the loss is the mean over the batch's target tokens ("token") or over documents 
 
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +33,12 @@ FIELDS = ("tokens", "targets", "mask", "segment_ids", "positions")
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError, naming the key, for a config that cannot train; costs a few documents."""
-    for name in ("num_updates", "documents_per_update", "rows_per_microbatch", "log_every"):
-        if config[name] < 1:
-            raise ValueError(f"{name}={config[name]}: must be at least 1")
+    counts: dict[str, Any] = {
+        name: config[name] for name in ("num_updates", "documents_per_update", "rows_per_microbatch", "log_every")
+    }
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1")
     if config.aggregation not in ("token", "sequence"):
         raise ValueError(f"aggregation={config.aggregation!r}: must be 'token' or 'sequence'")
     make_optimizer(total_steps=config.num_updates, **config.optimizer)

@@ -32,5 +32,12 @@ def test_swiglu_equals_numpy():
 def test_project_sums_in_float32_and_keeps_the_inputs_type():
     x = np.ones((1, 4096), jnp.bfloat16)
     w = np.full((4096, 1), 1.0, np.float32)
-    out = project("ij,jk->ik", jnp.array(x), w)
+    out = project(jnp.array(x), w)
     assert out.dtype == jnp.bfloat16 and float(out[0, 0]) == 4096.0  # a bfloat16 sum of ones would stop at 256
+
+
+def test_project_contracts_the_last_dims_with_the_first():
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(2, 3, 4, 5)).astype(np.float32), rng.normal(size=(4, 5, 6)).astype(np.float32)
+    out = project(jnp.array(x), w, num_contracted=2)
+    np.testing.assert_allclose(out, np.einsum("btnh,nhd->btd", x, w), rtol=1e-5, atol=1e-5)

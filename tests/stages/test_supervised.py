@@ -14,13 +14,14 @@ from tests.tiny import POLICY, rows_of
 
 
 def tiny_config(**changes) -> ConfigDict:
-    config = ConfigDict(load_config("configs/zero.py").stages.base.to_dict())
+    values = load_config("configs/zero.py").stages.base.to_dict()
+    values.pop("workdir")
+    config = ConfigDict(values)
     config.update(
         init=POLICY,
         documents_per_update=6, row_length=256, rows_per_microbatch=4, num_updates=6, log_every=1, checkpoint_every=2,
     )  # fmt: skip
     config.optimizer.update(warmup_steps=1)
-    config.pop("workdir", None)
     with config.unlocked():
         config.update(changes)
     return config.lock()
