@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 SEED ?= 0
-WORKDIR ?= runs/zero
+WORKDIR ?= runs/zero$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 JOBS ?= 2
 BIN := $(VENV)/bin
 

@@ -129,8 +129,8 @@ def make_stages(config: ConfigDict, workdir: Path) -> list[Stage]:
     for stage in planned:
         if hasattr(stage.module, "check"):
             stage.module.check(stage.config)
-        if _read_json(stage.workdir / "config.json") not in (None, json.loads(stage.config.to_json())):
-            open_workdir(stage.workdir, stage.config.to_dict())  # refuses, naming the keys that differ
+        if read_done(stage) is None:
+            open_workdir(stage.workdir, stage.config.to_dict())  # refuses another config's, or a place it cannot write
     return planned
 
 

@@ -1,5 +1,6 @@
 """Held-out evaluation of a policy: k samples a problem, pass@1, pass@k, cons@k with intervals over problems."""
 
+import re
 from collections.abc import Sequence
 
 import jax
@@ -26,13 +27,14 @@ def evaluate(
     problems_per_batch: int,
     top_p: float | None = None,
 ) -> tuple[dict[str, float], list[Group]]:
-    """(metrics of ``statistics.summarise`` with k = ``num_samples``, the groups).
+    """(metrics of ``statistics.summarise`` with k = ``num_samples`` and "errors" of verifiers, the groups).
 
     ``problems_per_batch`` bounds memory and must divide the number of problems.
     """
     if len(problems) % problems_per_batch:
         raise ValueError(f"{len(problems)} evaluation problems are no multiple of {problems_per_batch} a batch")
     groups: list[Group] = []
+    num_errors = 0
     for start in range(0, len(problems), problems_per_batch):
         batch = problems[start : start + problems_per_batch]
         collected = collector.collect(
@@ -47,8 +49,24 @@ def evaluate(
             policy_version=policy_version,
         )
         groups += collected.groups
+        num_errors += sum(collected.reward_errors.values())
     samples = [samples_of(group, collector.task) for group in groups]
-    return summarise(samples, k=num_samples, prefix=""), groups
+    return summarise(samples, k=num_samples, prefix="") | {"errors": num_errors}, groups
+
+
+def distinct_problems(task: Task, count: int, *, split: str) -> list[Problem]:
+    """The first ``count`` problems of a split whose questions do not consist of the same words and numbers.
+
+    Raises ValueError for a task that has not as many (20 draws for each one asked for).
+    """
+    found: dict[tuple[str, ...], Problem] = {}
+    for index in range(20 * count):
+        problem = task.problem(index, split=split)
+        words = tuple(sorted(re.findall(r"\w+", problem.messages[-1]["content"])))
+        found.setdefault(words, problem)
+        if len(found) == count:
+            return list(found.values())
+    raise ValueError(f"task {task.name!r} has only about {len(found)} distinct {split} problems, {count} are asked for")
 
 
 def samples_of(group: Group, task: Task) -> ProblemSamples:

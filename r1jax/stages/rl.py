@@ -5,20 +5,19 @@ refreshed every R updates. Sampler and trainer hold the same arrays, so there is
 paper, all in the config: sizes.
 """
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from r1jax.data.prompts import make_prompt_iterator
-from r1jax.evals.evaluate import evaluate
+from r1jax.evals.evaluate import distinct_problems, evaluate
 from r1jax.models.transformer import Model
-from r1jax.objectives.advantages import group_advantages
 from r1jax.objectives.grpo import grpo_loss
 from r1jax.objectives.sums import add_metrics
 from r1jax.objectives.weights import token_weights
@@ -28,6 +27,7 @@ from r1jax.rollout.engine import make_engine
 from r1jax.sharding import make_mesh
 from r1jax.stages.policy import load_policy
 from r1jax.stages.rl_batch import advantages_of, is_zero_variance, make_microbatches, split_by_question
+from r1jax.stages.rl_check import LOSS_OPTIONS, check
 from r1jax.stages.rl_log import completion_rows, rollout_metrics, update_metrics
 from r1jax.tasks.mixture import make_mixture
 from r1jax.training.checkpoint import Checkpoints
@@ -36,66 +36,6 @@ from r1jax.training.metrics import CompletionsWriter, MetricsWriter
 from r1jax.training.optimizer import make_optimizer
 from r1jax.training.stop import GracefulStop
 from r1jax.training.workdir import open_workdir
-
-LOSS_OPTIONS = ("clip_low", "clip_high", "dual_clip", "kl_coef", "kl_estimator", "ratio_level", "importance_cap")
-
-
-def check(config: ConfigDict) -> None:
-    """Raises ValueError, naming the key, for a config that cannot train; costs nothing."""
-    if config.group_size < 2:
-        raise ValueError(f"group_size={config.group_size}: a group needs at least 2 outputs to compare")
-    if config.questions_per_phase % config.updates_per_phase:
-        raise ValueError(
-            f"questions_per_phase={config.questions_per_phase} is no multiple of updates_per_phase={config.updates_per_phase}"
-        )
-    if config.num_updates % config.updates_per_phase:
-        raise ValueError(
-            f"num_updates={config.num_updates} is no multiple of updates_per_phase={config.updates_per_phase}"
-        )
-    longest = max(tokens for _, tokens in config.max_new_tokens)
-    if config.max_prompt_tokens + longest > config.row_length + 1:
-        raise ValueError(
-            f"row_length={config.row_length} does not hold max_prompt_tokens={config.max_prompt_tokens} "
-            f"and {longest} new tokens"
-        )
-    if config.max_new_tokens[0][0] != 0:
-        raise ValueError(f"max_new_tokens={config.max_new_tokens}: the first entry must begin at update 0")
-    if config.temperature <= 0:
-        raise ValueError(f"temperature={config.temperature}: must be positive")
-    if (
-        config.eval.final_problems % config.eval.problems_per_batch
-        or config.eval.problems % config.eval.problems_per_batch
-    ):
-        raise ValueError(f"eval: problems and final_problems must be multiples of {config.eval.problems_per_batch}")
-    make_optimizer(total_steps=config.num_updates, **config.optimizer)
-    Rubric(config.rewards)
-    make_mixture(config.tasks, seed=config.seed)
-    _check_objective(config)
-
-
-def _check_objective(config: ConfigDict) -> None:
-    """Lets the objective itself judge its options, on one token: it names the one that it does not know."""
-    ones = jnp.ones((1, 1))
-    options: dict[str, Any] = {name: config[name] for name in LOSS_OPTIONS}
-    group_advantages(jnp.array([[0.0, 1.0]]), normalization=config.advantage)
-    weight_BT = token_weights(
-        ones,
-        ones.astype(jnp.int32),
-        aggregation=config.aggregation,
-        num_sequences=1,
-        num_tokens=1,
-        constant=config.aggregation_constant,
-    )
-    grpo_loss(
-        ones,
-        old_logp_BT=ones,
-        advantage_BT=ones,
-        weight_BT=weight_BT,
-        segment_ids_BT=ones.astype(jnp.int32),
-        ref_logp_BT=ones,
-        sampler_logp_BT=ones,
-        **options,
-    )
 
 
 def make_score(model):
@@ -195,7 +135,7 @@ def main(config: ConfigDict, workdir: Path) -> dict:
             template=config.template,
             max_prompt_tokens=config.max_prompt_tokens,
         )
-        heldout = [task.problem(index, split="heldout") for index in range(config.eval.final_problems)]
+        heldout = distinct_problems(task, config.eval.final_problems, split="heldout")
         for problem in heldout:
             collector.encode(problem)
 
@@ -239,14 +179,17 @@ def main(config: ConfigDict, workdir: Path) -> dict:
                 seconds |= spent | {"step": time.perf_counter() - begin}
                 row |= rollout_metrics(groups, seconds=seconds) | update_metrics(totals, infos)
                 if updates % config.eval.every == 0 and updates < config.num_updates:
+                    mark = time.perf_counter()
                     scores, _ = evaluate_heldout(collector, state, heldout, config, updates=updates, is_full=False)
                     row |= {f"eval/{name}": value for name, value in scores.items()}
+                    row["time/eval"] = time.perf_counter() - mark
                 metrics.write(updates, row)
                 completions.write(updates, completion_rows(groups, advantages_PG))
                 if checkpoints.is_due(updates):
                     save()
             save()
-            after = evaluate_fully() if updates == config.num_updates else None
+            is_complete = updates == config.num_updates and not stop.requested
+            after = evaluate_fully() if is_complete else None
 
     summary = {"before": before, "updates": updates, "seed": config.seed, "wall_seconds": wall_seconds()}
     if after is not None:
@@ -296,6 +239,8 @@ def collect_groups(collector: Collector, state, prompts, config: ConfigDict, *, 
         seconds = {name: seconds[name] + collected.seconds[name] for name in seconds}
         for name, count in collected.reward_errors.items():
             errors[name] = errors.get(name, 0) + count
+        for name, message in collected.error_messages.items():
+            print(f"update {updates + 1}: reward {name} failed: {message}", file=sys.stderr, flush=True)
         zero_variance += sum(map(is_zero_variance, collected.groups))
         num_sampled += len(collected.groups)
         groups = [g for g in groups if not is_zero_variance(g)] + collected.groups if attempt else collected.groups
@@ -343,10 +288,10 @@ def train_on(groups, advantages_PG, state, update: Update, score, config: Config
 
 def with_logps(score, state, batch: dict) -> dict:
     """The micro-batch with the old policy's and the reference's log-probs of its targets."""
-    batch = batch | {"old_logp": score(state["params"], state["buffers"], batch)}
+    logps = {"old_logp": score(state["params"], state["buffers"], batch)}
     if "reference" in state:
-        batch["ref_logp"] = score(state["reference"]["params"], state["reference"]["buffers"], batch)
-    return batch
+        logps["ref_logp"] = score(state["reference"]["params"], state["reference"]["buffers"], batch)
+    return batch | logps
 
 
 def update_once(state, update, microbatches: list[dict]):

@@ -6,7 +6,6 @@ the loss is the mean over the batch's target tokens ("token") or over documents 
 
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,26 +18,39 @@ from r1jax.objectives.sums import add_metrics, mean_metrics
 from r1jax.objectives.supervised import cross_entropy_loss
 from r1jax.objectives.weights import token_weights
 from r1jax.sharding import make_mesh
+from r1jax.stages.keys import check_counts, check_keys
 from r1jax.stages.policy import load_policy, make_source
 from r1jax.text.chat import render
 from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.learner import NonFiniteError, TrainState, Update, init_state, make_update
 from r1jax.training.metrics import MetricsWriter
-from r1jax.training.optimizer import make_optimizer
+from r1jax.training.optimizer import OPTIMIZER_KEYS, make_optimizer
 from r1jax.training.stop import GracefulStop
 from r1jax.training.workdir import open_workdir
 
+COUNTS = frozenset(
+    [
+        "documents_per_update",
+        "row_length",
+        "rows_per_microbatch",
+        "num_updates",
+        "log_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+    ]
+)
+KEYS = COUNTS.union(
+    ["stage", "seed", "mesh", "init", "data", "template", "loss_on_prompt", "aggregation", "optimizer", "bias_rate"]
+)
 FIELDS = ("tokens", "targets", "mask", "segment_ids", "positions")
 
 
 def check(config: ConfigDict) -> None:
-    """Raises ValueError, naming the key, for a config that cannot train; costs a few documents."""
-    counts: dict[str, Any] = {
-        name: config[name] for name in ("num_updates", "documents_per_update", "rows_per_microbatch", "log_every")
-    }
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name}={value}: must be at least 1")
+    """Raises ValueError, naming the key, for a config that cannot train; costs a document."""
+    check_keys(config, required=KEYS, where="supervised")
+    check_keys(config.optimizer, required=("learning_rate",), optional=OPTIMIZER_KEYS, where="supervised: optimizer")
+    check_counts(config, COUNTS, where="supervised")
+    check_counts(config, ("seed",), where="supervised", least=0)
     if config.aggregation not in ("token", "sequence"):
         raise ValueError(f"aggregation={config.aggregation!r}: must be 'token' or 'sequence'")
     make_optimizer(total_steps=config.num_updates, **config.optimizer)

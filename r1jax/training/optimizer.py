@@ -14,6 +14,8 @@ import jax
 import optax
 
 SCHEDULES = ("constant", "cosine")
+OPTIMIZER_KEYS = ("schedule", "warmup_steps", "final_fraction", "b1", "b2", "eps", "weight_decay", "clip_norm")
+"""Optional settings of `make_optimizer` that a config may give."""
 _NOT_DECAYED = re.compile(r"b_.*|.*(scale|bias|norm)(_[A-Z]+)?")
 
 

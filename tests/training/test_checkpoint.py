@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import signal
@@ -177,6 +178,7 @@ def cut_record(folder):
     os.truncate(next((folder / "record").glob("*.json")), 3)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax leaves coroutines of a failed load
 @pytest.mark.parametrize("damage", [truncate, remove, flip_bits, cut_record])
 def test_damaged_checkpoint_is_named(tmp_path, damage):
     saved(tmp_path, 1, 2)
@@ -185,6 +187,8 @@ def test_damaged_checkpoint_is_named(tmp_path, damage):
         with pytest.raises(CheckpointError, match=r"checkpoints/2.* delete this folder") as error:
             checkpoints.restore(make_state())
         assert len(str(error.value)) < 1000
+    del error
+    gc.collect()  # here, where what Orbax left may complain
     state, extra = load_checkpoint(tmp_path, make_state(), step=1)
     assert extra == {"cursor": 1}
     assert_same(state, make_state(1))
