@@ -1,8 +1,9 @@
 """R1-Zero on a real model: SmolLM2-135M-Instruct (Q4_1 GGUF) learns reasoning-gym's chain sums by GRPO (R1v2 Sec. 2).
 
 Command:  make zero_smollm2   (python -m r1jax.run --config=configs/zero_smollm2.py --workdir=runs/zero_smollm2)
-Hardware: two CPU cores, 12 GiB. Time: TIME_PLACEHOLDER
-Expected: held-out accuracy at least doubles over the stage `format`, whose score is the baseline. Got: GOT_PLACEHOLDER
+Hardware: two CPU cores, 12 GiB. Time: 31 min 15 s beside other work (33 s an update where it was alone)
+Expected: held-out accuracy at least doubles over the stage `format`, whose score is the baseline. Got (seed 0):
+          0.139 [0.112, 0.167] -> 0.431 [0.375, 0.486], responses 25.1 -> 32.9 tokens, 192 held-out problems x 4 samples
 
 The raw model never writes an <answer> (0 of 128 samples), so reward would be 0 for ever. The stage `format` shows it
 the form on a few hundred examples, all of them right; in most of them the answer comes without work, in a fifth the

@@ -55,14 +55,14 @@ def evaluate(
 
 
 def distinct_problems(task: Task, count: int, *, split: str) -> list[Problem]:
-    """The first ``count`` problems of a split whose questions do not consist of the same words and numbers.
+    """The first ``count`` problems of a split whose questions do not consist of the same words, numbers and signs.
 
     Raises ValueError for a task that has not as many (20 draws for each one asked for).
     """
     found: dict[tuple[str, ...], Problem] = {}
     for index in range(20 * count):
         problem = task.problem(index, split=split)
-        words = tuple(sorted(re.findall(r"\w+", problem.messages[-1]["content"])))
+        words = tuple(sorted(re.findall(r"\w+|[^\w\s,.]", problem.messages[-1]["content"])))
         found.setdefault(words, problem)
         if len(found) == count:
             return list(found.values())

@@ -178,7 +178,9 @@ def cut_record(folder):
     os.truncate(next((folder / "record").glob("*.json")), 3)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax leaves coroutines of a failed load
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # Orbax leaves coroutines of a failed load
 @pytest.mark.parametrize("damage", [truncate, remove, flip_bits, cut_record])
 def test_damaged_checkpoint_is_named(tmp_path, damage):
     saved(tmp_path, 1, 2)
