@@ -11,14 +11,15 @@ The prompt is the tail of the R1-Zero template ("plain"): the whole one would be
 
 from ml_collections import ConfigDict
 
-TASKS = [{"kind": "mini", "name": "pair_sum"}]
+PAIRS = {"count": 4, "low": 1, "high": 20, "heldout_fraction": 0.1}
+"""The task, for the corpus and for RL: were the held-out share not the same in both, held-out problems would leak."""
 
 
 def get_config() -> ConfigDict:
     """The base and the RL stage."""
     config = ConfigDict({"seed": 0})
     seed = config.get_ref("seed")
-    corpus = {"function": "r1jax.tasks.mini_corpus:corpus_text", "arguments": {}}
+    corpus = {"function": "r1jax.tasks.mini_corpus:corpus_text", "arguments": {"config": PAIRS}}
     base = {
         "stage": "supervised",
         "workdir": "{workdir}/../base-{hash}",
@@ -30,7 +31,7 @@ def get_config() -> ConfigDict:
             "model": {"init_std": 0.05},
             "tokenizer": {"source": corpus, "template": "plain", "num_texts": 2000, "vocab_size": 512},
         },
-        "data": corpus | {"arguments": {"warmup_documents": 18_000}},
+        "data": corpus | {"arguments": {"config": PAIRS, "warmup_documents": 18_000}},
         "template": "plain",
         "loss_on_prompt": False,
         "aggregation": "token",
@@ -55,7 +56,7 @@ def get_config() -> ConfigDict:
         "seed": seed,
         "mesh": {},
         "init": {"kind": "stage", "path": "{base}"},
-        "tasks": TASKS,
+        "tasks": [{"kind": "mini", "name": "pair_sum", "config": PAIRS}],
         "template": "plain",
         "rewards": [
             {"function": "r1jax.rewards.accuracy:accuracy_reward", "weight": 1.0},

@@ -70,11 +70,6 @@ def tree_shardings(logical_axes, shapes, mesh: Mesh):
     )
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
 def constrain(array: jax.Array, logical_axes: tuple[str | None, ...]) -> jax.Array:
     """Pin an activation's layout to the ambient mesh (``jax.set_mesh``); without one this is the identity."""
     mesh = jax.sharding.get_abstract_mesh()

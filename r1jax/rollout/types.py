@@ -16,7 +16,7 @@ class Completion:
     token_ids: np.ndarray
     """[n] int32, the stop token included where one was produced."""
     logps: np.ndarray
-    """[n] float32, log-probability of each token under the distribution it was drawn from (temperature included)."""
+    """[n] float32, log-probability of each token at the sampling temperature, over the whole vocabulary (also with top-p)."""
     stop_reason: Literal["stop", "length"]
     """"stop": a stop token was produced; "length": the budget ran out."""
 
