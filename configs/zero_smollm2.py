@@ -1,7 +1,7 @@
 """R1-Zero on a real model: SmolLM2-135M-Instruct (Q4_1 GGUF) learns reasoning-gym's chain sums by GRPO (R1v2 Sec. 2).
 
 Command:  make zero_smollm2   (python -m r1jax.run --config=configs/zero_smollm2.py --workdir=runs/zero_smollm2)
-Hardware: two CPU cores, 12 GiB. Time: 31 min 15 s beside other work (33 s an update where it was alone)
+Hardware: two CPU cores; 8.1 GB resident was seen in a trial. Time: 31 min 15 s beside other work (33 s an update where it was alone)
 Expected: held-out accuracy at least doubles over the stage `format`, whose score is the baseline. Got (seed 0):
           0.139 [0.112, 0.167] -> 0.431 [0.375, 0.486], responses 25.1 -> 32.9 tokens, 192 held-out problems x 4 samples
 
