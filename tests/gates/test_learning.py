@@ -17,7 +17,7 @@ RISE = 0.2
 
 def gate_config() -> ConfigDict:
     config = load_config("configs/zero.py")
-    task = {"count": 3, "low": 1, "high": 12}
+    task = {"count": 3, "low": 1, "high": 12, "heldout_fraction": 0.25}
     with config.unlocked():
         base, zero = config.stages.base, config.stages.zero
         base.data.arguments = {"warmup_documents": 7000, "config": task}
