@@ -60,7 +60,7 @@ def get_config() -> ConfigDict:
         "template": "plain",
         "rewards": [
             {"function": "r1jax.rewards.accuracy:accuracy_reward", "weight": 1.0},
-            {"function": "r1jax.rewards.format:format_reward", "weight": 1.0},
+            {"function": "r1jax.rewards.format:r1_zero", "weight": 1.0, "name": "format"},
         ],
         # rollout (R1v2: 512 questions x 16 outputs a phase, 16 updates)
         "questions_per_phase": 16,
@@ -74,6 +74,7 @@ def get_config() -> ConfigDict:
         "engine": {"prompt_bucket": 32, "segment": 32},
         # GRPO (R1v2: eps 10, beta 0.001, reference refreshed every 400 updates)
         "advantage": "std",
+        "multi_objective_aggregation": "sum_then_normalize",
         "aggregation": "sequence",
         "aggregation_constant": None,
         "clip_low": 10.0,
@@ -104,6 +105,7 @@ def get_config() -> ConfigDict:
             "final_samples": 16,
             "problems_per_batch": 32,
             "temperature": 1.0,
+            "top_p": None,
             "seed": 20_000,
         },
         "checkpoint_every": 20,

@@ -4,73 +4,54 @@
 
 A config file defines `get_config()`, or `get_config(argument)`, which returns a ConfigDict with the key `stages`: an
 ordered ConfigDict (`sort_keys=False`) from a name to a stage's config, whose key `stage` names the module in
-`r1jax.stages`. Each stage runs in DIR/<name>, or in its own `workdir`. In string values "{workdir}" at the start
-stands for DIR, "{<name>}" for the directory of an earlier stage, and in a stage's `workdir` "{hash}" for a digest of
-its config, so that a base model is made once and used by every run that asks for the same one.
+`r1jax.stages`. Each stage runs in DIR/<name>, or in its own `workdir`. In string values "{workdir}/..." stands for
+a path below DIR and "{<name>}" or "{<name>}/..." for the directory of an earlier stage, and in a stage's `workdir`
+"{hash}" for a digest of its config and of the source of the modules that its "module:function" strings name, so that a
+base model is made once and used by every run that asks for the same one.
 
-A stage that is DONE with the same config is skipped, one that was interrupted goes on from its last checkpoint.
+A stage that is DONE with the same config is skipped, one that was interrupted goes on from its last checkpoint; where
+a module that the config names was edited since, a line says so and what is there stays. Directories may be moved as
+long as they lie as before to each other: config.json holds the paths between them relative to its own place.
+
+The first Ctrl-C or SIGTERM ends the run when the update or the evaluation's batch under way is done: all is saved,
+no further stage starts. A second one quits at once.
 Exit codes: 0 done, 2 bad input (said in one line), 75 stopped by a signal, the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import dataclasses
-import difflib
 import hashlib
 import importlib
-import importlib.util
 import json
 import os
 import pkgutil
+import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import logging
+from ml_collections import ConfigDict
 
 import r1jax.stages
+from r1jax.config_file import ConfigError, load_config
 from r1jax.launch.compilation_cache import use_compilation_cache
 from r1jax.launch.host_memory import keep_freed_memory
 from r1jax.report import write_report
-from r1jax.training.workdir import open_workdir, write_json
+from r1jax.training.code_digest import code_digests
+from r1jax.training.stop import Stopped, graceful_stop
+from r1jax.training.workdir import changed_code, from_here, is_done, open_workdir, to_here, write_json
 
 BAD_INPUT = 2
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
-
-
-class ConfigError(ValueError):
-    """A config, or a flag that changes it, cannot be used; the message names the key and the file."""
-
-
-class LiteralParser(flags.ArgumentParser):
-    """Reads a flag's value as a Python literal, for the keys whose type alone does not say how to read it."""
-
-    def __init__(self, kind: type):
-        super().__init__()
-        self.kind = kind  # the type of the key's value now; NoneType may become anything
-
-    def parse(self, argument: Any) -> Any:
-        """The value of a flag; what is no string is a default and stays. Raises ValueError for another type."""
-        if not isinstance(argument, str):
-            return argument
-        try:
-            value = ast.literal_eval(argument)
-        except (SyntaxError, ValueError):
-            value = argument
-        if self.kind is not type(None) and not isinstance(value, self.kind):
-            raise ValueError(f"must be a {self.kind.__name__} in Python's notation")
-        return value
-
-
-for _kind in (list, dict, type(None)):
-    config_flags.register_flag_parser_for_type(_kind, LiteralParser(_kind))
+PATH_KEYS = ("path", "workdir")
+"""Keys whose values are paths: a "{" at their start is always meant as a placeholder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,81 +62,71 @@ class Stage:
     module: ModuleType  # r1jax.stages.<stage>, which has main(config, workdir) and may have check(config)
     workdir: Path  # its own work directory
     config: ConfigDict  # locked; references and placeholders resolved; without "workdir"
-
-
-def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The locked config of `path` ("configs/X.py" or "configs/X.py:argument") with overrides like "--config.a.b=1".
-
-    Raises ConfigError if the file or a key does not exist or a value does not fit its key's type.
-    """
-    file, _, argument = path.partition(":")
-    spec = importlib.util.spec_from_file_location("r1jax_config", file)
-    if not Path(file).is_file() or spec is None or spec.loader is None:
-        raise ConfigError(f"--config: there is no Python file {file}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ConfigError(f"{file} defines no get_config()")
-    config = module.get_config(argument) if argument else module.get_config()
-    if not isinstance(config, ConfigDict):
-        raise ConfigError(f"get_config() of {file} returned {type(config).__name__}, not a ConfigDict")
-    config.lock()
-    _override(config, overrides, path=file)
-    return config
+    changed_code: tuple[str, ...]  # what the config names whose source has changed since the directory's latest start
 
 
 def make_stages(config: ConfigDict, workdir: Path) -> list[Stage]:
     """The stages of `config` in order, each with its module, its directory and its resolved config.
 
-    Raises ConfigError if there are none, their order is lost, a module is missing or a module's `check` objects;
-    WorkdirError if a stage's directory holds a run of another config.
+    Raises ConfigError if there are none, their order is lost, a module or placeholder is unknown or a module's `check`
+    objects; WorkdirError if a stage's directory holds a run of another config, or one that is under way.
     """
     stages: Any = config.get("stages")
     if not isinstance(stages, ConfigDict) or not stages:
         raise ConfigError("the config has no stages: a ConfigDict from a name to a stage's config")
     if len(stages) > 1 and stages._sort_keys:
         raise ConfigError("stages would run in alphabetical order: make them with ConfigDict(..., sort_keys=False)")
-    directories = {"workdir": workdir}
-    planned = []
+    directories = {"workdir": Path(os.path.abspath(workdir))}
+    planned, written = [], []
     for name, values in stages.to_dict().items():
-        if name in directories:
+        if name in (*directories, "here", "hash"):
             raise ConfigError(f"stages.{name}: the name {name!r} is taken by a placeholder")
-        values = _resolve(values, directories)
-        where = values.pop("workdir", None)
-        digest = hashlib.sha256(_to_json(values, name=name).encode()).hexdigest()[:10]
-        directories[name] = Path(os.path.normpath(where.replace("{hash}", digest))) if where else workdir / name
-        stage_config = ConfigDict(values).lock()
-        planned.append(Stage(name, _stage_module(name, values.get("stage")), directories[name], stage_config))
+        path, values = _place(name, values, directories)
+        directories[name] = path
+        written.append(values)
+        stage_config = ConfigDict(from_here(values, path)).lock()
+        module = _stage_module(name, values.get("stage"))
+        planned.append(Stage(name, module, path, stage_config, tuple(changed_code(path, values))))
     for stage in planned:
         if hasattr(stage.module, "check"):
             stage.module.check(stage.config)
+    for stage, values in zip(planned, written, strict=True):
         if read_done(stage) is None:
-            open_workdir(stage.workdir, stage.config.to_dict())  # refuses another config's, or a place it cannot write
+            with open_workdir(stage.workdir, values):
+                pass  # refuses another config's, a place it cannot write, or one where another run is at work
     return planned
 
 
 def run_stages(stages: Sequence[Stage]) -> dict[str, dict[str, Any]] | None:
-    """Runs each stage that is not DONE; returns the summaries by name, or None if one was stopped by a signal."""
+    """Runs each stage that is not DONE; returns the summaries by name, or None if a signal stopped it before the end."""
     summaries = {}
-    for stage in stages:
-        summary = read_done(stage)
-        if summary is not None:
-            print(f"{stage.name}: done before, kept as it is in {stage.workdir}", flush=True)
-        else:
-            print(f"{stage.name}: {stage.config.stage} in {stage.workdir}", flush=True)
-            start = time.monotonic()
-            summary = stage.module.main(stage.config, stage.workdir)
-            if not (stage.workdir / "DONE").exists():
+    with graceful_stop() as stop:
+        for stage in stages:
+            edited = "".join(f"; {code} was edited since" for code in stage.changed_code)
+            summary = read_done(stage)
+            try:
+                if summary is not None:
+                    print(f"{stage.name}: done before, kept as it is in {stage.workdir}{edited}", flush=True)
+                else:
+                    stop.check()
+                    print(f"{stage.name}: {stage.config.stage} in {stage.workdir}{edited}", flush=True)
+                    start = time.monotonic()
+                    summary = stage.module.main(stage.config, stage.workdir)
+                    summary = {"wall_seconds": time.monotonic() - start, **summary}
+            except Stopped:
                 return None
-            summary = {"wall_seconds": time.monotonic() - start, **summary}
-        summaries[stage.name] = summary
+            summaries[stage.name] = summary
     return summaries
 
 
 def read_done(stage: Stage) -> dict[str, Any] | None:
     """The summary of a stage that has ended with the same config; None if it has still to run."""
-    same = _read_json(stage.workdir / "config.json") == json.loads(stage.config.to_json())
-    return _read_json(stage.workdir / "summary.json") if same and (stage.workdir / "DONE").exists() else None
+    if not is_done(stage.workdir, stage.config.to_dict()):
+        return None
+    try:
+        return json.loads((stage.workdir / "summary.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
 
 
 def headline(summary: dict[str, Any]) -> str:
@@ -221,61 +192,42 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     return parser.parse_known_args(arguments)
 
 
-def _override(config: ConfigDict, overrides: Sequence[str], *, path: str) -> None:
-    """Applies flags like --config.a.b=1 to a locked config, in place."""
-    for flag in overrides:
-        name = flag.partition("=")[0]
-        if flag.startswith("-") and not name.lstrip("-").startswith(("config.", "noconfig.")):
-            raise ConfigError(f"unknown flag {name}; flags of the config begin with --config.")
-    argv = ["r1jax.run", *overrides]
-    values = flags.FlagValues()
-    try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
-        left = values(argv)[1:]
-    except (AttributeError, KeyError, IndexError, TypeError) as error:
-        known = list(_keys(config.to_dict()))
-        for flag in overrides:
-            key = flag.partition("=")[0].lstrip("-").partition(".")[2]
-            if key not in known:
-                raise ConfigError(f"{path} has no key {key}{_near(key, known)}") from error
-        raise ConfigError(str(error)) from error
-    except flags.Error as error:
-        raise ConfigError(" ".join(str(error).split())) from error
-    if left:
-        raise ConfigError(f"{left[0]!r} is not a flag; write --config.key=value")
+def _place(name: str, values: dict[str, Any], directories: dict[str, Path]) -> tuple[Path, dict[str, Any]]:
+    """A stage's directory, and its config with every path to another directory written relative to it."""
+    where = values.pop("workdir", None) or f"{{workdir}}/{name}"
+    places = {"hash": "{hash}"} | {key: str(path) for key, path in directories.items()}
+    if "{" in _resolve(where, dict.fromkeys(places, ""), key=f"stages.{name}.workdir").replace("{hash}", ""):
+        raise _unknown_placeholder(f"stages.{name}.workdir", where, places)
+    path = Path(os.path.abspath(_resolve(where, places, key=f"stages.{name}.workdir")))
+    values = _resolve(values, {key: to_here(other, path) for key, other in directories.items()}, key=f"stages.{name}")
+    told = _to_json({"config": values, "code": code_digests(values)}, name=name)
+    digest = hashlib.sha256(told.encode()).hexdigest()[:10]
+    return Path(str(path).replace("{hash}", digest)), values
 
 
-def _keys(value: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted names of every value below `value`, inner nodes too: a, a.b, a.rewards[0].weight."""
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
-    for key, child in children:
-        name = f"{prefix}[{key}]" if isinstance(key, int) else f"{prefix}.{key}".lstrip(".")
-        yield name
-        yield from _keys(child, name)
+def _resolve(value: Any, places: dict[str, str], *, key: str) -> Any:
+    """`value` with the strings "{name}" and "{name}/..." made paths, by `places`.
 
-
-def _near(key: str, known: Sequence[str]) -> str:
-    """A hint with the known keys most like `key`, or nothing."""
-    same_end = [other for other in known if difflib.get_close_matches(_last(key), [_last(other)], cutoff=0.75)]
-    near = difflib.get_close_matches(key, same_end, n=3, cutoff=0.0) or difflib.get_close_matches(key, known, n=3)
-    return f"; near it: {', '.join(near)}" if near else ""
-
-
-def _last(key: str) -> str:
-    return key.rpartition(".")[2]
-
-
-def _resolve(value: Any, directories: dict[str, Path]) -> Any:
-    """`value` with "{name}" at the start of every string replaced by the directory of that name."""
+    Other strings with braces stay, unless they can only be meant as a path: what is "{name}/..." with no further brace,
+    or begins with a brace and belongs to one of PATH_KEYS. Those raise ConfigError naming `key`.
+    """
     if isinstance(value, dict):
-        return {key: _resolve(child, directories) for key, child in value.items()}
+        return {name: _resolve(child, places, key=f"{key}.{name}") for name, child in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_resolve(child, directories) for child in value)
-    if isinstance(value, str) and value.startswith("{"):
-        name, closed, rest = value[1:].partition("}")
-        if closed and name in directories and rest[:1] in ("", "/"):
-            return str(directories[name]) + rest
+        return type(value)(_resolve(child, places, key=f"{key}[{place}]") for place, child in enumerate(value))
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\{(\w+)\}((?:/.*)?)", value, re.DOTALL)
+    if match and match[1] in places:
+        return places[match[1]] + match[2]
+    is_path = key.rpartition(".")[2] in PATH_KEYS and value.startswith("{")
+    if is_path or (match and match[2] and not re.search(r"[{}\s]", match[2])):
+        raise _unknown_placeholder(key, value, places)
     return value
+
+
+def _unknown_placeholder(key: str, value: str, known: Iterable[str]) -> ConfigError:
+    return ConfigError(f"{key}={value!r}: unknown placeholder; known are {', '.join(f'{{{name}}}' for name in known)}")
 
 
 def _stage_module(name: str, stage: Any) -> ModuleType:
@@ -305,14 +257,6 @@ def _to_json(value: Any, *, name: str) -> str:
         return json.dumps(value, sort_keys=True)
     except TypeError as error:
         raise ConfigError(f"stages.{name}: a config holds numbers, strings, lists and dicts only: {error}") from error
-
-
-def _read_json(path: Path) -> Any:
-    """What a JSON file holds; None if there is none or it is damaged."""
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return None
 
 
 def _say(error: Exception, workdir: Path) -> None:

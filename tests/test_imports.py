@@ -22,22 +22,23 @@ MAY_IMPORT = {
     "tasks": {"text", "rewards"},
     "models": {"kernels", "sharding"},
     "data": {"text", "tasks"},
-    "hf": {"models"},
+    "hf": {"models", "sharding", "text"},
     "training": {"sharding"},
     "rollout": {"models", "sharding"},
     "rollout.types": {"models", "sharding", "tasks"},  # a Rollout's Group holds its Problem
     "rollout.collect": {"models", "sharding", "text", "tasks", "rewards"},
     "evals": LOW | {"rollout"},
     **{room: LOW | TOP | {"rollout", "evals"} for room in TOP},
-    "bench": LOW | TOP | {"rollout", "evals", "run"},  # run.load_config
+    "bench": LOW | TOP | {"rollout", "evals", "config_file"},
     "report": set(),
-    "run": LOW | TOP | {"rollout", "evals", "report"},
+    "config_file": set(),
+    "run": LOW | TOP | {"rollout", "evals", "report", "config_file"},
 }
 WITHOUT_JAX = {"text", "rewards", "tasks", "report"}
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 ORACLES = {"torch", "transformers", "trl"}
 NOT_FOR_THE_PACKAGE = {"configs", "experiments", "notebooks", "tests"}
-READ_CONFIGDICT = {"stages", "serve", "plan", "bench", "run"}
+READ_CONFIGDICT = {"stages", "serve", "plan", "bench", "config_file", "run"}
 
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted((ROOT / "r1jax").rglob("*.py"))

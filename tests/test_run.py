@@ -1,15 +1,19 @@
 """The front door, with stages that cost nothing."""
 
 import json
+import os
+import shutil
+import signal
 import sys
 import types
-from pathlib import Path
 
 import pytest
 
 import r1jax.stages
 from r1jax import run
 from r1jax.training.learner import NonFiniteError
+from r1jax.training.stop import Stopped
+from r1jax.training.workdir import open_workdir
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -33,9 +37,12 @@ def quiet_cache(monkeypatch):
 
 @pytest.fixture
 def stage(monkeypatch):
-    """A stage named "count" which notes what it was called with and can be told to fail or to stop."""
+    """A stage named "count" which notes what it was called with, and can be told to fail or at which call to be stopped.
+
+    A signal comes while the stage works (`signal_at`: its last update) or makes it give up (`stop_at`).
+    """
     module = types.ModuleType("r1jax.stages.count")
-    module.calls, module.error, module.stop = [], None, False
+    module.calls, module.error, module.signal_at, module.stop_at = [], None, None, None
 
     def check(config):
         if config.num_updates < 1:
@@ -43,15 +50,20 @@ def stage(monkeypatch):
 
     def main(config, workdir):
         module.calls.append((workdir, config.to_dict()))
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "config.json").write_text(config.to_json())
-        if module.error:
-            raise module.error
-        summary = {"updates": config.num_updates, "wall_seconds": 30.0, "before": {"pass@1": 0.156, "cons@16": 0.25}}
-        summary["after"] = {"pass@1": 0.779, "cons@16": 0.867}
-        (workdir / "summary.json").write_text(json.dumps(summary))
-        if not module.stop:
-            (workdir / "DONE").touch()
+        with open_workdir(workdir, config.to_dict()) as opened:
+            if module.error:
+                raise module.error
+            if len(module.calls) == module.signal_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if len(module.calls) == module.stop_at:
+                raise Stopped
+            summary = {
+                "updates": config.num_updates,
+                "wall_seconds": 30.0,
+                "before": {"pass@1": 0.156, "cons@16": 0.25},
+            }
+            summary["after"] = {"pass@1": 0.779, "cons@16": 0.867}
+            opened.mark_done(summary)
         return summary
 
     module.check, module.main = check, main
@@ -197,15 +209,115 @@ def test_an_unwritable_work_directory_is_said(door, stage, tmp_path):
 
 
 def test_a_stopped_run_says_how_it_goes_on(door, stage, tmp_path):
-    stage.stop = True
+    stage.stop_at = 1
     code, out, _ = door()
     assert code == 75 and "the same command goes on" in out
     assert len(stage.calls) == 1 and not (tmp_path / "w" / "summary.json").exists()
-    stage.stop = False
     assert door()[0] == 0 and len(stage.calls) == 3
 
 
-def test_every_config_of_the_repository_loads():
-    for path in sorted(Path(__file__).parent.parent.glob("configs/*.py")):
-        if path.stem != "__init__":
-            assert run.load_config(str(path)).is_locked
+def test_a_signal_in_the_last_update_of_a_stage_leaves_it_done_and_starts_no_other(door, stage, tmp_path):
+    stage.signal_at = 1
+    code, out, err = door()
+    assert code == 75 and "the same command goes on" in out and "SIGTERM" in err
+    assert len(stage.calls) == 1 and (tmp_path / "w" / "zero" / "DONE").exists()
+    assert not (tmp_path / "w" / "summary.json").exists()
+    code, out, _ = door()
+    assert code == 0 and "zero: done before" in out
+    assert [calls[0].name for calls in stage.calls] == ["zero", "after"]
+
+
+def test_a_signal_in_the_last_update_of_the_last_stage_changes_nothing(door, stage, tmp_path):
+    stage.signal_at = 2
+    assert door()[0] == 0 and (tmp_path / "w" / "summary.json").exists()
+
+
+def test_a_second_signal_quits_at_once(door, stage, tmp_path):
+    stage.error = KeyboardInterrupt()
+    code, out, _ = door()
+    assert code == 75 and "stopped at once" in out and not (tmp_path / "w" / "zero" / "DONE").exists()
+
+
+def test_a_second_run_in_a_directory_at_work_is_refused(door, stage, tmp_path):
+    door()
+    (tmp_path / "w" / "after" / "DONE").unlink()
+    with open_workdir(tmp_path / "w" / "after", stage.calls[1][1]):
+        code, _, err = door()
+    assert code == 2 and f"{tmp_path}/w/after is in use by process {os.getpid()} on" in err
+    assert len(stage.calls) == 2 and door()[0] == 0
+
+
+SHARED = CONFIG.replace('"stage": "count", "seed"', '"workdir": "{workdir}/../base-{hash}", "stage": "count", "seed"')
+
+
+def test_runs_that_are_moved_together_are_done_and_go_on(tmp_path, stage):
+    (tmp_path / "zero.py").write_text(SHARED)
+
+    def start(runs):
+        return run.main([f"--config={tmp_path / 'zero.py'}", f"--workdir={runs}/w"])
+
+    stage.stop_at = 2
+    assert start(tmp_path / "old") == 75
+    assert "{here}/../../base-" in (tmp_path / "old" / "w" / "after" / "config.json").read_text()
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    stage.calls.clear()
+    assert start(tmp_path / "new") == 0 and [where.name for where, _ in stage.calls] == ["after"]
+    (base,) = (tmp_path / "new").glob("base-*")
+    assert stage.calls[0][1]["start"] == f"{base}/checkpoints"
+    shutil.move(tmp_path / "new", tmp_path / "newer")
+    stage.calls.clear()
+    assert start(tmp_path / "newer") == 0 and stage.calls == []
+
+
+def test_a_relative_work_directory_is_the_absolute_one(tmp_path, stage, monkeypatch):
+    (tmp_path / "zero.py").write_text(SHARED)
+    monkeypatch.chdir(tmp_path)
+    for workdir in ("runs/w", tmp_path / "runs" / "w"):
+        assert run.main([f"--config={tmp_path / 'zero.py'}", f"--workdir={workdir}"]) == 0
+    assert len(stage.calls) == 2 and stage.calls[0][0].parent == tmp_path / "runs"
+
+
+def test_edited_code_gets_a_new_base_and_is_said_of_what_is_done(tmp_path, stage, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "judge.py").write_text("# first\n")
+    config = SHARED.replace('"a:b"', '"judge:score"').replace('"num_updates": 1', '"num_updates": 1, "f": "judge:g"')
+    (tmp_path / "zero.py").write_text(config)
+    flags = [f"--config={tmp_path / 'zero.py'}", f"--workdir={tmp_path / 'runs' / 'w'}"]
+    assert run.main(flags) == 0
+    (tmp_path / "judge.py").write_text("# second\n")
+    assert run.main(flags) == 2 and len(stage.calls) == 2  # the stage after has begun from the base of the first code
+    assert "{hash} also changes with the code that a config names" in capsys.readouterr().err
+    flags[1] += "2"
+    assert run.main(flags) == 0 and len(stage.calls) == 4
+    assert stage.calls[0][0] != stage.calls[2][0]
+
+    (tmp_path / "zero.py").write_text(config.replace("{workdir}/../base-{hash}", ""))  # no base apart
+    flags[1] += "3"
+    assert run.main(flags) == 0 and "was edited since" not in capsys.readouterr().out
+    (tmp_path / "judge.py").write_text("# third\n")
+    stage.calls.clear()
+    assert run.main(flags) == 0 and stage.calls == []
+    assert "w23/zero; judge was edited since\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("{zero}/checkpoints", "{zer}/checkpoints", "stages.after.start='{zer}/checkpoints': unknown placeholder"),
+        ("{zero}/checkpoints", "{after}/checkpoints", "known are {workdir}, {zero}"),
+        ('"start": "{zero}/checkpoints"', '"init": {"path": "{zer}"}', "stages.after.init.path='{zer}': unknown"),
+        ('"start": "{zero}/checkpoints"', '"init": {"path": "{zero}x"}', "stages.after.init.path='{zero}x': unknown"),
+        ('"start"', '"workdir": "{workdr}/a", "start"', "known are {hash}, {workdir}, {zero}"),
+        ('"start"', '"workdir": "runs/{zero}", "start"', "stages.after.workdir='runs/{zero}': unknown placeholder"),
+    ],
+)
+def test_unknown_placeholders_are_named(door, stage, tmp_path, old, new, words):
+    (tmp_path / "zero.py").write_text(CONFIG.replace(old, new))
+    code, _, err = door()
+    assert code == 2 and words in err and stage.calls == []
+
+
+def test_other_braces_stay(door, stage, tmp_path):
+    texts = ["{x}", "{question} / {answer}", "{a}/{b}", "{x}/ and more", '{"json": 1}', "{", "{}/x"]
+    (tmp_path / "zero.py").write_text(CONFIG.replace('"{x}"', repr(texts)))
+    assert door()[0] == 0 and stage.calls[1][1]["name"] == texts

@@ -65,4 +65,8 @@ POLICY = {
 def rows_of(workdir: Path) -> list[dict]:
     """Metrics rows without what depends on the clock."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith(("time", "tokens_per_second"))} for row in rows]
+    return [{k: v for k, v in row.items() if not _is_of_the_clock(k)} for row in rows]
+
+
+def _is_of_the_clock(name: str) -> bool:
+    return name.startswith(("time", "tokens_per_second")) or name.endswith("/seconds")

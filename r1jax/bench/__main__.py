@@ -1,9 +1,10 @@
-"""``python -m r1jax.bench grpo_step``: see ``r1jax.bench.grpo_step``."""
+"""``python -m r1jax.bench grpo_step | model | verifiers``: see the modules of these names."""
 
 import argparse
 import json
+from pathlib import Path
 
-from r1jax.bench import grpo_step
+from r1jax.bench import grpo_step, model, verifiers
 from r1jax.launch.compilation_cache import use_compilation_cache
 from r1jax.launch.host_memory import keep_freed_memory
 
@@ -13,12 +14,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m r1jax.bench", description=__doc__)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("grpo_step", help="tokens/s of generation, log-probs and update of an RL config")
-    command.add_argument("--config", default="configs/zero.py", help="an experiment with an RL stage")
+    command.add_argument(
+        "--config", dest="config_path", default="configs/zero.py", help="an experiment with an RL stage"
+    )
     command.add_argument("--phases", type=int, default=3, help="timed phases, after one that compiles")
-    options = parser.parse_args()
+    command.set_defaults(run=grpo_step.run)
+    command = commands.add_parser("model", help="tokens/s of forward and backward, beside a peer; cost of an MoE layer")
+    command.add_argument("--preset", default="smollm2_135m", help="a dense model of r1jax.models.presets")
+    command.add_argument("--batch", type=int, default=8)
+    command.add_argument("--length", type=int, default=512)
+    command.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    command.add_argument("--repeats", type=int, default=3)
+    command.add_argument("--peer", type=Path, help="experiments/peers/transformers_model.py: the same on torch")
+    command.set_defaults(run=model.run)
+    command = commands.add_parser("verifiers", help="false negatives and positives of math verifiers on a corpus")
+    command.add_argument("--corpus", default="tests/rewards/corpus/math.jsonl", help="JSON lines")
+    command.add_argument(
+        "--peer", dest="peers", action="append", default=[], help="module:function with TRL's signature; may repeat"
+    )
+    command.set_defaults(run=verifiers.run)
+    options = vars(parser.parse_args())
+    run = options.pop("run")
     keep_freed_memory()
     use_compilation_cache()
-    print(json.dumps(grpo_step.run(options.config, phases=options.phases), indent=2))
+    print(json.dumps(run(**options), indent=2))
 
 
 if __name__ == "__main__":

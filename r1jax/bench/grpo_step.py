@@ -10,15 +10,13 @@ import time
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from r1jax.models.config import ModelConfig
-from r1jax.models.transformer import make_model
+from r1jax.bench.measure import active_matmul_params, matmul_peak
+from r1jax.config_file import load_config
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector
 from r1jax.rollout.engine import make_engine
-from r1jax.run import load_config
 from r1jax.sharding import make_mesh
 from r1jax.stages import rl
 from r1jax.stages.policy import load_policy
@@ -49,7 +47,7 @@ def run(config_path: str, *, phases: int) -> dict[str, Any]:
         rows = []
         for phase in range(phases + 1):
             begin = time.perf_counter()
-            groups, seconds, _ = rl.collect_groups(collector, state, prompts, config, updates=phase)
+            groups, _, seconds, _ = rl.collect_groups(collector, state, prompts, config, updates=phase)
             advantages_PG = advantages_of(groups, normalization=config.advantage)
             state, _, _, spent = rl.train_on(groups, advantages_PG, state, update, score, config, updates=phase)
             jax.block_until_ready(state)
@@ -80,34 +78,7 @@ class _NeverStops:
 
     inner: Any
     eos_id: int = -2
+    stop_ids: tuple[int, ...] = (-2,)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
-
-
-def active_matmul_params(config: ModelConfig) -> int:
-    """Parameters of the matmuls that one token passes through: all but the embedding, norms and unchosen experts."""
-    params = make_model(config).abstract()[0]
-    total = 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if name.startswith(("embed", "unembed")) or name.endswith("scale"):
-            continue
-        is_expert = "moe/ffn/w_" in name and "router" not in name
-        total += leaf.size * config.num_experts_per_token // config.num_experts if is_expert else leaf.size
-    return total + config.vocab_size * config.model_dim
-
-
-def matmul_peak(size: int = 1536) -> float:
-    """FLOP/s of a float32 square matmul in this process, the best of five."""
-    a = jnp.ones((size, size), jnp.float32)
-    product = jax.jit(jnp.matmul)
-    product(a, a).block_until_ready()
-    best = min(_seconds(lambda: product(a, a).block_until_ready()) for _ in range(5))
-    return 2 * size**3 / best
-
-
-def _seconds(call) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start

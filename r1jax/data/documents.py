@@ -1,54 +1,89 @@
-"""Supervised batches: generated documents, tokenised and packed, by a grain pipeline whose position is saved."""
+"""Supervised batches: documents, tokenised and packed, by a grain pipeline whose position is saved."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import grain
 import numpy as np
 
 from r1jax.data.packing import pack
-from r1jax.text.chat import render
+from r1jax.text.chat import Messages, encode_conversation
 from r1jax.text.tokenizer import Tokenizer
 
-Source = Callable[[int], tuple[str, str]]
-"""index -> (question, completion); endless and deterministic."""
+Source = Callable[[int], tuple[str, str] | Messages]
+"""index -> (question, completion), or the messages of a conversation that the assistant ends; endless, deterministic."""
+
+TOO_LONG = ("raise", "cut", "drop")
+"""What becomes of a document longer than a row: an error; its first tokens stay; it is left out. The latter two count."""
 
 _LENGTH = 2**40
 
 
-def encode_document(
-    question: str, completion: str, *, tokenizer: Tokenizer, template: str, loss_on_prompt: bool
-) -> dict[str, np.ndarray]:
-    """Inputs, targets and loss mask, each [n − 1], of prompt + completion + end token (n tokens).
+def as_messages(document: tuple[str, str] | Messages) -> Messages:
+    """A document of a source as messages."""
+    first, *rest = document
+    if isinstance(first, str):
+        return [{"role": "user", "content": first}, {"role": "assistant", "content": str(rest[0])}]
+    return cast(Messages, document)
 
-    Position t holds token t and the target t + 1; the mask is 1 where the target is a completion token or the end token.
+
+def encode_document(
+    document: tuple[str, str] | Messages,
+    tokenizer: Tokenizer,
+    *,
+    template: str,
+    loss_on_prompt: bool,
+    train: str = "last",
+) -> dict[str, np.ndarray]:
+    """Inputs, targets and loss mask, each [n - 1], of a conversation of n tokens (`encode_conversation`).
+
+    Position t holds token t and the target t + 1; the mask is 1 where the target is a word of the trained assistant turns
+    or ends one; with ``loss_on_prompt`` everywhere.
     """
-    prompt = render([{"role": "user", "content": question}], template=template)
-    prompt_ids = tokenizer.encode(prompt)
-    ids = np.array([*prompt_ids, *tokenizer.encode(completion), tokenizer.eos_id], np.int32)
-    mask = np.ones(len(ids), np.float32)
-    if not loss_on_prompt:
-        mask[: len(prompt_ids)] = 0.0
-    return {"tokens": ids[:-1], "targets": ids[1:], "mask": mask[1:]}
+    ids, mask = encode_conversation(as_messages(document), tokenizer, template=template, train=train)
+    tokens = np.array(ids, np.int32)
+    weights = np.ones(len(ids), np.float32) if loss_on_prompt else np.array(mask, np.float32)
+    return {"tokens": tokens[:-1], "targets": tokens[1:], "mask": weights[1:]}
 
 
 class _Documents:
-    """Tokenised documents as a grain source; a document longer than a row raises."""
+    """Tokenised documents as a grain source."""
 
-    def __init__(self, source: Source, options: Mapping[str, Any], length: int):
-        self._source, self._options, self._max = source, dict(options), length
+    def __init__(self, source: Source, tokenizer: Tokenizer, options: Mapping[str, Any]):
+        self._source, self._tokenizer, self._options = source, tokenizer, dict(options)
 
     def __len__(self) -> int:
         return _LENGTH
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        document = encode_document(*self._source(int(index)), **self._options)
-        if len(document["tokens"]) > self._max:
-            raise ValueError(f"document {index} has {len(document['tokens'])} tokens, a row holds {self._max}")
-        return document
+        return encode_document(self._source(int(index)), self._tokenizer, **self._options)
 
     def __repr__(self) -> str:
         return "documents"
+
+
+def fit_documents(
+    documents: Sequence[dict[str, np.ndarray]], *, length: int, too_long: str
+) -> tuple[list[dict[str, np.ndarray]], int]:
+    """(documents of at most ``length`` tokens, how many were longer).
+
+    Raises ValueError for a longer one with "raise", and where "drop" leaves none or "cut" one without a trained token.
+    """
+    sizes = [len(document["tokens"]) for document in documents]
+    count = sum(size > length for size in sizes)
+    if count and too_long == "raise":
+        raise ValueError(
+            f"a document has {max(sizes)} tokens and a row holds {length}: make row_length larger, or say too_long='cut' "
+            "or 'drop'"
+        )
+    if too_long == "drop":
+        documents = [document for document, size in zip(documents, sizes, strict=True) if size <= length]
+    fitting = [{name: values[:length] for name, values in document.items()} for document in documents]
+    if not any(document["mask"].any() for document in fitting):
+        raise ValueError(
+            f"too_long={too_long!r} leaves nothing to train on: {count} documents exceed the row of {length}"
+        )
+    return fitting, count
 
 
 def make_document_iterator(
@@ -60,13 +95,25 @@ def make_document_iterator(
     documents_per_batch: int,
     length: int,
     rows_multiple: int,
+    train: str = "last",
+    too_long: str = "raise",
 ) -> Any:
     """Grain iterator of packed batches: dicts of [R, length] arrays, R a multiple of ``rows_multiple``.
 
-    Fields: tokens, targets, mask, segment_ids, positions. ``get_state``/``set_state`` save and restore the position.
-    Raises ValueError, on the batch that holds it, for a document longer than a row.
+    Fields: tokens, targets, mask, segment_ids, positions; and "num_too_long", how many documents of the batch were longer
+    than a row (see ``TOO_LONG``). ``get_state``/``set_state`` save and restore the position.
+
+    Raises ValueError for an unknown ``too_long``; on the batch that holds it, for a document that it does not allow.
     """
-    options = {"tokenizer": tokenizer, "template": template, "loss_on_prompt": loss_on_prompt}
-    dataset = grain.MapDataset.source(_Documents(source, options, length)).batch(documents_per_batch, batch_fn=list)
-    dataset = dataset.map(lambda documents: pack(documents, length=length, rows_multiple=rows_multiple)[0])
+    if too_long not in TOO_LONG:
+        raise ValueError(f"too_long={too_long!r}: must be one of {', '.join(TOO_LONG)}")
+
+    def pack_batch(documents: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        fitting, count = fit_documents(documents, length=length, too_long=too_long)
+        arrays, _ = pack(fitting, length=length, rows_multiple=rows_multiple)
+        return arrays | {"num_too_long": np.array(count)}
+
+    options = {"template": template, "loss_on_prompt": loss_on_prompt, "train": train}
+    dataset = grain.MapDataset.source(_Documents(source, tokenizer, options))
+    dataset = dataset.batch(documents_per_batch, batch_fn=list).map(pack_batch)
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))

@@ -69,11 +69,6 @@ def pack(
     return {**arrays, SEGMENT_IDS: segment_ids, POSITIONS: positions}, slots
 
 
-def unpack(array_BT: np.ndarray, slots: Sequence[Slot]) -> list[np.ndarray]:
-    """Takes each sequence's part out of a packed array, in the order of the sequences that were packed."""
-    return [array_BT[slot.row, slot.start : slot.stop] for slot in slots]
-
-
 def _size(index: int, fields: dict[str, np.ndarray], first: dict[str, np.ndarray]) -> int:
     """The number of tokens of a sequence, after checking its fields against those of the first."""
     if fields.keys() != first.keys():

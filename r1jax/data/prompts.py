@@ -3,6 +3,7 @@
 Tasks are random access and without end, so nothing is shuffled here and a position is one number.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import grain
@@ -32,15 +33,27 @@ class _ProblemSource:
 class PromptIterator:
     """Batches of training problems, in order; made by ``make_prompt_iterator``."""
 
-    def __init__(self, task: Task, *, batch_size: int, seed: int):
+    def __init__(self, task: Task, *, batch_size: int, seed: int, keep: Callable[[Problem], bool]):
         if batch_size < 1:
             raise ValueError(f"prompts: batch_size {batch_size} must be at least 1")
         self._identity = {"task": task.name, "batch_size": batch_size, "seed": seed}
-        dataset = grain.MapDataset.source(_ProblemSource(task, seed)).batch(batch_size, batch_fn=list)
+        self._keep, self._skipped = keep, []
         # No read-ahead threads: a generator may touch global random state, and making problems costs far less than
         # sampling.
         options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        self._iterator = iter(dataset.to_iter_dataset(options))
+        dataset = grain.MapDataset.source(_ProblemSource(task, seed)).to_iter_dataset(options)
+        self._iterator = iter(dataset.filter(self._is_kept).batch(batch_size, batch_fn=list))
+
+    def _is_kept(self, problem: Problem) -> bool:
+        is_kept = self._keep(problem)
+        if not is_kept:
+            self._skipped.append(problem)
+        return is_kept
+
+    def take_skipped(self) -> list[Problem]:
+        """The problems that were passed over since this was asked last."""
+        skipped, self._skipped = self._skipped, []
+        return skipped
 
     def __iter__(self) -> "PromptIterator":
         return self
@@ -64,12 +77,15 @@ class PromptIterator:
         self._iterator.set_state(state["grain"])
 
 
-def make_prompt_iterator(task: Task, *, batch_size: int, seed: int) -> PromptIterator:
+def make_prompt_iterator(
+    task: Task, *, batch_size: int, seed: int, keep: Callable[[Problem], bool] = lambda problem: True
+) -> PromptIterator:
     """Batches of ``batch_size`` training problems of a task.
 
     Args:
         task: the source of problems.
         batch_size: problems in each batch.
         seed: decides where in the task's endless sequence the stream begins.
+        keep: problems of which it says no are passed over, and kept for ``take_skipped``.
     """
-    return PromptIterator(task, batch_size=batch_size, seed=seed)
+    return PromptIterator(task, batch_size=batch_size, seed=seed, keep=keep)

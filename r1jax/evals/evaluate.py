@@ -1,15 +1,16 @@
 """Held-out evaluation of a policy: k samples a problem, pass@1, pass@k, cons@k with intervals over problems."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 
 from r1jax.evals.statistics import ProblemSamples, summarise
-from r1jax.rollout.collect import Collector
+from r1jax.rollout.collect import Collected, Collector
 from r1jax.rollout.types import Group
 from r1jax.tasks.mixture import Mixture
 from r1jax.tasks.types import Problem, Task
+from r1jax.text.chat import response_form
 from r1jax.text.response import parse
 
 
@@ -26,18 +27,21 @@ def evaluate(
     policy_version: int,
     problems_per_batch: int,
     top_p: float | None = None,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, float], list[Group]]:
-    """(metrics of ``statistics.summarise`` with k = ``num_samples`` and "errors" of verifiers, the groups).
+    """(metrics of ``statistics.summarise`` with k = ``num_samples``, "clipped_ratio", failures by reward; the groups).
 
-    ``problems_per_batch`` bounds memory and must divide the number of problems.
+    ``problems_per_batch`` bounds memory and must divide the number of problems. ``before_batch`` is called before each
+    batch; by raising it ends the evaluation.
     """
     if len(problems) % problems_per_batch:
         raise ValueError(f"{len(problems)} evaluation problems are no multiple of {problems_per_batch} a batch")
-    groups: list[Group] = []
-    num_errors = 0
+    collected: list[Collected] = []
+    finish: Callable[[], Collected] | None = None  # the batch before is scored while this one is sampled
     for start in range(0, len(problems), problems_per_batch):
+        before_batch()
         batch = problems[start : start + problems_per_batch]
-        collected = collector.collect(
+        scores_of = collector.start(
             params,
             buffers,
             batch,
@@ -48,10 +52,21 @@ def evaluate(
             key=jax.random.fold_in(key, start),
             policy_version=policy_version,
         )
-        groups += collected.groups
-        num_errors += sum(collected.reward_errors.values())
-    samples = [samples_of(group, collector.task) for group in groups]
-    return summarise(samples, k=num_samples, prefix="") | {"errors": num_errors}, groups
+        if finish is not None:
+            collected.append(finish())
+        finish = scores_of
+    if finish is not None:
+        collected.append(finish())
+    groups = [group for batch in collected for group in batch.groups]
+    style, _ = response_form(collector.template, collector.tokenizer)
+    samples = [samples_of(group, collector.task, style=style) for group in groups]
+    is_clipped = [r.completion.stop_reason == "length" for group in groups for r in group.rollouts]
+    metrics = summarise(samples, k=num_samples, prefix="") | {"clipped_ratio": sum(is_clipped) / len(is_clipped)}
+    for batch in collected:
+        for kind, counts in (("errors", batch.reward_errors), ("timeouts", batch.reward_timeouts)):
+            for name, count in counts.items():
+                metrics[f"rewards/{name}/{kind}"] = metrics.get(f"rewards/{name}/{kind}", 0) + count
+    return metrics, groups
 
 
 def distinct_problems(task: Task, count: int, *, split: str) -> list[Problem]:
@@ -69,13 +84,15 @@ def distinct_problems(task: Task, count: int, *, split: str) -> list[Problem]:
     raise ValueError(f"task {task.name!r} has only about {len(found)} distinct {split} problems, {count} are asked for")
 
 
-def samples_of(group: Group, task: Task) -> ProblemSamples:
-    """A group as the statistics see it; answers in the canonical form of the problem's own task."""
+def samples_of(group: Group, task: Task, *, style: str = "r1_zero") -> ProblemSamples:
+    """A group as the statistics see it; answers in the canonical form of the problem's own task, texts of a style."""
     own = task.task_of(group.problem) if isinstance(task, Mixture) else task
     rollouts = group.rollouts
     return ProblemSamples(
         answers=tuple(None if r.answer is None else own.canonical(r.answer) for r in rollouts),
         correct=tuple(r.is_correct for r in rollouts),
         num_tokens=tuple(len(r.completion.token_ids) for r in rollouts),
-        well_formed=tuple(r.completion.stop_reason == "stop" and parse(r.text).well_formed for r in rollouts),
+        well_formed=tuple(
+            r.completion.stop_reason == "stop" and parse(r.text, style=style).well_formed for r in rollouts
+        ),
     )

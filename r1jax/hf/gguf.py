@@ -12,7 +12,7 @@ RoPE and Hugging Face's rotate halves (spec A.4.1).
 
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,7 @@ def gguf_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "head_dim": head_dim,
         "rope_theta": metadata.get("llama.rope.freq_base", 10_000.0),
         "rms_eps": _value(metadata, "llama.attention.layer_norm_rms_epsilon"),
+        "max_length": metadata.get("llama.context_length", 0),
     }
 
 
@@ -148,21 +149,32 @@ def load_gguf(file: GgufFile, **overrides: Any) -> tuple[ModelConfig, dict]:
     Errors: those of `gguf_config`; ValueError that lists every missing, unknown or misshapen tensor. They are raised
     before a weight is read.
     """
+    config = _checked_config(file, overrides)
+    return config, params_from_hf(((gguf_to_hf(name), _hf_array(file, config, name)) for name in file.tensors), config)
+
+
+def open_gguf(path: str | os.PathLike[str]) -> tuple[GgufFile, ModelConfig, Callable[[str], np.ndarray]]:
+    """(file, config, a function that reads a tensor by Hugging Face's name, in its layout). Errors: as `load_gguf`."""
+    file = read_gguf(path)
+    config = _checked_config(file, {})
+    names = {gguf_to_hf(name): name for name in file.tensors}
+    return file, config, lambda name: _hf_array(file, config, names[name])
+
+
+def _checked_config(file: GgufFile, overrides: Mapping[str, Any]) -> ModelConfig:
     tied = "output.weight" not in file.tensors
-    fields: dict[str, Any] = gguf_config(file.metadata) | {"tie_embeddings": tied} | overrides
+    fields: dict[str, Any] = gguf_config(file.metadata) | {"tie_embeddings": tied} | dict(overrides)
     config = ModelConfig(**fields)
     shapes = {gguf_to_hf(name): file.tensors.shape(name) for name in file.tensors}
     check_tensors(shapes, config, source=str(file.path))
-    return config, params_from_hf(_hf_tensors(file, config), config)
+    return config
 
 
-def _hf_tensors(file: GgufFile, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
-    """(Hugging Face name, array in Hugging Face's layout), one dequantised at a time."""
+def _hf_array(file: GgufFile, config: ModelConfig, name: str) -> np.ndarray:
+    """A tensor, dequantised, in Hugging Face's layout."""
     permuted = {"attn_q.weight": config.num_heads, "attn_k.weight": config.num_kv_heads}
-    for name in file.tensors:
-        array = file.tensors[name]
-        num_heads = permuted.get(".".join(name.split(".")[2:]))
-        yield gguf_to_hf(name), _halves_from_pairs(array, num_heads) if num_heads else array
+    num_heads = permuted.get(".".join(name.split(".")[2:]))
+    return _halves_from_pairs(file.tensors[name], num_heads) if num_heads else file.tensors[name]
 
 
 def _halves_from_pairs(weight: np.ndarray, num_heads: int) -> np.ndarray:

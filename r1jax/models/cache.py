@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from r1jax.models.config import ModelConfig
 
 
-def init_cache(config: ModelConfig, *, batch: int, length: int) -> dict:
-    """Empty cache with ``length`` slots for ``batch`` sequences, in the model's compute type."""
+def init_cache(config: ModelConfig, *, batch: int, length: int, num_layers: int) -> dict:
+    """Empty cache with ``length`` slots for ``batch`` sequences in ``num_layers`` layers, in the model's compute type."""
     dtype = jnp.dtype(config.dtype)
 
     def layer() -> dict[str, jax.Array]:
@@ -25,7 +25,7 @@ def init_cache(config: ModelConfig, *, batch: int, length: int) -> dict:
         }
 
     return {
-        "layers": tuple(layer() for _ in range(config.num_layers)),
+        "layers": tuple(layer() for _ in range(num_layers)),
         "segments_BS": jnp.zeros((batch, length), jnp.int32),
         "length": jnp.zeros((), jnp.int32),
     }

@@ -1,4 +1,4 @@
-"""The one configuration of every model, its presets, and the legend of dims.
+"""The one configuration of every model, and the legend of dims. Named models are in ``presets``.
 
 Arrays carry their dims as a suffix (``q_BTNH``), capitals for logical, global dims:
 
@@ -8,14 +8,19 @@ G group · P prompts · M MTP depth · L layers.
 """
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import jax.numpy as jnp
 
 
 @dataclasses.dataclass(frozen=True)
 class Yarn:
-    """YaRN context extension (V3 Sec. 4.3; golden numbers in V3's released code)."""
+    """YaRN context extension (V3 Sec. 4.3; spec A.4.2, A.4.3).
+
+    MLA multiplies its softmax scale by m(factor, mscale_all_dim)². cos and sin are multiplied by m(factor, mscale) /
+    m(factor, mscale_all_dim): 1 for V3; 0.1·ln(factor) + 1 where mscale_all_dim is 0, as in Qwen2's YaRN.
+    """
 
     factor: float
     original_length: int
@@ -23,6 +28,16 @@ class Yarn:
     beta_slow: float = 1.0
     mscale: float = 1.0
     mscale_all_dim: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Llama3Rope:
+    """Llama 3.1's context extension by wavelength (spec A.8.2); no factor on cos, sin or scores."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_length: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,10 +72,21 @@ class ModelConfig:
     num_groups: int = 1
     num_groups_per_token: int = 1
     routed_scaling: float = 1.0
+    score_function: Literal["sigmoid", "softmax"] = "sigmoid"
+    """Affinities, and with them a group's score: the sum of its best two (sigmoid, V3) or its best (softmax, V2)."""
+    normalize_weights: bool = True
+    """Weights of the chosen experts sum to routed_scaling; V2's do not."""
+    router_bias: bool = True
+    """Selection by affinity + bias (V3); without it there is no buffer (V2)."""
+    num_mtp_layers: int = 0
+    """Depth M of multi-token prediction (V3 Sec. 2.2)."""
     # common
     tie_embeddings: bool = False
     rope_theta: float = 10_000.0
     yarn: Yarn | None = None
+    llama3_rope: Llama3Rope | None = None
+    max_length: int = 0
+    """Longest sequence that the model is meant for, in tokens; 0 where nobody said. It limits nothing here."""
     rms_eps: float = 1e-6
     init_std: float = 0.006
     dtype: str = "float32"
@@ -115,7 +141,19 @@ class ModelConfig:
                 0 <= self.num_dense_layers < self.num_layers,
                 f"num_dense_layers {self.num_dense_layers} must be in 0..{self.num_layers - 1}",
             )
+            require(
+                self.score_function in ("sigmoid", "softmax"),
+                f"score_function must be 'sigmoid' or 'softmax', got {self.score_function!r}",
+            )
+        require(self.num_mtp_layers >= 0, f"num_mtp_layers must not be negative, got {self.num_mtp_layers}")
+        require(not (self.yarn and self.llama3_rope), "yarn and llama3_rope exclude each other")
         jnp.dtype(self.dtype)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "ModelConfig":
+        """The inverse of ``dataclasses.asdict``, for a config read from JSON; fields that are not given take defaults."""
+        nested = {"yarn": Yarn, "llama3_rope": Llama3Rope}
+        return cls(**{k: nested[k](**v) if k in nested and v else v for k, v in fields.items()})
 
     @property
     def num_moe_layers(self) -> int:
@@ -125,24 +163,3 @@ class ModelConfig:
     def rotated_dim(self) -> int:
         """Width of the part of a head that RoPE turns."""
         return self.head_dim if self.attention == "gqa" else self.rope_head_dim
-
-
-def deepseek_v3() -> ModelConfig:
-    """DeepSeek-V3, R1-Zero and R1: 671B parameters, 37B active (V3 Sec. 4.2)."""
-    return ModelConfig(
-        vocab_size=129_280, num_layers=61, model_dim=7168, ffn_dim=18_432, num_heads=128, attention="mla",
-        q_lora_rank=1536, kv_lora_rank=512, nope_head_dim=128, rope_head_dim=64, value_head_dim=128,
-        num_experts=256, num_experts_per_token=8, num_shared_experts=1, expert_ffn_dim=2048, num_dense_layers=3,
-        num_groups=8, num_groups_per_token=4, routed_scaling=2.5, yarn=Yarn(factor=40.0, original_length=4096),
-        dtype="bfloat16", remat=True,
-    )  # fmt: skip
-
-
-def mini_v3(vocab_size: int) -> ModelConfig:
-    """A DeepSeek-V3 of a few million parameters, with every part of the big one, for two cores."""
-    return ModelConfig(
-        vocab_size=vocab_size, num_layers=4, model_dim=128, ffn_dim=384, num_heads=4, attention="mla",
-        q_lora_rank=64, kv_lora_rank=48, nope_head_dim=32, rope_head_dim=16, value_head_dim=32,
-        num_experts=16, num_experts_per_token=2, num_shared_experts=1, expert_ffn_dim=128, num_dense_layers=1,
-        num_groups=4, num_groups_per_token=2, routed_scaling=1.0, init_std=0.02,
-    )  # fmt: skip

@@ -3,7 +3,7 @@
 import jax
 from flax import nnx
 
-from r1jax.kernels.flash_attention import attention, attention_mask
+from r1jax.kernels.flash_attention import attention, attention_mask, flash_attention
 from r1jax.models import cache as kv_cache
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import param, project
@@ -26,8 +26,13 @@ class GQA(nnx.Module):
             self.b_k_JH = param(rngs, (kv_heads, head), axes=("kv_heads", None), std=0.0)
             self.b_v_JH = param(rngs, (kv_heads, head), axes=("kv_heads", None), std=0.0)
 
-    def __call__(self, x_BTD: jax.Array, *, angles, segments_BT, cache=None, cache_segments_BS=None, start=0):
-        """(output [B, T, D], the layer's cache with these tokens at slots start..)."""
+    def __call__(
+        self, x_BTD: jax.Array, *, angles, segments_BT, cache=None, cache_segments_BS=None, start=0, reads_cache=False
+    ):
+        """(output [B, T, D], the layer's cache with these tokens at slots start..).
+
+        ``reads_cache``: attention over all of the cache; without it among the given tokens alone.
+        """
         q_BTNH = project(x_BTD, self.w_q_DNH)
         k_BTJH = project(x_BTD, self.w_k_DJH)
         v_BTJH = project(x_BTD, self.w_v_DJH)
@@ -38,11 +43,13 @@ class GQA(nnx.Module):
             v_BTJH = v_BTJH + self.b_v_JH[...].astype(dtype)
         q_BTNH = apply_rope(q_BTNH, *angles, interleaved=False)
         k_BTJH = apply_rope(k_BTJH, *angles, interleaved=False)
-        kv_segments: jax.Array = segments_BT
-        if cache is not None and cache_segments_BS is not None:
+        if cache is not None:
             cache = kv_cache.write(cache, {"k_BSJH": k_BTJH, "v_BSJH": v_BTJH}, start=start)
-            k_BTJH, v_BTJH, kv_segments = cache["k_BSJH"], cache["v_BSJH"], cache_segments_BS
-        mask_BTS = attention_mask(segments_BT, kv_segments, q_offset=start)
         scale = self.config.head_dim**-0.5
-        out_BTNH = attention(q_BTNH, k_BTJH, v_BTJH, mask_BTS=mask_BTS, scale=scale)
+        if reads_cache and cache is not None and cache_segments_BS is not None:
+            mask_BTS = attention_mask(segments_BT, cache_segments_BS, q_offset=start)
+            out_BTNH = attention(q_BTNH, cache["k_BSJH"], cache["v_BSJH"], mask_BTS=mask_BTS, scale=scale)
+        else:
+            segments = {"q_segments_BT": segments_BT, "kv_segments_BS": segments_BT}
+            out_BTNH = flash_attention(q_BTNH, k_BTJH, v_BTJH, **segments, scale=scale)
         return project(out_BTNH, self.w_o_NHD, num_contracted=2), cache

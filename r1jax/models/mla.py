@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from r1jax.kernels.flash_attention import attention, attention_mask
+from r1jax.kernels.flash_attention import attention, attention_mask, flash_attention
 from r1jax.models import cache as kv_cache
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import RMSNorm, param, project
@@ -43,11 +43,11 @@ class MLA(nnx.Module):
         return scale * yarn_mscale(c.yarn.factor, c.yarn.mscale_all_dim) ** 2 if c.yarn else scale
 
     def __call__(
-        self, x_BTD: jax.Array, *, angles, segments_BT, cache=None, cache_segments_BS=None, start=0, absorbed=False
+        self, x_BTD: jax.Array, *, angles, segments_BT, cache=None, cache_segments_BS=None, start=0, reads_cache=False
     ):
         """(output [B, T, D], the layer's cache with these tokens at slots start..).
 
-        ``absorbed`` reads all of the cache; without it attention is among the given tokens alone.
+        ``reads_cache``: attention over all of the cache, in the absorbed form; without it among the given tokens alone.
         """
         c = self.config
         q_BTNA = self._query(x_BTD)
@@ -60,12 +60,11 @@ class MLA(nnx.Module):
         if cache is not None:
             cache = kv_cache.write(cache, {"latent_BSC": latent_BTC, "rope_BSR": k_rope_BTR}, start=start)
 
-        if absorbed and cache is not None and cache_segments_BS is not None:
+        if reads_cache and cache is not None and cache_segments_BS is not None:
             mask_BTS = attention_mask(segments_BT, cache_segments_BS, q_offset=start)
             out_BTNU = self._absorbed(q_nope_BTNH, q_rope_BTNR, cache["latent_BSC"], cache["rope_BSR"], mask_BTS)
         else:
-            mask_BTS = attention_mask(segments_BT, segments_BT)
-            out_BTNU = self._expanded(q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, mask_BTS)
+            out_BTNU = self._expanded(q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, segments_BT)
         return project(out_BTNU, self.w_o_NUD, num_contracted=2), cache
 
     def _query(self, x_BTD):
@@ -74,13 +73,14 @@ class MLA(nnx.Module):
         q_latent_BTQ = self.q_norm(project(x_BTD, self.w_dq_DQ))
         return project(q_latent_BTQ, self.w_uq_QNA)
 
-    def _expanded(self, q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, mask_BTS):
+    def _expanded(self, q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, segments_BT):
         kv_BTNA = project(latent_BTC, self.w_ukv_CNA)
         k_nope_BTNH, v_BTNU = jnp.split(kv_BTNA, [self.config.nope_head_dim], axis=-1)
         k_rope_BTNR = jnp.broadcast_to(k_rope_BTR[:, :, None], (*k_nope_BTNH.shape[:3], k_rope_BTR.shape[-1]))
         q_BTNA = jnp.concatenate([q_nope_BTNH, q_rope_BTNR], axis=-1)
         k_BTNA = jnp.concatenate([k_nope_BTNH, k_rope_BTNR], axis=-1)
-        return attention(q_BTNA, k_BTNA, v_BTNU, mask_BTS=mask_BTS, scale=self.softmax_scale)
+        segments = {"q_segments_BT": segments_BT, "kv_segments_BS": segments_BT}
+        return flash_attention(q_BTNA, k_BTNA, v_BTNU, **segments, scale=self.softmax_scale)
 
     def _absorbed(self, q_nope_BTNH, q_rope_BTNR, latent_BSC, k_rope_BSR, mask_BTS):
         w_uk_CNH, w_uv_CNU = jnp.split(self.w_ukv_CNA[...], [self.config.nope_head_dim], axis=-1)

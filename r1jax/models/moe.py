@@ -1,4 +1,4 @@
-"""DeepSeek-V3's mixture of experts (V3 Sec. 2.1.2; spec A.5): sigmoid router with a selection bias, shared expert."""
+"""DeepSeek's mixture of experts (V3 Sec. 2.1.2; spec A.5): V3's router or V2's, routed experts, one wide shared expert."""
 
 import jax
 import jax.numpy as jnp
@@ -17,32 +17,35 @@ class MoE(nnx.Module):
         self.config = c = config
         dim, ffn, experts, std = c.model_dim, c.expert_ffn_dim, c.num_experts, c.init_std
         self.w_router_DE = param(rngs, (dim, experts), axes=("embed", None), std=std)
-        self.router_bias_E = Buffer(jnp.zeros((experts,)), axes=(None,))
+        if c.router_bias:
+            self.router_bias_E = Buffer(jnp.zeros((experts,)), axes=(None,))
         self.w_gate_EDF = param(rngs, (experts, dim, ffn), axes=("experts", "embed", "mlp"), std=std)
         self.w_up_EDF = param(rngs, (experts, dim, ffn), axes=("experts", "embed", "mlp"), std=std)
         self.w_down_EFD = param(rngs, (experts, ffn, dim), axes=("experts", "mlp", "embed"), std=std)
         if c.num_shared_experts:
             self.shared = SwiGLU(dim, c.num_shared_experts * ffn, std=std, rngs=rngs)
 
-    def __call__(self, x_BTD: jax.Array, *, segments_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(output [B, T, D], tokens routed to each expert [E], padding not counted)."""
+    def __call__(
+        self, x_BTD: jax.Array, *, segments_BT: jax.Array, replay_BTK=None, record_routing=False, balance=False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """(output [B, T, D], what the layer tells of its routing).
+
+        Always "expert_counts_E", tokens routed to each expert, padding not counted; with ``record_routing`` "experts_BTK";
+        with ``balance`` "balance", see ``balance_sum``. ``replay_BTK`` are experts to use again: see ``route``.
+        """
         c = self.config
         x_XD = x_BTD.reshape(-1, x_BTD.shape[-1])
-        affinity_XE = jax.nn.sigmoid(
-            jnp.einsum(
-                "xd,de->xe",
-                x_XD.astype(jnp.float32),
-                self.w_router_DE[...].astype(jnp.float32),
-                precision=jax.lax.Precision.HIGHEST,  # the default of TPU and GPU rounds the inputs
-            )
-        )
+        affinity_XE = self._affinity(x_XD)
         weights_XK, experts_XK = route(
             affinity_XE,
-            self.router_bias_E[...],
+            self.router_bias_E[...] if c.router_bias else None,
             num_experts_per_token=c.num_experts_per_token,
             num_groups=c.num_groups,
             num_groups_per_token=c.num_groups_per_token,
             scaling=c.routed_scaling,
+            best_per_group=2 if c.score_function == "sigmoid" else 1,
+            normalize=c.normalize_weights,
+            replay_XK=None if replay_BTK is None else replay_BTK.reshape(-1, c.num_experts_per_token),
         )
         out_XD = expert_ffn(
             x_XD, experts_XK, weights_XK, self.w_gate_EDF[...], self.w_up_EDF[...], self.w_down_EFD[...]
@@ -51,4 +54,39 @@ class MoE(nnx.Module):
         if c.num_shared_experts:
             out_BTD = out_BTD + self.shared(x_BTD)
         counted_XK = jax.nn.one_hot(experts_XK, c.num_experts) * (segments_BT.reshape(-1, 1, 1) > 0)
-        return out_BTD, counted_XK.sum((0, 1))
+        told = {"expert_counts_E": counted_XK.sum((0, 1))}
+        if record_routing:
+            told["experts_BTK"] = experts_XK.reshape(*segments_BT.shape, -1)
+        if balance:
+            affinity_BTE = affinity_XE.reshape(*segments_BT.shape, -1)
+            told["balance"] = balance_sum(affinity_BTE, segments_BT, num_experts_per_token=c.num_experts_per_token)
+        return out_BTD, told
+
+    def _affinity(self, x_XD: jax.Array) -> jax.Array:
+        logits_XE = jnp.einsum(
+            "xd,de->xe",
+            x_XD.astype(jnp.float32),
+            self.w_router_DE[...].astype(jnp.float32),
+            precision=jax.lax.Precision.HIGHEST,  # the default of TPU and GPU rounds the inputs
+        )
+        return jax.nn.sigmoid(logits_XE) if self.config.score_function == "sigmoid" else jax.nn.softmax(logits_XE)
+
+
+def balance_sum(affinity_BTE: jax.Array, segments_BT: jax.Array, *, num_experts_per_token: int) -> jax.Array:
+    """Σ over sequences of Σ_i f_i P_i, the sequence-wise balance loss before α (V3 Eqs. 17-20); 1 a sequence when even.
+
+    f_i counts the tokens whose K highest affinities hold i (without bias and groups, as Eq. 18 has it) and has no gradient;
+    P_i is the mean of i's share of a token's affinities. Sequences are the segments of a row; padding is none.
+    """
+    num_experts, num_buckets = affinity_BTE.shape[-1], segments_BT.shape[1] + 1
+    _, best_BTK = jax.lax.top_k(jax.lax.stop_gradient(affinity_BTE), num_experts_per_token)
+    chosen_BTE = jax.nn.one_hot(best_BTK, num_experts).sum(-2)
+    share_BTE = affinity_BTE / (affinity_BTE.sum(-1, keepdims=True) + 1e-20)
+
+    def by_segment(values_BTX):
+        return jax.vmap(lambda v, s: jax.ops.segment_sum(v, s, num_segments=num_buckets))(values_BTX, segments_BT)
+
+    length_BS = jnp.maximum(by_segment(jnp.ones(segments_BT.shape)), 1.0)
+    products_BS = (by_segment(chosen_BTE) * by_segment(share_BTE)).sum(-1)
+    per_sequence_BS = num_experts / num_experts_per_token * products_BS / length_BS**2
+    return per_sequence_BS[:, 1:].sum()  # bucket 0 is padding

@@ -2,12 +2,13 @@
 
 ``Transformer`` is the NNX module. ``make_model`` splits it once; all else sees plain dicts of arrays (``params``, and ``buffers``
 with the router bias) and the functions of ``Model``. Layers of a kind are stacked on a leading dim: ``dense`` (the prefix of a
-mixture of experts, or all layers of a dense model) and ``moe``. Without a cache they are scanned; with one they are
-unrolled, so that a decode step reads each layer's weights and cache in place.
+mixture of experts, or all layers of a dense model), ``moe``, and the depths of ``mtp``. Without a cache they are scanned; with
+one they are unrolled, so that a decode step reads each layer's weights and cache in place.
 """
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,114 +16,117 @@ from flax import nnx
 
 from r1jax.kernels.token_logprob import token_logprob
 from r1jax.models import cache as kv_cache
+from r1jax.models.block import Block, stacked
 from r1jax.models.config import ModelConfig
-from r1jax.models.gqa import GQA
-from r1jax.models.layers import Buffer, RMSNorm, SwiGLU, param
-from r1jax.models.mla import MLA
-from r1jax.models.moe import MoE
+from r1jax.models.layers import Buffer, RMSNorm, param
+from r1jax.models.mtp import MTP
 from r1jax.models.rope import rope_angles
 from r1jax.sharding import constrain
 
-
-class Block(nnx.Module):
-    """h + Attention(norm(h)), then h + FFN(norm(h)) (spec A.2)."""
-
-    def __init__(self, config: ModelConfig, *, is_moe: bool, rngs: nnx.Rngs):
-        self.attention_norm = RMSNorm(config.model_dim, eps=config.rms_eps)
-        self.attention = (MLA if config.attention == "mla" else GQA)(config, rngs=rngs)
-        self.ffn_norm = RMSNorm(config.model_dim, eps=config.rms_eps)
-        if is_moe:
-            self.ffn = MoE(config, rngs=rngs)
-        else:
-            self.ffn = SwiGLU(config.model_dim, config.ffn_dim, std=config.init_std, rngs=rngs)
-
-    def __call__(self, h_BTD: jax.Array, *, segments_BT: jax.Array, **attention_inputs):
-        """(h, the layer's cache or None, tokens per expert [E] or None)."""
-        with jax.named_scope("attention"):
-            out_BTD, cache = self.attention(self.attention_norm(h_BTD), segments_BT=segments_BT, **attention_inputs)
-        h_BTD = constrain(h_BTD + out_BTD, ("batch", None, None))
-        with jax.named_scope("ffn"):
-            x_BTD = self.ffn_norm(h_BTD)
-            if isinstance(self.ffn, MoE):
-                out_BTD, counts_E = self.ffn(x_BTD, segments_BT=segments_BT)
-            else:
-                out_BTD, counts_E = self.ffn(x_BTD), None
-        return constrain(h_BTD + out_BTD, ("batch", None, None)), cache, counts_E
-
-
-def _stacked(config: ModelConfig, num_layers: int, *, is_moe: bool, rngs: nnx.Rngs) -> Block:
-    """``num_layers`` blocks as one module whose arrays have a leading layer dim."""
-    make = nnx.vmap(lambda key: Block(config, is_moe=is_moe, rngs=nnx.Rngs(params=key)), in_axes=0)
-    return make(jax.random.split(rngs.params(), num_layers))
+_OVER_LAYERS = {"expert_counts_E": "expert_counts_LE", "experts_BTK": "experts_LBTK", "balance": "balance_L"}
+"""What a router tells -> its name in aux, stacked over the MoE layers."""
 
 
 class Transformer(nnx.Module):
-    """Embedding, blocks, final norm; the unembedding is applied by ``Model.token_logprob`` or ``Model.logits``."""
+    """Embedding, blocks, final norm, MTP depths; the unembedding is applied by ``Model.token_logprob`` or ``Model.logits``."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.config = config
-        shape, axes = (config.vocab_size, config.model_dim), ("vocab", "embed")
-        self.embed_VD = param(rngs, shape, axes=axes, std=config.init_std)
-        if config.num_layers > config.num_moe_layers:
-            self.dense = _stacked(config, config.num_layers - config.num_moe_layers, is_moe=False, rngs=rngs)
-        if config.num_moe_layers:
-            self.moe = _stacked(config, config.num_moe_layers, is_moe=True, rngs=rngs)
-        self.final_norm = RMSNorm(config.model_dim, eps=config.rms_eps)
-        if not config.tie_embeddings:
-            self.unembed_VD = param(rngs, shape, axes=axes, std=config.init_std)
+        self.config = c = config
+        shape, axes = (c.vocab_size, c.model_dim), ("vocab", "embed")
+        self.embed_VD = param(rngs, shape, axes=axes, std=c.init_std)
+        if c.num_layers > c.num_moe_layers:
+            num_dense = c.num_layers - c.num_moe_layers
+            self.dense = stacked(lambda rngs: Block(c, is_moe=False, rngs=rngs), num_dense, rngs=rngs)
+        if c.num_moe_layers:
+            self.moe = stacked(lambda rngs: Block(c, is_moe=True, rngs=rngs), c.num_moe_layers, rngs=rngs)
+        self.final_norm = RMSNorm(c.model_dim, eps=c.rms_eps)
+        if not c.tie_embeddings:
+            self.unembed_VD = param(rngs, shape, axes=axes, std=c.init_std)
+        if c.num_mtp_layers:
+            self.mtp = stacked(lambda rngs: MTP(c, rngs=rngs), c.num_mtp_layers, rngs=rngs)
 
-    def __call__(self, tokens_BT, *, positions_BT, segments_BT, cache=None, is_prefill=False):
-        """(hidden after the final norm [B, T, D], cache or None, {"expert_counts_LE"}).
-
-        Tokens see earlier tokens of their own segment; segment 0 is padding. With a cache the tokens take its next T slots;
-        ``is_prefill`` says that it is empty, so that attention is among the given tokens alone.
-        """
-        h_BTD = self.embed_VD[...][tokens_BT].astype(self.config.dtype)
-        h_BTD = constrain(h_BTD, ("batch", None, None))
+    def __call__(
+        self, tokens_BT, *, positions_BT, segments_BT, cache=None, is_prefill=False, replay_LBTK=None, **routing
+    ):
+        """(hidden after the final norm [B, T, D], cache or None, aux): see ``Model.hidden``."""
         inputs = {"angles": rope_angles(self.config, positions_BT), "segments_BT": segments_BT}
+        h_BTD = self._embed(tokens_BT)
         if cache is None:
-            h_BTD, counts = self._scanned(h_BTD, inputs)
+            h_BTD, aux = self._scanned(h_BTD, inputs, replay_LBTK, routing)
         else:
-            h_BTD, cache, counts = self._unrolled(h_BTD, inputs, cache, is_prefill)
-        aux = {"expert_counts_LE": counts} if counts is not None else {}
+            h_BTD, cache, aux = self._unrolled(h_BTD, inputs, cache, is_prefill, replay_LBTK, routing)
         return self.final_norm(h_BTD), cache, aux
+
+    def mtp_step(
+        self, hidden_BTD, next_BT, *, depth, positions_BT, segments_BT, cache=None, is_prefill=False, **routing
+    ):
+        """(hidden [B, T, D], cache or None, aux) of one MTP depth: see ``Model.mtp_hidden``."""
+        inputs = {"angles": rope_angles(self.config, positions_BT), "segments_BT": segments_BT, "routing": routing}
+        if cache is not None:
+            inputs |= _cache_inputs(cache, segments_BT, is_prefill) | {"cache": cache["layers"][0]}
+        graphdef, state = nnx.split(self.mtp)
+
+        def step(state, hidden_BTD, embedded_BTD):
+            return nnx.merge(graphdef, jax.tree.map(lambda a: a[depth], state))(hidden_BTD, embedded_BTD, **inputs)
+
+        step = jax.checkpoint(step) if self.config.remat and cache is None else step
+        hidden_BTD, layer, told = step(state, hidden_BTD, self._embed(next_BT))
+        cache = None if cache is None else _advanced(cache, (layer,), inputs)
+        return hidden_BTD, cache, {_OVER_LAYERS[name]: value[None] for name, value in told.items()}
+
+    def blocks(self):
+        """(stack's name, index in it, block) of every layer in order, each with its own slice of the stacked arrays."""
+        for name, graphdef, state in self._stacks():
+            for index in range(jax.tree.leaves(state)[0].shape[0]):
+                yield name, index, nnx.merge(graphdef, jax.tree.map(lambda a, index=index: a[index], state))
+
+    def _embed(self, tokens_BT):
+        h_BTD = self.embed_VD[...][tokens_BT].astype(self.config.dtype)
+        return constrain(h_BTD, ("batch", None, None))
 
     def _stacks(self):
         for name in ("dense", "moe"):
             if hasattr(self, name):
-                yield nnx.split(getattr(self, name))
+                yield name, *nnx.split(getattr(self, name))
 
-    def _scanned(self, h_BTD, inputs):
-        counts_LE = None
-        for graphdef, state in self._stacks():
+    def _scanned(self, h_BTD, inputs, replay_LBTK, routing):
+        aux = {}
+        for name, graphdef, state in self._stacks():
 
-            def layer(h_BTD, layer_state, graphdef=graphdef):
-                h_BTD, _, counts_E = nnx.merge(graphdef, layer_state)(h_BTD, **inputs)
-                return h_BTD, counts_E
+            def layer(h_BTD, per_layer, graphdef=graphdef):
+                layer_state, replay_BTK = per_layer
+                block = nnx.merge(graphdef, layer_state)
+                h_BTD, _, told = block(h_BTD, routing=routing | {"replay_BTK": replay_BTK}, **inputs)
+                return h_BTD, told
 
-            h_BTD, stack_counts = jax.lax.scan(jax.checkpoint(layer) if self.config.remat else layer, h_BTD, state)
-            counts_LE = stack_counts if stack_counts is not None else counts_LE
-        return h_BTD, counts_LE
+            layer = jax.checkpoint(layer) if self.config.remat else layer
+            h_BTD, told = jax.lax.scan(layer, h_BTD, (state, replay_LBTK if name == "moe" else None))
+            aux |= {_OVER_LAYERS[name]: value for name, value in told.items()}
+        return h_BTD, aux
 
-    def _unrolled(self, h_BTD, inputs, cache, is_prefill):
-        start = 0 if is_prefill else cache["length"]
-        num_new = h_BTD.shape[1]
-        segments_BS = jax.lax.dynamic_update_slice_in_dim(cache["segments_BS"], inputs["segments_BT"], start, axis=1)
-        inputs = inputs | {"start": start}
-        if self.config.attention == "mla":
-            inputs |= {"absorbed": not is_prefill}
-        layers, counts = list(cache["layers"]), []
-        index = 0
-        for graphdef, state in self._stacks():
-            for depth in range(jax.tree.leaves(state)[0].shape[0]):
-                block = nnx.merge(graphdef, jax.tree.map(lambda a, depth=depth: a[depth], state))
-                h_BTD, layers[index], counts_E = block(
-                    h_BTD, cache=layers[index], cache_segments_BS=segments_BS, **inputs
-                )
-                counts += [counts_E] if counts_E is not None else []
-                index += 1
-        cache = {"layers": tuple(layers), "segments_BS": segments_BS, "length": cache["length"] + num_new}
-        return h_BTD, cache, jnp.stack(counts) if counts else None
+    def _unrolled(self, h_BTD, inputs, cache, is_prefill, replay_LBTK, routing):
+        inputs = inputs | _cache_inputs(cache, inputs["segments_BT"], is_prefill)
+        layers, told_by_layer = [], []
+        for (name, index, block), layer in zip(self.blocks(), cache["layers"], strict=True):
+            replay_BTK = replay_LBTK[index] if name == "moe" and replay_LBTK is not None else None
+            h_BTD, layer, told = block(h_BTD, cache=layer, routing=routing | {"replay_BTK": replay_BTK}, **inputs)
+            layers.append(layer)
+            told_by_layer += [told] if told else []
+        aux = jax.tree.map(lambda *values: jnp.stack(values), *told_by_layer) if told_by_layer else {}
+        aux = {_OVER_LAYERS[name]: value for name, value in aux.items()}
+        return h_BTD, _advanced(cache, tuple(layers), inputs), aux
+
+
+def _cache_inputs(cache: dict, segments_BT, is_prefill: bool) -> dict:
+    """What attention needs to write these tokens into a cache and to read it."""
+    start = 0 if is_prefill else cache["length"]
+    segments_BS = jax.lax.dynamic_update_slice_in_dim(cache["segments_BS"], segments_BT, start, axis=1)
+    return {"cache_segments_BS": segments_BS, "start": start, "reads_cache": not is_prefill}
+
+
+def _advanced(cache: dict, layers: tuple, inputs: dict) -> dict:
+    length = cache["length"] + inputs["segments_BT"].shape[1]
+    return {"layers": layers, "segments_BS": inputs["cache_segments_BS"], "length": length}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,10 +141,71 @@ class Model:
         params, buffers = _split(self.config, key)[1:]
         return nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
 
-    def hidden(self, params, buffers, tokens_BT, *, positions_BT, segments_BT, cache=None, is_prefill=False):
-        """(hidden [B, T, D] after the final norm, cache, aux): see ``Transformer.__call__``."""
-        module = nnx.merge(self.graphdef, params, buffers)
-        return module(tokens_BT, positions_BT=positions_BT, segments_BT=segments_BT, cache=cache, is_prefill=is_prefill)
+    def hidden(
+        self,
+        params,
+        buffers,
+        tokens_BT,
+        *,
+        positions_BT,
+        segments_BT,
+        cache=None,
+        is_prefill: bool = False,
+        replay_LBTK=None,
+        record_routing: bool = False,
+        balance: bool = False,
+    ):
+        """(hidden [B, T, D] after the final norm, cache or None, aux).
+
+        Tokens see earlier tokens of their own segment; segment 0 is padding. With a cache the tokens take its next T slots;
+        ``is_prefill`` says that it is empty, so that attention is among the given tokens alone.
+
+        replay_LBTK: experts chosen before, by MoE layer, as ``record_routing`` gave them: they are used again and weighed
+          anew (router replay); a token of which an entry is negative is routed afresh.
+        aux: {} of a dense model, else "expert_counts_LE"; with ``record_routing`` "experts_LBTK" int32; with ``balance``
+          "balance_L", the balance loss summed over sequences (``r1jax.models.moe.balance_sum``).
+        """
+        return nnx.merge(self.graphdef, params, buffers)(
+            tokens_BT,
+            positions_BT=positions_BT,
+            segments_BT=segments_BT,
+            cache=cache,
+            is_prefill=is_prefill,
+            replay_LBTK=replay_LBTK,
+            record_routing=record_routing,
+            balance=balance,
+        )
+
+    def mtp_hidden(
+        self,
+        params,
+        buffers,
+        hidden_BTD,
+        next_BT,
+        *,
+        depth: int = 0,
+        positions_BT,
+        segments_BT,
+        cache=None,
+        is_prefill: bool = False,
+        balance: bool = False,
+    ):
+        """(hidden [B, T, D], cache or None, aux) of MTP depth ``depth``, whose logits predict the token after ``next_BT``.
+
+        hidden_BTD: of the depth before, or of the main model (``hidden``'s), at token i. next_BT: token i + 1 + depth.
+        positions_BT and segments_BT are those of token i; a position whose next token is not of its own sequence belongs
+        to segment 0. cache: of ``init_mtp_cache``, one a depth. aux as ``hidden``'s, L being 1.
+        """
+        return nnx.merge(self.graphdef, params, buffers).mtp_step(
+            hidden_BTD,
+            next_BT,
+            depth=depth,
+            positions_BT=positions_BT,
+            segments_BT=segments_BT,
+            cache=cache,
+            is_prefill=is_prefill,
+            balance=balance,
+        )
 
     def unembedding(self, params) -> jax.Array:
         """[V, D]; the embedding itself where they are tied."""
@@ -161,7 +226,11 @@ class Model:
 
     def init_cache(self, *, batch: int, length: int) -> dict:
         """Empty cache: see ``r1jax.models.cache``."""
-        return kv_cache.init_cache(self.config, batch=batch, length=length)
+        return kv_cache.init_cache(self.config, batch=batch, length=length, num_layers=self.config.num_layers)
+
+    def init_mtp_cache(self, *, batch: int, length: int) -> dict:
+        """Empty cache of one MTP depth."""
+        return kv_cache.init_cache(self.config, batch=batch, length=length, num_layers=1)
 
     def abstract(self) -> tuple[dict, dict]:
         """(params, buffers) as ShapeDtypeStructs, without allocating."""
@@ -195,3 +264,23 @@ def make_model(config: ModelConfig) -> Model:
 def count_params(params) -> int:
     """Number of scalars in a tree of arrays or shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+class ParameterCounts(NamedTuple):
+    """Scalars of a model, router biases included."""
+
+    total: int
+    """Of the main model: MTP left out, as the published counts do."""
+    activated: int
+    """Those of ``total`` that one token passes through: K of the E experts; embedding and head counted whole."""
+    mtp: int
+    """Of the MTP depths, which share the embedding and the head."""
+
+
+def parameter_counts(config: ModelConfig) -> ParameterCounts:
+    """671,026,419,200, 37,552,297,472 and 11,610,068,224 for DeepSeek-V3; allocates nothing."""
+    trees = make_model(config).abstract()
+    mtp = sum(count_params(tree.get("mtp", {})) for tree in trees)
+    total = sum(map(count_params, trees)) - mtp
+    idle_experts = config.num_moe_layers * (config.num_experts - config.num_experts_per_token)
+    return ParameterCounts(total, total - idle_experts * 3 * config.model_dim * config.expert_ffn_dim, mtp)

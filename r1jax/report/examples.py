@@ -154,6 +154,11 @@ def _card(row: dict[str, Any], heading: str, group: Rows) -> str:
         facts.append(f"advantage {show(number(row['advantage']))}")
     if "num_tokens" in row:
         facts.append(f"{show(number(row['num_tokens']))} tokens")
+    failed = row.get("errors")
+    if isinstance(failed, dict) and failed:
+        facts.append(f'<span class="bad">no verdict of {escape(", ".join(map(str, failed)))}</span>')
+    if row.get("dropped") is True:
+        facts.append("not trained on")
     if row.get("stop_reason") == "length":
         facts.append('<span class="bad">cut off</span>')
     text = row["completion"]

@@ -71,8 +71,12 @@ SECTIONS = (
             Panel(
                 "Reward",
                 "reward",
-                (Line("reward", "mean"), Line("reward_std", "spread within groups")),
-                "Weighted sum that is trained on, mean over the update's completions.",
+                (
+                    Line("reward", "mean"),
+                    Line("reward_std", "spread"),
+                    Line("reward_std_in_groups", "spread within groups"),
+                ),
+                "Weighted sum that is trained on, over the phase's completions. Spread: standard deviation.",
             ),
             Panel(
                 "Held-out pass@k",
@@ -93,7 +97,19 @@ SECTIONS = (
                 "A group whose rewards are equal has zero advantage and teaches nothing.",
                 low=0.0,
             ),
-            Panel("Loss", "loss", (Line("loss", "training"), Line("eval/loss", "held-out"))),
+            Panel("Loss", "loss", (Line("loss", "training"),)),
+            Panel(
+                "Failed verifiers",
+                "completions",
+                (
+                    Line("rewards/*/errors", "*"),
+                    Line("rewards/*/timeouts", "*, out of time"),
+                    Line("eval/rewards/*/errors", "*, held-out"),
+                    Line("eval/rewards/*/timeouts", "*, held-out, out of time"),
+                ),
+                "What a reward failed on has no reward and is not learned from.",
+                low=0.0,
+            ),
             Panel("Held-out format", "share of completions", (Line("eval/format", "well formed"),), low=0.0, high=1.0),
         ),
     ),
@@ -196,9 +212,16 @@ SECTIONS = (
                     Line("time/eval", "evaluation"),
                     Line("time/other", "other"),
                 ),
-                "Of one step: rollouts of a phase and its updates.",
+                "Of one step: rollouts of a phase and its updates; an evaluation comes on top.",
                 low=0.0,
                 stacked=True,
+            ),
+            Panel(
+                "Time in rewards",
+                "seconds",
+                (Line("rewards/*/seconds", "*"),),
+                "Of a phase; beside the sampler.",
+                low=0.0,
             ),
             Panel(
                 "Throughput",
@@ -211,7 +234,7 @@ SECTIONS = (
 )
 
 # Metrics drawn as part of another panel, or known and not worth a plot of their own.
-_QUIET = re.compile(r".*_(low|high)|completions/(min|max)_length|rewards/[^/]+/(std|errors)|time/step|finite")
+_QUIET = re.compile(r".*_(low|high)|completions/(min|max)_length|rewards/[^/]+/std|time/step|finite")
 
 
 def resolve(names: Collection[str]) -> list[Section]:

@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import numpy as np
 
 _STAGE_FILES = ("metrics.jsonl", "config.json")
 _NOT_STAGES = ("checkpoints", "completions", "tensorboard")
+_NOT_IN_STEP = ("time/step", "time/eval")
+_FAILURES = re.compile(r"(eval/)?rewards/[^/]+/(errors|timeouts)")
 _EPOCH_SECONDS = 1e9  # a "time" above this counts from 1970, below it from the start of the run
 
 
@@ -165,9 +168,11 @@ def _with_origins(stages: list[Stage]) -> list[Stage]:
     for stage in stages:
         init = stage.config.get("init")
         path = init.get("path") if isinstance(init, dict) and init.get("kind") == "stage" else None
-        if isinstance(path, str) and "\0" not in path and _is_stage(Path(path)) and Path(path).resolve() not in known:
-            known.add(Path(path).resolve())
-            result.append(_read_stage(Path(path)))
+        if isinstance(path, str) and "\0" not in path:
+            origin = Path(path.replace("{here}", str(stage.path), 1))
+            if _is_stage(origin) and origin.resolve() not in known:
+                known.add(origin.resolve())
+                result.append(_read_stage(origin))
         result.append(stage)
     return result
 
@@ -219,8 +224,16 @@ def _metrics(rows: list[dict[str, Any]], notes: list[str]) -> dict[str, Series]:
     for name, steps in sorted(lost.items()):
         notes.append(f"{name}: {len(steps)} non-finite or too large, left out (first at update {steps[0]}).")
     for name, points in sorted(values.items()):
-        if name.startswith("rewards/") and name.endswith("/errors") and sum(points.values()):
-            notes.append(f"{name}: the reward function failed {sum(points.values()):,.0f} times; those scored 0.")
+        if not _FAILURES.fullmatch(name):
+            continue
+        if not (count := sum(points.values())):
+            del values[name]  # no failures are not worth a plot
+        elif name.endswith("/errors"):
+            first = min(step for step, failures in points.items() if failures)
+            notes.append(
+                f"Warning: {name}: the verifier failed on {count:,.0f} completions, first at update {first:,.0f}; "
+                "they count as neither right nor wrong."
+            )
     _add_other_time(values)
     return {
         name: Series(np.array(sorted(points)), np.array([points[step] for step in sorted(points)]))
@@ -230,7 +243,7 @@ def _metrics(rows: list[dict[str, Any]], notes: list[str]) -> dict[str, Series]:
 
 def _add_other_time(values: dict[str, dict[float, float]]) -> None:
     """Adds time/other: what of time/step the named parts do not cover."""
-    parts = [points for name, points in values.items() if name.startswith("time/") and name != "time/step"]
+    parts = [points for name, points in values.items() if name.startswith("time/") and name not in _NOT_IN_STEP]
     if parts and "time/step" in values and "time/other" not in values:
         steps = values["time/step"].items()
         values["time/other"] = {

@@ -34,7 +34,7 @@ def r1_accuracy_reward(
     stop_reason: Sequence[str] | None = None,
     **columns: Any,
 ) -> list[float | Exception]:
-    r"""R1: the answer is the summary after ``</think>`` (its last balanced ``\boxed{...}`` if there is one)."""
+    r"""R1: the answer is in the summary after ``</think>``: its ``<answer>``, its last ``\boxed{...}``, or all of it."""
     return _graded(lambda text: final_answer(text, style="r1"), completions, problem, task, stop_reason)
 
 

@@ -9,17 +9,17 @@ from typing import Any
 from r1jax.text.response import parse
 
 
-def format_reward(
+def r1_zero(
     prompts: Sequence[str], completions: Sequence[str], stop_reason: Sequence[str] | None = None, **columns: Any
 ) -> list[float]:
     """R1-Zero: ``<think>...</think> <answer>...</answer>`` and nothing else, each tag once, neither part empty."""
     return _format_scores(completions, stop_reason, style="r1_zero")
 
 
-def r1_format_reward(
+def r1(
     prompts: Sequence[str], completions: Sequence[str], stop_reason: Sequence[str] | None = None, **columns: Any
 ) -> list[float]:
-    """R1: reasoning, one ``</think>``, a summary; neither part empty."""
+    """R1: reasoning, one ``</think>``, a summary; neither part empty. The prompt may have opened the thought."""
     return _format_scores(completions, stop_reason, style="r1")
 
 

@@ -2,18 +2,25 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
 
 import jax
 import numpy as np
 
-from r1jax.rewards.rubric import Rubric
+from r1jax.rewards.rubric import Rubric, Scores
+from r1jax.rollout.background import run_beside
 from r1jax.rollout.engine import Engine
 from r1jax.rollout.types import Completion, Group, Rollout
 from r1jax.tasks.types import GradingError, Problem, Task
-from r1jax.text.chat import render
+from r1jax.text.chat import encode_prompt, render, response_form, stop_ids
 from r1jax.text.response import final_answer
 from r1jax.text.tokenizer import Tokenizer
+
+
+class PromptTooLongError(ValueError):
+    """A prompt has more tokens than the budget allows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,16 +29,31 @@ class Collected:
 
     groups: list[Group]
     seconds: dict[str, float]
-    """"generate", "rewards"."""
+    """"generate"; "rewards": what scoring took after the last token, the rest of it went on meanwhile."""
     reward_errors: dict[str, int]
     """Completions that each reward function failed on; "task_metric" where the task itself could not grade some."""
-    error_messages: dict[str, str]
-    """The first failure of each function that failed."""
+    reward_timeouts: dict[str, int]
+    """Those of them that ran out of time."""
+    reward_seconds: dict[str, float]
+    """What each reward function took, wherever it ran."""
+
+    @property
+    def error_messages(self) -> dict[str, str]:
+        """The first failure of each function that failed."""
+        messages: dict[str, str] = {}
+        for group in self.groups:
+            for rollout in group.rollouts:
+                messages = {**rollout.errors, **messages}
+        return messages
 
 
 @dataclasses.dataclass(frozen=True)
 class Collector:
-    """Samples and scores under one task, template and rubric."""
+    """Samples and scores under one task, template and rubric.
+
+    A group is scored, in a thread beside the sampler, as soon as its last sample is done: one call of each reward
+    function a group, in any order of the groups. So scores do not depend on what else was sampled, or when.
+    """
 
     engine: Engine
     tokenizer: Tokenizer
@@ -41,19 +63,28 @@ class Collector:
     max_prompt_tokens: int
 
     def encode(self, problem: Problem) -> list[int]:
-        """Token ids of a problem's prompt. Raises ValueError, quoting the question, if it is longer than the budget."""
-        text = render(problem.messages, template=self.template)
-        ids = self.tokenizer.encode(text)
-        if self.tokenizer.bos_id is not None and self.template == "r1_zero":
-            ids = [self.tokenizer.bos_id, *ids]
+        """Token ids of a problem's prompt. Raises PromptTooLongError, quoting the question, if it exceeds the budget."""
+        ids = encode_prompt(problem.messages, self.tokenizer, template=self.template)
         if len(ids) > self.max_prompt_tokens:
             question = problem.messages[-1]["content"]
-            raise ValueError(
+            raise PromptTooLongError(
                 f"a prompt has {len(ids)} tokens, more than max_prompt_tokens={self.max_prompt_tokens}: {question[:120]!r}"
             )
         return ids
 
-    def collect(
+    def fits(self, problem: Problem) -> bool:
+        """Whether a problem's prompt is within the budget."""
+        try:
+            self.encode(problem)
+        except PromptTooLongError:
+            return False
+        return True
+
+    def collect(self, params, buffers, problems: Sequence[Problem], **settings) -> Collected:
+        """``num_samples`` scored rollouts of each problem; the settings are those of ``start``."""
+        return self.start(params, buffers, problems, **settings)()
+
+    def start(
         self,
         params,
         buffers,
@@ -65,69 +96,136 @@ class Collector:
         key: jax.Array,
         policy_version: int,
         top_p: float | None = None,
-    ) -> Collected:
-        """``num_samples`` scored rollouts of each problem. Prompts are checked before anything is generated."""
+    ) -> Callable[[], Collected]:
+        """``collect`` in two steps: all is sampled when this returns; what it returns waits for the scores.
+
+        Prompts are checked before anything is generated. The second step raises what ``Rubric.score`` raises.
+        """
         prompts = [self.encode(problem) for problem in problems]
-        start = time.perf_counter()
-        completions = self.engine.generate(
-            params,
-            buffers,
-            prompts,
-            num_samples=num_samples,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            stop_ids=(self.tokenizer.eos_id,),
-            key=key,
-        )
-        generated = time.perf_counter()
-        groups, scores, num_ungraded = self._score(problems, prompts, completions, policy_version)
-        seconds = {"generate": generated - start, "rewards": time.perf_counter() - generated}
-        errors = scores.errors | ({"task_metric": num_ungraded} if num_ungraded else {})
-        return Collected(groups, seconds, errors, scores.messages)
+        scoring: dict[int, Future] = {}
 
-    def _score(self, problems, prompts, completions: list[list[Completion]], policy_version: int):
-        num_samples = len(completions[0])
-        flat = [completion for group in completions for completion in group]
-        texts = [self._text(completion) for completion in flat]
-        columns: dict[str, list] = {
-            "problem": [problem for problem in problems for _ in range(num_samples)],
-            "completion_ids": [completion.token_ids.tolist() for completion in flat],
-            "stop_reason": [completion.stop_reason for completion in flat],
-        }
-        columns["answer"] = [problem.answer for problem in columns["problem"]]
-        for name in dict.fromkeys(name for problem in problems for name in problem.columns):
-            columns[name] = [problem.columns.get(name) for problem in columns["problem"]]
-        columns["task"] = [self.task] * len(flat)
-        prompt_texts = [render(problem.messages, template=self.template) for problem in columns["problem"]]
-        scores = self.rubric.score(prompt_texts, texts, columns)
+        def score(place: int, completions: list[Completion]) -> None:
+            arguments = (problems[place], prompts[place], completions, policy_version)
+            scoring[place] = run_beside(self._start_scoring, *arguments)
 
-        rollouts, num_ungraded = [], 0
-        for index, (completion, text) in enumerate(zip(flat, texts, strict=True)):
-            problem = columns["problem"][index]
-            answer = None if completion.stop_reason == "length" else final_answer(text)
-            try:
-                is_correct = answer is not None and self.task.grade(answer, problem) >= 1.0
-            except GradingError:
-                is_correct, num_ungraded = False, num_ungraded + 1
-            rollouts.append(
-                Rollout(
-                    prompt_ids=np.asarray(prompts[index // num_samples], np.int32),
-                    completion=completion,
-                    text=text,
-                    policy_version=policy_version,
-                    rewards={name: float(values[index]) for name, values in scores.by_name.items()},
-                    reward=float(scores.total[index]),
-                    is_correct=is_correct,
-                    answer=answer,
-                )
+        begin = time.perf_counter()
+        try:
+            completions = self.engine.generate(
+                params,
+                buffers,
+                prompts,
+                num_samples=num_samples,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                stop_ids=stop_ids(self.tokenizer, self.template),
+                key=key,
+                on_done=score,
             )
-        groups = [
-            Group(problem, tuple(rollouts[i * num_samples : (i + 1) * num_samples]))
-            for i, problem in enumerate(problems)
+        except BaseException:
+            for future in scoring.values():
+                future.cancel()
+            raise
+        for place, group in enumerate(completions):
+            if place not in scoring:
+                score(place, group)
+        generate_seconds = time.perf_counter() - begin
+
+        def finish() -> Collected:
+            begin = time.perf_counter()
+            groups, scores = zip(
+                *(_finished(scoring[place], problem) for place, problem in enumerate(problems)), strict=True
+            )
+            num_ungraded = sum("task_metric" in rollout.errors for group in groups for rollout in group.rollouts)
+            return Collected(
+                list(groups),
+                seconds={"generate": generate_seconds, "rewards": time.perf_counter() - begin},
+                reward_errors=_summed(s.errors for s in scores)
+                | ({"task_metric": num_ungraded} if num_ungraded else {}),
+                reward_timeouts=_summed(s.timeouts for s in scores),
+                reward_seconds=_summed(s.seconds for s in scores),
+            )
+
+        return finish
+
+    def _start_scoring(
+        self, problem: Problem, prompt_ids: list[int], completions: list[Completion], policy_version: int
+    ) -> Callable[[], tuple[Group, Scores]]:
+        """Grades and plain rewards of one group; what is returned waits for the async ones."""
+        texts = [self._text(completion) for completion in completions]
+        prompt = render(problem.messages, template=self.template, tokenizer=self.tokenizer)
+        scores_of = self.rubric.start(
+            [prompt] * len(texts), texts, reward_columns(problem, completions, task=self.task)
+        )
+        style, where = response_form(self.template, self.tokenizer)
+        answers = [
+            None if completion.stop_reason == "length" else final_answer(text, style=style, answer=where)
+            for completion, text in zip(completions, texts, strict=True)
         ]
-        return groups, scores, num_ungraded
+        grades = {answer: self._grade(answer, problem) for answer in dict.fromkeys(answers)}
+
+        def finish() -> tuple[Group, Scores]:
+            scores = scores_of()
+            rollouts = []
+            for index, (completion, text, answer) in enumerate(zip(completions, texts, answers, strict=True)):
+                grade, errors = grades[answer], scores.messages[index]
+                if isinstance(grade, GradingError):
+                    grade, errors = 0.0, errors | {"task_metric": str(grade)}
+                rollouts.append(
+                    Rollout(
+                        prompt_ids=np.asarray(prompt_ids, np.int32),
+                        completion=completion,
+                        text=text,
+                        policy_version=policy_version,
+                        rewards={name: float(values[index]) for name, values in scores.by_name.items()},
+                        reward=float(scores.total[index]),
+                        is_correct=grade >= 1.0,
+                        answer=answer,
+                        errors=errors,
+                    )
+                )
+            return Group(problem, tuple(rollouts)), scores
+
+        return finish
+
+    def _grade(self, answer: str | None, problem: Problem) -> float | GradingError:
+        """The task metric of an answer, or why it could not be had."""
+        try:
+            return 0.0 if answer is None else self.task.grade(answer, problem)
+        except GradingError as error:
+            return error
 
     def _text(self, completion: Completion) -> str:
         ids = completion.token_ids
         return self.tokenizer.decode(ids[:-1] if completion.stop_reason == "stop" else ids)
+
+
+def reward_columns(problem: Problem, completions: Sequence[Completion], *, task: Task) -> dict[str, list]:
+    """What reward functions are given of a problem's completions, besides prompts and texts: [N] lists by name."""
+    shared = problem.columns | {
+        "problem": problem,
+        "answer": problem.answer,
+        "task": task,
+        "task_name": problem.columns["task"],
+    }
+    return {name: [value] * len(completions) for name, value in shared.items()} | {
+        "completion_ids": [completion.token_ids.tolist() for completion in completions],
+        "stop_reason": [completion.stop_reason for completion in completions],
+    }
+
+
+def _finished(scoring: Future, problem: Problem) -> tuple[Group, Scores]:
+    """A group whose scoring began; what is wrong with a reward is said with the problem that it happened on."""
+    try:
+        return scoring.result()()
+    except ValueError as error:
+        question = problem.messages[-1]["content"]
+        raise ValueError(f"task {problem.columns['task']!r}, problem {question[:80]!r}: {error}") from error
+
+
+def _summed(counts: Iterable[Mapping[str, float]]) -> dict[str, Any]:
+    """The sums by name."""
+    total: dict[str, Any] = {}
+    for count in counts:
+        total = {name: total.get(name, 0) + value for name, value in count.items()}
+    return total

@@ -7,7 +7,7 @@ arrays: ``num_compilations`` counts what a run compiled.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -58,8 +58,11 @@ class Engine:
         top_p: float | None = None,
         stop_ids: Sequence[int],
         key: jax.Array,
+        on_done: Callable[[int, list[Completion]], None] | None = None,
     ) -> list[list[Completion]]:
         """``num_samples`` completions of each prompt, in order.
+
+        ``on_done(prompt, completions)`` is called once for each prompt, as soon as all of its samples are done.
 
         Raises ValueError for an empty prompt, a temperature that is not positive, top_p outside (0, 1], too many stop ids,
         no samples or no room.
@@ -94,14 +97,26 @@ class Engine:
         num_rows = len(prompts) * num_samples
         tokens_BN = np.zeros((num_rows, 0), np.int32)
         logps_BN = np.zeros((num_rows, 0), np.float32)
-        rows = np.arange(num_rows)
+        rows, done_B = np.arange(num_rows), np.zeros(num_rows, bool)
+        completions: dict[int, list[Completion]] = {}
+
+        def finish(done: Iterable[int]) -> None:
+            for prompt in map(int, done):
+                if prompt not in completions:
+                    own = range(prompt * num_samples, (prompt + 1) * num_samples)
+                    completions[prompt] = [_completion(tokens_BN[row], logps_BN[row], stop_ids) for row in own]
+                    if on_done is not None:
+                        on_done(prompt, completions[prompt])
+
         for start in range(0, max_new_tokens, self.segment):
             state = state | {"cache": self._grow(state["cache"], length=prompt_length + start + self.segment)}
             state, new_tokens, new_logps = self._decode(params, buffers, state, settings, steps=self.segment)
             tokens_BN = np.pad(tokens_BN, ((0, 0), (0, self.segment)), constant_values=-1)
             logps_BN = np.pad(logps_BN, ((0, 0), (0, self.segment)))
             tokens_BN[rows, start:], logps_BN[rows, start:] = new_tokens, new_logps
-            alive = np.flatnonzero(~np.asarray(state["done_B"]))
+            done_B[rows] = np.asarray(state["done_B"])
+            finish(np.flatnonzero(done_B.reshape(-1, num_samples).all(1)))
+            alive = np.flatnonzero(~done_B[rows])
             if not len(alive):
                 break
             fewer = _fewer_rows(len(rows), len(alive))
@@ -109,8 +124,8 @@ class Engine:
                 done = np.setdiff1d(np.arange(len(rows)), alive)
                 keep = np.sort(np.concatenate([alive, done[: fewer - len(alive)]]))
                 state, rows = self._gather(state, keep), rows[keep]
-        completions = [_completion(tokens, logps, stop_ids) for tokens, logps in zip(tokens_BN, logps_BN, strict=True)]
-        return [completions[i : i + num_samples] for i in range(0, num_rows, num_samples)]
+        finish(range(len(prompts)))
+        return [completions[prompt] for prompt in range(len(prompts))]
 
     def _prefill_fn(self, params, buffers, tokens_PT, segments_PT, *, length: int, repeats: int) -> dict:
         """Decode state of P·repeats rows: the prompts' cache and their last hidden."""
@@ -196,9 +211,11 @@ def _map_rows(state: dict, select) -> dict:
 
 def _completion(tokens_N: np.ndarray, logps_N: np.ndarray, stop_ids: Sequence[int]) -> Completion:
     num_tokens = int((tokens_N >= 0).sum())
-    token_ids = tokens_N[:num_tokens]
+    token_ids = tokens_N[:num_tokens].copy()  # not a view: the whole batch would stay in memory with it
     stopped = num_tokens > 0 and int(token_ids[-1]) in stop_ids
-    return Completion(token_ids=token_ids, logps=logps_N[:num_tokens], stop_reason="stop" if stopped else "length")
+    return Completion(
+        token_ids=token_ids, logps=logps_N[:num_tokens].copy(), stop_reason="stop" if stopped else "length"
+    )
 
 
 @functools.cache

@@ -33,13 +33,15 @@ class Rollout:
     policy_version: int
     """Number of updates that the sampling weights had seen."""
     rewards: Mapping[str, float]
-    """Each raw reward by name; NaN where it does not apply."""
+    """Each raw reward by name; NaN where it does not apply or its verifier failed."""
     reward: float
-    """The weighted sum that the advantage is made of."""
+    """The weighted sum; NaN where no weighted reward applies or one failed: nothing is learned from this rollout."""
     is_correct: bool
     """The task's own metric, apart from any reward."""
     answer: str | None
     """The extracted answer."""
+    errors: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """The message of each reward that failed on it; under "task_metric" the task's own."""
 
 
 @dataclasses.dataclass(frozen=True)

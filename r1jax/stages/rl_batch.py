@@ -1,27 +1,48 @@
 """From scored groups to packed micro-batches: the step between rollout and loss of the RL stage."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from r1jax.data.packing import pack
-from r1jax.objectives.advantages import group_advantages
+from r1jax.objectives.advantages import decoupled_advantages, group_advantages
 from r1jax.rollout.types import Group, Rollout
 
 Microbatch = dict[str, Any]
 
 
-def advantages_of(groups: Sequence[Group], *, normalization: str) -> np.ndarray:
-    """[P, G] float32 advantages of every rollout (R1 Eq. 3)."""
-    rewards_PG = np.array([[rollout.reward for rollout in group.rollouts] for group in groups], np.float32)
-    return np.asarray(group_advantages(jnp.asarray(rewards_PG), normalization=normalization))
+def advantages_of(
+    groups: Sequence[Group], *, normalization: str, weights: Mapping[str, float] | None = None
+) -> np.ndarray:
+    """[P, G] float32 advantages of every rollout (R1 Eq. 3), 0 for one whose reward is NaN.
+
+    With ``weights`` by reward's name each reward is normalised in its group by itself (GDPO), else their sum is.
+    """
+    if weights is None:
+        return np.asarray(group_advantages(jnp.asarray(_rewards(groups)), normalization=normalization))
+    weights = {name: weight for name, weight in weights.items() if weight != 0.0}
+    rewards = [jnp.asarray(_rewards(groups, name)) for name in weights]
+    return np.asarray(decoupled_advantages(rewards, list(weights.values()), normalization=normalization))
 
 
-def is_zero_variance(group: Group) -> bool:
-    """Whether all rewards of the group are equal, so that it teaches nothing."""
-    return len({rollout.reward for rollout in group.rollouts}) == 1
+def is_zero_variance(group: Group, weights: Mapping[str, float] | None = None) -> bool:
+    """Whether all rewards of the group (each of ``weights``, or their sum) are equal, so that it teaches nothing."""
+    names = [None] if weights is None else [name for name, weight in weights.items() if weight != 0.0]
+    found = [_rewards([group], name)[0] for name in names]
+    return all(len(set(values[~np.isnan(values)].tolist())) <= 1 for values in found)
+
+
+def _rewards(groups: Sequence[Group], name: str | None = None) -> np.ndarray:
+    """[P, G] float32: the summed rewards, or those of one name; NaN where the rollout is not to be learned from."""
+    return np.array(
+        [
+            [np.nan if np.isnan(r.reward) else r.reward if name is None else r.rewards[name] for r in group.rollouts]
+            for group in groups
+        ],
+        np.float32,
+    )
 
 
 def split_by_question(num_questions: int, num_updates: int, rng: np.random.Generator) -> list[np.ndarray]:

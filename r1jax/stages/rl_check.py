@@ -3,15 +3,21 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from r1jax.objectives.advantages import group_advantages
 from r1jax.objectives.grpo import grpo_loss
 from r1jax.objectives.weights import token_weights
 from r1jax.rewards.rubric import Rubric
-from r1jax.stages.keys import check_counts, check_keys
-from r1jax.tasks.mixture import make_mixture
-from r1jax.text.chat import render
+from r1jax.rollout.collect import reward_columns
+from r1jax.rollout.types import Completion
+from r1jax.stages.keys import check_counts, check_finite, check_keys
+from r1jax.stages.policy import check_init
+from r1jax.stages.rl_collect import AGGREGATIONS
+from r1jax.stages.splits import check_same_split
+from r1jax.tasks.mixture import Mixture, make_mixture
+from r1jax.text.chat import check_template
 from r1jax.training.optimizer import OPTIMIZER_KEYS, make_optimizer
 
 COUNTS = frozenset(
@@ -29,8 +35,20 @@ COUNTS = frozenset(
     ]
 )
 EVAL_KEYS = frozenset(
-    ["every", "problems", "samples", "final_problems", "final_samples", "problems_per_batch", "temperature", "seed"]
+    [
+        "every",
+        "problems",
+        "samples",
+        "final_problems",
+        "final_samples",
+        "problems_per_batch",
+        "temperature",
+        "top_p",
+        "seed",
+    ]
 )
+_NUM_CHECKED = 16
+"""Problems of each task that are looked at before training."""
 LOSS_OPTIONS = ("clip_low", "clip_high", "dual_clip", "kl_coef", "kl_estimator", "ratio_level", "importance_cap")
 KEYS = COUNTS.union(
     LOSS_OPTIONS,
@@ -47,6 +65,7 @@ KEYS = COUNTS.union(
         "max_refills",
         "engine",
         "advantage",
+        "multi_objective_aggregation",
         "aggregation",
         "aggregation_constant",
         "mask_truncated",
@@ -59,14 +78,16 @@ KEYS = COUNTS.union(
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError, naming the key, for a config that cannot train; costs a few problems."""
-    check_keys(config, required=KEYS, where="rl")
+    check_keys(config, required=KEYS, optional=("balance_weight",), where="rl")
     check_keys(config.eval, required=EVAL_KEYS, where="rl: eval")
     check_keys(config.engine, required=("prompt_bucket", "segment"), where="rl: engine")
     check_keys(config.optimizer, required=("learning_rate",), optional=OPTIMIZER_KEYS, where="rl: optimizer")
     check_counts(config, COUNTS, where="rl")
     check_counts(config, ("max_refills", "seed"), where="rl", least=0)
     check_counts(config.engine, ("prompt_bucket", "segment"), where="rl: engine")
-    check_counts(config.eval, EVAL_KEYS - {"temperature", "seed"}, where="rl: eval")
+    check_counts(config.eval, EVAL_KEYS - {"temperature", "top_p", "seed"}, where="rl: eval")
+    check_counts(config.eval, ("seed",), where="rl: eval", least=0)
+    check_finite(config.to_dict(), where="rl")
     if config.group_size < 2:
         raise ValueError(f"group_size={config.group_size}: a group needs at least 2 outputs to compare")
     for name in ("questions_per_phase", "num_updates"):
@@ -92,19 +113,46 @@ def check(config: ConfigDict) -> None:
     for name, temperature in (("temperature", config.temperature), ("eval.temperature", config.eval.temperature)):
         if not temperature > 0:
             raise ValueError(f"{name}={temperature}: must be positive")
+    if config.eval.top_p is not None and not 0 < config.eval.top_p <= 1:
+        raise ValueError(f"eval.top_p={config.eval.top_p}: must be in (0, 1], or None for all tokens")
+    if config.multi_objective_aggregation not in AGGREGATIONS:
+        raise ValueError(
+            f"multi_objective_aggregation={config.multi_objective_aggregation!r}: must be one of {AGGREGATIONS}"
+        )
     make_optimizer(total_steps=config.num_updates, **config.optimizer)
+    check_init(config.init.to_dict())
     _check_rewards(config)
+    check_same_split(config.init.to_dict(), config.tasks)
     _check_objective(config)
 
 
 def _check_rewards(config: ConfigDict) -> None:
-    """Scores two dummy completions of one problem: a reward that cannot be called or returns too few is named now."""
+    """Lets the rewards score two dummy completions of a problem of each task, and asks for the columns of more.
+
+    A reward that cannot be called, fails on all of them (no sandbox for code, say), returns too few scores, or needs a
+    column that a problem lacks is named now.
+    """
+    rubric = Rubric(config.rewards)
+    if not any(rubric.weights.values()):
+        raise ValueError(f"rewards: all weights are 0, so there is nothing to learn from: {', '.join(rubric.weights)}")
     task = make_mixture(config.tasks, seed=config.seed)
-    problem = task.problem(0, split="train")
-    prompt = render(problem.messages, template=config.template)
-    columns = problem.columns | {"problem": problem, "task": task, "answer": problem.answer}
-    columns |= {"completion_ids": [0], "stop_reason": "stop"}
-    Rubric(config.rewards).score([prompt] * 2, ["", "1"], {name: [value] * 2 for name, value in columns.items()})
+    parts = list(task.tasks.values()) if isinstance(task, Mixture) else [task]
+    rubric.check_tasks(part.name for part in parts)
+    dummy = Completion(np.zeros(1, np.int32), np.zeros(1, np.float32), "stop")
+    for part in parts:
+        for row in range(_NUM_CHECKED):
+            problem = part.problem(row, split="train")
+            columns = reward_columns(problem, [dummy] * 2, task=task)
+            prompt = problem.messages[-1]["content"]
+            try:
+                rubric.check_columns(columns, task_name=part.name)
+                if row == 0:
+                    check_template(config.template, problem.messages)
+                    scores = rubric.score([prompt] * 2, ["", "1"], columns)
+                    if failing := [name for name, failed in scores.failed.items() if failed.all()]:
+                        raise ValueError(f"reward {failing[0]!r} fails on every answer: {scores.messages[0][failing[0]]}")
+            except ValueError as error:
+                raise ValueError(f"task {part.name!r}, training problem {row}: {error}") from error
 
 
 def _check_objective(config: ConfigDict) -> None:

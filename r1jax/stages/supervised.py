@@ -4,6 +4,7 @@ Documents are rendered by a chat template, packed into rows of one length by bes
 the loss is the mean over the batch's target tokens ("token") or over documents ("sequence").
 """
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -12,20 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from r1jax.data.documents import make_document_iterator
+from r1jax.data.documents import TOO_LONG, as_messages, make_document_iterator
 from r1jax.models.transformer import Model
 from r1jax.objectives.sums import add_metrics, mean_metrics
 from r1jax.objectives.supervised import cross_entropy_loss
 from r1jax.objectives.weights import token_weights
 from r1jax.sharding import make_mesh
-from r1jax.stages.keys import check_counts, check_keys
-from r1jax.stages.policy import load_policy, make_source
-from r1jax.text.chat import render
+from r1jax.stages.auxiliary import balance_loss, check_auxiliary, expert_counts, mtp_loss
+from r1jax.stages.keys import check_counts, check_keys, options_of
+from r1jax.stages.policy import check_init, check_source, load_policy, make_source
+from r1jax.text.chat import TRAIN, check_template, tokenizer_for
 from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.learner import NonFiniteError, TrainState, Update, init_state, make_update
 from r1jax.training.metrics import MetricsWriter
 from r1jax.training.optimizer import OPTIMIZER_KEYS, make_optimizer
-from r1jax.training.stop import GracefulStop
+from r1jax.training.stop import Stopped, graceful_stop
 from r1jax.training.workdir import open_workdir
 
 COUNTS = frozenset(
@@ -42,29 +44,45 @@ COUNTS = frozenset(
 KEYS = COUNTS.union(
     ["stage", "seed", "mesh", "init", "data", "template", "loss_on_prompt", "aggregation", "optimizer", "bias_rate"]
 )
+AUXILIARY = ("mtp_weight", "balance_weight")
+DOCUMENT_OPTIONS = {"train": TRAIN, "too_long": TOO_LONG}
 FIELDS = ("tokens", "targets", "mask", "segment_ids", "positions")
 
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError, naming the key, for a config that cannot train; costs a document."""
-    check_keys(config, required=KEYS, where="supervised")
+    check_keys(config, required=KEYS, optional=[*AUXILIARY, *DOCUMENT_OPTIONS], where="supervised")
     check_keys(config.optimizer, required=("learning_rate",), optional=OPTIMIZER_KEYS, where="supervised: optimizer")
     check_counts(config, COUNTS, where="supervised")
     check_counts(config, ("seed",), where="supervised", least=0)
     if config.aggregation not in ("token", "sequence"):
         raise ValueError(f"aggregation={config.aggregation!r}: must be 'token' or 'sequence'")
+    for name, allowed in DOCUMENT_OPTIONS.items():
+        if name in config and config[name] not in allowed:
+            raise ValueError(f"{name}={config[name]!r}: must be one of {', '.join(allowed)}")
     make_optimizer(total_steps=config.num_updates, **config.optimizer)
+    check_init(config.init.to_dict())
+    check_source(config.data, where="supervised: data")
     source = make_source(config.data.to_dict(), seed=config.seed)
-    question, _ = source(0)
-    render([{"role": "user", "content": question}], template=config.template)
+    check_template(config.template, as_messages(source(0))[:-1])
 
 
-def make_loss(model, *, aggregation: str):
-    """(params, buffers, microbatch) -> (loss, sums); the microbatch carries the whole batch's counts."""
+def make_loss(model, *, aggregation: str, mtp_weight: float = 0.0, balance_weight: float = 0.0):
+    """(params, buffers, microbatch) -> (loss, sums); the microbatch carries the whole batch's counts.
+
+    mtp_weight is λ of V3 Eq. 25, balance_weight α of Eq. 17; where one is 0, its part is not computed.
+    """
+    check_auxiliary(model, mtp_weight=mtp_weight, balance_weight=balance_weight)
+    routing = {"balance": balance_weight > 0}
 
     def loss_function(params, buffers, batch):
         hidden_BTD, _, aux = model.hidden(
-            params, buffers, batch["tokens"], positions_BT=batch["positions"], segments_BT=batch["segment_ids"]
+            params,
+            buffers,
+            batch["tokens"],
+            positions_BT=batch["positions"],
+            segments_BT=batch["segment_ids"],
+            **routing,
         )
         logp_BT, _ = model.token_logprob(params, hidden_BTD, batch["targets"])
         weight_BT = token_weights(
@@ -75,7 +93,15 @@ def make_loss(model, *, aggregation: str):
             num_tokens=batch["num_tokens"],
         )
         loss, metrics = cross_entropy_loss(logp_BT, weight_BT=weight_BT)
-        return loss, {**metrics, "expert_counts": aux}
+        extras, mtp_aux = {}, None
+        if mtp_weight:
+            extras["mtp_loss"], mtp_aux = mtp_loss(model, params, buffers, hidden_BTD, batch, weight_BT, **routing)
+            loss += mtp_weight * extras["mtp_loss"]
+        if balance_weight:
+            extras["moe/balance_loss"] = balance_loss(aux, mtp_aux, num_sequences=batch["num_sequences"])
+            loss += balance_weight * extras["moe/balance_loss"]
+        sums = {name: jax.lax.stop_gradient(value) * batch["num_tokens"] for name, value in extras.items()}
+        return loss, {**metrics, **sums, "expert_counts": expert_counts(buffers, aux, mtp_aux)}
 
     return loss_function
 
@@ -85,7 +111,7 @@ def build(config: ConfigDict, model: Model, params, buffers) -> tuple[TrainState
     optimizer, schedule = make_optimizer(total_steps=config.num_updates, **config.optimizer)
     state = init_state(params, buffers, optimizer=optimizer)
     update = make_update(
-        make_loss(model, aggregation=config.aggregation),
+        make_loss(model, aggregation=config.aggregation, **options_of(config, AUXILIARY)),
         optimizer,
         schedule=schedule,
         state=state,
@@ -96,18 +122,22 @@ def build(config: ConfigDict, model: Model, params, buffers) -> tuple[TrainState
 
 
 def main(config: ConfigDict, workdir: Path) -> dict:
-    """Trains, and leaves checkpoints, model.json and tokenizer/ in ``workdir``. Returns the summary."""
+    """Trains, and leaves checkpoints, model.json and tokenizer/ in ``workdir``. Returns the summary.
+
+    Raises Stopped, when all is saved, if a signal asked it to end before it was done.
+    """
     start_time = time.monotonic()
     check(config)
-    run = open_workdir(workdir, config.to_dict())
     mesh = make_mesh(config.mesh)
     with (
+        open_workdir(workdir, config.to_dict()) as run,
         jax.set_mesh(mesh),
-        GracefulStop() as stop,
+        graceful_stop() as stop,
         Checkpoints(workdir, keep=config.keep_checkpoints, every=config.checkpoint_every) as checkpoints,
     ):
         # Policy and data
         policy, params, buffers = load_policy(config.init.to_dict(), mesh=mesh, seed=config.seed)
+        policy = dataclasses.replace(policy, tokenizer=tokenizer_for(policy.tokenizer, config.template))
         policy.save(workdir)
         batches = make_document_iterator(
             make_source(config.data.to_dict(), seed=config.seed),
@@ -117,22 +147,25 @@ def main(config: ConfigDict, workdir: Path) -> dict:
             documents_per_batch=config.documents_per_update,
             length=config.row_length,
             rows_multiple=config.rows_per_microbatch,
+            **options_of(config, DOCUMENT_OPTIONS),
         )
 
         # Train state
         state, update = build(config, policy.model, params, buffers)
         del params, buffers
-        updates, loss, earlier_seconds = 0, None, 0.0
+        run.require_space(checkpoints.bytes_to_come(state))
+        updates, loss, too_long, earlier_seconds = 0, None, 0, 0.0
         if checkpoints.latest_step() is not None:
             state, extra = checkpoints.restore(state)
             batches.set_state(extra["data"])
             updates, loss, earlier_seconds = int(state["step"]), extra["loss"], extra["wall_seconds"]
+            too_long = extra["too_long"]
 
         def wall_seconds():
             return earlier_seconds + time.monotonic() - start_time
 
         def save():
-            extra = {"data": batches.get_state(), "loss": loss, "wall_seconds": wall_seconds()}
+            extra = {"data": batches.get_state(), "loss": loss, "too_long": too_long, "wall_seconds": wall_seconds()}
             checkpoints.save(updates, state, extra=extra)
 
         # Loop
@@ -147,16 +180,21 @@ def main(config: ConfigDict, workdir: Path) -> dict:
                         f"update {updates}: the gradient is not finite; the last good checkpoint is kept"
                     )
                 loss = row["loss"]
+                too_long += int(batch["num_too_long"])
+                if "too_long" in config:
+                    row["data/too_long"] = too_long
                 if updates % config.log_every == 0 or updates == config.num_updates:
                     seconds = time.perf_counter() - begin
-                    row |= {"tokens_per_second/train": row["num_tokens"] / seconds, "time/step": seconds}
+                    row["num_loss_tokens"] = row.pop("num_tokens")  # TRL's num_tokens is of the whole run
+                    row |= {"tokens_per_second/train": row["num_loss_tokens"] / seconds, "time/step": seconds}
                     metrics.write(updates, row)
                 if checkpoints.is_due(updates):
                     save()
             save()
-
-    summary = {"updates": updates, "loss": loss, "wall_seconds": wall_seconds(), "seed": config.seed}
-    if updates == config.num_updates:
+        if updates < config.num_updates:
+            raise Stopped
+        checkpoints.wait()
+        summary = {"updates": updates, "loss": loss, "wall_seconds": wall_seconds(), "seed": config.seed}
         run.mark_done(summary)
     return summary
 
@@ -174,8 +212,7 @@ def update_once(state, update: Update, batch: dict[str, np.ndarray], *, rows: in
     grads, sums = update.zeros(microbatches[0])
     for microbatch in microbatches:
         grads, sums = update.accumulate(state["params"], state["buffers"], grads, sums, microbatch)
-    expert_counts = sums.pop("expert_counts").get("expert_counts_LE")
-    state, info = update.apply(state, grads, expert_counts)
+    state, info = update.apply(state, grads, sums.pop("expert_counts"))
     row = {name: float(value) for name, value in (mean_metrics(sums) | info).items()}
     if "load_max_over_mean" in row:
         row["moe/load_max_over_mean"] = row.pop("load_max_over_mean")

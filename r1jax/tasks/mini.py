@@ -46,7 +46,7 @@ class PairSum:
         while True:
             numbers = rng.sample(range(self.low, self.high + 1), self.count)
             content = " ".join(map(str, sorted(numbers)))
-            if split_of(content, heldout_fraction=self.heldout_fraction) != split:
+            if split_of(content, heldout_fraction=self.heldout_fraction, space="pair_sum") != split:
                 continue
             pairs = list(itertools.combinations(numbers, 2))
             sums = [first + second for first, second in pairs]

@@ -8,15 +8,15 @@ from typing import Any
 
 from r1jax.tasks.types import GradingError, Problem, Task, canonical_answer, check_keys, check_place, stable_hash
 
-KINDS = ("reasoning_gym", "mini")
+KINDS = ("reasoning_gym", "mini", "files")
 
 
 def make_task(spec: Mapping[str, Any]) -> Task:
     """The task that a spec describes.
 
     ``{"kind": "reasoning_gym", "dataset": "chain_sum", "config": {...}}`` with any keyword of ``ReasoningGymTask``, or
-    ``{"kind": "mini", "name": "pair_sum", "config": {...}}`` (see ``mini.make_mini_task``). A "weight" is for
-    ``make_mixture``.
+    ``{"kind": "mini", "name": "pair_sum", "config": {...}}`` (see ``mini.make_mini_task``), or ``{"kind": "files",
+    "dataset": "gsm8k", "train": ..., "heldout": ...}`` (see ``file_task.FileTask``). A "weight" is for ``make_mixture``.
 
     Raises:
         ValueError: unknown kind or key, or whatever the task itself refuses.
@@ -35,6 +35,10 @@ def make_task(spec: Mapping[str, Any]) -> Task:
             from r1jax.tasks.mini import make_mini_task
 
             return make_mini_task(dict(spec))
+        case "files":
+            from r1jax.tasks.file_task import make_file_task
+
+            return make_file_task(dict(spec))
         case kind:
             raise ValueError(f"task kind {kind!r}: must be one of {', '.join(KINDS)}")
 

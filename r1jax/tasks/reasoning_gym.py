@@ -7,6 +7,7 @@ reasoning-gym (Apache-2.0) is imported only when a task is made. What this modul
    are not enough: a small space (one-digit sums) would be seen whole in training.
 3. Determinism: a few generators use the global random state, which is set and restored here.
 4. ``answer_guard``: several scorers evaluate the model's text as Python.
+5. ``rewards.logic``: several scorers give full marks to wrong answers.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from r1jax.rewards.logic import confirms
 from r1jax.tasks.answer_guard import is_safe
 from r1jax.tasks.types import GradingError, Problem, canonical_answer, check_place, split_of, stable_hash
 
@@ -88,7 +90,8 @@ class ReasoningGymTask:
             source_seed = stable_hash("reasoning_gym", self.seed, slice_index, round_index) % 2**31
             source_index = offset + _INDICES_PER_SLICE * turn
             entry = self._entry(source_seed, source_index)
-            if split_of(entry["question"], heldout_fraction=self.heldout_fraction) == split:
+            place = split_of(entry["question"], heldout_fraction=self.heldout_fraction, space=self.dataset)
+            if place == split:
                 return self._problem(entry, source_seed, source_index)
         raise ValueError(
             f"reasoning_gym {self.dataset!r}: no {split} question among {self._max_tries} generated for index {index}: "
@@ -113,6 +116,7 @@ class ReasoningGymTask:
     def grade(self, answer: str | None, problem: Problem) -> float:
         """The data set's own score in [0, 1]; only 1.0 is right (some give 0.01 to anything). Unsafe or absent: 0.0.
 
+        An answer that `rewards.logic` does not confirm is wrong, whatever the scorer says: 0.0.
         Where the scorer raises on an answer but not on the reference answer, the answer is at fault: 0.0.
 
         Raises:
@@ -130,6 +134,8 @@ class ReasoningGymTask:
                 raise GradingError(
                     f"reasoning_gym {self.dataset!r}: its scorer fails on its own answer: {error!r}"
                 ) from error
+            return 0.0
+        if score >= 1.0 and not confirms(self.dataset, answer.strip(), str(entry["answer"]), entry["metadata"]):
             return 0.0
         return min(max(score, 0.0), 1.0)
 

@@ -3,10 +3,12 @@
 No jax here: tasks and rewards also run in worker processes.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 SPLITS = ("train", "heldout")
@@ -74,13 +76,32 @@ def stable_hash(*parts: object) -> int:
     return int.from_bytes(digest, "big")
 
 
-def split_of(content: str, *, heldout_fraction: float) -> str:
+_RECORD: contextvars.ContextVar[dict[str, set[float]] | None] = contextvars.ContextVar("splits", default=None)
+
+
+@contextlib.contextmanager
+def recorded_splits() -> Iterator[dict[str, set[float]]]:
+    """Notes, by space, the held-out fractions that ``split_of`` is called with inside the block."""
+    found: dict[str, set[float]] = {}
+    token = _RECORD.set(found)
+    try:
+        yield found
+    finally:
+        _RECORD.reset(token)
+
+
+def split_of(content: str, *, heldout_fraction: float, space: str = "problems") -> str:
     """The split that a problem's content belongs to, by hash: the same content never lies on both sides.
 
     Args:
         content: what makes the problem this problem (the question, or its numbers in a fixed order).
-        heldout_fraction: share of the hash space that is held out, in (0, 1).
+        heldout_fraction: share of the hash space that is held out, in (0, 1). Another fraction is another split.
+        space: the kind of problem; two sources whose contents can be equal give the same. Only ``recorded_splits``
+            looks at it, by which stages of a pipeline find out that their fractions differ.
     """
+    record = _RECORD.get()
+    if record is not None:
+        record.setdefault(space, set()).add(heldout_fraction)
     return "heldout" if stable_hash("split", content) < heldout_fraction * 2**64 else "train"
 
 

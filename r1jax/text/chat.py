@@ -1,61 +1,217 @@
-"""Prompt templates: from a conversation to the text that the model continues.
+"""From a conversation to the text and the token ids that the model continues or is trained on.
 
-``r1_zero`` is R1 (v2) Table 1, byte for byte; the full stop after the question is part of it. R1-Zero has no chat
-tokens. A beginning-of-sequence token is the tokenizer's matter, not the template's.
+One rule for the token that begins a text (BOS): a template with special tokens writes what it wants of it itself; for
+one without ("plain", "r1_zero") `encode_prompt` puts `tokenizer.bos_id` first if the model was trained so
+(`tokenizer.adds_bos`). Nothing else ever adds one, so it is never doubled. SFT and RL share `encode_prompt`: the ids
+before the trained turn are those that the sampler gets.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Iterable
 
-Messages = Sequence[dict[str, str]]
+from r1jax.text.jinja_template import render_jinja
+from r1jax.text.templates import R1_JINJA, TEMPLATES, Messages
+from r1jax.text.tokenizer import Tokenizer
 
-_R1_ZERO = (
-    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
-    "The assistant first thinks about the reasoning process in the mind and then provides the user with the answer. "
-    "The reasoning process and answer are enclosed within <think>...</think> and <answer>...</answer> tags, "
-    "respectively, i.e., <think> reasoning process here </think> <answer> answer here </answer>. "
-    "User: {question}. Assistant:"
-)
-_PLAIN = "User: {question}. Assistant:"
-_SMOLLM2_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+TOKENIZERS_OWN = "tokenizer"
+"""The name of the template that came with the tokenizer (`Tokenizer.chat_template`)."""
+
+TRAIN = ("last", "all")
+
+_OPENING = re.compile(r"\A\s*<think>\n?")
+_SENTINEL = "\ue000answer\ue000"
 
 
-def render(messages: Messages, *, template: str) -> str:
-    """The prompt text of a conversation.
+def render(
+    messages: Messages, *, template: str, tokenizer: Tokenizer | None = None, add_generation_prompt: bool = True
+) -> str:
+    """The text of a conversation, ending with what opens the assistant's turn.
 
     Args:
         messages: ``{"role", "content"}`` each; the last one is the user's.
-        template: "r1_zero" (R1 v2 Table 1) or "plain" ("User: ... Assistant:"), for one user message only; or "chatml"
-            (SmolLM2's, with its default system message where the conversation has none).
+        template: a name in ``TEMPLATES``, or "tokenizer" for the tokenizer's own.
+        tokenizer: needed by "tokenizer" alone.
+        add_generation_prompt: False renders a finished conversation, whoever spoke last.
 
     Raises:
         ValueError: unknown template, or a conversation that the template cannot express.
     """
-    if template not in TEMPLATES:
-        raise ValueError(f"chat template {template!r}: must be one of {', '.join(sorted(TEMPLATES))}")
-    if not messages or messages[-1]["role"] != "user":
+    check_template(template)
+    if not messages or (add_generation_prompt and messages[-1].get("role") != "user"):
         raise ValueError(f"chat template {template!r}: the last message must be the user's")
-    return TEMPLATES[template](messages)
+    if template == TOKENIZERS_OWN:
+        return _render_own(messages, tokenizer, add_generation_prompt=add_generation_prompt)
+    form = TEMPLATES[template]
+    text = "".join(text for text, _ in _pieces(messages, template))
+    return text + (form.before["assistant"] + form.opens if add_generation_prompt else "")
 
 
-def _single_turn(text: str, template: str) -> Callable[[Messages], str]:
-    def render_single(messages: Messages) -> str:
-        if len(messages) != 1:
-            roles = ", ".join(message["role"] for message in messages)
-            raise ValueError(f"chat template {template!r}: takes one user message and got {roles}")
-        return text.replace("{question}", messages[0]["content"])
-
-    return render_single
-
-
-def _chatml(messages: Messages) -> str:
-    if messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": _SMOLLM2_SYSTEM}, *messages]
-    turns = "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages)
-    return f"{turns}<|im_start|>assistant\n"
+def check_template(template: str, messages: Messages | None = None) -> None:
+    """ValueError for an unknown name, or for messages it cannot express; what the tokenizer's own can is not known yet."""
+    if template == TOKENIZERS_OWN:
+        return
+    if template not in TEMPLATES:
+        raise ValueError(
+            f"chat template {template!r}: must be one of {', '.join(sorted([*TEMPLATES, TOKENIZERS_OWN]))}"
+        )
+    if messages is not None:
+        render(messages, template=template)
 
 
-TEMPLATES: dict[str, Callable[[Messages], str]] = {
-    "r1_zero": _single_turn(_R1_ZERO, "r1_zero"),
-    "plain": _single_turn(_PLAIN, "plain"),
-    "chatml": _chatml,
-}
+def encode_prompt(messages: Messages, tokenizer: Tokenizer, *, template: str) -> list[int]:
+    """The token ids of ``render(messages)``, with the BOS that the module's rule gives.
+
+    Raises:
+        ValueError: as ``render``; or the tokenizer lacks a special token of the template (it would be written as text).
+    """
+    return _begin(tokenizer, template) + tokenizer.encode(render(messages, template=template, tokenizer=tokenizer))
+
+
+def encode_conversation(
+    messages: Messages, tokenizer: Tokenizer, *, template: str, train: str = "last"
+) -> tuple[list[int], list[int]]:
+    r"""(token ids, mask) of a conversation that the assistant ends; both as long as the text.
+
+    The mask is 1 on the assistant's words and the token that ends its turn, 0 elsewhere. Text is encoded in pieces, cut
+    where the mask changes: the ids before the last answer are ``encode_prompt(messages[:-1])``, and all are those of
+    the whole text unless an answer begins with white space after a prompt that ends with it.
+
+    Where the template cuts reasoning from history, only the last turn keeps it. A template that opens the thought does
+    so for an answer that holds ``</think>`` (whose own ``<think>`` is left out); one without is written as in history.
+
+    Args:
+        messages: the last one is the assistant's.
+        train: "last": mask the last assistant turn alone; "all": the earlier ones too, as history shows them.
+
+    Raises:
+        ValueError: as ``encode_prompt``; the last message is not the assistant's; "all" for the template "tokenizer",
+            which does not tell whose words are whose.
+    """
+    if train not in TRAIN:
+        raise ValueError(f"train={train!r}: must be one of {', '.join(TRAIN)}")
+    if len(messages) < 2 or messages[-1].get("role") != "assistant":
+        raise ValueError(f"chat template {template!r}: the last message of a conversation must be the assistant's")
+    history, content = messages[:-1], messages[-1].get("content")
+    if not isinstance(content, str):
+        raise ValueError(
+            f"chat template {template!r}: the content of the last message must be text, got {content!r:.80}"
+        )
+    prompt = render(history, template=template, tokenizer=tokenizer)
+    if template == TOKENIZERS_OWN:
+        if train == "all":
+            raise ValueError("chat template 'tokenizer' can train on the last turn alone (train='last')")
+        pieces = _own_conversation(history, prompt, content, tokenizer)
+    else:
+        form = TEMPLATES[template]
+        pieces = [(text, is_answer and train == "all") for text, is_answer in _pieces(history, template)]
+        content, opening = content.strip() if form.trims else content, form.before["assistant"]
+        if form.opens and "</think>" in content:
+            opening, content = opening + form.opens, _OPENING.sub("", content)
+        pieces += [(opening, False), (content + form.end, True), (form.gap, False)]
+    ids = _begin(tokenizer, template)
+    mask = [0] * len(ids)
+    for text, is_trained in _joined(pieces):
+        piece = tokenizer.encode(text)
+        ids, mask = ids + piece, mask + [int(is_trained)] * len(piece)
+    if template != TOKENIZERS_OWN and not TEMPLATES[template].end:
+        ids, mask = [*ids, tokenizer.eos_id], [*mask, 1]
+    return ids, mask
+
+
+def stop_ids(tokenizer: Tokenizer, template: str) -> tuple[int, ...]:
+    """The ids that end a response: the tokenizer's, and the token that ends a turn of the template."""
+    check_template(template)
+    end = "" if template == TOKENIZERS_OWN else TEMPLATES[template].end
+    return tuple(dict.fromkeys((*tokenizer.stop_ids, *([tokenizer.token_id(end)] if end else []))))
+
+
+def tokenizer_for(tokenizer: Tokenizer, template: str) -> Tokenizer:
+    """The tokenizer that belongs to a model trained under a template: with "r1", its folder tells other programs so."""
+    if template != "r1" or tokenizer.chat_template == R1_JINJA:
+        return tokenizer
+    _begin(tokenizer, template)
+    return tokenizer.with_chat_template(R1_JINJA, eos=TEMPLATES[template].end)
+
+
+def response_form(template: str, tokenizer: Tokenizer) -> tuple[str, str]:
+    """(style, answer) with which ``r1jax.text.response`` reads what a model writes after a prompt of this template."""
+    check_template(template)
+    if template != TOKENIZERS_OWN:
+        return TEMPLATES[template].style, TEMPLATES[template].answer
+    return ("r1" if "</think>" in (tokenizer.chat_template or "") else "r1_zero"), "tags_or_boxed"
+
+
+def _pieces(messages: Messages, template: str) -> list[tuple[str, bool]]:
+    """The text of messages as history, in pieces: (text, is it the assistant's, with the end of its turn)."""
+    form = TEMPLATES[template]
+    for message in messages:
+        if not (isinstance(message.get("role"), str) and isinstance(message.get("content"), str)):
+            raise ValueError(
+                f"chat template {template!r}: role and content of a message must be text, got {message!r:.80}"
+            )
+    try:
+        arranged = form.arrange(messages)
+    except ValueError as error:
+        raise ValueError(f"chat template {template!r}: {error}") from error
+    for message in arranged:
+        if message["role"] not in form.before:
+            roles = ", ".join(form.before)
+            raise ValueError(f"chat template {template!r}: role {message['role']!r} must be one of {roles}")
+    pieces = [(form.begin, False)]
+    for message in arranged:
+        role, content = message["role"], message["content"]
+        content = content.strip() if form.trims else content
+        if role == "assistant":
+            content = content.split("</think>")[-1] if form.cuts_reasoning else content
+            pieces += [(form.before[role], False), (content + form.end, True), (form.gap, False)]
+        else:
+            pieces.append((form.before[role] + content + form.after[role], False))
+    return pieces
+
+
+def _render_own(messages: Messages, tokenizer: Tokenizer | None, *, add_generation_prompt: bool) -> str:
+    if tokenizer is None or tokenizer.chat_template is None:
+        raise ValueError("chat template 'tokenizer': the tokenizer has no chat_template")
+    return render_jinja(
+        tokenizer.chat_template,
+        messages,
+        add_generation_prompt=add_generation_prompt,
+        bos_token=None if tokenizer.bos_id is None else tokenizer.token_text(tokenizer.bos_id),
+        eos_token=tokenizer.token_text(tokenizer.eos_id),
+    )
+
+
+def _own_conversation(history: Messages, prompt: str, content: str, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
+    """The pieces of a conversation by the tokenizer's own template, learned by showing it a last answer that we know."""
+    shown = _render_own([*history, {"role": "assistant", "content": _SENTINEL}], tokenizer, add_generation_prompt=False)
+    opening, found, rest = shown.rpartition(_SENTINEL)
+    if not found:
+        raise ValueError("chat template 'tokenizer': it does not write the last answer, so it cannot be trained on")
+    if "</think>" in content and prompt.rstrip().endswith("<think>"):
+        opening, content = prompt, _OPENING.sub("", content)
+    ids = tokenizer.encode(rest)
+    closed = next((place + 1 for place, token in enumerate(ids) if tokenizer.is_special(token)), None)
+    end = tokenizer.decode(ids[:closed]) if closed else tokenizer.token_text(tokenizer.eos_id)
+    return [(opening, False), (content + end, True), (rest.removeprefix(end), False)]
+
+
+def _joined(pieces: Iterable[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    """Neighbours of the same kind as one; empty ones left out."""
+    joined: list[tuple[str, bool]] = []
+    for text, is_trained in pieces:
+        if joined and text and joined[-1][1] == is_trained:
+            joined[-1] = (joined[-1][0] + text, is_trained)
+        elif text:
+            joined.append((text, is_trained))
+    return joined
+
+
+def _begin(tokenizer: Tokenizer, template: str) -> list[int]:
+    """The BOS of the module's rule, after a check that the tokenizer has the template's special tokens."""
+    if template == TOKENIZERS_OWN:
+        return []
+    tokens = TEMPLATES[template].tokens
+    missing = [text for text in tokens if len(tokenizer.encode(text)) != 1]
+    if missing:
+        raise ValueError(f"chat template {template!r}: the tokenizer has no special token {', '.join(missing)}")
+    return [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None and not tokens else []

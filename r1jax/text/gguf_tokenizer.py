@@ -50,4 +50,6 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
         eos_id=value("tokenizer.ggml.eos_token_id"),
         bos_id=metadata.get("tokenizer.ggml.bos_token_id"),
         pad_id=metadata.get("tokenizer.ggml.padding_token_id"),
+        adds_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", False)),
+        chat_template=metadata.get("tokenizer.chat_template"),
     )

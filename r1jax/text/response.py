@@ -2,12 +2,16 @@ r"""Parts of a response: the reasoning, the answer, whether the form is the aske
 
 Style "r1_zero" (R1 v2 Table 1): ``<think>reasoning</think> <answer>answer</answer>``.
 Style "r1": ``<think>reasoning</think>summary``; the opening tag may be part of the prompt and so be absent.
+
+The answer to be graded is found in one of the ways of ``ANSWERS``; which one, and the style, a chat template says
+(`r1jax.text.chat.response_form`).
 """
 
 import dataclasses
 import re
 
 STYLES = ("r1_zero", "r1")
+ANSWERS = ("tags", "boxed", "tags_or_boxed", "summary")
 
 _R1_ZERO = re.compile(r"\s*<think>(.*?)</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
 _ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
@@ -46,13 +50,40 @@ def parse(text: str, *, style: str = "r1_zero") -> Response:
     raise ValueError(f"response style {style!r}: must be one of {', '.join(STYLES)}")
 
 
-def final_answer(text: str, *, style: str = "r1_zero") -> str | None:
-    r"""The answer to be graded: the last balanced ``\boxed{...}`` inside the answer part, or else all of that part."""
-    answer = parse(text, style=style).answer
+def final_answer(text: str, *, style: str = "r1_zero", answer: str | None = None) -> str | None:
+    r"""The answer to be graded, trimmed, or None where there is none.
+
+    With style "r1" nothing before ``</think>`` is an answer, and a text without it has none.
+
+    Args:
+        text: the response.
+        style: how it is written; "r1_zero" or "r1".
+        answer: "tags": the inside of the last closed ``<answer>``, of which the last balanced ``\boxed{...}`` if it has
+            one; "boxed": the last balanced ``\boxed{...}`` after ``</think>`` (in all of it, if no thought was closed);
+            "tags_or_boxed": the first of these that is there; "summary": the same, or else all that follows
+            ``</think>``. By default "tags" with style "r1_zero" and "summary" with "r1".
+
+    Raises:
+        ValueError: unknown style or way.
+    """
     if answer is None:
+        answer = "summary" if style == "r1" else "tags"
+    if style not in STYLES:
+        raise ValueError(f"response style {style!r}: must be one of {', '.join(STYLES)}")
+    if answer not in ANSWERS:
+        raise ValueError(f"answer {answer!r}: must be one of {', '.join(ANSWERS)}")
+    _, closing, after = text.rpartition("</think>") if style == "r1_zero" else text.partition("</think>")
+    if style == "r1" and not closing:
         return None
-    inside = boxed(answer)
-    return answer if inside is None else inside
+    if answer != "boxed":
+        inside = _last_tagged(text if style == "r1_zero" else after)
+        if inside is not None:
+            box = boxed(inside)
+            return inside if box is None else box
+    if answer == "tags":
+        return None
+    box = boxed(after)
+    return box if box is not None or answer != "summary" else after.strip() or None
 
 
 def boxed(text: str) -> str | None:
@@ -68,13 +99,18 @@ def boxed(text: str) -> str | None:
     return None if last is None else last[1].strip()
 
 
+def _last_tagged(text: str) -> str | None:
+    """The inside of the last closed ``<answer>``, trimmed; None where absent or empty."""
+    answers = _ANSWER.findall(text)
+    return (answers[-1].strip() or None) if answers else None
+
+
 def _parse_r1_zero(text: str) -> Response:
     think, closing, _ = text.partition("<think>")[2].partition("</think>")
-    answers = _ANSWER.findall(text)
     whole = _R1_ZERO.fullmatch(text) if all(text.count(tag) == 1 for tag in _TAGS) else None
     return Response(
         think=think.strip() if closing else None,
-        answer=(answers[-1].strip() or None) if answers else None,
+        answer=_last_tagged(text),
         well_formed=whole is not None and bool(whole[1].strip() and whole[2].strip()),
     )
 

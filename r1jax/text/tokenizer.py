@@ -1,18 +1,17 @@
 """Text to token ids and back: a thin wrapper of a `tokenizers.Tokenizer`.
 
-Nothing is added or cut that the caller did not write: no BOS, no truncation, no padding. A template that
-wants a special token writes its text (`<|im_start|>`), and `encode` turns it into the one id.
+Nothing is added or cut that the caller did not write: no BOS (whatever the file's post-processor says), no truncation,
+no padding. A template that wants a special token writes its text (`<|im_start|>`), and `encode` turns it into one id.
 """
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import tokenizers
 
-TOKENIZER_FILE = "tokenizer.json"
-META_FILE = "tokenizer_meta.json"
+from r1jax.text.tokenizer_files import TOKENIZER, config_files, read_folder, write_folder
 
 
 class Tokenizer:
@@ -22,16 +21,32 @@ class Tokenizer:
     eos_id: the id that ends a text.
     bos_id: the id that begins a text, or None where the model has none.
     pad_id: the id that fills rows; it may equal `eos_id`, so masks must never be derived from it.
+    stop_ids: every id that ends a generation; `eos_id` first.
+    adds_bos: the model was trained on texts that begin with `bos_id`; `r1jax.text.chat` says who writes it.
+    chat_template: the jinja text that came with the tokenizer, or None.
     """
 
     def __init__(
-        self, inner: tokenizers.Tokenizer, *, eos_id: int, bos_id: int | None = None, pad_id: int | None = None
+        self,
+        inner: tokenizers.Tokenizer,
+        *,
+        eos_id: int,
+        bos_id: int | None = None,
+        pad_id: int | None = None,
+        stop_ids: Iterable[int] = (),
+        adds_bos: bool = False,
+        chat_template: str | None = None,
+        files: Mapping[str, str] | None = None,
     ):
-        """Wraps `inner`; `pad_id` defaults to `eos_id`. ValueError names an id that the vocabulary lacks."""
+        """Wraps `inner`; `pad_id` defaults to `eos_id`. ValueError names an id that the vocabulary lacks.
+
+        files: the texts of the folder that all this came from, by name; `save` writes them back as they were.
+        """
         inner = tokenizers.Tokenizer.from_str(inner.to_str())  # ours alone: the two settings below change it
         inner.no_truncation()
         inner.no_padding()
         self._inner = inner
+        self._files = dict(files or {})
         self._known_ids = frozenset(inner.get_vocab(with_added_tokens=True).values())
         if not self._known_ids:
             raise ValueError("the tokenizer has an empty vocabulary")
@@ -39,10 +54,15 @@ class Tokenizer:
         self.eos_id: int = eos_id
         self.bos_id: int | None = bos_id
         self.pad_id: int = eos_id if pad_id is None else pad_id
-        for name in ("eos_id", "bos_id", "pad_id"):
-            value = getattr(self, name)
+        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((eos_id, *stop_ids)))
+        self.adds_bos: bool = adds_bos
+        self.chat_template: str | None = chat_template
+        named = {"eos_id": eos_id, "bos_id": bos_id, "pad_id": self.pad_id}
+        for name, value in [*named.items(), *(("stop_ids", stop) for stop in self.stop_ids)]:
             if value is not None and value not in self._known_ids:
                 raise ValueError(f"{name}={value} is not in the tokenizer's vocabulary of {self.vocab_size} ids")
+        if adds_bos and bos_id is None:
+            raise ValueError("adds_bos=True for a tokenizer without a bos_id")
 
     @classmethod
     def from_tokenizers(
@@ -85,31 +105,91 @@ class Tokenizer:
             raise KeyError(f"no token is written {text!r}")
         return token
 
+    def token_text(self, token: int) -> str:
+        """How the token `token` is written in the vocabulary. KeyError names an absent id."""
+        text = self._inner.id_to_token(token)
+        if text is None:
+            raise KeyError(f"no token has the id {token}")
+        return text
+
+    def is_special(self, token: int) -> bool:
+        """Whether the id is a special token: one that plain text never becomes and that `decode` can skip."""
+        added = self._inner.get_added_tokens_decoder().get(token)
+        return added is not None and added.special
+
+    def check_fits(self, vocab_size: int) -> None:
+        """ValueError if a model of `vocab_size` ids lacks some of the tokenizer's. A larger one is padded: that is fine."""
+        if vocab_size < self.vocab_size:
+            raise ValueError(
+                f"the model has {vocab_size} token ids and the tokenizer {self.vocab_size}: "
+                f"{self.token_text(max(self._known_ids))!r} would be outside the embedding"
+            )
+
+    def with_special_tokens(
+        self, renamed: Mapping[str, str], *, eos: str, bos: str | None = None, chat_template: str | None = None
+    ) -> "Tokenizer":
+        """The same ids with some special tokens written otherwise, as DeepSeek made the students' from Qwen's and Llama's.
+
+        Args:
+            renamed: the text of a special token of this tokenizer -> its new text, which no token may have.
+            eos, bos: the end and begin tokens afterwards; a text begins with `bos` if one is given.
+            chat_template: the jinja text that belongs to them.
+
+        Raises:
+            ValueError: naming a token that is not special here, or a new text that is taken.
+        """
+        added = self._inner.get_added_tokens_decoder()
+        special = {token.content for token in added.values() if token.special}
+        for old, new in renamed.items():
+            if old not in special:
+                raise ValueError(f"{old!r} is no special token of this tokenizer")
+            if self._inner.token_to_id(new) is not None and new not in renamed:
+                raise ValueError(f"cannot rename {old!r} to {new!r}: a token is written so already")
+        data = json.loads(self._inner.to_str())
+        for token in data["added_tokens"]:
+            token["content"] = renamed.get(token["content"], token["content"])
+        vocabulary = data["model"]["vocab"]
+        if isinstance(vocabulary, dict):
+            data["model"]["vocab"] = {renamed.get(text, text): index for text, index in vocabulary.items()}
+        data["post_processor"] = None  # it may add the old tokens; `adds_bos` says what it said
+        inner = tokenizers.Tokenizer.from_str(json.dumps(data))
+        new = Tokenizer.from_tokenizers(inner, eos=eos, bos=bos)
+        return Tokenizer(
+            inner, eos_id=new.eos_id, bos_id=new.bos_id, adds_bos=bos is not None, chat_template=chat_template
+        )
+
+    def with_chat_template(self, chat_template: str, *, eos: str) -> "Tokenizer":
+        """The same tokens with another chat template and the end token that it writes. KeyError names an absent token."""
+        return Tokenizer(
+            self._inner,
+            eos_id=self.token_id(eos),
+            bos_id=self.bos_id,
+            pad_id=self.pad_id,
+            adds_bos=self.adds_bos,
+            chat_template=chat_template,
+        )
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes tokenizer.json (Hugging Face's format) and tokenizer_meta.json into the folder `path`."""
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        meta = {"eos_id": self.eos_id, "bos_id": self.bos_id, "pad_id": self.pad_id}
-        for name, text in ((TOKENIZER_FILE, self._inner.to_str()), (META_FILE, json.dumps(meta) + "\n")):
-            temporary = folder / f".{name}.{os.getpid()}"
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, folder / name)
+        """Writes a folder that `load` and transformers' `AutoTokenizer` read, with the original files if it has some."""
+        files = self._files or {
+            TOKENIZER: self._inner.to_str(),
+            **config_files(
+                eos=self.token_text(self.eos_id),
+                bos=None if self.bos_id is None else self.token_text(self.bos_id),
+                pad=self.token_text(self.pad_id),
+                stop_ids=self.stop_ids,
+                adds_bos=self.adds_bos,
+                chat_template=self.chat_template,
+            ),
+        }
+        write_folder(Path(path), files)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
-        """Reads a folder written by `save`. FileNotFoundError or ValueError name the file at fault."""
+        """Reads a folder of `save`'s or of Hugging Face's. FileNotFoundError or ValueError name the file and key."""
         folder = Path(path)
-        for name in (TOKENIZER_FILE, META_FILE):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"no tokenizer in {folder}: {name} is missing")
+        inner, fields, files = read_folder(folder)
         try:
-            meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
-            ids = {name: meta[name] for name in ("eos_id", "bos_id", "pad_id")}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder / META_FILE} does not give eos_id, bos_id and pad_id: {error!r}") from error
-        text = (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
-        try:
-            inner = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the library raises plain Exception
-            raise ValueError(f"{folder / TOKENIZER_FILE} is not a tokenizer: {error}") from error
-        return cls(inner, **ids)
+            return cls(inner, files=files, **fields)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error

@@ -13,12 +13,14 @@ from r1jax.text.tokenizer import Tokenizer
 
 _PIECES = r" ?</?[A-Za-z]+>| ?{number}| ?\p{L}+| ?[^\s\p{L}\p{N}]|\s+"
 
+SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>")
+
 
 def train_tokenizer(
     texts: Iterable[str],
     *,
     vocab_size: int,
-    special_tokens: Sequence[str] = ("<|endoftext|>", "<|pad|>"),
+    special_tokens: Sequence[str] = SPECIAL_TOKENS,
     split_digits: bool = False,
 ) -> Tokenizer:
     """A byte-level BPE tokenizer trained on `texts`.

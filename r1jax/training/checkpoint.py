@@ -39,31 +39,15 @@ class Checkpoints:
       workdir: the stage's work directory.
       keep: how many of the latest checkpoints stay on disk (at least 1).
       every: updates between checkpoints, for `is_due`; None: only at the end.
-      best_metric: name in `save`'s metrics; the checkpoint with its highest value stays too.
-      background: save while training goes on. The state may be donated as soon as `save` is back.
     """
 
-    def __init__(
-        self,
-        workdir: str | Path,
-        *,
-        keep: int = 2,
-        every: int | None = None,
-        best_metric: str | None = None,
-        background: bool = True,
-    ):
+    def __init__(self, workdir: str | Path, *, keep: int = 2, every: int | None = None):
         if keep < 1 or (every is not None and every < 1):
             raise ValueError(f"keep and every must be at least 1, got keep={keep}, every={every}")
         self.folder = Path(workdir).absolute() / FOLDER
-        self._every, self._best_metric, self._background = every, best_metric, background
+        self._keep, self._every = keep, every
         self._at_step: int | None = None
-        policies = ocp.training.preservation_policies
-        kept: list[Any] = [policies.LatestN(keep)]
-        if best_metric is not None:
-            kept.append(
-                policies.BestN(get_metric_fn=lambda m: m[best_metric], n=1, keep_checkpoints_without_metrics=False)
-            )
-        policy: Any = policies.AnyPreservationPolicy(kept)
+        policy: Any = ocp.training.preservation_policies.LatestN(keep)
         with _naming(self.folder, "cannot open"):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._checkpointer = ocp.training.Checkpointer(
@@ -82,23 +66,22 @@ class Checkpoints:
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
-    def save(
-        self,
-        step: int,
-        state: Any,
-        *,
-        extra: Mapping[str, Any],
-        metrics: Mapping[str, float] | None = None,
-    ) -> None:
+    def bytes_to_come(self, state: Any) -> int:
+        """Disk space that saving such states will still take: `keep` of them and the one under way, less what is there."""
+        num_there = len(self._checkpointer.checkpoints)
+        size = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(state))
+        return size * max(1, self._keep + 1 - num_there)
+
+    def save(self, step: int, state: Any, *, extra: Mapping[str, Any]) -> None:
         """Saves the state after `step` updates, with `extra` in the same checkpoint.
 
-        Waits for the save before it, if that still runs; does nothing if this loop has just saved or restored `step`.
+        Goes on in the background; the state may be donated as soon as this returns. Waits for the save before it, if
+        that still runs; does nothing if this loop has just saved or restored `step`.
 
         Args:
           step: number of updates done.
           state: tree of jax arrays (no typed keys: put `jax.random.key_data` into extra).
           extra: plain JSON: dicts with string keys, lists, strings, numbers, None.
-          metrics: evaluation of this state; must hold `best_metric` where one was asked for and metrics are given.
 
         Raises CheckpointError for a disk that cannot be written (also one from the save before), ValueError for bad
         arguments.
@@ -107,19 +90,10 @@ class Checkpoints:
             return
         if json.loads(json.dumps(extra)) != extra:
             raise ValueError(f"extra is no plain JSON and would come back different: {extra!r}")
-        if metrics is not None and self._best_metric is not None and self._best_metric not in metrics:
-            raise ValueError(f"metrics lack {self._best_metric!r}, by which checkpoints are kept: {sorted(metrics)}")
         record = {"arrays": _describe(state, checksums=True), "extra": dict(extra)}
         with _naming(self.folder / str(step), "cannot save"):
-            self._checkpointer.save_checkpointables_async(
-                step,
-                {_STATE: state, _RECORD: record},
-                force=True,
-                metrics=None if metrics is None else dict(metrics),
-            )
+            self._checkpointer.save_checkpointables_async(step, {_STATE: state, _RECORD: record}, force=True)
         self._at_step = step
-        if not self._background:
-            self.wait()
 
     def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
         """The latest checkpoint's (state, extra); see `load_checkpoint`."""
@@ -147,16 +121,13 @@ class Checkpoints:
         self.close()
 
 
-def load_checkpoint(
-    workdir: str | Path, abstract_state: Any, *, step: int | None = None, partial: bool = False
-) -> tuple[Any, dict[str, Any]]:
-    """Reads a checkpoint of another stage's work directory, and writes nothing there.
+def load_checkpoint(workdir: str | Path, abstract_state: Any, *, partial: bool = False) -> tuple[Any, dict[str, Any]]:
+    """Reads the latest checkpoint of another stage's work directory, and writes nothing there.
 
     Args:
       workdir: the work directory that holds `checkpoints`.
       abstract_state: tree of arrays or ShapeDtypeStructs with shardings: what is loaded is laid out like it, whatever
         mesh it was saved from. Structure, shapes and types must be those of the checkpoint.
-      step: which checkpoint; None is the latest.
       partial: load only what abstract_state names (say {"params": ..., "buffers": ...} of a whole train state).
 
     Returns:
@@ -170,10 +141,10 @@ def load_checkpoint(
     with _naming(folder, "cannot open"):
         checkpointer = ocp.training.Checkpointer(str(folder), context=_context(partial=partial))
     with contextlib.closing(checkpointer):
-        steps = [checkpoint.step for checkpoint in checkpointer.checkpoints]
-        if not steps or (step is not None and step not in steps):
-            raise CheckpointError(f"{folder}: no checkpoint{'' if step is None else f' {step}'}; there are {steps}")
-        return _load(checkpointer, folder, steps[-1] if step is None else step, abstract_state, partial=partial)
+        latest = checkpointer.latest
+        if latest is None:
+            raise CheckpointError(f"{folder}: no checkpoint in it")
+        return _load(checkpointer, folder, latest.step, abstract_state, partial=partial)
 
 
 def _load(

@@ -6,6 +6,7 @@ R1 trains with AdamW at a constant rate in RL (R1 Sec. B.1) and cosine to a tent
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -41,8 +42,10 @@ def make_schedule(
         raise ValueError(f"schedule must be one of {SCHEDULES}, got {schedule!r}")
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(f"warmup_steps must be in [0, total_steps), got {warmup_steps} of {total_steps}")
-    if learning_rate < 0 or not 0 <= final_fraction <= 1:
-        raise ValueError(f"learning_rate {learning_rate} must be >= 0, final_fraction {final_fraction} in [0, 1]")
+    if not 0 <= learning_rate < math.inf or not 0 <= final_fraction <= 1:
+        raise ValueError(
+            f"learning_rate {learning_rate} must be finite and >= 0, final_fraction {final_fraction} in [0, 1]"
+        )
     if schedule == "constant":
         main = optax.constant_schedule(learning_rate)
     else:
@@ -78,9 +81,15 @@ def make_optimizer(
 
     Returns:
       The transformation and the schedule that it follows (for the log: schedule(state["step"])).
+
+    Raises ValueError, naming the setting, for one that cannot train (nan and inf among them).
     """
-    if clip_norm is not None and clip_norm <= 0:
+    if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"clip_norm must be positive or None, got {clip_norm}")
+    if not (0 <= b1 < 1 and 0 <= b2 < 1 and 0 < eps < math.inf and 0 <= weight_decay < math.inf):
+        raise ValueError(
+            f"b1 {b1} and b2 {b2} must be in [0, 1), eps {eps} positive, weight_decay {weight_decay} finite and >= 0"
+        )
     rate = make_schedule(
         learning_rate=learning_rate,
         schedule=schedule,

@@ -1,44 +1,71 @@
-"""Ctrl-C and SIGTERM end a run cleanly: the loop finishes its update, saves and returns."""
+"""Ctrl-C and SIGTERM end a run cleanly: what is under way is finished and saved, nothing new is begun."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
+from contextvars import ContextVar
 from types import FrameType
-from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class GracefulStop:
-    """A context in which the first SIGINT or SIGTERM only sets a flag and the second raises KeyboardInterrupt.
+class Stopped(Exception):
+    """A signal asked the run to end; what was done is saved."""
 
-        with GracefulStop() as stop:
-            while step < total and not stop.requested:
-                ...
 
-    Handlers are put back on the way out. In a thread other than the main one signals cannot be caught: nothing is
-    installed and the flag stays False.
-    """
+class Stop:
+    """Whether the run was asked to end."""
 
-    def __init__(self) -> None:
-        self.requested = False
-        self._before: dict[signal.Signals, Any] = {}
+    requested = False
 
-    def __enter__(self) -> GracefulStop:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
-        return self
+    def check(self) -> None:
+        """Call it where the run can end: between updates, between batches of an evaluation. Raises Stopped if asked to."""
+        if self.requested:
+            raise Stopped
 
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler: the first signal asks, the second raises KeyboardInterrupt."""
         name = signal.Signals(number).name
         if self.requested:
             raise KeyboardInterrupt(f"second {name}")
         self.requested = True
-        print(f"\n{name}: saving after this update, then ending; again to quit at once", file=sys.stderr, flush=True)
+        print(
+            f"\n{name}: ending after the step under way, all is saved; again to quit at once",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+_open: ContextVar[Stop | None] = ContextVar("open stop", default=None)
+
+
+@contextlib.contextmanager
+def graceful_stop():
+    """A context whose Stop is asked by the first SIGINT or SIGTERM; a second one raises KeyboardInterrupt.
+
+        with graceful_stop() as stop:
+            while step < total:
+                stop.check()
+                ...
+
+    Inside another such context it is that one's Stop, so a signal that comes at the end of a stage still ends the run
+    of stages around it. Handlers are put back on the way out of the outermost. In a thread other than the main one
+    signals cannot be caught: nothing is installed and nobody asks.
+    """
+    outer = _open.get()
+    if outer is not None:
+        yield outer
+        return
+    stop = Stop()
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, stop.handle) for number in _SIGNALS} if is_main else {}
+    token = _open.set(stop)
+    try:
+        yield stop
+    finally:
+        _open.reset(token)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,16 +1,24 @@
 """A work directory: what a stage was asked to do, where it ran, and whether it has finished.
 
     config.json        the stage's config, written once; a second start must bring the same
-    environment.json   commit, versions, devices of the latest start
+    environment.json   commit, versions, devices, digests of the code that the config names, of the latest start
     summary.json       the stage's result, written when it is finished
     DONE               empty; present when the stage is finished
+    LOCK               who writes here, or was the last to
 
-Every file is written beside its place and renamed into it, so none is ever half there.
+Every file but LOCK is written beside its place and renamed into it, so none is ever half there. In the strings of a
+config "{here}/" at the start stands for the work directory itself: so written, a path survives that the directory is
+moved together with what it points to.
+
+LOCK is held by flock, which the kernel lets go of when its process ends in whatever way. NFS passes it on to its server
+(not where it is mounted with nolock or local_lock); a file system that knows no locks gets a warning and no protection.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -24,6 +32,11 @@ from typing import Any
 
 import jax
 
+from r1jax.training.code_digest import code_digests
+
+MARGIN_BYTES = 1 << 26
+"""Free space beyond the checkpoints: metrics, completions, TensorBoard."""
+_HERE = "{here}/"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "reasoning-gym")
 _ENVIRONMENT_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 _ABSENT = "(absent)"
@@ -39,9 +52,11 @@ class Workdir:
 
     path: Path
 
-    def is_done(self) -> bool:
-        """Whether the stage finished here."""
-        return (self.path / "DONE").exists()
+    def require_space(self, num_bytes: int) -> None:
+        """Raises WorkdirError unless its disk has `num_bytes` and MARGIN_BYTES free; call it before anything is computed."""
+        free, needed = shutil.disk_usage(self.path).free, num_bytes + MARGIN_BYTES
+        if free < needed:
+            raise WorkdirError(f"{self.path}: needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free on its disk")
 
     def mark_done(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json, then DONE."""
@@ -49,34 +64,62 @@ class Workdir:
         write_text(self.path / "DONE", "")
 
 
-def open_workdir(path: str | Path, config: Mapping[str, Any], *, need_bytes: int = 1 << 28) -> Workdir:
-    """Makes or reopens a work directory; call it before anything is computed.
+@contextlib.contextmanager
+def open_workdir(path: str | Path, config: Mapping[str, Any]) -> Iterator[Workdir]:
+    """Makes or reopens a work directory and keeps it locked while the context lasts.
 
     Args:
       path: the directory; made, with its parents, where there is none.
       config: the stage's config as plain nested dicts that JSON can hold.
-      need_bytes: free space that the run needs at the least (checkpoints above all).
 
-    Raises WorkdirError where the path cannot be written, the disk is (nearly) full, or the directory is of another
-    config (naming the keys that differ with both values); TypeError, naming the key, where JSON cannot hold a value.
+    Raises WorkdirError where the path cannot be written, the disk is (nearly) full, another process works there (naming
+    it), or the directory is of another config (naming the keys that differ with both values); TypeError, naming the
+    key, where JSON cannot hold a value.
     """
     path = Path(path).absolute()
     wanted = _to_json(config)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(path).free
-        if free < need_bytes:
-            raise WorkdirError(
-                f"{path}: {free / 1e6:.0f} MB free on its disk, the run needs at least {need_bytes / 1e6:.0f} MB"
-            )
-        if (path / "config.json").exists():
-            _check_same_config(path, wanted)
-        else:
-            write_json(path / "config.json", wanted)
-        write_json(path / "environment.json", describe_environment())
-    except OSError as error:
-        raise WorkdirError(f"{path}: cannot write the work directory: {error}") from error
-    return Workdir(path)
+    with contextlib.ExitStack() as held:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            held.enter_context(_locked(path))
+            run = Workdir(path)
+            run.require_space(0)
+            if (path / "config.json").exists():
+                _check_same_config(path, wanted)
+            else:
+                write_json(path / "config.json", wanted)
+            write_json(path / "environment.json", describe_environment() | {"code": code_digests(wanted)})
+        except OSError as error:
+            raise WorkdirError(f"{path}: cannot write the work directory: {error}") from error
+        yield run
+
+
+def is_done(path: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a stage with this config has finished in the directory."""
+    return (path / "DONE").exists() and _read(path / "config.json", at=path) == from_here(_to_json(config), path)
+
+
+def changed_code(path: Path, config: Mapping[str, Any]) -> list[str]:
+    """The modules and functions that the config names whose source is not what it was at the directory's latest start."""
+    environment = _read(path / "environment.json", at=path)
+    before = environment.get("code", {}) if isinstance(environment, dict) else {}
+    return [name for name, digest in code_digests(config).items() if before.get(name, digest) != digest]
+
+
+def from_here(value: Any, path: Path) -> Any:
+    """`value` with "{here}/" at the start of every string made the absolute path of what lies there."""
+    if isinstance(value, Mapping):
+        return {key: from_here(child, path) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(from_here(child, path) for child in value)
+    if isinstance(value, str) and value.startswith(_HERE):
+        return os.path.normpath(path / value.removeprefix(_HERE))
+    return value
+
+
+def to_here(target: Path, path: Path) -> str:
+    """The string that `from_here` at `path` turns into `target`; both absolute."""
+    return _HERE + os.path.relpath(target, path)
 
 
 def describe_environment() -> dict[str, Any]:
@@ -127,11 +170,42 @@ def _to_json(config: Mapping[str, Any]) -> Any:
     return json.loads(json.dumps(dict(config)))
 
 
-def _check_same_config(path: Path, wanted: Any) -> None:
+def _read(path: Path, *, at: Path) -> Any:
+    """What a JSON file of the work directory holds; None if there is none or it is damaged."""
     try:
-        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WorkdirError(f"{path / 'config.json'} is damaged: {error}") from error
+        return from_here(json.loads(path.read_text(encoding="utf-8")), at)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds LOCK; of a run of several processes only the first does."""
+    if jax.process_index() > 0:
+        yield
+        return
+    with (path / "LOCK").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise WorkdirError(
+                f"{path} is in use by {file.read().strip() or 'another process'}; "
+                "start again when that has ended, or choose another work directory"
+            ) from None
+        except OSError as error:
+            print(f"warning: {path} cannot be locked ({error}); start no second run there", file=sys.stderr, flush=True)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
+def _check_same_config(path: Path, wanted: Any) -> None:
+    found = _read(path / "config.json", at=path)
+    wanted = from_here(wanted, path)
+    if found is None:
+        raise WorkdirError(f"{path / 'config.json'} is damaged")
     if found == wanted:
         return
     there, here = dict(_flatten(found)), dict(_flatten(wanted))
@@ -141,8 +215,8 @@ def _check_same_config(path: Path, wanted: Any) -> None:
         if there.get(key, _ABSENT) != here.get(key, _ABSENT)
     ]
     raise WorkdirError(
-        f"{path} holds a run of another config; choose another work directory or the same config:\n"
-        + "\n".join(differing)
+        f"{path} holds a run of another config; choose another work directory or the same config "
+        "(a {hash} also changes with the code that a config names):\n" + "\n".join(differing)
     )
 
 

@@ -72,3 +72,16 @@ def test_a_position_of_another_run_is_refused(change, message):
 def test_an_empty_batch_is_refused():
     with pytest.raises(ValueError, match="batch_size 0"):
         make_prompt_iterator(Counting(), batch_size=0, seed=0)
+
+
+def test_problems_that_are_not_kept_are_passed_over_and_handed_out():
+    def is_even(problem):
+        return int(problem.answer) % 2 == 0
+
+    iterator = make_prompt_iterator(Counting(), batch_size=3, seed=0, keep=is_even)
+    batches = [next(iterator) for _ in range(3)]
+    answers = [int(problem.answer) for batch in batches for problem in batch]
+    assert answers == list(range(answers[0], answers[0] + 18, 2))
+    skipped = [int(problem.answer) for problem in iterator.take_skipped()]
+    assert set(skipped) >= {answer + 1 for answer in answers[:-1]} and not any(n % 2 == 0 for n in skipped)
+    assert iterator.take_skipped() == []

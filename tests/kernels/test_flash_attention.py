@@ -3,8 +3,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from r1jax.kernels.flash_attention import attention, attention_mask
+from r1jax.kernels.flash_attention import attention, attention_mask, flash_attention, xla
+from tests.kernels.jaxprs import array_sizes
 
 
 def attention_numpy(q, k, v, q_segments, kv_segments, *, scale, offset=0):
@@ -83,3 +85,57 @@ def test_bfloat16_scores_are_summed_in_float32():
     out = jax.jit(attention, static_argnames="scale")(q, k, v, mask_BTS=mask, scale=1.0)
     # 512 and 511: a bfloat16 score would round both to 512 and give 0.5.
     np.testing.assert_allclose(np.array(out, np.float32).item(), 1 / (1 + np.exp(-1)), atol=4e-3)
+
+
+def make_packed(num_tokens, heads, kv_heads, dim, value_dim):
+    rng = np.random.default_rng(1)
+    shapes = [(2, num_tokens, heads, dim), (2, num_tokens, kv_heads, dim), (2, num_tokens, kv_heads, value_dim)]
+    segments = np.sort(rng.integers(0, 4, (2, num_tokens)), axis=1)[:, ::-1]
+    segments = np.where(segments > 0, 4 - segments, 0)  # 1 .. 3 in order, then padding
+    return [rng.normal(size=shape).astype(np.float32) for shape in shapes], segments
+
+
+# tokens: one, fewer than a block, not a multiple of it, so many that spans hold several blocks
+@pytest.mark.parametrize(
+    ("num_tokens", "block", "spans", "heads"),
+    [(1, 4, 8, (2, 1)), (3, 4, 8, (2, 2)), (13, 4, 8, (3, 1)), (21, 2, 3, (4, 2)), (16, 4, 1, (2, 1))],
+)
+def test_blocks_equal_the_reference_in_value_and_gradient(num_tokens, block, spans, heads, monkeypatch):
+    monkeypatch.setattr(xla, "BLOCK", block)
+    monkeypatch.setattr(xla, "MAX_SPANS", spans)
+    inputs, segments = make_packed(num_tokens, *heads, 6, 3)
+    options = {"q_segments_BT": segments, "kv_segments_BS": segments, "scale": 0.4}
+    dout = np.cos(np.arange(2 * num_tokens * heads[0] * 3)).reshape(2, num_tokens, heads[0], 3).astype(np.float32)
+
+    @partial(jax.jit, static_argnames="implementation")
+    def value_and_gradients(*arrays, implementation):
+        out, pull = jax.vjp(lambda *a: flash_attention(*a, **options, implementation=implementation), *arrays)
+        return out, *pull(dout)
+
+    got = value_and_gradients(*inputs, implementation="xla")
+    want = value_and_gradients(*inputs, implementation="reference")
+    assert not np.asarray(got[0])[segments == 0].any()  # padding sees nothing: exactly 0
+    for array, expected in zip(got, want, strict=True):
+        np.testing.assert_allclose(array, expected, rtol=2e-5, atol=2e-6)
+
+
+def test_blocks_never_hold_the_square_of_scores(monkeypatch):
+    monkeypatch.setattr(xla, "BLOCK", 8)
+    inputs, segments = make_packed(64, 2, 1, 4, 4)
+
+    def loss(*arrays):
+        return flash_attention(
+            *arrays, q_segments_BT=segments, kv_segments_BS=segments, scale=1.0, implementation="xla"
+        ).sum()
+
+    largest = max(array_sizes(jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(*inputs).jaxpr))
+    assert largest <= 2 * 2 * 8 * 64 < 2 * 2 * 64 * 64
+
+
+def test_unknown_implementation_and_heads_that_do_not_divide_are_named():
+    (q, k, v), segments = make_packed(3, 3, 2, 4, 4)
+    options = {"q_segments_BT": segments, "kv_segments_BS": segments, "scale": 1.0}
+    with pytest.raises(ValueError, match="3 query heads for 2 key heads"):
+        flash_attention(q, k, v, **options)
+    with pytest.raises(ValueError, match=r"no implementation 'cuda'.*reference"):
+        flash_attention(q, k[:, :, :1], v[:, :, :1], **options, implementation="cuda")

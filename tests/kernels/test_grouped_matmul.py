@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from r1jax.kernels.grouped_matmul import expert_ffn
-from r1jax.kernels.grouped_matmul.xla import _rows_per_block
+from r1jax.kernels.grouped_matmul.xla import _layout
 
 CASES = {
     # name: (experts, experts a token, tokens, the experts that tokens choose from)
@@ -75,9 +75,12 @@ def test_bfloat16_is_near_float32(name):
     assert np.abs(np.array(out, np.float32) - want).max() < 0.03 * np.abs(want).max()
 
 
-def test_block_sizes_are_bounded_powers_of_two():
-    sizes = [_rows_per_block(num_rows, 16) for num_rows in (1, 16, 16 * 9, 16 * 100, 16 * 5000)]
-    assert sizes == [8, 8, 8, 64, 128]
+def test_layout_gives_each_expert_whole_blocks_and_each_row_one_slot():
+    experts_X = np.array([2, 0, 2, 2, 0, 2, 2], np.int32)  # two rows of expert 0, none of 1, five of 2
+    slot_X, row_of_slot, blocks_E = _layout(experts_X, 3, 4)
+    np.testing.assert_array_equal(blocks_E, [1, 0, 2])
+    np.testing.assert_array_equal(row_of_slot[:12], [1, 4, 7, 7, 0, 2, 3, 5, 6, 7, 7, 7])  # 7: padding
+    np.testing.assert_array_equal(np.asarray(row_of_slot)[slot_X], np.arange(7))
 
 
 def test_default_is_xla_and_an_unknown_name_raises():

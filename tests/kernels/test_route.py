@@ -5,33 +5,34 @@ import pytest
 
 from r1jax.kernels.route import route as route_eagerly
 
-STATIC = ("num_experts_per_token", "num_groups", "num_groups_per_token", "scaling")
+STATIC = ("num_experts_per_token", "num_groups", "num_groups_per_token", "scaling", "best_per_group", "normalize")
 route = jax.jit(route_eagerly, static_argnames=STATIC)
 
 
-def route_numpy(affinity, bias, *, num_chosen, num_groups, num_kept, scaling):
-    """Spec A.5.1, one row after the other, ties to the lowest index."""
+def route_numpy(affinity, bias, *, num_chosen, num_groups, num_kept, scaling, best_per_group=2, normalize=True):
+    """Spec A.5.1 (V2: A.1.2), one row after the other, ties to the lowest index."""
     weights, experts = [], []
     for s in affinity:
         chosen_by = s + bias
         groups = np.split(np.arange(len(s)), num_groups)
-        score = [np.sort(chosen_by[group])[::-1][:2].sum() for group in groups]
+        score = [np.sort(chosen_by[group])[::-1][:best_per_group].sum() for group in groups]
         kept = sorted(range(num_groups), key=lambda g: (-score[g], g))[:num_kept]
         candidates = [e for g in kept for e in groups[g]]
         best = sorted(candidates, key=lambda e: (-chosen_by[e], e))[:num_chosen]
         experts.append(best)
-        weights.append(scaling * s[best] / s[best].sum())
+        weights.append(scaling * s[best] / (s[best].sum() if normalize else 1.0))
     return np.array(weights), np.array(experts)
 
 
-def route_one(affinity, bias, *, k=2, groups=1, kept=1, scaling=1.0):
+def route_one(affinity, bias, *, k=2, groups=1, kept=1, scaling=1.0, **options):
     weights, experts = route(
         np.array([affinity], np.float32),
-        np.array(bias, np.float32),
+        None if bias is None else np.array(bias, np.float32),
         num_experts_per_token=k,
         num_groups=groups,
         num_groups_per_token=kept,
         scaling=scaling,
+        **options,
     )
     return np.array(weights[0]), np.array(experts[0]).tolist()
 
@@ -53,6 +54,46 @@ def test_equals_numpy(num_experts, num_chosen, num_groups, num_kept):
     np.testing.assert_allclose(weights.sum(1), 2.5, rtol=1e-6)
     num_groups_used = [len(set(row // (num_experts // num_groups))) for row in np.array(experts)]
     assert max(num_groups_used) <= num_kept
+
+
+@pytest.mark.parametrize(
+    ("num_experts", "num_chosen", "num_groups", "num_kept"), [(64, 6, 1, 1), (160, 6, 8, 3), (9, 1, 3, 1)]
+)
+def test_softmax_router_of_v2_equals_numpy(num_experts, num_chosen, num_groups, num_kept):
+    """V2-Lite's shape, V2's, and three groups with one expert a token: best of a group, no bias, not renormalised."""
+    logits = np.random.default_rng(num_experts).normal(size=(50, num_experts))
+    affinity = np.array(jax.nn.softmax(jnp.array(logits, jnp.float32)))
+    v2 = {"scaling": 16.0, "best_per_group": 1, "normalize": False}
+    sizes = {"num_experts_per_token": num_chosen, "num_groups": num_groups, "num_groups_per_token": num_kept}
+    weights, experts = route(affinity, None, **sizes, **v2)
+    want_weights, want_experts = route_numpy(
+        affinity, 0.0, num_chosen=num_chosen, num_groups=num_groups, num_kept=num_kept, **v2
+    )
+    np.testing.assert_array_equal(experts, want_experts)
+    np.testing.assert_allclose(weights, want_weights, rtol=1e-6)
+
+
+def test_v2s_group_score_is_its_best():
+    affinity = [0.3, 0.01, 0.2, 0.2, 0.29, 0.0]  # the second group has the best pair
+    assert route_one(affinity, None, groups=3, kept=1)[1] == [2, 3]
+    weights, experts = route_one(affinity, None, groups=3, kept=1, best_per_group=1, normalize=False, scaling=2.0)
+    assert experts == [0, 1]
+    np.testing.assert_allclose(weights, [0.6, 0.02], rtol=1e-6)
+
+
+def test_replayed_experts_are_taken_and_weighed_by_todays_affinities():
+    affinity = np.array([[0.8, 0.4, 0.2, 0.1]] * 3, np.float32)
+    replay = np.array([[3, 2], [-1, -1], [3, -1]], np.int32)  # the last two are routed afresh
+    sizes = {"num_experts_per_token": 2, "num_groups": 1, "num_groups_per_token": 1, "scaling": 1.0}
+
+    def of(affinity_XE):
+        return route(affinity_XE, np.zeros(4, np.float32), **sizes, replay_XK=replay)
+
+    weights, experts = of(affinity)
+    np.testing.assert_array_equal(experts, [[3, 2], [0, 1], [0, 1]])
+    np.testing.assert_allclose(weights, [[1 / 3, 2 / 3], [2 / 3, 1 / 3], [2 / 3, 1 / 3]], rtol=1e-6)
+    gradient = jax.grad(lambda a: of(a)[0][0, 0])(affinity)
+    np.testing.assert_allclose(gradient[0], [0.0, 0.0, -0.1 / 0.09, 0.2 / 0.09], rtol=1e-5)  # of s3 / (s3 + s2)
 
 
 def test_bias_moves_selection_and_never_weights():

@@ -1,9 +1,12 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.kernels.token_logprob import reference, token_logprob
+from r1jax.kernels.token_logprob import token_logprob, xla
+from tests.kernels.jaxprs import array_sizes
 
 ROWS, DIM, VOCAB = 13, 8, 37
 
@@ -22,10 +25,19 @@ def logprob_numpy(x, w, targets, temperature):
     return logp[np.arange(len(targets)), np.array(targets)], -(np.exp(logp) * logp).sum(1)
 
 
-@pytest.mark.parametrize("max_logits", [1 << 24, 4 * VOCAB, 1])  # one chunk, chunks of 4 (the last one padded), of 1
-def test_equals_numpy_in_chunks_of_any_size(inputs, max_logits, monkeypatch):
-    monkeypatch.setattr(reference, "MAX_LOGITS", max_logits)
-    function = jax.jit(lambda temperature: token_logprob(*inputs, temperature=temperature))
+@pytest.fixture(params=["reference", "one block", "blocks of 13 and one padded", "a token a block"])
+def logprob(request, monkeypatch):
+    """``token_logprob`` under each implementation and number of blocks."""
+    if request.param == "reference":
+        return functools.partial(token_logprob, implementation="reference")
+    monkeypatch.setattr(xla, "MIN_BLOCK", 1)
+    max_logits = {"one block": ROWS * VOCAB, "a token a block": 1}.get(request.param, ROWS * VOCAB // 3 + 1)
+    monkeypatch.setattr(xla, "MAX_LOGITS", max_logits)
+    return functools.partial(token_logprob, implementation="xla")
+
+
+def test_equals_numpy_in_blocks_of_any_size(inputs, logprob):
+    function = jax.jit(lambda temperature: logprob(*inputs, temperature=temperature))
     for temperature in (1.0, 0.6):
         logp, entropy = function(jnp.float32(temperature))
         want_logp, want_entropy = logprob_numpy(*inputs, temperature)
@@ -35,12 +47,12 @@ def test_equals_numpy_in_chunks_of_any_size(inputs, max_logits, monkeypatch):
     assert function._cache_size() == 1  # the temperature is an array: another one compiles nothing
 
 
-def test_gradient_is_that_of_the_plain_formula_in_chunks_too(inputs, monkeypatch):
+def test_gradient_is_that_of_the_plain_formula_in_blocks_too(inputs, logprob):
     x, w, targets = inputs
     weights = np.arange(ROWS) / ROWS
 
-    def chunked(x, w):
-        logp, entropy = token_logprob(x, w, targets, temperature=0.8)
+    def blocked(x, w):
+        logp, entropy = logprob(x, w, targets, temperature=0.8)
         return jnp.sum(weights * logp) + 0.1 * jnp.sum(entropy)
 
     def plain(x, w):
@@ -48,8 +60,7 @@ def test_gradient_is_that_of_the_plain_formula_in_chunks_too(inputs, monkeypatch
         chosen = logp[jnp.arange(ROWS), targets]
         return jnp.sum(weights * chosen) - 0.1 * jnp.sum(jnp.exp(logp) * logp)
 
-    monkeypatch.setattr(reference, "MAX_LOGITS", 4 * VOCAB)
-    got, want = (jax.jit(jax.grad(function, (0, 1)))(x, w) for function in (chunked, plain))
+    got, want = (jax.jit(jax.grad(function, (0, 1)))(x, w) for function in (blocked, plain))
     for array, expected in zip(got, want, strict=True):
         np.testing.assert_allclose(array, expected, rtol=1e-4, atol=1e-5)
 
@@ -59,16 +70,6 @@ def test_entropy_of_known_distributions():
     logp, entropy = jax.jit(token_logprob)(logits, np.eye(4, dtype=np.float32), np.array([2, 0]), temperature=1.0)
     np.testing.assert_allclose(entropy, [np.log(4), 0.0], atol=1e-6)
     np.testing.assert_allclose(logp, [-np.log(4), 0.0], atol=1e-6)
-
-
-def array_sizes(jaxpr):
-    """Sizes of all values that a jaxpr computes, inner jaxprs included."""
-    for equation in jaxpr.eqns:
-        yield from (variable.aval.size for variable in equation.outvars if hasattr(variable.aval, "size"))
-        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from array_sizes(inner)
 
 
 def test_neither_value_nor_gradient_forms_all_logits(inputs, monkeypatch):
@@ -81,5 +82,21 @@ def test_neither_value_nor_gradient_forms_all_logits(inputs, monkeypatch):
         return max(array_sizes(jax.make_jaxpr(jax.value_and_grad(loss, (0, 1)))(x, w).jaxpr))
 
     assert largest() >= ROWS * VOCAB  # the check sees them where they are allowed
-    monkeypatch.setattr(reference, "MAX_LOGITS", 4 * VOCAB)
+    monkeypatch.setattr(xla, "MIN_BLOCK", 1)
+    monkeypatch.setattr(xla, "MAX_LOGITS", 4 * ROWS)
     assert largest() < ROWS * VOCAB
+
+
+def test_bfloat16_gradient_of_the_unembedding_is_summed_in_float32(inputs):
+    x, w, targets = inputs
+
+    def loss(x, w):
+        return token_logprob(x.astype(jnp.bfloat16), w, targets, temperature=1.0)[0].sum()
+
+    dw = jax.jit(jax.grad(loss, 1))(x, w)
+    assert dw.dtype == jnp.float32 and (np.asarray(dw) != np.asarray(dw.astype(jnp.bfloat16), np.float32)).any()
+
+
+def test_unknown_implementation_is_named(inputs):
+    with pytest.raises(ValueError, match=r"no implementation 'fast'.*xla"):
+        token_logprob(*inputs, implementation="fast")

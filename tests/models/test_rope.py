@@ -2,7 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.models.config import Yarn, deepseek_v3
+from r1jax.models.config import Llama3Rope, Yarn
+from r1jax.models.presets import deepseek_v3
 from r1jax.models.rope import apply_rope, rope_angles, rope_frequencies, yarn_mscale
 
 V3_YARN = Yarn(factor=40.0, original_length=4096)
@@ -14,7 +15,20 @@ def test_yarn_golden_numbers():
     np.testing.assert_allclose(scaled[[0, 10, 16, 23]], [1.0, 0.0562341, 0.0055, 10 ** (-46 / 16) / 40], rtol=1e-5)
     np.testing.assert_array_equal(scaled[:11], plain[:11])
     assert scaled[11] < plain[11] and scaled[22] > plain[22] / 40
-    np.testing.assert_allclose(scaled[23:], plain[23:] / 40, rtol=1e-12)
+    np.testing.assert_allclose(scaled[23:], plain[23:] / 40, rtol=1e-6)
+
+
+def test_llama3_golden_numbers():
+    """Spec A.8.2: wavelengths up to 2048 tokens stay, from 8192 on they are 8 times as long, a ramp lies between."""
+    plain, scaled = (rope_frequencies(128, 500_000.0, s) for s in (None, Llama3Rope(8.0, 1.0, 4.0, 8192)))
+    wavelengths = 2 * np.pi / plain
+    short, long = wavelengths < 2048, wavelengths > 8192
+    assert (short.sum(), long.sum()) == (29, 29)
+    np.testing.assert_array_equal(scaled[short], plain[short])
+    np.testing.assert_allclose(scaled[long], plain[long] / 8, rtol=1e-6)
+    t = (8192 / wavelengths[31] - 1) / 3
+    assert scaled[31] == pytest.approx(plain[31] * t + plain[31] / 8 * (1 - t), rel=1e-5)
+    assert 0.1 < t < 0.9
 
 
 @pytest.mark.parametrize(("mscale", "want"), [(1.0, 1.3688879), (0.707, 1.2608038)])

@@ -89,8 +89,9 @@ def test_expert_counts_leave_padding_out(setup):
 
 
 def test_cached_decode_equals_teacher_forcing_at_every_position(setup):
-    """Left padding, prefill of the first slots, then one token at a time, beyond YaRN's original length of 8."""
+    """Left padding, prefill of the first slots, then one token at a time, beyond YaRN's original length of 8 and at 128K."""
     tokens, positions, segments = padded(ROWS, left=True)
+    positions[1] += 131_072
     want, _ = setup.forward(tokens, positions, segments)
     first = (array[:, :8] for array in (tokens, positions, segments))
     # Prefill of an empty cache that is no longer than the prompt, as the engine does it, grown afterwards.

@@ -40,6 +40,15 @@ def test_page_shows_scores_and_reflection(tmp_path):
     assert text.count("8 + 64 = ?") >= 2
 
 
+def test_what_failed_or_was_dropped_is_said(tmp_path):
+    stage = make_rl_stage(tmp_path / "rl", updates=3)
+    rows = completion_rows(3, "train", late=True)
+    rows[0] |= {"errors": {"accuracy": "TimeoutError: 5 s"}, "reward": None, "dropped": True}
+    write_lines(stage / "completions" / "update_000003.jsonl", rows)
+    text = examples(read_run(stage).stages[0])
+    assert "no verdict of accuracy" in text and "not trained on" in text and "TimeoutError" not in text
+
+
 def test_hostile_rows_are_shown_or_left_out(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     hostile = "<script>alert(1)</script></pre><img src=x onerror=y>\x00\ud800\u202e" + "<" * 5000

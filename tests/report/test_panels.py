@@ -29,6 +29,12 @@ def test_a_star_stands_for_one_part():
     }
 
 
+def test_failures_of_verifiers_are_shown():
+    assert titles(["rewards/math/errors", "rewards/math/std", "eval/rewards/math/timeouts"]) == {
+        "Failed verifiers": ["math", "math, held-out, out of time"]
+    }
+
+
 def test_unknown_metrics_come_last():
     sections = resolve(["zzz", "reward", "time/step"])
     assert [section.title for section in sections] == ["Learning", "Other metrics"]

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from r1jax.report.page import write_report
 from r1jax.report.read import NotAWorkdirError, flatten, read_run
 from tests.report.synthetic import make_pretrain_stage, make_rl_stage, make_workdir, write_lines
 
@@ -21,10 +22,13 @@ def test_single_stage_is_a_work_directory_too(tmp_path):
     assert [stage.name for stage in read_run(make_rl_stage(tmp_path / "rl", updates=3)).stages] == ["rl"]
 
 
-def test_base_elsewhere_comes_along(tmp_path):
-    base = make_pretrain_stage(tmp_path / "base-1234")
+@pytest.mark.parametrize("path", ["{tmp_path}/base-1234", "{{here}}/../../base-1234"])
+def test_base_elsewhere_comes_along(tmp_path, path):
+    make_pretrain_stage(tmp_path / "base-1234")
     stage = make_rl_stage(tmp_path / "zero" / "rl", updates=3)
-    config = json.loads((stage / "config.json").read_text()) | {"init": {"kind": "stage", "path": str(base)}}
+    config = json.loads((stage / "config.json").read_text()) | {
+        "init": {"kind": "stage", "path": path.format(tmp_path=tmp_path)}
+    }
     (stage / "config.json").write_text(json.dumps(config))
     assert [stage.name for stage in read_run(tmp_path / "zero").stages] == ["base-1234", "rl"]
     assert [stage.name for stage in read_run(stage).stages] == ["base-1234", "rl"]
@@ -70,11 +74,18 @@ def test_values_that_cannot_be_drawn_are_counted(tmp_path):
 
 
 def test_failed_rewards_are_told(tmp_path):
-    names = ("rewards/a/errors", "rewards/b/errors")
-    write_lines(tmp_path / "metrics.jsonl", [{"step": step, names[0]: 2, names[1]: 0} for step in range(3)])
-    assert read_run(tmp_path).stages[0].notes == (
-        "rewards/a/errors: the reward function failed 6 times; those scored 0.",
+    names = ("rewards/a/errors", "rewards/b/errors", "rewards/a/timeouts", "eval/rewards/b/errors")
+    write_lines(tmp_path / "metrics.jsonl", [dict(zip(names, (2 * s, 0, s, 1), strict=True), step=s) for s in range(3)])
+    stage = read_run(tmp_path).stages[0]
+    assert stage.notes == (
+        "Warning: eval/rewards/b/errors: the verifier failed on 3 completions, first at update 0; "
+        "they count as neither right nor wrong.",
+        "Warning: rewards/a/errors: the verifier failed on 6 completions, first at update 1; "
+        "they count as neither right nor wrong.",
     )
+    assert set(stage.metrics) == set(names) - {"rewards/b/errors"}  # without failures no plot
+    text = write_report(tmp_path).read_text()
+    assert "Warning: rewards/a/errors" in text and "Failed verifiers" in text
 
 
 def test_rows_of_one_step_are_joined_and_the_last_wins(tmp_path):
@@ -87,7 +98,10 @@ def test_rows_of_one_step_are_joined_and_the_last_wins(tmp_path):
 
 
 def test_time_of_no_named_part_is_other(tmp_path):
-    rows = [{"step": 1, "time/step": 3.0, "time/generate": 1.0, "time/update": 0.5}, {"step": 2, "time/step": 1.0}]
+    rows = [
+        {"step": 1, "time/step": 3.0, "time/generate": 1.0, "time/update": 0.5, "time/eval": 9.0},  # beside the step
+        {"step": 2, "time/step": 1.0},
+    ]
     write_lines(tmp_path / "metrics.jsonl", rows)
     assert read_run(tmp_path).stages[0].metrics["time/other"].values.tolist() == [1.5, 1.0]
 

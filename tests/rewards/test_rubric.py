@@ -46,14 +46,18 @@ def test_weights_none_and_log_only():
     np.testing.assert_array_equal(scores.by_name["length_reward"], [1.0, 2.0, 3.0])
     np.testing.assert_array_equal(scores.by_name["some_reward"], [1.0, math.nan, 0.5])
     np.testing.assert_array_equal(scores.by_name["logged"], [100.0] * 3)
-    assert scores.errors == {"length_reward": 0, "some_reward": 0, "logged": 0}
-    assert scores.failed == scores.messages == {}
+    assert scores.errors == scores.timeouts == {"length_reward": 0, "some_reward": 0, "logged": 0}
+    assert scores.messages == [{}, {}, {}]
 
 
-def test_no_reward_applies_gives_zero():
-    scores = score({"function": lambda prompts, completions, **columns: [None] * 3})
-    np.testing.assert_array_equal(scores.total, [0.0] * 3)
-    assert np.isnan(scores.by_name["<lambda>"]).all()
+def test_where_no_reward_of_a_weight_applies_there_is_no_total():
+    scores = score(
+        {"function": lambda prompts, completions, **columns: [None, 2.0, None], "name": "f"},
+        {"function": length_reward, "weight": 0.0},
+    )
+    np.testing.assert_array_equal(scores.total, [math.nan, 2.0, math.nan])
+    np.testing.assert_array_equal(scores.by_name["f"], [math.nan, 2.0, math.nan])
+    assert scores.errors["f"] == 0
 
 
 def test_async_functions_run_at_the_same_time_even_inside_a_running_loop():
@@ -65,26 +69,145 @@ def test_async_functions_run_at_the_same_time_even_inside_a_running_loop():
     start = time.perf_counter()
     scores = asyncio.run(notebook())
     assert time.perf_counter() - start < 0.39
-    np.testing.assert_array_equal(scores.total, [2.0, 4.0, 6.0])
-    assert scores.errors == {"slow_reward": 0, "other_slow_reward": 3, "length_reward": 0}
-    assert scores.messages == {"other_slow_reward": "TimeoutError: judge is away"}
+    np.testing.assert_array_equal(scores.total, [math.nan] * 3)
+    np.testing.assert_array_equal(scores.by_name["slow_reward"], [1.0, 2.0, 3.0])
+    assert scores.errors == scores.timeouts == {"slow_reward": 0, "other_slow_reward": 3, "length_reward": 0}
+    assert scores.messages == [{"other_slow_reward": "TimeoutError: judge is away"}] * 3
     assert scores.seconds["slow_reward"] > 0.15 > scores.seconds["length_reward"]
 
 
-def test_a_function_that_raises_is_counted_and_scores_zero():
+def test_a_function_that_raises_is_counted_and_is_no_score():
     scores = score({"function": raising_reward, "weight": 5.0}, {"function": length_reward})
-    np.testing.assert_array_equal(scores.total, [1.0, 2.0, 3.0])
-    np.testing.assert_array_equal(scores.by_name["raising_reward"], [0.0] * 3)
+    np.testing.assert_array_equal(scores.total, [math.nan] * 3)
+    np.testing.assert_array_equal(scores.by_name["raising_reward"], [math.nan] * 3)
+    np.testing.assert_array_equal(scores.by_name["length_reward"], [1.0, 2.0, 3.0])
     assert scores.failed["raising_reward"].all() and scores.errors["raising_reward"] == 3
-    assert scores.messages == {"raising_reward": "ZeroDivisionError: float division by zero"}
+    assert scores.timeouts["raising_reward"] == 0
+    assert scores.messages == [{"raising_reward": "ZeroDivisionError: float division by zero"}] * 3
+
+
+def test_a_failure_of_a_reward_that_is_only_logged_leaves_the_total():
+    scores = score({"function": raising_reward, "weight": 0.0}, {"function": length_reward})
+    np.testing.assert_array_equal(scores.total, [1.0, 2.0, 3.0])
+    assert scores.errors["raising_reward"] == 3
 
 
 def test_a_failure_on_one_completion_spares_the_others():
     failing = {"function": lambda prompts, completions, **columns: [1.0, OSError("gone"), math.inf], "name": "f"}
     scores = score(failing)
-    np.testing.assert_array_equal(scores.total, [1.0, 0.0, 0.0])
+    np.testing.assert_array_equal(scores.total, [1.0, math.nan, math.nan])
     np.testing.assert_array_equal(scores.failed["f"], [False, True, True])
-    assert scores.errors == {"f": 2} and scores.messages == {"f": "OSError: gone"}
+    assert scores.errors == {"f": 2} and scores.timeouts == {"f": 0}
+    assert scores.messages == [{}, {"f": "OSError: gone"}, {"f": "score inf is not finite"}]
+
+
+def test_a_timeout_is_an_error_and_a_timeout():
+    scores = score({"function": lambda completions: [TimeoutError("5 s"), 1.0, ValueError("x")], "name": "f"})
+    assert scores.errors == {"f": 2} and scores.timeouts == {"f": 1}
+    np.testing.assert_array_equal(scores.timed_out["f"], [True, False, False])
+
+
+class Counting:
+    """A reward that keeps what it was asked to score: the length of the text, and of the ids if it takes them."""
+
+    def __init__(self):
+        self.asked = []
+
+    def text(self, prompts, completions):
+        self.asked += zip(prompts, completions, strict=True)
+        return [float(len(text)) for text in completions]
+
+    def ids(self, completions, completion_ids):
+        self.asked += completion_ids
+        return [float(len(ids)) for ids in completion_ids]
+
+    def everything(self, completions, **columns):
+        self.asked += columns["stop_reason"]
+        return [float(reason == "stop") for reason in columns["stop_reason"]]
+
+    async def slowly(self, completions):
+        self.asked += completions
+        return [None if text == "a" else OSError(text) for text in completions]
+
+
+SAME = ["a", "bb", "a", "a"]
+SAME_COLUMNS = {
+    "completion_ids": [[1], [2, 2], [1, 3], [1]],
+    "stop_reason": ["stop", "stop", "stop", "length"],
+    "extra": [{"n": 1}, {"n": 2}] * 2,  # two objects, not hashable
+}
+
+
+def scored_once(function, prompts=("p",) * 4, **spec):
+    counting = Counting()
+    rubric = Rubric([{"function": getattr(counting, function), "name": "f", **spec}])
+    return rubric.score(list(prompts), SAME, SAME_COLUMNS), counting.asked
+
+
+def test_equal_completions_are_scored_once():
+    scores, asked = scored_once("text")
+    assert asked == [("p", "a"), ("p", "bb")]
+    np.testing.assert_array_equal(scores.total, [1.0, 2.0, 1.0, 1.0])
+
+
+def test_completions_of_other_prompts_are_not_equal():
+    _, asked = scored_once("text", prompts=("p", "p", "q", "p"))
+    assert asked == [("p", "a"), ("p", "bb"), ("q", "a")]
+
+
+def test_only_columns_that_a_function_takes_tell_completions_apart():
+    scores, asked = scored_once("ids")
+    assert asked == [[1], [2, 2], [1, 3]]
+    np.testing.assert_array_equal(scores.total, [1.0, 2.0, 2.0, 1.0])
+    scores, asked = scored_once("everything")  # takes them all
+    assert asked == ["stop", "stop", "stop", "length"]
+    np.testing.assert_array_equal(scores.total, [1.0, 1.0, 1.0, 0.0])
+
+
+def test_failures_and_none_are_shared_by_equal_completions():
+    scores, asked = scored_once("slowly")
+    assert asked == ["a", "bb"]
+    np.testing.assert_array_equal(scores.failed["f"], [False, True, False, False])
+    assert np.isnan(scores.by_name["f"]).all() and scores.errors == {"f": 1}
+
+
+def test_without_the_cache_a_function_sees_every_completion():
+    _, asked = scored_once("text", cache=False)
+    assert asked == [("p", text) for text in SAME]
+
+
+def test_a_reward_for_some_tasks_does_not_apply_to_others_and_needs_no_columns_there():
+    asked = []
+
+    def tests_passed(completions, tests):
+        asked.extend(tests)
+        return [1.0] * len(completions)
+
+    rubric = Rubric([{"function": tests_passed, "tasks": ["code"]}, {"function": length_reward, "weight": 0.5}])
+    scores = rubric.score(PROMPTS, COMPLETIONS, {"task_name": ["math", "code", "math"], "tests": ["-", "t", "-"]})
+    assert asked == ["t"]
+    np.testing.assert_array_equal(scores.by_name["tests_passed"], [math.nan, 1.0, math.nan])
+    np.testing.assert_array_equal(scores.total, [0.5, 2.0, 1.5])
+    only_math = rubric.score(PROMPTS, COMPLETIONS, {"task_name": ["math"] * 3})
+    np.testing.assert_array_equal(only_math.total, [0.5, 1.0, 1.5])
+    rubric.check_columns(["task_name"], task_name="math")
+    with pytest.raises(ValueError, match="'tests_passed' needs tests; there are .*task_name"):
+        rubric.check_columns(["task_name"], task_name="code")
+    rubric.check_tasks(["math", "code"])
+    with pytest.raises(ValueError, match="'tests_passed': there is no task 'code'; there are math"):
+        rubric.check_tasks(["math"])
+    with pytest.raises(ValueError, match="no column 'task_name'"):
+        rubric.score(PROMPTS, COMPLETIONS, {})
+
+
+def test_async_rewards_of_several_batches_run_at_the_same_time():
+    rubric = Rubric([{"function": slow_reward}])
+    start = time.perf_counter()
+    finishes = [rubric.start(PROMPTS, COMPLETIONS, {}) for _ in range(8)]
+    assert time.perf_counter() - start < 0.15
+    for finish in finishes:
+        np.testing.assert_array_equal(finish().total, [1.0, 2.0, 3.0])
+    assert time.perf_counter() - start < 0.8  # one after the other: 1.6 s
 
 
 @pytest.mark.parametrize(
@@ -118,7 +241,7 @@ def test_columns_are_passed_by_name():
 
     scores = score({"function": by_name}, {"function": everything}, columns=columns)
     np.testing.assert_array_equal(scores.total, [3.0, 2.0, 2.0])
-    with pytest.raises(ValueError, match="'by_name' needs answer; there are prompts, completions"):
+    with pytest.raises(ValueError, match="'by_name' needs answer; there are completions, prompts"):
         score({"function": by_name})
     with pytest.raises(ValueError, match="column 'answer' has 2 entries for 3 completions"):
         score({"function": everything}, columns={"answer": ["x", "y"]})
@@ -148,6 +271,7 @@ def test_a_bad_path_is_an_error_at_construction(path, message):
         ([{"function": length_reward, "weight": math.nan}], "'length_reward': weight nan must be finite"),
         ([{"function": length_reward, "wieght": 1.0}], "wieght"),
         ([{"weight": 1.0}], "keys 'function'"),
+        ([{"function": length_reward, "tasks": "math"}], "tasks='math' must be a list"),
         ([{"function": 3}], "callable; got 3"),
     ],
 )
@@ -160,7 +284,7 @@ def test_built_in_rewards_load():
     for path in (
         "r1jax.rewards.accuracy:accuracy_reward",
         "r1jax.rewards.accuracy:last_number_reward",
-        "r1jax.rewards.format:format_reward",
+        "r1jax.rewards.format:r1_zero",
         "r1jax.rewards.reflection:reflection_reward",
         "r1jax.rewards.language:chinese_share_reward",
     ):

@@ -1,11 +1,17 @@
+import asyncio
+import dataclasses
+import threading
+
 import jax
 import numpy as np
 import pytest
 
+from r1jax.evals.evaluate import samples_of
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector
 from r1jax.rollout.types import Completion
 from r1jax.tasks.types import GradingError, Problem
+from r1jax.text.templates import TEMPLATES
 
 ANSWERS = ["<think>so</think> <answer>4</answer>", "<think>so</think> <answer>5</answer>"]
 
@@ -13,7 +19,7 @@ ANSWERS = ["<think>so</think> <answer>4</answer>", "<think>so</think> <answer>5<
 class Tokenizer:
     """One id a character; 0 ends a text, 1 begins one."""
 
-    eos_id, pad_id, bos_id = 0, 0, None
+    eos_id, pad_id, bos_id, adds_bos, stop_ids = 0, 0, None, False, (0,)
 
     def encode(self, text):
         return [ord(c) for c in text]
@@ -56,8 +62,8 @@ def has_answer(prompts, completions, answer, stop_reason, **columns):
 
 def sees_columns(prompts, completions, problem, task, completion_ids, hint=None, **columns):
     assert all(p.messages[-1]["content"] in text for p, text in zip(problem, prompts, strict=True))
-    assert [len(ids) for ids in completion_ids] == [37, 37, 36] * len(set(prompts))
-    return [None if h is None else 0.25 for h in hint]
+    assert [len(ids) for ids in completion_ids] == [37, 37, 36]
+    return [None] * len(completions) if hint is None else [0.25 for h in hint if h == "count"]
 
 
 def make_problem(question, answer, **columns):
@@ -86,8 +92,9 @@ def test_groups_are_scored_in_order():
     assert [group.problem.answer for group in collected.groups] == ["4", "5"]
     assert [r.rewards["has_answer"] for r in first.rollouts] == [1.0, 0.0, 1.0]
     assert [r.rewards["has_answer"] for r in second.rollouts] == [0.0, 1.0, 0.0]
-    # A column that only the second problem has reaches the reward: None for the first.
+    # A column that only the second problem has reaches the reward there, and only there.
     assert all(np.isnan(r.rewards["sees_columns"]) for r in first.rollouts)
+    assert [r.reward for r in first.rollouts] == [1.0, 0.0, 1.0]
     assert [r.reward for r in second.rollouts] == [0.25, 1.25, 0.25]
     # The task's own metric: a truncated response has no answer, whatever its text.
     assert [r.is_correct for r in first.rollouts] == [True, False, False]
@@ -98,7 +105,9 @@ def test_groups_are_scored_in_order():
     np.testing.assert_array_equal(first.rollouts[2].prompt_ids, prompts[0])
     assert settings["stop_ids"] == (0,) and settings["temperature"] == 0.7 and settings["top_p"] is None
     assert set(collected.seconds) == {"generate", "rewards"}
-    assert collected.reward_errors == {"has_answer": 0, "sees_columns": 0}
+    assert collected.reward_errors == collected.reward_timeouts == {"has_answer": 0, "sees_columns": 0}
+    assert collected.reward_seconds.keys() == {"has_answer", "sees_columns"}
+    assert collected.error_messages == {} and first.rollouts[0].errors == {}
 
 
 def test_a_prompt_over_the_budget_raises_before_anything_is_generated():
@@ -107,6 +116,8 @@ def test_a_prompt_over_the_budget_raises_before_anything_is_generated():
     with pytest.raises(ValueError, match=r"81 tokens, more than max_prompt_tokens=40: '1\+1"):
         collect(make_collector(engine), [PROBLEMS[0], long])
     assert engine.calls == []
+    collector = make_collector(engine)
+    assert collector.fits(PROBLEMS[0]) and not collector.fits(long)
 
 
 def fails(prompts, completions, **columns):
@@ -116,31 +127,125 @@ def fails(prompts, completions, **columns):
 def test_a_reward_that_raises_is_counted_and_the_completions_are_kept():
     collected = collect(make_collector(Engine(), rewards=(has_answer, fails)))
     assert collected.reward_errors == {"has_answer": 0, "fails": 6}
-    assert "no network" in collected.error_messages["fails"]
-    assert [r.reward for r in collected.groups[0].rollouts] == [1.0, 0.0, 1.0]
-    assert collected.groups[0].rollouts[0].rewards["fails"] == 0.0
+    assert collected.error_messages == {"fails": "RuntimeError: no network"}
+    rollouts = collected.groups[0].rollouts
+    assert [r.rewards["has_answer"] for r in rollouts] == [1.0, 0.0, 1.0]
+    assert all(np.isnan(r.reward) and np.isnan(r.rewards["fails"]) for r in rollouts)
+    assert [r.errors for r in rollouts] == [{"fails": "RuntimeError: no network"}] * 3
+
+
+def slow_on_some(prompts, completions, answer, **columns):
+    return [TimeoutError("too slow") if a == "5" else 1.0 for a in answer]
+
+
+def test_a_failure_and_its_message_stay_with_their_completion():
+    collected = collect(make_collector(Engine(), rewards=(has_answer, slow_on_some)))
+    assert collected.reward_errors == collected.reward_timeouts == {"has_answer": 0, "slow_on_some": 3}
+    first, second = collected.groups
+    assert [r.reward for r in first.rollouts] == [2.0, 1.0, 2.0] and first.rollouts[0].errors == {}
+    assert all(np.isnan(r.reward) for r in second.rollouts)
+    assert second.rollouts[2].errors == {"slow_on_some": "TimeoutError: too slow"}
+
+
+class EngineInTurns(Engine):
+    """Reports its groups last one first, each only when the rewards of the one before are known (but for the last)."""
+
+    def __init__(self, scored):
+        super().__init__()
+        self.scored, self.waited = scored, []
+
+    def generate(self, params, buffers, prompts, *, num_samples, on_done, **settings):
+        completions = super().generate(params, buffers, prompts, num_samples=num_samples, **settings)
+        for place in range(len(prompts) - 1, 0, -1):
+            on_done(place, completions[place])
+            self.waited.append(self.scored.acquire(timeout=10))
+        return completions
+
+
+def test_groups_are_scored_while_others_are_sampled_with_the_same_result():
+    scored = threading.Semaphore(0)
+
+    def has_answer_and_says_so(prompts, completions, answer, stop_reason, **columns):
+        scored.release()
+        return has_answer(prompts, completions, answer, stop_reason)
+
+    async def later(completions, answer):
+        await asyncio.sleep(0.01)
+        return [float(len(a) + len(c)) for a, c in zip(answer, completions, strict=True)]
+
+    problems = [make_problem(f"2+{i}=?", str(2 + i)) for i in range(4)]
+    engine = EngineInTurns(scored)
+    collected = collect(make_collector(engine, rewards=(has_answer_and_says_so, later)), problems)
+    assert engine.waited == [True] * 3  # scored before the sampler returned
+    together = collect(make_collector(Engine(), rewards=(has_answer_and_says_so, later)), problems)
+    assert [g.problem for g in collected.groups] == [g.problem for g in together.groups] == problems
+    for ours, theirs in zip(collected.groups, together.groups, strict=True):
+        assert [(r.rewards, r.reward, r.text) for r in ours.rollouts] == [
+            (r.rewards, r.reward, r.text) for r in theirs.rollouts
+        ]
+    texts = [r.text for g in collected.groups for r in g.rollouts]
+    columns = {"answer": [g.problem.answer for g in collected.groups for _ in range(3)], "stop_reason": [""] * 12}
+    scores = Rubric([{"function": has_answer}, {"function": later}]).score([""] * 12, texts, columns)  # in one batch
+    np.testing.assert_array_equal([r.reward for g in collected.groups for r in g.rollouts], scores.total)
+
+
+def test_if_sampling_fails_nothing_more_is_scored():
+    class Broken(Engine):
+        def generate(self, *args, on_done, **settings):
+            raise MemoryError("out of it")
+
+    with pytest.raises(MemoryError):
+        collect(make_collector(Broken()))
+
+
+def test_an_answer_is_graded_once_a_group():
+    graded = []
+
+    class Counting(Task):
+        def grade(self, answer, problem):
+            graded.append(answer)
+            return super().grade(answer, problem)
+
+    collector = make_collector(Engine(ANSWERS[:1]), rewards=(has_answer,))
+    collect(dataclasses.replace(collector, task=Counting()), PROBLEMS[:1], num_samples=4)
+    assert graded == ["4"]
 
 
 def test_a_task_that_cannot_grade_is_counted_and_stops_nothing():
     collected = collect(make_collector(Engine(["<answer>broken</answer>"] * 2), rewards=(has_answer,)))
     assert collected.reward_errors == {"has_answer": 0, "task_metric": 4}
+    assert collected.error_messages == {"task_metric": "the verifier is out of order"}
     assert not any(r.is_correct for group in collected.groups for r in group.rollouts)
 
 
 def test_a_reward_of_the_wrong_length_raises():
     collector = make_collector(Engine(), rewards=(lambda prompts, completions, **columns: [1.0],))
-    with pytest.raises(ValueError, match="returned 1 scores for 6 completions"):
+    with pytest.raises(ValueError, match=r"task 'sums', problem '2\+2=\?': .* 1 scores for 3 completions"):
         collect(collector)
 
 
-def test_bos_is_part_of_the_r1_zero_prompt_only():
-    problem = PROBLEMS[0]
-    collector = make_collector(Engine(), max_prompt_tokens=2000)
-    with_bos = Tokenizer()
-    with_bos.bos_id = 1
-    ids = {}
-    for template in ("plain", "r1_zero"):
-        ids[template] = Collector(
-            collector.engine, with_bos, collector.task, collector.rubric, template=template, max_prompt_tokens=2000
-        ).encode(problem)
-    assert ids["plain"][0] != 1 and ids["r1_zero"][0] == 1
+class R1Tokenizer(Tokenizer):
+    """One id for each special token of R1's template, from 57344 on."""
+
+    def encode(self, text):
+        for token in TEMPLATES["r1"].tokens:
+            text = text.replace(token, chr(self.token_id(token)))
+        return super().encode(text)
+
+    def token_id(self, token):
+        return 0xE000 + TEMPLATES["r1"].tokens.index(token)
+
+
+def test_prompt_stop_ids_and_answer_are_those_of_the_template():
+    texts = [r"so</think>It is \boxed{4}.", "<think>so</think> <answer>4</answer>", r"\boxed{4}"]
+    engine, tokenizer = Engine([*texts, ""]), R1Tokenizer()
+    collector = dataclasses.replace(make_collector(engine, rewards=(has_answer,)), tokenizer=tokenizer, template="r1")
+    (group,) = collect(collector, PROBLEMS[:1], num_samples=4).groups
+    (prompt,), settings = engine.calls[0]
+    assert (
+        prompt == collector.encode(PROBLEMS[0]) == [0xE000, 0xE002, *map(ord, "2+2=?"), 0xE003, *map(ord, "<think>\n")]
+    )
+    assert settings["stop_ids"] == (0, 0xE001)
+    assert [rollout.answer for rollout in group.rollouts] == ["4", "4", None, None]
+    assert samples_of(group, Task(), style="r1").well_formed == (True, True, False, False)
+    assert samples_of(group, Task()).well_formed == (False, True, False, False)

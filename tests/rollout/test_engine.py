@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from r1jax.data.packing import pack, unpack
+from r1jax.data.packing import pack
 from r1jax.models.transformer import make_model
 from r1jax.rollout import engine as engine_module
 from r1jax.rollout.engine import Engine, make_engine
@@ -66,6 +66,17 @@ def assert_same(got, want, *, atol=1e-6):
         assert a.stop_reason == b.stop_reason
 
 
+def test_each_prompt_is_reported_once_when_its_last_sample_is_done(gqa):
+    reported = []
+    groups = gqa.generate(max_new_tokens=18, on_done=lambda prompt, completions: reported.append((prompt, completions)))
+    assert sorted(prompt for prompt, _ in reported) == [0, 1, 2]
+    for prompt, completions in reported:
+        assert completions is groups[prompt]
+    segments = [max(-(-len(c.token_ids) // 6) for c in completions) for _, completions in reported]
+    assert segments == sorted(segments) and segments[0] < segments[-1]  # in the order in which they end
+    assert_same(groups, gqa.generate(max_new_tokens=18))
+
+
 @pytest.mark.parametrize("length", [16, 40], ids=["padded, one sequence a row", "packed"])
 def test_log_probs_equal_the_trainers(policy, length):
     """Invariant 4: the sampler's numbers are those of a teacher-forced pass, beyond YaRN's original length too."""
@@ -82,8 +93,9 @@ def test_log_probs_equal_the_trainers(policy, length):
     else:
         arrays, slots = pack(sequences, length=length, rows_multiple=6)
         assert arrays["segment_ids"].max() > 1
-    logp = unpack(np.array(policy.score(policy.params, arrays, np.float32(0.9))), slots)
-    for got, completion in zip(logp, flat(groups), strict=True):
+    logp_BT = np.array(policy.score(policy.params, arrays, np.float32(0.9)))
+    for slot, completion in zip(slots, flat(groups), strict=True):
+        got = logp_BT[slot.row, slot.start : slot.stop]
         np.testing.assert_allclose(got[-len(completion.logps) :], completion.logps, atol=1e-5)
     assert max(len(c.token_ids) for c in flat(groups)) == 10
 

@@ -1,6 +1,8 @@
 """The RL stage as a whole, on a tiny model: resume, meshes, bad input, failing rewards and gradients."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import jax
@@ -8,13 +10,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from r1jax.rollout.collect import Collected
-from r1jax.rollout.types import Completion, Group, Rollout
+from r1jax.rollout.collect import Collector
 from r1jax.run import load_config
 from r1jax.stages import rl
-from r1jax.tasks.types import Problem
 from r1jax.training.checkpoint import load_checkpoint
 from r1jax.training.learner import NonFiniteError
+from r1jax.training.stop import Stopped
 from tests.tiny import POLICY, rows_of
 
 
@@ -23,14 +24,30 @@ def length_reward(prompts, completions, **columns):
     return [len(text) / 100 for text in completions]
 
 
+def failing_reward(prompts, completions, **columns):
+    """Fails on the first sample of each group."""
+    return [TimeoutError("1 s") if place == 0 else 0.0 for place in range(len(completions))]
+
+
 def raising_reward(prompts, completions, **columns):
     raise RuntimeError("the judge is out")
 
 
+def needs_tests(prompts, completions, tests):
+    return [0.0 for _ in completions]
+
+
+def needs_numbers(prompts, completions, numbers):
+    return [float(len(n)) for n in numbers]
+
+
+LENGTH = {"function": f"{__name__}:length_reward", "weight": 1.0}
+PAIRS = [{"kind": "mini", "name": "pair_sum"}]
+
+
 def tiny_config(**changes) -> ConfigDict:
-    config = ConfigDict(load_config("configs/zero.py").stages.zero.to_dict())
+    config = ConfigDict(load_config("configs/zero.py").stages.zero.to_dict() | {"init": POLICY})
     config.update(
-        init=POLICY,
         tasks=[{"kind": "mini", "name": "pair_sum"}],
         rewards=[{"function": f"{__name__}:length_reward", "weight": 1.0}],
         questions_per_phase=4, group_size=4, updates_per_phase=2, num_updates=4, reference_every=2,
@@ -66,8 +83,13 @@ def test_a_run_leaves_a_complete_work_directory(finished):
     rows = [json.loads(line) for line in (workdir / "completions" / "update_000002.jsonl").read_text().splitlines()]
     assert len(rows) == 16 and {r["split"] for r in rows} == {"train"}
     assert abs(sum(r["advantage"] for r in rows)) < 1e-3
+    for update in (0, 2, 4):  # before, along the way, after
+        assert (workdir / "completions" / f"heldout_00000{update}.jsonl").stat().st_size > 0
+    trained = [row for row in rows_of(workdir) if "reward" in row]
+    assert trained[1]["num_tokens"] > trained[0]["num_tokens"] > sum(r["num_tokens"] for r in rows)
+    assert trained[0]["prompts/too_long"] == 0
     steps = [row["step"] for row in rows_of(workdir)]
-    assert steps == [0, 2, 4, 4]
+    assert steps == [0, 2, 2, 4, 4]
 
 
 def test_the_length_cap_is_raised_at_its_update(finished):
@@ -101,9 +123,37 @@ def test_a_crashed_run_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
         rl.main(config, tmp_path)
     assert not (tmp_path / "DONE").exists()
     monkeypatch.setattr(rl, "train_on", real)
-    rl.main(config, tmp_path)
+    summary = rl.main(config, tmp_path)
+    assert summary["compilations"] == 0  # this start's own: the engine had them all
     assert rows_of(tmp_path) == rows_of(alone)
     jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path, config), params_of(alone, config))
+
+
+def test_a_signal_ends_it_between_batches_and_it_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
+    """Signals in the first of two batches of the first evaluation, in the one along the way, and of the last."""
+    config = tiny_config()
+    config.eval.final_problems = 8
+    alone = rl.main(config, tmp_path / "alone")
+    real, calls, at = Collector.start, [], None
+
+    def start(*args, **kwargs):
+        calls.append(kwargs["policy_version"])
+        if len(calls) == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(Collector, "start", start)
+    seen = []
+    for number in (1, 4, 3):
+        calls, at = [], number
+        with pytest.raises(Stopped):
+            rl.main(config, tmp_path / "stopped")
+        seen.append(list(calls))
+    assert seen == [[0], [0, 0, 0, 2], [2, 2, 4]]
+    at = None
+    summary = rl.main(config, tmp_path / "stopped")
+    assert summary["before"] == alone["before"] and summary["after"] == alone["after"]
+    assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "alone")
 
 
 def test_on_a_mesh_the_run_is_the_same(finished, tmp_path):
@@ -115,16 +165,37 @@ def test_on_a_mesh_the_run_is_the_same(finished, tmp_path):
             assert ours[name] == pytest.approx(value, rel=2e-3, abs=2e-4), name
 
 
-def test_a_reward_that_raises_is_counted_and_the_completions_are_kept(tmp_path):
+def test_a_reward_that_fails_on_some_is_counted_and_they_are_kept_with_its_message(tmp_path):
     rewards = [
         {"function": f"{__name__}:length_reward", "weight": 1.0},
-        {"function": f"{__name__}:raising_reward", "weight": 1.0},
+        {"function": f"{__name__}:failing_reward", "weight": 1.0},
     ]
     rl.main(tiny_config(rewards=rewards, num_updates=2), tmp_path)
     row = next(row for row in rows_of(tmp_path) if "reward" in row)
-    assert row["rewards/raising_reward/errors"] == 16
-    assert row["rewards/length_reward/mean"] > 0
-    assert (tmp_path / "completions" / "update_000002.jsonl").is_file()
+    assert row["rewards/failing_reward/errors"] == row["rewards/failing_reward/timeouts"] == 4
+    assert row["rewards/length_reward/errors"] == 0 and row["rewards/length_reward/mean"] > 0
+    rows = [json.loads(line) for line in (tmp_path / "completions" / "update_000002.jsonl").read_text().splitlines()]
+    failed = [row for row in rows if row["errors"]]
+    assert len(rows) == 16 and len(failed) == 4
+    for row in failed:
+        assert row["errors"] == {"failing_reward": "TimeoutError: 1 s"}
+        assert row["advantage"] == 0.0 and row["reward"] is None and row["rewards"]["failing_reward"] is None
+    groups = [[row["advantage"] for row in rows if row["prompt"] == prompt] for prompt in {r["prompt"] for r in rows}]
+    assert all(abs(sum(group)) < 1e-3 for group in groups) and any(map(any, groups))
+
+
+def test_a_reward_that_fails_on_all_stops_the_run_with_the_completions_saved(tmp_path):
+    rewards = [
+        {"function": f"{__name__}:length_reward", "weight": 1.0},
+        {"function": f"{__name__}:raising_reward", "weight": 0.5},
+    ]
+    with pytest.raises(RuntimeError, match="'raising_reward' failed on all 16 .*RuntimeError: the judge is out"):
+        rl.main(tiny_config(rewards=rewards), tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "completions" / "update_000002.jsonl").read_text().splitlines()]
+    assert len(rows) == 16 and rows[0]["errors"] == {"raising_reward": "RuntimeError: the judge is out"}
+    evaluated = rows_of(tmp_path)[0]
+    assert evaluated["eval/rewards/raising_reward/errors"] == 16 and evaluated["eval/rewards/length_reward/errors"] == 0
+    assert not (tmp_path / "DONE").exists()
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_update(tmp_path, monkeypatch):
@@ -148,6 +219,23 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_update(tmp_pa
         ({"aggregation": "mean"}, "aggregation"),
         ({"kl_estimator": "k9"}, "k9"),
         ({"advantage": "rank"}, "rank"),
+        ({"multi_objective_aggregation": "sum"}, "multi_objective_aggregation='sum'"),
+        ({"temperature": float("nan")}, r"rl\.temperature=nan"),
+        ({"clip_low": float("nan")}, r"rl\.clip_low=nan"),
+        ({"rewards": [LENGTH | {"weight": float("nan")}]}, r"rl\.rewards\[0\]\.weight=nan"),
+        ({"rewards": [LENGTH | {"weight": 0.0}]}, "all weights are 0"),
+        ({"rewards": [LENGTH | {"tasks": ["code"]}]}, "there is no task 'code'; there are pair_sum"),
+        (
+            {"rewards": [{"function": f"{__name__}:needs_tests"}]},
+            "task 'pair_sum', training problem 0: reward 'needs_tests' needs tests",
+        ),
+        (
+            {
+                "rewards": [{"function": f"{__name__}:needs_numbers"}],
+                "tasks": [*PAIRS, {"kind": "reasoning_gym", "dataset": "leg_counting"}],
+            },
+            "task 'leg_counting', training problem 0: reward 'needs_numbers' needs numbers",
+        ),
     ],
 )
 def test_bad_configs_are_named_before_compute(changes, words):
@@ -155,28 +243,39 @@ def test_bad_configs_are_named_before_compute(changes, words):
         rl.check(tiny_config(**changes))
 
 
+@pytest.mark.parametrize("top_p", [0.0, 1.5])
+def test_a_bad_top_p_of_the_evaluation_is_named(top_p):
+    config = tiny_config()
+    with config.unlocked():
+        config.eval.top_p = top_p
+    with pytest.raises(ValueError, match=f"eval.top_p={top_p}"):
+        rl.check(config)
+
+
+def test_a_reward_for_one_task_of_a_mixture_needs_its_columns_there_only():
+    tasks = [*PAIRS, {"kind": "reasoning_gym", "dataset": "leg_counting"}]
+    rl.check(tiny_config(tasks=tasks, rewards=[{"function": f"{__name__}:needs_numbers", "tasks": ["pair_sum"]}]))
+
+
+def test_top_p_of_the_evaluation_reaches_the_engine():
+    config, seen = tiny_config(), []
+    with config.unlocked():
+        config.eval.top_p = 0.95
+
+    class Engine:
+        def start(self, *args, **settings):
+            seen.append(settings["top_p"])
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        rl.evaluate_heldout(
+            Engine(), {"params": 0, "buffers": 0}, [None] * 4, config, updates=0, is_full=True,
+            before_batch=lambda: None,
+        )  # fmt: skip
+    assert seen == [0.95]
+
+
 def test_a_prompt_over_the_budget_is_named_before_anything_is_sampled(tmp_path):
     with pytest.raises(ValueError, match="max_prompt_tokens=5"):
         rl.main(tiny_config(max_prompt_tokens=5), tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()
-
-
-def make_group(rewards) -> Group:
-    completion = Completion(np.array([1], np.int32), np.zeros(1, np.float32), "stop")
-    rollouts = [Rollout(np.array([1]), completion, "", 0, {"r": r}, r, bool(r), None) for r in rewards]
-    return Group(Problem((), "", {"task": "t"}), tuple(rollouts))
-
-
-def test_refills_replace_groups_that_teach_nothing():
-    batches = iter([[make_group([0, 0]), make_group([0, 1])], [make_group([1, 0]), make_group([1, 1])]])
-
-    class Collector:
-        def collect(self, params, buffers, problems, **settings):
-            return Collected(next(batches), {"generate": 1.0, "rewards": 0.5}, {"r": 0}, {})
-
-    config = tiny_config(questions_per_phase=2, max_refills=3)
-    state = {"params": None, "buffers": None}
-    groups, seconds, row = rl.collect_groups(Collector(), state, iter([None] * 4), config, updates=0)
-    assert [[r.reward for r in g.rollouts] for g in groups] == [[0, 1], [1, 0]]
-    assert seconds == {"generate": 2.0, "rewards": 1.0}
-    assert row["frac_reward_zero_std"] == 0.5 and row["num_questions_sampled"] == 4

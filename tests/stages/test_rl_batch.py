@@ -149,7 +149,7 @@ def test_first_on_policy_update_has_ratio_one_and_clips_nothing(on_policy, mask_
         maxima = metrics.pop("max")
         assert abs(float(maxima["sampling/sampling_logp_difference/max"])) < 1e-5
         assert float(maxima["ratio/max"]) in (0.0, pytest.approx(1.0, abs=1e-5))  # 0: nothing counts in it
-        assert metrics.pop("expert_counts")["expert_counts_LE"].shape == (1, 8)
+        assert metrics.pop("expert_counts")["moe"]["ffn"]["router_bias_E"].shape == (1, 8)
         sums = {name: sums.get(name, 0.0) + float(metrics[name]) for name in metrics}
     assert sums["num_tokens"] == microbatches[0]["num_tokens"]
     assert sums["ratio/mean"] / sums["num_tokens"] == pytest.approx(1.0, abs=1e-5)

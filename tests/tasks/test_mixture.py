@@ -64,7 +64,7 @@ def test_bad_mixtures_are_refused(specs, message):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"kind": "maths"}, "task kind 'maths': must be one of reasoning_gym, mini"),
+        ({"kind": "maths"}, "task kind 'maths': must be one of reasoning_gym, mini, files"),
         ({"dataset": "gcd"}, "task kind None"),
         ({"kind": "reasoning_gym"}, "key 'dataset' is missing"),
         ({**SUM, "digits": 2}, "unknown key 'digits'"),

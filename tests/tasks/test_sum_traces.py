@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from r1jax.rewards.format import format_reward
+from r1jax.rewards.format import r1_zero
 from r1jax.tasks.reasoning_gym import ReasoningGymTask
 from r1jax.tasks.sum_traces import steps, sum_trace
 from r1jax.tasks.types import split_of
@@ -23,7 +23,7 @@ def test_every_example_is_right_and_well_formed():
         expression = question.removeprefix("State the final answer to the following arithmetic problem: ")
         numbers = [int(n) for n in re.findall(r"[+-]?\d+", expression.replace(" ", ""))]
         assert len(numbers) == 3 and final_answer(completion) == str(sum(numbers))
-        assert format_reward([""], [completion]) == [1.0]
+        assert r1_zero([""], [completion]) == [1.0]
         assert split_of(question, heldout_fraction=0.2) == "train"
 
 

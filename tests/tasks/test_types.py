@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from r1jax.tasks.types import canonical_answer, check_keys, check_place, split_of, stable_hash
+from r1jax.tasks.types import canonical_answer, check_keys, check_place, recorded_splits, split_of, stable_hash
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,14 @@ def test_bad_places_and_keys_are_named():
         check_place(-1, "train")
     with pytest.raises(ValueError, match="unknown key 'b'; known are a"):
         check_keys({"a": 1, "b": 2}, allowed={"a"}, what="task")
+
+
+def test_fractions_asked_for_are_recorded_by_space_inside_the_block_only():
+    split_of("x", heldout_fraction=0.5, space="a")
+    with recorded_splits() as found:
+        split_of("x", heldout_fraction=0.1, space="a")
+        split_of("y", heldout_fraction=0.1, space="a")
+        split_of("x", heldout_fraction=0.2, space="b")
+        assert split_of("x", heldout_fraction=0.3, space="b") == split_of("x", heldout_fraction=0.3)
+    split_of("x", heldout_fraction=0.7, space="a")
+    assert found == {"a": {0.1}, "b": {0.2, 0.3}, "problems": {0.3}}

@@ -1,46 +1,207 @@
+"""Conversations as token ids and loss masks: with SmolLM2's tokenizer and with BPEs like DeepSeek's, Llama's and Qwen's."""
+
 import pytest
 
-from r1jax.text.chat import render
+from r1jax.hf.gguf import find_smollm2, read_gguf
+from r1jax.text.chat import encode_conversation, encode_prompt, render, response_form, stop_ids, tokenizer_for
+from r1jax.text.gguf_tokenizer import gguf_tokenizer
+from r1jax.text.templates import R1_JINJA
+from r1jax.text.tokenizer import Tokenizer
+from tests.text.bpe import DEEPSEEK, LLAMA3, QWEN, make_bpe
 
-QUESTION = [{"role": "user", "content": "What is {2} + 2?"}]
+BEGIN, END, USER, ASSISTANT = DEEPSEEK[:4]
+TURNS = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "6*7?"},
+    {"role": "assistant", "content": "<think>\nhm, wait\n</think>\n\nThe answer is 42."},
+    {"role": "user", "content": "你好 🙂\nand 2+2?"},
+    {"role": "assistant", "content": "<think>\n2+2 = 4\n</think>\n\nSo 4."},
+]
 
 
-def test_r1_zero_template_is_table_1_byte_for_byte():
-    assert render(QUESTION, template="r1_zero") == (
-        "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The "
-        "assistant first thinks about the reasoning process in the mind and then provides the user with the "
-        "answer. The reasoning process and answer are enclosed within <think>...</think> and <answer>...</answer> "
-        "tags, respectively, i.e., <think> reasoning process here </think> <answer> answer here </answer>. User: "
-        "What is {2} + 2?. Assistant:"
+@pytest.fixture(scope="module")
+def tokenizers():
+    deepseek = make_bpe(*DEEPSEEK, adds=BEGIN)
+    llama3 = make_bpe(*LLAMA3, adds=LLAMA3[0])
+    ids = [llama3.token_to_id(text) for text in LLAMA3]
+    return {
+        "r1": Tokenizer(deepseek, eos_id=deepseek.token_to_id(END), bos_id=deepseek.token_to_id(BEGIN), adds_bos=True),
+        "llama3": Tokenizer(llama3, eos_id=ids[1], bos_id=ids[0], stop_ids=(ids[1], ids[4]), adds_bos=True),
+        "qwen2.5": Tokenizer.from_tokenizers(make_bpe(*QWEN), eos="<|endoftext|>"),
+        "chatml": gguf_tokenizer(read_gguf(find_smollm2()).metadata),
+    }
+
+
+def masked(tokenizer, ids, mask):
+    """The text of each run of trained tokens."""
+    runs, before = [], 0
+    for token, flag in zip(ids, mask, strict=True):
+        if flag and not before:
+            runs.append([])
+        if flag:
+            runs[-1].append(token)
+        before = flag
+    return [tokenizer.decode(run) for run in runs]
+
+
+def test_r1_prompt_has_one_begin_token_though_the_tokenizer_would_add_another(tokenizers):
+    tokenizer = tokenizers["r1"]
+    ids = encode_prompt(TURNS[:2], tokenizer, template="r1")
+    assert tokenizer.decode(ids) == f"{BEGIN}Be brief.{USER}6*7?{ASSISTANT}<think>\n"
+    assert ids[0] == tokenizer.bos_id and ids.count(tokenizer.bos_id) == 1
+    assert ids[-2:] == [tokenizer.token_id("<think>"), *tokenizer.encode("\n")]
+
+
+def test_the_begin_token_of_templates_without_special_tokens_is_the_tokenizers(tokenizers):
+    question = TURNS[1:2]
+    for template in ("plain", "r1_zero"):
+        ids = encode_prompt(question, tokenizers["r1"], template=template)
+        assert ids == [tokenizers["r1"].bos_id, *tokenizers["r1"].encode(render(question, template=template))]
+        smollm2 = tokenizers["chatml"]  # it has a BOS and was trained without
+        assert smollm2.bos_id is not None
+        assert encode_prompt(question, smollm2, template=template) == smollm2.encode(
+            render(question, template=template)
+        )
+
+
+def test_r1_conversation_trains_the_last_turn_with_its_thought(tokenizers):
+    tokenizer = tokenizers["r1"]
+    ids, mask = encode_conversation(TURNS, tokenizer, template="r1")
+    history = f"{BEGIN}Be brief.{USER}6*7?{ASSISTANT}\n\nThe answer is 42.{END}{USER}你好 🙂\nand 2+2?{ASSISTANT}"
+    assert tokenizer.decode(ids) == f"{history}<think>\n2+2 = 4\n</think>\n\nSo 4.{END}"
+    assert masked(tokenizer, ids, mask) == [f"2+2 = 4\n</think>\n\nSo 4.{END}"]
+    ids, mask = encode_conversation(TURNS, tokenizer, template="r1", train="all")
+    assert masked(tokenizer, ids, mask) == [f"\n\nThe answer is 42.{END}", f"2+2 = 4\n</think>\n\nSo 4.{END}"]
+
+
+@pytest.mark.parametrize(
+    ("content", "text", "trained"),
+    [
+        ("2+2\n</think>\n\n4", "<think>\n2+2\n</think>\n\n4", "2+2\n</think>\n\n4"),
+        (" <think> 2+2 </think> 4", "<think>\n 2+2 </think> 4", " 2+2 </think> 4"),
+        ("4", "4", "4"),
+        ("<think>4", "<think>4", "<think>4"),
+    ],
+)
+def test_r1_writes_the_opening_tag_once_and_only_for_an_answer_with_a_thought(tokenizers, content, text, trained):
+    messages = [TURNS[1], {"role": "assistant", "content": content}]
+    ids, mask = encode_conversation(messages, tokenizers["r1"], template="r1")
+    assert tokenizers["r1"].decode(ids) == f"{BEGIN}{USER}6*7?{ASSISTANT}{text}{END}"
+    assert masked(tokenizers["r1"], ids, mask) == [f"{trained}{END}"]
+
+
+@pytest.mark.parametrize(("template", "end", "gap"), [("chatml", "<|im_end|>", "\n"), ("qwen2.5", "<|im_end|>", "\n"),
+                                                      ("llama3", "<|eot_id|>", ""), ("v3", END, "")])  # fmt: skip
+@pytest.mark.parametrize("train", ["last", "all"])
+def test_ids_are_those_of_the_whole_text(tokenizers, template, end, gap, train):
+    tokenizer = tokenizers.get(template, tokenizers["r1"])
+    ids, mask = encode_conversation(TURNS, tokenizer, template=template, train=train)
+    text = render(TURNS, template=template, add_generation_prompt=False)
+    assert ids == tokenizer.encode(text) and tokenizer.decode(ids) == text and text.endswith(f"So 4.{end}{gap}")
+    contents = [message["content"] for message in TURNS if message["role"] == "assistant"]
+    assert masked(tokenizer, ids, mask) == [f"{content}{end}" for content in contents[-1 if train == "last" else 0 :]]
+
+
+@pytest.mark.parametrize("template", ["r1", "v3", "chatml", "qwen2.5", "llama3", "plain", "r1_zero"])
+@pytest.mark.parametrize("content", ["a</think> 4", " <think> a </think> <answer> 4 </answer>", "\n\n</think>", ""])
+def test_training_sees_the_prompt_of_sampling(tokenizers, template, content):
+    tokenizer = tokenizers.get(template, tokenizers["r1"])
+    prompt = TURNS[1:2] if template in ("plain", "r1_zero") else TURNS[:4]
+    ids, mask = encode_conversation([*prompt, {"role": "assistant", "content": content}], tokenizer, template=template)
+    if template != "r1" or "</think>" in content:
+        assert ids[: mask.index(1)] == encode_prompt(prompt, tokenizer, template=template)
+    last = max(place for place, flag in enumerate(mask) if flag)
+    assert ids[last] in stop_ids(tokenizer, template)
+
+
+def test_plain_documents_end_with_the_tokenizers_end_token(tokenizers):
+    messages = [TURNS[1], {"role": "assistant", "content": " <think> 42 </think>"}]
+    ids, mask = encode_conversation(messages, tokenizers["r1"], template="plain")
+    assert tokenizers["r1"].decode(ids) == f"{BEGIN}User: 6*7?. Assistant: <think> 42 </think>{END}"
+    assert masked(tokenizers["r1"], ids, mask) == [f" <think> 42 </think>{END}"]
+
+
+def test_stop_ids_are_the_tokenizers_and_the_templates(tokenizers):
+    qwen, llama3 = tokenizers["qwen2.5"], tokenizers["llama3"]
+    assert stop_ids(qwen, "plain") == (qwen.token_id("<|endoftext|>"),)
+    assert stop_ids(qwen, "qwen2.5") == (qwen.token_id("<|endoftext|>"), qwen.token_id("<|im_end|>"))
+    assert stop_ids(llama3, "tokenizer") == (llama3.token_id("<|end_of_text|>"), llama3.token_id("<|eot_id|>"))
+
+
+@pytest.fixture
+def own(tokenizers):
+    """The tokenizers with their own jinja text: SmolLM2's from its file, R1's format for the DeepSeek-like one."""
+    return {
+        "chatml": tokenizers["chatml"],
+        "r1": tokenizers["r1"].with_chat_template(R1_JINJA, eos=END),
+    }
+
+
+@pytest.mark.parametrize("name", ["chatml", "r1"])
+def test_the_tokenizers_own_template_gives_the_same_ids_and_masks(own, name):
+    for messages in (TURNS, TURNS[1:3], [TURNS[1], {"role": "assistant", "content": "42"}]):
+        assert encode_prompt(messages[:-1], own[name], template="tokenizer") == encode_prompt(
+            messages[:-1], own[name], template=name
+        )
+        assert encode_conversation(messages, own[name], template="tokenizer") == encode_conversation(
+            messages, own[name], template=name
+        )
+
+
+def test_an_own_template_without_an_end_token_gets_the_tokenizers(tokenizers):
+    source = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    tokenizer = tokenizers["qwen2.5"].with_chat_template(source, eos="<|endoftext|>")
+    ids, mask = encode_conversation(TURNS[1:3], tokenizer, template="tokenizer")
+    assert tokenizer.decode(ids) == f"user: 6*7?\nassistant: {TURNS[2]['content']}<|endoftext|>\n"
+    assert masked(tokenizer, ids, mask) == [f"{TURNS[2]['content']}<|endoftext|>"]
+    spaced = tokenizer.with_chat_template(
+        source.replace("}}\n{% endfor", "}}\n<|im_end|>\n{% endfor"), eos="<|im_end|>"
     )
+    ids, mask = encode_conversation(TURNS[1:3], spaced, template="tokenizer")
+    assert masked(tokenizer, ids, mask) == [f"{TURNS[2]['content']}\n<|im_end|>"]
+    silent = tokenizer.with_chat_template("{{ messages[0].content }}", eos="<|endoftext|>")
+    with pytest.raises(ValueError, match="does not write the last answer"):
+        encode_conversation(TURNS[1:3], silent, template="tokenizer")
+    with pytest.raises(ValueError, match="last turn alone"):
+        encode_conversation(TURNS, tokenizer, template="tokenizer", train="all")
 
 
-def test_plain():
-    assert render(QUESTION, template="plain") == "User: What is {2} + 2?. Assistant:"
+def test_how_a_response_is_read(own, tokenizers):
+    assert response_form("plain", tokenizers["r1"]) == ("r1_zero", "tags")
+    assert response_form("r1", tokenizers["r1"]) == ("r1", "tags_or_boxed")
+    assert response_form("tokenizer", own["r1"]) == ("r1", "tags_or_boxed")
+    assert response_form("tokenizer", own["chatml"]) == ("r1_zero", "tags_or_boxed")
 
 
-def test_chatml_has_smollm2s_system_message_unless_another_is_given():
-    assert render(QUESTION, template="chatml") == (
-        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-        "<|im_start|>user\nWhat is {2} + 2?<|im_end|>\n<|im_start|>assistant\n"
-    )
-    messages = [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": "Hello"},
-        {"role": "user", "content": "Bye"},
-    ]
-    assert render(messages, template="chatml") == (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
-        "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n"
-    )
+def test_a_model_trained_under_r1_leaves_a_tokenizer_that_says_so(tokenizers):
+    assert tokenizer_for(tokenizers["chatml"], "plain") is tokenizers["chatml"]
+    inner = make_bpe("<|endoftext|>", *DEEPSEEK)
+    left = tokenizer_for(Tokenizer.from_tokenizers(inner, eos="<|endoftext|>"), "r1")
+    assert (left.chat_template, left.token_text(left.eos_id)) == (R1_JINJA, END)
+    assert tokenizer_for(left, "r1") is left
 
 
-def test_what_a_template_cannot_express_is_an_error():
-    with pytest.raises(ValueError, match="template 'llama': must be one of chatml, plain, r1_zero"):
-        render(QUESTION, template="llama")
-    with pytest.raises(ValueError, match="'r1_zero': takes one user message and got system, user"):
-        render([{"role": "system", "content": "Be brief."}, *QUESTION], template="r1_zero")
-    for messages in ([], [{"role": "assistant", "content": "Hello"}]):
-        with pytest.raises(ValueError, match="last message must be the user's"):
-            render(messages, template="chatml")
+def test_errors_name_what_is_wrong(tokenizers):
+    missing = f"'r1': the tokenizer has no special token {BEGIN}, {END}, {USER}, {ASSISTANT}"
+    for act in (encode_prompt, tokenizer_for):
+        with pytest.raises(ValueError, match=missing):
+            act(TURNS[:2], tokenizers["chatml"], template="r1") if act is encode_prompt else act(
+                tokenizers["chatml"], "r1"
+            )
+    with pytest.raises(ValueError, match="'chatml': the last message of a conversation must be the assistant's"):
+        encode_conversation(TURNS[:2], tokenizers["chatml"], template="chatml")
+    with pytest.raises(ValueError, match="content of the last message must be text, got None"):
+        encode_conversation([TURNS[1], {"role": "assistant", "content": None}], tokenizers["chatml"], template="chatml")
+    with pytest.raises(ValueError, match="train='first': must be one of last, all"):
+        encode_conversation(TURNS, tokenizers["chatml"], template="chatml", train="first")
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", ["chatml", "r1"])
+def test_transformers_gives_the_same_prompt_ids(own, name, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    own[name].save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
+    for messages in (TURNS[:2], TURNS[:4]):
+        got = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        assert encode_prompt(messages, own[name], template="tokenizer") == got

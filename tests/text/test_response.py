@@ -86,6 +86,34 @@ def test_final_answer_takes_the_box_inside_the_answer_only():
     assert final_answer("<think>a</think> 4", style="r1") == "4"
 
 
+ANSWER_CASES = [  # text, style, then what each of tags, boxed, tags_or_boxed and summary finds
+    (r"<think>\boxed{1}</think><answer>\boxed{2}</answer> \boxed{3}", "r1_zero", "2", "3", "2", "2"),
+    (r"<think>\boxed{1}</think> so \boxed{2}", "r1_zero", None, "2", "2", "2"),
+    (r"<think>a</think> so 2", "r1_zero", None, None, None, "so 2"),
+    (r"so \boxed{2}", "r1_zero", None, "2", "2", "2"),
+    (r"<answer>2</answer> <think>\boxed{1}", "r1_zero", "2", "1", "2", "2"),
+    ("a <answer>1</answer></think><answer> 2 </answer>", "r1", "2", None, "2", "2"),
+    (r"\boxed{1}</think>\boxed{2} <answer></answer>", "r1", None, "2", "2", "2"),
+    (r"<answer>1</answer></think> so \boxed{2", "r1", None, None, None, r"so \boxed{2"),
+    (r"a</think>b</think>\boxed{2}", "r1", None, "2", "2", "2"),
+    (r"<think>a <answer>1</answer> \boxed{1}", "r1", None, None, None, None),
+    ("a</think> \n", "r1", None, None, None, None),
+]
+
+
+@pytest.mark.parametrize(("text", "style", "tags", "box", "either", "summary"), ANSWER_CASES)
+def test_ways_to_find_the_answer(text, style, tags, box, either, summary):
+    found = [final_answer(text, style=style, answer=answer) for answer in ("tags", "boxed", "tags_or_boxed", "summary")]
+    assert found == [tags, box, either, summary]
+
+
+def test_unknown_ways_are_named():
+    with pytest.raises(ValueError, match="answer 'box': must be one of tags, boxed, tags_or_boxed, summary"):
+        final_answer("", answer="box")
+    with pytest.raises(ValueError, match="style 'zero'"):
+        final_answer("", style="zero")
+
+
 @pytest.mark.parametrize(
     "piece", ["<think>", "</think>", "<answer>", "</answer>", r"\boxed{", "{", "}", "\\", "<answer></think>"]
 )
@@ -93,5 +121,6 @@ def test_no_text_takes_long(piece):
     start = time.perf_counter()
     for style in ("r1_zero", "r1"):
         parse("<think>" + piece * 20_000, style=style)
+        final_answer("<think>" + piece * 20_000, style=style, answer="summary")
     boxed(r"\boxed{" + piece * 20_000)
     assert time.perf_counter() - start < 1.0

@@ -1,4 +1,3 @@
-import json
 import pickle
 
 import pytest
@@ -6,6 +5,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from r1jax.text.tokenizer import Tokenizer
+from tests.text.bpe import DEEPSEEK, QWEN, make_bpe
 
 
 def byte_level(*special: str) -> tokenizers.Tokenizer:
@@ -84,22 +84,57 @@ def test_a_file_that_truncates_and_pads_does_not_make_us_do_so():
 def test_save_and_load(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "tokenizer")
     loaded = Tokenizer.load(tmp_path / "tokenizer")
-    assert sorted(p.name for p in (tmp_path / "tokenizer").iterdir()) == ["tokenizer.json", "tokenizer_meta.json"]
+    assert sorted(p.name for p in (tmp_path / "tokenizer").iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
     assert (loaded.eos_id, loaded.bos_id, loaded.pad_id, loaded.vocab_size) == (256, None, 256, 258)
+    assert (loaded.stop_ids, loaded.adds_bos, loaded.chat_template) == ((256,), False, None)
     assert [loaded.encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
+
+
+def test_all_that_a_tokenizer_knows_survives_the_disk(tmp_path):
+    inner = byte_level("<b>", "<e>", "<p>", "<turn>")
+    tokenizer = Tokenizer(
+        inner, eos_id=257, bos_id=256, pad_id=258, stop_ids=(259, 257), adds_bos=True, chat_template="{{ '中' }}"
+    )
+    tokenizer.save(tmp_path)
+    for loaded in (tokenizer, Tokenizer.load(tmp_path)):
+        assert (loaded.eos_id, loaded.bos_id, loaded.pad_id, loaded.stop_ids) == (257, 256, 258, (257, 259))
+        assert (loaded.adds_bos, loaded.chat_template) == (True, "{{ '中' }}")
+    with pytest.raises(ValueError, match="stop_ids=999"):
+        Tokenizer(inner, eos_id=257, stop_ids=(999,))
+    with pytest.raises(ValueError, match="without a bos_id"):
+        Tokenizer(inner, eos_id=257, adds_bos=True)
+
+
+def test_a_models_vocabulary_may_be_larger_but_not_smaller(tokenizer):
+    tokenizer.check_fits(258)
+    tokenizer.check_fits(512)
+    with pytest.raises(ValueError, match="the model has 257 token ids and the tokenizer 258: '<｜User｜>'"):
+        tokenizer.check_fits(257)
+
+
+def test_special_tokens_are_told_from_text(tokenizer):
+    assert tokenizer.is_special(257) and not tokenizer.is_special(0) and not tokenizer.is_special(999)
+    assert tokenizer.token_text(257) == "<｜User｜>"
+    with pytest.raises(KeyError, match="999"):
+        tokenizer.token_text(999)
+
+
+def test_special_tokens_are_renamed_as_deepseek_did_for_its_students():
+    qwen = make_bpe(*QWEN, adds="<|im_start|>")
+    before = Tokenizer.from_tokenizers(qwen, eos="<|endoftext|>")
+    begin, end, user, assistant = DEEPSEEK[:4]
+    renamed = dict(zip(QWEN[:4], (end, user, assistant, begin), strict=True))
+    after = before.with_special_tokens(renamed, eos=end, bos=begin, chat_template="x")
+    assert after.vocab_size == before.vocab_size
+    assert after.encode(f"{begin}hi{user}{end}") == before.encode(f"{QWEN[3]}hi{QWEN[1]}{QWEN[0]}")
+    assert after.encode("<|im_start|>") != before.encode("<|im_start|>") and len(after.encode("<|im_start|>")) > 1
+    assert [after.token_text(i) for i in (after.eos_id, after.bos_id)] == [end, begin]
+    assert after.adds_bos and after.chat_template == "x"
+    with pytest.raises(ValueError, match="'<no>' is no special token"):
+        before.with_special_tokens({"<no>": "<yes>"}, eos="<|endoftext|>")
+    with pytest.raises(ValueError, match="cannot rename '<|im_end|>' to 'a'".replace("|", r"\|")):
+        before.with_special_tokens({"<|im_end|>": "a"}, eos="<|endoftext|>")
 
 
 def test_goes_to_another_process(tokenizer):
     assert pickle.loads(pickle.dumps(tokenizer)).encode("a<eos>") == tokenizer.encode("a<eos>")
-
-
-def test_bad_folders_are_named(tokenizer, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json is missing"):
-        Tokenizer.load(tmp_path / "nowhere")
-    tokenizer.save(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(ValueError, match=r"tokenizer\.json is not a tokenizer"):
-        Tokenizer.load(tmp_path)
-    (tmp_path / "tokenizer_meta.json").write_text(json.dumps({"eos_id": 256}))
-    with pytest.raises(ValueError, match=r"tokenizer_meta\.json does not give"):
-        Tokenizer.load(tmp_path)

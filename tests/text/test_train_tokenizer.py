@@ -47,6 +47,20 @@ def test_round_trip_is_exact(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+def test_any_text_round_trips_though_its_bytes_were_never_seen():
+    seen_nothing = train_tokenizer(["a"], vocab_size=300)
+    characters = [chr(code) for code in (*range(0x300), 0x200B, 0xFEFF, 0xFFFD, 0x10FFFF)]
+    characters += [chr(code) for code in (*range(0x4E00, 0x9FFF, 97), *range(0x1F300, 0x1FAFF, 31))]
+    for text in (
+        "".join(characters),
+        "".join(reversed(characters)),
+        "👩‍👩‍👧 e\u0301 \x1b[0m 中文\r\n\n \t",
+        *characters,
+    ):
+        ids = seen_nothing.encode(text)
+        assert seen_nothing.decode(ids) == text and max(ids, default=0) < seen_nothing.vocab_size
+
+
 def test_special_tokens_and_size(tokenizer):
     assert tokenizer.vocab_size <= 512
     assert (tokenizer.eos_id, tokenizer.pad_id) == (tokenizer.token_id("<|endoftext|>"), tokenizer.token_id("<|pad|>"))

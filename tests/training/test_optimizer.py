@@ -32,6 +32,9 @@ def test_cosine_ends_at_its_fraction():
         ({"schedule": "linear"}, "schedule must be one of"),
         ({"schedule": "cosine", "warmup_steps": 10}, "warmup_steps must be in"),
         ({"schedule": "cosine", "final_fraction": 1.5}, "final_fraction 1.5"),
+        ({"schedule": "constant", "learning_rate": float("nan")}, "learning_rate nan"),
+        ({"schedule": "constant", "learning_rate": float("inf")}, "learning_rate inf"),
+        ({"schedule": "constant", "learning_rate": -1e-3}, "learning_rate -0.001"),
     ],
 )
 def test_bad_schedule(options, message):
@@ -39,9 +42,20 @@ def test_bad_schedule(options, message):
         rates([0], **options)
 
 
-def test_bad_clip():
-    with pytest.raises(ValueError, match="clip_norm must be positive"):
-        make_optimizer(learning_rate=1e-3, total_steps=1, clip_norm=0.0)
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"clip_norm": 0.0}, "clip_norm must be positive or None, got 0.0"),
+        ({"clip_norm": float("nan")}, "clip_norm must be positive or None, got nan"),
+        ({"b1": 1.0}, r"b1 1.0 and b2 0.95 must be in"),
+        ({"b2": float("nan")}, r"b2 nan must be in"),
+        ({"eps": 0.0}, "eps 0.0 positive"),
+        ({"weight_decay": -0.1}, "weight_decay -0.1 finite and >= 0"),
+    ],
+)
+def test_bad_settings_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_optimizer(learning_rate=1e-3, total_steps=1, **options)
 
 
 def test_decay_is_told_by_name():

@@ -1,4 +1,4 @@
-"""Attention as plain jnp: the definition, and the implementation on every platform until a kernel is chosen."""
+"""Attention as plain jnp: the definition."""
 
 import jax
 import jax.numpy as jnp
@@ -35,3 +35,10 @@ def attention(
     out_BJXU = jnp.einsum("bjxs,bjsu->bjxu", weights, v_BJSU, preferred_element_type=jnp.float32)
     out_BNTU = out_BJXU.reshape(batch, num_heads, num_queries, -1)
     return jnp.swapaxes(out_BNTU, 1, 2).astype(q_BTNH.dtype)
+
+
+def flash_attention(q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale: float) -> jax.Array:
+    """See ``r1jax.kernels.flash_attention.flash_attention``."""
+    mask_BTS = attention_mask(q_segments_BT, kv_segments_BS)
+    out_BTNU = attention(q_BTNH, k_BSJH, v_BSJU, mask_BTS=mask_BTS, scale=scale)
+    return jnp.where((q_segments_BT > 0)[:, :, None, None], out_BTNU, 0)

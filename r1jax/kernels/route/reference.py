@@ -1,4 +1,4 @@
-"""DeepSeek-V3's router after its matmul, as plain jnp (V3 Sec. 2.1.2 Eqs. 12-16; spec A.5.1)."""
+"""DeepSeek's routers after their matmul, as plain jnp: V3's ``noaux_tc`` (V3 Sec. 2.1.2 Eqs. 12-16; spec A.5.1) and V2's."""
 
 import jax
 import jax.numpy as jnp
@@ -6,27 +6,50 @@ import jax.numpy as jnp
 
 def route(
     affinity_XE: jax.Array,
-    bias_E: jax.Array,
+    bias_E: jax.Array | None,
     *,
     num_experts_per_token: int,
     num_groups: int,
     num_groups_per_token: int,
     scaling: float,
+    best_per_group: int = 2,
+    normalize: bool = True,
+    replay_XK: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """(weights, experts), each [X, K], from float32 affinities s = sigmoid(u·e).
+    """(weights, experts), each [X, K], from float32 affinities s: sigmoid(u·e) in V3, softmax(u·e) in V2.
 
-    The bias moves selection and never weighs: experts are chosen by s + b, within the groups whose two highest s + b
-    sum highest (the others are −inf); weights are scaling · s / Σ s over the chosen.
+    The bias moves selection and never weighs: experts are chosen by s + b, within the groups whose ``best_per_group`` highest
+    s + b (V3 two, V2 one) sum highest; the others are −inf. Weights are scaling · s of the chosen, over their sum where
+    ``normalize`` (V3 does, V2 does not).
+
+    replay_XK: experts that were chosen before. They are taken as they are, with the weights of today's affinities, so that
+    gradients flow as usual; a row of which any entry is negative is routed afresh.
     """
-    num_rows, num_experts = affinity_XE.shape
-    selection_XE = affinity_XE + bias_E
+    experts_XK = _choose(
+        affinity_XE if bias_E is None else affinity_XE + bias_E,
+        num_experts_per_token=num_experts_per_token,
+        num_groups=num_groups,
+        num_groups_per_token=num_groups_per_token,
+        best_per_group=best_per_group,
+    )
+    if replay_XK is not None:
+        experts_XK = jnp.where((replay_XK >= 0).all(-1, keepdims=True), replay_XK, experts_XK)
+    num_experts = affinity_XE.shape[1]
+    chosen_XK = (jax.nn.one_hot(experts_XK, num_experts) * affinity_XE[:, None]).sum(-1)  # a gather without a scatter
+    weights_XK = scaling * chosen_XK
+    if normalize:
+        weights_XK = weights_XK / (chosen_XK.sum(axis=1, keepdims=True) + 1e-20)
+    return weights_XK, experts_XK
+
+
+def _choose(selection_XE, *, num_experts_per_token, num_groups, num_groups_per_token, best_per_group):
+    """Experts [X, K] of the highest selection scores in the best groups, no gradient; ties to the lowest index."""
+    num_rows, num_experts = selection_XE.shape
+    selection_XE = jax.lax.stop_gradient(selection_XE)
     if num_groups > 1:
         by_group = selection_XE.reshape(num_rows, num_groups, num_experts // num_groups)
-        best_two, _ = jax.lax.top_k(by_group, min(2, by_group.shape[-1]))
-        _, kept = jax.lax.top_k(best_two.sum(-1), num_groups_per_token)
+        best, _ = jax.lax.top_k(by_group, min(best_per_group, by_group.shape[-1]))
+        _, kept = jax.lax.top_k(best.sum(-1), num_groups_per_token)
         allowed = jax.nn.one_hot(kept, num_groups, dtype=bool).any(axis=1)
         selection_XE = jnp.where(allowed[:, :, None], by_group, -jnp.inf).reshape(num_rows, num_experts)
-    _, experts_XK = jax.lax.top_k(jax.lax.stop_gradient(selection_XE), num_experts_per_token)
-    chosen_XK = (jax.nn.one_hot(experts_XK, num_experts) * affinity_XE[:, None]).sum(-1)  # a gather without a scatter
-    weights_XK = scaling * chosen_XK / (chosen_XK.sum(axis=1, keepdims=True) + 1e-20)
-    return weights_XK, experts_XK
+    return jax.lax.top_k(selection_XE, num_experts_per_token)[1]

@@ -1,0 +1,139 @@
+"""How often do math verifiers err? Ours beside others on the same pairs, in the same run: ``python -m r1jax.bench verifiers``.
+
+The corpus is JSON lines: "gold", "response", "expected" (1 or 0), "why", "source", and "convention" where a stated rule
+decides rather than mathematics (units, percent signs, rounding). ``{{REPEAT text n}}`` in a response stands for n times the
+text. Each verifier sees one pair at a time in a worker process that is killed after 30 CPU seconds.
+
+- ours: ``r1jax.rewards.math:accuracy``
+- math-verify: ``verify(parse(gold), parse(response))`` with its own defaults
+- others: a function with the signature of TRL's ``accuracy_reward``, named as ``--peer=trl.rewards:accuracy_reward``
+
+The others get references without math delimiters inside ``$...$``, as they ask for.
+"""
+
+import functools
+import json
+import re
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from r1jax.rewards import math as math_reward
+from r1jax.rewards.calls import load_function
+from r1jax.rewards.workers import WorkerPool
+
+_REPEAT = re.compile(r"\{\{REPEAT (.+?) (\d+)\}\}", re.DOTALL)
+_SECONDS = 30.0
+
+
+def load_corpus(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a corpus, with repetitions written out.
+
+    Raises:
+        ValueError: a row without one of the keys, or with another expected value than 0 or 1; names the line.
+    """
+    rows = []
+    for place, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        row = json.loads(line)
+        if not {"gold", "response", "expected", "why", "source"} <= set(row) or row["expected"] not in (0, 1):
+            raise ValueError(f"{path}, line {place}: needs gold, response, expected (0 or 1), why and source")
+        row["response"] = _REPEAT.sub(lambda match: match[1] * int(match[2]), row["response"])
+        rows.append(row)
+    return rows
+
+
+def run(corpus: str | Path, *, peers: Sequence[str] = ()) -> dict[str, Any]:
+    """Errors of each verifier: rates over the whole corpus, and over the pairs that no convention decides.
+
+    Args:
+        corpus: path of the JSON lines.
+        peers: "module:function" of verifiers with TRL's signature.
+    """
+    rows = load_corpus(corpus)
+    verifiers = {"ours": _judge_ours, "math-verify": _judge_others("math_verify")}
+    verifiers |= {peer: _judge_others(peer) for peer in peers}
+    table = {}
+    for name, judge in verifiers.items():
+        start = time.perf_counter()
+        scores, seconds = judge(rows)
+        table[name] = {
+            "all": count_errors(rows, scores),
+            "without conventions": count_errors(
+                *zip(*((r, s) for r, s in zip(rows, scores, strict=True) if not r.get("convention")), strict=True)
+            ),
+            "seconds": round(time.perf_counter() - start, 1),
+            "slowest": round(max(seconds), 2),
+            "median": round(statistics.median(seconds), 5),
+        }
+    return {
+        "corpus": str(corpus),
+        "right": sum(row["expected"] for row in rows),
+        "pairs": len(rows),
+        "verifiers": table,
+    }
+
+
+def count_errors(rows: Sequence[dict[str, Any]], scores: Sequence[float | str | None]) -> dict[str, Any]:
+    """False negatives and positives, and pairs without a score (a timeout, a crash, a reference not read)."""
+    right = [score for row, score in zip(rows, scores, strict=True) if row["expected"]]
+    wrong = [score for row, score in zip(rows, scores, strict=True) if not row["expected"]]
+    return {
+        "false_negatives": sum(score != 1.0 for score in right),
+        "of_right": len(right),
+        "false_positives": sum(score == 1.0 for score in wrong),
+        "of_wrong": len(wrong),
+        "timeouts": sum(score == "timeout" for score in scores),
+        "no_score": sum(score is None or score == "error" for score in scores),
+    }
+
+
+def peer_score(item: Sequence[str]) -> float | None:
+    """What another verifier says of [its name, reference, response]. Runs in a worker."""
+    name, gold, response = item
+    marked = gold if "$" in gold or "\\boxed" in gold else f"${gold}$"
+    if name == "math_verify":
+        return float(_math_verify()(marked, response))
+    return load_function(name)(completions=[[{"role": "assistant", "content": response}]], solution=[marked])[0]
+
+
+@functools.cache
+def _math_verify() -> Any:
+    from math_verify import parse, verify
+
+    return lambda gold, response: verify(parse(gold), parse(response))
+
+
+def _judge_ours(rows: Sequence[dict[str, Any]]) -> tuple[list[float | str | None], list[float]]:
+    scores, seconds = [], []
+    math_reward.start()
+    for row in rows:
+        start = time.perf_counter()
+        score = math_reward.accuracy([""], [row["response"]], [row["gold"]])[0]
+        seconds.append(time.perf_counter() - start)
+        scores.append(_plain(score))
+    return scores, seconds
+
+
+def _judge_others(name: str) -> Any:
+    def judge(rows: Sequence[dict[str, Any]]) -> tuple[list[float | str | None], list[float]]:
+        scores, seconds = [], []
+        pool = WorkerPool("r1jax.bench.verifiers:peer_score", num_workers=1, seconds=_SECONDS, memory_mb=8192)
+        try:
+            pool.start()
+            for row in rows:
+                start = time.perf_counter()
+                scores.append(_plain(pool.map([[name, row["gold"], row["response"]]])[0]))
+                seconds.append(time.perf_counter() - start)
+        finally:
+            pool.close()
+        return scores, seconds
+
+    return judge
+
+
+def _plain(score: Any) -> float | str | None:
+    if isinstance(score, Exception):
+        return "timeout" if isinstance(score, TimeoutError) else "error"
+    return score

@@ -1,0 +1,200 @@
+"""A Hugging Face folder, opened and checked: everything that is wrong with it comes as one error, before a weight is read."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from r1jax.hf.config import read_config
+from r1jax.hf.fp8 import E4M3, SCALE_SUFFIX, dequantise, quantisation_faults, scale_shape
+from r1jax.hf.names import Place, hf_places, raise_faults, tensor_faults
+from r1jax.hf.safetensors_file import Stored, read_header
+from r1jax.models.config import ModelConfig
+from r1jax.text.tokenizer import Tokenizer
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_CHUNK = 1 << 26  # bytes compared at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """A folder that holds what its config says.
+
+    path: where it is.
+    raw: config.json as it is.
+    config: ours; `dtype` and `remat` are the defaults. MTP depths that the files lack are not in it.
+    generation: generation_config.json as it is; {} without one.
+    tokenizer: None without a tokenizer.json.
+    places: every tensor's place in our trees, by Hugging Face's name.
+    stored: every tensor's place on disk, by the same name; scales are beside them as `<name>_scale_inv`.
+    """
+
+    path: Path
+    raw: dict[str, Any]
+    config: ModelConfig
+    generation: dict[str, Any]
+    tokenizer: Tokenizer | None
+    places: dict[str, Place]
+    stored: dict[str, Stored]
+
+    def read(self, name: str, part: tuple[slice, ...] | None = None) -> np.ndarray:
+        """The slices `part` of a tensor in Hugging Face's layout, in the file's type or dequantised to float32."""
+        stored = self.stored[name]
+        if stored.dtype != E4M3:
+            return stored.read(part)
+        return dequantise(stored.read(part), self.stored[name + SCALE_SUFFIX].read(), part)
+
+
+def open_folder(path: str | os.PathLike[str]) -> Folder:
+    """Opens and checks a folder. Errors:
+
+    FileNotFoundError: no folder, or no config.json in it. ValueError, with a line for each fault: config.json says what is
+    not supported or leaves out what is needed; the index names absent files; a file is cut short or damaged; tensors are
+    missing, unknown, misshapen, or of a type that holds no weights; an FP8 weight without scale or a scale without weight;
+    the MTP layer's copies of embedding and head differ from the originals; the tokenizer cannot be read.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no folder {path}")
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(f"{path} is not a Hugging Face model folder: config.json is missing")
+    faults: list[str] = []
+    raw = _read_object(path / "config.json", faults)
+    config, found = read_config(raw) if raw else (None, [])
+    faults += found + quantisation_faults(raw.get("quantization_config"))
+    generation = (
+        _read_object(path / "generation_config.json", faults) if (path / "generation_config.json").exists() else {}
+    )
+    tokenizer = _read_tokenizer(path, faults)
+    stored, unreadable, found = _read_files(path)
+    faults += found
+    places: dict[str, Place] = {}
+    if config is not None and (stored or not faults):
+        first_mtp = f"model.layers.{config.num_layers}."
+        if not any(name.startswith(first_mtp) for name in (*stored, *unreadable)):
+            config = dataclasses.replace(config, num_mtp_layers=0)
+        places = hf_places(config)
+        faults += _tensor_faults(stored, places, unreadable, config)
+    raise_faults(str(path), faults)
+    assert config is not None  # else there were faults
+    return Folder(path, raw, config, generation, tokenizer, places, stored)
+
+
+def _read_object(file: Path, faults: list[str]) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(value, dict):
+            return value
+        faults.append(f"{file.name}: it holds no JSON object")
+    except ValueError as error:
+        faults.append(f"{file.name}: it is not JSON: {error}")
+    return {}
+
+
+def _read_tokenizer(path: Path, faults: list[str]) -> Tokenizer | None:
+    if not (path / "tokenizer.json").is_file():
+        return None
+    try:
+        return Tokenizer.load(path)
+    except (ValueError, OSError) as error:
+        faults.append(str(error))
+        return None
+
+
+def _read_files(path: Path) -> tuple[dict[str, Stored], set[str], list[str]]:
+    """(tensors by name, names that the index gives to unreadable files, faults)."""
+    faults: list[str] = []
+    weight_map: dict[str, str] | None = None
+    if (path / INDEX).is_file():
+        weight_map = _read_object(path / INDEX, faults).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            return {}, set(), [*faults, f"{INDEX}: it has no weight_map from tensors to files"]
+        file_names = sorted(set(weight_map.values()))
+    elif (path / SINGLE).is_file():
+        file_names = [SINGLE]
+    else:
+        return {}, set(), [f"there is neither {SINGLE} nor {INDEX} (weights in other formats are not read)"]
+    stored: dict[str, Stored] = {}
+    unreadable: set[str] = set()
+    for file_name in file_names:
+        if Path(file_name).name != file_name:
+            faults.append(f"{INDEX}: {file_name!r} is not the name of a file in the folder")
+        elif not (path / file_name).is_file():
+            faults.append(f"{INDEX}: it names {file_name}, which is absent")
+        else:
+            tensors, found = read_header(path / file_name)
+            faults += found
+            faults += [f"{file_name}: {name} is also in {stored[name].file.name}" for name in tensors if name in stored]
+            stored |= tensors
+            if tensors or not found:
+                continue
+        unreadable |= {name for name, file in (weight_map or {}).items() if file == file_name}
+    for name, file_name in (weight_map or {}).items():
+        if name not in unreadable and (name not in stored or stored[name].file.name != file_name):
+            faults.append(f"{INDEX}: it says that {name} is in {file_name}, which does not hold it")
+            unreadable.add(name)
+    return stored, unreadable, faults
+
+
+def _tensor_faults(
+    stored: dict[str, Stored], places: dict[str, Place], unreadable: set[str], config: ModelConfig
+) -> list[str]:
+    weights = {
+        name: item for name, item in stored.items() if not name.endswith(SCALE_SUFFIX) and not _is_idle(name, item)
+    }
+    tied_head = config.tie_embeddings and weights.pop("lm_head.weight", None)
+    expected = {name: place for name, place in places.items() if name not in unreadable}
+    faults = tensor_faults({name: item.shape for name, item in weights.items() if name not in unreadable}, expected)
+    for name, item in weights.items():
+        scale = stored.get(name + SCALE_SUFFIX)
+        if item.dtype.name == "float8_e8m0fnu":
+            faults.append(f"{name}: type F8_E8M0 holds scales, not weights")
+        elif item.dtype == E4M3:
+            if scale is None and name + SCALE_SUFFIX not in unreadable:
+                faults.append(f"{name}: FP8 without its scales {name}{SCALE_SUFFIX}")
+            elif len(item.shape) != 2:
+                faults.append(f"{name}: FP8 of {len(item.shape)} dims; only matrices have scales by block")
+            elif scale is not None and scale.shape != scale_shape(item.shape):
+                faults.append(f"{name}{SCALE_SUFFIX}: shape {scale.shape}, the weight needs {scale_shape(item.shape)}")
+        elif scale is not None:
+            faults.append(f"{name}: it has scales {name}{SCALE_SUFFIX} but is not FP8")
+    scales = (name for name in stored if name.endswith(SCALE_SUFFIX))
+    orphans = (name for name in scales if name.removesuffix(SCALE_SUFFIX) not in {*stored, *unreadable})
+    faults += [f"{name}: scales without their weight" for name in orphans]
+    if not faults:
+        copies = [("lm_head.weight", "model.embed_tokens.weight")] if tied_head else []
+        copies += [(name, _original(name, places)) for name, place in places.items() if place.is_copy]
+        faults += [
+            f"{copy} differs from {original}, of which it must be a copy"
+            for copy, original in copies
+            if not _are_equal(stored[copy], stored[original])
+        ]
+    return faults
+
+
+def _is_idle(name: str, item: Stored) -> bool:
+    """What some writers add and no model needs: cached RoPE frequencies, the weights of zero shared experts."""
+    return name.endswith("rotary_emb.inv_freq") or 0 in item.shape
+
+
+def _original(name: str, places: dict[str, Place]) -> str:
+    return next(other for other, place in places.items() if not place.is_copy and place.path == places[name].path)
+
+
+def _are_equal(a: Stored, b: Stored) -> bool:
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return all(np.array_equal(x, y) for x, y in zip(_bytes(a), _bytes(b), strict=True))
+
+
+def _bytes(item: Stored) -> Iterator[np.ndarray]:
+    rows = max(1, _CHUNK // max(1, math.prod(item.shape[1:]) * item.dtype.itemsize))
+    for start in range(0, item.shape[0], rows):
+        stop = min(start + rows, item.shape[0])
+        yield item.read((slice(start, stop), *(slice(0, size) for size in item.shape[1:]))).view(np.uint8)

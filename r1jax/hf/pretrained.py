@@ -1,0 +1,183 @@
+"""A model of a Hugging Face folder, in and out: `load_pretrained`, `save_pretrained`."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+
+from r1jax import sharding
+from r1jax.hf.folder import Folder, open_folder
+from r1jax.hf.names import Place, hf_places
+from r1jax.hf.write import MAX_SHARD_BYTES, Source, write_folder
+from r1jax.models.config import ModelConfig
+from r1jax.models.transformer import Model, make_model
+from r1jax.text.tokenizer import Tokenizer
+
+_ALIGNMENT = 64  # bytes; XLA's CPU client takes over a numpy array that begins at a multiple of this
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model with its weights. Called with token ids [B, T] it gives the logits [B, T, V] in float32.
+
+    model: the pure functions; `config` is its config.
+    params, buffers: the weights; buffers hold the router's biases.
+    tokenizer: None where the folder has none.
+    generation: generation_config.json; {} for that of the tokenizer.
+    """
+
+    model: Model
+    params: dict
+    buffers: dict
+    tokenizer: Tokenizer | None = None
+    generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    def __call__(self, tokens_BT) -> jax.Array:
+        """Logits [B, T, V] float32 after each token; every row is one sequence without padding."""
+        return _logits(self.model, self.params, self.buffers, jnp.asarray(tokens_BT))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(model: Model, params, buffers, tokens_BT):
+    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    segments_BT = jnp.ones_like(tokens_BT)
+    hidden_BTD, *_ = model.hidden(params, buffers, tokens_BT, positions_BT=positions_BT, segments_BT=segments_BT)
+    return model.logits(params, hidden_BTD)
+
+
+def load_pretrained(
+    path: str | os.PathLike[str],
+    *,
+    dtype: str,
+    mesh: Mesh | None = None,
+    model: Mapping[str, Any] | None = None,
+    on_bytes: Callable[[int], None] = lambda count: None,
+) -> Pretrained:
+    """The model of a Hugging Face folder (DeepSeek-V2/V3, Llama, Qwen2).
+
+    Each array is filled shard by shard from memory maps of one tensor after another: a host needs room for its own
+    shards and one tensor. FP8 weights are dequantised on the way.
+
+    dtype: type of the parameters and, unless `model` says otherwise, of the activations ("float32", "bfloat16").
+      Buffers are float32.
+    mesh: where the arrays go, laid out by `r1jax.sharding`; without one, the first device.
+    model: fields of ModelConfig that the folder does not decide ("remat", "dtype").
+    on_bytes: told the bytes of each piece that was filled.
+
+    Errors: those of `r1jax.hf.folder.open_folder`, all before anything is allocated.
+    """
+    folder = open_folder(path)
+    config = dataclasses.replace(folder.config, **({"dtype": dtype} | dict(model or {})))
+    pure = make_model(config)
+    shapes = dict(zip(("params", "buffers"), pure.abstract(), strict=True))
+    axes = dict(zip(("params", "buffers"), pure.logical_axes(), strict=True))
+    by_path: dict[tuple[str, ...], list[tuple[str, Place]]] = {}
+    for name, place in folder.places.items():
+        if not place.is_copy:
+            by_path.setdefault(place.path, []).append((name, place))
+
+    def load(key_path, leaf_axes, leaf):
+        keys = tuple(key.key for key in key_path)
+        leaf_dtype = np.dtype(jnp.dtype(dtype)) if keys[0] == "params" else np.dtype(np.float32)
+        layout = _sharding(leaf_axes, leaf.shape, mesh)
+        return _load_array(folder, by_path[keys], leaf.shape, leaf_dtype, layout, on_bytes)
+
+    trees = jax.tree_util.tree_map_with_path(load, axes, shapes, is_leaf=lambda node: isinstance(node, tuple))
+    return Pretrained(pure, trees["params"], trees["buffers"], folder.tokenizer, folder.generation)
+
+
+def _sharding(axes, shape, mesh: Mesh | None):
+    if mesh is None:
+        return SingleDeviceSharding(jax.local_devices()[0])
+    return NamedSharding(mesh, sharding.partition_spec(axes, shape, mesh))
+
+
+def _load_array(folder: Folder, places, shape, dtype: np.dtype, layout, on_bytes) -> jax.Array:
+    """One array of ours from the tensors at `places`, a device's shard at a time; replicas share the host's copy."""
+    by_bounds: dict[tuple[tuple[int, int], ...], list] = {}
+    for device, index in layout.addressable_devices_indices_map(shape).items():
+        bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+        by_bounds.setdefault(bounds, []).append(device)
+    shards = []
+    for bounds, devices in by_bounds.items():
+        index = tuple(slice(*pair) for pair in bounds)
+        host = _aligned_empty(tuple(part.stop - part.start for part in index), dtype)
+        for name, place in places:
+            num_stacked = len(place.index)
+            stack, part = index[:num_stacked], index[num_stacked:]
+            if all(s.start <= i < s.stop for s, i in zip(stack, place.index, strict=True)):
+                target = host[tuple(i - s.start for s, i in zip(stack, place.index, strict=True))]
+                place.fill(target, folder.read(name, place.hf_part(part)), part)
+                on_bytes(target.nbytes)
+        shards += [jax.device_put(host, device) for device in devices]
+    return jax.make_array_from_single_device_arrays(shape, layout, shards)
+
+
+def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    raw = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + num_bytes].view(dtype).reshape(shape)
+
+
+def _host_array(leaf: Any, index: tuple[int, ...]) -> np.ndarray:
+    """leaf[index] on the host, without a copy of the rest."""
+    devices = leaf.devices()
+    if len(devices) == 1 and next(iter(devices)).platform == "cpu":
+        return np.asarray(leaf)[index]  # a view
+    return np.asarray(leaf[index] if index else leaf)
+
+
+def save_pretrained(
+    model: Pretrained,
+    path: str | os.PathLike[str],
+    *,
+    dtype: str | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    on_bytes: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Writes a folder that transformers, vLLM and SGLang load: config.json, weights, tokenizer, generation_config.json.
+
+    The folder appears when it is complete; one tensor at a time is held in memory.
+
+    dtype: of the weights on disk: "float32", "bfloat16" or "fp8" (as DeepSeek's: projections in 128 × 128 blocks, the
+      rest bfloat16); None keeps the parameters' own. The router's bias is float32 in any case.
+    max_shard_bytes: a file is larger only if its one tensor is.
+
+    Errors: FileExistsError: the folder is there and holds something. OSError: too little room on the disk. ValueError: the
+    config is in no family; arrays are spread over several hosts; a weight that is not finite cannot be FP8. Nothing is
+    left behind.
+    """
+    for leaf in jax.tree.leaves((model.params, model.buffers)):
+        if not leaf.is_fully_addressable:
+            raise ValueError("save_pretrained: the arrays are spread over several hosts; gather them on one first")
+    places = hf_places(model.config)
+    trees = {"params": model.params, "buffers": model.buffers}
+    leaves: dict[tuple[str, ...], Any] = {}
+    for place in places.values():
+        leaves[place.path] = functools.reduce(lambda tree, key: tree[key], place.path, trees)
+
+    def tensors() -> Iterator[tuple[str, np.ndarray]]:
+        for name, place in places.items():
+            yield name, place.to_hf(_host_array(leaves[place.path], place.index))
+
+    source = Source(
+        config=model.config,
+        shapes={name: place.hf_shape for name, place in places.items()},
+        dtypes={name: np.dtype(leaves[place.path].dtype) for name, place in places.items()},
+        tensors=tensors,
+        tokenizer=model.tokenizer,
+        generation=model.generation,
+    )
+    write_folder(Path(path), source, dtype=dtype, max_shard_bytes=max_shard_bytes, on_bytes=on_bytes)

@@ -1,0 +1,144 @@
+"""Attention in blocks of queries, in plain XLA: memory linear in the number of tokens, forward and backward.
+
+A block of queries reads all the keys that its last query may see, so one softmax over them is exact and needs no running
+maximum. What is later than every query of a block is left out statically: the queries are cut into up to ``MAX_SPANS``
+spans, each with its own number of keys, and ``lax.scan`` goes over a span's blocks. For the backward pass only the output
+and the log of each row's normaliser are kept; the weights are computed again (FlashAttention-2, Sec. 3.1).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from r1jax.kernels.flash_attention.reference import MASKED, attention_mask
+
+BLOCK = 128
+"""Queries a block."""
+MAX_SPANS = 8
+"""Pieces of the causal triangle: 8 compute 9/16 of the square."""
+
+
+def flash_attention(q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale: float) -> jax.Array:
+    """See ``r1jax.kernels.flash_attention.flash_attention``."""
+    batch, num_queries, num_heads, _ = q_BTNH.shape
+    num_kv_heads = k_BSJH.shape[2]
+    block = min(BLOCK, num_queries)
+    padding = -num_queries % block
+    q_BTNH = jnp.pad(q_BTNH, ((0, 0), (0, padding), (0, 0), (0, 0)))
+    q_segments_BT = jnp.pad(q_segments_BT, ((0, 0), (0, padding)))
+    q_BTJGH = q_BTNH.reshape(batch, num_queries + padding, num_kv_heads, num_heads // num_kv_heads, -1)
+    out_BJGTU = _attend(
+        q_BTJGH.transpose(0, 2, 3, 1, 4),
+        jnp.swapaxes(k_BSJH, 1, 2),
+        jnp.swapaxes(v_BSJU, 1, 2),
+        q_segments_BT,
+        kv_segments_BS,
+        scale,
+    )
+    out_BTNU = out_BJGTU.transpose(0, 3, 1, 2, 4).reshape(batch, num_queries + padding, num_heads, -1)
+    return out_BTNU[:, :num_queries]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _attend(q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, scale):
+    return _attend_fwd(q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, scale)[0]
+
+
+def _attend_fwd(q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, scale):
+    outs, normalisers = [], []
+    for span, num_keys in _spans(q_BJGTH.shape[3], k_BJSH.shape[2]):
+        k, v, kv_segments = k_BJSH[:, :, :num_keys], v_BJSU[:, :, :num_keys], kv_segments_BS[:, :num_keys]
+
+        def attend(_, block, k=k, v=v, kv_segments=kv_segments):
+            start, q, q_segments = block
+            mask_BtS = attention_mask(q_segments, kv_segments, q_offset=start)
+            scores = _matmul("bjxh,bjsh->bjxs", _merged(q), k).reshape(*q.shape[:4], -1) * scale
+            scores = jnp.where(mask_BtS[:, None, None], scores, MASKED)
+            highest = scores.max(-1, keepdims=True)
+            weights = jnp.exp(scores - highest)
+            total = weights.sum(-1, keepdims=True)
+            out = _matmul("bjxs,bjsu->bjxu", _merged(weights.astype(v.dtype)), v).reshape(*q.shape[:4], -1) / total
+            out = jnp.where(highest > MASKED / 2, out, 0.0).astype(q.dtype)
+            return None, (out, jnp.log(total) + highest)
+
+        blocks = _cut(span, q_BJGTH), _cut(span, q_segments_BT, dim=1)
+        _, (out, normaliser) = jax.lax.scan(attend, None, (_starts(span), *blocks))
+        outs.append(_joined(out))
+        normalisers.append(_joined(normaliser))
+    out_BJGTU, normaliser_BJGT1 = jnp.concatenate(outs, axis=3), jnp.concatenate(normalisers, axis=3)
+    return out_BJGTU, (q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, out_BJGTU, normaliser_BJGT1)
+
+
+def _attend_bwd(scale, residuals, dout_BJGTU):
+    q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, out_BJGTU, normaliser_BJGT1 = residuals
+    # Σ_s weight · dweight of each row, without the weights (FlashAttention-2, Eq. 4).
+    delta_BJGT1 = jnp.sum(dout_BJGTU.astype(jnp.float32) * out_BJGTU.astype(jnp.float32), axis=-1, keepdims=True)
+    dqs = []
+    dk_BJSH, dv_BJSU = jnp.zeros(k_BJSH.shape, jnp.float32), jnp.zeros(v_BJSU.shape, jnp.float32)
+    for span, num_keys in _spans(q_BJGTH.shape[3], k_BJSH.shape[2]):
+        k, v, kv_segments = k_BJSH[:, :, :num_keys], v_BJSU[:, :, :num_keys], kv_segments_BS[:, :num_keys]
+
+        k_BJHS = jax.lax.optimization_barrier(jnp.swapaxes(k, 2, 3))
+
+        def attend(sums, block, k=k, v=v, k_BJHS=k_BJHS, kv_segments=kv_segments):
+            # Keys are the rows here: every product below is then a plain one. A batched matmul that contracts the rows of
+            # its left side is up to ten times slower on XLA's CPU.
+            dk, dv = sums
+            start, q, q_segments, dout, normaliser, delta = block
+            q_BJXH, dout_BJXU, normaliser, delta = (_merged(a) for a in (q, dout, normaliser, delta))
+            mask_BSt = jnp.swapaxes(attention_mask(q_segments, kv_segments, q_offset=start), 1, 2)
+            mask_BSX = jnp.tile(mask_BSt, (1, 1, q.shape[2]))[:, None]
+            scores_BJSX = _matmul("bjsh,bjxh->bjsx", k, q_BJXH) * scale
+            weights = jnp.where(mask_BSX, jnp.exp(scores_BJSX - jnp.swapaxes(normaliser, 2, 3)), 0.0)
+            dweights = _matmul("bjsu,bjxu->bjsx", v, dout_BJXU)
+            dscores = (weights * (dweights - jnp.swapaxes(delta, 2, 3)) * scale).astype(q.dtype)
+            dv += _matmul("bjsx,bjxu->bjsu", weights.astype(v.dtype), dout_BJXU)
+            dk += _matmul("bjsx,bjxh->bjsh", dscores, q_BJXH)
+            dq_BJHX = jax.lax.optimization_barrier(_matmul("bjhs,bjsx->bjhx", k_BJHS, dscores))
+            return (dk, dv), jnp.swapaxes(dq_BJHX, 2, 3).reshape(q.shape).astype(q.dtype)
+
+        blocks = [_cut(span, a) for a in (dout_BJGTU, normaliser_BJGT1, delta_BJGT1)]
+        inputs = (_starts(span), _cut(span, q_BJGTH), _cut(span, q_segments_BT, dim=1), *blocks)
+        zeros = jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
+        (dk, dv), dq = jax.lax.scan(attend, zeros, inputs)
+        dk_BJSH, dv_BJSU = dk_BJSH.at[:, :, :num_keys].add(dk), dv_BJSU.at[:, :, :num_keys].add(dv)
+        dqs.append(_joined(dq))
+    return jnp.concatenate(dqs, axis=3), dk_BJSH.astype(k_BJSH.dtype), dv_BJSU.astype(v_BJSU.dtype), None, None
+
+
+_attend.defvjp(_attend_fwd, _attend_bwd)
+
+
+def _spans(num_queries: int, num_keys: int) -> list[tuple[range, int]]:
+    """(first positions of the blocks of a span, keys that they may see) in order."""
+    block = min(BLOCK, num_queries)
+    starts = range(0, num_queries, block)
+    size = -(-len(starts) // MAX_SPANS)
+    spans = [starts[first : first + size] for first in range(0, len(starts), size)]
+    return [(span, min(span[-1] + block, num_keys)) for span in spans]
+
+
+def _starts(span: range) -> jax.Array:
+    return jnp.array(span, jnp.int32)
+
+
+def _cut(span: range, array: jax.Array, *, dim: int = 3) -> jax.Array:
+    """The span's blocks of queries, stacked in front."""
+    part = jax.lax.slice_in_dim(array, span.start, span.stop, axis=dim)
+    blocks = part.reshape(*array.shape[:dim], len(span), -1, *array.shape[dim + 1 :])
+    return jnp.moveaxis(blocks, dim, 0)
+
+
+def _merged(a_BJGtA) -> jax.Array:
+    """The G·t queries of a key head as rows."""
+    return a_BJGtA.reshape(*a_BJGtA.shape[:2], -1, a_BJGtA.shape[-1])
+
+
+def _matmul(spec: str, x, y) -> jax.Array:
+    return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
+
+
+def _joined(blocks_nBJGtA) -> jax.Array:
+    """Stacked blocks one after another again."""
+    return jnp.moveaxis(blocks_nBJGtA, 0, 3).reshape(*blocks_nBJGtA.shape[1:4], -1, blocks_nBJGtA.shape[-1])

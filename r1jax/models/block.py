@@ -1,0 +1,45 @@
+"""One layer of the decoder."""
+
+import jax
+from flax import nnx
+
+from r1jax.models.config import ModelConfig
+from r1jax.models.gqa import GQA
+from r1jax.models.layers import RMSNorm, SwiGLU
+from r1jax.models.mla import MLA
+from r1jax.models.moe import MoE
+from r1jax.sharding import constrain
+
+
+class Block(nnx.Module):
+    """h + Attention(norm(h)), then h + FFN(norm(h)) (spec A.2)."""
+
+    def __init__(self, config: ModelConfig, *, is_moe: bool, rngs: nnx.Rngs):
+        self.attention_norm = RMSNorm(config.model_dim, eps=config.rms_eps)
+        self.attention = (MLA if config.attention == "mla" else GQA)(config, rngs=rngs)
+        self.ffn_norm = RMSNorm(config.model_dim, eps=config.rms_eps)
+        if is_moe:
+            self.ffn = MoE(config, rngs=rngs)
+        else:
+            self.ffn = SwiGLU(config.model_dim, config.ffn_dim, std=config.init_std, rngs=rngs)
+
+    def __call__(self, h_BTD: jax.Array, *, segments_BT: jax.Array, routing: dict, **attention_inputs):
+        """(h, the layer's cache or None, what its router tells: {} in a dense layer).
+
+        ``routing`` holds the keyword arguments of ``MoE``; a dense layer ignores them.
+        """
+        with jax.named_scope("attention"):
+            out_BTD, cache = self.attention(self.attention_norm(h_BTD), segments_BT=segments_BT, **attention_inputs)
+        h_BTD = constrain(h_BTD + out_BTD, ("batch", None, None))
+        with jax.named_scope("ffn"):
+            x_BTD = self.ffn_norm(h_BTD)
+            if isinstance(self.ffn, MoE):
+                out_BTD, told = self.ffn(x_BTD, segments_BT=segments_BT, **routing)
+            else:
+                out_BTD, told = self.ffn(x_BTD), {}
+        return constrain(h_BTD + out_BTD, ("batch", None, None)), cache, told
+
+
+def stacked(make, num_layers: int, *, rngs: nnx.Rngs):
+    """``num_layers`` modules of ``make(rngs)`` as one whose arrays have a leading layer dim."""
+    return nnx.vmap(lambda key: make(nnx.Rngs(params=key)), in_axes=0)(jax.random.split(rngs.params(), num_layers))

@@ -1,0 +1,94 @@
+r"""Multiple choice: 1.0 where the final answer is the letter of the right option.
+
+The final answer is that of ``math.extract``: the last box, inside ``<answer>`` if there is one. It must be one letter, alone
+or labelled (``B``, ``(B)``, ``B.``, ``\text{(B)}``, ``Option B``, ``The answer is B``), or one label with its text
+(``B. Paris``), or exactly the text of the right option where the options are given. Two letters lose ("A or B", "(A) 1 (B)
+2"), and so does prose.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from r1jax.rewards.math import extract
+
+_MAX_CHARS = 500
+_WRAPPER = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|boxed|mbox|bf|rm)\s*\{([^{}]*)\}|\\(?:bf|rm)(?![a-z])")
+_MARKUP = re.compile(r"\*\*|__|`|\$|\\[()\[\],;: ]|\\left|\\right")
+_PREFIX = (
+    r"(?:(?:so |thus |hence )?(?:the )?(?:final |correct |right |best )?(?:answer|option|choice)(?: is)?\s*:?\s*)*"
+)
+_ALONE = re.compile(rf"{_PREFIX}[(\[]?\s*([A-Za-z])\s*[)\]]?[.:)]?", re.IGNORECASE)
+_LABELLED = re.compile(
+    rf"(?i:{_PREFIX})(?:[(\[]\s*([A-Z])\s*[)\]]\s*[.:,-]?|([A-Z])\s*[.:)]|([A-Z])\s+-)\s+(\S.*)", re.DOTALL
+)
+_LABEL = re.compile(
+    r"[(\[]\s*[A-Z]\s*[)\]]|(?<![A-Za-z'])[A-Z](?:[.:)](?=\s|$)|(?=\s*(?:,|/|or\b|and\b)\s*[A-Z]\b))|\b(?:or|and)\s+[A-Z]\b"
+)
+
+
+def accuracy(
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    answer: Sequence[str],
+    choices: Sequence[Sequence[str] | None] | None = None,
+    stop_reason: Sequence[str] | None = None,
+    **columns: Any,
+) -> list[float | Exception]:
+    """1.0 for the right letter, else 0.0; a response cut off at the length limit has no answer.
+
+    Args:
+        prompts: not used.
+        completions: [N] responses.
+        answer: [N] letters of the right options: "B" or "(B)".
+        choices: [N] texts of the options in order, where known.
+        stop_reason: [N] "length" marks a response that was cut off.
+        columns: not used.
+
+    Returns:
+        [N] scores, or in place of one a ValueError (with its row) for a reference that is no letter of an option.
+    """
+    reasons = stop_reason or ["stop"] * len(completions)
+    options = choices or [None] * len(completions)
+    scores: list[float | Exception] = []
+    for row, (text, gold, texts, reason) in enumerate(zip(completions, answer, options, reasons, strict=True)):
+        right = read_letter(gold) if isinstance(gold, str) else None
+        if right is None or (texts and ord(right) - ord("A") >= len(texts)):
+            scores.append(ValueError(f"row {row}: reference answer {gold!r} is no letter of an option"))
+            continue
+        found = None if reason == "length" else extract(text)
+        scores.append(float(found is not None and _picked(found, texts) == right))
+    return scores
+
+
+def read_letter(text: str) -> str | None:
+    """The one option letter (upper case) that a text names, or None."""
+    text = _plain(text)
+    alone = _ALONE.fullmatch(text)
+    if alone:
+        return alone[1].upper()
+    labelled = _LABELLED.fullmatch(text)
+    if labelled and not _LABEL.search(labelled[4]):
+        return next(letter for letter in labelled.groups() if letter)
+    return None
+
+
+def _picked(text: str, options: Sequence[str] | None) -> str | None:
+    letter = read_letter(text)
+    if letter is None and options:
+        places = [place for place, option in enumerate(options) if _folded(option) == _folded(text)]
+        letter = chr(ord("A") + places[0]) if len(places) == 1 else None
+    return letter
+
+
+def _plain(text: str) -> str:
+    if len(text) > _MAX_CHARS:
+        return ""
+    for _ in range(4):
+        text = _WRAPPER.sub(lambda match: match[1] or "", text)
+    text = _MARKUP.sub("", text.replace("（", "(").replace("）", ")").replace("。", "."))
+    return " ".join(text.replace("~", " ").split()).removesuffix(".")
+
+
+def _folded(text: str) -> str:
+    return _plain(text).casefold()

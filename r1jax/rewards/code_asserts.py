@@ -1,0 +1,45 @@
+"""Tests that are a program: assertions that call a function. They and the function run in two sandboxes, joined by pipes.
+
+So the assertions, which hold the answers, are never in the process, nor in the file system, of the program that they
+judge. A call's arguments and its value cross as literals; a program that changes its arguments in place is not seen to.
+"""
+
+import dataclasses
+
+from r1jax.rewards import inside, sandbox
+
+
+class BrokenTests(RuntimeError):
+    """The assertions failed by themselves, not because of the program that they judge."""
+
+
+def passes_asserts(source: str, asserts: str, *, function: str, limits: sandbox.Limits) -> bool:
+    """Whether assertions hold of a function of a Python program.
+
+    Args:
+        source: the program.
+        asserts: the assertions' program; the function is known to it by its name, and as ``candidate``.
+        function: its name.
+        limits: of the program, and of the assertions.
+
+    Raises:
+        BrokenTests: the assertions fail without the function, or go beyond their limits while it does not.
+    """
+    server = _program("solution_server", "solution", source)
+    asserter = _program("asserter", "asserts", asserts)
+    judged, judge = sandbox.run_pair(server, asserter, limits, args=((), (function,)))
+    if "sandbox" in (judged.status, judge.status):
+        raise BrokenTests(f"the sandbox failed: {(judged.stderr or judge.stderr).strip()[-500:]}")
+    if judge.status == "ok":
+        return True
+    verdict = judge.stderr.rstrip().rpartition("\n")[2]
+    if verdict == "failed" or judged.status != "ok":
+        return False
+    raise BrokenTests(f"the assertions are at fault ({judge.status}): {judge.stderr.strip()[-500:]}")
+
+
+def _program(name: str, module: str, text: str) -> sandbox.Program:
+    program = sandbox.prepare(inside.read(name))
+    assert isinstance(program, sandbox.Program)
+    files = program.files | {f"/box/{module}.py": text.encode("utf-8", "surrogatepass")}
+    return dataclasses.replace(program, files=files)

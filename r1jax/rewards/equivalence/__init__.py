@@ -1,0 +1,1 @@
+"""Do two written mathematical answers mean the same? Reading, values, structure. No jax, no sympy in this process."""

@@ -1,0 +1,143 @@
+"""Values of expressions to many digits, with mpmath; for worker processes (it takes milliseconds, at worst seconds)."""
+
+import math
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any
+
+from r1jax.rewards.equivalence.exact import UndefinedError, try_evaluate
+from r1jax.rewards.equivalence.expression import Node
+from r1jax.rewards.equivalence.text import UnreadableError
+
+_MAX_MAGNITUDE = 8000  # decimal digits before or behind the point
+_MAX_POINT_MAGNITUDE = 400  # where there are names; a point with larger values is left out
+
+
+def value_pair(first: Node, second: Node, point: Mapping[str, Fraction], *, is_real: bool) -> tuple[Any, Any, Any]:
+    """Values with more digits than the largest (or smallest) number on the way has, and what then counts as 0."""
+    import mpmath
+
+    with mpmath.workdps(40):
+        calculator = _Calculator(point, is_real=is_real)
+        values = [calculator.value(first), calculator.value(second)]
+        magnitude = calculator.magnitude
+    with mpmath.workdps(80 + 2 * magnitude):
+        calculator = _Calculator(point, is_real=is_real)
+        values = [calculator.value(first), calculator.value(second)]
+        return values[0], values[1], mpmath.mpf(10) ** -(50 + magnitude)
+
+
+class _Calculator:
+    """Values of trees at a point with mpmath; keeps the largest decimal magnitude that it meets."""
+
+    def __init__(self, point: Mapping[str, Fraction], *, is_real: bool):
+        import mpmath
+
+        self.mp = mpmath
+        self.point = point
+        self.is_real = is_real
+        self.magnitude = 0
+
+    def value(self, node: Node) -> Any:
+        result = self._value(node)
+        if not self.mp.isfinite(result):
+            raise UndefinedError
+        if not self.is_real and abs(self.mp.im(result)) < self.mp.eps * 1000 * abs(result):
+            result = self.mp.re(result)
+        if result:
+            self._note(self.mp.mag(result) * 0.30103)
+        return result
+
+    def _note(self, magnitude: float) -> None:
+        if abs(magnitude) > (_MAX_POINT_MAGNITUDE if self.point else _MAX_MAGNITUDE):
+            raise UnreadableError("a number too large")
+        self.magnitude = max(self.magnitude, math.ceil(abs(magnitude)))
+
+    def _value(self, node: Node) -> Any:
+        match node:
+            case ("num", value):
+                return self._fraction(value)
+            case ("sym", name):
+                return self._fraction(self.point[name])
+            case ("const", name):
+                return {"π": self.mp.mpf(self.mp.pi), "e": self.mp.mpf(self.mp.e), "i": self.mp.mpc(0, 1)}[name]
+            case ("neg", a):
+                return -self.value(a)
+            case ("add", a, b):
+                return self.value(a) + self.value(b)
+            case ("mul", a, b):
+                return self.value(a) * self.value(b)
+            case ("div", a, b):
+                return self.value(a) / self._nonzero(self.value(b))
+            case ("pow", a, b):
+                return self._power(self.value(a), self.value(b), try_evaluate(b, self.point))
+            case ("root", n, a):
+                degree = try_evaluate(n, self.point)
+                exponent = None if not degree else 1 / degree
+                return self._power(self.value(a), 1 / self._nonzero(self.value(n)), exponent)
+            case ("log", base, a):
+                return self._log(self.value(a)) / self._nonzero(self._log(self.value(base)))
+            case ("fact", a):
+                value = self.value(a)
+                if abs(value) > 3000:
+                    raise UnreadableError("a number too large")
+                return self._guard(lambda: self.mp.gamma(value + 1))
+            case ("binom", a, b):
+                top, bottom = self.value(a), self.value(b)
+                if abs(top) > 3000 or abs(bottom) > 3000:
+                    raise UnreadableError("a number too large")
+                return self._guard(lambda: self.mp.binomial(top, bottom))
+            case ("fn", name, a):
+                return self._function(name, self.value(a))
+        raise UnreadableError(f"{node[0]} has no value")
+
+    def _fraction(self, value: Fraction) -> Any:
+        return self.mp.mpf(value.numerator) / value.denominator
+
+    def _nonzero(self, value: Any) -> Any:
+        if abs(value) <= self.mp.mpf(10) ** (5 - self.mp.mp.dps):
+            raise UndefinedError
+        return value
+
+    def _guard(self, compute: Callable[[], Any]) -> Any:
+        try:
+            return compute()
+        except (ValueError, ZeroDivisionError, OverflowError) as error:
+            raise UndefinedError from error
+
+    def _log(self, value: Any) -> Any:
+        self._nonzero(value)
+        if self.is_real and value <= 0:
+            raise UndefinedError
+        return self.mp.log(value)
+
+    def _power(self, base: Any, exponent: Any, rational: Fraction | None) -> Any:
+        if not base:
+            if not self.mp.re(exponent) > 0:
+                raise UndefinedError
+            return self.mp.mpf(0)
+        self._note(float(abs(exponent)) * (abs(float(self.mp.log(abs(base), 10))) + 0.5))
+        if rational is not None and rational.denominator == 1:
+            return base**rational.numerator
+        if self.is_real and base < 0:
+            if rational is None or rational.denominator % 2 == 0:
+                raise UndefinedError
+            root = (-base) ** exponent
+            return -root if rational.numerator % 2 else root
+        return self.mp.power(base, exponent)
+
+    def _function(self, name: str, value: Any) -> Any:
+        if name in ("floor", "ceil"):
+            nearest = self.mp.nint(value)
+            if abs(value - nearest) < self.mp.mpf(10) ** -20:
+                return nearest
+            return getattr(self.mp, name)(value)
+        if name == "abs":
+            return abs(value)
+        if name == "ln":
+            return self._log(value)
+        if self.is_real and name in ("asin", "acos") and abs(value) > 1:
+            raise UndefinedError
+        if name in ("sinh", "cosh"):
+            self._note(float(abs(value)) * 0.4343)
+        return self._guard(lambda: getattr(self.mp, name)(value))

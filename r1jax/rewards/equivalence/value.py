@@ -1,0 +1,125 @@
+"""Are two expressions identical? Exactly where all is rational, else by values to many digits at many points.
+
+Nothing is simplified, so nothing can run away: sizes are bounded before each operation. Two expressions without names are
+equal if their values are; expressions with names if they agree at every tried point where both have a value (positive,
+negative, small and large ones). A value that is infinite or no number equals nothing.
+
+``deep=False`` refuses, with ``UndecidedError``, what rational arithmetic does not decide: that is for a worker process.
+"""
+
+import random
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+from r1jax.rewards.equivalence.exact import NotRationalError, UndefinedError, evaluate
+from r1jax.rewards.equivalence.expression import Node, has_i, symbols
+from r1jax.rewards.equivalence.numeric import value_pair
+from r1jax.rewards.equivalence.text import UnreadableError
+
+_NEEDED_POINTS = 3
+
+
+class UndecidedError(Exception):
+    """Rational arithmetic does not decide; ask a worker."""
+
+
+def same_value(first: Node, second: Node, *, deep: bool) -> bool:
+    """Whether two expressions are identical.
+
+    Raises:
+        UndecidedError: not deep, and more than rational arithmetic is needed.
+        UnreadableError: a number grows beyond the bounds (about 8,000 digits).
+    """
+    found = 0
+    for pair in _value_pairs(first, second, deep=deep):
+        if not _close(pair):
+            return False
+        found += 1
+    return found >= (_NEEDED_POINTS if symbols(first) | symbols(second) else 1)
+
+
+def constant_ratio(first: Node, second: Node, *, deep: bool) -> int:
+    """The sign (1, -1; 2 for a complex one) of first / second where it is a constant other than 0, else 0."""
+    pairs = [pair for pair in _value_pairs(first, second, deep=deep) if not (_is_zero(pair, 0) and _is_zero(pair, 1))]
+    needed = _NEEDED_POINTS if symbols(first) | symbols(second) else 1
+    if len(pairs) < needed or any(_is_zero(pair, 0) or _is_zero(pair, 1) for pair in pairs):
+        return 0
+    a, b, _ = pairs[0]
+    if not all(_close((x * b, y * a, tolerance * (1 + abs(a) + abs(b)))) for x, y, tolerance in pairs):
+        return 0
+    ratio = a / b
+    return 2 if getattr(ratio, "imag", 0) else (1 if ratio > 0 else -1)
+
+
+def exact_value(node: Node) -> Fraction | None:
+    """The value of a rational expression without names; None for any other."""
+    try:
+        return evaluate(node, {})
+    except (NotRationalError, UndefinedError):
+        return None
+
+
+_Pair = tuple[Any, Any, Any]  # two values and the difference below which they are the same
+
+
+def _close(pair: _Pair) -> bool:
+    first, second, tolerance = pair
+    return bool(abs(first - second) <= tolerance)
+
+
+def _is_zero(pair: _Pair, place: int) -> bool:
+    return bool(abs(pair[place]) <= pair[2])
+
+
+def _value_pairs(first: Node, second: Node, *, deep: bool) -> Iterator[_Pair]:
+    names = sorted(symbols(first) | symbols(second))
+    needed, found = (_NEEDED_POINTS if names else 1), 0
+    modes = ["complex"] if has_i(first) or has_i(second) else ["exact", "real", "complex"]
+    for mode in modes:
+        if mode != "exact" and not deep:
+            raise UndecidedError
+        is_complete = True
+        for point in _points(names):
+            try:
+                if mode == "exact":
+                    pair = evaluate(first, point), evaluate(second, point), 0
+                else:
+                    pair = value_pair(first, second, point, is_real=mode == "real")
+            except UndefinedError:
+                continue
+            except UnreadableError:
+                if not names:
+                    raise
+                continue
+            except NotRationalError:
+                is_complete = False
+                break
+            found += 1
+            yield pair
+        if is_complete and (found >= needed or mode == "exact"):
+            return
+
+
+def _points(names: list[str]) -> Iterator[dict[str, Fraction]]:
+    """Where to compare: numbers of both signs and all sizes, and whole ones (for ``(-1)^n``)."""
+    if not names:
+        yield {}
+        return
+    source = random.Random(20250122)
+    ranges = (
+        (0.2, 3),
+        (0.2, 3),
+        (-3, -0.2),
+        (-3, 3),
+        (0.01, 0.9),
+        (30, 80),
+        (-80, -30),
+        (300, 900),
+        (-900, 900),
+        (2000, 9000),
+    )
+    for low, high in ranges:
+        yield {name: Fraction(round(source.uniform(low, high) * 1009), 1009) for name in names}
+    for turn in range(6):
+        yield {name: Fraction(1 + (turn * (place + 1) + place) % 7) for place, name in enumerate(names)}

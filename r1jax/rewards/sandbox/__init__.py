@@ -1,0 +1,223 @@
+"""Runs a program that nobody has read: Python or C++, confined by bubblewrap.
+
+What it stops. The program is one process (threads are allowed, other processes are not) in namespaces of its own:
+it sees no process, no network, no shared memory but its own. Its file system is the interpreter or the C library,
+read-only, an empty home and four devices; there is no /proc, /sys, /etc, no installed package, no place to write to. It
+inherits no environment and no file but stdin, stdout and stderr. It has no capability and can get none; a seccomp filter
+(``seccomp``) refuses about eighty system calls. Kernel limits hold its CPU time, address space, threads, open files,
+output. It ends with this process, and when ``run`` returns nothing of it is left, in memory or on disk. Started by root,
+it runs as nobody.
+
+What it does not stop. A hole in the kernel: the program calls the same kernel that runs everything else; for the output
+of a hostile expert, put a virtual machine around it. Seeing the interpreter's version, the CPU and the time of day.
+Slowing its neighbours on the machine, by memory bandwidth and caches, within its CPU time.
+
+It fails closed. Without a working bubblewrap nothing is run: ``SandboxUnavailable``, after a real probe, once a process
+(``probe``).
+
+Results do not depend on how busy the machine is: the CPU time decides; wall time is a larger backstop, for programs that
+sleep."""
+
+import concurrent.futures
+import dataclasses
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from r1jax.rewards.sandbox.bubblewrap import Limits, Program, SandboxUnavailable, confine, find, interpreter
+from r1jax.rewards.sandbox.probe import find_problem
+from r1jax.rewards.sandbox.process import SIGKILL, SIGXCPU, Ended
+
+__all__ = [
+    "LANGUAGES",
+    "STATUSES",
+    "Limits",
+    "Program",
+    "Result",
+    "SandboxUnavailable",
+    "make_limits",
+    "prepare",
+    "require",
+    "run",
+    "run_many",
+    "run_pair",
+    "run_program",
+]
+
+LANGUAGES = ("python", "cpp")
+Status = Literal["ok", "exit", "signal", "time", "cpu", "memory", "output", "compile", "sandbox"]
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+_COMPILE = Limits(cpu_seconds=30, seconds=120.0, memory_mb=2048, output_kb=65536)
+_COMPILE_SCRIPT = """export PATH=/usr/bin:/bin
+"$1" -std=c++17 -O2 -w -fmax-errors=5 -pipe -o /tmp/program /box/main.cpp && cat /tmp/program"""
+_NOT_PYTHON = ("SyntaxError", "IndentationError", "TabError")
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        status: "ok" (exit code 0); "exit" (another code); "signal" (ended by one, or by a code from
+            129 to 192); "time", "cpu",
+            "memory", "output" (beyond that limit; "memory" as the program's own last words tell); "compile" (never
+            ran); "sandbox" (no fault of the program's: bubblewrap failed).
+        stdout: text, undecodable bytes replaced, cut at the limit.
+        stderr: likewise; the compiler's for "compile", bubblewrap's for "sandbox".
+        seconds: wall time.
+    """
+
+    status: Status
+    stdout: str
+    stderr: str
+    seconds: float
+
+
+def run(
+    source: str,
+    *,
+    stdin: str | bytes = "",
+    args: Sequence[str] = (),
+    seconds: float | None = None,
+    cpu_seconds: int = 10,
+    memory_mb: int = 512,
+    output_kb: int = 1024,
+    language: str = "python",
+) -> Result:
+    """Runs a program to its end. Never raises on a program, whatever it is or does.
+
+    Args:
+        source: the program's text. Python is this interpreter's, standard library only; C++ is g++'s C++17, compiled in
+            the sandbox too, with limits of its own.
+        stdin: what it reads (also as /dev/stdin); text goes in as UTF-8.
+        args: its command-line arguments.
+        seconds: wall-clock limit, by default ``5 + 5 * cpu_seconds``.
+        cpu_seconds: limit of CPU time over all threads, whole seconds.
+        memory_mb: limit of its address space, at least 32 (the interpreter itself takes about 12).
+        output_kb: limit of stdout, and of stderr; a program that writes more is ended.
+        language: "python" or "cpp".
+
+    Raises:
+        SandboxUnavailable: no working bubblewrap, or no compiler for C++.
+        ValueError: unknown language, or a limit out of range.
+    """
+    limits = make_limits(seconds=seconds, cpu_seconds=cpu_seconds, memory_mb=memory_mb, output_kb=output_kb)
+    program = prepare(source, language=language)
+    return program if isinstance(program, Result) else run_program(program, limits, stdin=stdin, args=args)
+
+
+def run_many(jobs: Iterable[Mapping[str, Any]], *, workers: int | None = None) -> list[Result]:
+    """Runs many programs, ``workers`` at a time (by default one a core), and gives their results in order.
+
+    Each job is the arguments of ``run``. Threads wait on the programs' processes; memory is bounded by the jobs and by
+    their limits of output.
+    """
+    require()
+    with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        return list(pool.map(lambda job: run(**job), jobs))
+
+
+def make_limits(
+    *, seconds: float | None = None, cpu_seconds: int = 10, memory_mb: int = 512, output_kb: int = 1024
+) -> Limits:
+    """The limits of ``run``, checked.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
+    for name, value, least in (
+        ("cpu_seconds", cpu_seconds, 1),
+        ("memory_mb", memory_mb, 32),
+        ("output_kb", output_kb, 1),
+    ):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"sandbox: {name} is {value!r}; must be a whole number, at least {least}")
+    if seconds is not None and not 0.0 < seconds < math.inf:
+        raise ValueError(f"sandbox: seconds is {seconds!r}; must be above 0")
+    return Limits(cpu_seconds, 5.0 + 5.0 * cpu_seconds if seconds is None else float(seconds), memory_mb, output_kb)
+
+
+def prepare(source: str, *, language: str = "python") -> Program | Result:
+    """What ``run_program`` runs, any number of times; for C++ that does not compile, the result with status "compile".
+
+    Raises:
+        SandboxUnavailable: no working bubblewrap, or no compiler for C++.
+        ValueError: unknown language.
+    """
+    require(language)
+    text = source.encode("utf-8", "surrogatepass")
+    if language == "python":
+        return Program((interpreter(), "-s", "-P", "-B", "/box/main.py"), {"/box/main.py": text}, stack_mb=16)
+    compiler = Program((find("sh"), "-c", _COMPILE_SCRIPT, "sh", find("g++")), {"/box/main.cpp": text}, compiler=True)
+    ended = confine(compiler, stdin=b"", limits=_COMPILE)
+    if ended.reason == "exit" and ended.code == 0:
+        return Program(("/box/program",), {"/box/program": ended.stdout})
+    message = _text(ended.stderr) or f"the compiler went beyond its limits ({ended.reason})"
+    return Result("sandbox" if ended.reason == "sandbox" else "compile", "", message, ended.seconds)
+
+
+def run_program(program: Program, limits: Limits, *, stdin: str | bytes = "", args: Sequence[str] = ()) -> Result:
+    """Runs what ``prepare`` gave, as ``run`` does."""
+    content = stdin if isinstance(stdin, bytes) else stdin.encode("utf-8", "surrogatepass")
+    return _confined(program, limits, content, None, args)
+
+
+def run_pair(
+    first: Program, second: Program, limits: Limits, *, args: tuple[Sequence[str], Sequence[str]] = ((), ())
+) -> tuple[Result, Result]:
+    """Runs two programs, each in its own sandbox; each reads what the other writes. Limits hold for each.
+
+    What they wrote to each other is not kept: ``stdout`` is empty.
+    """
+    first_reads, second_writes = os.pipe()
+    second_reads, first_writes = os.pipe()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        other = pool.submit(_confined, second, limits, second_reads, second_writes, args[1])
+        return _confined(first, limits, first_reads, first_writes, args[0]), other.result()
+
+
+def _confined(program: Program, limits: Limits, stdin: bytes | int, stdout: int | None, args: Sequence[str]) -> Result:
+    words = (*program.words, *(word.replace("\0", "") for word in args))
+    try:
+        ended = confine(dataclasses.replace(program, words=words), stdin=stdin, stdout=stdout, limits=limits)
+    except (OSError, RuntimeError) as error:
+        return Result("sandbox", "", f"{type(error).__name__}: {error}", 0.0)
+    return Result(_status(ended, limits), _text(ended.stdout), _text(ended.stderr), ended.seconds)
+
+
+def require(language: str = "python") -> None:
+    """Makes sure that programs of a language can be confined here, by trying it once.
+
+    Raises:
+        SandboxUnavailable: they cannot; the message says what is missing and how to get it.
+        ValueError: unknown language.
+    """
+    if language not in LANGUAGES:
+        raise ValueError(f"sandbox: unknown language {language!r}; known are {', '.join(LANGUAGES)}")
+    problem = find_problem()
+    if problem is not None:
+        raise SandboxUnavailable(problem)
+    if language == "cpp" and not find("g++").startswith("/usr/"):
+        raise SandboxUnavailable(f"the sandbox sees the compiler in /usr only, not {find('g++')}")
+
+
+def _status(ended: Ended, limits: Limits) -> Status:
+    if ended.reason != "exit":
+        return ended.reason  # pyright: ignore[reportReturnType]
+    if ended.code == 0:
+        return "ok"
+    if ended.code == SIGXCPU or (ended.code == SIGKILL and ended.seconds >= limits.cpu_seconds):
+        return "cpu"
+    last_words = _text(ended.stderr[-4096:]).strip()
+    last_line = last_words.rpartition("\n")[2]
+    if last_line.startswith("MemoryError") or "std::bad_alloc" in last_words:
+        return "memory"
+    if last_line.startswith(_NOT_PYTHON) and "Traceback (most recent call last)" not in last_words:
+        return "compile"
+    return "signal" if 128 < ended.code <= 192 else "exit"
+
+
+def _text(content: bytes) -> str:
+    return content.decode("utf-8", "replace")

@@ -1,0 +1,251 @@
+"""The command line of bubblewrap: what a program sees and what it may use up."""
+
+import contextlib
+import dataclasses
+import functools
+import glob
+import os
+import shutil
+import site
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from r1jax.rewards.sandbox import seccomp
+from r1jax.rewards.sandbox.process import Ended, execute
+
+NOBODY = 65534
+INSTALL = "Debian or Ubuntu, as root: apt-get install bubblewrap"
+
+_ENVIRONMENT = {"PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "1"}  # equal order of sets in every run; address space
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+_THREADS = 64
+_OPEN_FILES = 64
+_STAGE = "/mnt"
+_STAGE_SCRIPT = f'mount --bind "$1" {_STAGE} && shift && exec "$@"'
+_COMPILER_FILE_BYTES = 64 << 20
+
+
+class SandboxUnavailable(RuntimeError):
+    """Code cannot be confined on this machine, so it is not run at all; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What one run may use up: whole CPU seconds, wall seconds, MB of address space, KB of stdout and of stderr."""
+
+    cpu_seconds: int
+    seconds: float
+    memory_mb: int
+    output_kb: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """Something to run in the sandbox.
+
+    Attributes:
+        words: the command, as the sandbox sees it.
+        files: contents by absolute path in the sandbox, read-only, executable.
+        stack_mb: limit of the first thread's stack, and what other threads get by default, out of the address space.
+        compiler: it gets /usr and a writable /tmp and may start processes. For trusted programs only.
+    """
+
+    words: tuple[str, ...]
+    files: dict[str, bytes]
+    stack_mb: int = 64
+    compiler: bool = False
+
+
+def confine(program: Program, *, stdin: bytes | int, stdout: int | None = None, limits: Limits) -> Ended:
+    """Runs a program under bubblewrap.
+
+    Args:
+        program: what to run.
+        stdin: what it reads, or the file descriptor that it reads from, which is closed here.
+        stdout: the file descriptor that it writes to, closed here too; None to read what it writes.
+        limits: what it may use up.
+
+    Raises:
+        OSError: no process or no memory for it.
+    """
+    with contextlib.ExitStack() as stack:
+        fds: list[int] = []
+
+        def owned(fd: int) -> int:
+            stack.callback(os.close, fd)
+            return fd
+
+        def opened(content: bytes) -> str:
+            fds.append(owned(_in_memory(content)))
+            return str(fds[-1])
+
+        stdin_fd = owned(stdin if isinstance(stdin, int) else _in_memory(stdin))
+        if stdout is not None:
+            owned(stdout)
+        options = [*_NAMESPACES, *_environment(), *_system(compiler=program.compiler)]
+        files = dict(program.files)
+        if any(b"/dev/stdin" in content for content in files.values()):  # there is no /proc for it to lead to
+            files["/dev/stdin"] = b"" if isinstance(stdin, int) else stdin
+        for path, content in files.items():
+            options += ["--perms", "0555", "--file", opened(content), path]
+        options += ["--remount-ro", "/", "--chdir", "/tmp" if program.compiler else "/home"]
+        options += ["--seccomp", opened(_filter(processes=program.compiler))]
+        options += ["--", *_rlimits(limits, program), *program.words]
+        return execute(
+            _bubblewrap(),
+            options=options,
+            stdin=stdin_fd,
+            stdout=stdout,
+            pass_fds=fds,
+            release=stack.close,
+            seconds=limits.seconds,
+            limit=limits.output_kb << 10,
+        )
+
+
+def interpreter() -> str:
+    """Path of the Python that programs run on: the one this process runs on, outside of any virtual environment."""
+    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+
+
+def find(name: str) -> str:
+    """Path of a program of the system.
+
+    Raises:
+        SandboxUnavailable: not on PATH.
+    """
+    path = shutil.which(name)
+    if path is None:
+        raise SandboxUnavailable(f"{_TITLE}: {name} is not on PATH. {_PACKAGES[name]}")
+    return os.path.realpath(path)
+
+
+_TITLE = "generated code is not run without its sandbox"
+_PACKAGES = {
+    "bwrap": f"Install bubblewrap ({INSTALL})",
+    "prlimit": "Install util-linux (Debian or Ubuntu, as root: apt-get install util-linux)",
+    "setpriv": "Install util-linux (Debian or Ubuntu, as root: apt-get install util-linux)",
+    "unshare": "Install util-linux (Debian or Ubuntu, as root: apt-get install util-linux)",
+    "sh": "A POSIX shell is needed",
+    "g++": "Install a C++ compiler (Debian or Ubuntu, as root: apt-get install g++)",
+}
+_NAMESPACES = (
+    *("--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"),
+    *("--uid", str(NOBODY), "--gid", str(NOBODY), "--hostname", "sandbox", "--cap-drop", "ALL"),
+    *("--die-with-parent", "--new-session", "--clearenv"),
+)
+
+
+def _bubblewrap() -> list[str]:
+    """The words up to "bwrap". Root becomes nobody first: the kernel exempts root from the limit on processes.
+
+    An interpreter in a folder that nobody may not enter (root's home, say) is first mounted where it can be found.
+    """
+    if os.getuid() != 0:
+        return [find("bwrap")]
+    drop = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
+    words = [find("setpriv"), *drop, find("bwrap")]
+    if _reachable():
+        return words
+    return [find("unshare"), "--mount", find("sh"), "-c", _STAGE_SCRIPT, "sh", _prefix(), *words]
+
+
+def _environment() -> Iterator[str]:
+    for name, value in _ENVIRONMENT.items():
+        yield from ("--setenv", name, value)
+
+
+def _system(*, compiler: bool) -> Iterator[str]:
+    """Mounts: libraries, interpreter and four devices; no /proc, /sys, /etc, and nothing that can be written to."""
+    yield from ("--dir", "/home")
+    for path in ("/usr", "/lib", "/lib64", "/etc/ld.so.cache") if compiler else _libraries():
+        yield from ("--ro-bind-try", path, path)
+    for path in _DEVICES:
+        yield from ("--dev-bind", path, path)
+    if compiler:
+        yield from ("--tmpfs", "/tmp")
+        return
+    yield from ("--ro-bind", find("prlimit"), find("prlimit"))
+    visible, hidden = _python_paths()
+    for path in visible:
+        yield from ("--ro-bind", path if _reachable() else f"{_STAGE}{path.removeprefix(_prefix())}", path)
+    for path in hidden:
+        yield from ("--tmpfs", path, "--remount-ro", path)
+
+
+@functools.cache
+def _libraries() -> list[str]:
+    """The C library and its neighbours: Debian's folder for this architecture, or else all of /usr/lib."""
+    architecture = sysconfig.get_config_var("MULTIARCH") or f"{os.uname().machine}-linux-gnu"
+    folders = [f"/usr/lib/{architecture}", f"/lib/{architecture}", *sorted(glob.glob("/lib/ld-*.so*"))]
+    if not os.path.isdir(folders[0]):
+        folders = ["/usr/lib", "/lib"]
+    return [*folders, "/usr/lib64", "/lib64", "/etc/ld.so.cache"]
+
+
+@functools.cache
+def _python_paths() -> tuple[list[str], list[str]]:
+    """What to mount for the interpreter, and what to hide of it: installed packages."""
+    prefixes = dict.fromkeys((_prefix(), os.path.realpath(sys.base_exec_prefix)))
+    if "/usr" in prefixes:
+        folders = [os.path.dirname(os.__file__), sysconfig.get_path("platstdlib", vars={"platbase": "/usr"})]
+    else:
+        folders = [f"{prefix}/{name}" for prefix in prefixes for name in ("lib", "lib64")]
+    visible = [path for path in dict.fromkeys(map(os.path.realpath, folders)) if os.path.isdir(path)]
+    packages = {os.path.realpath(path) for path in site.getsitepackages(list(prefixes))}
+    hidden = [path for path in packages if os.path.isdir(path) and any(_is_below(path, top) for top in visible)]
+    return [interpreter(), *visible], sorted(hidden)
+
+
+def _is_below(path: str, top: str) -> bool:
+    return os.path.commonpath((path, top)) == top
+
+
+def _prefix() -> str:
+    return os.path.realpath(sys.base_prefix)
+
+
+@functools.cache
+def _reachable() -> bool:
+    """Whether the user that bubblewrap runs as may enter every folder above the interpreter's own."""
+    return os.getuid() != 0 or all(parent.stat().st_mode & 0o001 for parent in Path(_prefix()).parents)
+
+
+def _rlimits(limits: Limits, program: Program) -> Sequence[str]:
+    """prlimit and its options. It runs inside: the limit on processes counts those of the innermost user namespace."""
+    return (
+        find("prlimit"),
+        # SIGXCPU, and SIGKILL a second later for programs that catch it
+        f"--cpu={limits.cpu_seconds}:{limits.cpu_seconds + 1}",
+        f"--as={limits.memory_mb << 20}",
+        f"--stack={program.stack_mb << 20}",
+        f"--nproc={_THREADS}",
+        f"--nofile={_OPEN_FILES}",
+        f"--fsize={_COMPILER_FILE_BYTES if program.compiler else 0}",
+        "--core=0",
+        "--memlock=65536",
+        "--sigpending=256",
+        "--msgqueue=0",
+        "--",
+    )
+
+
+@functools.cache
+def _filter(*, processes: bool) -> bytes:
+    try:
+        return seccomp.make_filter(os.uname().machine, processes=processes)
+    except ValueError as error:
+        raise SandboxUnavailable(f"{_TITLE}: {error}") from error
+
+
+def _in_memory(content: bytes) -> int:
+    """A file descriptor, at its start and read-only, of a file that is on no disk."""
+    writable = os.memfd_create("sandbox")
+    try:
+        with os.fdopen(writable, "wb", closefd=False) as file:
+            file.write(content)
+        return os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(writable)

@@ -1,0 +1,168 @@
+"""Runs one command with bounded output and a deadline, and says how it ended."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from typing import BinaryIO
+
+_CHUNK = 1 << 16
+_TICK = 0.5  # seconds
+_GONE_SECONDS = 10.0  # how long the kernel may take to end what was killed
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """How a command ended.
+
+    Attributes:
+        reason: "exit", "time", "output", or "sandbox" where the program was not started or its end is not known.
+        code: exit code of the program; 128 + n where signal n ended it. Meaningful for reason "exit".
+        stdout: at most the limit.
+        stderr: at most the limit; bubblewrap's own message for reason "sandbox".
+        seconds: wall time.
+    """
+
+    reason: str
+    code: int
+    stdout: bytes
+    stderr: bytes
+    seconds: float
+
+
+def execute(
+    command: Sequence[str],
+    *,
+    options: Sequence[str],
+    stdin: int,
+    stdout: int | None = None,
+    pass_fds: Sequence[int],
+    release: Callable[[], None],
+    seconds: float,
+    limit: int,
+) -> Ended:
+    """Runs bubblewrap.
+
+    Args:
+        command: the words up to and including "bwrap".
+        options: bubblewrap's options and the program's words.
+        stdin: file descriptor that the program reads.
+        stdout: file descriptor that the program writes to; None to read what it writes.
+        pass_fds: file descriptors that the options name.
+        release: called once the process has them, to close all of these.
+        seconds: wall time after which everything is killed.
+        limit: bytes of stdout, and of stderr, after which everything is killed.
+    """
+    start = time.monotonic()
+    status_read, status_write = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [*command, "--json-status-fd", str(status_write), *options],
+            stdin=stdin,
+            stdout=subprocess.PIPE if stdout is None else stdout,
+            stderr=subprocess.PIPE,
+            pass_fds=[*pass_fds, status_write],
+            env={},
+            bufsize=0,
+        )
+    except BaseException:
+        os.close(status_read)
+        raise
+    finally:
+        os.close(status_write)
+        release()
+    assert process.stderr is not None
+    with process, os.fdopen(status_read, "rb", buffering=0) as status, contextlib.ExitStack() as stack:
+        limits = {status: _CHUNK, process.stderr: limit}
+        if process.stdout is not None:
+            limits[process.stdout] = limit
+        watch = _Watch(process, status, limits, stack)
+        try:
+            outcome, read = watch.drain(seconds)
+        finally:
+            watch.kill()
+    code = _report(bytes(read[status]), "exit-code")
+    if outcome == "exit" and code is None:
+        outcome = "sandbox"
+    printed = bytes(read[process.stdout]) if process.stdout is not None else b""
+    return Ended(outcome, code or 0, printed, bytes(read[process.stderr]), time.monotonic() - start)
+
+
+class _Watch:
+    """Reads the pipes of a sandbox until they are closed and its first process, and so all of it, is gone."""
+
+    def __init__(self, process: subprocess.Popen, status: BinaryIO, limits: dict, stack: contextlib.ExitStack):
+        self._process, self._status, self._limits, self._stack = process, status, limits, stack
+        self._first: int | None = None  # pidfd of process 1 in the sandbox
+        self._selector = stack.enter_context(selectors.DefaultSelector())
+
+    def kill(self) -> None:
+        self._process.kill()
+        if self._first is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._first, signal.SIGKILL)
+
+    def drain(self, seconds: float) -> tuple[str, dict]:
+        """The reason and what was read from each pipe. A time when nothing at all ran (suspension) does not count."""
+        outcome, left, last = "exit", seconds, time.monotonic()
+        parts = {pipe: bytearray() for pipe in self._limits}
+        for pipe in parts:
+            self._selector.register(pipe, selectors.EVENT_READ)
+        while self._selector.get_map():
+            ready = self._selector.select(max(0.0, min(left, _TICK)))
+            now = time.monotonic()
+            left, last = left - min(now - last, 2 * _TICK), now
+            ending = outcome
+            for key, _ in ready:
+                if key.fd == self._first:
+                    self._selector.unregister(key.fd)
+                    with contextlib.suppress(ChildProcessError):  # a child only where this is the container's process 1
+                        os.waitid(os.P_PIDFD, key.fd, os.WEXITED | os.WNOHANG)
+                elif not (chunk := os.read(key.fd, _CHUNK)):
+                    self._selector.unregister(key.fileobj)
+                elif not _keep(parts[key.fileobj], chunk, self._limits[key.fileobj]):
+                    ending = "output"
+            self._find_first(parts[self._status])
+            if left <= 0.0 and ending == "exit":
+                ending = "time"
+            elif left <= 0.0:
+                raise RuntimeError(f"the kernel did not end a killed program within {_GONE_SECONDS:.0f} s")
+            if ending != outcome == "exit":
+                outcome, left = ending, _GONE_SECONDS
+                self.kill()
+        return outcome, parts
+
+    def _find_first(self, state: bytearray) -> None:
+        pid = _report(bytes(state), "child-pid") if self._first is None else None
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._first = os.pidfd_open(pid)
+                self._stack.callback(os.close, self._first)
+                self._selector.register(self._first, selectors.EVENT_READ)
+
+
+def _keep(part: bytearray, chunk: bytes, limit: int) -> bool:
+    """Adds what fits; False where not all did."""
+    fits = chunk[: limit - len(part)]
+    part += fits
+    return len(fits) == len(chunk)
+
+
+def _report(state: bytes, name: str) -> int | None:
+    """A number in bubblewrap's report, a JSON object a line; None where there is none."""
+    for line in state.splitlines():
+        try:
+            number = json.loads(line).get(name)
+        except ValueError:  # cut short: bubblewrap was killed, or has not yet written all of it
+            continue
+        if number is not None:
+            return int(number)
+    return None
+
+
+SIGXCPU, SIGKILL = 128 + signal.SIGXCPU, 128 + signal.SIGKILL

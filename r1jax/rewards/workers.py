@@ -1,0 +1,255 @@
+"""Processes that run a function on one input at a time and are killed when it takes too long or too much.
+
+For verifiers that may hang or crash (a computer algebra system fed by a model). Each worker is a fresh interpreter that
+speaks JSON lines over its pipes: nothing is forked (threads of jax live in the parent), nothing is pickled, and ``__main__`` is
+not run again, so it works from a notebook, a script and pytest.
+
+Limits, per input: CPU seconds (the kernel ends the process: a stuck C loop cannot hold it off, and the load of the machine
+does not count), wall seconds (a backstop, ten times as many), and memory of the process. A worker that was killed is
+replaced at the next input. A worker ends when its pool is closed, when this process ends, or when it dies.
+
+This is no sandbox: the function is trusted code, its input is not.
+"""
+
+import atexit
+import contextlib
+import importlib
+import json
+import os
+import queue
+import resource
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+_WALL_FACTOR = 10
+_START_SECONDS = 120.0
+
+
+class WorkerError(RuntimeError):
+    """The function raised, or its process died (out of memory, or killed) on this input."""
+
+
+class WorkerPool:
+    """Worker processes for one function, started when first needed; safe to use from several threads at once.
+
+    Args:
+        function: "module:function"; it takes and returns what JSON can hold. Importable by a fresh interpreter.
+        num_workers: processes; by default one a CPU core.
+        seconds: CPU seconds for one input.
+        memory_mb: address space of a worker, in MiB.
+
+    Raises:
+        ValueError: a limit that is not positive, or a name of another form.
+    """
+
+    def __init__(self, function: str, *, num_workers: int | None = None, seconds: float = 5.0, memory_mb: int = 1024):
+        num_workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
+        if num_workers < 1 or seconds <= 0 or memory_mb <= 0:
+            raise ValueError(f"worker pool: {num_workers=}, {seconds=} and {memory_mb=} must be positive")
+        if function.count(":") != 1:
+            raise ValueError(f"worker pool: function {function!r} must have the form 'module:function'")
+        self.function = function
+        self.num_workers = num_workers
+        self.seconds = seconds
+        self.memory_mb = memory_mb
+        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
+        for _ in range(num_workers):
+            self._idle.put(None)  # a place for a worker that is not started
+        self._is_closed = False
+        atexit.register(self.close)
+
+    def map(self, inputs: Sequence[Any]) -> list[Any]:
+        """The result for each input, in order; in place of one that failed, a ``TimeoutError`` or ``WorkerError``.
+
+        Raises:
+            RuntimeError: the pool is closed, or a worker cannot start (the message has its last words).
+        """
+        results: list[Any] = [None] * len(inputs)
+        places = iter(range(len(inputs)))
+        lock = threading.Lock()
+        failures: list[BaseException] = []
+
+        def run() -> None:
+            while not failures:
+                with lock:
+                    place = next(places, None)
+                if place is None:
+                    return
+                try:
+                    results[place] = self._run_one(inputs[place])
+                except BaseException as error:
+                    failures.append(error)
+
+        threads = [threading.Thread(target=run, daemon=True) for _ in range(min(self.num_workers, len(inputs)))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise failures[0]
+        return results
+
+    def start(self) -> None:
+        """Starts all workers now and waits for them; otherwise each starts with its first input."""
+        places = [self._idle.get() for _ in range(self.num_workers)]
+        try:
+            for index, worker in enumerate(places):
+                places[index] = worker or self._new_worker()
+            for worker in places:
+                if worker is not None:
+                    worker.wait_until_ready()
+        finally:
+            for worker in places:
+                self._idle.put(worker)
+
+    def close(self) -> None:
+        """Ends the workers that are idle, and those at work as soon as their input is done."""
+        self._is_closed = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                worker = self._idle.get_nowait()
+                if worker is not None:
+                    worker.kill()
+        atexit.unregister(self.close)
+
+    def _new_worker(self) -> "_Worker":
+        return _Worker(self.function, seconds=self.seconds, memory_mb=self.memory_mb)
+
+    def _run_one(self, value: Any) -> Any:
+        if self._is_closed:
+            raise RuntimeError(f"worker pool of {self.function!r} is closed")
+        worker = self._idle.get()
+        try:
+            if worker is None or not worker.is_alive():
+                worker = self._new_worker()
+            worker.wait_until_ready()
+            return worker.run(value)
+        finally:
+            if worker is not None and (self._is_closed or not worker.is_alive()):
+                worker.kill()
+                worker = None
+            self._idle.put(worker)
+
+
+class _Worker:
+    """One process. Every method is called by one thread at a time."""
+
+    def __init__(self, function: str, *, seconds: float, memory_mb: int):
+        self.function = function
+        self.seconds = seconds
+        root = str(Path(__file__).resolve().parent.parent.parent)
+        paths = [root, *(path or os.getcwd() for path in sys.path)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "r1jax.rewards.workers", function, str(seconds), str(memory_mb)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+            start_new_session=True,  # an interrupt from the keyboard is this process's business
+        )
+        self.is_ready = False
+        self.buffer = b""
+
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def wait_until_ready(self) -> None:
+        if self.is_ready:
+            return
+        if self._read_line(_START_SECONDS) is None:
+            self.kill()
+            last = self.last_words or "no answer"
+            raise RuntimeError(f"a worker for {self.function!r} cannot start: {last}")
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        self.is_ready = True
+
+    def run(self, value: Any) -> Any:
+        """The function's result, or the exception that tells why there is none."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(value).encode() + b"\n")
+            self.process.stdin.flush()
+            line = self._read_line(self.seconds * _WALL_FACTOR)
+        except BrokenPipeError:
+            line = None
+        if line is not None:
+            answer = json.loads(line)
+            return answer["result"] if "result" in answer else WorkerError(f"{self.function}: {answer['error']}")
+        is_late = self.is_alive()
+        self.kill()
+        if is_late or self.process.returncode in (-signal.SIGPROF, -signal.SIGXCPU):
+            return TimeoutError(f"{self.function} took more than {self.seconds:g} s")
+        return WorkerError(f"{self.function}: its process ended with status {self.process.returncode}")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.last_words = ""
+        if self.process.stderr is not None and not self.process.stderr.closed:
+            words = self.process.stderr.read().decode(errors="replace").strip()
+            self.last_words = words.rpartition("\n")[2]
+            self.process.stderr.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def _read_line(self, seconds: float) -> bytes | None:
+        assert self.process.stdout is not None
+        descriptor = self.process.stdout.fileno()
+        end = time.monotonic() + seconds
+        while b"\n" not in self.buffer:
+            ready, _, _ = select.select([descriptor], [], [], max(0.0, end - time.monotonic()))
+            chunk = os.read(descriptor, 1 << 16) if ready else b""
+            if not chunk:
+                if ready:
+                    self.process.wait()
+                return None
+            self.buffer += chunk
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        return line
+
+
+def _load(path: str) -> Callable[[Any], Any]:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _serve(path: str, seconds: float, memory_mb: int) -> None:
+    """The worker's side: one JSON line in, one out, until the input ends."""
+    limit = memory_mb * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what the function prints is no answer
+    function = _load(path)
+    answers.write(b"{}\n")
+    answers.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    os.dup2(2, 1)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for line in sys.stdin.buffer:
+        # The kernel's default for both signals is to end the process.
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        signal.setitimer(signal.ITIMER_REAL, 2 * _WALL_FACTOR * seconds)  # if the parent is gone
+        try:
+            answer = {"result": function(json.loads(line))}
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"[:500]}
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        answers.write(json.dumps(answer).encode() + b"\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))

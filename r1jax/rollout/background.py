@@ -1,0 +1,48 @@
+"""One thread beside the main one, for work that shall go on while the device computes.
+
+It is a daemon: a reward function that hangs does not keep an interrupted program from ending, as a
+`ThreadPoolExecutor`'s would. An idle one is ended before the interpreter is.
+"""
+
+import atexit
+import functools
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+_PATIENCE = 2.0
+"""Seconds that the end of the program waits for a job under way."""
+
+
+def run_beside(function: Callable[..., Any], *arguments: Any) -> Future:
+    """Calls the function in the background thread, after all that was given before. One thing at a time."""
+    future: Future = Future()
+    _jobs().put((future, function, arguments))
+    return future
+
+
+@functools.cache
+def _jobs() -> queue.SimpleQueue:
+    jobs: queue.SimpleQueue = queue.SimpleQueue()
+    thread = threading.Thread(target=_work, args=(jobs,), name="rewards", daemon=True)
+    thread.start()
+    atexit.register(_end, jobs, thread)
+    return jobs
+
+
+def _end(jobs: queue.SimpleQueue, thread: threading.Thread) -> None:
+    jobs.put(None)
+    thread.join(timeout=_PATIENCE)
+
+
+def _work(jobs: queue.SimpleQueue) -> None:
+    while (job := jobs.get()) is not None:
+        future, function, arguments = job
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(function(*arguments))
+            except BaseException as error:
+                future.set_exception(error)
+        del job, future, function, arguments  # while waiting nothing is kept alive

@@ -1,0 +1,125 @@
+"""The rollouts of one phase: sampled, scored, and with refills until enough groups teach something (DAPO Sec. 3.2)."""
+
+import sys
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from r1jax.data.prompts import PromptIterator
+from r1jax.rollout.collect import Collector
+from r1jax.rollout.types import Group
+from r1jax.stages.rl_batch import is_zero_variance
+from r1jax.tasks.types import Problem, Task
+
+DECOUPLED = "normalize_then_sum"
+AGGREGATIONS = ("sum_then_normalize", DECOUPLED)
+"""TRL's names of how several rewards become one advantage: summed first, or each normalised in its group first (GDPO)."""
+
+_NUM_LOOKED_AT = 64
+
+
+class RewardsFailedError(RuntimeError):
+    """A reward that is trained on failed on every completion of a phase: there is nothing to learn from."""
+
+
+class Phase(NamedTuple):
+    """What a phase is trained on, and what it took."""
+
+    groups: list[Group]
+    """``questions_per_phase`` of them."""
+    dropped: list[Group]
+    """Sampled as well, but replaced since they teach nothing."""
+    seconds: dict[str, float]
+    """"generate", "rewards"."""
+    metrics: dict[str, float]
+
+
+def max_new_tokens(config: ConfigDict, updates: int) -> int:
+    """The length cap in force after ``updates``: the last (from_update, tokens) entry reached."""
+    return [tokens for first, tokens in config.max_new_tokens if first <= updates][-1]
+
+
+def aggregated_weights(collector: Collector, config: ConfigDict) -> dict[str, float] | None:
+    """The rewards' weights where each is normalised by itself; None where they are summed first."""
+    return collector.rubric.weights if config.multi_objective_aggregation == DECOUPLED else None
+
+
+def collect_groups(collector: Collector, state, prompts, config: ConfigDict, *, updates: int) -> Phase:
+    """One phase's groups; with refills, zero-variance ones are replaced by others as long as attempts are left."""
+    key = jax.random.fold_in(jax.random.key(config.seed), updates)
+    weights = aggregated_weights(collector, config)
+    seconds, counts = {"generate": 0.0, "rewards": 0.0}, {}
+    teaching: list[Group] = []
+    idle: list[Group] = []
+    for attempt in range(1 + config.max_refills):
+        collected = collector.collect(
+            state["params"],
+            state["buffers"],
+            next(prompts),
+            num_samples=config.group_size,
+            max_new_tokens=max_new_tokens(config, updates),
+            temperature=config.temperature,
+            key=jax.random.fold_in(key, attempt),
+            policy_version=updates,
+        )
+        seconds = {name: seconds[name] + collected.seconds[name] for name in seconds}
+        for kind, of_kind in (
+            ("errors", collected.reward_errors),
+            ("timeouts", collected.reward_timeouts),
+            ("seconds", collected.reward_seconds),
+        ):
+            for name, count in of_kind.items():
+                counts[f"rewards/{name}/{kind}"] = counts.get(f"rewards/{name}/{kind}", 0) + count
+        for name, message in collected.error_messages.items():
+            print(f"update {updates + 1}: reward {name} failed: {message}", file=sys.stderr, flush=True)
+        teaching += [group for group in collected.groups if not is_zero_variance(group, weights)]
+        idle = [group for group in collected.groups if is_zero_variance(group, weights)] + idle
+        if len(teaching) >= config.questions_per_phase:
+            break
+    every = teaching + idle
+    metrics = {"frac_reward_zero_std": len(idle) / len(every), "num_questions_sampled": len(every)} | counts
+    kept = config.questions_per_phase
+    return Phase(every[:kept], every[kept:], seconds, metrics)
+
+
+def check_scored(phase: Phase, weights: Mapping[str, float]) -> None:
+    """Raises RewardsFailedError naming a reward that is trained on and failed on all completions that it applies to.
+
+    A single group out of many is no reason to stop: its problem may be at fault.
+    """
+    groups = phase.groups + phase.dropped
+    for name in (name for name, weight in weights.items() if weight != 0.0):
+        failed = [[r.errors[name] for r in group.rollouts if name in r.errors] for group in groups]
+        has_scores = any(not np.isnan(r.rewards[name]) for group in groups for r in group.rollouts)
+        of_groups = [messages for messages in failed if messages]
+        if not has_scores and len(of_groups) >= min(2, len(groups)):
+            raise RewardsFailedError(
+                f"reward {name!r} failed on all {sum(map(len, of_groups))} completions of a phase that it applies to, "
+                f"the first time with: {of_groups[0][0]}"
+            )
+
+
+def check_prompts(collector: Collector, task: Task) -> None:
+    """Raises ValueError if not one of a task's first training prompts is within the budget."""
+    if not any(collector.fits(task.problem(index, split="train")) for index in range(_NUM_LOOKED_AT)):
+        try:
+            collector.encode(task.problem(0, split="train"))
+        except ValueError as error:
+            raise ValueError(f"none of the first {_NUM_LOOKED_AT} training prompts can be used: {error}") from error
+
+
+def skipped_metrics(prompts: PromptIterator) -> dict[str, int]:
+    """How many training problems were passed over, since their prompts are too long; the first is said on stderr."""
+    skipped: list[Problem] = prompts.take_skipped()
+    if skipped:
+        question = skipped[0].messages[-1]["content"]
+        print(
+            f"warning: {len(skipped)} training prompt(s) longer than max_prompt_tokens skipped, the first: "
+            f"{question[:120]!r}",
+            file=sys.stderr,
+            flush=True,
+        )
+    return {"prompts/too_long": len(skipped)}

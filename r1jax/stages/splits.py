@@ -1,0 +1,79 @@
+"""One split for a whole pipeline: what an RL stage holds out, no stage before it may have trained on.
+
+Which side a problem is on follows from its content and from ``heldout_fraction`` alone. So two stages that agree on the
+fraction agree on the split, and two that do not would let held-out problems into training without a word.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from r1jax.stages.policy import make_source
+from r1jax.tasks.mixture import make_task
+from r1jax.tasks.types import recorded_splits
+from r1jax.training.workdir import from_here
+
+_NUM_DOCUMENTS = 16
+
+
+def check_same_split(init: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> None:
+    """Compares the split of an RL stage's tasks with those of the stages that its policy comes from.
+
+    A few problems or documents of each are made, and what they ask of ``split_of`` is compared. A stage whose data
+    cannot be made here is told on stderr and left out.
+
+    Raises ValueError naming both fractions and the stage before.
+    """
+    own = _fractions(lambda: _make_problems(tasks))
+    for path, config in _stages_before(init):
+        try:
+            theirs = _fractions(lambda config=config: _make_data(config))
+        except Exception as error:
+            print(f"warning: cannot tell which problems {path} was trained on: {error}", file=sys.stderr, flush=True)
+            continue
+        for space in sorted(own.keys() & theirs.keys()):
+            if len(own[space] | theirs[space]) > 1:
+                raise ValueError(
+                    f"tasks: heldout_fraction of {space} is {_listed(own[space])} here and {_listed(theirs[space])} in "
+                    f"{path}, which the policy comes from: problems held out here would have been trained on there"
+                )
+
+
+def _stages_before(init: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """(work directory, config) of the stage that a policy is taken from, of the one before it, and so on."""
+    seen = set()
+    while init.get("kind") == "stage" and init["path"] not in seen:
+        seen.add(init["path"])
+        path = Path(init["path"])
+        try:
+            config = from_here(json.loads((path / "config.json").read_text()), path)
+        except (OSError, ValueError):
+            return  # load_policy says what is wrong with it
+        yield path, config
+        init = config.get("init") or {}
+
+
+def _fractions(make: Callable[[], None]) -> dict[str, set[float]]:
+    with recorded_splits() as found:
+        make()
+    return found
+
+
+def _make_problems(tasks: Sequence[Mapping[str, Any]]) -> None:
+    for spec in tasks:
+        make_task(spec).problem(0, split="train")
+
+
+def _make_data(config: Mapping[str, Any]) -> None:
+    """A few documents of a supervised stage's config, or problems of an RL stage's."""
+    if "data" in config:
+        source = make_source(config["data"], seed=config["seed"])
+        for index in range(_NUM_DOCUMENTS):
+            source(index)
+    _make_problems(config.get("tasks") or ())
+
+
+def _listed(fractions: set[float]) -> str:
+    return " and ".join(map(str, sorted(fractions)))

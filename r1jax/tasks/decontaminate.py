@@ -1,0 +1,129 @@
+"""Which problems share n words in a row with a test set (R1 v2 Sec. D.1: any 10-gram shared with a question or solution).
+
+What a word is: the text is NFKC-normalised and case-folded; a word is a run of letters and digits, and each CJK
+character is a word of its own; everything else (punctuation, white space, LaTeX's braces and backslashes) only
+separates. So ``\\frac{1}{2}`` is "frac 1 2". The papers do not state their normalisation; this is ours. A text of fewer
+than n words is shared if the whole of it is one of the test texts.
+
+Paraphrases are not found; nor did the paper find them. N-grams are compared by a hash of 64 bits: among 10^7 n-grams of a
+training set and 10^6 of a test set, one false alarm is expected in a million runs, and it costs one problem.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
+_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropped:
+    """A problem that shares an n-gram with a test set.
+
+    Attributes:
+        place: its place among the problems given.
+        test_set: the name of the test set.
+        ngram: the first shared n-gram, as normalised words joined by spaces.
+    """
+
+    place: int
+    test_set: str
+    ngram: str
+
+
+class NgramIndex:
+    """The n-grams of test sets: 12 bytes for each, whatever the length of the texts.
+
+    Args:
+        against: test texts by the name of their set; each iterable is read once.
+        n: words in a row, at least 1.
+    """
+
+    def __init__(self, against: Mapping[str, Iterable[str]], *, n: int = 10):
+        """Raises ValueError for n < 1."""
+        if n < 1:
+            raise ValueError(f"decontamination: n={n} must be at least 1")
+        self.n = n
+        self.names = list(against)
+        hashes, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int32)]
+        for owner, texts in enumerate(against.values()):
+            for text in texts:
+                found = np.unique(_ngram_hashes(words(text), n))
+                hashes.append(found)
+                owners.append(np.full(len(found), owner, np.int32))
+        self._hashes, first = np.unique(np.concatenate(hashes), return_index=True)
+        self._owners = np.concatenate(owners)[first]
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def find(self, text: str) -> tuple[str, str] | None:
+        """(name of the test set, the n-gram) of the first shared n-gram of a text, or None."""
+        found = words(text)
+        hashes = _ngram_hashes(found, self.n)
+        if not len(self._hashes) or not len(hashes):
+            return None
+        places = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
+        hits = np.flatnonzero(self._hashes[places] == hashes)
+        if not len(hits):
+            return None
+        start = int(hits[0])
+        return self.names[self._owners[places[start]]], " ".join(found[start : start + self.n])
+
+
+def decontaminate(
+    problems: Iterable[str], against: Mapping[str, Iterable[str]] | NgramIndex, *, n: int = 10
+) -> tuple[list[int], list[Dropped]]:
+    """(places of the problems that share no n-gram with a test set, a table of the others).
+
+    Both sides are read one text at a time.
+
+    Args:
+        problems: the questions' own texts, without the wording of a prompt: that would be shared by all.
+        against: texts of test questions and solutions by the name of the test set, or an index made of them.
+        n: words in a row.
+
+    Raises:
+        ValueError: n < 1, or an index of another n.
+    """
+    index = against if isinstance(against, NgramIndex) else NgramIndex(against, n=n)
+    if index.n != n:
+        raise ValueError(f"decontamination: n={n}, and the index is of {index.n}-grams")
+    kept, dropped = [], []
+    for place, text in enumerate(problems):
+        hit = index.find(text)
+        if hit is None:
+            kept.append(place)
+        else:
+            dropped.append(Dropped(place, *hit))
+    return kept, dropped
+
+
+def words(text: str) -> list[str]:
+    """The normalised words of a text."""
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+def _ngram_hashes(text_words: list[str], n: int) -> np.ndarray:
+    """[max(W - n + 1, 1)] uint64 hashes of the n-grams of W words; of the whole text if W < n; none if W = 0."""
+    hashes = np.array([_word_hash(word) for word in text_words], np.uint64)
+    width = min(n, len(hashes))
+    if width == 0:
+        return hashes
+    mixed = np.full(len(hashes) - width + 1, width, np.uint64)
+    for offset in range(width):
+        mixed = (mixed ^ hashes[offset : len(hashes) - width + 1 + offset]) * _FACTOR
+        mixed ^= mixed >> np.uint64(29)
+    return mixed
+
+
+@functools.lru_cache(maxsize=2**16)
+def _word_hash(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")

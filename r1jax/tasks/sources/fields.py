@@ -1,0 +1,238 @@
+r"""One mapping for each published data set: from the fields of its rows to the question, the answer and the columns.
+
+Every mapping says which verifier grades its answers ("math", "choice", "code", "instructions") and has a default prompt
+in which ``{question}`` stands for the question. Field names are those of the data sets as published:
+
+    gsm8k          question, answer (the number after "####")
+    math           problem, solution (the answer is its last \boxed{}), level, type
+    math500        problem, answer, subject, level
+    aime           problem | Problem | question, answer | Answer (2024 and 2025 as several authors publish them)
+    math_answers   question | problem | prompt, answer | expected: any other set of questions with a final answer
+    gpqa           Question, Correct Answer, Incorrect Answer 1 to 3 (CSV)
+    mmlu           question, choices, answer (index); or CSV without header: question, A, B, C, D, letter
+    mmlu_pro       question, options, answer (letter), answer_index
+    humaneval, mbpp, livecodebench, codeforces: see ``code_fields``
+    ifeval         prompt, instruction_id_list, kwargs
+"""
+
+import dataclasses
+import random
+import re
+import string
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from r1jax.rewards.instructions import CHECKERS
+from r1jax.tasks.sources import code_fields
+from r1jax.tasks.sources.rows import Row
+from r1jax.tasks.types import stable_hash
+from r1jax.text.response import boxed
+
+MATH_PROMPT = "{question}\n\nReason step by step, and put the final answer within \\boxed{}."
+CHOICE_PROMPT = (
+    "Answer this multiple choice question. Reason step by step, and put the letter of the right option within \\boxed{}.\n\n"
+    "{question}"
+)
+_OPTION_FIELDS = ("A", "B", "C", "D")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """How a row of a data set becomes a problem.
+
+    Attributes:
+        grader: the verifier of its answers: "math", "choice", "code" or "instructions".
+        prompt: the default wording; ``{question}`` is replaced.
+        question: the text of the question, options and examples included.
+        target: the reference answer ("" where the verifier needs none), and the columns that the verifier needs.
+        reads: the fields that ``question`` and ``skip`` read, so that columnar files need not give the others.
+        solution: the worked solution, for decontamination; "" where there is none.
+        skip: why a row cannot be a problem ("no tests"), or None.
+        csv_header: names of the columns of its CSV files, where these have no header line.
+    """
+
+    grader: str
+    prompt: str
+    question: Callable[[Row], str]
+    target: Callable[[Row], tuple[str, dict[str, Any]]]
+    reads: tuple[str, ...]
+    solution: Callable[[Row], str] = lambda row: ""
+    skip: Callable[[Row], str | None] = lambda row: None
+    csv_header: tuple[str, ...] | None = None
+
+
+def fields_of(dataset: str) -> Fields:
+    """The mapping of a data set.
+
+    Raises:
+        ValueError: unknown name; the message lists the known ones.
+    """
+    if dataset not in DATASETS:
+        raise ValueError(f"data set {dataset!r}: known are {', '.join(DATASETS)}")
+    return DATASETS[dataset]
+
+
+def _math(
+    question: tuple[str, ...], answer: Callable[[Row], str], *, solution: str = "solution", keep: Mapping[str, str] = {}
+) -> Fields:
+    return Fields(
+        grader="math",
+        prompt=MATH_PROMPT,
+        question=lambda row: row.text(*question),
+        target=lambda row: (answer(row), _kept(row, keep)),
+        reads=question,
+        solution=lambda row: str(row.get(solution, default="")),
+    )
+
+
+def _choice(
+    options: Callable[[Row], tuple[list[str], int]],
+    question: str,
+    *,
+    reads: tuple[str, ...],
+    keep: Mapping[str, str] = {},
+    solution: str = "",
+    csv_header: tuple[str, ...] | None = None,
+) -> Fields:
+    def with_options(row: Row) -> str:
+        lines = [f"{letter}) {text}" for letter, text in zip(string.ascii_uppercase, options(row)[0], strict=False)]
+        return "\n".join([row.text(question), "", *lines])
+
+    def target(row: Row) -> tuple[str, dict[str, Any]]:
+        texts, place = options(row)
+        return string.ascii_uppercase[place], {"choices": texts, **_kept(row, keep)}
+
+    return Fields(
+        grader="choice",
+        prompt=CHOICE_PROMPT,
+        question=with_options,
+        target=target,
+        reads=(question, *reads),
+        solution=lambda row: str(row.get(solution, default="")),
+        csv_header=csv_header,
+    )
+
+
+def _kept(row: Row, keep: Mapping[str, str]) -> dict[str, Any]:
+    return {column: row.get(field) for column, field in keep.items() if row.get(field) is not None}
+
+
+def _gsm8k_answer(row: Row) -> str:
+    _, mark, answer = row.text("answer").rpartition("####")
+    if not mark or not answer.strip():
+        raise row.error("answer", "must end in '#### ' and the number")
+    return answer.strip().replace(",", "")
+
+
+def _math_answer(row: Row) -> str:
+    answer = _box(row)
+    if not answer:
+        raise row.error("solution", r"must hold the answer in \boxed{}")
+    return answer
+
+
+def _box(row: Row) -> str | None:
+    r"""The last box of a solution; some are written ``\fbox{7}`` or ``\boxed 7``."""
+    solution = row.text("solution").replace(r"\fbox", r"\boxed")
+    bare = re.findall(r"\\boxed ([^\s{}$]+)", solution)
+    return boxed(solution) or (bare[-1].rstrip(".,") if bare else None)
+
+
+def _gpqa_options(row: Row) -> tuple[list[str], int]:
+    """The four options in an order that the question alone decides: the same in every run and process."""
+    right = row.text("Correct Answer").strip()
+    options = [right, *(row.text(f"Incorrect Answer {number}").strip() for number in (1, 2, 3))]
+    order = list(range(4))
+    random.Random(stable_hash("gpqa", row.text("Question"))).shuffle(order)
+    return [options[place] for place in order], order.index(0)
+
+
+def _mmlu_options(row: Row) -> tuple[list[str], int]:
+    given = row.get("choices")
+    options = [row.text(name) for name in _OPTION_FIELDS] if given is None else row.items("choices")
+    return options, _place(row, len(options))
+
+
+def _mmlu_pro_options(row: Row) -> tuple[list[str], int]:
+    options = row.items("options")
+    place = _place(row, len(options))
+    if row.get("answer_index", default=place) != place:
+        raise row.error("answer_index", f"is {row.get('answer_index')} and 'answer' is {row.get('answer')!r}")
+    return options, place
+
+
+def _place(row: Row, count: int) -> int:
+    """The right option's place, from its letter or its index."""
+    value = row.get("answer")
+    is_letter = isinstance(value, str) and value.strip() in string.ascii_uppercase and len(value.strip()) == 1
+    place = string.ascii_uppercase.index(value.strip()) if is_letter else row.integer("answer")
+    if not 0 <= place < count <= len(string.ascii_uppercase):
+        raise row.error("answer", f"is {value!r}: no letter or index of {count} options")
+    return place
+
+
+def _instructions_skip(row: Row) -> str | None:
+    return None if set(row.items("instruction_id_list")) <= set(CHECKERS) else "with an instruction that has no checker"
+
+
+def _instructions(row: Row) -> tuple[str, dict[str, Any]]:
+    names = row.items("instruction_id_list")
+    given = row.items("kwargs", of=dict)
+    if len(given) != len(names):
+        raise row.error("kwargs", f"has {len(given)} entries for {len(names)} instructions")
+    # The hub's copy fills every possible argument of an instruction with null.
+    kwargs = [{key: value for key, value in entry.items() if value is not None} for entry in given]
+    return "", {"instruction_id_list": names, "kwargs": kwargs}
+
+
+def _code(mapping: code_fields.CodeFields) -> Fields:
+    return Fields(
+        grader="code",
+        prompt=mapping.prompt,
+        question=mapping.question,
+        target=lambda row: ("", mapping.columns(row)),
+        reads=mapping.reads,
+        solution=mapping.solution,
+        skip=mapping.skip,
+    )
+
+
+DATASETS: dict[str, Fields] = {
+    "gsm8k": _math(("question",), _gsm8k_answer, solution="answer"),
+    "math": dataclasses.replace(
+        _math(("problem",), _math_answer, keep={"level": "level", "subject": "type"}),
+        reads=("problem", "solution"),
+        skip=lambda row: None if _box(row) else "without a box that can be read",
+    ),
+    "math500": _math(
+        ("problem",), lambda row: row.text("answer").strip(), keep={"level": "level", "subject": "subject"}
+    ),
+    "aime": _math(("problem", "Problem", "question"), lambda row: str(row.integer("answer", "Answer"))),
+    "math_answers": _math(("question", "problem", "prompt"), lambda row: row.text("answer", "expected").strip()),
+    "gpqa": _choice(
+        _gpqa_options,
+        "Question",
+        reads=("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"),
+        keep={"subject": "High-level domain"},
+        solution="Explanation",
+    ),
+    "mmlu": _choice(
+        _mmlu_options,
+        "question",
+        reads=("choices", "answer", *_OPTION_FIELDS),
+        keep={"subject": "subject"},
+        csv_header=("question", *_OPTION_FIELDS, "answer"),
+    ),
+    "mmlu_pro": _choice(
+        _mmlu_pro_options, "question", reads=("options", "answer", "answer_index"), keep={"subject": "category"}
+    ),
+    **{name: _code(mapping) for name, mapping in code_fields.CODE_DATASETS.items()},
+    "ifeval": Fields(
+        grader="instructions",
+        prompt="{question}",
+        question=lambda row: row.text("prompt"),
+        target=_instructions,
+        reads=("prompt", "instruction_id_list"),
+        skip=_instructions_skip,
+    ),
+}

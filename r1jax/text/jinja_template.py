@@ -1,0 +1,83 @@
+"""A tokenizer's own chat template: jinja text from a model's folder, rendered as transformers renders it.
+
+The text is a stranger's program: it runs in jinja's immutable sandbox, and sees the messages and nothing else.
+"""
+
+import datetime
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import jinja2
+import jinja2.ext
+import jinja2.parser
+import jinja2.sandbox
+
+
+def render_jinja(
+    source: str,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    add_generation_prompt: bool,
+    bos_token: str | None = None,
+    eos_token: str | None = None,
+    **variables: Any,
+) -> str:
+    """The text of a conversation.
+
+    Args:
+        source: the jinja text.
+        messages: "role", "content" and what else the template knows.
+        add_generation_prompt: end with what opens the assistant's turn.
+        bos_token, eos_token: how the tokens are written; a template may use them or write its own.
+        variables: what else the template takes ("tools", "enable_thinking").
+
+    Raises:
+        ValueError: not a jinja template, or the template itself refuses the messages, with its words.
+    """
+    tokens = {"bos_token": bos_token, "eos_token": eos_token}
+    given = {name: text for name, text in tokens.items() if text is not None}
+    try:
+        return _compile(source).render(
+            messages=[dict(message) for message in messages],
+            add_generation_prompt=add_generation_prompt,
+            **given,
+            **variables,
+        )
+    except (jinja2.TemplateError, TypeError, LookupError, ArithmeticError) as error:
+        raise ValueError(f"the tokenizer's chat template: {type(error).__name__}: {error}") from error
+
+
+class _Generation(jinja2.ext.Extension):
+    """`{% generation %} ... {% endgeneration %}`, which marks the assistant's words in some templates: plain text here."""
+
+    tags: ClassVar[set[str]] = {"generation"}
+
+    def parse(self, parser: jinja2.parser.Parser):
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+@functools.lru_cache(maxsize=16)
+def _compile(source: str) -> jinja2.Template:
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment.from_string(source)
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent=None, separators=None, sort_keys: bool = False) -> str:
+    """JSON as it is; jinja's own filter would escape it for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.datetime.now().strftime(pattern)

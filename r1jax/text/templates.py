@@ -1,0 +1,133 @@
+"""The chat templates, as data: what stands before and after each message, and what the model's turn begins and ends with.
+
+`r1_zero` is R1 (v2) Table 1, byte for byte; the full stop after the question is part of it. R1-Zero has no chat tokens.
+`r1` is the template of DeepSeek-R1 and its six students since February 2025 (spec A.9.2): the prompt opens the thought.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+Messages = Sequence[Mapping[str, str]]
+
+
+def _one_question(messages: Messages) -> Messages:
+    if [message["role"] for message in messages] != ["user"]:
+        raise ValueError(f"takes one user message and got {', '.join(message['role'] for message in messages)}")
+    return messages
+
+
+def _joined_system_first(messages: Messages) -> Messages:
+    """V3, R1: the system messages, an empty line between them, first. The students' own files write the last one only."""
+    system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
+    return [{"role": "system", "content": system}, *(m for m in messages if m["role"] != "system")]
+
+
+def _default_system(text: str) -> Callable[[Messages], Messages]:
+    def with_default(messages: Messages) -> Messages:
+        if messages[0]["role"] == "system":
+            return messages
+        return [{"role": "system", "content": text}, *messages]
+
+    return with_default
+
+
+def _as_given(messages: Messages) -> Messages:
+    return messages
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """How a conversation is written, and how the answer is read.
+
+    begin: before everything.
+    before, after: by role, around the content of a message. "assistant" is no key of `after`: see `end`, `gap`.
+    end: the token that ends an assistant's turn; empty: the tokenizer's end token, in training only.
+    gap: what follows `end`.
+    opens: what the generation prompt adds after `before["assistant"]`.
+    cuts_reasoning: of earlier assistant turns only what follows the last `</think>` is written.
+    trims: white space around every content is left out.
+    arrange: order and defaults of the messages; raises ValueError for what cannot be expressed.
+    tokens: the special tokens that it writes. Without any, the text begins with the tokenizer's BOS if it `adds_bos`.
+    style, answer: how `r1jax.text.response` reads the response.
+    """
+
+    before: Mapping[str, str]
+    after: Mapping[str, str]
+    arrange: Callable[[Messages], Messages] = _as_given
+    begin: str = ""
+    end: str = ""
+    gap: str = ""
+    opens: str = ""
+    cuts_reasoning: bool = False
+    trims: bool = False
+    tokens: tuple[str, ...] = ()
+    style: str = "r1_zero"
+    answer: str = "tags_or_boxed"
+
+
+def _plain(text: str) -> Template:
+    before, after = text.split("{question}")
+    return Template(
+        before={"user": before, "assistant": ""}, after={"user": after}, arrange=_one_question, answer="tags"
+    )
+
+
+def _deepseek(**options) -> Template:
+    begin, end, user, assistant = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"
+    return Template(
+        begin=begin,
+        before={"system": "", "user": user, "assistant": assistant},
+        after={"system": "", "user": ""},
+        end=end,
+        arrange=_joined_system_first,
+        tokens=(begin, end, user, assistant),
+        **options,
+    )
+
+
+def _headed(start: str, stop: str, *, end: str, gap: str = "", **options) -> Template:
+    """Every message under a header with its role."""
+    return Template(
+        before={role: f"{start}{role}{stop}" for role in ("system", "user", "assistant")},
+        after={"system": end + gap, "user": end + gap},
+        end=end,
+        gap=gap,
+        **options,
+    )
+
+
+def _chatml(system: str) -> Template:
+    tokens = ("<|im_start|>", "<|im_end|>")
+    return _headed("<|im_start|>", "\n", end="<|im_end|>", gap="\n", arrange=_default_system(system), tokens=tokens)
+
+
+_LLAMA3 = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+
+TEMPLATES: Mapping[str, Template] = {
+    "r1_zero": _plain(
+        "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
+        "The assistant first thinks about the reasoning process in the mind and then provides the user with the "
+        "answer. The reasoning process and answer are enclosed within <think>...</think> and <answer>...</answer> "
+        "tags, respectively, i.e., <think> reasoning process here </think> <answer> answer here </answer>. "
+        "User: {question}. Assistant:"
+    ),
+    "plain": _plain("User: {question}. Assistant:"),
+    "r1": _deepseek(opens="<think>\n", cuts_reasoning=True, style="r1"),
+    "v3": _deepseek(),
+    "chatml": _chatml("You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
+    "qwen2.5": _chatml("You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
+    "llama3": _headed(_LLAMA3[1], f"{_LLAMA3[2]}\n\n", begin=_LLAMA3[0], end=_LLAMA3[3], trims=True, tokens=_LLAMA3),
+}
+"""By name. "chatml" is SmolLM2's, "llama3" Llama 3's (3.1 and later write a date too: use "tokenizer" for these)."""
+
+R1_JINJA = (
+    "{{ '<｜begin▁of▁sentence｜>' }}"
+    "{{ messages | selectattr('role', 'equalto', 'system') | map(attribute='content') | join('\\n\\n') }}"
+    "{% for m in messages %}"
+    "{% if m['role'] == 'user' %}{{ '<｜User｜>' + m['content'] }}"
+    "{% elif m['role'] == 'assistant' %}"
+    "{{ '<｜Assistant｜>' + m['content'].split('</think>')[-1] + '<｜end▁of▁sentence｜>' }}"
+    "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\\n' }}{% endif %}"
+)
+"""The template "r1" as jinja, for the folder of a tokenizer whose model learned it (`Tokenizer.with_special_tokens`)."""

@@ -1,0 +1,147 @@
+"""The files of a tokenizer's folder, as Hugging Face lays them out: what they say of special tokens and templates.
+
+`tokenizer.json` is the tokenizer itself. Which token ends a text is said in up to four other files, which may differ:
+`tokenizer_config.json` before `special_tokens_map.json` before `generation_config.json` before `config.json`; all the
+ends that `generation_config.json` lists stop a generation.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+TOKENIZER, CONFIG, SPECIAL, GENERATION, MODEL = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "config.json",
+)
+TEMPLATE = "chat_template.jinja"
+KEPT = (TOKENIZER, CONFIG, SPECIAL, GENERATION, TEMPLATE, "added_tokens.json", "vocab.json", "merges.txt")
+"""What a folder holds of a tokenizer, and what is written back as it was."""
+
+
+def read_folder(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any], dict[str, str]]:
+    """(tokenizer, fields, text of each file of `KEPT` that is there) of a folder.
+
+    The fields are the keyword arguments of `Tokenizer`: eos_id, bos_id, pad_id, stop_ids, adds_bos, chat_template.
+
+    Raises:
+        FileNotFoundError: there is no tokenizer.json.
+        ValueError: naming the file and the key: not JSON, a token that the vocabulary lacks, no file that says the end.
+    """
+    if not (folder / TOKENIZER).is_file():
+        raise FileNotFoundError(f"no tokenizer in {folder}: {TOKENIZER} is missing")
+    texts = {name: _text(folder / name) for name in (*KEPT, MODEL) if (folder / name).is_file()}
+    try:
+        inner = tokenizers.Tokenizer.from_str(texts[TOKENIZER])
+    except Exception as error:  # the library raises plain Exception
+        raise ValueError(f"{folder / TOKENIZER} is not a tokenizer: {error}") from error
+    configs = {
+        name: _object(folder / name, texts[name]) for name in (CONFIG, SPECIAL, GENERATION, MODEL) if name in texts
+    }
+
+    ends = {name: _ids(folder / name, values, "eos", inner) for name, values in configs.items()}
+    eos_ids = next((found for found in ends.values() if found), None)
+    if eos_ids is None:
+        raise ValueError(f"{folder}: no eos_token in {CONFIG} or {SPECIAL}, no eos_token_id in {GENERATION} or {MODEL}")
+    bos_ids, pad_ids = (
+        next((ids for name in names if (ids := _ids(folder / name, configs.get(name, {}), key, inner))), (None,))
+        for key, names in (("bos", (CONFIG, SPECIAL)), ("pad", (CONFIG, SPECIAL, GENERATION)))
+    )
+    adds_bos = configs.get(CONFIG, {}).get("add_bos_token")
+    if adds_bos is None:
+        adds_bos = bos_ids[0] is not None and inner.encode("").ids[:1] == [bos_ids[0]]
+    fields = {
+        "eos_id": eos_ids[0],
+        "bos_id": bos_ids[0],
+        "pad_id": pad_ids[0],
+        "stop_ids": (*eos_ids, *ends.get(GENERATION, ())),
+        "adds_bos": bool(adds_bos),
+        "chat_template": texts.get(TEMPLATE) or _template(folder / CONFIG, configs.get(CONFIG, {})),
+    }
+    return inner, fields, {name: text for name, text in texts.items() if name != MODEL}
+
+
+def config_files(
+    *, eos: str, bos: str | None, pad: str, stop_ids: tuple[int, ...], adds_bos: bool, chat_template: str | None
+) -> dict[str, str]:
+    """The texts of tokenizer_config.json (and, for more than one end, generation_config.json) of a tokenizer of ours."""
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": eos,
+        "bos_token": bos,
+        "pad_token": pad,
+        "add_bos_token": adds_bos,
+        "clean_up_tokenization_spaces": False,
+    }
+    if chat_template is not None:
+        config["chat_template"] = chat_template
+    files = {CONFIG: json.dumps(config, indent=2, ensure_ascii=False) + "\n"}
+    if len(stop_ids) > 1:
+        files[GENERATION] = json.dumps({"eos_token_id": list(stop_ids)}) + "\n"
+    return files
+
+
+def write_folder(folder: Path, files: Mapping[str, str]) -> None:
+    """Writes the files; each appears whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        temporary = folder / f".{name}.{os.getpid()}"
+        temporary.write_text(text, encoding="utf-8", newline="")
+        os.replace(temporary, folder / name)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from error
+
+
+def _object(path: Path, text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no JSON object but {str(values)[:40]!r}")
+    return values
+
+
+def _ids(path: Path, values: Mapping[str, Any], kind: str, inner: tokenizers.Tokenizer) -> tuple[int, ...]:
+    """The ids that a file gives for "eos", "bos" or "pad": of a token's text (or AddedToken), or an id, or ids."""
+    key = f"{kind}_token" if path.name in (CONFIG, SPECIAL) else f"{kind}_token_id"
+    value = values.get(key)
+    if isinstance(value, dict):
+        value = value.get("content")
+    if value is None:
+        return ()
+    if key.endswith("_id"):
+        ids = value if isinstance(value, list) else [value]
+        if not all(type(item) is int and inner.id_to_token(item) is not None for item in ids):
+            raise ValueError(f"{path}: {key} {value!r} is not in the vocabulary of {TOKENIZER}")
+        return tuple(ids)
+    token = inner.token_to_id(value) if isinstance(value, str) else None
+    if token is None:
+        raise ValueError(f"{path}: {key} {value!r} is not in the vocabulary of {TOKENIZER}")
+    return (token,)
+
+
+def _template(path: Path, values: Mapping[str, Any]) -> str | None:
+    """The chat template of tokenizer_config.json: one text, or a list of named ones of which "default" counts."""
+    value = values.get("chat_template")
+    if isinstance(value, list):
+        named = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
+        value = named.get("default")
+        if value is None:
+            raise ValueError(
+                f"{path}: chat_template is a list without the name 'default', it has {sorted(map(str, named))}"
+            )
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{path}: chat_template is neither text nor a list of templates")
+    return value

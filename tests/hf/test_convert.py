@@ -1,0 +1,63 @@
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from r1jax.hf import gguf, load_pretrained
+from r1jax.hf.convert import convert, main
+from r1jax.hf.folder import open_folder
+from tests.hf.test_folder import folders  # noqa: F401
+from tests.hf.test_gguf import tiny_tensors, write_gguf
+
+
+def test_fp8_and_back_by_command_line(folders, tmp_path):  # noqa: F811
+    """The FP8 of a folder is the FP8 that saving writes; back again gives its dequantised values."""
+    command = [sys.executable, "-m", "r1jax.hf.convert", "--from", folders / "v3", "--to", tmp_path / "fp8"]
+    run = subprocess.run([*command, "--dtype", "fp8"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "fp8: 0.000 GB in" in run.stdout and "MB/s" in run.stdout and "weights" in run.stderr
+    saved, converted = open_folder(folders / "fp8"), open_folder(tmp_path / "fp8")
+    assert saved.stored.keys() == converted.stored.keys()
+    for name, item in saved.stored.items():
+        np.testing.assert_array_equal(converted.stored[name].read().view(np.uint8), item.read().view(np.uint8))
+    assert main(["--from", str(tmp_path / "fp8"), "--to", str(tmp_path / "back"), "--dtype", "float32"]) == 0
+    back = open_folder(tmp_path / "back")
+    assert "quantization_config" not in back.raw and not [n for n in back.stored if n.endswith("_scale_inv")]
+    for name in back.places:
+        np.testing.assert_array_equal(back.read(name), converted.read(name).astype(np.float32))
+
+
+def test_types_are_kept_unless_named(folders, tmp_path):  # noqa: F811
+    total = convert(folders / "v3", tmp_path / "same", max_shard_bytes=40_000)
+    for file in (folders / "v3").iterdir():
+        assert (tmp_path / "same" / file.name).read_bytes() == file.read_bytes(), file.name
+    index = json.loads((tmp_path / "same" / "model.safetensors.index.json").read_text())
+    assert total == index["metadata"]["total_size"]
+    convert(folders / "fp8", tmp_path / "plain")
+    assert open_folder(tmp_path / "plain").raw["torch_dtype"] == "bfloat16"
+    stored = open_folder(tmp_path / "plain").stored
+    assert {item.dtype.name for item in stored.values()} == {"bfloat16", "float32"}
+
+
+def test_a_gguf_file_becomes_a_folder(tmp_path):
+    path = write_gguf(tmp_path / "tiny.gguf", tiny_tensors())
+    assert main(["--from", str(path), "--to", str(tmp_path / "folder")]) == 0
+    config, params = gguf.load_gguf(gguf.read_gguf(path))
+    model = load_pretrained(tmp_path / "folder", dtype="float32")
+    jax.tree.map(np.testing.assert_array_equal, model.params, params)
+    assert model.config.num_heads == config.num_heads and model.tokenizer is not None
+
+
+def test_what_the_user_can_mend_is_one_message(folders, tmp_path, capsys):  # noqa: F811
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    assert main(["--from", str(folders / "v3"), "--to", str(tmp_path / "full")]) == 1
+    assert "full exists and is not an empty folder" in capsys.readouterr().err
+    assert main(["--from", str(tmp_path / "nowhere"), "--to", str(tmp_path / "new")]) == 1
+    assert "there is no folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--from", str(folders / "v3"), "--to", str(tmp_path / "new"), "--dtype", "int4"])
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,210 @@
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from r1jax.hf.folder import open_folder
+from r1jax.hf.pretrained import Pretrained, load_pretrained, save_pretrained
+from r1jax.hf.safetensors_file import Planned, read_header, split_shards, write_shards
+from r1jax.models.transformer import make_model
+from tests.tiny import GQA, V3, shaken
+
+MTP = dataclasses.replace(V3, num_mtp_layers=1)
+
+
+def pretrained(config):
+    model = make_model(config)
+    return Pretrained(model, *shaken(model))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Sound folders: V3 with MTP in several files, the same in FP8, a tied Qwen2 in one file."""
+    root = tmp_path_factory.mktemp("folders")
+    save_pretrained(pretrained(MTP), root / "v3", max_shard_bytes=40_000)
+    save_pretrained(pretrained(MTP), root / "fp8", dtype="fp8", max_shard_bytes=10_000)
+    save_pretrained(pretrained(GQA), root / "qwen")
+    return root
+
+
+@pytest.fixture
+def folder(folders, tmp_path):
+    """A function that copies one of them, to be damaged."""
+
+    def copy(name):
+        shutil.copytree(folders / name, tmp_path / name)
+        return tmp_path / name
+
+    return copy
+
+
+def tensors_of(path):
+    files = sorted(path.glob("*.safetensors"))
+    return {name: item.read() for file in files for name, item in read_header(file)[0].items()}
+
+
+def rewrite(path, tensors, *, max_shard_bytes=10**9):
+    """Replaces the weights of a folder."""
+    for file in [*path.glob("*.safetensors"), *path.glob("*.index.json")]:
+        file.unlink()
+    plan = [Planned(name, array.dtype, array.shape) for name, array in tensors.items()]
+    write_shards(path, split_shards(plan, max_shard_bytes=max_shard_bytes), tensors.items())
+
+
+def faults_of(path):
+    with pytest.raises(ValueError) as error:
+        load_pretrained(path, dtype="float32")
+    first, *lines = str(error.value).splitlines()
+    assert first == f"{path} does not hold the model of its config:"
+    return [line.strip() for line in lines]
+
+
+def test_sound_folders(folders):
+    v3, fp8, qwen = (open_folder(folders / name) for name in ("v3", "fp8", "qwen"))
+    assert len(list(v3.path.glob("*.safetensors"))) > 3
+    assert v3.config == fp8.config == dataclasses.replace(MTP, max_length=32768)
+    assert qwen.config == dataclasses.replace(GQA, max_length=32768)
+    name = "model.layers.1.mlp.experts.3.up_proj.weight"
+    assert (v3.stored[name].dtype, fp8.stored[name].dtype) == (np.float32, ml_dtypes.float8_e4m3fn)
+    part = (slice(3, 9), slice(1, 30))
+    np.testing.assert_array_equal(v3.read(name, part), v3.read(name)[part])
+    np.testing.assert_array_equal(fp8.read(name, part), fp8.read(name)[part])
+    np.testing.assert_allclose(fp8.read(name), v3.read(name), rtol=0.07, atol=1e-3)
+    assert "lm_head.weight" not in qwen.stored
+
+
+def test_a_weight_and_its_scale_in_different_files(folder):
+    path = folder("fp8")
+    before = load_pretrained(path, dtype="float32")
+    tensors = sorted(tensors_of(path).items(), key=lambda item: item[0].endswith("_scale_inv"))
+    rewrite(path, dict(tensors), max_shard_bytes=2000)
+    stored = open_folder(path).stored
+    name = "model.layers.1.mlp.experts.0.up_proj.weight"
+    assert stored[name].file != stored[name + "_scale_inv"].file
+    after = load_pretrained(path, dtype="float32")
+    jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+
+
+def test_no_folder_and_no_config(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        open_folder(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
+        open_folder(tmp_path)
+
+
+def test_every_fault_is_in_one_error(folder):
+    path = folder("v3")
+    tensors = tensors_of(path)
+    del tensors["model.layers.1.mlp.gate.weight"], tensors["model.layers.3.enorm.weight"]
+    tensors["model.norm.weight"] = np.zeros(31, np.float32)
+    tensors["model.layers.9.extra"] = np.zeros(2, np.float32)
+    tensors["model.layers.0.mlp.up_proj.weight_scale_inv"] = np.zeros((1, 1), np.float32)
+    tensors["nobody_scale_inv"] = np.zeros((1, 1), np.float32)
+    rewrite(path, tensors)
+    assert faults_of(path) == [
+        "missing: model.layers.1.mlp.gate.weight",
+        "missing: model.layers.3.enorm.weight",
+        "unknown: model.layers.9.extra",
+        "model.norm.weight: shape (31,), the config needs (32,)",
+        "model.layers.0.mlp.up_proj.weight: it has scales model.layers.0.mlp.up_proj.weight_scale_inv but is not FP8",
+        "nobody_scale_inv: scales without their weight",
+    ]
+
+
+def test_faults_of_the_index_and_the_files(folder):
+    path = folder("v3")
+    first, second, third, *_ = sorted(path.glob("*.safetensors"))
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:-100])
+    third.write_bytes(b"\x00" * 4)
+    index = json.loads((path / "model.safetensors.index.json").read_text())
+    index["weight_map"]["model.layers.7.ghost"] = second.name
+    index["weight_map"]["evil"] = "../outside.safetensors"
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu"}))
+    faults = faults_of(path)
+    assert faults[0] == "config.json: hidden_act='gelu' is not supported; known: 'silu'"
+    assert f"model.safetensors.index.json: it names {first.name}, which is absent" in faults
+    assert "model.safetensors.index.json: '../outside.safetensors' is not the name of a file in the folder" in faults
+    assert any(fault.startswith(f"{second.name}: cut short: its header tells of") for fault in faults)
+    assert f"{third.name}: cut short or not a safetensors file (4 bytes do not hold its header)" in faults
+    assert any("model.layers.7.ghost is in " + second.name in fault for fault in faults)
+    assert len(faults) == 6  # what the lost files held is not listed again
+
+
+def test_faults_of_fp8(folder):
+    path = folder("fp8")
+    tensors = tensors_of(path)
+    name = "model.layers.0.self_attn.o_proj.weight"
+    del tensors[name + "_scale_inv"]
+    tensors["model.layers.0.mlp.up_proj.weight_scale_inv"] = np.ones((1, 2), np.float32)
+    tensors["model.norm.weight"] = np.ones(32, ml_dtypes.float8_e8m0fnu)
+    rewrite(path, tensors)
+    config = json.loads((path / "config.json").read_text())
+    config["quantization_config"]["weight_block_size"] = [64, 64]
+    (path / "config.json").write_text(json.dumps(config))
+    assert sorted(faults_of(path)) == [
+        "config.json: quantization_config.weight_block_size=[64, 64] is not supported; known: ([128, 128],)",
+        "model.layers.0.mlp.up_proj.weight_scale_inv: shape (1, 2), the weight needs (1, 1)",
+        f"{name}: FP8 without its scales {name}_scale_inv",
+        "model.norm.weight: type F8_E8M0 holds scales, not weights",
+    ]
+
+
+def test_copies_of_the_mtp_layer_must_be_copies(folder):
+    path = folder("v3")
+    tensors = tensors_of(path)
+    tensors["model.layers.3.embed_tokens.weight"][7, 3] += 1
+    rewrite(path, tensors)
+    assert faults_of(path) == [
+        "model.layers.3.embed_tokens.weight differs from model.embed_tokens.weight, of which it must be a copy"
+    ]
+
+
+def test_a_folder_without_its_mtp_layer_is_the_model_without_it(folder):
+    """transformers writes num_nextn_predict_layers but not the layer."""
+    path = folder("v3")
+    rewrite(path, {n: a for n, a in tensors_of(path).items() if not n.startswith("model.layers.3.")})
+    assert open_folder(path).config == dataclasses.replace(V3, max_length=32768)
+
+
+def test_what_some_writers_add(folder):
+    path = folder("qwen")
+    tensors = tensors_of(path)
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]  # tied
+    rewrite(path, tensors)
+    assert "lm_head.weight" not in open_folder(path).places
+    tensors["lm_head.weight"] = tensors["lm_head.weight"] + 1
+    rewrite(path, tensors)
+    assert faults_of(path) == ["lm_head.weight differs from model.embed_tokens.weight, of which it must be a copy"]
+
+
+def test_no_weights_and_damaged_json(folder):
+    path = folder("qwen")
+    (path / "model.safetensors").rename(path / "pytorch_model.bin")
+    (path / "generation_config.json").write_text("{")
+    (path / "tokenizer.json").write_text("[]")
+    faults = faults_of(path)
+    assert faults[0].startswith("generation_config.json: it is not JSON")
+    assert "tokenizer.json" in faults[1] and "generation_config.json" in faults[1] + faults[0]
+    assert faults[2].startswith("there is neither model.safetensors nor model.safetensors.index.json")
+    (path / "config.json").write_text("nonsense")
+    assert any(fault.startswith("config.json: it is not JSON") for fault in faults_of(path))
+
+
+def test_nothing_is_allocated_before_the_check(folder, monkeypatch):
+    path = folder("qwen")
+    tensors = tensors_of(path)
+    del tensors["model.norm.weight"]
+    rewrite(path, tensors)
+    monkeypatch.setattr(jax, "device_put", None)
+    monkeypatch.setattr(jnp, "asarray", None)
+    monkeypatch.setattr("r1jax.hf.pretrained._aligned_empty", None)
+    assert faults_of(path) == ["missing: model.norm.weight"]

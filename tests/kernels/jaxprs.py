@@ -1,0 +1,13 @@
+"""What a traced function computes."""
+
+import jax
+
+
+def array_sizes(jaxpr):
+    """Sizes of all values that a jaxpr computes, inner jaxprs included."""
+    for equation in jaxpr.eqns:
+        yield from (variable.aval.size for variable in equation.outvars if hasattr(variable.aval, "size"))
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from array_sizes(inner)

@@ -1,0 +1,358 @@
+"""The code reward: a corpus of right and of cheating programs, the column ``tests``, and properties of any input."""
+
+import json
+import math
+import resource
+import shutil
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from r1jax.rewards import code, code_asserts, code_tests, rubric, sandbox
+from r1jax.rewards.sandbox import bubblewrap, probe
+from tests.rewards.corpus.programs.load import sections
+from tests.rewards.corpus.programs.suites import column_of
+
+PROBLEM = probe.find_problem()
+confined = pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
+HONEST, ATTACKS = sections("honest.txt"), sections("attacks.txt")
+SUM = {"stdin": [{"input": "1 2\n", "output": "3\n"}, {"input": "4 5\n", "output": "9\n"}], "cpu_seconds": 2}
+RIGHT = "print(sum(map(int, input().split())))"
+
+
+def respond(source: str, language: str = "python") -> str:
+    return f"<think>\nLet me think.\n</think>\nHere it is.\n```{language}\n{source}```\n"
+
+
+def score(source: str, tests, language: str = "python"):
+    (value,) = code.passes_tests(["p"], [respond(source + "\n", language)], [tests])
+    return value
+
+
+@confined
+@pytest.mark.parametrize("case", HONEST, ids=lambda case: case.name)
+def test_a_right_program_is_paid(case):
+    check(case, 1.0)
+
+
+@confined
+@pytest.mark.parametrize("case", ATTACKS, ids=lambda case: case.name)
+def test_a_cheating_program_is_not_paid(case):
+    check(case, 0.0)
+
+
+def check(case, expected: float) -> None:
+    suite, language = case.fields
+    if language == "cpp" and shutil.which("g++") is None:
+        pytest.skip("no g++")
+    assert score(case.source, column_of(suite, language), language) == expected, case.tries
+
+
+def test_the_corpus_is_as_large_as_promised():
+    assert len(HONEST) >= 60
+    assert len(ATTACKS) >= 60
+    assert {case.fields[1] for case in HONEST} == {"python", "cpp"}
+
+
+# Where the program is in a response.
+
+
+@pytest.mark.parametrize(
+    ("text", "program"),
+    [
+        ("```python\na\n```", "a\n"),
+        ("```python\na\n```\ntext\n```python\nb\n```", "b\n"),
+        ("```python\na\n```\n```\noutput\n```", "a\n"),
+        ("```\na\n```", "a\n"),
+        ("```py\na\n```\n```cpp\nb\n```", "a\n"),
+        ("```Python3 title=x\na\n```", "a\n"),
+        ("~~~python\na\n~~~", "a\n"),
+        ("  ```python\n  a\n  ```", "  a\n"),
+        ("````python\n```\na\n````", "```\na\n"),
+        ("```python\n```", ""),
+        ("```python\na\n", None),  # cut off
+        ("```cpp\na\n```", None),
+        ("a = 1", None),
+        ("", None),
+        ("<think>```python\na\n```</think> so it is", None),
+        ("<think>```python\na\n```</think>\n<answer>\n```python\nb\n```\n</answer>", "b\n"),
+        ("<think>\n```python\na\n```", None),  # reasoning that never ends
+        ("```python\nx = '''\n```\n'''", "x = '''\n"),
+    ],
+)
+def test_the_program_is_the_last_block_of_the_final_part(text, program):
+    assert code.find_program(text, language="python") == program
+
+
+@pytest.mark.parametrize("tag", ["cpp", "c++", "C++", "cc", "cxx", "c++17"])
+def test_cpp_has_several_tags(tag):
+    assert code.find_program(f"```{tag}\nint x;\n```", language="cpp") == "int x;\n"
+
+
+# Comparing.
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "same"),
+    [
+        ("1\n2\n", "1\n2", True),
+        ("1 \t\n2\r\n\n\n", "1\n2\n", True),
+        ("", "\n", True),
+        ("1\n\n2", "1\n2", False),
+        ("1\n2\n3", "1\n2", False),
+        ("1", "1\n2", False),
+        ("\n1", "1", False),
+        (" 1", "1", False),
+        ("1  2", "1 2", False),
+        ("a\x0bb", "a\nb", False),
+        ("1.0", "1", False),
+    ],
+)
+def test_output_is_compared_in_full(got, expected, same):
+    assert code.same_output(got, expected) is same
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "tolerance", "same"),
+    [
+        (2.0, 2, 0.0, True),
+        (0.1 + 0.2, 0.3, 0.0, False),
+        (0.1 + 0.2, 0.3, 1e-9, True),
+        (True, 1, 0.0, False),
+        (1, True, 0.0, False),
+        (0, False, 0.0, False),
+        (None, None, 0.0, True),
+        (0, None, 0.0, False),
+        ("1", 1, 0.5, False),
+        (math.nan, 1.0, 0.5, False),
+        (math.inf, 1e308, 0.5, False),
+        ([1, [2]], [1, [2]], 0.0, True),
+        ([1, 2], [1], 0.0, False),
+        ([1], [1, 2], 0.0, False),
+        ({"a": 1}, {"a": 1, "b": 2}, 0.0, False),
+        ({"a": [1.0]}, {"a": [1]}, 0.0, True),
+        ([], {}, 0.0, False),
+        pytest.param(10**400, 1.0, 0.5, False, id="an integer beyond floats"),
+        (1.0, math.inf, 0.5, False),
+    ],
+)
+def test_values_are_compared_with_their_kinds(got, expected, tolerance, same):
+    assert code.same_value(got, expected, tolerance=tolerance) is same
+
+
+# The column.
+
+
+@pytest.mark.parametrize(
+    ("tests", "words"),
+    [
+        (3, "must be a mapping, is a int"),
+        ("{", "not JSON"),
+        ({"stdin": {1, 2}}, "not JSON"),
+        ({}, "needs one of stdin, calls, asserts; has none"),
+        ({"stdin": [], "calls": []}, "has stdin, calls"),
+        ({"stdin": []}, "at least one test"),
+        ({"stdin": [{"input": "1"}]}, r"stdin\[0\] must have the keys 'input' and 'output'"),
+        ({"stdin": [{"input": 1, "output": "1"}]}, r"stdin\[0\].*must be text"),
+        ({"stdin": [{"input": "1", "output": "1"}], "function": "f"}, "'function' goes with"),
+        ({"calls": [{"arguments": [], "expected": 1}]}, "'function' goes with"),
+        ({"calls": [{"arguments": 1, "expected": 1}], "function": "f"}, "'arguments' must be a list"),
+        ({"calls": [{"arguments": [], "expected": 1}], "function": "f()"}, "is not a name"),
+        ({"calls": [{"arguments": [], "expected": 1}], "function": "f", "language": "cpp"}, "'calls' are for python"),
+        ({"asserts": "f()", "function": "A.f"}, "must be a plain name"),
+        ({"asserts": "f()", "function": "f", "checker": ""}, "does not go with 'asserts'"),
+        (SUM | {"language": "rust"}, "unknown language 'rust'"),
+        (SUM | {"timeout": 3}, "unknown key timeout"),
+        (SUM | {"tolerance": 2}, "tolerance is 2"),
+        (SUM | {"cpu_seconds": 0}, "cpu_seconds is 0"),
+        (SUM | {"cpu_seconds": "3"}, "limits must be numbers"),
+        (SUM | {"output_kb": -1}, "output_kb is -1"),
+        (SUM | {"checker": 3}, "'checker' must be text"),
+    ],
+)
+def test_a_bad_column_names_its_fault(tests, words):
+    with pytest.raises(ValueError, match=words):
+        code_tests.read_tests(tests)
+
+
+def test_a_bad_row_is_named_before_anything_is_run():
+    with pytest.raises(ValueError, match="apps, row 1: tests: needs one of"):
+        code_tests.check_columns({"tests": [SUM, {}]}, source="apps")
+    with pytest.raises(ValueError, match="apps: no column 'tests'.*there are answer"):
+        code_tests.check_columns({"answer": []}, source="apps")
+
+
+@confined
+def test_a_good_column_passes_the_check():
+    code_tests.check_columns({"tests": [SUM, None, json.dumps(SUM)]})
+
+
+def test_without_a_sandbox_the_reward_refuses_to_start(tmp_path, monkeypatch):
+    probe.find_problem.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    try:
+        for call in (
+            lambda: code.passes_tests([], [], tests=[]),
+            lambda: code.passes_tests(["p"], [respond(RIGHT + "\n")], tests=[SUM]),
+            lambda: code_tests.check_columns({"tests": [SUM]}),
+        ):
+            with pytest.raises(sandbox.SandboxUnavailable, match="apt-get install"):
+                call()
+    finally:
+        probe.find_problem.cache_clear()
+
+
+# Scores.
+
+
+@confined
+def test_none_of_the_tests_columns_means_that_it_does_not_apply():
+    assert code.passes_tests(["p", "p"], ["x", respond(RIGHT + "\n")], [None, SUM]) == [None, 1.0]
+
+
+@confined
+def test_a_cut_off_response_has_no_final_program():
+    texts = [respond(RIGHT + "\n")] * 2
+    assert code.passes_tests(["p"] * 2, texts, [SUM] * 2, stop_reason=["length", "stop"]) == [0.0, 1.0]
+
+
+@confined
+def test_what_is_not_the_programs_fault_is_an_error_and_not_a_score(monkeypatch):
+    bad_checker = SUM | {"checker": "def check(given, got, expected): return 1 / 0"}
+    broken = {"asserts": "assert missing(f(1))", "function": "g"}
+    errors = [score(RIGHT, bad_checker), score("def g(): pass", broken), score(RIGHT, {"stdin": 3})]
+    assert [type(error) for error in errors] == [code.VerifierError, code_asserts.BrokenTests, ValueError]
+    monkeypatch.setattr(bubblewrap, "_DEVICES", ("/dev/r1jax-no-such-device",))
+    assert isinstance(score(RIGHT, SUM), code.VerifierError)
+    calls = {"function": "f", "calls": [{"arguments": [], "expected": 1}]}
+    assert isinstance(score("def f(): return 1", calls), code.VerifierError)
+    assert isinstance(
+        score("def f(): return 1", {"asserts": "assert f() == 1", "function": "f"}), code_asserts.BrokenTests
+    )
+
+
+@confined
+def test_a_rubric_counts_a_failing_verifier_and_pays_a_right_program():
+    scorer = rubric.Rubric([{"function": "r1jax.rewards.code:passes_tests"}])
+    scores = scorer.score(["p"] * 3, [respond(RIGHT + "\n")] * 3, {"tests": [SUM, {"stdin": 3}, None]})
+    assert scores.total[0] == 1.0
+    assert scores.errors == {"passes_tests": 1}
+
+
+@confined
+def test_limits_of_the_problem_hold():
+    slow = "import time\ntime.sleep(30)\n" + RIGHT
+    start = time.monotonic()
+    assert score(slow, SUM | {"seconds": 0.3}) == 0.0
+    assert time.monotonic() - start < 15.0
+    assert score("x = bytearray(200 << 20)\n" + RIGHT, SUM | {"memory_mb": 64}) == 0.0
+    assert score("x = bytearray(200 << 20)\n" + RIGHT, SUM | {"memory_mb": 400}) == 1.0
+    assert score("print('x' * 5000)", {"stdin": [{"input": "", "output": "x" * 5000}], "output_kb": 4}) == 0.0
+    assert score("print('x' * 5000)", {"stdin": [{"input": "", "output": "x" * 5000}], "output_kb": 5}) == 1.0
+
+
+@confined
+def test_all_tests_must_pass():
+    hundred = {"stdin": [{"input": f"{i} 1\n", "output": f"{i + 1}\n"} for i in range(20)], "cpu_seconds": 2}
+    assert score(RIGHT, hundred) == 1.0
+    assert score("a, b = map(int, input().split())\nprint(a + b + (a == 19))", hundred) == 0.0
+
+
+# Any input: the reward neither raises nor hangs nor leaves its range.
+
+ANY_TEXT = st.text(st.characters(codec=None), max_size=200)
+QUIET = {"cpu_seconds": 1, "seconds": 30.0, "output_kb": 8, "memory_mb": 128}
+PIECES = st.sampled_from(
+    [
+        "print(",
+        "input()",
+        "3",
+        "\n",
+        " ",
+        "import os",
+        ")",
+        "'",
+        '"',
+        "while 1: pass",
+        "def f(",
+        "```",
+        "\0",
+        "\ud800",
+        "é",
+        "\\",
+    ]
+)
+
+
+@confined
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(text=st.one_of(ANY_TEXT, st.lists(PIECES, max_size=8).map("".join)), fenced=st.booleans(), calls=st.booleans())
+def test_no_response_makes_the_reward_fail(text, fenced, calls):
+    tests = {"function": "f", "calls": [{"arguments": [1], "expected": [1]}]} if calls else {"stdin": SUM["stdin"]}
+    completion = f"```python\n{text}\n```" if fenced else text
+    (value,) = code.passes_tests(["p"], [completion], [tests | QUIET])
+    assert value in (0.0, 1.0)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*code_tests._KEYS, "x"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(value=JSON | st.text(max_size=20) | st.binary(max_size=20))
+def test_any_column_is_read_or_refused(value):
+    try:
+        assert isinstance(code_tests.read_tests(value), code_tests.Tests)
+    except ValueError as error:
+        assert str(error)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    text=ANY_TEXT | st.lists(PIECES | st.sampled_from(["```python\n", "\n```\n", "</think>", "<think>"])).map("".join)
+)
+def test_any_text_has_a_program_or_none(text):
+    for language in sandbox.LANGUAGES:
+        program = code.find_program(text, language=language)
+        assert program is None or program in text + "\n"
+
+
+@settings(max_examples=200, deadline=None)
+@given(value=JSON)
+def test_equality_of_values_holds_of_a_value_and_itself_and_is_symmetric_in_kind(value):
+    same = code.same_value(value, json.loads(json.dumps(value)))
+    assert same is ("NaN" not in json.dumps(value) or ("NaN" in str(value) and same))
+    assert code.same_value([value], value) is False
+
+
+def test_a_long_response_of_fences_is_read_in_linear_time():
+    start = time.monotonic()
+    for text in ("`" * 10**6, "```\n" * 10**5, "```python\n" * 10**5, " " * 10**6 + "```", "~" * 10**5 + "`" * 10**5):
+        code.find_program(text, language="python")
+    assert time.monotonic() - start < 5.0
+
+
+# Load: many at once give what each gives alone.
+
+
+@pytest.mark.slow
+@confined
+def test_five_hundred_programs_at_once_differ_in_nothing_from_one_alone():
+    cases = [case for case in (*HONEST, *ATTACKS) if case.fields[1] == "python"]
+    rows = [(respond(case.source), column_of(*case.fields), float(case in HONEST)) for case in cases]
+    rows = (rows * (500 // len(rows) + 1))[:500]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.monotonic()
+    scores = code.passes_tests(["p"] * 500, [row[0] for row in rows], [row[1] for row in rows])
+    seconds = time.monotonic() - start
+    assert scores == [row[2] for row in rows]
+    growth_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert growth_mb < 100.0
+    print(f"500 programs in {seconds:.1f} s, {500 / seconds:.1f} a second, peak memory grew by {growth_mb:.1f} MB")

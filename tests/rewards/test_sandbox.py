@@ -1,0 +1,417 @@
+"""The sandbox: what a program is told, what it may use up, what is left of it, and a corpus of programs that attack it."""
+
+import concurrent.futures
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from r1jax.rewards import sandbox
+from r1jax.rewards.sandbox import bubblewrap, probe, seccomp
+from tests.rewards.corpus.programs.load import sections
+
+ROOT = Path(__file__).resolve().parents[2]
+PROBLEM = probe.find_problem()
+confined = pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
+compiles = pytest.mark.skipif(PROBLEM is not None or shutil.which("g++") is None, reason=str(PROBLEM or "no g++"))
+
+HOSTILE = sections("hostile.txt")
+SMALL = {"cpu_seconds": 1, "seconds": 60.0, "memory_mb": 256, "output_kb": 64}
+
+
+@pytest.fixture(scope="module")
+def bait(tmp_path_factory):
+    """What hostile programs look for: answers, a TCP port, an abstract socket, a secret in the environment."""
+    folder = tmp_path_factory.mktemp("bait")
+    folder.chmod(0o755)
+    answers = folder / "answers.txt"
+    answers.write_text("the-secret-answer")
+    name = f"r1jax-{uuid.uuid4().hex}"
+    os.environ["R1JAX_SECRET"] = "the-secret-answer"
+    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
+        unix.bind("\0" + name)
+        unix.listen()
+        yield [str(answers), str(tcp.getsockname()[1]), name, str(os.getpid())]
+    del os.environ["R1JAX_SECRET"]
+
+
+def processes_with(marker: str) -> list[str]:
+    """Command lines on this machine that hold a marker."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes()
+        except OSError:
+            continue
+        if marker.encode() in line:
+            found.append(line.replace(b"\0", b" ").decode())
+    return found
+
+
+def files_with(marker: str, bait: list[str]) -> list[str]:
+    folders = ("/tmp", "/var/tmp", "/dev/shm", "/", "/home", str(Path.home()), str(ROOT), str(Path(bait[0]).parent))
+    return [folder for folder in folders if os.path.lexists(os.path.join(folder, marker))]
+
+
+@confined
+@pytest.mark.parametrize("case", HOSTILE, ids=lambda case: case.name)
+def test_a_hostile_program_gets_nothing_and_leaves_nothing(case, bait):
+    statuses, words = case.fields
+    language, *options = words.split()
+    if language == "cpp" and shutil.which("g++") is None:
+        pytest.skip("no g++")
+    limits = SMALL | {name: float(value) for name, value in (option.split("=") for option in options)}
+    marker = f"r1jax-marker-{uuid.uuid4().hex}"
+    result = sandbox.run(case.source, language=language, args=[marker, *bait], stdin="1 2\n", **limits)
+    assert "ESCAPED" not in result.stdout, case.tries  # stderr holds tracebacks, which quote the source
+    assert "the-secret-answer" not in result.stdout + result.stderr
+    assert result.status in statuses.split("/"), (result.status, result.stdout[-300:], result.stderr[-600:])
+    assert len(result.stdout) <= 64 << 10 and len(result.stderr) <= 64 << 20
+    assert processes_with(marker) == []
+    assert files_with(marker, bait) == []
+
+
+def test_the_corpus_is_as_large_as_promised():
+    assert len(HOSTILE) >= 60
+
+
+@confined
+@pytest.mark.parametrize(
+    ("source", "status"),
+    [
+        ("print('hello')", "ok"),
+        ("import sys; sys.exit(3)", "exit"),
+        ("raise ValueError", "exit"),
+        ("import os; os.kill(os.getpid(), 15)", "signal"),
+        ("while True: pass", "cpu"),
+        ("bytearray(10**10)", "memory"),
+        ("print('x' * 100_000)", "output"),
+        ("def f(:", "compile"),
+        ("if 1:\nprint()", "compile"),
+        ("exec('def f(:')", "exit"),
+        ("\0", "compile/exit"),
+        ("\ud800", "compile"),
+        ("", "ok"),
+    ],
+)
+def test_every_end_has_its_own_status(source, status):
+    assert sandbox.run(source, **SMALL).status in status.split("/")
+
+
+@confined
+def test_wall_time_is_a_limit_of_its_own():
+    result = sandbox.run("import time; print(1, flush=True); time.sleep(60)", seconds=0.5)
+    assert (result.status, result.stdout) == ("time", "1\n")
+    assert 0.5 <= result.seconds < 10.0
+
+
+@confined
+def test_a_failure_of_bubblewrap_is_not_the_programs(monkeypatch):
+    monkeypatch.setattr(bubblewrap, "_DEVICES", ("/dev/r1jax-no-such-device",))
+    result = sandbox.run("print(1)")
+    assert result.status == "sandbox" and "r1jax-no-such-device" in result.stderr
+
+
+@confined
+def test_input_arguments_and_output_are_passed_as_they_are():
+    source = "import sys; print(sys.argv[1:], ascii(sys.stdin.read()), ascii(open('/dev/stdin').read()))"
+    result = sandbox.run(source, stdin="a\né\r\n", args=["x y", "é"])
+    assert result.stdout == "['x y', 'é'] 'a\\n\\xe9\\r\\n' 'a\\n\\xe9\\n'\n"
+    assert sandbox.run("import sys; sys.stdout.buffer.write(b'\\xff\\n')").stdout == "\ufffd\n"
+
+
+@confined
+def test_large_input_does_not_lock_whether_it_is_read_or_not():
+    text = "0123456789abcde\n" * (1 << 20)  # 16 MB: far more than any pipe holds
+    assert sandbox.run("import sys; print(len(sys.stdin.read()))", stdin=text).stdout == f"{1 << 24}\n"
+    assert sandbox.run("print('ignored')", stdin=text).stdout == "ignored\n"
+    echo = sandbox.run("import sys\nfor line in sys.stdin: sys.stdout.write(line)", stdin=text, output_kb=1 << 15)
+    assert echo.stdout == text
+
+
+@confined
+def test_output_is_cut_at_the_limit_and_kept_up_to_it():
+    result = sandbox.run("while True: print('x' * 9)", output_kb=1)
+    assert (result.status, result.stdout) == ("output", ("x" * 9 + "\n") * 102 + "xxxx")
+
+
+@confined
+def test_runs_know_nothing_of_each_other():
+    source = "import builtins, os; print(hasattr(builtins, 'mark'), os.listdir('/home')); builtins.mark = 1"
+    assert {sandbox.run(source).stdout for _ in range(3)} == {"False []\n"}
+
+
+@confined
+def test_equal_programs_give_equal_results():
+    source = "print(list({str(i) for i in range(50)}))"  # the order of a set of text depends on the hash seed
+    assert len({sandbox.run(source).stdout for _ in range(3)}) == 1
+
+
+@confined
+def test_honest_needs_are_met():
+    source = """
+import asyncio, concurrent.futures, decimal, fractions, functools, heapq, itertools, json, math, os, re, sys, threading
+sys.setrecursionlimit(10**6)
+def depth(n): return 0 if n == 0 else 1 + depth(n - 1)
+threading.stack_size(1 << 26)
+threads = [threading.Thread(target=lambda: seen.append(depth(20000))) for _ in range(2)]
+seen = []
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+with concurrent.futures.ThreadPoolExecutor(4) as pool: squares = list(pool.map(lambda x: x * x, range(4)))
+async def nap(): await asyncio.sleep(0); return 7
+print(seen, squares, asyncio.run(nap()), os.cpu_count() > 0, open(0).read())
+exit()
+"""
+    result = sandbox.run(source, stdin="in")
+    assert result.stdout == "[20000, 20000] [0, 1, 4, 9] 7 True in\n", result
+
+
+@confined
+def test_no_installed_package_is_visible():
+    source = (
+        "import sys\ntry:\n    import numpy\n    print('seen')\nexcept ImportError:\n    print(sys.version_info[:2])"
+    )
+    assert sandbox.run(source).stdout == f"{sys.version_info[:2]}\n"
+
+
+@compiles
+def test_cpp_is_compiled_once_and_run():
+    source = "#include <bits/stdc++.h>\nint main(int n, char** a) { int x; std::cin >> x; std::cout << x + 1 << a[1] << '\\n'; }"
+    program = sandbox.prepare(source, language="cpp")
+    assert isinstance(program, sandbox.Program)
+    limits = sandbox.make_limits(cpu_seconds=2)
+    assert [sandbox.run_program(program, limits, stdin=str(x), args=["!"]).stdout for x in (1, 41)] == ["2!\n", "42!\n"]
+
+
+@compiles
+def test_cpp_that_does_not_compile_says_why():
+    result = sandbox.run("int main() { return missing; }", language="cpp")
+    assert result.status == "compile" and "missing" in result.stderr
+
+
+@confined
+def test_many_runs_keep_their_order_and_differ_in_nothing_from_one_alone():
+    jobs = [{"source": f"print({i} + int(input()))", "stdin": f"{i}\n"} for i in range(24)]
+    assert [result.stdout for result in sandbox.run_many(jobs, workers=4)] == [f"{2 * i}\n" for i in range(24)]
+
+
+@confined
+def test_a_pair_talks_and_a_partner_that_leaves_is_noticed():
+    first = sandbox.prepare("print(20, flush=True); assert input() == '21'")
+    second = sandbox.prepare("print(int(input()) + 1, flush=True)")
+    leaves = sandbox.prepare("pass")
+    limits = sandbox.make_limits(seconds=20.0)
+    assert [result.status for result in sandbox.run_pair(first, second, limits)] == ["ok", "ok"]
+    assert sandbox.run_pair(first, leaves, limits)[0].status == "exit"
+    assert sandbox.run_pair(leaves, second, limits)[1].status == "exit"
+
+
+@confined
+def test_programs_die_with_the_process_that_ran_them():
+    marker = f"r1jax-marker-{uuid.uuid4().hex}"
+    code = f"from r1jax.rewards import sandbox; sandbox.run('import time; time.sleep(600)', args=['{marker}'], seconds=600.0)"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) as runner:
+        wait_until(lambda: any("prlimit" not in line and "bwrap" not in line for line in inside(marker)))
+        runner.send_signal(signal.SIGKILL)
+    wait_until(lambda: processes_with(marker) == [])
+
+
+def inside(marker: str) -> list[str]:
+    return [line for line in processes_with(marker) if "/box/main.py" in line and "sandbox.run" not in line]
+
+
+def wait_until(holds, *, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.02)
+
+
+@confined
+def test_no_thread_process_or_file_descriptor_is_left_here():
+    sandbox.run("print(1)")
+    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    for source in ("print(1)", "def f(:", "while True: print('x' * 999)"):
+        sandbox.run(source, **SMALL)
+    sandbox.run_many([{"source": "print(1)"}] * 4)
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+@confined
+@pytest.mark.skipif(os.getuid() != 0 or shutil.which("runuser") is None, reason="needs root, to become somebody else")
+def test_an_ordinary_user_is_confined_as_root_is(tmp_path):
+    shutil.copytree(ROOT / "r1jax" / "rewards", tmp_path / "r1jax" / "rewards")
+    (tmp_path / "r1jax" / "__init__.py").write_text("")
+    code = "from r1jax.rewards import sandbox; print(sandbox.run('import os; print(os.getuid(), os.listdir())'))"
+    python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+    if python is None:
+        pytest.skip("no interpreter that another user may enter")
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    command = ["runuser", "-u", "nobody", "--", python, "-B", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert "status='ok', stdout='65534 []\\n'" in done.stdout, done
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"cpu_seconds": 0}, "cpu_seconds is 0"),
+        ({"cpu_seconds": 0.5}, "cpu_seconds is 0.5"),
+        ({"memory_mb": 8}, "memory_mb is 8"),
+        ({"output_kb": 0}, "output_kb is 0"),
+        ({"seconds": 0.0}, "seconds is 0.0"),
+        ({"seconds": float("nan")}, "seconds is nan"),
+    ],
+)
+def test_limits_out_of_range_are_errors(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        sandbox.run("", **arguments)
+
+
+def test_an_unknown_language_is_an_error():
+    with pytest.raises(ValueError, match="'rust'; known are python, cpp"):
+        sandbox.prepare("", language="rust")
+
+
+# Fails closed: these run on every machine.
+
+
+@pytest.fixture
+def fresh_probe():
+    probe.find_problem.cache_clear()
+    yield
+    probe.find_problem.cache_clear()
+
+
+def fake_bubblewrap(folder: Path, monkeypatch, script: str) -> None:
+    """Puts programs on PATH that run a Python script, in which ``status`` is the descriptor of bubblewrap's report."""
+    start = "import os, sys\nstatus = int(sys.argv[sys.argv.index('--json-status-fd') + 1])\n"
+    for name in ("bwrap", "setpriv", "prlimit", "unshare", "sh"):
+        (folder / name).write_text(f"#!{sys.executable} -IS\n{start}{script}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def test_without_bubblewrap_nothing_is_run(tmp_path, monkeypatch, fresh_probe):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for call in (
+        lambda: sandbox.run(f"open({str(tmp_path / 'ran')!r}, 'w')"),
+        lambda: sandbox.run_many([{"source": ""}]),
+        lambda: sandbox.prepare(""),
+        sandbox.require,
+    ):
+        with pytest.raises(
+            sandbox.SandboxUnavailable, match="not run without its sandbox.*not on PATH.*apt-get install"
+        ):
+            call()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_user_namespaces_are_forbidden_nothing_is_run(tmp_path, monkeypatch, fresh_probe):
+    message = "bwrap: No permissions to create new namespace, likely because the kernel does not allow it"
+    fake_bubblewrap(tmp_path, monkeypatch, f"sys.exit({message!r})")
+    with pytest.raises(sandbox.SandboxUnavailable, match="No permissions.*User namespaces are forbidden.*seccomp"):
+        sandbox.run("print(1)")
+
+
+def test_a_bubblewrap_that_confines_nothing_is_found_out(tmp_path, monkeypatch, fresh_probe):
+    seen = {"user": [0] * 4, "environment": ["HOME"], "root": ["etc", "srv"], "home": [], "descriptors": [0, 1, 2, 9]}
+    seen |= {
+        "processes": False,
+        "network": False,
+        "namespaces": True,
+        "writable": ["/"],
+        "new privileges": 0,
+        "limits": [],
+    }
+    script = f"print({json.dumps(seen)!r})\nos.write(status, b'{{\"exit-code\": 0}}')"
+    fake_bubblewrap(tmp_path, monkeypatch, script)
+    with pytest.raises(
+        sandbox.SandboxUnavailable, match="leaks here: user.*descriptors.*processes.*network.*writable.*limits.*srv"
+    ):
+        sandbox.run("print(1)")
+
+
+def test_an_old_kernel_is_refused(monkeypatch, fresh_probe):
+    monkeypatch.setattr(probe.os, "uname", lambda: os.uname_result(("Linux", "x", "5.10.0-9-amd64", "x", "x86_64")))
+    assert "needs Linux 5.14 or later, this is 5.10.0" in str(probe.find_problem())
+
+
+@confined
+def test_the_probe_is_made_once(monkeypatch, fresh_probe):
+    calls = []
+    monkeypatch.setattr(
+        probe, "confine", lambda *args, **options: calls.append(1) or bubblewrap.confine(*args, **options)
+    )
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        for _ in range(3):
+            pool.submit(sandbox.require).result()
+    assert calls == [1]
+
+
+# The filter, interpreted here as the kernel would.
+
+
+def decide(program: bytes, *, arch: int, number: int, arguments: tuple[int, ...] = (0, 0)) -> int:
+    import struct
+
+    data = {0: number, 4: arch, 16: arguments[0] & 0xFFFFFFFF, 24: arguments[1] & 0xFFFFFFFF}
+    steps = list(struct.iter_unpack("<HBBI", program))
+    place = value = 0
+    while True:
+        code, if_true, if_false, constant = steps[place]
+        place += 1
+        if code == 0x20:
+            value = data[constant]
+        elif code == 0x06:
+            return constant
+        else:
+            holds = {0x15: value == constant, 0x25: value > constant, 0x45: bool(value & constant)}[code]
+            place += if_true if holds else if_false
+
+
+ALLOW, EPERM, ENOSYS, KILL = 0x7FFF0000, 0x50001, 0x50026, 0x80000000
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("processes", [False, True])
+def test_the_filter_decides_as_its_table_says(machine, processes):
+    program = seccomp.make_filter(machine, processes=processes)
+    arch = seccomp.ARCHITECTURES[machine]
+    column = list(seccomp.ARCHITECTURES).index(machine)
+
+    def verdict(*numbers, arguments=(0, 0)):
+        return decide(program, arch=arch, number=numbers[column], arguments=arguments)
+
+    assert verdict(0, 63) == ALLOW  # read
+    assert verdict(101, 117) == EPERM  # ptrace
+    assert verdict(425, 425) == EPERM  # io_uring_setup
+    assert verdict(435, 435) == ENOSYS  # clone3
+    assert verdict(451, 451) == verdict(500, 500) == verdict(0x40000001, 0x40000001) == ENOSYS
+    assert verdict(56, 220, arguments=(0x3D0F00, 0)) == ALLOW  # clone of a thread
+    assert verdict(56, 220, arguments=(17, 0)) == (ALLOW if processes else EPERM)  # clone of a process
+    assert verdict(56, 220, arguments=(0x3D0F00 | 0x10000000, 0)) == EPERM  # a thread with a user namespace
+    assert verdict(16, 29, arguments=(0, 0x5401)) == ALLOW  # ioctl TCGETS
+    assert verdict(16, 29, arguments=(0, 0x5412 | 1 << 32)) == EPERM  # ioctl TIOCSTI, high bits set
+    assert decide(program, arch=0x40000003, number=0) == KILL
+    if machine == "x86_64":
+        assert verdict(57, 0) == (ALLOW if processes else EPERM)  # fork
+    assert len(program) % 8 == 0 and len(program) // 8 < 4096
+
+
+def test_there_is_no_filter_for_other_machines():
+    with pytest.raises(ValueError, match="no seccomp filter for riscv64; there is one for x86_64, aarch64"):
+        seccomp.make_filter("riscv64", processes=False)

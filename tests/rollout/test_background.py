@@ -1,0 +1,42 @@
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from r1jax.rollout.background import run_beside
+
+
+def test_jobs_run_in_order_one_at_a_time_in_one_other_thread():
+    seen = []
+
+    def job(number):
+        time.sleep(0.01 * (3 - number))
+        seen.append((number, threading.get_ident()))
+        return number * 10
+
+    futures = [run_beside(job, number) for number in range(3)]
+    assert [future.result(timeout=10) for future in futures] == [0, 10, 20]
+    assert [number for number, _ in seen] == [0, 1, 2]
+    assert {thread for _, thread in seen}.isdisjoint({threading.get_ident()}) and len({t for _, t in seen}) == 1
+
+
+def test_what_a_job_raises_is_raised_by_its_future_and_the_next_runs():
+    failed, fine = run_beside(int, "x"), run_beside(int, "7")
+    with pytest.raises(ValueError, match="'x'"):
+        failed.result(timeout=10)
+    assert fine.result(timeout=10) == 7
+
+
+def test_a_cancelled_job_does_not_run():
+    gate, seen = threading.Event(), []
+    first, second = run_beside(gate.wait, 10), run_beside(seen.append, 1)
+    assert second.cancel()
+    gate.set()
+    assert first.result(timeout=10) and run_beside(len, seen).result(timeout=10) == 0
+
+
+def test_a_job_that_hangs_does_not_keep_the_program_from_ending():
+    code = "import time; from r1jax.rollout.background import run_beside; run_beside(time.sleep, 600); time.sleep(0.2)"
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)

@@ -1,0 +1,75 @@
+"""Stages that would train on what a later one holds out are refused."""
+
+import json
+
+import pytest
+
+from r1jax.stages import rl
+from r1jax.stages.splits import check_same_split
+from r1jax.tasks.sum_traces import sum_trace
+from tests.stages.test_rl import tiny_config
+
+SUMS = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+CORPUS = "r1jax.tasks.mini_corpus:corpus_text"
+
+
+def stage_at(path, **config):
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps({"seed": 0, "init": {"kind": "random"}, **config}))
+    return {"kind": "stage", "path": str(path)}
+
+
+def corpus(**config):
+    return {"function": CORPUS, "arguments": {"config": config}}
+
+
+def pairs(**config):
+    return [{"kind": "mini", "name": "pair_sum", "config": config}]
+
+
+def test_another_fraction_in_the_corpus_is_an_error_that_names_both(tmp_path):
+    init = stage_at(tmp_path / "base", data=corpus(heldout_fraction=0.25))
+    with pytest.raises(ValueError, match=r"heldout_fraction of pair_sum is 0\.1 here and 0\.25 in .*base"):
+        check_same_split(init, pairs())  # 0.1 is the default: nobody wrote it
+    check_same_split(init, pairs(heldout_fraction=0.25, high=30))
+    with pytest.raises(ValueError, match=r"is 0\.25 here and 0\.1 in"):
+        check_same_split(stage_at(tmp_path / "other", data=corpus()), pairs(heldout_fraction=0.25))
+
+
+def test_every_stage_before_is_looked_at(tmp_path):
+    base = stage_at(tmp_path / "base", data=corpus(heldout_fraction=0.2))
+    sft = stage_at(tmp_path / "sft", init=base, data={"function": f"{__name__}:no_split"})
+    rl_before = stage_at(tmp_path / "rl", init=sft, tasks=pairs(heldout_fraction=0.1))
+    with pytest.raises(ValueError, match=r"is 0\.1 here and 0\.2 in .*base"):
+        check_same_split(rl_before, pairs())
+    with pytest.raises(ValueError, match=r"is 0\.2 here and 0\.1 in .*rl,"):
+        check_same_split(rl_before, pairs(heldout_fraction=0.2))
+
+
+def no_split(index, *, seed):
+    return "?", "!"
+
+
+def test_data_sets_of_reasoning_gym_are_told_apart_and_defaults_are_seen(tmp_path):
+    data = {"function": f"{sum_trace.__module__}:sum_trace", "arguments": {"config": SUMS, "steps_share": 0.5}}
+    init = stage_at(tmp_path / "format", data=data)
+    sums = {"kind": "reasoning_gym", "dataset": "chain_sum", "config": SUMS}
+    check_same_split(init, [sums, *pairs()])
+    with pytest.raises(ValueError, match=r"of chain_sum is 0\.4 here and 0\.2 in"):
+        check_same_split(init, [sums | {"heldout_fraction": 0.4}])
+    check_same_split(init, [{"kind": "reasoning_gym", "dataset": "leg_counting", "heldout_fraction": 0.4}])
+
+
+def test_data_that_cannot_be_made_here_is_told(tmp_path, capsys):
+    check_same_split(stage_at(tmp_path / "base", data={"function": "nowhere:f"}), pairs())
+    assert "cannot tell which problems" in capsys.readouterr().err
+    check_same_split({"kind": "stage", "path": str(tmp_path / "none")}, pairs())
+
+
+def test_the_rl_stage_asks_for_it(tmp_path, monkeypatch):
+    init = stage_at(tmp_path / "base", data=corpus(heldout_fraction=0.3))
+    config = tiny_config()
+    with config.unlocked():
+        config.init = init
+    with pytest.raises(ValueError, match=r"0\.1 here and 0\.3 in"):
+        rl.check(config)

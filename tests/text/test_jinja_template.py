@@ -1,0 +1,68 @@
+"""A tokenizer's own template: rendered as transformers does, in a sandbox, with errors in its own words."""
+
+import json
+
+import pytest
+
+from r1jax.text.jinja_template import render_jinja
+
+MESSAGES = [{"role": "system", "content": " s "}, {"role": "user", "content": "<b> & 中"}]
+
+
+def rendered(source, messages=MESSAGES, **options):
+    return render_jinja(source, messages, add_generation_prompt=True, **options)
+
+
+def test_blocks_leave_no_lines_and_json_is_not_escaped():
+    source = """
+    {%- for m in messages %}
+      {% if loop.first %}
+        {% continue %}
+      {% endif %}
+{{ m | tojson }}
+    {% endfor %}
+{{ bos_token }}{{ eos_token }}{{ tools }}{% generation %}!{% endgeneration %}"""
+    assert rendered(source, bos_token="<s>", tools=3) == '{"role": "user", "content": "<b> & 中"}\n<s>3!'
+
+
+def test_a_template_refuses_messages_in_its_own_words():
+    with pytest.raises(ValueError, match="chat template: TemplateError: roles must alternate"):
+        rendered("{{ raise_exception('roles must alternate') }}")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("{% if %}", "TemplateSyntaxError"),
+        ("{{ messages.__class__.__mro__ }}", "SecurityError"),
+        ("{{ messages.append(1) }}", "SecurityError"),
+        ("{{ messages[9].content }}", "UndefinedError"),
+        ("{% for i in range(10**9) %}{% endfor %}", "OverflowError"),
+        ("{{ 'a' + 1 }}", "TypeError"),
+        ("{{ 1 // 0 }}", "ZeroDivisionError"),
+    ],
+)
+def test_bad_templates_are_value_errors(source, words):
+    with pytest.raises(ValueError, match=words):
+        rendered(source)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("add", [True, False])
+def test_transformers_renders_the_same(add):
+    utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    source = """{{ bos_token }}
+{% set ns = namespace(n=0) %}
+{% for m in messages -%}
+    {% if m.role == 'system' %}{{ m['content'] | trim }}
+    {% else %}
+        {{- '<|' + m.role + '|>\\n' + m.content | tojson }}{% set ns.n = ns.n + 1 %}
+    {% endif %}
+  {# a comment #}
+{% endfor %}
+{% generation %} {{ ns.n }} {% endgeneration %}
+{% if add_generation_prompt %}<|assistant|>{% endif %}
+"""
+    want, _ = utils.render_jinja_template([MESSAGES], chat_template=source, add_generation_prompt=add, bos_token="<s>")
+    assert render_jinja(source, MESSAGES, add_generation_prompt=add, bos_token="<s>") == want[0]
+    assert json.dumps(MESSAGES[1]["content"], ensure_ascii=False) in want[0]
