@@ -1,10 +1,10 @@
-"""``python -m r1jax.bench grpo_step | model | verifiers``: see the modules of these names."""
+"""``python -m r1jax.bench grpo_step | model | sandbox | verifiers``: see the modules of these names."""
 
 import argparse
 import json
 from pathlib import Path
 
-from r1jax.bench import grpo_step, model, verifiers
+from r1jax.bench import grpo_step, model, sandbox, verifiers
 from r1jax.launch.compilation_cache import use_compilation_cache
 from r1jax.launch.host_memory import keep_freed_memory
 
@@ -27,6 +27,10 @@ def main() -> None:
     command.add_argument("--repeats", type=int, default=3)
     command.add_argument("--peer", type=Path, help="experiments/peers/transformers_model.py: the same on torch")
     command.set_defaults(run=model.run)
+    command = commands.add_parser("sandbox", help="confined programs: milliseconds alone, programs/s at once")
+    command.add_argument("--programs", dest="num_programs", type=int, default=500)
+    command.add_argument("--workers", type=int, help="by default one a core")
+    command.set_defaults(run=sandbox.run)
     command = commands.add_parser("verifiers", help="false negatives and positives of math verifiers on a corpus")
     command.add_argument("--corpus", default="tests/rewards/corpus/math.jsonl", help="JSON lines")
     command.add_argument(

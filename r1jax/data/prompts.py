@@ -17,17 +17,17 @@ class _ProblemSource:
     """The training problems of a task as a grain source, from a start that the seed decides."""
 
     def __init__(self, task: Task, seed: int):
-        self._task = task
+        self.task = task
         self._start = stable_hash("prompts", seed) % 2**32
 
     def __len__(self) -> int:
         return _LENGTH
 
     def __getitem__(self, index: int) -> Problem:
-        return self._task.problem(self._start + int(index), split="train")
+        return self.task.problem(self._start + int(index), split="train")
 
     def __repr__(self) -> str:
-        return f"problems of {self._task.name}"
+        return f"problems of {self.task.name}"
 
 
 class PromptIterator:
@@ -41,7 +41,8 @@ class PromptIterator:
         # No read-ahead threads: a generator may touch global random state, and making problems costs far less than
         # sampling.
         options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        dataset = grain.MapDataset.source(_ProblemSource(task, seed)).to_iter_dataset(options)
+        self._source = _ProblemSource(task, seed)
+        dataset = grain.MapDataset.source(self._source).to_iter_dataset(options)
         self._iterator = iter(dataset.filter(self._is_kept).batch(batch_size, batch_fn=list))
 
     def _is_kept(self, problem: Problem) -> bool:
@@ -49,6 +50,13 @@ class PromptIterator:
         if not is_kept:
             self._skipped.append(problem)
         return is_kept
+
+    def draw_from(self, task: Task) -> None:
+        """From now on the problems are those of another task, at the indices where the stream stands.
+
+        A position says nothing of the task: whoever goes on from a saved one says again which it is.
+        """
+        self._source.task = task
 
     def take_skipped(self) -> list[Problem]:
         """The problems that were passed over since this was asked last."""

@@ -172,7 +172,7 @@ def _rope(r: _Reader) -> dict[str, Any]:
 def family_of(config: ModelConfig) -> str:
     """The model_type that a config belongs to. ValueError: the combination is in no Hugging Face family."""
     c = config
-    if c.attention == "gqa" and not c.num_experts:
+    if c.attention == "gqa" and not (c.num_experts or c.num_mtp_layers):
         return "qwen2" if c.qkv_bias else "llama"
     if c.attention == "mla" and c.num_experts:
         if c.score_function == "sigmoid" and c.router_bias:

@@ -57,7 +57,8 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
     FileNotFoundError: no folder, or no config.json in it. ValueError, with a line for each fault: config.json says what is
     not supported or leaves out what is needed; the index names absent files; a file is cut short or damaged; tensors are
     missing, unknown, misshapen, or of a type that holds no weights; an FP8 weight without scale or a scale without weight;
-    the MTP layer's copies of embedding and head differ from the originals; the tokenizer cannot be read.
+    the MTP layer's copies of embedding and head differ from the originals; the tokenizer cannot be read, or has more ids
+    than the model.
     """
     path = Path(path)
     if not path.is_dir():
@@ -80,6 +81,7 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
         if not any(name.startswith(first_mtp) for name in (*stored, *unreadable)):
             config = dataclasses.replace(config, num_mtp_layers=0)
         places = hf_places(config)
+        faults += _misfit(tokenizer, config)
         faults += _tensor_faults(stored, places, unreadable, config)
     raise_faults(str(path), faults)
     assert config is not None  # else there were faults
@@ -105,6 +107,15 @@ def _read_tokenizer(path: Path, faults: list[str]) -> Tokenizer | None:
     except (ValueError, OSError) as error:
         faults.append(str(error))
         return None
+
+
+def _misfit(tokenizer: Tokenizer | None, config: ModelConfig) -> list[str]:
+    try:
+        if tokenizer is not None:
+            tokenizer.check_fits(config.vocab_size)
+    except ValueError as error:
+        return [f"tokenizer.json: {error}"]
+    return []
 
 
 def _read_files(path: Path) -> tuple[dict[str, Stored], set[str], list[str]]:
@@ -164,9 +175,10 @@ def _tensor_faults(
                 faults.append(f"{name}{SCALE_SUFFIX}: shape {scale.shape}, the weight needs {scale_shape(item.shape)}")
         elif scale is not None:
             faults.append(f"{name}: it has scales {name}{SCALE_SUFFIX} but is not FP8")
-    scales = (name for name in stored if name.endswith(SCALE_SUFFIX))
-    orphans = (name for name in scales if name.removesuffix(SCALE_SUFFIX) not in {*stored, *unreadable})
-    faults += [f"{name}: scales without their weight" for name in orphans]
+    for name in stored:
+        weight = name.removesuffix(SCALE_SUFFIX)
+        if weight != name and weight not in stored and weight not in unreadable:
+            faults.append(f"{name}: scales without their weight")
     if not faults:
         copies = [("lm_head.weight", "model.embed_tokens.weight")] if tied_head else []
         copies += [(name, _original(name, places)) for name, place in places.items() if place.is_copy]

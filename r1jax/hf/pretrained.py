@@ -20,6 +20,7 @@ from r1jax.models.config import ModelConfig
 from r1jax.models.transformer import Model, make_model
 from r1jax.text.tokenizer import Tokenizer
 
+_LOADED_AS = ("float32", "bfloat16", "float16")
 _ALIGNMENT = 64  # bytes; XLA's CPU client takes over a numpy array that begins at a multiple of this
 
 
@@ -66,20 +67,25 @@ def load_pretrained(
 ) -> Pretrained:
     """The model of a Hugging Face folder (DeepSeek-V2/V3, Llama, Qwen2).
 
-    Each array is filled shard by shard from memory maps of one tensor after another: a host needs room for its own
-    shards and one tensor. FP8 weights are dequantised on the way.
+    Each array is filled a device's shard at a time, one tensor after another, of which only the rows that the shard
+    needs are read: a host needs room for its own shards and one tensor. FP8 weights are dequantised on the way.
 
-    dtype: type of the parameters and, unless `model` says otherwise, of the activations ("float32", "bfloat16").
-      Buffers are float32.
+    dtype: type of the parameters and, unless `model` says otherwise, of the activations: "float32", "bfloat16" or
+      "float16". Buffers are float32.
     mesh: where the arrays go, laid out by `r1jax.sharding`; without one, the first device.
     model: fields of ModelConfig that the folder does not decide ("remat", "dtype").
     on_bytes: told the bytes of each piece that was filled.
 
-    Errors: those of `r1jax.hf.folder.open_folder`, all before anything is allocated.
+    Errors: those of `r1jax.hf.folder.open_folder`; ValueError for an unknown dtype, or for fields of `model` that change the
+    shapes of weights. All come before anything is allocated.
     """
+    if dtype not in _LOADED_AS:
+        raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(_LOADED_AS)}")
     folder = open_folder(path)
     config = dataclasses.replace(folder.config, **({"dtype": dtype} | dict(model or {})))
     pure = make_model(config)
+    if pure.abstract() != make_model(folder.config).abstract():
+        raise ValueError(f"model={dict(model or {})} gives the weights other shapes than {folder.path} has")
     shapes = dict(zip(("params", "buffers"), pure.abstract(), strict=True))
     axes = dict(zip(("params", "buffers"), pure.logical_axes(), strict=True))
     by_path: dict[tuple[str, ...], list[tuple[str, Place]]] = {}
@@ -120,7 +126,7 @@ def _load_array(folder: Folder, places, shape, dtype: np.dtype, layout, on_bytes
                 target = host[tuple(i - s.start for s, i in zip(stack, place.index, strict=True))]
                 place.fill(target, folder.read(name, place.hf_part(part)), part)
                 on_bytes(target.nbytes)
-        shards += [jax.device_put(host, device) for device in devices]
+        shards += jax.block_until_ready([jax.device_put(host, device) for device in devices])  # then `host` is free
     return jax.make_array_from_single_device_arrays(shape, layout, shards)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 RewardFunction = Callable[..., Any]
-SPEC_KEYS = ("function", "weight", "name", "tasks", "cache", "options")
+SPEC_KEYS = ("function", "weight", "name", "tasks", "cache", "options", "from_update", "deferred")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Entry:
     weight: float
     tasks: frozenset[str] | None  # names of the tasks that it applies to; None for all
     cache: bool  # equal completions are scored once
+    from_update: int  # updates that the policy has had when it first applies
+    deferred: bool  # it is called by whoever waits for the outcome, not where the call starts
     required: frozenset[str]  # columns that it cannot do without
     named: frozenset[str] | None  # columns that it takes; None for all
 
@@ -117,6 +119,8 @@ def make_entry(spec: Mapping[str, Any]) -> Entry:
         weight=weight,
         tasks=None if tasks is None else frozenset(tasks),
         cache=bool(spec.get("cache", True)),
+        from_update=check_from_update(spec, what=f"reward {name!r}"),
+        deferred=bool(spec.get("deferred", False)),
         required=frozenset(parameter.name for parameter in named if parameter.default is parameter.empty),
         named=None if takes_all else frozenset(parameter.name for parameter in named),
     )
@@ -124,6 +128,8 @@ def make_entry(spec: Mapping[str, Any]) -> Entry:
 
 def start_call(entry: Entry, columns: Mapping[str, Sequence[Any]], *, count: int) -> Callable[[], Outcome]:
     """Calls a plain function now, or sets an async one going; what is returned waits for the outcome on all rows.
+
+    A deferred function is called by what is returned, in the thread that calls that.
 
     Raises:
         ValueError: a column that the function needs is not there. The returned function: a result that is no list of
@@ -146,21 +152,36 @@ def start_call(entry: Entry, columns: Mapping[str, Sequence[Any]], *, count: int
     scored = sorted(set(places.values()))
     arguments = {name: [values[row] for row in scored] for name, values in taken.items()}
 
+    wait = None if entry.deferred else _start(entry, arguments)
+
+    def finish() -> Outcome:
+        final, spent = (wait or _start(entry, arguments))()
+        scores = _as_list(entry.name, final, len(scored))
+        by_row = dict(zip(scored, scores, strict=True))
+        return _outcome(entry.name, rows, [by_row[places[row]] for row in rows], count, spent)
+
+    return finish
+
+
+def check_from_update(spec: Mapping[str, Any], *, what: str) -> int:
+    """"from_update" of a spec, 0 by default; ValueError, beginning with ``what``, for anything but a whole number >= 0."""
+    first = spec.get("from_update", 0)
+    if not isinstance(first, int) or isinstance(first, bool) or first < 0:
+        raise ValueError(f"{what}: from_update={first!r} must be a whole number of at least 0")
+    return first
+
+
+def _start(entry: Entry, arguments: Mapping[str, Any]) -> Callable[[], tuple[Any, float]]:
+    """Calls the function; what is returned waits for (result or exception, seconds)."""
     start = time.perf_counter()
     try:
         result = entry.function(**arguments)
     except Exception as error:
         result = error
     seconds = time.perf_counter() - start
-    waiting = asyncio.run_coroutine_threadsafe(_timed(result), _loop()) if inspect.isawaitable(result) else None
-
-    def finish() -> Outcome:
-        final, spent = (result, seconds) if waiting is None else waiting.result()
-        scores = _as_list(entry.name, final, len(scored))
-        by_row = dict(zip(scored, scores, strict=True))
-        return _outcome(entry.name, rows, [by_row[places[row]] for row in rows], count, spent)
-
-    return finish
+    if inspect.isawaitable(result):
+        return asyncio.run_coroutine_threadsafe(_timed(result), _loop()).result
+    return lambda: (result, seconds)
 
 
 def last_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from r1jax.rewards.math import extract
 
 _MAX_CHARS = 500
 _WRAPPER = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|boxed|mbox|bf|rm)\s*\{([^{}]*)\}|\\(?:bf|rm)(?![a-z])")
-_MARKUP = re.compile(r"\*\*|__|`|\$|\\[()\[\],;: ]|\\left|\\right")
+_MARKUP = re.compile(r"\*\*|__|`|\$|\\[()\[\]]|\\left|\\right")
 _PREFIX = (
     r"(?:(?:so |thus |hence )?(?:the )?(?:final |correct |right |best )?(?:answer|option|choice)(?: is)?\s*:?\s*)*"
 )
@@ -86,6 +86,7 @@ def _plain(text: str) -> str:
         return ""
     for _ in range(4):
         text = _WRAPPER.sub(lambda match: match[1] or "", text)
+    text = re.sub(r"\\(?:[,;: ]|q?quad(?![a-z]))", " ", text)
     text = _MARKUP.sub("", text.replace("（", "(").replace("）", ")").replace("。", "."))
     return " ".join(text.replace("~", " ").split()).removesuffix(".")
 

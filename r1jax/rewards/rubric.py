@@ -62,10 +62,11 @@ class Rubric:
 
     Args:
         specs: each ``{"function": "module:function" or a callable, "weight": 1.0, "name": ..., "tasks": None, "cache":
-            True, "options": {}}``. The weight is 1.0 by default; 0.0 means to log only. The name, under which scores
+            True, "options": {}, "from_update": 0, "deferred": False}``. The weight is 1.0 by default; 0.0 means to log only. The name, under which scores
             are logged, is by default the function's own. "tasks" are names of tasks (column ``task_name``): to problems
             of others the reward does not apply, and they need not have its columns. "options" are keyword arguments of
-            the function that are the same for every row.
+            the function that are the same for every row. "from_update" is for ``at``. A "deferred" function is called
+            when the scores are waited for, by the thread that does: a model's, which no other thread may run.
 
     Raises:
         ValueError: no spec, an unknown key, a function that cannot be found or called, a weight that is not finite, a
@@ -75,6 +76,7 @@ class Rubric:
     def __init__(self, specs: Sequence[Mapping[str, Any]]):
         if not specs:
             raise ValueError("rubric: needs at least one reward")
+        self._specs = list(specs)
         self._entries = [make_entry(spec) for spec in specs]
         names = self.names
         for name in names:
@@ -90,6 +92,29 @@ class Rubric:
     def weights(self) -> dict[str, float]:
         """Weight of each reward by name."""
         return {entry.name: entry.weight for entry in self._entries}
+
+    @property
+    def starts(self) -> dict[str, int]:
+        """The update from which each reward applies, by name."""
+        return {entry.name: entry.from_update for entry in self._entries}
+
+    def at(self, updates: int) -> "Rubric":
+        """The rubric of a policy that has had so many updates: of the rewards that apply by then.
+
+        Raises ValueError if there are none.
+        """
+        applying = [spec for spec, entry in zip(self._specs, self._entries, strict=True) if entry.from_update <= updates]
+        if not applying:
+            raise ValueError(f"rubric: no reward applies at update {updates}; the first does from {min(self.starts.values())}")
+        return Rubric(applying)
+
+    def applies_to(self, task_name: str) -> list[str]:
+        """Names of the rewards with a weight that apply to problems of a task."""
+        return [
+            entry.name
+            for entry in self._entries
+            if entry.weight != 0.0 and (entry.tasks is None or task_name in entry.tasks)
+        ]
 
     def check_tasks(self, names: Iterable[str]) -> None:
         """Raises ValueError for a reward whose "tasks" name one that is not among ``names``."""

@@ -150,7 +150,9 @@ def _check_rewards(config: ConfigDict) -> None:
                     check_template(config.template, problem.messages)
                     scores = rubric.score([prompt] * 2, ["", "1"], columns)
                     if failing := [name for name, failed in scores.failed.items() if failed.all()]:
-                        raise ValueError(f"reward {failing[0]!r} fails on every answer: {scores.messages[0][failing[0]]}")
+                        raise ValueError(
+                            f"reward {failing[0]!r} fails on every answer: {scores.messages[0][failing[0]]}"
+                        )
             except ValueError as error:
                 raise ValueError(f"task {part.name!r}, training problem {row}: {error}") from error
 

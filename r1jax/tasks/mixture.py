@@ -9,6 +9,7 @@ from typing import Any
 from r1jax.tasks.types import GradingError, Problem, Task, canonical_answer, check_keys, check_place, stable_hash
 
 KINDS = ("reasoning_gym", "mini", "files")
+_OF_THE_MIXTURE = ("weight", "from_update")
 
 
 def make_task(spec: Mapping[str, Any]) -> Task:
@@ -16,16 +17,18 @@ def make_task(spec: Mapping[str, Any]) -> Task:
 
     ``{"kind": "reasoning_gym", "dataset": "chain_sum", "config": {...}}`` with any keyword of ``ReasoningGymTask``, or
     ``{"kind": "mini", "name": "pair_sum", "config": {...}}`` (see ``mini.make_mini_task``), or ``{"kind": "files",
-    "dataset": "gsm8k", "train": ..., "heldout": ...}`` (see ``file_task.FileTask``). A "weight" is for ``make_mixture``.
+    "dataset": "gsm8k", "train": ..., "heldout": ...}`` (see ``file_task.FileTask``). A "weight" is for ``make_mixture``,
+    a "from_update" for ``schedule.make_schedule``.
 
     Raises:
         ValueError: unknown kind or key, or whatever the task itself refuses.
     """
+    spec = {key: value for key, value in spec.items() if key not in _OF_THE_MIXTURE}
     match spec.get("kind"):
         case "reasoning_gym":
             from r1jax.tasks.reasoning_gym import ReasoningGymTask
 
-            arguments = {key: value for key, value in spec.items() if key not in ("kind", "weight")}
+            arguments = {key: value for key, value in spec.items() if key != "kind"}
             allowed = {"dataset", "config", "name", "answer_instruction", "heldout_fraction", "seed"}
             check_keys(arguments, allowed=allowed, what="task of kind 'reasoning_gym'")
             if "dataset" not in arguments:

@@ -12,6 +12,7 @@ import re
 
 STYLES = ("r1_zero", "r1")
 ANSWERS = ("tags", "boxed", "tags_or_boxed", "summary")
+PARTS = ("summary", "whole")
 
 _R1_ZERO = re.compile(r"\s*<think>(.*?)</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
 _ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
@@ -84,6 +85,31 @@ def final_answer(text: str, *, style: str = "r1_zero", answer: str | None = None
         return None
     box = boxed(after)
     return box if box is not None or answer != "summary" else after.strip() or None
+
+
+def summary_of(text: str, *, prompt: str = "") -> str | None:
+    """What a response says after its thought, trimmed: all of it where it does not think; None for a thought without end.
+
+    Args:
+        text: the response.
+        prompt: what it follows, for templates that open the thought themselves.
+    """
+    _, closing, after = text.rpartition("</think>")
+    if closing:
+        return after.strip()
+    is_open = "<think>" in text or prompt.rstrip().endswith("<think>")
+    return None if is_open else text.strip()
+
+
+def part_of(text: str, part: str, *, prompt: str = "") -> str | None:
+    """The part of a response that a reward model reads: its summary (see ``summary_of``), or the whole of it.
+
+    Raises:
+        ValueError: unknown part.
+    """
+    if part not in PARTS:
+        raise ValueError(f"part {part!r}: must be one of {', '.join(PARTS)}")
+    return summary_of(text, prompt=prompt) if part == "summary" else text
 
 
 def boxed(text: str) -> str | None:

@@ -62,6 +62,10 @@ def test_the_types_of_parameters_and_activations(model, folder):
     expected = jax.tree.map(lambda leaf: np.asarray(leaf).astype(ml_dtypes.bfloat16), model.params)
     assert_equal(half.params, expected)
     assert_equal(half.buffers, model.buffers)  # float32
+    with pytest.raises(ValueError, match="dtype='fp8': must be one of float32, bfloat16, float16"):
+        load_pretrained(folder, dtype="fp8")
+    with pytest.raises(ValueError, match=r"model=\{'vocab_size': 50\} gives the weights other shapes"):
+        load_pretrained(folder, dtype="float32", model={"vocab_size": 50})
     mixed = load_pretrained(folder, dtype="float32", model={"dtype": "bfloat16"})
     assert mixed.config.dtype == "bfloat16"
     assert_equal(mixed.params, model.params)
@@ -182,6 +186,10 @@ def test_the_tokenizer_and_generation_config_travel(tmp_path):
     save_pretrained(again, tmp_path / "b")
     for file in (tmp_path / "a").iterdir():
         assert (tmp_path / "b" / file.name).read_bytes() == file.read_bytes(), file.name
+    small = make_model(dataclasses.replace(GQA, vocab_size=tokenizer.vocab_size - 1))
+    save_pretrained(Pretrained(small, *shaken(small), tokenizer=tokenizer), tmp_path / "small")
+    with pytest.raises(ValueError, match=r"tokenizer\.json: the model has \d+ token ids and the tokenizer \d+"):
+        load_pretrained(tmp_path / "small", dtype="float32")
 
 
 def test_a_model_without_a_tokenizer(folder):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from r1jax.kernels.grouped_matmul import expert_ffn
-from r1jax.kernels.grouped_matmul.xla import _layout
+from r1jax.kernels.grouped_matmul.xla import _layout, _rows_per_block
 
 CASES = {
     # name: (experts, experts a token, tokens, the experts that tokens choose from)
@@ -73,6 +73,11 @@ def test_bfloat16_is_near_float32(name):
     )
     assert out.dtype == jnp.bfloat16
     assert np.abs(np.array(out, np.float32) - want).max() < 0.03 * np.abs(want).max()
+
+
+def test_block_sizes_are_bounded_powers_of_two():
+    sizes = [_rows_per_block(16 * mean, 16) for mean in (0, 1, 9, 32, 160, 256, 5000)]
+    assert sizes == [8, 8, 8, 16, 64, 128, 128]
 
 
 def test_layout_gives_each_expert_whole_blocks_and_each_row_one_slot():

@@ -142,53 +142,6 @@ def test_values_are_compared_with_their_kinds(got, expected, tolerance, same):
     assert code.same_value(got, expected, tolerance=tolerance) is same
 
 
-# The column.
-
-
-@pytest.mark.parametrize(
-    ("tests", "words"),
-    [
-        (3, "must be a mapping, is a int"),
-        ("{", "not JSON"),
-        ({"stdin": {1, 2}}, "not JSON"),
-        ({}, "needs one of stdin, calls, asserts; has none"),
-        ({"stdin": [], "calls": []}, "has stdin, calls"),
-        ({"stdin": []}, "at least one test"),
-        ({"stdin": [{"input": "1"}]}, r"stdin\[0\] must have the keys 'input' and 'output'"),
-        ({"stdin": [{"input": 1, "output": "1"}]}, r"stdin\[0\].*must be text"),
-        ({"stdin": [{"input": "1", "output": "1"}], "function": "f"}, "'function' goes with"),
-        ({"calls": [{"arguments": [], "expected": 1}]}, "'function' goes with"),
-        ({"calls": [{"arguments": 1, "expected": 1}], "function": "f"}, "'arguments' must be a list"),
-        ({"calls": [{"arguments": [], "expected": 1}], "function": "f()"}, "is not a name"),
-        ({"calls": [{"arguments": [], "expected": 1}], "function": "f", "language": "cpp"}, "'calls' are for python"),
-        ({"asserts": "f()", "function": "A.f"}, "must be a plain name"),
-        ({"asserts": "f()", "function": "f", "checker": ""}, "does not go with 'asserts'"),
-        (SUM | {"language": "rust"}, "unknown language 'rust'"),
-        (SUM | {"timeout": 3}, "unknown key timeout"),
-        (SUM | {"tolerance": 2}, "tolerance is 2"),
-        (SUM | {"cpu_seconds": 0}, "cpu_seconds is 0"),
-        (SUM | {"cpu_seconds": "3"}, "limits must be numbers"),
-        (SUM | {"output_kb": -1}, "output_kb is -1"),
-        (SUM | {"checker": 3}, "'checker' must be text"),
-    ],
-)
-def test_a_bad_column_names_its_fault(tests, words):
-    with pytest.raises(ValueError, match=words):
-        code_tests.read_tests(tests)
-
-
-def test_a_bad_row_is_named_before_anything_is_run():
-    with pytest.raises(ValueError, match="apps, row 1: tests: needs one of"):
-        code_tests.check_columns({"tests": [SUM, {}]}, source="apps")
-    with pytest.raises(ValueError, match="apps: no column 'tests'.*there are answer"):
-        code_tests.check_columns({"answer": []}, source="apps")
-
-
-@confined
-def test_a_good_column_passes_the_check():
-    code_tests.check_columns({"tests": [SUM, None, json.dumps(SUM)]})
-
-
 def test_without_a_sandbox_the_reward_refuses_to_start(tmp_path, monkeypatch):
     probe.find_problem.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -298,20 +251,9 @@ def test_no_response_makes_the_reward_fail(text, fenced, calls):
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*code_tests._KEYS, "x"]), inner, max_size=4)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=4),
     max_leaves=12,
 )
-
-
-@settings(max_examples=200, deadline=None)
-@given(value=JSON | st.text(max_size=20) | st.binary(max_size=20))
-def test_any_column_is_read_or_refused(value):
-    try:
-        assert isinstance(code_tests.read_tests(value), code_tests.Tests)
-    except ValueError as error:
-        assert str(error)
 
 
 @settings(max_examples=200, deadline=None)
@@ -326,10 +268,10 @@ def test_any_text_has_a_program_or_none(text):
 
 @settings(max_examples=200, deadline=None)
 @given(value=JSON)
-def test_equality_of_values_holds_of_a_value_and_itself_and_is_symmetric_in_kind(value):
-    same = code.same_value(value, json.loads(json.dumps(value)))
-    assert same is ("NaN" not in json.dumps(value) or ("NaN" in str(value) and same))
-    assert code.same_value([value], value) is False
+def test_a_value_equals_its_copy_and_not_a_list_of_itself(value):
+    text = json.dumps(value)
+    assert code.same_value(json.loads(text), value) or "NaN" in text
+    assert not code.same_value([value], value)
 
 
 def test_a_long_response_of_fences_is_read_in_linear_time():

@@ -2,7 +2,15 @@ import time
 
 import pytest
 
-from r1jax.rewards.language import chinese_share, chinese_share_reward, count_words, is_mixed
+from r1jax.rewards.language import (
+    chinese_share,
+    chinese_share_reward,
+    consistency,
+    count_words,
+    is_mixed,
+    language_of,
+)
+from r1jax.tasks.types import Problem
 
 
 @pytest.mark.parametrize(
@@ -44,3 +52,44 @@ def test_no_text_takes_long(piece):
     start = time.perf_counter()
     count_words(piece * 20_000)
     assert time.perf_counter() - start < 1.0
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("What is two plus two?", "en"),
+        ("二加二等于几?", "zh"),
+        ("求 $\\sin x$ 的导数", "zh"),
+        ("Сколько будет два плюс два?", "other"),
+        ("1 + 1 = ?", "en"),
+        ("", "en"),
+    ],
+)
+def test_language_of_the_question(question, expected):
+    assert language_of(question) == expected
+
+
+def test_consistency_is_the_share_of_words_in_the_language_of_the_question():
+    question = "How many are there?"
+    texts = [
+        "<think>two plus two</think> 四",
+        "<think>two 二加三</think> four",
+        "<think>二</think> four",
+        "one plus 二",
+        "<think>12 + 3 = 15, \\frac{a}{b}</think>",
+        "<think></think> words",
+        "",
+        "два плюс two",
+    ]
+    assert consistency([question] * 8, texts) == [1.0, 0.25, 0.0, 2 / 3, 1.0, 0.0, 0.0, 1 / 3]
+    assert consistency(["二加二等于几?"] * 2, ["<think>two 二加三</think> four", "abc def"]) == [0.75, 0.0]
+
+
+def test_the_target_is_that_of_the_problem_and_not_of_the_template():
+    problem = Problem(({"role": "user", "content": "二加二等于几?"},), "4", {"task": "t"})
+    prompt = "A conversation between User and Assistant. User: 二加二等于几? Assistant:"
+    assert consistency([prompt], ["二加二"], problem=[problem]) == [1.0]
+    assert consistency([prompt], ["二加二"]) == [0.0]
+    assert consistency([prompt], ["二加二"], problem=[problem], language=["en"]) == [0.0]
+    error = consistency([prompt], ["x"], language=["fr"])[0]
+    assert isinstance(error, ValueError) and "'fr'" in str(error)

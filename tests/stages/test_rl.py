@@ -33,6 +33,12 @@ def raising_reward(prompts, completions, **columns):
     raise RuntimeError("the judge is out")
 
 
+def later_raising_reward(prompts, completions, completion_ids, **columns):
+    if {len(ids) for ids in completion_ids} == {1}:  # the dummies that a config is checked with
+        return [0.0] * len(completions)
+    raise RuntimeError("the judge is out")
+
+
 def needs_tests(prompts, completions, tests):
     return [0.0 for _ in completions]
 
@@ -187,14 +193,17 @@ def test_a_reward_that_fails_on_some_is_counted_and_they_are_kept_with_its_messa
 def test_a_reward_that_fails_on_all_stops_the_run_with_the_completions_saved(tmp_path):
     rewards = [
         {"function": f"{__name__}:length_reward", "weight": 1.0},
-        {"function": f"{__name__}:raising_reward", "weight": 0.5},
+        {"function": f"{__name__}:later_raising_reward", "weight": 0.5},
     ]
-    with pytest.raises(RuntimeError, match="'raising_reward' failed on all 16 .*RuntimeError: the judge is out"):
+    with pytest.raises(RuntimeError, match="'later_raising_reward' failed on all 16 .*RuntimeError: the judge is out"):
         rl.main(tiny_config(rewards=rewards), tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "completions" / "update_000002.jsonl").read_text().splitlines()]
-    assert len(rows) == 16 and rows[0]["errors"] == {"raising_reward": "RuntimeError: the judge is out"}
+    assert len(rows) == 16 and rows[0]["errors"] == {"later_raising_reward": "RuntimeError: the judge is out"}
     evaluated = rows_of(tmp_path)[0]
-    assert evaluated["eval/rewards/raising_reward/errors"] == 16 and evaluated["eval/rewards/length_reward/errors"] == 0
+    assert (
+        evaluated["eval/rewards/later_raising_reward/errors"] == 16
+        and evaluated["eval/rewards/length_reward/errors"] == 0
+    )
     assert not (tmp_path / "DONE").exists()
 
 
@@ -224,6 +233,10 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_update(tmp_pa
         ({"clip_low": float("nan")}, r"rl\.clip_low=nan"),
         ({"rewards": [LENGTH | {"weight": float("nan")}]}, r"rl\.rewards\[0\]\.weight=nan"),
         ({"rewards": [LENGTH | {"weight": 0.0}]}, "all weights are 0"),
+        (
+            {"rewards": [{"function": f"{__name__}:raising_reward"}]},
+            "'raising_reward' fails on every answer: RuntimeErr",
+        ),
         ({"rewards": [LENGTH | {"tasks": ["code"]}]}, "there is no task 'code'; there are pair_sum"),
         (
             {"rewards": [{"function": f"{__name__}:needs_tests"}]},

@@ -37,8 +37,19 @@ def attention(
     return jnp.swapaxes(out_BNTU, 1, 2).astype(q_BTNH.dtype)
 
 
-def flash_attention(q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale: float) -> jax.Array:
+def flash_attention(
+    q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale: float, q_offset=0, q_rope_BTNR=None, k_rope_BSR=None
+) -> jax.Array:
     """See ``r1jax.kernels.flash_attention.flash_attention``."""
-    mask_BTS = attention_mask(q_segments_BT, kv_segments_BS)
+    q_BTNH, k_BSJH = with_rope(q_BTNH, k_BSJH, q_rope_BTNR, k_rope_BSR)
+    mask_BTS = attention_mask(q_segments_BT, kv_segments_BS, q_offset=q_offset)
     out_BTNU = attention(q_BTNH, k_BSJH, v_BSJU, mask_BTS=mask_BTS, scale=scale)
-    return jnp.where((q_segments_BT > 0)[:, :, None, None], out_BTNU, 0)
+    return jnp.where(mask_BTS.any(-1)[:, :, None, None], out_BTNU, 0)
+
+
+def with_rope(q_BTNH, k_BSJH, q_rope_BTNR, k_rope_BSR):
+    """Queries and keys whose two parts are one array: the key's rope part once a head (V3 Sec. 2.1.1 Eqs. 4, 9)."""
+    if q_rope_BTNR is None or k_rope_BSR is None:
+        return q_BTNH, k_BSJH
+    k_rope_BSJR = jnp.broadcast_to(k_rope_BSR[:, :, None], (*k_BSJH.shape[:3], k_rope_BSR.shape[-1]))
+    return jnp.concatenate([q_BTNH, q_rope_BTNR], axis=-1), jnp.concatenate([k_BSJH, k_rope_BSJR], axis=-1)

@@ -20,7 +20,7 @@ def expert_ffn(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD):
     """See ``r1jax.kernels.grouped_matmul.expert_ffn``."""
     num_tokens, num_chosen = experts_TK.shape
     num_experts = w_gate_EDF.shape[0]
-    rows_per_block = 128 if num_tokens * num_chosen >= 256 * num_experts else 64
+    rows_per_block = _rows_per_block(num_tokens * num_chosen, num_experts)
     slot_TK, row_of_slot, blocks_E = _layout(experts_TK.reshape(-1), num_experts, rows_per_block)
     slot_TK = slot_TK.reshape(num_tokens, num_chosen)
     token_of_slot = jnp.where(row_of_slot < num_tokens * num_chosen, row_of_slot // num_chosen, num_tokens)
@@ -98,6 +98,12 @@ def _side_by_side(first, second):
 
 def _matmul(a, b):
     return jnp.matmul(a.astype(jnp.float32), b.astype(jnp.float32))
+
+
+def _rows_per_block(num_rows: int, num_experts: int) -> int:
+    """A power of two in [8, 128], at most half the mean load where that is 16 or more: a quarter more slots than rows."""
+    mean = max(num_rows // num_experts, 1)
+    return min(max(1 << (mean.bit_length() - 2), 8), 128) if mean > 1 else 8
 
 
 def _layout(experts_X: jax.Array, num_experts: int, rows_per_block: int):

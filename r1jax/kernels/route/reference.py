@@ -1,11 +1,34 @@
 """DeepSeek's routers after their matmul, as plain jnp: V3's ``noaux_tc`` (V3 Sec. 2.1.2 Eqs. 12-16; spec A.5.1) and V2's."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 
+class Permutation(NamedTuple):
+    """The X·K routed rows, sorted by expert and within one by token."""
+
+    row_of_place: jax.Array
+    """[X·K] int32: which routed row (token · K + k) is at each place."""
+    place_XK: jax.Array
+    """[X, K] int32: the place of each routed row."""
+    offsets: jax.Array
+    """[E + 1] int32: expert e has the places offsets[e] to offsets[e + 1]."""
+
+
+def affinities(scores_XE: jax.Array, score_function: str | None) -> jax.Array:
+    """sigmoid (V3 Eq. 15) or softmax (V2) of the router's logits; None: the scores are affinities already."""
+    if score_function is None:
+        return scores_XE
+    functions = {"sigmoid": jax.nn.sigmoid, "softmax": jax.nn.softmax}
+    if score_function not in functions:
+        raise ValueError(f"route has no score function {score_function!r}; choose from {sorted(functions)}, or None")
+    return functions[score_function](scores_XE)
+
+
 def route(
-    affinity_XE: jax.Array,
+    scores_XE: jax.Array,
     bias_E: jax.Array | None,
     *,
     num_experts_per_token: int,
@@ -14,9 +37,12 @@ def route(
     scaling: float,
     best_per_group: int = 2,
     normalize: bool = True,
+    score_function: str | None = None,
     replay_XK: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """(weights, experts), each [X, K], from float32 affinities s: sigmoid(u·e) in V3, softmax(u·e) in V2.
+
+    ``score_function`` names the one to take of the scores; None: the scores are affinities already.
 
     The bias moves selection and never weighs: experts are chosen by s + b, within the groups whose ``best_per_group`` highest
     s + b (V3 two, V2 one) sum highest; the others are −inf. Weights are scaling · s of the chosen, over their sum where
@@ -25,6 +51,7 @@ def route(
     replay_XK: experts that were chosen before. They are taken as they are, with the weights of today's affinities, so that
     gradients flow as usual; a row of which any entry is negative is routed afresh.
     """
+    affinity_XE = affinities(scores_XE, score_function)
     experts_XK = _choose(
         affinity_XE if bias_E is None else affinity_XE + bias_E,
         num_experts_per_token=num_experts_per_token,
@@ -34,13 +61,34 @@ def route(
     )
     if replay_XK is not None:
         experts_XK = jnp.where((replay_XK >= 0).all(-1, keepdims=True), replay_XK, experts_XK)
+    return weigh(affinity_XE, experts_XK, scaling=scaling, normalize=normalize), experts_XK
+
+
+def route_and_sort(scores_XE, bias_E, **options) -> tuple[jax.Array, jax.Array, Permutation]:
+    """``route``, and its routed rows sorted by expert."""
+    weights_XK, experts_XK = route(scores_XE, bias_E, **options)
+    return weights_XK, experts_XK, permutation(experts_XK, scores_XE.shape[1])
+
+
+def weigh(affinity_XE: jax.Array, experts_XK: jax.Array, *, scaling: float, normalize: bool) -> jax.Array:
+    """The weights [X, K] of experts that are chosen; this alone of the router has a gradient."""
     num_experts = affinity_XE.shape[1]
     chosen_XK = (jax.nn.one_hot(experts_XK, num_experts) * affinity_XE[:, None]).sum(-1)  # a gather without a scatter
     weights_XK = scaling * chosen_XK
     if normalize:
         weights_XK = weights_XK / (chosen_XK.sum(axis=1, keepdims=True) + 1e-20)
-    return weights_XK, experts_XK
+    return weights_XK
 
+
+def permutation(experts_XK: jax.Array, num_experts: int) -> Permutation:
+    """The permutation that a choice of experts implies, by a stable sort."""
+    experts = experts_XK.reshape(-1)
+    row_of_place = jnp.argsort(experts, stable=True).astype(jnp.int32)
+    place = jnp.zeros_like(row_of_place).at[row_of_place].set(
+        jnp.arange(len(experts), dtype=jnp.int32), unique_indices=True
+    )
+    ends_E = jnp.cumsum(jnp.bincount(experts, length=num_experts)).astype(jnp.int32)
+    return Permutation(row_of_place, place.reshape(experts_XK.shape), jnp.pad(ends_E, (1, 0)))
 
 def _choose(selection_XE, *, num_experts_per_token, num_groups, num_groups_per_token, best_per_group):
     """Experts [X, K] of the highest selection scores in the best groups, no gradient; ties to the lowest index."""

@@ -7,6 +7,7 @@ The rules, where mathematics leaves a choice:
   several values is never the answer to a reference of one.
 - ``x = 5`` is the answer ``5`` and the other way round, but ``x = 1`` is not ``y = 1``; in a chain ``x = 2 + 3 = 5`` every side
   must be right. Equations are the same if the differences of their sides are in a constant ratio other than 0.
+- A sum of names may be named (``m + n = 13`` is ``13``), a modulus may be left out or added.
 - A unit may be left out or added; two units must measure the same (``100 cm`` is ``1 m``). ``50%`` is ``0.5``, and ``50`` too:
   the sign may be left out or added where the number is at least 1.
 - Inequalities in one variable are the intervals that they describe. An open interval and a pair are written alike.
@@ -35,6 +36,8 @@ from r1jax.rewards.equivalence.units import Unit, split_unit
 from r1jax.rewards.equivalence.value import UndecidedError, constant_ratio, exact_value, same_value
 
 _MAX_ITEMS = 40
+_SUM_OF_NAMES = re.compile(r"[A-Za-z](?:\s*[-+]?\s*[A-Za-z])+")
+_MODULUS = re.compile(r"\s*(?:\\pmod\s*\{?|«\(mod |\((?:«mod»|\\bmod|mod)\s*)(\d+)(?:\)»|\)|\})?$")
 _NUMBER_OR_LIST = re.compile(r"-?(?:«[A-Z]+»)?-?\d{1,3}(?:,\d{3})+(?![\d,])[^,]*")
 _BASED = re.compile(r"(-?[0-9A-F]+)_\{?(?:«base»)?(\d+|«[^«»]*»)\}?")
 _LABEL = re.compile(r"\(?([A-J])\)")
@@ -164,6 +167,7 @@ class _Comparison:
             return self.same(gold_sides[1], sides[0])
         name, values = named(sides, signs)
         if not gold_signs:
+            values = values[1:] if len(values) > 1 and _SUM_OF_NAMES.fullmatch(values[0]) else values
             return self.chain(gold_sides[0], values, signs)
         if not signs:
             return bool(gold_name) and self.same(gold_values[-1], sides[0])
@@ -212,6 +216,9 @@ class _Comparison:
         return (gold[0], gold[3]) == (answer[0], answer[3]) and self.in_order(gold[1:3], answer[1:3])
 
     def leaf(self, gold: str, answer: str) -> bool:
+        moduli = _MODULUS.search(gold), _MODULUS.search(answer)
+        if any(moduli) and not (moduli[0] and moduli[1] and moduli[0][1] != moduli[1][1]):
+            return self.same(_MODULUS.sub("", gold), _MODULUS.sub("", answer))
         labelled = _LABELLED.fullmatch(answer)
         if labelled and not gold.startswith("(" + labelled[1]):
             rest = labelled[2].strip(" »")

@@ -105,4 +105,4 @@ def _all_but(points: list[str]) -> tuple[str, list[Interval]] | None:
             return None
         points = sorted(points, key=lambda point: values[point] or 0)
     ends = ["-∞", *points, "∞"]
-    return "", [(False, low, high, False) for low, high in itertools.pairwise(ends)] if points else None
+    return ("", [(False, low, high, False) for low, high in itertools.pairwise(ends)]) if points else None

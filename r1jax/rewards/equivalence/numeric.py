@@ -9,8 +9,8 @@ from r1jax.rewards.equivalence.exact import UndefinedError, try_evaluate
 from r1jax.rewards.equivalence.expression import Node
 from r1jax.rewards.equivalence.text import UnreadableError
 
-_MAX_MAGNITUDE = 8000  # decimal digits before or behind the point
-_MAX_POINT_MAGNITUDE = 400  # where there are names; a point with larger values is left out
+_MAX_MAGNITUDE = 1000  # decimal digits before or behind the point
+_MAX_GAMMA = 100  # of other than whole numbers
 
 
 def value_pair(first: Node, second: Node, point: Mapping[str, Fraction], *, is_real: bool) -> tuple[Any, Any, Any]:
@@ -49,11 +49,15 @@ class _Calculator:
         return result
 
     def _note(self, magnitude: float) -> None:
-        if abs(magnitude) > (_MAX_POINT_MAGNITUDE if self.point else _MAX_MAGNITUDE):
+        if abs(magnitude) > _MAX_MAGNITUDE:
             raise UnreadableError("a number too large")
         self.magnitude = max(self.magnitude, math.ceil(abs(magnitude)))
 
     def _value(self, node: Node) -> Any:
+        if node[0] in ("fact", "binom"):
+            exact = try_evaluate(node, self.point)
+            if exact is not None:
+                return self._fraction(exact)
         match node:
             case ("num", value):
                 return self._fraction(value)
@@ -78,18 +82,20 @@ class _Calculator:
             case ("log", base, a):
                 return self._log(self.value(a)) / self._nonzero(self._log(self.value(base)))
             case ("fact", a):
-                value = self.value(a)
-                if abs(value) > 3000:
-                    raise UnreadableError("a number too large")
+                value = self._small(a)
                 return self._guard(lambda: self.mp.gamma(value + 1))
             case ("binom", a, b):
-                top, bottom = self.value(a), self.value(b)
-                if abs(top) > 3000 or abs(bottom) > 3000:
-                    raise UnreadableError("a number too large")
+                top, bottom = self._small(a), self._small(b)
                 return self._guard(lambda: self.mp.binomial(top, bottom))
             case ("fn", name, a):
                 return self._function(name, self.value(a))
         raise UnreadableError(f"{node[0]} has no value")
+
+    def _small(self, node: Node) -> Any:
+        value = self.value(node)
+        if abs(value) > _MAX_GAMMA:
+            raise UnreadableError("a number too large")
+        return value
 
     def _fraction(self, value: Fraction) -> Any:
         return self.mp.mpf(value.numerator) / value.denominator

@@ -114,10 +114,10 @@ def normalise(text: str) -> str:
     text = _SUPERSCRIPT.sub(lambda match: "^{" + "".join(_SUPERSCRIPTS[c] for c in match.group()) + "}", text)
     text = _SUBSCRIPT.sub(lambda match: "_{" + "".join(str(ord(c) - 0x2080) for c in match.group()) + "}", text)
     text = re.sub("√\\s*(\\d+|[a-zA-Zπ])", r"\\sqrt{\1}", text.replace("√(", "sqrt("))
-    text = _strip_markup(re.sub(r"\\pmod", r"\\bmod", text.strip()))
+    text = _strip_markup(text.strip())
     text = text.translate(_CHARACTERS)
     _check_depth(text)
-    text = re.sub(r",\\! *|\{,\}", ",", text).replace("{}", " ")
+    text = re.sub(r",\\! *|\{,\}", ",", text).replace("{}", " ").replace("{:}", ":")
     text = _REMOVED.sub("", text)
     text = _MATRIX.sub(_matrix, text)
     text = _SPACES.sub(" ", text)
@@ -178,6 +178,9 @@ def _check_depth(text: str) -> None:
         depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(match.group(), 0)
         if abs(depth) > _MAX_DEPTH:
             raise UnreadableError(f"groups nested more than {_MAX_DEPTH} deep")
+    braces = re.findall(r"\\.|[{}]", text)
+    if braces.count("{") != braces.count("}"):
+        raise UnreadableError("unbalanced braces")
 
 
 def _strip_markup(text: str) -> str:

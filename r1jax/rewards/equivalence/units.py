@@ -71,6 +71,7 @@ _TAIL = re.compile(
     re.DOTALL,
 )
 _HEAD = re.compile(r"(?P<sign>-? ?)«(?P<unit>USD|EUR|GBP|CNY)»(?P<value>.+)", re.DOTALL)
+_PER_THING = re.compile(r"\s*(?:«per [A-Za-z ]+»|per [A-Za-z]+)$")
 _PIECE = re.compile(r"°[CF]?|%|¢|[A-Za-z]+|\^\{?(-?\d)\}?|[/*.-]")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 
@@ -96,7 +97,7 @@ def split_unit(text: str, *, is_gold: bool) -> tuple[str, Unit | None]:
     """
     money = _HEAD.fullmatch(text)
     if money:
-        value, unit = split_unit(money["value"], is_gold=is_gold)
+        value, unit = split_unit(_PER_THING.sub("", money["value"]), is_gold=is_gold)
         own = _read(money["unit"], plain=False)
         return (money["sign"] + value, own) if unit is None or unit == own else (text, None)
     match = _TAIL.fullmatch(text)

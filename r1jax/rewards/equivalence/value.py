@@ -18,6 +18,7 @@ from r1jax.rewards.equivalence.numeric import value_pair
 from r1jax.rewards.equivalence.text import UnreadableError
 
 _NEEDED_POINTS = 3
+_SMALL_POINTS = 5  # the first ones: small numbers, at which nothing may be too large to compute
 
 
 class UndecidedError(Exception):
@@ -29,7 +30,7 @@ def same_value(first: Node, second: Node, *, deep: bool) -> bool:
 
     Raises:
         UndecidedError: not deep, and more than rational arithmetic is needed.
-        UnreadableError: a number grows beyond the bounds (about 8,000 digits).
+        UnreadableError: a number grows beyond the bounds (32,768 bits if rational, else 1,000 digits).
     """
     found = 0
     for pair in _value_pairs(first, second, deep=deep):
@@ -80,7 +81,7 @@ def _value_pairs(first: Node, second: Node, *, deep: bool) -> Iterator[_Pair]:
         if mode != "exact" and not deep:
             raise UndecidedError
         is_complete = True
-        for point in _points(names):
+        for place, point in enumerate(_points(names)):
             try:
                 if mode == "exact":
                     pair = evaluate(first, point), evaluate(second, point), 0
@@ -89,7 +90,7 @@ def _value_pairs(first: Node, second: Node, *, deep: bool) -> Iterator[_Pair]:
             except UndefinedError:
                 continue
             except UnreadableError:
-                if not names:
+                if not names or place < _SMALL_POINTS:
                     raise
                 continue
             except NotRationalError:

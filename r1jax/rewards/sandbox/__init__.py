@@ -60,10 +60,9 @@ class Result:
     """How a run ended.
 
     Attributes:
-        status: "ok" (exit code 0); "exit" (another code); "signal" (ended by one, or by a code from
-            129 to 192); "time", "cpu",
-            "memory", "output" (beyond that limit; "memory" as the program's own last words tell); "compile" (never
-            ran); "sandbox" (no fault of the program's: bubblewrap failed).
+        status: "ok" (exit code 0); "exit" (another code); "signal" (ended by one, or by a code from 129 to 192); "time",
+            "cpu", "memory", "output" (beyond that limit; "memory" as the program's own last words tell); "compile"
+            (never ran); "sandbox" (no fault of the program's: bubblewrap failed).
         stdout: text, undecodable bytes replaced, cut at the limit.
         stderr: likewise; the compiler's for "compile", bubblewrap's for "sandbox".
         seconds: wall time.
@@ -151,7 +150,7 @@ def prepare(source: str, *, language: str = "python") -> Program | Result:
     if language == "python":
         return Program((interpreter(), "-s", "-P", "-B", "/box/main.py"), {"/box/main.py": text}, stack_mb=16)
     compiler = Program((find("sh"), "-c", _COMPILE_SCRIPT, "sh", find("g++")), {"/box/main.cpp": text}, compiler=True)
-    ended = confine(compiler, stdin=b"", limits=_COMPILE)
+    ended = _confined(compiler, _COMPILE)
     if ended.reason == "exit" and ended.code == 0:
         return Program(("/box/program",), {"/box/program": ended.stdout})
     message = _text(ended.stderr) or f"the compiler went beyond its limits ({ended.reason})"
@@ -161,7 +160,7 @@ def prepare(source: str, *, language: str = "python") -> Program | Result:
 def run_program(program: Program, limits: Limits, *, stdin: str | bytes = "", args: Sequence[str] = ()) -> Result:
     """Runs what ``prepare`` gave, as ``run`` does."""
     content = stdin if isinstance(stdin, bytes) else stdin.encode("utf-8", "surrogatepass")
-    return _confined(program, limits, content, None, args)
+    return _result(_confined(program, limits, stdin=content, args=args), limits)
 
 
 def run_pair(
@@ -174,17 +173,9 @@ def run_pair(
     first_reads, second_writes = os.pipe()
     second_reads, first_writes = os.pipe()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        other = pool.submit(_confined, second, limits, second_reads, second_writes, args[1])
-        return _confined(first, limits, first_reads, first_writes, args[0]), other.result()
-
-
-def _confined(program: Program, limits: Limits, stdin: bytes | int, stdout: int | None, args: Sequence[str]) -> Result:
-    words = (*program.words, *(word.replace("\0", "") for word in args))
-    try:
-        ended = confine(dataclasses.replace(program, words=words), stdin=stdin, stdout=stdout, limits=limits)
-    except (OSError, RuntimeError) as error:
-        return Result("sandbox", "", f"{type(error).__name__}: {error}", 0.0)
-    return Result(_status(ended, limits), _text(ended.stdout), _text(ended.stderr), ended.seconds)
+        other = pool.submit(_confined, second, limits, stdin=second_reads, stdout=second_writes, args=args[1])
+        one = _confined(first, limits, stdin=first_reads, stdout=first_writes, args=args[0])
+    return _result(one, limits), _result(other.result(), limits)
 
 
 def require(language: str = "python") -> None:
@@ -203,6 +194,20 @@ def require(language: str = "python") -> None:
         raise SandboxUnavailable(f"the sandbox sees the compiler in /usr only, not {find('g++')}")
 
 
+def _confined(
+    program: Program, limits: Limits, *, stdin: bytes | int = b"", stdout: int | None = None, args: Sequence[str] = ()
+) -> Ended:
+    words = (*program.words, *(word.replace("\0", "") for word in args))
+    try:
+        return confine(dataclasses.replace(program, words=words), stdin=stdin, stdout=stdout, limits=limits)
+    except (OSError, RuntimeError) as error:
+        return Ended("sandbox", 0, b"", f"{type(error).__name__}: {error}".encode(), 0.0)
+
+
+def _result(ended: Ended, limits: Limits) -> Result:
+    return Result(_status(ended, limits), _text(ended.stdout), _text(ended.stderr), ended.seconds)
+
+
 def _status(ended: Ended, limits: Limits) -> Status:
     if ended.reason != "exit":
         return ended.reason  # pyright: ignore[reportReturnType]
@@ -212,7 +217,7 @@ def _status(ended: Ended, limits: Limits) -> Status:
         return "cpu"
     last_words = _text(ended.stderr[-4096:]).strip()
     last_line = last_words.rpartition("\n")[2]
-    if last_line.startswith("MemoryError") or "std::bad_alloc" in last_words:
+    if "MemoryError" in last_words or "std::bad_alloc" in last_words:
         return "memory"
     if last_line.startswith(_NOT_PYTHON) and "Traceback (most recent call last)" not in last_words:
         return "compile"

@@ -30,6 +30,8 @@ def descriptors():
 libc = ctypes.CDLL(None, use_errno=True)
 print(json.dumps({
     "user": [os.getuid(), os.geteuid(), os.getgid(), os.getegid()],
+    "parent": os.getppid(),
+    "host": os.uname().nodename,
     "environment": sorted(set(os.environ) - {"LC_CTYPE", "PWD"}),
     "root": sorted(os.listdir("/")),
     "home": os.listdir(),
@@ -45,6 +47,8 @@ print(json.dumps({
 """
 _PROMISED = {
     "user": [NOBODY] * 4,
+    "parent": 1,
+    "host": "sandbox",
     "environment": ["MALLOC_ARENA_MAX", "PYTHONHASHSEED"],
     "home": [],
     "descriptors": [0, 1, 2],

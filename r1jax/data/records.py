@@ -1,0 +1,130 @@
+"""Training conversations from files: what the reject stage writes, or any set of one's own, as a finite source.
+
+In a config: ``"data": {"function": "r1jax.data.records:documents", "arguments": {"path": "{cold_start}"}}``.
+
+A record is a row of a jsonl, parquet, csv or arrow file with one of
+
+    messages                   [{"role", "content"}, ...], the last by the assistant
+    conversations              the same as [{"from": "human" | "gpt" | "system", "value"}, ...]
+    prompt and completion      two texts (or "response" for the second)
+
+and whatever else; a list may be written as JSON text. Epochs are gone through in a new order each, by the seed.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from r1jax.tasks.sources.rows import ENDINGS, Row, Rows, data_files, open_rows
+from r1jax.tasks.types import stable_hash
+
+FOLDER = "data"
+"""Where a stage that makes records leaves them, in its work directory."""
+_ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+
+
+class RecordsMissingError(FileNotFoundError):
+    """The stage that makes the records has not finished: an error when they are needed, none when a config is checked."""
+
+
+class Documents:
+    """The source ``documents``: index -> conversation, over and over, and ``count``, which tells that it is finite."""
+
+    def __call__(
+        self, index: int, *, seed: int, path: str, split: str | None = None, subset: str | None = None
+    ) -> list[dict[str, str]]:
+        """The messages of the record at ``index`` of the endless sequence of epochs.
+
+        Args:
+            index: at least 0; epoch ``index // count``.
+            seed: of the order in every epoch.
+            path: a work directory of a stage that makes records, or what ``tasks.sources.rows.open_rows`` reads.
+            split, subset: of a folder that holds several.
+
+        Raises:
+            RecordsMissingError: nothing there yet.
+            ValueError: a record that is no conversation, naming file and row.
+        """
+        rows = open_records(path, split=split, subset=subset)
+        epoch, place = divmod(index, len(rows))
+        return messages_of(rows.row(int(_order(len(rows), seed, epoch)[place])))
+
+    def count(self, *, path: str, split: str | None = None, subset: str | None = None) -> int:
+        """The number of records, which is the length of an epoch; raises as a call does."""
+        return len(open_records(path, split=split, subset=subset))
+
+
+documents = Documents()
+
+
+def open_records(path: str | Path, *, split: str | None = None, subset: str | None = None) -> Rows:
+    """The rows of a set of records; see ``Documents``. Opened once as long as the files do not change.
+
+    Raises RecordsMissingError where a folder is not there, or of a stage that has not finished; ValueError for a file that
+    is not there.
+    """
+    place = Path(path).expanduser()
+    is_file = str(path).startswith("package:") or str(path).endswith(ENDINGS) or "*" in str(path)
+    if (place / "config.json").is_file() and not (place / "DONE").is_file():
+        raise RecordsMissingError(f"{path}: is not the work directory of a finished stage: it has no DONE")
+    if not is_file and not place.exists():
+        raise RecordsMissingError(f"{path}: there is no such folder with records")
+    if (place / "DONE").is_file():
+        if not (place / FOLDER).is_dir():
+            raise ValueError(f"{path}: is the work directory of a stage that made no records: it has no {FOLDER}/")
+        place = place / FOLDER
+    location = str(path) if is_file else str(place)
+    files = data_files(location, split=split, subset=subset)
+    stamp = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    return _opened(location, split, subset, stamp)
+
+
+def messages_of(row: Row) -> list[dict[str, str]]:
+    """The conversation of a record.
+
+    Raises:
+        ValueError: naming file, row and field, where it is none that the assistant ends, or a content is no text.
+    """
+    if row.get("messages") is not None:
+        field, messages = "messages", [_message(row, "messages", m, "role", "content") for m in _list(row, "messages")]
+    elif row.get("conversations") is not None:
+        field = "conversations"
+        messages = [_message(row, field, m, "from", "value") for m in _list(row, field)]
+    else:
+        field = "prompt"
+        messages = [
+            {"role": "user", "content": row.text("prompt")},
+            {"role": "assistant", "content": row.text("completion", "response")},
+        ]
+    roles = [message["role"] for message in messages]
+    if len(messages) < 2 or roles[-1] != "assistant" or "user" not in roles:
+        raise row.error(field, f"must be a conversation that the assistant ends; its roles are {', '.join(roles) or 'none'}")
+    return messages
+
+
+def _list(row: Row, field: str) -> Sequence[Any]:
+    messages = row.parsed(field)
+    if not isinstance(messages, list):
+        raise row.error(field, f"must be a list of messages; it is a {type(messages).__name__}")
+    return messages
+
+
+def _message(row: Row, field: str, message: Any, role_key: str, content_key: str) -> dict[str, str]:
+    role = message.get(role_key) if isinstance(message, Mapping) else None
+    if role not in _ROLES or not isinstance(message[content_key] if content_key in message else None, str):
+        raise row.error(field, f"has a message without a known {role_key!r} and a text {content_key!r}: {message!r:.80}")
+    return {"role": _ROLES[role], "content": message[content_key]}
+
+
+@functools.lru_cache(maxsize=8)
+def _opened(path: str, split: str | None, subset: str | None, stamp: tuple) -> Rows:
+    return open_rows(path, split=split, subset=subset)
+
+
+@functools.lru_cache(maxsize=4)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """[count] the order of the records in an epoch."""
+    return np.random.default_rng(stable_hash("records", seed, epoch)).permutation(count)

@@ -1,0 +1,273 @@
+"""FlashAttention-2 for TPUs (Dao 2023, Algorithms 1 and 2), with segments, grouped heads and keys in two parts.
+
+Forward. A grid step holds a block of queries of a few heads and one block of keys; the keys are the innermost grid
+dimension, so Pallas reads the next block while this one is worked on. For each row the running maximum m, the running sum
+l of exp(score − m) and the unnormalised output are kept in VMEM: a larger m' rescales both by exp(m − m'). After the last
+block of keys the output is divided by l, and m + log l is kept for the backward pass.
+
+Backward. Weights are recomputed, p = exp(score − (m + log l)). With delta = Σ dout · out of a row (Eq. 4),
+dscore = p · (dout vᵀ − delta). One kernel sums dq = dscore k over the keys, like the forward pass. The other has the keys
+outside and sums dk = dscoreᵀ q and dv = pᵀ dout over queries and over all query heads of a key head; there everything is
+computed transposed, keys as rows, so that what belongs to a query (segment, normaliser, delta) is a row as it is in memory.
+
+Which blocks meet. Most pairs of blocks are empty: above the diagonal, or of different segments. ``_block_table`` says for
+each grid step which inner block to hold: its own where the pair may hold a visible score, else the one that is there
+already, which costs no read; such a step does nothing. The table is prefetched to SMEM and read by the index maps.
+
+Keys in two parts (MLA, V3 Sec. 2.1.1 Eqs. 5-10). score = q · k + q_rope · k_rope with one k_rope for all heads. The product
+is taken apart, so k_rope is read once for a block of heads and never written once a head, and its gradient is summed over
+heads in VMEM. 64 rope numbers would fill half of a tile's 128 lanes: queries carry those of two heads side by side, keys
+are transposed, tokens along the lanes.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from r1jax.kernels import hardware
+from r1jax.kernels.flash_attention import pallas_tpu_kernels as kernels
+from r1jax.kernels.flash_attention import shapes
+from r1jax.kernels.flash_attention.shapes import LANES, Blocks, Shape, round_up
+
+DTYPES = ("bfloat16", "float32")
+MAX_HEAD_DIM = 512
+SMEM_TABLE_BYTES = 512 * 1024
+"""Half of a TensorCore's scalar memory."""
+NUM_PREFETCHED = 2
+"""The table of blocks and the offset of the queries."""
+
+
+def flash_attention(
+    q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale: float, q_offset=0, q_rope_BTNR=None,
+    k_rope_BSR=None, blocks: Blocks | None = None, interpret=False,
+) -> jax.Array:  # fmt: skip
+    """See ``r1jax.kernels.flash_attention.flash_attention``; ``blocks`` None chooses them."""
+    shape = _shape(q_BTNH, k_BSJH, v_BSJU, q_rope_BTNR, k_rope_BSR)
+    generation = hardware.generation()
+    blocks = blocks or shapes.choose_blocks(shape, generation)
+    _check(shape, blocks)
+    offset = q_offset if isinstance(q_offset, int) else None
+    call = _Call(shape, blocks, float(scale), offset, generation, interpret)
+
+    rows = -shape.queries % blocks.queries
+    columns = -shape.keys % blocks.keys
+    q_BNTH, k_BJSH, v_BJSU = _heads_first(q_BTNH, rows), _heads_first(k_BSJH, columns), _heads_first(v_BSJU, columns)
+    ropes = None
+    if q_rope_BTNR is not None and k_rope_BSR is not None:
+        packed = q_rope_BTNR.reshape(shape.batch, shape.queries, shape.heads // blocks.heads, -1)
+        ropes = _heads_first(packed, rows), jnp.pad(k_rope_BSR, ((0, 0), (0, columns), (0, 0)))
+    segments = jnp.pad(q_segments_BT, ((0, 0), (0, rows))), jnp.pad(kv_segments_BS, ((0, 0), (0, columns)))
+    offset_1 = jnp.asarray(q_offset, jnp.int32).reshape(1)
+    out_BNTU = _attend(call, q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1)
+    return jnp.swapaxes(out_BNTU[:, :, : shape.queries], 1, 2)
+
+
+def _shape(q_BTNH, k_BSJH, v_BSJU, q_rope_BTNR, k_rope_BSR) -> Shape:
+    types = {a.dtype for a in (q_BTNH, k_BSJH, v_BSJU, q_rope_BTNR, k_rope_BSR) if a is not None}
+    if len(types) > 1 or str(q_BTNH.dtype) not in DTYPES:
+        raise ValueError(f"flash_attention: pallas_tpu takes arrays of one type, {' or '.join(DTYPES)}, not {types}")
+    (batch, queries, heads, head_dim), (_, keys, kv_heads, _) = q_BTNH.shape, k_BSJH.shape
+    return Shape(
+        batch=batch, queries=queries, keys=keys, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
+        value_dim=v_BSJU.shape[-1], rope_dim=0 if q_rope_BTNR is None else q_rope_BTNR.shape[-1], dtype=str(q_BTNH.dtype),
+    )  # fmt: skip
+
+
+def _check(shape: Shape, blocks: Blocks) -> None:
+    for name in ("head_dim", "value_dim", "rope_dim"):
+        size = getattr(shape, name)
+        if size % 8 or size > MAX_HEAD_DIM:
+            raise ValueError(
+                f"flash_attention: pallas_tpu supports {name} in multiples of 8 up to {MAX_HEAD_DIM}, not {size}"
+            )
+    group = shape.heads // shape.kv_heads
+    if blocks.queries % LANES or blocks.keys % LANES or (group % blocks.heads and blocks.heads % group):
+        raise ValueError(
+            f"flash_attention: blocks are multiples of {LANES} tokens and of heads that divide the {group} of a key head "
+            f"or hold several key heads, not {blocks}"
+        )
+    steps = shape.batch * -(-shape.queries // blocks.queries) * -(-shape.keys // blocks.keys)
+    if 4 * steps > SMEM_TABLE_BYTES:
+        raise ValueError(
+            f"flash_attention: {steps} pairs of blocks ({shape.batch} sequences, {shape.queries} queries, {shape.keys} "
+            f"keys) for a table of at most {SMEM_TABLE_BYTES // 4}; give pallas_tpu fewer sequences a call or longer blocks"
+        )
+
+
+def _heads_first(a_BTNA, padding: int):
+    return jnp.swapaxes(jnp.pad(a_BTNA, ((0, 0), (0, padding), (0, 0), (0, 0))), 1, 2)
+
+
+class _Call:
+    """What is static in one call: equal calls are one entry in JAX's cache of traces."""
+
+    def __init__(self, shape: Shape, blocks: Blocks, scale: float, offset: int | None, generation: str, interpret):
+        self.key = (shape, blocks, scale, offset, generation, interpret)
+        self.shape, self.blocks, self.scale, _, self.generation, self.interpret = self.key
+        self.costs = shapes.costs(shape, blocks, q_offset=offset)
+        self.num_q, self.num_k = -(-shape.queries // blocks.queries), -(-shape.keys // blocks.keys)
+        self.head_blocks = shape.heads // blocks.heads
+        self.group = shape.heads // shape.kv_heads
+        self.heads_per_key = min(self.group, blocks.heads)
+        """Query heads of a block that share a key head."""
+        self.kv_heads = max(1, blocks.heads // self.group)
+        """Key heads a block."""
+        self.sharing = max(1, self.group // blocks.heads)
+        """Blocks of query heads that share a block of key heads."""
+
+    def __eq__(self, other):
+        return self.key == other.key
+
+    def __hash__(self):
+        return hash(self.key)
+
+    def pallas_call(self, kernel, name: str, *, grid, in_specs, out_specs, out_shape, scratch_shapes, semantics):
+        vmem = hardware.info(self.generation).vmem_capacity_bytes
+        return pl.pallas_call(
+            kernel,
+            name=f"flash_attention_{name}",
+            grid_spec=pltpu.PrefetchScalarGridSpec(
+                num_scalar_prefetch=NUM_PREFETCHED, grid=grid, in_specs=in_specs, out_specs=out_specs,
+                scratch_shapes=scratch_shapes,
+            ),
+            out_shape=out_shape,
+            cost_estimate=self.costs[name],
+            compiler_params=pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=vmem // 2),
+            interpret=self.interpret,
+        )  # fmt: skip
+
+
+def _block_table(call: _Call, segments, offset_1, *, keys_outside: bool):
+    """[B · outer · inner] inner block to hold at each grid step, flat because SMEM pads the last dims of an array."""
+    q_low, q_high = _segment_range(segments[0], call.blocks.queries)
+    k_low, k_high = _segment_range(segments[1], call.blocks.keys)
+    last_query_I = (jnp.arange(call.num_q) + 1) * call.blocks.queries - 1 + offset_1
+    causal_IS = jnp.arange(call.num_k)[None] * call.blocks.keys <= last_query_I[:, None]
+    meet_BIS = (q_low[:, :, None] <= k_high[:, None]) & (k_low[:, None] <= q_high[:, :, None]) & causal_IS
+    meet = jnp.swapaxes(meet_BIS, 1, 2) if keys_outside else meet_BIS
+    inner = jnp.where(meet, jnp.arange(meet.shape[2], dtype=jnp.int32), -1)
+    latest = jax.lax.cummax(inner, axis=2)
+    return jnp.where(latest >= 0, latest, jnp.argmax(meet, axis=2, keepdims=True).astype(jnp.int32)).reshape(-1)
+
+
+def _segment_range(segments_BT, block: int):
+    """Least and greatest segment of each block; of a block of padding, a range that meets none."""
+    blocks = segments_BT.reshape(segments_BT.shape[0], -1, block)
+    low = jnp.where(blocks > 0, blocks, jnp.iinfo(jnp.int32).max).min(-1)
+    return low, blocks.max(-1)
+
+
+def _specs(call: _Call, *, keys_outside: bool) -> dict[str, pl.BlockSpec]:
+    """Block specs by operand. Grid: (batch, heads, queries, keys), or (batch, keys, heads, queries) with keys outside."""
+    shape, blocks = call.shape, call.blocks
+
+    def at(index):
+        """An index map that gets the sequence, block of heads, of queries and of keys to hold."""
+
+        def index_map(b, x, y, z, table, _):
+            if keys_outside:
+                return index(b, y, table[(b * call.num_k + x) * call.num_q + z], x)
+            return index(b, x, y, table[(b * call.num_q + y) * call.num_k + z])
+
+        return index_map
+
+    rope = blocks.heads * shape.rope_dim
+    return {
+        "q": pl.BlockSpec((None, blocks.heads, blocks.queries, shape.head_dim), at(lambda b, n, i, s: (b, n, i, 0))),
+        "out": pl.BlockSpec((None, blocks.heads, blocks.queries, shape.value_dim), at(lambda b, n, i, s: (b, n, i, 0))),
+        "row": pl.BlockSpec((None, blocks.heads, 1, blocks.queries), at(lambda b, n, i, s: (b, n, 0, i))),
+        "q_rope": pl.BlockSpec((None, None, blocks.queries, rope), at(lambda b, n, i, s: (b, n, i, 0))),
+        "q_segments": pl.BlockSpec((None, 1, blocks.queries), at(lambda b, n, i, s: (b, 0, i))),
+        "k": pl.BlockSpec(
+            (None, call.kv_heads, blocks.keys, shape.head_dim), at(lambda b, n, i, s: (b, n // call.sharing, s, 0))
+        ),
+        "v": pl.BlockSpec(
+            (None, call.kv_heads, blocks.keys, shape.value_dim), at(lambda b, n, i, s: (b, n // call.sharing, s, 0))
+        ),
+        "k_rope": pl.BlockSpec((None, blocks.keys, shape.rope_dim), at(lambda b, n, i, s: (b, s, 0))),
+        "k_rope_T": pl.BlockSpec((None, shape.rope_dim, blocks.keys), at(lambda b, n, i, s: (b, 0, s))),
+        "kv_segments": pl.BlockSpec((None, 1, blocks.keys), at(lambda b, n, i, s: (b, 0, s))),
+    }
+
+
+def _run(call: _Call, name: str, kernel, operands: dict, outputs: dict, scratch: dict, segments, offset_1):
+    """Call ``kernel(refs, call)`` with its refs by name; an operand's block is that of the part of its name before a dot."""
+    keys_outside = name == "dkv"
+    specs = _specs(call, keys_outside=keys_outside)
+    operands = {n: a for n, a in operands.items() if a is not None}
+    operands |= {"q_segments": segments[0][:, None], "kv_segments": segments[1][:, None]}
+    outputs = {n: a for n, a in outputs.items() if a is not None}
+    names = ["table", "offset", *operands, *outputs, *scratch]
+
+    def body(*refs):
+        kernel(dict(zip(names, refs, strict=True)), call)
+
+    batch, heads = call.shape.batch, call.head_blocks
+    results = call.pallas_call(
+        body,
+        name,
+        grid=(batch, call.num_k, heads, call.num_q) if keys_outside else (batch, heads, call.num_q, call.num_k),
+        in_specs=[specs[n.partition(".")[0]] for n in operands],
+        out_specs=[specs[n.partition(".")[0].removeprefix("d")] for n in outputs],
+        out_shape=list(outputs.values()),
+        scratch_shapes=[pltpu.VMEM(s, jnp.float32) for s in scratch.values()],
+        semantics=("parallel", "parallel", *(("arbitrary",) * 2 if keys_outside else ("parallel", "arbitrary"))),
+    )(_block_table(call, segments, offset_1, keys_outside=keys_outside), offset_1, *operands.values())
+    return dict(zip(outputs, results, strict=True))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(call: _Call, q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1):
+    return _attend_fwd(call, q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1)[0]
+
+
+def _attend_fwd(call: _Call, q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1):
+    shape, blocks = call.shape, call.blocks
+    q_rope, k_rope = ropes or (None, None)
+    operands = {"q": q_BNTH, "q_rope": q_rope, "k": k_BJSH, "k_rope_T": _transposed(k_rope), "v": v_BJSU}
+    outputs = {
+        "out": jax.ShapeDtypeStruct((*q_BNTH.shape[:3], shape.value_dim), q_BNTH.dtype),
+        "row.normaliser": jax.ShapeDtypeStruct((*q_BNTH.shape[:2], 1, q_BNTH.shape[2]), jnp.float32),
+    }
+    rows = (blocks.heads, blocks.queries)
+    scratch = {"sum": (*rows, shape.value_dim), "highest": (*rows, LANES), "total": (*rows, LANES)}
+    results = _run(call, "fwd", kernels.forward_kernel, operands, outputs, scratch, segments, offset_1)
+    out_BNTU = results["out"]
+    residuals = q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1, out_BNTU, results["row.normaliser"]
+    return out_BNTU, residuals
+
+
+def _attend_bwd(call: _Call, residuals, dout_BNTU):
+    q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1, out_BNTU, normaliser_BN1T = residuals
+    shape, blocks = call.shape, call.blocks
+    q_rope, k_rope = ropes or (None, None)
+    delta_BN1T = jnp.sum(dout_BNTU.astype(jnp.float32) * out_BNTU.astype(jnp.float32), axis=-1)[:, :, None]
+    common = {"q": q_BNTH, "q_rope": q_rope, "k": k_BJSH, "v": v_BJSU, "out.d": dout_BNTU}
+    common |= {"row.normaliser": normaliser_BN1T, "row.delta": delta_BN1T}
+
+    outputs = {"dq": _like(q_BNTH), "dq_rope": _like(q_rope)}
+    scratch = {"dq_sum": (blocks.heads, blocks.queries, shape.head_dim)}
+    scratch |= {"dq_rope_sum": (blocks.heads, blocks.queries, shape.rope_dim)} if ropes else {}
+    operands = common | {"k_rope_T": _transposed(k_rope)}
+    of_q = _run(call, "dq", kernels.dq_kernel, operands, outputs, scratch, segments, offset_1)
+
+    outputs = {"dk": _like(k_BJSH), "dv": _like(v_BJSU), "dk_rope": _like(k_rope)}
+    scratch = {"dk_sum": (call.kv_heads, blocks.keys, shape.head_dim), "dv_sum": (call.kv_heads, blocks.keys, shape.value_dim)}
+    scratch |= {"dk_rope_sum": (blocks.keys, shape.rope_dim)} if ropes else {}
+    of_k = _run(call, "dkv", kernels.dkv_kernel, common | {"k_rope": k_rope}, outputs, scratch, segments, offset_1)
+    dropes = (of_q["dq_rope"], of_k["dk_rope"]) if ropes else None
+    return of_q["dq"], of_k["dk"], of_k["dv"], dropes, None, None
+
+
+_attend.defvjp(_attend_fwd, _attend_bwd)
+
+
+def _transposed(k_rope_BSR):
+    return None if k_rope_BSR is None else jnp.swapaxes(k_rope_BSR, 1, 2)
+
+
+def _like(array):
+    return None if array is None else jax.ShapeDtypeStruct(array.shape, array.dtype)

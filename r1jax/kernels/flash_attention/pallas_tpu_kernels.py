@@ -1,0 +1,187 @@
+"""What a grid step of each of the three kernels does; see ``pallas_tpu`` for the algorithm.
+
+``refs`` holds the blocks in VMEM by the names that ``pallas_tpu`` gave them, and the prefetched scalars. Scores are [queries,
+keys] in the forward and dq kernels, [keys, queries] in the other.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from r1jax.kernels.flash_attention.reference import MASKED
+
+NN = (((1,), (0,)), ((), ()))
+"""x · y"""
+NT = (((1,), (1,)), ((), ()))
+"""x · yᵀ"""
+
+
+def forward_kernel(refs, call) -> None:
+    """Online softmax over the blocks of keys."""
+    step = _Step(refs, call, keys_outside=False)
+
+    @pl.when(step.is_first)
+    def _():
+        refs["sum"][...] = jnp.zeros_like(refs["sum"])
+        refs["total"][...] = jnp.zeros_like(refs["total"])
+        refs["highest"][...] = jnp.full_like(refs["highest"], MASKED)
+
+    @pl.when(step.works)
+    def _():
+        mask = step.mask()
+        for n in range(call.blocks.heads):
+            scores = jnp.where(mask, _scores(refs, call, n), MASKED)
+            before = refs["highest"][n, :, :1]
+            highest = jnp.maximum(before, scores.max(-1, keepdims=True))
+            weights = jnp.where(mask, jnp.exp(scores - highest), 0.0)  # a row that sees nothing: its highest is MASKED too
+            shrink = jnp.exp(before - highest)
+            total = shrink * refs["total"][n, :, :1] + weights.sum(-1, keepdims=True)
+            v = refs["v"][n // call.heads_per_key]
+            refs["sum"][n] = shrink * refs["sum"][n] + _dot(weights.astype(v.dtype), v, NN)
+            refs["highest"][n] = jnp.broadcast_to(highest, refs["highest"].shape[1:])
+            refs["total"][n] = jnp.broadcast_to(total, refs["total"].shape[1:])
+
+    @pl.when(step.is_last)
+    def _():
+        for n in range(call.blocks.heads):
+            total = refs["total"][n]
+            total = jnp.where(total > 0, total, 1.0)
+            refs["out"][n] = (refs["sum"][n] / total[:, :1]).astype(refs["out"].dtype)
+            refs["row.normaliser"][n] = (refs["highest"][n] + jnp.log(total)).T[:1]
+
+
+def dq_kernel(refs, call) -> None:
+    """dq = Σ dscore · k over the blocks of keys."""
+    step = _Step(refs, call, keys_outside=False)
+    sums = [name for name in ("dq", "dq_rope") if name in refs]
+
+    @pl.when(step.is_first)
+    def _():
+        for name in sums:
+            refs[f"{name}_sum"][...] = jnp.zeros_like(refs[f"{name}_sum"])
+
+    @pl.when(step.works)
+    def _():
+        mask = step.mask()
+        for n in range(call.blocks.heads):
+            j = n // call.heads_per_key
+            weights = jnp.where(mask, jnp.exp(_scores(refs, call, n) - _column(refs["row.normaliser"][n])), 0.0)
+            dweights = _dot(refs["out.d"][n], refs["v"][j], NT)
+            dscores = weights * (dweights - _column(refs["row.delta"][n])) * call.scale
+            dscores = dscores.astype(refs["k"].dtype)
+            refs["dq_sum"][n] += _dot(dscores, refs["k"][j], NN)
+            if "dq_rope" in refs:
+                refs["dq_rope_sum"][n] += _dot(dscores, refs["k_rope_T"][...], NT)
+
+    @pl.when(step.is_last)
+    def _():
+        refs["dq"][...] = refs["dq_sum"][...].astype(refs["dq"].dtype)
+        if "dq_rope" in refs:
+            parts = [refs["dq_rope_sum"][n] for n in range(call.blocks.heads)]
+            refs["dq_rope"][...] = jnp.concatenate(parts, axis=-1).astype(refs["dq_rope"].dtype)
+
+
+def dkv_kernel(refs, call) -> None:
+    """dk = Σ dscoreᵀ · q and dv = Σ weightᵀ · dout over the blocks of queries and the heads that share a key."""
+    step = _Step(refs, call, keys_outside=True)
+
+    @pl.when(step.is_first)
+    def _():
+        refs["dk_sum"][...] = jnp.zeros_like(refs["dk_sum"])
+        refs["dv_sum"][...] = jnp.zeros_like(refs["dv_sum"])
+
+    if "dk_rope" in refs:
+
+        @pl.when(step.is_first_of_all_heads)
+        def _():
+            refs["dk_rope_sum"][...] = jnp.zeros_like(refs["dk_rope_sum"])
+
+    @pl.when(step.works)
+    def _():
+        mask = step.mask()
+        for n in range(call.blocks.heads):
+            j = n // call.heads_per_key
+            scores = _dot(refs["k"][j], refs["q"][n], NT)
+            if "dk_rope" in refs:
+                scores += _dot(refs["k_rope"][...], _rope_of_head(refs, call, n), NT)
+            weights = jnp.where(mask, jnp.exp(scores * call.scale - refs["row.normaliser"][n]), 0.0)
+            dout = refs["out.d"][n]
+            refs["dv_sum"][j] += _dot(weights.astype(dout.dtype), dout, NN)
+            dweights = _dot(refs["v"][j], dout, NT)
+            dscores = (weights * (dweights - refs["row.delta"][n]) * call.scale).astype(dout.dtype)
+            refs["dk_sum"][j] += _dot(dscores, refs["q"][n], NN)
+            if "dk_rope" in refs:
+                refs["dk_rope_sum"][...] += _dot(dscores, _rope_of_head(refs, call, n), NN)
+
+    @pl.when(step.is_last)
+    def _():
+        refs["dk"][...] = refs["dk_sum"][...].astype(refs["dk"].dtype)
+        refs["dv"][...] = refs["dv_sum"][...].astype(refs["dv"].dtype)
+
+    if "dk_rope" in refs:
+
+        @pl.when(step.is_last_of_all_heads)
+        def _():
+            refs["dk_rope"][...] = refs["dk_rope_sum"][...].astype(refs["dk_rope"].dtype)
+
+
+class _Step:
+    """Where in the grid this is."""
+
+    def __init__(self, refs, call, *, keys_outside: bool):
+        self.refs, self.call, self.keys_outside = refs, call, keys_outside
+        batch, *place = (pl.program_id(dim) for dim in range(4))
+        if keys_outside:
+            self.keys, heads, self.queries = place
+            within = heads % call.sharing
+            held = refs["table"][(batch * call.num_k + self.keys) * call.num_q + self.queries]
+            self.works = held == self.queries
+            self.is_first = (within == 0) & (self.queries == 0)
+            self.is_last = (within == call.sharing - 1) & (self.queries == call.num_q - 1)
+            self.is_first_of_all_heads = (heads == 0) & (self.queries == 0)
+            self.is_last_of_all_heads = (heads == call.head_blocks - 1) & (self.queries == call.num_q - 1)
+        else:
+            _, self.queries, self.keys = place
+            held = refs["table"][(batch * call.num_q + self.queries) * call.num_k + self.keys]
+            self.works = held == self.keys
+            self.is_first = self.keys == 0
+            self.is_last = self.keys == call.num_k - 1
+
+    def mask(self):
+        """Which scores of the block are of a key that its query sees."""
+        blocks, refs = self.call.blocks, self.refs
+        if self.keys_outside:
+            shape, query_dim = (blocks.keys, blocks.queries), 1
+            q_segments, kv_segments = refs["q_segments"][...], _column(refs["kv_segments"][...])
+        else:
+            shape, query_dim = (blocks.queries, blocks.keys), 0
+            q_segments, kv_segments = _column(refs["q_segments"][...]), refs["kv_segments"][...]
+        query = jax.lax.broadcasted_iota(jnp.int32, shape, query_dim)
+        key = jax.lax.broadcasted_iota(jnp.int32, shape, 1 - query_dim)
+        ahead = self.queries * blocks.queries + refs["offset"][0] - self.keys * blocks.keys
+        return (q_segments == kv_segments) & (kv_segments > 0) & (key - query <= ahead)
+
+
+def _scores(refs, call, n: int):
+    """Scaled scores of query head ``n`` of the block, [queries, keys]."""
+    scores = _dot(refs["q"][n], refs["k"][n // call.heads_per_key], NT)
+    if "q_rope" in refs:
+        scores += _dot(_rope_of_head(refs, call, n), refs["k_rope_T"][...], NN)
+    return scores * call.scale
+
+
+def _rope_of_head(refs, call, n: int):
+    """The rope part of one head of those that lie side by side."""
+    size = call.shape.rope_dim
+    return refs["q_rope"][:, n * size : (n + 1) * size]
+
+
+def _column(row_1X):
+    """[1, X] as [X, 1]."""
+    return row_1X[0][:, None]
+
+
+def _dot(x, y, dimensions):
+    """Sums in float32; float32 inputs are not rounded to bfloat16 on the way."""
+    precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    return jax.lax.dot_general(x, y, dimensions, precision=precision, preferred_element_type=jnp.float32)

@@ -1,0 +1,174 @@
+"""The shapes that the kernel is tested, compiled and modelled at; its blocks; what one call costs.
+
+The costs are the analytic table of ``r1jax.bench kernels`` and, unchanged, the ``pl.CostEstimate`` of each kernel. They
+assume one segment a row, and that the queries are the last of the keys unless ``q_offset`` is a number.
+"""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from r1jax.kernels import hardware
+
+LANES = 128
+SIZES = (1024, 512, 256, 128)
+"""Block lengths to choose from. More than 1024 brings no intensity that a TPU could use, and slow compilation."""
+MAX_HEADS = 8
+"""Query heads a block: what they keep in VMEM grows with them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Sizes of one call; ``rope_dim`` 0 where keys are not in two parts."""
+
+    batch: int
+    queries: int
+    keys: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    value_dim: int
+    rope_dim: int = 0
+    dtype: str = "bfloat16"
+
+    def arrays(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Arguments of ``flash_attention`` by name."""
+        b, t, s, n, j = self.batch, self.queries, self.keys, self.heads, self.kv_heads
+        shapes = {"q_BTNH": (b, t, n, self.head_dim), "k_BSJH": (b, s, j, self.head_dim), "v_BSJU": (b, s, j, self.value_dim)}
+        if self.rope_dim:
+            shapes |= {"q_rope_BTNR": (b, t, n, self.rope_dim), "k_rope_BSR": (b, s, self.rope_dim)}
+        arrays = {name: jax.ShapeDtypeStruct(shape, jnp.dtype(self.dtype)) for name, shape in shapes.items()}
+        segments = {"q_segments_BT": (b, t), "kv_segments_BS": (b, s)}
+        return arrays | {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in segments.items()}
+
+
+def _mla(batch, queries, keys, heads=128) -> Shape:
+    sizes = {"kv_heads": heads, "head_dim": 128, "value_dim": 128, "rope_dim": 64}
+    return Shape(batch=batch, queries=queries, keys=keys, heads=heads, **sizes)
+
+
+SHAPES = {
+    "v3_train_4k": _mla(1, 4096, 4096),
+    "v3_rl_32k": _mla(1, 32_768, 32_768, heads=16),  # 128 heads over tensor = 8
+    "v3_prefill_chunk": _mla(1, 2048, 16_384),
+    "qwen2.5_7b_4k": Shape(batch=2, queries=4096, keys=4096, heads=28, kv_heads=4, head_dim=128, value_dim=128),
+    "llama3.3_70b_8k": Shape(batch=1, queries=8192, keys=8192, heads=64, kv_heads=8, head_dim=128, value_dim=128),
+    "smollm2_2k": Shape(batch=4, queries=2048, keys=2048, heads=9, kv_heads=3, head_dim=64, value_dim=64),
+    "mini_v3": Shape(
+        batch=8, queries=160, keys=160, heads=4, kv_heads=4, head_dim=32, value_dim=32, rope_dim=16, dtype="float32"
+    ),
+    "mini_qwen": Shape(
+        batch=8, queries=160, keys=160, heads=4, kv_heads=2, head_dim=32, value_dim=32, dtype="float32"
+    ),
+}
+"""Shapes that people run: on one device, so heads are those of a device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """What one grid step holds: ``queries`` × ``keys`` scores of ``heads`` query heads."""
+
+    queries: int
+    keys: int
+    heads: int
+
+
+def choose_blocks(shape: Shape, generation: str) -> Blocks:
+    """The blocks for a shape on a TPU generation.
+
+    Of each block of keys as many FLOPs are wanted as make its reading from HBM take half the time of the matmuls: queries ·
+    (query heads that share it) ≥ 2 · (FLOPs a byte of the generation). Blocks are the smallest for which that holds, within
+    a quarter of VMEM, and no longer than the padded sequence.
+    """
+    group = shape.heads // shape.kv_heads
+    heads = max(n for n in range(1, MAX_HEADS + 1) if group % n == 0)
+    if group == 1 and shape.rope_dim and shape.heads % 2 == 0 and 2 * shape.rope_dim <= LANES:
+        heads = 2  # the rope parts of two heads fill the 128 lanes of a tile
+    wanted = 2 * hardware.flops_per_byte(generation) / min(group, heads)
+    size = min([s for s in SIZES if s >= wanted] or [max(SIZES)])
+    size = min(size, max(round_up(shape.queries, LANES), round_up(shape.keys, LANES)))
+    for size in [s for s in SIZES if s <= size]:
+        blocks = Blocks(min(size, _fitting(shape.queries)), min(size, _fitting(shape.keys)), heads)
+        if vmem_bytes(shape, blocks) <= hardware.info(generation).vmem_capacity_bytes // 4:
+            break
+    return blocks
+
+
+def _fitting(length: int) -> int:
+    """The longest block that is not mostly padding."""
+    return next((s for s in reversed(SIZES) if s >= length), max(SIZES))
+
+
+def round_up(length: int, multiple: int) -> int:
+    """The next multiple."""
+    return -(-length // multiple) * multiple
+
+
+def vmem_bytes(shape: Shape, blocks: Blocks) -> int:
+    """VMEM that the hungriest kernel, dk and dv, asks for: blocks twice, sums in float32, four squares of scores."""
+    size = jnp.dtype(shape.dtype).itemsize
+    per_key = round_up(shape.head_dim, LANES) + round_up(shape.value_dim, LANES) + round_up(shape.rope_dim, LANES)
+    rows = blocks.heads * (blocks.queries + 2 * blocks.keys)
+    sums = blocks.heads * max(blocks.queries, blocks.keys) * (per_key + 2 * LANES) * 4
+    return 2 * rows * per_key * size + sums + 4 * blocks.queries * blocks.keys * 4
+
+
+def costs(shape: Shape, blocks: Blocks, *, q_offset: int | None = None) -> dict[str, pl.CostEstimate]:
+    """FLOPs, exponentials and HBM bytes of the kernels "fwd", "dq" and "dkv".
+
+    A grid step works if its block of scores holds one at or below the diagonal; only for those is anything read that was
+    not there already. Products cost 2 · rows · columns · depth; masks and softmax other than exp are not counted.
+    """
+    size = jnp.dtype(shape.dtype).itemsize
+    num_q, num_k = -(-shape.queries // blocks.queries), -(-shape.keys // blocks.keys)
+    offset = shape.keys - shape.queries if q_offset is None else q_offset
+    # Blocks of keys that block i of the queries needs, and the other way round.
+    seen = [list(range(min(num_k, (offset + (i + 1) * blocks.queries - 1) // blocks.keys + 1))) for i in range(num_q)]
+    seeing = [[i for i in range(num_q) if len(seen[i]) > s] for s in range(num_k)]
+    steps = sum(map(len, seen))
+    per_step = shape.batch * (shape.heads // blocks.heads)
+    kv_heads = max(1, blocks.heads * shape.kv_heads // shape.heads)
+    scores = per_step * steps * blocks.heads * blocks.queries * blocks.keys
+    depth, value = shape.head_dim + shape.rope_dim, shape.value_dim
+
+    q_rows = per_step * num_q * blocks.queries
+    k_rows = shape.batch * shape.kv_heads * num_k * blocks.keys
+    q_bytes = q_rows * (blocks.heads * depth * size + 4)
+    out_bytes = q_rows * blocks.heads * value * size
+    row_bytes = q_rows * blocks.heads * 4  # the log of the normaliser, or delta
+    k_block = blocks.keys * ((kv_heads * (shape.head_dim + value) + shape.rope_dim) * size + 4)
+    q_block = blocks.queries * (blocks.heads * ((depth + value) * size + 8) + 4)
+    reads_k = per_step * fetches(seen) * k_block
+    reads_q = per_step * fetches(seeing) * q_block
+    # k, v and segments of a block stay while all heads of the key head pass; its rope part while all heads do.
+    k_once = k_rows * (shape.head_dim + value) * size + shape.batch * num_k * blocks.keys * (shape.rope_dim * size + 4)
+    dk_once = k_rows * (shape.head_dim + value) * size + shape.batch * num_k * blocks.keys * shape.rope_dim * size
+
+    def cost(products: int, hbm: int) -> pl.CostEstimate:
+        return pl.CostEstimate(flops=2 * scores * products, transcendentals=scores, bytes_accessed=hbm)
+
+    return {
+        "fwd": cost(depth + value, q_bytes + out_bytes + row_bytes + reads_k),
+        "dq": cost(2 * depth + value, 2 * q_bytes - 4 * q_rows + out_bytes + 2 * row_bytes + reads_k),
+        "dkv": cost(2 * depth + 2 * value, k_once + dk_once + reads_q),
+    }
+
+
+def fetches(needed: list[list[int]]) -> int:
+    """Inner blocks read while the outer ones pass: one that is there already is not read again."""
+    visited = [block for inner in needed for block in inner or [0]]
+    return 1 + sum(a != b for a, b in itertools.pairwise(visited))
+
+
+def unfused_bytes(shape: Shape) -> int:
+    """HBM bytes of the forward pass by separate operations: every square of scores written and read in float32, its
+    weights in the compute type."""
+    size = jnp.dtype(shape.dtype).itemsize
+    square = shape.batch * shape.heads * shape.queries * shape.keys
+    q_row = shape.heads * (shape.head_dim + shape.rope_dim + shape.value_dim) * size
+    k_row = shape.kv_heads * (shape.head_dim + shape.value_dim) * size + shape.rope_dim * size
+    # scores out, in for the softmax, weights out, in for the second product
+    return square * (4 + 4 + size + size) + shape.batch * (shape.queries * q_row + shape.keys * k_row)

@@ -1,0 +1,324 @@
+"""Routed experts on a TPU: rows sorted by expert times the weights of their expert, in blocks of rows that may span experts.
+
+The idea is that of MegaBlocks (Gale et al. 2022) and of JAX's megablox. Source of the operation: V3 Sec. 2.1.2 Eq. 12.
+
+Rows are not padded to whole blocks an expert. The blocks of rows and the ranges of the experts are cut against each other:
+each pair (expert, block) that meets is one *visit*, at most blocks + experts − 1 of them, in order of the rows. Their list is
+computed outside, lies in scalar memory before the kernel starts, and tells the pipeline which weights and rows to fetch; the
+grid ends with the last visit. A visit computes its whole block with its expert's weights and stores the rows of its expert.
+The visits of a block follow one another, so the block stays in VMEM until all its rows are stored.
+
+``_rows``: columns of a block are the outer loop, visits the inner one, and the contracted dimension is whole. So weights are
+fetched when the expert changes and no sooner: each is read from HBM once, whatever the number of blocks. Products are summed
+in float32 and an elementwise function ends the visit: SwiGLU after gate and up; its gradient after dy · downᵀ; the sum of the
+two products of dx. An FP8 weight is read as such; products of 128 contracted numbers are summed, then multiplied by their
+scales, which is exact up to float32 as rescaling the weights in bfloat16 would not be (V3 Sec. 3.3).
+
+``_sums``: gradients of weights, leftᵀ · right over the rows of an expert; the sums stay in VMEM while the expert's visits pass.
+An expert without rows has one visit that finds no row of its own and stores zeros.
+
+Backward keeps gate·x and up·x from the forward pass: 2 products there, 6 here, none twice.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from r1jax.kernels import hardware
+from r1jax.kernels.grouped_matmul import shapes
+from r1jax.kernels.grouped_matmul.permute import permute
+from r1jax.kernels.route.reference import Permutation, permutation
+
+
+def expert_ffn(
+    x_TD,
+    experts_TK,
+    weights_TK,
+    w_gate_EDF,
+    w_up_EDF,
+    w_down_EFD,
+    *,
+    scales=None,
+    order: Permutation | None = None,
+    interpret=False,
+):
+    """See ``r1jax.kernels.grouped_matmul.expert_ffn``; ``interpret`` is that of ``pl.pallas_call``."""
+    if order is None:
+        order = permutation(experts_TK, w_gate_EDF.shape[0])
+    place_TK = order.place_XK
+    x_RD = permute(x_TD, order.row_of_place // place_TK.shape[1], place_TK)
+    y_RD = sorted_expert_ffn(x_RD, order.offsets, w_gate_EDF, w_up_EDF, w_down_EFD, scales=scales, interpret=interpret)
+    y_TKD = permute(y_RD, place_TK.reshape(-1), order.row_of_place[:, None]).reshape(*place_TK.shape, -1)
+    dtype = x_TD.dtype
+    return jnp.einsum("tkd,tk->td", y_TKD, weights_TK.astype(dtype), preferred_element_type=jnp.float32).astype(dtype)
+
+
+def sorted_expert_ffn(x_RD, offsets, w_gate_EDF, w_up_EDF, w_down_EFD, *, scales=None, interpret=False):
+    """Rows that lie sorted by expert through the SwiGLU of their own, [R, D]: expert e has rows offsets[e] to offsets[e + 1].
+
+    What a device of an expert-parallel mesh runs on the rows that reached it. Rows before offsets[0] and from offsets[E] on
+    are nobody's: what they are given is unspecified, and their gradient too.
+    """
+    if not interpret:
+        hardware.require_tpu("expert_ffn")
+    weights = (w_gate_EDF, w_up_EDF, w_down_EFD)
+    _check(x_RD, weights, scales)
+    if scales is None:
+        weights = tuple(w.astype(x_RD.dtype) for w in weights)
+        scales = (None, None, None)
+    shape = shapes.Shape(
+        *(x_RD.shape[0], *w_gate_EDF.shape), itemsize=x_RD.dtype.itemsize, weight_itemsize=weights[0].dtype.itemsize
+    )
+    return _swiglu(x_RD, offsets.astype(jnp.int32), weights, scales, (shape, interpret))
+
+
+def _check(x_RD, weights, scales):
+    dim, ffn = weights[0].shape[1:]
+    wanted = [(len(weights[0]), dim, ffn)] * 2 + [(len(weights[0]), ffn, dim)]
+    if [w.shape for w in weights] != wanted or x_RD.shape[1] != dim:
+        raise ValueError(
+            f"expert_ffn: rows {x_RD.shape} and weights {[w.shape for w in weights]}; the kernel takes rows [R, D], gate and up "
+            "[E, D, F], down [E, F, D]"
+        )
+    if x_RD.dtype not in (jnp.float32, jnp.bfloat16):
+        raise ValueError(f"expert_ffn: rows are {x_RD.dtype}; the kernel takes float32 and bfloat16")
+    size = shapes.SCALED
+    if scales is None:
+        if any(w.dtype not in (jnp.float32, jnp.bfloat16) for w in weights):
+            raise ValueError(
+                f"expert_ffn: weights are {[str(w.dtype) for w in weights]}; the kernel takes float32, bfloat16, and "
+                "float8_e4m3fn with scales"
+            )
+    elif dim % size or ffn % size or any(w.dtype != jnp.float8_e4m3fn for w in weights):
+        raise ValueError(
+            f"expert_ffn: scales for {[f'{w.dtype}{w.shape}' for w in weights]}; the kernel takes scaled float8_e4m3fn weights of "
+            f"dimensions that {size} divides"
+        )
+    elif any(s.shape != (w.shape[0], w.shape[1] // size, w.shape[2] // size) for s, w in zip(scales, weights, strict=True)):
+        raise ValueError(f"expert_ffn: scales are {[s.shape for s in scales]}; the kernel takes one a block of {size}×{size}")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _swiglu(x_RD, offsets, weights, scales, options):
+    (gate, up, down), (gate_scale, up_scale, down_scale), (shape, interpret) = weights, scales, options
+    visits = _visits(offsets, shape, for_sums=False)
+    call = shapes.gate_up(shape, saves=False)
+    (hidden_RF,) = _rows(call, visits, offsets, [x_RD], [(gate, gate_scale), (up, up_scale)], _hidden, interpret=interpret)
+    (y_RD,) = _rows(shapes.down(shape), visits, offsets, [hidden_RF], [(down, down_scale)], _same, interpret=interpret)
+    return y_RD
+
+
+def _swiglu_fwd(x_RD, offsets, weights, scales, options):
+    (gate, up, down), (gate_scale, up_scale, down_scale), (shape, interpret) = weights, scales, options
+    visits = _visits(offsets, shape, for_sums=False)
+    hidden_RF, gate_RF, up_RF = _rows(
+        shapes.gate_up(shape, saves=True),
+        visits,
+        offsets,
+        [x_RD],
+        [(gate, gate_scale), (up, up_scale)],
+        lambda gate, up: (*_hidden(gate, up), gate, up),
+        interpret=interpret,
+    )
+    (y_RD,) = _rows(shapes.down(shape), visits, offsets, [hidden_RF], [(down, down_scale)], _same, interpret=interpret)
+    return y_RD, (x_RD, offsets, weights, scales, gate_RF, up_RF)
+
+
+def _swiglu_bwd(options, residuals, dy_RD):
+    x_RD, offsets, weights, scales, gate_RF, up_RF = residuals
+    (gate, up, down), (gate_scale, up_scale, down_scale), (shape, interpret) = weights, scales, options
+    rows = functools.partial(_rows, transposed=True, interpret=interpret)
+    visits = _visits(offsets, shape, for_sums=False)
+    saved = [gate_RF, up_RF]
+    dgate_RF, dup_RF, hidden_RF = rows(
+        shapes.d_hidden(shape), visits, offsets, [dy_RD], [(down, down_scale)], _hidden_gradient, extras=saved
+    )
+    two = [(gate, gate_scale), (up, up_scale)]
+    (dx_RD,) = rows(shapes.d_x(shape), visits, offsets, [dgate_RF, dup_RF], two, lambda a, b: (a + b,))
+    if gate_scale is not None:
+        return dx_RD, None, None, None
+    visits = _visits(offsets, shape, for_sums=True)
+    sums = functools.partial(_sums, visits=visits, offsets=offsets, interpret=interpret)
+    dgate_EDF, dup_EDF = sums(shapes.d_gate_up(shape), x_RD, [dgate_RF, dup_RF], dtype=gate.dtype)
+    (ddown_EFD,) = sums(shapes.d_down(shape), hidden_RF, [dy_RD], dtype=down.dtype)
+    return dx_RD, None, (dgate_EDF, dup_EDF, ddown_EFD), None
+
+
+_swiglu.defvjp(_swiglu_fwd, _swiglu_bwd)
+
+
+def _same(product):
+    return (product,)
+
+
+def _hidden(gate, up):
+    return (jax.nn.silu(gate) * up,)
+
+
+def _hidden_gradient(dhidden, gate, up):
+    sigmoid = jax.nn.sigmoid(gate)
+    silu = gate * sigmoid
+    return dhidden * up * (sigmoid + silu * (1 - sigmoid)), dhidden * silu, silu * up
+
+
+def _visits(offsets, shape, *, for_sums):
+    """(expert of each visit, block of each visit, number of visits); ``for_sums``: an expert without rows has one too.
+
+    The lists are one longer than the most visits there can be; what is past the last has expert E and is not run.
+    """
+    rows = shapes.rows_per_block(shape)
+    num_blocks = pl.cdiv(shape.rows, rows)
+    start_E, end_E = offsets[:-1], offsets[1:]
+    first_E = start_E // rows
+    visits_E = jnp.where(end_E > start_E, pl.cdiv(end_E, rows) - first_E, int(for_sums))
+    last_E = jnp.cumsum(visits_E)
+    visit = jnp.arange(num_blocks + shape.experts, dtype=jnp.int32)
+    expert = (last_E <= visit[:, None]).sum(1, dtype=jnp.int32)
+    of = jnp.minimum(expert, shape.experts - 1)
+    block = jnp.clip((first_E + visits_E - last_E)[of] + visit, 0, num_blocks - 1)
+    return expert, block.astype(jnp.int32), last_E[-1].astype(jnp.int32)
+
+
+def _rows(call, visits, offsets, inputs, weights, finish, *, extras=(), transposed=False, interpret):
+    """Arrays [R, N]: ``finish`` of the products inputs · weights[expert of the row] and of ``extras`` [R, N].
+
+    weights: (w, scales or None), w [E, K, N], or [E, N, K] if ``transposed``; a single input goes with all of them.
+    """
+    generation = hardware.generation()
+    rows, columns = call.blocks(generation)
+    contracted, num_rows = call.contracted, call.shape.rows
+    expert, block, num_visits = visits
+    of_rows = pl.BlockSpec((rows, contracted), lambda n, v, expert, block, _: (block[v], 0))
+    of_result = pl.BlockSpec((rows, columns), lambda n, v, expert, block, _: (block[v], n))
+    of_weights = pl.BlockSpec((None, contracted, columns), lambda n, v, expert, block, _: (expert[v], 0, n))
+    if transposed:
+        of_weights = pl.BlockSpec((None, columns, contracted), lambda n, v, expert, block, _: (expert[v], n, 0))
+    scaled = contracted // shapes.SCALED
+    of_scales = pl.BlockSpec((None, scaled, columns), lambda n, v, expert, block, _: (expert[v], 0, n))
+    scales = [_spread(s, transposed) for _, s in weights if s is not None]
+
+    def kernel(expert_ref, block_ref, offsets_ref, *refs):
+        refs = iter(refs)
+        input_refs, weight_refs, scale_refs, extra_refs, out_refs = (
+            [next(refs) for _ in range(n)] for n in (len(inputs), len(weights), len(scales), len(extras), call.outputs)
+        )
+        products = [
+            _product(input_refs[i % len(inputs)], w, scale_refs[i] if scales else None, transposed)
+            for i, w in enumerate(weight_refs)
+        ]
+        results = finish(*products, *(ref[...].astype(jnp.float32) for ref in extra_refs))
+        is_mine = _is_mine(expert_ref, block_ref, offsets_ref, pl.program_id(1), (rows, columns))
+        for ref, result in zip(out_refs, results, strict=True):
+            ref[...] = jnp.where(is_mine, result, ref[...].astype(jnp.float32)).astype(ref.dtype)
+
+    return pl.pallas_call(
+        kernel,
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=3,
+            grid=(pl.cdiv(call.columns, columns), num_visits),
+            in_specs=[of_rows] * len(inputs)
+            + [of_weights] * len(weights)
+            + [of_scales] * len(scales)
+            + [of_result] * len(extras),
+            out_specs=[of_result] * call.outputs,
+        ),
+        out_shape=[jax.ShapeDtypeStruct((num_rows, call.columns), inputs[0].dtype)] * call.outputs,
+        compiler_params=_compiler_params(generation, "parallel", "arbitrary"),
+        cost_estimate=call.cost(generation),
+        interpret=interpret,
+        name=call.name,
+    )(expert, block, offsets, *inputs, *(w for w, _ in weights), *scales, *extras)
+
+
+def _product(rows_ref, weight_ref, scale_ref, transposed):
+    """[b, n] float32: rows · weight (its transpose, if ``transposed``), with FP8 scales [K / 128, n] if there are."""
+    dims = (((1,), (1 if transposed else 0,)), ((), ()))
+    if scale_ref is None:
+        return _dot(rows_ref[...], weight_ref[...], dims)
+
+    def add_block(i, sums):
+        part = pl.ds(pl.multiple_of(i * shapes.SCALED, shapes.SCALED), shapes.SCALED)
+        w = weight_ref[:, part] if transposed else weight_ref[part, :]
+        product = _dot(rows_ref[:, part], w.astype(jnp.float32).astype(rows_ref.dtype), dims)
+        return sums + product * scale_ref[pl.ds(i, 1), :]
+
+    zeros = jnp.zeros((rows_ref.shape[0], scale_ref.shape[1]), jnp.float32)
+    return jax.lax.fori_loop(0, scale_ref.shape[0], add_block, zeros)
+
+
+def _sums(call, left_RK, rights_RN, *, visits, offsets, dtype, interpret):
+    """For each right array, the sum leftᵀ · right over each expert's rows, [E, K, N]."""
+    generation = hardware.generation()
+    rows, left, right = call.blocks(generation)
+    expert, block, num_visits = visits
+    of_left = pl.BlockSpec((rows, left), lambda k, n, v, expert, block, _: (block[v], k))
+    of_right = pl.BlockSpec((rows, right), lambda k, n, v, expert, block, _: (block[v], n))
+    of_sums = pl.BlockSpec((None, left, right), lambda k, n, v, expert, block, _: (expert[v], k, n))
+
+    def kernel(expert_ref, block_ref, offsets_ref, left_ref, *refs):
+        right_refs, out_refs, sum_refs = _thirds(refs)
+        visit = pl.program_id(2)
+
+        @pl.when((visit == 0) | (expert_ref[jnp.maximum(visit - 1, 0)] != expert_ref[visit]))
+        def _():
+            for ref in sum_refs:
+                ref[...] = jnp.zeros_like(ref)
+
+        def mine(ref):  # both, since nothing times what lies past the last row may not be nothing
+            is_mine = _is_mine(expert_ref, block_ref, offsets_ref, visit, ref.shape)
+            return jnp.where(is_mine, ref[...].astype(jnp.float32), 0.0).astype(ref.dtype)
+
+        left_bK = mine(left_ref)
+        for right_ref, sum_ref in zip(right_refs, sum_refs, strict=True):
+            sum_ref[...] += _dot(left_bK, mine(right_ref), (((0,), (0,)), ((), ())))
+
+        @pl.when(expert_ref[visit] != expert_ref[visit + 1])
+        def _():
+            for out_ref, sum_ref in zip(out_refs, sum_refs, strict=True):
+                out_ref[...] = sum_ref[...].astype(out_ref.dtype)
+
+    return pl.pallas_call(
+        kernel,
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=3,
+            grid=(pl.cdiv(call.left, left), pl.cdiv(call.right, right), num_visits),
+            in_specs=[of_left] + [of_right] * call.products,
+            out_specs=[of_sums] * call.products,
+            scratch_shapes=[pltpu.VMEM((left, right), jnp.float32)] * call.products,
+        ),
+        out_shape=[jax.ShapeDtypeStruct((call.shape.experts, call.left, call.right), dtype)] * call.products,
+        compiler_params=_compiler_params(generation, "parallel", "parallel", "arbitrary"),
+        cost_estimate=call.cost(generation),
+        interpret=interpret,
+        name=call.name,
+    )(expert, block, offsets, left_RK, *rights_RN)
+
+
+def _thirds(refs):
+    third = len(refs) // 3
+    return refs[:third], refs[third : 2 * third], refs[2 * third :]
+
+
+def _is_mine(expert_ref, block_ref, offsets_ref, visit, block_shape):
+    """Which rows of a visit's block are its expert's, spread over the block."""
+    expert = expert_ref[visit]
+    row = block_ref[visit] * block_shape[0] + jax.lax.broadcasted_iota(jnp.int32, block_shape, 0)
+    return (row >= offsets_ref[expert]) & (row < offsets_ref[expert + 1])
+
+
+def _spread(scales, transposed):
+    """Scales [E, K / 128, N]: one for each contracted block and column."""
+    return jnp.repeat(jnp.swapaxes(scales, 1, 2) if transposed else scales, shapes.SCALED, axis=2).astype(jnp.float32)
+
+
+def _dot(a, b, dims):
+    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None  # else a TPU rounds to bfloat16
+    return jax.lax.dot_general(a, b, dims, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _compiler_params(generation, *semantics):
+    limit = hardware.info(generation).vmem_capacity_bytes * 7 // 8
+    return pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=limit)

@@ -1,0 +1,197 @@
+"""Named shapes of the routed experts, the kernels' blocks, and what each kernel call costs.
+
+A pass is a handful of calls of two kernels (``pallas_tpu``): ``Rows``, rows times the weights of their expert, and ``Sums``,
+an expert's sum over its rows. Each call knows its VMEM, picks its blocks by generation, and counts its FLOPs and HBM bytes.
+"""
+
+import dataclasses
+
+from jax.experimental import pallas as pl
+
+from r1jax.kernels import hardware
+
+SCALED = 128
+"""An FP8 weight has one scale a block of so many by so many (V3 Sec. 3.3)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """R routed rows over E experts, model width D, expert width F; bytes a number of rows and of weights."""
+
+    rows: int
+    experts: int
+    dim: int
+    ffn: int
+    itemsize: int = 2
+    weight_itemsize: int = 2
+
+
+SHAPES = {
+    # One of 32 expert-parallel devices: 8 of 256 experts, the rows of 4096 tokens a device, and of 128 while decoding.
+    "v3": Shape(rows=4096 * 8, experts=8, dim=7168, ffn=2048),
+    "v3 fp8": Shape(rows=4096 * 8, experts=8, dim=7168, ffn=2048, weight_itemsize=1),
+    "v3 decode": Shape(rows=128 * 8, experts=8, dim=7168, ffn=2048),
+    "v3 decode fp8": Shape(rows=128 * 8, experts=8, dim=7168, ffn=2048, weight_itemsize=1),
+    "mini": Shape(rows=1280 * 2, experts=16, dim=128, ffn=128, itemsize=4, weight_itemsize=4),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """``inputs`` arrays [R, K] times ``products`` weights [E, K, N]; ``extras`` and ``outputs`` are arrays [R, N]."""
+
+    name: str
+    shape: Shape
+    contracted: int
+    columns: int
+    inputs: int = 1
+    products: int = 1
+    extras: int = 0
+    outputs: int = 1
+    transcendental: bool = False
+
+    def blocks(self, generation: str) -> tuple[int, int]:
+        """(rows, columns) of a block: the widest that fits, since each input is read once a block of columns."""
+        rows = rows_per_block(self.shape)
+        for columns in _tiles(self.columns):
+            if self._vmem(rows, columns) <= _room(generation):
+                return rows, columns
+        raise ValueError(f"{self.name}: rows of {self.contracted} numbers do not fit the VMEM of a TPU {generation}")
+
+    def _vmem(self, rows, columns):
+        s = self.shape
+        buffers = self.inputs * rows * self.contracted * s.itemsize
+        buffers += self.products * columns * self.contracted * s.weight_itemsize
+        buffers += (self.extras + self.outputs) * rows * columns * s.itemsize
+        return 2 * buffers + 4 * (self.products + self.extras + self.outputs) * rows * columns
+
+    def cost(self, generation: str) -> pl.CostEstimate:
+        """2·R·K·N FLOPs a product. Weights are read once, inputs once a block of columns."""
+        s, (_, columns) = self.shape, self.blocks(generation)
+        weights = self.products * min(s.experts, s.rows) * self.contracted * self.columns
+        bytes_accessed = self.inputs * s.rows * self.contracted * s.itemsize * pl.cdiv(self.columns, columns)
+        bytes_accessed += weights * s.weight_itemsize + (4 * weights // SCALED if s.weight_itemsize == 1 else 0)
+        bytes_accessed += (self.extras + self.outputs) * s.rows * self.columns * s.itemsize
+        flops = 2 * self.products * s.rows * self.contracted * self.columns
+        transcendentals = s.rows * self.columns if self.transcendental else 0
+        return pl.CostEstimate(flops=flops, bytes_accessed=bytes_accessed, transcendentals=transcendentals)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """For each expert leftᵀ · right over its rows, [E, K, N], for each of ``products`` right arrays [R, N]."""
+
+    name: str
+    shape: Shape
+    left: int
+    right: int
+    products: int = 1
+
+    def blocks(self, generation: str) -> tuple[int, int, int]:
+        """(rows, K, N) of a block: of those that fit, the ones that read the fewest bytes."""
+        rows = rows_per_block(self.shape)
+        tiles = [(k, n) for k in _tiles(self.left) for n in _tiles(self.right)]
+        fits = [(k, n) for k, n in tiles if self._vmem(rows, k, n) <= _room(generation)]
+        if not fits:
+            raise ValueError(f"{self.name}: no block fits the VMEM of a TPU {generation}")
+        return rows, *min(fits, key=lambda tile: self._read(*tile))
+
+    def _vmem(self, rows, k, n):
+        s = self.shape
+        buffers = rows * (k + self.products * n) * s.itemsize + self.products * k * n * s.weight_itemsize
+        return 2 * buffers + 4 * (2 * self.products * k * n + rows * (k + self.products * n))
+
+    def _read(self, k, n):
+        columns = self.left * pl.cdiv(self.right, n) + self.products * self.right * pl.cdiv(self.left, k)
+        return self.shape.rows * columns * self.shape.itemsize
+
+    def cost(self, generation: str) -> pl.CostEstimate:
+        """2·R·K·N FLOPs a product. Left is read once a block of N, right once a block of K, sums are written once."""
+        s, (_, k, n) = self.shape, self.blocks(generation)
+        area = self.products * self.left * self.right
+        bytes_accessed = self._read(k, n) + s.experts * area * s.weight_itemsize
+        return pl.CostEstimate(flops=2 * s.rows * area, bytes_accessed=bytes_accessed, transcendentals=0)
+
+
+def gate_up(s: Shape, *, saves: bool) -> Rows:
+    """silu(x·gate) * (x·up), and with ``saves`` both products for the backward pass."""
+    return Rows("gate_up", s, s.dim, s.ffn, products=2, outputs=3 if saves else 1, transcendental=True)
+
+
+def down(s: Shape) -> Rows:
+    """hidden · down."""
+    return Rows("down", s, s.ffn, s.dim)
+
+
+def d_hidden(s: Shape) -> Rows:
+    """dy · downᵀ, and from it the gradients of gate·x and up·x, and the hidden rows again."""
+    return Rows("d_hidden", s, s.dim, s.ffn, extras=2, outputs=3, transcendental=True)
+
+
+def d_x(s: Shape) -> Rows:
+    """dgate · gateᵀ + dup · upᵀ."""
+    return Rows("d_x", s, s.ffn, s.dim, inputs=2, products=2)
+
+
+def d_gate_up(s: Shape) -> Sums:
+    """xᵀ · dgate and xᵀ · dup."""
+    return Sums("d_gate_up", s, s.dim, s.ffn, products=2)
+
+
+def d_down(s: Shape) -> Sums:
+    """hiddenᵀ · dy."""
+    return Sums("d_down", s, s.ffn, s.dim)
+
+
+def forward(s: Shape, *, saves: bool = False) -> list[Rows | Sums]:
+    """The calls of a forward pass."""
+    return [gate_up(s, saves=saves), down(s)]
+
+
+def backward(s: Shape) -> list[Rows | Sums]:
+    """The calls of a backward pass; FP8 weights have no gradient."""
+    return [d_hidden(s), d_x(s), *([] if s.weight_itemsize == 1 else [d_gate_up(s), d_down(s)])]
+
+
+def cost(calls: list[Rows | Sums], generation: str) -> pl.CostEstimate:
+    """The sum over calls."""
+    costs = [call.cost(generation) for call in calls]
+    return pl.CostEstimate(
+        flops=sum(c.flops for c in costs),
+        bytes_accessed=sum(c.bytes_accessed for c in costs),
+        transcendentals=sum(c.transcendentals for c in costs),
+    )
+
+
+def unfused_bytes(s: Shape, generation: str, *, backward: bool = False) -> int:
+    """HBM bytes of a pass of which every product is a grouped matmul of its own, with blocks chosen in the same way, and SwiGLU and
+    its gradient, and the sum of the two products of dx, read and write arrays [R, F] and [R, D]; FP8 weights are expanded to
+    rows' type first."""
+    s, expanded = dataclasses.replace(s, weight_itemsize=s.itemsize), s.weight_itemsize == 1
+    first, second = Rows("", s, s.dim, s.ffn), Rows("", s, s.ffn, s.dim)
+    area = s.experts * s.dim * s.ffn
+    if backward:
+        calls = [first, second, second]
+        if not expanded:
+            calls += [Sums("", s, s.dim, s.ffn), Sums("", s, s.dim, s.ffn), Sums("", s, s.ffn, s.dim)]
+        elementwise = s.rows * (6 * s.ffn + 3 * s.dim)
+    else:
+        calls, elementwise = [first, first, second], 3 * s.rows * s.ffn
+    return cost(calls, generation).bytes_accessed + elementwise * s.itemsize + (3 * area * (1 + s.itemsize) if expanded else 0)
+
+
+def _room(generation: str) -> int:
+    """Bytes of VMEM that blocks may take; the rest is for what the compiler keeps."""
+    return hardware.info(generation).vmem_capacity_bytes * 5 // 8
+
+
+def rows_per_block(s: Shape) -> int:
+    """256, 128 where experts have fewer rows than that, or all."""
+    return min(s.rows, 256 if s.rows >= 256 * s.experts else 128)
+
+
+def _tiles(size: int) -> list[int]:
+    """The whole, then multiples of 128 that divide it, largest first; if there are none, blocks of which the last is cut."""
+    if size % 128:
+        return [size, *(tile for tile in (512, 256, 128) if tile < size)]
+    return [size // parts for parts in range(1, size // 128 + 1) if size % (128 * parts) == 0]

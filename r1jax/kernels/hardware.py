@@ -1,0 +1,66 @@
+"""Which TPU generation a program is traced for, and what that generation has.
+
+A kernel chooses its blocks by the generation while it is traced. That is the generation of the ambient mesh
+(``jax.set_mesh``) where there is one, so that a program can be compiled for a pod that is not here, and of the default
+device otherwise. JAX's own table (``pltpu.TpuInfo``) has the figures.
+"""
+
+import functools
+
+import jax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+GENERATIONS = ("v5e", "v5p", "v6e", "tpu7x")
+"""The TPUs that the kernels are compiled for in the tests."""
+CHIPS = {
+    "v5e": (pltpu.ChipVersion.TPU_V5E, 1),
+    "v5p": (pltpu.ChipVersion.TPU_V5P, 2),
+    "v6e": (pltpu.ChipVersion.TPU_V6E, 1),
+    "tpu7x": (pltpu.ChipVersion.TPU_7X, 1),
+}
+"""Chip and TensorCores of one JAX device."""
+DEFAULT = "v5e"
+"""Blocks are those of this generation where a kernel is interpreted on something that is no TPU."""
+
+
+@functools.cache
+def info(generation: str) -> pltpu.TpuInfo:
+    """Figures of one TensorCore: ``vmem_capacity_bytes``, ``bf16_ops_per_second``, ``mem_bw_bytes_per_second``, ..."""
+    if generation not in CHIPS:
+        raise ValueError(f"no TPU generation {generation!r}; choose from {list(CHIPS)}")
+    return pltpu.get_tpu_info_for_chip(*CHIPS[generation])
+
+
+def is_tpu() -> bool:
+    """Is the program that is being traced one for a TPU?"""
+    return pltpu.is_tpu_device()
+
+
+def generation() -> str:
+    """Name of the generation that is being traced for; an unlisted TPU counts as the listed one with the least VMEM."""
+    if not is_tpu():
+        return DEFAULT
+    chip = pltpu.get_tpu_info().chip_version
+    return next((name for name in CHIPS if CHIPS[name][0] == chip), "tpu7x")
+
+
+def require_tpu(operation: str) -> None:
+    """Raise ValueError, at trace time, if a kernel that only a TPU can run was asked for elsewhere."""
+    if not is_tpu():
+        raise ValueError(
+            f"{operation}: implementation 'pallas_tpu' needs a TPU, and this program is for {jax.default_backend()!r} "
+            "(to compile for a TPU that is not here, trace under jax.set_mesh); interpret=True runs the kernel anywhere"
+        )
+
+
+def roofline_seconds(cost: pl.CostEstimate, generation: str) -> float:
+    """Modelled time on one device: the longer of its FLOPs at the bf16 peak and its HBM bytes at full bandwidth."""
+    chip, cores = info(generation), CHIPS[generation][1]
+    return max(cost.flops / chip.bf16_ops_per_second, cost.bytes_accessed / chip.mem_bw_bytes_per_second) / cores
+
+
+def flops_per_byte(generation: str) -> float:
+    """The arithmetic intensity at which matmuls in bf16 take as long as reading HBM."""
+    chip = info(generation)
+    return chip.bf16_ops_per_second / chip.mem_bw_bytes_per_second

@@ -1,0 +1,47 @@
+"""Attention of the last tokens of each sequence over a paged latent cache, in the absorbed form of MLA.
+
+JAX has no kernel to compare with: its paged attention wants keys and values of the same size, a head each.
+"""
+
+import jax
+
+from r1jax.kernels import hardware
+from r1jax.kernels.mla_decode import pallas_tpu, reference
+from r1jax.kernels.mla_decode.reference import init_pages, write_pages
+
+IMPLEMENTATIONS = {"reference": reference.mla_decode, "pallas_tpu": pallas_tpu.mla_decode}
+
+
+def mla_decode(
+    q_latent_BTNC: jax.Array,
+    q_rope_BTNR: jax.Array,
+    pages: dict[str, jax.Array],
+    *,
+    page_table_BI: jax.Array,
+    lengths_B: jax.Array,
+    scale: float,
+    implementation: str | None = None,
+    interpret=False,
+) -> jax.Array:
+    """softmax(scale · (q_latent · latent + q_rope · rope)) latent for T query tokens a sequence, [B, T, N, C] (spec A.3.2).
+
+    ``pages`` is the pool of one layer, ``reference``'s layout; the T queries are the last of ``lengths_B`` tokens, which are
+    in the pool already (``write_pages``). A query sees itself and what is before it; one that sees nothing, because its
+    sequence is shorter than T or empty, gives 0. Scores and softmax are float32, products take the inputs' type. No gradient.
+
+    ``implementation``: "reference" (gathers the pages), "pallas_tpu", or None: the kernel on a TPU. ``interpret`` runs the
+    kernel without a TPU (True, or ``pltpu.InterpretParams``). Raises ValueError for an unknown implementation or one that
+    cannot run here, and, for the kernel, types, widths or page sizes that it does not support.
+    """
+    name = implementation or ("pallas_tpu" if hardware.is_tpu() else "reference")
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(f"mla_decode has no implementation {name!r}; choose from {sorted(IMPLEMENTATIONS)}")
+    options = {"page_table_BI": page_table_BI, "lengths_B": lengths_B, "scale": scale}
+    if name == "pallas_tpu":
+        options["interpret"] = interpret
+        if not interpret:
+            hardware.require_tpu("mla_decode")
+    return IMPLEMENTATIONS[name](q_latent_BTNC, q_rope_BTNR, pages, **options)
+
+
+__all__ = ["init_pages", "mla_decode", "write_pages"]

@@ -1,0 +1,50 @@
+"""Absorbed MLA over a paged cache as plain jnp: the definition, and with it the page layout (beside ``kernels.paged``).
+
+Of a token a page holds the latent after its norm and the rotated key that all heads share (V3 Sec. 2.1.1; spec A.3.3: 576
+numbers in V3), as ``{"latent_WSC", "rope_WRS"}``. The rope part has tokens last: 64 numbers would fill half of a TPU tile's
+128 lanes, S = 128 tokens fill them all, so that a page occupies what it holds.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from r1jax.kernels.flash_attention.reference import MASKED
+from r1jax.kernels.paged import decode_mask, token_places
+
+
+def init_pages(*, num_pages: int, page_size: int, latent_dim: int, rope_dim: int, dtype) -> dict[str, jax.Array]:
+    """An empty pool of one layer."""
+    return {
+        "latent_WSC": jnp.zeros((num_pages, page_size, latent_dim), dtype),
+        "rope_WRS": jnp.zeros((num_pages, rope_dim, page_size), dtype),
+    }
+
+
+def write_pages(pages, new, *, page_table_BI: jax.Array, start_B: jax.Array) -> dict[str, jax.Array]:
+    """The pool with T tokens of each sequence at positions start_B[b] .. + T − 1; ``new`` holds "latent_BTC" and "rope_BTR".
+
+    A sequence whose ``start_B`` is negative writes nothing, nor does a token past the end of the table.
+    """
+    num_pages, page_size, _ = pages["latent_WSC"].shape
+    page_BT, slot_BT = token_places(
+        page_table_BI, start_B, num_tokens=new["latent_BTC"].shape[1], num_pages=num_pages, page_size=page_size
+    )
+    latent, rope = pages["latent_WSC"], pages["rope_WRS"]
+    return {
+        "latent_WSC": latent.at[page_BT, slot_BT].set(new["latent_BTC"].astype(latent.dtype), mode="drop"),
+        "rope_WRS": rope.at[page_BT, :, slot_BT].set(new["rope_BTR"].astype(rope.dtype), mode="drop"),
+    }
+
+
+def mla_decode(q_latent_BTNC, q_rope_BTNR, pages, *, page_table_BI, lengths_B, scale: float) -> jax.Array:
+    """See ``r1jax.kernels.mla_decode.mla_decode``."""
+    batch, num_queries = q_latent_BTNC.shape[:2]
+    latent_BSC = pages["latent_WSC"][page_table_BI].reshape(batch, -1, q_latent_BTNC.shape[-1])
+    rope_BSR = jnp.swapaxes(pages["rope_WRS"][page_table_BI], 2, 3).reshape(*latent_BSC.shape[:2], -1)
+    mask_BTS = decode_mask(lengths_B, num_queries=num_queries, num_keys=latent_BSC.shape[1])
+    scores_BTNS = jnp.einsum("btnc,bsc->btns", q_latent_BTNC, latent_BSC, preferred_element_type=jnp.float32)
+    scores_BTNS += jnp.einsum("btnr,bsr->btns", q_rope_BTNR, rope_BSR, preferred_element_type=jnp.float32)
+    scores_BTNS = jnp.where(mask_BTS[:, :, None], scores_BTNS * scale, MASKED)
+    weights_BTNS = jax.nn.softmax(scores_BTNS, axis=-1).astype(latent_BSC.dtype)
+    z_BTNC = jnp.einsum("btns,bsc->btnc", weights_BTNS, latent_BSC, preferred_element_type=jnp.float32)
+    return jnp.where(mask_BTS.any(-1)[:, :, None, None], z_BTNC, 0).astype(q_latent_BTNC.dtype)

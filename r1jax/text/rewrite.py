@@ -1,0 +1,108 @@
+"""Rewriting by a model: raw reasoning becomes clean first-person reasoning with a summary (R1 v2 Sec. B.3.2, spec C.1).
+
+Two requests a sample, as in the paper: the first restyles the thought, the second makes a solution out of the restyled
+thought, since R1-Zero's summary is just an answer. The wording is ours; the paper's demands are in it.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from r1jax.text.sample import Chat, ChatError, Rejection, Sample, r1_text
+
+THOUGHT_PROMPT = """\
+Below are a question and the raw notes of someone who solved it. Rewrite the notes as that person's own train of thought.
+
+- Write in the first person ("I"), as one naturally thinks aloud: understand the question first, then reason, reconsider
+  and verify where the notes do.
+- Keep every step, every figure, every doubt and every correction of the notes. Add no step and leave none out.
+- Write in the language of the question throughout; translate what is in another language.
+- Short paragraphs, no headings, no lists, no code blocks. Write nothing but the rewritten thought.
+
+Question:
+{question}
+
+Notes:
+{thought}"""
+
+SUMMARY_PROMPT = """\
+Below are a question and the reasoning that led to its answer. Write the solution that the asker will read.
+
+- Be faithful to the reasoning: only its steps, without its detours. Add no step of your own.
+- Write clear prose with LaTeX for mathematics, in the language of the question.
+- Put the final answer into \\boxed{{}} at the end.
+- Do not mention that there was any reasoning, thought or notes.
+
+Question:
+{question}
+
+Reasoning:
+{thought}"""
+
+
+def by_model(
+    samples: Sequence[Sample],
+    *,
+    chat: Chat | None,
+    seed: int,
+    thought_prompt: str = THOUGHT_PROMPT,
+    summary_prompt: str = SUMMARY_PROMPT,
+    examples: Sequence[Mapping[str, str]] = (),
+) -> list[str | Exception]:
+    """The samples rewritten by ``chat``, or why one was not.
+
+    Args:
+        samples: with a closed thought.
+        chat: the rewriting model.
+        seed: of its answers.
+        thought_prompt, summary_prompt: with "{question}" and "{thought}" in them.
+        examples: few-shot examples of the first request, restyled by people: {"question", "thought", "rewritten"} each.
+
+    Raises:
+        ValueError: no model, or a prompt that lacks a place.
+    """
+    if chat is None:
+        raise ValueError("rewrite by_model: needs a 'chat' that says which model")
+    for prompt in (thought_prompt, summary_prompt):
+        if "{question}" not in prompt or "{thought}" not in prompt:
+            raise ValueError(f"rewrite by_model: a prompt must have {{question}} and {{thought}} in it: {prompt[:80]!r}")
+    shown = []
+    for example in examples:
+        shown.append({"role": "user", "content": _fill(thought_prompt, example["question"], example["thought"])})
+        shown.append({"role": "assistant", "content": example["rewritten"]})
+    results: list[str | Exception] = [Rejection("rewrite: no thought to rewrite")] * len(samples)
+    thoughts = {place: thought for place, sample in enumerate(samples) if (thought := sample.parts.think)}
+    thoughts, failed = _asked(chat, thoughts, samples, prompt=thought_prompt, before=shown, seed=seed)
+    summaries, failed_later = _asked(chat, thoughts, samples, prompt=summary_prompt, before=[], seed=seed)
+    for place, error in (failed | failed_later).items():
+        results[place] = error
+    for place, summary in summaries.items():
+        results[place] = r1_text(thoughts[place], summary)
+    return results
+
+
+def after_thought(text: str) -> str:
+    """What a model that thinks aloud says in the end."""
+    return text.rpartition("</think>")[2].strip()
+
+
+def _asked(
+    chat: Chat, thoughts: Mapping[int, str], samples: Sequence[Sample], *, prompt: str, before: list, seed: int
+) -> tuple[dict[int, str], dict[int, Exception]]:
+    """(answers, failures) by the samples' places."""
+    conversations = [
+        [*before, {"role": "user", "content": _fill(prompt, samples[place].question, thought)}]
+        for place, thought in thoughts.items()
+    ]
+    answers, failed = {}, {}
+    for place, answer in zip(thoughts, chat(conversations, seed=seed), strict=True):
+        if isinstance(answer, ChatError):
+            failed[place] = answer
+        elif text := after_thought(answer):
+            answers[place] = text
+        else:
+            failed[place] = Rejection("rewrite: empty answer")
+    return answers, failed
+
+
+def _fill(prompt: str, question: str, thought: str) -> str:
+    """The prompt with both texts in it; what is in braces within them stays as it is."""
+    return prompt.format(question=question, thought=thought)

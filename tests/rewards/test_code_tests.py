@@ -1,0 +1,74 @@
+"""The column ``tests``: what is wrong with one is said by name, and no other value gets through."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from r1jax.rewards import code_tests
+from r1jax.rewards.sandbox import probe
+
+SUM = {"stdin": [{"input": "1 2\n", "output": "3\n"}]}
+
+
+@pytest.mark.parametrize(
+    ("tests", "words"),
+    [
+        (3, "must be a mapping, is a int"),
+        ("{", "not JSON"),
+        ({"stdin": {1, 2}}, "not JSON"),
+        ({}, "needs one of stdin, calls, asserts; has none"),
+        ({"stdin": [], "calls": []}, "has stdin, calls"),
+        ({"stdin": []}, "at least one test"),
+        ({"stdin": [{"input": "1"}]}, r"stdin\[0\] must have the keys 'input' and 'output'"),
+        ({"stdin": [{"input": 1, "output": "1"}]}, r"stdin\[0\].*must be text"),
+        ({"stdin": [{"input": "1", "output": "1"}], "function": "f"}, "'function' goes with"),
+        ({"calls": [{"arguments": [], "expected": 1}]}, "'function' goes with"),
+        ({"calls": [{"arguments": 1, "expected": 1}], "function": "f"}, "'arguments' must be a list"),
+        ({"calls": [{"arguments": [], "expected": 1}], "function": "f()"}, "is not a name"),
+        ({"calls": [{"arguments": [], "expected": 1}], "function": "f", "language": "cpp"}, "'calls' are for python"),
+        ({"asserts": "f()", "function": "A.f"}, "must be a plain name"),
+        ({"asserts": "f()", "function": "f", "checker": ""}, "does not go with 'asserts'"),
+        (SUM | {"language": "rust"}, "unknown language 'rust'"),
+        (SUM | {"timeout": 3}, "unknown key timeout"),
+        (SUM | {"tolerance": 2}, "tolerance is 2"),
+        (SUM | {"cpu_seconds": 0}, "cpu_seconds is 0"),
+        (SUM | {"cpu_seconds": "3"}, "limits must be numbers"),
+        (SUM | {"output_kb": -1}, "output_kb is -1"),
+        (SUM | {"checker": 3}, "'checker' must be text"),
+    ],
+)
+def test_a_bad_column_names_its_fault(tests, words):
+    with pytest.raises(ValueError, match=words):
+        code_tests.read_tests(tests)
+
+
+def test_a_bad_row_is_named_before_anything_is_run():
+    with pytest.raises(ValueError, match="apps, row 1: tests: needs one of"):
+        code_tests.check_columns({"tests": [SUM, {}]}, source="apps")
+    with pytest.raises(ValueError, match="apps: no column 'tests'.*there are answer"):
+        code_tests.check_columns({"answer": []}, source="apps")
+
+
+@pytest.mark.skipif(probe.find_problem() is not None, reason=str(probe.find_problem()))
+def test_a_good_column_passes_the_check():
+    code_tests.check_columns({"tests": [SUM, None, json.dumps(SUM)]})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*code_tests._KEYS, "x"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(value=JSON | st.text(max_size=20) | st.binary(max_size=20))
+def test_any_column_is_read_or_refused(value):
+    try:
+        assert isinstance(code_tests.read_tests(value), code_tests.Tests)
+    except ValueError as error:
+        assert str(error)

@@ -1,0 +1,64 @@
+"""The published corpus: right answers in many forms, wrong ones, hostile ones."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from r1jax.bench.verifiers import count_errors, load_corpus
+from r1jax.rewards.math import accuracy, check_answer, start
+
+CORPUS = Path(__file__).parent / "corpus" / "math.jsonl"
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return load_corpus(CORPUS)
+
+
+def score(rows):
+    return accuracy([""] * len(rows), [row["response"] for row in rows], [row["gold"] for row in rows])
+
+
+def test_the_corpus_is_large_sourced_and_without_doubles(rows):
+    assert len(rows) >= 400
+    assert min(sum(row["expected"] for row in rows), sum(not row["expected"] for row in rows)) >= 200
+    assert all(row["why"] and row["source"] for row in rows)
+    assert len({(row["gold"], row["response"]) for row in rows}) == len(rows)
+    for row in rows:
+        check_answer(row["gold"])
+
+
+def test_no_false_positive_hardly_a_false_negative_no_timeout(rows):
+    start()
+    before = time.process_time()
+    errors = count_errors(rows, score(rows))
+    assert time.process_time() - before < 30  # the megabytes among them included
+    assert errors["false_positives"] == 0
+    assert errors["false_negatives"] <= 0.01 * errors["of_right"]
+    assert errors["timeouts"] == errors["no_score"] == 0
+
+
+def test_works_off_the_main_thread(rows):
+    found = []
+    some = [row for row in rows if "sqrt" in row["gold"]][:5]
+    thread = threading.Thread(target=lambda: found.extend(score(some)))
+    thread.start()
+    thread.join()
+    assert found == [float(row["expected"]) for row in some]
+
+
+def test_a_right_answer_is_its_own_reference(rows):
+    golds = sorted({row["gold"] for row in rows if "\\boxed" not in row["gold"]})
+    responses = [rf"\boxed{{{gold}}}" for gold in golds]
+    assert [
+        gold for gold, s in zip(golds, accuracy([""] * len(golds), responses, golds), strict=True) if s != 1.0
+    ] == []
+
+
+@pytest.mark.slow
+def test_two_thousand_at_once_score_as_alone(rows):
+    many = (rows * 2)[:2000]
+    together = score(many)
+    assert together == [score([row])[0] for row in many]
