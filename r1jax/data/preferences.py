@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from r1jax.data.records import open_records
 from r1jax.tasks.types import split_of
 from r1jax.text.templates import Messages
 
@@ -59,29 +60,24 @@ def check_messages(record: Any, *, where: str) -> list[dict[str, str]]:
     if not isinstance(record, Mapping):
         raise ValueError(f"{where}: must be an object, got {record!r:.80}")
     messages = record.get("messages")
-    is_list = isinstance(messages, list | tuple) and bool(messages)
-    if not is_list or not all(
-        isinstance(m, Mapping) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages
-    ):
+    if not isinstance(messages, list | tuple) or not messages or not all(map(_is_message, messages)):
         raise ValueError(f"{where}: 'messages' must be a list of role and content, got {messages!r:.80}")
     if messages[-1]["role"] != "user":
         raise ValueError(f"{where}: the last of 'messages' must be the user's")
     return [{"role": m["role"], "content": m["content"]} for m in messages]
 
 
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
+
+
 def read_records(path: str | Path) -> list[tuple[str, Any]]:
-    """(where it stands, value) of every line of a .jsonl file. Raises ValueError naming file and line, or an empty file."""
-    records = []
-    with Path(path).open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
-                    records.append((f"{path}, line {number}", json.loads(line)))
-                except ValueError as error:
-                    raise ValueError(f"{path}, line {number} is no JSON: {line[:80]!r}") from error
-    if not records:
-        raise ValueError(f"{path} has no records")
-    return records
+    """(where it stands, record) of every row of a file, a folder, or the work directory of a finished stage.
+
+    Raises what ``r1jax.data.records.open_records`` raises; ValueError naming file and row for one that cannot be read.
+    """
+    rows = open_records(path)
+    return [(row.where, row.values) for row in map(rows.row, range(len(rows)))]
 
 
 def split_preferences(

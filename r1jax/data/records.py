@@ -101,7 +101,9 @@ def messages_of(row: Row) -> list[dict[str, str]]:
         ]
     roles = [message["role"] for message in messages]
     if len(messages) < 2 or roles[-1] != "assistant" or "user" not in roles:
-        raise row.error(field, f"must be a conversation that the assistant ends; its roles are {', '.join(roles) or 'none'}")
+        raise row.error(
+            field, f"must be a conversation that the assistant ends; its roles are {', '.join(roles) or 'none'}"
+        )
     return messages
 
 
@@ -113,10 +115,13 @@ def _list(row: Row, field: str) -> Sequence[Any]:
 
 
 def _message(row: Row, field: str, message: Any, role_key: str, content_key: str) -> dict[str, str]:
-    role = message.get(role_key) if isinstance(message, Mapping) else None
-    if role not in _ROLES or not isinstance(message[content_key] if content_key in message else None, str):
-        raise row.error(field, f"has a message without a known {role_key!r} and a text {content_key!r}: {message!r:.80}")
-    return {"role": _ROLES[role], "content": message[content_key]}
+    given = message if isinstance(message, Mapping) else {}
+    role, content = _ROLES.get(given.get(role_key, "")), given.get(content_key)
+    if role is None or not isinstance(content, str):
+        raise row.error(
+            field, f"has a message without a known {role_key!r} and a text {content_key!r}: {message!r:.80}"
+        )
+    return {"role": role, "content": content}
 
 
 @functools.lru_cache(maxsize=8)

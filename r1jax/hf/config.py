@@ -55,14 +55,14 @@ def read_config(raw: Mapping[str, Any]) -> tuple[ModelConfig | None, list[str]]:
     With faults the config is None. `dtype` and `remat` are not in the file; the caller sets them.
     """
     family = raw.get("model_type")
-    if family not in ARCHITECTURES:
+    if not isinstance(family, str) or family not in ARCHITECTURES:
         return None, [f"config.json: model_type={family!r} is not supported; known: {', '.join(ARCHITECTURES)}"]
     faults: list[str] = []
     reader = _Reader(raw, faults)
     fields = _common(reader) | (_mla(reader, family) if family.startswith("deepseek") else _gqa(reader, family))
     fields |= _rope(reader)
     if faults:
-        return None, faults
+        return None, list(dict.fromkeys(faults))
     try:
         return ModelConfig(**fields), []
     except ValueError as error:
@@ -92,7 +92,7 @@ def _gqa(r: _Reader, family: str) -> dict[str, Any]:
     windowed = r.values.get("use_sliding_window", False) and r.get("max_window_layers", int, 0) < num_layers
     if windowed:
         r.faults.append("config.json: use_sliding_window=True is not supported: attention here sees all earlier tokens")
-    if set(r.get("layer_types", list, [])) - {"full_attention"} and not windowed:
+    if any(kind != "full_attention" for kind in r.get("layer_types", list, [])) and not windowed:
         r.faults.append(
             f"config.json: layer_types={r.values['layer_types']!r} is not supported; known: 'full_attention'"
         )

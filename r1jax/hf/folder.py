@@ -44,11 +44,17 @@ class Folder:
     stored: dict[str, Stored]
 
     def read(self, name: str, part: tuple[slice, ...] | None = None) -> np.ndarray:
-        """The slices `part` of a tensor in Hugging Face's layout, in the file's type or dequantised to float32."""
+        """The slices `part` of a tensor in Hugging Face's layout, in the file's type or dequantised to float32.
+
+        ValueError: a scale is not finite.
+        """
         stored = self.stored[name]
         if stored.dtype != E4M3:
             return stored.read(part)
-        return dequantise(stored.read(part), self.stored[name + SCALE_SUFFIX].read(), part)
+        scales = self.stored[name + SCALE_SUFFIX].read().astype(np.float32)
+        if not np.isfinite(scales).all():
+            raise ValueError(f"{stored.file.parent}: {name}{SCALE_SUFFIX} holds a value that is not finite")
+        return dequantise(stored.read(part), scales, part)
 
 
 def open_folder(path: str | os.PathLike[str]) -> Folder:
@@ -67,10 +73,10 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
         raise FileNotFoundError(f"{path} is not a Hugging Face model folder: config.json is missing")
     faults: list[str] = []
     raw = _read_object(path / "config.json", faults)
-    config, found = read_config(raw) if raw else (None, [])
+    config, found = (None, []) if faults else read_config(raw)
     faults += found + quantisation_faults(raw.get("quantization_config"))
     generation = (
-        _read_object(path / "generation_config.json", faults) if (path / "generation_config.json").exists() else {}
+        _read_object(path / "generation_config.json", faults) if (path / "generation_config.json").is_file() else {}
     )
     tokenizer = _read_tokenizer(path, faults)
     stored, unreadable, found = _read_files(path)
@@ -94,7 +100,7 @@ def _read_object(file: Path, faults: list[str]) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
         faults.append(f"{file.name}: it holds no JSON object")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         faults.append(f"{file.name}: it is not JSON: {error}")
     return {}
 
@@ -119,7 +125,7 @@ def _misfit(tokenizer: Tokenizer | None, config: ModelConfig) -> list[str]:
 
 
 def _read_files(path: Path) -> tuple[dict[str, Stored], set[str], list[str]]:
-    """(tensors by name, names that the index gives to unreadable files, faults)."""
+    """(tensors by name, names that the files or the index tell of and that cannot be read, faults)."""
     faults: list[str] = []
     weight_map: dict[str, str] | None = None
     if (path / INDEX).is_file():
@@ -139,10 +145,11 @@ def _read_files(path: Path) -> tuple[dict[str, Stored], set[str], list[str]]:
         elif not (path / file_name).is_file():
             faults.append(f"{INDEX}: it names {file_name}, which is absent")
         else:
-            tensors, found = read_header(path / file_name)
+            tensors, at_fault, found = read_header(path / file_name)
             faults += found
             faults += [f"{file_name}: {name} is also in {stored[name].file.name}" for name in tensors if name in stored]
             stored |= tensors
+            unreadable |= at_fault
             if tensors or not found:
                 continue
         unreadable |= {name for name, file in (weight_map or {}).items() if file == file_name}

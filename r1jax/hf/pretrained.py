@@ -73,16 +73,16 @@ def load_pretrained(
     dtype: type of the parameters and, unless `model` says otherwise, of the activations: "float32", "bfloat16" or
       "float16". Buffers are float32.
     mesh: where the arrays go, laid out by `r1jax.sharding`; without one, the first device.
-    model: fields of ModelConfig that the folder does not decide ("remat", "dtype").
+    model: fields of ModelConfig that are to differ from the folder's ("remat", "dtype", "yarn").
     on_bytes: told the bytes of each piece that was filled.
 
     Errors: those of `r1jax.hf.folder.open_folder`; ValueError for an unknown dtype, or for fields of `model` that change the
-    shapes of weights. All come before anything is allocated.
+    shapes of weights. All come before anything is allocated; that an FP8 scale is not finite, when it is read.
     """
     if dtype not in _LOADED_AS:
         raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(_LOADED_AS)}")
     folder = open_folder(path)
-    config = dataclasses.replace(folder.config, **({"dtype": dtype} | dict(model or {})))
+    config = ModelConfig.from_dict(dataclasses.asdict(folder.config) | {"dtype": dtype} | dict(model or {}))
     pure = make_model(config)
     if pure.abstract() != make_model(folder.config).abstract():
         raise ValueError(f"model={dict(model or {})} gives the weights other shapes than {folder.path} has")
@@ -161,7 +161,7 @@ def save_pretrained(
       rest bfloat16); None keeps the parameters' own. The router's bias is float32 in any case.
     max_shard_bytes: a file is larger only if its one tensor is.
 
-    Errors: FileExistsError: the folder is there and holds something. OSError: too little room on the disk. ValueError: the
+    Errors: FileExistsError: the folder is there and holds something, or is a mount point. OSError: too little room on the disk. ValueError: the
     config is in no family; arrays are spread over several hosts; a weight that is not finite cannot be FP8. Nothing is
     left behind.
     """

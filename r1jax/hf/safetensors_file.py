@@ -56,33 +56,48 @@ class Stored:
         return raw.view(self.dtype).reshape(-1, *self.shape[1:])[:, *rest]
 
 
-def read_header(file: Path) -> tuple[dict[str, Stored], list[str]]:
-    """(name -> tensor, faults of the file, a line each that names it); reads the header alone."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else _LARGEST_HEADER + 1
-        if length > min(_LARGEST_HEADER, size - 8):
-            return {}, [f"{file.name}: cut short or not a safetensors file ({size} bytes do not hold its header)"]
-        text = stream.read(length)
+def read_header(file: Path) -> tuple[dict[str, Stored], set[str], list[str]]:
+    """(name -> tensor, names whose entries are at fault, faults of the file, a line each that names it).
+
+    Reads the header alone.
+    """
     try:
-        header = json.loads(text)
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            start = stream.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else _LARGEST_HEADER + 1
+            if length > min(_LARGEST_HEADER, size - 8):
+                return {}, set(), [f"{file.name}: cut short or not a safetensors file ({size} bytes do not hold its header)"]
+            text = stream.read(length)
+        header = json.loads(text, object_pairs_hook=_object)
         if not isinstance(header, dict) or not all(isinstance(fields, dict) for fields in header.values()):
             raise ValueError("it is not an object of objects")
-    except ValueError as error:
-        return {}, [f"{file.name}: its header is damaged ({error})"]
+    except OSError as error:
+        return {}, set(), [f"{file.name}: it cannot be read ({error.strerror})"]
+    except (ValueError, RecursionError) as error:
+        return {}, set(), [f"{file.name}: its header is damaged ({error})"]
     header.pop("__metadata__", None)
     return _tensors(file, header, size - 8 - length, 8 + length)
 
 
-def _tensors(file: Path, header: dict[str, dict], room: int, start: int) -> tuple[dict[str, Stored], list[str]]:
-    tensors, faults, end = {}, [], 0
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has {next(name for name in values if names.count(name) > 1)!r} twice")
+    return values
+
+
+def _tensors(file: Path, header: dict[str, dict], room: int, start: int) -> tuple[dict[str, Stored], set[str], list[str]]:
+    tensors: dict[str, Stored] = {}
+    faults: list[str] = []
+    places: list[tuple[int, int, str]] = []
     for name, fields in header.items():
         kind, shape, offsets = fields.get("dtype"), _counts(fields.get("shape")), _counts(fields.get("data_offsets"))
         if shape is None or offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
             faults.append(f"{file.name}: {name} has no sound shape and offsets in the header")
             continue
-        end = max(end, offsets[1])
+        places.append((offsets[0], offsets[1], name))
         dtype = DTYPES.get(str(kind))
         if dtype is None:
             faults.append(f"{file.name}: {name} has type {kind}; known: {', '.join(DTYPES)}")
@@ -92,11 +107,17 @@ def _tensors(file: Path, header: dict[str, dict], room: int, start: int) -> tupl
             faults.append(
                 f"{file.name}: {name} has {offsets[1] - offsets[0]} bytes, its shape {tuple(shape)} needs more or less"
             )
+            continue
         tensors[name] = stored
+    end = 0
+    for first, last, name in sorted(places):
+        if first < end:
+            faults.append(f"{file.name}: {name} begins within another tensor")
+        end = max(end, last)
     if end != room:
         word = "cut short" if end > room else "too long"
         faults.append(f"{file.name}: {word}: its header tells of {end} bytes of tensors, it holds {room}")
-    return tensors, faults
+    return tensors, set(header) - set(tensors), faults
 
 
 def _counts(value: Any) -> list[int] | None:

@@ -51,6 +51,7 @@ def write_folder(
     on_bytes: Callable[[int], None] = lambda count: None,
 ) -> None:
     """Writes to a folder beside `path` and renames it when it is complete. Errors: see `save_pretrained`."""
+    path = path.resolve()  # "." and links have no folder of their name beside them
     plan = list(_plan(source, dtype))
     config = _config(source, dtype)
     check_target(path, num_bytes=sum(item.num_bytes for item in plan))
@@ -78,9 +79,11 @@ def planned_bytes(source: Source, dtype: str | None) -> int:
 
 
 def check_target(path: Path, *, num_bytes: int) -> None:
-    """FileExistsError: `path` holds something, or is a file. OSError: its disk lacks the room."""
+    """FileExistsError: `path` holds something, is a file or a mount point. OSError: its disk lacks the room."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} exists and is not an empty folder; name another one")
+    if path.is_mount():
+        raise FileExistsError(f"{path} is a mount point, which no folder can replace; name a folder in it")
     disk = next(folder for folder in path.absolute().parents if folder.exists())
     free = shutil.disk_usage(disk).free
     if num_bytes + _MARGIN > free:

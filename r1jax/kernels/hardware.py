@@ -37,6 +37,17 @@ def is_tpu() -> bool:
     return pltpu.is_tpu_device()
 
 
+def is_one_tpu() -> bool:
+    """Is it one for a single TPU, or for one device's part (``jax.shard_map``)? Nothing partitions a kernel by itself.
+
+    This is where ``implementation=None`` takes the kernel.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return is_tpu() and jax.device_count() == 1
+    return is_tpu() and (mesh.size == 1 or set(mesh.manual_axes) == set(mesh.axis_names))
+
+
 def generation() -> str:
     """Name of the generation that is being traced for; an unlisted TPU counts as the listed one with the least VMEM."""
     if not is_tpu():

@@ -64,7 +64,7 @@ def check(operation: str, *, dtypes: list, widths: dict[str, int], page_size: in
 
 def pages_per_step(page_bytes: int, pages_per_sequence: int) -> int:
     """Pages that one grid step reads and works on."""
-    return max(1, min(MAX_PAGES, pages_per_sequence, STEP_BYTES // page_bytes))
+    return max(1, min(MAX_PAGES, pages_per_sequence, -(-STEP_BYTES // page_bytes)))
 
 
 def page_specs(block: tuple, *, count: int, page_size: int, pages_per_sequence: int) -> list[pl.BlockSpec]:

@@ -8,6 +8,7 @@ G group · P prompts · M MTP depth · L layers.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -99,10 +100,16 @@ class ModelConfig:
             if not condition:
                 raise ValueError(f"ModelConfig: {message}")
 
-        for field in ("vocab_size", "num_layers", "model_dim", "ffn_dim", "num_heads"):
-            require(getattr(self, field) > 0, f"{field} must be positive, got {getattr(self, field)}")
+        def require_least(least: int, *fields: str):
+            word = "be positive" if least else "not be negative"
+            for field in fields:
+                require(getattr(self, field) >= least, f"{field} must {word}, got {getattr(self, field)}")
+
+        require_least(1, "vocab_size", "num_layers", "model_dim", "ffn_dim", "num_heads")
+        require_least(0, "num_experts", "num_mtp_layers", "max_length", "rms_eps", "init_std")
+        require(1 < self.rope_theta < math.inf, f"rope_theta must be finite and more than 1, got {self.rope_theta}")
         if self.attention == "gqa":
-            require(self.num_kv_heads > 0, f"num_kv_heads must be positive, got {self.num_kv_heads}")
+            require_least(1, "num_kv_heads")
             require(
                 self.num_heads % self.num_kv_heads == 0,
                 f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}",
@@ -112,12 +119,14 @@ class ModelConfig:
                 f"head_dim must be even and positive, got {self.head_dim}",
             )
         elif self.attention == "mla":
-            for field in ("kv_lora_rank", "nope_head_dim", "rope_head_dim", "value_head_dim"):
-                require(getattr(self, field) > 0, f"{field} must be positive, got {getattr(self, field)}")
+            require_least(1, "kv_lora_rank", "nope_head_dim", "rope_head_dim", "value_head_dim")
+            require_least(0, "q_lora_rank")
             require(self.rope_head_dim % 2 == 0, f"rope_head_dim must be even, got {self.rope_head_dim}")
         else:
             require(False, f"attention must be 'gqa' or 'mla', got {self.attention!r}")
         if self.num_experts:
+            require_least(1, "num_groups", "expert_ffn_dim")
+            require_least(0, "num_shared_experts")
             require(
                 0 < self.num_experts_per_token <= self.num_experts,
                 f"num_experts_per_token {self.num_experts_per_token} must be in 1..{self.num_experts}",
@@ -136,7 +145,6 @@ class ModelConfig:
                 f"num_experts_per_token {self.num_experts_per_token} exceeds the {allowed} experts that "
                 f"{self.num_groups_per_token} groups hold",
             )
-            require(self.expert_ffn_dim > 0, f"expert_ffn_dim must be positive, got {self.expert_ffn_dim}")
             require(
                 0 <= self.num_dense_layers < self.num_layers,
                 f"num_dense_layers {self.num_dense_layers} must be in 0..{self.num_layers - 1}",
@@ -145,15 +153,24 @@ class ModelConfig:
                 self.score_function in ("sigmoid", "softmax"),
                 f"score_function must be 'sigmoid' or 'softmax', got {self.score_function!r}",
             )
-        require(self.num_mtp_layers >= 0, f"num_mtp_layers must not be negative, got {self.num_mtp_layers}")
         require(not (self.yarn and self.llama3_rope), "yarn and llama3_rope exclude each other")
-        jnp.dtype(self.dtype)
+        if scaling := self.yarn or self.llama3_rope:
+            is_sound = 0 < scaling.factor < math.inf and scaling.original_length > 0
+            require(is_sound, f"factor and original_length must be positive, got {scaling}")
+        if self.yarn:
+            is_sound = self.yarn.beta_fast >= self.yarn.beta_slow > 0
+            require(is_sound, f"beta_fast must be at least beta_slow, and that positive, got {self.yarn}")
+        if self.llama3_rope:
+            is_sound = self.llama3_rope.high_freq_factor > self.llama3_rope.low_freq_factor
+            require(is_sound, f"high_freq_factor must exceed low_freq_factor, got {self.llama3_rope}")
+        is_float = jnp.issubdtype(jnp.dtype(self.dtype), jnp.floating)
+        require(is_float, f"dtype must be a floating-point type, got {self.dtype!r}")
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "ModelConfig":
         """The inverse of ``dataclasses.asdict``, for a config read from JSON; fields that are not given take defaults."""
         nested = {"yarn": Yarn, "llama3_rope": Llama3Rope}
-        return cls(**{k: nested[k](**v) if k in nested and v else v for k, v in fields.items()})
+        return cls(**{k: nested[k](**v) if k in nested and isinstance(v, Mapping) else v for k, v in fields.items()})
 
     @property
     def num_moe_layers(self) -> int:

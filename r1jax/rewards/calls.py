@@ -164,7 +164,7 @@ def start_call(entry: Entry, columns: Mapping[str, Sequence[Any]], *, count: int
 
 
 def check_from_update(spec: Mapping[str, Any], *, what: str) -> int:
-    """"from_update" of a spec, 0 by default; ValueError, beginning with ``what``, for anything but a whole number >= 0."""
+    """ "from_update" of a spec, 0 by default; ValueError, beginning with ``what``, for anything but a whole number >= 0."""
     first = spec.get("from_update", 0)
     if not isinstance(first, int) or isinstance(first, bool) or first < 0:
         raise ValueError(f"{what}: from_update={first!r} must be a whole number of at least 0")

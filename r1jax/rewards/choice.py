@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from r1jax.rewards.math import extract
+from r1jax.rewards.math import final_answers
 
 _MAX_CHARS = 500
 _WRAPPER = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|boxed|mbox|bf|rm)\s*\{([^{}]*)\}|\\(?:bf|rm)(?![a-z])")
@@ -38,7 +38,7 @@ def accuracy(
     """1.0 for the right letter, else 0.0; a response cut off at the length limit has no answer.
 
     Args:
-        prompts: not used.
+        prompts: [N] prompts; one that ends with ``<think>`` has opened the thought.
         completions: [N] responses.
         answer: [N] letters of the right options: "B" or "(B)".
         choices: [N] texts of the options in order, where known.
@@ -48,16 +48,15 @@ def accuracy(
     Returns:
         [N] scores, or in place of one a ValueError (with its row) for a reference that is no letter of an option.
     """
-    reasons = stop_reason or ["stop"] * len(completions)
+    found = final_answers(prompts, completions, stop_reason)
     options = choices or [None] * len(completions)
     scores: list[float | Exception] = []
-    for row, (text, gold, texts, reason) in enumerate(zip(completions, answer, options, reasons, strict=True)):
+    for row, (picked, gold, texts) in enumerate(zip(found, answer, options, strict=True)):
         right = read_letter(gold) if isinstance(gold, str) else None
         if right is None or (texts and ord(right) - ord("A") >= len(texts)):
             scores.append(ValueError(f"row {row}: reference answer {gold!r} is no letter of an option"))
             continue
-        found = None if reason == "length" else extract(text)
-        scores.append(float(found is not None and _picked(found, texts) == right))
+        scores.append(float(picked is not None and _picked(picked, texts) == right))
     return scores
 
 

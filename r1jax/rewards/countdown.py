@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from r1jax.rewards.math import extract
+from r1jax.rewards.math import final_answers
 
 _MAX_CHARS = 400
 _MAX_DIGITS = 12
@@ -57,7 +57,7 @@ def accuracy(
     r"""1.0 where the final answer (``<answer>`` or ``\boxed{}``, see ``math.extract``) makes the target, else 0.0.
 
     Args:
-        prompts: not used.
+        prompts: [N] prompts; one that ends with ``<think>`` has opened the thought.
         completions: [N] responses.
         numbers: [N] the given whole numbers, >= 0.
         target: [N] the number to make.
@@ -69,17 +69,16 @@ def accuracy(
     Returns:
         [N] scores, or in place of one a ValueError for numbers or a target that are none.
     """
-    reasons = stop_reason or ["stop"] * len(completions)
+    found = final_answers(prompts, completions, stop_reason)
     scores: list[float | Exception] = []
-    for text, given, goal, reason in zip(completions, numbers, target, reasons, strict=True):
+    for made, given, goal in zip(found, numbers, target, strict=True):
         try:
             checked = [_whole(number) for number in given]
             aim = Fraction(str(goal))
         except (TypeError, ValueError, ZeroDivisionError) as error:
             scores.append(ValueError(f"countdown: numbers {given!r} and target {goal!r}: {error}"))
             continue
-        answer = None if reason == "length" else extract(text)
-        right = answer is not None and solves(answer, checked, aim, use_all=use_all, allow_negation=allow_negation)
+        right = made is not None and solves(made, checked, aim, use_all=use_all, allow_negation=allow_negation)
         scores.append(float(right))
     return scores
 

@@ -5,7 +5,9 @@ marked as the answer may go without a box. What "means the same" is: ``equivalen
 microseconds; those with irrational numbers go to worker processes (``workers``), which are killed on timeout. A timeout or
 a crash gives its exception in place of a score: the rubric counts it, and it is never taken for a wrong answer.
 
-Measured on two cores: see ``python -m r1jax.bench verifiers``.
+Deviations: (1) boxes with only "and", "or" or a comma between them are one answer of several values. (2) math-verify is asked
+only about references that our own reader of expressions cannot read: alone it calls more than one in ten wrong answers of
+the corpus right, and more right ones wrong (``python -m r1jax.bench verifiers`` counts).
 """
 
 import functools
@@ -36,7 +38,7 @@ def accuracy(
     """1.0 for a right final answer, 0.0 for a wrong one, none, or a response cut off at the length limit.
 
     Args:
-        prompts: not used.
+        prompts: [N] prompts; one that ends with ``<think>`` has opened the thought.
         completions: [N] responses.
         answer: [N] reference answers, texts or numbers.
         stop_reason: [N] "length" marks a response that was cut off.
@@ -46,8 +48,7 @@ def accuracy(
         [N] scores; in place of one, ``ValueError`` for a reference that is empty or unreadable (with its row), or the
         ``TimeoutError`` or ``WorkerError`` of the verifier. Equal pairs are verified once.
     """
-    reasons = stop_reason or ["stop"] * len(completions)
-    found = [None if reason == "length" else extract(text) for text, reason in zip(completions, reasons, strict=True)]
+    found = final_answers(prompts, completions, stop_reason)
     pairs = [(_reference(gold), text) for gold, text in zip(answer, found, strict=True)]
     verdicts = _verdicts(dict.fromkeys(pairs))
     scores: list[float | Exception] = []
@@ -64,14 +65,30 @@ def check_answer(answer: Any) -> None:
     equivalent(_reference(answer), "0", second_opinion=lambda gold, answer: False)
 
 
-def extract(text: str) -> str | None:
-    r"""The final answer in a response, or None. Only the last 65,536 characters are looked at."""
+def final_answers(
+    prompts: Sequence[str], completions: Sequence[str], stop_reason: Sequence[str] | None
+) -> list[str | None]:
+    """The final answer of each completion; None where it has none or was cut off at the length limit."""
+    reasons = stop_reason or ["stop"] * len(completions)
+    return [
+        None if reason == "length" else extract(text, in_thought=prompt.rstrip().endswith("<think>"))
+        for prompt, text, reason in zip(prompts, completions, reasons, strict=True)
+    ]
+
+
+def extract(text: str, *, in_thought: bool = False) -> str | None:
+    """The final answer in a response, or None. Only the last 65,536 characters are looked at.
+
+    Args:
+        text: the response.
+        in_thought: it begins inside of the thought: nothing before ``</think>`` is an answer.
+    """
     text = text[-_TAIL_CHARS:]
     if "<answer>" in text or "</answer>" in text:
         part = parse(text).answer or ""
     else:
         _, closing, part = text.rpartition("</think>")
-        if "<think>" in part or (not closing and "\\boxed" not in part):
+        if "<think>" in part or (not closing and (in_thought or "\\boxed" not in part)):
             return None
     boxes = _last_boxes(part)
     if boxes:
@@ -100,7 +117,11 @@ def _last_boxes(text: str) -> list[str]:
 
 
 def start() -> None:
-    """Starts the worker processes now (they import mpmath: a quarter of a second) rather than at the first need."""
+    """Starts the worker processes now rather than at the first need.
+
+    A worker takes about 0.1 s to start, as much again at its first irrational number (mpmath) and about a second at the
+    first reference that needs math-verify.
+    """
     _pool().start()
 
 

@@ -62,11 +62,12 @@ class Rubric:
 
     Args:
         specs: each ``{"function": "module:function" or a callable, "weight": 1.0, "name": ..., "tasks": None, "cache":
-            True, "options": {}, "from_update": 0, "deferred": False}``. The weight is 1.0 by default; 0.0 means to log only. The name, under which scores
-            are logged, is by default the function's own. "tasks" are names of tasks (column ``task_name``): to problems
-            of others the reward does not apply, and they need not have its columns. "options" are keyword arguments of
-            the function that are the same for every row. "from_update" is for ``at``. A "deferred" function is called
-            when the scores are waited for, by the thread that does: a model's, which no other thread may run.
+            True, "options": {}, "from_update": 0, "deferred": False}``. The weight is 1.0 by default; 0.0 means to log
+            only. The name, under which scores are logged, is by default the function's own. "tasks" are names of tasks
+            (column ``task_name``): to problems of others the reward does not apply, and they need not have its columns.
+            "options" are keyword arguments of the function that are the same for every row. "from_update" is for
+            ``at``. A "deferred" function is called when the scores are waited for, by the thread that does: a model,
+            which no other thread may run.
 
     Raises:
         ValueError: no spec, an unknown key, a function that cannot be found or called, a weight that is not finite, a
@@ -103,9 +104,13 @@ class Rubric:
 
         Raises ValueError if there are none.
         """
-        applying = [spec for spec, entry in zip(self._specs, self._entries, strict=True) if entry.from_update <= updates]
+        applying = [
+            spec for spec, entry in zip(self._specs, self._entries, strict=True) if entry.from_update <= updates
+        ]
         if not applying:
-            raise ValueError(f"rubric: no reward applies at update {updates}; the first does from {min(self.starts.values())}")
+            raise ValueError(
+                f"rubric: no reward applies at update {updates}; the first does from {min(self.starts.values())}"
+            )
         return Rubric(applying)
 
     def applies_to(self, task_name: str) -> list[str]:

@@ -59,10 +59,9 @@ class WorkerPool:
         self.num_workers = num_workers
         self.seconds = seconds
         self.memory_mb = memory_mb
-        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
-        for _ in range(num_workers):
-            self._idle.put(None)  # a place for a worker that is not started
+        self._idle = self._places()
         self._is_closed = False
+        self._process_id = os.getpid()
         atexit.register(self.close)
 
     def map(self, inputs: Sequence[Any]) -> list[Any]:
@@ -71,6 +70,8 @@ class WorkerPool:
         Raises:
             RuntimeError: the pool is closed, or a worker cannot start (the message has its last words).
         """
+        if os.getpid() != self._process_id:  # forked: the workers are the parent's
+            self._process_id, self._idle = os.getpid(), self._places()
         results: list[Any] = [None] * len(inputs)
         places = iter(range(len(inputs)))
         lock = threading.Lock()
@@ -111,6 +112,8 @@ class WorkerPool:
 
     def close(self) -> None:
         """Ends the workers that are idle, and those at work as soon as their input is done."""
+        if os.getpid() != self._process_id:
+            return
         self._is_closed = True
         with contextlib.suppress(queue.Empty):
             while True:
@@ -118,6 +121,12 @@ class WorkerPool:
                 if worker is not None:
                     worker.kill()
         atexit.unregister(self.close)
+
+    def _places(self) -> "queue.LifoQueue[_Worker | None]":
+        places: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
+        for _ in range(self.num_workers):
+            places.put(None)  # for a worker that is not started
+        return places
 
     def _new_worker(self) -> "_Worker":
         return _Worker(self.function, seconds=self.seconds, memory_mb=self.memory_mb)

@@ -81,6 +81,15 @@ def make_source(spec: Mapping[str, Any], *, seed: int) -> Callable[[int], tuple[
     return lambda index: function(index, seed=seed, **arguments)
 
 
+def count_documents(spec: Mapping[str, Any]) -> int | None:
+    """How many documents the source of a spec has before it begins anew; None for one without end.
+
+    A source that is finite has an attribute ``count``: a function of its arguments.
+    """
+    count: Callable[..., int] | None = getattr(load_function(spec["function"]), "count", None)
+    return None if count is None else count(**dict(spec.get("arguments") or {}))
+
+
 def load_policy(spec: Mapping[str, Any], *, mesh: Mesh, seed: int) -> tuple[Policy, dict, dict]:
     """(policy, params, buffers) on the mesh, from one of
 

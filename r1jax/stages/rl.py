@@ -1,8 +1,10 @@
-"""RL stage: GRPO with rule rewards (R1-Zero), in phases of N questions × G outputs split by question into updates.
+"""RL stage: GRPO with rule rewards (R1-Zero, stage 1) and reward models (stage 2), in phases of N questions × G outputs.
 
 One phase (spec B.3): sample prompts, collect scored groups, add old and reference log-probs, update; the reference is
-refreshed every R updates. Sampler and trainer hold the same arrays, so there is nothing to sync. Deviations from the
-paper, all in the config: sizes.
+refreshed every R updates. Sampler and trainer hold the same arrays, so there is nothing to sync. Tasks and rewards may
+join along the way ("from_update", spec B.6.4): what takes part follows from the number of updates alone, so a resumed run
+needs no other record of it. Held out are problems of the tasks that take part from the start. Deviations from the paper,
+all in the config: sizes.
 """
 
 import time
@@ -27,10 +29,12 @@ from r1jax.sharding import make_mesh
 from r1jax.stages.auxiliary import balance_loss, check_auxiliary, expert_counts
 from r1jax.stages.keys import options_of
 from r1jax.stages.policy import load_policy
+from r1jax.stages.reward_scoring import load_rewards
 from r1jax.stages.rl_batch import advantages_of, make_microbatches, split_by_question
 from r1jax.stages.rl_check import LOSS_OPTIONS, check
 from r1jax.stages.rl_collect import (
     aggregated_weights,
+    at_update,
     check_prompts,
     check_scored,
     collect_groups,
@@ -38,7 +42,7 @@ from r1jax.stages.rl_collect import (
     skipped_metrics,
 )
 from r1jax.stages.rl_log import completion_rows, count_tokens, rollout_metrics, update_metrics
-from r1jax.tasks.mixture import make_mixture
+from r1jax.tasks.schedule import make_schedule
 from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.learner import NonFiniteError, TrainState, Update, copy_tree, init_state, make_update
 from r1jax.training.metrics import CompletionsWriter, MetricsWriter
@@ -156,21 +160,22 @@ def main(config: ConfigDict, workdir: Path) -> dict:
         # Policy, problems, sampler, rewards
         policy, params, buffers = load_policy(config.init.to_dict(), mesh=mesh, seed=config.seed)
         policy.save(workdir)
-        task = make_mixture(config.tasks, seed=config.seed)
+        schedule = make_schedule(config.tasks, seed=config.seed)
         collector = Collector(
             engine=make_engine(policy.model, pad_id=policy.tokenizer.pad_id, **config.engine),
             tokenizer=policy.tokenizer,
-            task=task,
-            rubric=Rubric(config.rewards),
+            task=schedule.everything,
+            rubric=Rubric(load_rewards(config.rewards, mesh=mesh, rows=config.group_size)),
             template=config.template,
             max_prompt_tokens=config.max_prompt_tokens,
         )
-        heldout = distinct_problems(task, config.eval.final_problems, split="heldout")
+        heldout = distinct_problems(schedule.at(0), config.eval.final_problems, split="heldout")
         for problem in heldout:
             collector.encode(problem)
-        check_prompts(collector, task)
+        for task in schedule.periods.values():
+            check_prompts(collector, task)
         prompts = make_prompt_iterator(
-            task, batch_size=config.questions_per_phase, seed=config.seed, keep=collector.fits
+            schedule.everything, batch_size=config.questions_per_phase, seed=config.seed, keep=collector.fits
         )
         compiled_before = collector.engine.num_compilations()
 
@@ -200,7 +205,13 @@ def main(config: ConfigDict, workdir: Path) -> dict:
             def evaluate_now(*, is_full: bool):
                 mark = time.perf_counter()
                 scores, groups = evaluate_heldout(
-                    collector, state, heldout, config, updates=updates, is_full=is_full, before_batch=stop.check
+                    at_update(collector, updates),
+                    state,
+                    heldout,
+                    config,
+                    updates=updates,
+                    is_full=is_full,
+                    before_batch=stop.check,
                 )
                 row = {f"eval/{name}": value for name, value in scores.items()}
                 completions.write(updates, completion_rows(groups), split="heldout")
@@ -218,15 +229,17 @@ def main(config: ConfigDict, workdir: Path) -> dict:
                         evaluate_now(is_full=False)
                     stop.check()
                     begin = time.perf_counter()
+                    prompts.draw_from(schedule.at(updates))
+                    collector_now = at_update(collector, updates)
                     groups, dropped, seconds, row = phase = collect_groups(
-                        collector, state, prompts, config, updates=updates
+                        collector_now, state, prompts, config, updates=updates
                     )
                     advantages_PG = advantages_of(
-                        groups, normalization=config.advantage, weights=aggregated_weights(collector, config)
+                        groups, normalization=config.advantage, weights=aggregated_weights(collector_now, config)
                     )
                     rows = completion_rows(groups, advantages_PG) + completion_rows(dropped, is_dropped=True)
                     completions.write(updates + config.updates_per_phase, rows)
-                    check_scored(phase, collector.rubric.weights)
+                    check_scored(phase, collector_now.rubric.weights)
                     state, totals, infos, spent = train_on(
                         groups, advantages_PG, state, update, score, config, updates=updates
                     )

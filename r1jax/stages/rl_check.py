@@ -14,9 +14,11 @@ from r1jax.rollout.collect import reward_columns
 from r1jax.rollout.types import Completion
 from r1jax.stages.keys import check_counts, check_finite, check_keys
 from r1jax.stages.policy import check_init
+from r1jax.stages.reward_scoring import stand_in_rewards
 from r1jax.stages.rl_collect import AGGREGATIONS
 from r1jax.stages.splits import check_same_split
-from r1jax.tasks.mixture import Mixture, make_mixture
+from r1jax.tasks.mixture import Mixture
+from r1jax.tasks.schedule import TaskSchedule, make_schedule
 from r1jax.text.chat import check_template
 from r1jax.training.optimizer import OPTIMIZER_KEYS, make_optimizer
 
@@ -132,12 +134,14 @@ def _check_rewards(config: ConfigDict) -> None:
     A reward that cannot be called, fails on all of them (no sandbox for code, say), returns too few scores, or needs a
     column that a problem lacks is named now.
     """
-    rubric = Rubric(config.rewards)
+    rubric = Rubric(stand_in_rewards(config.rewards))
     if not any(rubric.weights.values()):
         raise ValueError(f"rewards: all weights are 0, so there is nothing to learn from: {', '.join(rubric.weights)}")
-    task = make_mixture(config.tasks, seed=config.seed)
+    schedule = make_schedule(config.tasks, seed=config.seed)
+    task = schedule.everything
     parts = list(task.tasks.values()) if isinstance(task, Mixture) else [task]
     rubric.check_tasks(part.name for part in parts)
+    _check_starts(config, rubric, schedule)
     dummy = Completion(np.zeros(1, np.int32), np.zeros(1, np.float32), "stop")
     for part in parts:
         for row in range(_NUM_CHECKED):
@@ -155,6 +159,22 @@ def _check_rewards(config: ConfigDict) -> None:
                         )
             except ValueError as error:
                 raise ValueError(f"task {part.name!r}, training problem {row}: {error}") from error
+
+
+def _check_starts(config: ConfigDict, rubric: Rubric, schedule: TaskSchedule) -> None:
+    """Whatever joins along the way does so at the start of a phase of the run, and every task has a reward when it does."""
+    starts = [(f"task {name!r}", start) for name, start in schedule.starts.items()]
+    starts += [(f"reward {name!r}", start) for name, start in rubric.starts.items()]
+    for what, start in starts:
+        if start % config.updates_per_phase:
+            raise ValueError(
+                f"{what}: from_update={start} is no multiple of updates_per_phase={config.updates_per_phase}"
+            )
+        if start >= config.num_updates:
+            raise ValueError(f"{what}: from_update={start} is never reached with num_updates={config.num_updates}")
+    for name, start in schedule.starts.items():
+        if not rubric.at(start).applies_to(name):
+            raise ValueError(f"task {name!r}: no reward with a weight applies to it when it joins, from_update={start}")
 
 
 def _check_objective(config: ConfigDict) -> None:

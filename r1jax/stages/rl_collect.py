@@ -1,5 +1,6 @@
 """The rollouts of one phase: sampled, scored, and with refills until enough groups teach something (DAPO Sec. 3.2)."""
 
+import dataclasses
 import sys
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -40,6 +41,11 @@ class Phase(NamedTuple):
 def max_new_tokens(config: ConfigDict, updates: int) -> int:
     """The length cap in force after ``updates``: the last (from_update, tokens) entry reached."""
     return [tokens for first, tokens in config.max_new_tokens if first <= updates][-1]
+
+
+def at_update(collector: Collector, updates: int) -> Collector:
+    """The collector with the rewards that apply after ``updates`` ("from_update" of a reward's spec)."""
+    return dataclasses.replace(collector, rubric=collector.rubric.at(updates))
 
 
 def aggregated_weights(collector: Collector, config: ConfigDict) -> dict[str, float] | None:

@@ -42,17 +42,22 @@ def check_same_split(init: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]
 
 
 def _stages_before(init: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """(work directory, config) of the stage that a policy is taken from, of the one before it, and so on."""
-    seen = set()
-    while init.get("kind") == "stage" and init["path"] not in seen:
-        seen.add(init["path"])
-        path = Path(init["path"])
+    """(work directory, config) of the stage that a policy is taken from, of those that it or its data come from, ..."""
+    seen, coming = set(), [init.get("path") if init.get("kind") == "stage" else None]
+    while coming:
+        name = coming.pop(0)
+        if not isinstance(name, str) or name in seen:
+            continue
+        seen.add(name)
+        path = Path(name)
         try:
             config = from_here(json.loads((path / "config.json").read_text()), path)
         except (OSError, ValueError):
-            return  # load_policy says what is wrong with it
+            continue  # load_policy says what is wrong with it
         yield path, config
-        init = config.get("init") or {}
+        before, data = config.get("init") or {}, config.get("data") or {}
+        coming.append(before.get("path") if before.get("kind") == "stage" else None)
+        coming.append((data.get("arguments") or {}).get("path"))
 
 
 def _fractions(make: Callable[[], None]) -> dict[str, set[float]]:

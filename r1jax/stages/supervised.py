@@ -5,6 +5,7 @@ the loss is the mean over the batch's target tokens ("token") or over documents 
 """
 
 import dataclasses
+import math
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from r1jax.data.documents import TOO_LONG, as_messages, make_document_iterator
+from r1jax.data.records import RecordsMissingError
 from r1jax.models.transformer import Model
 from r1jax.objectives.sums import add_metrics, mean_metrics
 from r1jax.objectives.supervised import cross_entropy_loss
@@ -21,10 +23,11 @@ from r1jax.objectives.weights import token_weights
 from r1jax.sharding import make_mesh
 from r1jax.stages.auxiliary import balance_loss, check_auxiliary, expert_counts, mtp_loss
 from r1jax.stages.keys import check_counts, check_keys, options_of
-from r1jax.stages.policy import check_init, check_source, load_policy, make_source
+from r1jax.stages.policy import check_init, check_source, count_documents, load_policy, make_source
 from r1jax.text.chat import TRAIN, check_template, tokenizer_for
 from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.learner import NonFiniteError, TrainState, Update, init_state, make_update
+from r1jax.training.lineage import record_lineage
 from r1jax.training.metrics import MetricsWriter
 from r1jax.training.optimizer import OPTIMIZER_KEYS, make_optimizer
 from r1jax.training.stop import Stopped, graceful_stop
@@ -35,7 +38,6 @@ COUNTS = frozenset(
         "documents_per_update",
         "row_length",
         "rows_per_microbatch",
-        "num_updates",
         "log_every",
         "checkpoint_every",
         "keep_checkpoints",
@@ -44,6 +46,8 @@ COUNTS = frozenset(
 KEYS = COUNTS.union(
     ["stage", "seed", "mesh", "init", "data", "template", "loss_on_prompt", "aggregation", "optimizer", "bias_rate"]
 )
+LENGTHS = ("num_updates", "num_epochs")
+"""How long it trains: one of the two. Epochs are of a source that is finite, and end with the update that completes them."""
 AUXILIARY = ("mtp_weight", "balance_weight")
 DOCUMENT_OPTIONS = {"train": TRAIN, "too_long": TOO_LONG}
 FIELDS = ("tokens", "targets", "mask", "segment_ids", "positions")
@@ -51,20 +55,40 @@ FIELDS = ("tokens", "targets", "mask", "segment_ids", "positions")
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError, naming the key, for a config that cannot train; costs a document."""
-    check_keys(config, required=KEYS, optional=[*AUXILIARY, *DOCUMENT_OPTIONS], where="supervised")
+    check_keys(config, required=KEYS, optional=[*LENGTHS, *AUXILIARY, *DOCUMENT_OPTIONS], where="supervised")
+    lengths = options_of(config, LENGTHS)
+    if len(lengths) != 1:
+        raise ValueError("supervised: there must be one of num_updates and num_epochs")
     check_keys(config.optimizer, required=("learning_rate",), optional=OPTIMIZER_KEYS, where="supervised: optimizer")
-    check_counts(config, COUNTS, where="supervised")
+    check_counts(config, COUNTS.union(lengths), where="supervised")
     check_counts(config, ("seed",), where="supervised", least=0)
     if config.aggregation not in ("token", "sequence"):
         raise ValueError(f"aggregation={config.aggregation!r}: must be 'token' or 'sequence'")
     for name, allowed in DOCUMENT_OPTIONS.items():
         if name in config and config[name] not in allowed:
             raise ValueError(f"{name}={config[name]!r}: must be one of {', '.join(allowed)}")
-    make_optimizer(total_steps=config.num_updates, **config.optimizer)
     check_init(config.init.to_dict())
     check_source(config.data, where="supervised: data")
     source = make_source(config.data.to_dict(), seed=config.seed)
-    check_template(config.template, as_messages(source(0))[:-1])
+    try:
+        check_template(config.template, as_messages(source(0))[:-1])
+        num_updates = num_updates_of(config)
+    except RecordsMissingError:  # an earlier stage makes the data; main needs it
+        num_updates = config.get("num_updates", 1 << 30)
+    make_optimizer(total_steps=num_updates, **config.optimizer)
+
+
+def num_updates_of(config: ConfigDict) -> int:
+    """Updates of the whole run: as the config says, or so many that every document was seen ``num_epochs`` times.
+
+    Raises ValueError for epochs of a source without end; RecordsMissingError where the data is not there.
+    """
+    if "num_updates" in config:
+        return config.num_updates
+    count = count_documents(config.data.to_dict())
+    if count is None:
+        raise ValueError(f"num_epochs={config.num_epochs}: {config.data.function} has no end: say num_updates")
+    return math.ceil(config.num_epochs * count / config.documents_per_update)
 
 
 def make_loss(model, *, aggregation: str, mtp_weight: float = 0.0, balance_weight: float = 0.0):
@@ -108,7 +132,7 @@ def make_loss(model, *, aggregation: str, mtp_weight: float = 0.0, balance_weigh
 
 def build(config: ConfigDict, model: Model, params, buffers) -> tuple[TrainState, Update]:
     """Train state and jitted update from weights that are laid out on their mesh."""
-    optimizer, schedule = make_optimizer(total_steps=config.num_updates, **config.optimizer)
+    optimizer, schedule = make_optimizer(total_steps=num_updates_of(config), **config.optimizer)
     state = init_state(params, buffers, optimizer=optimizer)
     update = make_update(
         make_loss(model, aggregation=config.aggregation, **options_of(config, AUXILIARY)),
@@ -128,6 +152,9 @@ def main(config: ConfigDict, workdir: Path) -> dict:
     """
     start_time = time.monotonic()
     check(config)
+    source = make_source(config.data.to_dict(), seed=config.seed)
+    source(0)  # data that is not there is said now
+    num_updates = num_updates_of(config)
     mesh = make_mesh(config.mesh)
     with (
         open_workdir(workdir, config.to_dict()) as run,
@@ -135,12 +162,14 @@ def main(config: ConfigDict, workdir: Path) -> dict:
         graceful_stop() as stop,
         Checkpoints(workdir, keep=config.keep_checkpoints, every=config.checkpoint_every) as checkpoints,
     ):
+        record_lineage(workdir, config.to_dict())
+
         # Policy and data
         policy, params, buffers = load_policy(config.init.to_dict(), mesh=mesh, seed=config.seed)
         policy = dataclasses.replace(policy, tokenizer=tokenizer_for(policy.tokenizer, config.template))
         policy.save(workdir)
         batches = make_document_iterator(
-            make_source(config.data.to_dict(), seed=config.seed),
+            source,
             tokenizer=policy.tokenizer,
             template=config.template,
             loss_on_prompt=config.loss_on_prompt,
@@ -169,8 +198,8 @@ def main(config: ConfigDict, workdir: Path) -> dict:
             checkpoints.save(updates, state, extra=extra)
 
         # Loop
-        with MetricsWriter(workdir, total=config.num_updates, resume_step=updates) as metrics:
-            while updates < config.num_updates and not stop.requested:
+        with MetricsWriter(workdir, total=num_updates, resume_step=updates) as metrics:
+            while updates < num_updates and not stop.requested:
                 begin = time.perf_counter()
                 batch = next(batches)
                 state, row = update_once(state, update, batch, rows=config.rows_per_microbatch)
@@ -183,7 +212,7 @@ def main(config: ConfigDict, workdir: Path) -> dict:
                 too_long += int(batch["num_too_long"])
                 if "too_long" in config:
                     row["data/too_long"] = too_long
-                if updates % config.log_every == 0 or updates == config.num_updates:
+                if updates % config.log_every == 0 or updates == num_updates:
                     seconds = time.perf_counter() - begin
                     row["num_loss_tokens"] = row.pop("num_tokens")  # TRL's num_tokens is of the whole run
                     row |= {"tokens_per_second/train": row["num_loss_tokens"] / seconds, "time/step": seconds}
@@ -191,7 +220,7 @@ def main(config: ConfigDict, workdir: Path) -> dict:
                 if checkpoints.is_due(updates):
                     save()
             save()
-        if updates < config.num_updates:
+        if updates < num_updates:
             raise Stopped
         checkpoints.wait()
         summary = {"updates": updates, "loss": loss, "wall_seconds": wall_seconds(), "seed": config.seed}

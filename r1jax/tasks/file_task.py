@@ -181,7 +181,7 @@ class FileTask:
         self._keep(kept, "held out too")
 
     def _decontaminate(self, specs: Sequence[Mapping[str, str]], ngram: int) -> None:
-        index = NgramIndex({_label(spec): _test_texts(spec) for spec in specs}, n=ngram)
+        index = NgramIndex(dict(map(texts_of_test_set, specs)), n=ngram)
         places = self._places["train"]
         kept, dropped = decontaminate((self._question("train", place) for place in places), index, n=ngram)
         self.dropped = [Dropped(places[entry.place], entry.test_set, entry.ngram) for entry in dropped]
@@ -275,8 +275,16 @@ def _located(function: Callable[..., T], source: Source, *, what: str, **options
         raise ValueError(f"{what}: {error}") from error
 
 
+def texts_of_test_set(spec: Mapping[str, str]) -> tuple[str, Iterator[str]]:
+    """(what it is called, its questions and solutions) of a test set {"dataset", "path", "split", "subset"}.
+
+    Raises:
+        ValueError: from the iterator, naming the test set: an unknown data set or key, nothing there, a bad row.
+    """
+    return _label(spec), _test_texts(spec)
+
+
 def _test_texts(spec: Mapping[str, str]) -> Iterator[str]:
-    """Questions and solutions of a test set."""
     fields = fields_of(spec.get("dataset", ""))
     rows = _located(open_rows, spec, what=f"decontaminate {_label(spec)}", csv_header=fields.csv_header)
     for place in range(len(rows)):

@@ -19,7 +19,7 @@ Notes that cannot be told so, since they are wrong or unreadable, are rejected w
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from r1jax.tasks.mini import PairSum
 from r1jax.tasks.mini_corpus import BIG, COUNT, GIVE_UP, GO_ON, HIT, NOTICE, SMALL, VERIFY
@@ -35,7 +35,9 @@ _WORDS = {
 """Every word of the corpus -> (its kind, the same in English)."""
 _VERDICTS = {"big": "too big", "small": "too small", "hit": "yes"}
 _OPENINGS = {"retry": "I retry with", "wait": "Wait, I try", "wrong": "That is wrong, I try"}
-_EVENT = re.compile(r"(?:(?P<word>[^\W\d]+)|(?P<a>\d+) \+ (?P<b>\d+) = (?P<total>\d+)(?: vs (?P<target>\d+))?)(?:\s+|$)")
+_EVENT = re.compile(
+    r"(?:(?P<word>[^\W\d]+)|(?P<a>\d+) \+ (?P<b>\d+) = (?P<total>\d+)(?: vs (?P<target>\d+))?)(?:\s+|$)"
+)
 _CANONICAL = PairSum().canonical
 _SUM = re.compile(r"(\d+)\s*\+\s*(\d+)\s*=\s*(\d+)")
 
@@ -77,7 +79,9 @@ def _rewritten(sample: Sample) -> str | Rejection:
     except Rejection as rejection:
         return rejection
     target = sample.columns["target"]
-    summary = f"The two numbers are {first} and {second}, since {first} + {second} = {target}: \\boxed{{{first} + {second}}}"
+    summary = (
+        f"The two numbers are {first} and {second}, since {first} + {second} = {target}: \\boxed{{{first} + {second}}}"
+    )
     return r1_text("\n".join(lines), summary)
 
 
@@ -91,12 +95,14 @@ def _lines(notes: str, *, numbers: Sequence[int], target: int) -> tuple[list[str
         if kind == "count" and last == "go on" and not text:
             continue
         if event["word"] is None and last in ("go on", "verify", "notice"):
-            pair = _pair(event, numbers=numbers)
+            pair = int(event["a"] or 0), int(event["b"] or 0)
+            if pair[0] == pair[1] or not set(pair) <= set(numbers):
+                raise Rejection("rewrite: another pair")
             tried = f"{event['a']} + {event['b']} = {event['total']}"
             text = " ".join(part for part in (text, opening, tried) if part)
             last = "sum"
             if event["target"] is not None:
-                if sum(pair) != int(event["total"]):
+                if sum(pair) != int(event["total"] or 0):
                     raise Rejection("rewrite: wrong sum")
                 if int(event["target"]) != target:
                     raise Rejection("rewrite: another target")
@@ -117,13 +123,6 @@ def _lines(notes: str, *, numbers: Sequence[int], target: int) -> tuple[list[str
     if last != "hit":
         raise Rejection("rewrite: unreadable notes")
     return lines, pair
-
-
-def _pair(event: Mapping[str, str | None], *, numbers: Sequence[int]) -> tuple[int, int]:
-    first, second = int(event["a"] or 0), int(event["b"] or 0)
-    if first == second or not {first, second} <= set(numbers):
-        raise Rejection("rewrite: another pair")
-    return first, second
 
 
 def _events(notes: str) -> list[dict[str, str | None]]:

@@ -63,7 +63,9 @@ def by_model(
         raise ValueError("rewrite by_model: needs a 'chat' that says which model")
     for prompt in (thought_prompt, summary_prompt):
         if "{question}" not in prompt or "{thought}" not in prompt:
-            raise ValueError(f"rewrite by_model: a prompt must have {{question}} and {{thought}} in it: {prompt[:80]!r}")
+            raise ValueError(
+                f"rewrite by_model: a prompt must have {{question}} and {{thought}} in it: {prompt[:80]!r}"
+            )
     shown = []
     for example in examples:
         shown.append({"role": "user", "content": _fill(thought_prompt, example["question"], example["thought"])})

@@ -15,6 +15,7 @@ from rich.text import Text
 FIGURES = {
     "reward": "reward",
     "loss": "loss",
+    "kept_share": "kept",
     "completions/mean_length": "length",
     "eval/pass@1": "held-out pass@1",
     "eval/cons@16": "cons@16",
@@ -51,7 +52,7 @@ class Progress:
     def update(self, row: Mapping[str, Any]) -> None:
         """Shows a metrics row: its "step" is the number of updates done."""
         figures = [f"{label} {_number(row[name])}" for name, label in FIGURES.items() if row.get(name) is not None]
-        if "reward" not in row and "loss" not in row:
+        if not {"reward", "loss", "kept_share"} & row.keys():
             if figures:
                 self._print("  ".join([f"update {row['step']}", *figures]))
             return

@@ -85,3 +85,31 @@ def test_problems_that_are_not_kept_are_passed_over_and_handed_out():
     skipped = [int(problem.answer) for problem in iterator.take_skipped()]
     assert set(skipped) >= {answer + 1 for answer in answers[:-1]} and not any(n % 2 == 0 for n in skipped)
     assert iterator.take_skipped() == []
+
+
+class Tagged(Counting):
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+
+
+def test_another_task_takes_over_at_the_index_where_the_stream_stands_also_after_a_restart():
+    def stream(saved=None):
+        iterator = make_prompt_iterator(Tagged("both"), batch_size=3, seed=0)
+        if saved is not None:
+            iterator.set_state(json.loads(saved))
+        return iterator
+
+    iterator = stream()
+    problems, positions = [], []
+    for name in ("early", "early", "late", "late"):
+        iterator.draw_from(Tagged(name))
+        positions.append(json.dumps(iterator.get_state()))
+        problems += next(iterator)
+    assert [p.columns["task"] for p in problems] == ["early"] * 6 + ["late"] * 6
+    answers = [int(p.answer) for p in problems]
+    assert answers == list(range(answers[0], answers[0] + 12))
+    for batch, name in ((1, "early"), (2, "late"), (3, "late")):
+        restarted = stream(positions[batch])
+        restarted.draw_from(Tagged(name))
+        assert next(restarted) == problems[3 * batch : 3 * batch + 3]

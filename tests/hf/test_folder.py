@@ -138,6 +138,42 @@ def test_faults_of_the_index_and_the_files(folder):
     assert len(faults) == 6  # what the lost files held is not listed again
 
 
+def test_a_tensor_of_a_type_that_holds_no_weights_is_not_missing_too(folder):
+    path = folder("qwen")
+    rewrite(path, tensors_of(path) | {"model.norm.weight": np.ones(32, np.float64)})
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes().replace(b'"F64"', b'"I64"'))
+    assert faults_of(path) == [
+        "model.safetensors: model.norm.weight has type I64; known: F64, F32, F16, BF16, F8_E4M3, F8_E8M0"
+    ]
+
+
+def test_a_tensor_in_two_files(folder):
+    path = folder("v3")
+    first, second, *_ = sorted(path.glob("*.safetensors"))
+    second.write_bytes(first.read_bytes())
+    faults = faults_of(path)
+    assert f"{second.name}: model.norm.weight is also in {first.name}" in faults
+
+
+def test_links_to_the_files_are_the_files(folder, folders):
+    """As in the cache of huggingface_hub."""
+    path = folder("v3")
+    for file in path.glob("*.safetensors"):
+        file.unlink()
+        file.symlink_to(folders / "v3" / file.name)
+    assert open_folder(path).stored.keys() == open_folder(folders / "v3").stored.keys()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_scales_that_are_not_finite(folder, value):
+    path = folder("fp8")
+    name = "model.layers.0.mlp.up_proj.weight"
+    rewrite(path, tensors_of(path) | {name + "_scale_inv": np.full((1, 1), value, np.float32)})
+    with pytest.raises(ValueError, match=f"{name}_scale_inv holds a value that is not finite"):
+        load_pretrained(path, dtype="float32")
+
+
 def test_faults_of_fp8(folder):
     path = folder("fp8")
     tensors = tensors_of(path)
@@ -195,8 +231,14 @@ def test_no_weights_and_damaged_json(folder):
     assert faults[0].startswith("generation_config.json: it is not JSON")
     assert "tokenizer.json" in faults[1] and "generation_config.json" in faults[1] + faults[0]
     assert faults[2].startswith("there is neither model.safetensors nor model.safetensors.index.json")
-    (path / "config.json").write_text("nonsense")
-    assert any(fault.startswith("config.json: it is not JSON") for fault in faults_of(path))
+    for text, fault in (
+        ("nonsense", "config.json: it is not JSON"),
+        ("[" * 100_000, "config.json: it is not JSON"),
+        ("[]", "config.json: it holds no JSON object"),
+        ("{}", "config.json: model_type=None is not supported"),
+    ):
+        (path / "config.json").write_text(text)
+        assert [line.startswith(fault) for line in faults_of(path)].count(True) == 1
 
 
 def test_nothing_is_allocated_before_the_check(folder, monkeypatch):

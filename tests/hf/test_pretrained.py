@@ -13,6 +13,7 @@ from r1jax.hf import write as hf_write
 from r1jax.hf.fp8 import dequantise, is_quantised, quantise
 from r1jax.hf.names import hf_places
 from r1jax.hf.safetensors_file import read_header
+from r1jax.models.config import Yarn
 from r1jax.models.transformer import make_model
 from r1jax.sharding import make_mesh
 from r1jax.text.tokenizer import Tokenizer
@@ -66,6 +67,8 @@ def test_the_types_of_parameters_and_activations(model, folder):
         load_pretrained(folder, dtype="fp8")
     with pytest.raises(ValueError, match=r"model=\{'vocab_size': 50\} gives the weights other shapes"):
         load_pretrained(folder, dtype="float32", model={"vocab_size": 50})
+    yarn = {"factor": 8.0, "original_length": 8}  # as a stage's config says it
+    assert load_pretrained(folder, dtype="float32", model={"yarn": yarn}).config.yarn == Yarn(8.0, 8)
     mixed = load_pretrained(folder, dtype="float32", model={"dtype": "bfloat16"})
     assert mixed.config.dtype == "bfloat16"
     assert_equal(mixed.params, model.params)
@@ -208,6 +211,27 @@ def test_a_target_that_holds_something_is_refused(model, tmp_path):
     (tmp_path / "empty").mkdir()
     save_pretrained(model, tmp_path / "empty")
     assert (tmp_path / "empty" / "model.safetensors").exists()
+
+
+def test_targets_that_are_links_or_the_current_folder(model, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    (tmp_path / "dangling").symlink_to(tmp_path / "new")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for target in (tmp_path / "link", tmp_path / "dangling", "."):
+        save_pretrained(model, target)
+    for name in ("empty", "new", "here"):
+        assert (tmp_path / name / "model.safetensors").is_file()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_mount_point_is_refused_first(model, tmp_path, monkeypatch):
+    (tmp_path / "volume").mkdir()
+    monkeypatch.setattr(hf_write.Path, "is_mount", lambda path: path.name == "volume")
+    monkeypatch.setattr(hf_write, "write_shards", None)
+    with pytest.raises(FileExistsError, match="is a mount point"):
+        save_pretrained(model, tmp_path / "volume")
 
 
 def test_a_disk_without_room_is_refused_first(model, tmp_path, monkeypatch):

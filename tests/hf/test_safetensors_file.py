@@ -39,7 +39,7 @@ def tensors():
 
 def test_written_and_read(tmp_path, tensors):
     write(tmp_path, tensors)
-    stored, faults = read_header(tmp_path / "model.safetensors")
+    stored, _, faults = read_header(tmp_path / "model.safetensors")
     assert faults == [] and set(stored) == set(tensors)
     for name, array in tensors.items():
         assert stored[name].dtype == array.dtype and stored[name].shape == array.shape
@@ -56,7 +56,7 @@ def test_the_safetensors_package_reads_what_we_write_and_we_what_it_writes(tmp_p
     for name, array in safetensors.numpy.load_file(tmp_path / "model.safetensors").items():
         np.testing.assert_array_equal(array, tensors[name])
     safetensors.numpy.save_file(tensors, tmp_path / "theirs.safetensors", metadata={"format": "np"})
-    stored, faults = read_header(tmp_path / "theirs.safetensors")
+    stored, _, faults = read_header(tmp_path / "theirs.safetensors")
     assert faults == []
     for name, array in tensors.items():
         np.testing.assert_array_equal(stored[name].read(), array)
@@ -75,7 +75,7 @@ def test_files_are_no_larger_than_asked(tmp_path):
     assert index["metadata"] == {"total_size": 320}
     assert index["weight_map"]["t3"] == "model-00002-of-00004.safetensors" and len(index["weight_map"]) == 6
     for file_name, shard in shards.items():
-        stored, faults = read_header(tmp_path / file_name)
+        stored, _, faults = read_header(tmp_path / file_name)
         assert faults == [] and set(stored) == {item.name for item in shard}
 
 
@@ -90,7 +90,7 @@ def test_a_file_that_is_cut_short(tmp_path, tensors, keep):
     write(tmp_path, tensors)
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:keep])
-    _, faults = read_header(file)
+    _, _, faults = read_header(file)
     assert len(faults) == 1 and faults[0].startswith("model.safetensors: cut short")
 
 
@@ -103,10 +103,12 @@ def with_header(file, header, data=b""):
 def test_damaged_headers(tmp_path):
     file = tmp_path / "x.safetensors"
     sound = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
-    assert with_header(file, {"w": sound}, bytes(8))[1] == []
-    assert with_header(file, b"{not json")[1][0].startswith("x.safetensors: its header is damaged")
-    assert with_header(file, [1, 2])[1][0].startswith("x.safetensors: its header is damaged")
-    assert with_header(file, {"w": 3})[1][0].startswith("x.safetensors: its header is damaged")
+    assert with_header(file, {"w": sound}, bytes(8))[1:] == (set(), [])
+    twice = b"{%s, %s}" % ((b'"w": ' + json.dumps(sound).encode(),) * 2)
+    for header in (b"{not json", [1, 2], {"w": 3}, b"[" * 100_000, b"\xff{", twice):
+        tensors, names, faults = with_header(file, header, bytes(8))
+        assert (tensors, names) == ({}, set())
+        assert len(faults) == 1 and faults[0].startswith("x.safetensors: its header is damaged")
     cases = {
         "too long": (sound, bytes(9)),
         "w has type I64; known: F64": (sound | {"dtype": "I64"}, bytes(8)),
@@ -115,13 +117,22 @@ def test_damaged_headers(tmp_path):
         "w has no sound shape and": (sound | {"data_offsets": [8, 0]}, b""),
     }
     for message, (fields, data) in cases.items():
-        assert message in with_header(file, {"w": fields}, data)[1][0]
+        _, names, faults = with_header(file, {"w": fields}, data)
+        assert message in faults[0] and names == (set() if message == "too long" else {"w"})
+
+
+def test_tensors_that_overlap(tmp_path):
+    """The safetensors package refuses them too."""
+    sound = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    header = {"last": sound | {"data_offsets": [4, 12]}, "first": sound}
+    _, names, faults = with_header(tmp_path / "x.safetensors", header, bytes(12))
+    assert (names, faults) == (set(), ["x.safetensors: last begins within another tensor"])
 
 
 def test_a_file_that_shrinks_after_the_check(tmp_path):
     write(tmp_path, {"w": np.zeros(100, ml_dtypes.bfloat16)})
     file = tmp_path / "model.safetensors"
-    stored, _ = read_header(file)
+    stored, _, _ = read_header(file)
     file.write_bytes(file.read_bytes()[:-50])
     with pytest.raises(OSError, match="shorter"):
         stored["w"].read()

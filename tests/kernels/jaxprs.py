@@ -11,3 +11,18 @@ def array_sizes(jaxpr):
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
                 yield from array_sizes(inner)
+
+
+def kernel_costs(function, *arguments):
+    """{name: CostEstimate} of the Pallas kernels that a function calls, as they state it."""
+
+    def of(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "pallas_call":
+                yield equation.params["name"], equation.params["cost_estimate"]
+            for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
+                inner = getattr(value, "jaxpr", value)
+                if hasattr(inner, "eqns") and equation.primitive.name != "pallas_call":
+                    yield from of(inner)
+
+    return dict(of(jax.make_jaxpr(function)(*arguments).jaxpr))

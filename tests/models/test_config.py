@@ -5,7 +5,7 @@ import re
 import jax
 import pytest
 
-from r1jax.models.config import Llama3Rope, ModelConfig
+from r1jax.models.config import Llama3Rope, ModelConfig, Yarn
 from r1jax.models.mla import MLA
 from r1jax.models.presets import PRESETS, deepseek_v3, make_preset, mini_v3
 from r1jax.models.transformer import make_model, parameter_counts
@@ -31,6 +31,17 @@ WRONG = [
     (V3, {"num_dense_layers": 3}, "num_dense_layers 3"),
     (V3, {"score_function": "tanh"}, "score_function must be 'sigmoid' or 'softmax', got 'tanh'"),
     (V3, {"num_mtp_layers": -1}, "num_mtp_layers"),
+    (V3, {"num_groups": 0}, "num_groups must be positive, got 0"),
+    (V3, {"num_experts": -8}, "num_experts must not be negative, got -8"),
+    (V3, {"num_shared_experts": -1}, "num_shared_experts must not be negative, got -1"),
+    (V3, {"q_lora_rank": -3}, "q_lora_rank must not be negative, got -3"),
+    (GQA, {"rms_eps": float("nan")}, "rms_eps must not be negative, got nan"),
+    (GQA, {"rope_theta": 1.0}, "rope_theta must be finite and more than 1, got 1.0"),
+    (GQA, {"dtype": "int8"}, "dtype must be a floating-point type, got 'int8'"),
+    (V3, {"yarn": Yarn(0.0, 8)}, "factor and original_length must be positive, got Yarn"),
+    (V3, {"yarn": Yarn(4.0, 0)}, "factor and original_length must be positive, got Yarn"),
+    (V3, {"yarn": Yarn(4.0, 8, beta_slow=0.0)}, "beta_fast must be at least beta_slow, and that positive"),
+    (GQA, {"llama3_rope": Llama3Rope(8.0, 4.0, 4.0, 8192)}, "high_freq_factor must exceed low_freq_factor"),
     (V3, {"llama3_rope": Llama3Rope(8.0, 1.0, 4.0, 8192)}, "yarn and llama3_rope exclude each other"),
 ]
 

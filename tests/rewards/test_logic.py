@@ -14,7 +14,16 @@ def test_reference_answers_stay_right_and_no_wrong_one_is(dataset):
         answer = problem.answer
         assert task.grade(answer, problem) == 1.0
         assert task.grade(f" {answer} \n", problem) == 1.0
-        wrong = ["0", "a", "nan", "inf", "None", f"not {answer}", f"{answer} or {other.answer}", f"{other.answer} {answer}"]
+        wrong = [
+            "0",
+            "a",
+            "nan",
+            "inf",
+            "None",
+            f"not {answer}",
+            f"{answer} or {other.answer}",
+            f"{other.answer} {answer}",
+        ]
         wrong += [f"{answer} 7", f"7 {answer}", problem.messages[-1]["content"]]
         wrong += [other.answer] if other.answer not in answer and dataset not in ("game_of_life_halting",) else []
         graded = {text: task.grade(text, problem) for text in wrong if text != answer}

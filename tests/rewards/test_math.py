@@ -84,3 +84,8 @@ def test_a_failing_worker_gives_its_exception_and_spares_the_others(monkeypatch)
     monkeypatch.setattr(math_reward, "_pool", lambda: WorkerPool("math:sqrt", num_workers=1))
     scores = score([r"\boxed{\sqrt{12}}", r"\boxed{7}"], [r"2\sqrt3", "7"])
     assert isinstance(scores[0], Exception) and "TypeError" in str(scores[0]) and scores[1] == 1.0
+
+
+def test_a_prompt_may_have_opened_the_thought():
+    texts = [r"\boxed{4}", r"\boxed{4}", r"\boxed{3}</think>\boxed{4}", r"\boxed{3}</think>4"]
+    assert accuracy(["2+2?", "2+2? <think>\n", "<think>", "<think>"], texts, ["4"] * 4) == [1.0, 0.0, 1.0, 1.0]

@@ -1,6 +1,8 @@
 """No input of any kind makes a reward raise, run past its limit, or leave its range."""
 
+import contextlib
 import math
+import re
 import time
 
 import pytest
@@ -13,22 +15,38 @@ from r1jax.rewards.equivalence.value import UndecidedError
 hypothesis = pytest.importorskip("hypothesis")
 given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
 
-PIECES = [
-    *r"""\boxed{ { } ( ) [ ] \{ \} , ; . = < > \le \ne \approx + - * / ^ _ ! | % ° $ \$ & \\ # ~ ' : … ± ∪ ∩ ∈ ∞ π √ ½ ² « » ⟦ ⟧ ⦃ ⦄
-    0 1 2 7 10 12 100 0.5 1,000 999999999 1e9 e i x y n C pi nan inf oo None True and or is the answer cm m kg apples dollars
-    \frac \frac{1}{2} \frac12 \sqrt \sqrt{2} \sqrt[3] \binom \pm \mp \cup \in \infty \pi \text{ \text{and} \text{cm} \mathbf{ \left( \right)
-    \begin{pmatrix} \end{pmatrix} \sin \cos \tan \log \ln \exp \lfloor \rfloor \sum_{k=1}^{n} \int_0^1 \lim \to \overline{ \pmod{ 9^{9^9} 9**9
-    (B) A B <think> </think> <answer> </answer> 二 等 wait ```""".split(),
-    " ", "\n", "\x00", "\ud800", "\u202e", "١", "🙂",
-]  # fmt: skip
+WORDS = r"""
+\boxed{ { } ( ) [ ] \{ \} , ; . = < > \le \ne \approx + - * / ^ _ ! | % ° $ \$ & \\ # ~ ' : … ± ∪ ∩ ∈ ∞ π √ ½ ² « » ⟦ ⟧ ⦃ ⦄
+0 1 2 7 10 12 100 0.5 1,000 999999999 1e9 e i x y n C pi nan inf oo None True and or is the answer cm m kg apples dollars
+\frac \frac{1}{2} \frac12 \sqrt \sqrt{2} \sqrt[3] \binom \pm \mp \cup \in \infty \pi \text{ \text{and} \text{cm} \mathbf{
+\left( \right) \begin{pmatrix} \end{pmatrix} \sin \cos \tan \log \ln \exp \lfloor \rfloor \sum_{k=1}^{n} \int_0^1 \lim \to
+\overline{ \pmod{ 9^{9^9} 9**9 (B) A B <think> </think> <answer> </answer> 二 等 wait ``` ١ 🙂
+"""
+PIECES = [*re.findall(r"\S+", WORDS), " ", "\n", "\x00", "\ud800", "\u202e"]
 TEXTS = st.one_of(
     st.text(max_size=200),
     st.lists(st.sampled_from(PIECES), max_size=30).map(" ".join),
     st.lists(st.sampled_from(PIECES), max_size=30).map("".join),
     st.tuples(st.sampled_from(PIECES), st.integers(1, 3000)).map(lambda pair: pair[0] * pair[1]),
 )
-ANSWERS = st.one_of(TEXTS, TEXTS.map(lambda text: rf"\boxed{{{text}}}"), TEXTS.map(lambda text: f"<answer>{text}</answer>"))
-GOLDS = ["7", r"\frac{1}{2}", r"2\sqrt{3}", "x^2+1", "(1,2)", "1,2", r"\{1,2\}", "[1,2)", "x=5", "y=2x+1", "x>1", "Yes", "5\\text{ cm}"]
+ANSWERS = st.one_of(
+    TEXTS, TEXTS.map(lambda text: rf"\boxed{{{text}}}"), TEXTS.map(lambda text: f"<answer>{text}</answer>")
+)
+GOLDS = [
+    "7",
+    r"\frac{1}{2}",
+    r"2\sqrt{3}",
+    "x^2+1",
+    "(1,2)",
+    "1,2",
+    r"\{1,2\}",
+    "[1,2)",
+    "x=5",
+    "y=2x+1",
+    "x>1",
+    "Yes",
+    "5\\text{ cm}",
+]
 EVERY = settings(max_examples=150, deadline=None, database=None, derandomize=True)
 
 
@@ -40,20 +58,16 @@ def in_range(scores, low, high):
 @given(TEXTS, st.sampled_from(GOLDS))
 def test_equivalence_never_raises_on_an_answer_nor_takes_long(answer, gold):
     start = time.process_time()
-    try:
+    with contextlib.suppress(UndecidedError):
         assert equivalent(gold, answer) in (True, False)
-    except UndecidedError:
-        pass
     assert time.process_time() - start < 2.0
 
 
 @EVERY
 @given(TEXTS)
 def test_a_reference_is_equal_to_itself_or_refused(text):
-    try:
+    with contextlib.suppress(ValueError, UndecidedError):
         assert equivalent(text, text)
-    except (ValueError, UndecidedError):
-        pass
 
 
 @settings(EVERY, max_examples=60)

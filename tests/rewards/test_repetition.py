@@ -8,7 +8,13 @@ def score(*completions, **options):
 
 
 def test_share_of_ngrams_that_occurred_before():
-    assert score([1, 2, 3, 4], [5, 5, 5, 5, 5], [1, 2, 1, 2], [1], [], size=2) == [0.0, -0.75, pytest.approx(-1 / 3), 0.0, 0.0]
+    assert score([1, 2, 3, 4], [5, 5, 5, 5, 5], [1, 2, 1, 2], [1], [], size=2) == [
+        0.0,
+        -0.75,
+        pytest.approx(-1 / 3),
+        0.0,
+        0.0,
+    ]
     assert score([5] * 5, size=2, max_penalty=-0.1) == [pytest.approx(-0.075)]
 
 

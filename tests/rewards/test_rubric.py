@@ -1,6 +1,8 @@
 import asyncio
 import math
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -289,3 +291,38 @@ def test_built_in_rewards_load():
         "r1jax.rewards.language:chinese_share_reward",
     ):
         assert load_function(path).__name__ == path.split(":")[1]
+
+
+def test_rewards_join_at_their_update():
+    rubric = Rubric(
+        [{"function": length_reward}, {"function": some_reward, "weight": 2.0, "from_update": 8, "tasks": ["code"]}]
+    )
+    assert rubric.starts == {"length_reward": 0, "some_reward": 8}
+    before, after = rubric.at(7), rubric.at(8)
+    assert before.names == ["length_reward"] and after.names == rubric.names
+    assert after.weights == rubric.weights and after.at(0).names == ["length_reward"]
+    assert after.applies_to("code") == ["length_reward", "some_reward"]
+    assert after.applies_to("math") == before.applies_to("code") == ["length_reward"]
+    with pytest.raises(ValueError, match="no reward applies at update 3; the first does from 8"):
+        Rubric([{"function": length_reward, "from_update": 8}]).at(3)
+    with pytest.raises(ValueError, match="reward 'length_reward': from_update=-1"):
+        Rubric([{"function": length_reward, "from_update": -1}])
+
+
+def test_a_deferred_reward_is_called_by_the_thread_that_waits_and_counts_like_any_other():
+    threads = []
+
+    def model(prompts, completions):
+        threads.append(threading.current_thread())
+        return [float(len(text)) for text in completions]
+
+    def broken(prompts, completions):
+        raise RuntimeError("out of memory")
+
+    specs = [{"function": model, "deferred": True}, {"function": broken, "deferred": True, "weight": 0.0}]
+    with ThreadPoolExecutor(1) as pool:
+        finish = pool.submit(Rubric(specs).start, ["", ""], ["a", "bb"], {}).result()
+    assert threads == []
+    scores = finish()
+    assert threads == [threading.current_thread()]
+    assert scores.total.tolist() == [1.0, 2.0] and scores.errors == {"model": 0, "broken": 2}

@@ -137,3 +137,20 @@ def test_nothing_is_left_when_the_parent_is_killed(module, tmp_path):
     while is_running(pid) and time.monotonic() < end:
         time.sleep(0.1)
     assert not is_running(pid)
+
+
+def test_a_forked_child_starts_its_own_workers():
+    script = """
+        import os
+        from r1jax.rewards.workers import WorkerPool
+        if __name__ == "__main__":
+            pool = WorkerPool("os:getpgid", num_workers=1)
+            own = pool.map([0])[0]
+            child = os.fork()
+            if child == 0:
+                os._exit(pool.map([0])[0] == own)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert pool.map([0])[0] == own != os.getpgid(0)
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=environment, check=True, timeout=60)

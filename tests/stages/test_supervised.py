@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from r1jax.data.documents import encode_document
+from r1jax.data.packing import pack
 from r1jax.run import load_config
 from r1jax.stages import supervised
 from r1jax.training.checkpoint import load_checkpoint
@@ -96,6 +98,7 @@ def test_a_disk_that_cannot_hold_the_checkpoints_is_said_before_the_first_update
     ("changes", "words"),
     [
         ({"num_updates": 0}, "num_updates"),
+        ({"num_epochs": 2}, "there must be one of num_updates and num_epochs"),
         ({"aggregation": "mean"}, "aggregation"),
         ({"template": "nothing"}, "nothing"),
         ({"too_long": "skip"}, "too_long='skip': must be one of raise, cut, drop"),
@@ -110,3 +113,52 @@ def test_a_disk_that_cannot_hold_the_checkpoints_is_said_before_the_first_update
 def test_bad_configs_are_named_before_compute(changes, words):
     with pytest.raises(ValueError, match=words):
         supervised.check(tiny_config(**changes))
+
+
+def test_epochs_of_a_source_without_end_are_refused():
+    config = tiny_config(num_epochs=2)
+    with config.unlocked():
+        del config["num_updates"]
+    with pytest.raises(ValueError, match="num_epochs=2: r1jax.tasks.mini_corpus:corpus_text has no end"):
+        supervised.check(config)
+
+
+@pytest.mark.parametrize("aggregation", ["token", "sequence"])
+def test_packed_is_alone_in_logits_and_loss_and_gradient(aggregation):
+    """Three documents in one row, each in a row of its own, and each in a batch of its own (V3 Sec. 5.1)."""
+    policy, params, buffers = supervised.load_policy(POLICY, mesh=supervised.make_mesh(), seed=0)
+    source = supervised.make_source(tiny_config().data.to_dict(), seed=0)
+    documents = [
+        encode_document(source(index), policy.tokenizer, template="plain", loss_on_prompt=False) for index in range(3)
+    ]
+    loss_of = jax.jit(jax.value_and_grad(supervised.make_loss(policy.model, aggregation=aggregation), has_aux=True))
+    logits_of = jax.jit(lambda batch: policy.model.logits(params, hidden(batch)))
+
+    def hidden(batch):
+        return policy.model.hidden(
+            params, buffers, batch["tokens"], positions_BT=batch["positions"], segments_BT=batch["segment_ids"]
+        )[0]
+
+    def batch_of(documents, length):
+        arrays, slots = pack(documents, length=length)
+        weight = sum(float(document["mask"].sum()) for document in documents)
+        return arrays | {"num_tokens": np.float32(weight), "num_sequences": np.float32(len(documents))}, slots
+
+    sizes = [len(document["tokens"]) for document in documents]
+    row, slots = batch_of(documents, sum(sizes) + 3)
+    rows, _ = batch_of(documents, max(sizes))
+    assert row["tokens"].shape[0] == 1
+    (packed, _), packed_grads = loss_of(params, buffers, row)
+    (padded, _), padded_grads = loss_of(params, buffers, rows)
+    assert packed == pytest.approx(float(padded), rel=1e-5)
+    jax.tree.map(
+        lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5), packed_grads, padded_grads
+    )
+    alone, weights, logits = [], [], logits_of(row)
+    for document, slot in zip(documents, slots, strict=True):
+        own, _ = batch_of([document], max(sizes))
+        alone.append(float(loss_of(params, buffers, own)[0][0]))
+        weights.append(document["mask"].sum() if aggregation == "token" else 1)
+        own_logits = logits_of(own)[0, : slot.stop - slot.start]
+        np.testing.assert_allclose(logits[slot.row, slot.start : slot.stop], own_logits, atol=2e-5)
+    assert packed == pytest.approx(np.average(alone, weights=weights), rel=1e-5)

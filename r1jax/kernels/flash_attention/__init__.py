@@ -1,11 +1,22 @@
-"""Causal attention within segments."""
+"""Causal attention within segments.
+
+Beside JAX's own TPU kernel, ``splash_attention`` (same results: tests/kernels/test_flash_attention_pallas.py). Splash takes
+keys of 192 with values of 128, grouped heads, segments and an offset that is a number; it takes no key in two parts, so for
+MLA the rope part is written and read once a head, and no offset that is traced, which chunked prefill has. It skips the
+blocks above the diagonal and not those of other segments. SPLASH_FIGURES
+"""
 
 import jax
 
-from r1jax.kernels.flash_attention import reference, xla
+from r1jax.kernels import hardware
+from r1jax.kernels.flash_attention import pallas_tpu, reference, xla
 from r1jax.kernels.flash_attention.reference import attention, attention_mask
 
-IMPLEMENTATIONS = {"reference": reference.flash_attention, "xla": xla.flash_attention}
+IMPLEMENTATIONS = {
+    "reference": reference.flash_attention,
+    "xla": xla.flash_attention,
+    "pallas_tpu": pallas_tpu.flash_attention,
+}
 SHORT = 256
 """Up to so many queries the whole square of scores is faster on a CPU than blocks of it."""
 
@@ -18,22 +29,38 @@ def flash_attention(
     q_segments_BT: jax.Array,
     kv_segments_BS: jax.Array,
     scale: float,
+    q_offset: int | jax.Array = 0,
+    q_rope_BTNR: jax.Array | None = None,
+    k_rope_BSR: jax.Array | None = None,
     implementation: str | None = None,
+    interpret=False,
 ) -> jax.Array:
-    """Attention among tokens that start at the same position: softmax(scale · q kᵀ) v, [B, T, N, U] (spec A.3.1).
+    """softmax(scale · q kᵀ) v, [B, T, N, U] (spec A.3.1), with gradients of q, k, v and the rope parts.
 
-    A query sees the keys of its own segment up to itself; N/J consecutive query heads share a key head. Segment 0 is
-    padding: the output of a query that sees nothing is 0. Scores and softmax are float32, products take the inputs' type.
+    Query t, at position t + ``q_offset``, sees the keys of its own segment up to its position; N/J consecutive query heads
+    share a key head. Segment 0 is padding. The output of a query that sees nothing is 0. Scores and softmax are float32,
+    products take the inputs' type. ``q_offset``: a number or an int32 scalar (chunked prefill). With ``q_rope_BTNR`` and
+    ``k_rope_BSR`` the scores are scale · (q kᵀ + q_rope k_ropeᵀ), k_rope shared by all heads (MLA, V3 Sec. 2.1.1).
 
-    ``implementation``: "reference", "xla" (blocks, linear memory), or None for the faster of the two.
-    Raises ValueError for an unknown implementation or heads that key heads do not divide.
+    ``implementation``: "reference"; "xla" (blocks, linear memory); "pallas_tpu"; None for the kernel on a TPU, elsewhere the
+    faster of the other two. ``interpret`` runs the kernel without a TPU (True, or ``pltpu.InterpretParams``).
+    Raises ValueError for an unknown implementation or one that cannot run here, heads that key heads do not divide, one
+    rope part without the other, and, for the kernel, types or head sizes that it does not support.
     """
-    name = implementation or ("reference" if q_BTNH.shape[1] <= SHORT else "xla")
+    short = "reference" if q_BTNH.shape[1] <= SHORT else "xla"
+    name = implementation or ("pallas_tpu" if hardware.is_tpu() else short)
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"flash_attention has no implementation {name!r}; choose from {sorted(IMPLEMENTATIONS)}")
     if q_BTNH.shape[2] % k_BSJH.shape[2]:
         raise ValueError(f"flash_attention: {q_BTNH.shape[2]} query heads for {k_BSJH.shape[2]} key heads")
-    options = {"q_segments_BT": q_segments_BT, "kv_segments_BS": kv_segments_BS, "scale": scale}
+    if (q_rope_BTNR is None) != (k_rope_BSR is None):
+        raise ValueError("flash_attention: q_rope_BTNR and k_rope_BSR are given together or not at all")
+    options: dict = {"q_segments_BT": q_segments_BT, "kv_segments_BS": kv_segments_BS, "scale": scale}
+    options |= {"q_offset": q_offset, "q_rope_BTNR": q_rope_BTNR, "k_rope_BSR": k_rope_BSR}
+    if name == "pallas_tpu":
+        options["interpret"] = interpret
+        if not interpret:
+            hardware.require_tpu("flash_attention")
     return IMPLEMENTATIONS[name](q_BTNH, k_BSJH, v_BSJU, **options)
 
 

@@ -30,7 +30,7 @@ from jax.experimental.pallas import tpu as pltpu
 from r1jax.kernels import hardware
 from r1jax.kernels.flash_attention import pallas_tpu_kernels as kernels
 from r1jax.kernels.flash_attention import shapes
-from r1jax.kernels.flash_attention.shapes import LANES, Blocks, Shape, round_up
+from r1jax.kernels.flash_attention.shapes import LANES, Blocks, Shape
 
 DTYPES = ("bfloat16", "float32")
 MAX_HEAD_DIM = 512
@@ -62,7 +62,7 @@ def flash_attention(
     segments = jnp.pad(q_segments_BT, ((0, 0), (0, rows))), jnp.pad(kv_segments_BS, ((0, 0), (0, columns)))
     offset_1 = jnp.asarray(q_offset, jnp.int32).reshape(1)
     out_BNTU = _attend(call, q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1)
-    return jnp.swapaxes(out_BNTU[:, :, : shape.queries], 1, 2)
+    return jnp.swapaxes(out_BNTU[:, :, : shape.queries], 1, 2)  # pyright: ignore[reportIndexIssue]
 
 
 def _shape(q_BTNH, k_BSJH, v_BSJU, q_rope_BTNR, k_rope_BSR) -> Shape:
@@ -220,7 +220,7 @@ def _run(call: _Call, name: str, kernel, operands: dict, outputs: dict, scratch:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(call: _Call, q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1):
+def _attend(call: _Call, q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1) -> jax.Array:
     return _attend_fwd(call, q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1)[0]
 
 
@@ -255,7 +255,10 @@ def _attend_bwd(call: _Call, residuals, dout_BNTU):
     of_q = _run(call, "dq", kernels.dq_kernel, operands, outputs, scratch, segments, offset_1)
 
     outputs = {"dk": _like(k_BJSH), "dv": _like(v_BJSU), "dk_rope": _like(k_rope)}
-    scratch = {"dk_sum": (call.kv_heads, blocks.keys, shape.head_dim), "dv_sum": (call.kv_heads, blocks.keys, shape.value_dim)}
+    scratch = {
+        "dk_sum": (call.kv_heads, blocks.keys, shape.head_dim),
+        "dv_sum": (call.kv_heads, blocks.keys, shape.value_dim),
+    }
     scratch |= {"dk_rope_sum": (blocks.keys, shape.rope_dim)} if ropes else {}
     of_k = _run(call, "dkv", kernels.dkv_kernel, common | {"k_rope": k_rope}, outputs, scratch, segments, offset_1)
     dropes = (of_q["dq_rope"], of_k["dk_rope"]) if ropes else None

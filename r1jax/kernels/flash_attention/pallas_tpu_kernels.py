@@ -33,7 +33,9 @@ def forward_kernel(refs, call) -> None:
             scores = jnp.where(mask, _scores(refs, call, n), MASKED)
             before = refs["highest"][n, :, :1]
             highest = jnp.maximum(before, scores.max(-1, keepdims=True))
-            weights = jnp.where(mask, jnp.exp(scores - highest), 0.0)  # a row that sees nothing: its highest is MASKED too
+            weights = jnp.where(
+                mask, jnp.exp(scores - highest), 0.0
+            )  # a row that sees nothing: its highest is MASKED too
             shrink = jnp.exp(before - highest)
             total = shrink * refs["total"][n, :, :1] + weights.sum(-1, keepdims=True)
             v = refs["v"][n // call.heads_per_key]

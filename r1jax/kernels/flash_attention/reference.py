@@ -38,7 +38,16 @@ def attention(
 
 
 def flash_attention(
-    q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale: float, q_offset=0, q_rope_BTNR=None, k_rope_BSR=None
+    q_BTNH,
+    k_BSJH,
+    v_BSJU,
+    *,
+    q_segments_BT,
+    kv_segments_BS,
+    scale: float,
+    q_offset=0,
+    q_rope_BTNR=None,
+    k_rope_BSR=None,
 ) -> jax.Array:
     """See ``r1jax.kernels.flash_attention.flash_attention``."""
     q_BTNH, k_BSJH = with_rope(q_BTNH, k_BSJH, q_rope_BTNR, k_rope_BSR)

@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from r1jax.kernels import hardware
 
 LANES = 128
-SIZES = (1024, 512, 256, 128)
+SIZES = (128, 256, 512, 1024)
 """Block lengths to choose from. More than 1024 brings no intensity that a TPU could use, and slow compilation."""
 MAX_HEADS = 8
 """Query heads a block: what they keep in VMEM grows with them."""
@@ -37,7 +37,11 @@ class Shape:
     def arrays(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Arguments of ``flash_attention`` by name."""
         b, t, s, n, j = self.batch, self.queries, self.keys, self.heads, self.kv_heads
-        shapes = {"q_BTNH": (b, t, n, self.head_dim), "k_BSJH": (b, s, j, self.head_dim), "v_BSJU": (b, s, j, self.value_dim)}
+        shapes = {
+            "q_BTNH": (b, t, n, self.head_dim),
+            "k_BSJH": (b, s, j, self.head_dim),
+            "v_BSJU": (b, s, j, self.value_dim),
+        }
         if self.rope_dim:
             shapes |= {"q_rope_BTNR": (b, t, n, self.rope_dim), "k_rope_BSR": (b, s, self.rope_dim)}
         arrays = {name: jax.ShapeDtypeStruct(shape, jnp.dtype(self.dtype)) for name, shape in shapes.items()}
@@ -45,9 +49,10 @@ class Shape:
         return arrays | {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in segments.items()}
 
 
-def _mla(batch, queries, keys, heads=128) -> Shape:
-    sizes = {"kv_heads": heads, "head_dim": 128, "value_dim": 128, "rope_dim": 64}
-    return Shape(batch=batch, queries=queries, keys=keys, heads=heads, **sizes)
+def _mla(batch: int, queries: int, keys: int, heads: int = 128) -> Shape:
+    return Shape(
+        batch=batch, queries=queries, keys=keys, heads=heads, kv_heads=heads, head_dim=128, value_dim=128, rope_dim=64
+    )
 
 
 SHAPES = {
@@ -60,9 +65,7 @@ SHAPES = {
     "mini_v3": Shape(
         batch=8, queries=160, keys=160, heads=4, kv_heads=4, head_dim=32, value_dim=32, rope_dim=16, dtype="float32"
     ),
-    "mini_qwen": Shape(
-        batch=8, queries=160, keys=160, heads=4, kv_heads=2, head_dim=32, value_dim=32, dtype="float32"
-    ),
+    "mini_qwen": Shape(batch=8, queries=160, keys=160, heads=4, kv_heads=2, head_dim=32, value_dim=32, dtype="float32"),
 }
 """Shapes that people run: on one device, so heads are those of a device."""
 
@@ -79,27 +82,27 @@ class Blocks:
 def choose_blocks(shape: Shape, generation: str) -> Blocks:
     """The blocks for a shape on a TPU generation.
 
-    Of each block of keys as many FLOPs are wanted as make its reading from HBM take half the time of the matmuls: queries ·
-    (query heads that share it) ≥ 2 · (FLOPs a byte of the generation). Blocks are the smallest for which that holds, within
-    a quarter of VMEM, and no longer than the padded sequence.
+    A block of keys is to be read in half the time of its matmuls: queries · (query heads that share it) ≥ 2 · (FLOPs a byte
+    of the generation). For the dk/dv kernel, which reads queries, keys ≥ FLOPs a byte. Blocks are the shortest for which
+    that holds; shorter ones where they would be mostly padding or take more than a quarter of VMEM.
     """
     group = shape.heads // shape.kv_heads
     heads = max(n for n in range(1, MAX_HEADS + 1) if group % n == 0)
     if group == 1 and shape.rope_dim and shape.heads % 2 == 0 and 2 * shape.rope_dim <= LANES:
         heads = 2  # the rope parts of two heads fill the 128 lanes of a tile
-    wanted = 2 * hardware.flops_per_byte(generation) / min(group, heads)
-    size = min([s for s in SIZES if s >= wanted] or [max(SIZES)])
-    size = min(size, max(round_up(shape.queries, LANES), round_up(shape.keys, LANES)))
-    for size in [s for s in SIZES if s <= size]:
-        blocks = Blocks(min(size, _fitting(shape.queries)), min(size, _fitting(shape.keys)), heads)
-        if vmem_bytes(shape, blocks) <= hardware.info(generation).vmem_capacity_bytes // 4:
+    balance = hardware.flops_per_byte(generation)
+    queries = min(_at_least(2 * balance / min(group, heads)), _at_least(shape.queries))
+    keys = min(_at_least(balance), _at_least(shape.keys))
+    while vmem_bytes(shape, Blocks(queries, keys, heads)) > hardware.info(generation).vmem_capacity_bytes // 4:
+        if max(queries, keys) == min(SIZES):
             break
-    return blocks
+        queries, keys = (queries // 2, keys) if queries > keys else (queries, keys // 2)
+    return Blocks(queries, keys, heads)
 
 
-def _fitting(length: int) -> int:
-    """The longest block that is not mostly padding."""
-    return next((s for s in reversed(SIZES) if s >= length), max(SIZES))
+def _at_least(length: float) -> int:
+    """The shortest block of so many tokens, or the longest there is."""
+    return next((size for size in SIZES if size >= length), max(SIZES))
 
 
 def round_up(length: int, multiple: int) -> int:

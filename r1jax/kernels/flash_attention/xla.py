@@ -2,8 +2,9 @@
 
 A block of queries reads all the keys that its last query may see, so one softmax over them is exact and needs no running
 maximum. What is later than every query of a block is left out statically: the queries are cut into up to ``MAX_SPANS``
-spans, each with its own number of keys, and ``lax.scan`` goes over a span's blocks. For the backward pass only the output
-and the log of each row's normaliser are kept; the weights are computed again (FlashAttention-2, Sec. 3.1).
+spans, each with its own number of keys (all of them if the queries' offset is traced), and ``lax.scan`` goes over a span's
+blocks. For the backward pass only the output and the log of each row's normaliser are kept; the weights are computed again
+(FlashAttention-2, Sec. 3.1).
 """
 
 import functools
@@ -20,7 +21,16 @@ MAX_SPANS = 8
 
 
 def flash_attention(
-    q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale: float, q_offset=0, q_rope_BTNR=None, k_rope_BSR=None
+    q_BTNH,
+    k_BSJH,
+    v_BSJU,
+    *,
+    q_segments_BT,
+    kv_segments_BS,
+    scale: float,
+    q_offset=0,
+    q_rope_BTNR=None,
+    k_rope_BSR=None,
 ) -> jax.Array:
     """See ``r1jax.kernels.flash_attention.flash_attention``."""
     q_BTNH, k_BSJH = with_rope(q_BTNH, k_BSJH, q_rope_BTNR, k_rope_BSR)
@@ -37,25 +47,27 @@ def flash_attention(
         jnp.swapaxes(v_BSJU, 1, 2),
         q_segments_BT,
         kv_segments_BS,
+        jnp.asarray(q_offset, jnp.int32),
         scale,
+        q_offset if isinstance(q_offset, int) else None,
     )
-    out_BTNU = out_BJGTU.transpose(0, 3, 1, 2, 4).reshape(batch, num_queries + padding, num_heads, -1)
+    out_BTNU = jnp.moveaxis(out_BJGTU, 3, 1).reshape(batch, num_queries + padding, num_heads, -1)
     return out_BTNU[:, :num_queries]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _attend(q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, scale):
-    return _attend_fwd(q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, scale)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
+def _attend(q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, offset, scale, known_offset) -> jax.Array:
+    return _attend_fwd(q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, offset, scale, known_offset)[0]
 
 
-def _attend_fwd(q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, scale):
+def _attend_fwd(q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, offset, scale, known_offset):
     outs, normalisers = [], []
-    for span, num_keys in _spans(q_BJGTH.shape[3], k_BJSH.shape[2]):
+    for span, num_keys in _spans(q_BJGTH.shape[3], k_BJSH.shape[2], known_offset):
         k, v, kv_segments = k_BJSH[:, :, :num_keys], v_BJSU[:, :, :num_keys], kv_segments_BS[:, :num_keys]
 
         def attend(_, block, k=k, v=v, kv_segments=kv_segments):
             start, q, q_segments = block
-            mask_BtS = attention_mask(q_segments, kv_segments, q_offset=start)
+            mask_BtS = attention_mask(q_segments, kv_segments, q_offset=start + offset)
             scores = _matmul("bjxh,bjsh->bjxs", _merged(q), k).reshape(*q.shape[:4], -1) * scale
             scores = jnp.where(mask_BtS[:, None, None], scores, MASKED)
             highest = scores.max(-1, keepdims=True)
@@ -70,16 +82,25 @@ def _attend_fwd(q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, scale):
         outs.append(_joined(out))
         normalisers.append(_joined(normaliser))
     out_BJGTU, normaliser_BJGT1 = jnp.concatenate(outs, axis=3), jnp.concatenate(normalisers, axis=3)
-    return out_BJGTU, (q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, out_BJGTU, normaliser_BJGT1)
+    return out_BJGTU, (
+        q_BJGTH,
+        k_BJSH,
+        v_BJSU,
+        q_segments_BT,
+        kv_segments_BS,
+        offset,
+        out_BJGTU,
+        normaliser_BJGT1,
+    )
 
 
-def _attend_bwd(scale, residuals, dout_BJGTU):
-    q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, out_BJGTU, normaliser_BJGT1 = residuals
+def _attend_bwd(scale, known_offset, residuals, dout_BJGTU):
+    q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, offset, out_BJGTU, normaliser_BJGT1 = residuals
     # Σ_s weight · dweight of each row, without the weights (FlashAttention-2, Eq. 4).
     delta_BJGT1 = jnp.sum(dout_BJGTU.astype(jnp.float32) * out_BJGTU.astype(jnp.float32), axis=-1, keepdims=True)
     dqs = []
     dk_BJSH, dv_BJSU = jnp.zeros(k_BJSH.shape, jnp.float32), jnp.zeros(v_BJSU.shape, jnp.float32)
-    for span, num_keys in _spans(q_BJGTH.shape[3], k_BJSH.shape[2]):
+    for span, num_keys in _spans(q_BJGTH.shape[3], k_BJSH.shape[2], known_offset):
         k, v, kv_segments = k_BJSH[:, :, :num_keys], v_BJSU[:, :, :num_keys], kv_segments_BS[:, :num_keys]
 
         k_BJHS = jax.lax.optimization_barrier(jnp.swapaxes(k, 2, 3))
@@ -90,7 +111,7 @@ def _attend_bwd(scale, residuals, dout_BJGTU):
             dk, dv = sums
             start, q, q_segments, dout, normaliser, delta = block
             q_BJXH, dout_BJXU, normaliser, delta = (_merged(a) for a in (q, dout, normaliser, delta))
-            mask_BSt = jnp.swapaxes(attention_mask(q_segments, kv_segments, q_offset=start), 1, 2)
+            mask_BSt = jnp.swapaxes(attention_mask(q_segments, kv_segments, q_offset=start + offset), 1, 2)
             mask_BSX = jnp.tile(mask_BSt, (1, 1, q.shape[2]))[:, None]
             scores_BJSX = _matmul("bjsh,bjxh->bjsx", k, q_BJXH) * scale
             weights = jnp.where(mask_BSX, jnp.exp(scores_BJSX - jnp.swapaxes(normaliser, 2, 3)), 0.0)
@@ -107,19 +128,21 @@ def _attend_bwd(scale, residuals, dout_BJGTU):
         (dk, dv), dq = jax.lax.scan(attend, zeros, inputs)
         dk_BJSH, dv_BJSU = dk_BJSH.at[:, :, :num_keys].add(dk), dv_BJSU.at[:, :, :num_keys].add(dv)
         dqs.append(_joined(dq))
-    return jnp.concatenate(dqs, axis=3), dk_BJSH.astype(k_BJSH.dtype), dv_BJSU.astype(v_BJSU.dtype), None, None
+    return jnp.concatenate(dqs, axis=3), dk_BJSH.astype(k_BJSH.dtype), dv_BJSU.astype(v_BJSU.dtype), None, None, None
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd)
 
 
-def _spans(num_queries: int, num_keys: int) -> list[tuple[range, int]]:
-    """(first positions of the blocks of a span, keys that they may see) in order."""
+def _spans(num_queries: int, num_keys: int, known_offset: int | None) -> list[tuple[range, int]]:
+    """(first queries of the blocks of a span, keys that they may see) in order; all keys where the offset is traced."""
     block = min(BLOCK, num_queries)
     starts = range(0, num_queries, block)
     size = -(-len(starts) // MAX_SPANS)
     spans = [starts[first : first + size] for first in range(0, len(starts), size)]
-    return [(span, min(span[-1] + block, num_keys)) for span in spans]
+    if known_offset is None:
+        return [(span, num_keys) for span in spans]
+    return [(span, max(1, min(span[-1] + block + known_offset, num_keys))) for span in spans]
 
 
 def _starts(span: range) -> jax.Array:

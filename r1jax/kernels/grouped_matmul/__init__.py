@@ -2,21 +2,50 @@
 
 import jax
 
-from r1jax.kernels.grouped_matmul import reference, xla
+from r1jax.kernels import hardware
+from r1jax.kernels.grouped_matmul import pallas_tpu, reference, xla
+from r1jax.kernels.grouped_matmul.pallas_tpu import sorted_expert_ffn
+from r1jax.kernels.grouped_matmul.reference import dequantise
+from r1jax.kernels.route import Permutation
 
-IMPLEMENTATIONS = {"reference": reference.expert_ffn, "xla": xla.expert_ffn}
+IMPLEMENTATIONS = {"reference": reference.expert_ffn, "xla": xla.expert_ffn, "pallas_tpu": pallas_tpu.expert_ffn}
 
 
-def expert_ffn(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *, implementation: str | None = None):
+def expert_ffn(
+    x_TD: jax.Array,
+    experts_TK: jax.Array,
+    weights_TK: jax.Array,
+    w_gate_EDF: jax.Array,
+    w_up_EDF: jax.Array,
+    w_down_EFD: jax.Array,
+    *,
+    scales: tuple[jax.Array, jax.Array, jax.Array] | None = None,
+    order: Permutation | None = None,
+    implementation: str | None = None,
+    interpret=False,
+) -> jax.Array:
     """Σ_k weight[t,k] · SwiGLU_{expert[t,k]}(x[t]), [T, D]; no row is dropped (spec A.5.1, step 7).
 
-    ``implementation`` None takes "xla"; an unknown name raises ValueError.
+    ``scales``: gate, up and down are float8_e4m3fn, with these scales a block of 128 × 128: see ``dequantise``. Such weights
+    are storage and get no gradient. ``order``: the routed rows sorted, as ``route_and_sort`` gives them; only the kernel
+    wants it, and sorts by itself where it is None.
+
+    ``implementation``: "reference", "xla" (loops for a CPU), "pallas_tpu", or None for the kernel where a program for one TPU is
+    traced and "xla" elsewhere. ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``. Raises
+    ValueError for an unknown implementation, one that cannot run here, and shapes and types that the kernel does not take.
     """
-    name = implementation or "xla"
+    name = implementation or ("pallas_tpu" if hardware.is_one_tpu() else "xla")
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"expert_ffn has no implementation {name!r}; choose from {sorted(IMPLEMENTATIONS)}")
+    if interpret and name != "pallas_tpu":
+        raise ValueError(f"expert_ffn: only 'pallas_tpu' can be interpreted, not {name!r}")
+    weights, options = (w_gate_EDF, w_up_EDF, w_down_EFD), {}
+    if name == "pallas_tpu":
+        options = {"scales": scales, "order": order, "interpret": interpret}
+    elif scales is not None:
+        weights = tuple(dequantise(w, s) for w, s in zip(weights, scales, strict=True))
     with jax.named_scope("expert_ffn"):
-        return IMPLEMENTATIONS[name](x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD)
+        return IMPLEMENTATIONS[name](x_TD, experts_TK, weights_TK, *weights, **options)
 
 
-__all__ = ["expert_ffn"]
+__all__ = ["dequantise", "expert_ffn", "sorted_expert_ffn"]

@@ -97,8 +97,12 @@ def _check(x_RD, weights, scales):
             f"expert_ffn: scales for {[f'{w.dtype}{w.shape}' for w in weights]}; the kernel takes scaled float8_e4m3fn weights of "
             f"dimensions that {size} divides"
         )
-    elif any(s.shape != (w.shape[0], w.shape[1] // size, w.shape[2] // size) for s, w in zip(scales, weights, strict=True)):
-        raise ValueError(f"expert_ffn: scales are {[s.shape for s in scales]}; the kernel takes one a block of {size}×{size}")
+    elif any(
+        s.shape != (w.shape[0], w.shape[1] // size, w.shape[2] // size) for s, w in zip(scales, weights, strict=True)
+    ):
+        raise ValueError(
+            f"expert_ffn: scales are {[s.shape for s in scales]}; the kernel takes one a block of {size}×{size}"
+        )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -106,7 +110,9 @@ def _swiglu(x_RD, offsets, weights, scales, options):
     (gate, up, down), (gate_scale, up_scale, down_scale), (shape, interpret) = weights, scales, options
     visits = _visits(offsets, shape, for_sums=False)
     call = shapes.gate_up(shape, saves=False)
-    (hidden_RF,) = _rows(call, visits, offsets, [x_RD], [(gate, gate_scale), (up, up_scale)], _hidden, interpret=interpret)
+    (hidden_RF,) = _rows(
+        call, visits, offsets, [x_RD], [(gate, gate_scale), (up, up_scale)], _hidden, interpret=interpret
+    )
     (y_RD,) = _rows(shapes.down(shape), visits, offsets, [hidden_RF], [(down, down_scale)], _same, interpret=interpret)
     return y_RD
 

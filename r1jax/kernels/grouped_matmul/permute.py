@@ -1,6 +1,7 @@
 """Gather along a bijection of rows."""
 
 import jax
+import jax.numpy as jnp
 
 
 @jax.custom_vjp
@@ -9,7 +10,7 @@ def permute(x_ID: jax.Array, source_O: jax.Array, targets_IC: jax.Array) -> jax.
 
     The transpose of such a gather is a gather too: autodiff, which cannot know, would make it a scatter-add.
     """
-    return x_ID.at[source_O].get(mode="fill", fill_value=0)
+    return jnp.asarray(x_ID).at[source_O].get(mode="fill", fill_value=0)
 
 
 def _permute_fwd(x_ID, source_O, targets_IC):

@@ -13,6 +13,11 @@ from r1jax.kernels import hardware
 SCALED = 128
 """An FP8 weight has one scale a block of so many by so many (V3 Sec. 3.3)."""
 
+MOST_WEIGHTS = 1 << 23
+"""Most numbers of weights in a block ..."""
+MOST_SUMS = 1 << 21
+"""... and of sums: larger blocks would fit v5e and v6e, but take minutes to compile, and these are bound by FLOPs already."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
@@ -54,7 +59,8 @@ class Rows:
         """(rows, columns) of a block: the widest that fits, since each input is read once a block of columns."""
         rows = rows_per_block(self.shape)
         for columns in _tiles(self.columns):
-            if self._vmem(rows, columns) <= _room(generation):
+            weights = self.products * self.contracted * columns
+            if weights <= MOST_WEIGHTS and self._vmem(rows, columns) <= _room(generation):
                 return rows, columns
         raise ValueError(f"{self.name}: rows of {self.contracted} numbers do not fit the VMEM of a TPU {generation}")
 
@@ -91,6 +97,7 @@ class Sums:
         """(rows, K, N) of a block: of those that fit, the ones that read the fewest bytes."""
         rows = rows_per_block(self.shape)
         tiles = [(k, n) for k in _tiles(self.left) for n in _tiles(self.right)]
+        tiles = [(k, n) for k, n in tiles if self.products * k * n <= MOST_SUMS]
         fits = [(k, n) for k, n in tiles if self._vmem(rows, k, n) <= _room(generation)]
         if not fits:
             raise ValueError(f"{self.name}: no block fits the VMEM of a TPU {generation}")
@@ -177,7 +184,11 @@ def unfused_bytes(s: Shape, generation: str, *, backward: bool = False) -> int:
         elementwise = s.rows * (6 * s.ffn + 3 * s.dim)
     else:
         calls, elementwise = [first, first, second], 3 * s.rows * s.ffn
-    return cost(calls, generation).bytes_accessed + elementwise * s.itemsize + (3 * area * (1 + s.itemsize) if expanded else 0)
+    return (
+        cost(calls, generation).bytes_accessed
+        + elementwise * s.itemsize
+        + (3 * area * (1 + s.itemsize) if expanded else 0)
+    )
 
 
 def _room(generation: str) -> int:

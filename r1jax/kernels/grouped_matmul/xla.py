@@ -6,7 +6,7 @@
    backward pass keeps gate·x and up·x and sums a weight's gradient over the expert's blocks before it is stored.
 3. Gather each row's result back and sum over its K experts.
 
-Rows and slots are a bijection, so the transpose of every gather is a gather too: ``_permute`` says so to autodiff, which would
+Rows and slots are a bijection, so the transpose of every gather is a gather too: ``permute`` says so to autodiff, which would
 otherwise emit scatter-adds (serial loops on XLA's CPU). ``jax.lax.ragged_dot`` is an order of magnitude slower there, and one
 batched matmul over gathered weights 1.3 times. Matmuls run in float32 whatever x's type: inside loops XLA's CPU has no
 fast bfloat16 one.
@@ -14,6 +14,8 @@ fast bfloat16 one.
 
 import jax
 import jax.numpy as jnp
+
+from r1jax.kernels.grouped_matmul.permute import permute
 
 
 def expert_ffn(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD):
@@ -25,10 +27,10 @@ def expert_ffn(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD):
     slot_TK = slot_TK.reshape(num_tokens, num_chosen)
     token_of_slot = jnp.where(row_of_slot < num_tokens * num_chosen, row_of_slot // num_chosen, num_tokens)
 
-    x_SD = _permute(x_TD, token_of_slot, slot_TK)
+    x_SD = permute(x_TD, token_of_slot, slot_TK)
     weights = (w.astype(jnp.float32) for w in (w_gate_EDF, w_up_EDF, w_down_EFD))
     y_nbD = _experts(x_SD.reshape(-1, rows_per_block, x_TD.shape[1]), *weights, blocks_E)
-    y_TKD = _permute(y_nbD.reshape(x_SD.shape), slot_TK.reshape(-1), row_of_slot[:, None])
+    y_TKD = permute(y_nbD.reshape(x_SD.shape), slot_TK.reshape(-1), row_of_slot[:, None])
     y_TKD = y_TKD.reshape(num_tokens, num_chosen, -1)
     dtype = x_TD.dtype
     return jnp.einsum("tkd,tk->td", y_TKD, weights_TK.astype(dtype), preferred_element_type=jnp.float32).astype(dtype)
@@ -121,20 +123,3 @@ def _layout(experts_X: jax.Array, num_experts: int, rows_per_block: int):
     row_of_slot = jnp.full((num_blocks * rows_per_block,), num_rows, jnp.int32)
     row_of_slot = row_of_slot.at[slot_of_sorted].set(order_X.astype(jnp.int32), unique_indices=True)
     return slot_X, row_of_slot, blocks_E.astype(jnp.int32)
-
-
-@jax.custom_vjp
-def _permute(x_ID: jax.Array, source_O: jax.Array, targets_IC: jax.Array) -> jax.Array:
-    """out[o] = x[source[o]], zero where source is I; ``targets`` lists the C outputs that read each input."""
-    return x_ID.at[source_O].get(mode="fill", fill_value=0)
-
-
-def _permute_fwd(x_ID, source_O, targets_IC):
-    return _permute(x_ID, source_O, targets_IC), targets_IC
-
-
-def _permute_bwd(targets_IC, dout_OD):
-    return dout_OD.at[targets_IC].get(mode="fill", fill_value=0).sum(axis=1), None, None
-
-
-_permute.defvjp(_permute_fwd, _permute_bwd)

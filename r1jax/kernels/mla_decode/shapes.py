@@ -8,6 +8,7 @@ from jax.experimental import pallas as pl
 
 from r1jax.kernels import paged
 
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shape:
     """Sizes of one call: T query tokens each of B sequences that have up to I pages of S tokens."""
@@ -39,8 +40,10 @@ class Shape:
 
 
 def _v3(batch: int, queries: int, tokens: int) -> Shape:
-    sizes = {"heads": 128, "latent_dim": 512, "rope_dim": 64, "page_size": 128, "num_pages": batch * tokens // 128}
-    return Shape(batch=batch, queries=queries, pages_per_sequence=tokens // 128, **sizes)
+    return Shape(
+        batch=batch, queries=queries, heads=128, latent_dim=512, rope_dim=64, page_size=128,
+        pages_per_sequence=tokens // 128, num_pages=batch * tokens // 128,
+    )  # fmt: skip
 
 
 SHAPES = {
@@ -80,4 +83,6 @@ def unfused_bytes(shape: Shape) -> int:
     depth = shape.latent_dim + shape.rope_dim
     gather = 2 * keys * depth * size
     square = rows * keys * (4 + 4 + size + size)
-    return shape.batch * (gather + keys * (depth + shape.latent_dim) * size + square + rows * (depth + shape.latent_dim) * size)
+    return shape.batch * (
+        gather + keys * (depth + shape.latent_dim) * size + square + rows * (depth + shape.latent_dim) * size
+    )

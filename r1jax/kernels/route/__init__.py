@@ -4,47 +4,43 @@ The kernel has what a grouped matmul needs beside the choice, ranks and counts, 
 JAX's megablox nor tokamax has a router: both start from the sizes of groups, rows already sorted.
 """
 
-import functools
-
 import jax
 
 from r1jax.kernels import hardware
 from r1jax.kernels.route import pallas_tpu, reference
 from r1jax.kernels.route.reference import Permutation, permutation
 
-IMPLEMENTATIONS = {
-    "reference": (reference.route, reference.route_and_sort),
-    "pallas_tpu": (pallas_tpu.route, pallas_tpu.route_and_sort),
-    "pallas_tpu_interpret": tuple(
-        functools.partial(f, interpret=True) for f in (pallas_tpu.route, pallas_tpu.route_and_sort)
-    ),
-}
+IMPLEMENTATIONS = {"reference": reference, "pallas_tpu": pallas_tpu}
 
 
 def route(
-    scores_XE: jax.Array, bias_E: jax.Array | None, *, implementation: str | None = None, **options
+    scores_XE: jax.Array, bias_E: jax.Array | None, *, implementation: str | None = None, interpret=False, **options
 ) -> tuple[jax.Array, jax.Array]:
-    """(weights, experts), each [X, K]: ``r1jax.kernels.route.reference.route`` has the options and what they mean.
+    """(weights, experts), each [X, K]: ``reference.route`` has the options and what they mean.
 
-    ``implementation``: "reference", "pallas_tpu", "pallas_tpu_interpret" (the kernel anywhere, slowly), or None for the kernel
-    where a program for one TPU is traced and the reference elsewhere. Raises ValueError for an unknown one, one that cannot
-    run here, and what the kernel does not take.
+    ``implementation``: "reference", "pallas_tpu", or None for the kernel where a program for one TPU is traced and the reference
+    elsewhere. ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``. Raises ValueError for an
+    unknown implementation, one that cannot run here, and scores and sizes that the kernel does not take.
     """
-    return _implementation(implementation)[0](scores_XE, bias_E, **options)
+    implement, interpreted = _choose(implementation, interpret)
+    return implement.route(scores_XE, bias_E, **interpreted, **options)
 
 
 def route_and_sort(
-    scores_XE: jax.Array, bias_E: jax.Array | None, *, implementation: str | None = None, **options
+    scores_XE: jax.Array, bias_E: jax.Array | None, *, implementation: str | None = None, interpret=False, **options
 ) -> tuple[jax.Array, jax.Array, Permutation]:
     """``route``, and its routed rows sorted by expert."""
-    return _implementation(implementation)[1](scores_XE, bias_E, **options)
+    implement, interpreted = _choose(implementation, interpret)
+    return implement.route_and_sort(scores_XE, bias_E, **interpreted, **options)
 
 
-def _implementation(name):
-    name = name or ("pallas_tpu" if hardware.is_tpu() else "reference")
+def _choose(implementation, interpret):
+    name = implementation or ("pallas_tpu" if hardware.is_one_tpu() else "reference")
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"route has no implementation {name!r}; choose from {sorted(IMPLEMENTATIONS)}")
-    return IMPLEMENTATIONS[name]
+    if interpret and name != "pallas_tpu":
+        raise ValueError(f"route: only 'pallas_tpu' can be interpreted, not {name!r}")
+    return IMPLEMENTATIONS[name], {"interpret": interpret} if name == "pallas_tpu" else {}
 
 
 __all__ = ["Permutation", "permutation", "route", "route_and_sort"]

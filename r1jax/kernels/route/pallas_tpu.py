@@ -3,8 +3,8 @@
 Source: V3 Sec. 2.1.2 Eqs. 12-16 (spec A.5.1); the reference defines it. Arrays lie with the experts in sublanes and the tokens
 in lanes, so that a maximum over experts is taken elementwise and every result is a full row of lanes. A block of tokens:
 
-1. Affinities s, if it is given logits. Selection scores s + b become integers of the same order (the bits of a float, the lower 31 of them flipped if it is
-   negative), which also order −0 below 0 and NaN, as ``jax.lax.top_k`` does.
+1. Affinities s, if it is given logits. Selection scores s + b become integers of the same order (the bits of a float, the
+   lower 31 of them flipped if it is negative), which puts −0 below 0 and NaN on top, as ``jax.lax.top_k`` does.
 2. Groups: the sum of each one's best scores by rounds of "take the highest, put it out"; the best M groups by M such rounds;
    the others become −inf.
 3. Experts: K rounds more. The lowest index wins a tie. The affinity (no bias) of each chosen expert is picked by a one-hot.
@@ -108,9 +108,7 @@ def _route(scores_XE, bias_E, replay_XK, options):
         inputs.append((replay_XK.astype(jnp.int32).T, by_lanes))
     routed = (shape.chosen, shape.tokens)
     weights_KX, experts_KX, rank_KX, counts_E1 = pl.pallas_call(
-        functools.partial(
-            _kernel, options=options, has_bias=bias_E is not None, has_replay=replay_XK is not None
-        ),
+        functools.partial(_kernel, options=options, has_bias=bias_E is not None, has_replay=replay_XK is not None),
         grid=(pl.cdiv(shape.tokens, block),),
         in_specs=[spec for _, spec in inputs],
         out_specs=[by_lanes, by_lanes, by_lanes, column],
@@ -183,7 +181,9 @@ def _kernel(scores_ref, *refs, options, has_bias, has_replay):
     # Past the last token a block holds whatever was there before: it counts for nothing.
     taken_Eb = jnp.where(_iota((shape.experts, block), 1) < shape.tokens - step * block, taken_Eb, 0.0)
     before_bb = jnp.where(_iota((block, block), 0) < _iota((block, block), 1), 1.0, 0.0)
-    before_Eb = jnp.dot(taken_Eb.astype(jnp.bfloat16), before_bb.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+    before_Eb = jnp.dot(
+        taken_Eb.astype(jnp.bfloat16), before_bb.astype(jnp.bfloat16), preferred_element_type=jnp.float32
+    )
     before_Eb = before_Eb + counts_ref[...].astype(jnp.float32)  # exact up to 2^24 tokens
     for k in range(shape.chosen):
         is_chosen_Eb = expert_Eb == experts_ref[k : k + 1, :]

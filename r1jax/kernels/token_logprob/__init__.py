@@ -1,26 +1,46 @@
-"""Log-probability and entropy of given tokens, without the [B, T, V] logits."""
+"""Log-probability and entropy of given tokens, without the [B, T, V] logits.
+
+JAX has no kernel to compare with; tokamax's linear_softmax_cross_entropy_loss has the loss but neither entropy nor the
+log-probability of each token, which GRPO needs.
+"""
 
 import jax
 
-from r1jax.kernels.token_logprob import reference, xla
+from r1jax.kernels import hardware
+from r1jax.kernels.token_logprob import pallas_tpu, reference, xla
 
-IMPLEMENTATIONS = {"reference": reference.token_logprob, "xla": xla.token_logprob}
+IMPLEMENTATIONS = {
+    "reference": reference.token_logprob,
+    "xla": xla.token_logprob,
+    "pallas_tpu": pallas_tpu.token_logprob,
+}
 
 
 def token_logprob(
-    x_XD: jax.Array, w_VD: jax.Array, targets_X: jax.Array, *, temperature=1.0, implementation: str | None = None
+    x_XD: jax.Array,
+    w_VD: jax.Array,
+    targets_X: jax.Array,
+    *,
+    temperature=1.0,
+    implementation: str | None = None,
+    interpret=False,
 ) -> tuple[jax.Array, jax.Array]:
     """(log π(target), entropy), each [X] float32 in nats, of softmax(x·wᵀ / temperature).
 
     Products take x's type, sums and softmax are float32. ``temperature``, a float or scalar array > 0, gets no gradient;
     the sampler divides by the same one. Targets lie in [0, V).
 
-    ``implementation``: "xla" (blocks of the vocabulary, the default) or "reference". Raises ValueError for another.
+    ``implementation``: "reference", "xla" (blocks of the vocabulary), "pallas_tpu", or None for the kernel where a program for one
+    TPU is traced and "xla" elsewhere. ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``. Raises
+    ValueError for an unknown implementation, one that cannot run here, and shapes and types that the kernel does not take.
     """
-    name = implementation or "xla"
+    name = implementation or ("pallas_tpu" if hardware.is_one_tpu() else "xla")
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"token_logprob has no implementation {name!r}; choose from {sorted(IMPLEMENTATIONS)}")
-    return IMPLEMENTATIONS[name](x_XD, w_VD, targets_X, temperature=temperature)
+    if interpret and name != "pallas_tpu":
+        raise ValueError(f"token_logprob: only 'pallas_tpu' can be interpreted, not {name!r}")
+    options = {"interpret": interpret} if name == "pallas_tpu" else {}
+    return IMPLEMENTATIONS[name](x_XD, w_VD, targets_X, temperature=temperature, **options)
 
 
 __all__ = ["token_logprob"]

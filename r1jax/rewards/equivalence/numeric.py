@@ -122,7 +122,7 @@ class _Calculator:
             if not self.mp.re(exponent) > 0:
                 raise UndefinedError
             return self.mp.mpf(0)
-        self._note(float(abs(exponent)) * (abs(float(self.mp.log(abs(base), 10))) + 0.5))
+        self._note(float(abs(exponent)) * abs(float(self.mp.log(abs(base), 10))))
         if rational is not None and rational.denominator == 1:
             return base**rational.numerator
         if self.is_real and base < 0:

@@ -94,6 +94,7 @@ _SHORT_ROOT = re.compile(r"\\sqrt\s*(\[[^\[\]]*\])?\s*(\d+|[A-Za-zπ])")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
 _BARE_POWER = re.compile(r"\^\s*(-?\d+(?:\.\d+)?)(?![\d.])")
 _BARE_INDEX = re.compile(r"_\s*(\d+|[A-Za-z])")
+_EMPTY_GROUP = re.compile(r"(?:\\(?:text|mbox|mathrm)\s*)?\{\s*\}")
 _PREFIX = re.compile(
     r"(?i)^«?(?:so |hence |thus |therefore,? )?(?:the )?(?:final )?answer(?:\s+is\b)?\s*:?\s*»?\s*[:=]?\s*(?=[^\s»])|^[=≈]\s*"
 )
@@ -117,7 +118,8 @@ def normalise(text: str) -> str:
     text = _strip_markup(text.strip())
     text = text.translate(_CHARACTERS)
     _check_depth(text)
-    text = re.sub(r",\\! *|\{,\}", ",", text).replace("{}", " ").replace("{:}", ":")
+    text = re.sub(r",\\! *|\{,\}", ",", text).replace("{:}", ":")
+    text = _EMPTY_GROUP.sub(" ", text)
     text = _REMOVED.sub("", text)
     text = _MATRIX.sub(_matrix, text)
     text = _SPACES.sub(" ", text)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
-from r1jax.rewards.equivalence.exact import NotRationalError, UndefinedError, evaluate
+from r1jax.rewards.equivalence.exact import NotRationalError, UndefinedError, evaluate, try_evaluate
 from r1jax.rewards.equivalence.expression import Node, has_i, symbols
 from r1jax.rewards.equivalence.numeric import value_pair
 from r1jax.rewards.equivalence.text import UnreadableError
@@ -55,10 +55,7 @@ def constant_ratio(first: Node, second: Node, *, deep: bool) -> int:
 
 def exact_value(node: Node) -> Fraction | None:
     """The value of a rational expression without names; None for any other."""
-    try:
-        return evaluate(node, {})
-    except (NotRationalError, UndefinedError):
-        return None
+    return None if symbols(node) else try_evaluate(node, {})
 
 
 _Pair = tuple[Any, Any, Any]  # two values and the difference below which they are the same

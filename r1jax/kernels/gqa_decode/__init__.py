@@ -1,0 +1,46 @@
+"""Attention of the last tokens of each sequence over a paged key/value cache with grouped heads."""
+
+import jax
+
+from r1jax.kernels import hardware
+from r1jax.kernels.gqa_decode import pallas_tpu, reference
+from r1jax.kernels.gqa_decode.reference import init_pages, write_pages
+
+IMPLEMENTATIONS = {"reference": reference.gqa_decode, "pallas_tpu": pallas_tpu.gqa_decode}
+
+
+def gqa_decode(
+    q_BTNH: jax.Array,
+    pages: dict[str, jax.Array],
+    *,
+    page_table_BI: jax.Array,
+    lengths_B: jax.Array,
+    scale: float,
+    implementation: str | None = None,
+    interpret=False,
+) -> jax.Array:
+    """softmax(scale · q kᵀ) v for T query tokens a sequence, [B, T, N, H]; N/J consecutive query heads share a key head.
+
+    ``pages`` is the pool of one layer, ``reference``'s layout; the T queries are the last of ``lengths_B`` tokens, which are
+    in the pool already (``write_pages``). A query sees itself and what is before it; one that sees nothing, because its
+    sequence is shorter than T or empty, gives 0. Scores and softmax are float32, products take the inputs' type. No gradient.
+
+    ``implementation``: "reference" (gathers the pages), "pallas_tpu", or None: the kernel on a TPU. ``interpret`` runs the
+    kernel without a TPU (True, or ``pltpu.InterpretParams``). Raises ValueError for an unknown implementation or one that
+    cannot run here, heads that key heads do not divide, and, for the kernel, types, widths or page sizes that it does not
+    support.
+    """
+    name = implementation or ("pallas_tpu" if hardware.is_tpu() else "reference")
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(f"gqa_decode has no implementation {name!r}; choose from {sorted(IMPLEMENTATIONS)}")
+    if q_BTNH.shape[2] % pages["kv_WJSA"].shape[1]:
+        raise ValueError(f"gqa_decode: {q_BTNH.shape[2]} query heads for {pages['kv_WJSA'].shape[1]} key heads")
+    options = {"page_table_BI": page_table_BI, "lengths_B": lengths_B, "scale": scale}
+    if name == "pallas_tpu":
+        options["interpret"] = interpret
+        if not interpret:
+            hardware.require_tpu("gqa_decode")
+    return IMPLEMENTATIONS[name](q_BTNH, pages, **options)
+
+
+__all__ = ["gqa_decode", "init_pages", "write_pages"]

@@ -1,0 +1,288 @@
+"""Reward-model stage: a policy with a scalar head learns which of two responses is better, or whether one is safe.
+
+Two kinds (R1 Sec. 3.1, spec B.7): "helpful" learns pairs by Bradley-Terry and reads the summary alone, "safety" learns labels
+by binary cross entropy and reads the whole response. Batch 256, learning rate 6e-6 and one epoch are the defaults, as in the
+paper. Which examples make up an update follows from the seed and its number, so a resumed run needs no other position.
+
+Deviations: 1. examples longer than ``max_tokens`` (R1: 8192) are left out of training and counted; held-out ones and those
+that RL scores may be of any length. 2. No balance loss; the router bias is updated if there is one.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from r1jax.data.preferences import READS, Preference, check_kind, parse_preference, split_preferences
+from r1jax.evals.reward_model import length_bias, pair_calibration, pair_metrics, point_calibration, point_metrics
+from r1jax.models.reward_head import rewards_at_end
+from r1jax.models.transformer import Model
+from r1jax.objectives.preference import pair_loss, point_loss
+from r1jax.sharding import make_mesh
+from r1jax.stages.auxiliary import expert_counts
+from r1jax.stages.keys import check_counts, check_finite, check_keys
+from r1jax.stages.policy import check_init, load_policy
+from r1jax.stages.preference_records import check_records, records_of
+from r1jax.stages.reward_scoring import encode_response, init_head, make_score, pad_rows, score_sequences
+from r1jax.text.chat import check_template
+from r1jax.text.response import part_of
+from r1jax.text.tokenizer import Tokenizer
+from r1jax.training.checkpoint import Checkpoints
+from r1jax.training.learner import NonFiniteError, TrainState, Update, init_state, make_update
+from r1jax.training.lineage import record_lineage
+from r1jax.training.metrics import MetricsWriter
+from r1jax.training.optimizer import OPTIMIZER_KEYS, make_optimizer
+from r1jax.training.stop import Stopped, graceful_stop
+from r1jax.training.workdir import open_workdir
+
+DEFAULTS = {"examples_per_update": 256, "epochs": 1, "heldout_fraction": 0.1}
+"""Optional keys of the config (R1 Sec. B.2)."""
+LEARNING_RATE = 6e-6
+COUNTS = frozenset(
+    ["max_tokens", "length_bucket", "examples_per_microbatch", "log_every", "checkpoint_every", "keep_checkpoints"]
+)
+KEYS = COUNTS.union(["stage", "seed", "mesh", "init", "kind", "data", "template", "optimizer", "bias_rate"])
+
+
+class Example(NamedTuple):
+    """A preference as token ids."""
+
+    sequences: tuple[list[int], ...]
+    """Chosen and rejected, or the one response."""
+    label: float
+    """1 for safe, 0 for unsafe; of a pair always 1."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longer sequence."""
+        return max(map(len, self.sequences))
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ValueError, naming the key, for a config that cannot train."""
+    check_keys(config, required=KEYS, optional=DEFAULTS, where="reward_model")
+    check_keys(
+        config.optimizer, required=(), optional=("learning_rate", *OPTIMIZER_KEYS), where="reward_model: optimizer"
+    )
+    settings = _settings(config)
+    check_counts({**config, **settings}, (*COUNTS, "examples_per_update", "epochs"), where="reward_model")
+    check_counts(config, ("seed",), where="reward_model", least=0)
+    check_finite(config.to_dict(), where="reward_model")
+    if not 0 < settings["heldout_fraction"] < 1:
+        raise ValueError(f"reward_model: heldout_fraction={settings['heldout_fraction']} must be in (0, 1)")
+    check_kind(config.kind)
+    make_optimizer(total_steps=2**31, **_optimizer_settings(config))
+    check_init(config.init.to_dict())
+    check_records(config.data, where="reward_model: data")
+    check_template(config.template)
+
+
+def make_loss(model: Model, *, kind: str, num_examples: int):
+    """(params, buffers, microbatch) -> (loss, sums): the loss of the batch's share, and "rewards_BK" of its examples.
+
+    A microbatch holds R examples of K sequences (2 of kind "helpful", else 1): tokens [R·K, T], lengths [R·K], labels [R],
+    weights [R] (0 for padding), places [R], where in the batch of at most ``num_examples`` each stands.
+    """
+    width = 2 if kind == "helpful" else 1
+
+    def loss_function(params, buffers, batch):
+        rewards_B, aux = rewards_at_end(model, params, buffers, batch["tokens"], batch["lengths"])
+        rewards_RK = rewards_B.reshape(-1, width)
+        if kind == "helpful":
+            loss = pair_loss(rewards_RK[:, 0], rewards_RK[:, 1], weight_B=batch["weights"])
+        else:
+            loss = point_loss(rewards_RK[:, 0], batch["labels"], weight_B=batch["weights"])
+        rewards_BK = jnp.zeros((num_examples, width)).at[batch["places"]].set(rewards_RK, mode="drop")
+        sums = {"rewards_BK": jax.lax.stop_gradient(rewards_BK), "expert_counts": expert_counts(buffers, aux)}
+        return loss, sums
+
+    return loss_function
+
+
+def build(config: ConfigDict, model: Model, params, buffers, *, num_updates: int) -> tuple[TrainState, Update]:
+    """Train state and jitted update from weights (the head among them) that are laid out on their mesh."""
+    optimizer, schedule = make_optimizer(total_steps=num_updates, **_optimizer_settings(config))
+    state = init_state(params, buffers, optimizer=optimizer)
+    loss_function = make_loss(model, kind=config.kind, num_examples=_settings(config)["examples_per_update"])
+    update = make_update(loss_function, optimizer, schedule=schedule, state=state, bias_rate=config.bias_rate)
+    return state, update
+
+
+def main(config: ConfigDict, workdir: Path) -> dict:
+    """Trains, and leaves checkpoints, model.json and tokenizer/ in ``workdir``. Returns the summary with held-out figures.
+
+    Raises Stopped, when all is saved, if a signal asked it to end before it was done.
+    """
+    start_time = time.monotonic()
+    check(config)
+    settings, mesh = _settings(config), make_mesh(config.mesh)
+    with (
+        open_workdir(workdir, config.to_dict()) as run,
+        jax.set_mesh(mesh),
+        graceful_stop() as stop,
+        Checkpoints(workdir, keep=config.keep_checkpoints, every=config.checkpoint_every) as checkpoints,
+    ):
+        record_lineage(workdir, config.to_dict())
+
+        # Policy and data
+        policy, params, buffers = load_policy(config.init.to_dict(), mesh=mesh, seed=config.seed)
+        policy.save(workdir)
+        train, heldout, counts = make_examples(config, policy.tokenizer)
+        num_updates = math.ceil(len(train) * settings["epochs"] / settings["examples_per_update"])
+
+        # Train state
+        params = init_head(policy, params, mesh=mesh, seed=config.seed)
+        state, update = build(config, policy.model, params, buffers, num_updates=num_updates)
+        del params, buffers
+        run.require_space(checkpoints.bytes_to_come(state))
+        updates, num_tokens, earlier_seconds = 0, 0, 0.0
+        if checkpoints.latest_step() is not None:
+            state, extra = checkpoints.restore(state)
+            updates, num_tokens, earlier_seconds = int(state["step"]), extra["num_tokens"], extra["wall_seconds"]
+
+        def wall_seconds():
+            return earlier_seconds + time.monotonic() - start_time
+
+        def save():
+            checkpoints.save(updates, state, extra={"num_tokens": num_tokens, "wall_seconds": wall_seconds()})
+
+        # Loop
+        with MetricsWriter(workdir, total=num_updates, resume_step=updates) as metrics:
+            while updates < num_updates and not stop.requested:
+                begin = time.perf_counter()
+                batch = batch_of(train, updates, size=settings["examples_per_update"], config=config)
+                state, row = update_once(state, update, batch, config)
+                updates += 1
+                if not row.pop("finite"):
+                    raise NonFiniteError(
+                        f"update {updates}: the gradient is not finite; the last good checkpoint is kept"
+                    )
+                num_tokens += sum(len(ids) for example in batch for ids in example.sequences)
+                if updates % config.log_every == 0 or updates == num_updates:
+                    row |= {"num_tokens": num_tokens, "epoch": updates / num_updates * settings["epochs"]}
+                    metrics.write(updates, row | {"time/step": time.perf_counter() - begin})
+                if checkpoints.is_due(updates):
+                    save()
+            save()
+            if updates < num_updates:
+                raise Stopped
+            scores = evaluate(make_score(policy.model), state, heldout, config)
+            metrics.write(updates, {f"eval/{name}": value for name, value in scores.items()})
+        checkpoints.wait()
+        center = scores["mean_reward"] if config.kind == "helpful" else 0.0
+        summary = {"kind": config.kind, "updates": updates, "examples": counts, "heldout": scores, "center": center}
+        summary |= {"wall_seconds": wall_seconds(), "seed": config.seed}
+        run.mark_done(summary)
+    return summary
+
+
+def make_examples(config: ConfigDict, tokenizer: Tokenizer) -> tuple[list[Example], list[Example], dict[str, int]]:
+    """(training examples, held-out ones, counts).
+
+    Raises ValueError naming the file, line and field of a bad record, or where one of the sides is empty.
+    """
+    records = records_of(config.data.to_dict(), seed=config.seed)
+    preferences = [parse_preference(record, config.kind, where=where) for where, record in records]
+    train, heldout = (
+        [_encode(preference, config, tokenizer) for preference in side]
+        for side in split_preferences(preferences, heldout_fraction=_settings(config)["heldout_fraction"])
+    )
+    short = [example for example in train if example.longest <= config.max_tokens]
+    counts = {"train": len(short), "heldout": len(heldout), "too_long": len(train) - len(short)}
+    for name in ("train", "heldout"):
+        if not counts[name]:
+            raise ValueError(f"reward_model: no {name} example among {len(records)} records: {counts}")
+    return short, heldout, counts
+
+
+def batch_of(examples: Sequence[Example], update: int, *, size: int, config: ConfigDict) -> list[Example]:
+    """The examples of an update: each epoch goes through all of them in an order of its own; the last may be fewer."""
+    epochs, batch = _settings(config)["epochs"], []
+    for place in range(update * size, min((update + 1) * size, epochs * len(examples))):
+        epoch, within = divmod(place, len(examples))
+        if not batch or within == 0:
+            order = np.random.default_rng([config.seed, epoch]).permutation(len(examples))
+        batch.append(examples[order[within]])
+    return batch
+
+
+def make_microbatches(batch: Sequence[Example], *, rows: int, bucket: int, num_examples: int) -> list[dict[str, Any]]:
+    """The batch cut into micro-batches of ``rows`` examples of like length; see ``make_loss``."""
+    width, microbatches = len(batch[0].sequences), []
+    order = sorted(range(len(batch)), key=lambda place: (batch[place].longest, place))
+    for start in range(0, len(order), rows):
+        places = order[start : start + rows]
+        sequences = [ids for place in places for ids in batch[place].sequences]
+        tokens_BT, lengths_B = pad_rows(sequences, rows=rows * width, bucket=bucket)
+        weights, labels = np.zeros(rows, np.float32), np.zeros(rows, np.float32)
+        weights[: len(places)] = 1 / len(batch)
+        labels[: len(places)] = [batch[place].label for place in places]
+        padded = np.array([*places, *[num_examples] * (rows - len(places))], np.int32)
+        microbatches.append(
+            {"tokens": tokens_BT, "lengths": lengths_B, "labels": labels, "weights": weights, "places": padded}
+        )
+    return microbatches
+
+
+def update_once(state, update: Update, batch: Sequence[Example], config: ConfigDict) -> tuple[TrainState, dict]:
+    """One update: (state, metrics row)."""
+    microbatches = make_microbatches(
+        batch,
+        rows=config.examples_per_microbatch,
+        bucket=config.length_bucket,
+        num_examples=_settings(config)["examples_per_update"],
+    )
+    grads, sums = update.zeros(microbatches[0])
+    for microbatch in microbatches:
+        grads, sums = update.accumulate(state["params"], state["buffers"], grads, sums, microbatch)
+    state, info = update.apply(state, grads, sums.pop("expert_counts"))
+    row = {name: float(value) for name, value in info.items()} | {"loss": float(sums["loss"])}
+    if "load_max_over_mean" in row:
+        row["moe/load_max_over_mean"] = row.pop("load_max_over_mean")
+    return state, row | _metrics(np.asarray(sums["rewards_BK"])[: len(batch)], batch, config.kind)
+
+
+def evaluate(score, state, examples: Sequence[Example], config: ConfigDict) -> dict[str, float]:
+    """Accuracy, margin, rewards, calibration error ("ece") and length bias on examples (``r1jax.evals.reward_model``)."""
+    sequences = [ids for example in examples for ids in example.sequences]
+    rewards = score_sequences(
+        score,
+        state["params"],
+        state["buffers"],
+        sequences,
+        rows=config.examples_per_microbatch,
+        bucket=config.length_bucket,
+    )
+    rewards_BK = rewards.reshape(len(examples), -1)
+    lengths_BK = np.array([len(ids) for ids in sequences]).reshape(rewards_BK.shape)
+    labels_B = np.array([example.label for example in examples])
+    is_pairs = config.kind == "helpful"
+    ece = pair_calibration(rewards_BK) if is_pairs else point_calibration(rewards_BK[:, 0], labels_B)
+    return {**_metrics(rewards_BK, examples, config.kind), "ece": ece, **length_bias(rewards_BK, lengths_BK)}
+
+
+def _metrics(rewards_BK: np.ndarray, examples: Sequence[Example], kind: str) -> dict[str, float]:
+    if kind == "helpful":
+        return pair_metrics(rewards_BK)
+    return point_metrics(rewards_BK[:, 0], np.array([example.label for example in examples]))
+
+
+def _encode(preference: Preference, config: ConfigDict, tokenizer: Tokenizer) -> Example:
+    texts = [part_of(response, READS[config.kind]) or "" for response in preference.responses]
+    sequences = [encode_response(preference.messages, text, tokenizer, template=config.template) for text in texts]
+    return Example(tuple(sequences), 1.0 if preference.is_safe is None else float(preference.is_safe))
+
+
+def _settings(config: ConfigDict) -> Mapping[str, Any]:
+    """The optional keys with their defaults."""
+    return {name: config.get(name, default) for name, default in DEFAULTS.items()}
+
+
+def _optimizer_settings(config: ConfigDict) -> dict[str, Any]:
+    return {"learning_rate": LEARNING_RATE} | config.optimizer.to_dict()

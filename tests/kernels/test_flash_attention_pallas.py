@@ -1,0 +1,260 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
+
+from r1jax.kernels import hardware
+from r1jax.kernels.flash_attention import flash_attention, pallas_tpu, reference, shapes, xla
+from r1jax.kernels.flash_attention.shapes import Blocks, Shape
+from tests.kernels.interpreter import STRICT, races_found
+from tests.kernels.test_flash_attention import attention_numpy
+from tests.kernels.tpu_aot import check_kernels, compile_for, tpu_compile
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def make_shape(queries, keys, heads, kv_heads, rope_dim=0, *, batch=1, head_dim=16, value_dim=8, dtype="float32"):
+    return Shape(
+        batch=batch, queries=queries, keys=keys, heads=heads, kv_heads=kv_heads, head_dim=head_dim, value_dim=value_dim,
+        rope_dim=rope_dim, dtype=dtype,
+    )  # fmt: skip
+
+
+def make_inputs(shape, *, offset=0):
+    """(float arrays, segments) by name: segments packed in order with padding at the end, and one query that sees nothing."""
+    rng = np.random.default_rng(0)
+    arrays = {n: rng.normal(size=a.shape).astype(a.dtype) for n, a in shape.arrays().items() if a.dtype != jnp.int32}
+    kv_segments = np.sort(rng.integers(0, 5, (shape.batch, shape.keys)), axis=1)[:, ::-1]
+    kv_segments = np.where(kv_segments > 0, 5 - kv_segments, 0)
+    kv_segments[:, 0] = 1
+    q_segments = kv_segments[:, offset : offset + shape.queries].copy()
+    if shape.queries > 1:
+        q_segments[0, 1] = 9
+    segments = {"q_segments_BT": q_segments, "kv_segments_BS": kv_segments}
+    return arrays, {name: array.astype(np.int32) for name, array in segments.items()}
+
+
+def value_and_gradients(implementation, arrays, segments, *, q_offset=0, traced=False, **options):
+    """{"out", and the gradient of each array} with a cotangent that is the same for every implementation."""
+
+    @jax.jit
+    def run(arrays, traced_offset):
+        def attend(arrays):
+            rest = dict(arrays)
+            qkv = [rest.pop(name) for name in ("q_BTNH", "k_BSJH", "v_BSJU")]
+            offset = traced_offset if traced else q_offset
+            return implementation(*qkv, **segments, **rest, scale=0.3, q_offset=offset, **options)
+
+        out, pull = jax.vjp(attend, arrays)
+        dout = jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape).astype(out.dtype)
+        return {"out": out} | pull(dout)[0]
+
+    return run(arrays, jnp.int32(q_offset))
+
+
+def check_equal(got, want):
+    assert got.keys() == want.keys()
+    for name, array in want.items():
+        np.testing.assert_allclose(got[name], array, rtol=2e-5, atol=2e-5, err_msg=name)
+
+
+CASES = {
+    "one token": (make_shape(1, 1, 1, 1), Blocks(128, 128, 1), 0, False),
+    "mla, two heads side by side": (make_shape(300, 300, 4, 4, rope_dim=8), Blocks(128, 128, 2), 0, False),
+    "two blocks of heads share a key head": (make_shape(130, 130, 2, 1, batch=2), Blocks(128, 128, 1), 0, False),
+    "chunk at a traced offset": (make_shape(140, 300, 2, 2, rope_dim=8), Blocks(128, 256, 1), 99, True),
+    "chunk at a known offset": (make_shape(140, 300, 4, 2), Blocks(256, 128, 4), 99, False),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_reference_in_value_and_gradient(case):
+    shape, blocks, offset, traced = CASES[case]
+    arrays, segments = make_inputs(shape, offset=offset)
+    options = {"q_offset": offset, "traced": traced}
+    got = value_and_gradients(pallas_tpu.flash_attention, arrays, segments, blocks=blocks, interpret=True, **options)
+    check_equal(got, value_and_gradients(reference.flash_attention, arrays, segments, **options))
+    padding = segments["q_segments_BT"] == 0
+    assert not np.asarray(got["out"])[padding].any() and not np.asarray(got["q_BTNH"])[padding].any()
+    if shape.queries > 1:  # the query of a segment that has no key
+        assert not np.asarray(got["out"])[0, 1].any() and not np.asarray(got["q_BTNH"])[0, 1].any()
+
+
+def test_xla_takes_offsets_and_rope_parts():
+    shape = make_shape(140, 300, 4, 4, rope_dim=8)
+    arrays, segments = make_inputs(shape, offset=99)
+    want = value_and_gradients(reference.flash_attention, arrays, segments, q_offset=99)
+    for traced in (False, True):
+        got = value_and_gradients(xla.flash_attention, arrays, segments, q_offset=99, traced=traced)
+        check_equal(got, want)
+
+
+def test_reads_nothing_that_was_not_written_and_has_no_races():
+    arrays, segments = make_inputs(make_shape(200, 200, 2, 2, rope_dim=8))
+    options = {"blocks": Blocks(128, 128, 2), "interpret": STRICT}
+    got = value_and_gradients(pallas_tpu.flash_attention, arrays, segments, **options)
+    assert not races_found()
+    check_equal(got, value_and_gradients(reference.flash_attention, arrays, segments))
+
+
+def test_bfloat16_stays_close_to_float64():
+    """Inputs are exact in bfloat16. Weights are rounded to it, so an output, a mean of values, is off by at most 2⁻⁸ of the
+    largest value, and by 2⁻⁹ of its own size when it is rounded itself."""
+    shape = make_shape(150, 150, 2, 1, dtype="bfloat16")
+    arrays, segments = make_inputs(shape)
+    exact = {name: array.astype(np.float64) for name, array in arrays.items()}
+    qkv = [exact[name] for name in ("q_BTNH", "k_BSJH", "v_BSJU")]
+    want = np.nan_to_num(attention_numpy(*qkv, *segments.values(), scale=0.3))
+    got = value_and_gradients(pallas_tpu.flash_attention, arrays, segments, blocks=Blocks(128, 128, 2), interpret=True)
+    assert got["out"].dtype == jnp.bfloat16
+    error = np.abs(np.asarray(got["out"], np.float64) - want)
+    assert error.max() <= (2**-8 + 2**-9) * np.abs(exact["v_BSJU"]).max()
+
+
+def test_steps_between_segments_do_nothing():
+    """Keys of other segments hold NaN: whoever touched one would have NaN too."""
+    shape = make_shape(512, 512, 1, 1)
+    arrays, _ = make_inputs(shape)
+    segments = np.repeat([[1, 2, 3, 0]], 128, axis=1).reshape(1, 4, 128).swapaxes(1, 2)
+    segments = np.sort(np.where(segments == 0, 9, segments).reshape(1, 512), axis=1)
+    segments = np.where(segments == 9, 0, segments).astype(np.int32)
+    arrays["k_BSJH"][0, 384:] = np.nan
+    arrays["v_BSJU"][0, 384:] = np.nan
+    options = {"q_segments_BT": segments, "kv_segments_BS": segments, "scale": 0.3}
+    out = pallas_tpu.flash_attention(*arrays.values(), **options, blocks=Blocks(128, 128, 1), interpret=True)
+    assert np.isfinite(out).all() and np.asarray(out)[0, :384].any() and not np.asarray(out)[0, 384:].any()
+
+
+def hbm_bytes(call, name, operands):
+    """Bytes that Pallas' pipeline moves: an operand's block each time its index differs from that of the step before."""
+    keys_outside = name == "dkv"
+    specs = pallas_tpu._specs(call, keys_outside=keys_outside)
+    ones = [np.ones((call.shape.batch, n), np.int32) for n in (call.shape.queries, call.shape.keys)]
+    offset = np.array([call.shape.keys - call.shape.queries], np.int32)
+    table = np.asarray(pallas_tpu._block_table(call, ones, offset, keys_outside=keys_outside))
+    inner = [call.num_k, call.head_blocks, call.num_q] if keys_outside else [call.head_blocks, call.num_q, call.num_k]
+    total = 0
+    for operand, itemsize in operands:
+        spec = specs[operand]
+        grid = itertools.product(range(call.shape.batch), *map(range, inner))
+        indices = [tuple(int(i) for i in spec.index_map(*step, table, None)) for step in grid]
+        moves = 1 + sum(a != b for a, b in itertools.pairwise(indices))
+        total += moves * itemsize * int(np.prod([size or 1 for size in spec.block_shape]))
+    return total
+
+
+@pytest.mark.parametrize("heads", [(4, 4, 8, 2), (4, 1, 0, 2), (4, 2, 0, 4), (4, 1, 0, 4)])
+def test_costs_are_what_the_index_maps_read(heads):
+    num_heads, kv_heads, rope_dim, heads_a_block = heads
+    shape = make_shape(512, 768, num_heads, kv_heads, rope_dim, batch=2, dtype="bfloat16")
+    blocks = Blocks(128, 256, heads_a_block)
+    call = pallas_tpu._Call(shape, blocks, 1.0, None, "v5e", True)
+    q, k = [("q", 2), ("q_segments", 4)], [("k", 2), ("v", 2), ("kv_segments", 4)]
+    if rope_dim:
+        q, k = [*q, ("q_rope", 2)], [*k, ("k_rope", 2)]
+    rows = [("row", 4)]
+    operands = {"fwd": [*q, *k, ("out", 2), *rows], "dq": [*q, *k, ("out", 2), *rows, *rows, *q[:1], *q[2:]]}
+    operands["dkv"] = [*q, *k, ("out", 2), *rows, *rows, *k[:2], *k[3:]]
+    for name, cost in call.costs.items():
+        assert cost.bytes_accessed == hbm_bytes(call, name, operands[name]), name
+    # Blocks (128 queries, 256 keys) of 512 queries that start at 256: 2, 2, 3, 3 of them hold something visible.
+    assert call.costs["fwd"].transcendentals == 2 * num_heads * 10 * 128 * 256
+    assert call.costs["fwd"].flops == 2 * (16 + rope_dim + 8) * call.costs["fwd"].transcendentals
+
+
+def test_blocks_follow_the_generation():
+    shape = shapes.SHAPES["v3_train_4k"]
+    chosen = {generation: shapes.choose_blocks(shape, generation) for generation in hardware.GENERATIONS}
+    assert chosen == {
+        "v5e": Blocks(512, 256, 2), "v5p": Blocks(512, 256, 2), "v6e": Blocks(1024, 1024, 2), "tpu7x": Blocks(512, 512, 2),
+    }  # fmt: skip
+    for generation, blocks in chosen.items():
+        assert shapes.vmem_bytes(shape, blocks) <= hardware.info(generation).vmem_capacity_bytes // 4
+    # Grouped heads share what is read of keys, so fewer queries do.
+    assert shapes.choose_blocks(shapes.SHAPES["llama3.3_70b_8k"], "v6e") == Blocks(256, 512, 8)
+
+
+def test_what_is_not_supported_is_named():
+    arrays, segments = make_inputs(make_shape(8, 8, 2, 1))
+    qkv, options = list(arrays.values()), segments | {"scale": 1.0}
+
+    def attend(*arrays, **more):
+        return flash_attention(*arrays, **(options | {"implementation": "pallas_tpu", "interpret": True} | more))
+
+    with pytest.raises(ValueError, match=r"needs a TPU.*'cpu'.*interpret=True"):
+        attend(*qkv, interpret=False)
+    with pytest.raises(ValueError, match="bfloat16 or float32"):
+        attend(*(a.astype(np.float16) for a in qkv))
+    with pytest.raises(ValueError, match="bfloat16 or float32"):
+        attend(qkv[0].astype(jnp.bfloat16), *qkv[1:])
+    with pytest.raises(ValueError, match="value_dim in multiples of 8 up to 512, not 6"):
+        attend(*qkv[:2], qkv[2][..., :6])
+    with pytest.raises(ValueError, match="given together"):
+        attend(*qkv, q_rope_BTNR=qkv[0])
+    long = jax.ShapeDtypeStruct((64, 32_768, 2, 16), jnp.bfloat16)
+    ids = jax.ShapeDtypeStruct((64, 32_768), jnp.int32)
+    with pytest.raises(ValueError, match="fewer sequences"):
+        jax.eval_shape(
+            lambda a, s: pallas_tpu.flash_attention(
+                a, a, a, q_segments_BT=s, kv_segments_BS=s, scale=1.0, blocks=Blocks(128, 128, 1)
+            ),
+            long,
+            ids,
+        )
+
+
+def test_equals_splash_attention():
+    """JAX's kernel, at MLA's sizes in small: keys of 24, values of 8, several segments."""
+    shape = make_shape(256, 256, 2, 2, rope_dim=8)
+    arrays, segments = make_inputs(shape)
+    segments["q_segments_BT"][:] = segments["kv_segments_BS"]
+
+    def splash_attention(q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale, q_offset, **ropes):
+        q, k = reference.with_rope(q_BTNH, k_BSJH, **ropes)
+        mask = splash_mask.MultiHeadMask([splash_mask.CausalMask((256, 256))] * 2)
+        kernel = splash.make_splash_mha_single_device(mask, interpret=True)
+        ids = splash.SegmentIds(q=jnp.asarray(q_segments_BT[0]), kv=jnp.asarray(kv_segments_BS[0]))
+        heads_first = [jnp.swapaxes(a[0], 0, 1) for a in (q * scale, k, v_BSJU)]
+        return jnp.swapaxes(kernel(*heads_first, segment_ids=ids), 0, 1)[None]
+
+    seen = (segments["q_segments_BT"] > 0)[:, :, None, None]  # splash lets padding attend to padding
+
+    def masked(implementation):
+        return lambda *args, **options: jnp.where(seen, implementation(*args, **options), 0)
+
+    blocks = {"blocks": Blocks(128, 128, 2), "interpret": True}
+    got = value_and_gradients(masked(pallas_tpu.flash_attention), arrays, segments, **blocks)
+    check_equal(got, value_and_gradients(masked(splash_attention), arrays, segments))
+
+
+@tpu_compile
+@pytest.mark.parametrize(
+    "name", ["v3_train_4k", "v3_prefill_chunk", "qwen2.5_7b_4k", "smollm2_2k", "mini_v3", "mini_qwen"]
+)
+def test_compiles_for_tpus(generation, name):
+    shape = shapes.SHAPES[name]
+
+    def gradients(arrays, offset):
+        segments = {key: arrays.pop(key) for key in ("q_segments_BT", "kv_segments_BS")}
+
+        def loss(arrays):
+            rest = dict(arrays)
+            qkv = [rest.pop(key) for key in ("q_BTNH", "k_BSJH", "v_BSJU")]
+            return flash_attention(*qkv, **rest, **segments, scale=0.1, q_offset=offset).astype(jnp.float32).sum()
+
+        return jax.grad(loss)(arrays)
+
+    compiled = compile_for(generation, gradients, shape.arrays(), jax.ShapeDtypeStruct((), jnp.int32))
+    blocks = shapes.choose_blocks(shape, generation)
+    costs = shapes.costs(shape, blocks)
+    kernels = check_kernels(generation, compiled, [f"flash_attention_{name}" for name in costs])
+    for kernel in kernels:
+        cost = next(cost for name, cost in costs.items() if f"flash_attention_{name}" in kernel.name)
+        assert (kernel.flops, kernel.bytes_accessed, kernel.transcendentals) == (
+            cost.flops, cost.bytes_accessed, cost.transcendentals,
+        )  # fmt: skip
+        assert kernel.vmem_bytes <= shapes.vmem_bytes(shape, blocks)

@@ -1,0 +1,282 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas.ops.tpu.megablox.gmm import gmm as megablox_gmm
+
+from r1jax.kernels import hardware
+from r1jax.kernels.grouped_matmul import dequantise, expert_ffn, pallas_tpu, shapes, sorted_expert_ffn
+from r1jax.kernels.route import permutation
+from tests.kernels.interpreter import STRICT, races_found
+from tests.kernels.jaxprs import kernel_costs
+from tests.kernels.test_grouped_matmul import ffn_numpy, make_inputs, value_and_grad
+from tests.kernels.tpu_aot import check_kernels, compile_for, tpu_compile
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+CASES = {
+    # name: (experts, experts a token, tokens, the experts that tokens choose from)
+    "one row": (3, 1, 1, range(3)),
+    "blocks that four experts share": (8, 2, 150, range(8)),
+    "empty experts, first and last too": (8, 2, 90, [1, 4, 6]),
+    "all to one expert, last block cut": (4, 1, 301, [2]),
+}
+
+
+def interpreted(arrays, experts, interpret=True, **options):
+    """(loss, out), gradients: as ``value_and_grad`` of the other implementations."""
+
+    def loss(arrays):
+        out_TD = expert_ffn(
+            arrays[0], experts, *arrays[1:], implementation="pallas_tpu", interpret=interpret, **options
+        )
+        return jnp.sum(jnp.sin(out_TD.astype(jnp.float32) * 0.3)), out_TD
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(arrays)
+
+
+def scaled(arrays):
+    """Weights such that every product has numbers of about one."""
+    return tuple(a * np.float32(a.shape[1] ** -0.5) if a.ndim == 3 else a for a in arrays)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients_are_the_references(case):
+    experts, arrays = make_inputs(*CASES[case])
+    arrays = scaled(arrays)
+    (_, out), gradients = interpreted(arrays, experts)
+    np.testing.assert_allclose(out, ffn_numpy(experts, arrays), rtol=2e-5, atol=2e-5)
+    _, want = value_and_grad(arrays, experts, "reference")
+    for got, expected in zip(gradients, want, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_columns_in_several_blocks(monkeypatch):
+    monkeypatch.setattr(shapes, "MOST_WEIGHTS", 1)  # falls to the smallest blocks
+    monkeypatch.setattr(shapes, "MOST_SUMS", 128 * 256)
+    monkeypatch.setattr(shapes.Rows, "blocks", lambda call, _: (128, 128))
+    experts, arrays = make_inputs(3, 1, 140, range(3), dim=256, ffn=384)
+    arrays = scaled(arrays)
+    (_, out), gradients = interpreted(arrays, experts)
+    np.testing.assert_allclose(out, ffn_numpy(experts, arrays), rtol=2e-5, atol=2e-5)
+    for got, expected in zip(gradients, value_and_grad(arrays, experts, "reference")[1], strict=True):
+        np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_memory_is_written_before_it_is_read_and_without_races():
+    experts, arrays = make_inputs(4, 1, 150, [0, 2])  # two blocks, the second cut; the first has rows of both
+    arrays = scaled(arrays)
+    (_, out), gradients = interpreted(arrays, experts, STRICT)
+    assert not races_found()
+    np.testing.assert_allclose(out, ffn_numpy(experts, arrays), rtol=2e-5, atol=2e-5)
+    for got, expected in zip(gradients, value_and_grad(arrays, experts, "reference")[1], strict=True):
+        np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_bfloat16_is_within_one_percent_of_float64():
+    """Of the largest number: hidden rows, results and weights of the sum are rounded to 8 bits, products are not."""
+    experts, arrays = make_inputs(4, 2, 60, range(4), dim=32, ffn=48)
+    rounded = tuple(jnp.asarray(a, jnp.bfloat16) for a in scaled(arrays))
+    (_, out), gradients = interpreted(rounded, experts)
+    exact = tuple(np.asarray(a, np.float32) for a in rounded)
+    want, want_gradients = ffn_numpy(experts, exact), value_and_grad(exact, experts, "reference")[1]
+    assert out.dtype == jnp.bfloat16
+    for got, expected in zip((out, *gradients), (want, *want_gradients), strict=True):
+        assert got.dtype == jnp.bfloat16
+        assert np.abs(np.asarray(got, np.float64) - expected).max() < 0.01 * np.abs(expected).max()
+
+
+def quantised(weights):
+    """FP8 weights and their scales: those of the largest number of each block of 128 × 128."""
+    out = []
+    for w in weights:
+        blocks = w.reshape(w.shape[0], w.shape[1] // 128, 128, w.shape[2] // 128, 128)
+        scales = np.abs(blocks).max((2, 4)) / 448
+        stored = (blocks / scales[:, :, None, :, None]).reshape(w.shape).astype(jnp.float8_e4m3fn)
+        out.append((stored, scales.astype(np.float32)))
+    return [tuple(pair) for pair in zip(*out, strict=True)]
+
+
+def test_fp8_weights_with_block_scales_are_used_exactly():
+    experts, (x, weights, *matrices) = make_inputs(3, 1, 20, range(3), dim=128, ffn=256)
+    size_E11 = np.float32([1.0, 0.3, 0.1])[:, None, None]  # scales that differ
+    matrices = [w * size_E11 for w in scaled(matrices)]
+    stored, scales = quantised(matrices)
+
+    def loss(x, **name):
+        out_TD = expert_ffn(x, experts, weights, *stored, scales=scales, **name)
+        return jnp.sum(jnp.sin(out_TD)), out_TD
+
+    def run(**name):
+        return jax.jit(jax.value_and_grad(functools.partial(loss, **name), has_aux=True))(x)
+
+    (_, out), dx = run(implementation="pallas_tpu", interpret=True)
+    (_, want), want_dx = run(implementation="reference")
+    expanded = [np.asarray(dequantise(w, s)) for w, s in zip(stored, scales, strict=True)]
+    exact = ffn_numpy(experts, (x, weights, *expanded))
+    np.testing.assert_allclose(out, exact, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(want, exact, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(dx, want_dx, rtol=2e-5, atol=2e-5)
+    assert 0 < np.abs(expanded[0] - matrices[0]).max() < 0.05  # FP8 has 4 bits
+
+
+def test_rows_sorted_by_the_router_give_the_same():
+    experts, arrays = make_inputs(*CASES["empty experts, first and last too"])
+    x, weights, *matrices = scaled(arrays)
+
+    @jax.jit
+    def run(order):
+        kernel = {"implementation": "pallas_tpu", "interpret": True}
+        return expert_ffn(x, np.zeros_like(experts), weights, *matrices, order=order, **kernel)
+
+    got = run(permutation(experts, 8))
+    np.testing.assert_allclose(got, ffn_numpy(experts, (x, weights, *matrices)), rtol=2e-5, atol=2e-5)
+
+
+def test_rows_of_nobody_change_nothing():
+    """A device of an expert-parallel mesh has room for more rows than reached it."""
+    rng = np.random.default_rng(0)
+    gate, up, down = (rng.normal(size=s).astype(np.float32) for s in ((2, 8, 16), (2, 8, 16), (2, 16, 8)))
+    x = rng.normal(size=(150, 8)).astype(np.float32)
+    x[140:] = np.nan
+
+    def loss(weights):
+        y = sorted_expert_ffn(x, jnp.array([0, 5, 140]), *weights, interpret=True)[:140]
+        return jnp.sum(jnp.sin(y)), y
+
+    (_, y), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))((gate, up, down))
+    expert = (np.arange(140) >= 5).astype(np.int32)[:, None]
+    np.testing.assert_allclose(y, ffn_numpy(expert, (x[:140], np.ones((140, 1)), gate, up, down)), rtol=1e-4, atol=1e-4)
+    assert all(np.isfinite(g).all() for g in gradients)
+
+
+def test_visits_cut_blocks_against_experts():
+    shape = shapes.Shape(rows=300, experts=4, dim=8, ffn=8)
+    offsets = jnp.array([0, 100, 100, 270, 300])  # expert 0 in block 0; 1 nowhere; 2 in all three; 3 in the last
+    expert, block, num_visits = pallas_tpu._visits(offsets, shape, for_sums=False)
+    assert num_visits == 5
+    np.testing.assert_array_equal(expert[:5], [0, 2, 2, 2, 3])
+    np.testing.assert_array_equal(block[:5], [0, 0, 1, 2, 2])
+    expert, _, num_visits = pallas_tpu._visits(offsets, shape, for_sums=True)
+    assert num_visits == 6
+    np.testing.assert_array_equal(expert, [0, 1, 2, 2, 2, 3, 4])  # the last one is past the end
+
+
+@pytest.mark.parametrize(
+    ("x", "weights", "scales", "message"),
+    [
+        (
+            ((6, 8), np.float16),
+            ((2, 8, 16), np.float32),
+            None,
+            "rows are float16; the kernel takes float32 and bfloat16",
+        ),
+        (((6, 4), np.float32), ((2, 8, 16), np.float32), None, "the kernel takes rows"),
+        (((6, 8), np.float32), ((2, 8, 16), jnp.float8_e4m3fn), None, "float8_e4m3fn with scales"),
+        (((6, 8), np.float32), ((2, 8, 16), jnp.float8_e4m3fn), (2, 1, 1), "dimensions that 128 divides"),
+        (((6, 128), np.float32), ((2, 128, 128), np.float32), (2, 1, 1), "scaled float8_e4m3fn weights"),
+        (((6, 128), np.float32), ((2, 128, 128), jnp.float8_e4m3fn), (2, 2, 1), "one a block of 128×128"),
+    ],
+)
+def test_what_the_kernel_does_not_take_raises(x, weights, scales, message):
+    (num_experts, dim, ffn), dtype = weights
+    x, *matrices = (jax.ShapeDtypeStruct(*a) for a in (x, weights, weights, ((num_experts, ffn, dim), dtype)))
+    scales = None if scales is None else (jax.ShapeDtypeStruct(scales, np.float32),) * 3
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(
+            lambda x, *m, scales: sorted_expert_ffn(x, jnp.arange(3), *m, scales=scales, interpret=True),
+            x, *matrices, scales=scales,
+        )  # fmt: skip
+
+
+def test_named_kernel_raises_where_it_cannot_run():
+    experts, (x, *others) = make_inputs(3, 1, 1, range(3))
+    with pytest.raises(ValueError, match="expert_ffn: implementation 'pallas_tpu' needs a TPU"):
+        expert_ffn(x, experts, *others, implementation="pallas_tpu")
+    with pytest.raises(ValueError, match="only 'pallas_tpu' can be interpreted, not 'xla'"):
+        expert_ffn(x, experts, *others, interpret=True)
+
+
+def arrays_of(s):
+    """Rows, offsets, weights, scales."""
+    dtype = jnp.float32 if s.itemsize == 4 else jnp.bfloat16
+    stored = jnp.float8_e4m3fn if s.weight_itemsize == 1 else dtype
+    shape = [(s.experts, s.dim, s.ffn)] * 2 + [(s.experts, s.ffn, s.dim)]
+    weights = [jax.ShapeDtypeStruct(a, stored) for a in shape]
+    scales = [jax.ShapeDtypeStruct((e, i // 128, o // 128), jnp.float32) for e, i, o in shape]
+    rows, offsets = jax.ShapeDtypeStruct((s.rows, s.dim), dtype), jax.ShapeDtypeStruct((s.experts + 1,), jnp.int32)
+    return rows, offsets, weights, scales if s.weight_itemsize == 1 else None
+
+
+def value(x_RD, offsets, weights, scales, **options):
+    return sorted_expert_ffn(x_RD, offsets, *weights, scales=scales, **options)
+
+
+def value_and_gradient(x_RD, offsets, weights, scales, **options):
+    if scales is not None:
+        y_RD, pull = jax.vjp(lambda x: value(x, offsets, weights, scales, **options), x_RD)
+    else:
+        y_RD, pull = jax.vjp(lambda x, w: value(x, offsets, w, None, **options), x_RD, weights)
+    return y_RD, pull(y_RD)
+
+
+def calls_of(name, *, gradient):
+    s = shapes.SHAPES[name]
+    return shapes.forward(s, saves=gradient) + (shapes.backward(s) if gradient else [])
+
+
+@pytest.mark.parametrize(("name", "gradient"), [("v3", True), ("v3 fp8", True), ("v3 decode", False)])
+def test_kernels_state_the_costs_of_the_table(name, gradient):
+    function = functools.partial(value_and_gradient if gradient else value, interpret=True)
+    stated = kernel_costs(function, *arrays_of(shapes.SHAPES[name]))
+    assert stated == {call.name: call.cost(hardware.DEFAULT) for call in calls_of(name, gradient=gradient)}
+    area = 32768 * 7168 * 2048 if name != "v3 decode" else 1024 * 7168 * 2048
+    products = {"v3": 3 + 6, "v3 fp8": 3 + 3, "v3 decode": 3}[name]
+    assert sum(cost.flops for cost in stated.values()) == 2 * products * area
+
+
+def test_weights_are_read_once_and_less_is_read_than_unfused():
+    s = shapes.SHAPES["v3 decode"]
+    rows = 1024 * (7168 * 4 + 2048 + 2048 * 2 + 7168) * 2  # x once a block of 512 columns, hidden, hidden twice, y
+    assert shapes.cost(shapes.forward(s), "v5p").bytes_accessed == rows + 3 * 8 * 7168 * 2048 * 2
+    for name, s in shapes.SHAPES.items():
+        for gradient in (False, True):
+            calls = shapes.backward(s) if gradient else shapes.forward(s)
+            fused = shapes.cost(calls, "v5p").bytes_accessed
+            assert fused < shapes.unfused_bytes(s, "v5p", backward=gradient), name
+
+
+def test_same_result_as_megablox_with_no_more_bytes_by_its_own_count():
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(256, 128)).astype(np.float32), rng.normal(size=(3, 128, 128)).astype(np.float32)
+    sizes, offsets = jnp.array([100, 0, 156], jnp.int32), jnp.array([0, 100, 100, 256], jnp.int32)
+    call = shapes.down(shapes.Shape(256, 3, 128, 128, itemsize=4, weight_itemsize=4))
+
+    def ours(x, w):
+        visits = pallas_tpu._visits(offsets, call.shape, for_sums=False)
+        return pallas_tpu._rows(call, visits, offsets, [x], [(w, None)], pallas_tpu._same, interpret=True)[0]
+
+    np.testing.assert_allclose(
+        jax.jit(ours)(x, w), megablox_gmm(x, w, sizes, interpret=True), rtol=2e-5, atol=2e-5 * np.sqrt(128)
+    )
+    s = shapes.SHAPES["v3"]
+    x, w = jax.ShapeDtypeStruct((s.rows, s.dim), jnp.bfloat16), jax.ShapeDtypeStruct((8, s.dim, s.ffn), jnp.bfloat16)
+    theirs = functools.partial(megablox_gmm, tiling=(512, 1024, 1024), preferred_element_type=jnp.bfloat16)
+    ((_, cost),) = kernel_costs(
+        functools.partial(theirs, interpret=True), x, w, jax.ShapeDtypeStruct((8,), jnp.int32)
+    ).items()
+    assert shapes.gate_up(s, saves=False).cost("v5p").bytes_accessed < cost.bytes_accessed  # of gate alone
+
+
+@tpu_compile
+@pytest.mark.parametrize("name", shapes.SHAPES)
+def test_compiles(generation, name):
+    gradient = "decode" not in name
+    compiled = compile_for(generation, value_and_gradient if gradient else value, *arrays_of(shapes.SHAPES[name]))
+    calls = calls_of(name, gradient=gradient)
+    found = check_kernels(generation, compiled, [call.name for call in calls])
+    costs = shapes.cost(calls, generation)
+    assert sum(kernel.bytes_accessed for kernel in found) == costs.bytes_accessed
+    assert sum(kernel.flops for kernel in found) == costs.flops

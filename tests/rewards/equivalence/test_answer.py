@@ -1,0 +1,52 @@
+"""What the corpus does not show: errors and the ways between in-process and worker."""
+
+import pytest
+
+from r1jax.rewards.equivalence.answer import equivalent
+from r1jax.rewards.equivalence.intervals import intervals_of
+from r1jax.rewards.equivalence.second_opinion import judge, math_verify
+from r1jax.rewards.equivalence.structure import items_of, matrix_of, sequence_of, sides_of
+from r1jax.rewards.equivalence.value import UndecidedError
+
+
+@pytest.mark.parametrize("gold", ["", " ", "$$", r"\text{}", "."])
+def test_an_empty_reference_is_an_error_and_never_right(gold):
+    for answer in ("", gold, "1"):
+        with pytest.raises(ValueError, match="is empty"):
+            equivalent(gold, answer)
+
+
+def test_undecided_without_a_second_opinion():
+    with pytest.raises(UndecidedError):
+        equivalent(r"2\sqrt3", r"\sqrt{12}")
+    with pytest.raises(UndecidedError):
+        equivalent(r"\sum_{k=1}^{n} a_k b_k", r"\sum_{k=1}^{n} b_k a_k")
+    assert equivalent(r"2\sqrt3", r"\sqrt{12}", second_opinion=math_verify)
+    assert not equivalent("7", "seven or eight")
+
+
+def test_the_worker_says_what_is_wrong_with_a_reference():
+    assert judge([r"2\sqrt3", r"\sqrt{12}"]) is True
+    assert "is empty" in judge(["", "1"])
+
+
+def test_math_verify_is_asked_only_about_the_same_letters_and_numbers():
+    assert math_verify(r"\sum_{k=1}^{n} a_k b_k", r"\sum_{k=1}^{n} b_k a_k")
+    assert not math_verify("A", "a") and not math_verify("x'", "x") and not math_verify("1/2004!", "1/2006!")
+
+
+def test_structure():
+    assert items_of("1, 2 and 3") == ["1", "2", "3"] and items_of("⦃(1,2),3⦄") == ["(1,2)", "3"]
+    assert items_of("1±2") == ["1+2", "1-2"] and items_of("(1,2)") is None
+    assert items_of("(x,y)=(1,2)") == ["x=1", "y=2"]
+    assert sides_of("1<x≤2") == (["1", "x", "2"], ["<", "≤"]) and sides_of("≈3") == (["3"], [])
+    assert sequence_of("[1,2)") == ("[)", ["1", "2"]) and sequence_of("(1,2)(3,4)") is None
+    assert matrix_of("(⟦1¦2¶3¦4⟧)") == [["1", "2"], ["3", "4"]]
+
+
+def test_intervals():
+    assert intervals_of("1<x≤2") == intervals_of("2≥x>1") == ("x", [(False, "1", "2", True)])
+    assert intervals_of("x>1 and x<3") == ("x", [(False, "1", "3", False)])
+    assert intervals_of("x ≠ 2") == ("x", [(False, "-∞", "2", False), (False, "2", "∞", False)])
+    assert intervals_of("(1,2)∪⦃3⦄") == ("", [(False, "1", "2", False), (True, "3", "3", True)])
+    assert intervals_of("x<1 or y>3") is intervals_of("x+y<1") is intervals_of("5") is None

@@ -1,0 +1,212 @@
+"""The reward models' stage on a tiny model: it learns, resumes bit for bit, is loaded as a reward, and names bad input."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from r1jax.models.reward_head import REWARD_HEAD
+from r1jax.models.transformer import make_model
+from r1jax.rewards.rubric import Rubric
+from r1jax.stages import reward_model
+from r1jax.stages.policy import load_policy
+from r1jax.stages.reward_model import Example
+from r1jax.stages.reward_scoring import load_reward_model, load_rewards, make_score, score_sequences
+from r1jax.stages.supervised import make_mesh
+from r1jax.tasks.types import Problem
+from r1jax.training.checkpoint import CheckpointError, Checkpoints
+from tests.tiny import GQA, POLICY, rows_of, shaken
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+QUESTIONS = ["Which two of 3, 8, 10, 4 make 13", "Which two of 5, 6, 7, 9 make 11"]
+
+
+def pairs(*, seed, count=80):
+    """The polite answer is better; both are about as long, and think about as much."""
+    rng = np.random.default_rng(seed)
+    for place in range(count):
+        question = f"{QUESTIONS[place % 2]} ({place})"
+        good, bad = f"please take {rng.integers(9)}", f"take it or {rng.integers(9)}"
+        yield {
+            "messages": [{"role": "user", "content": question}],
+            "chosen": f"<think>{rng.integers(99)}</think>{good}",
+            "rejected": f"<think>{rng.integers(99)}</think>{bad}",
+        }
+
+
+def labels(*, seed, count=80):
+    for record in pairs(seed=seed, count=count):
+        for is_safe in (True, False):
+            response = record["chosen" if is_safe else "rejected"]
+            yield {"messages": record["messages"], "response": response, "is_safe": is_safe}
+
+
+def tiny_config(kind="helpful", **changes) -> ConfigDict:
+    function = "labels" if kind == "safety" else "pairs"
+    config = ConfigDict(
+        {
+            "stage": "reward_model", "seed": 0, "mesh": {}, "init": POLICY, "kind": kind, "template": "plain",
+            "data": {"function": f"{__name__}:{function}"}, "max_tokens": 128, "length_bucket": 64,
+            "examples_per_update": 12, "epochs": 2, "heldout_fraction": 0.2, "examples_per_microbatch": 8,
+            "optimizer": {"learning_rate": 1e-2}, "bias_rate": 0.001,
+            "log_every": 1, "checkpoint_every": 2, "keep_checkpoints": 1,
+        }
+    )  # fmt: skip
+    with config.unlocked():
+        config.update(changes)
+    return config.lock()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(config, work directory, summary) of a helpful reward model."""
+    workdir = tmp_path_factory.mktemp("reward") / "helpful"
+    config = tiny_config()
+    return config, workdir, reward_model.main(config, workdir)
+
+
+def test_it_learns_which_is_better_and_says_how_well(finished):
+    _, workdir, summary = finished
+    counts = summary["examples"]
+    assert counts["train"] + counts["heldout"] == 80 and counts["too_long"] == 0
+    assert summary["updates"] == -(-2 * counts["train"] // 12)
+    heldout = summary["heldout"]
+    assert heldout["accuracy"] > 0.9 and heldout["margin"] > 0.5 and heldout["ece"] < 0.5
+    assert {"length/correlation", "length/prefers_longer", "length/bias"} <= heldout.keys()
+    assert summary["center"] == heldout["mean_reward"]
+    rows = rows_of(workdir)
+    trained = [row for row in rows if "loss" in row]
+    assert trained[-1]["loss"] < trained[0]["loss"]
+    trls = {"accuracy", "margin", "min_reward", "mean_reward", "max_reward", "num_tokens", "epoch", "learning_rate"}
+    assert trls <= trained[0].keys() and trained[-1]["epoch"] == 2
+    assert rows[-1]["eval/accuracy"] == heldout["accuracy"]
+    assert json.loads((workdir / "summary.json").read_text())["kind"] == "helpful" and (workdir / "DONE").exists()
+
+
+def test_a_crashed_run_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
+    config, alone, summary = finished
+    real, calls = reward_model.update_once, []
+
+    def crash_in_the_fourth_update(*args, **kwargs):
+        calls.append(None)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(reward_model, "update_once", crash_in_the_fourth_update)
+    with pytest.raises(KeyboardInterrupt):
+        reward_model.main(config, tmp_path)
+    monkeypatch.setattr(reward_model, "update_once", real)
+    assert reward_model.main(config, tmp_path)["heldout"] == summary["heldout"]
+    assert rows_of(tmp_path) == rows_of(alone)
+    states = [load_reward_model(path, mesh=make_mesh())[1:] for path in (tmp_path, alone)]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def test_in_rl_it_is_a_reward_that_reads_summaries_the_same_at_any_batch(finished):
+    _, workdir, summary = finished
+    spec = {"kind": "reward_model", "path": str(workdir), "name": "helpful", "tasks": ["general"], "weight": 2.0}
+    problem = Problem(({"role": "user", "content": QUESTIONS[0]},), "", {"task": "general"})
+    texts = [f"<think>{'hm ' * place}</think>{say}" for place in (0, 30) for say in ("please take 3", "take it or 3")]
+    columns = {"problem": [problem] * 5, "task_name": ["general"] * 4 + ["math"]}
+    found = [
+        Rubric(load_rewards([spec], mesh=make_mesh(), rows=rows)).score([""] * 5, [*texts, texts[0]], columns)
+        for rows in (2, 8)
+    ]
+    for scores in found:
+        helpful = scores.by_name["helpful"]
+        assert helpful[0] > 0.5 > helpful[1] and np.isnan(helpful[4])
+        np.testing.assert_allclose(helpful[:2], helpful[2:4], rtol=1e-6)  # the thought is not read
+        assert scores.total[0] == 2 * helpful[0]
+    np.testing.assert_allclose(found[0].by_name["helpful"], found[1].by_name["helpful"], rtol=1e-5)
+    assert summary["center"] != 0.0
+
+
+def test_it_is_a_policy_too_but_a_policy_is_no_reward_model(finished, tmp_path):
+    _, workdir, _ = finished
+    policy, params, _ = load_policy({"kind": "stage", "path": str(workdir)}, mesh=make_mesh(), seed=0)
+    assert REWARD_HEAD not in params and params.keys() == policy.model.abstract()[0].keys()
+    policy.save(tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"params": params, "buffers": load_reward_model(workdir, mesh=make_mesh())[2]}, extra={})
+    (tmp_path / "DONE").touch()
+    with pytest.raises(CheckpointError, match="params/reward_head/w_D is absent there"):
+        load_reward_model(tmp_path, mesh=make_mesh())
+
+
+def test_safety_learns_labels_and_leaves_the_long_ones_out(tmp_path):
+    config = tiny_config("safety", epochs=1, examples_per_update=32, max_tokens=60)
+    summary = reward_model.main(config, tmp_path)
+    assert summary["center"] == 0.0 and summary["examples"]["too_long"] > 0
+    heldout = summary["heldout"]
+    assert {"accuracy_safe", "accuracy_unsafe", "ece", "length/correlation"} <= heldout.keys()
+    assert heldout["margin"] > 0
+
+
+@pytest.mark.parametrize("kind", ["helpful", "safety"])
+def test_the_gradient_does_not_depend_on_the_microbatches(kind):
+    model = make_model(GQA)
+    params, buffers = shaken(model)
+    params[REWARD_HEAD] = {"w_D": np.linspace(-1, 1, 32, dtype=np.float32)}
+    rng = np.random.default_rng(0)
+    sizes = [(3, 7), (5, 2), (6, 6)] if kind == "helpful" else [(3,), (7,), (5,)]
+    batch = [Example(tuple(rng.integers(1, 48, n).tolist() for n in of), float(i % 2)) for i, of in enumerate(sizes)]
+    loss = jax.jit(jax.value_and_grad(reward_model.make_loss(model, kind=kind, num_examples=4), has_aux=True))
+    found = []
+    for rows, bucket in ((4, 8), (2, 8)):
+        microbatches = reward_model.make_microbatches(batch, rows=rows, bucket=bucket, num_examples=4)
+        parts = [loss(params, buffers, part) for part in microbatches]
+        found.append(jax.tree.map(lambda *values: sum(values), *parts))
+    ((value, sums), grads), ((other, others), other_grads) = found
+    assert float(value) == pytest.approx(float(other), rel=1e-5)
+    np.testing.assert_allclose(sums["rewards_BK"], others["rewards_BK"], rtol=1e-4, atol=1e-5)
+    assert not np.asarray(sums["rewards_BK"])[3].any() and np.asarray(sums["rewards_BK"])[:3].all()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), grads, other_grads)
+    score = make_score(model)
+    sequences = [ids for example in batch for ids in example.sequences]
+    alone = [score_sequences(score, params, buffers, [ids], rows=1, bucket=8)[0] for ids in sequences]
+    np.testing.assert_allclose(np.asarray(sums["rewards_BK"])[:3].ravel(), alone, rtol=1e-4, atol=1e-5)
+
+
+def test_every_epoch_sees_every_example_once_and_the_last_batch_may_be_smaller():
+    config, examples = tiny_config(epochs=2), [Example(([n],), 1.0) for n in range(7)]
+    batches = [reward_model.batch_of(examples, update, size=4, config=config) for update in range(4)]
+    assert list(map(len, batches)) == [4, 4, 4, 2]
+    order = [example.sequences[0][0] for batch in batches for example in batch]
+    assert sorted(order[:7]) == sorted(order[7:]) == list(range(7)) and order[:7] != order[7:]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"kind": "harmless"}, "kind='harmless'"),
+        ({"data": ConfigDict({"path": "pairs.jsonl"})}, "data: must have either 'path', or 'function'"),
+        ({"data": ConfigDict({"function": "tests.tiny:nothing"})}, "nothing"),
+        ({"examples_per_update": 0}, "examples_per_update=0"),
+        ({"heldout_fraction": 1.0}, "heldout_fraction=1.0"),
+        ({"learning_rate": 1.0}, "unknown key learning_rate"),
+        ({"optimizer": ConfigDict({"schedule": "stairs"})}, "stairs"),
+        ({"template": "nothing"}, "nothing"),
+    ],
+)
+def test_bad_configs_are_named_before_compute(changes, words):
+    with pytest.raises(ValueError, match=words):
+        reward_model.check(tiny_config(**changes))
+
+
+def test_the_papers_values_are_the_defaults():
+    config = tiny_config()
+    with config.unlocked():
+        for name in ("examples_per_update", "epochs", "heldout_fraction"):
+            del config[name]
+        config.optimizer = ConfigDict()
+    reward_model.check(config)
+    assert reward_model.DEFAULTS == {"examples_per_update": 256, "epochs": 1, "heldout_fraction": 0.1}
+    assert reward_model.LEARNING_RATE == 6e-6
+
+
+def test_a_set_with_nothing_to_train_on_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no train example among 80 records: .*'too_long': "):
+        reward_model.main(tiny_config(max_tokens=2), tmp_path)
