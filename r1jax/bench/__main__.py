@@ -1,10 +1,11 @@
-"""``python -m r1jax.bench grpo_step | model | sandbox | verifiers``: see the modules of these names."""
+"""``python -m r1jax.bench grpo_step | kernels | model | sandbox | verifiers``: see the modules of these names."""
 
 import argparse
 import json
 from pathlib import Path
 
-from r1jax.bench import grpo_step, model, sandbox, verifiers
+from r1jax.bench import grpo_step, kernels, load, model, sandbox, verifiers
+from r1jax.kernels import hardware
 from r1jax.launch.compilation_cache import use_compilation_cache
 from r1jax.launch.host_memory import keep_freed_memory
 
@@ -19,6 +20,13 @@ def main() -> None:
     )
     command.add_argument("--phases", type=int, default=3, help="timed phases, after one that compiles")
     command.set_defaults(run=grpo_step.run)
+    command = commands.add_parser("kernels", help="kernels: modelled on TPUs; plain XLA against the reference on this CPU")
+    command.add_argument("--generations", nargs="+", default=list(hardware.GENERATIONS), choices=hardware.GENERATIONS)
+    command.add_argument("--repeats", type=int, default=5)
+    command.set_defaults(run=kernels.run)
+    command = commands.add_parser("load", help="peak memory of loading a Hugging Face folder of several GB")
+    command.add_argument("--layers", type=int, default=15, help="15 make about 3 GB on disk")
+    command.set_defaults(run=load.run)
     command = commands.add_parser("model", help="tokens/s of forward and backward, beside a peer; cost of an MoE layer")
     command.add_argument("--preset", default="smollm2_135m", help="a dense model of r1jax.models.presets")
     command.add_argument("--batch", type=int, default=8)

@@ -61,7 +61,7 @@ documents = Documents()
 
 
 def open_records(path: str | Path, *, split: str | None = None, subset: str | None = None) -> Rows:
-    """The rows of a set of records; see ``Documents``. Opened once as long as the files do not change.
+    """The rows of a set of records; see ``Documents``. Opened once as long as the file or folder does not change.
 
     Raises RecordsMissingError where a folder is not there, or of a stage that has not finished; ValueError for a file that
     is not there.
@@ -77,9 +77,7 @@ def open_records(path: str | Path, *, split: str | None = None, subset: str | No
             raise ValueError(f"{path}: is the work directory of a stage that made no records: it has no {FOLDER}/")
         place = place / FOLDER
     location = str(path) if is_file else str(place)
-    files = data_files(location, split=split, subset=subset)
-    stamp = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-    return _opened(location, split, subset, stamp)
+    return _opened(location, split, subset, _stamp(location))
 
 
 def messages_of(row: Row) -> list[dict[str, str]]:
@@ -122,6 +120,12 @@ def _message(row: Row, field: str, message: Any, role_key: str, content_key: str
             field, f"has a message without a known {role_key!r} and a text {content_key!r}: {message!r:.80}"
         )
     return {"role": role, "content": content}
+
+
+def _stamp(location: str) -> tuple:
+    """What changes when the file or folder is written anew: asked for every document, so one look must do."""
+    files = [Path(location)] if Path(location).exists() else data_files(location)
+    return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in (file.stat() for file in files))
 
 
 @functools.lru_cache(maxsize=8)

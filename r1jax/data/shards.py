@@ -26,8 +26,8 @@ def unshared(
 ) -> Iterator[dict[str, Any]]:
     """The records whose conversation was not there before and that share no n-gram with a test set.
 
-    Any content is looked at, questions and answers (R1 v2 Sec. D.1); white space does not tell records apart. Eight
-    bytes a record are kept in memory.
+    Any content is looked at, questions and answers (R1 v2 Sec. D.1); white space does not tell records apart. A hash
+    of each record is kept in memory.
 
     Args:
         records: in order; of equal ones the first stays.

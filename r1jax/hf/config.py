@@ -18,6 +18,10 @@ ARCHITECTURES = {
 }
 _DEFAULT_LENGTH = 32_768  # written where the model says nothing
 _NEEDED = object()
+_DEFAULTS_DIFFER = (
+    "n_group", "topk_group", "n_shared_experts", "first_k_dense_replace", "routed_scaling_factor", "norm_topk_prob",
+)  # fmt: skip
+"""What the code released with V3 and transformers take for different values where it is absent; here it may be null."""
 
 
 class _Reader:
@@ -106,6 +110,9 @@ def _gqa(r: _Reader, family: str) -> dict[str, Any]:
 
 def _mla(r: _Reader, family: str) -> dict[str, Any]:
     is_v3 = family == "deepseek_v3"
+    for key in _DEFAULTS_DIFFER:
+        if is_v3 and key not in r.values:
+            r.faults.append(f"config.json: {key} is missing")
     r.only("moe_layer_freq", 1)
     r.only("rope_interleave", True)
     r.only("num_key_value_heads", r.values.get("num_attention_heads"))

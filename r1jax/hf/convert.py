@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from r1jax.hf.folder import open_folder
-from r1jax.hf.fp8 import E4M3
+from r1jax.hf.fp8 import E4M3, SCALE_SUFFIX, is_quantised
 from r1jax.hf.gguf import open_gguf
 from r1jax.hf.names import hf_places
 from r1jax.hf.write import DTYPES, MAX_SHARD_BYTES, Source, planned_bytes, write_folder
@@ -37,23 +37,28 @@ def convert(
 ) -> int:
     """Writes the model of `source` (a folder, or a GGUF file) to the folder `target`; returns the bytes of its weights.
 
-    dtype: None keeps each tensor's type; what is quantised becomes bfloat16 (FP8) or float32 (GGUF).
+    dtype: None keeps each tensor's type; what is quantised becomes bfloat16 (FP8) or float32 (GGUF). "fp8" leaves what is
+      FP8 already as it is: another rounding would change it.
     progress: given the bytes to come, a context whose value is told the bytes of each tensor that was written.
     Errors: those of `open_folder` or `read_gguf` for the source, of `save_pretrained` for the target.
     """
-    what = _gguf_source(source) if source.suffix == ".gguf" else _folder_source(source)
+    what = _gguf_source(source) if source.suffix == ".gguf" else _folder_source(source, keeps_fp8=dtype == "fp8")
     total = planned_bytes(what, dtype)
     with progress(total) as on_bytes:
         write_folder(target, what, dtype=dtype, max_shard_bytes=max_shard_bytes, on_bytes=on_bytes)
     return total
 
 
-def _folder_source(path: Path) -> Source:
+def _folder_source(path: Path, *, keeps_fp8: bool) -> Source:
     folder = open_folder(path)
 
     def tensors() -> Iterator[tuple[str, np.ndarray]]:
         for name in folder.places:
-            yield name, folder.read(name)
+            if keeps_fp8 and is_quantised(name) and folder.stored[name].dtype == E4M3:
+                yield name, folder.stored[name].read()
+                yield name + SCALE_SUFFIX, folder.stored[name + SCALE_SUFFIX].read()
+            else:
+                yield name, folder.read(name)
 
     kept = {name: folder.stored[name].dtype for name in folder.places}
     return Source(

@@ -164,7 +164,7 @@ def open_gguf(path: str | os.PathLike[str]) -> tuple[GgufFile, ModelConfig, Call
 def _checked_config(file: GgufFile, overrides: Mapping[str, Any]) -> ModelConfig:
     tied = "output.weight" not in file.tensors
     fields: dict[str, Any] = gguf_config(file.metadata) | {"tie_embeddings": tied} | dict(overrides)
-    config = ModelConfig(**fields)
+    config = ModelConfig.from_dict(fields)
     shapes = {gguf_to_hf(name): file.tensors.shape(name) for name in file.tensors}
     check_tensors(shapes, config, source=str(file.path))
     return config

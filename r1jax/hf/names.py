@@ -65,7 +65,7 @@ HF_DEEPSEEK = _COMMON | {
     "model.layers.{i}.mlp.shared_experts.down_proj.weight": ("{block}/ffn/shared/w_down_FD", 1),
     "model.layers.{i}.enorm.weight": ("mtp/embed_norm/scale", 0),
     "model.layers.{i}.hnorm.weight": ("mtp/hidden_norm/scale", 0),
-    "model.layers.{i}.eh_proj.weight": ("mtp/w_proj_ED", 1),
+    "model.layers.{i}.eh_proj.weight": ("mtp/w_proj_AD", 1),
     "model.layers.{i}.shared_head.norm.weight": ("mtp/final_norm/scale", 0),
     "model.layers.{i}.embed_tokens.weight": ("embed_VD", COPY),
     "model.layers.{i}.shared_head.head.weight": ("unembed_VD", COPY),

@@ -31,7 +31,7 @@ class Pretrained:
     model: the pure functions; `config` is its config.
     params, buffers: the weights; buffers hold the router's biases.
     tokenizer: None where the folder has none.
-    generation: generation_config.json; {} for that of the tokenizer.
+    generation: generation_config.json; {}: `save_pretrained` writes the one that came with the tokenizer.
     """
 
     model: Model
@@ -45,8 +45,14 @@ class Pretrained:
         return self.model.config
 
     def __call__(self, tokens_BT) -> jax.Array:
-        """Logits [B, T, V] float32 after each token; every row is one sequence without padding."""
-        return _logits(self.model, self.params, self.buffers, jnp.asarray(tokens_BT))
+        """Logits [B, T, V] float32 after each token; every row is one sequence without padding.
+
+        ValueError: the tokens are not whole numbers [B, T].
+        """
+        tokens_BT = jnp.asarray(tokens_BT)
+        if tokens_BT.ndim != 2 or not jnp.issubdtype(tokens_BT.dtype, jnp.integer):
+            raise ValueError(f"token ids must be whole numbers [B, T], got {tokens_BT.dtype}{list(tokens_BT.shape)}")
+        return _logits(self.model, self.params, self.buffers, tokens_BT)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -161,9 +167,9 @@ def save_pretrained(
       rest bfloat16); None keeps the parameters' own. The router's bias is float32 in any case.
     max_shard_bytes: a file is larger only if its one tensor is.
 
-    Errors: FileExistsError: the folder is there and holds something, or is a mount point. OSError: too little room on the disk. ValueError: the
-    config is in no family; arrays are spread over several hosts; a weight that is not finite cannot be FP8. Nothing is
-    left behind.
+    Errors: FileExistsError: the folder is there and holds something, or is a mount point. OSError: too little room on the
+    disk. ValueError: the config is in no family; arrays are spread over several hosts; a weight that is not finite cannot
+    be FP8. Nothing is left behind.
     """
     for leaf in jax.tree.leaves((model.params, model.buffers)):
         if not leaf.is_fully_addressable:

@@ -67,7 +67,11 @@ def read_header(file: Path) -> tuple[dict[str, Stored], set[str], list[str]]:
             start = stream.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else _LARGEST_HEADER + 1
             if length > min(_LARGEST_HEADER, size - 8):
-                return {}, set(), [f"{file.name}: cut short or not a safetensors file ({size} bytes do not hold its header)"]
+                return (
+                    {},
+                    set(),
+                    [f"{file.name}: cut short or not a safetensors file ({size} bytes do not hold its header)"],
+                )
             text = stream.read(length)
         header = json.loads(text, object_pairs_hook=_object)
         if not isinstance(header, dict) or not all(isinstance(fields, dict) for fields in header.values()):
@@ -88,7 +92,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _tensors(file: Path, header: dict[str, dict], room: int, start: int) -> tuple[dict[str, Stored], set[str], list[str]]:
+def _tensors(
+    file: Path, header: dict[str, dict], room: int, start: int
+) -> tuple[dict[str, Stored], set[str], list[str]]:
     tensors: dict[str, Stored] = {}
     faults: list[str] = []
     places: list[tuple[int, int, str]] = []

@@ -29,7 +29,7 @@ class Source:
 
     config: of the model.
     shapes, dtypes: of each tensor, by Hugging Face's name.
-    tensors: makes (name, array) pairs in the order of `shapes`.
+    tensors: makes (name, array) pairs in the order of `shapes`; an FP8 array that is to be kept so is followed by its scales.
     tokenizer: or None.
     generation: generation_config.json, or {}.
     """
@@ -108,7 +108,7 @@ def _converted(source: Source, plan: list[Planned]) -> Iterator[tuple[str, np.nd
     """The tensors in the types of the plan, scales after their weights."""
     types = {item.name: item.dtype for item in plan}
     for name, array in source.tensors():
-        if types[name] == E4M3:
+        if types[name] == E4M3 != array.dtype:
             stored, scales = quantise(array, name=name)
             yield name, stored
             yield name + SCALE_SUFFIX, scales

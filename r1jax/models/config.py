@@ -4,7 +4,7 @@ Arrays carry their dims as a suffix (``q_BTNH``), capitals for logical, global d
 
 B sequences · T tokens now · S key/cached tokens · D model · V vocabulary · N heads · J key/value heads · H head dim
 (nope) · R rope dim · U value dim · C kv latent · Q query latent · F ffn · E experts · K experts a token · X routed rows ·
-G group · P prompts · M MTP depth · L layers.
+G group · P prompts · M MTP depth · L layers · A several of these side by side (nope and rope; MTP's two inputs).
 """
 
 import dataclasses
@@ -89,6 +89,7 @@ class ModelConfig:
     max_length: int = 0
     """Longest sequence that the model is meant for, in tokens; 0 where nobody said. It limits nothing here."""
     rms_eps: float = 1e-6
+    """Of all norms but those of MLA's latents, which have 1e-6."""
     init_std: float = 0.006
     dtype: str = "float32"
     """Type of activations and of matmul inputs; parameters are kept in float32 by the trainer."""

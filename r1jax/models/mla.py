@@ -16,6 +16,9 @@ from r1jax.models.config import ModelConfig
 from r1jax.models.layers import RMSNorm, param, project
 from r1jax.models.rope import apply_rope, yarn_mscale
 
+_LATENT_EPS = 1e-6
+"""Of the latents' norms, whatever the config's eps: so in the released code and in transformers (vLLM takes the config's)."""
+
 
 class MLA(nnx.Module):
     """Low-rank queries and keys/values with a decoupled rotated part; no bias anywhere."""
@@ -26,12 +29,12 @@ class MLA(nnx.Module):
         nope, rope, value, latent = c.nope_head_dim, c.rope_head_dim, c.value_head_dim, c.kv_lora_rank
         if c.q_lora_rank:
             self.w_dq_DQ = param(rngs, (dim, c.q_lora_rank), axes=("embed", None), std=std)
-            self.q_norm = RMSNorm(c.q_lora_rank, eps=c.rms_eps)
+            self.q_norm = RMSNorm(c.q_lora_rank, eps=_LATENT_EPS)
             self.w_uq_QNA = param(rngs, (c.q_lora_rank, heads, nope + rope), axes=(None, "heads", None), std=std)
         else:
             self.w_q_DNA = param(rngs, (dim, heads, nope + rope), axes=("embed", "heads", None), std=std)
         self.w_dkv_DC = param(rngs, (dim, latent + rope), axes=("embed", None), std=std)
-        self.kv_norm = RMSNorm(latent, eps=c.rms_eps)
+        self.kv_norm = RMSNorm(latent, eps=_LATENT_EPS)
         self.w_ukv_CNA = param(rngs, (latent, heads, nope + value), axes=(None, "heads", None), std=std)
         self.w_o_NUD = param(rngs, (heads, value, dim), axes=("heads", None, "embed"), std=std)
 
@@ -76,11 +79,9 @@ class MLA(nnx.Module):
     def _expanded(self, q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, segments_BT):
         kv_BTNA = project(latent_BTC, self.w_ukv_CNA)
         k_nope_BTNH, v_BTNU = jnp.split(kv_BTNA, [self.config.nope_head_dim], axis=-1)
-        k_rope_BTNR = jnp.broadcast_to(k_rope_BTR[:, :, None], (*k_nope_BTNH.shape[:3], k_rope_BTR.shape[-1]))
-        q_BTNA = jnp.concatenate([q_nope_BTNH, q_rope_BTNR], axis=-1)
-        k_BTNA = jnp.concatenate([k_nope_BTNH, k_rope_BTNR], axis=-1)
+        ropes = {"q_rope_BTNR": q_rope_BTNR, "k_rope_BSR": k_rope_BTR}
         segments = {"q_segments_BT": segments_BT, "kv_segments_BS": segments_BT}
-        return flash_attention(q_BTNA, k_BTNA, v_BTNU, **segments, scale=self.softmax_scale)
+        return flash_attention(q_nope_BTNH, k_nope_BTNH, v_BTNU, **ropes, **segments, scale=self.softmax_scale)
 
     def _absorbed(self, q_nope_BTNH, q_rope_BTNR, latent_BSC, k_rope_BSR, mask_BTS):
         w_uk_CNH, w_uv_CNU = jnp.split(self.w_ukv_CNA[...], [self.config.nope_head_dim], axis=-1)

@@ -53,8 +53,8 @@ class MoE(nnx.Module):
         out_BTD = out_XD.reshape(x_BTD.shape)
         if c.num_shared_experts:
             out_BTD = out_BTD + self.shared(x_BTD)
-        counted_XK = jax.nn.one_hot(experts_XK, c.num_experts) * (segments_BT.reshape(-1, 1, 1) > 0)
-        told = {"expert_counts_E": counted_XK.sum((0, 1))}
+        counted_XKE = jax.nn.one_hot(experts_XK, c.num_experts) * (segments_BT.reshape(-1, 1, 1) > 0)
+        told = {"expert_counts_E": counted_XKE.sum((0, 1))}
         if record_routing:
             told["experts_BTK"] = experts_XK.reshape(*segments_BT.shape, -1)
         if balance:

@@ -20,12 +20,12 @@ class MTP(nnx.Module):
         dim, eps = config.model_dim, config.rms_eps
         self.embed_norm = RMSNorm(dim, eps=eps)
         self.hidden_norm = RMSNorm(dim, eps=eps)
-        self.w_proj_ED = param(rngs, (2 * dim, dim), axes=("embed", None), std=config.init_std)
+        self.w_proj_AD = param(rngs, (2 * dim, dim), axes=("embed", None), std=config.init_std)
         self.block = Block(config, is_moe=config.num_experts > 0, rngs=rngs)
         self.final_norm = RMSNorm(dim, eps=eps)
 
     def __call__(self, hidden_BTD: jax.Array, embedded_BTD: jax.Array, **block_inputs):
         """(hidden [B, T, D] after the depth's norm, cache, what the router tells)."""
         both = jnp.concatenate([self.embed_norm(embedded_BTD), self.hidden_norm(hidden_BTD)], axis=-1)
-        h_BTD, cache, told = self.block(project(both, self.w_proj_ED), **block_inputs)
+        h_BTD, cache, told = self.block(project(both, self.w_proj_AD), **block_inputs)
         return self.final_norm(h_BTD), cache, told

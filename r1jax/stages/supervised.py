@@ -74,7 +74,7 @@ def check(config: ConfigDict) -> None:
         check_template(config.template, as_messages(source(0))[:-1])
         num_updates = num_updates_of(config)
     except RecordsMissingError:  # an earlier stage makes the data; main needs it
-        num_updates = config.get("num_updates", 1 << 30)
+        num_updates = config.num_updates if "num_updates" in config else 1 << 30
     make_optimizer(total_steps=num_updates, **config.optimizer)
 
 

@@ -19,10 +19,13 @@ Notes that cannot be told so, since they are wrong or unreadable, are rejected w
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from r1jax.tasks.mini import PairSum
-from r1jax.tasks.mini_corpus import BIG, COUNT, GIVE_UP, GO_ON, HIT, NOTICE, SMALL, VERIFY
+from r1jax.tasks.mini_corpus import BIG, COUNT, GIVE_UP, GO_ON, HIT, NOTICE, SMALL, VERIFY, corpus_text
+from r1jax.tasks.types import stable_hash
+from r1jax.text.response import final_answer
 from r1jax.text.sample import Chat, Rejection, Sample, r1_text
 
 _KINDS = {"big": BIG, "small": SMALL, "hit": HIT, "go on": GO_ON, "notice": NOTICE, "verify": VERIFY, "count": COUNT}
@@ -38,6 +41,7 @@ _OPENINGS = {"retry": "I retry with", "wait": "Wait, I try", "wrong": "That is w
 _EVENT = re.compile(
     r"(?:(?P<word>[^\W\d]+)|(?P<a>\d+) \+ (?P<b>\d+) = (?P<total>\d+)(?: vs (?P<target>\d+))?)(?:\s+|$)"
 )
+_TRIES = 100
 _CANONICAL = PairSum().canonical
 _SUM = re.compile(r"(\d+)\s*\+\s*(\d+)\s*=\s*(\d+)")
 
@@ -56,6 +60,31 @@ def judge(samples: Sequence[Sample], *, chat: Chat | None = None, seed: int = 0)
     A sum that the next words take back (check, 检查) may be wrong.
     """
     return [_verdict(sample) for sample in samples]
+
+
+def tokenizer_text(index: int, *, seed: int, config: Mapping[str, Any] | None = None) -> tuple[str, str]:
+    """A document for the tokenizer of a model that goes through the whole recipe: raw at even indices, else rewritten.
+
+    A tokenizer that has seen the corpus alone writes this module's English letter by letter, at several times the length.
+
+    Args:
+        index, seed, config: of ``mini_corpus.corpus_text``.
+
+    Returns:
+        question and completion, as ``corpus_text``.
+    """
+    if index % 2 == 0:
+        return corpus_text(index // 2, seed=seed, config=config)
+    for attempt in range(_TRIES):
+        place = stable_hash("tokenizer_text", index, attempt) % 2**40
+        question, text = corpus_text(place, seed=seed, mixture={"careful": 1.0}, config=config)
+        *numbers, target = map(int, re.findall(r"\d+", question))
+        columns = {"numbers": numbers, "target": target}
+        raw = Sample(messages=[], text=text, answer=final_answer(text), is_correct=True, columns=columns)
+        written = _rewritten(raw)
+        if not isinstance(written, Rejection):
+            return question, written
+    raise ValueError(f"no trace of {_TRIES} can be rewritten, with config {dict(config or {})}")
 
 
 def _verdict(sample: Sample) -> dict[str, str]:

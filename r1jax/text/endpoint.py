@@ -22,6 +22,16 @@ _MAX_BYTES = 1 << 24
 _MAX_WAIT = 60.0
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is an error: it would carry the key to another place."""
+
+    def redirect_request(self, *args: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
+
+
 @dataclasses.dataclass(frozen=True)
 class Endpoint:
     """A ``Chat`` over HTTP; several conversations are asked at the same time.
@@ -102,7 +112,7 @@ class Endpoint:
         if self.key_variable is not None:
             headers["Authorization"] = f"Bearer {os.environ[self.key_variable]}"
         request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", body, headers)
-        with urllib.request.urlopen(request, timeout=self.timeout) as reply:
+        with _OPENER.open(request, timeout=self.timeout) as reply:
             content = reply.read(_MAX_BYTES + 1)
         if len(content) > _MAX_BYTES:
             raise ValueError(f"a reply of more than {_MAX_BYTES} bytes")

@@ -145,6 +145,8 @@ class Tokenizer:
                 raise ValueError(f"{old!r} is no special token of this tokenizer")
             if self._inner.token_to_id(new) is not None and new not in renamed:
                 raise ValueError(f"cannot rename {old!r} to {new!r}: a token is written so already")
+        if len(set(renamed.values())) < len(renamed):
+            raise ValueError(f"cannot rename two tokens to the same text: {dict(renamed)}")
         data = json.loads(self._inner.to_str())
         for token in data["added_tokens"]:
             token["content"] = renamed.get(token["content"], token["content"])

@@ -148,8 +148,16 @@ NOT_SUPPORTED = [
         {"layer_types": ["sliding_attention"]},
         "layer_types=['sliding_attention'] is not supported; known: 'full_attention'",
     ),
-    (QWEN, {"layer_types": [["full_attention"]]}, "layer_types=[['full_attention']] is not supported; known: 'full_attention'"),
-    (LLAMA, {"model_type": ["llama"]}, "model_type=['llama'] is not supported; known: deepseek_v2, deepseek_v3, llama, qwen2"),
+    (
+        QWEN,
+        {"layer_types": [["full_attention"]]},
+        "layer_types=[['full_attention']] is not supported; known: 'full_attention'",
+    ),
+    (
+        LLAMA,
+        {"model_type": ["llama"]},
+        "model_type=['llama'] is not supported; known: deepseek_v2, deepseek_v3, llama, qwen2",
+    ),
     (LLAMA, {"max_position_embeddings": None}, "max_position_embeddings is missing"),
     (R1, {"n_group": 0}, "ModelConfig: num_groups must be positive, got 0"),
     (R1, {"moe_layer_freq": 2}, "moe_layer_freq=2 is not supported; known: 1"),
@@ -172,6 +180,20 @@ def test_what_is_not_supported_is_named(raw, change, fault):
 def test_all_faults_at_once():
     faults = faults_of(R1 | {"hidden_act": "relu", "n_group": 1.5, "moe_layer_freq": 2, "kv_lora_rank": None})
     assert len(faults) == 4
+
+
+def test_what_has_more_than_one_default_must_be_there():
+    """Without n_group, transformers takes 8 groups and the code released with the weights none."""
+    keys = [
+        "n_group",
+        "topk_group",
+        "n_shared_experts",
+        "first_k_dense_replace",
+        "routed_scaling_factor",
+        "norm_topk_prob",
+    ]
+    assert faults_of({k: v for k, v in R1.items() if k not in keys}) == [f"{key} is missing" for key in keys]
+    assert config_of(R1 | {"n_shared_experts": None}).num_shared_experts == 0
 
 
 def test_what_no_family_has():

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 from r1jax.hf import gguf, load_pretrained
 from r1jax.hf.convert import convert, main
 from r1jax.hf.folder import open_folder
-from tests.hf.test_folder import folders  # noqa: F401
+from tests.hf.test_folder import folders, rewrite, tensors_of  # noqa: F401
 from tests.hf.test_gguf import tiny_tensors, write_gguf
 
 
@@ -40,6 +41,22 @@ def test_types_are_kept_unless_named(folders, tmp_path):  # noqa: F811
     assert open_folder(tmp_path / "plain").raw["torch_dtype"] == "bfloat16"
     stored = open_folder(tmp_path / "plain").stored
     assert {item.dtype.name for item in stored.values()} == {"bfloat16", "float32"}
+
+
+def test_fp8_stays_as_it_is(folders, tmp_path):  # noqa: F811
+    """With scales that no block's largest value would give: quantised again, the values would be others."""
+    shutil.copytree(folders / "fp8", tmp_path / "fp8")
+    tensors = tensors_of(tmp_path / "fp8")
+    odd = {name: array * np.float32(1.7) for name, array in tensors.items() if name.endswith("_scale_inv")}
+    halves = {name: np.full_like(array.view(np.uint8), 0x35).view(array.dtype) for name, array in tensors.items()
+              if name + "_scale_inv" in odd}  # fmt: skip
+    tensors |= odd | halves
+    rewrite(tmp_path / "fp8", tensors)
+    convert(tmp_path / "fp8", tmp_path / "again", dtype="fp8")
+    again = tensors_of(tmp_path / "again")
+    assert again.keys() == tensors.keys()
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(again[name].view(np.uint8), array.view(np.uint8), err_msg=name)
 
 
 def test_a_gguf_file_becomes_a_folder(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from tokenizers import pre_tokenizers
 
 from r1jax.hf import gguf as r1gguf
+from r1jax.models.config import Yarn
 from r1jax.models.transformer import make_model
 from r1jax.text.gguf_tokenizer import gguf_tokenizer
 
@@ -83,7 +84,9 @@ def test_every_weight_comes_to_its_place(tmp_path):
     tensors = tiny_tensors()
     path = write_gguf(tmp_path / "tiny.gguf", tensors)
     file = r1gguf.read_gguf(path)
-    config, params = r1gguf.load_gguf(file, dtype="bfloat16")
+    yarn = {"factor": 4.0, "original_length": 8}  # as a stage's config says it
+    config, params = r1gguf.load_gguf(file, dtype="bfloat16", yarn=yarn)
+    assert config.yarn == Yarn(4.0, 8)
     tokenizer = gguf_tokenizer(file.metadata)
 
     assert (config.num_layers, config.model_dim, config.ffn_dim) == (2, 32, 64)

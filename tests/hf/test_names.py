@@ -149,8 +149,8 @@ def test_the_mtp_projection_takes_the_embedding_first():
     trees, tensors = tensors_of(MTP)
     for depth, layer in enumerate((3, 4)):
         eh_proj = tensors[f"model.layers.{layer}.eh_proj.weight"]
-        w_proj_ED = trees["params"]["mtp"]["w_proj_ED"][depth]
-        np.testing.assert_array_equal(eh_proj[:, :32], w_proj_ED[:32].T)
+        w_proj_AD = trees["params"]["mtp"]["w_proj_AD"][depth]
+        np.testing.assert_array_equal(eh_proj[:, :32], w_proj_AD[:32].T)
         np.testing.assert_array_equal(
             tensors[f"model.layers.{layer}.embed_tokens.weight"], tensors["model.embed_tokens.weight"]
         )

@@ -55,6 +55,9 @@ def test_saved_and_loaded_is_bit_identical(model, folder):
     logits = again(TOKENS)
     assert logits.shape == (2, 12, 48) and logits.dtype == np.float32
     np.testing.assert_array_equal(logits, model(TOKENS))
+    for wrong in (TOKENS[0], TOKENS.astype(np.float32)):
+        with pytest.raises(ValueError, match=r"whole numbers \[B, T\], got (int|float)32\["):
+            model(wrong)
 
 
 def test_the_types_of_parameters_and_activations(model, folder):

@@ -125,7 +125,7 @@ def test_it_loads_our_mtp_folder_and_its_mtp_layer(tmp_path, monkeypatch):
     theirs = MtpModel.from_pretrained(family.from_pretrained(tmp_path / "mtp", dtype=torch.float32))  # or it raises
     state = {name: value.numpy() for name, value in theirs.layers[0].state_dict().items()}
     mtp = jax.tree.map(lambda leaf: np.asarray(leaf)[0], params["mtp"])
-    np.testing.assert_array_equal(state["eh_proj.weight"], mtp["w_proj_ED"].T)
+    np.testing.assert_array_equal(state["eh_proj.weight"], mtp["w_proj_AD"].T)
     np.testing.assert_array_equal(state["enorm.weight"], mtp["embed_norm"]["scale"])
     np.testing.assert_array_equal(state["hnorm.weight"], mtp["hidden_norm"]["scale"])
     np.testing.assert_array_equal(state["post_norm.weight"], mtp["final_norm"]["scale"])

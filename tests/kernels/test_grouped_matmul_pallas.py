@@ -227,18 +227,18 @@ def calls_of(name, *, gradient):
     return shapes.forward(s, saves=gradient) + (shapes.backward(s) if gradient else [])
 
 
-@pytest.mark.parametrize(("name", "gradient"), [("v3", True), ("v3 fp8", True), ("v3 decode", False)])
+@pytest.mark.parametrize(("name", "gradient"), [("v3", True), ("v3_fp8", True), ("v3_decode", False)])
 def test_kernels_state_the_costs_of_the_table(name, gradient):
     function = functools.partial(value_and_gradient if gradient else value, interpret=True)
     stated = kernel_costs(function, *arrays_of(shapes.SHAPES[name]))
     assert stated == {call.name: call.cost(hardware.DEFAULT) for call in calls_of(name, gradient=gradient)}
-    area = 32768 * 7168 * 2048 if name != "v3 decode" else 1024 * 7168 * 2048
-    products = {"v3": 3 + 6, "v3 fp8": 3 + 3, "v3 decode": 3}[name]
+    area = 32768 * 7168 * 2048 if name != "v3_decode" else 1024 * 7168 * 2048
+    products = {"v3": 3 + 6, "v3_fp8": 3 + 3, "v3_decode": 3}[name]
     assert sum(cost.flops for cost in stated.values()) == 2 * products * area
 
 
 def test_weights_are_read_once_and_less_is_read_than_unfused():
-    s = shapes.SHAPES["v3 decode"]
+    s = shapes.SHAPES["v3_decode"]
     rows = 1024 * (7168 * 4 + 2048 + 2048 * 2 + 7168) * 2  # x once a block of 512 columns, hidden, hidden twice, y
     assert shapes.cost(shapes.forward(s), "v5p").bytes_accessed == rows + 3 * 8 * 7168 * 2048 * 2
     for name, s in shapes.SHAPES.items():
@@ -248,7 +248,7 @@ def test_weights_are_read_once_and_less_is_read_than_unfused():
             assert fused < shapes.unfused_bytes(s, "v5p", backward=gradient), name
 
 
-def test_same_result_as_megablox_with_no_more_bytes_by_its_own_count():
+def test_same_result_as_megablox_and_ragged_dot_with_fewer_bytes_than_megablox():
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=(256, 128)).astype(np.float32), rng.normal(size=(3, 128, 128)).astype(np.float32)
     sizes, offsets = jnp.array([100, 0, 156], jnp.int32), jnp.array([0, 100, 100, 256], jnp.int32)
@@ -258,16 +258,17 @@ def test_same_result_as_megablox_with_no_more_bytes_by_its_own_count():
         visits = pallas_tpu._visits(offsets, call.shape, for_sums=False)
         return pallas_tpu._rows(call, visits, offsets, [x], [(w, None)], pallas_tpu._same, interpret=True)[0]
 
-    np.testing.assert_allclose(
-        jax.jit(ours)(x, w), megablox_gmm(x, w, sizes, interpret=True), rtol=2e-5, atol=2e-5 * np.sqrt(128)
-    )
+    got = jax.jit(ours)(x, w)
+    for want in (megablox_gmm(x, w, sizes, interpret=True), jax.lax.ragged_dot(x, w, sizes)):
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-4)  # sums of 128 products
     s = shapes.SHAPES["v3"]
     x, w = jax.ShapeDtypeStruct((s.rows, s.dim), jnp.bfloat16), jax.ShapeDtypeStruct((8, s.dim, s.ffn), jnp.bfloat16)
     theirs = functools.partial(megablox_gmm, tiling=(512, 1024, 1024), preferred_element_type=jnp.bfloat16)
     ((_, cost),) = kernel_costs(
         functools.partial(theirs, interpret=True), x, w, jax.ShapeDtypeStruct((8,), jnp.int32)
     ).items()
-    assert shapes.gate_up(s, saves=False).cost("v5p").bytes_accessed < cost.bytes_accessed  # of gate alone
+    ours = shapes.gate_up(s, saves=False).cost("v5p").bytes_accessed
+    assert (ours // 10**7, cost.bytes_accessed // 10**7) == (248, 315)  # gate and up; gate alone
 
 
 @tpu_compile

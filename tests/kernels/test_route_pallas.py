@@ -96,6 +96,7 @@ def test_gradient_is_the_references(options):
     [
         (np.zeros((4, 8), np.float16), {}, "scores are float16; the kernel takes float32"),
         (np.zeros((4, 6), np.float32), {}, "groups of one size"),
+        (np.zeros((4, 8), np.float32), {"score_function": "tanh"}, "no score function 'tanh'"),
         (np.zeros((4, 2), np.float32), {"num_groups": 1, "num_groups_per_token": 1}, "3 of 2 experts"),
     ],
 )
@@ -116,7 +117,8 @@ def test_implementations_are_chosen_by_name_and_never_by_silence():
 
 
 def call(shape, **more):
-    options = options_of(shape, score_function="sigmoid", implementation="pallas_tpu", **more)
+    score_function = "softmax" if shape.best_per_group == 1 else "sigmoid"
+    options = options_of(shape, score_function=score_function, implementation="pallas_tpu", **more)
     return functools.partial(route_and_sort, **options)
 
 

@@ -105,7 +105,9 @@ def loss(x, w, targets):
 
 
 def test_no_array_has_rows_times_tokens_numbers():
-    x, w, targets = (jax.ShapeDtypeStruct(*a) for a in (((2048, 8), "float32"), ((5120, 8), "float32"), ((2048,), int)))
+    x, w, targets = (
+        jax.ShapeDtypeStruct(*a) for a in (((2048, 8), "float32"), ((5120, 8), "float32"), ((2048,), "int32"))
+    )
     assert max(array_sizes(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, w, targets).jaxpr)) < 2048 * 5120 / 8
 
 
@@ -123,7 +125,7 @@ def test_no_array_has_rows_times_tokens_numbers():
 )
 def test_what_the_kernel_does_not_take_raises(x, w, message):
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(loss, *(jax.ShapeDtypeStruct(*a) for a in (x, w, ((4,), int))))
+        jax.eval_shape(loss, *(jax.ShapeDtypeStruct(*a) for a in (x, w, ((4,), "int32"))))
 
 
 def test_named_kernel_raises_where_it_cannot_run():
@@ -177,4 +179,5 @@ def test_compiles(generation, name):
     found = check_kernels(generation, compiled, ["token_logprob", "token_logprob_gradient"])
     want = {shapes.forward_cost(s, generation).flops, shapes.backward_call_cost(s, generation).flops}
     assert {kernel.flops for kernel in found} == want
-    assert compiled.memory_analysis().temp_size_in_bytes < 4 * s.rows * s.vocab + 6 * s.vocab * s.dim
+    # The weights' gradient in float32, once: the scan adds to it in place.
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * s.vocab * s.dim + 16 * s.rows * s.dim + 2**20

@@ -81,7 +81,7 @@ def kernels(compiled) -> list[Kernel]:
         found.append(
             Kernel(
                 name=name[1] if name else "",
-                vmem_bytes=sum(map(int, vmem)),
+                vmem_bytes=sum(map(int, vmem)) if vmem else -1,
                 **{key: int(costs.get(key, 0)) for key in ("flops", "bytes_accessed", "transcendentals")},
             )
         )
@@ -94,5 +94,6 @@ def check_kernels(generation: str, compiled, names: list[str]) -> list[Kernel]:
     for name in names:
         assert any(name in kernel.name for kernel in found), (name, [kernel.name for kernel in found])
     for kernel in found:
-        assert 0 < kernel.vmem_bytes <= hardware.info(generation).vmem_capacity_bytes, kernel
+        # 0 where XLA keeps all operands and results in VMEM by itself; -1 where the text does not say.
+        assert 0 <= kernel.vmem_bytes <= hardware.info(generation).vmem_capacity_bytes, kernel
     return found

@@ -15,8 +15,10 @@ VOCAB, DIM = 48, 32
 
 _DENSE = {"vocab_size": VOCAB, "num_layers": 2, "model_dim": DIM, "ffn_dim": 48, "num_heads": 4, "init_std": 0.2}
 
-V3 = dataclasses.replace(TINY_V3, yarn=Yarn(4.0, 8, beta_fast=2.0, beta_slow=0.2, mscale_all_dim=0.8), num_mtp_layers=1)
-"""YaRN whose cos and sin are scaled too, four groups of which two are kept, an MTP layer."""
+V3 = dataclasses.replace(
+    TINY_V3, yarn=Yarn(4.0, 8, beta_fast=2.0, beta_slow=0.2, mscale_all_dim=0.8), num_mtp_layers=1, rms_eps=1e-3
+)
+"""YaRN whose cos and sin are scaled too, four groups of which two are kept, an MTP layer, an eps that is not the latents'."""
 V3_ODD = dataclasses.replace(
     TINY_V3, yarn=None, q_lora_rank=0, num_experts=6, num_groups=3, num_groups_per_token=1, num_experts_per_token=1,
     num_shared_experts=0, num_dense_layers=0, num_layers=2, num_heads=1, tie_embeddings=True,

@@ -65,7 +65,7 @@ def test_v3_has_671_billion_parameters():
     assert buffers["moe"]["ffn"]["router_bias_E"].shape == (58, 256)
     assert params["dense"]["ffn"]["w_up_DF"].shape == (3, 7168, 18_432)
     assert params["moe"]["ffn"]["w_up_EDF"].shape == (58, 256, 7168, 2048)
-    assert params["mtp"]["w_proj_ED"].shape == (1, 2 * 7168, 7168)
+    assert params["mtp"]["w_proj_AD"].shape == (1, 2 * 7168, 7168)
 
 
 # Those of the checkpoints of these names.

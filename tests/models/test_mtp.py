@@ -79,11 +79,11 @@ def test_drafting_from_a_cache_is_teacher_forcing(trees, inputs, forward):
 
 def test_the_parameters_agreed_on():
     params, buffers = MODEL.abstract()
-    assert set(params["mtp"]) == {"embed_norm", "hidden_norm", "w_proj_ED", "block", "final_norm"}
-    assert params["mtp"]["w_proj_ED"].shape == (2, 64, 32)
+    assert set(params["mtp"]) == {"embed_norm", "hidden_norm", "w_proj_AD", "block", "final_norm"}
+    assert params["mtp"]["w_proj_AD"].shape == (2, 64, 32)
     names = [jax.tree.structure(tree) for tree in (params["mtp"]["block"], params["moe"])]
     assert names[0] == names[1]
     assert buffers["mtp"]["block"]["ffn"]["router_bias_E"].shape == (2, 8)
     axes, _ = MODEL.logical_axes()
-    assert axes["mtp"]["w_proj_ED"] == (None, "embed", None)
+    assert axes["mtp"]["w_proj_AD"] == (None, "embed", None)
     assert axes["mtp"]["block"]["ffn"]["w_up_EDF"] == (None, "experts", "embed", "mlp")

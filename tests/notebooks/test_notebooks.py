@@ -1,5 +1,7 @@
 """Every notebook runs from its first cell to its last, on sizes that a test can afford, and is committed without outputs."""
 
+import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -33,6 +35,9 @@ SMALL = {
 }
 OVERRIDES = [f"--config.stages.{stage}.{key}={value}" for stage, keys in SMALL.items() for key, value in keys.items()]
 
+FIGURE = r"{0} \[{0}, {0}\] \({0}, {0}\)".format(r"[+-]?\d[\d.e+-]*")
+"""Mean [interval] (each seed)."""
+
 
 def test_notebooks_are_committed_without_outputs():
     assert NOTEBOOKS
@@ -41,18 +46,52 @@ def test_notebooks_are_committed_without_outputs():
             assert not cell.get("outputs") and cell.get("execution_count") is None, path.name
 
 
-@pytest.mark.slow
-def test_ablate_reward(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # the kernel runs each program a few times only
-    path = next(path for path in NOTEBOOKS if path.stem == "ablate_reward")
-    notebook = nbformat.read(path, as_version=4)
+def run_notebook(stem: str, **parameters):
+    """The notebook executed with these parameters after its own, and all that it printed."""
+    notebook = nbformat.read(next(path for path in NOTEBOOKS if path.stem == stem), as_version=4)
     place = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
-    source = f"WORKDIR = {str(tmp_path / 'ablate')!r}\nOVERRIDES = {OVERRIDES!r}"
+    source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(source))
     NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
-    printed = "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", ()))
+    outputs = [out for cell in notebook.cells for out in cell.get("outputs", ())]
+    assert [out.output_type for out in outputs].count("display_data") == 1
+    return "".join(out.get("text", "") for out in outputs)
+
+
+@pytest.fixture
+def quick_kernel(monkeypatch):
+    """The kernel runs each program a few times only."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_kernel")
+def test_ablate_reward(tmp_path):
+    printed = run_notebook("ablate_reward", WORKDIR=str(tmp_path / "ablate"), OVERRIDES=OVERRIDES)
     assert "held-out pass@1 0" in printed and printed.count("reflection words per completion") == 2
-    assert [out.output_type for cell in notebook.cells for out in cell.get("outputs", ())].count("display_data") == 1
     page = (tmp_path / "ablate" / "compare.html").read_text()
     assert "<td>rewards[2].weight</td><td>0.0</td><td>0.5</td>" in page
     assert "reflection_bonus" in page
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_kernel")
+def test_reward_ablation(tmp_path):
+    workdir = tmp_path / "ablation"
+    printed = run_notebook(
+        "reward_ablation", WORKDIR=str(workdir), SEEDS=(3, 4), RUNS=("accuracy", "+ language"), OVERRIDES=OVERRIDES
+    )
+    assert len(list(tmp_path.glob("base-*"))) == 1  # one for all
+    for name, expected in {"accuracy": [1, 0, 0, 0], "language": [1, 1, 1, 0]}.items():
+        for seed in (3, 4):
+            config = json.loads((workdir / name / f"seed{seed}" / "zero" / "config.json").read_text())
+            assert config["seed"] == seed and [reward["weight"] for reward in config["rewards"]] == expected
+            assert config["rewards"][3]["options"] == {"max_tokens": 8, "cache_tokens": 4}
+    lines = (workdir / "table.md").read_text().splitlines()
+    assert lines == printed.splitlines()[-len(lines) - 1 : -1]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [row[0] for row in rows[2:]] == ["(base model)", "accuracy", "+ language", "+ language, change"]
+    assert all(len(row) == 7 and all(re.fullmatch(FIGURE, cell) for cell in row[1:]) for row in rows[2:])
+    assert float(rows[2][2].split()[0]) > 1.0  # tokens of the base model's responses
+    assert (workdir / "curves.png").stat().st_size > 10_000
+    assert "<td>rewards[2].weight</td><td>0.0</td><td>1.0</td>" in (workdir / "compare.html").read_text()

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from r1jax.data.records import documents
 from r1jax.rewards.filters import finished
+from r1jax.run import make_stages, run_stages
 from r1jax.stages import reject, supervised
 from r1jax.stages.splits import check_same_split
 from r1jax.text.sample import ChatError, Rejection, r1_text
@@ -30,7 +31,9 @@ def even(sample):
 def solve(samples, *, chat, seed):
     """A rewriter that tells the reference, in a thought of its own for every text."""
     return [
-        Rejection("rewrite: too dull") if len(s.text) % 3 == 0 else r1_text(f"I read {s.text!r}", f"\\boxed{{{s.reference}}}")
+        Rejection("rewrite: too dull")
+        if len(s.text) % 3 == 0
+        else r1_text(f"I read {s.text!r}", f"\\boxed{{{s.reference}}}")
         for s in samples
     ]
 
@@ -72,7 +75,9 @@ def finished_run(tmp_path_factory):
 def test_a_run_leaves_a_complete_set(finished_run):
     config, workdir, summary = finished_run
     table = json.loads((workdir / "table.json").read_text())
-    records = [json.loads(line) for path in sorted((workdir / "data").iterdir()) for line in path.read_text().splitlines()]
+    records = [
+        json.loads(line) for path in sorted((workdir / "data").iterdir()) for line in path.read_text().splitlines()
+    ]
     assert summary["kept"] == len(records) == table["domains"][-1]["samples"] > 4
     assert summary["kept"] + sum(summary["rejected"].values()) == 12 * 3 + 2
     assert {"odd length", "rewrite: too dull", "duplicate"} <= set(summary["rejected"])
@@ -151,14 +156,22 @@ def training_on(workdir, **changes) -> ConfigDict:
     return config
 
 
-def test_the_supervised_stage_trains_on_it_for_epochs(finished_run, tmp_path):
-    _, workdir, summary = finished_run
-    config = training_on(workdir, too_long="cut")
-    supervised.check(config)
-    done = supervised.main(config, tmp_path)
-    assert done["updates"] == -(-2 * summary["kept"] // 6)
-    assert json.loads((tmp_path / "lineage.json").read_text())["inputs"]["data.arguments.path"]["data"]
-    assert len({documents(n, seed=0, path=str(workdir))[1]["content"] for n in range(summary["kept"])}) == summary["kept"]
+def test_the_front_door_samples_a_set_and_trains_on_it_for_two_epochs(tmp_path):
+    """The supervised stage is checked before there is any data."""
+    config = ConfigDict({"seed": 0})
+    stages = {"cold_start": tiny_config(num_prompts=8), "sft": training_on("{cold_start}", too_long="cut")}
+    config.stages = ConfigDict({name: stage.to_dict() for name, stage in stages.items()}, sort_keys=False)
+    summaries = run_stages(make_stages(config, tmp_path))
+    assert summaries is not None
+    count = summaries["cold_start"]["kept"]
+    assert summaries["sft"]["updates"] == -(-2 * count // 6) > 2
+    lineage = json.loads((tmp_path / "sft" / "lineage.json").read_text())["inputs"]["data.arguments.path"]
+    manifest = (tmp_path / "cold_start" / "manifest.json").read_bytes()
+    assert lineage["path"] == "{here}/../cold_start" and lineage["data"] == hashlib.sha256(manifest).hexdigest()
+    path = str(tmp_path / "cold_start")
+    assert len({documents(n, seed=0, path=path)[1]["content"] for n in range(count)}) == count
+    again = run_stages(make_stages(config, tmp_path))  # both are done
+    assert again is not None and again["cold_start"]["kept"] == count
 
 
 def test_data_that_an_earlier_stage_will_make_is_asked_for_when_it_is_needed(tmp_path):
@@ -173,7 +186,9 @@ def test_data_that_an_earlier_stage_will_make_is_asked_for_when_it_is_needed(tmp
 
 def test_what_a_set_was_sampled_from_counts_for_the_split(finished_run, tmp_path):
     data = {"function": "r1jax.data.records:documents", "arguments": {"path": str(finished_run[1])}}
-    (tmp_path / "config.json").write_text(json.dumps({"seed": 0, "init": POLICY | {"kind": "hf", "path": "x"}, "data": data}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"seed": 0, "init": POLICY | {"kind": "hf", "path": "x"}, "data": data})
+    )
     init, pairs = {"kind": "stage", "path": str(tmp_path)}, {"kind": "mini", "name": "pair_sum"}
     check_same_split(init, [pairs])
     with pytest.raises(ValueError, match=r"heldout_fraction of pair_sum is 0\.3 here and 0\.1 in .*alone"):
@@ -182,7 +197,9 @@ def test_what_a_set_was_sampled_from_counts_for_the_split(finished_run, tmp_path
 
 def test_nothing_left_is_an_error_that_says_why(tmp_path):
     config = tiny_config(num_prompts=4, filters=[{"function": "r1jax.rewards.filters:correct"}])
-    with pytest.raises(reject.EmptySetError, match=r"nothing is left of 12 samples of 4 prompts: 12 no answer; .*rejected\.jsonl"):
+    with pytest.raises(
+        reject.EmptySetError, match=r"nothing is left of 12 samples of 4 prompts: 12 no answer; .*rejected\.jsonl"
+    ):
         reject.main(config, tmp_path)
     assert not (tmp_path / "DONE").exists()
     (row,) = map(json.loads, (tmp_path / "rejected.jsonl").read_text().splitlines())
@@ -229,7 +246,10 @@ FILTER = {"function": f"{finished.__module__}:finished"}
         ({"filters": [{"function": "r1jax.rewards.filters:nothing"}]}, "has no 'nothing'"),
         ({"filters": [FILTER | {"tasks": ["sums"]}]}, r"filters\[0\]: there is no task 'sums'; there are pair_sum"),
         ({"judge": FILTER | {"chat": {"kind": "people"}}}, r"reject: judge\.chat: kind='people' must be 'endpoint' or"),
-        ({"rewrite": FILTER | {"chat": {"kind": "endpoint", "url": "x", "model": "m"}}}, "url='x' must begin with http"),
+        (
+            {"rewrite": FILTER | {"chat": {"kind": "endpoint", "url": "x", "model": "m"}}},
+            "url='x' must begin with http",
+        ),
         ({"domains": {"sums": "Math"}}, "domains: there is no task 'sums'"),
         ({"others": [{"path": "x"}]}, r"others\[0\]: missing key domain"),
         ({"others": [{"path": "none.jsonl", "domain": "d"}]}, "none.jsonl: no such file"),

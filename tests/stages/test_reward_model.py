@@ -1,6 +1,7 @@
 """The reward models' stage on a tiny model: it learns, resumes bit for bit, is loaded as a reward, and names bad input."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -36,22 +37,22 @@ def pairs(*, seed, count=80):
         }
 
 
-def labels(*, seed, count=80):
-    for record in pairs(seed=seed, count=count):
+def labels(*, seed, count, too_long):
+    """As many safe as unsafe ones; the first few are too long."""
+    for place, record in enumerate(pairs(seed=seed, count=count)):
         for is_safe in (True, False):
-            response = record["chosen" if is_safe else "rejected"]
+            response = record["chosen" if is_safe else "rejected"] + " and" * (200 if place < too_long else 0)
             yield {"messages": record["messages"], "response": response, "is_safe": is_safe}
 
 
 def tiny_config(kind="helpful", **changes) -> ConfigDict:
-    function = "labels" if kind == "safety" else "pairs"
     config = ConfigDict(
         {
             "stage": "reward_model", "seed": 0, "mesh": {}, "init": POLICY, "kind": kind, "template": "plain",
-            "data": {"function": f"{__name__}:{function}"}, "max_tokens": 128, "length_bucket": 64,
+            "data": {"function": f"{__name__}:pairs"}, "max_tokens": 128, "length_bucket": 128,
             "examples_per_update": 12, "epochs": 2, "heldout_fraction": 0.2, "examples_per_microbatch": 8,
             "optimizer": {"learning_rate": 1e-2}, "bias_rate": 0.001,
-            "log_every": 1, "checkpoint_every": 2, "keep_checkpoints": 1,
+            "log_every": 1, "checkpoint_every": 5, "keep_checkpoints": 2,
         }
     )  # fmt: skip
     with config.unlocked():
@@ -85,61 +86,51 @@ def test_it_learns_which_is_better_and_says_how_well(finished):
     assert json.loads((workdir / "summary.json").read_text())["kind"] == "helpful" and (workdir / "DONE").exists()
 
 
-def test_a_crashed_run_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
+def test_a_run_that_was_killed_goes_on_bit_for_bit(finished, tmp_path):
+    """Killed as it saved for the last time: the last complete checkpoint is that of update 10."""
     config, alone, summary = finished
-    real, calls = reward_model.update_once, []
-
-    def crash_in_the_fourth_update(*args, **kwargs):
-        calls.append(None)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(reward_model, "update_once", crash_in_the_fourth_update)
-    with pytest.raises(KeyboardInterrupt):
-        reward_model.main(config, tmp_path)
-    monkeypatch.setattr(reward_model, "update_once", real)
-    assert reward_model.main(config, tmp_path)["heldout"] == summary["heldout"]
-    assert rows_of(tmp_path) == rows_of(alone)
-    states = [load_reward_model(path, mesh=make_mesh())[1:] for path in (tmp_path, alone)]
+    shutil.copytree(alone, tmp_path / "killed")
+    shutil.rmtree(tmp_path / "killed" / "checkpoints" / str(summary["updates"]))
+    for name in ("DONE", "summary.json"):
+        (tmp_path / "killed" / name).unlink()
+    assert [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()] == ["10"]
+    assert reward_model.main(config, tmp_path / "killed")["heldout"] == summary["heldout"]
+    assert rows_of(tmp_path / "killed") == rows_of(alone)
+    states = [load_reward_model(path, mesh=make_mesh())[1:] for path in (tmp_path / "killed", alone)]
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
-def test_in_rl_it_is_a_reward_that_reads_summaries_the_same_at_any_batch(finished):
+def test_in_rl_it_is_a_reward_that_reads_summaries(finished):
     _, workdir, summary = finished
     spec = {"kind": "reward_model", "path": str(workdir), "name": "helpful", "tasks": ["general"], "weight": 2.0}
     problem = Problem(({"role": "user", "content": QUESTIONS[0]},), "", {"task": "general"})
     texts = [f"<think>{'hm ' * place}</think>{say}" for place in (0, 30) for say in ("please take 3", "take it or 3")]
     columns = {"problem": [problem] * 5, "task_name": ["general"] * 4 + ["math"]}
-    found = [
-        Rubric(load_rewards([spec], mesh=make_mesh(), rows=rows)).score([""] * 5, [*texts, texts[0]], columns)
-        for rows in (2, 8)
-    ]
-    for scores in found:
-        helpful = scores.by_name["helpful"]
-        assert helpful[0] > 0.5 > helpful[1] and np.isnan(helpful[4])
-        np.testing.assert_allclose(helpful[:2], helpful[2:4], rtol=1e-6)  # the thought is not read
-        assert scores.total[0] == 2 * helpful[0]
-    np.testing.assert_allclose(found[0].by_name["helpful"], found[1].by_name["helpful"], rtol=1e-5)
-    assert summary["center"] != 0.0
+    rubric = Rubric(load_rewards([spec], mesh=make_mesh(), rows=16))
+    scores = rubric.score([""] * 5, [*texts, texts[0]], columns)
+    helpful = scores.by_name["helpful"]
+    assert helpful[0] > 0.5 > helpful[1] and np.isnan(helpful[4])
+    np.testing.assert_array_equal(helpful[:2], helpful[2:4])  # the thought is not read
+    assert scores.total[0] == 2 * helpful[0] and summary["center"] != 0.0
 
 
 def test_it_is_a_policy_too_but_a_policy_is_no_reward_model(finished, tmp_path):
     _, workdir, _ = finished
-    policy, params, _ = load_policy({"kind": "stage", "path": str(workdir)}, mesh=make_mesh(), seed=0)
+    policy, params, buffers = load_policy({"kind": "stage", "path": str(workdir)}, mesh=make_mesh(), seed=0)
     assert REWARD_HEAD not in params and params.keys() == policy.model.abstract()[0].keys()
     policy.save(tmp_path)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, {"params": params, "buffers": load_reward_model(workdir, mesh=make_mesh())[2]}, extra={})
+        checkpoints.save(1, {"params": params, "buffers": buffers}, extra={})
     (tmp_path / "DONE").touch()
     with pytest.raises(CheckpointError, match="params/reward_head/w_D is absent there"):
         load_reward_model(tmp_path, mesh=make_mesh())
 
 
 def test_safety_learns_labels_and_leaves_the_long_ones_out(tmp_path):
-    config = tiny_config("safety", epochs=1, examples_per_update=32, max_tokens=60)
-    summary = reward_model.main(config, tmp_path)
-    assert summary["center"] == 0.0 and summary["examples"]["too_long"] > 0
+    data = {"function": f"{__name__}:labels", "arguments": {"count": 30, "too_long": 2}}
+    summary = reward_model.main(tiny_config("safety", data=data, epochs=4, examples_per_update=24), tmp_path)
+    assert summary["center"] == 0.0 and 0 < summary["examples"]["too_long"] <= 4
+    assert sum(summary["examples"].values()) == 60
     heldout = summary["heldout"]
     assert {"accuracy_safe", "accuracy_unsafe", "ece", "length/correlation"} <= heldout.keys()
     assert heldout["margin"] > 0

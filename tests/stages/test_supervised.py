@@ -1,5 +1,6 @@
 """The supervised stage as a whole, on a tiny model: it learns, resumes bit for bit, and names bad configs."""
 
+import functools
 import json
 import os
 import shutil
@@ -123,42 +124,47 @@ def test_epochs_of_a_source_without_end_are_refused():
         supervised.check(config)
 
 
-@pytest.mark.parametrize("aggregation", ["token", "sequence"])
-def test_packed_is_alone_in_logits_and_loss_and_gradient(aggregation):
+def test_packed_is_alone_in_logits_loss_and_gradient(quick_compilation):
     """Three documents in one row, each in a row of its own, and each in a batch of its own (V3 Sec. 5.1)."""
     policy, params, buffers = supervised.load_policy(POLICY, mesh=supervised.make_mesh(), seed=0)
-    source = supervised.make_source(tiny_config().data.to_dict(), seed=0)
+    model, source = policy.model, supervised.make_source(tiny_config().data.to_dict(), seed=0)
     documents = [
         encode_document(source(index), policy.tokenizer, template="plain", loss_on_prompt=False) for index in range(3)
     ]
-    loss_of = jax.jit(jax.value_and_grad(supervised.make_loss(policy.model, aggregation=aggregation), has_aux=True))
-    logits_of = jax.jit(lambda batch: policy.model.logits(params, hidden(batch)))
-
-    def hidden(batch):
-        return policy.model.hidden(
-            params, buffers, batch["tokens"], positions_BT=batch["positions"], segments_BT=batch["segment_ids"]
-        )[0]
-
-    def batch_of(documents, length):
-        arrays, slots = pack(documents, length=length)
-        weight = sum(float(document["mask"].sum()) for document in documents)
-        return arrays | {"num_tokens": np.float32(weight), "num_sequences": np.float32(len(documents))}, slots
-
     sizes = [len(document["tokens"]) for document in documents]
-    row, slots = batch_of(documents, sum(sizes) + 3)
-    rows, _ = batch_of(documents, max(sizes))
-    assert row["tokens"].shape[0] == 1
-    (packed, _), packed_grads = loss_of(params, buffers, row)
-    (padded, _), padded_grads = loss_of(params, buffers, rows)
-    assert packed == pytest.approx(float(padded), rel=1e-5)
-    jax.tree.map(
-        lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5), packed_grads, padded_grads
-    )
-    alone, weights, logits = [], [], logits_of(row)
-    for document, slot in zip(documents, slots, strict=True):
-        own, _ = batch_of([document], max(sizes))
-        alone.append(float(loss_of(params, buffers, own)[0][0]))
-        weights.append(document["mask"].sum() if aggregation == "token" else 1)
-        own_logits = logits_of(own)[0, : slot.stop - slot.start]
-        np.testing.assert_allclose(logits[slot.row, slot.start : slot.stop], own_logits, atol=2e-5)
-    assert packed == pytest.approx(np.average(alone, weights=weights), rel=1e-5)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def run(params, batch):
+        losses = [
+            supervised.make_loss(model, aggregation=name)(params, buffers, batch)[0] for name in ("token", "sequence")
+        ]
+        hidden_BTD, _, _ = model.hidden(
+            params, buffers, batch["tokens"], positions_BT=batch["positions"], segments_BT=batch["segment_ids"]
+        )
+        return losses[0], (losses[1], model.logits(params, hidden_BTD))
+
+    def run_on(*rows):
+        """The documents of each row packed there; every batch has three rows, some of them empty."""
+        rows = [pack([documents[n] for n in row], length=sum(sizes) + 2, rows_multiple=1)[0] for row in rows]
+        empty = {name: np.zeros_like(values) for name, values in rows[0].items()}
+        rows += [empty] * (3 - len(rows))
+        batch = {name: np.concatenate([row[name] for row in rows]) for name in empty}
+        num_sequences = batch["segment_ids"].max(axis=1).sum()
+        counts = {"num_tokens": np.float32(batch["mask"].sum()), "num_sequences": np.float32(num_sequences)}
+        (token, (sequence, logits)), grads = run(params, batch | counts)
+        return {"token": float(token), "sequence": float(sequence)}, np.array(logits), grads
+
+    _, slots = pack(documents, length=sum(sizes) + 2)
+    packed, logits, grads = run_on([0, 1, 2])
+    padded, own_logits, padded_grads = run_on([0], [1], [2])
+    alone = [run_on([n])[0] for n in range(3)]
+    for n, slot in enumerate(slots):
+        np.testing.assert_allclose(logits[0, slot.start : slot.stop], own_logits[n, : sizes[n]], atol=2e-5)
+    weights = {"token": [document["mask"].sum() for document in documents], "sequence": [1, 1, 1]}
+    for name in weights:
+        assert packed[name] == pytest.approx(padded[name], rel=1e-5)
+        assert packed[name] == pytest.approx(
+            np.average([loss[name] for loss in alone], weights=weights[name]), rel=1e-5
+        )
+    jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5), grads, padded_grads)

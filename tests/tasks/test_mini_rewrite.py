@@ -7,7 +7,7 @@ import pytest
 
 from r1jax.tasks.mini import PairSum
 from r1jax.tasks.mini_corpus import corpus_text
-from r1jax.tasks.mini_rewrite import judge, rewrite
+from r1jax.tasks.mini_rewrite import judge, rewrite, tokenizer_text
 from r1jax.text.response import final_answer, parse
 from r1jax.text.sample import Rejection, Sample
 
@@ -101,3 +101,11 @@ def test_the_judge_reads_the_sums():
     samples = [sample(right), sample(slip), sample(taken_back), told, sample(right, is_correct=False)]
     verdicts = [verdict["correctness"] for verdict in judge(samples) if isinstance(verdict, dict)]
     assert verdicts == ["correct", "incorrect", "correct", "correct", "incorrect"]
+
+
+def test_a_tokenizer_s_documents_are_raw_and_rewritten_in_turn():
+    raw, told = tokenizer_text(6, seed=1), tokenizer_text(7, seed=1)
+    assert raw == corpus_text(3, seed=1) and told == tokenizer_text(7, seed=1) != tokenizer_text(9, seed=1)
+    *numbers, target = map(int, re.findall(r"\d+", told[0]))
+    assert parse(told[1], style="r1").well_formed and told[1].startswith("<think>\nI try ")
+    assert all(f"vs {target}," in line for line in told[1].splitlines()[1:-4]) and set(numbers) <= set(range(1, 21))

@@ -79,6 +79,9 @@ def test_failures_that_pass_are_tried_again_and_others_are_not():
     with served(lambda *_: (400, {}, b"no such model")) as (url, requests):
         (error,) = Endpoint(url, "m", backoff=0.001)([ASKED], seed=0)
         assert "no such model" in str(error) and len(requests) == 1
+    with served(lambda *_: (302, {"Location": "/v1/elsewhere"}, b"")) as (url, requests):
+        (error,) = Endpoint(url, "m", backoff=0.001)([ASKED], seed=0)
+        assert "HTTP 302" in str(error) and len(requests) == 1
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,8 @@ def test_special_tokens_are_renamed_as_deepseek_did_for_its_students():
         before.with_special_tokens({"<no>": "<yes>"}, eos="<|endoftext|>")
     with pytest.raises(ValueError, match="cannot rename '<|im_end|>' to 'a'".replace("|", r"\|")):
         before.with_special_tokens({"<|im_end|>": "a"}, eos="<|endoftext|>")
+    with pytest.raises(ValueError, match="cannot rename two tokens to the same text"):
+        before.with_special_tokens({"<|im_end|>": "<new>", "<|im_start|>": "<new>"}, eos="<|endoftext|>")
 
 
 def test_goes_to_another_process(tokenizer):

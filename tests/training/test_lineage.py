@@ -2,9 +2,11 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from r1jax.training.lineage import _bit_sums, record_lineage, weights_digest
 from r1jax.training.workdir import WorkdirError
@@ -48,7 +50,7 @@ def test_an_input_that_was_made_anew_is_told(tmp_path):
 def test_weights_are_told_apart_by_every_bit_and_name():
     tree = {"a": jnp.arange(6, dtype=jnp.float32).reshape(2, 3), "b": {"c": jnp.ones(4, jnp.bfloat16)}}
     digest = weights_digest(tree)
-    assert digest == weights_digest({name: value for name, value in reversed(tree.items())})
+    assert digest == weights_digest(dict(reversed(tree.items())))
     others = [
         tree | {"a": tree["a"].at[1, 2].add(1e-6)},
         tree | {"a": tree["a"].at[0].set(tree["a"][1]).at[1].set(tree["a"][0])},
@@ -58,6 +60,10 @@ def test_weights_are_told_apart_by_every_bit_and_name():
         tree | {"b": {"c": -tree["b"]["c"]}},
     ]
     assert len({digest, *map(weights_digest, others)}) == 7
+    mesh = jax.make_mesh((2, 4), ("a", "b"))
+    big = {"a": jnp.arange(64, dtype=jnp.float32).reshape(4, 16)}
+    spread = jax.device_put(big, NamedSharding(mesh, PartitionSpec("a", "b")))
+    assert weights_digest(spread) == weights_digest(big)
     # [2] sums of one array, by numpy
     bits = np.array([1.5, -2.0], np.float32).view(np.uint32)
     with np.errstate(over="ignore"):

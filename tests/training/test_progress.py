@@ -27,6 +27,14 @@ def test_plain_lines_where_there_is_no_terminal(monkeypatch):
     ]
 
 
+def test_a_stage_that_samples_a_set_shows_what_it_kept():
+    stream = io.StringIO()
+    progress = Progress(2, stream=stream)
+    progress.update({"step": 1, "kept_share": 0.25, "kept": 4})
+    progress.close()
+    assert stream.getvalue().startswith("update 1/2  kept 0.25  0:00, 0:00 left")
+
+
 def test_live_line_on_a_terminal(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")

@@ -1,9 +1,11 @@
 """Causal attention within segments.
 
-Beside JAX's own TPU kernel, ``splash_attention`` (same results: tests/kernels/test_flash_attention_pallas.py). Splash takes
-keys of 192 with values of 128, grouped heads, segments and an offset that is a number; it takes no key in two parts, so for
-MLA the rope part is written and read once a head, and no offset that is traced, which chunked prefill has. It skips the
-blocks above the diagonal and not those of other segments. SPLASH_FIGURES
+Beside JAX's own TPU kernel, ``splash_attention``: same results in value and gradient (interpreted on a CPU; nothing was
+timed on a TPU). Splash takes keys of 192 with values of 128, grouped heads and segments. It takes no key in two parts, so for
+MLA the rope part is written and read once a head; no offset that is traced, as chunked prefill has; it skips the blocks
+above the diagonal but not those of other segments; and it keeps segments and normalisers repeated 128 times. HBM bytes of the
+forward pass, modelled from both kernels' block specs at the same blocks, V3's 128 heads, 4096 tokens in bf16, v5e: 1.70 GB
+here; 2.46 GB there, and 0.81 GB to put the two parts together. FLOPs are the same; separate operations move 26.4 GB.
 """
 
 import jax

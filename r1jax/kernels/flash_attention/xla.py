@@ -51,7 +51,8 @@ def flash_attention(
         scale,
         q_offset if isinstance(q_offset, int) else None,
     )
-    out_BTNU = jnp.moveaxis(out_BJGTU, 3, 1).reshape(batch, num_queries + padding, num_heads, -1)
+    out_BTJGU = jnp.moveaxis(out_BJGTU, 3, 1)  # pyright: ignore[reportArgumentType]
+    out_BTNU = out_BTJGU.reshape(batch, num_queries + padding, num_heads, -1)
     return out_BTNU[:, :num_queries]
 
 

@@ -1,4 +1,11 @@
-"""The routed experts: every row through the SwiGLU of its own expert."""
+"""The routed experts: every row through the SwiGLU of its own expert.
+
+Beside JAX's megablox, from which the kernel has the idea of visits: the same results (a test), any number of rows rather than
+whole blocks, gate, up and SwiGLU in one kernel, FP8 weights. At V3's training shape ("v3") gate and up read and write
+2.48 GB; by megablox's own estimate it moves 3.16 GB for each of them in tiles of 512 × 1024 × 1024, since it tiles the contracted
+dimension and so reads weights again for each block of rows. Modelled, not measured. tokamax's ragged_dot is
+``jax.lax.ragged_dot`` on a CPU, which gives the same too; its TPU kernel was not compared.
+"""
 
 import jax
 

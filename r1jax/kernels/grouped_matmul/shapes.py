@@ -5,6 +5,7 @@ an expert's sum over its rows. Each call knows its VMEM, picks its blocks by gen
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 from jax.experimental import pallas as pl
 
@@ -34,10 +35,10 @@ class Shape:
 SHAPES = {
     # One of 32 expert-parallel devices: 8 of 256 experts, the rows of 4096 tokens a device, and of 128 while decoding.
     "v3": Shape(rows=4096 * 8, experts=8, dim=7168, ffn=2048),
-    "v3 fp8": Shape(rows=4096 * 8, experts=8, dim=7168, ffn=2048, weight_itemsize=1),
-    "v3 decode": Shape(rows=128 * 8, experts=8, dim=7168, ffn=2048),
-    "v3 decode fp8": Shape(rows=128 * 8, experts=8, dim=7168, ffn=2048, weight_itemsize=1),
-    "mini": Shape(rows=1280 * 2, experts=16, dim=128, ffn=128, itemsize=4, weight_itemsize=4),
+    "v3_fp8": Shape(rows=4096 * 8, experts=8, dim=7168, ffn=2048, weight_itemsize=1),
+    "v3_decode": Shape(rows=128 * 8, experts=8, dim=7168, ffn=2048),
+    "v3_decode_fp8": Shape(rows=128 * 8, experts=8, dim=7168, ffn=2048, weight_itemsize=1),
+    "mini_v3": Shape(rows=1280 * 2, experts=16, dim=128, ffn=128, itemsize=4, weight_itemsize=4),
 }
 
 
@@ -160,7 +161,7 @@ def backward(s: Shape) -> list[Rows | Sums]:
     return [d_hidden(s), d_x(s), *([] if s.weight_itemsize == 1 else [d_gate_up(s), d_down(s)])]
 
 
-def cost(calls: list[Rows | Sums], generation: str) -> pl.CostEstimate:
+def cost(calls: Sequence[Rows | Sums], generation: str) -> pl.CostEstimate:
     """The sum over calls."""
     costs = [call.cost(generation) for call in calls]
     return pl.CostEstimate(

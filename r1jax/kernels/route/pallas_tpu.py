@@ -18,6 +18,7 @@ elementwise lines that XLA makes one pass; the kernel stores nothing for it.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +78,7 @@ def _pass(
     score_function=None,
     replay_XK=None,
     interpret,
-):
+) -> Any:
     if not interpret:
         hardware.require_tpu("route")
     num_tokens, num_experts = scores_XE.shape
@@ -98,6 +99,10 @@ def _pass(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _route(scores_XE, bias_E, replay_XK, options):
+    return _call(scores_XE, bias_E, replay_XK, options)
+
+
+def _call(scores_XE, bias_E, replay_XK, options):
     shape, block = options.shape, options.block
     by_lanes = pl.BlockSpec((shape.chosen, block), lambda i: (0, i))
     column = pl.BlockSpec((shape.experts, 1), lambda i: (0, 0))
@@ -133,7 +138,7 @@ def _route(scores_XE, bias_E, replay_XK, options):
 
 
 def _route_fwd(scores_XE, bias_E, replay_XK, options):
-    out = _route(scores_XE, bias_E, replay_XK, options)
+    out = _call(scores_XE, bias_E, replay_XK, options)
     return out, (scores_XE, out[1])
 
 
@@ -153,22 +158,22 @@ def _kernel(scores_ref, *refs, options, has_bias, has_replay):
     shape, block, step = options.shape, options.block, pl.program_id(0)
 
     @pl.when(step == 0)
-    def _():
+    def clear():
         counts_ref[...] = jnp.zeros_like(counts_ref)
 
-    affinity_Eb = _affinities(scores_ref[...], options.score_function)
+    affinity_Eb = reference.affinities(scores_ref[...], options.score_function, dim=0)
     keys_ref[...] = _ordered(affinity_Eb if bias_ref is None else affinity_Eb + bias_ref[...])
     if shape.groups > 1:
         _discard_groups(keys_ref, group_keys_ref, shape)
 
     keys_Eb, expert_Eb = keys_ref[...], _iota((shape.experts, block), 0)
-    fresh_1b = (replay_ref[...].astype(jnp.float32).min(0, keepdims=True) < 0) if has_replay else None
     taken_Eb = jnp.zeros((shape.experts, block), jnp.float32)
     sum_1b = jnp.zeros((1, block), jnp.float32)
     for k in range(shape.chosen):
         _, expert_1b, keys_Eb = _take_highest(keys_Eb)
-        if has_replay:
-            expert_1b = jnp.where(fresh_1b, expert_1b, replay_ref[k : k + 1, :])
+        if replay_ref is not None:
+            is_fresh_1b = replay_ref[...].min(0, keepdims=True) < 0
+            expert_1b = jnp.where(is_fresh_1b, expert_1b, replay_ref[k : k + 1, :])
         is_chosen_Eb = expert_Eb == expert_1b
         chosen_1b = jnp.where(is_chosen_Eb, affinity_Eb, 0.0).sum(0, keepdims=True)
         taken_Eb = taken_Eb + jnp.where(is_chosen_Eb, 1.0, 0.0)
@@ -191,13 +196,6 @@ def _kernel(scores_ref, *refs, options, has_bias, has_replay):
         if has_replay:  # which may name one expert twice
             before_Eb = before_Eb + jnp.where(is_chosen_Eb, 1.0, 0.0)
     counts_ref[...] += taken_Eb.sum(1, keepdims=True).astype(jnp.int32)
-
-
-def _affinities(scores_Eb, score_function):
-    if score_function == "softmax":
-        exp_Eb = jnp.exp(scores_Eb - scores_Eb.max(0, keepdims=True))
-        return exp_Eb / exp_Eb.sum(0, keepdims=True)
-    return jax.nn.sigmoid(scores_Eb) if score_function == "sigmoid" else scores_Eb
 
 
 def _discard_groups(keys_ref, group_keys_ref, shape):

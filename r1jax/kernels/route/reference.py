@@ -17,14 +17,18 @@ class Permutation(NamedTuple):
     """[E + 1] int32: expert e has the places offsets[e] to offsets[e + 1]."""
 
 
-def affinities(scores_XE: jax.Array, score_function: str | None) -> jax.Array:
-    """sigmoid (V3 Eq. 15) or softmax (V2) of the router's logits; None: the scores are affinities already."""
+def affinities(scores: jax.Array, score_function: str | None, *, dim: int = -1) -> jax.Array:
+    """sigmoid (V3 Eq. 15) or softmax (V2) of the router's logits; None: the scores are affinities already.
+
+    ``dim`` is that of the experts. Raises ValueError for another function.
+    """
     if score_function is None:
-        return scores_XE
-    functions = {"sigmoid": jax.nn.sigmoid, "softmax": jax.nn.softmax}
-    if score_function not in functions:
-        raise ValueError(f"route has no score function {score_function!r}; choose from {sorted(functions)}, or None")
-    return functions[score_function](scores_XE)
+        return scores
+    if score_function == "sigmoid":
+        return jax.nn.sigmoid(scores)
+    if score_function == "softmax":
+        return jax.nn.softmax(scores, axis=dim)
+    raise ValueError(f"route has no score function {score_function!r}; choose from 'sigmoid', 'softmax', None")
 
 
 def route(

@@ -21,9 +21,9 @@ class Shape:
 
 SHAPES = {
     "v3": Shape(tokens=4096, experts=256, chosen=8, groups=8, kept=4),
-    "v3 decode": Shape(tokens=128, experts=256, chosen=8, groups=8, kept=4),
+    "v3_decode": Shape(tokens=128, experts=256, chosen=8, groups=8, kept=4),
     "v2": Shape(tokens=4096, experts=160, chosen=6, groups=8, kept=3, best_per_group=1),
-    "mini": Shape(tokens=1280, experts=16, chosen=2, groups=4, kept=2),
+    "mini_v3": Shape(tokens=1280, experts=16, chosen=2, groups=4, kept=2),
 }
 
 

@@ -167,7 +167,6 @@ def _backward_call(shape, generation, interpret, inverse, w_VD, dw_VD, block):
 def _backward_kernel(
     inverse_ref, targets_ref, dlogp_ref, dentropy_ref, normaliser_ref, entropy_ref, x_ref, w_ref, *refs, vocab, adds
 ):
-    dw_before_ref = refs[0] if adds else None
     dw_ref, dx_ref = refs[adds:]
     block, tokens = pl.program_id(0), w_ref.shape[0]
     w_vD = w_ref[...]
@@ -190,7 +189,7 @@ def _backward_kernel(
         chunk = slice(start, min(start + CHUNK, x_ref.shape[1]))
         dx_ref[:, chunk] += _dot(dlogits_vb, w_vD[:, chunk], 0, 0)
         dw_vd = _dot(dlogits_vb, x_ref[:, chunk], 1, 0)
-        dw_ref[:, chunk] = dw_before_ref[:, chunk] + dw_vd if adds else dw_vd
+        dw_ref[:, chunk] = refs[0][:, chunk] + dw_vd if adds else dw_vd
 
 
 def _logits(inverse_ref, targets_ref, x_ref, w_vD, block, vocab):

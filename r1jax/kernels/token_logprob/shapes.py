@@ -22,8 +22,8 @@ class Shape:
 
 SHAPES = {
     "v3": Shape(rows=8192, vocab=129_280, dim=7168),
-    "qwen 1.5b": Shape(rows=8192, vocab=151_936, dim=1536),
-    "mini": Shape(rows=1280, vocab=512, dim=128, itemsize=4),
+    "qwen2.5_1.5b": Shape(rows=8192, vocab=151_936, dim=1536),
+    "mini_v3": Shape(rows=1280, vocab=512, dim=128, itemsize=4),
 }
 
 
@@ -79,15 +79,22 @@ def backward_cost(s: Shape, generation: str) -> pl.CostEstimate:
 
 
 def unfused_bytes(s: Shape, *, backward: bool = False) -> int:
-    """HBM bytes with all logits in float32, matmuls that read each operand once, and elementwise steps fused: a lower bound.
+    """HBM bytes with all logits in float32, elementwise steps fused, matmuls in blocks of 1024 × 1024 results.
 
-    Forward writes the logits and reads them for the maximum, the sum and the entropy. Backward reads them, writes their
-    gradient in the rows' type and reads it for either product.
+    Forward writes the logits and reads them for the maximum, the sum and the entropy. Backward reads them and writes their
+    gradient in the rows' type for two products. That moves fewer bytes backward than the kernel does, which adds to the
+    weights' gradient once a call; but the kernel is bound by FLOPs all the same, and 4·X·V bytes need not exist.
     """
-    logits, operands = s.rows * s.vocab, (s.rows + s.vocab) * s.dim
+    logits = s.rows * s.vocab
     if backward:
-        return logits * (4 + 3 * s.itemsize) + operands * (s.itemsize + 4)
-    return 4 * 4 * logits + operands * s.itemsize
+        products = _matmul_bytes(s.rows, s.dim, s.vocab, s.itemsize) + _matmul_bytes(s.vocab, s.dim, s.rows, s.itemsize)
+        return logits * (4 + s.itemsize) + products
+    return 3 * 4 * logits + _matmul_bytes(s.rows, s.vocab, s.dim, s.itemsize)
+
+
+def _matmul_bytes(rows, columns, depth, itemsize, block=1024):
+    reads = rows * pl.cdiv(columns, block) + columns * pl.cdiv(rows, block)
+    return reads * depth * itemsize + 4 * rows * columns
 
 
 def _blocks(s: Shape, generation, rows, vmem):

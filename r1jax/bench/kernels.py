@@ -1,0 +1,175 @@
+"""The kernels: measured on this machine's CPU, plain XLA against the reference; modelled for TPUs that are not here.
+
+Modelled means arithmetic: the FLOPs and HBM bytes of ``shapes.py``, which each kernel states to the compiler too, and the time in
+which a device of that generation does the longer of both at its published peaks. No kernel reaches its roofline; ratios
+between two of them, and the side on which they are bound, are what the table is for.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+
+from r1jax.bench.measure import seconds_of
+from r1jax.kernels import flash_attention, grouped_matmul, hardware, token_logprob
+from r1jax.kernels.flash_attention import shapes as flash_shapes
+from r1jax.kernels.gqa_decode import shapes as gqa_shapes
+from r1jax.kernels.grouped_matmul import shapes as expert_shapes
+from r1jax.kernels.mla_decode import shapes as mla_shapes
+from r1jax.kernels.route import shapes as route_shapes
+from r1jax.kernels.token_logprob import shapes as logprob_shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class Modelled:
+    """A pass of a kernel at a named shape on one device of a generation."""
+
+    kernel: str
+    shape: str
+    generation: str
+    cost: pl.CostEstimate
+    unfused_bytes: int | None
+    """HBM bytes of the same pass as separate operations; None where that is not modelled."""
+
+    @property
+    def flops_per_byte(self) -> float:
+        """Arithmetic intensity."""
+        return self.cost.flops / self.cost.bytes_accessed
+
+    @property
+    def seconds(self) -> float:
+        """Roofline time."""
+        return hardware.roofline_seconds(self.cost, self.generation)
+
+    @property
+    def fraction_of_unfused(self) -> float | None:
+        """Of the HBM bytes of separate operations, the part that is left."""
+        return self.cost.bytes_accessed / self.unfused_bytes if self.unfused_bytes else None
+
+    def __str__(self) -> str:
+        bound = "FLOPs" if self.flops_per_byte > hardware.flops_per_byte(self.generation) else "bytes"
+        fraction = "-" if self.fraction_of_unfused is None else f"{self.fraction_of_unfused:.1%}"
+        return (
+            f"{self.kernel:<26}{self.shape:<24}{self.generation:<7}{self.cost.flops / 1e9:>10.1f}"
+            f"{self.cost.bytes_accessed / 1e6:>10.1f}{self.flops_per_byte:>8.0f}{self.seconds * 1e3:>10.3f} {bound} {fraction:>10}"
+        )
+
+
+HEADER = f"{'modelled: kernel':<26}{'shape':<24}{'TPU':<7}{'GFLOP':>10}{'HBM MB':>10}{'FLOP/B':>8}{'ms':>10} bound of unfused"
+
+
+def run(*, generations: list[str], repeats: int) -> dict[str, Any]:
+    """Print the modelled table, then measure."""
+    print(HEADER, flush=True)
+    for row in modelled(generations):
+        print(row, flush=True)
+    return {"cpu_milliseconds": measure(repeats=repeats)}
+
+
+def modelled(generations: list[str]) -> Iterator[Modelled]:
+    """A row for each kernel pass, named shape and generation."""
+    for kernel, (shapes, passes) in MODELS.items():
+        for name, shape in shapes.items():
+            for generation in generations:
+                for suffix, (cost, unfused) in passes(shape, generation).items():
+                    yield Modelled(kernel + suffix, name, generation, cost, unfused)
+
+
+def _flash(shape, generation):
+    costs = flash_shapes.costs(shape, flash_shapes.choose_blocks(shape, generation))
+    return {
+        " forward": (costs["fwd"], flash_shapes.unfused_bytes(shape)),
+        " backward": (_sum(costs["dq"], costs["dkv"]), None),
+    }
+
+
+def _route(shape, generation):
+    block = route_shapes.tokens_per_block(shape.tokens, shape.experts, generation)
+    return {"": (route_shapes.cost(shape, block, logits=True), route_shapes.unfused_bytes(shape))}
+
+
+def _experts(shape, generation):
+    unfused = functools.partial(expert_shapes.unfused_bytes, shape, generation)
+    backward = expert_shapes.cost(expert_shapes.backward(shape), generation)
+    return {
+        " forward": (expert_shapes.cost(expert_shapes.forward(shape), generation), unfused()),
+        " backward": (backward, unfused(backward=True)),
+    }
+
+
+def _logprob(shape, generation):
+    unfused = functools.partial(logprob_shapes.unfused_bytes, shape)
+    return {
+        " forward": (logprob_shapes.forward_cost(shape, generation), unfused()),
+        " backward": (logprob_shapes.backward_cost(shape, generation), unfused(backward=True)),
+    }
+
+
+MODELS: dict[str, tuple[dict[str, Any], Callable]] = {
+    "flash_attention": (flash_shapes.SHAPES, _flash),
+    "mla_decode": (mla_shapes.SHAPES, lambda s, _: {"": (mla_shapes.cost(s), mla_shapes.unfused_bytes(s))}),
+    "gqa_decode": (gqa_shapes.SHAPES, lambda s, _: {"": (gqa_shapes.cost(s), gqa_shapes.unfused_bytes(s))}),
+    "route": (route_shapes.SHAPES, _route),
+    "expert_ffn": (expert_shapes.SHAPES, _experts),
+    "token_logprob": (logprob_shapes.SHAPES, _logprob),
+}
+
+
+def _sum(*costs: pl.CostEstimate) -> pl.CostEstimate:
+    names = [field.name for field in dataclasses.fields(pl.CostEstimate)]
+    return pl.CostEstimate(**{name: sum(getattr(cost, name) for cost in costs) for name in names})
+
+
+def measure(*, repeats: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Median milliseconds by operation and implementation, forward and with gradient, of the shapes in ``measured``."""
+    table = {}
+    for name, (function, arrays) in measured().items():
+        table[name] = {}
+        for implementation in ("reference", "xla"):
+            forward = functools.partial(function, implementation=implementation)
+            both = jax.value_and_grad(lambda *a, f=forward: jnp.sum(f(*a)), tuple(range(len(arrays))))
+            table[name][implementation] = {
+                kind: 1e3 * median(seconds_of(functools.partial(jax.jit(call), *arrays), repeats=repeats))
+                for kind, call in (("forward", forward), ("with_gradient", both))
+            }
+        print(f"{name}: {table[name]}", flush=True)
+    return table
+
+
+def measured() -> dict[str, tuple[Callable, list[jax.Array]]]:
+    """{operation at a size that two cores manage: (function of float arrays, the arrays)}; float32."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    tokens, num_experts, dim, ffn, vocab = 1280, 16, 128, 128, 16_384
+    experts_TK = jnp.asarray(rng.integers(0, num_experts, (tokens, 2)))
+    targets_X = jnp.asarray(rng.integers(0, vocab, tokens))
+    segments = jnp.ones((1, 2048), jnp.int32)
+
+    def experts(x, weights, gate, up, down, **name):
+        return grouped_matmul.expert_ffn(x, experts_TK, weights, gate, up, down, **name)
+
+    def logprob(x, w, **name):
+        return token_logprob.token_logprob(x, w, targets_X, **name)[0]
+
+    def attention(q, k, v, **name):
+        layout = {"q_segments_BT": segments, "kv_segments_BS": segments, "scale": 0.2}
+        return flash_attention.flash_attention(q, k, v, **layout, **name)
+
+    weights = [normal(num_experts, dim, ffn), normal(num_experts, dim, ffn), normal(num_experts, ffn, dim)]
+    return {
+        f"expert_ffn, {tokens} tokens, 2 of {num_experts} experts {dim}×{ffn}": (
+            experts,
+            [normal(tokens, dim), normal(tokens, 2), *weights],
+        ),
+        f"token_logprob, {tokens} rows of {dim}, {vocab} tokens": (logprob, [normal(tokens, dim), normal(vocab, dim)]),
+        "flash_attention, 2048 tokens, 4 heads of 32": (attention, [normal(1, 2048, 4, 32) for _ in range(3)]),
+    }

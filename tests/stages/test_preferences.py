@@ -1,0 +1,118 @@
+"""The preferences stage: pairs from a scripted judge, a judge that goes away, a run that was stopped, bad configs."""
+
+import json
+import os
+import signal
+
+import pytest
+from ml_collections import ConfigDict
+
+from r1jax.data.preferences import parse_preference
+from r1jax.stages import preferences
+from r1jax.stages.preference_records import records_of
+from r1jax.text.sample import ChatError
+from r1jax.training.stop import Stopped
+from tests.tiny import rows_of
+
+ASKED, STOPPED = [], []
+
+
+def candidates(*, seed, count=12):
+    for place in range(count):
+        yield {
+            "messages": [{"role": "user", "content": f"question {place}"}],
+            "responses": ["yes", "no!"] if place % 2 else ["no!", "yes"],
+        }
+
+
+def polite(questions, first, second, *, chat, seed, fails_at=None, stops_at=None):
+    """Prefers "yes"; nonsense for question 3; not there for ``fails_at``."""
+    ASKED.append(len(questions))
+    contents = [messages[-1]["content"] for messages in questions]
+    if f"question {fails_at}" in contents:
+        raise TimeoutError("30 s")
+    if f"question {stops_at}" in contents and not STOPPED:
+        STOPPED.append(True)
+        os.kill(os.getpid(), signal.SIGTERM)
+    marks = ["[[A>>B]]" if text == "yes" else "[[B>>A]]" for text in first]
+    return ["good question" if content == "question 3" else mark for content, mark in zip(contents, marks, strict=True)]
+
+
+def tiny_config(*, options=None, **changes) -> ConfigDict:
+    judge = {"function": f"{__name__}:polite", "options": options or {}}
+    config = ConfigDict(
+        {
+            "stage": "preferences", "seed": 0, "mesh": {}, "candidates": {"function": f"{__name__}:candidates"},
+            "judge": judge, "candidates_per_batch": 4,
+        }
+    )  # fmt: skip
+    with config.unlocked():
+        config.update(changes)
+    return config.lock()
+
+
+def test_pairs_are_made_counted_and_read_by_the_reward_model(tmp_path):
+    ASKED.clear()
+    summary = preferences.main(tiny_config(), tmp_path)
+    assert summary["pairs"] == 11 and ASKED == [4] * 12  # 4 queries of 3 batches
+    assert summary["counts"] == {
+        "candidates": 12, "malformed": 4, "timeout": 0, "error": 0, "judge_failed": 1, "unclear": 0, "unbalanced": 0,
+        "kept": 11,
+    }  # fmt: skip
+    found = [parse_preference(record, "helpful", where=where) for where, record in records_of({"path": str(tmp_path)}, seed=0)]
+    assert [pair.responses for pair in found] == [("yes", "no!")] * 11
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["files"]["pairs.jsonl"]["records"] == 11
+    verdicts = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    assert len(verdicts) == 12 and verdicts[0]["verdicts"] == [-2] * 4 and len(verdicts[3]["failures"]) == 4
+    assert [row["kept"] for row in rows_of(tmp_path)] == [3, 4, 4]
+    assert (tmp_path / "DONE").exists()
+
+
+def test_a_run_that_was_stopped_asks_only_what_it_has_not(tmp_path):
+    config = tiny_config(options={"stops_at": 5})
+    preferences.main(tiny_config(), tmp_path / "alone")
+    with pytest.raises(Stopped):
+        preferences.main(config, tmp_path / "stopped")
+    with (tmp_path / "stopped" / "verdicts.jsonl").open("a") as file:
+        file.write('{"messages": [')  # killed while it wrote
+    ASKED.clear()
+    preferences.main(config, tmp_path / "stopped")
+    assert ASKED == [4] * 4
+    for name in ("data/pairs.jsonl", "verdicts.jsonl"):
+        assert (tmp_path / "stopped" / name).read_text() == (tmp_path / "alone" / name).read_text()
+    assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "alone")
+
+
+def test_a_judge_that_is_not_there_ends_the_run_and_keeps_what_was_done(tmp_path):
+    with pytest.raises(ChatError, match="failed on all 16 queries: timeout: TimeoutError: 30 s"):
+        preferences.main(tiny_config(options={"fails_at": 9}), tmp_path)
+    assert len((tmp_path / "verdicts.jsonl").read_text().splitlines()) == 8 and not (tmp_path / "DONE").exists()
+
+
+def test_a_set_without_a_clear_pair_is_named(tmp_path):
+    config = tiny_config(candidates={"function": f"{__name__}:candidates", "arguments": {"count": 1}}, threshold=1.5)
+    with config.unlocked():
+        config.judge.function = "tests.stages.test_preferences:undecided"
+    with pytest.raises(ValueError, match="no pair is left of 1 candidates.*'unclear': 1"):
+        preferences.main(config, tmp_path)
+
+
+def undecided(questions, first, second, *, chat, seed):
+    return ["[[A=B]]"] * len(questions)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"queries": 0}, "queries=0"),
+        ({"threshold": 2.0}, "threshold=2.0"),
+        ({"candidates": ConfigDict({"path": "x.jsonl"})}, "candidates: must have either 'path'"),
+        ({"judge": ConfigDict({"function": "tests.tiny:nothing"})}, "nothing"),
+        ({"judge": ConfigDict({"chat": {"kind": "oracle"}})}, "judge.chat: kind='oracle'"),
+        ({"judgement": 1}, "unknown key judgement"),
+    ],
+)
+def test_bad_configs_are_named_before_anybody_is_asked(changes, words):
+    with pytest.raises(ValueError, match=words):
+        preferences.check(tiny_config(**changes))
