@@ -20,7 +20,9 @@ def main() -> None:
     )
     command.add_argument("--phases", type=int, default=3, help="timed phases, after one that compiles")
     command.set_defaults(run=grpo_step.run)
-    command = commands.add_parser("kernels", help="kernels: modelled on TPUs; plain XLA against the reference on this CPU")
+    command = commands.add_parser(
+        "kernels", help="kernels: modelled on TPUs; plain XLA against the reference on this CPU"
+    )
     command.add_argument("--generations", nargs="+", default=list(hardware.GENERATIONS), choices=hardware.GENERATIONS)
     command.add_argument("--repeats", type=int, default=5)
     command.set_defaults(run=kernels.run)

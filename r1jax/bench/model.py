@@ -29,7 +29,7 @@ def run(
     """A table by dtype; ``peer`` is a script with the options of experiments/peers/transformers_model.py."""
     table = {}
     for dtype in dtypes:
-        config = dataclasses.replace(make_preset(preset), dtype=dtype, remat=False)
+        config = dataclasses.replace(make_preset(preset), dtype=dtype, remat="dots")
         row = time_gradient(config, batch=batch, length=length, repeats=repeats)
         if peer is not None:
             theirs = _run_peer(peer, config, batch=batch, length=length, repeats=repeats)
@@ -46,7 +46,7 @@ def time_gradient(config: ModelConfig, *, batch: int, length: int, repeats: int)
     model = make_model(config)
     params, buffers = jax.jit(model.init)(jax.random.key(0))
     tokens_BT = jax.random.randint(jax.random.key(1), (batch, length), 0, config.vocab_size)
-    layout = {
+    layout: dict[str, Any] = {
         "positions_BT": jnp.broadcast_to(jnp.arange(length), (batch, length)),
         "segments_BT": jnp.ones((batch, length), jnp.int32),
     }

@@ -93,8 +93,8 @@ class ModelConfig:
     init_std: float = 0.006
     dtype: str = "float32"
     """Type of activations and of matmul inputs; parameters are kept in float32 by the trainer."""
-    remat: bool = False
-    """Recompute each layer in the backward pass."""
+    remat: Literal["none", "dots", "full"] = "none"
+    """What the backward pass computes again: nothing, all but the matmuls' results (a third of the memory), each whole layer."""
 
     def __post_init__(self):
         def require(condition: bool, message: str):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from r1jax.kernels.grouped_matmul import expert_ffn
-from r1jax.kernels.route import route
+from r1jax.kernels.route import route_and_sort
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import Buffer, SwiGLU, param
 
@@ -36,7 +36,7 @@ class MoE(nnx.Module):
         c = self.config
         x_XD = x_BTD.reshape(-1, x_BTD.shape[-1])
         affinity_XE = self._affinity(x_XD)
-        weights_XK, experts_XK = route(
+        weights_XK, experts_XK, order = route_and_sort(
             affinity_XE,
             self.router_bias_E[...] if c.router_bias else None,
             num_experts_per_token=c.num_experts_per_token,
@@ -47,9 +47,8 @@ class MoE(nnx.Module):
             normalize=c.normalize_weights,
             replay_XK=None if replay_BTK is None else replay_BTK.reshape(-1, c.num_experts_per_token),
         )
-        out_XD = expert_ffn(
-            x_XD, experts_XK, weights_XK, self.w_gate_EDF[...], self.w_up_EDF[...], self.w_down_EFD[...]
-        )
+        experts = (self.w_gate_EDF[...], self.w_up_EDF[...], self.w_down_EFD[...])
+        out_XD = expert_ffn(x_XD, experts_XK, weights_XK, *experts, order=order)
         out_BTD = out_XD.reshape(x_BTD.shape)
         if c.num_shared_experts:
             out_BTD = out_BTD + self.shared(x_BTD)

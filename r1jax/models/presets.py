@@ -14,7 +14,7 @@ from collections.abc import Callable
 from r1jax.models.config import Llama3Rope, ModelConfig, Yarn
 
 _CONTEXT = 131_072
-_BIG = {"dtype": "bfloat16", "remat": True, "init_std": 0.02}
+_BIG = {"dtype": "bfloat16", "remat": "full", "init_std": 0.02}
 
 
 def make_preset(name: str, vocab_size: int | None = None) -> ModelConfig:
@@ -33,7 +33,7 @@ def deepseek_v3(vocab_size: int = 129_280) -> ModelConfig:
         num_experts=256, num_experts_per_token=8, num_shared_experts=1, expert_ffn_dim=2048, num_dense_layers=3,
         num_groups=8, num_groups_per_token=4, routed_scaling=2.5, num_mtp_layers=1,
         yarn=Yarn(factor=40.0, original_length=4096), max_length=163_840,
-        dtype="bfloat16", remat=True, init_std=0.006,
+        dtype="bfloat16", remat="full", init_std=0.006,
     )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def deepseek_v2(vocab_size: int = 102_400) -> ModelConfig:
         num_groups=8, num_groups_per_token=3, routed_scaling=16.0,
         score_function="softmax", normalize_weights=False, router_bias=False,
         yarn=Yarn(factor=40.0, original_length=4096, mscale=0.707, mscale_all_dim=0.707), max_length=163_840,
-        dtype="bfloat16", remat=True, init_std=0.006,
+        dtype="bfloat16", remat="full", init_std=0.006,
     )  # fmt: skip
 
 

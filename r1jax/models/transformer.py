@@ -23,6 +23,15 @@ from r1jax.models.mtp import MTP
 from r1jax.models.rope import rope_angles
 from r1jax.sharding import constrain
 
+
+def _rematerialised(layer, remat: str):
+    """``layer`` whose backward pass computes again what ``ModelConfig.remat`` says."""
+    if remat == "none":
+        return layer
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+    return jax.checkpoint(layer, policy=policy)
+
+
 _OVER_LAYERS = {"expert_counts_E": "expert_counts_LE", "experts_BTK": "experts_LBTK", "balance": "balance_L"}
 """What a router tells -> its name in aux, stacked over the MoE layers."""
 
@@ -69,7 +78,7 @@ class Transformer(nnx.Module):
         def step(state, hidden_BTD, embedded_BTD):
             return nnx.merge(graphdef, jax.tree.map(lambda a: a[depth], state))(hidden_BTD, embedded_BTD, **inputs)
 
-        step = jax.checkpoint(step) if self.config.remat and cache is None else step
+        step = step if cache is not None else _rematerialised(step, self.config.remat)
         hidden_BTD, layer, told = step(state, hidden_BTD, self._embed(next_BT))
         cache = None if cache is None else _advanced(cache, (layer,), inputs)
         return hidden_BTD, cache, {_OVER_LAYERS[name]: value[None] for name, value in told.items()}
@@ -99,8 +108,9 @@ class Transformer(nnx.Module):
                 h_BTD, _, told = block(h_BTD, routing=routing | {"replay_BTK": replay_BTK}, **inputs)
                 return h_BTD, told
 
-            layer = jax.checkpoint(layer) if self.config.remat else layer
-            h_BTD, told = jax.lax.scan(layer, h_BTD, (state, replay_LBTK if name == "moe" else None))
+            h_BTD, told = jax.lax.scan(
+                _rematerialised(layer, self.config.remat), h_BTD, (state, replay_LBTK if name == "moe" else None)
+            )
             aux |= {_OVER_LAYERS[name]: value for name, value in told.items()}
         return h_BTD, aux
 

@@ -10,7 +10,7 @@ all in the config: sizes.
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -124,12 +124,11 @@ def build(config: ConfigDict, model: Model, params, buffers) -> Build:
     state = init_state(params, buffers, optimizer=optimizer)
     if config.kl_coef:
         state["reference"] = copy_tree({"params": state["params"], "buffers": state["buffers"]})
-    options = {name: config[name] for name in LOSS_OPTIONS}
+    options: dict[str, Any] = options_of(config, [*LOSS_OPTIONS, "balance_weight"])
     loss_function = make_loss(
         model,
         aggregation=config.aggregation,
         constant=config.aggregation_constant,
-        **options_of(config, ("balance_weight",)),
         **options,
     )
     update = make_update(

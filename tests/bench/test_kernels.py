@@ -52,7 +52,6 @@ def test_measured_operations_run_in_both_implementations():
     assert len(kernels.measured()) == 3
     for function, arrays in kernels.measured().values():
         shapes = [
-            jax.eval_shape(lambda *a, n=n, f=function: f(*a, implementation=n), *arrays)
-            for n in ("reference", "xla")
+            jax.eval_shape(lambda *a, n=n, f=function: f(*a, implementation=n), *arrays) for n in ("reference", "xla")
         ]
         assert shapes[0] == shapes[1]

@@ -69,11 +69,24 @@ def test_a_mean_of_one_is_not_enough():
 
 
 def test_failures_are_counted_by_kind_and_never_guessed():
-    marks = ["[[A>>B]]", TimeoutError("30 s"), "A, surely", RuntimeError("gone"), "[[A>>B]]", None, "[[A=B]]", "[[A=B]]"]
+    marks = [
+        "[[A>>B]]",
+        TimeoutError("30 s"),
+        "A, surely",
+        RuntimeError("gone"),
+        "[[A>>B]]",
+        None,
+        "[[A=B]]",
+        "[[A=B]]",
+    ]
     judge = Judge(marks)
     records, counts = build_pairs(candidates(("a", "b"), ("c", "d")), judge, queries=4)
     assert records == []
-    assert {name: counts[name] for name in ("malformed", "timeout", "error")} == {"malformed": 2, "timeout": 1, "error": 1}
+    assert {name: counts[name] for name in ("malformed", "timeout", "error")} == {
+        "malformed": 2,
+        "timeout": 1,
+        "error": 1,
+    }
     assert counts["candidates"] == counts["judge_failed"] == 2 and counts["kept"] == 0
 
 

@@ -44,7 +44,9 @@ def test_files_are_read_and_places_named(tmp_path):
 
 def test_a_prompt_is_on_one_side_and_a_tenth_is_held_out():
     examples = [
-        Preference([{"role": "user", "content": f"q{n}"}], (f"r{copy}",), True) for n in range(1000) for copy in range(2)
+        Preference([{"role": "user", "content": f"q{n}"}], (f"r{copy}",), True)
+        for n in range(1000)
+        for copy in range(2)
     ]
     train, heldout = split_preferences(examples, heldout_fraction=0.1)
     prompts = [{example.messages[0]["content"] for example in side} for side in (train, heldout)]

@@ -73,7 +73,10 @@ def test_a_set_that_is_written_anew_is_read_anew(tmp_path):
     [
         ({"text": "a"}, "row 1: field 'prompt' is missing"),
         ({"prompt": "a"}, "row 1: field 'completion' is missing"),
-        ({"messages": turns("a", "b")[:1]}, "'messages' must be a conversation that the assistant ends; its roles are user"),
+        (
+            {"messages": turns("a", "b")[:1]},
+            "'messages' must be a conversation that the assistant ends; its roles are user",
+        ),
         ({"messages": []}, "its roles are none"),
         ({"messages": "{}"}, "'messages' must be a list of messages; it is a dict"),
         ({"messages": [{"role": "tool", "content": "a"}]}, "a known 'role' and a text 'content'"),

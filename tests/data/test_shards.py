@@ -58,7 +58,9 @@ def test_shards_manifest_and_table(tmp_path, file_format):
         {"domain": "General", "samples": 1, "rounds": 2.0, "tokens": 0.0},
         {"domain": "Total", "samples": 5, "rounds": 1.6, "tokens": 2.0},
     ]
-    assert "| Math | 4 | 1.5 | 2.5 |\n| General | 1 | 2.0 | 0.0 |\n| Total | 5 | 1.6 | 2.0 |\n" in as_markdown(written["table"])
+    assert "| Math | 4 | 1.5 | 2.5 |\n| General | 1 | 2.0 | 0.0 |\n| Total | 5 | 1.6 | 2.0 |\n" in as_markdown(
+        written["table"]
+    )
 
 
 def test_the_same_records_give_the_same_bytes_and_a_crash_leaves_the_old_set(tmp_path):

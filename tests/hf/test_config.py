@@ -55,7 +55,7 @@ def faults_of(raw):
 
 
 def without_habits(config):
-    return dataclasses.replace(config, dtype="float32", remat=False, init_std=0.02)
+    return dataclasses.replace(config, dtype="float32", remat="none", init_std=0.02)
 
 
 def test_the_released_config_is_the_preset():

@@ -61,8 +61,8 @@ def test_saved_and_loaded_is_bit_identical(model, folder):
 
 
 def test_the_types_of_parameters_and_activations(model, folder):
-    half = load_pretrained(folder, dtype="bfloat16", model={"remat": True})
-    assert (half.config.dtype, half.config.remat) == ("bfloat16", True)
+    half = load_pretrained(folder, dtype="bfloat16", model={"remat": "full"})
+    assert (half.config.dtype, half.config.remat) == ("bfloat16", "full")
     expected = jax.tree.map(lambda leaf: np.asarray(leaf).astype(ml_dtypes.bfloat16), model.params)
     assert_equal(half.params, expected)
     assert_equal(half.buffers, model.buffers)  # float32

@@ -29,3 +29,24 @@ def test_the_ambient_mesh_decides_the_generation():
     with jax.sharding.use_abstract_mesh(mesh):
         assert hardware.is_tpu() and hardware.generation() == "v5p"
         hardware.require_tpu("some_op")
+
+
+def test_one_tpu_or_a_part_of_several_gets_the_kernel_by_default():
+    device = jax.sharding.AbstractDevice("TPU v6 lite", 1, "tpu")
+    told = []
+
+    def tell(x):
+        told.append(hardware.is_one_tpu())
+        return x
+
+    x = jax.ShapeDtypeStruct((4,), "float32")
+    jax.eval_shape(tell, x)  # a CPU
+    for size in (1, 4):
+        auto = (jax.sharding.AxisType.Auto,)
+        mesh = jax.sharding.AbstractMesh((size,), ("device",), axis_types=auto, abstract_device=device)
+        with jax.sharding.use_abstract_mesh(mesh):
+            jax.eval_shape(tell, x)
+    spec = jax.sharding.PartitionSpec("device")
+    with jax.sharding.use_abstract_mesh(mesh):
+        jax.eval_shape(jax.shard_map(tell, in_specs=spec, out_specs=spec), x)
+    assert told == [False, True, False, True]

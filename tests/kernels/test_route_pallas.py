@@ -55,6 +55,7 @@ def test_choice_weights_and_order_are_the_references(case):
 def test_ties_minus_zero_and_infinities_are_ordered_as_top_k_orders_them():
     values = np.array([-0.0, 0.0, np.inf, -np.inf, 0.5, np.nan], np.float32)
     scores = np.random.default_rng(0).choice(values, (60, 16))
+    scores[30:] = np.random.default_rng(1).choice(np.float32([-0.0, -1.0, -1e-30, -np.inf]), (30, 16))
     want, got = both(scores, None, **options_of(Shape(60, 16, 4), normalize=False))
     np.testing.assert_array_equal(got[1], want[1])
 

@@ -1,8 +1,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from flax import nnx
 
-from r1jax.models.moe import balance_sum
+from r1jax.models.moe import MoE, balance_sum
+from r1jax.models.presets import make_preset
+from tests.kernels.tpu_aot import check_kernels, compile_for, tpu_compile
 
 E, K = 6, 2
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 0], [4, 4, 4, 4, 4, 4]])
@@ -43,3 +47,24 @@ def test_even_routing_gives_one_a_sequence():
     np.testing.assert_allclose(balance_sum(affinity, segments, num_experts_per_token=K), 2.0, rtol=1e-6)
     collapsed = np.broadcast_to(affinity[:, :1], affinity.shape)
     assert balance_sum(collapsed, segments, num_experts_per_token=K) > 2.1
+
+
+@tpu_compile
+@pytest.mark.parametrize("preset", ["mini_v3", "mini_v2"])
+def test_layer_compiles_for_one_tpu_with_all_its_kernels(generation, preset):
+    """Nobody names an implementation: on a TPU the router, its order and the experts, forward and backward, are kernels."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: MoE(make_preset(preset), rngs=nnx.Rngs(0))))
+    params, rest = nnx.split_state(state, nnx.Param, ...)
+
+    def value_and_gradient(params, rest, x_BTD, segments_BT):
+        def loss(params, x_BTD):
+            return nnx.merge(graph, params, rest)(x_BTD, segments_BT=segments_BT)[0].sum()
+
+        return jax.value_and_grad(loss, (0, 1))(params, x_BTD)
+
+    x_BTD = jax.ShapeDtypeStruct((2, 160, 128), jnp.float32)
+    segments_BT = jax.ShapeDtypeStruct((2, 160), jnp.int32)
+    compiled = compile_for(
+        generation, value_and_gradient, nnx.to_pure_dict(params), nnx.to_pure_dict(rest), x_BTD, segments_BT
+    )
+    check_kernels(generation, compiled, ["route", "gate_up", "down", "d_hidden", "d_x", "d_gate_up", "d_down"])

@@ -34,7 +34,11 @@ def but(**changes):
         ("one_language", but(text="<think>I add 二 and 二, 等等</think> <answer>4</answer>"), "mixed languages"),
         ("one_language", but(text="I add two и два"), "mixed languages"),
         ("language_of_question", but(text="<think>二加二等于四</think> <answer>4</answer>"), "other language"),
-        ("no_code_in_thought", but(text="<think>```python\n2 + 2\n```</think> <answer>4</answer>"), "code in the thought"),
+        (
+            "no_code_in_thought",
+            but(text="<think>```python\n2 + 2\n```</think> <answer>4</answer>"),
+            "code in the thought",
+        ),
         ("short_paragraphs", but(text=f"<think>{'so ' * 700}</think> <answer>4</answer>"), "long paragraph"),
     ],
 )

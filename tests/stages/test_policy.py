@@ -85,10 +85,10 @@ def test_a_hugging_face_folder(tmp_path):
     policy, params, buffers = load_policy(POLICY, mesh=make_mesh(), seed=0)
     made = Pretrained(policy.model, params, buffers, tokenizer=policy.tokenizer)
     save_pretrained(made, tmp_path / "folder", dtype="bfloat16")
-    spec = {"kind": "hf", "path": str(tmp_path / "folder"), "model": {"dtype": "bfloat16", "remat": True}}
+    spec = {"kind": "hf", "path": str(tmp_path / "folder"), "model": {"dtype": "bfloat16", "remat": "full"}}
     mesh = make_mesh({"fsdp": 2, "tensor": 2})
     loaded, again, biases = load_policy(spec, mesh=mesh, seed=0)
-    assert (loaded.model.config.dtype, loaded.model.config.remat) == ("bfloat16", True)
+    assert (loaded.model.config.dtype, loaded.model.config.remat) == ("bfloat16", "full")
     assert loaded.tokenizer.encode("12 + 7") == policy.tokenizer.encode("12 + 7")
     for ours, theirs in zip(jax.tree.leaves((again, biases)), jax.tree.leaves((params, buffers)), strict=True):
         assert ours.dtype == np.float32 and ours.sharding.mesh == mesh

@@ -59,7 +59,10 @@ def test_pairs_are_made_counted_and_read_by_the_reward_model(tmp_path):
         "candidates": 12, "malformed": 4, "timeout": 0, "error": 0, "judge_failed": 1, "unclear": 0, "unbalanced": 0,
         "kept": 11,
     }  # fmt: skip
-    found = [parse_preference(record, "helpful", where=where) for where, record in records_of({"path": str(tmp_path)}, seed=0)]
+    found = [
+        parse_preference(record, "helpful", where=where)
+        for where, record in records_of({"path": str(tmp_path)}, seed=0)
+    ]
     assert [pair.responses for pair in found] == [("yes", "no!")] * 11
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["files"]["pairs.jsonl"]["records"] == 11

@@ -85,7 +85,22 @@ JUDGE, REWRITE = {"function": f"{HERE}:judge"}, {"function": f"{HERE}:rewrite"}
 
 
 def test_the_first_reason_in_the_order_of_the_steps():
-    texts = ["noise 5", "5", "a 4", "a  4", "bad 4", "odd 4", "slow 4", "lie 4", "vague 4", "form 4", "mess 4", "break 4", "b 4", "c 4"]
+    texts = [
+        "noise 5",
+        "5",
+        "a 4",
+        "a  4",
+        "bad 4",
+        "odd 4",
+        "slow 4",
+        "lie 4",
+        "vague 4",
+        "form 4",
+        "mess 4",
+        "break 4",
+        "b 4",
+        "c 4",
+    ]
     filters = [{"function": f"{HERE}:no_noise"}, CORRECT, {"function": f"{HERE}:breaks"}]
     fates, steps = run([group(*texts), group("a 4")], filters=filters, judge=JUDGE, rewriter=REWRITE, keep=6)
     assert [fate.reason for fate in fates] == [
@@ -107,10 +122,14 @@ def test_the_first_reason_in_the_order_of_the_steps():
 def test_steps_are_for_their_tasks_and_options_reach_them():
     groups = [group("noise 4", "hum 4", "bad 4"), group("noise 4", "hum 4", "bad 4", task="other")]
     filters = [{"function": f"{HERE}:no_noise", "options": {"word": "hum"}, "tasks": ["sums"]}]
-    fates, steps = run(groups, filters=filters, judge=JUDGE | {"tasks": ["other"]}, rewriter=REWRITE | {"tasks": ["other"]})
+    fates, steps = run(
+        groups, filters=filters, judge=JUDGE | {"tasks": ["other"]}, rewriter=REWRITE | {"tasks": ["other"]}
+    )
     assert [fate.reason for fate in fates] == [None, "hum", None, None, None, "judge: incorrect"]
     assert fates[0].content == "noise 4" and "I think" in (fates[3].content or "")
-    assert verdicts_of(fates[3], filters=steps)["filters"] == [] and verdicts_of(fates[0], filters=steps)["judge"] is None
+    assert (
+        verdicts_of(fates[3], filters=steps)["filters"] == [] and verdicts_of(fates[0], filters=steps)["judge"] is None
+    )
 
 
 def test_without_a_rewriter_an_answer_in_the_form_of_r1_gets_both_tags():

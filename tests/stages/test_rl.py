@@ -267,7 +267,8 @@ def test_a_bad_top_p_of_the_evaluation_is_named(top_p):
 
 def test_a_reward_for_one_task_of_a_mixture_needs_its_columns_there_only():
     tasks = [*PAIRS, {"kind": "reasoning_gym", "dataset": "leg_counting"}]
-    rl.check(tiny_config(tasks=tasks, rewards=[{"function": f"{__name__}:needs_numbers", "tasks": ["pair_sum"]}]))
+    numbers = {"function": f"{__name__}:needs_numbers", "tasks": ["pair_sum"]}
+    rl.check(tiny_config(tasks=tasks, rewards=[numbers, LENGTH]))
 
 
 def test_top_p_of_the_evaluation_reaches_the_engine():

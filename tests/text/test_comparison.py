@@ -40,7 +40,9 @@ def test_a_repeated_mark_a_matrix_and_a_thought_do_not_confuse_it():
 def test_the_prompt_shows_all_and_names_every_mark():
     system, user = comparison_prompt([*QUESTION], "The Nile", "Rome")
     assert all(f"[[{mark}]]" in system["content"] for mark in MARKS)
-    positions = [user["content"].index(text) for text in ("Name a river", "response A", "The Nile", "response B", "Rome")]
+    positions = [
+        user["content"].index(text) for text in ("Name a river", "response A", "The Nile", "response B", "Rome")
+    ]
     assert positions == sorted(positions) and user["role"] == "user"
 
 

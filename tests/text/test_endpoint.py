@@ -68,7 +68,11 @@ def test_what_is_sent_and_the_answers_in_order(monkeypatch):
 
 def test_failures_that_pass_are_tried_again_and_others_are_not():
     def flaky(number, body):
-        return (200, {}, reply("42")) if number == 3 else ((503, {}, b"busy"), (429, {"Retry-After": "0"}, b""))[number - 1]
+        return (
+            (200, {}, reply("42"))
+            if number == 3
+            else ((503, {}, b"busy"), (429, {"Retry-After": "0"}, b""))[number - 1]
+        )
 
     with served(flaky) as (url, requests):
         assert Endpoint(url, "m", backoff=0.001)(([ASKED]), seed=0) == ["42"]

@@ -26,12 +26,16 @@ def scripted(*replies):
 def test_the_thought_first_and_the_solution_out_of_the_new_thought():
     chat, asked = scripted(["<think>let me see</think>I think: {42}."], ["It is \\boxed{42}."])
     examples = [{"question": "1+1?", "thought": "2", "rewritten": "I see 2."}]
-    assert by_model([sample()], chat=chat, seed=5, examples=examples) == [r1_text("I think: {42}.", "It is \\boxed{42}.")]
+    assert by_model([sample()], chat=chat, seed=5, examples=examples) == [
+        r1_text("I think: {42}.", "It is \\boxed{42}.")
+    ]
     (((first,), seed), ((second,), _)) = asked
     assert seed == 5 and [message["role"] for message in first] == ["user", "assistant", "user"]
     assert first[1]["content"] == "I see 2." and "6*7?" in first[2]["content"] and "6*{7} hm 42" in first[2]["content"]
     (message,) = second
-    assert "I think: {42}." in message["content"] and "\\boxed{}" in message["content"] and "hm" not in message["content"]
+    assert (
+        "I think: {42}." in message["content"] and "\\boxed{}" in message["content"] and "hm" not in message["content"]
+    )
 
 
 def test_a_failure_is_that_sample_s_and_later_ones_go_on():
@@ -53,4 +57,6 @@ def test_a_model_and_both_places_are_needed():
 
 
 def test_after_thought():
-    assert after_thought("<think>a</think>\n b ") == "b" and after_thought("b") == "b" and after_thought("b</think>") == ""
+    assert (
+        after_thought("<think>a</think>\n b ") == "b" and after_thought("b") == "b" and after_thought("b</think>") == ""
+    )

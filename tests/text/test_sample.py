@@ -10,6 +10,10 @@ def test_the_form_of_r1_is_read_back():
 
 
 def test_a_sample_s_question_and_parts():
-    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+    ]
     sample = Sample(messages=messages, text="hm</think> 4", style="r1")
     assert sample.question == "c" and (sample.parts.think, sample.parts.answer) == ("hm", "4")
