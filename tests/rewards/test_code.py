@@ -275,10 +275,10 @@ def test_a_value_equals_its_copy_and_not_a_list_of_itself(value):
 
 
 def test_a_long_response_of_fences_is_read_in_linear_time():
-    start = time.monotonic()
+    start = time.process_time()
     for text in ("`" * 10**6, "```\n" * 10**5, "```python\n" * 10**5, " " * 10**6 + "```", "~" * 10**5 + "`" * 10**5):
         code.find_program(text, language="python")
-    assert time.monotonic() - start < 5.0
+    assert time.process_time() - start < 5.0
 
 
 # Load: many at once give what each gives alone.
@@ -291,9 +291,9 @@ def test_five_hundred_programs_at_once_differ_in_nothing_from_one_alone():
     rows = [(respond(case.source), column_of(*case.fields), float(case in HONEST)) for case in cases]
     rows = (rows * (500 // len(rows) + 1))[:500]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.monotonic()
+    start = time.process_time()
     scores = code.passes_tests(["p"] * 500, [row[0] for row in rows], [row[1] for row in rows])
-    seconds = time.monotonic() - start
+    seconds = time.process_time() - start
     assert scores == [row[2] for row in rows]
     growth_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert growth_mb < 100.0
