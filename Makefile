@@ -26,13 +26,13 @@ help:  ## list the targets
 	@echo "  PYTHON=python3.12 chooses the interpreter, SEED=7 the seed, WORKDIR=DIR the work directory."
 
 setup: $(VENV)/.runtime $(VENV)/.weights $(VENV)/.dev  ## virtual environment and packages, for everything below
-	@command -v bwrap >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -qq bubblewrap >/dev/null 2>&1; } \
-	  || echo "note: the code reward needs bubblewrap, its tests are skipped without it; as root: apt-get install bubblewrap"
+	@command -v bwrap >/dev/null || \
+	  echo "note: the code reward needs bubblewrap, its tests are skipped without it; as root: apt-get install bubblewrap"
 
 zero: $(VENV)/.runtime  ## R1-Zero in miniature: pretrain a small MoE, then GRPO; report in runs/zero
 	@$(BIN)/python -m r1jax.run --config=configs/zero.py --workdir=$(WORKDIR) --seed=$(SEED)
 
-zero_smollm2: WORKDIR = runs/zero_smollm2
+zero_smollm2: WORKDIR = runs/zero_smollm2$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 zero_smollm2: $(VENV)/.runtime $(VENV)/.weights  ## R1-Zero on a real model, SmolLM2-135M
 	@$(BIN)/python -m r1jax.run --config=configs/zero_smollm2.py --workdir=$(WORKDIR) --seed=$(SEED)
 

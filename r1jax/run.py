@@ -15,7 +15,7 @@ long as they lie as before to each other: config.json holds the paths between th
 
 The first Ctrl-C or SIGTERM ends the run when the update or the evaluation's batch under way is done: all is saved,
 no further stage starts. A second one quits at once.
-Exit codes: 0 done, 2 bad input (said in one line), 75 stopped by a signal, the same command goes on.
+Exit codes: 0 done, 2 bad input or a run that cannot go on (said in one line), 75 stopped by a signal, the same command goes on.
 """
 
 from __future__ import annotations

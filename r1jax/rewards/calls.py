@@ -176,7 +176,7 @@ def _start(entry: Entry, arguments: Mapping[str, Any]) -> Callable[[], tuple[Any
     start = time.perf_counter()
     try:
         result = entry.function(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         result = error
     seconds = time.perf_counter() - start
     if inspect.isawaitable(result):
@@ -231,7 +231,7 @@ async def _timed(awaitable: Any) -> tuple[Any, float]:
     start = time.perf_counter()
     try:
         result = await awaitable
-    except Exception as error:
+    except (Exception, SystemExit, asyncio.CancelledError) as error:
         result = error
     return result, time.perf_counter() - start
 

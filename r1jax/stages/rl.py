@@ -102,7 +102,7 @@ def make_loss(model, *, aggregation: str, constant: float | None, balance_weight
             **options,
         )
         if balance_weight:
-            balance = balance_loss(aux, None, num_sequences=batch["num_sequences"])
+            balance = balance_loss(aux, None, num_sequences=batch["num_segments"])
             loss += balance_weight * balance
             metrics["moe/balance_loss"] = jax.lax.stop_gradient(balance) * batch["num_tokens"]
         return loss, {**metrics, "expert_counts": expert_counts(buffers, aux)}

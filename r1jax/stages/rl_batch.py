@@ -62,7 +62,8 @@ def make_microbatches(
     """The rollouts of one update, packed: dicts of [R, T] arrays with the counts of the whole update in each.
 
     Fields: tokens, targets, mask (1 where the target was sampled), advantage, sampler_logp, segment_ids, positions; scalars
-    temperature, num_sequences, num_tokens. A zero-variance group without KL would teach nothing, but it is kept: the mean is over all.
+    temperature, num_sequences (those with a target), num_segments (all), num_tokens. A zero-variance group without KL would
+    teach nothing, but it is kept: the mean is over all.
     """
     sequences = [
         _sequence(rollout, advantage, is_masked=mask_truncated and rollout.completion.stop_reason == "length")
@@ -73,6 +74,7 @@ def make_microbatches(
     counts = {
         "temperature": np.float32(temperature),
         "num_sequences": np.float32(sum(sequence["mask"].any() for sequence in sequences)),
+        "num_segments": np.float32(len(sequences)),
         "num_tokens": np.float32(sum(sequence["mask"].sum() for sequence in sequences)),
     }
     return [

@@ -12,6 +12,7 @@ from r1jax.objectives.weights import token_weights
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import reward_columns
 from r1jax.rollout.types import Completion
+from r1jax.sharding import make_mesh
 from r1jax.stages.keys import check_counts, check_finite, check_keys
 from r1jax.stages.policy import check_init
 from r1jax.stages.reward_scoring import stand_in_rewards
@@ -103,7 +104,13 @@ def check(config: ConfigDict) -> None:
     for name, every in (("eval.every", config.eval.every), ("reference_every", config.reference_every)):
         if every % config.updates_per_phase:
             raise ValueError(f"{name}={every} is no multiple of updates_per_phase={config.updates_per_phase}")
-    caps = [tuple(entry) for entry in config.max_new_tokens]
+    caps = [tuple(entry) if isinstance(entry, list | tuple) else (entry,) for entry in config.max_new_tokens]
+    if any(len(cap) != 2 or not all(type(number) is int for number in cap) for cap in caps):
+        raise ValueError(f"max_new_tokens={caps}: entries must be pairs of whole numbers, (from_update, tokens)")
+    if any(first % config.updates_per_phase for first, _ in caps):
+        raise ValueError(
+            f"max_new_tokens={caps}: starts must be multiples of updates_per_phase={config.updates_per_phase}"
+        )
     if not caps or caps[0][0] != 0 or caps != sorted(caps) or min(tokens for _, tokens in caps) < 1:
         raise ValueError(f"max_new_tokens={caps}: entries (from_update, tokens), in order, the first from update 0")
     longest = max(tokens for _, tokens in caps)
@@ -121,6 +128,7 @@ def check(config: ConfigDict) -> None:
         raise ValueError(
             f"multi_objective_aggregation={config.multi_objective_aggregation!r}: must be one of {AGGREGATIONS}"
         )
+    make_mesh(config.mesh)
     make_optimizer(total_steps=config.num_updates, **config.optimizer)
     check_init(config.init.to_dict())
     _check_rewards(config)

@@ -75,6 +75,7 @@ def check(config: ConfigDict) -> None:
         num_updates = num_updates_of(config)
     except RecordsMissingError:  # an earlier stage makes the data; main needs it
         num_updates = config.num_updates if "num_updates" in config else 1 << 30
+    make_mesh(config.mesh)
     make_optimizer(total_steps=num_updates, **config.optimizer)
 
 
@@ -122,7 +123,7 @@ def make_loss(model, *, aggregation: str, mtp_weight: float = 0.0, balance_weigh
             extras["mtp_loss"], mtp_aux = mtp_loss(model, params, buffers, hidden_BTD, batch, weight_BT, **routing)
             loss += mtp_weight * extras["mtp_loss"]
         if balance_weight:
-            extras["moe/balance_loss"] = balance_loss(aux, mtp_aux, num_sequences=batch["num_sequences"])
+            extras["moe/balance_loss"] = balance_loss(aux, mtp_aux, num_sequences=batch["num_segments"])
             loss += balance_weight * extras["moe/balance_loss"]
         sums = {name: jax.lax.stop_gradient(value) * batch["num_tokens"] for name, value in extras.items()}
         return loss, {**metrics, **sums, "expert_counts": expert_counts(buffers, aux, mtp_aux)}
@@ -232,7 +233,8 @@ def update_once(state, update: Update, batch: dict[str, np.ndarray], *, rows: in
     """One update over the micro-batches of a packed batch: (state, metrics row)."""
     counts = {
         "num_tokens": jnp.float32(batch["mask"].sum()),
-        "num_sequences": jnp.float32(batch["segment_ids"].max(axis=1).sum()),
+        "num_sequences": jnp.float32(_count_segments(batch["segment_ids"] * (batch["mask"] > 0))),
+        "num_segments": jnp.float32(_count_segments(batch["segment_ids"])),
     }
     microbatches = [
         {name: batch[name][first : first + rows] for name in FIELDS} | counts
@@ -246,3 +248,8 @@ def update_once(state, update: Update, batch: dict[str, np.ndarray], *, rows: in
     if "load_max_over_mean" in row:
         row["moe/load_max_over_mean"] = row.pop("load_max_over_mean")
     return state, row
+
+
+def _count_segments(segment_ids_RT: np.ndarray) -> int:
+    """Documents in packed rows, padding (0) aside."""
+    return sum(len(np.setdiff1d(row, [0])) for row in segment_ids_RT)

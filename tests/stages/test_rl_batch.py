@@ -78,7 +78,7 @@ def test_counts_are_those_of_the_whole_update_in_every_microbatch():
 
 def test_truncated_outputs_are_masked_and_not_counted():
     (batch,) = batches(literal_groups(), rows=2, mask_truncated=True)
-    assert (batch["num_sequences"], batch["num_tokens"]) == (3, 14)
+    assert (batch["num_sequences"], batch["num_segments"], batch["num_tokens"]) == (3, 4, 14)
     assert sequences_of([batch])[2]["mask"] == [0] * 5
     (batch,) = batches(literal_groups(), rows=2, mask_truncated=False)
     assert (batch["num_sequences"], batch["num_tokens"]) == (4, 19)

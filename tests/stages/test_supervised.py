@@ -168,3 +168,19 @@ def test_packed_is_alone_in_logits_loss_and_gradient(quick_compilation):
             np.average([loss[name] for loss in alone], weights=weights[name]), rel=1e-5
         )
     jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5), grads, padded_grads)
+
+
+def test_documents_without_a_target_count_for_the_balance_loss_alone():
+    seen = {}
+
+    class Update:
+        def zeros(self, microbatch):
+            seen.update(microbatch)
+            raise StopIteration
+
+    batch = {name: np.zeros((2, 4), np.int32) for name in supervised.FIELDS}
+    batch["segment_ids"] = np.array([[1, 1, 2, 0], [1, 2, 2, 3]])
+    batch["mask"] = np.array([[0, 1, 0, 0], [1, 0, 1, 0]], np.float32)  # not one target in the second and the last
+    with pytest.raises(StopIteration):
+        supervised.update_once({}, Update(), batch, rows=2)
+    assert (seen["num_sequences"], seen["num_segments"], seen["num_tokens"]) == (3, 5, 3)

@@ -50,7 +50,7 @@ def flash_attention(
     rope part without the other, and, for the kernel, types or head sizes that it does not support.
     """
     short = "reference" if q_BTNH.shape[1] <= SHORT else "xla"
-    name = implementation or ("pallas_tpu" if hardware.is_tpu() else short)
+    name = implementation or ("pallas_tpu" if hardware.is_one_tpu() else short)
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"flash_attention has no implementation {name!r}; choose from {sorted(IMPLEMENTATIONS)}")
     if q_BTNH.shape[2] % k_BSJH.shape[2]:

@@ -36,7 +36,7 @@ def gqa_decode(
     cannot run here, heads that key heads do not divide, and, for the kernel, types, widths or page sizes that it does not
     support.
     """
-    name = implementation or ("pallas_tpu" if hardware.is_tpu() else "reference")
+    name = implementation or ("pallas_tpu" if hardware.is_one_tpu() else "reference")
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"gqa_decode has no implementation {name!r}; choose from {sorted(IMPLEMENTATIONS)}")
     if q_BTNH.shape[2] % pages["kv_WJSA"].shape[1]:

@@ -33,7 +33,7 @@ def mla_decode(
     kernel without a TPU (True, or ``pltpu.InterpretParams``). Raises ValueError for an unknown implementation or one that
     cannot run here, and, for the kernel, types, widths or page sizes that it does not support.
     """
-    name = implementation or ("pallas_tpu" if hardware.is_tpu() else "reference")
+    name = implementation or ("pallas_tpu" if hardware.is_one_tpu() else "reference")
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"mla_decode has no implementation {name!r}; choose from {sorted(IMPLEMENTATIONS)}")
     options = {"page_table_BI": page_table_BI, "lengths_B": lengths_B, "scale": scale}
