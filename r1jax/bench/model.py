@@ -73,7 +73,7 @@ def time_gradient(config: ModelConfig, *, batch: int, length: int, repeats: int)
 
 
 def time_moe(
-    *, num_tokens: int = 2048, dim: int = 512, ffn_dim: int = 256, experts: int = 64, chosen: int = 8
+    *, num_tokens: int = 4096, dim: int = 512, ffn_dim: int = 256, experts: int = 64, chosen: int = 8
 ) -> dict[str, float]:
     """Value and gradient of E routed experts against a dense SwiGLU of the same FLOPs, float32."""
     keys = iter(jax.random.split(jax.random.key(0), 5))

@@ -34,7 +34,11 @@ def make_batch():
         for name, value in zip(names, values, strict=True):
             batch[name][0, place] = value
     batch["mask"][0, MASKED - 1] = 0
-    return batch | {"num_sequences": np.float32(3), "num_segments": np.float32(3), "num_tokens": np.float32(batch["mask"].sum())}
+    return batch | {
+        "num_sequences": np.float32(3),
+        "num_segments": np.float32(3),
+        "num_tokens": np.float32(batch["mask"].sum()),
+    }
 
 
 @pytest.fixture(scope="module")
