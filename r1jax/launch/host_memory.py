@@ -3,6 +3,7 @@
 XLA's CPU client allocates the scratch memory of each program call anew. glibc maps blocks of that size and unmaps them
 when they are freed, so every call faults its pages in again: 171 ms against 141 for a gradient of the mini model
 (experiments/LOG.md, 2026-11-22).
+The threshold for trimming the heap ends at 2 GB; -1 means never.
 """
 
 import ctypes

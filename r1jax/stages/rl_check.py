@@ -104,7 +104,9 @@ def check(config: ConfigDict) -> None:
     for name, every in (("eval.every", config.eval.every), ("reference_every", config.reference_every)):
         if every % config.updates_per_phase:
             raise ValueError(f"{name}={every} is no multiple of updates_per_phase={config.updates_per_phase}")
-    caps = [tuple(entry) if isinstance(entry, list | tuple) else (entry,) for entry in config.max_new_tokens]
+    caps: list[tuple[Any, ...]] = [
+        tuple(entry) if isinstance(entry, list | tuple) else (entry,) for entry in config.max_new_tokens
+    ]
     if any(len(cap) != 2 or not all(type(number) is int for number in cap) for cap in caps):
         raise ValueError(f"max_new_tokens={caps}: entries must be pairs of whole numbers, (from_update, tokens)")
     if any(first % config.updates_per_phase for first, _ in caps):
