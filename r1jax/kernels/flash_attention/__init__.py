@@ -10,9 +10,9 @@ here; 2.46 GB there, and 0.81 GB to put the two parts together. FLOPs are the sa
 
 import jax
 
-from r1jax.kernels import hardware
 from r1jax.kernels.flash_attention import pallas_tpu, reference, xla
 from r1jax.kernels.flash_attention.reference import attention, attention_mask
+from r1jax.kernels.implementation import choose
 
 IMPLEMENTATIONS = {
     "reference": reference.flash_attention,
@@ -50,20 +50,16 @@ def flash_attention(
     rope part without the other, and, for the kernel, types or head sizes that it does not support.
     """
     short = "reference" if q_BTNH.shape[1] <= SHORT else "xla"
-    name = implementation or ("pallas_tpu" if hardware.is_one_tpu() else short)
-    if name not in IMPLEMENTATIONS:
-        raise ValueError(f"flash_attention has no implementation {name!r}; choose from {sorted(IMPLEMENTATIONS)}")
+    function, interpreted = choose(
+        "flash_attention", implementation, IMPLEMENTATIONS, default=short, interpret=interpret
+    )
     if q_BTNH.shape[2] % k_BSJH.shape[2]:
         raise ValueError(f"flash_attention: {q_BTNH.shape[2]} query heads for {k_BSJH.shape[2]} key heads")
     if (q_rope_BTNR is None) != (k_rope_BSR is None):
         raise ValueError("flash_attention: q_rope_BTNR and k_rope_BSR are given together or not at all")
     options: dict = {"q_segments_BT": q_segments_BT, "kv_segments_BS": kv_segments_BS, "scale": scale}
     options |= {"q_offset": q_offset, "q_rope_BTNR": q_rope_BTNR, "k_rope_BSR": k_rope_BSR}
-    if name == "pallas_tpu":
-        options["interpret"] = interpret
-        if not interpret:
-            hardware.require_tpu("flash_attention")
-    return IMPLEMENTATIONS[name](q_BTNH, k_BSJH, v_BSJU, **options)
+    return function(q_BTNH, k_BSJH, v_BSJU, **options, **interpreted)
 
 
 __all__ = ["attention", "attention_mask", "flash_attention"]

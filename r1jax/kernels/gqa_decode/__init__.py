@@ -8,9 +8,9 @@ page is a read of its own; several query tokens (speculation) it does not take.
 
 import jax
 
-from r1jax.kernels import hardware
 from r1jax.kernels.gqa_decode import pallas_tpu, reference
 from r1jax.kernels.gqa_decode.reference import init_pages, write_pages
+from r1jax.kernels.implementation import choose
 
 IMPLEMENTATIONS = {"reference": reference.gqa_decode, "pallas_tpu": pallas_tpu.gqa_decode}
 
@@ -36,17 +36,10 @@ def gqa_decode(
     cannot run here, heads that key heads do not divide, and, for the kernel, types, widths or page sizes that it does not
     support.
     """
-    name = implementation or ("pallas_tpu" if hardware.is_one_tpu() else "reference")
-    if name not in IMPLEMENTATIONS:
-        raise ValueError(f"gqa_decode has no implementation {name!r}; choose from {sorted(IMPLEMENTATIONS)}")
+    function, options = choose("gqa_decode", implementation, IMPLEMENTATIONS, default="reference", interpret=interpret)
     if q_BTNH.shape[2] % pages["kv_WJSA"].shape[1]:
         raise ValueError(f"gqa_decode: {q_BTNH.shape[2]} query heads for {pages['kv_WJSA'].shape[1]} key heads")
-    options = {"page_table_BI": page_table_BI, "lengths_B": lengths_B, "scale": scale}
-    if name == "pallas_tpu":
-        options["interpret"] = interpret
-        if not interpret:
-            hardware.require_tpu("gqa_decode")
-    return IMPLEMENTATIONS[name](q_BTNH, pages, **options)
+    return function(q_BTNH, pages, page_table_BI=page_table_BI, lengths_B=lengths_B, scale=scale, **options)
 
 
 __all__ = ["gqa_decode", "init_pages", "write_pages"]

@@ -9,10 +9,10 @@ dimension and so reads weights again for each block of rows. Modelled, not measu
 
 import jax
 
-from r1jax.kernels import hardware
 from r1jax.kernels.grouped_matmul import pallas_tpu, reference, xla
 from r1jax.kernels.grouped_matmul.pallas_tpu import sorted_expert_ffn
 from r1jax.kernels.grouped_matmul.reference import dequantise
+from r1jax.kernels.implementation import choose
 from r1jax.kernels.route import Permutation
 
 IMPLEMENTATIONS = {"reference": reference.expert_ffn, "xla": xla.expert_ffn, "pallas_tpu": pallas_tpu.expert_ffn}
@@ -41,18 +41,14 @@ def expert_ffn(
     traced and "xla" elsewhere. ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``. Raises
     ValueError for an unknown implementation, one that cannot run here, and shapes and types that the kernel does not take.
     """
-    name = implementation or ("pallas_tpu" if hardware.is_one_tpu() else "xla")
-    if name not in IMPLEMENTATIONS:
-        raise ValueError(f"expert_ffn has no implementation {name!r}; choose from {sorted(IMPLEMENTATIONS)}")
-    if interpret and name != "pallas_tpu":
-        raise ValueError(f"expert_ffn: only 'pallas_tpu' can be interpreted, not {name!r}")
-    weights, options = (w_gate_EDF, w_up_EDF, w_down_EFD), {}
-    if name == "pallas_tpu":
-        options = {"scales": scales, "order": order, "interpret": interpret}
+    function, options = choose("expert_ffn", implementation, IMPLEMENTATIONS, default="xla", interpret=interpret)
+    weights = (w_gate_EDF, w_up_EDF, w_down_EFD)
+    if function is pallas_tpu.expert_ffn:
+        options |= {"scales": scales, "order": order}
     elif scales is not None:
         weights = tuple(dequantise(w, s) for w, s in zip(weights, scales, strict=True))
     with jax.named_scope("expert_ffn"):
-        return IMPLEMENTATIONS[name](x_TD, experts_TK, weights_TK, *weights, **options)
+        return function(x_TD, experts_TK, weights_TK, *weights, **options)
 
 
 __all__ = ["dequantise", "expert_ffn", "sorted_expert_ffn"]

@@ -5,7 +5,7 @@ JAX has no kernel to compare with: its paged attention wants keys and values of 
 
 import jax
 
-from r1jax.kernels import hardware
+from r1jax.kernels.implementation import choose
 from r1jax.kernels.mla_decode import pallas_tpu, reference
 from r1jax.kernels.mla_decode.reference import init_pages, write_pages
 
@@ -33,15 +33,10 @@ def mla_decode(
     kernel without a TPU (True, or ``pltpu.InterpretParams``). Raises ValueError for an unknown implementation or one that
     cannot run here, and, for the kernel, types, widths or page sizes that it does not support.
     """
-    name = implementation or ("pallas_tpu" if hardware.is_one_tpu() else "reference")
-    if name not in IMPLEMENTATIONS:
-        raise ValueError(f"mla_decode has no implementation {name!r}; choose from {sorted(IMPLEMENTATIONS)}")
-    options = {"page_table_BI": page_table_BI, "lengths_B": lengths_B, "scale": scale}
-    if name == "pallas_tpu":
-        options["interpret"] = interpret
-        if not interpret:
-            hardware.require_tpu("mla_decode")
-    return IMPLEMENTATIONS[name](q_latent_BTNC, q_rope_BTNR, pages, **options)
+    function, options = choose("mla_decode", implementation, IMPLEMENTATIONS, default="reference", interpret=interpret)
+    return function(
+        q_latent_BTNC, q_rope_BTNR, pages, page_table_BI=page_table_BI, lengths_B=lengths_B, scale=scale, **options
+    )
 
 
 __all__ = ["init_pages", "mla_decode", "write_pages"]

@@ -6,7 +6,7 @@ JAX's megablox nor tokamax has a router: both start from the sizes of groups, ro
 
 import jax
 
-from r1jax.kernels import hardware
+from r1jax.kernels.implementation import choose
 from r1jax.kernels.route import pallas_tpu, reference
 from r1jax.kernels.route.reference import Permutation, permutation
 
@@ -22,7 +22,7 @@ def route(
     elsewhere. ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``. Raises ValueError for an
     unknown implementation, one that cannot run here, and scores and sizes that the kernel does not take.
     """
-    implement, interpreted = _choose(implementation, interpret)
+    implement, interpreted = choose("route", implementation, IMPLEMENTATIONS, default="reference", interpret=interpret)
     return implement.route(scores_XE, bias_E, **interpreted, **options)
 
 
@@ -30,17 +30,8 @@ def route_and_sort(
     scores_XE: jax.Array, bias_E: jax.Array | None, *, implementation: str | None = None, interpret=False, **options
 ) -> tuple[jax.Array, jax.Array, Permutation]:
     """``route``, and its routed rows sorted by expert."""
-    implement, interpreted = _choose(implementation, interpret)
+    implement, interpreted = choose("route", implementation, IMPLEMENTATIONS, default="reference", interpret=interpret)
     return implement.route_and_sort(scores_XE, bias_E, **interpreted, **options)
-
-
-def _choose(implementation, interpret):
-    name = implementation or ("pallas_tpu" if hardware.is_one_tpu() else "reference")
-    if name not in IMPLEMENTATIONS:
-        raise ValueError(f"route has no implementation {name!r}; choose from {sorted(IMPLEMENTATIONS)}")
-    if interpret and name != "pallas_tpu":
-        raise ValueError(f"route: only 'pallas_tpu' can be interpreted, not {name!r}")
-    return IMPLEMENTATIONS[name], {"interpret": interpret} if name == "pallas_tpu" else {}
 
 
 __all__ = ["Permutation", "permutation", "route", "route_and_sort"]

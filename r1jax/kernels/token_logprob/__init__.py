@@ -6,7 +6,7 @@ log-probability of each token, which GRPO needs.
 
 import jax
 
-from r1jax.kernels import hardware
+from r1jax.kernels.implementation import choose
 from r1jax.kernels.token_logprob import pallas_tpu, reference, xla
 
 IMPLEMENTATIONS = {
@@ -34,13 +34,8 @@ def token_logprob(
     TPU is traced and "xla" elsewhere. ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``. Raises
     ValueError for an unknown implementation, one that cannot run here, and shapes and types that the kernel does not take.
     """
-    name = implementation or ("pallas_tpu" if hardware.is_one_tpu() else "xla")
-    if name not in IMPLEMENTATIONS:
-        raise ValueError(f"token_logprob has no implementation {name!r}; choose from {sorted(IMPLEMENTATIONS)}")
-    if interpret and name != "pallas_tpu":
-        raise ValueError(f"token_logprob: only 'pallas_tpu' can be interpreted, not {name!r}")
-    options = {"interpret": interpret} if name == "pallas_tpu" else {}
-    return IMPLEMENTATIONS[name](x_XD, w_VD, targets_X, temperature=temperature, **options)
+    function, options = choose("token_logprob", implementation, IMPLEMENTATIONS, default="xla", interpret=interpret)
+    return function(x_XD, w_VD, targets_X, temperature=temperature, **options)
 
 
 __all__ = ["token_logprob"]

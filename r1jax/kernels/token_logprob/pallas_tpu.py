@@ -34,8 +34,6 @@ CHUNK = 1024
 
 def token_logprob(x_XD, w_VD, targets_X, *, temperature, interpret=False) -> tuple[jax.Array, jax.Array]:
     """See ``r1jax.kernels.token_logprob.token_logprob``; ``interpret`` is that of ``pl.pallas_call``."""
-    if not interpret:
-        hardware.require_tpu("token_logprob")
     if x_XD.ndim != 2 or w_VD.ndim != 2 or x_XD.shape[1] != w_VD.shape[1] or targets_X.shape != x_XD.shape[:1]:
         raise ValueError(
             f"token_logprob: rows {x_XD.shape}, weights {w_VD.shape}, targets {targets_X.shape}; the kernel takes [X, D], "

@@ -1,0 +1,29 @@
+"""Which implementation of an operation runs: the one that was named, or else the best for the program that is traced."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from r1jax.kernels import hardware
+
+
+def choose(
+    operation: str, name: str | None, implementations: Mapping[str, Any], *, default: str, interpret: Any
+) -> tuple[Any, dict[str, Any]]:
+    """(what ``implementations`` has under ``name``, the further keyword arguments that it takes).
+
+    ``name`` None means "pallas_tpu" where a program for one TPU is traced, ``default`` elsewhere. ``interpret`` runs the
+    kernel without a TPU: True or ``pltpu.InterpretParams``.
+
+    Raises ValueError, at trace time, for a name that there is not, the kernel where it cannot run, and ``interpret`` with
+    something that is no kernel.
+    """
+    name = name or ("pallas_tpu" if hardware.is_one_tpu() else default)
+    if name not in implementations:
+        raise ValueError(f"{operation} has no implementation {name!r}; choose from {sorted(implementations)}")
+    if name != "pallas_tpu":
+        if interpret:
+            raise ValueError(f"{operation}: only 'pallas_tpu' can be interpreted, not {name!r}")
+        return implementations[name], {}
+    if not interpret:
+        hardware.require_tpu(operation)
+    return implementations[name], {"interpret": interpret}
