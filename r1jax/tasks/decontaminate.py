@@ -78,24 +78,14 @@ class NgramIndex:
         return self.names[self._owners[places[start]]], " ".join(found[start : start + self.n])
 
 
-def decontaminate(
-    problems: Iterable[str], against: Mapping[str, Iterable[str]] | NgramIndex, *, n: int = 10
-) -> tuple[list[int], list[Dropped]]:
+def decontaminate(problems: Iterable[str], index: NgramIndex) -> tuple[list[int], list[Dropped]]:
     """(places of the problems that share no n-gram with a test set, a table of the others).
 
-    Both sides are read one text at a time.
-
     Args:
-        problems: the questions' own texts, without the wording of a prompt: that would be shared by all.
-        against: texts of test questions and solutions by the name of the test set, or an index made of them.
-        n: words in a row.
-
-    Raises:
-        ValueError: n < 1, or an index of another n.
+        problems: the questions' own texts, without the wording of a prompt: that would be shared by all. They are read
+            one at a time.
+        index: of the questions and solutions of the test sets.
     """
-    index = against if isinstance(against, NgramIndex) else NgramIndex(against, n=n)
-    if index.n != n:
-        raise ValueError(f"decontamination: n={n}, and the index is of {index.n}-grams")
     kept, dropped = [], []
     for place, text in enumerate(problems):
         hit = index.find(text)

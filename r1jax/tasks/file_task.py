@@ -1,9 +1,10 @@
 """Problem sets from local files as a ``Task``: GSM8K, MATH, AIME, GPQA, MMLU, HumanEval, LiveCodeBench, Codeforces, ...
 
 The split is the one of the files: ``train`` and ``heldout`` each name a file, a pattern or a folder. When the task is
-made, the question of every row is read once. Dropped from the training problems, with a printed count of each, are rows
-that cannot be problems (a Codeforces problem without tests), questions that are held out too, and, where
-``decontaminate`` names test sets, questions that share an n-gram with one of them.
+made, the question of every row is read: once, and a second time for training rows that are compared with test sets.
+Dropped from the training problems, with a printed count of each, are rows that cannot be problems (a Codeforces problem
+without tests), questions that are held out too, and, where ``decontaminate`` names test sets, questions that share an
+n-gram with one of them.
 
 Training problems come in a new order every epoch, decided by the seed alone; held-out problems in the order of the file,
 over and over.
@@ -81,10 +82,14 @@ class FileTask:
             if source is not None
         }
         self.counts: dict[str, dict[str, int]] = {}
-        self._places = {split: self._usable(split) for split in self._rows}
+        self._places: dict[str, array.array] = {}
+        keys: dict[str, array.array] = {}
+        for split in self._rows:
+            self._places[split], keys[split] = self._usable(split)
         self.dropped: list[Dropped] = []
         if len(self._rows) == 2:
-            self._drop_heldout_questions()
+            held, rows = set(keys["heldout"]), zip(self._places["train"], keys["train"], strict=True)
+            self._keep([place for place, key in rows if key not in held], "held out too")
         if decontaminate and train is not None:
             self._decontaminate(decontaminate, ngram)
         for split, places in self._places.items():
@@ -146,9 +151,6 @@ class FileTask:
             raise ValueError(f"data set {self.dataset!r}: {error}") from error
         return Row(row.values, where=f"data set {self.dataset!r}: {row.where}")
 
-    def _question(self, split: str, place: int) -> str:
-        return self.fields.question(self._row(split, place, fields=self.fields.reads))
-
     def _problem(self, row: Row) -> Problem:
         answer, columns = self.fields.target(row)
         content = self.prompt.replace("{question}", self.fields.question(row))
@@ -158,32 +160,27 @@ class FileTask:
             columns={"task": self.name, "row": row.where, **columns},
         )
 
-    def _usable(self, split: str) -> array.array:
-        """The rows that can be problems; reads the question of each."""
-        places, counts = array.array("Q"), {"kept": 0}
+    def _usable(self, split: str) -> tuple[array.array, array.array]:
+        """The rows that can be problems; of each a hash of its question, if there is another split to compare with."""
+        places, keys, counts = array.array("Q"), array.array("Q"), {"kept": 0}
         for place in range(len(self._rows[split])):
             row = self._row(split, place, fields=self.fields.reads)
             reason = self.fields.skip(row)
             if reason is None:
-                self.fields.question(row)
+                question = self.fields.question(row)
                 places.append(place)
+                if len(self._rows) == 2:
+                    keys.append(stable_hash(" ".join(question.split())))
             else:
                 counts[reason] = counts.get(reason, 0) + 1
         self.counts[split] = counts | {"kept": len(places)}
-        return places
-
-    def _drop_heldout_questions(self) -> None:
-        def key(split: str, place: int) -> int:
-            return stable_hash(" ".join(self._question(split, place).split()))
-
-        heldout = {key("heldout", place) for place in self._places["heldout"]}
-        kept = [place for place in self._places["train"] if key("train", place) not in heldout]
-        self._keep(kept, "held out too")
+        return places, keys
 
     def _decontaminate(self, specs: Sequence[Mapping[str, str]], ngram: int) -> None:
         index = NgramIndex(dict(map(texts_of_test_set, specs)), n=ngram)
         places = self._places["train"]
-        kept, dropped = decontaminate((self._question("train", place) for place in places), index, n=ngram)
+        rows = (self._row("train", place, fields=self.fields.reads) for place in places)
+        kept, dropped = decontaminate(map(self.fields.question, rows), index)
         self.dropped = [Dropped(places[entry.place], entry.test_set, entry.ngram) for entry in dropped]
         self._keep([places[place] for place in kept], f"sharing {ngram} words with a test set")
         for entry in self.dropped[:3]:

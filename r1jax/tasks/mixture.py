@@ -58,10 +58,17 @@ def make_mixture(specs: Sequence[Mapping[str, Any]], *, seed: int = 0) -> Task:
     Raises:
         ValueError: no spec, a weight that is not positive and finite, or two tasks of one name.
     """
-    tasks = [make_task(spec) for spec in specs]
-    if len(tasks) == 1:
-        return tasks[0]
-    return Mixture(tasks, [float(spec.get("weight", 1.0)) for spec in specs], seed=seed)
+    return mix(*make_tasks(specs), seed=seed)
+
+
+def make_tasks(specs: Sequence[Mapping[str, Any]]) -> tuple[list[Task], list[float]]:
+    """The tasks of specs, and the weight of each: 1.0 where a spec has none; ValueError as ``make_task``."""
+    return [make_task(spec) for spec in specs], [float(spec.get("weight", 1.0)) for spec in specs]
+
+
+def mix(tasks: Sequence[Task], weights: Sequence[float], *, seed: int) -> Task:
+    """A single task as it is, several as a ``Mixture``, which says what it refuses."""
+    return tasks[0] if len(tasks) == 1 else Mixture(tasks, weights, seed=seed)
 
 
 class Mixture:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from r1jax.rewards.calls import check_from_update
-from r1jax.tasks.mixture import Mixture, make_task
+from r1jax.tasks.mixture import make_tasks, mix
 from r1jax.tasks.types import Task
 
 
@@ -25,10 +25,8 @@ class TaskSchedule:
             raise ValueError(f"tasks: none takes part from update 0; the first does from_update={min(starts)}")
         mixtures: dict[int, Task] = {}
         for start in sorted(set(starts)):
-            taking_part = [place for place, first in enumerate(starts) if first <= start]
-            alone = tasks[taking_part[0]] if len(taking_part) == 1 else None
-            chosen = [tasks[place] for place in taking_part], [weights[place] for place in taking_part]
-            mixtures[start] = alone or Mixture(*chosen, seed=seed)
+            places = [place for place, first in enumerate(starts) if first <= start]
+            mixtures[start] = mix([tasks[place] for place in places], [weights[place] for place in places], seed=seed)
         self._mixtures = mixtures
         self.everything = mixtures[max(mixtures)]
         self.starts = {task.name: start for task, start in zip(tasks, starts, strict=True)}
@@ -54,6 +52,6 @@ def make_schedule(specs: Sequence[Mapping[str, Any]], *, seed: int = 0) -> TaskS
     """
     if not specs:
         raise ValueError("tasks: needs at least one")
-    tasks = [make_task(spec) for spec in specs]
+    tasks, weights = make_tasks(specs)
     starts = [check_from_update(spec, what=f"task {task.name!r}") for task, spec in zip(tasks, specs, strict=True)]
-    return TaskSchedule(tasks, [float(spec.get("weight", 1.0)) for spec in specs], starts, seed=seed)
+    return TaskSchedule(tasks, weights, starts, seed=seed)

@@ -22,7 +22,7 @@ def test_ten_shared_words_drop_a_problem_and_nine_do_not():
         "Once " + " ".join(shared[2:11]) + " and then some",
         TEST.upper().replace(" ", "  \n"),
     ]
-    kept, dropped = decontaminate(iter(problems), {"first": ["nothing"], "second": iter([TEST])})
+    kept, dropped = decontaminate(iter(problems), NgramIndex({"first": ["nothing"], "second": iter([TEST])}))
     assert kept == [0, 2]
     assert dropped == [
         Dropped(1, "second", "twelve red apples and gives five of them to bo"),
@@ -31,24 +31,24 @@ def test_ten_shared_words_drop_a_problem_and_nine_do_not():
 
 
 def test_n_is_the_number_of_words():
-    kept, dropped = decontaminate(["x red apples y", "x red y apples"], {"t": [TEST]}, n=2)
+    kept, dropped = decontaminate(["x red apples y", "x red y apples"], NgramIndex({"t": [TEST]}, n=2))
     assert (kept, [entry.ngram for entry in dropped]) == ([1], ["red apples"])
 
 
 def test_short_texts_match_only_as_a_whole():
     problems = ["What is 2 + 3?", "What is 2 + 3? Answer as a word, please, and nothing else.", "what is 2 3", ""]
-    kept, dropped = decontaminate(problems, {"t": ["What is 2 + 3?", ""]})
+    kept, dropped = decontaminate(problems, NgramIndex({"t": ["What is 2 + 3?", ""]}))
     assert kept == [1, 3]
     assert [entry.ngram for entry in dropped] == ["what is 2 3"] * 2
 
 
 def test_the_order_of_words_counts():
-    assert decontaminate(["a b c d", "d c b a"], {"t": ["d c b a"]}, n=4)[0] == [0]
+    assert decontaminate(["a b c d", "d c b a"], NgramIndex({"t": ["d c b a"]}, n=4))[0] == [0]
 
 
 def test_chinese_is_compared_by_character():
     test = "小明有十二个红苹果他给了小红五个"
-    assert decontaminate(["昨天" + test[:10] + "。", "昨天" + test[:9] + "。"], {"t": [test]})[0] == [1]
+    assert decontaminate(["昨天" + test[:10] + "。", "昨天" + test[:9] + "。"], NgramIndex({"t": [test]}))[0] == [1]
 
 
 def test_agrees_with_a_plain_search():
@@ -63,16 +63,14 @@ def test_agrees_with_a_plain_search():
 
         seen = set().union(*map(grams, test))
         expected = [place for place, text in enumerate(problems) if not grams(text) & seen]
-        assert decontaminate(problems, {"t": test}, n=n)[0] == expected
+        assert decontaminate(problems, NgramIndex({"t": test}, n=n))[0] == expected
 
 
 def test_nothing_to_compare_with_keeps_all():
-    assert decontaminate(["a b", ""], {}) == ([0, 1], [])
+    assert decontaminate(["a b", ""], NgramIndex({})) == ([0, 1], [])
     assert len(NgramIndex({"t": [TEST, TEST]})) == 6
 
 
-def test_bad_arguments_are_refused():
+def test_no_words_in_a_row_are_refused():
     with pytest.raises(ValueError, match="n=0 must be at least 1"):
-        decontaminate(["a"], {"t": ["a"]}, n=0)
-    with pytest.raises(ValueError, match="n=10, and the index is of 3-grams"):
-        decontaminate(["a"], NgramIndex({}, n=3))
+        NgramIndex({"t": ["a"]}, n=0)

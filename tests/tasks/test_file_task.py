@@ -1,8 +1,5 @@
-import base64
 import json
 import pathlib
-import pickle
-import zlib
 
 import pytest
 from ml_collections import ConfigDict
@@ -10,30 +7,10 @@ from ml_collections import ConfigDict
 from r1jax.rewards import sandbox
 from r1jax.tasks.file_task import FileTask, check_problems, make_file_task
 from r1jax.tasks.mixture import make_mixture, make_task
+from r1jax.tasks.sources.rows import Rows
 from r1jax.tasks.types import GradingError, Problem
+from tests.tasks.sources.code_rows import CODEFORCES, FUNCTIONAL
 
-FUNCTIONAL = {
-    "question_content": "Add b to each number.",
-    "starter_code": "class Solution:\n    def add(self, a: List[int], b: int) -> List[int]:\n        ",
-    "public_test_cases": json.dumps([{"input": "[1, 2]\n3", "output": "[4, 5]", "testtype": "functional"}]),
-    "private_test_cases": base64.b64encode(
-        zlib.compress(pickle.dumps(json.dumps([{"input": "[]\n0", "output": "[]", "testtype": "functional"}])))
-    ).decode(),
-    "metadata": json.dumps({"func_name": "add"}),
-}
-CODEFORCES = {
-    "title": "Own problem",
-    "description": "Print any number above n.",
-    "time_limit": 1.5,
-    "memory_limit": 256.0,
-    "official_tests": [{"input": "1", "output": "2"}, {"input": "9", "output": "10"}],
-    "generated_checker": (
-        "import sys\n"
-        "given, right, got = (open(path).read() for path in sys.argv[1:4])\n"
-        "print(1 if int(got) > int(given) and right else 0)\n"
-        "sys.exit(0)\n"
-    ),
-}
 LONG = "Ada has {} red apples and gives five of them to Bo who is hungry. How many are left?"
 
 
@@ -129,6 +106,13 @@ def test_a_question_that_is_held_out_is_not_trained_on(tmp_path, capsys):
     assert "task 'gsm8k', train: 2 kept, 1 held out too of 3 rows" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"no train problem is left of .*train.jsonl: 3 held out too"):
         FileTask("gsm8k", train=train, heldout=train)
+
+
+def test_making_a_task_of_two_splits_reads_every_row_once(files, monkeypatch):
+    read, row = [], Rows.row
+    monkeypatch.setattr(Rows, "row", lambda rows, place, **options: read.append(place) or row(rows, place, **options))
+    FileTask("gsm8k", **files)
+    assert sorted(read) == sorted([*range(20), *range(3)])
 
 
 def test_decontamination_drops_what_shares_ten_words_with_a_test_set(tmp_path, capsys):

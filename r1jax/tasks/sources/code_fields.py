@@ -12,15 +12,14 @@ program that they judge, so what they need besides the function (imports, helper
 """
 
 import ast
-import dataclasses
 import json
 import math
-from collections.abc import Callable
 from typing import Any
 
 from r1jax.rewards import inside
 from r1jax.tasks.sources.livecodebench import decode_tests
 from r1jax.tasks.sources.rows import Row
+from r1jax.tasks.sources.types import Fields
 
 FUNCTION_PROMPT = (
     "Complete the following Python function. Reason step by step, then give the whole program, with imports, in one "
@@ -31,19 +30,7 @@ _LIVECODEBENCH = {"cpu_seconds": 6, "memory_mb": 1024}  # seconds of the officia
 _LONGEST_CALLS = 60  # seconds, for all calls of a function together
 
 
-@dataclasses.dataclass(frozen=True)
-class CodeFields:
-    """How a row becomes a programming problem; the attributes are those of ``fields.Fields``."""
-
-    prompt: str
-    question: Callable[[Row], str]
-    columns: Callable[[Row], dict[str, Any]]
-    reads: tuple[str, ...]
-    solution: Callable[[Row], str] = lambda row: ""
-    skip: Callable[[Row], str | None] = lambda row: None
-
-
-def _humaneval(row: Row) -> dict[str, Any]:
+def _humaneval(row: Row) -> tuple[str, dict[str, Any]]:
     name = row.text("entry_point")
     try:
         prompt = ast.parse(row.text("prompt"))
@@ -51,7 +38,7 @@ def _humaneval(row: Row) -> dict[str, Any]:
         raise row.error("prompt", f"must be Python: {error}") from error
     prompt.body = [node for node in prompt.body if getattr(node, "name", None) != name]
     asserts = "\n\n".join([ast.unparse(prompt), row.text("test"), f"check({name})"])
-    return {"tests": {"asserts": asserts, "function": name}}
+    return "", {"tests": {"asserts": asserts, "function": name}}
 
 
 def _mbpp_question(row: Row) -> str:
@@ -71,11 +58,11 @@ def _mbpp_names(row: Row) -> set[str]:
     return called & {node.name for node in code.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
 
 
-def _mbpp(row: Row) -> dict[str, Any]:
+def _mbpp(row: Row) -> tuple[str, dict[str, Any]]:
     imports = row.items("test_imports") if row.get("test_imports") else []
     further = row.items("challenge_test_list") if row.get("challenge_test_list") else []
     asserts = [*imports, row.get("test_setup_code", default=""), *row.items("test_list"), *further]
-    return {"tests": {"asserts": "\n".join(asserts), "function": min(_mbpp_names(row))}}
+    return "", {"tests": {"asserts": "\n".join(asserts), "function": min(_mbpp_names(row))}}
 
 
 def _livecodebench_question(row: Row) -> str:
@@ -85,7 +72,7 @@ def _livecodebench_question(row: Row) -> str:
     return f"{row.text('question_content')}\n\nThe program completes this code:\n\n```python\n{starter}\n```"
 
 
-def _livecodebench(row: Row) -> dict[str, Any]:
+def _livecodebench(row: Row) -> tuple[str, dict[str, Any]]:
     cases = []
     for field in ("public_test_cases", "private_test_cases"):
         try:
@@ -97,7 +84,7 @@ def _livecodebench(row: Row) -> dict[str, Any]:
         raise row.error("public_test_cases", f"and the private ones must be of one type; they are {sorted(kinds)}")
     if kinds == {"stdin"}:
         stdin = [{"input": case["input"], "output": case["output"]} for case in cases]
-        return {"tests": {"stdin": stdin, **_LIVECODEBENCH}}
+        return "", {"tests": {"stdin": stdin, **_LIVECODEBENCH}}
     name = row.parsed("metadata").get("func_name")
     if not name:
         raise row.error("metadata", "must name the function as 'func_name'")
@@ -114,7 +101,7 @@ def _livecodebench(row: Row) -> dict[str, Any]:
     is_method = "class Solution" in row.get("starter_code", default="")
     seconds = min(_LIVECODEBENCH["cpu_seconds"] * len(calls), _LONGEST_CALLS)
     function = f"Solution.{name}" if is_method else name
-    return {"tests": {"calls": calls, "function": function, **_LIVECODEBENCH, "cpu_seconds": seconds}}
+    return "", {"tests": {"calls": calls, "function": function, **_LIVECODEBENCH, "cpu_seconds": seconds}}
 
 
 def _codeforces_question(row: Row) -> str:
@@ -145,7 +132,7 @@ def _codeforces_skip(row: Row) -> str | None:
     return None
 
 
-def _codeforces(row: Row) -> dict[str, Any]:
+def _codeforces(row: Row) -> tuple[str, dict[str, Any]]:
     cases = row.items("official_tests", of=dict)
     stdin = [{"input": case.get("input"), "output": case.get("output")} for case in cases]
     if not stdin or not all(isinstance(text, str) for case in stdin for text in case.values()):
@@ -159,35 +146,39 @@ def _codeforces(row: Row) -> dict[str, Any]:
     if checker:
         tests["checker"] = inside.read("codeforces_checker").replace('SOURCE = ""', f"SOURCE = {checker!r}")
     rating = row.get("rating")
-    return {"tests": tests} if rating is None else {"tests": tests, "rating": rating}
+    return "", {"tests": tests} if rating is None else {"tests": tests, "rating": rating}
 
 
-CODE_DATASETS: dict[str, CodeFields] = {
-    "humaneval": CodeFields(
+CODE_DATASETS: dict[str, Fields] = {
+    "humaneval": Fields(
+        grader="code",
         prompt=FUNCTION_PROMPT,
         question=lambda row: row.text("prompt").rstrip(),
-        columns=_humaneval,
+        target=_humaneval,
         reads=("prompt",),
         solution=lambda row: row.get("canonical_solution", default=""),
     ),
-    "mbpp": CodeFields(
+    "mbpp": Fields(
+        grader="code",
         prompt=PROGRAM_PROMPT,
         question=_mbpp_question,
-        columns=_mbpp,
+        target=_mbpp,
         reads=("text", "prompt", "test_list", "code"),
         solution=lambda row: row.get("code", default=""),
         skip=lambda row: None if len(_mbpp_names(row)) == 1 else "whose tests do not call one function of the solution",
     ),
-    "livecodebench": CodeFields(
+    "livecodebench": Fields(
+        grader="code",
         prompt=PROGRAM_PROMPT,
         question=_livecodebench_question,
-        columns=_livecodebench,
+        target=_livecodebench,
         reads=("question_content", "starter_code"),
     ),
-    "codeforces": CodeFields(
+    "codeforces": Fields(
+        grader="code",
         prompt=PROGRAM_PROMPT,
         question=_codeforces_question,
-        columns=_codeforces,
+        target=_codeforces,
         reads=(
             *("title", "description", *_CODEFORCES_PARTS.values(), "examples", "time_limit", "memory_limit"),
             *("interaction_format", "input_mode", "executable", "official_tests_complete", "testset_size"),

@@ -23,8 +23,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from r1jax.rewards.instructions import CHECKERS
-from r1jax.tasks.sources import code_fields
+from r1jax.tasks.sources.code_fields import CODE_DATASETS
 from r1jax.tasks.sources.rows import Row
+from r1jax.tasks.sources.types import Fields
 from r1jax.tasks.types import stable_hash
 from r1jax.text.response import boxed
 
@@ -34,31 +35,6 @@ CHOICE_PROMPT = (
     "{question}"
 )
 _OPTION_FIELDS = ("A", "B", "C", "D")
-
-
-@dataclasses.dataclass(frozen=True)
-class Fields:
-    """How a row of a data set becomes a problem.
-
-    Attributes:
-        grader: the verifier of its answers: "math", "choice", "code" or "instructions".
-        prompt: the default wording; ``{question}`` is replaced.
-        question: the text of the question, options and examples included.
-        target: the reference answer ("" where the verifier needs none), and the columns that the verifier needs.
-        reads: the fields that ``question`` and ``skip`` read, so that columnar files need not give the others.
-        solution: the worked solution, for decontamination; "" where there is none.
-        skip: why a row cannot be a problem ("no tests"), or None.
-        csv_header: names of the columns of its CSV files, where these have no header line.
-    """
-
-    grader: str
-    prompt: str
-    question: Callable[[Row], str]
-    target: Callable[[Row], tuple[str, dict[str, Any]]]
-    reads: tuple[str, ...]
-    solution: Callable[[Row], str] = lambda row: ""
-    skip: Callable[[Row], str | None] = lambda row: None
-    csv_header: tuple[str, ...] | None = None
 
 
 def fields_of(dataset: str) -> Fields:
@@ -185,18 +161,6 @@ def _instructions(row: Row) -> tuple[str, dict[str, Any]]:
     return "", {"instruction_id_list": names, "kwargs": kwargs}
 
 
-def _code(mapping: code_fields.CodeFields) -> Fields:
-    return Fields(
-        grader="code",
-        prompt=mapping.prompt,
-        question=mapping.question,
-        target=lambda row: ("", mapping.columns(row)),
-        reads=mapping.reads,
-        solution=mapping.solution,
-        skip=mapping.skip,
-    )
-
-
 DATASETS: dict[str, Fields] = {
     "gsm8k": _math(("question",), _gsm8k_answer, solution="answer"),
     "math": dataclasses.replace(
@@ -226,7 +190,7 @@ DATASETS: dict[str, Fields] = {
     "mmlu_pro": _choice(
         _mmlu_pro_options, "question", reads=("options", "answer", "answer_index"), keep={"subject": "category"}
     ),
-    **{name: _code(mapping) for name, mapping in code_fields.CODE_DATASETS.items()},
+    **CODE_DATASETS,
     "ifeval": Fields(
         grader="instructions",
         prompt="{question}",
