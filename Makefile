@@ -19,7 +19,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup zero zero_smollm2 test test-slow test-tpu test-all gates check format clean
+.PHONY: help setup zero zero_smollm2 r1 test test-slow test-tpu test-all gates check format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -35,6 +35,10 @@ zero: $(VENV)/.runtime  ## R1-Zero in miniature: pretrain a small MoE, then GRPO
 zero_smollm2: WORKDIR = runs/zero_smollm2$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 zero_smollm2: $(VENV)/.runtime $(VENV)/.weights  ## R1-Zero on a real model, SmolLM2-135M
 	@$(BIN)/python -m r1jax.run --config=configs/zero_smollm2.py --workdir=$(WORKDIR) --seed=$(SEED)
+
+r1: WORKDIR = runs/r1$(if $(filter-out 0,$(SEED)),-seed$(SEED))
+r1: $(VENV)/.runtime  ## the whole R1 recipe in miniature, up to the paper's claims; report in runs/r1
+	@$(BIN)/python -m r1jax.run --config=configs/r1_mini/pipeline.py --workdir=$(WORKDIR) --seed=$(SEED)
 
 test: setup  ## the fast tests
 	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not gate and not slow and not tpu_compile"

@@ -1,10 +1,15 @@
-"""Config files: Python files that define `get_config()`, and the flags that change a value of what it returns."""
+"""Config files: Python files that define `get_config()`, and the flags that change a value of what it returns.
+
+A config file may import the modules that lie beside it, as a script may: what several experiments share.
+"""
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import importlib.util
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,15 +56,30 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     if not Path(file).is_file() or spec is None or spec.loader is None:
         raise ConfigError(f"--config: there is no Python file {file}")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ConfigError(f"{file} defines no get_config()")
-    config = module.get_config(argument) if argument else module.get_config()
+    with _beside(Path(file).resolve().parent):
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise ConfigError(f"{file} defines no get_config()")
+        config = module.get_config(argument) if argument else module.get_config()
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"get_config() of {file} returned {type(config).__name__}, not a ConfigDict")
     config.lock()
     _override(config, overrides, path=file)
     return config
+
+
+@contextlib.contextmanager
+def _beside(folder: Path) -> Iterator[None]:
+    """Modules of `folder` can be imported meanwhile; none stays loaded, for another folder may have one of that name."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == folder:
+                del sys.modules[name]
 
 
 def _override(config: ConfigDict, overrides: Sequence[str], *, path: str) -> None:

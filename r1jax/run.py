@@ -1,6 +1,6 @@
 """The front door: one config file, one work directory, its stages in order.
 
-    python -m r1jax.run --config=configs/X.py[:argument] --workdir=DIR [--seed=N] [--config.a.b=value ...]
+    python -m r1jax.run --config=configs/X.py[:argument] --workdir=DIR [--seed=N] [--stages=a,b] [--skip=c] [--config.a.b=value ...]
 
 A config file defines `get_config()`, or `get_config(argument)`, which returns a ConfigDict with the key `stages`: an
 ordered ConfigDict (`sort_keys=False`) from a name to a stage's config, whose key `stage` names the module in
@@ -13,6 +13,9 @@ A stage that is DONE with the same config is skipped, one that was interrupted g
 a module that the config names was edited since, a line says so and what is there stays. Directories may be moved as
 long as they lie as before to each other: config.json holds the paths between them relative to its own place.
 
+--stages and --skip choose among the stages, whose order stays the config's. What a chosen stage reads must have been
+made before, by the same config: else nothing runs, and the error names both stages.
+
 The first Ctrl-C or SIGTERM ends the run when the update or the evaluation's batch under way is done: all is saved,
 no further stage starts. A second one quits at once.
 Exit codes: 0 done, 2 bad input or a run that cannot go on (said in one line), 75 stopped by a signal, the same command goes on.
@@ -21,80 +24,25 @@ Exit codes: 0 done, 2 bad input or a run that cannot go on (said in one line), 7
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import hashlib
-import importlib
-import json
-import os
-import pkgutil
-import re
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from absl import logging
-from ml_collections import ConfigDict
 
-import r1jax.stages
-from r1jax.config_file import ConfigError, load_config
+from r1jax.config_file import load_config
 from r1jax.launch.compilation_cache import use_compilation_cache
 from r1jax.launch.host_memory import keep_freed_memory
-from r1jax.report import write_report
-from r1jax.training.code_digest import code_digests
+from r1jax.pipeline import Stage, make_stages, plan_stages
+from r1jax.report import NotAWorkdirError, write_report
 from r1jax.training.stop import Stopped, graceful_stop
-from r1jax.training.workdir import changed_code, from_here, is_done, open_workdir, to_here, write_json
+from r1jax.training.workdir import read_summary, write_json
 
 BAD_INPUT = 2
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
-PATH_KEYS = ("path", "workdir")
-"""Keys whose values are paths: a "{" at their start is always meant as a placeholder."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One stage of a run, ready to start."""
-
-    name: str  # key in config.stages
-    module: ModuleType  # r1jax.stages.<stage>, which has main(config, workdir) and may have check(config)
-    workdir: Path  # its own work directory
-    config: ConfigDict  # locked; references and placeholders resolved; without "workdir"
-    changed_code: tuple[str, ...]  # what the config names whose source has changed since the directory's latest start
-
-
-def make_stages(config: ConfigDict, workdir: Path) -> list[Stage]:
-    """The stages of `config` in order, each with its module, its directory and its resolved config.
-
-    Raises ConfigError if there are none, their order is lost, a module or placeholder is unknown or a module's `check`
-    objects; WorkdirError if a stage's directory holds a run of another config, or one that is under way.
-    """
-    stages: Any = config.get("stages")
-    if not isinstance(stages, ConfigDict) or not stages:
-        raise ConfigError("the config has no stages: a ConfigDict from a name to a stage's config")
-    if len(stages) > 1 and stages._sort_keys:
-        raise ConfigError("stages would run in alphabetical order: make them with ConfigDict(..., sort_keys=False)")
-    directories = {"workdir": Path(os.path.abspath(workdir))}
-    planned, written = [], []
-    for name, values in stages.to_dict().items():
-        if name in (*directories, "here", "hash"):
-            raise ConfigError(f"stages.{name}: the name {name!r} is taken by a placeholder")
-        path, values = _place(name, values, directories)
-        directories[name] = path
-        written.append(values)
-        stage_config = ConfigDict(from_here(values, path)).lock()
-        module = _stage_module(name, values.get("stage"))
-        planned.append(Stage(name, module, path, stage_config, tuple(changed_code(path, values))))
-    for stage in planned:
-        if hasattr(stage.module, "check"):
-            stage.module.check(stage.config)
-    for stage, values in zip(planned, written, strict=True):
-        if read_done(stage) is None:
-            with open_workdir(stage.workdir, values):
-                pass  # refuses another config's, a place it cannot write, or one where another run is at work
-    return planned
 
 
 def run_stages(stages: Sequence[Stage]) -> dict[str, dict[str, Any]] | None:
@@ -103,7 +51,7 @@ def run_stages(stages: Sequence[Stage]) -> dict[str, dict[str, Any]] | None:
     with graceful_stop() as stop:
         for stage in stages:
             edited = "".join(f"; {code} was edited since" for code in stage.changed_code)
-            summary = read_done(stage)
+            summary = read_summary(stage.workdir, stage.config.to_dict())
             try:
                 if summary is not None:
                     print(f"{stage.name}: done before, kept as it is in {stage.workdir}{edited}", flush=True)
@@ -119,16 +67,6 @@ def run_stages(stages: Sequence[Stage]) -> dict[str, dict[str, Any]] | None:
     return summaries
 
 
-def read_done(stage: Stage) -> dict[str, Any] | None:
-    """The summary of a stage that has ended with the same config; None if it has still to run."""
-    if not is_done(stage.workdir, stage.config.to_dict()):
-        return None
-    try:
-        return json.loads((stage.workdir / "summary.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-
-
 def headline(summary: dict[str, Any]) -> str:
     """One line for a person: what was measured before and after, and what it took."""
     parts = []
@@ -142,6 +80,8 @@ def headline(summary: dict[str, Any]) -> str:
         ]
     if "updates" in summary:
         parts.append(f"{summary['updates']} updates")
+    if "claims" in summary:
+        parts.append(f"{summary['held']} of {summary['claims']} claims held")
     minutes, seconds = divmod(round(summary["wall_seconds"]), 60)
     return ", ".join([*parts, f"{minutes} min {seconds} s", f"seed {summary['seed']}"])
 
@@ -157,13 +97,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.set_verbosity(logging.WARNING)
         keep_freed_memory()
         use_compilation_cache()
-        summaries = run_stages(make_stages(config, workdir))
+        summaries = run_stages(make_stages(config, workdir, only=options.stages, skip=options.skip))
         if summaries is None:
             print(f"stopped; the same command goes on from the last checkpoint in {workdir}", flush=True)
             return STOPPED
-        summary = {**_total(summaries), "seed": config.get("seed")}
+        planned = plan_stages(config, workdir)
+        summary = {**_total(planned, summaries), "seed": config.get("seed")}
+        workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / "summary.json", summary)
-        report = write_report(workdir)
+        try:
+            report = write_report(workdir)
+        except NotAWorkdirError:  # all that has run yet lies elsewhere
+            report = write_report(next(stage.workdir for stage in reversed(planned) if stage.name in summaries))
     except Exception as error:
         is_ours = type(error).__module__.startswith("r1jax.") or isinstance(error, ValueError | OSError)
         if options.traceback or not is_ours:
@@ -188,75 +133,25 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help="the experiment")
     parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where everything is written")
     parser.add_argument("--seed", type=int, help="short for --config.seed")
+    parser.add_argument("--stages", type=_names, metavar="A,B", help="run these stages of the config only")
+    parser.add_argument("--skip", type=_names, metavar="C", default=(), help="leave these stages out")
     parser.add_argument("--traceback", action="store_true", help="on bad input show where it was raised")
     return parser.parse_known_args(arguments)
 
 
-def _place(name: str, values: dict[str, Any], directories: dict[str, Path]) -> tuple[Path, dict[str, Any]]:
-    """A stage's directory, and its config with every path to another directory written relative to it."""
-    where = values.pop("workdir", None) or f"{{workdir}}/{name}"
-    places = {"hash": "{hash}"} | {key: str(path) for key, path in directories.items()}
-    if "{" in _resolve(where, dict.fromkeys(places, ""), key=f"stages.{name}.workdir").replace("{hash}", ""):
-        raise _unknown_placeholder(f"stages.{name}.workdir", where, places)
-    path = Path(os.path.abspath(_resolve(where, places, key=f"stages.{name}.workdir")))
-    values = _resolve(values, {key: to_here(other, path) for key, other in directories.items()}, key=f"stages.{name}")
-    told = _to_json({"config": values, "code": code_digests(values)}, name=name)
-    digest = hashlib.sha256(told.encode()).hexdigest()[:10]
-    return Path(str(path).replace("{hash}", digest)), values
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _resolve(value: Any, places: dict[str, str], *, key: str) -> Any:
-    """`value` with the strings "{name}" and "{name}/..." made paths, by `places`.
-
-    Other strings with braces stay, unless they can only be meant as a path: what is "{name}/..." with no further brace,
-    or begins with a brace and belongs to one of PATH_KEYS. Those raise ConfigError naming `key`.
-    """
-    if isinstance(value, dict):
-        return {name: _resolve(child, places, key=f"{key}.{name}") for name, child in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_resolve(child, places, key=f"{key}[{place}]") for place, child in enumerate(value))
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\{(\w+)\}((?:/.*)?)", value, re.DOTALL)
-    if match and match[1] in places:
-        return places[match[1]] + match[2]
-    is_path = key.rpartition(".")[2] in PATH_KEYS and value.startswith("{")
-    if is_path or (match and match[2] and not re.search(r"[{}\s]", match[2])):
-        raise _unknown_placeholder(key, value, places)
-    return value
-
-
-def _unknown_placeholder(key: str, value: str, known: Iterable[str]) -> ConfigError:
-    return ConfigError(f"{key}={value!r}: unknown placeholder; known are {', '.join(f'{{{name}}}' for name in known)}")
-
-
-def _stage_module(name: str, stage: Any) -> ModuleType:
-    """The module r1jax.stages.<stage>; ConfigError with the stages that there are if it is none of them."""
-    if isinstance(stage, str) and stage.isidentifier():
-        try:
-            module = importlib.import_module(f"r1jax.stages.{stage}")
-        except ModuleNotFoundError as error:
-            if error.name != f"r1jax.stages.{stage}":
-                raise
-        else:
-            if hasattr(module, "main"):
-                return module
-    there = sorted(info.name for info in pkgutil.iter_modules(r1jax.stages.__path__))
-    raise ConfigError(f"stages.{name}.stage is {stage!r}, which is none of the stages: {', '.join(there)}")
-
-
-def _total(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The summary of a run: its last stage's, the time of all stages, and each stage's own."""
-    *_, last = summaries.values()
-    seconds = sum(summary["wall_seconds"] for summary in summaries.values())
-    return {**last, "wall_seconds": seconds, "stages": summaries}
-
-
-def _to_json(value: Any, *, name: str) -> str:
-    try:
-        return json.dumps(value, sort_keys=True)
-    except TypeError as error:
-        raise ConfigError(f"stages.{name}: a config holds numbers, strings, lists and dicts only: {error}") from error
+def _total(planned: Sequence[Stage], summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The summary of a run: its last stage's, the time of all that are done, now or before, and each stage's own."""
+    done = {}
+    for stage in planned:
+        if summary := summaries.get(stage.name) or read_summary(stage.workdir, stage.config.to_dict()):
+            done[stage.name] = summary
+    *_, last = done.values()
+    seconds = sum(summary.get("wall_seconds", 0.0) for summary in done.values())
+    return {**last, "wall_seconds": seconds, "stages": done}
 
 
 def _say(error: Exception, workdir: Path) -> None:

@@ -1,5 +1,6 @@
 """Config files by themselves; the front door's tests show what a person sees of their errors."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,14 @@ def test_argument_and_flags(file):
 def test_bad_flags(file, flag, words):
     with pytest.raises(ConfigError, match=words):
         load_config(file, [flag])
+
+
+def test_a_config_imports_what_lies_beside_it_and_nothing_else_does(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "common.py").write_text(f"NAME = {name!r}\n")
+        source = "def get_config():\n    from common import NAME\n    return ConfigDict({'name': NAME})\n"
+        (tmp_path / name / "x.py").write_text(f"from ml_collections import ConfigDict\n{source}")
+    path = list(sys.path)
+    assert [load_config(str(tmp_path / name / "x.py")).name for name in ("a", "b", "a")] == ["a", "b", "a"]
+    assert sys.path == path and "common" not in sys.modules

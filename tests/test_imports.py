@@ -32,13 +32,14 @@ MAY_IMPORT = {
     "bench": LOW | TOP | {"rollout", "evals", "config_file"},
     "report": set(),
     "config_file": set(),
-    "run": LOW | TOP | {"rollout", "evals", "report", "config_file"},
+    "pipeline": LOW | TOP | {"config_file"},
+    "run": LOW | TOP | {"rollout", "evals", "report", "config_file", "pipeline"},
 }
 WITHOUT_JAX = {"text", "rewards", "tasks", "report"}
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 ORACLES = {"torch", "transformers", "trl"}
 NOT_FOR_THE_PACKAGE = {"configs", "experiments", "notebooks", "tests"}
-READ_CONFIGDICT = {"stages", "serve", "plan", "bench", "config_file", "run"}
+READ_CONFIGDICT = {"stages", "serve", "plan", "bench", "config_file", "pipeline"}
 
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted((ROOT / "r1jax").rglob("*.py"))

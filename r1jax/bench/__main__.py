@@ -1,4 +1,4 @@
-"""``python -m r1jax.bench grpo_step | kernels | model | sandbox | verifiers``: see the modules of these names."""
+"""``python -m r1jax.bench grpo_step | kernels | load | model | sandbox | verifiers``: see the modules of these names."""
 
 import argparse
 import json

@@ -8,7 +8,7 @@ a judge did not say is never guessed.
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from r1jax.data.preferences import check_messages
 from r1jax.tasks.types import stable_hash
@@ -18,7 +18,15 @@ from r1jax.text.sample import Rejection
 from r1jax.text.templates import Messages
 
 Judge = Callable[..., Sequence[Any]]
-FAILURES = ("malformed", "timeout", "error")
+FAILURES = ("malformed", "error")
+"""Kinds: a reply that is no verdict, and no reply."""
+
+
+class Failure(NamedTuple):
+    """Why a query gave no verdict."""
+
+    kind: str  # one of FAILURES
+    message: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +37,13 @@ class Judged:
         messages: the conversation, which the user ends.
         responses: the first and the second, as given.
         verdicts: of each query, how much better the first is, in [-2, 2]; None where the query failed.
-        failures: the messages of the queries that failed, each with its kind (``FAILURES``) in front.
+        failures: one for each query that failed.
     """
 
     messages: Messages
     responses: tuple[str, str]
     verdicts: tuple[int | None, ...]
-    failures: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
 
     @property
     def delta(self) -> float | None:
@@ -64,7 +72,7 @@ def judge_pairs(
     """
     pairs = list(candidates)
     verdicts: list[list[int | None]] = [[] for _ in pairs]
-    failures: list[list[str]] = [[] for _ in pairs]
+    failures: list[list[Failure]] = [[] for _ in pairs]
     for query in range(queries if pairs else 0):
         swapped = [_is_swapped(messages, responses, seed=seed, query=query) for messages, responses in pairs]
         shown = [[summary_of(response) or "" for response in responses] for _, responses in pairs]
@@ -104,7 +112,7 @@ def select_pairs(
     records = []
     for pair in judged:
         counts["candidates"] += 1
-        counts.update(failure.partition(":")[0] for failure in pair.failures)
+        counts.update(failure.kind for failure in pair.failures)
         if pair.delta is None:
             counts["judge_failed"] += 1
         elif not abs(pair.delta) > threshold:
@@ -116,18 +124,6 @@ def select_pairs(
             )
     kept = _balanced(records) if balance_lengths else records
     return kept, {**counts, "unbalanced": len(records) - len(kept), "kept": len(kept)}
-
-
-def build_pairs(
-    candidates: Iterable[tuple[Messages, tuple[str, str]]],
-    judge: Judge,
-    *,
-    queries: int = 4,
-    threshold: float = 1.0,
-    seed: int = 0,
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """`judge_pairs`, then `select_pairs`."""
-    return select_pairs(judge_pairs(candidates, judge, queries=queries, seed=seed), threshold=threshold)
 
 
 def length_difference(record: Mapping[str, Any]) -> int:
@@ -145,14 +141,13 @@ def _balanced(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [record for place, record in enumerate(records) if place not in dropped]
 
 
-def _read(reply: Any) -> tuple[int | None, str | None]:
+def _read(reply: Any) -> tuple[int | None, Failure | None]:
     """(verdict, None), or (None, why there is none)."""
     if isinstance(reply, Exception):
-        kind = "timeout" if isinstance(reply, TimeoutError) else "error"
-        return None, f"{kind}: {type(reply).__name__}: {reply}"
+        return None, Failure("error", f"{type(reply).__name__}: {reply}")
     if not isinstance(reply, str):
-        return None, f"malformed: a reply must be text, got {reply!r:.80}"
+        return None, Failure("malformed", f"a reply must be text, got {reply!r:.80}")
     try:
         return parse_comparison(reply), None
     except Rejection as error:
-        return None, f"malformed: {error}"
+        return None, Failure("malformed", str(error))

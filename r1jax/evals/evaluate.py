@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from r1jax.evals.statistics import ProblemSamples, summarise
+from r1jax.rollout.background import or_give_up
 from r1jax.rollout.collect import Collected, Collector
 from r1jax.rollout.types import Group
 from r1jax.tasks.mixture import Mixture
@@ -14,6 +15,7 @@ from r1jax.text.chat import response_form
 from r1jax.text.response import parse
 
 
+@or_give_up()
 def evaluate(
     collector: Collector,
     params,

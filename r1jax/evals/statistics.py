@@ -107,20 +107,46 @@ def summarise(problems: Sequence[ProblemSamples], *, k: int, seed: int = 0, pref
     for index, problem in enumerate(problems):
         if len(problem.answers) < k:
             raise ValueError(f"problem {index} has {len(problem.answers)} samples, fewer than k={k}")
-    per_problem = {
-        "pass@1": [float(np.mean(p.correct)) for p in problems],
-        f"cons@{k}": [cons_at_k(p.answers, p.correct, k, seed=seed + i) for i, p in enumerate(problems)],
-    }
-    summary: dict[str, float] = {}
-    for name, values in per_problem.items():
-        low, high = bootstrap_interval(values, seed=seed)
-        summary |= {name: float(np.mean(values)), f"{name}_low": low, f"{name}_high": high}
+    summary = _with_interval("pass@1", [float(np.mean(p.correct)) for p in problems], seed=seed)
+    summary |= vote_metrics(problems, [k], seed=seed)
     summary |= {
         f"pass@{k}": float(np.mean([pass_at_k(len(p.correct), sum(map(bool, p.correct)), k) for p in problems])),
         "mean_length": float(np.mean([np.mean(p.num_tokens) for p in problems])),
         "format": float(np.mean([np.mean(p.well_formed) for p in problems])),
     }
     return {f"{prefix}{name}": value for name, value in summary.items()}
+
+
+def vote_metrics(problems: Sequence[ProblemSamples], sizes: Sequence[int], *, seed: int = 0) -> dict[str, float]:
+    """cons@k for every k of ``sizes``, a mean over problems, each with 95 % limits as "cons@k_low" and "cons@k_high".
+
+    Raises ValueError where a problem has fewer than k samples.
+    """
+    metrics: dict[str, float] = {}
+    for k in sizes:
+        values = [cons_at_k(p.answers, p.correct, k, seed=seed + i) for i, p in enumerate(problems)]
+        metrics |= _with_interval(f"cons@{k}", values, seed=seed)
+    return metrics
+
+
+def vote_gains(problems: Sequence[ProblemSamples], sizes: Sequence[int], *, seed: int = 0) -> dict[str, float]:
+    """What a majority vote adds: cons@k less pass@1 for every k of ``sizes``, as "cons@k_gain" with 95 % limits.
+
+    The limits are of the difference within problems, so far closer than those of the two figures.
+    """
+    metrics: dict[str, float] = {}
+    for k in sizes:
+        values = [
+            cons_at_k(p.answers, p.correct, k, seed=seed + i) - float(np.mean(p.correct))
+            for i, p in enumerate(problems)
+        ]
+        metrics |= _with_interval(f"cons@{k}_gain", values, seed=seed)
+    return metrics
+
+
+def _with_interval(name: str, values: Sequence[float], *, seed: int) -> dict[str, float]:
+    low, high = bootstrap_interval(values, seed=seed)
+    return {name: float(np.mean(values)), f"{name}_low": low, f"{name}_high": high}
 
 
 def _subsets(num_samples: int, k: int, *, seed: int, max_subsets: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A Hugging Face folder, opened and checked: everything that is wrong with it comes as one error, before a weight is read."""
+"""A Hugging Face folder, opened and checked: what is wrong with it comes as one error, before anything is loaded."""
 
 import dataclasses
 import json
@@ -13,12 +13,10 @@ import numpy as np
 from r1jax.hf.config import read_config
 from r1jax.hf.fp8 import E4M3, SCALE_SUFFIX, dequantise, quantisation_faults, scale_shape
 from r1jax.hf.names import Place, hf_places, raise_faults, tensor_faults
-from r1jax.hf.safetensors_file import Stored, read_header
+from r1jax.hf.safetensors_file import INDEX, SINGLE, Stored, read_header
 from r1jax.models.config import ModelConfig
 from r1jax.text.tokenizer import Tokenizer
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 _CHUNK = 1 << 26  # bytes compared at a time
 
 

@@ -200,7 +200,7 @@ def _places_of(trees, name: str, path_text: str, index: tuple[int, ...], num_inp
     path = next(((tree, *keys) for tree in trees if _contains(trees[tree], keys)), None)
     if path is None:
         return {}
-    shape, is_copy = _at(trees, path).shape, num_inputs == COPY
+    shape, is_copy = at(trees, path).shape, num_inputs == COPY
     if "{e}" in name:
         experts = range(shape[1])
         return {name.replace("{e}", str(e)): Place(path, (*index, e), num_inputs, shape[2:]) for e in experts}
@@ -241,11 +241,12 @@ def params_from_hf(tensors: Iterable[tuple[str, np.ndarray]], config: ModelConfi
     params = _map_tree(abstract, lambda leaf: np.empty(leaf.shape, np.float32))
     for name, array in tensors:
         place = places[name]
-        _at(params, place.path[1:])[place.index] = place.to_ours(array)
+        at(params, place.path[1:])[place.index] = place.to_ours(array)
     return params
 
 
-def _at(tree: Any, path: tuple[str, ...]) -> Any:
+def at(tree: Any, path: tuple[str, ...]) -> Any:
+    """What lies at the keys `path` of nested dicts."""
     for key in path:
         tree = tree[key]
     return tree

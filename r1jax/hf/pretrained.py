@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 
 from r1jax import sharding
 from r1jax.hf.folder import Folder, open_folder
-from r1jax.hf.names import Place, hf_places
+from r1jax.hf.names import Place, at, hf_places
 from r1jax.hf.write import MAX_SHARD_BYTES, Source, write_folder
 from r1jax.models.config import ModelConfig
 from r1jax.models.transformer import Model, make_model
@@ -176,9 +176,7 @@ def save_pretrained(
             raise ValueError("save_pretrained: the arrays are spread over several hosts; gather them on one first")
     places = hf_places(model.config)
     trees = {"params": model.params, "buffers": model.buffers}
-    leaves: dict[tuple[str, ...], Any] = {}
-    for place in places.values():
-        leaves[place.path] = functools.reduce(lambda tree, key: tree[key], place.path, trees)
+    leaves = {place.path: at(trees, place.path) for place in places.values()}
 
     def tensors() -> Iterator[tuple[str, np.ndarray]]:
         for name, place in places.items():

@@ -16,6 +16,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+INDEX = "model.safetensors.index.json"
+"""Of a folder of several files: which of them holds which tensor."""
+SINGLE = "model.safetensors"
+"""The one file of a folder without an index."""
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16), "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
@@ -156,7 +160,7 @@ def split_shards(planned: Iterable[Planned], *, max_shard_bytes: int) -> dict[st
         room -= item.num_bytes
     count = len(shards)
     if count == 1:
-        return {"model.safetensors": shards[0]}
+        return {SINGLE: shards[0]}
     return {f"model-{i:05}-of-{count:05}.safetensors": shard for i, shard in enumerate(shards, 1)}
 
 
@@ -167,7 +171,7 @@ def write_shards(
     *,
     on_bytes: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Writes the files and, if there are several, model.safetensors.index.json.
+    """Writes the files and, if there are several, the index.
 
     tensors: (name, array) in the order of the plan; one is held at a time. on_bytes: told the size of each when written.
     """
@@ -198,4 +202,4 @@ def write_shards(
         weight_map = {item.name: file_name for file_name, shard in shards.items() for item in shard}
         total = sum(item.num_bytes for shard in shards.values() for item in shard)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -37,6 +37,11 @@ def is_tpu() -> bool:
     return pltpu.is_tpu_device()
 
 
+def is_cpu() -> bool:
+    """Is it one for a CPU?"""
+    return not is_tpu() and jax.default_backend() == "cpu"
+
+
 def is_one_tpu() -> bool:
     """Is it one for a single TPU, or for one device's part (``jax.shard_map``)? Nothing partitions a kernel by itself.
 

@@ -11,16 +11,13 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from r1jax.kernels import hardware
+from r1jax.kernels import hardware, tpu_kernel
 from r1jax.kernels.flash_attention.reference import MASKED
+from r1jax.kernels.tpu_kernel import DTYPES, LANES, SMEM_TABLE_BYTES, dot
 
-LANES = 128
-DTYPES = ("bfloat16", "float32")
 STEP_BYTES = 2**20
 """Pages a grid step hold about so much: starting a step takes some 0.35 µs, reading 1 MiB 0.3 to 1.3 µs."""
 MAX_PAGES = 8
-SMEM_TABLE_BYTES = 512 * 1024
-"""Half of a TensorCore's scalar memory."""
 
 
 def token_places(page_table_BI, start_B, *, num_tokens: int, num_pages: int, page_size: int):
@@ -124,14 +121,6 @@ def finish_softmax(sum_ref, total_ref):
     return sum_ref[...] / jnp.where(total > 0, total, 1.0)
 
 
-def dot(x, y, *, transposed: bool = False):
-    """x · y, or x · yᵀ, with sums in float32; float32 inputs are not rounded to bfloat16 on the way."""
-    precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-    contracted = ((1,), (1,)) if transposed else ((1,), (0,))
-    return jax.lax.dot_general(x, y, (contracted, ((), ())), precision=precision, preferred_element_type=jnp.float32)
-
-
 def compiler_params() -> pltpu.CompilerParams:
     """Sequences in any order, the steps of one in order; half of VMEM."""
-    vmem = hardware.info(hardware.generation()).vmem_capacity_bytes
-    return pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=vmem // 2)
+    return tpu_kernel.compiler_params(hardware.generation(), "parallel", "arbitrary", vmem=1 / 2)

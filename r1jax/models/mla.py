@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from r1jax.kernels.flash_attention import attention, attention_mask, flash_attention
+from r1jax.kernels.flash_attention import attention, attention_mask, flash_attention, with_rope
 from r1jax.models import cache as kv_cache
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import RMSNorm, param, project
@@ -86,11 +86,9 @@ class MLA(nnx.Module):
     def _absorbed(self, q_nope_BTNH, q_rope_BTNR, latent_BSC, k_rope_BSR, mask_BTS):
         w_uk_CNH, w_uv_CNU = jnp.split(self.w_ukv_CNA[...], [self.config.nope_head_dim], axis=-1)
         q_latent_BTNC = _per_head("btnh,cnh->btnc", q_nope_BTNH, w_uk_CNH)
-        q_BTNA = jnp.concatenate([q_latent_BTNC, q_rope_BTNR], axis=-1)
-        k_BSA = jnp.concatenate([latent_BSC, k_rope_BSR], axis=-1)
-        z_BTNC = attention(
-            q_BTNA, k_BSA[:, :, None], latent_BSC[:, :, None], mask_BTS=mask_BTS, scale=self.softmax_scale
-        )
+        latent_BS1C = latent_BSC[:, :, None]
+        q_BTNA, k_BS1A = with_rope(q_latent_BTNC, latent_BS1C, q_rope_BTNR, k_rope_BSR)
+        z_BTNC = attention(q_BTNA, k_BS1A, latent_BS1C, mask_BTS=mask_BTS, scale=self.softmax_scale)
         return _per_head("btnc,cnu->btnu", z_BTNC, w_uv_CNU)
 
 

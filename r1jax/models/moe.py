@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from r1jax.kernels.grouped_matmul import expert_ffn
-from r1jax.kernels.route import route_and_sort
+from r1jax.kernels.route import affinities, route_and_sort
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import Buffer, SwiGLU, param
 
@@ -35,9 +35,14 @@ class MoE(nnx.Module):
         """
         c = self.config
         x_XD = x_BTD.reshape(-1, x_BTD.shape[-1])
-        affinity_XE = self._affinity(x_XD)
+        logits_XE = jnp.einsum(
+            "xd,de->xe",
+            x_XD.astype(jnp.float32),
+            self.w_router_DE[...].astype(jnp.float32),
+            precision=jax.lax.Precision.HIGHEST,  # the default of TPU and GPU rounds the inputs
+        )
         weights_XK, experts_XK, order = route_and_sort(
-            affinity_XE,
+            logits_XE,
             self.router_bias_E[...] if c.router_bias else None,
             num_experts_per_token=c.num_experts_per_token,
             num_groups=c.num_groups,
@@ -45,6 +50,7 @@ class MoE(nnx.Module):
             scaling=c.routed_scaling,
             best_per_group=2 if c.score_function == "sigmoid" else 1,
             normalize=c.normalize_weights,
+            score_function=c.score_function,
             replay_XK=None if replay_BTK is None else replay_BTK.reshape(-1, c.num_experts_per_token),
         )
         experts = (self.w_gate_EDF[...], self.w_up_EDF[...], self.w_down_EFD[...])
@@ -57,18 +63,9 @@ class MoE(nnx.Module):
         if record_routing:
             told["experts_BTK"] = experts_XK.reshape(*segments_BT.shape, -1)
         if balance:
-            affinity_BTE = affinity_XE.reshape(*segments_BT.shape, -1)
+            affinity_BTE = affinities(logits_XE, c.score_function).reshape(*segments_BT.shape, -1)
             told["balance"] = balance_sum(affinity_BTE, segments_BT, num_experts_per_token=c.num_experts_per_token)
         return out_BTD, told
-
-    def _affinity(self, x_XD: jax.Array) -> jax.Array:
-        logits_XE = jnp.einsum(
-            "xd,de->xe",
-            x_XD.astype(jnp.float32),
-            self.w_router_DE[...].astype(jnp.float32),
-            precision=jax.lax.Precision.HIGHEST,  # the default of TPU and GPU rounds the inputs
-        )
-        return jax.nn.sigmoid(logits_XE) if self.config.score_function == "sigmoid" else jax.nn.softmax(logits_XE)
 
 
 def balance_sum(affinity_BTE: jax.Array, segments_BT: jax.Array, *, num_experts_per_token: int) -> jax.Array:

@@ -36,6 +36,11 @@ _OVER_LAYERS = {"expert_counts_E": "expert_counts_LE", "experts_BTK": "experts_L
 """What a router tells -> its name in aux, stacked over the MoE layers."""
 
 
+def _aux_of(told: dict) -> dict:
+    """aux of what the routers of the stacked layers tell."""
+    return {_OVER_LAYERS[name]: value for name, value in told.items()}
+
+
 class Transformer(nnx.Module):
     """Embedding, blocks, final norm, MTP depths; the unembedding is applied by ``Model.token_logprob`` or ``Model.logits``."""
 
@@ -61,10 +66,10 @@ class Transformer(nnx.Module):
         inputs = {"angles": rope_angles(self.config, positions_BT), "segments_BT": segments_BT}
         h_BTD = self._embed(tokens_BT)
         if cache is None:
-            h_BTD, aux = self._scanned(h_BTD, inputs, replay_LBTK, routing)
+            h_BTD, told = self._scanned(h_BTD, inputs, replay_LBTK, routing)
         else:
-            h_BTD, cache, aux = self._unrolled(h_BTD, inputs, cache, is_prefill, replay_LBTK, routing)
-        return self.final_norm(h_BTD), cache, aux
+            h_BTD, cache, told = self._unrolled(h_BTD, inputs, cache, is_prefill, replay_LBTK, routing)
+        return self.final_norm(h_BTD), cache, _aux_of(told)
 
     def mtp_step(
         self, hidden_BTD, next_BT, *, depth, positions_BT, segments_BT, cache=None, is_prefill=False, **routing
@@ -81,7 +86,7 @@ class Transformer(nnx.Module):
         step = step if cache is not None else _rematerialised(step, self.config.remat)
         hidden_BTD, layer, told = step(state, hidden_BTD, self._embed(next_BT))
         cache = None if cache is None else _advanced(cache, (layer,), inputs)
-        return hidden_BTD, cache, {_OVER_LAYERS[name]: value[None] for name, value in told.items()}
+        return hidden_BTD, cache, _aux_of(jax.tree.map(lambda value: value[None], told))
 
     def blocks(self):
         """(stack's name, index in it, block) of every layer in order, each with its own slice of the stacked arrays."""
@@ -99,7 +104,7 @@ class Transformer(nnx.Module):
                 yield name, *nnx.split(getattr(self, name))
 
     def _scanned(self, h_BTD, inputs, replay_LBTK, routing):
-        aux = {}
+        told_by_moe = {}
         for name, graphdef, state in self._stacks():
 
             def layer(h_BTD, per_layer, graphdef=graphdef):
@@ -111,8 +116,8 @@ class Transformer(nnx.Module):
             h_BTD, told = jax.lax.scan(
                 _rematerialised(layer, self.config.remat), h_BTD, (state, replay_LBTK if name == "moe" else None)
             )
-            aux |= {_OVER_LAYERS[name]: value for name, value in told.items()}
-        return h_BTD, aux
+            told_by_moe |= told  # dense layers tell nothing
+        return h_BTD, told_by_moe
 
     def _unrolled(self, h_BTD, inputs, cache, is_prefill, replay_LBTK, routing):
         inputs = inputs | _cache_inputs(cache, inputs["segments_BT"], is_prefill)
@@ -122,9 +127,8 @@ class Transformer(nnx.Module):
             h_BTD, layer, told = block(h_BTD, cache=layer, routing=routing | {"replay_BTK": replay_BTK}, **inputs)
             layers.append(layer)
             told_by_layer += [told] if told else []
-        aux = jax.tree.map(lambda *values: jnp.stack(values), *told_by_layer) if told_by_layer else {}
-        aux = {_OVER_LAYERS[name]: value for name, value in aux.items()}
-        return h_BTD, _advanced(cache, tuple(layers), inputs), aux
+        told = jax.tree.map(lambda *values: jnp.stack(values), *told_by_layer) if told_by_layer else {}
+        return h_BTD, _advanced(cache, tuple(layers), inputs), told
 
 
 def _cache_inputs(cache: dict, segments_BT, is_prefill: bool) -> dict:

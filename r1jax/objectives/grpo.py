@@ -198,5 +198,7 @@ def _check_options(
         raise ValueError(f"dual_clip must be above 1, got {dual_clip}")
     if inputs["ref_logp_BT"] is None and kl_coef != 0.0:
         raise ValueError(f"kl_coef is {kl_coef} but ref_logp_BT is missing: pass it, or kl_coef=0")
+    if importance_cap is not None and not importance_cap > 0.0:
+        raise ValueError(f"importance_cap must be positive, got {importance_cap}")
     if importance_cap is not None and inputs["sampler_logp_BT"] is None:
         raise ValueError(f"importance_cap is {importance_cap} but sampler_logp_BT is missing")

@@ -17,14 +17,21 @@ Rows = list[dict[str, Any]]
 
 
 def examples(stage: Stage) -> str:
-    """HTML: first and last completions in pairs, then best, worst and most reflecting; "" if none was kept."""
+    """HTML: first and last completions in pairs, then best, worst and most reflecting; "" if none was kept.
+
+    Of an evaluation, whose files are its tasks, some of each.
+    """
     notes: list[str] = []
     parts = []
     for split, heading in (("heldout", "Held-out problems"), ("train", "Training problems")):
         files = stage.completion_files(split)
-        ends = [(path, rows) for path in (files[:1] + files[1:][-1:]) if (rows := _read(path, notes))]
+        if stage.kind == "evaluate":
+            for rows in (_read(path, notes) for path in files):
+                parts += [f"<h3>{heading}</h3>", _side_by_side([("", rows)])] if rows else []
+            continue
+        ends = [(_when(path), rows) for path in (files[:1] + files[1:][-1:]) if (rows := _read(path, notes))]
         if ends:
-            parts.append(f"<h3>{heading}: {' and '.join(_when(path) for path, _ in ends)}</h3>")
+            parts.append(f"<h3>{heading}: {' and '.join(when for when, _ in ends)}</h3>")
             parts.append(_side_by_side(ends))
             if split == "train":
                 parts.append(_extremes(*ends[-1]))
@@ -93,16 +100,16 @@ def _by_problem(rows: Rows) -> dict[str, Rows]:
     return groups
 
 
-def _side_by_side(ends: list[tuple[Path, Rows]]) -> str:
+def _side_by_side(ends: list[tuple[str, Rows]]) -> str:
+    """Of one or two sets of completions, each with the words that say when they are from."""
     if len(ends) == 1:
-        path, rows = ends[0]
+        when, rows = ends[0]
         shown = itertools.islice(_by_problem(rows).values(), _MAX_PAIRS)
-        return "".join(_asked([group]) + _pair([_card(group[0], _when(path), group)]) for group in shown)
-    (first_path, first), (last_path, last) = ends
+        return "".join(_asked([group]) + _pair([_card(group[0], when, group)]) for group in shown)
+    (first_when, first), (last_when, last) = ends
     pairs = pair_up(first, last, limit=_MAX_PAIRS)
     return "".join(
-        _asked(pair)
-        + _pair([_card(pair[0][0], _when(first_path), pair[0]), _card(pair[1][0], _when(last_path), pair[1])])
+        _asked(pair) + _pair([_card(pair[0][0], first_when, pair[0]), _card(pair[1][0], last_when, pair[1])])
         for pair in pairs
     )
 
@@ -129,7 +136,7 @@ def _pair(cards: Iterable[str]) -> str:
 
 
 def _card(row: dict[str, Any], heading: str, group: Rows) -> str:
-    facts = [f"<b>{escape(heading)}</b>"]
+    facts = [f"<b>{escape(heading)}</b>"] if heading else []
     correct = number(row.get("correct")) if not isinstance(row.get("correct"), bool) else float(row["correct"])
     if correct == correct:
         facts.append(
@@ -166,7 +173,7 @@ def _card(row: dict[str, Any], heading: str, group: Rows) -> str:
     return f'<div class="answer"><header>{" · ".join(facts)}</header><pre>{body}</pre></div>'
 
 
-def _extremes(path: Path, rows: Rows) -> str:
+def _extremes(when: str, rows: Rows) -> str:
     """Highest and lowest reward, and most reflection words, of one update; one completion a problem."""
     scored = [row for row in rows if number(row.get("reward")) == number(row.get("reward"))]
     scored.sort(key=lambda row: number(row["reward"]), reverse=True)
@@ -180,10 +187,10 @@ def _extremes(path: Path, rows: Rows) -> str:
             :_MAX_EXTREMES
         ]
         if chosen:
-            cards = "".join(f"<div>{_asked([[row]])}{_card(row, _when(path), [row])}</div>" for row in chosen)
-            parts.append(f"<h3>{title}, {_when(path)}</h3>{_pair([cards])}")
+            cards = "".join(f"<div>{_asked([[row]])}{_card(row, when, [row])}</div>" for row in chosen)
+            parts.append(f"<h3>{title}, {when}</h3>{_pair([cards])}")
     return (
-        f"<details><summary>Best, worst and most reflecting completions of {_when(path)}</summary>{''.join(parts)}</details>"
+        f"<details><summary>Best, worst and most reflecting completions of {when}</summary>{''.join(parts)}</details>"
         if parts
         else ""
     )

@@ -18,7 +18,7 @@ def stage_figures(stage: Stage, sections: list[Section]) -> str:
         for panel in section.panels:
             curves = [_curve(stage, line, colour, panel) for colour, line in enumerate(panel.lines)]
             figures.append(
-                _figure(panel, [line.label for line in panel.lines], curves, name=f"{stage.name} {panel.title}")
+                figure(panel, [line.label for line in panel.lines], curves, name=f"{stage.name} {panel.title}")
             )
         parts.append(_section(section.title, figures))
     return "".join(parts)
@@ -38,9 +38,31 @@ def compared_figures(stages: dict[str, Stage], sections: list[Section]) -> str:
                 ]
                 title = panel.title if len(panel.lines) == 1 else f"{panel.title}: {line.label}"
                 alone = dataclasses.replace(panel, title=title, stacked=False)
-                figures.append(_figure(alone, list(runs), curves, name=title, raw=len(runs) <= 4))
+                figures.append(figure(alone, list(runs), curves, name=title, raw=len(runs) <= 4))
         parts.append(_section(section.title, figures))
     return "".join(parts)
+
+
+def figure(panel: Panel, labels: list[str], curves: list[plot.Curve], *, name: str, raw: bool = True) -> str:
+    """HTML: one panel with its curves, which the labels name in the same order."""
+    legend = "".join(
+        f'<span><i style="background:var(--c{curve.colour % plot.NUM_COLOURS})"></i>{escape(label)} {_ends_of(curve)}</span>'
+        for label, curve in zip(labels, curves, strict=True)
+    )
+    note = f"<p>{panel.note}</p>" if panel.note else ""
+    svg = plot.draw(
+        curves,
+        title=escape(name),
+        unit=panel.unit,
+        across=panel.across,
+        low=panel.low,
+        high=panel.high,
+        stacked=panel.stacked,
+        raw=raw,
+    )
+    return (
+        f'<figure><figcaption>{escape(panel.title)}<div class="legend">{legend}</div>{note}</figcaption>{svg}</figure>'
+    )
 
 
 def ends(series: Series) -> tuple[float, float]:
@@ -64,20 +86,6 @@ def _curve(stage: Stage, line: Line, colour: int, panel: Panel, *, band: bool = 
         return curve
     low_edge, high_edge = (np.interp(series.steps, edge.steps, edge.values) for edge in (low, high))
     return dataclasses.replace(curve, low=low_edge, high=high_edge)
-
-
-def _figure(panel: Panel, labels: list[str], curves: list[plot.Curve], *, name: str, raw: bool = True) -> str:
-    legend = "".join(
-        f'<span><i style="background:var(--c{curve.colour % plot.NUM_COLOURS})"></i>{escape(label)} {_ends_of(curve)}</span>'
-        for label, curve in zip(labels, curves, strict=True)
-    )
-    note = f"<p>{panel.note}</p>" if panel.note else ""
-    svg = plot.draw(
-        curves, title=escape(name), unit=panel.unit, low=panel.low, high=panel.high, stacked=panel.stacked, raw=raw
-    )
-    return (
-        f'<figure><figcaption>{escape(panel.title)}<div class="legend">{legend}</div>{note}</figcaption>{svg}</figure>'
-    )
 
 
 def _ends_of(curve: plot.Curve) -> str:

@@ -15,7 +15,8 @@ def status(stage: Stage) -> str:
     total = stage.config.get("num_updates")
     of = f" of {total:,}" if isinstance(total, int) else ""
     if stage.done:
-        return f"finished at update {stage.last_step:,}, {duration(stage.wall_seconds)}"
+        at = f" at update {stage.last_step:,}" if stage.has_updates else ""
+        return f"finished{at}, {duration(stage.wall_seconds)}"
     if not stage.last_time:
         return "no update recorded yet"
     return f"running or stopped at update {stage.last_step:,}{of}, last row written {stage.last_time}"
@@ -95,7 +96,8 @@ def headline(stage: Stage) -> str:
         series = stage.metrics.get(metric)
         if series is not None and not (metric == "loss" and stage.is_rl):
             cards.append((" → ".join(show(value) for value in ends(series)), label, ""))
-    cards.append((f"{updates_of(stage):,}", "updates", ""))
+    if stage.has_updates:
+        cards.append((f"{updates_of(stage):,}", "updates", ""))
     if math.isfinite(stage.wall_seconds):
         cards.append((duration(stage.wall_seconds), "wall time", ""))
     if seed_of(stage):

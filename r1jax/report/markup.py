@@ -116,7 +116,7 @@ figcaption{font-weight:600;overflow-wrap:anywhere}figcaption p{font-weight:400;f
 .legend{display:flex;flex-wrap:wrap;gap:0 14px;font-weight:400;font-size:.85rem;margin:2px 0}
 .legend span{overflow-wrap:anywhere}.legend i{display:inline-block;width:14px;height:3px;border-radius:2px;margin-right:5px;vertical-align:middle}
 svg{width:100%;height:auto;margin-top:auto}svg text{font-family:inherit!important}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.87rem}td,th{padding:3px 14px 3px 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}td:first-child{white-space:nowrap}td{overflow-wrap:anywhere;max-width:70ch}
+.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.87rem}td,th{padding:3px 14px 3px 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}td:first-child{white-space:nowrap}td{overflow-wrap:anywhere;max-width:70ch}.wide{display:block;white-space:normal;max-width:34ch}
 th{font-weight:600;color:var(--quiet)}
 .pair{grid-template-columns:repeat(auto-fit,minmax(min(100%,370px),1fr));margin:6px 0 22px}
 .answer{background:var(--panel);border-radius:8px;padding:8px 12px;min-width:0;overflow:hidden}

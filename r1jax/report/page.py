@@ -3,12 +3,17 @@
 import os
 from pathlib import Path
 
+from r1jax.report.claims import claims_section
 from r1jax.report.examples import examples
 from r1jax.report.figures import ends, stage_figures
-from r1jax.report.headline import headline, status
+from r1jax.report.headline import headline, score, score_names, seed_of, status
 from r1jax.report.markup import escape, page, setting, show, table
 from r1jax.report.panels import resolve
-from r1jax.report.read import Stage, flatten, read_run
+from r1jax.report.read import Run, Stage, flatten, read_run
+from r1jax.report.tables import scores, tables
+
+_MANY = 6  # stages; of more than these there is a table, and all are folded
+_WITHOUT_CURVES = ("evaluate", "claims")  # whose rows are no curve
 
 
 def write_report(workdir: str | Path, *, out: str | Path | None = None) -> Path:
@@ -24,18 +29,53 @@ def write_report(workdir: str | Path, *, out: str | Path | None = None) -> Path:
     """
     run = read_run(workdir)
     name = run.path.resolve().name
-    is_long = len(run.stages) > 1
     body = [f"<h1>{escape(name)}</h1>"]
-    if is_long:
-        links = " · ".join(f'<a href="#{index}">{escape(stage.name)}</a>' for index, stage in enumerate(run.stages))
-        body.append(f"<p>{links}</p>")
+    if len(run.stages) > _MANY:
+        body += [claims_section(run), _overview(run)]
+        body += [_stage(stage, index, folded=True, named=True) for index, stage in enumerate(run.stages)]
+    else:
+        body += [_links(run), claims_section(run), *_few(run)]
+    return save(page(f"{name}: r1jax report", "".join(body)), Path(out) if out else run.path / "report.html")
+
+
+def _few(run: Run) -> list[str]:
+    """What a reader looks for first of each stage that learns from rewards, then the stages; those before them folded."""
     told = [stage for stage in run.stages if stage.is_rl] or list(run.stages)
+    is_named, body = len(run.stages) > 1, []
     for stage in told:
         body.append(f"<h2>{escape(stage.name)}</h2>" if len(told) > 1 else "")
         body.append(f'<p class="quiet">{status(stage)}</p>{headline(stage)}')
     for index, stage in enumerate(run.stages):
-        body.append(_stage(stage, index, folded=is_long and stage not in told and stage.done, named=is_long))
-    return save(page(f"{name}: r1jax report", "".join(body)), Path(out) if out else run.path / "report.html")
+        body.append(_stage(stage, index, folded=is_named and stage not in told and stage.done, named=is_named))
+    return body
+
+
+def _links(run: Run) -> str:
+    if len(run.stages) == 1:
+        return ""
+    links = " · ".join(f'<a href="#{index}">{escape(stage.name)}</a>' for index, stage in enumerate(run.stages))
+    return f"<p>{links}</p>"
+
+
+def _overview(run: Run) -> str:
+    """A line for each stage."""
+    rows = [
+        [f'<a href="#{index}">{escape(stage.name)}</a>', escape(stage.kind), _facts(stage), escape(seed_of(stage))]
+        for index, stage in enumerate(run.stages)
+    ]
+    return f"<h2>Stages</h2>{table(rows, head=['stage', 'kind', 'what came of it', 'seed'])}"
+
+
+def _facts(stage: Stage) -> str:
+    """One line: where the stage stands, and its main figures."""
+    facts = [status(stage)]
+    for name in score_names(stage):
+        before, after = (score(stage, name, when)[0] for when in ("before", "after"))
+        facts.append(f"{escape(name)} {show(before)} → {show(after)}")
+    loss = stage.metrics.get("loss")
+    if loss is not None and not stage.is_rl:
+        facts.append(f"loss {' → '.join(show(value) for value in ends(loss))}")
+    return ", ".join([*facts, *filter(None, [scores(stage)])])
 
 
 def save(text: str, path: Path) -> Path:
@@ -50,11 +90,14 @@ def save(text: str, path: Path) -> Path:
 
 
 def _stage(stage: Stage, index: int, *, folded: bool, named: bool) -> str:
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in stage.notes)
-    completions = examples(stage)
+    notes = list(stage.notes)
+    found, completions = tables(stage, notes), examples(stage)
+    figures = stage_figures(stage, resolve(stage.metrics)) if stage.kind not in _WITHOUT_CURVES else ""
     body = [
-        notes,
-        stage_figures(stage, resolve(stage.metrics)) if stage.metrics else "<p>No metrics yet.</p>",
+        *(f'<p class="note">{escape(note)}</p>' for note in notes),
+        headline(stage) if folded and stage.is_rl else "",
+        found,
+        figures or ("" if found or stage.kind in _WITHOUT_CURVES else "<p>No metrics yet.</p>"),
         f"<h3>Completions</h3>{completions}" if completions else "",
         _settings("Settings", stage.config),
         _settings("Environment", stage.environment),
@@ -64,11 +107,7 @@ def _stage(stage: Stage, index: int, *, folded: bool, named: bool) -> str:
         return content
     title = f'<h2 id="{index}">{escape(stage.name)}</h2>'
     if folded:
-        facts = status(stage)
-        loss = stage.metrics.get("loss")
-        if loss is not None:
-            facts += f", loss {' → '.join(show(value) for value in ends(loss))}"
-        return f'<details class="stage"><summary>{title} <small>{facts}</small></summary>{content}</details>'
+        return f'<details class="stage"><summary>{title} <small>{_facts(stage)}</small></summary>{content}</details>'
     return title + (f'<p class="quiet">{status(stage)}</p>' if not stage.is_rl else "") + content
 
 

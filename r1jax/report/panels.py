@@ -42,6 +42,7 @@ class Panel:
     high: float | None = None
     stacked: bool = False
     is_exact: bool = False  # a schedule, not a measurement: drawn as it is
+    across: str = "update"  # the horizontal axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +112,46 @@ SECTIONS = (
                 low=0.0,
             ),
             Panel("Held-out format", "share of completions", (Line("eval/format", "well formed"),), low=0.0, high=1.0),
+            Panel(
+                "Auxiliary losses",
+                "loss, unweighted",
+                (Line("mtp_loss", "multi-token prediction"), Line("moe/balance_loss", "expert balance")),
+            ),
+        ),
+    ),
+    Section(
+        "Reward model",
+        (
+            Panel(
+                "Judged right",
+                "share of the update's examples",
+                (
+                    Line("accuracy", "all"),
+                    Line("accuracy_safe", "safe"),
+                    Line("accuracy_unsafe", "unsafe"),
+                ),
+                low=0.0,
+                high=1.0,
+            ),
+            Panel("Margin", "logits", (Line("margin", "better less worse"),)),
+            Panel(
+                "Rewards",
+                "logits",
+                (Line("mean_reward", "mean", "min_reward", "max_reward"),),
+                "Band: lowest to highest.",
+            ),
+        ),
+    ),
+    Section(
+        "Data made",
+        (
+            Panel("Kept", "share of samples", (Line("kept_share", "kept"),), low=0.0, high=1.0),
+            Panel("Dropped", "samples of a batch, by reason", (Line("rejected/*", "*"),), low=0.0),
+            Panel(
+                "Prompts and documents left out",
+                "count",
+                (Line("prompts/too_long", "prompts"), Line("data/too_long", "documents")),
+            ),
         ),
     ),
     Section(
@@ -234,7 +275,7 @@ SECTIONS = (
 )
 
 # Metrics drawn as part of another panel, or known and not worth a plot of their own.
-_QUIET = re.compile(r".*_(low|high)|completions/(min|max)_length|rewards/[^/]+/std|time/step|finite")
+_QUIET = re.compile(r".*_(low|high)|completions/(min|max)_length|(min|max)_reward|rewards/[^/]+/std|time/step|finite")
 
 
 def resolve(names: Collection[str]) -> list[Section]:

@@ -65,17 +65,19 @@ def draw(
     *,
     title: str,
     unit: str,
+    across: str = "update",
     low: float | None = None,
     high: float | None = None,
     stacked: bool = False,
     raw: bool = True,
 ) -> str:
-    """Draws `curves` over updates and returns an <svg> element.
+    """Draws `curves` and returns an <svg> element.
 
     Args:
         curves: at least one.
         title: read out by screen readers; plain text without markup.
         unit: label of the vertical axis.
+        across: label of the horizontal axis.
         low: lower end of the vertical axis; None lets the data decide.
         high: upper end likewise.
         stacked: fill the areas on top of each other instead of drawing lines.
@@ -98,7 +100,7 @@ def draw(
             for curve in curves:
                 _line(axes, curve, raw)
         _bounds(axes, low, high)
-        axes.set_xlabel("update", color=_TEXT)
+        axes.set_xlabel(across, color=_TEXT)
         axes.set_ylabel(unit, color=_TEXT)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.yaxis.set_major_locator(MaxNLocator(5))

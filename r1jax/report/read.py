@@ -7,14 +7,16 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 _STAGE_FILES = ("metrics.jsonl", "config.json")
 _NOT_STAGES = ("checkpoints", "completions", "tensorboard")
 _NOT_IN_STEP = ("time/step", "time/eval")
+_WITHOUT_UPDATES = ("evaluate", "claims", "reject", "preferences")
 _FAILURES = re.compile(r"(eval/)?rewards/[^/]+/(errors|timeouts)")
+_Container = TypeVar("_Container", dict, list)
 _EPOCH_SECONDS = 1e9  # a "time" above this counts from 1970, below it from the start of the run
 
 
@@ -51,6 +53,11 @@ class Stage:
     def is_rl(self) -> bool:
         """Whether this stage learns from rewards."""
         return self.kind == "rl" or "reward" in self.metrics
+
+    @property
+    def has_updates(self) -> bool:
+        """Whether the steps of its rows are updates of a model; of other stages they are batches, or tasks."""
+        return self.kind not in _WITHOUT_UPDATES
 
     def completion_files(self, split: str) -> list[Path]:
         """Files of `split` ("train" or "heldout") by update, oldest first."""
@@ -126,16 +133,25 @@ def read_rows(path: Path, notes: list[str], limit: int | None = None) -> list[di
 
 def read_json(path: Path, notes: list[str]) -> dict[str, Any]:
     """Reads one JSON object; {} if the file is missing, and {} with a note if it is broken."""
+    return _read_as(dict, path, notes)
+
+
+def read_list(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """Reads a JSON list of objects, others left out; [] if the file is missing, and [] with a note if it is broken."""
+    return [row for row in _read_as(list, path, notes) if isinstance(row, dict)]
+
+
+def _read_as(kind: type[_Container], path: Path, notes: list[str]) -> _Container:
     if not path.is_file():
-        return {}
+        return kind()
     try:
         value = _parse(path.read_text(encoding="utf-8", errors="replace"))
     except OSError:
         value = None
-    if isinstance(value, dict):
+    if isinstance(value, kind):
         return value
     notes.append(f"{path.name} is empty or damaged and was left out.")
-    return {}
+    return kind()
 
 
 def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from r1jax.text.response import final_answer
+from r1jax.text.response import final_answer, is_cut_off
 
 _NUMBER = re.compile(r"(?:(?<![\w)])[+-])?\d+(?:,\d{3})*(?:\.\d+)?")
 
@@ -63,10 +63,10 @@ def _graded(
     tasks: Sequence[Any],
     stop_reason: Sequence[str] | None,
 ) -> list[float | Exception]:
-    reasons = stop_reason or ["stop"] * len(completions)
+    is_cut = is_cut_off(stop_reason, len(completions))
     scores: list[float | Exception] = []
-    for text, problem, task, reason in zip(completions, problems, tasks, reasons, strict=True):
-        answer = None if reason == "length" else extract(text)
+    for text, problem, task, cut in zip(completions, problems, tasks, is_cut, strict=True):
+        answer = None if cut else extract(text)
         try:
             scores.append(0.0 if answer is None else float(task.grade(answer, problem) >= 1.0))
         except Exception as error:

@@ -48,8 +48,14 @@ def accuracy(
     Returns:
         [N] scores, or in place of one a ValueError (with its row) for a reference that is no letter of an option.
     """
-    found = final_answers(prompts, completions, stop_reason)
-    options = choices or [None] * len(completions)
+    return judge(final_answers(prompts, completions, stop_reason), answer, choices=choices)
+
+
+def judge(
+    found: Sequence[str | None], answer: Sequence[str], *, choices: Sequence[Sequence[str] | None] | None = None
+) -> list[float | Exception]:
+    """The scores of ``accuracy`` for final answers that are extracted already; None scores 0.0."""
+    options = choices or [None] * len(found)
     scores: list[float | Exception] = []
     for row, (picked, gold, texts) in enumerate(zip(found, answer, options, strict=True)):
         right = read_letter(gold) if isinstance(gold, str) else None

@@ -13,18 +13,15 @@ import concurrent.futures
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from r1jax.rewards import inside, sandbox
-from r1jax.rewards.code_asserts import passes_asserts
+from r1jax.rewards.code_asserts import VerifierError, check_sandbox, passes_asserts
 from r1jax.rewards.code_tests import Tests, read_tests
+from r1jax.text.response import is_cut_off, summary_of
 
 _TAGS = {"python": {"python", "python3", "py", "py3"}, "cpp": {"cpp", "c++", "cc", "cxx", "c++17"}}
-
-
-class VerifierError(RuntimeError):
-    """The verifier failed, not the program that it judges."""
 
 
 def passes_tests(
@@ -39,7 +36,7 @@ def passes_tests(
     Programs run one a core at a time. A response cut off at the length limit has no final program: 0.0 (spec G.12).
 
     Args:
-        prompts: not looked at.
+        prompts: what the responses follow; one that ends with ``<think>`` has opened the thought.
         completions: responses.
         tests: the problems' tests, see ``code_tests``.
         stop_reason: "length" for a response that was cut off.
@@ -49,21 +46,32 @@ def passes_tests(
         SandboxUnavailable: programs cannot be confined on this machine; says what to install.
     """
     sandbox.require()
-    reasons = stop_reason if stop_reason is not None else ["stop"] * len(completions)
-    rows = list(zip(completions, tests, reasons, strict=True))
+    is_cut = is_cut_off(stop_reason, len(completions))
+    rows = list(zip(prompts, completions, tests, is_cut, strict=True))
     workers = min(len(rows), len(os.sched_getaffinity(0))) or 1
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         return list(pool.map(lambda row: _score(*row), rows))
 
 
-def find_program(text: str, *, language: str) -> str | None:
+def judge(answer: str, tests: Any) -> float | Exception:
+    """The score of an answer that is extracted already: the last block as in ``find_program``, or a bare program.
+
+    Raises:
+        SandboxUnavailable: programs cannot be confined on this machine; says what to install.
+    """
+    sandbox.require()
+    return _scored(lambda language: _last_block(answer, language) if "```" in answer else f"{answer}\n", tests)
+
+
+def find_program(text: str, *, language: str, prompt: str = "") -> str | None:
     """The last closed fenced block of a language, or the last without one, after the reasoning; None where there is none.
 
-    The reasoning ends at the last ``</think>``; a response that opens ``<think>`` and does not close it has only that.
+    The reasoning ends as in ``response.summary_of``.
     """
-    _, closing, final = text.rpartition("</think>")
-    if not closing and "<think>" in text:
-        return None
+    return _last_block(summary_of(text, prompt=prompt) or "", language)
+
+
+def _last_block(final: str, language: str) -> str | None:
     tagged = untagged = None
     block: list[str] | None = None
     opening, tag = "", ""
@@ -117,12 +125,19 @@ def _read_fence(line: str) -> tuple[str, str]:
     return fence, rest.lower().split(maxsplit=1)[0] if rest else ""
 
 
-def _score(completion: str, tests: Any, reason: str) -> float | Exception | None:
+def _score(prompt: str, completion: str, tests: Any, is_cut: bool) -> float | Exception | None:
     if tests is None:
         return None
+    return _scored(
+        lambda language: None if is_cut else find_program(completion, language=language, prompt=prompt), tests
+    )
+
+
+def _scored(find: Callable[[str], str | None], tests: Any) -> float | Exception:
+    """The score of the program that ``find`` gives for a language; 0.0 for none."""
     try:
         suite = read_tests(tests)
-        program = None if reason == "length" else find_program(completion, language=suite.language)
+        program = find(suite.language)
         return 0.0 if program is None else float(_passes(program, suite))
     except Exception as error:
         return error
@@ -133,34 +148,38 @@ def _passes(source: str, tests: Tests) -> bool:
         assert tests.asserts is not None and tests.function is not None
         return passes_asserts(source, tests.asserts, function=tests.function, limits=tests.limits)
     if tests.kind == "stdin":
-        got = _outputs(source, tests)
-    else:
-        assert tests.function is not None
-        got = _values(source, tests.function, [given for given, _ in tests.cases], tests.limits)
-    if got is None:
-        return False
-    if tests.checker is not None:
-        return _checked(tests, got)
-    if tests.kind == "stdin":
-        return True
-    pairs = zip(got, (expected for _, expected in tests.cases), strict=True)
-    return all(same_value(value, expected, tolerance=tests.tolerance) for value, expected in pairs)
+        return _prints(source, tests)
+    assert tests.function is not None
+    got = _values(source, tests.function, [given for given, _ in tests.cases], tests.limits)
+    return got is not None and all(
+        _is_right(value, given, expected, tests) for value, (given, expected) in zip(got, tests.cases, strict=True)
+    )
 
 
-def _outputs(source: str, tests: Tests) -> list[str] | None:
-    """What the program prints on each input; None at the first test that it fails."""
+def _prints(source: str, tests: Tests) -> bool:
+    """Whether the program prints what it should on each input; ends at the first that it fails."""
     program = sandbox.prepare(source, language=tests.language)
     if isinstance(program, sandbox.Result):
-        _check_sandbox(program)
-        return None
-    outputs = []
+        check_sandbox(program)
+        return False
     for given, expected in tests.cases:
         result = sandbox.run_program(program, tests.limits, stdin=given)
-        _check_sandbox(result)
-        if result.status != "ok" or (tests.checker is None and not same_output(result.stdout, expected)):
-            return None
-        outputs.append(result.stdout if tests.checker is not None else "")
-    return outputs
+        check_sandbox(result)
+        if result.status != "ok" or not _is_right(result.stdout, given, expected, tests):
+            return False
+    return True
+
+
+def _is_right(got: Any, given: Any, expected: Any, tests: Tests) -> bool:
+    """Whether one output or value is right: by the checker if there is one, whose limits are those of one input."""
+    if tests.checker is not None:
+        verdicts = _values(tests.checker, "check", [[given, got, expected]], tests.limits)
+        if verdicts is None or not isinstance(verdicts[0], bool):
+            raise VerifierError("the problem's checker failed, or gave something other than True and False")
+        return verdicts[0]
+    if tests.kind == "stdin":
+        return same_output(got, expected)
+    return same_value(got, expected, tolerance=tests.tolerance)
 
 
 def _values(source: str, function: str, calls: Sequence[Any], limits: sandbox.Limits) -> list[Any] | None:
@@ -169,7 +188,7 @@ def _values(source: str, function: str, calls: Sequence[Any], limits: sandbox.Li
     assert isinstance(program, sandbox.Program)
     task = json.dumps({"source": source, "function": function, "calls": calls})
     result = sandbox.run_program(program, limits, stdin=task)
-    _check_sandbox(result)
+    check_sandbox(result)
     if result.status != "ok":
         return None
     try:
@@ -184,20 +203,6 @@ def _is_near(got: float, expected: float, tolerance: float) -> bool:
         return math.isclose(got, expected, rel_tol=tolerance, abs_tol=tolerance)
     except OverflowError:  # an integer that no float can hold
         return False
-
-
-def _checked(tests: Tests, got: Sequence[Any]) -> bool:
-    assert tests.checker is not None
-    calls = [[given, value, expected] for (given, expected), value in zip(tests.cases, got, strict=True)]
-    verdicts = _values(tests.checker, "check", calls, tests.limits)
-    if verdicts is None or not all(isinstance(verdict, bool) for verdict in verdicts):
-        raise VerifierError("the problem's checker failed, or gave something other than True and False")
-    return all(verdicts)
-
-
-def _check_sandbox(result: sandbox.Result) -> None:
-    if result.status == "sandbox":
-        raise VerifierError(f"the sandbox failed: {result.stderr.strip()[-500:]}")
 
 
 def _lines(text: str) -> list[str]:

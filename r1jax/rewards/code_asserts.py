@@ -9,8 +9,15 @@ import dataclasses
 from r1jax.rewards import inside, sandbox
 
 
-class BrokenTests(RuntimeError):
-    """The assertions failed by themselves, not because of the program that they judge."""
+class VerifierError(RuntimeError):
+    """The verifier failed (sandbox, checker, assertions), not the program that it judges."""
+
+
+def check_sandbox(*results: sandbox.Result) -> None:
+    """Raises VerifierError for the first run that the sandbox itself failed."""
+    for result in results:
+        if result.status == "sandbox":
+            raise VerifierError(f"the sandbox failed: {result.stderr.strip()[-500:]}")
 
 
 def passes_asserts(source: str, asserts: str, *, function: str, limits: sandbox.Limits) -> bool:
@@ -23,19 +30,18 @@ def passes_asserts(source: str, asserts: str, *, function: str, limits: sandbox.
         limits: of the program, and of the assertions.
 
     Raises:
-        BrokenTests: the assertions fail without the function, or go beyond their limits while it does not.
+        VerifierError: the assertions fail without the function, or go beyond their limits while it does not.
     """
     server = _program("solution_server", "solution", source)
     asserter = _program("asserter", "asserts", asserts)
     judged, judge = sandbox.run_pair(server, asserter, limits, args=((), (function,)))
-    if "sandbox" in (judged.status, judge.status):
-        raise BrokenTests(f"the sandbox failed: {(judged.stderr or judge.stderr).strip()[-500:]}")
+    check_sandbox(judged, judge)
     if judge.status == "ok":
         return True
     verdict = judge.stderr.rstrip().rpartition("\n")[2]
     if verdict == "failed" or judged.status != "ok":
         return False
-    raise BrokenTests(f"the assertions are at fault ({judge.status}): {judge.stderr.strip()[-500:]}")
+    raise VerifierError(f"the assertions are at fault ({judge.status}): {judge.stderr.strip()[-500:]}")
 
 
 def _program(name: str, module: str, text: str) -> sandbox.Program:

@@ -23,7 +23,7 @@ and, where wanted,
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from r1jax.rewards import sandbox
@@ -104,29 +104,14 @@ def read_tests(value: Any) -> Tests:
     )
 
 
-def check_columns(columns: Mapping[str, Sequence[Any]], *, source: str = "problems") -> None:
-    """Checks the column ``tests`` of a data set, and that what it needs is here, before anything long starts.
-
-    Entries that are None are problems that ``passes_tests`` does not apply to.
-
-    Args:
-        columns: lists by name.
-        source: name of the data set, for messages.
+def check_tests(value: Any) -> None:
+    """Checks a column's entry, and that what its program needs is here, before anything long starts.
 
     Raises:
-        ValueError: no such column, or an entry not of the form above; names the data set and the row.
+        ValueError: not of the form above; the message names the key.
         SandboxUnavailable: no working sandbox, or no compiler for a problem in C++.
     """
-    if "tests" not in columns:
-        raise ValueError(f"{source}: no column 'tests', which passes_tests needs; there are {', '.join(columns)}")
-    languages = {"python"}
-    for row, value in enumerate(columns["tests"]):
-        try:
-            languages |= set() if value is None else {read_tests(value).language}
-        except ValueError as error:
-            raise ValueError(f"{source}, row {row}: {error}") from error
-    for language in sorted(languages):
-        sandbox.require(language)
+    sandbox.require(read_tests(value).language)
 
 
 def _as_json(value: Any) -> dict[str, Any]:

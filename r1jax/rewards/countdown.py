@@ -1,6 +1,6 @@
 """Countdown: make the target from the numbers. The answer is read as a syntax tree and computed in fractions; never ``eval``.
 
-Allowed are whole numbers, + - * / and round brackets; each given number exactly once (or at most once), no other number.
+Allowed are whole numbers, + - * / and round brackets; each given number exactly once, no other number.
 So ``1.5`` is not 1 and 5, and ``7//2``, ``44**19**7``, ``0x10`` and ``1_0`` are nothing at all. The signs × ÷ − ·, full-width
 characters, ``\\times``, ``\\div`` and ``\\frac{a}{b}`` are read as what they mean, and ``= 24`` behind the expression is fine
 if it is the target.
@@ -50,7 +50,6 @@ def accuracy(
     numbers: Sequence[Sequence[int]],
     target: Sequence[int | float | str],
     stop_reason: Sequence[str] | None = None,
-    use_all: bool = True,
     allow_negation: bool = False,
     **columns: Any,
 ) -> list[float | Exception]:
@@ -62,7 +61,6 @@ def accuracy(
         numbers: [N] the given whole numbers, >= 0.
         target: [N] the number to make.
         stop_reason: [N] "length" marks a response that was cut off: 0.0.
-        use_all: each number exactly once; otherwise at most once.
         allow_negation: a minus sign before an operand is allowed.
         columns: not used.
 
@@ -78,7 +76,7 @@ def accuracy(
         except (TypeError, ValueError, ZeroDivisionError) as error:
             scores.append(ValueError(f"countdown: numbers {given!r} and target {goal!r}: {error}"))
             continue
-        right = made is not None and solves(made, checked, aim, use_all=use_all, allow_negation=allow_negation)
+        right = made is not None and solves(made, checked, aim, allow_negation=allow_negation)
         scores.append(float(right))
     return scores
 
@@ -88,7 +86,6 @@ def solves(
     numbers: Sequence[int],
     target: int | Fraction,
     *,
-    use_all: bool = True,
     allow_negation: bool = False,
 ) -> bool:
     """Whether an expression makes the target of the numbers. Never raises on text, takes microseconds on any."""
@@ -106,8 +103,7 @@ def solves(
             return False
     except (ValueError, SyntaxError, ZeroDivisionError, RecursionError, MemoryError):
         return False
-    given = Counter(numbers)
-    return used == given if use_all else used <= given
+    return used == Counter(numbers)
 
 
 def _whole(number: Any) -> int:

@@ -6,7 +6,7 @@ A response cut off at the length limit has not finished: 0.0 (spec G.12). An emp
 from collections.abc import Sequence
 from typing import Any
 
-from r1jax.text.response import parse
+from r1jax.text.response import is_cut_off, parse
 
 
 def r1_zero(
@@ -24,8 +24,7 @@ def r1(
 
 
 def _format_scores(completions: Sequence[str], stop_reason: Sequence[str] | None, *, style: str) -> list[float]:
-    reasons = stop_reason or ["stop"] * len(completions)
+    is_cut = is_cut_off(stop_reason, len(completions))
     return [
-        float(reason != "length" and parse(text, style=style).well_formed)
-        for text, reason in zip(completions, reasons, strict=True)
+        float(not cut and parse(text, style=style).well_formed) for text, cut in zip(completions, is_cut, strict=True)
     ]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from r1jax.text.response import parse
+from r1jax.text.response import is_cut_off, parse, summary_of
 
 Arguments = Mapping[str, Any]
 
@@ -26,17 +26,18 @@ def follows(
 ) -> list[float | Exception | None]:
     """1.0 where the answer follows all of its instructions, else 0.0; None where a problem has none.
 
-    The answer is what follows the reasoning: the inside of ``<answer>``, or all after ``</think>``, or the whole text of
-    a response without either. An instruction without a checker gives an exception in place of a score.
+    The answer is what follows the reasoning (``response.summary_of``): the inside of its ``<answer>``, or all of it. An
+    instruction without a checker gives an exception in place of a score.
     """
-    reasons = stop_reason or ["stop"] * len(completions)
+    is_cut = is_cut_off(stop_reason, len(completions))
     scores: list[float | Exception | None] = []
-    for text, names, arguments, reason in zip(completions, instruction_id_list, kwargs, reasons, strict=True):
+    rows = zip(prompts, completions, instruction_id_list, kwargs, is_cut, strict=True)
+    for prompt, text, names, arguments, cut in rows:
         if names is None or arguments is None:
             scores.append(None)
             continue
         try:
-            scores.append(float(reason != "length" and follows_all(_answer(text), names, arguments)))
+            scores.append(float(not cut and follows_all(_answer(text, prompt), names, arguments)))
         except ValueError as error:
             scores.append(error)
     return scores
@@ -59,9 +60,11 @@ def follows_all(answer: str, names: Sequence[str], arguments: Sequence[Arguments
         raise ValueError(f"instructions {', '.join(names)}: bad arguments {list(arguments)}: {error!r}") from error
 
 
-def _answer(text: str) -> str:
-    inside = parse(text).answer
-    return inside if inside is not None else text.rpartition("</think>")[2]
+def _answer(text: str, prompt: str) -> str:
+    """What is to follow the instructions; empty where the thought has no end."""
+    summary = summary_of(text, prompt=prompt) or ""
+    inside = parse(summary).answer
+    return summary if inside is None else inside
 
 
 def _compared(count: int, relation: str, bound: float) -> bool:

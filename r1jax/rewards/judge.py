@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from r1jax.text.rewrite import after_thought
+from r1jax.text.response import summary_of
 from r1jax.text.sample import Chat, Rejection, Sample
 
 CORRECTNESS = ("correct", "incorrect")
@@ -42,7 +42,7 @@ def parse_verdict(reply: str) -> dict[str, str]:
     Raises:
         Rejection: anything else: prose around it, further or missing or repeated keys, another verdict.
     """
-    text = after_thought(reply)
+    text = summary_of(reply) or ""
     if text.startswith("```") and text.endswith("```"):
         text = text.removeprefix("```").removesuffix("```").removeprefix("json").strip()
     try:

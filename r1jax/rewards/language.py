@@ -25,8 +25,8 @@ _ALPHABETIC = re.compile(r"[^\W\d_]{2,}")
 
 def count_words(text: str) -> tuple[int, int]:
     """Numbers of Chinese characters and of alphabetic words."""
-    text = _LEFT_OUT.sub(" ", text)
-    return len(_CHINESE.findall(text)), len(_ALPHABETIC.findall(_CHINESE.sub(" ", text)))
+    counts = count_languages(text)
+    return counts["zh"], counts["en"] + counts["other"]
 
 
 def chinese_share(text: str) -> float | None:

@@ -1,9 +1,10 @@
 r"""Math accuracy: 1.0 where the last balanced ``\boxed{...}`` means the same as the reference answer (R1 v2 Eq. 4, B.3.1).
 
-The answer is looked for inside ``<answer>`` if there is one, else behind ``</think>``, else in the whole text; a part that is
-marked as the answer may go without a box. What "means the same" is: ``equivalence.answer``. Most pairs are decided here in
-microseconds; those with irrational numbers go to worker processes (``workers``), which are killed on timeout. A timeout or
-a crash gives its exception in place of a score: the rubric counts it, and it is never taken for a wrong answer.
+The answer is looked for in what follows the thought (``response.summary_of``), there inside ``<answer>`` if there is one; a
+part that is marked as the answer, or follows ``</think>``, may go without a box. What "means the same" is:
+``equivalence.answer``. Most pairs are decided here in microseconds; those with irrational numbers go to worker processes
+(``workers``), which are killed on timeout. A timeout or a crash gives its exception in place of a score: the rubric counts
+it, and it is never taken for a wrong answer.
 
 Deviations: (1) boxes with only "and", "or" or a comma between them are one answer of several values. (2) math-verify is asked
 only about references that our own reader of expressions cannot read: alone it calls more than one in ten wrong answers of
@@ -11,20 +12,15 @@ the corpus right, and more right ones wrong (``python -m r1jax.bench verifiers``
 """
 
 import functools
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from r1jax.rewards.equivalence.answer import equivalent
 from r1jax.rewards.equivalence.value import UndecidedError
 from r1jax.rewards.workers import WorkerPool
-from r1jax.text.response import boxed, parse
+from r1jax.text.response import boxed, boxed_answer, is_cut_off, parse, summary_of
 
 _TAIL_CHARS = 65536
-_MAX_BOXES = 40
-_BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
-_SPACE = r"(?:[\s$~]|\\[,;:() \[\]]|\\q?quad)*"
-_BETWEEN_BOXES = re.compile(rf"{_SPACE}(?:,|;|(?:,\s*)?(?:and|or)|,?\s*\\text\s*\{{\s*,?\s*(?:and|or)\s*\}}){_SPACE}")
 _UNBOXED_CHARS = 200
 
 
@@ -48,7 +44,11 @@ def accuracy(
         [N] scores; in place of one, ``ValueError`` for a reference that is empty or unreadable (with its row), or the
         ``TimeoutError`` or ``WorkerError`` of the verifier. Equal pairs are verified once.
     """
-    found = final_answers(prompts, completions, stop_reason)
+    return judge(final_answers(prompts, completions, stop_reason), answer)
+
+
+def judge(found: Sequence[str | None], answer: Sequence[Any]) -> list[float | Exception]:
+    """The scores of ``accuracy`` for final answers that are extracted already; None scores 0.0."""
     pairs = [(_reference(gold), text) for gold, text in zip(answer, found, strict=True)]
     verdicts = _verdicts(dict.fromkeys(pairs))
     scores: list[float | Exception] = []
@@ -69,51 +69,31 @@ def final_answers(
     prompts: Sequence[str], completions: Sequence[str], stop_reason: Sequence[str] | None
 ) -> list[str | None]:
     """The final answer of each completion; None where it has none or was cut off at the length limit."""
-    reasons = stop_reason or ["stop"] * len(completions)
+    is_cut = is_cut_off(stop_reason, len(completions))
     return [
-        None if reason == "length" else extract(text, in_thought=prompt.rstrip().endswith("<think>"))
-        for prompt, text, reason in zip(prompts, completions, reasons, strict=True)
+        None if cut else extract(text, prompt=prompt)
+        for prompt, text, cut in zip(prompts, completions, is_cut, strict=True)
     ]
 
 
-def extract(text: str, *, in_thought: bool = False) -> str | None:
-    """The final answer in a response, or None. Only the last 65,536 characters are looked at.
+def extract(text: str, *, prompt: str = "") -> str | None:
+    """The final answer in a response, or None. Only the last 65,536 characters are looked at, and nothing of the thought.
 
     Args:
         text: the response.
-        in_thought: it begins inside of the thought: nothing before ``</think>`` is an answer.
+        prompt: what it follows; one that ends with ``<think>`` has opened the thought.
     """
-    text = text[-_TAIL_CHARS:]
-    if "<answer>" in text or "</answer>" in text:
-        part = parse(text).answer or ""
-    else:
-        _, closing, part = text.rpartition("</think>")
-        if "<think>" in part or (not closing and (in_thought or "\\boxed" not in part)):
-            return None
-    boxes = _last_boxes(part)
-    if boxes:
-        return ", ".join(boxes)
-    part = part.strip()
-    return part if 0 < len(part) <= _UNBOXED_CHARS and "\\boxed" not in part else None
-
-
-def _last_boxes(text: str) -> list[str]:
-    """The contents of the last balanced box and of those before it with no more than a comma, "and" or "or" between."""
-    boxes, open_braces = [], []
-    for match in _BRACES.finditer(text):
-        if match.group().endswith("{") and match.group() != r"\{":
-            open_braces.append(match)
-        elif match.group() == "}" and open_braces:
-            opening = open_braces.pop()
-            if opening.group() != "{":
-                boxes.append((opening.start(), match.end(), text[opening.end() : match.start()].strip()))
-    boxes.sort(reverse=True)
-    run = boxes[:1]
-    for box in boxes[1:_MAX_BOXES]:
-        if box[1] > run[-1][0] or not _BETWEEN_BOXES.fullmatch(text, box[1], run[-1][0]):
-            break
-        run.append(box)
-    return [content for _, _, content in reversed(run)]
+    part = summary_of(text, prompt=prompt)
+    if part is None:
+        return None
+    part, is_marked = part[-_TAIL_CHARS:], "</think>" in text
+    if "<answer>" in part or "</answer>" in part:
+        part, is_marked = parse(part).answer or "", True
+    box = boxed_answer(part)
+    if box is not None:
+        return box
+    is_answer = is_marked and 0 < len(part) <= _UNBOXED_CHARS and "\\boxed" not in part
+    return part if is_answer else None
 
 
 def start() -> None:

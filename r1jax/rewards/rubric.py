@@ -15,15 +15,18 @@ column that the function is given. A function whose score depends on the other r
 ``"cache": False`` in its spec; it sees whole groups, one a call.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from r1jax.rewards.calls import load_function, make_entry, start_call
+from r1jax.rewards.calls import Entry, load_function, make_entry, start_call
 
 __all__ = ["Rubric", "Scores", "load_function"]
+
+_OF_THE_BATCH = frozenset({"prompts", "completions"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +80,6 @@ class Rubric:
     def __init__(self, specs: Sequence[Mapping[str, Any]]):
         if not specs:
             raise ValueError("rubric: needs at least one reward")
-        self._specs = list(specs)
         self._entries = [make_entry(spec) for spec in specs]
         names = self.names
         for name in names:
@@ -104,22 +106,17 @@ class Rubric:
 
         Raises ValueError if there are none.
         """
-        applying = [
-            spec for spec, entry in zip(self._specs, self._entries, strict=True) if entry.from_update <= updates
-        ]
-        if not applying:
+        applying = copy.copy(self)
+        applying._entries = [entry for entry in self._entries if entry.from_update <= updates]
+        if not applying._entries:
             raise ValueError(
                 f"rubric: no reward applies at update {updates}; the first does from {min(self.starts.values())}"
             )
-        return Rubric(applying)
+        return applying
 
     def applies_to(self, task_name: str) -> list[str]:
         """Names of the rewards with a weight that apply to problems of a task."""
-        return [
-            entry.name
-            for entry in self._entries
-            if entry.weight != 0.0 and (entry.tasks is None or task_name in entry.tasks)
-        ]
+        return [entry.name for entry in self._applying_to(task_name) if entry.weight != 0.0]
 
     def check_tasks(self, names: Iterable[str]) -> None:
         """Raises ValueError for a reward whose "tasks" name one that is not among ``names``."""
@@ -132,10 +129,17 @@ class Rubric:
 
     def check_columns(self, columns: Iterable[str], *, task_name: str) -> None:
         """Raises ValueError for a reward that applies to a task and needs a column that its problems do not have."""
-        there = {"prompts", "completions", *columns}
-        for entry in self._entries:
-            if entry.tasks is None or task_name in entry.tasks:
-                entry.require(there)
+        for entry in self._applying_to(task_name):
+            entry.require({*_OF_THE_BATCH, *columns})
+
+    def required(self, task_name: str) -> frozenset[str]:
+        """The columns that the rewards of a task's problems cannot do without."""
+        required = (entry.required for entry in self._applying_to(task_name))
+        return frozenset[str]().union(*required) - _OF_THE_BATCH
+
+    def _applying_to(self, task_name: str) -> list[Entry]:
+        """The rewards, logged ones too, that apply to problems of a task."""
+        return [entry for entry in self._entries if entry.tasks is None or task_name in entry.tasks]
 
     def score(self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Scores:
         """Scores a batch. Plain functions run one after the other, async ones at the same time.

@@ -2,13 +2,17 @@
 
 It is a daemon: a reward function that hangs does not keep an interrupted program from ending, as a
 `ThreadPoolExecutor`'s would. An idle one is ended before the interpreter is.
+
+In a notebook the program outlives its runs: who no longer waits for what he gave gives it up (`or_give_up`), so that the
+next run does not stand in line behind a reward that hangs.
 """
 
 import atexit
+import contextlib
 import functools
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -21,6 +25,26 @@ def run_beside(function: Callable[..., Any], *arguments: Any) -> Future:
     future: Future = Future()
     _jobs().put((future, function, arguments))
     return future
+
+
+@contextlib.contextmanager
+def or_give_up() -> Iterator[None]:
+    """Where what is done in it raises (an interrupt, say), all that was given and has not begun is cancelled.
+
+    A call under way, which may never end, keeps its thread; calls that come later get a new one.
+    """
+    try:
+        yield
+    except BaseException:
+        if _jobs.cache_info().currsize:
+            jobs = _jobs()
+            _jobs.cache_clear()
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    future, _, _ = jobs.get_nowait()
+                    future.cancel()
+            jobs.put(None)
+        raise
 
 
 @functools.cache

@@ -10,9 +10,11 @@ import jax
 import numpy as np
 
 from r1jax.rewards.rubric import Rubric, Scores
-from r1jax.rollout.background import run_beside
+from r1jax.rollout.background import or_give_up, run_beside
 from r1jax.rollout.engine import Engine
 from r1jax.rollout.types import Completion, Group, Rollout
+from r1jax.tasks.file_task import check_problems
+from r1jax.tasks.mixture import Mixture
 from r1jax.tasks.types import GradingError, Problem, Task
 from r1jax.text.chat import encode_prompt, render, response_form, stop_ids
 from r1jax.text.response import final_answer
@@ -109,7 +111,7 @@ class Collector:
             scoring[place] = run_beside(self._start_scoring, *arguments)
 
         begin = time.perf_counter()
-        try:
+        with or_give_up():
             completions = self.engine.generate(
                 params,
                 buffers,
@@ -122,15 +124,12 @@ class Collector:
                 key=key,
                 on_done=score,
             )
-        except BaseException:
-            for future in scoring.values():
-                future.cancel()
-            raise
         for place, group in enumerate(completions):
             if place not in scoring:
                 score(place, group)
         generate_seconds = time.perf_counter() - begin
 
+        @or_give_up()
         def finish() -> Collected:
             begin = time.perf_counter()
             groups, scores = zip(
@@ -200,6 +199,10 @@ class Collector:
         return self.tokenizer.decode(ids[:-1] if completion.stop_reason == "stop" else ids)
 
 
+_MADE_COLUMNS = frozenset({"problem", "task", "task_name", "completion_ids", "stop_reason"})
+"""Those of ``reward_columns`` that no problem brings."""
+
+
 def reward_columns(problem: Problem, completions: Sequence[Completion], *, task: Task) -> dict[str, list]:
     """What reward functions are given of a problem's completions, besides prompts and texts: [N] lists by name."""
     shared = problem.columns | {
@@ -212,6 +215,17 @@ def reward_columns(problem: Problem, completions: Sequence[Completion], *, task:
         "completion_ids": [completion.token_ids.tolist() for completion in completions],
         "stop_reason": [completion.stop_reason for completion in completions],
     }
+
+
+def check_problems_of(task: Task, rubric: Rubric) -> None:
+    """Looks through every problem of a task's files for what its rewards and its own verifier need.
+
+    Raises:
+        ValueError: a column that is not there or empty, or a problem that the verifier cannot use, here or at all; names
+            the data set and the row.
+    """
+    names = task.tasks if isinstance(task, Mixture) else [task.name]
+    check_problems(task, {name: rubric.required(name) - _MADE_COLUMNS for name in names})
 
 
 def _finished(scoring: Future, problem: Problem) -> tuple[Group, Scores]:

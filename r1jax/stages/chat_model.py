@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from r1jax.rollout.engine import Engine, make_engine
-from r1jax.stages.keys import check_counts, check_keys
+from r1jax.stages.keys import check_counts, check_engine, check_keys, check_sampling
 from r1jax.stages.policy import check_init, load_policy
 from r1jax.text.chat import check_template, encode_prompt, stop_ids
 from r1jax.text.endpoint import Endpoint
@@ -22,14 +22,8 @@ from r1jax.text.tokenizer import Tokenizer
 
 _POLICY_KEYS = ("kind", "init", "template", "temperature", "top_p", "max_prompt_tokens", "max_new_tokens", "engine")
 _ENDPOINT_FIELDS = [field.name for field in dataclasses.fields(Endpoint)]
-
-
-def check_sampling(spec: Mapping[str, Any], *, where: str) -> None:
-    """Raises ValueError naming "temperature" or "top_p" where nothing can be sampled by it."""
-    if not spec["temperature"] > 0:
-        raise ValueError(f"{where}: temperature={spec['temperature']}: must be positive")
-    if spec["top_p"] is not None and not 0 < spec["top_p"] <= 1:
-        raise ValueError(f"{where}: top_p={spec['top_p']}: must be in (0, 1], or None for all tokens")
+_FEWEST = 2
+"""Questions from which on no answer at all means that nobody is there; one alone may be at fault itself."""
 
 
 def check_chat(spec: Mapping[str, Any], *, where: str) -> None:
@@ -39,9 +33,8 @@ def check_chat(spec: Mapping[str, Any], *, where: str) -> None:
         _endpoint(spec)
     elif spec.get("kind") == "policy":
         check_keys(spec, required=_POLICY_KEYS, where=where)
-        check_keys(spec["engine"], required=("prompt_bucket", "segment"), where=f"{where}.engine")
         check_counts(spec, ("max_prompt_tokens", "max_new_tokens"), where=where)
-        check_counts(spec["engine"], ("prompt_bucket", "segment"), where=f"{where}.engine")
+        check_engine(spec["engine"], where=f"{where}.engine")
         check_sampling(spec, where=where)
         check_init(spec["init"])
         check_template(spec["template"])
@@ -62,6 +55,21 @@ def make_chat(spec: Mapping[str, Any] | None, *, mesh: Mesh) -> Chat | None:
         tokenizer=policy.tokenizer,
         **{name: spec[name] for name in _POLICY_KEYS if name not in ("kind", "init", "engine")},
     )
+
+
+def check_answered(failures: Sequence[object], *, num_asked: int, who: str, what: str) -> None:
+    """Raises ChatError, with the first of the failures, where all that was asked failed: the model is not there.
+
+    Args:
+        failures: why there was no answer; what an answer says is no matter.
+        num_asked: how many questions there were.
+        who, what: names of the asked and of the questions, for the message.
+    """
+    if len(failures) == num_asked >= _FEWEST:
+        raise ChatError(
+            f"{who} failed on all {num_asked} {what}: {failures[0]}; what was done is kept, and the same command goes on "
+            "from there"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+_ENGINE_KEYS = ("prompt_bucket", "segment")
+
 
 def check_keys(config: Any, *, required: Iterable[str], optional: Iterable[str] = (), where: str) -> None:
     """Raises ValueError naming the keys that ``config`` (ConfigDict or dict) lacks, or has though nothing reads them."""
@@ -29,6 +31,28 @@ def check_counts(config: Any, names: Iterable[str], *, where: str, least: int = 
         value = config[name]
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"{where}: {name}={value!r} must be a whole number of at least {least}")
+
+
+def check_not_negative(config: Any, names: Iterable[str], *, where: str) -> None:
+    """Raises ValueError naming the first of ``names`` that ``config`` has and that is no number of at least 0."""
+    for name, value in options_of(config, names).items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
+            raise ValueError(f"{where}: {name}={value!r} must be a number of at least 0")
+
+
+def check_sampling(config: Any, *, where: str) -> None:
+    """Raises ValueError naming "temperature", or "top_p" if there is one, where nothing can be sampled by it."""
+    temperature, top_p = config["temperature"], config.get("top_p")
+    if not temperature > 0:
+        raise ValueError(f"{where}: temperature={temperature}: must be positive")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"{where}: top_p={top_p}: must be in (0, 1], or None for all tokens")
+
+
+def check_engine(config: Any, *, where: str) -> None:
+    """Raises ValueError, naming the key, for an "engine" that no sampler can be made of."""
+    check_keys(config, required=_ENGINE_KEYS, where=where)
+    check_counts(config, _ENGINE_KEYS, where=where)
 
 
 def check_finite(value: Any, *, where: str) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from r1jax import sharding
+from r1jax.data.documents import Source, as_messages
 from r1jax.hf import gguf, load_pretrained
 from r1jax.models.config import ModelConfig
 from r1jax.models.presets import make_preset
@@ -72,8 +73,8 @@ def check_source(spec: Mapping[str, Any], *, where: str) -> None:
     check_keys(spec, required=("function",), optional=("arguments",), where=where)
 
 
-def make_source(spec: Mapping[str, Any], *, seed: int) -> Callable[[int], tuple[str, str]]:
-    """index -> (question, completion) of {"function": "module:function", "arguments": {...}} called with index, seed.
+def make_source(spec: Mapping[str, Any], *, seed: int) -> Source:
+    """index -> document of {"function": "module:function", "arguments": {...}} called with index, seed.
 
     Raises ValueError for a function that cannot be imported.
     """
@@ -115,10 +116,8 @@ def load_policy(spec: Mapping[str, Any], *, mesh: Mesh, seed: int) -> tuple[Poli
 def _random(spec: Mapping[str, Any], *, mesh: Mesh, seed: int) -> tuple[Policy, dict, dict]:
     sample = spec["tokenizer"]
     source = make_source(sample["source"], seed=seed)
-    texts = (
-        render([{"role": "user", "content": question}], template=sample["template"]) + completion
-        for question, completion in map(source, range(sample["num_texts"]))
-    )
+    documents = (as_messages(source(index)) for index in range(sample["num_texts"]))
+    texts = (render(asked, template=sample["template"]) + last["content"] for *asked, last in documents)
     special = tuple(sample.get("special_tokens") or SPECIAL_TOKENS)
     tokenizer = train_tokenizer(texts, vocab_size=sample["vocab_size"], special_tokens=special)
     model = make_model(_make_config(spec, vocab_size=tokenizer.vocab_size))

@@ -10,33 +10,29 @@ Candidates are records {"messages": [...], "responses": [two texts]}. What it le
 
 import functools
 import hashlib
-import itertools
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from r1jax.data.pairs import Judge, Judged, judge_pairs, parse_candidate, select_pairs
+from r1jax.data.pairs import Failure, Judge, Judged, judge_pairs, parse_candidate, select_pairs
 from r1jax.data.records import FOLDER
 from r1jax.rewards.rubric import load_function
 from r1jax.sharding import make_mesh
-from r1jax.stages.chat_model import check_chat, make_chat
+from r1jax.stages.chat_model import check_answered, check_chat, make_chat
 from r1jax.stages.keys import check_counts, check_finite, check_keys
 from r1jax.stages.preference_records import check_records, records_of
-from r1jax.text.sample import ChatError
 from r1jax.training.lineage import MANIFEST, record_lineage
 from r1jax.training.metrics import MetricsWriter
 from r1jax.training.stop import graceful_stop
-from r1jax.training.workdir import open_workdir, write_json, write_text
+from r1jax.training.workdir import open_workdir, read_lines, write_json, write_text
 
 DEFAULTS = {"queries": 4, "threshold": 1.0}
 """Optional keys of the config (R1 Sec. 3.1)."""
 VERDICTS = "verdicts.jsonl"
-_FEWEST = 2
 
 
 def check(config: ConfigDict) -> None:
@@ -85,20 +81,22 @@ def main(config: ConfigDict, workdir: Path) -> dict:
         judge = build(config, mesh)
 
         # Loop
-        judged = read_verdicts(workdir / VERDICTS, limit=len(candidates))
         size = config.candidates_per_batch
+        judged = read_verdicts(workdir / VERDICTS, size=size, limit=len(candidates))
         with MetricsWriter(workdir, total=len(candidates), resume_step=len(judged)) as metrics:
             while len(judged) < len(candidates):
                 stop.check()
                 begin = time.perf_counter()
                 batch = candidates[len(judged) : len(judged) + size]
                 found = judge_pairs(batch, judge, queries=values["queries"], seed=config.seed)
-                check_answered(found)
+                unanswered = [why.message for pair in found for why in pair.failures if why.kind == "error"]
+                num_asked = len(found) * values["queries"]
+                check_answered(unanswered, num_asked=num_asked, who="the judge", what="queries")
+                _, counts = select_pairs(found, threshold=values["threshold"], balance_lengths=False)
+                metrics.write(len(judged) + len(found), counts | {"time/step": time.perf_counter() - begin})
                 with (workdir / VERDICTS).open("a", encoding="utf-8") as file:
                     file.write("".join(_to_line(pair) for pair in found))
                 judged += found
-                _, counts = select_pairs(found, threshold=values["threshold"], balance_lengths=False)
-                metrics.write(len(judged), counts | {"time/step": time.perf_counter() - begin})
 
         # The set
         pairs, counts = select_pairs(judged, threshold=values["threshold"])
@@ -115,37 +113,22 @@ def main(config: ConfigDict, workdir: Path) -> dict:
     return summary
 
 
-def check_answered(judged: Sequence[Judged]) -> None:
-    """Raises ChatError if no query was answered, whatever the answer: the judge is not there."""
-    failures = list(itertools.chain.from_iterable(pair.failures for pair in judged))
-    asked = sum(len(pair.verdicts) for pair in judged)
-    unanswered = [failure for failure in failures if not failure.startswith("malformed")]
-    if len(unanswered) == asked >= _FEWEST:
-        raise ChatError(
-            f"the judge failed on all {asked} queries: {unanswered[0]}; what was done is kept, and the same command goes "
-            "on from there"
-        )
-
-
-def read_verdicts(path: Path, *, limit: int) -> list[Judged]:
-    """What was judged before, at most ``limit``; a last line that was cut off while it was written is removed.
+def read_verdicts(path: Path, *, size: int, limit: int) -> list[Judged]:
+    """What was judged before, at most ``limit``, in whole batches of ``size``; what a cut left of a batch is removed.
 
     Raises ValueError, naming file and line, for any other line that is none.
     """
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")][:limit]
-    if len(whole) < len(lines):
-        write_text(path, "".join(whole))
+    lines = read_lines(path)[:limit]
+    whole = lines if len(lines) == limit else lines[: len(lines) // size * size]
     judged = []
     for number, line in enumerate(whole, start=1):
         try:
             value = json.loads(line)
-            pair = {name: tuple(value[name]) for name in ("responses", "verdicts", "failures")}
-            judged.append(Judged(messages=value["messages"], **pair))
+            failures = tuple(Failure(*failure) for failure in value["failures"])
+            judged.append(Judged(value["messages"], tuple(value["responses"]), tuple(value["verdicts"]), failures))
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path}, line {number} is no verdict: {line[:80]!r}") from error
+    write_text(path, "".join(line.decode() + "\n" for line in whole))
     return judged
 
 

@@ -19,6 +19,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import re
 import shutil
@@ -32,25 +33,26 @@ from ml_collections import ConfigDict
 
 from r1jax.data.records import FOLDER, RecordsMissingError, messages_of, open_records
 from r1jax.data.shards import FORMATS, as_markdown, unshared, write_shards
-from r1jax.rewards.rubric import Rubric
-from r1jax.rollout.collect import Collector
+from r1jax.rewards.rubric import Rubric, load_function
+from r1jax.rollout.collect import Collector, check_problems_of
 from r1jax.rollout.engine import make_engine
 from r1jax.sharding import make_mesh
-from r1jax.stages.chat_model import check_chat, check_sampling, make_chat
-from r1jax.stages.keys import check_counts, check_finite, check_keys, options_of
+from r1jax.stages.chat_model import check_chat, make_chat
+from r1jax.stages.keys import check_counts, check_engine, check_finite, check_keys, check_sampling, options_of
 from r1jax.stages.policy import Policy, check_init, load_policy
 from r1jax.stages.reject_curate import Step, curate, make_step, samples_of, verdicts_of
 from r1jax.stages.splits import check_same_split
 from r1jax.tasks.decontaminate import NgramIndex
 from r1jax.tasks.file_task import texts_of_test_set
 from r1jax.tasks.mixture import Mixture, make_mixture
+from r1jax.tasks.sources.rows import Row
 from r1jax.tasks.types import stable_hash
 from r1jax.text.chat import check_template, response_form
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.training.lineage import MANIFEST, record_lineage, weights_digest
 from r1jax.training.metrics import MetricsWriter
 from r1jax.training.stop import graceful_stop
-from r1jax.training.workdir import open_workdir, write_json, write_text
+from r1jax.training.workdir import open_workdir, read_lines, write_json, write_text
 
 COUNTS = frozenset(
     [
@@ -67,6 +69,7 @@ KEYS = COUNTS.union(
     ["stage", "seed", "mesh", "init", "tasks", "template", "rewards", "temperature", "top_p", "engine", "filters"],
     ["judge", "rewrite", "others", "decontaminate", "domains", "format"],
 )
+OTHER_KEYS = ("path", "split", "subset", "function", "arguments")
 _NOT_IN_A_NAME = re.compile(r"[^-.\w]+")
 _EXAMPLES = 20
 """Dropped samples of each reason in rejected.jsonl; of a batch one of each."""
@@ -77,11 +80,10 @@ class EmptySetError(ValueError):
 
 
 def check(config: ConfigDict) -> None:
-    """Raises ValueError, naming the key, for a config that cannot run; costs a few problems."""
+    """Raises ValueError, naming the key, for a config that cannot run; reads files of problems, makes a few others."""
     check_keys(config, required=KEYS, optional=("first_prompt", "ngram"), where="reject")
-    check_keys(config.engine, required=("prompt_bucket", "segment"), where="reject: engine")
+    check_engine(config.engine, where="reject: engine")
     check_counts(config, COUNTS, where="reject")
-    check_counts(config.engine, ("prompt_bucket", "segment"), where="reject: engine")
     check_counts(config, ("seed",), where="reject", least=0)
     values = config.to_dict()
     check_counts({"first_prompt": 0} | values, ("first_prompt",), where="reject", least=0)
@@ -97,6 +99,7 @@ def check(config: ConfigDict) -> None:
     rubric, task = Rubric(values["rewards"]), make_mixture(values["tasks"], seed=config.seed)
     names = list(task.tasks) if isinstance(task, Mixture) else [task.name]
     rubric.check_tasks(names)
+    check_problems_of(task, rubric)
     for where, spec in _step_specs(values):
         tasks = make_step(spec, where=where).tasks or ()
         if unknown := sorted(set(tasks) - set(names)):
@@ -108,9 +111,12 @@ def check(config: ConfigDict) -> None:
     check_template(config.template, task.problem(0, split="train").messages)
     for number, other in enumerate(values["others"]):
         where = f"reject: others[{number}]"
-        check_keys(other, required=("path", "domain"), optional=("split", "subset"), where=where)
+        check_keys(other, required=("domain",), optional=OTHER_KEYS, where=where)
+        if ("path" in other) == ("function" in other) or ("function" in other and {"split", "subset"} & other.keys()):
+            raise ValueError(f"{where}: must have 'path', with 'split' and 'subset', or 'function', with 'arguments'")
         with contextlib.suppress(RecordsMissingError):  # an earlier stage may make it; main needs it
-            messages_of(_open_other(other).row(0))
+            for row in itertools.islice(_rows_of(other, seed=config.seed), 1):
+                messages_of(row)
     make_index(values)
     check_same_split(values["init"], values["tasks"])
 
@@ -153,10 +159,9 @@ def main(config: ConfigDict, workdir: Path) -> dict:
     """
     check(config)
     values, workdir = config.to_dict(), Path(workdir)
-    others = [(other, _open_other(other)) for other in values["others"]]
-    for _, rows in others:
-        for place in range(len(rows)):
-            messages_of(rows.row(place))  # what is no conversation is said before anything is sampled
+    for other in values["others"]:
+        for row in _rows_of(other, seed=config.seed):
+            messages_of(row)  # what is no conversation is said before anything is sampled
     mesh = make_mesh(config.mesh)
     with open_workdir(workdir, values) as run, jax.set_mesh(mesh), graceful_stop() as stop:
         inputs = record_lineage(workdir, values)
@@ -181,8 +186,8 @@ def main(config: ConfigDict, workdir: Path) -> dict:
         stop.check()
 
         # The set
-        summary = write_set(config, workdir, others, tokenizer=policy.tokenizer)
-        rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+        summary = write_set(config, workdir, tokenizer=policy.tokenizer)
+        rows = map(json.loads, read_lines(workdir / "metrics.jsonl"))
         summary |= {"wall_seconds": sum(row["time/step"] for row in rows), "seed": config.seed}
         run.mark_done(summary)
         shutil.rmtree(folder)
@@ -257,7 +262,7 @@ def make_record(messages, tokenizer: Tokenizer, domain: str, task: str | None, p
     }
 
 
-def write_set(config: ConfigDict, workdir: Path, others, *, tokenizer: Tokenizer) -> dict[str, Any]:
+def write_set(config: ConfigDict, workdir: Path, *, tokenizer: Tokenizer) -> dict[str, Any]:
     """Puts the parts and the other records together and writes data/, manifest, table and rejected.jsonl."""
     values = config.to_dict()
     num_batches = config.num_prompts // config.prompts_per_batch
@@ -273,11 +278,11 @@ def write_set(config: ConfigDict, workdir: Path, others, *, tokenizer: Tokenizer
                 if len(examples.setdefault(example["reason"], [])) < _EXAMPLES:
                     examples[example["reason"]].append(example)
             yield from part["records"]
-        for number, (other, rows) in enumerate(others):
-            for place in range(len(rows)):
+        for number, other in enumerate(values["others"]):
+            for place, row in enumerate(_rows_of(other, seed=config.seed)):
                 counts["others"] += 1
                 provenance = {"other": number, "row": place}
-                yield make_record(messages_of(rows.row(place)), tokenizer, other["domain"], None, provenance)
+                yield make_record(messages_of(row), tokenizer, other["domain"], None, provenance)
 
     unique = unshared(records(), index=make_index(values), rejected=rejected)
     written = write_shards(
@@ -324,8 +329,15 @@ def _step_specs(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, A
     yield from ((f"reject: {name}", values[name]) for name in ("judge", "rewrite") if values[name] is not None)
 
 
-def _open_other(other: Mapping[str, Any]):
-    return open_records(other["path"], **options_of(other, ("split", "subset")))
+def _rows_of(other: Mapping[str, Any], *, seed: int) -> Iterator[Row]:
+    """The records of {"path", "domain"} or of {"function": "module:function", "arguments": {}, "domain"}, called with a seed."""
+    if "path" in other:
+        rows = open_records(other["path"], **options_of(other, ("split", "subset")))
+        yield from map(rows.row, range(len(rows)))
+        return
+    records = load_function(other["function"])(seed=seed, **(other.get("arguments") or {}))
+    for number, record in enumerate(records, start=1):
+        yield Row(record, where=f"{other['function']}, record {number}")
 
 
 def _part_path(folder: Path, batch: int) -> Path:

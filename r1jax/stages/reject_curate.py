@@ -14,13 +14,13 @@ from r1jax.data.shards import DUPLICATE
 from r1jax.rewards.calls import last_line
 from r1jax.rewards.rubric import load_function
 from r1jax.rollout.types import Group, Rollout
+from r1jax.stages.chat_model import check_answered
 from r1jax.stages.keys import check_keys
 from r1jax.tasks.types import GradingError, Problem, Task
 from r1jax.text.response import final_answer, parse
 from r1jax.text.sample import Chat, ChatError, Rejection, Sample, r1_text
 
 STEP_KEYS = ("options", "tasks", "chat")
-_FEWEST = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,11 +176,7 @@ def _results(step: Step, fates: Sequence[Fate], *, seed: int, name: str) -> list
     if len(results) != len(fates):
         raise ValueError(f"{name} {step.name}: returned {len(results)} results for {len(fates)} samples")
     failures = [result for result in results if isinstance(result, ChatError)]
-    if len(failures) == len(results) >= _FEWEST:
-        raise ChatError(
-            f"{name} {step.name} failed on all {len(results)} samples: {failures[0]}; what was done is kept, and the same "
-            "command goes on from there"
-        )
+    check_answered(failures, num_asked=len(results), who=f"{name} {step.name}", what="samples")
     if failures:
         print(f"warning: {name}: {len(failures)} of {len(results)} failed: {failures[0]}", file=sys.stderr, flush=True)
     return results

@@ -26,7 +26,7 @@ from r1jax.models.transformer import Model
 from r1jax.objectives.preference import pair_loss, point_loss
 from r1jax.sharding import make_mesh
 from r1jax.stages.auxiliary import expert_counts
-from r1jax.stages.keys import check_counts, check_finite, check_keys
+from r1jax.stages.keys import check_counts, check_finite, check_keys, check_not_negative
 from r1jax.stages.policy import check_init, load_policy
 from r1jax.stages.preference_records import check_records, records_of
 from r1jax.stages.reward_scoring import encode_response, init_head, make_score, pad_rows, score_sequences
@@ -34,7 +34,7 @@ from r1jax.text.chat import check_template
 from r1jax.text.response import part_of
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.training.checkpoint import Checkpoints
-from r1jax.training.learner import NonFiniteError, TrainState, Update, init_state, make_update
+from r1jax.training.learner import NonFiniteError, TrainState, Update, init_state, make_update, update_once
 from r1jax.training.lineage import record_lineage
 from r1jax.training.metrics import MetricsWriter
 from r1jax.training.optimizer import OPTIMIZER_KEYS, make_optimizer
@@ -74,6 +74,7 @@ def check(config: ConfigDict) -> None:
     check_counts({**config, **settings}, (*COUNTS, "examples_per_update", "epochs"), where="reward_model")
     check_counts(config, ("seed",), where="reward_model", least=0)
     check_finite(config.to_dict(), where="reward_model")
+    check_not_negative(config, ("bias_rate",), where="reward_model")
     if not 0 < settings["heldout_fraction"] < 1:
         raise ValueError(f"reward_model: heldout_fraction={settings['heldout_fraction']} must be in (0, 1)")
     check_kind(config.kind)
@@ -157,7 +158,7 @@ def main(config: ConfigDict, workdir: Path) -> dict:
             while updates < num_updates and not stop.requested:
                 begin = time.perf_counter()
                 batch = batch_of(train, updates, size=settings["examples_per_update"], config=config)
-                state, row = update_once(state, update, batch, config)
+                state, row = train_on(state, update, batch, config)
                 updates += 1
                 if not row.pop("finite"):
                     raise NonFiniteError(
@@ -230,7 +231,7 @@ def make_microbatches(batch: Sequence[Example], *, rows: int, bucket: int, num_e
     return microbatches
 
 
-def update_once(state, update: Update, batch: Sequence[Example], config: ConfigDict) -> tuple[TrainState, dict]:
+def train_on(state, update: Update, batch: Sequence[Example], config: ConfigDict) -> tuple[TrainState, dict]:
     """One update: (state, metrics row)."""
     microbatches = make_microbatches(
         batch,
@@ -238,13 +239,8 @@ def update_once(state, update: Update, batch: Sequence[Example], config: ConfigD
         bucket=config.length_bucket,
         num_examples=_settings(config)["examples_per_update"],
     )
-    grads, sums = update.zeros(microbatches[0])
-    for microbatch in microbatches:
-        grads, sums = update.accumulate(state["params"], state["buffers"], grads, sums, microbatch)
-    state, info = update.apply(state, grads, sums.pop("expert_counts"))
+    state, sums, info = update_once(state, update, microbatches)
     row = {name: float(value) for name, value in info.items()} | {"loss": float(sums["loss"])}
-    if "load_max_over_mean" in row:
-        row["moe/load_max_over_mean"] = row.pop("load_max_over_mean")
     return state, row | _metrics(np.asarray(sums["rewards_BK"])[: len(batch)], batch, config.kind)
 
 

@@ -44,7 +44,8 @@ from r1jax.stages.rl_collect import (
 from r1jax.stages.rl_log import completion_rows, count_tokens, rollout_metrics, update_metrics
 from r1jax.tasks.schedule import make_schedule
 from r1jax.training.checkpoint import Checkpoints
-from r1jax.training.learner import NonFiniteError, TrainState, Update, copy_tree, init_state, make_update
+from r1jax.training.learner import NonFiniteError, TrainState, Update, copy_tree, init_state, make_update, update_once
+from r1jax.training.lineage import record_lineage
 from r1jax.training.metrics import CompletionsWriter, MetricsWriter
 from r1jax.training.optimizer import make_optimizer
 from r1jax.training.stop import Stopped, graceful_stop
@@ -156,6 +157,8 @@ def main(config: ConfigDict, workdir: Path) -> dict:
         graceful_stop() as stop,
         Checkpoints(workdir, keep=config.keep_checkpoints, every=config.checkpoint_every) as checkpoints,
     ):
+        record_lineage(workdir, config.to_dict())
+
         # Policy, problems, sampler, rewards
         policy, params, buffers = load_policy(config.init.to_dict(), mesh=mesh, seed=config.seed)
         policy.save(workdir)
@@ -253,7 +256,8 @@ def main(config: ConfigDict, workdir: Path) -> dict:
                 save()
                 after = evaluate_now(is_full=True)
             except Stopped:
-                save()
+                if before is not None:  # else there is nothing yet that a new start would not have
+                    save()
                 raise
         checkpoints.wait()
         summary = {"before": before, "after": after, "updates": updates, "seed": config.seed}
@@ -331,12 +335,3 @@ def with_logps(score, state, batch: dict) -> dict:
     if "reference" in state:
         logps["ref_logp"] = score(state["reference"]["params"], state["reference"]["buffers"], batch)
     return batch | logps
-
-
-def update_once(state, update, microbatches: list[dict]):
-    """One optimizer update: (state, metric sums, info)."""
-    grads, sums = update.zeros(microbatches[0])
-    for batch in microbatches:
-        grads, sums = update.accumulate(state["params"], state["buffers"], grads, sums, batch)
-    state, info = update.apply(state, grads, sums.pop("expert_counts"))
-    return state, sums, info

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax.data.packing import pack
-from r1jax.objectives.advantages import decoupled_advantages, group_advantages
+from r1jax.objectives.advantages import decoupled_advantages, group_advantages, is_zero_variance
 from r1jax.rollout.types import Group, Rollout
 
 Microbatch = dict[str, Any]
@@ -27,11 +27,11 @@ def advantages_of(
     return np.asarray(decoupled_advantages(rewards, list(weights.values()), normalization=normalization))
 
 
-def is_zero_variance(group: Group, weights: Mapping[str, float] | None = None) -> bool:
-    """Whether all rewards of the group (each of ``weights``, or their sum) are equal, so that it teaches nothing."""
+def teaching(groups: Sequence[Group], weights: Mapping[str, float] | None = None) -> np.ndarray:
+    """[P] bool: whether the rewards in a group differ (any of ``weights``, or their sum); one where none does teaches nothing."""
     names = [None] if weights is None else [name for name, weight in weights.items() if weight != 0.0]
-    found = [_rewards([group], name)[0] for name in names]
-    return all(len(set(values[~np.isnan(values)].tolist())) <= 1 for values in found)
+    equal = [np.asarray(is_zero_variance(jnp.asarray(_rewards(groups, name)))) for name in names]
+    return ~np.all(equal, axis=0)
 
 
 def _rewards(groups: Sequence[Group], name: str | None = None) -> np.ndarray:
@@ -63,10 +63,16 @@ def make_microbatches(
 
     Fields: tokens, targets, mask (1 where the target was sampled), advantage, sampler_logp, segment_ids, positions; scalars
     temperature, num_sequences (those with a target), num_segments (all), num_tokens. A zero-variance group without KL would
-    teach nothing, but it is kept: the mean is over all.
+    teach nothing, but it is kept: the mean is over all. A rollout without a reward (NaN: its verifier failed) is not in its
+    group: it has no targets, so no token of it is in the loss, the KL or the mean. With ``mask_truncated`` neither has one
+    that was cut off (DAPO Sec. 3.4).
     """
     sequences = [
-        _sequence(rollout, advantage, is_masked=mask_truncated and rollout.completion.stop_reason == "length")
+        _sequence(
+            rollout,
+            advantage,
+            is_masked=np.isnan(rollout.reward) or (mask_truncated and rollout.completion.stop_reason == "length"),
+        )
         for group, advantages in zip(groups, advantages_PG, strict=True)
         for rollout, advantage in zip(group.rollouts, advantages, strict=True)
     ]

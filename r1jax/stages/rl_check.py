@@ -10,10 +10,10 @@ from r1jax.objectives.advantages import group_advantages
 from r1jax.objectives.grpo import grpo_loss
 from r1jax.objectives.weights import token_weights
 from r1jax.rewards.rubric import Rubric
-from r1jax.rollout.collect import reward_columns
+from r1jax.rollout.collect import check_problems_of, reward_columns
 from r1jax.rollout.types import Completion
 from r1jax.sharding import make_mesh
-from r1jax.stages.keys import check_counts, check_finite, check_keys
+from r1jax.stages.keys import check_counts, check_engine, check_finite, check_keys, check_not_negative, check_sampling
 from r1jax.stages.policy import check_init
 from r1jax.stages.reward_scoring import stand_in_rewards
 from r1jax.stages.rl_collect import AGGREGATIONS
@@ -53,6 +53,7 @@ EVAL_KEYS = frozenset(
 _NUM_CHECKED = 16
 """Problems of each task that are looked at before training."""
 LOSS_OPTIONS = ("clip_low", "clip_high", "dual_clip", "kl_coef", "kl_estimator", "ratio_level", "importance_cap")
+NOT_NEGATIVE = ("clip_low", "clip_high", "kl_coef", "bias_rate", "balance_weight")
 KEYS = COUNTS.union(
     LOSS_OPTIONS,
     [
@@ -80,17 +81,19 @@ KEYS = COUNTS.union(
 
 
 def check(config: ConfigDict) -> None:
-    """Raises ValueError, naming the key, for a config that cannot train; costs a few problems."""
+    """Raises ValueError, naming the key, for a config that cannot train; reads files of problems, makes a few others."""
     check_keys(config, required=KEYS, optional=("balance_weight",), where="rl")
     check_keys(config.eval, required=EVAL_KEYS, where="rl: eval")
-    check_keys(config.engine, required=("prompt_bucket", "segment"), where="rl: engine")
+    check_engine(config.engine, where="rl: engine")
     check_keys(config.optimizer, required=("learning_rate",), optional=OPTIMIZER_KEYS, where="rl: optimizer")
     check_counts(config, COUNTS, where="rl")
     check_counts(config, ("max_refills", "seed"), where="rl", least=0)
-    check_counts(config.engine, ("prompt_bucket", "segment"), where="rl: engine")
     check_counts(config.eval, EVAL_KEYS - {"temperature", "top_p", "seed"}, where="rl: eval")
     check_counts(config.eval, ("seed",), where="rl: eval", least=0)
     check_finite(config.to_dict(), where="rl")
+    check_not_negative(config, NOT_NEGATIVE, where="rl")
+    check_sampling(config, where="rl")
+    check_sampling(config.eval, where="rl: eval")
     if config.group_size < 2:
         raise ValueError(f"group_size={config.group_size}: a group needs at least 2 outputs to compare")
     for name in ("questions_per_phase", "num_updates"):
@@ -121,11 +124,6 @@ def check(config: ConfigDict) -> None:
             f"row_length={config.row_length} does not hold max_prompt_tokens={config.max_prompt_tokens} "
             f"and {longest} new tokens"
         )
-    for name, temperature in (("temperature", config.temperature), ("eval.temperature", config.eval.temperature)):
-        if not temperature > 0:
-            raise ValueError(f"{name}={temperature}: must be positive")
-    if config.eval.top_p is not None and not 0 < config.eval.top_p <= 1:
-        raise ValueError(f"eval.top_p={config.eval.top_p}: must be in (0, 1], or None for all tokens")
     if config.multi_objective_aggregation not in AGGREGATIONS:
         raise ValueError(
             f"multi_objective_aggregation={config.multi_objective_aggregation!r}: must be one of {AGGREGATIONS}"
@@ -142,7 +140,7 @@ def _check_rewards(config: ConfigDict) -> None:
     """Lets the rewards score two dummy completions of a problem of each task, and asks for the columns of more.
 
     A reward that cannot be called, fails on all of them (no sandbox for code, say), returns too few scores, or needs a
-    column that a problem lacks is named now.
+    column that a problem lacks is named now. Of problems from files all are looked at.
     """
     rubric = Rubric(stand_in_rewards(config.rewards))
     if not any(rubric.weights.values()):
@@ -168,7 +166,9 @@ def _check_rewards(config: ConfigDict) -> None:
                             f"reward {failing[0]!r} fails on every answer: {scores.messages[0][failing[0]]}"
                         )
             except ValueError as error:
-                raise ValueError(f"task {part.name!r}, training problem {row}: {error}") from error
+                where = problem.columns.get("row", f"task {part.name!r}, training problem {row}")
+                raise ValueError(f"{where}: {error}") from error
+    check_problems_of(task, rubric)
 
 
 def _check_starts(config: ConfigDict, rubric: Rubric, schedule: TaskSchedule) -> None:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from r1jax.data.prompts import PromptIterator
 from r1jax.rollout.collect import Collector
 from r1jax.rollout.types import Group
-from r1jax.stages.rl_batch import is_zero_variance
+from r1jax.stages.rl_batch import teaching
 from r1jax.tasks.types import Problem, Task
 
 DECOUPLED = "normalize_then_sum"
@@ -58,7 +58,7 @@ def collect_groups(collector: Collector, state, prompts, config: ConfigDict, *, 
     key = jax.random.fold_in(jax.random.key(config.seed), updates)
     weights = aggregated_weights(collector, config)
     seconds, counts = {"generate": 0.0, "rewards": 0.0}, {}
-    teaching: list[Group] = []
+    useful: list[Group] = []
     idle: list[Group] = []
     for attempt in range(1 + config.max_refills):
         collected = collector.collect(
@@ -81,11 +81,12 @@ def collect_groups(collector: Collector, state, prompts, config: ConfigDict, *, 
                 counts[f"rewards/{name}/{kind}"] = counts.get(f"rewards/{name}/{kind}", 0) + count
         for name, message in collected.error_messages.items():
             print(f"update {updates + 1}: reward {name} failed: {message}", file=sys.stderr, flush=True)
-        teaching += [group for group in collected.groups if not is_zero_variance(group, weights)]
-        idle = [group for group in collected.groups if is_zero_variance(group, weights)] + idle
-        if len(teaching) >= config.questions_per_phase:
+        teaches = teaching(collected.groups, weights)
+        useful += [group for group, is_useful in zip(collected.groups, teaches, strict=True) if is_useful]
+        idle = [group for group, is_useful in zip(collected.groups, teaches, strict=True) if not is_useful] + idle
+        if len(useful) >= config.questions_per_phase:
             break
-    every = teaching + idle
+    every = useful + idle
     metrics = {"frac_reward_zero_std": len(idle) / len(every), "num_questions_sampled": len(every)} | counts
     kept = config.questions_per_phase
     return Phase(every[:kept], every[kept:], seconds, metrics)

@@ -8,6 +8,8 @@ completions sampled for training since the run began. Differences, all intended:
    terminated completions) 0.
 2. `frac_reward_zero_std` is a share of groups under either aggregation; so is what refills drop counted in it.
 3. With refills all other figures are of the groups that are trained on.
+4. What is summed over tokens of the loss (`num_loss_tokens`, `kl`, `entropy`, ratios) leaves out completions without a
+   reward, since a verifier failed on them; lengths and `num_tokens` count them, as they were sampled.
 """
 
 import functools
@@ -18,7 +20,7 @@ import numpy as np
 from r1jax.objectives.sums import add_metrics, mean_metrics
 from r1jax.rewards.language import chinese_share, is_mixed
 from r1jax.rewards.reflection import count_reflections
-from r1jax.rollout.types import Group
+from r1jax.rollout.types import Group, Rollout
 
 
 def rollout_metrics(
@@ -31,8 +33,6 @@ def rollout_metrics(
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     lengths = np.array([len(r.completion.token_ids) for r in rollouts])
     is_clipped = np.array([r.completion.stop_reason == "length" for r in rollouts])
-    reflections = np.array([sum(count_reflections(r.text).values()) for r in rollouts])
-    shares = [share for r in rollouts if (share := chinese_share(r.text)) is not None]
     row = _mean_and_std([r.reward for r in rollouts], mean="reward", std="reward_std")
     for name in rollouts[0].rewards:
         values = [r.rewards[name] for r in rollouts]
@@ -47,10 +47,7 @@ def rollout_metrics(
         "completions/min_length": int(lengths.min()),
         "completions/max_length": int(lengths.max()),
         "completions/clipped_ratio": float(is_clipped.mean()),
-        "reflection/per_1k_tokens": 1000 * float(reflections.sum() / lengths.sum()),
-        "reflection/per_completion": float(reflections.mean()),
-        "language/chinese_share": float(np.mean(shares)) if shares else 0.0,
-        "language/mixed_share": float(np.mean([is_mixed(r.text) for r in rollouts])),
+        **text_metrics(rollouts),
     }
     if not is_clipped.all():
         row["completions/mean_terminated_length"] = float(lengths[~is_clipped].mean())
@@ -61,6 +58,19 @@ def rollout_metrics(
     row["tokens_per_second/train"] = num_trained / (seconds["logprobs"] + seconds["update"])
     row["tokens_per_second/step"] = num_sampled / seconds["step"]
     return row
+
+
+def text_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Reflection words, and the languages that the texts are in: what tells of a response besides its rewards."""
+    num_tokens = sum(len(r.completion.token_ids) for r in rollouts)
+    reflections = [sum(count_reflections(r.text).values()) for r in rollouts]
+    shares = [share for r in rollouts if (share := chinese_share(r.text)) is not None]
+    return {
+        "reflection/per_1k_tokens": 1000 * sum(reflections) / num_tokens,
+        "reflection/per_completion": float(np.mean(reflections)),
+        "language/chinese_share": float(np.mean(shares)) if shares else 0.0,
+        "language/mixed_share": float(np.mean([is_mixed(r.text) for r in rollouts])),
+    }
 
 
 def count_tokens(groups: Sequence[Group]) -> int:
@@ -86,8 +96,6 @@ def update_metrics(totals: Sequence[dict], infos: Sequence[dict]) -> dict[str, f
     row["loss"] /= len(totals)
     row["num_loss_tokens"] = row.pop("num_tokens")
     row |= {name: float(np.mean([float(info[name]) for info in infos])) for name in infos[0]}
-    if "load_max_over_mean" in row:
-        row["moe/load_max_over_mean"] = row.pop("load_max_over_mean")
     return row
 
 

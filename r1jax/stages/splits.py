@@ -13,6 +13,7 @@ from typing import Any
 from r1jax.stages.policy import make_source
 from r1jax.tasks.mixture import make_task
 from r1jax.tasks.types import recorded_splits
+from r1jax.training.lineage import paths_of
 from r1jax.training.workdir import from_here
 
 _NUM_DOCUMENTS = 16
@@ -42,22 +43,20 @@ def check_same_split(init: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]
 
 
 def _stages_before(init: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """(work directory, config) of the stage that a policy is taken from, of those that it or its data come from, ..."""
-    seen, coming = set(), [init.get("path") if init.get("kind") == "stage" else None]
+    """(work directory, config) of the stage that a policy is taken from, of those that a path of its config names, ..."""
+    seen, coming = set(), [name for _, name in paths_of(init)]
     while coming:
         name = coming.pop(0)
-        if not isinstance(name, str) or name in seen:
+        if name in seen:
             continue
         seen.add(name)
         path = Path(name)
         try:
             config = from_here(json.loads((path / "config.json").read_text()), path)
         except (OSError, ValueError):
-            continue  # load_policy says what is wrong with it
+            continue  # no stage, or load_policy says what is wrong with it
         yield path, config
-        before, data = config.get("init") or {}, config.get("data") or {}
-        coming.append(before.get("path") if before.get("kind") == "stage" else None)
-        coming.append((data.get("arguments") or {}).get("path"))
+        coming += [name for _, name in paths_of(config)]
 
 
 def _fractions(make: Callable[[], None]) -> dict[str, set[float]]:
@@ -73,7 +72,7 @@ def _make_problems(tasks: Sequence[Mapping[str, Any]]) -> None:
 
 def _make_data(config: Mapping[str, Any]) -> None:
     """A few documents of a supervised stage's config, or problems of an RL stage's."""
-    if "data" in config:
+    if "function" in config.get("data", {}):  # records of a path are those of a stage before
         source = make_source(config["data"], seed=config["seed"])
         for index in range(_NUM_DOCUMENTS):
             source(index)

@@ -22,11 +22,11 @@ from r1jax.objectives.supervised import cross_entropy_loss
 from r1jax.objectives.weights import token_weights
 from r1jax.sharding import make_mesh
 from r1jax.stages.auxiliary import balance_loss, check_auxiliary, expert_counts, mtp_loss
-from r1jax.stages.keys import check_counts, check_keys, options_of
+from r1jax.stages.keys import check_counts, check_finite, check_keys, check_not_negative, options_of
 from r1jax.stages.policy import check_init, check_source, count_documents, load_policy, make_source
 from r1jax.text.chat import TRAIN, check_template, tokenizer_for
 from r1jax.training.checkpoint import Checkpoints
-from r1jax.training.learner import NonFiniteError, TrainState, Update, init_state, make_update
+from r1jax.training.learner import NonFiniteError, TrainState, Update, init_state, make_update, update_once
 from r1jax.training.lineage import record_lineage
 from r1jax.training.metrics import MetricsWriter
 from r1jax.training.optimizer import OPTIMIZER_KEYS, make_optimizer
@@ -62,6 +62,8 @@ def check(config: ConfigDict) -> None:
     check_keys(config.optimizer, required=("learning_rate",), optional=OPTIMIZER_KEYS, where="supervised: optimizer")
     check_counts(config, COUNTS.union(lengths), where="supervised")
     check_counts(config, ("seed",), where="supervised", least=0)
+    check_finite(config.to_dict(), where="supervised")
+    check_not_negative(config, ("bias_rate", *AUXILIARY), where="supervised")
     if config.aggregation not in ("token", "sequence"):
         raise ValueError(f"aggregation={config.aggregation!r}: must be 'token' or 'sequence'")
     for name, allowed in DOCUMENT_OPTIONS.items():
@@ -203,7 +205,7 @@ def main(config: ConfigDict, workdir: Path) -> dict:
             while updates < num_updates and not stop.requested:
                 begin = time.perf_counter()
                 batch = next(batches)
-                state, row = update_once(state, update, batch, rows=config.rows_per_microbatch)
+                state, row = train_on(state, update, batch, rows=config.rows_per_microbatch)
                 updates += 1
                 if not row.pop("finite"):
                     raise NonFiniteError(
@@ -229,7 +231,7 @@ def main(config: ConfigDict, workdir: Path) -> dict:
     return summary
 
 
-def update_once(state, update: Update, batch: dict[str, np.ndarray], *, rows: int) -> tuple[TrainState, dict]:
+def train_on(state, update: Update, batch: dict[str, np.ndarray], *, rows: int) -> tuple[TrainState, dict]:
     """One update over the micro-batches of a packed batch: (state, metrics row)."""
     counts = {
         "num_tokens": jnp.float32(batch["mask"].sum()),
@@ -240,14 +242,8 @@ def update_once(state, update: Update, batch: dict[str, np.ndarray], *, rows: in
         {name: batch[name][first : first + rows] for name in FIELDS} | counts
         for first in range(0, len(batch["tokens"]), rows)
     ]
-    grads, sums = update.zeros(microbatches[0])
-    for microbatch in microbatches:
-        grads, sums = update.accumulate(state["params"], state["buffers"], grads, sums, microbatch)
-    state, info = update.apply(state, grads, sums.pop("expert_counts"))
-    row = {name: float(value) for name, value in (mean_metrics(sums) | info).items()}
-    if "load_max_over_mean" in row:
-        row["moe/load_max_over_mean"] = row.pop("load_max_over_mean")
-    return state, row
+    state, sums, info = update_once(state, update, microbatches)
+    return state, {name: float(value) for name, value in (mean_metrics(sums) | info).items()}
 
 
 def _count_segments(segment_ids_RT: np.ndarray) -> int:

@@ -233,7 +233,8 @@ def _plain(value: Any) -> Any:
 def check_problems(task: Any, names: Mapping[str, Collection[str]] | None = None) -> None:
     """Makes every problem of every file task in a task or mixture, lets the verifier read it, and looks for columns.
 
-    Takes as long as reading the files whole. Of other tasks, which make their problems, one is looked at.
+    Reads the files whole, about a millisecond a problem, once for an equal task and columns. Of other tasks, which make
+    their problems, one is looked at.
 
     Args:
         task: a task or a mixture.
@@ -246,18 +247,26 @@ def check_problems(task: Any, names: Mapping[str, Collection[str]] | None = None
     names = names or {}
     parts = getattr(task, "tasks", {task.name: task})
     for name, part in parts.items():
+        columns = frozenset(names.get(name, ()))
         if isinstance(part, FileTask):
-            problems = itertools.chain.from_iterable(part.problems(split) for split in SPLITS)
+            _check_files(part, columns)
         else:
-            problems = iter([part.problem(0, split="train")])
-        for problem in problems:
-            has = problem.columns | {"answer": problem.answer or None}
-            missing = sorted(column for column in names.get(name, ()) if has.get(column) is None)
-            if missing:
-                where = problem.columns.get("row", f"task {name!r}")
-                raise ValueError(f"{where}: a reward needs {', '.join(missing)}; there are {', '.join(has)}")
-            if isinstance(part, FileTask):
-                check_problem(part.fields.grader, problem)
+            _check_columns(part.problem(0, split="train"), columns)
+
+
+@functools.lru_cache(maxsize=8)
+def _check_files(task: FileTask, columns: frozenset[str]) -> None:
+    for problem in itertools.chain.from_iterable(task.problems(split) for split in SPLITS):
+        _check_columns(problem, columns)
+        check_problem(task.fields.grader, problem)
+
+
+def _check_columns(problem: Problem, columns: Collection[str]) -> None:
+    has = problem.columns | {"answer": problem.answer or None}
+    missing = sorted(column for column in columns if has.get(column) is None)
+    if missing:
+        where = problem.columns.get("row", f"task {problem.columns['task']!r}")
+        raise ValueError(f"{where}: a reward needs {', '.join(missing)}; there are {', '.join(has)}")
 
 
 def _located(function: Callable[..., T], source: Source, *, what: str, **options: Any) -> T:

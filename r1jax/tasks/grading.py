@@ -1,39 +1,34 @@
 """One answer judged by the reward of its problem's kind; and whether that reward can use the problem at all."""
 
 from collections.abc import Callable
-from typing import Any
 
+from r1jax.rewards.sandbox import SandboxUnavailable
 from r1jax.tasks.types import GradingError, Problem
+from r1jax.text.response import boxed_answer
 
 
 def grade_answer(grader: str, answer: str, problem: Problem) -> float:
     """1.0 or 0.0: what the reward of a kind ("math", "choice", "code", "instructions") says of one extracted answer.
 
-    Code may come bare, or with the fence around it.
+    Code may come bare or in a fence, an answer to a question in a box. By "none" no answer is right: a judge or a reward
+    model may say more.
 
     Raises:
         GradingError: the verifier fails, whatever the answer.
         ValueError: unknown kind.
     """
-    function, named = _reward(grader)
-    if grader == "code" and "```" not in answer:
-        answer = f"```python\n{answer}\n```"
-    # An answer that brings tags of its own would be read as another one.
-    completion = (
-        answer if grader == "code" else f"<answer>{answer.replace('<answer>', '').replace('</answer>', '')}</answer>"
-    )
-    columns = {name: [problem.answer if name == "answer" else problem.columns.get(name)] for name in named}
+    judge, where = _judge(grader), problem.columns.get("row")
     try:
-        score = function([""], [completion], **columns)[0]
+        score = judge(answer, problem)
     except Exception as error:
-        raise GradingError(f"{problem.columns.get('row')}: {error}") from error
-    if isinstance(score, Exception) or score is None:
-        raise GradingError(f"{problem.columns.get('row')}: {score}") from score
-    return float(score)
+        raise GradingError(f"{where}: {error}") from error
+    if isinstance(score, Exception):
+        raise GradingError(f"{where}: {score}") from score
+    return score
 
 
 def check_problem(grader: str, problem: Problem) -> None:
-    """Raises ValueError, naming the row, for a problem that the verifier of its kind cannot use."""
+    """Raises ValueError, naming the row, for a problem that the verifier of its kind cannot use, or not on this machine."""
     try:
         if grader == "math":
             from r1jax.rewards.math import check_answer
@@ -45,29 +40,41 @@ def check_problem(grader: str, problem: Problem) -> None:
             if read_letter(problem.answer) is None:
                 raise ValueError(f"reference answer {problem.answer!r} is no letter of an option")
         elif grader == "code":
-            from r1jax.rewards.code_tests import read_tests
+            from r1jax.rewards.code_tests import check_tests
 
-            read_tests(problem.columns["tests"])
-    except ValueError as error:
+            check_tests(problem.columns["tests"])
+    except (ValueError, SandboxUnavailable) as error:
         raise ValueError(f"{problem.columns.get('row')}: {error}") from error
 
 
-def _reward(grader: str) -> tuple[Callable[..., Any], tuple[str, ...]]:
-    """The reward function of a kind, and the columns that it is called with."""
+def _judge(grader: str) -> Callable[[str, Problem], float | Exception]:
+    """What scores one extracted answer of a kind."""
     if grader == "math":
-        from r1jax.rewards.math import accuracy
+        from r1jax.rewards import math
 
-        return accuracy, ("answer",)
+        return lambda answer, problem: math.judge([_unboxed(answer)], [problem.answer])[0]
     if grader == "choice":
-        from r1jax.rewards.choice import accuracy
+        from r1jax.rewards import choice
 
-        return accuracy, ("answer", "choices")
+        return lambda answer, problem: choice.judge(
+            [_unboxed(answer)], [problem.answer], choices=[problem.columns.get("choices")]
+        )[0]
     if grader == "code":
-        from r1jax.rewards.code import passes_tests
+        from r1jax.rewards import code
 
-        return passes_tests, ("tests",)
+        return lambda answer, problem: code.judge(answer, problem.columns.get("tests"))
     if grader == "instructions":
-        from r1jax.rewards.instructions import follows
+        from r1jax.rewards import instructions
 
-        return follows, ("instruction_id_list", "kwargs")
+        return lambda answer, problem: float(
+            instructions.follows_all(answer, problem.columns["instruction_id_list"], problem.columns["kwargs"])
+        )
+    if grader == "none":
+        return lambda answer, problem: 0.0
     raise ValueError(f"no reward for answers of kind {grader!r}")
+
+
+def _unboxed(answer: str) -> str | None:
+    """What is in the answer's boxes, or the answer itself; None where a box has no end."""
+    box = boxed_answer(answer)
+    return box if box is not None or "\\boxed" in answer else answer

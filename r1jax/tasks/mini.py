@@ -1,5 +1,7 @@
 """Generated mini tasks: problems that a model of a few million parameters can learn on two CPU cores.
 
+Here is the one for reasoning; the general ones, `helpful` and `safety`, are in `mini_general`.
+
 `pair_sum`: "Which two of 17, 8, 10, 3 make 18". A lone guess is right once in six; working through the pairs one by one
 finds the answer always, if each sum is written right and compared right with the target. So persistence and checking pay.
 
@@ -11,7 +13,8 @@ import random
 import re
 from typing import Any
 
-from r1jax.tasks.types import Problem, check_keys, check_place, split_of, stable_hash
+from r1jax.tasks.mini_general import Helpful, Safety
+from r1jax.tasks.types import Problem, Task, check_keys, check_place, split_of, stable_hash
 
 _ANSWER = re.compile(r"\s*(\d{1,4})\s*(?:\+|,|and|&|和|加)\s*(\d{1,4})\s*(?:=\s*\d{1,5}\s*)?\.?\s*")
 
@@ -74,10 +77,15 @@ class PairSum:
         return "{}+{}".format(*sorted((int(match[1]), int(match[2]))))
 
 
-MINI_TASKS = {"pair_sum": PairSum}
+MINI_TASKS = {"pair_sum": PairSum, "helpful": Helpful, "safety": Safety}
+_OPTIONS = {
+    "pair_sum": {"count", "low", "high", "heldout_fraction"},
+    "helpful": {"heldout_fraction"},
+    "safety": {"heldout_fraction"},
+}
 
 
-def make_mini_task(spec: dict[str, Any]) -> PairSum:
+def make_mini_task(spec: dict[str, Any]) -> Task:
     """The mini task of a spec ``{"kind": "mini", "name": "pair_sum", "config": {...}}``; `config` is optional.
 
     Raises:
@@ -88,5 +96,5 @@ def make_mini_task(spec: dict[str, Any]) -> PairSum:
     if name not in MINI_TASKS:
         raise ValueError(f"mini task {name!r}: known are {', '.join(sorted(MINI_TASKS))}")
     config = dict(spec.get("config") or {})
-    check_keys(config, allowed={"count", "low", "high", "heldout_fraction"}, what=f"mini task {name}")
+    check_keys(config, allowed=_OPTIONS[name], what=f"mini task {name}")
     return MINI_TASKS[name](**config)

@@ -7,7 +7,7 @@ reasoning-gym (Apache-2.0) is imported only when a task is made. What this modul
    are not enough: a small space (one-digit sums) would be seen whole in training.
 3. Determinism: a few generators use the global random state, which is set and restored here.
 4. ``answer_guard``: several scorers evaluate the model's text as Python.
-5. ``rewards.logic``: several scorers give full marks to wrong answers.
+5. ``tasks.logic``: several scorers give full marks to wrong answers.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from r1jax.rewards.logic import confirms
 from r1jax.tasks.answer_guard import is_safe
+from r1jax.tasks.logic import confirms
 from r1jax.tasks.types import GradingError, Problem, canonical_answer, check_place, split_of, stable_hash
 
 _INDICES_PER_SLICE = 250
@@ -116,7 +116,7 @@ class ReasoningGymTask:
     def grade(self, answer: str | None, problem: Problem) -> float:
         """The data set's own score in [0, 1]; only 1.0 is right (some give 0.01 to anything). Unsafe or absent: 0.0.
 
-        An answer that `rewards.logic` does not confirm is wrong, whatever the scorer says: 0.0.
+        An answer that `tasks.logic` does not confirm is wrong, whatever the scorer says: 0.0.
         Where the scorer raises on an answer but not on the reference answer, the answer is at fault: 0.0.
 
         Raises:

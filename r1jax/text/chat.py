@@ -64,6 +64,7 @@ def encode_prompt(messages: Messages, tokenizer: Tokenizer, *, template: str) ->
     Raises:
         ValueError: as ``render``; or the tokenizer lacks a special token of the template (it would be written as text).
     """
+    _check_special_tokens(tokenizer, template)
     return _begin(tokenizer, template) + tokenizer.encode(render(messages, template=template, tokenizer=tokenizer))
 
 
@@ -108,6 +109,7 @@ def encode_conversation(
         if form.opens and "</think>" in content:
             opening, content = opening + form.opens, _OPENING.sub("", content)
         pieces += [(opening, False), (content + form.end, True), (form.gap, False)]
+    _check_special_tokens(tokenizer, template)
     ids = _begin(tokenizer, template)
     mask = [0] * len(ids)
     for text, is_trained in _joined(pieces):
@@ -129,7 +131,7 @@ def tokenizer_for(tokenizer: Tokenizer, template: str) -> Tokenizer:
     """The tokenizer that belongs to a model trained under a template: with "r1", its folder tells other programs so."""
     if template != "r1" or tokenizer.chat_template == R1_JINJA:
         return tokenizer
-    _begin(tokenizer, template)
+    _check_special_tokens(tokenizer, template)
     return tokenizer.with_chat_template(R1_JINJA, eos=TEMPLATES[template].end)
 
 
@@ -206,12 +208,14 @@ def _joined(pieces: Iterable[tuple[str, bool]]) -> list[tuple[str, bool]]:
     return joined
 
 
-def _begin(tokenizer: Tokenizer, template: str) -> list[int]:
-    """The BOS of the module's rule, after a check that the tokenizer has the template's special tokens."""
-    if template == TOKENIZERS_OWN:
-        return []
-    tokens = TEMPLATES[template].tokens
-    missing = [text for text in tokens if len(tokenizer.encode(text)) != 1]
-    if missing:
+def _check_special_tokens(tokenizer: Tokenizer, template: str) -> None:
+    """ValueError if the tokenizer lacks a special token of the template."""
+    tokens = () if template == TOKENIZERS_OWN else TEMPLATES[template].tokens
+    if missing := [text for text in tokens if len(tokenizer.encode(text)) != 1]:
         raise ValueError(f"chat template {template!r}: the tokenizer has no special token {', '.join(missing)}")
-    return [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None and not tokens else []
+
+
+def _begin(tokenizer: Tokenizer, template: str) -> list[int]:
+    """The BOS of the module's rule."""
+    writes_its_own = template == TOKENIZERS_OWN or TEMPLATES[template].tokens
+    return [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None and not writes_its_own else []

@@ -10,6 +10,7 @@ comparison, in the form that `parse_comparison` reads, or an exception in its pl
 import re
 from collections.abc import Sequence
 
+from r1jax.text.response import summary_of
 from r1jax.text.sample import Chat, Rejection
 from r1jax.text.templates import Messages
 
@@ -47,8 +48,7 @@ def parse_comparison(reply: str) -> int:
     Raises:
         Rejection: no mark, an unknown one, several that differ, or a thought without end.
     """
-    rest = reply.rpartition("</think>")[2]
-    found = {"".join(mark.split()) for mark in _MARK.findall("" if "<think>" in rest else rest)}
+    found = {"".join(mark.split()) for mark in _MARK.findall(summary_of(reply) or "")}
     if len(found) != 1 or not found <= MARKS.keys():
         raise Rejection("judge: not one mark")
     return MARKS[found.pop()]

@@ -9,6 +9,7 @@ The answer to be graded is found in one of the ways of ``ANSWERS``; which one, a
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 STYLES = ("r1_zero", "r1")
 ANSWERS = ("tags", "boxed", "tags_or_boxed", "summary")
@@ -18,6 +19,9 @@ _R1_ZERO = re.compile(r"\s*<think>(.*?)</think>\s*<answer>(.*?)</answer>\s*", re
 _ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
+_SPACE = r"(?:[\s$~]|\\[,;:() \[\]]|\\q?quad)*"
+_BETWEEN_BOXES = re.compile(rf"{_SPACE}(?:,|;|(?:,\s*)?(?:and|or)|,?\s*\\text\s*\{{\s*,?\s*(?:and|or)\s*\}}){_SPACE}")
+_MAX_BOXES = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +63,11 @@ def final_answer(text: str, *, style: str = "r1_zero", answer: str | None = None
     Args:
         text: the response.
         style: how it is written; "r1_zero" or "r1".
-        answer: "tags": the inside of the last closed ``<answer>``, of which the last balanced ``\boxed{...}`` if it has
-            one; "boxed": the last balanced ``\boxed{...}`` after ``</think>`` (in all of it, if no thought was closed);
-            "tags_or_boxed": the first of these that is there; "summary": the same, or else all that follows
-            ``</think>``. By default "tags" with style "r1_zero" and "summary" with "r1".
+        answer: "tags": the inside of the last closed ``<answer>`` after ``</think>`` (in all of the text, if no thought
+            was closed), of which the last balanced ``\boxed{...}`` if it has one; "boxed": the last balanced
+            ``\boxed{...}`` there; "tags_or_boxed": the first of these that is there; "summary": the same, or else all
+            that follows ``</think>``. By default "tags" with style "r1_zero" and "summary" with "r1". Adjoining boxes are one answer
+            of several values, see ``boxed_answer``.
 
     Raises:
         ValueError: unknown style or way.
@@ -77,13 +82,13 @@ def final_answer(text: str, *, style: str = "r1_zero", answer: str | None = None
     if style == "r1" and not closing:
         return None
     if answer != "boxed":
-        inside = _last_tagged(text if style == "r1_zero" else after)
+        inside = _last_tagged(after)
         if inside is not None:
-            box = boxed(inside)
+            box = boxed_answer(inside)
             return inside if box is None else box
     if answer == "tags":
         return None
-    box = boxed(after)
+    box = boxed_answer(after)
     return box if box is not None or answer != "summary" else after.strip() or None
 
 
@@ -95,10 +100,8 @@ def summary_of(text: str, *, prompt: str = "") -> str | None:
         prompt: what it follows, for templates that open the thought themselves.
     """
     _, closing, after = text.rpartition("</think>")
-    if closing:
-        return after.strip()
-    is_open = "<think>" in text or prompt.rstrip().endswith("<think>")
-    return None if is_open else text.strip()
+    is_open = "<think>" in after or (not closing and prompt.rstrip().endswith("<think>"))
+    return None if is_open else after.strip()
 
 
 def part_of(text: str, part: str, *, prompt: str = "") -> str | None:
@@ -114,15 +117,38 @@ def part_of(text: str, part: str, *, prompt: str = "") -> str | None:
 
 def boxed(text: str) -> str | None:
     r"""The trimmed content of the last ``\boxed{...}`` with balanced braces (``\{``, ``\}`` are none), or None."""
-    last, open_braces = None, []
+    run = boxes(text)
+    return run[-1] if run else None
+
+
+def boxed_answer(text: str) -> str | None:
+    """The contents of ``boxes`` with a comma between them: one answer of several values; None where there is no box."""
+    run = boxes(text)
+    return ", ".join(run) if run else None
+
+
+def boxes(text: str) -> list[str]:
+    """The trimmed contents of the last balanced box and of those before it with only a comma, "and" or "or" between."""
+    found, open_braces = [], []
     for match in _BRACES.finditer(text):
         if match.group().endswith("{") and match.group() != r"\{":
             open_braces.append(match)
         elif match.group() == "}" and open_braces:
             opening = open_braces.pop()
-            if opening.group() != "{" and (last is None or opening.start() > last[0]):
-                last = opening.start(), text[opening.end() : match.start()]
-    return None if last is None else last[1].strip()
+            if opening.group() != "{":
+                found.append((opening.start(), match.end(), text[opening.end() : match.start()].strip()))
+    found.sort(reverse=True)
+    run = found[:1]
+    for box in found[1:_MAX_BOXES]:
+        if box[1] > run[-1][0] or not _BETWEEN_BOXES.fullmatch(text, box[1], run[-1][0]):
+            break
+        run.append(box)
+    return [content for _, _, content in reversed(run)]
+
+
+def is_cut_off(stop_reason: Sequence[str] | None, count: int) -> list[bool]:
+    """[count] whether a response was cut off at the length limit, and so has no final answer (spec G.12); by default not."""
+    return [reason == "length" for reason in stop_reason or ["stop"] * count]
 
 
 def _last_tagged(text: str) -> str | None:

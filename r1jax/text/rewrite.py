@@ -6,6 +6,7 @@ thought, since R1-Zero's summary is just an answer. The wording is ours; the pap
 
 from collections.abc import Mapping, Sequence
 
+from r1jax.text.response import summary_of
 from r1jax.text.sample import Chat, ChatError, Rejection, Sample, r1_text
 
 THOUGHT_PROMPT = """\
@@ -81,11 +82,6 @@ def by_model(
     return results
 
 
-def after_thought(text: str) -> str:
-    """What a model that thinks aloud says in the end."""
-    return text.rpartition("</think>")[2].strip()
-
-
 def _asked(
     chat: Chat, thoughts: Mapping[int, str], samples: Sequence[Sample], *, prompt: str, before: list, seed: int
 ) -> tuple[dict[int, str], dict[int, Exception]]:
@@ -98,7 +94,7 @@ def _asked(
     for place, answer in zip(thoughts, chat(conversations, seed=seed), strict=True):
         if isinstance(answer, ChatError):
             failed[place] = answer
-        elif text := after_thought(answer):
+        elif text := summary_of(answer):
             answers[place] = text
         else:
             failed[place] = Rejection("rewrite: empty answer")

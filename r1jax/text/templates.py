@@ -130,4 +130,4 @@ R1_JINJA = (
     "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\\n' }}{% endif %}"
 )
-"""The template "r1" as jinja, for the folder of a tokenizer whose model learned it (`Tokenizer.with_special_tokens`)."""
+"""The template "r1" as jinja, for the folder of a tokenizer whose model learned it (`r1jax.text.chat.tokenizer_for`)."""

@@ -161,12 +161,16 @@ class Tokenizer:
         )
 
     def with_chat_template(self, chat_template: str, *, eos: str) -> "Tokenizer":
-        """The same tokens with another chat template and the end token that it writes. KeyError names an absent token."""
+        """The same tokens with another chat template and the end token that it writes; what ended a text before still does.
+
+        KeyError names an absent token.
+        """
         return Tokenizer(
             self._inner,
             eos_id=self.token_id(eos),
             bos_id=self.bos_id,
             pad_id=self.pad_id,
+            stop_ids=self.stop_ids,
             adds_bos=self.adds_bos,
             chat_template=chat_template,
         )

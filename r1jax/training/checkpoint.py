@@ -76,7 +76,8 @@ class Checkpoints:
         """Saves the state after `step` updates, with `extra` in the same checkpoint.
 
         Goes on in the background; the state may be donated as soon as this returns. Waits for the save before it, if
-        that still runs; does nothing if this loop has just saved or restored `step`.
+        that still runs; does nothing if this loop has just saved or restored `step`, even where `extra` has changed: one
+        that is written anew would for a while not be there.
 
         Args:
           step: number of updates done.

@@ -13,7 +13,7 @@ the exact gradient of the batch loss, whatever the split.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -102,7 +102,7 @@ def make_update(
         number of tokens routed to each expert over the whole batch, [L, E] for every array of state["buffers"] (the
         array itself where there is one, as `Model.hidden` gives it); None leaves the buffers. info holds scalars:
         grad_norm (before clipping), update_norm, param_norm (after the update), learning_rate, finite, and with counts
-        load_max_over_mean (the fullest expert's load over the mean, worst layer). Where the gradient or the update is
+        moe/load_max_over_mean (the fullest expert's load over the mean, worst layer). Where the gradient or the update is
         not finite, the state comes back bit for bit and finite is False.
     """
     shardings = jax.tree.map(lambda array: array.sharding, {key: state[key] for key in _UPDATED})
@@ -153,7 +153,7 @@ def make_update(
             "finite": finite,
         }
         if expert_counts is not None and (counts := jax.tree.leaves(expert_counts)):
-            info["load_max_over_mean"] = jnp.max(jnp.stack([jnp.max(_load(c)) for c in counts]))
+            info["moe/load_max_over_mean"] = jnp.max(jnp.stack([jnp.max(_load(c)) for c in counts]))
         return new, info
 
     jitted_apply = jax.jit(apply, donate_argnums=0, out_shardings=(shardings, replicated))
@@ -167,6 +167,21 @@ def make_update(
         accumulate=jax.jit(accumulate, donate_argnums=(2, 3), out_shardings=sums_shardings),
         apply=apply_all,
     )
+
+
+def update_once(
+    state: TrainState, update: Update, microbatches: Sequence[Tree]
+) -> tuple[TrainState, dict[str, Any], dict[str, jax.Array]]:
+    """One update over the micro-batches of a batch: (state, metric sums, info); see `make_update`.
+
+    The loss's metrics must have "expert_counts", which the router bias is updated by; they are not among the sums
+    returned. The state given is consumed.
+    """
+    grads, sums = update.zeros(microbatches[0])
+    for microbatch in microbatches:
+        grads, sums = update.accumulate(state["params"], state["buffers"], grads, sums, microbatch)
+    state, info = update.apply(state, grads, sums.pop("expert_counts"))
+    return state, sums, info
 
 
 def balance_bias(bias_LE: jax.Array, counts_LE: jax.Array, *, rate: float) -> jax.Array:

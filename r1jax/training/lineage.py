@@ -2,16 +2,17 @@
 
     {"inputs": {"init.path": {"path": "{here}/../base", "config": ..., "commit": ..., "data": ...}, ...}}
 
-An input is whatever lies at a "path" of the config. Of another stage's work directory the digest of its config, its
-commit and the digest of the list of files that it made are kept; of other files and folders a digest of names and sizes
-(to read a model's weights would take as long as loading them). What the stage itself is, config.json and
-environment.json tell.
+An input is whatever lies at a "path" of the config, or at those of a list or dict of "paths". Of another stage's work
+directory the digest of its config, its commit and the digest of the list of files that it made are kept; of other files
+and folders a digest of names and sizes (to read a model's weights would take as long as loading them). What the stage
+itself is, config.json and environment.json tell.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import numpy as np
 
 from r1jax.training.workdir import WorkdirError, to_here, write_json
 
+_PATH_KEY = re.compile(r"(\w+_)?paths?")
 MANIFEST = "manifest.json"
 """What a stage that makes data writes: its files with their digests."""
 
@@ -32,7 +34,7 @@ def record_lineage(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     Raises WorkdirError, naming the key, if an input is not what it was when this work directory was begun.
     """
     workdir = Path(workdir).absolute()
-    inputs = {key: describe_input(Path(path), workdir) for key, path in _paths(config) if Path(path).exists()}
+    inputs = {key: describe_input(Path(path), workdir) for key, path in paths_of(config) if Path(path).exists()}
     file = workdir / "lineage.json"
     if file.is_file():
         before = json.loads(file.read_text(encoding="utf-8"))["inputs"]
@@ -93,16 +95,16 @@ def _bit_sums(leaves: list[jax.Array]) -> list[jax.Array]:
     return [one(leaf) for leaf in leaves]
 
 
-def _paths(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """The texts under a key "path" anywhere in a config, with their dotted keys."""
+def paths_of(value: Any, key: str = "", *, is_path: bool = False) -> Iterator[tuple[str, str]]:
+    """(dotted key, text) of every text under a key "path", "paths", "..._path" or "..._paths" of a config: what a stage reads."""
+    if isinstance(value, str) and is_path:
+        yield key, value
     children = (
         value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
     )
     for name, child in children:
-        inner = f"{key}.{name}".lstrip(".")
-        if name == "path" and isinstance(child, str):
-            yield inner, child
-        yield from _paths(child, inner)
+        names_path = is_path or _PATH_KEY.fullmatch(str(name)) is not None
+        yield from paths_of(child, f"{key}.{name}".lstrip("."), is_path=names_path)
 
 
 def _sha256(path: Path) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from r1jax.training.progress import Progress
-from r1jax.training.workdir import write_text
+from r1jax.training.workdir import read_lines, write_text
 
 _FILE_PREFIX = {"train": "update", "heldout": "heldout"}
 
@@ -111,19 +111,15 @@ def _rows_up_to(path: Path, step: int) -> list[tuple[str, dict[str, Any]]]:
 
     Raises ValueError, naming file and line, for any other line that is no row.
     """
-    if not path.exists():
-        return []
     kept = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
-        if not line.endswith("\n"):
-            break
+    for number, line in enumerate(read_lines(path), start=1):
         try:
             row = json.loads(line)
             row_step = row["step"]
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path}, line {number} is no metrics row: {line[:80]!r}") from error
         if row_step <= step:
-            kept.append((line, row))
+            kept.append((line.decode() + "\n", row))
     return kept
 
 

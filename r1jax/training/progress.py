@@ -28,7 +28,7 @@ FIGURES = {
 class Progress:
     """A live line on a terminal; elsewhere (a CI log, a file) a plain line every so many seconds.
 
-    A row without training figures (an evaluation by itself) is printed as a line that stays.
+    A row without "time/step" is an evaluation by itself: its figures are printed as a line that stays.
 
     Args:
       total: updates of the whole run.
@@ -52,7 +52,7 @@ class Progress:
     def update(self, row: Mapping[str, Any]) -> None:
         """Shows a metrics row: its "step" is the number of updates done."""
         figures = [f"{label} {_number(row[name])}" for name, label in FIGURES.items() if row.get(name) is not None]
-        if not {"reward", "loss", "kept_share"} & row.keys():
+        if "time/step" not in row:
             if figures:
                 self._print("  ".join([f"update {row['step']}", *figures]))
             return

@@ -85,7 +85,7 @@ def open_workdir(path: str | Path, config: Mapping[str, Any]) -> Iterator[Workdi
             run = Workdir(path)
             run.require_space(0)
             if (path / "config.json").exists():
-                _check_same_config(path, wanted)
+                check_same_config(path, wanted)
             else:
                 write_json(path / "config.json", wanted)
             write_json(path / "environment.json", describe_environment() | {"code": code_digests(wanted)})
@@ -94,9 +94,11 @@ def open_workdir(path: str | Path, config: Mapping[str, Any]) -> Iterator[Workdi
         yield run
 
 
-def is_done(path: Path, config: Mapping[str, Any]) -> bool:
-    """Whether a stage with this config has finished in the directory."""
-    return (path / "DONE").exists() and _read(path / "config.json", at=path) == from_here(_to_json(config), path)
+def read_summary(path: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The summary of a stage with this config that has finished in the directory; None if it has still to run."""
+    if not (path / "DONE").exists() or _read(path / "config.json", at=path) != from_here(_to_json(config), path):
+        return None
+    return _read(path / "summary.json", at=path)
 
 
 def changed_code(path: Path, config: Mapping[str, Any]) -> list[str]:
@@ -160,6 +162,15 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def read_lines(path: Path) -> list[bytes]:
+    """The lines of a file that is appended to, without their ends; [] of none. A last line without its end is left out.
+
+    They are bytes, split at line feeds alone: a text may hold other characters that `str.splitlines` ends a line at, and
+    a line that was cut off while it was written may end inside of a character.
+    """
+    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+
+
 def _to_json(config: Mapping[str, Any]) -> Any:
     """The config as JSON gives it back (tuples become lists)."""
     for key, value in _flatten(config):
@@ -201,9 +212,10 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _check_same_config(path: Path, wanted: Any) -> None:
+def check_same_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Raises WorkdirError, naming the keys that differ with both values, if a directory's config.json is another config."""
     found = _read(path / "config.json", at=path)
-    wanted = from_here(wanted, path)
+    wanted = from_here(_to_json(config), path)
     if found is None:
         raise WorkdirError(f"{path / 'config.json'} is damaged")
     if found == wanted:

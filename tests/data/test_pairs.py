@@ -1,6 +1,6 @@
 import pytest
 
-from r1jax.data.pairs import build_pairs, judge_pairs, parse_candidate, select_pairs
+from r1jax.data.pairs import judge_pairs, parse_candidate, select_pairs
 
 ASK = [{"role": "user", "content": "Hello"}]
 
@@ -58,7 +58,7 @@ def test_a_mean_of_one_is_not_enough():
             mark = marks.pop(0) * (1 if first[0] == "a" else -1)
             return [{2: "[[A>>B]]", 1: "[[A>B]]", -1: "[[B>A]]", -2: "[[B>>A]]"}[mark]]
 
-        return build_pairs(candidates(("a", "b")), judge)
+        return select_pairs(judge_pairs(candidates(("a", "b")), judge))
 
     records, counts = fixed(1.0)
     assert records == [] and counts["unclear"] == 1
@@ -80,13 +80,9 @@ def test_failures_are_counted_by_kind_and_never_guessed():
         "[[A=B]]",
     ]
     judge = Judge(marks)
-    records, counts = build_pairs(candidates(("a", "b"), ("c", "d")), judge, queries=4)
+    records, counts = select_pairs(judge_pairs(candidates(("a", "b"), ("c", "d")), judge, queries=4))
     assert records == []
-    assert {name: counts[name] for name in ("malformed", "timeout", "error")} == {
-        "malformed": 2,
-        "timeout": 1,
-        "error": 1,
-    }
+    assert (counts["malformed"], counts["error"]) == (2, 2) and "timeout" not in counts
     assert counts["candidates"] == counts["judge_failed"] == 2 and counts["kept"] == 0
 
 
@@ -95,7 +91,7 @@ def test_a_judge_that_raises_has_failed_on_all_of_that_query():
         raise TimeoutError("nobody there")
 
     judged = judge_pairs(candidates(("a", "b")), judge, queries=2)
-    assert judged[0].verdicts == (None, None) and judged[0].failures == ("timeout: TimeoutError: nobody there",) * 2
+    assert judged[0].verdicts == (None, None) and judged[0].failures == (("error", "TimeoutError: nobody there"),) * 2
     with pytest.raises(ValueError, match="gave 0 replies to 1 comparisons"):
         judge_pairs(candidates(("a", "b")), lambda *_, seed: [])
 
@@ -103,11 +99,10 @@ def test_a_judge_that_raises_has_failed_on_all_of_that_query():
 def test_lengths_are_balanced_over_the_set():
     """Three pairs whose chosen summary is longer, one whose rejected is, one alike: the two most unequal go."""
     pairs = candidates(("9 ....", "1"), ("9 ..", "1"), ("9 .", "1"), ("1 .", "9"), ("9", "1"))
-    records, counts = build_pairs(pairs, Judge())
+    records, counts = select_pairs(judge_pairs(pairs, Judge()))
     assert [record["chosen"] for record in records] == ["9 .", "9", "9"]
     assert counts == {
-        "candidates": 5, "malformed": 0, "timeout": 0, "error": 0, "judge_failed": 0, "unclear": 0, "unbalanced": 2,
-        "kept": 3,
+        "candidates": 5, "malformed": 0, "error": 0, "judge_failed": 0, "unclear": 0, "unbalanced": 2, "kept": 3,
     }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from r1jax.kernels import flash_attention as kernel
 from r1jax.kernels.flash_attention import attention, attention_mask, flash_attention, xla
 from tests.kernels.jaxprs import array_sizes
 
@@ -55,7 +56,7 @@ def test_packed_segments_and_grouped_heads_equal_numpy():
     want = attention_numpy(q, k, v, segments, segments, scale=0.7)
     np.testing.assert_array_equal(np.isnan(want).any((2, 3)), segments == 0)
     np.testing.assert_allclose(got[segments > 0], want[segments > 0], rtol=1e-5, atol=1e-6)
-    assert np.isfinite(got).all()  # rows of padding see nothing, and are finite all the same
+    np.testing.assert_array_equal(got[segments == 0], 0.0)  # rows of padding see nothing
 
 
 def test_offset_places_the_queries_after_the_cached_keys():
@@ -130,6 +131,20 @@ def test_blocks_never_hold_the_square_of_scores(monkeypatch):
 
     largest = max(array_sizes(jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(*inputs).jaxpr))
     assert largest <= 2 * 2 * 8 * 64 < 2 * 2 * 64 * 64
+
+
+def test_default_is_the_reference_up_to_short_and_then_blocks(monkeypatch):
+    monkeypatch.setattr(kernel, "SHORT", 8)
+    monkeypatch.setattr(xla, "BLOCK", 4)
+
+    def traced(num_queries, implementation=None):
+        (q, k, v), segments = make_packed(9, 2, 1, 4, 4)
+        q, own = q[:, :num_queries], segments[:, :num_queries]  # of one sequence of keys: queries count, keys do not
+        options = {"q_segments_BT": own, "kv_segments_BS": segments, "scale": 1.0, "implementation": implementation}
+        return str(jax.make_jaxpr(lambda *arrays: flash_attention(*arrays, **options))(q, k, v))
+
+    assert traced(8) == traced(8, "reference") != traced(8, "xla")
+    assert traced(9) == traced(9, "xla") != traced(9, "reference")
 
 
 def test_unknown_implementation_and_heads_that_do_not_divide_are_named():

@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import jax
@@ -8,7 +9,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
 from r1jax.kernels import hardware
-from r1jax.kernels.flash_attention import flash_attention, pallas_tpu, reference, shapes, xla
+from r1jax.kernels.flash_attention import flash_attention, pallas_tpu, shapes, with_rope
 from r1jax.kernels.flash_attention.shapes import Blocks, Shape
 from tests.kernels.interpreter import STRICT, races_found
 from tests.kernels.test_flash_attention import attention_numpy
@@ -36,6 +37,10 @@ def make_inputs(shape, *, offset=0):
         q_segments[0, 1] = 9
     segments = {"q_segments_BT": q_segments, "kv_segments_BS": kv_segments}
     return arrays, {name: array.astype(np.int32) for name, array in segments.items()}
+
+
+REFERENCE = functools.partial(flash_attention, implementation="reference")
+XLA = functools.partial(flash_attention, implementation="xla")
 
 
 def value_and_gradients(implementation, arrays, segments, *, q_offset=0, traced=False, **options):
@@ -77,7 +82,7 @@ def test_equals_the_reference_in_value_and_gradient(case):
     arrays, segments = make_inputs(shape, offset=offset)
     options = {"q_offset": offset, "traced": traced}
     got = value_and_gradients(pallas_tpu.flash_attention, arrays, segments, blocks=blocks, interpret=True, **options)
-    check_equal(got, value_and_gradients(reference.flash_attention, arrays, segments, **options))
+    check_equal(got, value_and_gradients(REFERENCE, arrays, segments, **options))
     padding = segments["q_segments_BT"] == 0
     assert not np.asarray(got["out"])[padding].any() and not np.asarray(got["q_BTNH"])[padding].any()
     if shape.queries > 1:  # the query of a segment that has no key
@@ -87,9 +92,9 @@ def test_equals_the_reference_in_value_and_gradient(case):
 def test_xla_takes_offsets_and_rope_parts():
     shape = make_shape(140, 300, 4, 4, rope_dim=8)
     arrays, segments = make_inputs(shape, offset=99)
-    want = value_and_gradients(reference.flash_attention, arrays, segments, q_offset=99)
+    want = value_and_gradients(REFERENCE, arrays, segments, q_offset=99)
     for traced in (False, True):
-        got = value_and_gradients(xla.flash_attention, arrays, segments, q_offset=99, traced=traced)
+        got = value_and_gradients(XLA, arrays, segments, q_offset=99, traced=traced)
         check_equal(got, want)
 
 
@@ -98,7 +103,7 @@ def test_reads_nothing_that_was_not_written_and_has_no_races():
     options = {"blocks": Blocks(128, 128, 2), "interpret": STRICT}
     got = value_and_gradients(pallas_tpu.flash_attention, arrays, segments, **options)
     assert not races_found()
-    check_equal(got, value_and_gradients(reference.flash_attention, arrays, segments))
+    check_equal(got, value_and_gradients(REFERENCE, arrays, segments))
 
 
 def test_bfloat16_stays_close_to_float64():
@@ -214,7 +219,7 @@ def test_equals_splash_attention():
     segments["q_segments_BT"][:] = segments["kv_segments_BS"]
 
     def splash_attention(q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale, q_offset, **ropes):
-        q, k = reference.with_rope(q_BTNH, k_BSJH, **ropes)
+        q, k = with_rope(q_BTNH, k_BSJH, **ropes)
         mask = splash_mask.MultiHeadMask([splash_mask.CausalMask((256, 256))] * 2)
         kernel = splash.make_splash_mha_single_device(mask, interpret=True)
         ids = splash.SegmentIds(q=jnp.asarray(q_segments_BT[0]), kv=jnp.asarray(kv_segments_BS[0]))

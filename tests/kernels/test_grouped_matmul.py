@@ -1,5 +1,3 @@
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +5,7 @@ import pytest
 
 from r1jax.kernels.grouped_matmul import expert_ffn
 from r1jax.kernels.grouped_matmul.xla import _layout, _rows_per_block
+from r1jax.kernels.route import permutation
 
 CASES = {
     # name: (experts, experts a token, tokens, the experts that tokens choose from)
@@ -16,6 +15,9 @@ CASES = {
     "one row": (3, 1, 1, range(3)),
     "more rows than a block": (2, 1, 301, range(2)),
 }
+
+
+PLAIN = ("reference", "xla", "ragged_dot")
 
 
 def make_inputs(num_experts, num_chosen, num_tokens, choice, dim=6, ffn=10):
@@ -47,14 +49,27 @@ def ffn_numpy(experts_TK, arrays):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_both_implementations_equal_numpy_and_have_one_gradient(case):
+def test_all_implementations_equal_numpy_and_have_one_gradient(case):
     experts, arrays = make_inputs(*CASES[case])
     want = ffn_numpy(experts, arrays)
-    results = {name: value_and_grad(arrays, experts, name) for name in ("reference", "xla")}
-    for (_, out), _ in results.values():
+    results = {name: value_and_grad(arrays, experts, name) for name in PLAIN}
+    for (_, out), gradients in results.values():
         np.testing.assert_allclose(out, want, rtol=1e-4, atol=1e-4)
-    for got, expected in zip(results["xla"][1], results["reference"][1], strict=True):
-        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+        for got, expected in zip(gradients, results["reference"][1], strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["xla", "ragged_dot"])
+def test_a_given_order_is_taken_and_not_sorted_for_again(name):
+    experts, (x, *others) = make_inputs(*CASES["spread"])
+    want = ffn_numpy(experts, (x, *others))
+
+    def of_order(experts, order):
+        return expert_ffn(x, experts, *others, order=order, implementation=name)
+
+    order = permutation(experts, 8)
+    np.testing.assert_allclose(jax.jit(of_order)(np.zeros_like(experts), order), want, rtol=1e-4, atol=1e-4)
+    assert " sort[" not in str(jax.make_jaxpr(of_order)(experts, order))
 
 
 def test_the_gradient_of_an_expert_without_rows_is_zero():
@@ -64,7 +79,7 @@ def test_the_gradient_of_an_expert_without_rows_is_zero():
         np.testing.assert_array_equal(np.abs(grad_E).max((1, 2)) > 0, np.isin(np.arange(8), [5, 7]))
 
 
-@pytest.mark.parametrize("name", ["reference", "xla"])
+@pytest.mark.parametrize("name", PLAIN)
 def test_bfloat16_is_near_float32(name):
     experts, (x, *others) = make_inputs(*CASES["spread"])
     want = ffn_numpy(experts, (x, *others))
@@ -82,15 +97,31 @@ def test_block_sizes_are_bounded_powers_of_two():
 
 def test_layout_gives_each_expert_whole_blocks_and_each_row_one_slot():
     experts_X = np.array([2, 0, 2, 2, 0, 2, 2], np.int32)  # two rows of expert 0, none of 1, five of 2
-    slot_X, row_of_slot, blocks_E = _layout(experts_X, 3, 4)
+    slot_X1, row_of_slot, blocks_E = _layout(permutation(experts_X[:, None], 3), 4)
     np.testing.assert_array_equal(blocks_E, [1, 0, 2])
     np.testing.assert_array_equal(row_of_slot[:12], [1, 4, 7, 7, 0, 2, 3, 5, 6, 7, 7, 7])  # 7: padding
-    np.testing.assert_array_equal(np.asarray(row_of_slot)[slot_X], np.arange(7))
+    np.testing.assert_array_equal(np.asarray(row_of_slot)[slot_X1], np.arange(7)[:, None])
 
 
-def test_default_is_xla_and_an_unknown_name_raises():
+def test_default_is_xla_on_a_cpu_and_ragged_dot_where_nothing_else_fits(monkeypatch):
     experts, (x, *others) = make_inputs(*CASES["one row"])
-    traces = [str(jax.make_jaxpr(partial(expert_ffn, implementation=n))(x, experts, *others)) for n in (None, "xla")]
-    assert traces[0] == traces[1]
-    with pytest.raises(ValueError, match="no implementation 'fast'.*'pallas_tpu', 'reference', 'xla'"):
+
+    def is_ragged_dot():
+        text = str(jax.make_jaxpr(lambda *arrays: expert_ffn(*arrays))(x, experts, *others))
+        return {(True, False): True, (False, True): False}["ragged_dot" in text, "while" in text]
+
+    assert not is_ragged_dot()
+    device = jax.sharding.AbstractDevice("TPU v6 lite", 1, "tpu")
+    auto = (jax.sharding.AxisType.Auto,)
+    with jax.sharding.use_abstract_mesh(
+        jax.sharding.AbstractMesh((4,), ("device",), axis_types=auto, abstract_device=device)
+    ):
+        assert is_ragged_dot()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert is_ragged_dot()
+
+
+def test_an_unknown_name_raises():
+    experts, (x, *others) = make_inputs(*CASES["one row"])
+    with pytest.raises(ValueError, match="no implementation 'fast'.*'pallas_tpu', 'ragged_dot', 'reference', 'xla'"):
         expert_ffn(x, experts, *others, implementation="fast")

@@ -164,6 +164,21 @@ def test_remat_changes_no_gradient(setup):
     assert (np.abs(results[0][1]["embed_VD"][unseen]).max() > 0) == config.tie_embeddings
 
 
+def test_remat_keeps_less_for_the_backward_pass(setup):
+    def kept(remat):
+        """Bytes."""
+        model = make_model(dataclasses.replace(setup.model.config, remat=remat))
+
+        def pull(params):
+            return jax.vjp(lambda params: loss_of(model, params, setup.buffers, *padded(ROWS)), params)[1]
+
+        leaves = jax.tree.leaves(jax.eval_shape(pull, setup.params))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+    everything, dots, nothing = map(kept, ("none", "dots", "full"))
+    assert nothing < 0.8 * dots < 0.8 * 0.6 * everything
+
+
 def test_logits_and_token_logprob_agree(setup):
     hidden, _ = setup.forward(*padded(ROWS))
     targets = padded(ROWS)[0]

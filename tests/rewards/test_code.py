@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from r1jax.rewards import code, code_asserts, code_tests, rubric, sandbox
+from r1jax.rewards import code, code_tests, rubric, sandbox
 from r1jax.rewards.sandbox import bubblewrap, probe
 from tests.rewards.corpus.programs.load import sections
 from tests.rewards.corpus.programs.suites import column_of
@@ -86,6 +86,18 @@ def test_the_program_is_the_last_block_of_the_final_part(text, program):
     assert code.find_program(text, language="python") == program
 
 
+def test_a_thought_that_the_prompt_opened_has_no_program():
+    text = "```python\na\n```"
+    assert code.find_program(text, language="python", prompt="Do. <think>\n") is None
+    assert code.find_program(f"hm</think>{text}", language="python", prompt="Do. <think>\n") == "a\n"
+
+
+@confined
+def test_an_unfinished_thought_is_not_paid():
+    program = f"```python\n{RIGHT}\n```"
+    assert code.passes_tests(["Add. <think>\n"] * 2, [program, f"</think>{program}"], [SUM] * 2) == [0.0, 1.0]
+
+
 @pytest.mark.parametrize("tag", ["cpp", "c++", "C++", "cc", "cxx", "c++17"])
 def test_cpp_has_several_tags(tag):
     assert code.find_program(f"```{tag}\nint x;\n```", language="cpp") == "int x;\n"
@@ -149,7 +161,7 @@ def test_without_a_sandbox_the_reward_refuses_to_start(tmp_path, monkeypatch):
         for call in (
             lambda: code.passes_tests([], [], tests=[]),
             lambda: code.passes_tests(["p"], [respond(RIGHT + "\n")], tests=[SUM]),
-            lambda: code_tests.check_columns({"tests": [SUM]}),
+            lambda: code_tests.check_tests(SUM),
         ):
             with pytest.raises(sandbox.SandboxUnavailable, match="apt-get install"):
                 call()
@@ -176,14 +188,27 @@ def test_what_is_not_the_programs_fault_is_an_error_and_not_a_score(monkeypatch)
     bad_checker = SUM | {"checker": "def check(given, got, expected): return 1 / 0"}
     broken = {"asserts": "assert missing(f(1))", "function": "g"}
     errors = [score(RIGHT, bad_checker), score("def g(): pass", broken), score(RIGHT, {"stdin": 3})]
-    assert [type(error) for error in errors] == [code.VerifierError, code_asserts.BrokenTests, ValueError]
+    assert [type(error) for error in errors] == [code.VerifierError, code.VerifierError, ValueError]
     monkeypatch.setattr(bubblewrap, "_DEVICES", ("/dev/r1jax-no-such-device",))
     assert isinstance(score(RIGHT, SUM), code.VerifierError)
     calls = {"function": "f", "calls": [{"arguments": [], "expected": 1}]}
     assert isinstance(score("def f(): return 1", calls), code.VerifierError)
-    assert isinstance(
-        score("def f(): return 1", {"asserts": "assert f() == 1", "function": "f"}), code_asserts.BrokenTests
-    )
+    asserts = score("def f(): return 1", {"asserts": "assert f() == 1", "function": "f"})
+    assert isinstance(asserts, code.VerifierError) and str(asserts).startswith("the sandbox failed: bwrap")
+
+
+@confined
+def test_the_checker_has_the_limits_of_one_input_for_each():
+    checker = """
+import time
+def check(given, got, expected):
+    while time.process_time() < 0.3:
+        pass
+    return int(got) == int(expected)
+"""
+    cases = {"stdin": [{"input": f"{i} 1", "output": str(i + 1)} for i in range(5)], "cpu_seconds": 1}
+    assert score(RIGHT, cases | {"checker": checker}) == 1.0
+    assert score("print(8)", cases | {"checker": checker}) == 0.0
 
 
 @confined

@@ -74,6 +74,18 @@ def test_the_reward_reads_the_answer_alone():
     assert scores == [1.0, 1.0, 1.0, 0.0, 0.0, None]
 
 
+def test_nothing_of_the_thought_is_read():
+    prompts = ["Do it. <think>\n", "Do it.", "<think>", "Do it."]
+    completions = [
+        "it goes on",
+        "<think>it goes on",
+        "<answer>that</answer></think> this, or that",
+        "<think>perhaps <answer>this, or that</answer></think> that",
+    ]
+    scores = follows(prompts, completions, [["punctuation:no_comma"]] * 4, [[{}]] * 4)
+    assert scores == [0.0, 0.0, 0.0, 1.0]
+
+
 def test_what_cannot_be_checked_is_an_error_and_no_score():
     scores = follows(["", ""], ["x", "y"], [["language:response_language"], ["keywords:existence"]], [[{}], [{}]])
     assert [type(score) for score in scores] == [ValueError, ValueError]

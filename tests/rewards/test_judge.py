@@ -39,6 +39,7 @@ def test_a_verdict(reply):
         '{"analysis": "a", "correctness": "incorrect", "correctness": "correct"}',
         json.dumps([GOOD]),
         "[" * 100_000,
+        f"<think>{json.dumps(GOOD)}",
         f"{json.dumps(GOOD)}{json.dumps(GOOD)}",
     ],
 )

@@ -31,6 +31,11 @@ def score(texts, golds, **columns):
         (r"<answer>so \boxed{4}</answer> \boxed{3}", "4"),
         (r"<answer>4", None),
         (r"<answer></answer> \boxed{4}", None),
+        (r"<think>perhaps <answer>4</answer> no.</think> \boxed{5}", "5"),
+        (r"<think>inside <answer> it goes.</think> \boxed{5}", "5"),
+        (r"<think>a</think> <think>b</think> <answer>4</answer>", "4"),
+        (r"<think>a</think> \boxed{3} <think>b", None),
+        (r"<answer>4</answer> <think>or", None),
     ],
 )
 def test_extract(text, expected):
@@ -89,3 +94,4 @@ def test_a_failing_worker_gives_its_exception_and_spares_the_others(monkeypatch)
 def test_a_prompt_may_have_opened_the_thought():
     texts = [r"\boxed{4}", r"\boxed{4}", r"\boxed{3}</think>\boxed{4}", r"\boxed{3}</think>4"]
     assert accuracy(["2+2?", "2+2? <think>\n", "<think>", "<think>"], texts, ["4"] * 4) == [1.0, 0.0, 1.0, 1.0]
+    assert accuracy(["<think>"] * 2, ["<answer>4</answer>", "a</think><answer>4</answer>"], ["4"] * 2) == [0.0, 1.0]

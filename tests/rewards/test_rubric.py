@@ -205,6 +205,7 @@ def test_a_reward_for_some_tasks_does_not_apply_to_others_and_needs_no_columns_t
     rubric.check_columns(["task_name"], task_name="math")
     with pytest.raises(ValueError, match="'tests_passed' needs tests; there are .*task_name"):
         rubric.check_columns(["task_name"], task_name="code")
+    assert (rubric.required("code"), rubric.required("math")) == ({"tests"}, frozenset())
     rubric.check_tasks(["math", "code"])
     with pytest.raises(ValueError, match="'tests_passed': there is no task 'code'; there are math"):
         rubric.check_tasks(["math"])

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from r1jax.rollout.background import run_beside
+from r1jax.rollout.background import or_give_up, run_beside
 
 
 def test_jobs_run_in_order_one_at_a_time_in_one_other_thread():
@@ -35,6 +35,26 @@ def test_a_cancelled_job_does_not_run():
     assert second.cancel()
     gate.set()
     assert first.result(timeout=10) and run_beside(len, seen).result(timeout=10) == 0
+
+
+def test_who_gives_up_leaves_a_job_that_hangs_behind_and_cancels_what_waits():
+    gate, began, seen = threading.Event(), threading.Event(), []
+
+    def hang():
+        began.set()
+        return gate.wait(60)
+
+    with pytest.raises(KeyboardInterrupt), or_give_up():
+        hanging, waiting = run_beside(hang), run_beside(seen.append, 1)
+        assert began.wait(10)
+        raise KeyboardInterrupt
+    assert waiting.cancelled() and not hanging.done()
+    assert run_beside(len, seen).result(timeout=10) == 0  # in a thread of its own
+    gate.set()
+    assert hanging.result(timeout=10)
+    with or_give_up():
+        later = run_beside(time.sleep, 0.05), run_beside(len, "ab")
+    assert later[1].result(timeout=10) == 2  # who does not raise gives nothing up
 
 
 def test_a_job_that_hangs_does_not_keep_the_program_from_ending():

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from r1jax.evals.evaluate import samples_of
+from r1jax.evals.evaluate import evaluate, samples_of
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector
 from r1jax.rollout.types import Completion
@@ -196,6 +196,46 @@ def test_if_sampling_fails_nothing_more_is_scored():
 
     with pytest.raises(MemoryError):
         collect(make_collector(Broken()))
+
+
+@pytest.mark.parametrize("place", ["sampling", "waiting", "evaluating"])
+def test_an_interrupted_run_leaves_a_reward_that_hangs_behind(place, monkeypatch):
+    """The next run in the same process is scored; the other groups of the first never are."""
+    gate, began, scored, threads = threading.Event(), threading.Event(), [], []
+
+    def hangs(prompts, completions, answer, **columns):
+        threads.append(threading.current_thread())
+        began.set()
+        gate.wait(60)
+        scored.append(answer[0])
+        return [1.0] * len(completions)
+
+    def interrupt(*args, **kwargs):
+        assert began.wait(10)
+        raise KeyboardInterrupt
+
+    class Interrupted(Engine):
+        def generate(self, *args, on_done, **settings):
+            for place, completions in enumerate(super().generate(*args, **settings)):
+                on_done(place, completions)
+            interrupt()
+
+    collector = make_collector(Interrupted() if place == "sampling" else Engine(), rewards=(hangs,))
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patched:
+        if place == "waiting":
+            patched.setattr("r1jax.rollout.collect._finished", interrupt)
+        if place != "evaluating":
+            collect(collector)
+        calls = iter([lambda: None, interrupt])
+        evaluate(
+            collector, {}, {}, PROBLEMS, num_samples=3, max_new_tokens=50, temperature=0.7, key=jax.random.key(0),
+            policy_version=6, problems_per_batch=1, before_batch=lambda: next(calls)(),
+        )  # fmt: skip
+    assert len(collect(make_collector(Engine(), rewards=(has_answer,))).groups) == 2
+    assert scored == []
+    gate.set()
+    threads[0].join(timeout=10)
+    assert scored == ["4"] and not threads[0].is_alive()
 
 
 def test_an_answer_is_graded_once_a_group():

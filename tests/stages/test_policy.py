@@ -10,6 +10,8 @@ import pytest
 from r1jax.hf import Pretrained, save_pretrained
 from r1jax.sharding import make_mesh
 from r1jax.stages.policy import Policy, check_init, load_policy
+from r1jax.tasks.mini_corpus import corpus_text
+from r1jax.text.chat import render
 from tests.tiny import POLICY
 
 
@@ -49,6 +51,31 @@ def test_a_bad_spec_is_named_by_its_key(spec, words):
         check_init(spec)
     with pytest.raises(ValueError, match=words):
         load_policy(spec, mesh=make_mesh(), seed=0)
+
+
+def conversation(index, *, seed):
+    """A text of the corpus as messages, of two turns before the last."""
+    question, completion = corpus_text(index, seed=seed)
+    turns = [("user", question), ("assistant", "yes"), ("user", "go on"), ("assistant", completion)]
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def test_a_tokenizer_is_trained_on_conversations_too(monkeypatch):
+    seen = []
+
+    def train(texts, **options):
+        seen.extend(texts)
+        raise InterruptedError
+
+    monkeypatch.setattr("r1jax.stages.policy.train_tokenizer", train)
+    for function in ("r1jax.tasks.mini_corpus:corpus_text", f"{__name__}:conversation"):
+        spec = POLICY | {"tokenizer": TOKENIZER | {"source": {"function": function}, "template": "v3", "num_texts": 1}}
+        with pytest.raises(InterruptedError):
+            load_policy(spec, mesh=make_mesh(), seed=0)
+    question, completion = corpus_text(0, seed=0)
+    asked = [{"role": "user", "content": question}]
+    said = [*asked, {"role": "assistant", "content": "yes"}, {"role": "user", "content": "go on"}]
+    assert seen == [render(messages, template="v3") + completion for messages in (asked, said)]
 
 
 @pytest.fixture(scope="module")

@@ -56,8 +56,7 @@ def test_pairs_are_made_counted_and_read_by_the_reward_model(tmp_path):
     summary = preferences.main(tiny_config(), tmp_path)
     assert summary["pairs"] == 11 and ASKED == [4] * 12  # 4 queries of 3 batches
     assert summary["counts"] == {
-        "candidates": 12, "malformed": 4, "timeout": 0, "error": 0, "judge_failed": 1, "unclear": 0, "unbalanced": 0,
-        "kept": 11,
+        "candidates": 12, "malformed": 4, "error": 0, "judge_failed": 1, "unclear": 0, "unbalanced": 0, "kept": 11,
     }  # fmt: skip
     found = [
         parse_preference(record, "helpful", where=where)
@@ -67,7 +66,8 @@ def test_pairs_are_made_counted_and_read_by_the_reward_model(tmp_path):
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["files"]["pairs.jsonl"]["records"] == 11
     verdicts = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
-    assert len(verdicts) == 12 and verdicts[0]["verdicts"] == [-2] * 4 and len(verdicts[3]["failures"]) == 4
+    assert len(verdicts) == 12 and verdicts[0]["verdicts"] == [-2] * 4
+    assert verdicts[3]["failures"] == [["malformed", "judge: not one mark"]] * 4
     assert [row["kept"] for row in rows_of(tmp_path)] == [3, 4, 4]
     assert (tmp_path / "DONE").exists()
 
@@ -87,8 +87,58 @@ def test_a_run_that_was_stopped_asks_only_what_it_has_not(tmp_path):
     assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "alone")
 
 
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_kill_beside_the_row_of_a_batch_loses_and_doubles_nothing(tmp_path, monkeypatch, is_written):
+    preferences.main(tiny_config(), tmp_path / "alone")
+    real, steps = preferences.MetricsWriter.write, []
+
+    def write(self, step, values):
+        steps.append(step)
+        if len(steps) != 2:
+            return real(self, step, values)
+        if is_written:
+            real(self, step, values)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preferences.MetricsWriter, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        preferences.main(tiny_config(), tmp_path / "killed")
+    preferences.main(tiny_config(), tmp_path / "killed")
+    assert steps == [4, 8, 8, 12] and rows_of(tmp_path / "killed") == rows_of(tmp_path / "alone")
+
+
+ODD = "one\u2028two\u2029three\x85four 中"
+
+
+def odd_candidates(*, seed):
+    for place, record in enumerate(candidates(seed=seed)):
+        yield record if place % 2 else record | {"responses": [ODD, "yes"]}
+
+
+@pytest.mark.parametrize("lines", [6, 8])
+def test_verdicts_are_read_whatever_the_responses_hold_and_wherever_the_file_was_cut(tmp_path, lines):
+    """Cut inside of a character, in the middle of a batch and at its end."""
+    config = tiny_config(candidates={"function": f"{__name__}:odd_candidates"})
+    preferences.main(config, tmp_path)
+    rows, whole = rows_of(tmp_path), (tmp_path / "verdicts.jsonl").read_bytes()
+    assert ODD.encode() in whole and len(whole.split(b"\n")) == 13
+    (tmp_path / "DONE").unlink()
+    start = sum(len(line) + 1 for line in whole.split(b"\n")[:lines])
+    (tmp_path / "verdicts.jsonl").write_bytes(whole[: whole.index("中".encode(), start) + 1])
+    ASKED.clear()
+    preferences.main(config, tmp_path)
+    assert len(ASKED) == (4 if lines == 8 else 8)  # a batch that is not whole is asked for again
+    assert (tmp_path / "verdicts.jsonl").read_bytes() == whole and rows_of(tmp_path) == rows
+
+
+def test_a_line_that_is_no_verdict_is_named(tmp_path):
+    (tmp_path / "verdicts.jsonl").write_bytes(b'{"messages": "\xe4\xb8"}\n')
+    with pytest.raises(ValueError, match=r"verdicts.jsonl, line 1 is no verdict"):
+        preferences.read_verdicts(tmp_path / "verdicts.jsonl", size=1, limit=4)
+
+
 def test_a_judge_that_is_not_there_ends_the_run_and_keeps_what_was_done(tmp_path):
-    with pytest.raises(ChatError, match="failed on all 16 queries: timeout: TimeoutError: 30 s"):
+    with pytest.raises(ChatError, match="failed on all 16 queries: TimeoutError: 30 s"):
         preferences.main(tiny_config(options={"fails_at": 9}), tmp_path)
     assert len((tmp_path / "verdicts.jsonl").read_text().splitlines()) == 8 and not (tmp_path / "DONE").exists()
 

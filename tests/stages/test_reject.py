@@ -232,6 +232,15 @@ def test_prompts_that_are_too_long_are_counted_and_test_questions_dropped(tmp_pa
         reject.main(config, tmp_path / "short")
 
 
+def test_problems_of_a_file_without_what_a_reward_needs_are_named_by_their_row(tmp_path):
+    (tmp_path / "train.jsonl").write_text(json.dumps({"question": "1 and 1?", "answer": "#### 2"}))
+    tasks = [{"kind": "files", "dataset": "gsm8k", "name": "pair_sum", "train": str(tmp_path / "train.jsonl")}]
+    code = [{"function": "r1jax.rewards.code:passes_tests"}]
+    with pytest.raises(ValueError, match=r"'gsm8k': .*train.jsonl, row 1: a reward needs tests; there are task"):
+        reject.check(tiny_config(tasks=tasks, rewards=code))
+    reject.check(tiny_config(tasks=tasks, rewards=[{"function": "r1jax.rewards.math:accuracy"}]))
+
+
 FILTER = {"function": f"{finished.__module__}:finished"}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import namedtuple
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ from r1jax.stages.reward_scoring import load_reward_model, load_rewards, make_sc
 from r1jax.stages.supervised import make_mesh
 from r1jax.tasks.types import Problem
 from r1jax.training.checkpoint import CheckpointError, Checkpoints
+from r1jax.training.workdir import WorkdirError
 from tests.tiny import GQA, POLICY, rows_of, shaken
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -126,6 +128,14 @@ def test_it_is_a_policy_too_but_a_policy_is_no_reward_model(finished, tmp_path):
         load_reward_model(tmp_path, mesh=make_mesh())
 
 
+def test_a_disk_that_cannot_hold_the_checkpoints_is_said_before_the_first_update(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")(10**9, 0, 68 * 10**6)  # enough for the logs
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(reward_model, "train_on", None)
+    with pytest.raises(WorkdirError, match=rf"{tmp_path}: needs \d+ MB, 68 MB are free"):
+        reward_model.main(tiny_config(keep_checkpoints=99), tmp_path)
+
+
 def test_safety_learns_labels_and_leaves_the_long_ones_out(tmp_path):
     data = {"function": f"{__name__}:labels", "arguments": {"count": 30, "too_long": 2}}
     summary = reward_model.main(tiny_config("safety", data=data, epochs=4, examples_per_update=24), tmp_path)
@@ -177,6 +187,7 @@ def test_every_epoch_sees_every_example_once_and_the_last_batch_may_be_smaller()
         ({"data": ConfigDict({"function": "tests.tiny:nothing"})}, "nothing"),
         ({"examples_per_update": 0}, "examples_per_update=0"),
         ({"heldout_fraction": 1.0}, "heldout_fraction=1.0"),
+        ({"bias_rate": -0.001}, "reward_model: bias_rate=-0.001 must be a number of at least 0"),
         ({"learning_rate": 1.0}, "unknown key learning_rate"),
         ({"optimizer": ConfigDict({"schedule": "stairs"})}, "stairs"),
         ({"template": "nothing"}, "nothing"),

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+from collections import namedtuple
 from pathlib import Path
 
 import jax
@@ -16,6 +18,7 @@ from r1jax.stages import rl
 from r1jax.training.checkpoint import load_checkpoint
 from r1jax.training.learner import NonFiniteError
 from r1jax.training.stop import Stopped
+from r1jax.training.workdir import WorkdirError
 from tests.tiny import POLICY, rows_of
 
 
@@ -155,6 +158,8 @@ def test_a_signal_ends_it_between_batches_and_it_goes_on_bit_for_bit(finished, t
         with pytest.raises(Stopped):
             rl.main(config, tmp_path / "stopped")
         seen.append(list(calls))
+        # Of a first evaluation that was cut short there is nothing to keep: a checkpoint's record is not written anew.
+        assert bool(os.listdir(tmp_path / "stopped" / "checkpoints")) == (number != 1)
     assert seen == [[0], [0, 0, 0, 2], [2, 2, 4]]
     at = None
     summary = rl.main(config, tmp_path / "stopped")
@@ -231,6 +236,13 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_update(tmp_pa
         ({"multi_objective_aggregation": "sum"}, "multi_objective_aggregation='sum'"),
         ({"temperature": float("nan")}, r"rl\.temperature=nan"),
         ({"clip_low": float("nan")}, r"rl\.clip_low=nan"),
+        ({"clip_low": -0.2}, "rl: clip_low=-0.2 must be a number of at least 0"),
+        ({"clip_high": -0.2}, "clip_high=-0.2"),
+        ({"kl_coef": -1e-3}, "kl_coef=-0.001"),
+        ({"bias_rate": -1e-3}, "bias_rate=-0.001"),
+        ({"balance_weight": -1e-4}, "balance_weight=-0.0001"),
+        ({"importance_cap": -2.0}, "importance_cap must be positive, got -2.0"),
+        ({"engine": ConfigDict({"prompt_bucket": 0, "segment": 8})}, "rl: engine: prompt_bucket=0"),
         ({"rewards": [LENGTH | {"weight": float("nan")}]}, r"rl\.rewards\[0\]\.weight=nan"),
         ({"rewards": [LENGTH | {"weight": 0.0}]}, "all weights are 0"),
         (
@@ -261,7 +273,7 @@ def test_a_bad_top_p_of_the_evaluation_is_named(top_p):
     config = tiny_config()
     with config.unlocked():
         config.eval.top_p = top_p
-    with pytest.raises(ValueError, match=f"eval.top_p={top_p}"):
+    with pytest.raises(ValueError, match=f"rl: eval: top_p={top_p}"):
         rl.check(config)
 
 
@@ -269,6 +281,21 @@ def test_a_reward_for_one_task_of_a_mixture_needs_its_columns_there_only():
     tasks = [*PAIRS, {"kind": "reasoning_gym", "dataset": "leg_counting"}]
     numbers = {"function": f"{__name__}:needs_numbers", "tasks": ["pair_sum"]}
     rl.check(tiny_config(tasks=tasks, rewards=[numbers, LENGTH]))
+
+
+def test_problems_of_a_file_are_named_by_their_row_before_compute(tmp_path):
+    rows = [{"question": f"{n} and {n}?", "answer": f"#### {2 * n}"} for n in range(60)]
+    for name, last in (("good", "#### 7"), ("bad", "seven")):
+        lines = map(json.dumps, [*rows, {"question": "3 and 4?", "answer": last}])
+        (tmp_path / name).with_suffix(".jsonl").write_text("\n".join(lines))
+    good, bad = (
+        {"kind": "files", "dataset": "gsm8k", "train": str(tmp_path / name)} for name in ("good.jsonl", "bad.jsonl")
+    )
+    rl.check(tiny_config(tasks=[good], rewards=[{"function": "r1jax.rewards.math:accuracy"}]))
+    with pytest.raises(ValueError, match=r"'gsm8k': .*bad.jsonl, row 61: field 'answer' must end"):
+        rl.check(tiny_config(tasks=[*PAIRS, bad]))
+    with pytest.raises(ValueError, match=r"'gsm8k': .*good.jsonl, row \d+: reward 'needs_tests' needs tests"):
+        rl.check(tiny_config(tasks=[good], rewards=[{"function": f"{__name__}:needs_tests"}]))
 
 
 def test_top_p_of_the_evaluation_reaches_the_engine():
@@ -287,6 +314,33 @@ def test_top_p_of_the_evaluation_reaches_the_engine():
             before_batch=lambda: None,
         )  # fmt: skip
     assert seen == [0.95]
+
+
+def test_a_reward_model_that_was_made_anew_is_refused_on_resume(tmp_path, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise InterruptedError
+
+    monkeypatch.setattr(rl, "load_policy", interrupt)
+    (tmp_path / "helpful").mkdir()
+    for name in ("config.json", "environment.json"):
+        (tmp_path / "helpful" / name).write_text("{}")
+    config = tiny_config(
+        rewards=[LENGTH, {"kind": "reward_model", "path": str(tmp_path / "helpful"), "name": "helpful"}]
+    )
+    for _ in range(2):
+        with pytest.raises(InterruptedError):
+            rl.main(config, tmp_path / "rl")
+    (tmp_path / "helpful" / "config.json").write_text('{"seed": 1}')
+    with pytest.raises(WorkdirError, match=r"its input rewards\.1\.path was made anew"):
+        rl.main(config, tmp_path / "rl")
+
+
+def test_a_disk_that_cannot_hold_the_checkpoints_is_said_before_anything_is_sampled(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")(10**9, 0, 68 * 10**6)  # enough for the logs
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(rl, "evaluate_heldout", None)
+    with pytest.raises(WorkdirError, match=rf"{tmp_path}: needs \d+ MB, 68 MB are free"):
+        rl.main(tiny_config(keep_checkpoints=99), tmp_path)
 
 
 def test_a_prompt_over_the_budget_is_named_before_anything_is_sampled(tmp_path):

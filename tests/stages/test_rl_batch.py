@@ -8,7 +8,7 @@ from r1jax.models.transformer import make_model
 from r1jax.rollout.engine import Engine
 from r1jax.rollout.types import Completion, Group, Rollout
 from r1jax.stages.rl import make_loss, make_score
-from r1jax.stages.rl_batch import advantages_of, is_zero_variance, make_microbatches, split_by_question
+from r1jax.stages.rl_batch import advantages_of, make_microbatches, split_by_question, teaching
 from r1jax.tasks.types import Problem
 from tests.tiny import V3, shaken
 
@@ -84,6 +84,21 @@ def test_truncated_outputs_are_masked_and_not_counted():
     assert (batch["num_sequences"], batch["num_tokens"]) == (4, 19)
 
 
+def test_an_output_whose_verifier_failed_is_in_no_count_and_has_no_target():
+    """What is left is a batch of the other outputs alone, but for the router's balance, which knows no targets."""
+    whole = literal_groups()
+    failed = Group(PROBLEM, (rollout([7], [8, 9, 8, 0], reward=np.nan), rollout([7], [9, 9, 0], reward=np.nan)))
+    spoilt = Group(PROBLEM, (*whole[0].rollouts, rollout([1, 2, 3], [4, 4, 4, 0], reward=np.nan)))
+    one = Group(PROBLEM, (*whole[1].rollouts, rollout([7], [5, 0], reward=np.nan)))
+    (clean,) = batches(whole, rows=2)
+    mixed = batches([spoilt, one, Group(PROBLEM, (*failed.rollouts, failed.rollouts[0]))], rows=1)
+    for name in ("num_sequences", "num_tokens"):
+        assert {float(batch[name]) for batch in mixed} == {float(clean[name])}
+    assert mixed[0]["num_segments"] == 9 and sum(batch["mask"].sum() for batch in mixed) == 19
+    left = [[f | {"segment_ids": []} for f in sequences_of(of) if any(f["mask"])] for of in (mixed, [clean])]
+    assert len(left[0]) == 4 and left[0] == left[1]
+
+
 def test_a_sequence_longer_than_a_row_raises():
     with pytest.raises(ValueError, match="8 tokens, longer than a row of 7"):
         batches(literal_groups(), row_length=7)
@@ -91,7 +106,7 @@ def test_a_sequence_longer_than_a_row_raises():
 
 def test_a_group_of_equal_rewards_has_advantage_zero():
     equal = Group(PROBLEM, (rollout([1], [2], reward=0.3), rollout([1], [3], reward=0.3)))
-    assert is_zero_variance(equal) and not is_zero_variance(literal_groups()[0])
+    assert teaching([equal, literal_groups()[0]]).tolist() == [False, True]
     np.testing.assert_array_equal(advantages_of([equal], normalization="std"), 0.0)
     (batch,) = batches([equal])
     assert batch["num_sequences"] == 2  # kept: the mean is over all

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from r1jax.rollout.types import Completion, Group, Rollout
-from r1jax.stages.rl_batch import advantages_of, is_zero_variance
+from r1jax.stages.rl_batch import advantages_of, teaching
 from r1jax.stages.rl_log import completion_rows, count_tokens, rollout_metrics
 from r1jax.tasks.types import Problem
 
@@ -85,8 +85,7 @@ def test_rows_tell_what_failed_and_what_was_dropped():
 def test_what_failed_has_advantage_zero_and_does_not_count_in_its_group():
     advantages = advantages_of(GROUPS, normalization="mean")
     np.testing.assert_allclose(advantages, [[0, -1, 0, 1], [0, 0, 0, 0]], atol=1e-6)
-    assert is_zero_variance(GROUPS[1]) and not is_zero_variance(GROUPS[0])
-    assert is_zero_variance(group([NAN, 1.0], [1.0, 2.0]))
+    assert teaching([*GROUPS, group([NAN, 1.0, NAN, NAN], [1.0] * 4)]).tolist() == [True, False, False]
 
 
 def test_decoupled_advantages_take_each_reward_by_itself_and_leave_out_what_failed():
@@ -94,4 +93,6 @@ def test_decoupled_advantages_take_each_reward_by_itself_and_leave_out_what_fail
     # "style" is equal wherever the summed reward is there; "right" is 0, 1, 1: centred -2/3, 1/3, 1/3 over sqrt(2)/3.
     got = advantages_of(groups, normalization="std", weights={"right": 1.0, "style": 1.0, "logged": 0.0})
     np.testing.assert_allclose(got, [[-math.sqrt(2), math.sqrt(0.5), 0, math.sqrt(0.5)]], atol=1e-5)
-    assert is_zero_variance(groups[0], {"style": 1.0}) and not is_zero_variance(groups[0], {"right": 1.0})
+    assert [teaching(groups, {name: 1.0}).tolist() for name in ("style", "right")] == [[False], [True]]
+    assert teaching(groups, {"style": 1.0, "right": 1.0}).tolist() == [True]
+    assert teaching(groups, {"style": 1.0, "right": 0.0}).tolist() == [False]

@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from ml_collections import ConfigDict
 
-from r1jax.stages import rl
+from r1jax.stages import reject, rl
 from r1jax.stages.splits import check_same_split
 from r1jax.tasks.sum_traces import sum_trace
+from tests.stages.test_reject import tiny_config as reject_config
 from tests.stages.test_rl import tiny_config
 
 SUMS = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
@@ -46,6 +48,22 @@ def test_every_stage_before_is_looked_at(tmp_path):
         check_same_split(rl_before, pairs(heldout_fraction=0.2))
 
 
+def test_whatever_a_path_of_a_stage_before_names_is_looked_at(tmp_path):
+    """A set's other records, what a judge starts from, a reward model's candidates: none is "init" or "data"."""
+    base = stage_at(tmp_path / "base", tasks=pairs(heldout_fraction=0.3))
+    for place, config in enumerate(
+        [{"others": [base]}, {"judge": {"chat": {"init": base}}}, {"candidates": base}, {"rewards": [base]}]
+    ):
+        with pytest.raises(ValueError, match=r"is 0\.1 here and 0\.3 in .*base"):
+            check_same_split(stage_at(tmp_path / f"next{place}", **config), pairs())
+
+
+def test_records_from_a_path_are_no_data_that_cannot_be_made(tmp_path, capsys):
+    base = stage_at(tmp_path / "base", data=corpus())
+    check_same_split(stage_at(tmp_path / "reward", data={"path": base["path"]}), pairs())
+    assert not capsys.readouterr().err
+
+
 def no_split(index, *, seed):
     return "?", "!"
 
@@ -66,10 +84,8 @@ def test_data_that_cannot_be_made_here_is_told(tmp_path, capsys):
     check_same_split({"kind": "stage", "path": str(tmp_path / "none")}, pairs())
 
 
-def test_the_rl_stage_asks_for_it(tmp_path, monkeypatch):
-    init = stage_at(tmp_path / "base", data=corpus(heldout_fraction=0.3))
-    config = tiny_config()
-    with config.unlocked():
-        config.init = init
+@pytest.mark.parametrize(("stage", "config"), [(rl, tiny_config()), (reject, reject_config())])
+def test_the_stages_that_sample_ask_for_it(tmp_path, stage, config):
+    values = config.to_dict() | {"init": stage_at(tmp_path / "base", data=corpus(heldout_fraction=0.3))}
     with pytest.raises(ValueError, match=r"0\.1 here and 0\.3 in"):
-        rl.check(config)
+        stage.check(ConfigDict(values))

@@ -16,6 +16,8 @@ from r1jax.data.documents import encode_document
 from r1jax.data.packing import pack
 from r1jax.run import load_config
 from r1jax.stages import supervised
+from r1jax.text.templates import R1_JINJA, TEMPLATES
+from r1jax.text.tokenizer import Tokenizer
 from r1jax.training.checkpoint import load_checkpoint
 from r1jax.training.stop import Stopped
 from r1jax.training.workdir import WorkdirError
@@ -49,7 +51,7 @@ def test_learns_and_a_crashed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert rows[-1]["loss"] < rows[0]["loss"]
 
-    real, calls = supervised.update_once, []
+    real, calls = supervised.train_on, []
 
     def crash_in_the_fourth_update(*args, **kwargs):
         calls.append(None)
@@ -57,10 +59,10 @@ def test_learns_and_a_crashed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(supervised, "update_once", crash_in_the_fourth_update)
+    monkeypatch.setattr(supervised, "train_on", crash_in_the_fourth_update)
     with pytest.raises(KeyboardInterrupt):
         supervised.main(config, tmp_path / "crashed")
-    monkeypatch.setattr(supervised, "update_once", real)
+    monkeypatch.setattr(supervised, "train_on", real)
     supervised.main(config, tmp_path / "crashed")
     assert rows_of(tmp_path / "crashed") == rows
     jax.tree.map(
@@ -71,15 +73,15 @@ def test_learns_and_a_crashed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
 
 
 def test_a_signal_in_the_last_update_still_ends_the_stage_as_done_and_one_before_does_not(tmp_path, monkeypatch):
-    config, real, calls = tiny_config(), supervised.update_once, []
+    config, real, calls = tiny_config(), supervised.train_on, []
 
-    def update_once(*args, **kwargs):
+    def train_on(*args, **kwargs):
         calls.append(None)
         if len(calls) in (3, 6):
             os.kill(os.getpid(), signal.SIGINT)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(supervised, "update_once", update_once)
+    monkeypatch.setattr(supervised, "train_on", train_on)
     with pytest.raises(Stopped):
         supervised.main(config, tmp_path)
     assert len(calls) == 3 and not (tmp_path / "DONE").exists()
@@ -87,10 +89,48 @@ def test_a_signal_in_the_last_update_still_ends_the_stage_as_done_and_one_before
     assert len(calls) == 6 and (tmp_path / "DONE").exists()
 
 
+def every_fifth_is_long(index, *, seed, **arguments):
+    return "?", "yes " * (300 if index % 5 == 0 else 3)
+
+
+def test_documents_that_are_too_long_are_counted_over_a_restart(tmp_path, monkeypatch):
+    config = tiny_config(
+        too_long="drop", num_updates=4, data=ConfigDict({"function": f"{__name__}:every_fifth_is_long"})
+    )
+    real, calls = supervised.train_on, []
+
+    def crash_in_the_fourth_update(*args, **kwargs):
+        calls.append(None)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(supervised, "train_on", crash_in_the_fourth_update)
+    with pytest.raises(KeyboardInterrupt):
+        supervised.main(config, tmp_path)
+    supervised.main(config, tmp_path)
+    # Documents 0 and 5, 10, 15, 20 of the batches of six; the checkpoint is of update 2.
+    assert [row["data/too_long"] for row in rows_of(tmp_path)] == [2, 3, 4, 5]
+
+
+def test_the_tokenizer_that_is_saved_tells_other_programs_of_the_template(tmp_path, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise InterruptedError
+
+    monkeypatch.setattr(supervised, "make_document_iterator", interrupt)
+    special = ("<|endoftext|>", "<|pad|>", *TEMPLATES["r1"].tokens)
+    init = POLICY | {"tokenizer": POLICY["tokenizer"] | {"vocab_size": 320, "special_tokens": special}}
+    with pytest.raises(InterruptedError):
+        supervised.main(tiny_config(init=init, template="r1"), tmp_path)
+    saved = Tokenizer.load(tmp_path / "tokenizer")
+    assert saved.chat_template == R1_JINJA and saved.vocab_size == 320
+    assert saved.decode([saved.eos_id], skip_special_tokens=False) == TEMPLATES["r1"].end  # it was <|endoftext|>
+
+
 def test_a_disk_that_cannot_hold_the_checkpoints_is_said_before_the_first_update(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")(10**9, 0, 68 * 10**6)  # enough for the logs
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    monkeypatch.setattr(supervised, "update_once", None)
+    monkeypatch.setattr(supervised, "train_on", None)
     with pytest.raises(WorkdirError, match=rf"{tmp_path}: needs 1\d\d MB, 68 MB are free"):
         supervised.main(tiny_config(keep_checkpoints=99), tmp_path)
 
@@ -106,7 +146,10 @@ def test_a_disk_that_cannot_hold_the_checkpoints_is_said_before_the_first_update
         ({"train": "first"}, "train='first': must be one of last, all"),
         ({"data": ConfigDict({"function": "r1jax.tasks.mini_corpus:nothing", "arguments": {}})}, "nothing"),
         ({"optimizer": ConfigDict({"learning_rate": 1e-3, "schedule": "stairs"})}, "stairs"),
-        ({"optimizer": ConfigDict({"learning_rate": float("nan")})}, "learning_rate nan"),
+        ({"optimizer": ConfigDict({"learning_rate": float("nan")})}, r"supervised\.optimizer\.learning_rate=nan"),
+        ({"bias_rate": -0.001}, r"supervised: bias_rate=-0\.001 must be a number of at least 0"),
+        ({"balance_weight": -1.0}, "balance_weight=-1"),
+        ({"balance_weight": float("inf")}, r"supervised\.balance_weight=inf: must be finite"),
         ({"init": ConfigDict({"path": "runs/base"})}, "init: unknown key path"),
         ({"data": ConfigDict({"functoin": "a:b"})}, "supervised: data: unknown key functoin"),
     ],
@@ -182,5 +225,5 @@ def test_documents_without_a_target_count_for_the_balance_loss_alone():
     batch["segment_ids"] = np.array([[1, 1, 2, 0], [1, 2, 2, 3]])
     batch["mask"] = np.array([[0, 1, 0, 0], [1, 0, 1, 0]], np.float32)  # not one target in the second and the last
     with pytest.raises(StopIteration):
-        supervised.update_once({}, Update(), batch, rows=2)
+        supervised.train_on({}, Update(), batch, rows=2)
     assert (seen["num_sequences"], seen["num_segments"], seen["num_tokens"]) == (3, 5, 3)

@@ -253,6 +253,15 @@ def test_instructions_are_graded(tmp_path):
     check_problems(task, {"ifeval": ["instruction_id_list", "kwargs"]})
 
 
+def test_what_no_rule_can_grade_is_a_problem_whose_answers_are_never_right(tmp_path):
+    task = one(tmp_path, "prompts", {"prompt": "Write a poem.", "answer": "Roses."})
+    problem = task.problem(0, split="heldout")
+    assert (problem.messages[-1]["content"], problem.answer) == ("Write a poem.", "Roses.")
+    assert [task.grade(answer, problem) for answer in ("Roses.", None)] == [0.0, 0.0]
+    check_problems(task)
+    assert one(tmp_path, "prompts", {"question": "Why?"}).problem(0, split="heldout").answer == ""
+
+
 def test_programs_are_graded(tmp_path, confined):
     task = one(tmp_path, "codeforces", CODEFORCES)
     problem = task.problem(0, split="heldout")

@@ -65,7 +65,7 @@ def test_make_mini_task_reads_a_spec():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"kind": "mini", "name": "nothing"}, "'nothing': known are pair_sum"),
+        ({"kind": "mini", "name": "nothing"}, "'nothing': known are helpful, pair_sum, safety"),
         ({"kind": "mini", "name": "pair_sum", "counts": 3}, "unknown key 'counts'"),
         ({"kind": "mini", "name": "pair_sum", "config": {"counts": 3}}, "unknown key 'counts'"),
         ({"kind": "mini", "name": "pair_sum", "config": {"count": 9}}, "count=9"),

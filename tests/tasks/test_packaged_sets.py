@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from r1jax.rewards import sandbox
-from r1jax.tasks.decontaminate import decontaminate
+from r1jax.tasks.decontaminate import NgramIndex, decontaminate
 from r1jax.tasks.file_task import check_problems
 from r1jax.tasks.mixture import make_task
 from r1jax.tasks.sources.rows import open_rows
@@ -42,7 +42,7 @@ def solutions(count):
     return [(row["prompt"] + row["canonical_solution"], row["prompt"]) for row in values]
 
 
-def test_all_of_humaneval_can_be_used(humaneval):
+def test_all_of_humaneval_can_be_used(humaneval, confined):
     assert humaneval.num_problems("heldout") == 164
     check_problems(humaneval, {"humaneval": ["tests"]})
 
@@ -70,8 +70,9 @@ def test_gsm8k_is_not_contaminated_by_humaneval_but_by_itself(gsm8k, humaneval):
     questions, programs = (
         [row.messages[0]["content"] for row in task.problems("heldout")] for task in (gsm8k, humaneval)
     )
-    assert len(decontaminate(questions, {"humaneval": programs})[1]) == 0
-    assert len(decontaminate(questions, {"gsm8k": questions[50:]})[0]) == 0  # the prompt's wording alone has ten words
+    assert len(decontaminate(questions, NgramIndex({"humaneval": programs}))[1]) == 0
+    worded = NgramIndex({"gsm8k": questions[50:]})
+    assert len(decontaminate(questions, worded)[0]) == 0  # the prompt's wording alone has ten words
     bare = [text.partition("\n\nReason step by step")[0] for text in questions]
-    kept, dropped = decontaminate(bare, {"gsm8k": bare[50:]})
+    kept, dropped = decontaminate(bare, NgramIndex({"gsm8k": bare[50:]}))
     assert set(kept) <= set(range(50)) and len(dropped) >= 50

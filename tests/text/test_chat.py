@@ -178,6 +178,7 @@ def test_a_model_trained_under_r1_leaves_a_tokenizer_that_says_so(tokenizers):
     inner = make_bpe("<|endoftext|>", *DEEPSEEK)
     left = tokenizer_for(Tokenizer.from_tokenizers(inner, eos="<|endoftext|>"), "r1")
     assert (left.chat_template, left.token_text(left.eos_id)) == (R1_JINJA, END)
+    assert [left.token_text(stop) for stop in left.stop_ids] == [END, "<|endoftext|>"]
     assert tokenizer_for(left, "r1") is left
 
 

@@ -5,9 +5,11 @@ import http.server
 import json
 import threading
 import time
+import types
 
 import pytest
 
+from r1jax.text import endpoint
 from r1jax.text.endpoint import Endpoint
 from r1jax.text.sample import ChatError
 
@@ -86,6 +88,36 @@ def test_failures_that_pass_are_tried_again_and_others_are_not():
     with served(lambda *_: (302, {"Location": "/v1/elsewhere"}, b"")) as (url, requests):
         (error,) = Endpoint(url, "m", backoff=0.001)([ASKED], seed=0)
         assert "HTTP 302" in str(error) and len(requests) == 1
+
+
+def test_it_waits_as_the_server_says_and_else_twice_as_long_each_time(monkeypatch):
+    waits = []
+    monkeypatch.setattr(endpoint, "time", types.SimpleNamespace(sleep=waits.append))
+    headers = [{}, {}, {"Retry-After": "7"}, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, {"Retry-After": "3600"}]
+    with served(lambda number, _: (429, headers[number - 1], b"")) as (url, requests):
+        Endpoint(url, "m", retries=4, backoff=0.5)([ASKED], seed=0)
+        assert len(requests) == 5 and waits == [0.5, 1.0, 7.0, 4.0]
+        waits.clear()
+    with served(lambda *_: (429, headers[-1], b"")) as (url, _):
+        Endpoint(url, "m", retries=1)([ASKED], seed=0)
+    assert waits == [60.0]  # and no longer
+
+
+def test_workers_are_the_conversations_at_the_same_time():
+    lock, both, counts = threading.Lock(), threading.Barrier(2, timeout=10), [0]
+
+    def count(*_):
+        with lock:
+            counts.append(counts[-1] + 1)
+        both.wait()  # one alone would wait for ever
+        time.sleep(0.02)  # long enough for a third to come
+        with lock:
+            counts.append(counts[-1] - 1)
+        return 200, {}, reply("42")
+
+    with served(count) as (url, _):
+        assert Endpoint(url, "m", workers=2)([ASKED] * 6, seed=0) == ["42"] * 6
+    assert max(counts) == 2
 
 
 @pytest.mark.parametrize(

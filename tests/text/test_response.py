@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from r1jax.text.response import Response, boxed, final_answer, parse
+from r1jax.text.response import Response, boxed, boxed_answer, final_answer, is_cut_off, parse, summary_of
 
 R1_ZERO_CASES = [
     ("<think>2+2</think><answer>4</answer>", Response("2+2", "4", True)),
@@ -86,12 +86,53 @@ def test_final_answer_takes_the_box_inside_the_answer_only():
     assert final_answer("<think>a</think> 4", style="r1") == "4"
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"\boxed{3} and \boxed{ 4 }", "3, 4"),
+        (r"$\boxed{3}$, $\boxed{4}$ \text{ or } \boxed{5}", "3, 4, 5"),
+        (r"\boxed{3}. \boxed{4}", "4"),
+        (r"\boxed{\boxed{4}}", "4"),
+        (r"\boxed{}", ""),
+        ("4", None),
+    ],
+)
+def test_adjoining_boxes_are_one_answer(text, expected):
+    assert boxed_answer(text) == expected
+    assert final_answer(f"<answer>{text}</answer>") == (text if expected is None else expected)
+    assert final_answer(f"<think>a</think> {text}", answer="boxed") == expected
+    assert final_answer(f"a</think>{text}", style="r1") == (text if expected is None else expected)
+
+
+def test_nothing_is_cut_off_unless_a_reason_says_so():
+    assert is_cut_off(None, 2) == [False, False]
+    assert is_cut_off(["stop", "length", "eos"], 3) == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "expected"),
+    [
+        ("a </think> b ", "", "b"),
+        ("<think>a</think>b</think>c", "<think>", "c"),
+        (" b ", "2+2? ", "b"),
+        ("a", "2+2? <think>\n", None),
+        ("b <think>a", "", None),
+        ("a</think> b <think>c", "<think>", None),
+        ("a</think>", "<think>", ""),
+    ],
+)
+def test_the_summary_is_what_follows_the_thought(text, prompt, expected):
+    assert summary_of(text, prompt=prompt) == expected
+
+
 ANSWER_CASES = [  # text, style, then what each of tags, boxed, tags_or_boxed and summary finds
     (r"<think>\boxed{1}</think><answer>\boxed{2}</answer> \boxed{3}", "r1_zero", "2", "3", "2", "2"),
     (r"<think>\boxed{1}</think> so \boxed{2}", "r1_zero", None, "2", "2", "2"),
     (r"<think>a</think> so 2", "r1_zero", None, None, None, "so 2"),
     (r"so \boxed{2}", "r1_zero", None, "2", "2", "2"),
     (r"<answer>2</answer> <think>\boxed{1}", "r1_zero", "2", "1", "2", "2"),
+    ("<think>perhaps <answer>1</answer> no</think> 2", "r1_zero", None, None, None, "2"),
+    ("<think>perhaps <answer>1</answer></think> <answer>2</answer>", "r1_zero", "2", None, "2", "2"),
     ("a <answer>1</answer></think><answer> 2 </answer>", "r1", "2", None, "2", "2"),
     (r"\boxed{1}</think>\boxed{2} <answer></answer>", "r1", None, "2", "2", "2"),
     (r"<answer>1</answer></think> so \boxed{2", "r1", None, None, None, r"so \boxed{2"),

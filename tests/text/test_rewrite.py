@@ -2,7 +2,7 @@
 
 import pytest
 
-from r1jax.text.rewrite import after_thought, by_model
+from r1jax.text.rewrite import by_model
 from r1jax.text.sample import ChatError, Rejection, Sample, r1_text
 
 RAW = "<think> 6*{7} hm 42 </think> <answer> 42 </answer>"
@@ -56,7 +56,7 @@ def test_a_model_and_both_places_are_needed():
         by_model([sample()], chat=scripted()[0], seed=0, summary_prompt="Solve {question}")
 
 
-def test_after_thought():
-    assert (
-        after_thought("<think>a</think>\n b ") == "b" and after_thought("b") == "b" and after_thought("b</think>") == ""
-    )
+def test_an_unfinished_thought_of_the_rewriter_is_no_answer():
+    chat, _ = scripted(["<think>how to put it", "how</think>\n b "], ["b</think>"])
+    results = by_model([sample(), sample()], chat=chat, seed=0)
+    assert [str(result) for result in results] == ["rewrite: empty answer"] * 2

@@ -104,13 +104,13 @@ def test_router_bias_moves_by_sign_and_only_by_counts(setup):
     state = make_state()
     (state, info), _ = run(update, state, [make_batch(8)])
     np.testing.assert_array_equal(state["buffers"]["moe"]["router_bias"], np.zeros((2, 4)))
-    assert "load_max_over_mean" not in info
+    assert "moe/load_max_over_mean" not in info
     # Layer 0: mean 4. Layer 1: mean 2, expert 2 exactly at it.
     counts = {"moe": {"router_bias": jnp.array([[16, 0, 0, 0], [3, 1, 2, 2]])}}
     (state, info), _ = run(update, state, [make_batch(8)], counts)
     want = [[-0.01, 0.01, 0.01, 0.01], [-0.01, 0.01, 0, 0]]
     np.testing.assert_allclose(state["buffers"]["moe"]["router_bias"], want, rtol=1e-6)
-    np.testing.assert_allclose(info["load_max_over_mean"], 4.0)
+    np.testing.assert_allclose(info["moe/load_max_over_mean"], 4.0)
 
 
 def test_bias_of_a_layer_without_tokens_stays():

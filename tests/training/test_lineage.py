@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from r1jax.training.lineage import _bit_sums, record_lineage, weights_digest
+from r1jax.training.lineage import _bit_sums, paths_of, record_lineage, weights_digest
 from r1jax.training.workdir import WorkdirError
 
 
@@ -45,6 +45,20 @@ def test_an_input_that_was_made_anew_is_told(tmp_path):
     stage_at(tmp_path / "base", seed=1)
     with pytest.raises(WorkdirError, match=r"its input init\.path was made anew"):
         record_lineage(run, config)
+
+
+def test_inputs_are_what_the_keys_of_paths_name():
+    config = {
+        "init": {"path": "a", "preset": "b"},
+        "with_paths": ["c", "d"],
+        "table": [{"paths": {"Zero": "e"}}],
+        "long_path": "f",
+        "pathos": "g",
+        "path": None,
+    }
+    assert dict(paths_of(config)) == {
+        "init.path": "a", "with_paths.0": "c", "with_paths.1": "d", "table.0.paths.Zero": "e", "long_path": "f",
+    }  # fmt: skip
 
 
 def test_weights_are_told_apart_by_every_bit_and_name():

@@ -80,8 +80,17 @@ def test_metric_that_is_no_number(tmp_path, value):
 
 def test_damaged_row_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "time": 0.1}\nnonsense\n')
-    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2 is no metrics row: 'nonsense"):
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2 is no metrics row: b'nonsense"):
         MetricsWriter(tmp_path, resume_step=5)
+
+
+def test_a_row_is_a_line_whatever_its_names_hold_and_wherever_the_file_was_cut(tmp_path):
+    name = "rewards/one\u2028two\x85 中/mean"
+    whole = [json.dumps({"step": step, "time": 0.1, name: 1.0}, ensure_ascii=False) + "\n" for step in (1, 2)]
+    cut = whole[1].encode()
+    (tmp_path / "metrics.jsonl").write_bytes("".join(whole).encode() + cut[: cut.index("中".encode()) + 1])
+    MetricsWriter(tmp_path, resume_step=1).close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == whole[0].encode()
 
 
 def events(workdir):

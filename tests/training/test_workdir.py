@@ -13,8 +13,9 @@ from r1jax.training.workdir import (
     WorkdirError,
     changed_code,
     from_here,
-    is_done,
     open_workdir,
+    read_lines,
+    read_summary,
     to_here,
     write_text,
 )
@@ -33,16 +34,25 @@ def touch(path, config=CONFIG):
 def test_new_then_the_same_again(tmp_path):
     path = tmp_path / "runs" / "zero"
     with open_workdir(path, CONFIG) as run:
-        assert run.path == path and not is_done(path, CONFIG)
+        assert run.path == path and read_summary(path, CONFIG) is None
     assert json.loads((path / "config.json").read_text())["optimizer"] == {"learning_rate": 1e-3, "betas": [0.9, 0.95]}
     environment = json.loads((path / "environment.json").read_text())
     assert environment["versions"]["jax"] and environment["python"].startswith("3.")
     assert environment["devices"]["platform"] == "cpu" and environment["devices"]["count"] >= 1
     with open_workdir(path, CONFIG) as run:
         run.mark_done({"after": {"pass@1": 0.8}})
-    assert is_done(path, CONFIG) and not is_done(path, CONFIG | {"seed": 2})
-    assert json.loads((path / "summary.json").read_text()) == {"after": {"pass@1": 0.8}}
+    assert read_summary(path, CONFIG) == json.loads((path / "summary.json").read_text()) == {"after": {"pass@1": 0.8}}
+    assert read_summary(path, CONFIG | {"seed": 2}) is None
+    (path / "summary.json").write_text('{"after": ')
+    assert read_summary(path, CONFIG) is None  # damaged: the stage runs again
     assert not list(path.glob(".*")), "temporary files stay behind"
+
+
+def test_lines_end_at_line_feeds_alone_and_a_cut_one_is_left_out(tmp_path):
+    assert read_lines(tmp_path / "rows.jsonl") == []
+    text = "one\u2028two\x85\n\nthree\r\n中".encode()
+    (tmp_path / "rows.jsonl").write_bytes(text[:-1])
+    assert read_lines(tmp_path / "rows.jsonl") == ["one\u2028two\x85".encode(), b"", b"three\r"]
 
 
 def test_another_config_names_the_keys(tmp_path):

@@ -11,7 +11,7 @@ here; 2.46 GB there, and 0.81 GB to put the two parts together. FLOPs are the sa
 import jax
 
 from r1jax.kernels.flash_attention import pallas_tpu, reference, xla
-from r1jax.kernels.flash_attention.reference import attention, attention_mask
+from r1jax.kernels.flash_attention.reference import attention, attention_mask, with_rope
 from r1jax.kernels.implementation import choose
 
 IMPLEMENTATIONS = {
@@ -57,9 +57,17 @@ def flash_attention(
         raise ValueError(f"flash_attention: {q_BTNH.shape[2]} query heads for {k_BSJH.shape[2]} key heads")
     if (q_rope_BTNR is None) != (k_rope_BSR is None):
         raise ValueError("flash_attention: q_rope_BTNR and k_rope_BSR are given together or not at all")
-    options: dict = {"q_segments_BT": q_segments_BT, "kv_segments_BS": kv_segments_BS, "scale": scale}
-    options |= {"q_offset": q_offset, "q_rope_BTNR": q_rope_BTNR, "k_rope_BSR": k_rope_BSR}
+    options: dict = {
+        "q_segments_BT": q_segments_BT,
+        "kv_segments_BS": kv_segments_BS,
+        "scale": scale,
+        "q_offset": q_offset,
+    }
+    if function is pallas_tpu.flash_attention:
+        options |= {"q_rope_BTNR": q_rope_BTNR, "k_rope_BSR": k_rope_BSR}
+    elif q_rope_BTNR is not None and k_rope_BSR is not None:
+        q_BTNH, k_BSJH = with_rope(q_BTNH, k_BSJH, q_rope_BTNR, k_rope_BSR)
     return function(q_BTNH, k_BSJH, v_BSJU, **options, **interpreted)
 
 
-__all__ = ["attention", "attention_mask", "flash_attention"]
+__all__ = ["attention", "attention_mask", "flash_attention", "with_rope"]

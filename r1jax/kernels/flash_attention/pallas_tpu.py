@@ -30,12 +30,10 @@ from jax.experimental.pallas import tpu as pltpu
 from r1jax.kernels import hardware
 from r1jax.kernels.flash_attention import pallas_tpu_kernels as kernels
 from r1jax.kernels.flash_attention import shapes
-from r1jax.kernels.flash_attention.shapes import LANES, Blocks, Shape
+from r1jax.kernels.flash_attention.shapes import Blocks, Shape
+from r1jax.kernels.tpu_kernel import DTYPES, LANES, SMEM_TABLE_BYTES, compiler_params
 
-DTYPES = ("bfloat16", "float32")
 MAX_HEAD_DIM = 512
-SMEM_TABLE_BYTES = 512 * 1024
-"""Half of a TensorCore's scalar memory."""
 NUM_PREFETCHED = 2
 """The table of blocks and the offset of the queries."""
 
@@ -125,7 +123,6 @@ class _Call:
         return hash(self.key)
 
     def pallas_call(self, kernel, name: str, *, grid, in_specs, out_specs, out_shape, scratch_shapes, semantics):
-        vmem = hardware.info(self.generation).vmem_capacity_bytes
         return pl.pallas_call(
             kernel,
             name=f"flash_attention_{name}",
@@ -135,7 +132,7 @@ class _Call:
             ),
             out_shape=out_shape,
             cost_estimate=self.costs[name],
-            compiler_params=pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=vmem // 2),
+            compiler_params=compiler_params(self.generation, *semantics, vmem=1 / 2),
             interpret=self.interpret,
         )  # fmt: skip
 

@@ -9,11 +9,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from r1jax.kernels.flash_attention.reference import MASKED
-
-NN = (((1,), (0,)), ((), ()))
-"""x · y"""
-NT = (((1,), (1,)), ((), ()))
-"""x · yᵀ"""
+from r1jax.kernels.tpu_kernel import NT, dot
 
 
 def forward_kernel(refs, call) -> None:
@@ -39,7 +35,7 @@ def forward_kernel(refs, call) -> None:
             shrink = jnp.exp(before - highest)
             total = shrink * refs["total"][n, :, :1] + weights.sum(-1, keepdims=True)
             v = refs["v"][n // call.heads_per_key]
-            refs["sum"][n] = shrink * refs["sum"][n] + _dot(weights.astype(v.dtype), v, NN)
+            refs["sum"][n] = shrink * refs["sum"][n] + dot(weights.astype(v.dtype), v)
             refs["highest"][n] = jnp.broadcast_to(highest, refs["highest"].shape[1:])
             refs["total"][n] = jnp.broadcast_to(total, refs["total"].shape[1:])
 
@@ -68,12 +64,12 @@ def dq_kernel(refs, call) -> None:
         for n in range(call.blocks.heads):
             j = n // call.heads_per_key
             weights = jnp.where(mask, jnp.exp(_scores(refs, call, n) - _column(refs["row.normaliser"][n])), 0.0)
-            dweights = _dot(refs["out.d"][n], refs["v"][j], NT)
+            dweights = dot(refs["out.d"][n], refs["v"][j], contracted=NT)
             dscores = weights * (dweights - _column(refs["row.delta"][n])) * call.scale
             dscores = dscores.astype(refs["k"].dtype)
-            refs["dq_sum"][n] += _dot(dscores, refs["k"][j], NN)
+            refs["dq_sum"][n] += dot(dscores, refs["k"][j])
             if "dq_rope" in refs:
-                refs["dq_rope_sum"][n] += _dot(dscores, refs["k_rope_T"][...], NT)
+                refs["dq_rope_sum"][n] += dot(dscores, refs["k_rope_T"][...], contracted=NT)
 
     @pl.when(step.is_last)
     def _():
@@ -103,17 +99,17 @@ def dkv_kernel(refs, call) -> None:
         mask = step.mask()
         for n in range(call.blocks.heads):
             j = n // call.heads_per_key
-            scores = _dot(refs["k"][j], refs["q"][n], NT)
+            scores = dot(refs["k"][j], refs["q"][n], contracted=NT)
             if "dk_rope" in refs:
-                scores += _dot(refs["k_rope"][...], _rope_of_head(refs, call, n), NT)
+                scores += dot(refs["k_rope"][...], _rope_of_head(refs, call, n), contracted=NT)
             weights = jnp.where(mask, jnp.exp(scores * call.scale - refs["row.normaliser"][n]), 0.0)
             dout = refs["out.d"][n]
-            refs["dv_sum"][j] += _dot(weights.astype(dout.dtype), dout, NN)
-            dweights = _dot(refs["v"][j], dout, NT)
+            refs["dv_sum"][j] += dot(weights.astype(dout.dtype), dout)
+            dweights = dot(refs["v"][j], dout, contracted=NT)
             dscores = (weights * (dweights - refs["row.delta"][n]) * call.scale).astype(dout.dtype)
-            refs["dk_sum"][j] += _dot(dscores, refs["q"][n], NN)
+            refs["dk_sum"][j] += dot(dscores, refs["q"][n])
             if "dk_rope" in refs:
-                refs["dk_rope_sum"][...] += _dot(dscores, _rope_of_head(refs, call, n), NN)
+                refs["dk_rope_sum"][...] += dot(dscores, _rope_of_head(refs, call, n))
 
     @pl.when(step.is_last)
     def _():
@@ -166,9 +162,9 @@ class _Step:
 
 def _scores(refs, call, n: int):
     """Scaled scores of query head ``n`` of the block, [queries, keys]."""
-    scores = _dot(refs["q"][n], refs["k"][n // call.heads_per_key], NT)
+    scores = dot(refs["q"][n], refs["k"][n // call.heads_per_key], contracted=NT)
     if "q_rope" in refs:
-        scores += _dot(_rope_of_head(refs, call, n), refs["k_rope_T"][...], NN)
+        scores += dot(_rope_of_head(refs, call, n), refs["k_rope_T"][...])
     return scores * call.scale
 
 
@@ -181,9 +177,3 @@ def _rope_of_head(refs, call, n: int):
 def _column(row_1X):
     """[1, X] as [X, 1]."""
     return row_1X[0][:, None]
-
-
-def _dot(x, y, dimensions):
-    """Sums in float32; float32 inputs are not rounded to bfloat16 on the way."""
-    precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-    return jax.lax.dot_general(x, y, dimensions, precision=precision, preferred_element_type=jnp.float32)

@@ -20,7 +20,7 @@ def attention(
 ) -> jax.Array:
     """softmax(scale · q kᵀ) v with N/J consecutive query heads sharing a key head; returns [B, T, N, U].
 
-    Scores and softmax in float32 (spec A.3.1).
+    Scores and softmax in float32 (spec A.3.1). The output of a query that sees nothing is 0.
     """
     batch, num_queries, num_heads, _ = q_BTNH.shape
     num_kv_heads = k_BSJH.shape[2]
@@ -34,31 +34,17 @@ def attention(
     weights = jax.nn.softmax(scores, axis=-1).astype(v_BSJU.dtype).reshape(batch, num_kv_heads, q_BJXH.shape[2], -1)
     out_BJXU = jnp.einsum("bjxs,bjsu->bjxu", weights, v_BJSU, preferred_element_type=jnp.float32)
     out_BNTU = out_BJXU.reshape(batch, num_heads, num_queries, -1)
-    return jnp.swapaxes(out_BNTU, 1, 2).astype(q_BTNH.dtype)
-
-
-def flash_attention(
-    q_BTNH,
-    k_BSJH,
-    v_BSJU,
-    *,
-    q_segments_BT,
-    kv_segments_BS,
-    scale: float,
-    q_offset=0,
-    q_rope_BTNR=None,
-    k_rope_BSR=None,
-) -> jax.Array:
-    """See ``r1jax.kernels.flash_attention.flash_attention``."""
-    q_BTNH, k_BSJH = with_rope(q_BTNH, k_BSJH, q_rope_BTNR, k_rope_BSR)
-    mask_BTS = attention_mask(q_segments_BT, kv_segments_BS, q_offset=q_offset)
-    out_BTNU = attention(q_BTNH, k_BSJH, v_BSJU, mask_BTS=mask_BTS, scale=scale)
+    out_BTNU = jnp.swapaxes(out_BNTU, 1, 2).astype(q_BTNH.dtype)
     return jnp.where(mask_BTS.any(-1)[:, :, None, None], out_BTNU, 0)
+
+
+def flash_attention(q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale: float, q_offset=0) -> jax.Array:
+    """See ``r1jax.kernels.flash_attention.flash_attention``; keys are in one part."""
+    mask_BTS = attention_mask(q_segments_BT, kv_segments_BS, q_offset=q_offset)
+    return attention(q_BTNH, k_BSJH, v_BSJU, mask_BTS=mask_BTS, scale=scale)
 
 
 def with_rope(q_BTNH, k_BSJH, q_rope_BTNR, k_rope_BSR):
     """Queries and keys whose two parts are one array: the key's rope part once a head (V3 Sec. 2.1.1 Eqs. 4, 9)."""
-    if q_rope_BTNR is None or k_rope_BSR is None:
-        return q_BTNH, k_BSJH
     k_rope_BSJR = jnp.broadcast_to(k_rope_BSR[:, :, None], (*k_BSJH.shape[:3], k_rope_BSR.shape[-1]))
     return jnp.concatenate([q_BTNH, q_rope_BTNR], axis=-1), jnp.concatenate([k_BSJH, k_rope_BSJR], axis=-1)

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from r1jax.kernels import hardware
+from r1jax.kernels.tpu_kernel import LANES
 
-LANES = 128
 SIZES = (128, 256, 512, 1024)
 """Block lengths to choose from. More than 1024 brings no intensity that a TPU could use, and slow compilation."""
 MAX_HEADS = 8

@@ -12,7 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from r1jax.kernels.flash_attention.reference import MASKED, attention_mask, with_rope
+from r1jax.kernels.flash_attention.reference import MASKED, attention_mask
 
 BLOCK = 128
 """Queries a block."""
@@ -20,20 +20,8 @@ MAX_SPANS = 8
 """Pieces of the causal triangle: 8 compute 9/16 of the square."""
 
 
-def flash_attention(
-    q_BTNH,
-    k_BSJH,
-    v_BSJU,
-    *,
-    q_segments_BT,
-    kv_segments_BS,
-    scale: float,
-    q_offset=0,
-    q_rope_BTNR=None,
-    k_rope_BSR=None,
-) -> jax.Array:
-    """See ``r1jax.kernels.flash_attention.flash_attention``."""
-    q_BTNH, k_BSJH = with_rope(q_BTNH, k_BSJH, q_rope_BTNR, k_rope_BSR)
+def flash_attention(q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale: float, q_offset=0) -> jax.Array:
+    """See ``r1jax.kernels.flash_attention.flash_attention``; keys are in one part."""
     batch, num_queries, num_heads, _ = q_BTNH.shape
     num_kv_heads = k_BSJH.shape[2]
     block = min(BLOCK, num_queries)

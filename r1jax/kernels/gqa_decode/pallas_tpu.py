@@ -15,6 +15,7 @@ from jax.experimental.pallas import tpu as pltpu
 from r1jax.kernels import paged
 from r1jax.kernels.gqa_decode import shapes
 from r1jax.kernels.gqa_decode.shapes import Shape
+from r1jax.kernels.tpu_kernel import LANES, NT, dot
 
 
 def gqa_decode(q_BTNH, pages, *, page_table_BI, lengths_B, scale: float, interpret=False) -> jax.Array:
@@ -47,7 +48,7 @@ def gqa_decode(q_BTNH, pages, *, page_table_BI, lengths_B, scale: float, interpr
             masks = [paged.visible(length, **place, num_queries=num_queries, rows=rows) for place in places]
             for j in range(kv_heads):
                 keys = [ref[j, :, :head_dim] for ref in page_refs]
-                scores = [paged.dot(q_ref[j], k, transposed=True) * scale for k in keys]
+                scores = [dot(q_ref[j], k, contracted=NT) * scale for k in keys]
                 values = [ref[j, :, head_dim:] for ref in page_refs]
                 paged.add_pages(scores, masks, values, *(ref.at[j] for ref in softmax))
 
@@ -70,9 +71,7 @@ def gqa_decode(q_BTNH, pages, *, page_table_BI, lengths_B, scale: float, interpr
             grid=(batch, pl.cdiv(shape.pages_per_sequence, count)),
             in_specs=[row_spec, *paged.page_specs(page, **table)],
             out_specs=row_spec,
-            scratch_shapes=[
-                pltpu.VMEM((kv_heads, rows, width), jnp.float32) for width in (head_dim, paged.LANES, paged.LANES)
-            ],
+            scratch_shapes=[pltpu.VMEM((kv_heads, rows, width), jnp.float32) for width in (head_dim, LANES, LANES)],
         ),
         out_shape=jax.ShapeDtypeStruct(q_BJXH.shape, q_BTNH.dtype),
         cost_estimate=shapes.cost(shape),

@@ -36,5 +36,4 @@ def gqa_decode(q_BTNH, pages, *, page_table_BI, lengths_B, scale: float) -> jax.
     kv_BISJA = jnp.swapaxes(pages["kv_WJSA"][page_table_BI], 2, 3)
     kv_BSJA = kv_BISJA.reshape(batch, -1, *kv_BISJA.shape[3:])
     mask_BTS = decode_mask(lengths_B, num_queries=num_queries, num_keys=kv_BSJA.shape[1])
-    out_BTNH = attention(q_BTNH, kv_BSJA[..., :head_dim], kv_BSJA[..., head_dim:], mask_BTS=mask_BTS, scale=scale)
-    return jnp.where(mask_BTS.any(-1)[:, :, None, None], out_BTNH, 0)
+    return attention(q_BTNH, kv_BSJA[..., :head_dim], kv_BSJA[..., head_dim:], mask_BTS=mask_BTS, scale=scale)

@@ -9,13 +9,19 @@ dimension and so reads weights again for each block of rows. Modelled, not measu
 
 import jax
 
-from r1jax.kernels.grouped_matmul import pallas_tpu, reference, xla
+from r1jax.kernels import hardware
+from r1jax.kernels.grouped_matmul import pallas_tpu, ragged_dot, reference, xla
 from r1jax.kernels.grouped_matmul.pallas_tpu import sorted_expert_ffn
 from r1jax.kernels.grouped_matmul.reference import dequantise
 from r1jax.kernels.implementation import choose
-from r1jax.kernels.route import Permutation
+from r1jax.kernels.route import Permutation, permutation
 
-IMPLEMENTATIONS = {"reference": reference.expert_ffn, "xla": xla.expert_ffn, "pallas_tpu": pallas_tpu.expert_ffn}
+IMPLEMENTATIONS = {
+    "reference": reference.expert_ffn,
+    "xla": xla.expert_ffn,
+    "ragged_dot": ragged_dot.expert_ffn,
+    "pallas_tpu": pallas_tpu.expert_ffn,
+}
 
 
 def expert_ffn(
@@ -34,17 +40,20 @@ def expert_ffn(
     """Σ_k weight[t,k] · SwiGLU_{expert[t,k]}(x[t]), [T, D]; no row is dropped (spec A.5.1, step 7).
 
     ``scales``: gate, up and down are float8_e4m3fn, with these scales a block of 128 × 128: see ``dequantise``. Such weights
-    are storage and get no gradient. ``order``: the routed rows sorted, as ``route_and_sort`` gives them; only the kernel
-    wants it, and sorts by itself where it is None.
+    are storage and get no gradient. ``order``: the routed rows sorted, as ``route_and_sort`` gives them; None: they are
+    sorted here.
 
-    ``implementation``: "reference", "xla" (loops for a CPU), "pallas_tpu", or None for the kernel where a program for one TPU is
-    traced and "xla" elsewhere. ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``. Raises
-    ValueError for an unknown implementation, one that cannot run here, and shapes and types that the kernel does not take.
+    ``implementation``: "reference", "xla" (loops for a CPU), "ragged_dot", "pallas_tpu", or None: the kernel where a program
+    for one TPU is traced, "xla" for a CPU, "ragged_dot" elsewhere (unmeasured there). ``interpret`` runs the kernel anywhere,
+    slowly: True or ``pltpu.InterpretParams``. Raises ValueError for an unknown implementation, one that cannot run here, and
+    shapes and types that the kernel does not take.
     """
-    function, options = choose("expert_ffn", implementation, IMPLEMENTATIONS, default="xla", interpret=interpret)
+    default = "xla" if hardware.is_cpu() else "ragged_dot"
+    function, options = choose("expert_ffn", implementation, IMPLEMENTATIONS, default=default, interpret=interpret)
     weights = (w_gate_EDF, w_up_EDF, w_down_EFD)
+    options["order"] = permutation(experts_TK, w_gate_EDF.shape[0]) if order is None else order
     if function is pallas_tpu.expert_ffn:
-        options |= {"scales": scales, "order": order}
+        options["scales"] = scales
     elif scales is not None:
         weights = tuple(dequantise(w, s) for w, s in zip(weights, scales, strict=True))
     with jax.named_scope("expert_ffn"):

@@ -29,8 +29,9 @@ from jax.experimental.pallas import tpu as pltpu
 
 from r1jax.kernels import hardware
 from r1jax.kernels.grouped_matmul import shapes
-from r1jax.kernels.grouped_matmul.permute import permute
-from r1jax.kernels.route.reference import Permutation, permutation
+from r1jax.kernels.grouped_matmul.permute import at_places
+from r1jax.kernels.route import Permutation
+from r1jax.kernels.tpu_kernel import NN, NT, TN, compiler_params, dot
 
 
 def expert_ffn(
@@ -42,18 +43,16 @@ def expert_ffn(
     w_down_EFD,
     *,
     scales=None,
-    order: Permutation | None = None,
+    order: Permutation,
     interpret=False,
 ):
     """See ``r1jax.kernels.grouped_matmul.expert_ffn``; ``interpret`` is that of ``pl.pallas_call``."""
-    if order is None:
-        order = permutation(experts_TK, w_gate_EDF.shape[0])
-    place_TK = order.place_XK
-    x_RD = permute(x_TD, order.row_of_place // place_TK.shape[1], place_TK)
-    y_RD = sorted_expert_ffn(x_RD, order.offsets, w_gate_EDF, w_up_EDF, w_down_EFD, scales=scales, interpret=interpret)
-    y_TKD = permute(y_RD, place_TK.reshape(-1), order.row_of_place[:, None]).reshape(*place_TK.shape, -1)
-    dtype = x_TD.dtype
-    return jnp.einsum("tkd,tk->td", y_TKD, weights_TK.astype(dtype), preferred_element_type=jnp.float32).astype(dtype)
+
+    def through_experts(x_RD):
+        weights = (w_gate_EDF, w_up_EDF, w_down_EFD)
+        return sorted_expert_ffn(x_RD, order.offsets, *weights, scales=scales, interpret=interpret)
+
+    return at_places(through_experts, x_TD, weights_TK, row_of_place=order.row_of_place, place_TK=order.place_XK)
 
 
 def sorted_expert_ffn(x_RD, offsets, w_gate_EDF, w_up_EDF, w_down_EFD, *, scales=None, interpret=False):
@@ -232,7 +231,7 @@ def _rows(call, visits, offsets, inputs, weights, finish, *, extras=(), transpos
             out_specs=[of_result] * call.outputs,
         ),
         out_shape=[jax.ShapeDtypeStruct((num_rows, call.columns), inputs[0].dtype)] * call.outputs,
-        compiler_params=_compiler_params(generation, "parallel", "arbitrary"),
+        compiler_params=compiler_params(generation, "parallel", "arbitrary", vmem=7 / 8),
         cost_estimate=call.cost(generation),
         interpret=interpret,
         name=call.name,
@@ -241,14 +240,14 @@ def _rows(call, visits, offsets, inputs, weights, finish, *, extras=(), transpos
 
 def _product(rows_ref, weight_ref, scale_ref, transposed):
     """[b, n] float32: rows · weight (its transpose, if ``transposed``), with FP8 scales [K / 128, n] if there are."""
-    dims = (((1,), (1 if transposed else 0,)), ((), ()))
+    contracted = NT if transposed else NN
     if scale_ref is None:
-        return _dot(rows_ref[...], weight_ref[...], dims)
+        return dot(rows_ref[...], weight_ref[...], contracted=contracted)
 
     def add_block(i, sums):
         part = pl.ds(pl.multiple_of(i * shapes.SCALED, shapes.SCALED), shapes.SCALED)
         w = weight_ref[:, part] if transposed else weight_ref[part, :]
-        product = _dot(rows_ref[:, part], w.astype(jnp.float32).astype(rows_ref.dtype), dims)
+        product = dot(rows_ref[:, part], w.astype(jnp.float32).astype(rows_ref.dtype), contracted=contracted)
         return sums + product * scale_ref[pl.ds(i, 1), :]
 
     zeros = jnp.zeros((rows_ref.shape[0], scale_ref.shape[1]), jnp.float32)
@@ -279,7 +278,7 @@ def _sums(call, left_RK, rights_RN, *, visits, offsets, dtype, interpret):
 
         left_bK = mine(left_ref)
         for right_ref, sum_ref in zip(right_refs, sum_refs, strict=True):
-            sum_ref[...] += _dot(left_bK, mine(right_ref), (((0,), (0,)), ((), ())))
+            sum_ref[...] += dot(left_bK, mine(right_ref), contracted=TN)
 
         @pl.when(expert_ref[visit] != expert_ref[visit + 1])
         def _():
@@ -296,7 +295,7 @@ def _sums(call, left_RK, rights_RN, *, visits, offsets, dtype, interpret):
             scratch_shapes=[pltpu.VMEM((left, right), jnp.float32)] * call.products,
         ),
         out_shape=[jax.ShapeDtypeStruct((call.shape.experts, call.left, call.right), dtype)] * call.products,
-        compiler_params=_compiler_params(generation, "parallel", "parallel", "arbitrary"),
+        compiler_params=compiler_params(generation, "parallel", "parallel", "arbitrary", vmem=7 / 8),
         cost_estimate=call.cost(generation),
         interpret=interpret,
         name=call.name,
@@ -318,13 +317,3 @@ def _is_mine(expert_ref, block_ref, offsets_ref, visit, block_shape):
 def _spread(scales, transposed):
     """Scales [E, K / 128, N]: one for each contracted block and column."""
     return jnp.repeat(jnp.swapaxes(scales, 1, 2) if transposed else scales, shapes.SCALED, axis=2).astype(jnp.float32)
-
-
-def _dot(a, b, dims):
-    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None  # else a TPU rounds to bfloat16
-    return jax.lax.dot_general(a, b, dims, precision=precision, preferred_element_type=jnp.float32)
-
-
-def _compiler_params(generation, *semantics):
-    limit = hardware.info(generation).vmem_capacity_bytes * 7 // 8
-    return pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=limit)

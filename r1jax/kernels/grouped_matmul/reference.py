@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 
-def expert_ffn(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD):
-    """See ``r1jax.kernels.grouped_matmul.expert_ffn``."""
+def expert_ffn(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *, order=None):
+    """See ``r1jax.kernels.grouped_matmul.expert_ffn``; no row moves, so ``order`` says nothing here."""
     num_experts = w_gate_EDF.shape[0]
     pick_TE = (jax.nn.one_hot(experts_TK, num_experts) * weights_TK[..., None]).sum(axis=1)
     dtype = x_TD.dtype

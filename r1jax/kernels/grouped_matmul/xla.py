@@ -1,6 +1,6 @@
 """Routed experts as a loop over experts and, within one, over its blocks of rows, in plain XLA: the path of a CPU.
 
-1. Sort the T·K routed rows by expert and give each expert whole blocks of slots (the last one padded). At most
+1. Give each expert, in the order of the sorted rows, whole blocks of slots (the last one padded). At most
    T·K / rows + E blocks are needed, a static number, so no row is ever dropped; only the blocks that are used are computed.
 2. An expert's weights are sliced once, gate and up side by side; each block of its rows is three plain 2-D matmuls. The
    backward pass keeps gate·x and up·x and sums a weight's gradient over the expert's blocks before it is stored.
@@ -15,25 +15,20 @@ fast bfloat16 one.
 import jax
 import jax.numpy as jnp
 
-from r1jax.kernels.grouped_matmul.permute import permute
+from r1jax.kernels.grouped_matmul.permute import at_places
+from r1jax.kernels.route import Permutation
 
 
-def expert_ffn(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD):
+def expert_ffn(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *, order: Permutation):
     """See ``r1jax.kernels.grouped_matmul.expert_ffn``."""
-    num_tokens, num_chosen = experts_TK.shape
-    num_experts = w_gate_EDF.shape[0]
-    rows_per_block = _rows_per_block(num_tokens * num_chosen, num_experts)
-    slot_TK, row_of_slot, blocks_E = _layout(experts_TK.reshape(-1), num_experts, rows_per_block)
-    slot_TK = slot_TK.reshape(num_tokens, num_chosen)
-    token_of_slot = jnp.where(row_of_slot < num_tokens * num_chosen, row_of_slot // num_chosen, num_tokens)
+    rows_per_block = _rows_per_block(experts_TK.size, w_gate_EDF.shape[0])
+    slot_TK, row_of_slot, blocks_E = _layout(order, rows_per_block)
+    weights = [w.astype(jnp.float32) for w in (w_gate_EDF, w_up_EDF, w_down_EFD)]
 
-    x_SD = permute(x_TD, token_of_slot, slot_TK)
-    weights = (w.astype(jnp.float32) for w in (w_gate_EDF, w_up_EDF, w_down_EFD))
-    y_nbD = _experts(x_SD.reshape(-1, rows_per_block, x_TD.shape[1]), *weights, blocks_E)
-    y_TKD = permute(y_nbD.reshape(x_SD.shape), slot_TK.reshape(-1), row_of_slot[:, None])
-    y_TKD = y_TKD.reshape(num_tokens, num_chosen, -1)
-    dtype = x_TD.dtype
-    return jnp.einsum("tkd,tk->td", y_TKD, weights_TK.astype(dtype), preferred_element_type=jnp.float32).astype(dtype)
+    def through_experts(x_SD):
+        return _experts(x_SD.reshape(-1, rows_per_block, x_SD.shape[1]), *weights, blocks_E).reshape(x_SD.shape)
+
+    return at_places(through_experts, x_TD, weights_TK, row_of_place=row_of_slot, place_TK=slot_TK)
 
 
 @jax.custom_vjp
@@ -108,18 +103,13 @@ def _rows_per_block(num_rows: int, num_experts: int) -> int:
     return min(max(1 << (mean.bit_length() - 2), 8), 128) if mean > 1 else 8
 
 
-def _layout(experts_X: jax.Array, num_experts: int, rows_per_block: int):
-    """(slot of each row [X], row of each slot [S] or X where the slot is padding, blocks of each expert [E])."""
-    num_rows = experts_X.shape[0]
-    num_blocks = -(-num_rows // rows_per_block) + num_experts
-    order_X = jnp.argsort(experts_X, stable=True)
-    sorted_experts_X = experts_X[order_X]
-    counts_E = jnp.bincount(experts_X, length=num_experts)
+def _layout(order: Permutation, rows_per_block: int):
+    """(slot of each row [T, K], row of each slot [S] or T·K where the slot is padding, blocks of each expert [E])."""
+    num_rows, starts_E, counts_E = len(order.row_of_place), order.offsets[:-1], jnp.diff(order.offsets)
     blocks_E = -(-counts_E // rows_per_block)
-    first_slot_E = (jnp.cumsum(blocks_E) - blocks_E) * rows_per_block
-    first_row_E = jnp.cumsum(counts_E) - counts_E
-    slot_of_sorted = first_slot_E[sorted_experts_X] + jnp.arange(num_rows) - first_row_E[sorted_experts_X]
-    slot_X = jnp.zeros((num_rows,), jnp.int32).at[order_X].set(slot_of_sorted.astype(jnp.int32), unique_indices=True)
-    row_of_slot = jnp.full((num_blocks * rows_per_block,), num_rows, jnp.int32)
-    row_of_slot = row_of_slot.at[slot_of_sorted].set(order_X.astype(jnp.int32), unique_indices=True)
-    return slot_X, row_of_slot, blocks_E.astype(jnp.int32)
+    padding_E = (jnp.cumsum(blocks_E) - blocks_E) * rows_per_block - starts_E
+    slot_of_place = jnp.arange(num_rows) + jnp.repeat(padding_E, counts_E, total_repeat_length=num_rows)
+    num_slots = (-(-num_rows // rows_per_block) + len(counts_E)) * rows_per_block
+    row_of_slot = jnp.full((num_slots,), num_rows, jnp.int32)
+    row_of_slot = row_of_slot.at[slot_of_place].set(order.row_of_place, unique_indices=True)
+    return slot_of_place[order.place_XK], row_of_slot, blocks_E

@@ -22,6 +22,7 @@ from jax.experimental.pallas import tpu as pltpu
 from r1jax.kernels import paged
 from r1jax.kernels.mla_decode import shapes
 from r1jax.kernels.mla_decode.shapes import Shape
+from r1jax.kernels.tpu_kernel import LANES, NT, dot
 
 
 def mla_decode(
@@ -57,8 +58,8 @@ def mla_decode(
         def _():
             scores, masks = [], []
             for j in range(count):
-                of_latent = paged.dot(q_latent_ref[...], latent_refs[j][...], transposed=True)
-                scores.append((of_latent + paged.dot(q_rope_ref[...], rope_refs[j][...])) * scale)
+                of_latent = dot(q_latent_ref[...], latent_refs[j][...], contracted=NT)
+                scores.append((of_latent + dot(q_rope_ref[...], rope_refs[j][...])) * scale)
                 page = {"first_key": first_key + j * page_size, "num_keys": page_size}
                 masks.append(paged.visible(length, **page, num_queries=num_queries, rows=rows))
             paged.add_pages(scores, masks, [ref[...] for ref in latent_refs], *softmax)
@@ -84,7 +85,7 @@ def mla_decode(
                 *paged.page_specs((rope_dim, page_size), **table),
             ],
             out_specs=row_spec(latent_dim),
-            scratch_shapes=[pltpu.VMEM((rows, width), jnp.float32) for width in (latent_dim, paged.LANES, paged.LANES)],
+            scratch_shapes=[pltpu.VMEM((rows, width), jnp.float32) for width in (latent_dim, LANES, LANES)],
         ),
         out_shape=jax.ShapeDtypeStruct((batch, rows, latent_dim), q_latent_BTNC.dtype),
         cost_estimate=shapes.cost(shape),

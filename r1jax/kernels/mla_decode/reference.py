@@ -8,7 +8,7 @@ numbers in V3), as ``{"latent_WSC", "rope_WRS"}``. The rope part has tokens last
 import jax
 import jax.numpy as jnp
 
-from r1jax.kernels.flash_attention.reference import MASKED
+from r1jax.kernels.flash_attention.reference import attention, with_rope
 from r1jax.kernels.paged import decode_mask, token_places
 
 
@@ -42,9 +42,6 @@ def mla_decode(q_latent_BTNC, q_rope_BTNR, pages, *, page_table_BI, lengths_B, s
     latent_BSC = pages["latent_WSC"][page_table_BI].reshape(batch, -1, q_latent_BTNC.shape[-1])
     rope_BSR = jnp.swapaxes(pages["rope_WRS"][page_table_BI], 2, 3).reshape(*latent_BSC.shape[:2], -1)
     mask_BTS = decode_mask(lengths_B, num_queries=num_queries, num_keys=latent_BSC.shape[1])
-    scores_BTNS = jnp.einsum("btnc,bsc->btns", q_latent_BTNC, latent_BSC, preferred_element_type=jnp.float32)
-    scores_BTNS += jnp.einsum("btnr,bsr->btns", q_rope_BTNR, rope_BSR, preferred_element_type=jnp.float32)
-    scores_BTNS = jnp.where(mask_BTS[:, :, None], scores_BTNS * scale, MASKED)
-    weights_BTNS = jax.nn.softmax(scores_BTNS, axis=-1).astype(latent_BSC.dtype)
-    z_BTNC = jnp.einsum("btns,bsc->btnc", weights_BTNS, latent_BSC, preferred_element_type=jnp.float32)
-    return jnp.where(mask_BTS.any(-1)[:, :, None, None], z_BTNC, 0).astype(q_latent_BTNC.dtype)
+    latent_BS1C = latent_BSC[:, :, None]
+    q_BTNA, k_BS1A = with_rope(q_latent_BTNC, latent_BS1C, q_rope_BTNR, rope_BSR)
+    return attention(q_BTNA, k_BS1A, latent_BS1C, mask_BTS=mask_BTS, scale=scale)

@@ -8,7 +8,7 @@ import jax
 
 from r1jax.kernels.implementation import choose
 from r1jax.kernels.route import pallas_tpu, reference
-from r1jax.kernels.route.reference import Permutation, permutation
+from r1jax.kernels.route.reference import Permutation, affinities, permutation
 
 IMPLEMENTATIONS = {"reference": reference, "pallas_tpu": pallas_tpu}
 
@@ -34,4 +34,4 @@ def route_and_sort(
     return implement.route_and_sort(scores_XE, bias_E, **interpreted, **options)
 
 
-__all__ = ["Permutation", "permutation", "route", "route_and_sort"]
+__all__ = ["Permutation", "affinities", "permutation", "route", "route_and_sort"]

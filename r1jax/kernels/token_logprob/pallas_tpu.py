@@ -27,6 +27,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from r1jax.kernels import hardware
 from r1jax.kernels.token_logprob import shapes
+from r1jax.kernels.tpu_kernel import NT, TN, compiler_params, dot
 
 CHUNK = 1024
 """Columns of a gradient that are computed at once in VMEM."""
@@ -67,7 +68,7 @@ def _logprob_fwd(x_XD, w_VD, targets_X, inverse, options):
         out_specs=[of_row] * 3,
         out_shape=[jax.ShapeDtypeStruct((1, shape.rows), jnp.float32)] * 3,
         scratch_shapes=[pltpu.VMEM((1, rows), jnp.float32)] * 4,
-        compiler_params=_compiler_params(generation, "parallel", "arbitrary"),
+        compiler_params=compiler_params(generation, "parallel", "arbitrary", vmem=7 / 8),
         cost_estimate=shapes.forward_cost(shape, generation),
         interpret=interpret,
         name="token_logprob",
@@ -155,7 +156,7 @@ def _backward_call(shape, generation, interpret, inverse, w_VD, dw_VD, block):
             jax.ShapeDtypeStruct((rows, shape.dim), jnp.float32),
         ],
         input_output_aliases={len(inputs) - 1: 0} if adds else {},
-        compiler_params=_compiler_params(generation, "arbitrary"),
+        compiler_params=compiler_params(generation, "arbitrary", vmem=7 / 8),
         cost_estimate=shapes.backward_call_cost(shape, generation),
         interpret=interpret,
         name="token_logprob_gradient",
@@ -185,14 +186,14 @@ def _backward_kernel(
 
     for start in range(0, x_ref.shape[1], CHUNK):
         chunk = slice(start, min(start + CHUNK, x_ref.shape[1]))
-        dx_ref[:, chunk] += _dot(dlogits_vb, w_vD[:, chunk], 0, 0)
-        dw_vd = _dot(dlogits_vb, x_ref[:, chunk], 1, 0)
+        dx_ref[:, chunk] += dot(dlogits_vb, w_vD[:, chunk], contracted=TN)
+        dw_vd = dot(dlogits_vb, x_ref[:, chunk])
         dw_ref[:, chunk] = refs[0][:, chunk] + dw_vd if adds else dw_vd
 
 
 def _logits(inverse_ref, targets_ref, x_ref, w_vD, block, vocab):
     """(logits over the temperature, which of them is the target), [v, b] each; −inf past the vocabulary."""
-    logits_vb = _dot(w_vD, x_ref[...], 1, 1) * inverse_ref[0, 0]
+    logits_vb = dot(w_vD, x_ref[...], contracted=NT) * inverse_ref[0, 0]
     token_vb = _token(block, logits_vb.shape)
     if vocab % logits_vb.shape[0]:
         logits_vb = jnp.where(token_vb < vocab, logits_vb, -jnp.inf)
@@ -201,14 +202,3 @@ def _logits(inverse_ref, targets_ref, x_ref, w_vD, block, vocab):
 
 def _token(block, shape):
     return block * shape[0] + jax.lax.broadcasted_iota(jnp.int32, shape, 0)
-
-
-def _dot(a, b, a_dim, b_dim):
-    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None  # else a TPU rounds to bfloat16
-    dims = (((a_dim,), (b_dim,)), ((), ()))
-    return jax.lax.dot_general(a, b, dims, precision=precision, preferred_element_type=jnp.float32)
-
-
-def _compiler_params(generation, *semantics):
-    limit = hardware.info(generation).vmem_capacity_bytes * 7 // 8
-    return pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=limit)

@@ -19,7 +19,8 @@ def value_pair(first: Node, second: Node, point: Mapping[str, Fraction], *, is_r
 
     with mpmath.workdps(40):
         calculator = _Calculator(point, is_real=is_real)
-        values = [calculator.value(first), calculator.value(second)]
+        calculator.value(first)
+        calculator.value(second)
         magnitude = calculator.magnitude
     with mpmath.workdps(80 + 2 * magnitude):
         calculator = _Calculator(point, is_real=is_real)

@@ -23,7 +23,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from r1jax.rewards.sandbox.bubblewrap import Limits, Program, SandboxUnavailable, confine, find, interpreter
 from r1jax.rewards.sandbox.probe import find_problem
@@ -31,7 +31,6 @@ from r1jax.rewards.sandbox.process import SIGKILL, SIGXCPU, Ended
 
 __all__ = [
     "LANGUAGES",
-    "STATUSES",
     "Limits",
     "Program",
     "Result",
@@ -47,7 +46,6 @@ __all__ = [
 
 LANGUAGES = ("python", "cpp")
 Status = Literal["ok", "exit", "signal", "time", "cpu", "memory", "output", "compile", "sandbox"]
-STATUSES: tuple[Status, ...] = get_args(Status)
 
 _COMPILE = Limits(cpu_seconds=30, seconds=120.0, memory_mb=2048, output_kb=65536)
 _COMPILE_SCRIPT = """export PATH=/usr/bin:/bin

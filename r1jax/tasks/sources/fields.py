@@ -1,7 +1,7 @@
 r"""One mapping for each published data set: from the fields of its rows to the question, the answer and the columns.
 
-Every mapping says which verifier grades its answers ("math", "choice", "code", "instructions") and has a default prompt
-in which ``{question}`` stands for the question. Field names are those of the data sets as published:
+Every mapping says which verifier grades its answers ("math", "choice", "code", "instructions", "none") and has a default
+prompt in which ``{question}`` stands for the question. Field names are those of the data sets as published:
 
     gsm8k          question, answer (the number after "####")
     math           problem, solution (the answer is its last \boxed{}), level, type
@@ -13,6 +13,7 @@ in which ``{question}`` stands for the question. Field names are those of the da
     mmlu_pro       question, options, answer (letter), answer_index
     humaneval, mbpp, livecodebench, codeforces: see ``code_fields``
     ifeval         prompt, instruction_id_list, kwargs
+    prompts        prompt | question | instruction, and answer where a judge is to see one: what no rule can grade
 """
 
 import dataclasses
@@ -198,5 +199,12 @@ DATASETS: dict[str, Fields] = {
         target=_instructions,
         reads=("prompt", "instruction_id_list"),
         skip=_instructions_skip,
+    ),
+    "prompts": Fields(
+        grader="none",
+        prompt="{question}",
+        question=lambda row: row.text("prompt", "question", "instruction"),
+        target=lambda row: (str(row.get("answer", default="")), {}),
+        reads=("prompt", "question", "instruction"),
     ),
 }

@@ -12,7 +12,7 @@ class Fields:
     """How a row of a data set becomes a problem.
 
     Attributes:
-        grader: the verifier of its answers: "math", "choice", "code" or "instructions".
+        grader: the verifier of its answers: "math", "choice", "code", "instructions", or "none".
         prompt: the default wording; ``{question}`` is replaced.
         question: the text of the question, options and examples included.
         target: the reference answer ("" where the verifier needs none), and the columns that the verifier needs.

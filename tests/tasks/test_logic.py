@@ -2,8 +2,27 @@
 
 import pytest
 
-from r1jax.rewards.logic import UNSAFE_SCORERS, confirms
+from r1jax.tasks.logic import confirms
 from r1jax.tasks.reasoning_gym import ReasoningGymTask
+
+# Data set -> what its scorer gives full marks to.
+UNSAFE_SCORERS: dict[str, str] = {
+    "coin_flip": "0 for any small probability",
+    "complex_arithmetic": "nan",
+    "countdown": "decimals: 1.5 counts as using 1 and 5",
+    "fraction_simplification": "several fractions, if the first is right",
+    "game_of_life_halting": "any text where the answer is True",
+    "gsm_symbolic": "several numbers, if one is right",
+    "kakurasu": "words around the right grid",
+    "knights_knaves": "any words around the right claims, several claims about one person",
+    "letter_jumble": "the right words followed by others",
+    "puzzle24": "other numbers than the given ones; 24.9 counts as 24",
+    "quantum_lock": "words around the right sequence",
+    "sokoban": "words around the right moves",
+    "spell_backward": "the right word followed by others",
+    "survo": "words around the right grid",
+    "time_intervals": "several durations, if one is right",
+}
 
 
 @pytest.mark.parametrize("dataset", [*sorted(UNSAFE_SCORERS), "zebra_puzzles"])

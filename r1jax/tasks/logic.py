@@ -1,6 +1,6 @@
 """Logic puzzles: a second check behind reasoning-gym's scorers, several of which pay for wrong answers.
 
-Found by giving wrong answers to every scorer (reasoning-gym 0.1.25; `tests/rewards/test_logic.py` holds each case). The reward
+Found by giving wrong answers to every scorer (reasoning-gym 0.1.25; `tests/tasks/test_logic.py` holds each case). The reward
 itself is `accuracy.accuracy_reward`: the task's grade of 1.0. `confirms` is what the task asks before it believes a 1.0.
 """
 
@@ -12,24 +12,6 @@ from typing import Any
 
 from r1jax.rewards.countdown import solves
 
-# Data set -> what its scorer gives full marks to.
-UNSAFE_SCORERS: dict[str, str] = {
-    "coin_flip": "0 for any small probability",
-    "complex_arithmetic": "nan",
-    "countdown": "decimals: 1.5 counts as using 1 and 5",
-    "fraction_simplification": "several fractions, if the first is right",
-    "game_of_life_halting": "any text where the answer is True",
-    "gsm_symbolic": "several numbers, if one is right",
-    "kakurasu": "words around the right grid",
-    "knights_knaves": "any words around the right claims, several claims about one person",
-    "letter_jumble": "the right words followed by others",
-    "puzzle24": "other numbers than the given ones; 24.9 counts as 24",
-    "quantum_lock": "words around the right sequence",
-    "sokoban": "words around the right moves",
-    "spell_backward": "the right word followed by others",
-    "survo": "words around the right grid",
-    "time_intervals": "several durations, if one is right",
-}
 _ONE_ANSWER = frozenset(
     {
         "coin_flip",

@@ -1,0 +1,15 @@
+"""R1-Distill-Llama-70B: SFT of Llama-3.3-70B-Instruct on the 800k set (R1 Sec. B.4.3, Table 6; spec C.6).
+
+Command:  python -m r1jax.run --config=configs/r1/distill_llama_70b.py --workdir=runs/r1/distill_llama_70b
+Reads:    reject/reject; models/llama3_3_70b.
+Hardware: planned for 64 TPU v5p chips; never run (recipe.py counts the memory).
+Expected: AIME 2024 pass@1 70.0, cons@64 86.7; MATH-500 94.5 (spec D.4). Got: not run.
+"""
+
+from ml_collections import ConfigDict
+from recipe import distill
+
+
+def get_config() -> ConfigDict:
+    """One supervised stage."""
+    return distill("llama3_3_70b", learning_rate=2e-5, mesh={"fsdp": 16, "tensor": 4})

@@ -1,0 +1,277 @@
+"""What the experiments of the full-size recipe share: where things lie, the problems, the stages with the paper's values.
+
+Places, all below the directory that the work directories share (runs/r1 in every command):
+
+    runs/r1/models/NAME          a Hugging Face folder: deepseek_v3_base, qwen2_5_math_1_5b, ... (kind "hf")
+    runs/r1/data/NAME.jsonl      problems, prompts and conversations; a folder or a *.parquet pattern is as good
+    runs/r1/EXPERIMENT/STAGE     what an experiment leaves, and the next one reads: zero/rl, cold_start/supervised, ...
+
+A model that judges or rewrites is behind `ENDPOINT` (vLLM or SGLang serving DeepSeek-V3, say).
+
+Hardware: none of this was ever run; no accelerator was here. Meshes are plans for TPU v5p (95 GB a chip), by this count:
+a trained parameter takes 16 bytes (float32 weights, gradient, two moments), in RL 20 with the reference; a row of 32,768
+tokens keeps 61 layers' inputs, 29 GB in bfloat16. Not there yet, and needed before RL at 671B is fast: the sampler holds
+the dense caches of all 8,192 rows of a phase at once (70 KB a token), and no mesh axis shards a row by its tokens.
+
+Open points of the paper (spec G), chosen here for all: AdamW (0.9, 0.95), decay 0.1, clip 1.0, 10 updates of warm-up, RL at
+a constant rate (B.2, recommended); router bias left as it is and no balance loss, the MTP layer neither trained nor used
+(G.32); the DSM form of the loss, 1/|o| a sequence, population std (G.2, G.6); truncated rollouts score 0 and stay (G.12).
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+ENDPOINT = {"kind": "endpoint", "url": "http://localhost:8000/v1", "model": "deepseek-v3", "workers": 64}
+OPTIMIZER = {"b1": 0.9, "b2": 0.95, "weight_decay": 0.1, "clip_norm": 1.0, "warmup_steps": 10}
+MAX_PROMPT = 2048
+"""Tokens of a prompt; the longest are statements of programming contests with their examples."""
+
+# v5p chips. A row, or a sampled sequence, is on one of fsdp * expert groups; MLA's up-projections are cut by tensor alone.
+RL_MESH = {"fsdp": 16, "expert": 8, "tensor": 8}  # 1,024 chips: 25 GB of state; one row a group takes 29 to 59 GB
+SFT_MESH = {"fsdp": 16, "tensor": 16}  # 256 chips: 47 GB of state; 64 conversations fill 10 to 16 rows, one a group
+SMALL_MESH = {"fsdp": 16, "expert": 2, "tensor": 8}  # 256 chips: 51 GB of a reward model's state; weights alone are 13
+
+
+def experiment(**stages: dict[str, Any]) -> ConfigDict:
+    """The config of an experiment from its stages, in order; `--seed` reaches all of them."""
+    config = ConfigDict({"seed": 0})
+    for stage in stages.values():
+        stage["seed"] = config.get_ref("seed")
+    config.stages = ConfigDict(stages, sort_keys=False)
+    return config.lock()
+
+
+def data(name: str) -> dict[str, str]:
+    """Where a data set lies."""
+    return {"path": f"{{workdir}}/../data/{name}.jsonl"}
+
+
+def made_by(name: str, stage: str) -> str:
+    """The work directory of another experiment's stage."""
+    return f"{{workdir}}/../{name}/{stage}"
+
+
+def after(name: str, stage: str) -> dict[str, str]:
+    """The policy that another experiment's stage trained."""
+    return {"kind": "stage", "path": made_by(name, stage)}
+
+
+def pretrained(name: str) -> dict[str, Any]:
+    """A model of a Hugging Face folder; it computes in bfloat16 and recomputes layers in the backward pass."""
+    return {
+        "kind": "hf",
+        "path": f"{{workdir}}/../models/{name}",
+        "model": {"dtype": "bfloat16", "remat": "full"},
+    }
+
+
+TEST_SETS = [
+    {"dataset": "math_answers", **data("aime_2024")},
+    {"dataset": "math500", **data("math_500")},
+    {"dataset": "gpqa", **data("gpqa_diamond")},
+    {"dataset": "livecodebench", **data("livecodebench")},
+]
+"""What no training problem or conversation may share ten words in a row with (R1 Sec. D.1)."""
+
+
+def _problems(name: str, dataset: str, *, heldout: str, weight: float) -> dict[str, Any]:
+    sources = {"train": data(name), "heldout": data(heldout)}
+    return {"kind": "files", "name": name, "dataset": dataset, **sources, "weight": weight, "decontaminate": TEST_SETS}
+
+
+def reasoning_tasks(**weights: float) -> list[dict[str, Any]]:
+    """Math, code, STEM and logic (spec B.4), drawn in proportion to `weights`, by default every prompt as often.
+
+    Not there: the 8K bug fixes in repositories, whose tests no verifier here runs. STEM and logic are multiple choice in
+    MMLU-Pro's fields, code in those of open-r1/codeforces. Held out of math is AIME 2024, the curve of the paper's Fig. 1.
+    """
+    weights = {"math": 26.0, "code": 17.0, "stem": 22.0, "logic": 15.0} | weights
+    return [
+        _problems("math", "math_answers", heldout="aime_2024", weight=weights["math"]),
+        _problems("code", "codeforces", heldout="code_heldout", weight=weights["code"]),
+        _problems("stem", "mmlu_pro", heldout="stem_heldout", weight=weights["stem"]),
+        _problems("logic", "mmlu_pro", heldout="logic_heldout", weight=weights["logic"]),
+    ]
+
+
+REASONING = ["math", "code", "stem", "logic"]
+
+
+def reward(function: str, name: str, **options: Any) -> dict[str, Any]:
+    """A reward of r1jax.rewards with weight 1: the paper adds them up (R1 Eqs. 4, 8-10)."""
+    return {"function": f"r1jax.rewards.{function}", "name": name, "weight": 1.0} | options
+
+
+def rl(
+    init: dict[str, Any],
+    *,
+    tasks: list[dict[str, Any]],
+    rewards: list[dict[str, Any]],
+    template: str,
+    num_updates: int,
+    max_new_tokens: list[list[int]],
+    temperature: float = 1.0,
+    learning_rate: float = 3e-6,
+    mesh: dict[str, int] | None = None,
+) -> dict[str, Any]:
+    """GRPO as in spec B.2 and B.3: phases of 512 questions x 16 outputs, 16 updates of 32 questions each."""
+    return {
+        "stage": "rl",
+        "mesh": mesh or RL_MESH,
+        "init": init,
+        "tasks": tasks,
+        "template": template,
+        "rewards": rewards,
+        # rollout
+        "questions_per_phase": 512,
+        "group_size": 16,
+        "updates_per_phase": 16,
+        "num_updates": num_updates,
+        "temperature": temperature,
+        "max_prompt_tokens": MAX_PROMPT,
+        "max_new_tokens": max_new_tokens,
+        "max_refills": 0,
+        "engine": {"prompt_bucket": 512, "segment": 1024},
+        # GRPO: clip 10 is stated for the first RL stage of R1 and taken for all (G.1)
+        "advantage": "std",
+        "multi_objective_aggregation": "sum_then_normalize",
+        "aggregation": "sequence",
+        "aggregation_constant": None,
+        "clip_low": 10.0,
+        "clip_high": 10.0,
+        "dual_clip": None,
+        "kl_coef": 0.001,
+        "kl_estimator": "k3",
+        "ratio_level": "token",
+        "importance_cap": None,
+        "mask_truncated": False,
+        "reference_every": 400,
+        "row_length": MAX_PROMPT + max(tokens for _, tokens in max_new_tokens),
+        "rows_per_microbatch": 128,
+        "optimizer": {"learning_rate": learning_rate, "schedule": "constant", **OPTIMIZER},
+        "bias_rate": 0.0,
+        # held-out evaluation as in spec D.1, every five phases
+        "eval": {
+            "every": 80,
+            "problems": 64,
+            "samples": 16,
+            "final_problems": 256,
+            "final_samples": 16,
+            "problems_per_batch": 64,
+            "temperature": 0.6,
+            "top_p": 0.95,
+            "seed": 20_000,
+        },
+        "checkpoint_every": 160,
+        "keep_checkpoints": 2,
+    }
+
+
+def supervised(
+    init: dict[str, Any], path: str, *, learning_rate: float = 5e-6, mesh: dict[str, int] | None = None
+) -> dict[str, Any]:
+    """SFT as in spec C.4: 2 epochs, cosine to a tenth, batch 64, at most 32,768 tokens; loss on the last answer.
+
+    The batch is 64 conversations, packed, and not 64 full rows (V3 packs, R1 does not say which it counts): 12,574 updates
+    an epoch of the whole set. Conversations longer than a row are left out and counted.
+    """
+    return {
+        "stage": "supervised",
+        "mesh": mesh or SFT_MESH,
+        "init": init,
+        "data": {"function": "r1jax.data.records:documents", "arguments": {"path": path}},
+        "template": "r1",
+        "loss_on_prompt": False,
+        "aggregation": "token",
+        "documents_per_update": 64,
+        "row_length": 32_768,
+        "too_long": "drop",
+        "rows_per_microbatch": 16,
+        "num_epochs": 2,
+        "optimizer": {"learning_rate": learning_rate, "schedule": "cosine", "final_fraction": 0.1, **OPTIMIZER},
+        "bias_rate": 0.0,
+        "log_every": 10,
+        "checkpoint_every": 1000,
+        "keep_checkpoints": 2,
+    }
+
+
+def distill(base: str, *, learning_rate: float, mesh: dict[str, int]) -> ConfigDict:
+    """A student: SFT of a dense base on the whole set of `reject`, and nothing else (spec C.6).
+
+    Epochs, "2-3" in the paper, are 2 as in SFT. The base's folder must have a tokenizer with the tokens of the R1 template: the
+    released students' own, or the base's with special tokens renamed (`Tokenizer.with_special_tokens`).
+    """
+    path = made_by("reject", "reject")
+    return experiment(supervised=supervised(pretrained(base), path, learning_rate=learning_rate, mesh=mesh))
+
+
+def reward_model(kind: str, path: str) -> dict[str, Any]:
+    """A reward model as in spec B.7: batch 256, 6e-6, one epoch, at most 8,192 tokens in training.
+
+    Open: what it starts from ("same as R1" is its architecture) is Dev3, where RL stage 2 starts too; the rate is constant;
+    2 % of the prompts are held out to report accuracy, calibration and length bias.
+    """
+    return {
+        "stage": "reward_model",
+        "mesh": SMALL_MESH,
+        "init": after("sft", "supervised"),
+        "kind": kind,
+        "data": {"path": path},
+        "template": "r1",
+        "max_tokens": 8192,
+        "length_bucket": 1024,
+        "examples_per_update": 256,
+        "examples_per_microbatch": 16 if kind == "helpful" else 32,  # 32 rows, one a group
+        "epochs": 1,
+        "heldout_fraction": 0.02,
+        "optimizer": {"learning_rate": 6e-6, "schedule": "constant", **OPTIMIZER},
+        "bias_rate": 0.0,
+        "log_every": 1,
+        "checkpoint_every": 100,
+        "keep_checkpoints": 1,
+    }
+
+
+def filters(*names: str, **options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Filters of r1jax.rewards.filters by name, with the keys that one of them needs."""
+    return [{"function": f"r1jax.rewards.filters:{name}", **options.get(name, {})} for name in names]
+
+
+def sampling(
+    init: dict[str, Any],
+    *,
+    tasks: list[dict[str, Any]],
+    rewards: list[dict[str, Any]],
+    template: str,
+    num_prompts: int,
+    samples_per_prompt: int,
+    keep_per_prompt: int,
+    **keys: Any,
+) -> dict[str, Any]:
+    """Answers at temperature 1, of which some are kept; prompt and answer fit into a row of SFT. `keys` decide which."""
+    return {
+        "stage": "reject",
+        "mesh": SMALL_MESH,
+        "init": init,
+        "tasks": tasks,
+        "template": template,
+        "rewards": rewards,
+        "num_prompts": num_prompts,
+        "prompts_per_batch": 32,
+        "samples_per_prompt": samples_per_prompt,
+        "keep_per_prompt": keep_per_prompt,
+        "temperature": 1.0,
+        "top_p": None,
+        "max_prompt_tokens": MAX_PROMPT,
+        "max_new_tokens": 32_768 - MAX_PROMPT,
+        "engine": {"prompt_bucket": 512, "segment": 1024},
+        "judge": None,
+        "rewrite": None,
+        "others": [],
+        "decontaminate": TEST_SETS,
+        "domains": {"math": "Math", "code": "Code", "stem": "STEM", "logic": "Logic"},
+        "records_per_shard": 10_000,
+        "format": "jsonl",
+    } | keys

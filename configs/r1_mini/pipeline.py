@@ -1,0 +1,112 @@
+"""The whole R1 recipe in miniature: R1-Zero, cold start, two RL stages, reward models, distillation, and the paper's claims.
+
+Command:  make r1   (python -m r1jax.run --config=configs/r1_mini/pipeline.py --workdir=runs/r1)
+          --stages=NAME,... runs some stages alone; what is done is skipped, what was interrupted goes on.
+Hardware: two CPU cores.
+Paper:    R1 v2 Fig. 2 (the stages), Table 3 (what each is good at), Sec. 2.3, B.6.2, F.1, Fig. 6 (the claims).
+
+    base ──RL──▶ zero (three seeds; three more with the language reward)
+    base ──SFT on rewritten samples of zero──▶ dev1 ──RL──▶ dev2 ──rejection sampling──▶ reasoning + general set
+    base ──SFT on that set──▶ dev3 ──RL with reward models in the last quarter──▶ r1   (and r1_long: all the way)
+    student bases ──SFT on the same set──▶ distill_qwen, distill_llama;   the Qwen one by RL alone: student_zero
+
+The mini world (`r1jax.tasks.mini`, `mini_general`) is made by rules: sums for reasoning, facts about animals for helpfulness,
+misdeeds for safety; a scripted judge compares answers. The stages are those of the full-size recipe (configs/r1), whose
+proportions are kept where they fit: general data in the last 4 of 17 phases (400 of 1,700 updates), T = 0.7 in RL stage 2,
+reference of the KL refreshed, two epochs of SFT. Sizes, learning rates and numbers of updates are the mini's own.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+from parts import (
+    ACCURACY,
+    FORMAT,
+    REFLECTION,
+    TEXTS,
+    ZERO_FORMAT,
+    base,
+    evaluation,
+    language,
+    reject,
+    reward_model,
+    rl,
+    rl2,
+    sft,
+    zero,
+)
+
+SEEDS = (0, 1, 2)
+
+
+def get_config() -> ConfigDict:
+    """All stages, in order."""
+    config = ConfigDict({"seed": 0})
+    seed = config.get_ref("seed")
+    stages: dict[str, Any] = {"base": base(seed, preset="mini_v3", num_updates=1200)}
+
+    # R1-Zero, and its ablation
+    for number in SEEDS:
+        stages[f"zero_{number}"] = zero(seed + number, init="{base}")
+    for number in SEEDS:
+        stages[f"zero_language_{number}"] = zero(seed + number, init="{base}", with_language=True)
+
+    # R1
+    stages["cold_start"] = reject(
+        seed,
+        init="{zero_0}",
+        template="plain",
+        rewards=[ZERO_FORMAT],
+        num_prompts=384,
+        keep_per_prompt=2,
+        max_new_tokens=112,
+        rewrite={"function": "r1jax.tasks.mini_rewrite:rewrite"},
+    )
+    stages["dev1"] = sft(seed, init="{base}", data="{cold_start}", num_epochs=2, learning_rate=1e-3)
+    stages["dev2"] = rl(
+        seed,
+        init="{dev1}",
+        template="r1",
+        rewards=[ACCURACY, FORMAT, language(1.0), REFLECTION],
+        num_updates=40,
+        max_new_tokens=[[0, 192]],
+        row_length=256,
+    )
+    languages = [{"function": f"r1jax.rewards.filters:{name}"} for name in ("one_language", "short_paragraphs")]
+    set_of_dev2 = reject(seed, init="{dev2}", template="r1", rewards=[FORMAT], num_prompts=512, max_new_tokens=192)
+    stages["reject"] = set_of_dev2 | {
+        "keep_per_prompt": 3,
+        "filters": [*set_of_dev2["filters"], *languages, {"function": "r1jax.rewards.filters:no_code_in_thought"}],
+        "judge": {"function": "r1jax.tasks.mini_rewrite:judge"},
+        "others": [{"function": f"{TEXTS}:conversations", "arguments": {"count": 500}, "domain": "General"}],
+    }
+    stages["dev3"] = sft(seed, init="{base}", data="{reject}", num_epochs=2, learning_rate=1e-3)
+    stages["preferences"] = {
+        "stage": "preferences",
+        "seed": seed,
+        "mesh": {},
+        "candidates": {"function": f"{TEXTS}:candidates", "arguments": {"count": 2000}},
+        "judge": {"function": f"{TEXTS}:judge"},
+        "candidates_per_batch": 500,
+    }
+    stages["reward_helpful"] = reward_model(seed, kind="helpful", data={"path": "{preferences}"})
+    labels = {"function": f"{TEXTS}:labels", "arguments": {"count": 1000}}
+    stages["reward_safety"] = reward_model(seed, kind="safety", data=labels)
+    stages["r1"] = rl2(seed, general_from=26, num_updates=34)
+    stages["r1_long"] = rl2(seed, general_from=0, num_updates=60)
+
+    # Students: the set of 800k in the paper; and the same student by RL alone
+    for student in ("qwen", "llama"):
+        stages[f"base_{student}"] = base(seed, preset=f"mini_{student}", num_updates=800)
+        stages[f"distill_{student}"] = sft(
+            seed, init=f"{{base_{student}}}", data="{reject}", num_epochs=3, learning_rate=1e-3
+        )
+    stages["student_zero"] = zero(seed, init="{base_qwen}")
+
+    # What came of it
+    stages["eval_zero"] = evaluation(seed, init="{zero_0}", template="plain", max_new_tokens=112)
+    for name in ("dev1", "dev2", "dev3", "r1", "r1_long", "distill_qwen", "distill_llama"):
+        stages[f"eval_{name}"] = evaluation(seed, init=f"{{{name}}}")
+    stages["eval_student_zero"] = evaluation(seed, init="{student_zero}", template="plain", max_new_tokens=112)
+    config.stages = ConfigDict(stages, sort_keys=False)
+    return config.lock()

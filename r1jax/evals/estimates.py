@@ -1,0 +1,100 @@
+"""Figures with 95 % intervals: over seeds by Student's t, over problems as an evaluation gives them, and their differences.
+
+numpy and scipy alone.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.special import stdtrit
+
+FEWEST_SEEDS = 3
+"""From so many runs on an interval is one over runs; below, it is that of the runs' own intervals, if they have any."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A figure and the limits of its 95 % interval; None where there is no interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def is_above_zero(self) -> bool | None:
+        """Whether the whole interval is; None without one."""
+        return None if self.low is None else self.low > 0
+
+    @property
+    def is_below_zero(self) -> bool | None:
+        """Whether the whole interval is; None without one."""
+        return None if self.high is None else self.high < 0
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the interval's width."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+    def __str__(self) -> str:
+        interval = "" if self.low is None or self.high is None else f" [{self.low:.3g}, {self.high:.3g}]"
+        return f"{self.value:.3g}{interval}"
+
+    def to_json(self) -> dict[str, float | None]:
+        """The three numbers by name."""
+        return dataclasses.asdict(self)
+
+
+def mean_over(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean over independent runs (seeds).
+
+    From three runs on with the t-interval over their values, else with their own intervals put together as those of
+    independent normal variables, or with none if one of them has none.
+    """
+    values = [estimate.value for estimate in estimates]
+    mean, count = float(np.mean(values)), len(values)
+    if count >= FEWEST_SEEDS:
+        half = _t(count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
+        return Estimate(mean, mean - half, mean + half)
+    halves = [half for estimate in estimates if (half := estimate.half_width) is not None]
+    if len(halves) < count:
+        return Estimate(mean)
+    half = math.hypot(*halves) / count
+    return Estimate(mean, mean - half, mean + half)
+
+
+def mean_difference(first: Sequence[Estimate], second: Sequence[Estimate]) -> Estimate:
+    """First less second, over pairs of runs (the same seed each): intervals as ``mean_over`` of the pairs' differences.
+
+    Raises ValueError unless there are as many of both.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"pairs of runs are compared, but there are {len(first)} and {len(second)}")
+    return mean_over([_less(one, other) for one, other in zip(first, second, strict=True)])
+
+
+def change_of_level(early: Sequence[float], late: Sequence[float]) -> Estimate:
+    """Mean of late less mean of early, two stretches of a noisy curve: Welch's interval, degrees of freedom those of the shorter.
+
+    Raises ValueError for a stretch of fewer than three values.
+    """
+    if min(len(early), len(late)) < FEWEST_SEEDS:
+        raise ValueError(f"stretches of {len(early)} and {len(late)} values: each needs at least {FEWEST_SEEDS}")
+    change = float(np.mean(late) - np.mean(early))
+    error = math.hypot(*(float(np.std(values, ddof=1)) / math.sqrt(len(values)) for values in (early, late)))
+    half = _t(min(len(early), len(late)) - 1) * error
+    return Estimate(change, change - half, change + half)
+
+
+def _less(first: Estimate, second: Estimate) -> Estimate:
+    value, halves = first.value - second.value, (first.half_width, second.half_width)
+    if None in halves:
+        return Estimate(value)
+    half = math.hypot(*(half for half in halves if half is not None))
+    return Estimate(value, value - half, value + half)
+
+
+def _t(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t."""
+    return float(stdtrit(freedom, 0.975))

@@ -1,0 +1,59 @@
+"""What is found about a claim, and the figures that go with it: plain data, for claims.json and the report."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from r1jax.evals.finished import Finished, MissingFigureError
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What was found about a claim; all of it JSON-able."""
+
+    ours: str
+    """The figures in a sentence."""
+    values: dict[str, Any]
+    """Every figure that it rests on, with intervals and by run."""
+    held: bool | None
+    rule: str
+    """How ``held`` follows from the figures."""
+    figures: tuple[dict[str, Any], ...] = ()
+    """What the report draws; see ``figure``."""
+    table: dict[str, Any] | None = None
+    """{"head": [...], "rows": [[text, ...], ...]}."""
+
+
+def figure(title: str, unit: str, curves: Sequence[dict[str, Any]], *, across: str = "update") -> dict[str, Any]:
+    """A plot of curves: ``unit`` is the vertical axis's, ``across`` the horizontal one's."""
+    return {"title": title, "unit": unit, "across": across, "curves": list(curves)}
+
+
+def curve(label: str, stage: Finished, metric: str) -> dict[str, Any]:
+    """A metric of a stage's metrics.jsonl, with its interval where "<metric>_low" and "<metric>_high" were logged as often."""
+    steps, values = stage.series(metric)
+    drawn: dict[str, Any] = {"label": label, "steps": steps.tolist(), "values": values.tolist()}
+    edges = [f"{metric}{suffix}" for suffix in ("_low", "_high")]
+    if all(stage.has_series(edge) and len(stage.series(edge)[0]) == len(steps) for edge in edges):
+        drawn |= {name: stage.series(edge)[1].tolist() for name, edge in zip(("low", "high"), edges, strict=True)}
+    return drawn
+
+
+def every(found: Iterable[bool | None]) -> bool | None:
+    """Whether all are true; None if one of them is unknown and none is false."""
+    seen = set(found)
+    return False if False in seen else None if None in seen else True
+
+
+def limits_of(stage: Finished, *keys: str) -> tuple[float, float]:
+    """The interval of a figure of summary.json. Raises MissingFigureError where it has none."""
+    estimate = stage.estimate(*keys)
+    if estimate.low is None or estimate.high is None:
+        raise MissingFigureError(f"stage {stage.name} ({stage.path}): {'.'.join(keys)} has no interval")
+    return estimate.low, estimate.high
+
+
+def runs(stages: Sequence[Finished]) -> str:
+    """How many runs, and of which seeds: "3 seeds: 0, 1, 2"."""
+    count = f"{len(stages)} seed{'s' if len(stages) > 1 else ''}"
+    return f"{count}: {', '.join(str(stage.seed) for stage in stages)}"

@@ -1,0 +1,124 @@
+"""What stages that do not learn by updates have to tell: an evaluation by task, a data set, a reward model, as tables."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from r1jax.report.markup import escape, show, table
+from r1jax.report.read import Stage, number, read_json
+
+_LEADING = ("pass@", "cons@", "rewards/", "format", "mean_length", "clipped_ratio", "reflection/", "language/")
+_FAILURES = re.compile(r"rewards/[^/]+/(errors|timeouts)")
+_MEANINGS = {
+    "accuracy": "right order, or right class",
+    "accuracy_safe": "right among the safe",
+    "accuracy_unsafe": "right among the unsafe",
+    "margin": "mean reward of the better less that of the worse",
+    "ece": "expected calibration error",
+    "mean_reward": "mean reward",
+    "min_reward": "lowest reward",
+    "max_reward": "highest reward",
+    "length/correlation": "correlation of reward and length",
+    "length/prefers_longer": "how often the longer one is preferred",
+    "length/longer_is_chosen": "how often it should be",
+    "length/bias": "the former less the latter",
+}
+"""Of a reward model's held-out figures (r1jax.evals.reward_model)."""
+
+
+def tables(stage: Stage, notes: list[str]) -> str:
+    """HTML: what there is of an evaluation's tasks, a set's domains and dropped samples, pairs, a reward model's figures."""
+    parts = [
+        _evaluation(stage.summary.get("tasks")),
+        _data_set(read_json(stage.path / "table.json", notes)),
+        _counts("Pairs", stage.summary.get("counts")),
+        _held_out(stage.summary.get("heldout")),
+        _counts("Examples", stage.summary.get("examples")),
+    ]
+    return "".join(parts)
+
+
+def scores(stage: Stage) -> str:
+    """One line of a stage's main figures, for the overview; "" if there are none of its kind."""
+    summary, found = stage.summary, []
+    for task, metrics in _mappings(summary.get("tasks")):
+        found += [f"{escape(task)} {_figure(metrics, 'pass@1')}"] if "pass@1" in metrics else []
+    heldout = summary.get("heldout")
+    if isinstance(heldout, Mapping) and math.isfinite(number(heldout.get("accuracy"))):
+        found.append(f"held-out accuracy {show(number(heldout['accuracy']))}")
+    kept, pairs = number(summary.get("kept")), number(summary.get("pairs"))
+    found += [f"{show(kept)} samples kept"] if math.isfinite(kept) else []
+    found += [f"{show(pairs)} pairs"] if math.isfinite(pairs) else []
+    if isinstance(summary.get("claims"), int):
+        found.append(f"{show(number(summary.get('held')))} of {summary['claims']} claims held")
+    return ", ".join(found)
+
+
+def _evaluation(tasks: Any) -> str:
+    """Metrics down, tasks across."""
+    by_task = dict(_mappings(tasks))
+    names = dict.fromkeys(name for metrics in by_task.values() for name in metrics)
+    shown = sorted((name for name in names if _is_shown(name, by_task)), key=_order)
+    rows = [[escape(name), *(_figure(metrics, name) for metrics in by_task.values())] for name in shown]
+    return table(rows, head=["", *map(escape, by_task)]) if rows else ""
+
+
+def _is_shown(name: str, by_task: Mapping[str, Mapping[str, Any]]) -> bool:
+    if name.endswith(("_low", "_high", "/seconds")):
+        return False
+    return not _FAILURES.fullmatch(name) or any(number(metrics.get(name)) > 0 for metrics in by_task.values())
+
+
+def _order(name: str) -> tuple[int, str, float]:
+    """pass@1 first, cons@2 before cons@16, and so on."""
+    place = next((place for place, start in enumerate(_LEADING) if name.startswith(start)), len(_LEADING))
+    stem, _, size = name.partition("@")
+    size = size.removesuffix("_gain")
+    return place, f"{stem}{'_gain' if name.endswith('_gain') else ''}", number(int(size)) if size.isdecimal() else 0.0
+
+
+def _figure(metrics: Mapping[str, Any], name: str) -> str:
+    value, low, high = (number(metrics.get(f"{name}{end}")) for end in ("", "_low", "_high"))
+    interval = f' <span class="quiet">({low:.3f}–{high:.3f})</span>' if math.isfinite(low + high) else ""
+    return f"{show(value)}{interval}"
+
+
+def _data_set(found: Mapping[str, Any]) -> str:
+    """Samples by domain (R1 v2 Table 5), and the reasons for which others were dropped."""
+    domains = found.get("domains")
+    rows = [
+        [escape(row.get("domain", "")), *(show(number(row.get(key))) for key in ("samples", "rounds", "tokens"))]
+        for row in (domains if isinstance(domains, list) else [])
+        if isinstance(row, Mapping)
+    ]
+    asked = f"{show(number(found.get('samples')))} samples of {show(number(found.get('prompts')))} prompts"
+    kept = table(rows, head=["domain", "samples", "rounds", "tokens"]) if rows else ""
+    dropped = _counts(f"Dropped, of {asked}", found.get("rejected"))
+    return (f"<h3>The set</h3>{kept}" if kept else "") + dropped
+
+
+def _held_out(heldout: Any) -> str:
+    if not isinstance(heldout, Mapping):
+        return ""
+    rows = [
+        [escape(name), show(number(value)), escape(_MEANINGS.get(name, ""))]
+        for name, value in heldout.items()
+        if math.isfinite(number(value))
+    ]
+    return f"<h3>On held-out examples</h3>{table(rows)}" if rows else ""
+
+
+def _counts(title: str, counts: Any) -> str:
+    rows = [
+        [escape(name), show(number(value))]
+        for name, value in (counts.items() if isinstance(counts, Mapping) else ())
+        if math.isfinite(number(value))
+    ]
+    return f"<h3>{title}</h3>{table(rows)}" if rows else ""
+
+
+def _mappings(values: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    if not isinstance(values, Mapping):
+        return []
+    return [(str(name), value) for name, value in values.items() if isinstance(value, Mapping)]
