@@ -6,7 +6,7 @@ PAIRS = {"count": 4, "low": 1, "high": 20, "heldout_fraction": 0.1}
 PAIR_SUM = {"kind": "mini", "name": "pair_sum", "config": PAIRS}
 HELPFUL = {"kind": "mini", "name": "helpful"}
 SAFETY = {"kind": "mini", "name": "safety"}
-GENERAL_SHARE = 0.15
+SHARES = {"general_share": 0.15, "prose_share": 0.1}
 """Of the base's documents."""
 TOKENS = ("<｜end▁of▁sentence｜>", "<｜pad｜>", "<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>")
 ADAM = {"schedule": "constant", "warmup_steps": 5, "b2": 0.99, "weight_decay": 0.0}
@@ -55,7 +55,8 @@ def model_rewards(*, from_update: int) -> list[dict[str, Any]]:
 
 def base(seed, *, preset: str, num_updates: int) -> dict[str, Any]:
     """Pretraining on the mini corpus, in which few authors work carefully and many mix languages."""
-    corpus = {"config": PAIRS, "general_share": GENERAL_SHARE}
+    corpus = {"config": PAIRS, **SHARES}
+    sample = {"config": PAIRS, "general_share": SHARES["general_share"]}
     return {
         "stage": "supervised",
         "workdir": "{workdir}/../base-{hash}",
@@ -66,7 +67,7 @@ def base(seed, *, preset: str, num_updates: int) -> dict[str, Any]:
             "preset": preset,
             "model": {"init_std": 0.05},
             "tokenizer": {
-                "source": {"function": f"{TEXTS}:tokenizer_text", "arguments": corpus},
+                "source": {"function": f"{TEXTS}:tokenizer_text", "arguments": sample},
                 "template": "plain",
                 "num_texts": 3000,
                 "vocab_size": 640,

@@ -26,6 +26,7 @@ from typing import Any
 
 from r1jax.tasks.mini_corpus import corpus_text as pair_sum_text
 from r1jax.tasks.mini_general import COUNTS, HARM, REFUSALS, Helpful, Safety, facts_of, false_fact, raw_helpfulness
+from r1jax.tasks.mini_rewrite import prose_text
 from r1jax.tasks.mini_rewrite import tokenizer_text as pair_sum_tokenizer_text
 from r1jax.tasks.types import Problem, stable_hash
 from r1jax.text.sample import Chat, r1_text
@@ -47,18 +48,26 @@ def corpus_text(
     *,
     seed: int,
     general_share: float,
+    prose_share: float,
     warmup_documents: int = 0,
     config: Mapping[str, Any] | None = None,
 ) -> tuple[str, str]:
-    """A document of the base model's corpus: of ``mini_corpus.corpus_text``, or an answer to a general question.
+    """A document of the base model's corpus: of ``mini_corpus.corpus_text``, in clear prose, or a general answer.
+
+    Without prose a base knows no sentence of what the supervised stages teach, and a small set does not teach it.
 
     Args:
         index, seed, warmup_documents, config: of ``mini_corpus.corpus_text``.
         general_share: of general questions, half of them of each kind; half of the answers are in tags.
+        prose_share: of ``mini_rewrite.prose_text``.
     """
     rng = random.Random(stable_hash("mini_general", seed, index))
-    if rng.random() >= general_share:
+    drawn = rng.random()
+    if drawn >= general_share + prose_share:
         return pair_sum_text(index, seed=seed, warmup_documents=warmup_documents, config=config)
+    if drawn >= general_share:
+        question, text = prose_text(index, seed=seed, config=config)
+        return question, f" {text}"
     question, thought, summary = _answered(rng, BASE)
     text = f"<think> {thought} </think> <answer> {summary} </answer>" if rng.random() < 0.5 else summary
     return question, f" {text}"

@@ -73,10 +73,17 @@ def tokenizer_text(index: int, *, seed: int, config: Mapping[str, Any] | None = 
     Returns:
         question and completion, as ``corpus_text``.
     """
-    if index % 2 == 0:
-        return corpus_text(index // 2, seed=seed, config=config)
+    return (prose_text if index % 2 else corpus_text)(index // 2, seed=seed, config=config)
+
+
+def prose_text(index: int, *, seed: int, config: Mapping[str, Any] | None = None) -> tuple[str, str]:
+    """(question, rewritten notes of a careful author): a worked problem as somebody wrote it down who writes clearly.
+
+    Args:
+        index, seed, config: of ``mini_corpus.corpus_text``; of another index the notes are others.
+    """
     for attempt in range(_TRIES):
-        place = stable_hash("tokenizer_text", index, attempt) % 2**40
+        place = stable_hash("prose_text", index, attempt) % 2**40
         question, text = corpus_text(place, seed=seed, mixture={"careful": 1.0}, config=config)
         *numbers, target = map(int, re.findall(r"\d+", question))
         columns = {"numbers": numbers, "target": target}

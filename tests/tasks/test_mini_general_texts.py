@@ -11,7 +11,7 @@ from r1jax.tasks.mini_general_texts import BASE, candidates, conversations, corp
 from r1jax.text.comparison import parse_comparison
 from r1jax.text.response import parse
 
-CORPUS = {"seed": 3, "general_share": 0.4}
+CORPUS = {"seed": 3, "general_share": 0.4, "prose_share": 0.2}
 TRAINING = {
     task.problem(index, split="train").messages[-1]["content"]
     for task in (Helpful(), Safety())
@@ -29,6 +29,8 @@ def test_the_corpus_is_of_both_worlds_and_of_the_train_split():
     general = [question for question, _ in documents if not question.startswith("Which two of")]
     assert 0.36 < len(general) / 2000 < 0.44
     assert set(general) <= TRAINING
+    prose = sum("The two numbers are" in text for _, text in documents)
+    assert 0.17 < prose / 2000 < 0.23
     assert documents[17] == corpus_text(17, **CORPUS)
     assert all(text.startswith(" ") for _, text in documents)
     told = [text for question, text in documents if "fact" not in question and "Which" not in question]
@@ -37,7 +39,7 @@ def test_the_corpus_is_of_both_worlds_and_of_the_train_split():
 
 
 def test_the_warm_up_is_by_careful_authors():
-    texts = [corpus_text(index, seed=0, general_share=0.0, warmup_documents=50) for index in range(50)]
+    texts = [corpus_text(index, seed=0, general_share=0.0, prose_share=0.0, warmup_documents=50) for index in range(50)]
     assert all(text.count("<think>") == 1 for _, text in texts)
 
 
