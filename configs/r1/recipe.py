@@ -3,7 +3,7 @@
 Places, all below the directory that the work directories share (runs/r1 in every command):
 
     runs/r1/models/NAME          a Hugging Face folder: deepseek_v3_base, qwen2_5_math_1_5b, ... (kind "hf")
-    runs/r1/data/NAME.jsonl      problems, prompts and conversations; a folder or a *.parquet pattern is as good
+    runs/r1/data/NAME.jsonl      problems, prompts and conversations (or what else r1jax.tasks.sources.rows reads: see `data`)
     runs/r1/EXPERIMENT/STAGE     what an experiment leaves, and the next one reads: zero/rl, cold_start/supervised, ...
 
 A model that judges or rewrites is behind `ENDPOINT` (vLLM or SGLang serving DeepSeek-V3, say).

@@ -79,7 +79,7 @@ def base(seed, *, preset: str, num_updates: int) -> dict[str, Any]:
         "loss_on_prompt": False,
         "aggregation": "token",
         "documents_per_update": 28,
-        "row_length": 160,
+        "row_length": 192,
         "rows_per_microbatch": 8,
         "num_updates": num_updates,
         "optimizer": {
@@ -252,8 +252,11 @@ def reward_model(seed, *, kind: str, data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def evaluation(seed, *, init: str, template: str = "r1", max_new_tokens: int = 192) -> dict[str, Any]:
+def evaluation(
+    seed, *, init: str, template: str = "r1", max_new_tokens: int = 192, with_models: bool = False
+) -> dict[str, Any]:
     """Reasoning, readability, helpfulness and safety of a policy, by the paper's protocol (R1v2 Sec. D.1: T 0.6, top-p 0.95)."""
+    rewards = [ZERO_FORMAT if template == "plain" else FORMAT, language(0.0), REFLECTION, TRUE_HELPFULNESS, TRUE_SAFETY]
     return {
         "stage": "evaluate",
         "seed": seed,
@@ -261,7 +264,7 @@ def evaluation(seed, *, init: str, template: str = "r1", max_new_tokens: int = 1
         "init": {"kind": "stage", "path": init},
         "tasks": [PAIR_SUM, HELPFUL, SAFETY],
         "template": template,
-        "rewards": [ZERO_FORMAT if template == "plain" else FORMAT, language(0.0), TRUE_HELPFULNESS, TRUE_SAFETY],
+        "rewards": [*rewards, *(model_rewards(from_update=0) if with_models else ())],
         "problems": 64,
         "samples": 16,
         "cons_at": [1, 2, 4, 8, 16],

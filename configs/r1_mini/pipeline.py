@@ -37,6 +37,78 @@ from parts import (
 )
 
 SEEDS = (0, 1, 2)
+NOTE = (
+    "A miniature: a model of three million parameters in a world made by rules. Reasoning is `pair_sum`; facts about animals "
+    "stand for helpfulness, declined misdeeds for safety; preferences come from a scripted judge that compares true scores. "
+    "The stages are those of configs/r1, the figures are not the paper's."
+)
+
+
+def claims() -> list[dict[str, Any]]:
+    """The paper's claims, and the stages that they are read from."""
+    zeros, with_language = ([f"{{{name}_{number}}}" for number in SEEDS] for name in ("zero", "zero_language"))
+    table = {
+        "Zero": "{eval_zero_0}",
+        "Dev1": "{eval_dev1}",
+        "Dev2": "{eval_dev2}",
+        "Dev3": "{eval_dev3}",
+        "R1": "{eval_r1}",
+    }
+    return [
+        {
+            "claim": "pure RL teaches reasoning",
+            "paper": "AIME 2024: pass@1 15.6 to 77.9 %, cons@16 86.7 % (R1v2 Sec. 2.3)",
+            "kind": "teaches",
+            "paths": zeros,
+        },
+        {
+            "claim": "responses lengthen and reflection words rise",
+            "paper": "mean length about 500 to 14,200 tokens, reflection words 5 to 7 times as many (R1v2 Fig. 1, C.2)",
+            "kind": "lengthens",
+            "paths": zeros,
+        },
+        {
+            "claim": "R1-Zero mixes languages; the language reward repairs it at a small cost",
+            "paper": "consistency stable with the reward, decaying without; math equal, code slightly lower (R1v2 B.6.2)",
+            "kind": "language_repaired",
+            "with_paths": with_language,
+            "without_paths": zeros,
+        },
+        {
+            "claim": "each stage is good at something else",
+            "paper": "Zero, Dev1, Dev2, Dev3, R1: AIME 77.9, 59.0, 74.0, 78.1, 79.8; ArenaHard 53.6, 77.0, 73.2, 75.6, 92.3 "
+            "(R1v2 Table 3)",
+            "kind": "stage_table",
+            "paths": table,
+        },
+        {
+            "claim": "distilling beats RL on the small model",
+            "paper": "AIME 2024, Qwen 32B: distilled 72.6, by RL alone 47.0 (R1v2 F.1)",
+            "kind": "distils",
+            "distilled_paths": ["{eval_distill_qwen}"],
+            "rl_paths": ["{eval_student_zero}"],
+            "distilled_trained_paths": ["{distill_qwen}"],
+            "rl_trained_paths": ["{student_zero}"],
+            "task": "pair_sum",
+        },
+        {
+            "claim": "too long on a preference model hacks it",
+            "paper": "the model's score rises while Codeforces falls; so 400 of 1,700 updates only (R1v2 Fig. 6)",
+            "kind": "exposure_hacks",
+            "long_path": "{r1_long}",
+            "short_path": "{r1}",
+            "model": "rewards/model_helpful/mean",
+            "long_evaluated_path": "{eval_r1_long}",
+            "short_evaluated_path": "{eval_r1}",
+        },
+        {
+            "claim": "majority voting adds",
+            "paper": "R1-Zero on AIME 2024: 77.9 to 86.7 with cons@16 (R1v2 Sec. 2.3)",
+            "kind": "votes",
+            "path": "{eval_zero_0}",
+            "task": "pair_sum",
+        },
+    ]
 
 
 def get_config() -> ConfigDict:
@@ -104,9 +176,10 @@ def get_config() -> ConfigDict:
     stages["student_zero"] = zero(seed, init="{base_qwen}")
 
     # What came of it
-    stages["eval_zero"] = evaluation(seed, init="{zero_0}", template="plain", max_new_tokens=112)
+    for name in ("zero_0", "student_zero"):
+        stages[f"eval_{name}"] = evaluation(seed, init=f"{{{name}}}", template="plain", max_new_tokens=112)
     for name in ("dev1", "dev2", "dev3", "r1", "r1_long", "distill_qwen", "distill_llama"):
-        stages[f"eval_{name}"] = evaluation(seed, init=f"{{{name}}}")
-    stages["eval_student_zero"] = evaluation(seed, init="{student_zero}", template="plain", max_new_tokens=112)
+        stages[f"eval_{name}"] = evaluation(seed, init=f"{{{name}}}", with_models=name in ("dev3", "r1", "r1_long"))
+    stages["claims"] = {"stage": "claims", "seed": seed, "note": NOTE, "claims": claims()}
     config.stages = ConfigDict(stages, sort_keys=False)
     return config.lock()

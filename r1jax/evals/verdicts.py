@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from r1jax.evals.estimates import Estimate
 from r1jax.evals.finished import Finished, MissingFigureError
 
 
@@ -53,7 +54,17 @@ def limits_of(stage: Finished, *keys: str) -> tuple[float, float]:
     return estimate.low, estimate.high
 
 
+def seeds(stages: Sequence[Finished]) -> dict[str, Any]:
+    """The seeds of runs, for ``Verdict.values``."""
+    return {"seeds": [stage.seed for stage in stages]}
+
+
 def runs(stages: Sequence[Finished]) -> str:
     """How many runs, and of which seeds: "3 seeds: 0, 1, 2"."""
     count = f"{len(stages)} seed{'s' if len(stages) > 1 else ''}"
     return f"{count}: {', '.join(str(stage.seed) for stage in stages)}"
+
+
+def listed(estimates: Sequence[Estimate]) -> list[dict[str, float | None]]:
+    """The estimates, JSON-able."""
+    return [estimate.to_json() for estimate in estimates]

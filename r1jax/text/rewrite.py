@@ -29,7 +29,7 @@ Below are a question and the reasoning that led to its answer. Write the solutio
 
 - Be faithful to the reasoning: only its steps, without its detours. Add no step of your own.
 - Write clear prose with LaTeX for mathematics, in the language of the question.
-- Put the final answer into \\boxed{{}} at the end.
+- Put the final answer into \\boxed{{}} at the end; where a program is asked for, write all of it in one code block instead.
 - Do not mention that there was any reasoning, thought or notes.
 
 Question:

@@ -4,17 +4,9 @@ import json
 
 import pytest
 
-from r1jax.evals.claims import (
-    CHECKS,
-    KINDS,
-    distils,
-    exposure_hacks,
-    language_repaired,
-    lengthens,
-    stage_table,
-    teaches,
-    votes,
-)
+from r1jax.evals.claims import CHECKS, KINDS
+from r1jax.evals.claims_pipeline import distils, exposure_hacks, stage_table
+from r1jax.evals.claims_rl import language_repaired, lengthens, teaches, votes
 from r1jax.evals.finished import MissingFigureError
 from tests.evals.finished_stages import evaluated, make_stage, with_interval
 
@@ -148,7 +140,8 @@ STAGES = {
 def make_table(tmp_path, **changes):
     paths = {}
     for name, (reasoning, helpfulness, safety) in (STAGES | changes).items():
-        pairs = {"pass@1": (reasoning, 0.03), LANGUAGE: (0.9, 0.01), "format": (1.0, 0.0)}
+        language = 0.7 if name == "Zero" else 0.9
+        pairs = {"pass@1": (reasoning, 0.03), LANGUAGE: (language, 0.01), "format": (1.0, 0.0)}
         general = {"rewards/helpfulness/mean": (helpfulness, 0.04)}
         paths[name] = evaluated(
             tmp_path / name, pair_sum=pairs, helpful=general, safety={"rewards/safety/mean": (safety, 0.04)}
@@ -159,7 +152,7 @@ def make_table(tmp_path, **changes):
 def test_the_stage_table_holds_where_all_orderings_do(tmp_path):
     found = stage_table(make_table(tmp_path))
     assert (
-        found.held is True and found.ours == "5 of 5 orderings hold"
+        found.held is True and found.ours == "6 of 6 orderings hold"
     )  # R1's reasoning 0.02 below Dev1's, within 0.042
     assert found.table["head"] == ["stage", "reasoning", "language consistency", "well-formed", "helpfulness", "safety"]
     assert [row[0] for row in found.table["rows"]] == ["Zero", "Dev1", "Dev2", "Dev3", "R1"]
@@ -170,7 +163,7 @@ def test_the_stage_table_names_the_orderings_that_do_not_hold(tmp_path):
     paths = make_table(tmp_path, R1=(0.5, 0.64, 0.95))
     found = stage_table(paths)
     assert found.held is False
-    assert found.ours == "3 of 5 orderings hold; not: helpfulness: R1 > Dev3, reasoning: R1 >= Dev1"
+    assert found.ours == "4 of 6 orderings hold; not: helpfulness: R1 > Dev3, reasoning: R1 >= Dev1"
     assert stage_table(paths, orderings=[["helpfulness", "R1", ">=", "Dev3"]]).held is True
 
 
@@ -243,6 +236,26 @@ def test_long_exposure_hacks_where_the_model_is_pleased_and_the_truth_falls(tmp_
 @pytest.mark.parametrize("true_end", [0.69, 0.9])
 def test_long_exposure_that_harms_nothing_does_not_show_it(tmp_path, true_end):
     assert exposed(tmp_path, true_end=true_end).held is False
+
+
+def test_long_exposure_by_evaluations(tmp_path):
+    """What held-out problems say decides, whatever the last phases said."""
+    names = ("rewards/helpful_model/mean", "rewards/helpfulness/mean", "rewards/accuracy/mean")
+    rows = [{"step": step} | dict.fromkeys(names, 0.5) for step in (2, 4)]
+    paths = {f"{which}_path": make_zero(tmp_path / which, rows=rows) for which in ("short", "long")}
+    for which, pleased, true, right in (("short", 0.6, 0.7, 0.9), ("long", 0.9, 0.69, 0.7)):
+        general = {names[0]: (pleased, 0.04), names[1]: (true, 0.04)}
+        path = evaluated(tmp_path / f"eval_{which}", helpful=general, pair_sum={"pass@1": (right, 0.04)})
+        paths[f"{which}_evaluated_path"] = path
+    found = exposure_hacks(**paths, model=names[0])
+    assert found.held is True and found.rule.startswith("on held-out problems")  # reasoning falls, the truth does not
+    assert "reasoning 0.9 [0.86, 0.94] → 0.7 [0.66, 0.74], change -0.2" in found.ours
+    with pytest.raises(MissingFigureError, match="no tasks.helpful.rewards/other/mean"):
+        exposure_hacks(**paths, model="rewards/other/mean")
+    with pytest.raises(ValueError, match="needs both, or none"):
+        CHECKS["exposure_hacks"](long_evaluated_path="a")
+    with pytest.raises(ValueError, match="phases=2"):
+        CHECKS["exposure_hacks"](phases=2)
 
 
 def voted(path, gain):

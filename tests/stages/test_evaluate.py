@@ -17,7 +17,7 @@ from tests.stages.test_rl_schedule import make_reward_model
 from tests.tiny import POLICY, rows_of
 
 PAIRS = {"kind": "mini", "name": "pair_sum", "config": {"heldout_fraction": 0.1}}
-LEGS = {"kind": "reasoning_gym", "dataset": "leg_counting", "name": "legs"}
+FACTS = {"kind": "mini", "name": "helpful"}
 
 
 def is_even(prompts, completions):
@@ -37,10 +37,10 @@ EVEN = {"function": f"{__name__}:is_even", "weight": 2.0, "from_update": 4}
 
 def tiny_config(**changes) -> ConfigDict:
     config = {
-        "stage": "evaluate", "seed": 0, "mesh": {}, "init": POLICY, "tasks": [PAIRS, LEGS], "template": "plain",
-        "rewards": [EVEN], "problems": 4, "samples": 4, "cons_at": [1, 3], "max_prompt_tokens": 400,
+        "stage": "evaluate", "seed": 0, "mesh": {}, "init": POLICY, "tasks": [PAIRS, FACTS], "template": "plain",
+        "rewards": [EVEN], "problems": 4, "samples": 4, "cons_at": [1, 3], "max_prompt_tokens": 64,
         "max_new_tokens": 8, "temperature": 1.0, "top_p": 0.95, "problems_per_batch": 2,
-        "engine": {"prompt_bucket": 32, "segment": 8},
+        "engine": {"prompt_bucket": 64, "segment": 8},
     }  # fmt: skip
     return ConfigDict(config | changes).lock()
 
@@ -51,13 +51,13 @@ def completions_of(workdir, step):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, quick_compilation):
     """(work directory, summary) of a run that nothing disturbed, with a trained reward model among the rewards."""
     folder = tmp_path_factory.mktemp("evaluate")
     make_reward_model(folder / "safety")
     rewards = [
         EVEN,
-        {"kind": "reward_model", "path": str(folder / "safety"), "name": "safe", "tasks": ["legs"]},
+        {"kind": "reward_model", "path": str(folder / "safety"), "name": "safe", "tasks": ["helpful"]},
         {"function": f"{__name__}:fails_on_some", "tasks": ["pair_sum"]},
     ]
     workdir = folder / "run"
@@ -66,7 +66,7 @@ def finished(tmp_path_factory):
 
 def test_the_figures_are_those_of_the_samples_written_down(finished):
     workdir, summary = finished
-    assert set(summary) == {"tasks", "wall_seconds", "seed"} and list(summary["tasks"]) == ["pair_sum", "legs"]
+    assert set(summary) == {"tasks", "wall_seconds", "seed"} and list(summary["tasks"]) == ["pair_sum", "helpful"]
     assert json.loads((workdir / "summary.json").read_text()) == summary and (workdir / "DONE").exists()
     for step, (name, metrics) in enumerate(summary["tasks"].items(), start=1):
         rows = completions_of(workdir, step)
@@ -86,13 +86,13 @@ def test_the_figures_are_those_of_the_samples_written_down(finished):
 
 def test_a_reward_counts_where_it_applies_and_its_failures_are_told(finished):
     _, summary = finished
-    pairs, legs = summary["tasks"]["pair_sum"], summary["tasks"]["legs"]
-    assert "rewards/safe/mean" not in pairs and 0.0 < legs["rewards/safe/mean"] < 1.0
-    assert "rewards/fails_on_some/mean" not in legs
+    pairs, facts = summary["tasks"]["pair_sum"], summary["tasks"]["helpful"]
+    assert "rewards/safe/mean" not in pairs and 0.0 < facts["rewards/safe/mean"] < 1.0
+    assert "rewards/fails_on_some/mean" not in facts
     assert pairs["rewards/fails_on_some/errors"] >= 4 and pairs["rewards/fails_on_some/mean"] == 1.0
 
 
-def test_a_run_that_was_stopped_goes_on_with_the_next_task(tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_goes_on_with_the_next_task(tmp_path, monkeypatch, quick_compilation):
     alone = evaluate.main(tiny_config(), tmp_path / "alone")
     real, asked = Collector.start, []
 
@@ -106,10 +106,10 @@ def test_a_run_that_was_stopped_goes_on_with_the_next_task(tmp_path, monkeypatch
     workdir = tmp_path / "stopped"
     with pytest.raises(Stopped):
         evaluate.main(tiny_config(), workdir)
-    assert asked == ["pair_sum", "pair_sum", "legs"]
+    assert asked == ["pair_sum", "pair_sum", "helpful"]
     assert not (workdir / "DONE").exists() and len(rows_of(workdir)) == 1
     summary = evaluate.main(tiny_config(), workdir)
-    assert asked[3:] == ["legs", "legs"]
+    assert asked[3:] == ["helpful", "helpful"]
     assert _without_seconds(summary["tasks"]) == _without_seconds(alone["tasks"])
     assert completions_of(workdir, 2) == completions_of(tmp_path / "alone", 2)
     with pytest.raises(WorkdirError, match="samples"):
@@ -146,8 +146,8 @@ def test_bad_input_is_named_before_anything_is_loaded(changes, words):
 
 def test_too_few_distinct_heldout_problems_are_an_error(tmp_path):
     tiny = PAIRS | {"config": {"count": 3, "low": 1, "high": 12, "heldout_fraction": 0.02}}
-    with pytest.raises(ValueError, match="problems=200: task 'pair_sum' has only about"):
-        evaluate.check(tiny_config(tasks=[tiny], problems=200))
+    with pytest.raises(ValueError, match="problems=20: task 'pair_sum' has only about"):
+        evaluate.check(tiny_config(tasks=[tiny], problems=20))
 
 
 def test_a_prompt_over_the_budget_is_named_before_anything_is_sampled(tmp_path):
