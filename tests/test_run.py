@@ -248,3 +248,8 @@ def test_other_braces_stay(door, stage, tmp_path):
     texts = ["{x}", "{question} / {answer}", "{a}/{b}", "{x}/ and more", '{"json": 1}', "{", "{}/x"]
     (tmp_path / "zero.py").write_text(CONFIG.replace('"{x}"', repr(texts)))
     assert door()[0] == 0 and stage.calls[1][1]["name"] == texts
+
+
+def test_the_last_line_says_how_many_claims_held():
+    summary = {"claims": 7, "held": 5, "wall_seconds": 61.0, "seed": 0}
+    assert run.headline(summary) == "5 of 7 claims held, 1 min 1 s, seed 0"

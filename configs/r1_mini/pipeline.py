@@ -12,7 +12,7 @@ Paper:    R1 v2 Fig. 2 (the stages), Table 3 (what each is good at), Sec. 2.3, B
 
 The mini world (`r1jax.tasks.mini`, `mini_general`) is made by rules: sums for reasoning, facts about animals for helpfulness,
 misdeeds for safety; a scripted judge compares answers. The stages are those of the full-size recipe (configs/r1), whose
-proportions are kept where they fit: general data in the last 4 of 17 phases (400 of 1,700 updates), T = 0.7 in RL stage 2,
+proportions are kept where they fit: general data in the last 16 of 68 updates (400 of 1,700), T = 0.7 in RL stage 2,
 reference of the KL refreshed, two epochs of SFT. Sizes, learning rates and numbers of updates are the mini's own.
 """
 
@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from parts import (
     ACCURACY,
     FORMAT,
+    PAIR_SUM,
     REFLECTION,
     TEXTS,
     ZERO_FORMAT,
@@ -105,7 +106,7 @@ def claims() -> list[dict[str, Any]]:
             "claim": "majority voting adds",
             "paper": "R1-Zero on AIME 2024: 77.9 to 86.7 with cons@16 (R1v2 Sec. 2.3)",
             "kind": "votes",
-            "path": "{eval_zero_0}",
+            "path": "{eval_votes}",
             "task": "pair_sum",
         },
     ]
@@ -157,15 +158,15 @@ def get_config() -> ConfigDict:
         "stage": "preferences",
         "seed": seed,
         "mesh": {},
-        "candidates": {"function": f"{TEXTS}:candidates", "arguments": {"count": 2000}},
+        "candidates": {"function": f"{TEXTS}:candidates", "arguments": {"count": 6000}},
         "judge": {"function": f"{TEXTS}:judge"},
-        "candidates_per_batch": 500,
+        "candidates_per_batch": 2000,
     }
     stages["reward_helpful"] = reward_model(seed, kind="helpful", data={"path": "{preferences}"})
     labels = {"function": f"{TEXTS}:labels", "arguments": {"count": 1000}}
     stages["reward_safety"] = reward_model(seed, kind="safety", data=labels)
-    stages["r1"] = rl2(seed, general_from=26, num_updates=34)
-    stages["r1_long"] = rl2(seed, general_from=0, num_updates=60)
+    stages["r1"] = rl2(seed, general_from=52, num_updates=68)
+    stages["r1_long"] = rl2(seed, general_from=0, num_updates=68)
 
     # Students: the set of 800k in the paper; and the same student by RL alone
     for student in ("qwen", "llama"):
@@ -180,6 +181,8 @@ def get_config() -> ConfigDict:
         stages[f"eval_{name}"] = evaluation(seed, init=f"{{{name}}}", template="plain", max_new_tokens=112)
     for name in ("dev1", "dev2", "dev3", "r1", "r1_long", "distill_qwen", "distill_llama"):
         stages[f"eval_{name}"] = evaluation(seed, init=f"{{{name}}}", with_models=name in ("dev3", "r1", "r1_long"))
+    votes = evaluation(seed, init="{zero_0}", template="plain", max_new_tokens=112)
+    stages["eval_votes"] = votes | {"tasks": [PAIR_SUM], "problems": 128, "temperature": 1.0, "top_p": None}
     stages["claims"] = {"stage": "claims", "seed": seed, "note": NOTE, "claims": claims()}
     config.stages = ConfigDict(stages, sort_keys=False)
     return config.lock()

@@ -14,6 +14,7 @@ from r1jax.report.page import save
 from r1jax.report.panels import resolve
 from r1jax.report.plot import NUM_COLOURS
 from r1jax.report.read import Run, Stage, flatten, read_run
+from r1jax.report.tables import scores
 
 
 def compare(workdirs: Sequence[str | Path], *, out: str | Path = "compare.html") -> Path:
@@ -79,7 +80,7 @@ def _group(stages: dict[str, Stage]) -> str:
                 for label, stage in stages.items()
                 for note in stage.notes
             ),
-            compared_figures(stages, resolve(names)),
+            compared_figures(stages, resolve(names)) if all(s.has_curves for s in stages.values()) else "",
         ]
     )
 
@@ -87,18 +88,20 @@ def _group(stages: dict[str, Stage]) -> str:
 def _scores(stages: dict[str, Stage]) -> str:
     names = list(dict.fromkeys(name for stage in stages.values() for name in score_names(stage)))
     columns = ["mean length"] if any(np.isfinite(length_ends(stage)).any() for stage in stages.values()) else []
-    head = ["run", *names, *columns, "updates", "wall time", "seed", "status"]
+    figures = {label: facts for label, stage in stages.items() if (facts := scores(stage))}
+    head = ["run", *names, *columns, *(["figures"] if figures else []), "updates", "wall time", "seed", "status"]
     rows = []
     for index, (label, stage) in enumerate(stages.items()):
         line = f'<div class="legend"><span><i style="background:var(--c{index % NUM_COLOURS})"></i>{escape(label)}</span></div>'
-        scores = [_span(score(stage, name, "before"), score(stage, name, "after")) for name in names]
+        spans = [_span(score(stage, name, "before"), score(stage, name, "after")) for name in names]
         lengths = [" → ".join(show(round(value, 1)) for value in length_ends(stage))] if columns else []
         state = "finished" if stage.done else status(stage)
         rows.append(
             [
                 line,
-                *scores,
+                *spans,
                 *lengths,
+                *([figures.get(label, "")] if figures else []),
                 f"{updates_of(stage):,}",
                 duration(stage.wall_seconds),
                 escape(seed_of(stage)),

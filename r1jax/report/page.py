@@ -13,7 +13,6 @@ from r1jax.report.read import Run, Stage, flatten, read_run
 from r1jax.report.tables import scores, tables
 
 _MANY = 6  # stages; of more than these there is a table, and all are folded
-_WITHOUT_CURVES = ("evaluate", "claims")  # whose rows are no curve
 
 
 def write_report(workdir: str | Path, *, out: str | Path | None = None) -> Path:
@@ -92,12 +91,12 @@ def save(text: str, path: Path) -> Path:
 def _stage(stage: Stage, index: int, *, folded: bool, named: bool) -> str:
     notes = list(stage.notes)
     found, completions = tables(stage, notes), examples(stage)
-    figures = stage_figures(stage, resolve(stage.metrics)) if stage.kind not in _WITHOUT_CURVES else ""
+    figures = stage_figures(stage, resolve(stage.metrics)) if stage.has_curves else ""
     body = [
         *(f'<p class="note">{escape(note)}</p>' for note in notes),
         headline(stage) if folded and stage.is_rl else "",
         found,
-        figures or ("" if found or stage.kind in _WITHOUT_CURVES else "<p>No metrics yet.</p>"),
+        figures or ("" if found or not stage.has_curves else "<p>No metrics yet.</p>"),
         f"<h3>Completions</h3>{completions}" if completions else "",
         _settings("Settings", stage.config),
         _settings("Environment", stage.environment),

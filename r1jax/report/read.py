@@ -14,7 +14,8 @@ import numpy as np
 _STAGE_FILES = ("metrics.jsonl", "config.json")
 _NOT_STAGES = ("checkpoints", "completions", "tensorboard")
 _NOT_IN_STEP = ("time/step", "time/eval")
-_WITHOUT_UPDATES = ("evaluate", "claims", "reject", "preferences")
+_WITHOUT_CURVES = ("evaluate", "claims")
+_WITHOUT_UPDATES = (*_WITHOUT_CURVES, "reject", "preferences")
 _FAILURES = re.compile(r"(eval/)?rewards/[^/]+/(errors|timeouts)")
 _Container = TypeVar("_Container", dict, list)
 _EPOCH_SECONDS = 1e9  # a "time" above this counts from 1970, below it from the start of the run
@@ -58,6 +59,11 @@ class Stage:
     def has_updates(self) -> bool:
         """Whether the steps of its rows are updates of a model; of other stages they are batches, or tasks."""
         return self.kind not in _WITHOUT_UPDATES
+
+    @property
+    def has_curves(self) -> bool:
+        """Whether its rows are points of curves; an evaluation's are its tasks."""
+        return self.kind not in _WITHOUT_CURVES
 
     def completion_files(self, split: str) -> list[Path]:
         """Files of `split` ("train" or "heldout") by update, oldest first."""

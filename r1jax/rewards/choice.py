@@ -13,6 +13,7 @@ from typing import Any
 from r1jax.rewards.math import final_answers
 
 _MAX_CHARS = 500
+_FULL_WIDTH = {0xFF01 + offset: 0x21 + offset for offset in range(94)} | {ord("。"): "."}
 _WRAPPER = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|boxed|mbox|bf|rm)\s*\{([^{}]*)\}|\\(?:bf|rm)(?![a-z])")
 _MARKUP = re.compile(r"\*\*|__|`|\$|\\[()\[\]]|\\left|\\right")
 _PREFIX = (
@@ -81,7 +82,8 @@ def read_letter(text: str) -> str | None:
 def _picked(text: str, options: Sequence[str] | None) -> str | None:
     letter = read_letter(text)
     if letter is None and options:
-        places = [place for place, option in enumerate(options) if _folded(option) == _folded(text)]
+        said = _folded(text)
+        places = [place for place, option in enumerate(options) if said and _folded(option) == said]
         letter = chr(ord("A") + places[0]) if len(places) == 1 else None
     return letter
 
@@ -92,7 +94,7 @@ def _plain(text: str) -> str:
     for _ in range(4):
         text = _WRAPPER.sub(lambda match: match[1] or "", text)
     text = re.sub(r"\\(?:[,;: ]|q?quad(?![a-z]))", " ", text)
-    text = _MARKUP.sub("", text.replace("（", "(").replace("）", ")").replace("。", "."))
+    text = _MARKUP.sub("", text.translate(_FULL_WIDTH))
     return " ".join(text.replace("~", " ").split()).removesuffix(".")
 
 

@@ -74,19 +74,19 @@ def find_program(text: str, *, language: str, prompt: str = "") -> str | None:
 def _last_block(final: str, language: str) -> str | None:
     tagged = untagged = None
     block: list[str] | None = None
-    opening, tag = "", ""
+    opening, tag, indent = "", "", 0
     for line in final.split("\n"):
         fence, word = _read_fence(line)
         if block is None:
             if fence:
-                block, opening, tag = [], fence, word
+                block, opening, tag, indent = [], fence, word, len(line) - len(line.lstrip(" "))
         elif fence.startswith(opening) and not word:
             program = "".join(f"{line}\n" for line in block)
             tagged = program if tag in _TAGS[language] else tagged
             untagged = program if not tag else untagged
             block = None
         else:
-            block.append(line)
+            block.append(line[min(indent, len(line) - len(line.lstrip(" "))) :])  # a fence in a list is indented
     return tagged if tagged is not None else untagged
 
 
@@ -146,11 +146,13 @@ def _scored(find: Callable[[str], str | None], tests: Any) -> float | Exception:
 def _passes(source: str, tests: Tests) -> bool:
     if tests.kind == "asserts":
         assert tests.asserts is not None and tests.function is not None
-        return passes_asserts(source, tests.asserts, function=tests.function, limits=tests.limits)
+        return passes_asserts(
+            source, tests.asserts, function=tests.function, limits=tests.limits, prelude=tests.prelude
+        )
     if tests.kind == "stdin":
         return _prints(source, tests)
     assert tests.function is not None
-    got = _values(source, tests.function, [given for given, _ in tests.cases], tests.limits)
+    got = _values(source, tests.function, [given for given, _ in tests.cases], tests.limits, prelude=tests.prelude)
     return got is not None and all(
         _is_right(value, given, expected, tests) for value, (given, expected) in zip(got, tests.cases, strict=True)
     )
@@ -171,22 +173,34 @@ def _prints(source: str, tests: Tests) -> bool:
 
 
 def _is_right(got: Any, given: Any, expected: Any, tests: Tests) -> bool:
-    """Whether one output or value is right: by the checker if there is one, whose limits are those of one input."""
+    """Whether one output or value is right: by the checker if there is one, whose limits are those of one input.
+
+    Where the checker fails on an output, but finds the expected one right, the output is at fault.
+    """
     if tests.checker is not None:
-        verdicts = _values(tests.checker, "check", [[given, got, expected]], tests.limits)
-        if verdicts is None or not isinstance(verdicts[0], bool):
+        verdict = _verdict(given, got, expected, tests)
+        if verdict is None and not _verdict(given, expected, expected, tests):
             raise VerifierError("the problem's checker failed, or gave something other than True and False")
-        return verdicts[0]
+        return bool(verdict)
     if tests.kind == "stdin":
         return same_output(got, expected)
     return same_value(got, expected, tolerance=tests.tolerance)
 
 
-def _values(source: str, function: str, calls: Sequence[Any], limits: sandbox.Limits) -> list[Any] | None:
+def _verdict(given: Any, got: Any, expected: Any, tests: Tests) -> bool | None:
+    """What the problem's checker says; None where it fails, or says something other than True and False."""
+    assert tests.checker is not None
+    verdicts = _values(tests.checker, "check", [[given, got, expected]], tests.limits)
+    return verdicts[0] if verdicts is not None and isinstance(verdicts[0], bool) else None
+
+
+def _values(
+    source: str, function: str, calls: Sequence[Any], limits: sandbox.Limits, *, prelude: str = ""
+) -> list[Any] | None:
     """What the function gives for each call; None where the program fails on any of them."""
     program = sandbox.prepare(inside.read("calls"))
     assert isinstance(program, sandbox.Program)
-    task = json.dumps({"source": source, "function": function, "calls": calls})
+    task = json.dumps({"prelude": prelude, "source": source, "function": function, "calls": calls})
     result = sandbox.run_program(program, limits, stdin=task)
     check_sandbox(result)
     if result.status != "ok":

@@ -20,7 +20,7 @@ def check_sandbox(*results: sandbox.Result) -> None:
             raise VerifierError(f"the sandbox failed: {result.stderr.strip()[-500:]}")
 
 
-def passes_asserts(source: str, asserts: str, *, function: str, limits: sandbox.Limits) -> bool:
+def passes_asserts(source: str, asserts: str, *, function: str, limits: sandbox.Limits, prelude: str = "") -> bool:
     """Whether assertions hold of a function of a Python program.
 
     Args:
@@ -28,12 +28,13 @@ def passes_asserts(source: str, asserts: str, *, function: str, limits: sandbox.
         asserts: the assertions' program; the function is known to it by its name, and as ``candidate``.
         function: its name.
         limits: of the program, and of the assertions.
+        prelude: a program that runs before it, in the same module.
 
     Raises:
         VerifierError: the assertions fail without the function, or go beyond their limits while it does not.
     """
-    server = _program("solution_server", "solution", source)
-    asserter = _program("asserter", "asserts", asserts)
+    server = _program("solution_server", prelude=prelude, solution=source)
+    asserter = _program("asserter", asserts=asserts)
     judged, judge = sandbox.run_pair(server, asserter, limits, args=((), (function,)))
     check_sandbox(judged, judge)
     if judge.status == "ok":
@@ -44,8 +45,8 @@ def passes_asserts(source: str, asserts: str, *, function: str, limits: sandbox.
     raise VerifierError(f"the assertions are at fault ({judge.status}): {judge.stderr.strip()[-500:]}")
 
 
-def _program(name: str, module: str, text: str) -> sandbox.Program:
+def _program(name: str, **modules: str) -> sandbox.Program:
     program = sandbox.prepare(inside.read(name))
     assert isinstance(program, sandbox.Program)
-    files = program.files | {f"/box/{module}.py": text.encode("utf-8", "surrogatepass")}
-    return dataclasses.replace(program, files=files)
+    files = {f"/box/{module}.py": text.encode("utf-8", "surrogatepass") for module, text in modules.items()}
+    return dataclasses.replace(program, files=program.files | files)

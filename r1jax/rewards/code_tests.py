@@ -8,11 +8,14 @@ A mapping, or the JSON text of one, with one of
   of an instance made anew for each call. Python only. Values are JSON's: a tuple counts as a list, 2.0 equals 2, true
   does not equal 1.
 - ``"asserts"``: text of a Python program with ``"function"``, whose name it calls as it likes: HumanEval's ``check``,
-  MBPP's assertions. Python only. Arguments and values are literals (numbers, text, lists, tuples, dicts, sets, None).
+  MBPP's assertions. Python only. Arguments and values are literals (numbers, text, lists, tuples, dicts, sets, None);
+  a value of a subclass counts as what it is a kind of, a ``Counter`` as a dict.
 
 and, where wanted,
 
 - ``"language"``: "python" (default) or "cpp".
+- ``"prelude"``: text of a Python program that runs before one with a "function", in the same module: the imports and
+  helpers that the problem gives.
 - ``"checker"``: text of a Python program with ``check(given, got, expected) -> bool``, asked instead of comparing: input,
   output and expected output, or arguments, value and expected value. It is trusted, and confined all the same.
 - ``"tolerance"``: floats of "calls" may differ by this much, absolutely or relative to the expected (default 0).
@@ -29,7 +32,18 @@ from typing import Any
 from r1jax.rewards import sandbox
 
 _KINDS = ("stdin", "calls", "asserts")
-_KEYS = {*_KINDS, "function", "language", "checker", "tolerance", "cpu_seconds", "seconds", "memory_mb", "output_kb"}
+_KEYS = {
+    *_KINDS,
+    "function",
+    "language",
+    "prelude",
+    "checker",
+    "tolerance",
+    "cpu_seconds",
+    "seconds",
+    "memory_mb",
+    "output_kb",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +56,7 @@ class Tests:
         asserts: the program of "asserts", else None.
         function: for "calls" and "asserts".
         language: of the program to be tested.
+        prelude: source, or "".
         checker: source, or None.
         tolerance: of floats.
         limits: of each run.
@@ -52,6 +67,7 @@ class Tests:
     asserts: str | None
     function: str | None
     language: str
+    prelude: str
     checker: str | None
     tolerance: float
     limits: sandbox.Limits
@@ -83,6 +99,9 @@ def read_tests(value: Any) -> Tests:
         raise ValueError(f"tests: 'function' {function!r} is not a name")
     if kind == "asserts" and "." in str(function):
         raise ValueError(f"tests: 'function' {function!r} of 'asserts' must be a plain name")
+    prelude = _text(tests, "prelude") or ""
+    if prelude and kind == "stdin":
+        raise ValueError("tests: 'prelude' does not go with 'stdin'")
     checker = _text(tests, "checker")
     if kind == "asserts" and checker is not None:
         raise ValueError("tests: 'checker' does not go with 'asserts'")
@@ -98,6 +117,7 @@ def read_tests(value: Any) -> Tests:
         asserts=_text(tests, "asserts"),
         function=function,
         language=language,
+        prelude=prelude,
         checker=checker,
         tolerance=float(tolerance),
         limits=sandbox.make_limits(output_kb=tests.get("output_kb") or 4096, **given),

@@ -19,6 +19,7 @@ _MAX_CHARS = 400
 _MAX_DIGITS = 12
 _MAX_DEPTH = 40
 _ALLOWED = re.compile(r"[0-9+\-*/() ]+")
+_RESULT = re.compile(r" *[-+]?[0-9]+(?:\.[0-9]+|/[0-9]+)? *")  # no exponent: 1e999999999 would never end
 _SIGNS = str.maketrans(
     {
         **{chr(0xFF01 + offset): chr(0x21 + offset) for offset in range(94)},
@@ -95,7 +96,7 @@ def solves(
     if len(results) > 1 or not _ALLOWED.fullmatch(expression) or "**" in expression or "//" in expression:
         return False
     try:
-        if results and Fraction(results[0].strip()) != target:
+        if results and not (_RESULT.fullmatch(results[0]) and Fraction(results[0].strip()) == target):
             return False
         tree = ast.parse(expression.strip(), mode="eval").body
         used: Counter[int] = Counter()
@@ -114,7 +115,9 @@ def _whole(number: Any) -> int:
 
 def _plain(text: str) -> str:
     text = text.strip().strip("$").strip().removeprefix(r"\(").removesuffix(r"\)").removesuffix(".")
-    text = _FRACTION.sub(r"((\1)/(\2))", text)
+    count = 1
+    while count:  # from the inside out
+        text, count = _FRACTION.subn(r"((\1)/(\2))", text)
     for command, sign in _COMMANDS.items():
         text = text.replace(command, sign)
     return text.translate(_SIGNS)

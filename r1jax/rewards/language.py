@@ -12,7 +12,7 @@ from typing import Any
 
 _LEFT_OUT = re.compile(
     r"```.*?(?:```|\Z)|`[^`]*`"  # code
-    r"|\$\$[^$]*\$\$|\$[^$\n]*\$|\\\(.{0,2000}?\\\)|\\\[.{0,2000}?\\\]"  # LaTeX; bounded, so that no text takes long
+    r"|\$\$[^$]*\$\$|\$[^$\n]*\$|\\\((?:(?!\\\().){0,2000}?\\\)|\\\[(?:(?!\\\[).){0,2000}?\\\]"  # LaTeX; bounded: no text takes long
     r"|\\[A-Za-z]+(?:\{[^{}]*\})*"  # a LaTeX command outside of mathematics
     r"|</?[A-Za-z][^<>]*>",  # tags
     re.DOTALL,

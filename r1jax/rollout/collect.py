@@ -157,6 +157,7 @@ class Collector:
             [prompt] * len(texts), texts, reward_columns(problem, completions, task=self.task)
         )
         style, where = response_form(self.template, self.tokenizer)
+        where = problem.answer_in or where
         answers = [
             None if completion.stop_reason == "length" else final_answer(text, style=style, answer=where)
             for completion, text in zip(completions, texts, strict=True)

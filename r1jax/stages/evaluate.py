@@ -144,13 +144,13 @@ def main(config: ConfigDict, workdir: Path) -> dict:
                 metrics.write(
                     place + 1,
                     {f"{task.name}/{name}": value for name, value in row.items()}
-                    | {"time/eval": time.perf_counter() - begin},
+                    | {"time/step": time.perf_counter() - begin},
                 )
 
         # Summary
         rows = [json.loads(line) for line in read_lines(workdir / "metrics.jsonl")]
         tasks = {task.name: _of_task(task.name, row) for (task, _), row in zip(problems, rows, strict=True)}
-        summary = {"tasks": tasks, "wall_seconds": sum(row["time/eval"] for row in rows), "seed": config.seed}
+        summary = {"tasks": tasks, "wall_seconds": sum(row["time/step"] for row in rows), "seed": config.seed}
         run.mark_done(summary)
     return summary
 

@@ -4,12 +4,15 @@ Which side a problem is on follows from its content and from ``heldout_fraction`
 fraction agree on the split, and two that do not would let held-out problems into training without a word.
 """
 
+import collections
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from r1jax.rewards.rubric import load_function
 from r1jax.stages.policy import make_source
 from r1jax.tasks.mixture import make_task
 from r1jax.tasks.types import recorded_splits
@@ -71,11 +74,20 @@ def _make_problems(tasks: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _make_data(config: Mapping[str, Any]) -> None:
-    """A few documents of a supervised stage's config, or problems of an RL stage's."""
-    if "function" in config.get("data", {}):  # records of a path are those of a stage before
-        source = make_source(config["data"], seed=config["seed"])
+    """A few documents of a supervised stage's config, records that another stage makes, or problems of an RL stage's.
+
+    Records of a path are those of a stage before.
+    """
+    data = config.get("data") or {}
+    if config["stage"] == "supervised" and "function" in data:
+        source = make_source(data, seed=config["seed"])
         for index in range(_NUM_DOCUMENTS):
             source(index)
+    elif config["stage"] != "supervised":
+        for spec in (data, config.get("candidates") or {}, *(config.get("others") or ())):
+            if "function" in spec:
+                records = load_function(spec["function"])(seed=config["seed"], **(spec.get("arguments") or {}))
+                collections.deque(itertools.islice(records, _NUM_DOCUMENTS), maxlen=0)
     _make_problems(config.get("tasks") or ())
 
 

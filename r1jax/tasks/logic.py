@@ -33,6 +33,7 @@ _FORMS = {
 _CLAIM = re.compile(r"([\w'-]+)\s+is\s+an?\s+([\w-]+)", re.IGNORECASE)
 _CLAIMS = re.compile(rf"\s*(?:{_CLAIM.pattern}[\s,.;]*(?:and\s+)?)+", re.IGNORECASE)
 _MAX_CHARS = 2000
+_NUMBER = re.compile(r"[-+]?[\d,]*\.?\d*(?:e[-+]?\d{1,3}|/\d+)?")  # the fraction 1e999999999 would never end
 
 
 def confirms(dataset: str, answer: str, reference: str, metadata: Mapping[str, Any]) -> bool:
@@ -75,6 +76,8 @@ def _same(answer: str, reference: str) -> bool:
     )
     if one == other or one.replace(" ", "") == other.replace(" ", ""):
         return True
+    if not all(map(_NUMBER.fullmatch, (one, other))):
+        return False
     try:
         first, second = Fraction(one.replace(",", "")), Fraction(other.replace(",", ""))
     except (ValueError, ZeroDivisionError):

@@ -22,11 +22,14 @@ class Problem:
         messages: the conversation to answer, each ``{"role": ..., "content": ...}``; the last one is the user's.
         answer: the reference answer; empty where the task's verifier needs none.
         columns: JSON-able extras that rewards receive by name; ``"task"`` (the task's name) is always there.
+        answer_in: where the answer that the task grades is found, one of ``text.response.ANSWERS``; None leaves it to the
+            chat template.
     """
 
     messages: tuple[dict[str, str], ...]
     answer: str
     columns: dict[str, Any]
+    answer_in: str | None = None
 
 
 class GradingError(Exception):

@@ -32,7 +32,8 @@ class Response:
         think: the reasoning, trimmed; None where no closed think block was found.
         answer: style "r1_zero": inside of the last closed <answer>; "r1": the summary after </think>. Trimmed; None
             where absent or empty.
-        well_formed: the whole text has the asked form, with neither the reasoning nor the answer empty.
+        well_formed: the whole text has the asked form, with letters or digits in the reasoning (dots are no thought)
+            and something to be seen in the answer.
     """
 
     think: str | None
@@ -163,7 +164,7 @@ def _parse_r1_zero(text: str) -> Response:
     return Response(
         think=think.strip() if closing else None,
         answer=_last_tagged(text),
-        well_formed=whole is not None and bool(whole[1].strip() and whole[2].strip()),
+        well_formed=whole is not None and _has_content(whole[1], whole[2]),
     )
 
 
@@ -173,4 +174,9 @@ def _parse_r1(text: str) -> Response:
         return Response(None, None, False)
     think, summary = before.strip().removeprefix("<think>").strip(), after.strip()
     tags_left = any(tag in part for part in (think, summary) for tag in ("<think>", "</think>"))
-    return Response(think, summary or None, bool(think and summary) and not tags_left)
+    return Response(think, summary or None, _has_content(think, summary) and not tags_left)
+
+
+def _has_content(think: str, answer: str) -> bool:
+    seen = any(character.isprintable() and not character.isspace() for character in answer)
+    return seen and any(map(str.isalnum, think))

@@ -25,12 +25,12 @@ def test_every_stage_accepts_its_config(tmp_path):
 def test_general_data_joins_for_the_share_of_the_paper(stages):
     rl2 = stages["r1"]
     joins = {task["name"]: task.get("from_update", 0) for task in rl2["tasks"]}
-    assert joins == {"pair_sum": 0, "helpful": 26, "safety": 26}
-    assert (rl2["num_updates"] - 26) / rl2["num_updates"] == pytest.approx(400 / 1700, abs=0.01)
+    assert joins == {"pair_sum": 0, "helpful": 52, "safety": 52}
+    assert (rl2["num_updates"] - 52) / rl2["num_updates"] == pytest.approx(400 / 1700, abs=0.01)
     starts = {
         reward["name"]: reward["from_update"] for reward in rl2["rewards"] if reward.get("kind") == "reward_model"
     }
-    assert starts == {"model_helpful": 26, "model_safety": 26}
+    assert starts == {"model_helpful": 52, "model_safety": 52}
     assert rl2["temperature"] == 0.7
     assert {task.get("from_update", 0) for task in stages["r1_long"]["tasks"]} == {0}
 

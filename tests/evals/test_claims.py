@@ -1,6 +1,8 @@
 """Each kind of claim on figures written by hand: one that holds, one that must not, and what is missing."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -277,3 +279,9 @@ def test_every_verdict_is_json(tmp_path):
     found = votes(voted(tmp_path / "up", 0.04), task="pair_sum", sizes=[1, 16])
     assert json.loads(json.dumps([found.values, found.figures], allow_nan=False))
     assert set(CHECKS) <= set(KINDS)
+
+
+def test_needs_no_jax():
+    code = "import sys, r1jax.evals.claims; print(sorted({'jax', 'jaxlib', 'ml_collections'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

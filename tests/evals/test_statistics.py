@@ -5,7 +5,15 @@ import sys
 
 import pytest
 
-from r1jax.evals.statistics import ProblemSamples, bootstrap_interval, cons_at_k, pass_at_k, summarise
+from r1jax.evals.statistics import (
+    ProblemSamples,
+    bootstrap_interval,
+    cons_at_k,
+    pass_at_k,
+    summarise,
+    vote_gains,
+    vote_metrics,
+)
 
 
 def samples(answers, correct, *, num_tokens=None, well_formed=None):
@@ -165,6 +173,24 @@ def test_summarise_errors():
         summarise([samples(["7"] * 3, [1] * 3), samples(["7"] * 2, [1] * 2)], k=3)
     with pytest.raises(ValueError, match="common length"):
         samples(["7", "8"], [True])
+
+
+def test_votes_of_several_sizes_and_what_they_add():
+    right, wrong = ("7",) * 3 + ("5",), ("4", "5", "4", "7")
+    problems = [
+        ProblemSamples(right, (True, True, True, False), (1,) * 4, (True,) * 4),
+        ProblemSamples(wrong, (False, False, False, True), (1,) * 4, (True,) * 4),
+    ]
+    found = vote_metrics(problems, [1, 4])
+    assert found["cons@1"] == pytest.approx(0.5)  # 3/4 and 1/4
+    assert found["cons@4"] == pytest.approx(0.5)  # 7 wins the first, 4 the second
+    gains = vote_gains(problems, [1, 4])
+    assert gains["cons@1_gain"] == gains["cons@1_gain_low"] == gains["cons@1_gain_high"] == pytest.approx(0.0)
+    assert gains["cons@4_gain"] == pytest.approx((0.25 - 0.25) / 2)
+    assert (gains["cons@4_gain_low"], gains["cons@4_gain_high"]) == (pytest.approx(-0.25), pytest.approx(0.25))
+    assert vote_gains(problems[:1], [4])["cons@4_gain"] == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="k must lie in 1..4"):
+        vote_metrics(problems, [5])
 
 
 def test_needs_no_jax():

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from r1jax.report import write_report
+from r1jax.report import compare, write_report
 from r1jax.report.read import read_run
 from r1jax.report.tables import scores, tables
 from tests.report.synthetic import completion_rows, make_pretrain_stage, make_rl_stage, write_lines
@@ -96,6 +96,13 @@ def test_hostile_summaries(tmp_path, bad):
     (tmp_path / "s" / "table.json").write_text(json.dumps({"domains": bad, "rejected": bad, "samples": bad}))
     text = tables(stage_of(path), []) + scores(stage_of(path))
     assert "<b>" not in text and "<i>" not in text
+
+
+def test_evaluations_are_compared_by_their_figures(tmp_path):
+    for run in "ab":
+        make_stage(tmp_path / run / "eval", "evaluate", EVALUATION, [{"step": 1, "pair_sum/pass@1": 0.75}])
+    text = read(compare([tmp_path / "a", tmp_path / "b"], out=tmp_path / "compare.html"))
+    assert text.count("helpful 0</td>") == 2 and "<figure" not in text
 
 
 def test_a_pipeline_has_a_line_a_stage_and_all_are_folded(tmp_path):

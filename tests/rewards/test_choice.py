@@ -7,7 +7,7 @@ from r1jax.rewards.choice import accuracy, read_letter
     "text",
     ["B", "b", "(B)", "(b)", "B.", "B)", "[B]", r"\text{B}", r"\text{(B)}", r"\textbf{(B)}", "**B**", "$B$", "Option B", "option (B)",
      "The answer is B", "The correct answer is: B", "Answer: (B)", "The correct option is B.", "B. Paris", "(B) Paris", "B: Paris",
-     r"\textbf{(B)}\ 42", "B) A very long text", "（B）"],
+     r"\textbf{(B)}\ 42", "B) A very long text", "（B）", "Ｂ"],
 )  # fmt: skip
 def test_one_letter_is_read(text):
     assert read_letter(text) == "B"
@@ -64,3 +64,8 @@ def test_a_bad_reference_is_an_error_of_its_row():
     assert all(
         isinstance(error, ValueError) and f"row {row}" in str(error) for row, error in enumerate(scores[1:], start=1)
     )
+
+
+def test_an_option_of_a_long_text_is_not_any_long_text():
+    texts = [rf"\boxed{{{text}}}" for text in ("x" * 600, ".", "$$")]
+    assert accuracy([""] * 3, texts, ["B"] * 3, [["Rome", "long " * 200]] * 3) == [0.0, 0.0, 0.0]

@@ -69,7 +69,7 @@ def test_the_corpus_is_as_large_as_promised():
         ("```py\na\n```\n```cpp\nb\n```", "a\n"),
         ("```Python3 title=x\na\n```", "a\n"),
         ("~~~python\na\n~~~", "a\n"),
-        ("  ```python\n  a\n  ```", "  a\n"),
+        ("1. So:\n  ```python\n  a\n    b\n\n c\n  ```", "a\n  b\n\nc\n"),
         ("````python\n```\na\n````", "```\na\n"),
         ("```python\n```", ""),
         ("```python\na\n", None),  # cut off
@@ -195,6 +195,47 @@ def test_what_is_not_the_programs_fault_is_an_error_and_not_a_score(monkeypatch)
     assert isinstance(score("def f(): return 1", calls), code.VerifierError)
     asserts = score("def f(): return 1", {"asserts": "assert f() == 1", "function": "f"})
     assert isinstance(asserts, code.VerifierError) and str(asserts).startswith("the sandbox failed: bwrap")
+
+
+@confined
+def test_an_output_that_the_checker_fails_on_is_wrong():
+    checker = SUM | {"checker": "def check(given, got, expected): return int(got) == int(expected)"}
+    assert score("print('abc')", checker) == 0.0
+
+
+@confined
+@pytest.mark.parametrize(
+    ("source", "asserts"),
+    [
+        ("import collections\ndef f(x): return collections.Counter(x)", "assert f([1, 1]) == {1: 2}"),
+        ("import collections\ndef f(x): return collections.defaultdict(int, {1: [x]})", "assert f(3) == {1: [3]}"),
+        (
+            "import collections\nP = collections.namedtuple('P', 'a b')\ndef f(x): return [P(x, 2)]",
+            "assert f(1) == [(1, 2)]",
+        ),
+        ("import enum\nclass E(enum.IntEnum): A = 3\ndef f(x): return E.A", "assert f(0) == 3"),
+        ("def f(x): return frozenset(x)", "assert f([1]) == {1} and f([]) == set()"),
+        ("def f(x): return -float('inf')", "assert f(0) == float('-inf')"),
+    ],
+)
+def test_values_of_subclasses_cross_to_the_assertions(source, asserts):
+    assert score(source, {"asserts": asserts, "function": "f"}) == 1.0
+
+
+@confined
+def test_a_value_cannot_say_what_it_equals():
+    source = "class E(int):\n    def __eq__(self, other): return True\n    __repr__ = lambda self: '3'\ndef f(x): return E(5)"
+    assert score(source, {"asserts": "assert f(0) == 3", "function": "f"}) == 0.0
+
+
+@confined
+def test_the_prelude_runs_before_the_program():
+    source = "def f(xs: List[int]) -> int: return twice(xs[0])"
+    prelude = {"prelude": "from typing import List\ndef twice(x): return 2 * x", "function": "f"}
+    assert score(source, prelude | {"asserts": "assert f([2]) == 4"}) == 1.0
+    calls = [{"arguments": [[2]], "expected": 4}]
+    assert score(source, prelude | {"calls": calls}) == 1.0
+    assert score(source, {"function": "f", "calls": calls}) == 0.0
 
 
 @confined

@@ -32,6 +32,7 @@ SUM = {"stdin": [{"input": "1 2\n", "output": "3\n"}]}
         ({"asserts": "f()", "function": "f", "checker": ""}, "does not go with 'asserts'"),
         (SUM | {"language": "rust"}, "unknown language 'rust'"),
         (SUM | {"timeout": 3}, "unknown key timeout"),
+        (SUM | {"prelude": "import math"}, "'prelude' does not go with 'stdin'"),
         (SUM | {"tolerance": 2}, "tolerance is 2"),
         (SUM | {"cpu_seconds": 0}, "cpu_seconds is 0"),
         (SUM | {"cpu_seconds": "3"}, "limits must be numbers"),

@@ -50,7 +50,7 @@ def test_reward_does_not_apply_without_words():
 @pytest.mark.parametrize("piece", [r"\(", r"\[", "$$", "$", "`", "<a", r"\a{", "```"])
 def test_no_text_takes_long(piece):
     start = time.process_time()
-    count_words(piece * 20_000)
+    count_words(piece * 100_000)
     assert time.process_time() - start < 1.0
 
 

@@ -289,3 +289,16 @@ def test_prompt_stop_ids_and_answer_are_those_of_the_template():
     assert [rollout.answer for rollout in group.rollouts] == ["4", "4", None, None]
     assert samples_of(group, Task(), style="r1").well_formed == (True, True, False, False)
     assert samples_of(group, Task()).well_formed == (False, True, False, False)
+
+
+def test_a_problem_may_say_where_its_answer_is():
+    texts = ["so</think>The cat is small.", r"so</think>It is \boxed{4}."]
+    collector = dataclasses.replace(
+        make_collector(Engine([*texts, ""]), rewards=(has_answer,)), tokenizer=R1Tokenizer(), template="r1"
+    )
+    problem = dataclasses.replace(PROBLEMS[0], answer_in="summary")
+    answers = [
+        [rollout.answer for rollout in collect(collector, [one], num_samples=3).groups[0].rollouts]
+        for one in (PROBLEMS[0], problem)
+    ]
+    assert answers == [[None, "4", None], ["The cat is small.", "4", None]]

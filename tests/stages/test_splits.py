@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from r1jax.stages import reject, rl
 from r1jax.stages.splits import check_same_split
+from r1jax.tasks.mini import PairSum
 from r1jax.tasks.sum_traces import sum_trace
 from tests.stages.test_reject import tiny_config as reject_config
 from tests.stages.test_rl import tiny_config
@@ -17,7 +18,9 @@ CORPUS = "r1jax.tasks.mini_corpus:corpus_text"
 
 def stage_at(path, **config):
     path.mkdir()
-    (path / "config.json").write_text(json.dumps({"seed": 0, "init": {"kind": "random"}, **config}))
+    (path / "config.json").write_text(
+        json.dumps({"stage": "supervised", "seed": 0, "init": {"kind": "random"}, **config})
+    )
     return {"kind": "stage", "path": str(path)}
 
 
@@ -89,3 +92,24 @@ def test_the_stages_that_sample_ask_for_it(tmp_path, stage, config):
     values = config.to_dict() | {"init": stage_at(tmp_path / "base", data=corpus(heldout_fraction=0.3))}
     with pytest.raises(ValueError, match=r"0\.1 here and 0\.3 in"):
         stage.check(ConfigDict(values))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"stage": "reward_model", "data": {"function": f"{__name__}:records"}},
+        {"stage": "preferences", "candidates": {"function": f"{__name__}:records"}},
+        {"stage": "reject", "others": [{"function": f"{__name__}:records", "domain": "General"}]},
+    ],
+)
+def test_records_that_a_function_makes_are_looked_at(tmp_path, config, capsys):
+    init = stage_at(tmp_path / "before", **config)
+    with pytest.raises(ValueError, match=r"heldout_fraction of pair_sum is 0\.1 here and 0\.3"):
+        check_same_split(init, pairs(heldout_fraction=0.1))
+    assert "cannot tell" not in capsys.readouterr().err
+
+
+def records(*, seed):
+    """Records whose making asks for a split."""
+    assert seed == 0
+    yield {"prompt": PairSum(heldout_fraction=0.3).problem(0, split="train").messages[0]["content"], "completion": "?"}

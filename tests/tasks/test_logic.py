@@ -89,6 +89,8 @@ def test_knights_and_knaves(answer, expected):
         ("coin_flip", "0", "0.1171875", False),
         ("coin_flip", "0.117", "0.1171875", True),
         ("coin_flip", "15/128", "0.1171875", True),
+        ("coin_flip", "1/1048576", "9.5367431640625e-07", True),
+        ("coin_flip", "1e-999999999", "9.5367431640625e-07", False),
         ("complex_arithmetic", "nan", "-11.0 - 2.0i", False),
         ("complex_arithmetic", "-11 - 2i", "-11.0 - 2.0i", True),
         ("game_of_life_halting", "False", "True", False),

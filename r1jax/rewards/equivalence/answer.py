@@ -22,6 +22,7 @@ from fractions import Fraction
 from r1jax.rewards.equivalence.expression import Node, number, read, symbols
 from r1jax.rewards.equivalence.intervals import FLIPPED, Interval, intervals_of
 from r1jax.rewards.equivalence.structure import (
+    DENIAL,
     assignment,
     is_pair,
     items_of,
@@ -42,8 +43,10 @@ _NUMBER_OR_LIST = re.compile(r"-?(?:«[A-Z]+»)?-?\d{1,3}(?:,\d{3})+(?![\d,])[^,
 _BASED = re.compile(r"(-?[0-9A-F]+)_\{?(?:«base»)?(\d+|«[^«»]*»)\}?")
 _LABEL = re.compile(r"\(?([A-J])\)")
 _LABELLED = re.compile(r"[«(]*([A-J])(?:\)»?|[.:]»?\s)\s*(\S.*)", re.DOTALL)
+_LONG_WORD = re.compile(r"[^\W\d_]{4}")
+_CLOCK = re.compile(r"(\d{1,2})(:\d\d)?([ap])\.?m\.?")
 _SYNONYMS = {
-    "doesnotexist": "dne", "undefined": "dne", "nosolutions": "nosolution", "⦃⦄": "∅", "emptyset": "∅", "theemptyset": "∅",
+    "doesnotexist": "dne", "undefined": "dne", "nosolution": "∅", "nosolutions": "∅", "⦃⦄": "∅", "emptyset": "∅", "theemptyset": "∅",
     "allrealnumbers": "ℝ", "allreals": "ℝ", "thesetofallrealnumbers": "ℝ", "(-∞,∞)": "ℝ", "(-∞,+∞)": "ℝ",
 }  # fmt: skip
 SecondOpinion = Callable[[str, str], bool]
@@ -80,7 +83,10 @@ def key_of(text: str) -> str:
     key = re.sub(r"(?<!\d)\s+|\s+(?!\d)|[«»]", "", text).rstrip(".,;:")
     folded = key.casefold()
     is_words = re.fullmatch(r"[^\W\d_]+(?:[-,.'’][^\W\d_]+)*", key) and (len(key) > 2 or "«" in text or folded == "no")
-    key = re.sub(r"[-,.'’]", "", folded) if is_words else key
+    if is_words and (_LONG_WORD.search(key) or not re.search("[-,]", key)):  # "x-y" is not "xy"
+        key = re.sub(r"[-,.'’]", "", folded)
+    clock = _CLOCK.fullmatch(folded)
+    key = f"{clock[1]}{clock[2] or ':00'}{clock[3]}m" if clock else key
     return _SYNONYMS.get(key, key)
 
 
@@ -148,7 +154,10 @@ class _Comparison:
             return other[0] == "()" and self.in_order(values_in_order(golds), other[1])
         golds, answers = golds or [gold], answers or [answer]
         names = [{side[0] for side in map(assignment, items) if side} for items in (golds, answers)]
-        if (len(names[0]) > 1 or len(names[1]) > 1) and names[0] != names[1]:
+        is_numbered = (
+            not names[0] and len({re.sub(r"_\{?\d\}?$", "", name) for name in names[1]}) == 1
+        )  # x_1 = 1, x_2 = 2
+        if (len(names[0]) > 1 or len(names[1]) > 1) and names[0] != names[1] and not is_numbered:
             return False
         if gold.startswith("⦃") and answer.startswith("⦃"):
             golds, answers = self.distinct(golds), self.distinct(answers)
@@ -167,7 +176,8 @@ class _Comparison:
             return self.same(gold_sides[1], sides[0])
         name, values = named(sides, signs)
         if not gold_signs:
-            values = values[1:] if len(values) > 1 and _SUM_OF_NAMES.fullmatch(values[0]) else values
+            is_sum = len(values) > 1 and _SUM_OF_NAMES.fullmatch(values[0]) and not DENIAL.search(values[0])
+            values = values[1:] if is_sum else values
             return self.chain(gold_sides[0], values, signs)
         if not signs:
             return bool(gold_name) and self.same(gold_values[-1], sides[0])

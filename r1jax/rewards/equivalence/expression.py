@@ -41,7 +41,8 @@ _ACCENTS = frozenset(
 )
 
 _TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?|\.\d+)|(\\[A-Za-z]+)|([A-Za-z]+)|([-+*/^_(){}\[\]|!%°π'])|$)")
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")
+_DATE = re.compile(r"(?<![\d.,-])0\d\s*[-/]|\d\s*[-/]\s*0\d")
 _SPACED_NUMBER = re.compile(r"-?\d{1,3}(?: \d{3})+(?:\.\d+)?")
 _SCIENTIFIC = re.compile(r"(?<=\d)[eE]([-+]?\d+)(?![\d.])")
 _MIXED = re.compile(r"(-?)\s*(\d+)(?: +|\s*(?=\\frac)|\s+and\s+)(?:(\d+)\s*/\s*(\d+)|\\frac\{(\d+)\}\{(\d+)\})")
@@ -57,6 +58,8 @@ def read(text: str) -> Node:
     text = text.strip()
     if re.search(rf"\d{{{MAX_DIGITS + 1}}}", text):
         raise UnreadableError(f"a number of more than {MAX_DIGITS} digits")
+    if _DATE.search(text):
+        raise UnreadableError("a date rather than a difference or a quotient")
     mixed = _MIXED.fullmatch(text)
     if mixed:
         return _mixed_number(mixed)

@@ -11,7 +11,7 @@ _NAME = re.compile(
     r"|«[^«»]*»|\([a-zA-Z](?:\s*,\s*[a-zA-Z])+\)|\|[A-Z]{2}\||m?\\(?:angle|triangle|overline)\s*\{?[A-Z]{1,3}\}?"
     r"|\\frac\{d[a-z]?\}\{d[a-z]\}|[A-Za-z]+(?: [A-Za-z]+){1,3}"
 )
-_DENIAL = re.compile(r"(?i)\b(?:not|no|never|except|wrong|isn|cannot)\b")
+DENIAL = re.compile(r"(?i)\b(?:not|no|never|except|wrong|incorrect|false|isn|cannot)\b")
 _TOGETHER = re.compile(r"\(((?:[A-Za-z]\s*,\s*)+[A-Za-z])\)\s*=\s*\((.*)\)", re.DOTALL)
 
 
@@ -66,7 +66,7 @@ def sides_of(text: str) -> tuple[list[str], list[str]]:
 
 def named(sides: list[str], signs: list[str]) -> tuple[str | None, list[str]]:
     """What is set equal to the rest, if its first side is a name; and the rest."""
-    if signs and signs[0] in "=≈" and _NAME.fullmatch(sides[0]) and not _DENIAL.search(sides[0]):
+    if signs and signs[0] in "=≈" and _NAME.fullmatch(sides[0]) and not DENIAL.search(sides[0]):
         return re.sub(r"[\s«»]", "", sides[0]), sides[1:]
     return None, sides
 

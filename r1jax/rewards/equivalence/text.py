@@ -43,6 +43,7 @@ _SPELLINGS = {
     r"\\(?:leq|leqslant|le|leqq)(?![A-Za-z])|<=|=<": "≤",
     r"\\(?:geq|geqslant|ge|geqq)(?![A-Za-z])|>=": "≥",
     r"\\(?:neq|ne)(?![A-Za-z])|!=|\\not\s*=": "≠",
+    r"\\equiv(?![A-Za-z])|≡": "=",
     r"\\lt(?![A-Za-z])": "<",
     r"\\gt(?![A-Za-z])": ">",
     r"\\(?:approx|simeq|thickapprox)(?![A-Za-z])": "≈",
@@ -71,6 +72,7 @@ _SPELLINGS = {
     r"\\colon(?![A-Za-z])": ":",
     r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])|\^\s*°": "°",
     r"\\%": "%",
+    r"(?<![A-Za-z])per cent(?![A-Za-z])": "percent",
     r"\\&": "&",
     r"\\_": "_",
     r"\\(?:ldots|cdots|dots|dotsc|dotsb)(?![A-Za-z])|\.\.\.": "…",
@@ -98,6 +100,10 @@ _EMPTY_GROUP = re.compile(r"(?:\\(?:text|mbox|mathrm)\s*)?\{\s*\}")
 _PREFIX = re.compile(
     r"(?i)^«?(?:so |hence |thus |therefore,? )?(?:the )?(?:final )?answer(?:\s+is\b)?\s*:?\s*»?\s*[:=]?\s*(?=[^\s»])|^[=≈]\s*"
 )
+
+
+_ZEROS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALED = re.compile(rf"(?<![\d.,])(\d+)(?:\.(\d+))? ?(«?) ?({'|'.join(_ZEROS)})(?![A-Za-z])(?: ?(»))?")
 
 
 class UnreadableError(ValueError):
@@ -134,7 +140,7 @@ def normalise(text: str) -> str:
             break
     text = _SHORT_ROOT.sub(r"\\sqrt\1{\2}", text)
     text = _BARE_INDEX.sub(r"_{\1}", _BARE_POWER.sub(r"^{\1}", text))
-    text = _trim(re.sub(r" +", " ", text))
+    text = _SCALED.sub(_written_out, _trim(re.sub(r" +", " ", text)))
     return _trim(_PREFIX.sub("", text))
 
 
@@ -233,6 +239,14 @@ def _unwrap(text: str) -> str:
             inside = f"«{content}»"
         text = text[: match.start()] + inside + text[end:]
     raise UnreadableError("too many text groups")
+
+
+def _written_out(match: re.Match[str]) -> str:
+    """``2.5 million`` as 2500000; words behind it stay."""
+    whole, decimals, opening, scale, closing = match.groups(default="")
+    zeros = _ZEROS[scale]
+    value = f"{whole}{decimals[:zeros].ljust(zeros, '0')}" + (f".{decimals[zeros:]}" if decimals[zeros:] else "")
+    return value.lstrip("0") + (" «" if opening and not closing else "" if opening or not closing else "»")
 
 
 def _full_fraction(match: re.Match[str]) -> str:

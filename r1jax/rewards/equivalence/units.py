@@ -59,7 +59,9 @@ _KNOWN = {
 # Words that change the value that they stand behind, or that offer another one.
 _NOT_UNITS = frozenset(re.findall(r"\w+", """
 hundred hundreds thousand thousands million millions billion billions trillion dozen dozens half halves third
-thirds quarter quarters fourth fourths fifth fifths sixth tenth tenths hundredth hundredths squared cubed
+thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth
+tenths eleventh elevenths twelfth twelfths twentieth twentieths hundredth hundredths thousandth thousandths millionth
+millionths lakh lakhs crore crores negative reciprocal inverse fewer incorrect nope squared cubed
 factorial root pi minus plus times double twice triple and or not more less least most base mod modulo choose
 over under by to from divided multiplied power approximately about nor but maybe either infinity undefined none
 is are be than of per sin cos tan log exp sqrt max min gcd lcm true false yes no wrong correct if when where for
@@ -73,6 +75,7 @@ _TAIL = re.compile(
 _HEAD = re.compile(r"(?P<sign>-? ?)«(?P<unit>USD|EUR|GBP|CNY)»(?P<value>.+)", re.DOTALL)
 _PER_THING = re.compile(r"\s*(?:«per [A-Za-z ]+»|per [A-Za-z]+)$")
 _PIECE = re.compile(r"°[CF]?|%|¢|[A-Za-z]+|\^\{?(-?\d)\}?|[/*.-]")
+_SPEED = re.compile(r"(?i)\b(?:(mph)|kph|kmph)\b")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 
 
@@ -114,6 +117,7 @@ def split_unit(text: str, *, is_gold: bool) -> tuple[str, Unit | None]:
 
 def _read(text: str, *, plain: bool) -> Unit | None:
     text = re.sub(r"° ?(?=[CF]\b)", "°", re.sub(r" *[«»] *", " ", text)).strip(" .()")
+    text = _SPEED.sub(lambda match: "mi/h" if match[1] else "km/h", text)
     powers: dict[str, int] = {}
     size, sign, power, words, place = Fraction(1), 1, 1, 0, 0
     last: tuple[str, Fraction] | None = None

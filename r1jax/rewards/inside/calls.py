@@ -1,8 +1,8 @@
 """Calls a function of a program and prints what it gives, as JSON.
 
-Standard input is ``{"source": text, "function": "name" or "Class.method", "calls": [[argument, ...], ...]}``; standard
-output is the list of values. The expected values are not here: whatever the program does to this process, it can only
-choose the values that it is judged by.
+Standard input is ``{"prelude": text, "source": text, "function": "name" or "Class.method", "calls": [[argument, ...],
+...]}``, the prelude running first, in the same module; standard output is the list of values. The expected values are not
+here: whatever the program does to this process, it can only choose the values that it is judged by.
 """
 
 import json
@@ -19,7 +19,8 @@ def main() -> None:
     os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
     solution = types.ModuleType("solution")
     sys.modules["solution"] = solution
-    exec(compile(task["source"], "solution.py", "exec"), solution.__dict__)
+    for part in ("prelude", "source"):
+        exec(compile(task[part], "solution.py", "exec"), solution.__dict__)
     values = []
     for arguments in task["calls"]:
         function: Any = solution

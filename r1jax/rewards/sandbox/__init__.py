@@ -15,8 +15,8 @@ Slowing its neighbours on the machine, by memory bandwidth and caches, within it
 It fails closed. Without a working bubblewrap nothing is run: ``SandboxUnavailable``, after a real probe, once a process
 (``probe``).
 
-Results do not depend on how busy the machine is: the CPU time decides; wall time is a larger backstop, for programs that
-sleep."""
+Results do not depend on how busy the machine is: the CPU time decides; wall time, without the time spent in line for a
+processor, is a larger backstop, for programs that sleep."""
 
 import concurrent.futures
 import dataclasses
@@ -90,7 +90,7 @@ def run(
             the sandbox too, with limits of its own.
         stdin: what it reads (also as /dev/stdin); text goes in as UTF-8.
         args: its command-line arguments.
-        seconds: wall-clock limit, by default ``5 + 5 * cpu_seconds``.
+        seconds: limit of wall time (less what was spent in line for a processor), by default ``5 + 5 * cpu_seconds``.
         cpu_seconds: limit of CPU time over all threads, whole seconds.
         memory_mb: limit of its address space, at least 32 (the interpreter itself takes about 12).
         output_kb: limit of stdout, and of stderr; a program that writes more is ended.

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 _CHUNK = 1 << 16
@@ -55,7 +56,7 @@ def execute(
         stdout: file descriptor that the program writes to; None to read what it writes.
         pass_fds: file descriptors that the options name.
         release: called once the process has them, to close all of these.
-        seconds: wall time after which everything is killed.
+        seconds: wall time, less what was spent in line for a processor, after which everything is killed.
         limit: bytes of stdout, and of stderr, after which everything is killed.
     """
     start = time.monotonic()
@@ -99,6 +100,7 @@ class _Watch:
     def __init__(self, process: subprocess.Popen, status: BinaryIO, limits: dict, stack: contextlib.ExitStack):
         self._process, self._status, self._limits, self._stack = process, status, limits, stack
         self._first: int | None = None  # pidfd of process 1 in the sandbox
+        self._pids = [process.pid]
         self._selector = stack.enter_context(selectors.DefaultSelector())
 
     def kill(self) -> None:
@@ -108,8 +110,9 @@ class _Watch:
                 signal.pidfd_send_signal(self._first, signal.SIGKILL)
 
     def drain(self, seconds: float) -> tuple[str, dict]:
-        """The reason and what was read from each pipe. A time when nothing at all ran (suspension) does not count."""
-        outcome, left, last = "exit", seconds, time.monotonic()
+        """The reason and what was read from each pipe. A time when nothing at all ran (suspension), or when the program stood
+        in line for a processor (a busy machine), does not count."""
+        outcome, left, last, excused = "exit", seconds, time.monotonic(), 0.0
         parts = {pipe: bytearray() for pipe in self._limits}
         for pipe in parts:
             self._selector.register(pipe, selectors.EVENT_READ)
@@ -128,6 +131,9 @@ class _Watch:
                 elif not _keep(parts[key.fileobj], chunk, self._limits[key.fileobj]):
                     ending = "output"
             self._find_first(parts[self._status])
+            if left <= 0.0 and ending == outcome == "exit":
+                waited = self._waited()
+                left, excused = left + waited - excused, waited
             if left <= 0.0 and ending == "exit":
                 ending = "time"
             elif left <= 0.0:
@@ -137,11 +143,22 @@ class _Watch:
                 self.kill()
         return outcome, parts
 
+    def _waited(self) -> float:
+        """Seconds that bubblewrap's processes and the program's first thread have stood in line for a processor."""
+        total = 0
+        with contextlib.suppress(OSError):  # one of them is gone
+            last = self._pids[-1]
+            program = Path(f"/proc/{last}/task/{last}/children").read_text().split() if len(self._pids) > 1 else []
+            for pid in (*self._pids, *program[:1]):
+                total += int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
+        return total / 1e9
+
     def _find_first(self, state: bytearray) -> None:
         pid = _report(bytes(state), "child-pid") if self._first is None else None
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._first = os.pidfd_open(pid)
+                self._pids.append(pid)
                 self._stack.callback(os.close, self._first)
                 self._selector.register(self._first, selectors.EVENT_READ)
 

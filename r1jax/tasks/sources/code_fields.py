@@ -27,6 +27,12 @@ FUNCTION_PROMPT = (
 )
 PROGRAM_PROMPT = "{question}\n\nReason step by step, then give the whole Python program in one ```python block."
 _LIVECODEBENCH = {"cpu_seconds": 6, "memory_mb": 1024}  # seconds of the official runner, for a test
+_IMPORTED = (
+    *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
+    *("itertools", "functools", "operator", "io", "sys", "json", "builtins", "typing"),
+)
+# What the official runner puts before a function, whose type hints need it.
+_PRELUDE = "".join(f"from {name} import *\nimport {name}\n" for name in _IMPORTED) + "sys.setrecursionlimit(50000)\n"
 _LONGEST_CALLS = 60  # seconds, for all calls of a function together
 
 
@@ -37,8 +43,9 @@ def _humaneval(row: Row) -> tuple[str, dict[str, Any]]:
     except SyntaxError as error:
         raise row.error("prompt", f"must be Python: {error}") from error
     prompt.body = [node for node in prompt.body if getattr(node, "name", None) != name]
-    asserts = "\n\n".join([ast.unparse(prompt), row.text("test"), f"check({name})"])
-    return "", {"tests": {"asserts": asserts, "function": name}}
+    prelude = ast.unparse(prompt)
+    asserts = "\n\n".join([prelude, row.text("test"), f"check({name})"])
+    return "", {"tests": {"asserts": asserts, "function": name, "prelude": prelude}}
 
 
 def _mbpp_question(row: Row) -> str:
@@ -101,7 +108,8 @@ def _livecodebench(row: Row) -> tuple[str, dict[str, Any]]:
     is_method = "class Solution" in row.get("starter_code", default="")
     seconds = min(_LIVECODEBENCH["cpu_seconds"] * len(calls), _LONGEST_CALLS)
     function = f"Solution.{name}" if is_method else name
-    return "", {"tests": {"calls": calls, "function": function, **_LIVECODEBENCH, "cpu_seconds": seconds}}
+    tests = {"calls": calls, "function": function, "prelude": _PRELUDE}
+    return "", {"tests": {**tests, **_LIVECODEBENCH, "cpu_seconds": seconds}}
 
 
 def _codeforces_question(row: Row) -> str:

@@ -50,3 +50,58 @@ def test_intervals():
     assert intervals_of("x ≠ 2") == ("x", [(False, "-∞", "2", False), (False, "2", "∞", False)])
     assert intervals_of("(1,2)∪⦃3⦄") == ("", [(False, "1", "2", False), (True, "3", "3", True)])
     assert intervals_of("x<1 or y>3") is intervals_of("x+y<1") is intervals_of("5") is None
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("3:30\\text{ p.m.}", "3:30 PM"),
+        ("6 PM", "6:00 p.m."),
+        ("8500000", r"\$8.5\text{ million}"),
+        ("8.5\\text{ million}", "8500000"),
+        ("12 million people", "12000000"),
+        ("1.2345678 million", "1234567.8"),
+        ("30", "30 mph"),
+        ("30 mph", r"30\text{ miles per hour}"),
+        ("12", "12 per cent"),
+        ("3", r"x \equiv 3 \pmod 7"),
+        ("1, 2", "x_1 = 2, x_2 = 1"),
+        (r"\emptyset", "no solution"),
+        (r"\text{well-known}", "well known"),
+        ("0.00005", "5e-05"),
+        ("2024-01-01", "2024-01-01"),
+    ],
+)
+def test_right(gold, answer):
+    assert equivalent(gold, answer)
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("x-y", "xy"),
+        ("abc", "a-b-c"),
+        ("12", "12 sevenths"),
+        ("12", r"12\text{ thousandths}"),
+        ("12", "12 negative"),
+        ("12", "12 million"),
+        ("5", "0.005 million"),
+        ("5001", "5 thousand 1"),
+        ("5", "not = 5"),
+        ("5", "wrong = 5"),
+        ("1", "0,001"),
+        ("2024-01-01", "2022"),
+        ("2022", "2024-01-01"),
+        ("01/02", "0.5"),
+        ("30 mph", "30 km/h"),
+        ("3:30 AM", "3:30 PM"),
+        ("6 PM", "6"),
+        (r"x \equiv 3 \pmod 7", r"x \equiv 4 \pmod 7"),
+        ("1, 2", "x_1 = 1, x_2 = 3"),
+        ("1, 2", "x = 1, y = 2"),
+        ("x_1 = 1, x_2 = 2", "x_1 = 2, x_2 = 1"),
+        ("0", "no solution"),
+    ],
+)
+def test_wrong(gold, answer):
+    assert not equivalent(gold, answer)

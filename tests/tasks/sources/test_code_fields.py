@@ -51,6 +51,7 @@ def test_humaneval_puts_helpers_before_the_check_and_leaves_the_function_out():
     assert tests["asserts"].startswith("import math\n\ndef half(x):\n    return x / 2\n\n")
     assert tests["asserts"].endswith("check(quarter)")
     assert "def quarter" not in tests["asserts"]
+    assert tests["prelude"] == "import math\n\ndef half(x):\n    return x / 2"
 
 
 def test_mbpp_in_both_forms():
@@ -82,6 +83,8 @@ def test_livecodebench_programs():
 
 def test_livecodebench_functions():
     question, tests = mapped("livecodebench", FUNCTIONAL)
+    prelude = tests.pop("prelude")
+    assert "from typing import *\n" in prelude and "from heapq import *\n" in prelude
     assert "The program completes this code:\n\n```python\nclass Solution:" in question
     assert tests == {
         "calls": [{"arguments": [[1, 2], 3], "expected": [4, 5]}, {"arguments": [[], 0], "expected": []}],
