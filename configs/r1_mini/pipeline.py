@@ -182,7 +182,13 @@ def get_config() -> ConfigDict:
     for name in ("dev1", "dev2", "dev3", "r1", "r1_long", "distill_qwen", "distill_llama"):
         stages[f"eval_{name}"] = evaluation(seed, init=f"{{{name}}}", with_models=name in ("dev3", "r1", "r1_long"))
     votes = evaluation(seed, init="{zero_0}", template="plain", max_new_tokens=112)
-    stages["eval_votes"] = votes | {"tasks": [PAIR_SUM], "problems": 128, "temperature": 1.0, "top_p": None}
+    stages["eval_votes"] = votes | {
+        "tasks": [PAIR_SUM],
+        "rewards": [ZERO_FORMAT],
+        "problems": 128,
+        "temperature": 1.0,
+        "top_p": None,
+    }
     stages["claims"] = {"stage": "claims", "seed": seed, "note": NOTE, "claims": claims()}
     config.stages = ConfigDict(stages, sort_keys=False)
     return config.lock()
