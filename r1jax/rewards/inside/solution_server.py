@@ -8,6 +8,7 @@ import ast
 import os
 import sys
 import types
+from typing import Any
 
 
 def main() -> None:
@@ -30,11 +31,12 @@ def main() -> None:
         print(reply, file=replies, flush=True)
 
 
-def literal(value: object) -> str:
+def literal(value: Any) -> str:
     """A value as it is written: of a subclass as what it is a kind of (a Counter as a dict), infinity as 1e999."""
     if isinstance(value, float):
         return float.__repr__(value).replace("inf", "1e999")
-    for kind in (bool, int, str, bytes):
+    kinds: tuple[Any, ...] = (bool, int, str, bytes)
+    for kind in kinds:
         if isinstance(value, kind):
             return kind.__repr__(value)
     if isinstance(value, dict):
