@@ -2,14 +2,20 @@
 
 libtpu is looked for in TPU_LIBRARY_PATH, then in <environment>/libtpu (``pip install --target``), then among the installed
 packages; where it is in none of them, ``tpu_compile`` skips the test.
+
+R1JAX_TPU_TABLE names a file that gets a line of JSON for each program checked, for ``python -m tests.kernels.tpu_table``;
+set JAX_ENABLE_COMPILATION_CACHE=0 with it, so that the seconds are those of a compiler that knows nothing yet.
 """
 
 import dataclasses
 import functools
 import importlib.util
+import json
 import os
 import re
 import sys
+import time
+import weakref
 from pathlib import Path
 
 import jax
@@ -30,6 +36,9 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")  # only silences a warning: the topology decides
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 os.environ.setdefault("TPU_WORKER_ID", "0")
+TABLE = os.environ.get("R1JAX_TPU_TABLE")
+SECONDS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+"""Compiled program -> how long it took to trace and compile."""
 HAS_LIBTPU = "TPU_LIBRARY_PATH" in os.environ or importlib.util.find_spec("libtpu") is not None
 
 
@@ -64,7 +73,15 @@ def compile_for(generation: str, function, *arguments, static: dict | None = Non
     arguments = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), arguments)
     # A fresh function each time: what JAX remembers of a trace must not reach another generation.
     with jax.set_mesh(mesh(generation)):
-        return jax.jit(functools.partial(function, **(static or {}))).lower(*arguments).compile()
+        return compile_timed(jax.jit(functools.partial(function, **(static or {}))), *arguments)
+
+
+def compile_timed(jitted, *arguments):
+    """A jitted function compiled for arguments that say where they are."""
+    start = time.perf_counter()
+    compiled = jitted.lower(*arguments).compile()
+    SECONDS[compiled] = time.perf_counter() - start
+    return compiled
 
 
 def kernels(compiled) -> list[Kernel]:
@@ -96,4 +113,8 @@ def check_kernels(generation: str, compiled, names: list[str]) -> list[Kernel]:
     for kernel in found:
         # 0 where XLA keeps all operands and results in VMEM by itself; -1 where the text does not say.
         assert 0 <= kernel.vmem_bytes <= hardware.info(generation).vmem_capacity_bytes, kernel
+    if TABLE:
+        row = {"test": os.environ["PYTEST_CURRENT_TEST"], "generation": generation, "seconds": SECONDS[compiled]}
+        with open(TABLE, "a") as file:
+            file.write(json.dumps(row | {"kernels": [dataclasses.asdict(kernel) for kernel in found]}) + "\n")
     return found
