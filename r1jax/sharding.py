@@ -52,7 +52,7 @@ def partition_spec(logical_axes: tuple[str | None, ...], shape: tuple[int, ...],
     for name, dim in zip(logical_axes, shape, strict=True):
         chosen: list[str] = []
         for axis in RULES.get(name, ()) if name else ():
-            size = mesh.shape.get(axis, 1)
+            size = mesh.shape[axis]
             if size > 1 and axis not in used and dim % (size * math.prod(mesh.shape[a] for a in chosen)) == 0:
                 chosen.append(axis)
         used.update(chosen)

@@ -1,8 +1,8 @@
 """A kernel on a mesh of several devices: each runs it on its part.
 
 XLA cannot partition a kernel, so it is split by hand, with ``jax.shard_map``. The ``sharded.py`` of an operation says which
-dims are split, by the logical axes of ``r1jax.sharding.RULES``: a dim that its mesh axes do not divide is whole on every
-device, and those do the same work.
+dims are split, by the logical axes of ``r1jax.sharding.RULES``; what no rule splits is whole on every device, and those do the
+same work.
 """
 
 from collections.abc import Callable
@@ -11,19 +11,28 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh
 
-from r1jax.sharding import partition_spec
+from r1jax.sharding import MESH_AXES, partition_spec
 
 
 def mesh_to_split() -> AbstractMesh | None:
-    """The ambient mesh (``jax.set_mesh``), if it has several devices and the program is not one device's part already."""
+    """The ambient mesh (``jax.set_mesh``), if it is one of ``make_mesh``'s axes over several devices.
+
+    None also where the program is one device's part already, or is split by hand over some of the axes.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    return None if mesh.empty or mesh.size == 1 or mesh.manual_axes else mesh
+    return mesh if mesh.size > 1 and set(mesh.axis_names) == set(MESH_AXES) and not mesh.manual_axes else None
 
 
 def mesh_axes(names: tuple[str, ...], sizes: tuple[int, ...], mesh: AbstractMesh) -> list[tuple[str, ...]]:
-    """The mesh axes over which dims of these logical axes and sizes are split: none, one or several for each."""
-    spec = partition_spec(names, sizes, mesh)
-    return [() if axes is None else (axes,) if isinstance(axes, str) else tuple(axes) for axes in spec]
+    """Mesh axes that split dims of these logical axes and sizes: of each rule those that divide the dim, maybe none."""
+    found = []
+    for entry, size in zip(partition_spec(names, (mesh.size,) * len(names), mesh), sizes, strict=True):
+        chosen: tuple[str, ...] = ()
+        for axis in (entry,) if isinstance(entry, str) else entry or ():
+            if size % mesh.shape[axis] == 0:
+                chosen, size = (*chosen, axis), size // mesh.shape[axis]
+        found.append(chosen)
+    return found
 
 
 def run(function: Callable, arrays: tuple, *, in_specs: tuple, out_specs: Any) -> Any:

@@ -15,7 +15,7 @@ from r1jax.kernels.grouped_matmul import dequantise, expert_ffn
 from r1jax.kernels.implementation import choose
 from r1jax.kernels.route import route, route_and_sort
 from r1jax.kernels.token_logprob import token_logprob
-from r1jax.sharding import make_mesh, partition_spec
+from r1jax.sharding import MESH_AXES, make_mesh
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -25,6 +25,13 @@ REFERENCE = {"implementation": "reference"}
 
 def normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def laid_out(axes, shape, mesh):
+    """The sharding of an array as the rules give it; a dim that they do not divide is whole."""
+    names = tuple(name for name in axes if name)
+    split = iter(shards.mesh_axes(names, tuple(n for n, name in zip(shape, axes, strict=True) if name), mesh))
+    return NamedSharding(mesh, P(*(next(split) if name else None for name in axes)))
 
 
 def compare(function, arrays: dict, axes: dict, layout: dict, *, atol=2e-5):
@@ -41,10 +48,7 @@ def compare(function, arrays: dict, axes: dict, layout: dict, *, atol=2e-5):
     (_, want), want_gradients = both(REFERENCE)(arrays)
     mesh = make_mesh(axes)
     with jax.set_mesh(mesh):
-        placed = {
-            name: jax.device_put(a, NamedSharding(mesh, partition_spec(layout[name], a.shape, mesh)))
-            for name, a in arrays.items()
-        }
+        placed = {name: jax.device_put(a, laid_out(layout[name], a.shape, mesh)) for name, a in arrays.items()}
         (_, got), gradients = both(KERNEL)(placed)
     for value, wanted in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(value, wanted, atol=atol)
@@ -199,9 +203,9 @@ def test_where_a_kernel_is_split_and_chosen():
         return x
 
     device = jax.sharding.AbstractDevice("TPU v6 lite", 1, "tpu")
-    names = ("data", "tensor")
+    names = MESH_AXES
     mesh = jax.sharding.AbstractMesh(
-        (2, 2), names, axis_types=(jax.sharding.AxisType.Auto,) * 2, abstract_device=device
+        (2, 1, 1, 2, 1), names, axis_types=(jax.sharding.AxisType.Auto,) * 5, abstract_device=device
     )
     x = jax.ShapeDtypeStruct((4,), "float32")
     jax.eval_shape(tell, x)  # a CPU

@@ -4,13 +4,14 @@ libtpu is looked for in TPU_LIBRARY_PATH, then in <environment>/libtpu (``pip in
 packages; where it is in none of them, ``tpu_compile`` skips the test.
 
 R1JAX_TPU_TABLE names a file that gets a line of JSON for each program checked, for ``python -m tests.kernels.tpu_table``;
-set JAX_ENABLE_COMPILATION_CACHE=0 with it, so that the seconds are those of a compiler that knows nothing yet.
+set JAX_ENABLE_COMPILATION_CACHE=0 with it, so that the CPU seconds are those of a compiler that knows nothing yet.
 """
 
 import dataclasses
 import functools
 import importlib.util
 import json
+import math
 import os
 import re
 import sys
@@ -25,6 +26,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from r1jax.kernels import hardware
+from r1jax.sharding import MESH_AXES
 
 TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "tpu7x": "tpu7x:2x2x1"}
 BESIDE = Path(sys.prefix) / "libtpu" / "libtpu" / "libtpu.so"
@@ -38,7 +40,7 @@ os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 os.environ.setdefault("TPU_WORKER_ID", "0")
 TABLE = os.environ.get("R1JAX_TPU_TABLE")
 SECONDS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-"""Compiled program -> how long it took to trace and compile."""
+"""Compiled program -> CPU seconds that it took to trace and compile."""
 HAS_LIBTPU = "TPU_LIBRARY_PATH" in os.environ or importlib.util.find_spec("libtpu") is not None
 
 
@@ -67,6 +69,14 @@ def mesh(generation: str) -> Mesh:
     return Mesh(np.array(devices[:1]), ("device",))
 
 
+def mesh_of(generation: str, axes: dict[str, int]) -> Mesh:
+    """As many devices of that generation as ``axes`` say, a mesh as ``make_mesh`` gives it."""
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[generation]).devices
+    shape = [axes.get(name, 1) for name in MESH_AXES]
+    auto = (jax.sharding.AxisType.Auto,) * len(shape)
+    return Mesh(np.array(devices[: math.prod(shape)]).reshape(shape), MESH_AXES, axis_types=auto)
+
+
 def compile_for(generation: str, function, *arguments, static: dict | None = None):
     """``function`` compiled for one device; ``arguments`` are trees of arrays or ShapeDtypeStructs, ``static`` keywords."""
     sharding = NamedSharding(mesh(generation), PartitionSpec())
@@ -78,9 +88,9 @@ def compile_for(generation: str, function, *arguments, static: dict | None = Non
 
 def compile_timed(jitted, *arguments):
     """A jitted function compiled for arguments that say where they are."""
-    start = time.perf_counter()
+    start = time.process_time()
     compiled = jitted.lower(*arguments).compile()
-    SECONDS[compiled] = time.perf_counter() - start
+    SECONDS[compiled] = time.process_time() - start
     return compiled
 
 
@@ -114,7 +124,7 @@ def check_kernels(generation: str, compiled, names: list[str]) -> list[Kernel]:
         # 0 where XLA keeps all operands and results in VMEM by itself; -1 where the text does not say.
         assert 0 <= kernel.vmem_bytes <= hardware.info(generation).vmem_capacity_bytes, kernel
     if TABLE:
-        row = {"test": os.environ["PYTEST_CURRENT_TEST"], "generation": generation, "seconds": SECONDS[compiled]}
+        row = {"test": os.environ["PYTEST_CURRENT_TEST"], "generation": generation, "cpu_seconds": SECONDS[compiled]}
         with open(TABLE, "a") as file:
             file.write(json.dumps(row | {"kernels": [dataclasses.asdict(kernel) for kernel in found]}) + "\n")
     return found
