@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOW = {"kernels", "sharding", "objectives", "text", "rewards", "tasks", "models", "data", "hf", "training"}
 TOP = {"stages", "serve", "launch", "plan", "bench"}
 MAY_IMPORT = {
-    "kernels": set(),
+    "kernels": {"sharding"},
     "sharding": set(),
     "objectives": set(),
     "text": set(),

@@ -3,21 +3,29 @@
 from collections.abc import Mapping
 from typing import Any
 
-from r1jax.kernels import hardware
+from r1jax.kernels import hardware, shards
 
 
 def choose(
-    operation: str, name: str | None, implementations: Mapping[str, Any], *, default: str, interpret: Any
+    operation: str,
+    name: str | None,
+    implementations: Mapping[str, Any],
+    *,
+    default: str,
+    interpret: Any,
+    splits: bool = False,
 ) -> tuple[Any, dict[str, Any]]:
     """(what ``implementations`` has under ``name``, the further keyword arguments that it takes).
 
-    ``name`` None means "pallas_tpu" where a program for one TPU is traced, ``default`` elsewhere. ``interpret`` runs the
-    kernel without a TPU: True or ``pltpu.InterpretParams``.
+    ``name`` None means "pallas_tpu" where a program for one TPU is traced, or for several of an ambient mesh over which the
+    operation ``splits`` its kernel; ``default`` elsewhere. ``interpret`` runs the kernel without a TPU: True or
+    ``pltpu.InterpretParams``.
 
     Raises ValueError, at trace time, for a name that there is not, the kernel where it cannot run, and ``interpret`` with
     something that is no kernel.
     """
-    name = name or ("pallas_tpu" if hardware.is_one_tpu() else default)
+    is_kernels = hardware.is_one_tpu() or (splits and hardware.is_tpu() and shards.mesh_to_split() is not None)
+    name = name or ("pallas_tpu" if is_kernels else default)
     if name not in implementations:
         raise ValueError(f"{operation} has no implementation {name!r}; choose from {sorted(implementations)}")
     if name != "pallas_tpu":

@@ -2,14 +2,21 @@
 
 libtpu is looked for in TPU_LIBRARY_PATH, then in <environment>/libtpu (``pip install --target``), then among the installed
 packages; where it is in none of them, ``tpu_compile`` skips the test.
+
+R1JAX_TPU_TABLE names a file that gets a line of JSON for each program checked, for ``python -m tests.kernels.tpu_table``;
+set JAX_ENABLE_COMPILATION_CACHE=0 with it, so that the CPU seconds are those of a compiler that knows nothing yet.
 """
 
 import dataclasses
 import functools
 import importlib.util
+import json
+import math
 import os
 import re
 import sys
+import time
+import weakref
 from pathlib import Path
 
 import jax
@@ -19,6 +26,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from r1jax.kernels import hardware
+from r1jax.sharding import MESH_AXES
 
 TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "tpu7x": "tpu7x:2x2x1"}
 BESIDE = Path(sys.prefix) / "libtpu" / "libtpu" / "libtpu.so"
@@ -30,6 +38,9 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")  # only silences a warning: the topology decides
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 os.environ.setdefault("TPU_WORKER_ID", "0")
+TABLE = os.environ.get("R1JAX_TPU_TABLE")
+SECONDS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+"""Compiled program -> CPU seconds that it took to trace and compile."""
 HAS_LIBTPU = "TPU_LIBRARY_PATH" in os.environ or importlib.util.find_spec("libtpu") is not None
 
 
@@ -58,13 +69,29 @@ def mesh(generation: str) -> Mesh:
     return Mesh(np.array(devices[:1]), ("device",))
 
 
+def mesh_of(generation: str, axes: dict[str, int]) -> Mesh:
+    """As many devices of that generation as ``axes`` say, a mesh as ``make_mesh`` gives it."""
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[generation]).devices
+    shape = [axes.get(name, 1) for name in MESH_AXES]
+    auto = (jax.sharding.AxisType.Auto,) * len(shape)
+    return Mesh(np.array(devices[: math.prod(shape)]).reshape(shape), MESH_AXES, axis_types=auto)
+
+
 def compile_for(generation: str, function, *arguments, static: dict | None = None):
     """``function`` compiled for one device; ``arguments`` are trees of arrays or ShapeDtypeStructs, ``static`` keywords."""
     sharding = NamedSharding(mesh(generation), PartitionSpec())
     arguments = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), arguments)
     # A fresh function each time: what JAX remembers of a trace must not reach another generation.
     with jax.set_mesh(mesh(generation)):
-        return jax.jit(functools.partial(function, **(static or {}))).lower(*arguments).compile()
+        return compile_timed(jax.jit(functools.partial(function, **(static or {}))), *arguments)
+
+
+def compile_timed(jitted, *arguments):
+    """A jitted function compiled for arguments that say where they are."""
+    start = time.process_time()
+    compiled = jitted.lower(*arguments).compile()
+    SECONDS[compiled] = time.process_time() - start
+    return compiled
 
 
 def kernels(compiled) -> list[Kernel]:
@@ -96,4 +123,8 @@ def check_kernels(generation: str, compiled, names: list[str]) -> list[Kernel]:
     for kernel in found:
         # 0 where XLA keeps all operands and results in VMEM by itself; -1 where the text does not say.
         assert 0 <= kernel.vmem_bytes <= hardware.info(generation).vmem_capacity_bytes, kernel
+    if TABLE:
+        row = {"test": os.environ["PYTEST_CURRENT_TEST"], "generation": generation, "cpu_seconds": SECONDS[compiled]}
+        with open(TABLE, "a") as file:
+            file.write(json.dumps(row | {"kernels": [dataclasses.asdict(kernel) for kernel in found]}) + "\n")
     return found

@@ -10,14 +10,14 @@ here; 2.46 GB there, and 0.81 GB to put the two parts together. FLOPs are the sa
 
 import jax
 
-from r1jax.kernels.flash_attention import pallas_tpu, reference, xla
+from r1jax.kernels.flash_attention import reference, sharded, xla
 from r1jax.kernels.flash_attention.reference import attention, attention_mask, with_rope
 from r1jax.kernels.implementation import choose
 
 IMPLEMENTATIONS = {
     "reference": reference.flash_attention,
     "xla": xla.flash_attention,
-    "pallas_tpu": pallas_tpu.flash_attention,
+    "pallas_tpu": sharded.flash_attention,
 }
 SHORT = 256
 """Up to so many queries the whole square of scores is faster on a CPU than blocks of it."""
@@ -44,14 +44,14 @@ def flash_attention(
     products take the inputs' type. ``q_offset``: a number or an int32 scalar (chunked prefill). With ``q_rope_BTNR`` and
     ``k_rope_BSR`` the scores are scale · (q kᵀ + q_rope k_ropeᵀ), k_rope shared by all heads (MLA, V3 Sec. 2.1.1).
 
-    ``implementation``: "reference"; "xla" (blocks, linear memory); "pallas_tpu"; None for the kernel on a TPU, elsewhere the
-    faster of the other two. ``interpret`` runs the kernel without a TPU (True, or ``pltpu.InterpretParams``).
+    ``implementation``: "reference"; "xla" (blocks, linear memory); "pallas_tpu" (on a mesh: ``sharded``); None for the kernel
+    on TPUs, elsewhere the faster of the other two. ``interpret`` runs the kernel without a TPU (True, or ``pltpu.InterpretParams``).
     Raises ValueError for an unknown implementation or one that cannot run here, heads that key heads do not divide, one
     rope part without the other, and, for the kernel, types or head sizes that it does not support.
     """
     short = "reference" if q_BTNH.shape[1] <= SHORT else "xla"
     function, interpreted = choose(
-        "flash_attention", implementation, IMPLEMENTATIONS, default=short, interpret=interpret
+        "flash_attention", implementation, IMPLEMENTATIONS, default=short, interpret=interpret, splits=True
     )
     if q_BTNH.shape[2] % k_BSJH.shape[2]:
         raise ValueError(f"flash_attention: {q_BTNH.shape[2]} query heads for {k_BSJH.shape[2]} key heads")
@@ -63,7 +63,7 @@ def flash_attention(
         "scale": scale,
         "q_offset": q_offset,
     }
-    if function is pallas_tpu.flash_attention:
+    if function is sharded.flash_attention:
         options |= {"q_rope_BTNR": q_rope_BTNR, "k_rope_BSR": k_rope_BSR}
     elif q_rope_BTNR is not None and k_rope_BSR is not None:
         q_BTNH, k_BSJH = with_rope(q_BTNH, k_BSJH, q_rope_BTNR, k_rope_BSR)

@@ -1,6 +1,6 @@
-"""Routed experts as three ``jax.lax.ragged_dot`` over the sorted rows: the path of a GPU, and of a mesh of several TPUs.
+"""Routed experts as three ``jax.lax.ragged_dot`` over the sorted rows: the path of a GPU.
 
-XLA knows the operation, so it can partition it, as it cannot a kernel. Unmeasured on either: that this is the default there is a
+XLA knows the operation, so it can partition it, as it cannot a kernel. Unmeasured: that this is the default there is a
 judgement against ``xla``, whose loop over experts in float32 is made for a CPU. Where an XLA has no grouped matmul it masks
 the rows once an expert, E times the work; its CPU does.
 """

@@ -7,10 +7,10 @@ JAX's megablox nor tokamax has a router: both start from the sizes of groups, ro
 import jax
 
 from r1jax.kernels.implementation import choose
-from r1jax.kernels.route import pallas_tpu, reference
+from r1jax.kernels.route import reference, sharded
 from r1jax.kernels.route.reference import Permutation, affinities, permutation
 
-IMPLEMENTATIONS = {"reference": reference, "pallas_tpu": pallas_tpu}
+IMPLEMENTATIONS = {"reference": reference, "pallas_tpu": sharded}
 
 
 def route(
@@ -18,11 +18,11 @@ def route(
 ) -> tuple[jax.Array, jax.Array]:
     """(weights, experts), each [X, K]: ``reference.route`` has the options and what they mean.
 
-    ``implementation``: "reference", "pallas_tpu", or None for the kernel where a program for one TPU is traced and the reference
-    elsewhere. ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``. Raises ValueError for an
+    ``implementation``: "reference", "pallas_tpu" (on a mesh: ``sharded``), or None for the kernel on TPUs and the
+    reference elsewhere. ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``. Raises ValueError for an
     unknown implementation, one that cannot run here, and scores and sizes that the kernel does not take.
     """
-    implement, interpreted = choose("route", implementation, IMPLEMENTATIONS, default="reference", interpret=interpret)
+    implement, interpreted = _choose(implementation, interpret)
     return implement.route(scores_XE, bias_E, **interpreted, **options)
 
 
@@ -30,8 +30,12 @@ def route_and_sort(
     scores_XE: jax.Array, bias_E: jax.Array | None, *, implementation: str | None = None, interpret=False, **options
 ) -> tuple[jax.Array, jax.Array, Permutation]:
     """``route``, and its routed rows sorted by expert."""
-    implement, interpreted = choose("route", implementation, IMPLEMENTATIONS, default="reference", interpret=interpret)
+    implement, interpreted = _choose(implementation, interpret)
     return implement.route_and_sort(scores_XE, bias_E, **interpreted, **options)
+
+
+def _choose(name: str | None, interpret):
+    return choose("route", name, IMPLEMENTATIONS, default="reference", interpret=interpret, splits=True)
 
 
 __all__ = ["Permutation", "affinities", "permutation", "route", "route_and_sort"]

@@ -7,12 +7,12 @@ log-probability of each token, which GRPO needs.
 import jax
 
 from r1jax.kernels.implementation import choose
-from r1jax.kernels.token_logprob import pallas_tpu, reference, xla
+from r1jax.kernels.token_logprob import reference, sharded, xla
 
 IMPLEMENTATIONS = {
     "reference": reference.token_logprob,
     "xla": xla.token_logprob,
-    "pallas_tpu": pallas_tpu.token_logprob,
+    "pallas_tpu": sharded.token_logprob,
 }
 
 
@@ -30,11 +30,13 @@ def token_logprob(
     Products take x's type, sums and softmax are float32. ``temperature``, a float or scalar array > 0, gets no gradient;
     the sampler divides by the same one. Targets lie in [0, V).
 
-    ``implementation``: "reference", "xla" (blocks of the vocabulary), "pallas_tpu", or None for the kernel where a program for one
-    TPU is traced and "xla" elsewhere. ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``. Raises
+    ``implementation``: "reference", "xla" (blocks of the vocabulary), "pallas_tpu" (on a mesh: ``sharded``), or None for
+    the kernel on TPUs and "xla" elsewhere. ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``. Raises
     ValueError for an unknown implementation, one that cannot run here, and shapes and types that the kernel does not take.
     """
-    function, options = choose("token_logprob", implementation, IMPLEMENTATIONS, default="xla", interpret=interpret)
+    function, options = choose(
+        "token_logprob", implementation, IMPLEMENTATIONS, default="xla", interpret=interpret, splits=True
+    )
     return function(x_XD, w_VD, targets_X, temperature=temperature, **options)
 
 

@@ -16,6 +16,9 @@ twice: dx = dzᵀ·w, dw = dz·x. A call takes as many rows as VMEM holds with t
 vocabulary once: each block of the weights' gradient is read, added to and written in float32, in place; a scan runs the calls.
 So all logits are computed twice, once forward and once backward, 8·X·V·D FLOPs in all: the least that is possible without
 keeping them. Two kernels, one for dx and one for dw, would need 10.
+
+A vocabulary that is split over devices: each has log π, entropy and normaliser of its own tokens, and ``_joined`` makes of them
+those of all. With the latter the backward pass is the same, since p and log p are of the whole vocabulary then.
 """
 
 import functools
@@ -33,8 +36,14 @@ CHUNK = 1024
 """Columns of a gradient that are computed at once in VMEM."""
 
 
-def token_logprob(x_XD, w_VD, targets_X, *, temperature, interpret=False) -> tuple[jax.Array, jax.Array]:
-    """See ``r1jax.kernels.token_logprob.token_logprob``; ``interpret`` is that of ``pl.pallas_call``."""
+def token_logprob(
+    x_XD, w_VD, targets_X, *, temperature, vocab_axes: tuple[str, ...] = (), interpret=False
+) -> tuple[jax.Array, jax.Array]:
+    """See ``r1jax.kernels.token_logprob.token_logprob``; ``interpret`` is that of ``pl.pallas_call``.
+
+    ``vocab_axes``: within ``jax.shard_map`` (``check_vma=False``), the mesh axes over which the vocabulary is split;
+    ``w_VD`` is this device's part, targets are of the whole.
+    """
     if x_XD.ndim != 2 or w_VD.ndim != 2 or x_XD.shape[1] != w_VD.shape[1] or targets_X.shape != x_XD.shape[:1]:
         raise ValueError(
             f"token_logprob: rows {x_XD.shape}, weights {w_VD.shape}, targets {targets_X.shape}; the kernel takes [X, D], "
@@ -46,7 +55,11 @@ def token_logprob(x_XD, w_VD, targets_X, *, temperature, interpret=False) -> tup
         )
     inverse = jax.lax.stop_gradient(1.0 / jnp.asarray(temperature, jnp.float32)).reshape(1, 1)
     shape = shapes.Shape(*x_XD.shape[:1], *w_VD.shape, itemsize=x_XD.dtype.itemsize)
-    return _logprob(x_XD, w_VD, targets_X.astype(jnp.int32), inverse, (shape, interpret))
+    targets_X = targets_X.astype(jnp.int32)
+    if vocab_axes:
+        own_X = targets_X - jax.lax.axis_index(vocab_axes) * shape.vocab
+        targets_X = jnp.where((own_X >= 0) & (own_X < shape.vocab), own_X, -1)
+    return _logprob(x_XD, w_VD, targets_X, inverse, (shape, vocab_axes, interpret))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -55,7 +68,7 @@ def _logprob(x_XD, w_VD, targets_X, inverse, options):
 
 
 def _logprob_fwd(x_XD, w_VD, targets_X, inverse, options):
-    shape, interpret = options
+    shape, vocab_axes, interpret = options
     generation = hardware.generation()
     rows, tokens = shapes.forward_blocks(shape, generation)
     of_row = pl.BlockSpec((1, rows), lambda i, v: (0, i))
@@ -73,8 +86,23 @@ def _logprob_fwd(x_XD, w_VD, targets_X, inverse, options):
         interpret=interpret,
         name="token_logprob",
     )(inverse, targets_X[None], x_XD, w_VD.astype(x_XD.dtype))
-    residuals = (x_XD, w_VD, targets_X, inverse, normaliser_1X[0], entropy_1X[0])
-    return (logp_1X[0], entropy_1X[0]), residuals
+    results = (logp_1X[0], entropy_1X[0], normaliser_1X[0])
+    logp_X, entropy_X, normaliser_X = _joined(*results, targets_X >= 0, vocab_axes) if vocab_axes else results
+    return (logp_X, entropy_X), (x_XD, w_VD, targets_X, inverse, normaliser_X, entropy_X)
+
+
+def _joined(logp_X, entropy_X, normaliser_X, is_own_X, vocab_axes):
+    """(log π, entropy, normaliser) of the whole vocabulary from those of the parts, of which one has the target.
+
+    A part has the share exp(its normaliser − the whole one) of the mass, and H = Σ share · (H of the part − log share).
+    """
+    highest_X = jax.lax.pmax(normaliser_X, vocab_axes)
+    whole_X = highest_X + jnp.log(jax.lax.psum(jnp.exp(normaliser_X - highest_X), vocab_axes))
+    log_share_X = normaliser_X - whole_X
+    share_X = jnp.exp(log_share_X)
+    entropy_X = jnp.where(share_X > 0, share_X * (entropy_X - log_share_X), 0.0)
+    logp_X = jnp.where(is_own_X, logp_X + log_share_X, 0.0)
+    return jax.lax.psum(logp_X, vocab_axes), jax.lax.psum(entropy_X, vocab_axes), whole_X
 
 
 def _forward_kernel(
@@ -113,7 +141,9 @@ def _forward_kernel(
 
 def _logprob_bwd(options, residuals, gradients):
     x_XD, w_VD, targets_X, inverse, normaliser_X, entropy_X = residuals
-    shape, interpret = options
+    shape, vocab_axes, interpret = options
+    if vocab_axes:  # the parts hold the result alike, so each has got a part of its gradient
+        gradients = jax.lax.psum(gradients, vocab_axes)
     generation = hardware.generation()
     rows, tokens = shapes.backward_blocks(shape, generation)
     num_calls = pl.cdiv(shape.rows, rows)

@@ -1,0 +1,134 @@
+"""A whole training step and the engine's programs, compiled for TPUs that are not here; nobody names an implementation.
+
+The engine's cache is not paged, so attention is plain in a decode step: its kernels are those of the experts.
+"""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from r1jax.models.presets import make_preset
+from r1jax.models.transformer import make_model
+from r1jax.objectives.sums import add_metrics
+from r1jax.rollout.engine import MAX_STOP_IDS, Engine
+from r1jax.sharding import tree_shardings
+from r1jax.stages.rl import make_loss
+from r1jax.training.learner import make_update, update_once
+from r1jax.training.optimizer import make_optimizer
+from tests.kernels.tpu_aot import check_kernels, compile_timed, mesh_of, tpu_compile
+
+MODELS = {
+    "mini_v3": dataclasses.replace(make_preset("mini_v3"), num_layers=2),
+    "mini_llama": dataclasses.replace(make_preset("mini_llama"), num_layers=2),
+    # V3's widths, as much of it as the 16 GB of a v5e hold with Adam's moments: a dense layer and one of few experts.
+    "v3_width": dataclasses.replace(
+        make_preset("deepseek_v3", 2048), num_layers=2, num_dense_layers=1, ffn_dim=2048, num_mtp_layers=0,
+        num_experts=4, num_experts_per_token=2, num_groups=2, num_groups_per_token=1,
+    ),
+}  # fmt: skip
+FLASH, EXPERTS = ["flash_attention_fwd"], ["route", "gate_up", "down"]
+GRADIENTS = ["flash_attention_dq", "flash_attention_dkv", "token_logprob", "token_logprob_gradient"]
+EXPERT_GRADIENTS = ["d_hidden", "d_x", "d_gate_up", "d_down"]
+
+
+def laid_out(tree, mesh, axes=None):
+    """ShapeDtypeStructs that lie on the mesh, whole where no logical axes are given."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    shardings = jax.tree.map(lambda _: whole, tree) if axes is None else tree_shardings(axes, tree, mesh)
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings)
+
+
+def weights(model, mesh):
+    return [laid_out(tree, mesh, axes) for tree, axes in zip(model.abstract(), model.logical_axes(), strict=True)]
+
+
+def train_step(model, mesh, *, batch, length):
+    """One GRPO update from one micro-batch, compiled."""
+    params, buffers = weights(model, mesh)
+    optimizer, schedule = make_optimizer(learning_rate=1e-3, total_steps=10)
+    opt_state = optax.tree.map_params(
+        optimizer,
+        lambda _, param: param,
+        jax.eval_shape(optimizer.init, params),
+        params,
+        transform_non_params=partial(laid_out, mesh=mesh),
+    )
+    scalar = laid_out(jax.ShapeDtypeStruct((), jnp.float32), mesh)
+    state = {"step": laid_out(jax.ShapeDtypeStruct((), jnp.int32), mesh), "params": params, "buffers": buffers}
+    state["opt_state"] = opt_state
+    loss = make_loss(model, aggregation="token", constant=None)
+    update = make_update(loss, optimizer, schedule=schedule, state=state, add_metrics=add_metrics)
+    names = {"int32": ("tokens", "targets", "positions", "segment_ids")}
+    names["float32"] = ("mask", "old_logp", "ref_logp", "sampler_logp", "advantage")
+    arrays = {name: jax.ShapeDtypeStruct((batch, length), dtype) for dtype in names for name in names[dtype]}
+    microbatch = laid_out(arrays, mesh, dict.fromkeys(arrays, ("batch", None)))
+    microbatch |= dict.fromkeys(("num_sequences", "num_tokens", "temperature"), scalar)
+    step = jax.jit(lambda state, microbatch: update_once(state, update, [microbatch]), donate_argnums=0)
+    with jax.set_mesh(mesh):
+        return compile_timed(step, state, microbatch)
+
+
+def engine_programs(model, mesh, *, prompts, length):
+    """(prefill, a segment of decode steps), compiled; two samples of each prompt."""
+    engine, trees = Engine(model, pad_id=0), weights(model, mesh)
+    tokens = laid_out(jax.ShapeDtypeStruct((prompts, length), jnp.int32), mesh, ("batch", None))
+    scalars = {"temperature": jnp.float32, "top_p": jnp.float32, "budget": jnp.int32}
+    settings = {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in scalars.items()}
+    settings |= {
+        "stop_ids": jax.ShapeDtypeStruct((MAX_STOP_IDS,), jnp.int32),
+        "key": jax.eval_shape(partial(jax.random.key, 0)),
+    }
+    with jax.set_mesh(mesh):
+        prefill = jax.jit(partial(engine._prefill_fn, length=length, repeats=2))
+        decode = jax.jit(partial(engine._decode_fn, steps=16), donate_argnums=2)
+        state = laid_out(jax.eval_shape(prefill, *trees, tokens, tokens), mesh)
+        return compile_timed(prefill, *trees, tokens, tokens), compile_timed(
+            decode, *trees, state, laid_out(settings, mesh)
+        )
+
+
+@tpu_compile
+@pytest.mark.parametrize("name", MODELS)
+def test_training_step(generation, name):
+    model, mesh = make_model(MODELS[name]), mesh_of(generation, {})
+    size = {"batch": 1, "length": 1024} if name == "v3_width" else {"batch": 8, "length": 160}
+    experts = EXPERTS + EXPERT_GRADIENTS if model.config.num_experts else []
+    check_kernels(generation, train_step(model, mesh, **size), FLASH + GRADIENTS + experts)
+
+
+@tpu_compile
+@pytest.mark.parametrize("name", MODELS)
+def test_prefill_and_decode_step(generation, name):
+    model, mesh = make_model(MODELS[name]), mesh_of(generation, {})
+    prefill, decode = engine_programs(model, mesh, prompts=4, length=128)
+    experts = EXPERTS if model.config.num_experts else []
+    check_kernels(generation, prefill, FLASH + experts)
+    found = check_kernels(generation, decode, experts)
+    assert not any("flash" in kernel.name for kernel in found)
+
+
+@tpu_compile
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [
+        ("mini_v3", {"fsdp": 2, "expert": 2}),
+        ("v3_width", {"expert": 2, "tensor": 2}),
+        ("mini_llama", {"fsdp": 2, "tensor": 2}),
+    ],
+)
+def test_training_and_decode_step_on_four_devices(generation, name, axes):
+    """The 2x2 topology: kernels run there too, each device on its part."""
+    model, mesh = make_model(MODELS[name]), mesh_of(generation, axes)
+    experts = model.config.num_experts > 0
+    size = {"batch": 4, "length": 512} if name == "v3_width" else {"batch": 8, "length": 160}
+    compiled = train_step(model, mesh, **size)
+    check_kernels(generation, compiled, FLASH + GRADIENTS + (EXPERTS + EXPERT_GRADIENTS) * experts)
+    if experts:
+        assert "all-gather" in compiled.as_text() and "reduce-scatter" in compiled.as_text()
+    _, decode = engine_programs(model, mesh, prompts=4, length=128)
+    check_kernels(generation, decode, EXPERTS * experts)
