@@ -40,6 +40,8 @@ RULES: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """Role -> logical axis -> the mesh axes that split it, the first of them before the others."""
 
+TOKENS = ("batch", "length")
+"""Logical axes of [B, T]."""
 _AS_DATA_COMES = ("batch", "length", "vocab")
 """Logical axes whose size is that of the data or the tokenizer: what does not divide it leaves it whole."""
 
@@ -141,6 +143,11 @@ def partition_spec(
     return PartitionSpec(*entries)
 
 
+def axes_of(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes that an entry of a spec names."""
+    return (entry,) if isinstance(entry, str) else entry or ()
+
+
 def tree_shardings(logical_axes, shapes, mesh: Mesh, *, role: Role = "train"):
     """Tree of NamedSharding for a tree of logical axes (tuples) and a matching tree of arrays or shapes.
 
@@ -177,7 +184,7 @@ def describe_sharding(tree) -> str:
         spec = sharding.spec if isinstance(sharding, NamedSharding) else ()
         part, num_devices = (sharding.shard_shape(leaf.shape), sharding.num_devices) if sharding else (leaf.shape, 1)
         size, local = math.prod(leaf.shape), math.prod(part) * leaf.dtype.itemsize
-        split = [_split(entry) for entry in (*spec, *[None] * (len(leaf.shape) - len(spec)))]
+        split = ["*".join(axes_of(entry)) or "-" for entry in (*spec, *[None] * (len(leaf.shape) - len(spec)))]
         copies = num_devices * math.prod(part) // size if size else num_devices
         dims = "x".join(map(str, leaf.shape)) or "scalar"
         rows.append((_name(path), dims, str(leaf.dtype), " ".join(split), f"{local:,}", str(copies)))
@@ -190,10 +197,6 @@ def describe_sharding(tree) -> str:
     )
     where = f"mesh { ({name: size for name, size in mesh.shape.items() if size > 1}) }" if mesh else "no mesh"
     return "\n".join([*lines, f"{where}: {on_device:,} bytes a device of {total:,} in {len(rows) - 1} arrays"])
-
-
-def _split(entry: str | tuple[str, ...] | None) -> str:
-    return "-" if entry is None else entry if isinstance(entry, str) else "*".join(entry) or "-"
 
 
 def _name(path) -> str:
