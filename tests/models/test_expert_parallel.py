@@ -13,10 +13,11 @@ from jax import lax
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
+from r1jax.kernels import hardware
 from r1jax.models import expert_parallel
 from r1jax.models.expert_exchange import _windows
 from r1jax.models.expert_parallel import max_destinations
-from r1jax.models.expert_rounds import in_rounds
+from r1jax.models.expert_rounds import in_rounds, local_experts
 from r1jax.models.moe import MoE
 from r1jax.models.presets import make_preset
 from r1jax.sharding import make_mesh
@@ -212,6 +213,22 @@ def test_windows_send_every_pair_once_and_never_more_than_there_is_room():
                 assert not sent[sender] & set(pairs)
                 sent[sender] |= set(pairs)
     assert [len(pairs) for pairs in sent] == counts.sum(1).tolist()
+
+
+@pytest.mark.parametrize("is_cpu", [True, False], ids=["xla", "ragged_dot"])
+def test_pairs_of_experts_elsewhere_give_nothing(is_cpu, monkeypatch):
+    monkeypatch.setattr(hardware, "is_cpu", lambda: is_cpu)
+    rng = np.random.default_rng(0)
+    x, (gate, up), down = rng.normal(size=(5, 16)), rng.normal(size=(2, 2, 16, 8)), rng.normal(size=(2, 8, 16))
+    experts, weights = np.array([[0, 2], [1, 0], [2, 2], [1, 2], [1, 0]]), rng.uniform(size=(5, 2))
+    want = np.zeros((5, 16))
+    for row, k in zip(*np.nonzero(experts < 2), strict=True):
+        e, g = experts[row, k], x[row] @ gate[experts[row, k]]
+        want[row] += weights[row, k] * ((g / (1 + np.exp(-g)) * (x[row] @ up[e])) @ down[e])
+    arguments = x, experts, weights, (gate, up, down)
+    arguments = jax.tree.map(lambda a: jnp.asarray(a, jnp.int32 if a.dtype == int else jnp.float32), arguments)
+    got = jax.jit(functools.partial(local_experts, capacity=4))(*arguments)  # six pairs: two rounds
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("rounds", [1, 3])

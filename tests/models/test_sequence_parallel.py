@@ -15,10 +15,11 @@ from tests.tiny import GQA, V3, shaken
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
+MOE = dataclasses.replace(V3, num_layers=1, num_dense_layers=0)
 MODELS = {
     "gqa": make_model(dataclasses.replace(GQA, num_layers=1)),
-    "v3": make_model(dataclasses.replace(V3, num_layers=2, remat="full")),
-    "v3 and all_to_all": make_model(dataclasses.replace(V3, num_layers=2, expert_parallel="all_to_all")),
+    "v3": make_model(dataclasses.replace(MOE, remat="full")),
+    "v3 and all_to_all": make_model(dataclasses.replace(MOE, expert_parallel="all_to_all")),
 }
 CASES = [
     ("gqa", {"sequence": 4, "tensor": 2}),

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 MOE = dataclasses.replace(V3, num_layers=2, num_dense_layers=0)
 MODELS = {"v3": make_model(MOE), "gqa": make_model(GQA)}
+MODELS["v3, experts spread"] = make_model(dataclasses.replace(MOE, expert_parallel="all_to_all"))
 MIX = {"data": 2, "fsdp": 1, "expert": 2, "tensor": 2}
 CASES = [("v3", {name: 2}) for name in ("data", "fsdp", "expert", "tensor")]
 CASES += [("v3", MIX), ("gqa", {"fsdp": 2, "tensor": 2})]
@@ -112,7 +113,7 @@ def check_layout(name, axes, layout):
     assert stack["attention_norm"]["scale"][1] == (2, 32)
 
 
-@pytest.mark.parametrize("name", ["v3", "gqa"])
+@pytest.mark.parametrize("name", MODELS)
 def test_generate_gives_the_same_tokens_on_the_mesh(name):
     model = MODELS[name]
     trees = shaken(model)
