@@ -11,7 +11,8 @@ A model that judges or rewrites is behind `ENDPOINT` (vLLM or SGLang serving Dee
 Hardware: none of this was ever run; no accelerator was here. Meshes are plans for TPU v5p (95 GB a chip), by this count:
 a trained parameter takes 16 bytes (float32 weights, gradient, two moments), in RL 20 with the reference; a row of 32,768
 tokens keeps 61 layers' inputs, 29 GB in bfloat16. Not there yet, and needed before RL at 671B is fast: the sampler holds
-the dense caches of all 8,192 rows of a phase at once (70 KB a token), and no mesh axis shards a row by its tokens.
+the dense caches of all 8,192 rows of a phase at once (70 KB a token), and these meshes give a row's tokens no axis of
+their own ("sequence") nor name a way of expert_parallel.
 
 Open points of the paper (spec G), chosen here for all: AdamW (0.9, 0.95), decay 0.1, clip 1.0, 10 updates of warm-up, RL at
 a constant rate (B.2, recommended); router bias left as it is and no balance loss, the MTP layer neither trained nor used

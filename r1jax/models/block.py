@@ -8,7 +8,7 @@ from r1jax.models.gqa import GQA
 from r1jax.models.layers import RMSNorm, SwiGLU
 from r1jax.models.mla import MLA
 from r1jax.models.moe import MoE
-from r1jax.sharding import constrain
+from r1jax.sharding import TOKENS, constrain
 
 
 class Block(nnx.Module):
@@ -28,16 +28,17 @@ class Block(nnx.Module):
 
         ``routing`` holds the keyword arguments of ``MoE``; a dense layer ignores them.
         """
+        role = "train" if attention_inputs.get("cache") is None else "rollout"
         with jax.named_scope("attention"):
             out_BTD, cache = self.attention(self.attention_norm(h_BTD), segments_BT=segments_BT, **attention_inputs)
-        h_BTD = constrain(h_BTD + out_BTD, ("batch", None, None))
+        h_BTD = constrain(h_BTD + out_BTD, (*TOKENS, None), role=role)
         with jax.named_scope("ffn"):
             x_BTD = self.ffn_norm(h_BTD)
             if isinstance(self.ffn, MoE):
-                out_BTD, told = self.ffn(x_BTD, segments_BT=segments_BT, **routing)
+                out_BTD, told = self.ffn(x_BTD, segments_BT=segments_BT, role=role, **routing)
             else:
                 out_BTD, told = self.ffn(x_BTD), {}
-        return constrain(h_BTD + out_BTD, ("batch", None, None)), cache, told
+        return constrain(h_BTD + out_BTD, (*TOKENS, None), role=role), cache, told
 
 
 def stacked(make, num_layers: int, *, rngs: nnx.Rngs):

@@ -10,9 +10,11 @@ G group · P prompts · M MTP depth · L layers · A several of these side by si
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
+
+ExpertParallel = Literal["auto", "ring", "all_to_all", "ragged_all_to_all"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +81,10 @@ class ModelConfig:
     """Weights of the chosen experts sum to routed_scaling; V2's do not."""
     router_bias: bool = True
     """Selection by affinity + bias (V3); without it there is no buffer (V2)."""
+    expert_parallel: ExpertParallel = "auto"
+    """How tokens and experts meet on a mesh: as XLA partitions the layer, or a way of ``r1jax.models.expert_parallel``."""
+    expert_capacity: float = 1.25
+    """Rows for which a device has room, over their mean, in the ways of expert_parallel; more take further rounds."""
     num_mtp_layers: int = 0
     """Depth M of multi-token prediction (V3 Sec. 2.2)."""
     # common
@@ -149,6 +155,14 @@ class ModelConfig:
             require(
                 0 <= self.num_dense_layers < self.num_layers,
                 f"num_dense_layers {self.num_dense_layers} must be in 0..{self.num_layers - 1}",
+            )
+            require(
+                self.expert_parallel in get_args(ExpertParallel),
+                f"expert_parallel must be one of {get_args(ExpertParallel)}, got {self.expert_parallel!r}",
+            )
+            require(
+                0 < self.expert_capacity < math.inf,
+                f"expert_capacity must be positive and finite, got {self.expert_capacity}",
             )
             require(
                 self.score_function in ("sigmoid", "softmax"),

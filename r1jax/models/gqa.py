@@ -8,6 +8,8 @@ from r1jax.models import cache as kv_cache
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import param, project
 from r1jax.models.rope import apply_rope
+from r1jax.models.sequence_parallel import attend_over_sequence
+from r1jax.sharding import TOKENS
 
 
 class GQA(nnx.Module):
@@ -45,11 +47,19 @@ class GQA(nnx.Module):
         k_BTJH = apply_rope(k_BTJH, *angles, interleaved=False)
         if cache is not None:
             cache = kv_cache.write(cache, {"k_BSJH": k_BTJH, "v_BSJH": v_BTJH}, start=start)
-        scale = self.config.head_dim**-0.5
         if reads_cache and cache is not None and cache_segments_BS is not None:
             mask_BTS = attention_mask(segments_BT, cache_segments_BS, q_offset=start)
-            out_BTNH = attention(q_BTNH, cache["k_BSJH"], cache["v_BSJH"], mask_BTS=mask_BTS, scale=scale)
+            out_BTNH = attention(
+                q_BTNH, cache["k_BSJH"], cache["v_BSJH"], mask_BTS=mask_BTS, scale=self.config.head_dim**-0.5
+            )
         else:
-            segments = {"q_segments_BT": segments_BT, "kv_segments_BS": segments_BT}
-            out_BTNH = flash_attention(q_BTNH, k_BTJH, v_BTJH, **segments, scale=scale)
+            segments, of_keys = (segments_BT, TOKENS), (*TOKENS, "kv_heads", None)
+            queries = {"q": (q_BTNH, (*TOKENS, "heads", None)), "segments": segments}
+            keys = {"k": (k_BTJH, of_keys), "v": (v_BTJH, of_keys), "segments": segments}
+            out_BTNH = attend_over_sequence(self._attend, queries, keys, {}, is_training=cache is None)
         return project(out_BTNH, self.w_o_NHD, num_contracted=2), cache
+
+    def _attend(self, queries, keys, _, q_offset):
+        segments = {"q_segments_BT": queries["segments"], "kv_segments_BS": keys["segments"]}
+        options = segments | {"scale": self.config.head_dim**-0.5, "q_offset": q_offset}
+        return flash_attention(queries["q"], keys["k"], keys["v"], **options)

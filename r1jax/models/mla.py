@@ -15,6 +15,8 @@ from r1jax.models import cache as kv_cache
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import RMSNorm, param, project
 from r1jax.models.rope import apply_rope, yarn_mscale
+from r1jax.models.sequence_parallel import attend_over_sequence
+from r1jax.sharding import TOKENS
 
 _LATENT_EPS = 1e-6
 """Of the latents' norms, whatever the config's eps: so in the released code and in transformers (vLLM takes the config's)."""
@@ -67,7 +69,9 @@ class MLA(nnx.Module):
             mask_BTS = attention_mask(segments_BT, cache_segments_BS, q_offset=start)
             out_BTNU = self._absorbed(q_nope_BTNH, q_rope_BTNR, cache["latent_BSC"], cache["rope_BSR"], mask_BTS)
         else:
-            out_BTNU = self._expanded(q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, segments_BT)
+            out_BTNU = self._expanded(
+                q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, segments_BT, is_training=cache is None
+            )
         return project(out_BTNU, self.w_o_NUD, num_contracted=2), cache
 
     def _query(self, x_BTD):
@@ -76,12 +80,20 @@ class MLA(nnx.Module):
         q_latent_BTQ = self.q_norm(project(x_BTD, self.w_dq_DQ))
         return project(q_latent_BTQ, self.w_uq_QNA)
 
-    def _expanded(self, q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, segments_BT):
-        kv_BTNA = project(latent_BTC, self.w_ukv_CNA)
-        k_nope_BTNH, v_BTNU = jnp.split(kv_BTNA, [self.config.nope_head_dim], axis=-1)
-        ropes = {"q_rope_BTNR": q_rope_BTNR, "k_rope_BSR": k_rope_BTR}
-        segments = {"q_segments_BT": segments_BT, "kv_segments_BS": segments_BT}
-        return flash_attention(q_nope_BTNH, k_nope_BTNH, v_BTNU, **ropes, **segments, scale=self.softmax_scale)
+    def _expanded(self, q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, segments_BT, *, is_training):
+        def attend(queries, keys, weights, q_offset):
+            kv_BSNA = project(keys["latent"], weights["ukv"])
+            k_nope_BSNH, v_BSNU = jnp.split(kv_BSNA, [self.config.nope_head_dim], axis=-1)
+            ropes = {"q_rope_BTNR": queries["rope"], "k_rope_BSR": keys["rope"]}
+            segments = {"q_segments_BT": queries["segments"], "kv_segments_BS": keys["segments"]}
+            options = ropes | segments | {"scale": self.softmax_scale, "q_offset": q_offset}
+            return flash_attention(queries["nope"], k_nope_BSNH, v_BSNU, **options)
+
+        per_head, latent, segments = (*TOKENS, "heads", None), (*TOKENS, None), (segments_BT, TOKENS)
+        queries = {"nope": (q_nope_BTNH, per_head), "rope": (q_rope_BTNR, per_head), "segments": segments}
+        keys = {"latent": (latent_BTC, latent), "rope": (k_rope_BTR, latent), "segments": segments}
+        weights = {"ukv": (self.w_ukv_CNA[...], (None, "heads", None))}
+        return attend_over_sequence(attend, queries, keys, weights, is_training=is_training)
 
     def _absorbed(self, q_nope_BTNH, q_rope_BTNR, latent_BSC, k_rope_BSR, mask_BTS):
         w_uk_CNH, w_uv_CNU = jnp.split(self.w_ukv_CNA[...], [self.config.nope_head_dim], axis=-1)

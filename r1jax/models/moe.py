@@ -7,7 +7,9 @@ from flax import nnx
 from r1jax.kernels.grouped_matmul import expert_ffn
 from r1jax.kernels.route import affinities, route_and_sort
 from r1jax.models.config import ModelConfig
+from r1jax.models.expert_parallel import is_spread, routed_experts
 from r1jax.models.layers import Buffer, SwiGLU, param
+from r1jax.sharding import Role
 
 
 class MoE(nnx.Module):
@@ -26,12 +28,20 @@ class MoE(nnx.Module):
             self.shared = SwiGLU(dim, c.num_shared_experts * ffn, std=std, rngs=rngs)
 
     def __call__(
-        self, x_BTD: jax.Array, *, segments_BT: jax.Array, replay_BTK=None, record_routing=False, balance=False
+        self,
+        x_BTD: jax.Array,
+        *,
+        segments_BT: jax.Array,
+        role: Role = "train",
+        replay_BTK=None,
+        record_routing=False,
+        balance=False,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """(output [B, T, D], what the layer tells of its routing).
 
         Always "expert_counts_E", tokens routed to each expert, padding not counted; with ``record_routing`` "experts_BTK";
-        with ``balance`` "balance", see ``balance_sum``. ``replay_BTK`` are experts to use again: see ``route``.
+        with ``balance`` "balance", see ``balance_sum``. ``replay_BTK`` are experts to use again: see ``route``. ``role``: how the
+        experts lie on the mesh (``r1jax.sharding.RULES``), for the config's ``expert_parallel``.
         """
         c = self.config
         x_XD = x_BTD.reshape(-1, x_BTD.shape[-1])
@@ -41,27 +51,33 @@ class MoE(nnx.Module):
             self.w_router_DE[...].astype(jnp.float32),
             precision=jax.lax.Precision.HIGHEST,  # the default of TPU and GPU rounds the inputs
         )
-        weights_XK, experts_XK, order = route_and_sort(
-            logits_XE,
-            self.router_bias_E[...] if c.router_bias else None,
-            num_experts_per_token=c.num_experts_per_token,
-            num_groups=c.num_groups,
-            num_groups_per_token=c.num_groups_per_token,
-            scaling=c.routed_scaling,
-            best_per_group=2 if c.score_function == "sigmoid" else 1,
-            normalize=c.normalize_weights,
-            score_function=c.score_function,
-            replay_XK=None if replay_BTK is None else replay_BTK.reshape(-1, c.num_experts_per_token),
-        )
+        bias_E = self.router_bias_E[...] if c.router_bias else None
+        options = {
+            "num_experts_per_token": c.num_experts_per_token,
+            "num_groups": c.num_groups,
+            "num_groups_per_token": c.num_groups_per_token,
+            "scaling": c.routed_scaling,
+            "best_per_group": 2 if c.score_function == "sigmoid" else 1,
+            "normalize": c.normalize_weights,
+            "score_function": c.score_function,
+        }
         experts = (self.w_gate_EDF[...], self.w_up_EDF[...], self.w_down_EFD[...])
-        out_XD = expert_ffn(x_XD, experts_XK, weights_XK, *experts, order=order)
-        out_BTD = out_XD.reshape(x_BTD.shape)
+        if is_spread(c):
+            logits_BTE = logits_XE.reshape(*segments_BT.shape, -1)
+            out_BTD, experts_BTK = routed_experts(
+                x_BTD, logits_BTE, bias_E, replay_BTK, experts, config=c, role=role, route_options=options
+            )
+        else:
+            replay_XK = None if replay_BTK is None else replay_BTK.reshape(-1, c.num_experts_per_token)
+            weights_XK, experts_XK, order = route_and_sort(logits_XE, bias_E, replay_XK=replay_XK, **options)
+            out_BTD = expert_ffn(x_XD, experts_XK, weights_XK, *experts, order=order).reshape(x_BTD.shape)
+            experts_BTK = experts_XK.reshape(*segments_BT.shape, -1)
         if c.num_shared_experts:
             out_BTD = out_BTD + self.shared(x_BTD)
-        counted_XKE = jax.nn.one_hot(experts_XK, c.num_experts) * (segments_BT.reshape(-1, 1, 1) > 0)
-        told = {"expert_counts_E": counted_XKE.sum((0, 1))}
+        counted_BTKE = jax.nn.one_hot(experts_BTK, c.num_experts) * (segments_BT[..., None, None] > 0)
+        told = {"expert_counts_E": counted_BTKE.sum((0, 1, 2))}
         if record_routing:
-            told["experts_BTK"] = experts_XK.reshape(*segments_BT.shape, -1)
+            told["experts_BTK"] = experts_BTK
         if balance:
             affinity_BTE = affinities(logits_XE, c.score_function).reshape(*segments_BT.shape, -1)
             told["balance"] = balance_sum(affinity_BTE, segments_BT, num_experts_per_token=c.num_experts_per_token)

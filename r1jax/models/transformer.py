@@ -21,7 +21,7 @@ from r1jax.models.config import ModelConfig
 from r1jax.models.layers import Buffer, RMSNorm, param
 from r1jax.models.mtp import MTP
 from r1jax.models.rope import rope_angles
-from r1jax.sharding import constrain
+from r1jax.sharding import TOKENS, constrain
 
 
 def _rematerialised(layer, remat: str):
@@ -64,7 +64,7 @@ class Transformer(nnx.Module):
     ):
         """(hidden after the final norm [B, T, D], cache or None, aux): see ``Model.hidden``."""
         inputs = {"angles": rope_angles(self.config, positions_BT), "segments_BT": segments_BT}
-        h_BTD = self._embed(tokens_BT)
+        h_BTD = self._embed(tokens_BT, cache)
         if cache is None:
             h_BTD, told = self._scanned(h_BTD, inputs, replay_LBTK, routing)
         else:
@@ -84,7 +84,7 @@ class Transformer(nnx.Module):
             return nnx.merge(graphdef, jax.tree.map(lambda a: a[depth], state))(hidden_BTD, embedded_BTD, **inputs)
 
         step = step if cache is not None else _rematerialised(step, self.config.remat)
-        hidden_BTD, layer, told = step(state, hidden_BTD, self._embed(next_BT))
+        hidden_BTD, layer, told = step(state, hidden_BTD, self._embed(next_BT, cache))
         cache = None if cache is None else _advanced(cache, (layer,), inputs)
         return hidden_BTD, cache, _aux_of(jax.tree.map(lambda value: value[None], told))
 
@@ -94,9 +94,9 @@ class Transformer(nnx.Module):
             for index in range(jax.tree.leaves(state)[0].shape[0]):
                 yield name, index, nnx.merge(graphdef, jax.tree.map(lambda a, index=index: a[index], state))
 
-    def _embed(self, tokens_BT):
+    def _embed(self, tokens_BT, cache):
         h_BTD = self.embed_VD[...][tokens_BT].astype(self.config.dtype)
-        return constrain(h_BTD, ("batch", None, None))
+        return constrain(h_BTD, (*TOKENS, None), role="train" if cache is None else "rollout")
 
     def _stacks(self):
         for name in ("dense", "moe"):

@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
 
 from r1jax.models.transformer import make_model
 from r1jax.objectives.sums import add_metrics
 from r1jax.rollout.engine import Engine
-from r1jax.sharding import constrain, make_mesh, partition_spec, tree_shardings
+from r1jax.sharding import make_mesh, tree_shardings
 from r1jax.training.learner import init_state, make_update
 from r1jax.training.optimizer import make_optimizer
 from tests.tiny import GQA, V3, shaken
@@ -21,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 MOE = dataclasses.replace(V3, num_layers=2, num_dense_layers=0)
 MODELS = {"v3": make_model(MOE), "gqa": make_model(GQA)}
+MODELS["v3, experts spread"] = make_model(dataclasses.replace(MOE, expert_parallel="all_to_all"))
 MIX = {"data": 2, "fsdp": 1, "expert": 2, "tensor": 2}
 CASES = [("v3", {name: 2}) for name in ("data", "fsdp", "expert", "tensor")]
 CASES += [("v3", MIX), ("gqa", {"fsdp": 2, "tensor": 2})]
@@ -113,7 +113,7 @@ def check_layout(name, axes, layout):
     assert stack["attention_norm"]["scale"][1] == (2, 32)
 
 
-@pytest.mark.parametrize("name", ["v3", "gqa"])
+@pytest.mark.parametrize("name", MODELS)
 def test_generate_gives_the_same_tokens_on_the_mesh(name):
     model = MODELS[name]
     trees = shaken(model)
@@ -134,33 +134,3 @@ def test_generate_gives_the_same_tokens_on_the_mesh(name):
         np.testing.assert_array_equal(got.token_ids, want.token_ids)
         np.testing.assert_allclose(got.logps, want.logps, atol=2e-5)
         assert got.stop_reason == want.stop_reason
-
-
-def test_bad_meshes_raise():
-    with pytest.raises(ValueError, match=r"unknown mesh axes \['model'\]; choose from \['data', 'fsdp'"):
-        make_mesh({"model": 2})
-    with pytest.raises(ValueError, match="needs 16 devices, this machine has 8"):
-        make_mesh({"data": 4, "tensor": 4})
-    with pytest.raises(ValueError, match="at least 1"):
-        make_mesh({"data": 0})
-
-
-def test_partition_specs_are_literal():
-    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
-    assert partition_spec(("vocab", "embed"), (48, 32), mesh) == PartitionSpec(("tensor",), ("fsdp",))
-    assert partition_spec((None, "embed", None), (3, 32, 5), mesh) == PartitionSpec(None, ("fsdp",), None)
-    # The batch takes every axis that divides it: 8 both, 2 the first.
-    assert partition_spec(("batch", None), (8, 4), mesh) == PartitionSpec(("data", "fsdp"), None)
-    assert partition_spec(("batch", None), (2, 4), mesh) == PartitionSpec(("data",), None)
-    # A dim that its axis does not divide stays whole, and an axis is used once.
-    assert partition_spec(("kv_heads",), (3,), mesh) == PartitionSpec(None)
-    assert partition_spec(("heads", "mlp"), (4, 6), mesh) == PartitionSpec(("tensor",), None)
-    with pytest.raises(ValueError, match="1 logical axes"):
-        partition_spec(("heads",), (4, 6), mesh)
-
-
-def test_constrain_without_a_mesh_is_the_identity():
-    array = np.ones((8, 4), np.float32)  # on no device yet, as a stage's batches are
-    assert constrain(array, ("batch", None)) is array
-    with jax.set_mesh(make_mesh({"data": 2})):
-        assert jax.jit(partial(constrain, logical_axes=("batch", None)))(array).sharding.shard_shape((8, 4)) == (4, 4)

@@ -112,4 +112,5 @@ def _layout(order: Permutation, rows_per_block: int):
     num_slots = (-(-num_rows // rows_per_block) + len(counts_E)) * rows_per_block
     row_of_slot = jnp.full((num_slots,), num_rows, jnp.int32)
     row_of_slot = row_of_slot.at[slot_of_place].set(order.row_of_place, unique_indices=True)
-    return slot_of_place[order.place_XK], row_of_slot, blocks_E
+    slot_XK = slot_of_place.at[order.place_XK].get(mode="fill", fill_value=num_slots)  # a row may have no place
+    return slot_XK, row_of_slot, blocks_E

@@ -1,0 +1,172 @@
+"""Routed experts that are spread over the mesh's "expert" axis, each token with all of its experts: none is ever dropped.
+
+Three ways to bring tokens and experts together, one result (V3 Sec. 2.1.2 Eqs. 12-16), that of the layer on one device:
+
+- ``ring``: every device has all tokens of the axis (all-gather), computes what its experts give them, and the sums go home
+  (reduce-scatter in float32). Traffic does not depend on the routing: best for many experts a token and few devices.
+- ``all_to_all``: a token goes to the devices that hold its experts, *once* to each however many they hold, and a sum in the
+  activations' type comes back. Each pair of devices has room for a fixed number of tokens.
+- ``ragged_all_to_all``: the same, but only what is sent travels, and the room is the receiver's, for all its senders together.
+  For TPUs: XLA's CPU has no such collective.
+
+Room (``capacity`` times the mean) bounds memory and not the tokens: what does not fit goes in a further round, of which there are
+as many as the fullest device needs (``in_rounds``). Balanced routing, which the bias of V3 is for, needs one.
+
+Group-limited routing (V3 Sec. 2.1.2, "node-limited") bounds how many devices a token goes to, hence the room: at most
+``num_groups_per_token`` devices where each holds whole groups, that many times the devices of a group where groups are spread
+(``max_destinations``). So in V3 on 8 devices a token travels 4 times, not 8. V3's further step, one copy over the slow network
+to a node and then on within it, has no use here: an expert axis lies within a slice (``make_mesh``), whose links are alike.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from r1jax.kernels import hardware
+from r1jax.kernels.route import route
+from r1jax.models import expert_exchange
+from r1jax.models.config import ModelConfig
+from r1jax.models.expert_rounds import local_experts
+from r1jax.sharding import TOKENS, Role, axes_of, partition_spec
+
+UP, DOWN = ("experts", "embed", "mlp"), ("experts", "mlp", "embed")
+
+
+class _Layout(NamedTuple):
+    """The mesh axes of one layer, as the rules give them."""
+
+    tokens: PartitionSpec
+    up: PartitionSpec
+    down: PartitionSpec
+    experts: tuple[str, ...]
+    """Of the experts."""
+    moved: tuple[str, ...]
+    """Those of ``experts`` that tokens are split over too: they must travel. Over the others each device has them."""
+    embed: tuple[str, ...]
+    ffn: tuple[str, ...]
+
+
+def is_spread(config: ModelConfig) -> bool:
+    """Does the layer that is traced run here, on several devices, rather than as XLA partitions it?
+
+    Raises ValueError where the config's way cannot run on this platform.
+    """
+    if config.expert_parallel == "ragged_all_to_all" and not hardware.is_tpu():
+        raise ValueError(
+            f"expert_parallel='ragged_all_to_all' needs a TPU, and this program is for {jax.default_backend()!r}: take 'ring' or "
+            "'all_to_all'"
+        )
+    mesh = jax.sharding.get_abstract_mesh()
+    return config.expert_parallel != "auto" and not mesh.empty and mesh.size > 1
+
+
+def routed_experts(
+    x_BTD: jax.Array,
+    logits_BTE: jax.Array,
+    bias_E: jax.Array | None,
+    replay_BTK: jax.Array | None,
+    weights: tuple[jax.Array, jax.Array, jax.Array],
+    *,
+    config: ModelConfig,
+    role: Role,
+    route_options: dict,
+) -> tuple[jax.Array, jax.Array]:
+    """(Σ_k g_k · Expert_k(x) [B, T, D], the chosen experts [B, T, K] int32), under the ambient mesh (``is_spread``).
+
+    logits_BTE: the router's, float32. weights: gate and up [E, D, F], down [E, F, D], laid out as ``role`` says (another layout
+    is changed to it). route_options: those of ``route``. Gradients flow to x, logits and weights.
+    """
+    layout = _layout(x_BTD.shape, weights, role)
+    routing = PartitionSpec(*layout.tokens[:2], None)
+    specs = (layout.tokens, routing, PartitionSpec(), routing, (layout.up, layout.up, layout.down))
+    return jax.shard_map(
+        functools.partial(_on_device, config=config, layout=layout, route_options=route_options),
+        in_specs=specs,
+        out_specs=(layout.tokens, routing),
+        check_vma=False,  # the kernels' loops and calls do not say over which axes their arrays vary
+    )(x_BTD, logits_BTE, bias_E, replay_BTK, weights)
+
+
+def max_destinations(config: ModelConfig, num_devices: int, *, is_replay: bool = False) -> int:
+    """To how many of the expert axis' devices a token goes at most; experts and groups are consecutive (spec A.5.1).
+
+    Experts that are replayed were not chosen here, and no group limit is taken for granted.
+    """
+    c = config
+    most = min(c.num_experts_per_token, num_devices)
+    if is_replay or max(num_devices, c.num_groups) % min(num_devices, c.num_groups):
+        return most
+    return min(most, c.num_groups_per_token * max(1, num_devices // c.num_groups))
+
+
+def _layout(shape, weights, role: Role) -> _Layout:
+    mesh = jax.sharding.get_abstract_mesh()
+    tokens = partition_spec((*TOKENS, None), shape, mesh, role=role)
+    up = partition_spec(UP, weights[0].shape, mesh, role=role, name="the experts' gate and up")
+    down = partition_spec(DOWN, weights[2].shape, mesh, role=role, name="the experts' down")
+    experts, embed, ffn = map(axes_of, up)
+    split = {axis for entry in tokens for axis in axes_of(entry)}
+    return _Layout(tokens, up, down, experts, tuple(a for a in experts if a in split), embed, ffn)
+
+
+def _on_device(x_BTD, logits_BTE, bias_E, replay_BTK, weights, *, config, layout: _Layout, route_options):
+    """One device's part of ``routed_experts``."""
+    x_XD = x_BTD.reshape(-1, x_BTD.shape[-1])
+    weights_XK, experts_XK = route(
+        logits_BTE.reshape(x_XD.shape[0], -1),
+        bias_E,
+        replay_XK=None if replay_BTK is None else replay_BTK.reshape(x_XD.shape[0], -1),
+        **route_options,
+    )
+    weights = tuple(
+        _gathered(w.astype(x_XD.dtype), layout.embed, dim) for w, dim in zip(weights, (1, 1, 2), strict=True)
+    )
+    moved, spread = (math.prod(lax.axis_size(axis) for axis in axes) for axes in (layout.moved, layout.experts))
+    mean_pairs = experts_XK.size * moved / spread  # that a device's experts are given
+    room = functools.partial(_room, capacity=config.expert_capacity)
+
+    def here(x_RD, experts_RK, weights_RK, expert_weights):
+        """What this device's experts give rows of any; over ``layout.ffn`` it is still to be summed."""
+        num_local = expert_weights[0].shape[0]
+        local_RK = experts_RK - (lax.axis_index(layout.experts) * num_local if layout.experts else 0)
+        local_RK = jnp.where((local_RK >= 0) & (local_RK < num_local), local_RK, num_local)
+        pairs = room(mean_pairs, most=x_RD.shape[0] * min(experts_RK.shape[1], num_local))
+        return local_experts(x_RD, local_RK, weights_RK, expert_weights, capacity=pairs)
+
+    if config.expert_parallel == "ring" or moved < spread or moved == 1:
+        y_XD = _ring(here, x_XD, experts_XK, weights_XK, weights, layout)
+    else:
+        copies = max_destinations(config, moved, is_replay=replay_BTK is not None)
+        tokens = room(x_XD.shape[0] * copies / moved, most=x_XD.shape[0])
+        exchange = expert_exchange.EXCHANGES[config.expert_parallel]
+        y_XD = exchange(here, x_XD, experts_XK, weights_XK, weights, axes=layout.moved, copies=copies, room=tokens)
+        y_XD = _summed(y_XD, layout.ffn)
+    return y_XD.astype(x_BTD.dtype).reshape(x_BTD.shape), experts_XK.reshape(*x_BTD.shape[:2], -1)
+
+
+def _ring(here: Callable, x_XD, experts_XK, weights_XK, expert_weights, layout: _Layout):
+    """All tokens to every device, float32 sums of what they are given back."""
+    gathered = (_gathered(a, layout.moved, 0) for a in (x_XD, experts_XK, weights_XK))
+    y_RD = here(*gathered, expert_weights)
+    if layout.moved:
+        y_RD = lax.psum_scatter(y_RD, layout.moved, scatter_dimension=0, tiled=True)
+    return _summed(y_RD, (*(axis for axis in layout.experts if axis not in layout.moved), *layout.ffn))
+
+
+def _gathered(array, axes: tuple[str, ...], dim: int):
+    return lax.all_gather(array, axes, axis=dim, tiled=True) if axes else array
+
+
+def _summed(array, axes: tuple[str, ...]):
+    return lax.psum(array, axes) if axes else array
+
+
+def _room(mean: float, *, capacity: float, most: int) -> int:
+    """``capacity`` times the mean number of rows, in whole eights, no more than ``most``."""
+    return min(-(-math.ceil(capacity * mean) // 8) * 8, most)

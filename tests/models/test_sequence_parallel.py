@@ -1,0 +1,113 @@
+"""Rows whose tokens are spread over the mesh equal whole ones on one device: hidden states, loss, gradients, counts."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r1jax.kernels import flash_attention
+from r1jax.models.transformer import make_model
+from r1jax.sharding import make_mesh, tree_shardings
+from tests.tiny import GQA, V3, shaken
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+MOE = dataclasses.replace(V3, num_layers=1, num_dense_layers=0)
+MODELS = {
+    "gqa": make_model(dataclasses.replace(GQA, num_layers=1)),
+    "v3": make_model(dataclasses.replace(MOE, remat="full")),
+    "v3 and all_to_all": make_model(dataclasses.replace(MOE, expert_parallel="all_to_all")),
+}
+CASES = [
+    ("gqa", {"sequence": 4, "tensor": 2}),
+    ("v3", {"sequence": 8}),
+    ("v3", {"fsdp": 2, "sequence": 2, "tensor": 2}),
+    ("v3 and all_to_all", {"expert": 4, "sequence": 2}),
+]
+
+
+def packed_rows():
+    """Four rows of 16 tokens, of several sequences each, none of which ends where a device's part does; padding at the end."""
+    rng = np.random.default_rng(0)
+    segments, positions = np.zeros((2, 4, 16), np.int32)
+    for row, lengths in enumerate([(16,), (5, 9), (3, 3, 7), (11, 2, 1)]):
+        ends = np.cumsum(lengths)
+        for number, (end, length) in enumerate(zip(ends, lengths, strict=True), start=1):
+            segments[row, end - length : end], positions[row, end - length : end] = number, np.arange(length)
+    tokens = rng.integers(1, 48, (4, 16)).astype(np.int32)
+    return tokens, positions, segments
+
+
+def value_and_gradient(model, buffers):
+    """Compiled function of params: ((loss, (hidden, aux)), gradient)."""
+    tokens, positions, segments = packed_rows()
+
+    def loss(params):
+        hidden, _, aux = model.hidden(
+            params, buffers, tokens, positions_BT=positions, segments_BT=segments, balance=True
+        )
+        logp, entropy = model.token_logprob(params, hidden, jnp.roll(tokens, -1, axis=1))
+        total = jnp.where(segments > 0, logp + 0.1 * entropy, 0.0).sum() + jnp.sum(aux.get("balance_L", 0.0))
+        return total, (jnp.where(segments[..., None] > 0, hidden, 0.0), aux)
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+@pytest.fixture(scope="module")
+def single():
+    results = {}
+
+    def get(name):
+        kind = name.split()[0]
+        if kind not in results:
+            params, buffers = shaken(MODELS[kind])
+            results[kind] = jax.tree.map(np.asarray, value_and_gradient(MODELS[kind], buffers)(params))
+        return results[kind]
+
+    return get
+
+
+@pytest.mark.parametrize(("name", "axes"), CASES, ids=str)
+def test_spread_rows_equal_whole_ones(name, axes, single, monkeypatch):
+    (want_loss, (want_hidden, want_aux)), want_gradient = single(name)
+    model, mesh = MODELS[name], make_mesh(axes)
+    attend, seen = flash_attention.reference.attention, []
+
+    def attention(q_BTNH, k_BSJH, v_BSJU, **options):
+        seen.append((q_BTNH.shape[1], k_BSJH.shape[1]))
+        return attend(q_BTNH, k_BSJH, v_BSJU, **options)
+
+    monkeypatch.setattr(flash_attention.reference, "attention", attention)
+    with jax.set_mesh(mesh):
+        trees = shaken(model)
+        layouts = map(partial(tree_shardings, mesh=mesh), model.logical_axes(), trees)
+        params, buffers = map(jax.device_put, trees, layouts)
+        (loss, (hidden, aux)), gradient = value_and_gradient(model, buffers)(params)
+    assert set(seen) == {(16 // axes["sequence"], 16)}  # each device has its own queries and all keys
+    np.testing.assert_allclose(loss, want_loss, rtol=1e-5)
+    np.testing.assert_allclose(hidden, want_hidden, atol=2e-5)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), gradient, want_gradient)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), aux, want_aux)
+
+
+def test_a_row_that_the_axis_does_not_divide_raises():
+    model = MODELS["gqa"]
+    params, buffers = model.abstract()
+    arrays = [jax.ShapeDtypeStruct((2, 10), jnp.int32)] * 3
+    with (
+        jax.set_mesh(make_mesh({"sequence": 4})),
+        pytest.raises(
+            ValueError, match="rows of 10 tokens do not divide over the mesh's 'sequence' axis of 4; make the row"
+        ),
+    ):
+        jax.eval_shape(
+            lambda params, buffers, tokens, positions, segments: model.hidden(
+                params, buffers, tokens, positions_BT=positions, segments_BT=segments
+            ),
+            params,
+            buffers,
+            *arrays,
+        )
