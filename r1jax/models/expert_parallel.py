@@ -136,7 +136,7 @@ def _on_device(x_BTD, logits_BTE, bias_E, replay_BTK, weights, *, config, layout
         num_local = expert_weights[0].shape[0]
         local_RK = experts_RK - (lax.axis_index(layout.experts) * num_local if layout.experts else 0)
         local_RK = jnp.where((local_RK >= 0) & (local_RK < num_local), local_RK, num_local)
-        pairs = room(mean_pairs, most=x_RD.shape[0] * min(experts_RK.shape[1], num_local))
+        pairs = room(mean_pairs, most=experts_RK.size)
         return local_experts(x_RD, local_RK, weights_RK, expert_weights, capacity=pairs)
 
     if config.expert_parallel == "ring" or moved < spread or moved == 1:

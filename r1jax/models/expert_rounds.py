@@ -60,7 +60,7 @@ def local_experts(x_RD, experts_RK, weights_RK, expert_weights, *, capacity: int
     order = permutation(experts_RK, expert_weights[0].shape[0])  # pairs whose expert is elsewhere come last
     num_rounds = -(-order.offsets[-1] // capacity)
     one_round = functools.partial(_some_pairs, capacity=capacity)
-    most = -(-experts_RK.shape[0] * min(experts_RK.shape[1], expert_weights[0].shape[0]) // capacity)
+    most = -(-experts_RK.size // capacity)
     return in_rounds(one_round, num_rounds, (x_RD, weights_RK, expert_weights), (experts_RK, order), most=most)
 
 
