@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "expert", "tensor", "sequence")
@@ -38,6 +39,11 @@ def make_mesh(axes: Mapping[str, int] | None = None) -> Mesh:
     if min(shape) < 1:
         raise ValueError(f"mesh axes must be at least 1, got {axes}")
     need, have = math.prod(shape), jax.device_count()
+    if jax.process_count() > 1 and need != have:
+        raise ValueError(
+            f"mesh {axes} has {need} devices and the {jax.process_count()} processes of this run {have}: "
+            f"every process has a part in the mesh, so choose axes whose product is {have}"
+        )
     if need > have:
         raise ValueError(f"mesh {axes} needs {need} devices, this machine has {have}")
     return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=jax.devices()[:need])
@@ -76,3 +82,26 @@ def constrain(array: jax.Array, logical_axes: tuple[str | None, ...]) -> jax.Arr
     if mesh.empty or mesh.size == 1:
         return array
     return jax.lax.with_sharding_constraint(array, partition_spec(logical_axes, array.shape, mesh))
+
+
+def place(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    """A host array on the devices of ``sharding``; every process has the whole of it and puts its own shards there."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def place_batch(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array | np.ndarray]:
+    """A batch's host arrays on the ambient mesh (``jax.set_mesh``): their first dim is "batch", scalars are replicated.
+
+    Without a mesh of several devices the arrays stay where they are.
+    """
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty or mesh.size == 1:
+        return dict(batch)
+
+    def placed(array: np.ndarray) -> jax.Array:
+        axes = ("batch",) + (None,) * (array.ndim - 1) if array.ndim else ()
+        return place(array, NamedSharding(mesh, partition_spec(axes, array.shape, mesh)))
+
+    return {name: placed(np.asarray(array)) for name, array in batch.items()}
