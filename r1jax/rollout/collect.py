@@ -204,9 +204,11 @@ class Collector:
     ) -> tuple[Group, Scores]:
         """A group of what ``_start_scoring`` gave, here or in another process, and of its deferred rewards."""
         texts, answers, _ = read
-        with _naming(problem):
-            deferred = self._start_rewards(problem, completions, texts, deferred=True)().to_json()
-        scores = self.rubric.join([judged["scores"], deferred], count=len(texts))
+        parts = [judged["scores"]]
+        if self.rubric.part(deferred=True).names:
+            with _naming(problem):
+                parts.append(self._start_rewards(problem, completions, texts, deferred=True)().to_json())
+        scores = self.rubric.join(parts, count=len(texts))
         rollouts = []
         for index, (completion, text, answer) in enumerate(zip(completions, texts, answers, strict=True)):
             (grade, failure), errors = judged["grades"][index], scores.messages[index]

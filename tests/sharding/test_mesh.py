@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from r1jax.models.transformer import make_model
 from r1jax.objectives.sums import add_metrics
 from r1jax.rollout.engine import Engine
-from r1jax.sharding import constrain, make_mesh, partition_spec, tree_shardings
+from r1jax.sharding import constrain, make_mesh, partition_spec, place_batch, tree_shardings
 from r1jax.training.learner import init_state, make_update
 from r1jax.training.optimizer import make_optimizer
 from tests.tiny import GQA, V3, shaken
@@ -164,3 +164,20 @@ def test_constrain_without_a_mesh_is_the_identity():
     assert constrain(array, ("batch", None)) is array
     with jax.set_mesh(make_mesh({"data": 2})):
         assert jax.jit(partial(constrain, logical_axes=("batch", None)))(array).sharding.shard_shape((8, 4)) == (4, 4)
+
+
+def test_place_batch_spreads_rows_and_replicates_scalars():
+    batch = {"tokens": np.arange(32).reshape(8, 4), "num_tokens": np.float32(3), "odd": np.ones((3, 2))}
+    assert place_batch(batch)["tokens"] is batch["tokens"]  # no mesh
+    with jax.set_mesh(make_mesh({"data": 2, "expert": 2, "tensor": 2})):
+        placed = place_batch(batch)
+    assert placed["tokens"].sharding.spec == PartitionSpec(("data", "expert"), None)
+    assert [placed[name].sharding.shard_shape(placed[name].shape) for name in batch] == [(2, 4), (), (3, 2)]
+    for name, array in batch.items():
+        np.testing.assert_array_equal(placed[name], array)
+
+
+def test_a_mesh_of_several_processes_takes_all_devices(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"has 4 devices and the 2 processes of this run 8: .* whose product is 8"):
+        make_mesh({"data": 4})
