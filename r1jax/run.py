@@ -19,11 +19,15 @@ made before, by the same config: else nothing runs, and the error names both sta
 The first Ctrl-C or SIGTERM ends the run when the update or the evaluation's batch under way is done: all is saved,
 no further stage starts. A second one quits at once.
 Exit codes: 0 done, 2 bad input or a run that cannot go on (said in one line), 75 stopped by a signal, the same command goes on.
+
+On several processes, see r1jax.launch.distributed: the first writes and tells, a signal to one stops all. Then 75 is also
+the exit code where another process was lost, and 134 where it was not heard of for --peer-timeout seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 import traceback
@@ -35,8 +39,10 @@ from absl import logging
 
 from r1jax.config_file import load_config
 from r1jax.launch.compilation_cache import use_compilation_cache
+from r1jax.launch.distributed import add_arguments, initialise, leave_at_once, lost_a_peer
 from r1jax.launch.host_memory import keep_freed_memory
 from r1jax.pipeline import Stage, make_stages, plan_stages
+from r1jax.processes import OtherProcessError, is_first, on_first
 from r1jax.report import NotAWorkdirError, write_report
 from r1jax.training.stop import Stopped, graceful_stop
 from r1jax.training.workdir import read_summary, write_json
@@ -51,13 +57,13 @@ def run_stages(stages: Sequence[Stage]) -> dict[str, dict[str, Any]] | None:
     with graceful_stop() as stop:
         for stage in stages:
             edited = "".join(f"; {code} was edited since" for code in stage.changed_code)
-            summary = read_summary(stage.workdir, stage.config.to_dict())
+            summary = on_first(functools.partial(read_summary, stage.workdir, stage.config.to_dict()))
             try:
                 if summary is not None:
-                    print(f"{stage.name}: done before, kept as it is in {stage.workdir}{edited}", flush=True)
+                    _tell(f"{stage.name}: done before, kept as it is in {stage.workdir}{edited}")
                 else:
                     stop.check()
-                    print(f"{stage.name}: {stage.config.stage} in {stage.workdir}{edited}", flush=True)
+                    _tell(f"{stage.name}: {stage.config.stage} in {stage.workdir}{edited}")
                     start = time.monotonic()
                     summary = stage.module.main(stage.config, stage.workdir)
                     summary = {"wall_seconds": time.monotonic() - start, **summary}
@@ -96,11 +102,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(options.config, overrides)
         logging.set_verbosity(logging.WARNING)
         keep_freed_memory()
+        initialise(options)
         use_compilation_cache()
         summaries = run_stages(make_stages(config, workdir, only=options.stages, skip=options.skip))
         if summaries is None:
-            print(f"stopped; the same command goes on from the last checkpoint in {workdir}", flush=True)
+            _tell(f"stopped; the same command goes on from the last checkpoint in {workdir}")
             return STOPPED
+        if not is_first():
+            return 0
         planned = plan_stages(config, workdir)
         summary = {**_total(planned, summaries), "seed": config.get("seed")}
         workdir.mkdir(parents=True, exist_ok=True)
@@ -110,6 +119,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except NotAWorkdirError:  # all that has run yet lies elsewhere
             report = write_report(next(stage.workdir for stage in reversed(planned) if stage.name in summaries))
     except Exception as error:
+        if lost_a_peer(error):
+            print(f"error: another process of this run was lost: {error}", file=sys.stderr)
+            print(f"the same command goes on from the last checkpoint in {workdir}", file=sys.stderr)
+            return leave_at_once(STOPPED)
         is_ours = type(error).__module__.startswith("r1jax.") or isinstance(error, ValueError | OSError)
         if options.traceback or not is_ours:
             raise
@@ -117,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         print(f"stopped at once; the same command goes on from the last checkpoint in {workdir}", flush=True)
-        return STOPPED
+        return leave_at_once(STOPPED)
     print(f"{headline(summary)}\nreport: {report}", flush=True)
     return 0
 
@@ -136,6 +149,7 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     parser.add_argument("--stages", type=_names, metavar="A,B", help="run these stages of the config only")
     parser.add_argument("--skip", type=_names, metavar="C", default=(), help="leave these stages out")
     parser.add_argument("--traceback", action="store_true", help="on bad input show where it was raised")
+    add_arguments(parser)
     return parser.parse_known_args(arguments)
 
 
@@ -154,8 +168,18 @@ def _total(planned: Sequence[Stage], summaries: Mapping[str, Mapping[str, Any]])
     return {**last, "wall_seconds": seconds, "stages": done}
 
 
+def _tell(text: str) -> None:
+    if is_first():
+        print(text, flush=True)
+
+
 def _say(error: Exception, workdir: Path) -> None:
-    """Prints the error without its traceback, which goes into the work directory where there is one."""
+    """Prints the error without its traceback, which goes into the work directory where there is one.
+
+    What went wrong in another process, that one says.
+    """
+    if isinstance(error, OtherProcessError):
+        return
     print(f"error: {error or type(error).__name__}", file=sys.stderr)
     hint = "--traceback shows where it was raised"
     if workdir.is_dir():

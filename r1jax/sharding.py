@@ -171,6 +171,29 @@ def constrain(array: jax.Array, logical_axes: tuple[str | None, ...], *, role: R
     return jax.lax.with_sharding_constraint(array, partition_spec(logical_axes, array.shape, mesh, role=role))
 
 
+def place(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    """A host array on the devices of ``sharding``; every process has the whole of it and puts its own shards there."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def place_batch(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array | np.ndarray]:
+    """A batch's host arrays on the ambient mesh (``jax.set_mesh``): their first dim is "batch", scalars are replicated.
+
+    Without a mesh of several devices the arrays stay where they are.
+    """
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty or mesh.size == 1:
+        return dict(batch)
+
+    def placed(array: np.ndarray) -> jax.Array:
+        axes = ("batch",) + (None,) * (array.ndim - 1) if array.ndim else ()
+        return place(array, NamedSharding(mesh, partition_spec(axes, array.shape, mesh)))
+
+    return {name: placed(np.asarray(array)) for name, array in batch.items()}
+
+
 def describe_sharding(tree) -> str:
     """A table of how a tree of arrays, or of ShapeDtypeStructs with shardings, lies on its mesh; the last line adds up.
 

@@ -11,11 +11,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 # room or file -> the rooms of r1jax that it may import besides itself; a file's own line comes before its room's.
-LOW = {"kernels", "sharding", "objectives", "text", "rewards", "tasks", "models", "data", "hf", "training"}
+LOW = {"kernels", "sharding", "processes", "objectives", "text", "rewards", "tasks", "models", "data", "hf", "training"}
 TOP = {"stages", "serve", "launch", "plan", "bench"}
 MAY_IMPORT = {
     "kernels": {"sharding"},
     "sharding": set(),
+    "processes": set(),
     "objectives": set(),
     "text": set(),
     "rewards": {"text"},
@@ -23,10 +24,10 @@ MAY_IMPORT = {
     "models": {"kernels", "sharding"},
     "data": {"text", "tasks"},
     "hf": {"models", "sharding", "text"},
-    "training": {"sharding"},
-    "rollout": {"models", "sharding"},
-    "rollout.types": {"models", "sharding", "tasks"},  # a Rollout's Group holds its Problem
-    "rollout.collect": {"models", "sharding", "text", "tasks", "rewards"},
+    "training": {"sharding", "processes"},
+    "rollout": {"models", "sharding", "processes"},
+    "rollout.types": {"models", "sharding", "processes", "tasks"},  # a Rollout's Group holds its Problem
+    "rollout.collect": {"models", "sharding", "processes", "text", "tasks", "rewards"},
     "evals": LOW | {"rollout"},
     **{room: LOW | TOP | {"rollout", "evals"} for room in TOP},
     "bench": LOW | TOP | {"rollout", "evals", "config_file"},

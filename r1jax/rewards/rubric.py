@@ -49,6 +49,12 @@ class Scores:
     messages: list[dict[str, str]]
     seconds: dict[str, float]
 
+    def to_json(self) -> dict[str, Any]:
+        """All but the total as JSON's types, for another process; ``Rubric.join`` makes the total."""
+        columns = ("by_name", "failed", "timed_out")
+        arrays = {key: {name: array.tolist() for name, array in getattr(self, key).items()} for key in columns}
+        return arrays | {"messages": self.messages, "seconds": self.seconds}
+
     @property
     def errors(self) -> dict[str, int]:
         """Number of completions that each function failed on."""
@@ -114,6 +120,32 @@ class Rubric:
             )
         return applying
 
+    def part(self, *, deferred: bool) -> "Rubric":
+        """The rubric of the rewards alone that are deferred, or are not; there may be none. ``join`` puts both together."""
+        own = copy.copy(self)
+        own._entries = [entry for entry in self._entries if entry.deferred == deferred]
+        return own
+
+    def join(self, parts: Iterable[Mapping[str, Any]], *, count: int) -> Scores:
+        """The scores of this rubric on N completions from those of its parts, each as ``Scores.to_json`` gives it."""
+        merged: dict[str, dict[str, Any]] = {"by_name": {}, "failed": {}, "timed_out": {}, "seconds": {}}
+        messages: list[dict[str, str]] = [{} for _ in range(count)]
+        for part in parts:
+            merged = {key: values | part[key] for key, values in merged.items()}
+            messages = [own | more for own, more in zip(messages, part["messages"], strict=True)]
+        by_name = {name: np.array(merged["by_name"][name], np.float64) for name in self.names}
+        failed, timed_out = (
+            {name: np.array(merged[key][name], bool) for name in self.names} for key in ("failed", "timed_out")
+        )
+        return Scores(
+            total=self._total(by_name, failed, count=count),
+            by_name=by_name,
+            failed=failed,
+            timed_out=timed_out,
+            messages=[{name: own[name] for name in self.names if name in own} for own in messages],
+            seconds={name: merged["seconds"][name] for name in self.names},
+        )
+
     def applies_to(self, task_name: str) -> list[str]:
         """Names of the rewards with a weight that apply to problems of a task."""
         return [entry.name for entry in self._applying_to(task_name) if entry.weight != 0.0]
@@ -175,6 +207,7 @@ class Rubric:
                 total=self._total(
                     {name: outcome.values for name, outcome in outcomes.items()},
                     {name: outcome.failed for name, outcome in outcomes.items()},
+                    count=count,
                 ),
                 by_name={name: outcome.values for name, outcome in outcomes.items()},
                 failed={name: outcome.failed for name, outcome in outcomes.items()},
@@ -188,10 +221,9 @@ class Rubric:
 
         return finish
 
-    def _total(self, values: Mapping[str, np.ndarray], failed: Mapping[str, np.ndarray]) -> np.ndarray:
+    def _total(self, values: Mapping[str, np.ndarray], failed: Mapping[str, np.ndarray], *, count: int) -> np.ndarray:
         """[N] weighted sums; nan where nothing of a weight applies, or something of a weight failed."""
         weights = {name: weight for name, weight in self.weights.items() if weight != 0.0}
-        count = len(next(iter(values.values())))
         total, applies, is_bad = np.zeros(count), np.zeros(count, bool), np.zeros(count, bool)
         for name, weight in weights.items():
             total += weight * np.nan_to_num(values[name])

@@ -1,14 +1,16 @@
 """From problems to scored groups: the one place where token ids meet text, tasks and rewards."""
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import jax
 import numpy as np
 
+from r1jax.processes import gather
 from r1jax.rewards.rubric import Rubric, Scores
 from r1jax.rollout.background import or_give_up, run_beside
 from r1jax.rollout.engine import Engine
@@ -55,6 +57,9 @@ class Collector:
 
     A group is scored, in a thread beside the sampler, as soon as its last sample is done: one call of each reward
     function a group, in any order of the groups. So scores do not depend on what else was sampled, or when.
+
+    Of n processes each scores every n-th group, and they exchange the scores. A deferred reward, which is a model on the
+    devices of all, is asked by all of them about every group.
     """
 
     engine: Engine
@@ -107,8 +112,8 @@ class Collector:
         scoring: dict[int, Future] = {}
 
         def score(place: int, completions: list[Completion]) -> None:
-            arguments = (problems[place], prompts[place], completions, policy_version)
-            scoring[place] = run_beside(self._start_scoring, *arguments)
+            is_own = place % jax.process_count() == jax.process_index()
+            scoring[place] = run_beside(self._start_scoring, problems[place], completions, is_own)
 
         begin = time.perf_counter()
         with or_give_up():
@@ -132,8 +137,22 @@ class Collector:
         @or_give_up()
         def finish() -> Collected:
             begin = time.perf_counter()
+            own = range(jax.process_index(), len(problems), jax.process_count())
+            told = gather(lambda: [[place, _finished(scoring[place], problems[place])] for place in own])
+            judged = {place: verdict for of_process in told for place, verdict in of_process}
             groups, scores = zip(
-                *(_finished(scoring[place], problem) for place, problem in enumerate(problems)), strict=True
+                *(
+                    self._group(
+                        problem,
+                        prompts[place],
+                        completions[place],
+                        scoring[place].result(),
+                        judged[place],
+                        policy_version,
+                    )
+                    for place, problem in enumerate(problems)
+                ),
+                strict=True,
             )
             num_ungraded = sum("task_metric" in rollout.errors for group in groups for rollout in group.rollouts)
             return Collected(
@@ -148,52 +167,73 @@ class Collector:
         return finish
 
     def _start_scoring(
-        self, problem: Problem, prompt_ids: list[int], completions: list[Completion], policy_version: int
-    ) -> Callable[[], tuple[Group, Scores]]:
-        """Grades and plain rewards of one group; what is returned waits for the async ones."""
+        self, problem: Problem, completions: list[Completion], is_own: bool
+    ) -> tuple[list[str], list[str | None], Callable[[], dict[str, Any]] | None]:
+        """(texts, answers, plain rewards and grades) of one group; the latter wait for async rewards, and are for own ones.
+
+        They are JSON-able, for the other processes: see ``_group``.
+        """
         texts = [self._text(completion) for completion in completions]
-        prompt = render(problem.messages, template=self.template, tokenizer=self.tokenizer)
-        scores_of = self.rubric.start(
-            [prompt] * len(texts), texts, reward_columns(problem, completions, task=self.task)
-        )
+        scores_of = self._start_rewards(problem, completions, texts, deferred=False) if is_own else None
         style, where = response_form(self.template, self.tokenizer)
         where = problem.answer_in or where
         answers = [
             None if completion.stop_reason == "length" else final_answer(text, style=style, answer=where)
             for completion, text in zip(completions, texts, strict=True)
         ]
-        grades = {answer: self._grade(answer, problem) for answer in dict.fromkeys(answers)}
+        if scores_of is None:
+            return texts, answers, None
+        by_answer = {answer: self._grade(answer, problem) for answer in dict.fromkeys(answers)}
+        grades = [by_answer[answer] for answer in answers]
+        return texts, answers, lambda: {"scores": scores_of().to_json(), "grades": grades}
 
-        def finish() -> tuple[Group, Scores]:
-            scores = scores_of()
-            rollouts = []
-            for index, (completion, text, answer) in enumerate(zip(completions, texts, answers, strict=True)):
-                grade, errors = grades[answer], scores.messages[index]
-                if isinstance(grade, GradingError):
-                    grade, errors = 0.0, errors | {"task_metric": str(grade)}
-                rollouts.append(
-                    Rollout(
-                        prompt_ids=np.asarray(prompt_ids, np.int32),
-                        completion=completion,
-                        text=text,
-                        policy_version=policy_version,
-                        rewards={name: float(values[index]) for name, values in scores.by_name.items()},
-                        reward=float(scores.total[index]),
-                        is_correct=grade >= 1.0,
-                        answer=answer,
-                        errors=errors,
-                    )
+    def _start_rewards(
+        self, problem: Problem, completions: list[Completion], texts: list[str], *, deferred: bool
+    ) -> Callable[[], Scores]:
+        prompt = render(problem.messages, template=self.template, tokenizer=self.tokenizer)
+        columns = reward_columns(problem, completions, task=self.task)
+        return self.rubric.part(deferred=deferred).start([prompt] * len(texts), texts, columns)
+
+    def _group(
+        self,
+        problem: Problem,
+        prompt_ids: list[int],
+        completions: list[Completion],
+        read: tuple[list[str], list[str | None], Any],
+        judged: Mapping[str, Any],
+        policy_version: int,
+    ) -> tuple[Group, Scores]:
+        """A group of what ``_start_scoring`` gave, here or in another process, and of its deferred rewards."""
+        texts, answers, _ = read
+        parts = [judged["scores"]]
+        if self.rubric.part(deferred=True).names:
+            with _naming(problem):
+                parts.append(self._start_rewards(problem, completions, texts, deferred=True)().to_json())
+        scores = self.rubric.join(parts, count=len(texts))
+        rollouts = []
+        for index, (completion, text, answer) in enumerate(zip(completions, texts, answers, strict=True)):
+            (grade, failure), errors = judged["grades"][index], scores.messages[index]
+            rollouts.append(
+                Rollout(
+                    prompt_ids=np.asarray(prompt_ids, np.int32),
+                    completion=completion,
+                    text=text,
+                    policy_version=policy_version,
+                    rewards={name: float(values[index]) for name, values in scores.by_name.items()},
+                    reward=float(scores.total[index]),
+                    is_correct=grade >= 1.0,
+                    answer=answer,
+                    errors=errors if failure is None else errors | {"task_metric": failure},
                 )
-            return Group(problem, tuple(rollouts)), scores
+            )
+        return Group(problem, tuple(rollouts)), scores
 
-        return finish
-
-    def _grade(self, answer: str | None, problem: Problem) -> float | GradingError:
-        """The task metric of an answer, or why it could not be had."""
+    def _grade(self, answer: str | None, problem: Problem) -> tuple[float, str | None]:
+        """The task metric of an answer, and where it could not be had why."""
         try:
-            return 0.0 if answer is None else self.task.grade(answer, problem)
+            return 0.0 if answer is None else self.task.grade(answer, problem), None
         except GradingError as error:
-            return error
+            return 0.0, str(error)
 
     def _text(self, completion: Completion) -> str:
         ids = completion.token_ids
@@ -229,10 +269,18 @@ def check_problems_of(task: Task, rubric: Rubric) -> None:
     check_problems(task, {name: rubric.required(name) - _MADE_COLUMNS for name in names})
 
 
-def _finished(scoring: Future, problem: Problem) -> tuple[Group, Scores]:
-    """A group whose scoring began; what is wrong with a reward is said with the problem that it happened on."""
+def _finished(scoring: Future, problem: Problem) -> dict[str, Any]:
+    """The rewards and grades of a group whose scoring began here."""
+    with _naming(problem):
+        *_, judge = scoring.result()
+        return judge()
+
+
+@contextlib.contextmanager
+def _naming(problem: Problem) -> Iterator[None]:
+    """What is wrong with a reward is said with the problem that it happened on."""
     try:
-        return scoring.result()()
+        yield
     except ValueError as error:
         question = problem.messages[-1]["content"]
         raise ValueError(f"task {problem.columns['task']!r}, problem {question[:80]!r}: {error}") from error

@@ -15,6 +15,7 @@ import numpy as np
 
 from r1jax.models import cache as kv_cache
 from r1jax.models.transformer import Model
+from r1jax.processes import to_host
 from r1jax.rollout.sampling import row_uniforms, sample_tokens
 from r1jax.rollout.types import Completion
 
@@ -113,8 +114,8 @@ class Engine:
             state, new_tokens, new_logps = self._decode(params, buffers, state, settings, steps=self.segment)
             tokens_BN = np.pad(tokens_BN, ((0, 0), (0, self.segment)), constant_values=-1)
             logps_BN = np.pad(logps_BN, ((0, 0), (0, self.segment)))
-            tokens_BN[rows, start:], logps_BN[rows, start:] = new_tokens, new_logps
-            done_B[rows] = np.asarray(state["done_B"])
+            tokens_BN[rows, start:], logps_BN[rows, start:] = to_host(new_tokens), to_host(new_logps)
+            done_B[rows] = to_host(state["done_B"])
             finish(np.flatnonzero(done_B.reshape(-1, num_samples).all(1)))
             alive = np.flatnonzero(~done_B[rows])
             if not len(alive):

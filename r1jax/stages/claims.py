@@ -17,6 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from r1jax.evals.claims import CHECKS, KINDS
+from r1jax.processes import is_first, on_first
 from r1jax.stages.keys import check_counts, check_finite, check_keys, options_of
 from r1jax.training.lineage import record_lineage
 from r1jax.training.workdir import open_workdir, write_json
@@ -46,8 +47,11 @@ def main(config: ConfigDict, workdir: Path) -> dict:
     values, workdir = config.to_dict(), Path(workdir)
     with open_workdir(workdir, values) as run:
         record_lineage(workdir, values)
-        rows = [row_of(claim, where=f"claims[{place}]") for place, claim in enumerate(values["claims"])]
-        write_json(workdir / CLAIMS, rows)
+        rows = on_first(
+            lambda: [row_of(claim, where=f"claims[{place}]") for place, claim in enumerate(values["claims"])]
+        )
+        if is_first():
+            write_json(workdir / CLAIMS, rows)
         held = [row["held"] for row in rows]
         summary = {
             "claims": len(rows),

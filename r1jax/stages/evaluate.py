@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from r1jax.evals.evaluate import distinct_problems, evaluate, samples_of
 from r1jax.evals.statistics import bootstrap_interval, vote_gains, vote_metrics
+from r1jax.processes import is_first, on_first
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector, reward_columns
 from r1jax.rollout.engine import make_engine
@@ -115,7 +116,7 @@ def main(config: ConfigDict, workdir: Path) -> dict:
                 collector.encode(problem)
 
         # Loop
-        done = len(read_lines(workdir / "metrics.jsonl"))
+        done = len(on_first(lambda: _rows_of(workdir)))
         with MetricsWriter(workdir, total=len(problems), resume_step=done) as metrics:
             completions = CompletionsWriter(workdir, resume_step=done)
             for place in range(done, len(problems)):
@@ -148,11 +149,15 @@ def main(config: ConfigDict, workdir: Path) -> dict:
                 )
 
         # Summary
-        rows = [json.loads(line) for line in read_lines(workdir / "metrics.jsonl")]
+        rows = on_first(lambda: _rows_of(workdir))
         tasks = {task.name: _of_task(task.name, row) for (task, _), row in zip(problems, rows, strict=True)}
         summary = {"tasks": tasks, "wall_seconds": sum(row["time/step"] for row in rows), "seed": config.seed}
         run.mark_done(summary)
     return summary
+
+
+def _rows_of(workdir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in read_lines(workdir / "metrics.jsonl")]
 
 
 def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
@@ -186,5 +191,5 @@ def _say_failures(groups: Sequence[Group], task: Task) -> None:
     messages: dict[str, str] = {}
     for rollout in (rollout for group in groups for rollout in group.rollouts):
         messages = {**rollout.errors, **messages}
-    for name, message in messages.items():
+    for name, message in messages.items() if is_first() else ():
         print(f"warning: task {task.name}: reward {name} failed: {message}", file=sys.stderr, flush=True)

@@ -19,6 +19,7 @@ from r1jax.hf import gguf, load_pretrained
 from r1jax.models.config import ModelConfig
 from r1jax.models.presets import make_preset
 from r1jax.models.transformer import Model, make_model
+from r1jax.processes import is_first
 from r1jax.rewards.rubric import load_function
 from r1jax.stages.keys import check_counts, check_keys
 from r1jax.text.chat import render
@@ -46,7 +47,9 @@ class Policy:
     tokenizer: Tokenizer
 
     def save(self, workdir: Path) -> None:
-        """Writes model.json and tokenizer/ into a stage's work directory."""
+        """Writes model.json and tokenizer/ into a stage's work directory; of several processes the first does."""
+        if not is_first():
+            return
         write_json(workdir / "model.json", dataclasses.asdict(self.model.config))
         self.tokenizer.save(workdir / "tokenizer")
 
@@ -158,7 +161,7 @@ def _from_gguf(spec: Mapping[str, Any], *, mesh: Mesh) -> tuple[Policy, dict, di
     config, params = gguf.load_gguf(file, **(spec.get("model") or {}))
     tokenizer.check_fits(config.vocab_size)
     model = make_model(config)
-    params = jax.device_put(jax.tree.map(np.asarray, params), _shardings(model, mesh)[0])
+    params = jax.tree.map(lambda a, s: sharding.place(np.asarray(a), s), params, _shardings(model, mesh)[0])
     return Policy(model, tokenizer), params, {}
 
 

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from r1jax.data.pairs import Failure, Judge, Judged, judge_pairs, parse_candidate, select_pairs
 from r1jax.data.records import FOLDER
+from r1jax.processes import require_one
 from r1jax.rewards.rubric import load_function
 from r1jax.sharding import make_mesh
 from r1jax.stages.chat_model import check_answered, check_chat, make_chat
@@ -37,6 +38,7 @@ VERDICTS = "verdicts.jsonl"
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError, naming the key, for a config that cannot run; asks nobody."""
+    require_one("stage preferences")
     check_keys(
         config,
         required=("stage", "seed", "mesh", "candidates", "judge", "candidates_per_batch"),

@@ -33,6 +33,7 @@ from ml_collections import ConfigDict
 
 from r1jax.data.records import FOLDER, RecordsMissingError, messages_of, open_records
 from r1jax.data.shards import FORMATS, as_markdown, unshared, write_shards
+from r1jax.processes import require_one
 from r1jax.rewards.rubric import Rubric, load_function
 from r1jax.rollout.collect import Collector, check_problems_of
 from r1jax.rollout.engine import make_engine
@@ -81,6 +82,7 @@ class EmptySetError(ValueError):
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError, naming the key, for a config that cannot run; reads files of problems, makes a few others."""
+    require_one("stage reject")
     check_keys(config, required=KEYS, optional=("first_prompt", "ngram"), where="reject")
     check_engine(config.engine, where="reject: engine")
     check_counts(config, COUNTS, where="reject")

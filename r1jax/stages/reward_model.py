@@ -155,7 +155,7 @@ def main(config: ConfigDict, workdir: Path) -> dict:
 
         # Loop
         with MetricsWriter(workdir, total=num_updates, resume_step=updates) as metrics:
-            while updates < num_updates and not stop.requested:
+            while updates < num_updates and not stop.agreed():
                 begin = time.perf_counter()
                 batch = batch_of(train, updates, size=settings["examples_per_update"], config=config)
                 state, row = train_on(state, update, batch, config)

@@ -17,6 +17,7 @@ from r1jax import sharding
 from r1jax.data.preferences import READS, check_kind
 from r1jax.models.reward_head import REWARD_HEAD, init_reward_head, reward_head_axes, rewards_at_end
 from r1jax.models.transformer import Model
+from r1jax.processes import to_host
 from r1jax.rewards.learned import LearnedReward
 from r1jax.stages.keys import check_keys
 from r1jax.stages.policy import Policy, load_policy
@@ -63,7 +64,7 @@ def score_sequences(
     for start in range(0, len(order), rows):
         places = order[start : start + rows]
         tokens_BT, lengths_B = pad_rows([sequences[place] for place in places], rows=rows, bucket=bucket)
-        rewards_N[places] = np.asarray(score(params, buffers, tokens_BT, lengths_B))[: len(places)]
+        rewards_N[places] = to_host(score(params, buffers, tokens_BT, lengths_B))[: len(places)]
     return rewards_N
 
 

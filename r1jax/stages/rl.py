@@ -22,10 +22,11 @@ from r1jax.models.transformer import Model
 from r1jax.objectives.grpo import grpo_loss
 from r1jax.objectives.sums import add_metrics
 from r1jax.objectives.weights import token_weights
+from r1jax.processes import require_same
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector
 from r1jax.rollout.engine import make_engine
-from r1jax.sharding import make_mesh
+from r1jax.sharding import make_mesh, place_batch
 from r1jax.stages.auxiliary import balance_loss, check_auxiliary, expert_counts
 from r1jax.stages.keys import options_of
 from r1jax.stages.policy import load_policy
@@ -312,7 +313,8 @@ def train_on(groups, advantages_PG, state, update: Update, score, config: Config
             temperature=config.temperature,
             mask_truncated=config.mask_truncated,
         )
-        minibatches.append([with_logps(score, state, batch) for batch in microbatches])
+        require_same(microbatches, f"update {updates + 1 + len(minibatches)}: its batch")
+        minibatches.append([with_logps(score, state, place_batch(batch)) for batch in microbatches])
     jax.block_until_ready(minibatches)
     seconds = {"logprobs": time.perf_counter() - mark}
 

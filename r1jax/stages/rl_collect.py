@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from r1jax.data.prompts import PromptIterator
+from r1jax.processes import is_first
 from r1jax.rollout.collect import Collector
 from r1jax.rollout.types import Group
 from r1jax.stages.rl_batch import teaching
@@ -79,7 +80,7 @@ def collect_groups(collector: Collector, state, prompts, config: ConfigDict, *, 
         ):
             for name, count in of_kind.items():
                 counts[f"rewards/{name}/{kind}"] = counts.get(f"rewards/{name}/{kind}", 0) + count
-        for name, message in collected.error_messages.items():
+        for name, message in collected.error_messages.items() if is_first() else ():
             print(f"update {updates + 1}: reward {name} failed: {message}", file=sys.stderr, flush=True)
         teaches = teaching(collected.groups, weights)
         useful += [group for group, is_useful in zip(collected.groups, teaches, strict=True) if is_useful]
@@ -121,7 +122,7 @@ def check_prompts(collector: Collector, task: Task) -> None:
 def skipped_metrics(prompts: PromptIterator) -> dict[str, int]:
     """How many training problems were passed over, since their prompts are too long; the first is said on stderr."""
     skipped: list[Problem] = prompts.take_skipped()
-    if skipped:
+    if skipped and is_first():
         question = skipped[0].messages[-1]["content"]
         print(
             f"warning: {len(skipped)} training prompt(s) longer than max_prompt_tokens skipped, the first: "

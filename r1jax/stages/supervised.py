@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -20,7 +19,8 @@ from r1jax.models.transformer import Model
 from r1jax.objectives.sums import add_metrics, mean_metrics
 from r1jax.objectives.supervised import cross_entropy_loss
 from r1jax.objectives.weights import token_weights
-from r1jax.sharding import make_mesh
+from r1jax.processes import require_same
+from r1jax.sharding import make_mesh, place_batch
 from r1jax.stages.auxiliary import balance_loss, check_auxiliary, expert_counts, mtp_loss
 from r1jax.stages.keys import check_counts, check_finite, check_keys, check_not_negative, options_of
 from r1jax.stages.policy import check_init, check_source, count_documents, load_policy, make_source
@@ -202,7 +202,7 @@ def main(config: ConfigDict, workdir: Path) -> dict:
 
         # Loop
         with MetricsWriter(workdir, total=num_updates, resume_step=updates) as metrics:
-            while updates < num_updates and not stop.requested:
+            while updates < num_updates and not stop.agreed():
                 begin = time.perf_counter()
                 batch = next(batches)
                 state, row = train_on(state, update, batch, rows=config.rows_per_microbatch)
@@ -234,12 +234,13 @@ def main(config: ConfigDict, workdir: Path) -> dict:
 def train_on(state, update: Update, batch: dict[str, np.ndarray], *, rows: int) -> tuple[TrainState, dict]:
     """One update over the micro-batches of a packed batch: (state, metrics row)."""
     counts = {
-        "num_tokens": jnp.float32(batch["mask"].sum()),
-        "num_sequences": jnp.float32(_count_segments(batch["segment_ids"] * (batch["mask"] > 0))),
-        "num_segments": jnp.float32(_count_segments(batch["segment_ids"])),
+        "num_tokens": np.float32(batch["mask"].sum()),
+        "num_sequences": np.float32(_count_segments(batch["segment_ids"] * (batch["mask"] > 0))),
+        "num_segments": np.float32(_count_segments(batch["segment_ids"])),
     }
+    require_same(batch, "the batch of documents")
     microbatches = [
-        {name: batch[name][first : first + rows] for name in FIELDS} | counts
+        place_batch({name: batch[name][first : first + rows] for name in FIELDS} | counts)
         for first in range(0, len(batch["tokens"]), rows)
     ]
     state, sums, info = update_once(state, update, microbatches)

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from r1jax.processes import on_first
 from r1jax.training.workdir import WorkdirError, to_here, write_json
 
 _PATH_KEY = re.compile(r"(\w+_)?paths?")
@@ -33,7 +34,10 @@ def record_lineage(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises WorkdirError, naming the key, if an input is not what it was when this work directory was begun.
     """
-    workdir = Path(workdir).absolute()
+    return on_first(lambda: _record(Path(workdir).absolute(), config))
+
+
+def _record(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     inputs = {key: describe_input(Path(path), workdir) for key, path in paths_of(config) if Path(path).exists()}
     file = workdir / "lineage.json"
     if file.is_file():

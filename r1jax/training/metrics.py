@@ -2,7 +2,7 @@
 
 A row belongs to a step (updates done). Write all rows of a step before its checkpoint is saved: a run that goes on from
 step k keeps the rows up to k and cuts what came after, so the files end as those of a run that was never interrupted
-(but for the times).
+(but for the times). Of several processes the first writes; the writers of the others do nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from r1jax.processes import is_first
 from r1jax.training.progress import Progress
 from r1jax.training.workdir import read_lines, write_text
 
@@ -34,6 +35,9 @@ class MetricsWriter:
 
     def __init__(self, workdir: str | Path, *, resume_step: int, total: int | None = None):
         self.path = Path(workdir) / "metrics.jsonl"
+        self._writes = is_first()
+        if not self._writes:
+            return
         kept = _rows_up_to(self.path, resume_step)
         write_text(self.path, "".join(line for line, _ in kept))
         self._kept_rows = {(row["step"], *sorted(row)) for _, row in kept}
@@ -54,6 +58,8 @@ class MetricsWriter:
         "time" is seconds of running, counted on over restarts. A row that was kept from before the restart (this step,
         these names) is not written twice. Raises TypeError naming the key for a value that is no number.
         """
+        if not self._writes:
+            return
         row = {name: _scalar(name, value) for name, value in values.items()}
         if reserved := {"step", "time"} & row.keys():
             raise ValueError(f"metric {min(reserved)!r} is the writer's own")
@@ -70,6 +76,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Closes the files and ends the progress line."""
+        if not self._writes:
+            return
         self._file.close()
         self._tensorboard.close()
         if self._progress is not None:
@@ -90,6 +98,9 @@ class CompletionsWriter:
 
     def __init__(self, workdir: str | Path, *, resume_step: int):
         self.folder = Path(workdir) / "completions"
+        self._writes = is_first()
+        if not self._writes:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         for prefix in _FILE_PREFIX.values():
             for path in self.folder.glob(f"{prefix}_*.jsonl"):
@@ -100,6 +111,8 @@ class CompletionsWriter:
         """Writes the completions of a step; each row gets "step" and "split" in front of its own keys."""
         if split not in _FILE_PREFIX:
             raise ValueError(f"split must be one of {sorted(_FILE_PREFIX)}, got {split!r}")
+        if not self._writes:
+            return
         lines = [
             json.dumps(_plain({"step": int(step), "split": split, **row}), ensure_ascii=False) + "\n" for row in rows
         ]

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM end a run cleanly: what is under way is finished and saved, nothing new is begun."""
+"""Ctrl-C and SIGTERM end a run cleanly: what is under way is finished and saved, nothing new is begun.
+
+Of several processes a signal to one ends all, at the same place.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import sys
 import threading
 from contextvars import ContextVar
 from types import FrameType
+
+from r1jax.processes import any_process
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -19,11 +24,16 @@ class Stopped(Exception):
 class Stop:
     """Whether the run was asked to end."""
 
-    requested = False
+    requested = False  # in this process
+
+    def agreed(self) -> bool:
+        """Whether the run was asked to end, in any process; to be called by all of them where it can."""
+        self.requested = any_process(self.requested)
+        return self.requested
 
     def check(self) -> None:
         """Call it where the run can end: between updates, between batches of an evaluation. Raises Stopped if asked to."""
-        if self.requested:
+        if self.agreed():
             raise Stopped
 
     def handle(self, number: int, frame: FrameType | None) -> None:

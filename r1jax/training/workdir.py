@@ -12,6 +12,9 @@ moved together with what it points to.
 
 LOCK is held by flock, which the kernel lets go of when its process ends in whatever way. NFS passes it on to its server
 (not where it is mounted with nolock or local_lock); a file system that knows no locks gets a warning and no protection.
+
+Of a run of several processes the first one locks and writes, and the others wait for it and fail if it does; all of them
+must see the directory, for checkpoints are written by all.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from typing import Any
 
 import jax
 
+from r1jax.processes import on_first
 from r1jax.training.code_digest import code_digests
 
 MARGIN_BYTES = 1 << 26
@@ -54,14 +58,16 @@ class Workdir:
 
     def require_space(self, num_bytes: int) -> None:
         """Raises WorkdirError unless its disk has `num_bytes` and MARGIN_BYTES free; call it before anything is computed."""
-        free, needed = shutil.disk_usage(self.path).free, num_bytes + MARGIN_BYTES
-        if free < needed:
-            raise WorkdirError(f"{self.path}: needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free on its disk")
+        on_first(lambda: _require_space(self.path, num_bytes))
 
     def mark_done(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json, then DONE."""
-        write_json(self.path / "summary.json", summary)
-        write_text(self.path / "DONE", "")
+
+        def write() -> None:
+            write_json(self.path / "summary.json", summary)
+            write_text(self.path / "DONE", "")
+
+        on_first(write)
 
 
 @contextlib.contextmanager
@@ -79,19 +85,22 @@ def open_workdir(path: str | Path, config: Mapping[str, Any]) -> Iterator[Workdi
     path = Path(path).absolute()
     wanted = _to_json(config)
     with contextlib.ExitStack() as held:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            held.enter_context(_locked(path))
-            run = Workdir(path)
-            run.require_space(0)
-            if (path / "config.json").exists():
-                check_same_config(path, wanted)
-            else:
-                write_json(path / "config.json", wanted)
-            write_json(path / "environment.json", describe_environment() | {"code": code_digests(wanted)})
-        except OSError as error:
-            raise WorkdirError(f"{path}: cannot write the work directory: {error}") from error
-        yield run
+
+        def begin() -> None:
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                held.enter_context(_locked(path))
+                _require_space(path, 0)
+                if (path / "config.json").exists():
+                    check_same_config(path, wanted)
+                else:
+                    write_json(path / "config.json", wanted)
+                write_json(path / "environment.json", describe_environment() | {"code": code_digests(wanted)})
+            except OSError as error:
+                raise WorkdirError(f"{path}: cannot write the work directory: {error}") from error
+
+        on_first(begin)
+        yield Workdir(path)
 
 
 def read_summary(path: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -189,12 +198,15 @@ def _read(path: Path, *, at: Path) -> Any:
         return None
 
 
+def _require_space(path: Path, num_bytes: int) -> None:
+    free, needed = shutil.disk_usage(path).free, num_bytes + MARGIN_BYTES
+    if free < needed:
+        raise WorkdirError(f"{path}: needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free on its disk")
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds LOCK; of a run of several processes only the first does."""
-    if jax.process_index() > 0:
-        yield
-        return
+    """Holds LOCK."""
     with (path / "LOCK").open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

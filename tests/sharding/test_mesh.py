@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from r1jax.models.transformer import make_model
 from r1jax.objectives.sums import add_metrics
 from r1jax.rollout.engine import Engine
-from r1jax.sharding import make_mesh, tree_shardings
+from r1jax.sharding import make_mesh, place_batch, tree_shardings
 from r1jax.training.learner import init_state, make_update
 from r1jax.training.optimizer import make_optimizer
 from tests.tiny import GQA, V3, shaken
@@ -134,3 +135,14 @@ def test_generate_gives_the_same_tokens_on_the_mesh(name):
         np.testing.assert_array_equal(got.token_ids, want.token_ids)
         np.testing.assert_allclose(got.logps, want.logps, atol=2e-5)
         assert got.stop_reason == want.stop_reason
+
+
+def test_place_batch_spreads_rows_and_replicates_scalars():
+    batch = {"tokens": np.arange(32).reshape(8, 4), "num_tokens": np.float32(3), "odd": np.ones((3, 2))}
+    assert place_batch(batch)["tokens"] is batch["tokens"]  # no mesh
+    with jax.set_mesh(make_mesh({"data": 2, "expert": 2, "tensor": 2})):
+        placed = place_batch(batch)
+    assert placed["tokens"].sharding.spec == PartitionSpec(("data", "expert"), None)
+    assert [placed[name].sharding.shard_shape(placed[name].shape) for name in batch] == [(2, 4), (), (3, 2)]
+    for name, array in batch.items():
+        np.testing.assert_array_equal(placed[name], array)

@@ -1,0 +1,116 @@
+"""What the processes of one run say to each other: who writes, who was asked to stop, outcomes and arrays for all.
+
+A run on a pod is one program in several processes (`r1jax.launch.distributed`). Each draws the same problems, makes the
+same batch and takes the same decisions, and puts only its own shard on its devices: a batch of token ids is small beside
+the weights, and packing needs to see all of it. What costs host time, rewards above all, is shared out and exchanged.
+The first process alone writes files, checkpoints apart, which all write together.
+
+Every function here but `is_first` must be called by all processes, at the same place, from the main thread: it waits for
+the others. With one process they cost nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+_LEAST_BYTES = 256
+"""Messages are padded to a power of two of at least this, so that few programs are compiled for them."""
+
+
+class OtherProcessError(RuntimeError):
+    """What another process did for all of them failed; the message is its error's."""
+
+
+class ProcessesDifferError(RuntimeError):
+    """The processes of a run disagree on what must be the same in all."""
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes files and tells the user; of one process it is the only one."""
+    return jax.process_index() == 0
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+
+
+def exchange(value: Any) -> list[Any]:
+    """The JSON-able value of each process, in their order; NaN and infinite numbers survive. Keys become strings."""
+    if jax.process_count() == 1:
+        return [value]
+    message = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.asarray(len(message), np.int32))
+    padded = np.zeros(max(_LEAST_BYTES, 1 << (int(sizes.max()) - 1).bit_length()), np.uint8)
+    padded[: len(message)] = message
+    messages = multihost_utils.process_allgather(padded)
+    return [json.loads(bytes(m[:size])) for m, size in zip(messages, sizes, strict=True)]
+
+
+def gather(function: Callable[[], Any]) -> list[Any]:
+    """What the function returns in each process (JSON-able, see `exchange`), in their order, when all are done.
+
+    If it raises in one of them, all raise: the others an OtherProcessError with the first one's message.
+    """
+    if jax.process_count() == 1:
+        return [function()]
+    result, failed = None, None
+    try:
+        result = function()
+    except Exception as error:
+        failed = error
+    told = exchange({"result": result, "error": None if failed is None else str(failed) or type(failed).__name__})
+    if failed is not None:
+        raise failed
+    for process, outcome in enumerate(told):
+        if outcome["error"] is not None:
+            raise OtherProcessError(f"{outcome['error']} (process {process})")
+    return [outcome["result"] for outcome in told]
+
+
+def on_first(function: Callable[[], Any]) -> Any:
+    """Calls the function in the first process alone; what it returns or raises is everyone's, as `gather`'s."""
+    return gather(lambda: function() if is_first() else None)[0]
+
+
+def require_same(tree: Any, what: str) -> None:
+    """Raises ProcessesDifferError, naming `what`, unless all processes hold the same tree of host arrays, bit for bit."""
+    if jax.process_count() == 1:
+        return
+    digest = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        digest = zlib.crc32(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode(), digest)
+        digest = zlib.crc32(array.tobytes(), digest)
+    digests = multihost_utils.process_allgather(np.asarray(digest, np.uint32))
+    if len(set(digests.tolist())) > 1:
+        told = ", ".join(f"{digest:08x}" for digest in digests.tolist())
+        raise ProcessesDifferError(
+            f"{what} is not the same in all processes (digests by process: {told}): is something drawn at random, read "
+            "from a file that differs between hosts, or in the order of a set?"
+        )
+
+
+def require_one(what: str) -> None:
+    """Raises ValueError if there are several processes; `what` can only run in one."""
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"{what} runs in one process and this run has {jax.process_count()}: leave it out with --skip, "
+            "run it alone, and start this one again"
+        )
+
+
+def to_host(array: Any) -> np.ndarray:
+    """The whole array in host memory, wherever its shards lie."""
+    if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    return np.asarray(array)
