@@ -25,9 +25,10 @@ from tests.kernels.tpu_aot import check_kernels, compile_timed, mesh_of, tpu_com
 MODELS = {
     "mini_v3": dataclasses.replace(make_preset("mini_v3"), num_layers=2),
     "mini_llama": dataclasses.replace(make_preset("mini_llama"), num_layers=2),
-    # V3's widths, as much of it as the 16 GB of a v5e hold with Adam's moments: a dense layer and one of few experts.
+    # V3's widths, as much of it as the 16 GB of a v5e hold with Adam's moments: 16 of the 128 heads, a dense layer, and one
+    # of few experts.
     "v3_width": dataclasses.replace(
-        make_preset("deepseek_v3", 2048), num_layers=2, num_dense_layers=1, ffn_dim=2048, num_mtp_layers=0,
+        make_preset("deepseek_v3", 2048), num_layers=2, num_heads=16, num_dense_layers=1, ffn_dim=2048, num_mtp_layers=0,
         num_experts=4, num_experts_per_token=2, num_groups=2, num_groups_per_token=1,
     ),
 }  # fmt: skip
