@@ -8,6 +8,10 @@ import pytest
 from r1jax.bench import __main__ as command_line
 from r1jax.bench import kernels
 from r1jax.kernels import hardware
+from r1jax.kernels.flash_attention import flash_attention
+from r1jax.kernels.gqa_decode import gqa_decode
+from r1jax.kernels.mla_decode import mla_decode
+from tests.kernels.jaxprs import kernel_costs
 
 KERNELS = {"flash_attention", "mla_decode", "gqa_decode", "route", "expert_ffn", "token_logprob"}
 
@@ -32,6 +36,53 @@ def test_a_row_is_the_roofline_of_its_flops_and_bytes():
     assert decode.seconds == pytest.approx(decode.cost.bytes_accessed / 2.46e12, rel=1e-3)
     assert "FLOPs" in str(train) and "bytes" in str(decode)
     assert len(str(train)) == len(kernels.HEADER)
+
+
+def flash(shape):
+    def gradients(arrays, offset):
+        arrays = dict(arrays)
+        rest = {name: arrays.pop(name) for name in ("q_segments_BT", "kv_segments_BS")} | {
+            "scale": 0.1,
+            "q_offset": offset,
+        }
+
+        def attend(arrays):
+            return flash_attention(*(arrays[n] for n in ("q_BTNH", "k_BSJH", "v_BSJU")), **rest, **ropes_of(arrays))
+
+        return jax.grad(lambda arrays: attend(arrays).astype(jnp.float32).sum())(arrays)
+
+    def ropes_of(arrays):
+        return {name: arrays[name] for name in ("q_rope_BTNR", "k_rope_BSR") if name in arrays}
+
+    return gradients, (shape.arrays(), jax.ShapeDtypeStruct((), jnp.int32))
+
+
+def decode(function):
+    return lambda shape: (lambda arrays, more: function(**arrays, **more, scale=0.1), shape.arrays())
+
+
+TRACED = {"flash_attention": flash, "mla_decode": decode(mla_decode), "gqa_decode": decode(gqa_decode)}
+
+
+@pytest.mark.parametrize("kernel", TRACED)
+def test_attention_kernels_state_the_costs_of_the_table(kernel):
+    """As the tests of the other kernels have it for theirs; traced for a v5p, nothing is compiled."""
+    device = jax.sharding.AbstractDevice("TPU v5", 2, "tpu")
+    mesh = jax.sharding.AbstractMesh((1,), ("device",), abstract_device=device)
+    rows = {(row.kernel, row.shape): row.cost for row in kernels.modelled(["v5p"])}
+    for name, shape in kernels.MODELS[kernel][0].items():
+        function, arrays = TRACED[kernel](shape)
+        with jax.sharding.use_abstract_mesh(mesh):
+            stated = kernel_costs(function, *arrays)
+        if kernel == "flash_attention":
+            assert set(stated) == {f"flash_attention_{part}" for part in ("fwd", "dq", "dkv")}
+            forward = stated.pop("flash_attention_fwd")
+            assert forward == rows["flash_attention forward", name]
+            backward = rows["flash_attention backward", name]
+            for field in ("flops", "bytes_accessed", "transcendentals"):
+                assert sum(getattr(cost, field) for cost in stated.values()) == getattr(backward, field)
+        else:
+            assert stated == {kernel: rows[kernel, name]}
 
 
 def test_command_prints_the_table_and_what_it_measured(monkeypatch, capsys):

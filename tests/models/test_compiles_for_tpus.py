@@ -25,12 +25,7 @@ from tests.kernels.tpu_aot import check_kernels, compile_timed, mesh_of, tpu_com
 MODELS = {
     "mini_v3": dataclasses.replace(make_preset("mini_v3"), num_layers=2),
     "mini_llama": dataclasses.replace(make_preset("mini_llama"), num_layers=2),
-    # V3's widths, as much of it as the 16 GB of a v5e hold with Adam's moments: a dense layer and one of few experts.
-    "v3_width": dataclasses.replace(
-        make_preset("deepseek_v3", 2048), num_layers=2, num_dense_layers=1, ffn_dim=2048, num_mtp_layers=0,
-        num_experts=4, num_experts_per_token=2, num_groups=2, num_groups_per_token=1,
-    ),
-}  # fmt: skip
+}
 FLASH, EXPERTS = ["flash_attention_fwd"], ["route", "gate_up", "down"]
 GRADIENTS = ["flash_attention_dq", "flash_attention_dkv", "token_logprob", "token_logprob_gradient"]
 EXPERT_GRADIENTS = ["d_hidden", "d_x", "d_gate_up", "d_down"]
@@ -96,9 +91,8 @@ def engine_programs(model, mesh, *, prompts, length):
 @pytest.mark.parametrize("name", MODELS)
 def test_training_step(generation, name):
     model, mesh = make_model(MODELS[name]), mesh_of(generation, {})
-    size = {"batch": 1, "length": 1024} if name == "v3_width" else {"batch": 8, "length": 160}
     experts = EXPERTS + EXPERT_GRADIENTS if model.config.num_experts else []
-    check_kernels(generation, train_step(model, mesh, **size), FLASH + GRADIENTS + experts)
+    check_kernels(generation, train_step(model, mesh, batch=8, length=160), FLASH + GRADIENTS + experts)
 
 
 @tpu_compile
@@ -117,7 +111,6 @@ def test_prefill_and_decode_step(generation, name):
     ("name", "axes"),
     [
         ("mini_v3", {"fsdp": 2, "expert": 2}),
-        ("v3_width", {"expert": 2, "tensor": 2}),
         ("mini_llama", {"fsdp": 2, "tensor": 2}),
     ],
 )
@@ -125,10 +118,9 @@ def test_training_and_decode_step_on_four_devices(generation, name, axes):
     """The 2x2 topology: kernels run there too, each device on its part."""
     model, mesh = make_model(MODELS[name]), mesh_of(generation, axes)
     experts = model.config.num_experts > 0
-    size = {"batch": 4, "length": 512} if name == "v3_width" else {"batch": 8, "length": 160}
-    compiled = train_step(model, mesh, **size)
+    compiled = train_step(model, mesh, batch=8, length=160)
     check_kernels(generation, compiled, FLASH + GRADIENTS + (EXPERTS + EXPERT_GRADIENTS) * experts)
     if experts:
-        assert "all-gather" in compiled.as_text() and "reduce-scatter" in compiled.as_text()
+        assert "all-gather" in compiled.as_text()  # of tokens and of weights
     _, decode = engine_programs(model, mesh, prompts=4, length=128)
     check_kernels(generation, decode, EXPERTS * experts)
