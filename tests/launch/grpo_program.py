@@ -1,0 +1,186 @@
+"""What tests/launch/test_processes.py runs in one process and in several: scored groups, one GRPO update, checkpoints.
+
+python tests/launch/grpo_program.py DIR --coordinator=... : reads DIR/one, writes DIR/many and DIR/told.<process>.json.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from r1jax.launch.distributed import add_arguments, initialise
+from r1jax.models.transformer import make_model
+from r1jax.processes import (
+    OtherProcessError,
+    ProcessesDifferError,
+    any_process,
+    exchange,
+    gather,
+    on_first,
+    require_same,
+    to_host,
+)
+from r1jax.rewards.rubric import Rubric
+from r1jax.rollout.collect import Collector
+from r1jax.rollout.types import Completion
+from r1jax.sharding import make_mesh, place, tree_shardings
+from r1jax.stages import rl
+from r1jax.stages.rl_batch import advantages_of
+from r1jax.stages.rl_log import completion_rows
+from r1jax.tasks.types import Problem
+from r1jax.training.checkpoint import Checkpoints
+from r1jax.training.metrics import CompletionsWriter, MetricsWriter
+from r1jax.training.stop import Stopped, graceful_stop
+from r1jax.training.workdir import open_workdir
+from tests.rollout.test_collect import Task, Tokenizer
+from tests.tiny import GQA, shaken
+
+MESH = {"fsdp": 4, "tensor": 2}  # weights are split over the processes
+CONFIG = ConfigDict(
+    {
+        "seed": 0, "num_updates": 1, "updates_per_phase": 1, "row_length": 96, "rows_per_microbatch": 4, "temperature": 1.0,
+        "mask_truncated": False, "kl_coef": 0.001, "reference_every": 1, "aggregation": "token",
+        "aggregation_constant": None, "bias_rate": 0.001, "clip_low": 0.2, "clip_high": 0.2, "dual_clip": None,
+        "kl_estimator": "k3", "ratio_level": "token", "importance_cap": None,
+        "optimizer": {"learning_rate": 0.01, "eps": 1e-3, "weight_decay": 0.1},
+    }
+)  # fmt: skip
+PROBLEMS = [Problem(({"role": "user", "content": f"{a}+1"},), str(a + 1), {"task": "sums"}) for a in range(3)]
+
+
+class Engine:
+    """Completions of characters below the tiny vocabulary's end, told apart by question and sample."""
+
+    def generate(self, params, buffers, prompts, *, num_samples, **settings):
+        return [[self._complete(p, s) for s in range(num_samples)] for p in range(len(prompts))]
+
+    def _complete(self, prompt, sample):
+        ids = np.array([33 + (7 * prompt + 5 * sample + i) % 14 for i in range(4 + sample)] + [0], np.int32)
+        return Completion(ids, np.full(len(ids), -0.5, np.float32), "stop")
+
+
+class Characters(Tokenizer):
+    def encode(self, text):
+        return [ord(c) % 48 for c in text]
+
+
+def collect(scored: list):
+    def counts(prompts, completions, **columns):
+        scored.append(prompts[0])
+        return [TimeoutError("late") if "(" in text else len(text) / 10 for text in completions]
+
+    def model(prompts, completions, **columns):  # a reward model: the devices of all take part
+        total = jax.jit(lambda x: x.sum())(np.ones(8, np.float32))
+        return [float(total) + len(text) for text in completions]
+
+    rewards = [{"function": counts}, {"function": model, "weight": 0.1, "deferred": True}]
+    collector = Collector(Engine(), Characters(), Task(), Rubric(rewards), template="plain", max_prompt_tokens=60)
+    return collector.collect(
+        {}, {}, PROBLEMS, num_samples=4, max_new_tokens=9, temperature=1.0, key=jax.random.key(0), policy_version=0
+    )
+
+
+def initial_state(mesh):
+    model = make_model(GQA)
+    params, buffers = (
+        jax.tree.map(lambda a, s: place(np.asarray(a), s), tree, tree_shardings(axes, tree, mesh))
+        for tree, axes in zip(shaken(model), model.logical_axes(), strict=True)
+    )
+    return rl.build(CONFIG, model, params, buffers)
+
+
+def run(workdir: Path):
+    """(groups' figures, state after an update on them as host arrays, metrics); saves it in the work directory."""
+    mesh = make_mesh(MESH)
+    with open_workdir(workdir, {"stage": "test"}) as opened, jax.set_mesh(mesh), Checkpoints(workdir) as checkpoints:
+        scored = []
+        collected = collect(scored)
+        groups = collected.groups
+        figures = [[dict(r.rewards), r.reward, r.text, r.errors, r.is_correct] for g in groups for r in g.rollouts]
+        figures = json.dumps([figures, collected.reward_errors, collected.reward_timeouts])
+        state, update, score = initial_state(mesh)
+        advantages = advantages_of(groups, normalization="std")
+        state, totals, infos, _ = rl.train_on(groups, advantages, state, update, score, CONFIG, updates=0)
+        metrics = {"loss": float(totals[0]["loss"]), "grad_norm": float(infos[0]["grad_norm"])}
+        with MetricsWriter(workdir, resume_step=0) as writer:
+            writer.write(1, metrics)
+        CompletionsWriter(workdir, resume_step=0).write(1, completion_rows(groups, advantages))
+        checkpoints.save(1, state, extra={"from": jax.process_count()})
+        checkpoints.wait()
+        opened.mark_done({"updates": 1})
+        assert (workdir / "DONE").exists()
+        return figures, jax.tree.map(to_host, state), metrics, scored
+
+
+def restored(workdir: Path):
+    """(the work directory's state as host arrays, extra), laid out over the mesh of this run."""
+    mesh = make_mesh(MESH)
+    with jax.set_mesh(mesh), Checkpoints(workdir) as checkpoints:
+        state, extra = checkpoints.restore(initial_state(mesh).state)
+        return jax.tree.map(to_host, state), extra
+
+
+def primitives() -> dict:
+    """What the processes say to each other, literally."""
+    me, count = jax.process_index(), jax.process_count()
+    told = {
+        "any": [any_process(False), any_process(me == count - 1)],
+        "exchange": exchange({"me": me, "long": "ü" * 300 * me, "nan": float("inf")}),
+        "first": on_first(lambda: f"by {jax.process_index()}"),
+    }
+
+    def fail():
+        if me == 1:
+            raise ValueError("no space on host 1")
+
+    for name, call in (
+        ("failed", lambda: gather(fail)),
+        ("differ", lambda: require_same({"tokens": np.full(3, me)}, "update 7: its batch")),
+        ("mesh", lambda: make_mesh({"data": 2})),
+    ):
+        try:
+            told[name] = call()
+        except (ValueError, OtherProcessError, ProcessesDifferError) as error:
+            told[name] = f"{type(error).__name__}: {error}"
+    require_same({"tokens": np.arange(3)}, "the same")
+    with graceful_stop() as stop:
+        for step in range(5):
+            if step == 2 and me == count - 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            try:
+                stop.check()
+            except Stopped:
+                told["stopped_at"] = step
+                break
+    return told
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    add_arguments(parser)
+    options = parser.parse_args()
+    assert initialise(options)
+    told = primitives()
+    told["restored"], told["extra"] = (lambda state, extra: (digest(state), extra))(*restored(options.folder / "one"))
+    told["figures"], state, told["metrics"], told["scored"] = run(options.folder / "many")
+    told["state"] = digest(state)
+    if jax.process_index() == 0:
+        leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+        np.savez(options.folder / "state.npz", **leaves)
+    (options.folder / f"told.{jax.process_index()}.json").write_text(json.dumps(told))
+
+
+def digest(state) -> float:
+    """A number that tells host trees apart."""
+    return float(sum(np.abs(np.asarray(leaf, np.float64)).sum() for leaf in jax.tree.leaves(state)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,15 @@
+"""A tiny RL run of two updates on eight devices, for several processes."""
+
+from ml_collections import ConfigDict
+
+from tests.stages.test_rl import tiny_config
+
+
+def get_config():
+    stage = tiny_config(
+        mesh={"data": 4, "expert": 2}, questions_per_phase=2, updates_per_phase=1, num_updates=2, reference_every=1,
+        max_new_tokens=[[0, 4]], checkpoint_every=1,
+    ).copy_and_resolve_references()  # fmt: skip
+    stage.engine.segment = 4
+    stage.eval.update(every=10, problems=2, samples=2, final_problems=2, final_samples=2, problems_per_batch=2)
+    return ConfigDict({"seed": 0, "stages": ConfigDict({"zero": stage}, sort_keys=False)})

@@ -1,0 +1,74 @@
+"""Two processes of loopback compute what one does, and read each other's checkpoints."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from r1jax.processes import any_process, exchange, gather, on_first, require_one, require_same, to_host
+from tests.launch import peers
+from tests.launch.grpo_program import PROBLEMS, digest, restored, run
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def test_one_process_asks_nobody():
+    same = {"nan": math.nan}
+    assert exchange(same)[0] is same and gather(lambda: same)[0] is same and on_first(lambda: same) is same
+    assert any_process(True) is True and any_process(False) is False
+    require_one("this")
+    require_same({"a": np.ones(2)}, "a batch")
+    assert to_host(jax.numpy.arange(3)).tolist() == [0, 1, 2]
+    with pytest.raises(KeyError):  # the error itself, not a copy
+        on_first(lambda: {}["a"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2])
+def test_processes_do_what_one_does(count, tmp_path):
+    figures, state, metrics, scored = run(tmp_path / "one")
+    assert len(scored) == len(PROBLEMS) and metrics["grad_norm"] > 0
+    codes = peers.run(["tests/launch/grpo_program.py", str(tmp_path)], count, tmp_path / "log", seconds=1800)
+    assert codes == [0] * count, peers.said(tmp_path / "log", 0)[-3000:] + peers.said(tmp_path / "log", 1)[-3000:]
+    told = [json.loads((tmp_path / f"told.{process}.json").read_text()) for process in range(count)]
+
+    for process, of_process in enumerate(told):
+        assert of_process["any"] == [False, True]
+        assert [one["me"] for one in of_process["exchange"]] == list(range(count))
+        assert [len(one["long"]) for one in of_process["exchange"]] == [300 * one for one in range(count)]
+        assert {one["nan"] for one in of_process["exchange"]} == {math.inf}
+        assert of_process["first"] == "by 0"
+        failed = (
+            "ValueError: no space on host 1" if process == 1 else "OtherProcessError: no space on host 1 (process 1)"
+        )
+        assert of_process["failed"] == failed
+        assert of_process["differ"].startswith("ProcessesDifferError: update 7: its batch is not the same in all")
+        assert f"has 2 devices and the {count} processes of this run 8" in of_process["mesh"]
+        assert of_process["stopped_at"] == 2  # the signal came to the last one
+
+    # Rewards: each group is scored once, by one process; all know all scores.
+    assert [len(of_process["scored"]) for of_process in told] == {2: [2, 1], 4: [1, 1, 1, 0]}[count]
+    assert sorted(prompt for of_process in told for prompt in of_process["scored"]) == sorted(scored)
+    assert all(of_process["figures"] == figures for of_process in told)
+
+    # One update, and the checkpoints of one run read by the other.
+    assert len({of_process["state"] for of_process in told}) == 1
+    for name, value in metrics.items():
+        assert told[0]["metrics"][name] == pytest.approx(value, rel=1e-4, abs=1e-6)
+    theirs = np.load(tmp_path / "state.npz")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        name = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(theirs[name], leaf, rtol=1e-4, atol=1e-5, err_msg=name)
+    assert {of_process["restored"] for of_process in told} == {digest(state)} and told[1]["extra"] == {"from": 1}
+    read, extra = restored(tmp_path / "many")
+    assert extra == {"from": count} and digest(read) == told[0]["state"]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(read):
+        np.testing.assert_array_equal(leaf, theirs[jax.tree_util.keystr(path)])
+
+    # The first process alone wrote, once.
+    many = tmp_path / "many"
+    assert len((many / "metrics.jsonl").read_text().splitlines()) == 1
+    assert len((many / "completions" / "update_000001.jsonl").read_text().splitlines()) == 12
+    assert json.loads((many / "environment.json").read_text())["processes"] == count
