@@ -178,7 +178,7 @@ def place(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-def place_batch(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array | np.ndarray]:
+def place_batch(batch: Mapping[str, np.ndarray | np.generic]) -> dict[str, Any]:
     """A batch's host arrays on the ambient mesh (``jax.set_mesh``): their first dim is "batch", scalars are replicated.
 
     Without a mesh of several devices the arrays stay where they are.

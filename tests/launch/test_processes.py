@@ -45,7 +45,7 @@ def test_processes_do_what_one_does(count, tmp_path):
         )
         assert of_process["failed"] == failed
         assert of_process["differ"].startswith("ProcessesDifferError: update 7: its batch is not the same in all")
-        assert f"has 2 devices and the {count} processes of this run 8" in of_process["mesh"]
+        assert "is of 2 devices and leaves processes without; make its product 8" in of_process["mesh"]
         assert of_process["stopped_at"] == 2  # the signal came to the last one
 
     # Rewards: each group is scored once, by one process; all know all scores.
