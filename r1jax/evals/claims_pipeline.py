@@ -183,16 +183,23 @@ def exposure_hacks(
         curves = [curve(which, stage, metric) for which, stage in trained.items()]
         figures.append(figure(f"Exposure: {words}", "reward", curves))
     falls = [name for name in ("true", "reasoning") if change[name].is_below_zero]
-    updates = {which: int(stage.series(model)[0][-1]) for which, stage in trained.items()}
+    updates = {which: _updates_with(stage, model) for which, stage in trained.items()}
     compared = "on held-out problems" if evaluated else f"over the last {phases} phases of each run"
     return Verdict(
-        ours=f"{updates['short']} → {updates['long']} updates: {'; '.join(texts)}",
+        ours=f"{updates['short']} → {updates['long']} updates with the model: {'; '.join(texts)}",
         values=values | {"updates": updates, "compared": compared},
         held=bool(change["model"].is_above_zero) and bool(falls),
         rule=f"{compared} the model's score is higher in the long one, and the true score or reasoning is lower, "
         "each by the 95 % interval of the difference",
         figures=tuple(figures),
     )
+
+
+def _updates_with(stage: Finished, metric: str) -> int:
+    """How many updates were logged with a metric, which may have joined late: rows stand for as many updates each."""
+    steps, _ = stage.series(metric)
+    of_a_row = int(np.diff(steps).min()) if len(steps) > 1 else 1
+    return int(steps[-1] - steps[0]) + of_a_row
 
 
 def check_exposure(

@@ -243,14 +243,16 @@ def test_long_exposure_that_harms_nothing_does_not_show_it(tmp_path, true_end):
 def test_long_exposure_by_evaluations(tmp_path):
     """What held-out problems say decides, whatever the last phases said."""
     names = ("rewards/helpful_model/mean", "rewards/helpfulness/mean", "rewards/accuracy/mean")
-    rows = [{"step": step} | dict.fromkeys(names, 0.5) for step in (2, 4)]
-    paths = {f"{which}_path": make_zero(tmp_path / which, rows=rows) for which in ("short", "long")}
+    rows = [{"step": step} | dict.fromkeys(names, 0.5) for step in (2, 4, 6, 8)]
+    rows_of = {"short": [{"step": 2}, {"step": 4}, *rows[2:]], "long": rows}  # the model joins at update 4, or at once
+    paths = {f"{which}_path": make_zero(tmp_path / which, rows=rows_of[which]) for which in ("short", "long")}
     for which, pleased, true, right in (("short", 0.6, 0.7, 0.9), ("long", 0.9, 0.69, 0.7)):
         general = {names[0]: (pleased, 0.04), names[1]: (true, 0.04)}
         path = evaluated(tmp_path / f"eval_{which}", helpful=general, pair_sum={"pass@1": (right, 0.04)})
         paths[f"{which}_evaluated_path"] = path
     found = exposure_hacks(**paths, model=names[0])
     assert found.held is True and found.rule.startswith("on held-out problems")  # reasoning falls, the truth does not
+    assert found.values["updates"] == {"long": 8, "short": 4}
     assert "reasoning 0.9 [0.86, 0.94] → 0.7 [0.66, 0.74], change -0.2" in found.ours
     with pytest.raises(MissingFigureError, match="no tasks.helpful.rewards/other/mean"):
         exposure_hacks(**paths, model="rewards/other/mean")
