@@ -1,7 +1,7 @@
 """R1-Zero in miniature: a base model that is pretrained here, then pure RL with rule rewards (R1v2 Sec. 2).
 
 Command:  make zero   (python -m r1jax.run --config=configs/zero.py --workdir=runs/zero)
-Hardware: two CPU cores. Time: 7 to 8 minutes with the cores free, the base half of it.
+Hardware: two CPU cores. Time: 8 to 10 minutes with the cores free, the base half of it.
 Expected: held-out pass@1 from at most 0.30 to at least 0.75, cons@16 at least pass@1, longer responses with more reflection words
           (the paper, AIME 2024: 0.156 -> 0.779, cons@16 0.867). Got
           for seeds 0, 1, 2: 0.229 -> 0.916, 0.204 -> 0.940, 0.211 -> 0.929; cons@16 0.998, 0.998, 0.996; length 18 -> 44
