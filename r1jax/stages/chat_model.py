@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from r1jax.rollout.engine import Engine, make_engine
 from r1jax.stages.keys import check_counts, check_engine, check_keys, check_sampling
 from r1jax.stages.policy import check_init, load_policy
-from r1jax.text.chat import check_template, encode_prompt, stop_ids
+from r1jax.text.chat import check_template, encode_prompt, render, stop_ids
 from r1jax.text.endpoint import Endpoint
 from r1jax.text.sample import Chat, ChatError
 from r1jax.text.tokenizer import Tokenizer
@@ -74,7 +74,7 @@ def check_answered(failures: Sequence[object], *, num_asked: int, who: str, what
 
 @dataclasses.dataclass(frozen=True)
 class PolicyChat:
-    """A ``Chat`` by a policy's own weights; its thoughts are part of the answer."""
+    """A ``Chat`` by a policy's own weights; its thoughts are part of the answer, with the tag that the prompt may have opened."""
 
     engine: Engine
     weights: tuple[Any, Any]
@@ -109,7 +109,9 @@ class PolicyChat:
             if completion.stop_reason == "length":
                 answers[place] = ChatError(f"cut off after {self.max_new_tokens} tokens")
             else:
-                answers[place] = self.tokenizer.decode(completion.token_ids[:-1])
+                prompt = render(conversations[place], template=self.template, tokenizer=self.tokenizer)
+                opened = "<think>\n" if prompt.rstrip().endswith("<think>") else ""
+                answers[place] = opened + self.tokenizer.decode(completion.token_ids[:-1])
         return answers
 
 

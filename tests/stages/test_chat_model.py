@@ -1,11 +1,16 @@
 """The model that a judge or rewriter asks: specs, and a policy of our own that answers."""
 
+import numpy as np
 import pytest
 
+from r1jax.rollout.types import Completion
 from r1jax.sharding import make_mesh
-from r1jax.stages.chat_model import check_chat, make_chat
+from r1jax.stages.chat_model import PolicyChat, check_chat, make_chat
+from r1jax.text.comparison import parse_comparison
 from r1jax.text.endpoint import Endpoint
-from r1jax.text.sample import ChatError
+from r1jax.text.sample import ChatError, Rejection
+from r1jax.text.templates import TEMPLATES
+from r1jax.text.train_tokenizer import train_tokenizer
 from tests.tiny import POLICY
 
 ENDPOINT = {"kind": "endpoint", "url": "http://127.0.0.1:1/v1", "model": "m"}
@@ -35,6 +40,22 @@ def test_a_policy_answers_by_seed_and_what_is_cut_off_or_too_long_is_told():
     assert list(map(str, again)) == list(map(str, answers))
     assert not texts or list(map(str, other)) != list(map(str, answers))
     assert isinstance(chat(asked[1:2], seed=0)[0], ChatError)
+
+
+def test_a_thought_that_the_prompt_opened_is_seen_to_be_one():
+    """A judge's thought that ends without </think> must not be read as its verdict."""
+    tokenizer = train_tokenizer(["[[A>>B]]"], vocab_size=300, special_tokens=("<e>", *TEMPLATES["r1"].tokens))
+
+    class Engine:
+        def generate(self, params, buffers, prompts, **settings):
+            ids = np.array([*tokenizer.encode("so [[A>>B]]"), tokenizer.eos_id], np.int32)
+            return [[Completion(ids, np.zeros(len(ids), np.float32), "stop")] for _ in prompts]
+
+    chat = PolicyChat(Engine(), ({}, {}), tokenizer, "r1", 1.0, None, 100, 20)
+    (answer,) = chat([[{"role": "user", "content": "which?"}]], seed=0)
+    assert answer == "<think>\nso [[A>>B]]"
+    with pytest.raises(Rejection):
+        parse_comparison(answer)
 
 
 @pytest.mark.parametrize(
