@@ -2,7 +2,8 @@
 
 Command:  make r1   (python -m r1jax.run --config=configs/r1_mini/pipeline.py --workdir=runs/r1)
           --stages=NAME,... runs some stages alone; what is done is skipped, what was interrupted goes on.
-Hardware: two CPU cores.
+Hardware: two CPU cores. Time: 48 minutes beside other jobs (seed 0; experiments/LOG.md has that of every stage).
+Expected: all seven claims. Got: five; not that R1 is more helpful than Dev3, and distilling beats RL within the interval only.
 Paper:    R1 v2 Fig. 2 (the stages), Table 3 (what each is good at), Sec. 2.3, B.6.2, F.1, Fig. 6 (the claims).
 
     base ──RL──▶ zero (three seeds; three more with the language reward)
