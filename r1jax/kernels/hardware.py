@@ -70,6 +70,19 @@ def require_tpu(operation: str) -> None:
         )
 
 
+def require_gpu(operation: str, name: str) -> None:
+    """Raise ValueError, at trace time, if an implementation that only an NVIDIA GPU can run was asked for elsewhere."""
+    if is_tpu() or jax.default_backend() != "gpu":
+        platform = "tpu" if is_tpu() else jax.default_backend()
+        raise ValueError(f"{operation}: implementation {name!r} needs an NVIDIA GPU; this program is for {platform!r}")
+
+
+def gpu_capability() -> tuple[int, int]:
+    """CUDA's compute capability of the default device, (9, 0) for Hopper."""
+    major, minor = jax.devices()[0].compute_capability.split(".")
+    return int(major), int(minor)
+
+
 def roofline_seconds(cost: pl.CostEstimate, generation: str) -> float:
     """Modelled time on one device: the longer of its FLOPs at the bf16 peak and its HBM bytes at full bandwidth."""
     chip, cores = info(generation), CHIPS[generation][1]

@@ -1,3 +1,7 @@
+import importlib.util
+import sys
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,5 +127,36 @@ def test_default_is_xla_on_a_cpu_and_ragged_dot_where_nothing_else_fits(monkeypa
 
 def test_an_unknown_name_raises():
     experts, (x, *others) = make_inputs(*CASES["one row"])
-    with pytest.raises(ValueError, match="no implementation 'fast'.*'pallas_tpu', 'ragged_dot', 'reference', 'xla'"):
+    with pytest.raises(
+        ValueError, match="no implementation 'fast'.*'pallas_tpu', 'ragged_dot', 'reference', 'tokamax', 'xla'"
+    ):
         expert_ffn(x, experts, *others, implementation="fast")
+
+
+def test_tokamax_gets_the_sorted_rows_of_each_product(monkeypatch):
+    """Its kernels need a GPU: here a stand-in for its ragged_dot, the arguments of which are checked."""
+    experts, arrays = make_inputs(*CASES["empty experts"])
+    asked = []
+
+    def ragged_dot(rows, w, group_sizes, *, preferred_element_type, implementation):
+        asked.append((rows.shape, w.shape, implementation))
+        return jax.lax.ragged_dot(rows, w, group_sizes, preferred_element_type=preferred_element_type)
+
+    monkeypatch.setitem(sys.modules, "tokamax", types.SimpleNamespace(ragged_dot=ragged_dot))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    (_, out), _ = value_and_grad(arrays, experts, "tokamax")
+    np.testing.assert_allclose(out, ffn_numpy(experts, arrays), rtol=1e-4, atol=1e-4)
+    gate, down = ((80, 6), (8, 6, 10), ("mosaic", "triton")), ((80, 10), (8, 10, 6), ("mosaic", "triton"))
+    assert asked == [gate, gate, down]
+
+
+def test_tokamax_needs_a_gpu_and_the_package(monkeypatch):
+    experts, (x, *others) = make_inputs(*CASES["one row"])
+    with pytest.raises(ValueError, match="expert_ffn: implementation 'tokamax' needs an NVIDIA GPU.*'cpu'"):
+        expert_ffn(x, experts, *others, implementation="tokamax")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setitem(sys.modules, "tokamax", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="'tokamax' needs the package tokamax: pip install tokamax"):
+        expert_ffn(x, experts, *others, implementation="tokamax")

@@ -26,6 +26,11 @@ MODELS = {
     "mini_v3": dataclasses.replace(make_preset("mini_v3"), num_layers=2),
     "mini_llama": dataclasses.replace(make_preset("mini_llama"), num_layers=2),
 }
+V3_WIDTH = dataclasses.replace(
+    make_preset("deepseek_v3", 2048), num_layers=2, num_heads=16, num_dense_layers=1, ffn_dim=2048, num_mtp_layers=0,
+    num_experts=4, num_experts_per_token=2, num_groups=2, num_groups_per_token=1,
+)  # fmt: skip
+"""V3's widths (model 7168, latents 512 and 1536, heads 128 + 64, experts 2048, vocabulary 129,280), fewer of everything."""
 FLASH, EXPERTS = ["flash_attention_fwd"], ["route", "gate_up", "down"]
 GRADIENTS = ["flash_attention_dq", "flash_attention_dkv", "token_logprob", "token_logprob_gradient"]
 EXPERT_GRADIENTS = ["d_hidden", "d_x", "d_gate_up", "d_down"]
@@ -124,3 +129,15 @@ def test_training_and_decode_step_on_four_devices(generation, name, axes):
         assert "all-gather" in compiled.as_text()  # of tokens and of weights
     _, decode = engine_programs(model, mesh, prompts=4, length=128)
     check_kernels(generation, decode, EXPERTS * experts)
+
+
+@tpu_compile
+def test_training_step_and_engine_at_the_widths_of_v3(generation):
+    model, mesh = make_model(V3_WIDTH), mesh_of(generation, {})
+    compiled = train_step(model, mesh, batch=1, length=1024)
+    found = check_kernels(generation, compiled, FLASH + GRADIENTS + EXPERTS + EXPERT_GRADIENTS)
+    # Both stacks, dense and with experts, forward and again for the gradient; one layer of experts; the head.
+    assert len(found) == 2 * 2 + 2 * 2 + 2 * 3 + 4 + 2
+    prefill, decode = engine_programs(model, mesh, prompts=1, length=1024)
+    check_kernels(generation, prefill, FLASH + EXPERTS)
+    check_kernels(generation, decode, EXPERTS)

@@ -10,13 +10,14 @@ here; 2.46 GB there, and 0.81 GB to put the two parts together. FLOPs are the sa
 
 import jax
 
-from r1jax.kernels.flash_attention import reference, sharded, xla
+from r1jax.kernels.flash_attention import cudnn, reference, sharded, xla
 from r1jax.kernels.flash_attention.reference import attention, attention_mask, with_rope
 from r1jax.kernels.implementation import choose
 
 IMPLEMENTATIONS = {
     "reference": reference.flash_attention,
     "xla": xla.flash_attention,
+    "cudnn": cudnn.flash_attention,
     "pallas_tpu": sharded.flash_attention,
 }
 SHORT = 256
@@ -44,10 +45,11 @@ def flash_attention(
     products take the inputs' type. ``q_offset``: a number or an int32 scalar (chunked prefill). With ``q_rope_BTNR`` and
     ``k_rope_BSR`` the scores are scale · (q kᵀ + q_rope k_ropeᵀ), k_rope shared by all heads (MLA, V3 Sec. 2.1.1).
 
-    ``implementation``: "reference"; "xla" (blocks, linear memory); "pallas_tpu" (on a mesh: ``sharded``); None for the kernel
-    on TPUs, elsewhere the faster of the other two. ``interpret`` runs the kernel without a TPU (True, or ``pltpu.InterpretParams``).
-    Raises ValueError for an unknown implementation or one that cannot run here, heads that key heads do not divide, one
-    rope part without the other, and, for the kernel, types or head sizes that it does not support.
+    ``implementation``: "reference"; "xla" (blocks, linear memory); "pallas_tpu" (on a mesh: ``sharded``); "cudnn" on an NVIDIA
+    GPU, unmeasured; None for the kernel on TPUs, elsewhere the faster of the first two. ``interpret`` runs the kernel without
+    a TPU (True, or ``pltpu.InterpretParams``). Raises ValueError for an unknown implementation or one that cannot run here,
+    heads that key heads do not divide, one rope part without the other, and, for the kernel and cudnn, types or sizes that
+    they do not support.
     """
     short = "reference" if q_BTNH.shape[1] <= SHORT else "xla"
     function, interpreted = choose(

@@ -10,7 +10,7 @@ dimension and so reads weights again for each block of rows. Modelled, not measu
 import jax
 
 from r1jax.kernels import hardware
-from r1jax.kernels.grouped_matmul import ragged_dot, reference, sharded, xla
+from r1jax.kernels.grouped_matmul import ragged_dot, reference, sharded, tokamax, xla
 from r1jax.kernels.grouped_matmul.pallas_tpu import sorted_expert_ffn
 from r1jax.kernels.grouped_matmul.reference import dequantise
 from r1jax.kernels.implementation import choose
@@ -20,6 +20,7 @@ IMPLEMENTATIONS = {
     "reference": reference.expert_ffn,
     "xla": xla.expert_ffn,
     "ragged_dot": ragged_dot.expert_ffn,
+    "tokamax": tokamax.expert_ffn,
     "pallas_tpu": sharded.expert_ffn,
 }
 
@@ -43,10 +44,11 @@ def expert_ffn(
     are storage and get no gradient. ``order``: the routed rows sorted, as ``route_and_sort`` gives them; None: they are
     sorted here.
 
-    ``implementation``: "reference", "xla" (loops for a CPU), "ragged_dot", "pallas_tpu" (on a mesh: ``sharded``), or None:
-    the kernel on TPUs, "xla" for a CPU, "ragged_dot" elsewhere (unmeasured there). ``interpret`` runs the kernel anywhere, slowly:
-    True or ``pltpu.InterpretParams``. Raises ValueError for an unknown implementation, one that cannot run here, and shapes and
-    types that the kernel does not take.
+    ``implementation``: "reference", "xla" (loops for a CPU), "ragged_dot", "tokamax" (that package's kernels for NVIDIA GPUs,
+    unmeasured), "pallas_tpu" (on a mesh: ``sharded``), or None: the kernel on TPUs, "xla" for a CPU, "ragged_dot" elsewhere
+    (unmeasured there). ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``. Raises ValueError for
+    an unknown implementation, one that cannot run here, and shapes and types that the kernel does not take; ImportError where
+    the package tokamax is missing.
     """
     default = "xla" if hardware.is_cpu() else "ragged_dot"
     function, options = choose(

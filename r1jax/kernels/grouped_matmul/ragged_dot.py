@@ -14,13 +14,13 @@ from r1jax.kernels.grouped_matmul.permute import at_places
 from r1jax.kernels.route import Permutation
 
 
-def expert_ffn(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *, order: Permutation):
+def expert_ffn(
+    x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *, order: Permutation, ragged_dot=jax.lax.ragged_dot
+):
     """See ``r1jax.kernels.grouped_matmul.expert_ffn``; products take x's type, sums are float32."""
     dtype = x_TD.dtype
     w_gate_EDF, w_up_EDF, w_down_EFD = (w.astype(dtype) for w in (w_gate_EDF, w_up_EDF, w_down_EFD))
-    product = functools.partial(
-        jax.lax.ragged_dot, group_sizes=jnp.diff(order.offsets), preferred_element_type=jnp.float32
-    )
+    product = functools.partial(ragged_dot, group_sizes=jnp.diff(order.offsets), preferred_element_type=jnp.float32)
 
     def through_experts(x_RD):
         hidden_RF = jax.nn.silu(product(x_RD, w_gate_EDF)) * product(x_RD, w_up_EDF)
