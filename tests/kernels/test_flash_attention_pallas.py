@@ -9,9 +9,10 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
 from r1jax.kernels import hardware
-from r1jax.kernels.flash_attention import flash_attention, pallas_tpu, shapes, with_rope
+from r1jax.kernels.flash_attention import attention_mask, flash_attention, pallas_tpu, shapes, with_rope
 from r1jax.kernels.flash_attention.shapes import Blocks, Shape
 from tests.kernels.interpreter import STRICT, races_found
+from tests.kernels.oracle import gradients_float64
 from tests.kernels.test_flash_attention import attention_numpy
 from tests.kernels.tpu_aot import check_kernels, compile_for, tpu_compile
 
@@ -106,9 +107,18 @@ def test_reads_nothing_that_was_not_written_and_has_no_races():
     check_equal(got, value_and_gradients(REFERENCE, arrays, segments))
 
 
+def attention_float64(q_BTNH, k_BSJH, v_BSJU, segments):
+    """All scores at once, in the type of the arrays; a query that sees nothing gives 0."""
+    seen_BTS = attention_mask(*segments)
+    k_BSNH, v_BSNU = (jnp.repeat(a, q_BTNH.shape[2] // a.shape[2], axis=2) for a in (k_BSJH, v_BSJU))
+    scores_BNTS = jnp.where(seen_BTS[:, None], 0.3 * jnp.einsum("btnh,bsnh->bnts", q_BTNH, k_BSNH), -1e30)
+    out_BTNU = jnp.einsum("bnts,bsnu->btnu", jax.nn.softmax(scores_BNTS), v_BSNU)
+    return jnp.where(seen_BTS.any(-1)[:, :, None, None], out_BTNU, 0)
+
+
 def test_bfloat16_stays_close_to_float64():
     """Inputs are exact in bfloat16. Weights are rounded to it, so an output, a mean of values, is off by at most 2⁻⁸ of the
-    largest value, and by 2⁻⁹ of its own size when it is rounded itself."""
+    largest value, and by 2⁻⁹ of its own size when it is rounded itself; gradients by 1 % of the largest one."""
     shape = make_shape(150, 150, 2, 1, dtype="bfloat16")
     arrays, segments = make_inputs(shape)
     exact = {name: array.astype(np.float64) for name, array in arrays.items()}
@@ -118,6 +128,13 @@ def test_bfloat16_stays_close_to_float64():
     assert got["out"].dtype == jnp.bfloat16
     error = np.abs(np.asarray(got["out"], np.float64) - want)
     assert error.max() <= (2**-8 + 2**-9) * np.abs(exact["v_BSJU"]).max()
+
+    dout = jnp.cos(jnp.arange(want.size, dtype=jnp.float32)).reshape(want.shape).astype(jnp.bfloat16)
+    dout = np.asarray(dout, np.float64)
+    gradients = gradients_float64(lambda *qkv: (attention_float64(*qkv, segments.values()) * dout).sum(), *qkv)
+    for name, gradient in zip(("q_BTNH", "k_BSJH", "v_BSJU"), gradients, strict=True):
+        error = np.abs(np.asarray(got[name], np.float64) - gradient)
+        assert error.max() < 0.01 * np.abs(gradient).max(), name
 
 
 def test_steps_between_segments_do_nothing():

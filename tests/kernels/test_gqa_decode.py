@@ -69,6 +69,18 @@ def test_several_steps_and_no_read_of_what_was_not_written(monkeypatch):
     np.testing.assert_allclose(got, decode_numpy(q, k, v, [300, 5], scale=0.3), rtol=2e-5, atol=2e-5)
 
 
+def test_bfloat16_stays_close_to_float64():
+    """Weights and outputs are rounded to bfloat16: off by at most 2⁻⁸ + 2⁻⁹ of the largest value."""
+    pages, table, k, v = make_cache([200], 2)
+    k, v, q = (np.asarray(jnp.asarray(a, jnp.bfloat16), np.float64) for a in (k, v, make_queries(2, 1)))
+    pages = {name: jnp.asarray(a, jnp.bfloat16) for name, a in pages.items()}
+    options = {"page_table_BI": table, "lengths_B": np.array([200], np.int32), "scale": 0.3}
+    got = gqa_decode(jnp.asarray(q, jnp.bfloat16), pages, **options, implementation="pallas_tpu", interpret=True)
+    assert got.dtype == jnp.bfloat16
+    error = np.abs(np.asarray(got, np.float64) - decode_numpy(q, k, v, [200], scale=0.3))
+    assert error.max() <= (2**-8 + 2**-9) * np.abs(v[0, :200]).max()
+
+
 def test_written_tokens_are_where_the_table_says():
     want, table, k, v = make_cache([130, 0, 256], 2)
     pages = init_pages(num_pages=len(want["kv_WJSA"]), page_size=128, num_kv_heads=2, head_dim=16, dtype=jnp.float32)

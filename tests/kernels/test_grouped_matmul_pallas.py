@@ -11,6 +11,7 @@ from r1jax.kernels.grouped_matmul import dequantise, expert_ffn, pallas_tpu, sha
 from r1jax.kernels.route import permutation
 from tests.kernels.interpreter import STRICT, races_found
 from tests.kernels.jaxprs import kernel_costs
+from tests.kernels.oracle import gradients_float64
 from tests.kernels.test_grouped_matmul import ffn_numpy, make_inputs, value_and_grad
 from tests.kernels.tpu_aot import check_kernels, compile_for, tpu_compile
 
@@ -80,8 +81,15 @@ def test_bfloat16_is_within_one_percent_of_float64():
     experts, arrays = make_inputs(4, 2, 60, range(4), dim=32, ffn=48)
     rounded = tuple(jnp.asarray(a, jnp.bfloat16) for a in scaled(arrays))
     (_, out), gradients = interpreted(rounded, experts)
-    exact = tuple(np.asarray(a, np.float32) for a in rounded)
-    want, want_gradients = ffn_numpy(experts, exact), value_and_grad(exact, experts, "reference")[1]
+    exact = tuple(np.asarray(a, np.float64) for a in rounded)
+    pick_TKE = np.eye(4)[experts]
+
+    def loss(x, weights, gate, up, down):
+        hidden_TEF = jax.nn.silu(jnp.einsum("td,edf->tef", x, gate)) * jnp.einsum("td,edf->tef", x, up)
+        mix_TE = jnp.einsum("tk,tke->te", weights, pick_TKE)
+        return jnp.sin(jnp.einsum("tef,efd,te->td", hidden_TEF, down, mix_TE) * 0.3).sum()
+
+    want, want_gradients = ffn_numpy(experts, exact), gradients_float64(loss, *exact)
     assert out.dtype == jnp.bfloat16
     for got, expected in zip((out, *gradients), (want, *want_gradients), strict=True):
         assert got.dtype == jnp.bfloat16

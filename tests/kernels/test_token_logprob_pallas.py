@@ -10,6 +10,7 @@ from r1jax.kernels.token_logprob import shapes, token_logprob
 from r1jax.kernels.token_logprob.shapes import Shape
 from tests.kernels.interpreter import STRICT, races_found
 from tests.kernels.jaxprs import array_sizes, kernel_costs
+from tests.kernels.oracle import gradients_float64
 from tests.kernels.test_token_logprob import logprob_numpy
 from tests.kernels.tpu_aot import check_kernels, compile_for, tpu_compile
 
@@ -92,7 +93,14 @@ def test_bfloat16_values_are_exact_and_gradients_within_one_percent_of_float64()
     for got, want in zip(values, logprob_numpy(x, w, targets, 0.7), strict=True):
         assert got.dtype == jnp.float32
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
-    _, wanted = run(x.astype(np.float32), w.astype(np.float32), targets, implementation="reference")
+
+    def loss(x, w):  # that of ``run``
+        logp_XV = jax.nn.log_softmax(x @ w.T / 0.7)
+        ramp = np.arange(40) / 40
+        entropy = -(jnp.exp(logp_XV) * logp_XV).sum(-1)
+        return jnp.sum(np.sin(3 * ramp) * logp_XV[np.arange(40), targets]) + jnp.sum(0.1 * np.cos(ramp) * entropy)
+
+    wanted = gradients_float64(loss, x, w)
     assert gradients[0].dtype == jnp.bfloat16 and gradients[1].dtype == jnp.float32
     for got, want in zip(gradients, wanted, strict=True):
         assert np.abs(np.asarray(got, np.float32) - want).max() < 0.01 * np.abs(want).max()

@@ -1,0 +1,129 @@
+"""The kernels beside tokamax's for TPUs, where that package is installed; it is in no list of requirements:
+
+pip install --target DIR tokamax==0.0.12, then PYTHONPATH=DIR pytest tests/kernels/test_beside_tokamax.py
+
+Bytes are modelled from block specs and index maps, as in the tests beside JAX's own kernels.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r1jax.kernels import hardware
+from r1jax.kernels.flash_attention import pallas_tpu, shapes, with_rope
+from r1jax.kernels.flash_attention.shapes import Blocks
+from r1jax.kernels.grouped_matmul import pallas_tpu as grouped
+from r1jax.kernels.grouped_matmul import shapes as grouped_shapes
+from r1jax.kernels.token_logprob import shapes as logprob_shapes
+from r1jax.kernels.token_logprob import token_logprob
+from tests.kernels.jaxprs import kernel_costs
+from tests.kernels.test_flash_attention_pallas import (
+    check_equal,
+    make_inputs,
+    make_shape,
+    splash_forward_bytes,
+    value_and_gradients,
+)
+
+pytest.importorskip("tokamax", exc_type=ImportError)
+from jax._src.pallas.mosaic import tpu_info
+from jax.experimental.pallas import tpu as pltpu
+from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_kernel as splash
+from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_mask as splash_mask
+from tokamax._src.ops.linear_softmax_cross_entropy_loss import pallas_mosaic_tpu_kernel as cross_entropy
+from tokamax._src.ops.ragged_dot import pallas_mosaic_tpu_kernel as ragged
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def splash_attention(blocks, *, interpret=False):
+    """tokamax's splash attention of one sequence as our function: it takes no key in two parts."""
+
+    def attend(q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale, q_offset=0, **ropes):
+        q, k = with_rope(q_BTNH, k_BSJH, **ropes) if ropes else (q_BTNH, k_BSJH)
+        sizes = {"block_q": blocks.queries, "block_kv": blocks.keys}
+        sizes |= {f"{name}_dkv": size for name, size in sizes.items()}
+        config = splash.SplashConfig(**sizes, interpret=interpret)
+        mask = splash_mask.CausalMask((q.shape[1], k.shape[1]))
+        kernel = splash.make_splash_mha_single_device(mask, config=config)
+        ids = splash.base.SegmentIds(q=jnp.asarray(q_segments_BT[0]), kv=jnp.asarray(kv_segments_BS[0]))
+        heads_first = [jnp.swapaxes(a[0], 0, 1) for a in (q * scale, k, v_BSJU)]
+        return jnp.swapaxes(kernel(*heads_first, segment_ids=ids), 0, 1)[None]
+
+    return attend
+
+
+def test_equals_splash_attention():
+    shape = make_shape(256, 256, 2, 2, rope_dim=8)
+    arrays, segments = make_inputs(shape)
+    segments["q_segments_BT"][:] = segments["kv_segments_BS"]
+    seen = (segments["q_segments_BT"] > 0)[:, :, None, None]  # splash lets padding attend to padding
+    blocks = Blocks(128, 128, 2)
+
+    def masked(implementation):
+        return lambda *args, **options: jnp.where(seen, implementation(*args, **options), 0)
+
+    ours = functools.partial(pallas_tpu.flash_attention, blocks=blocks, interpret=True)
+    got = value_and_gradients(masked(ours), arrays, segments)
+    check_equal(got, value_and_gradients(masked(splash_attention(blocks, interpret=True)), arrays, segments))
+
+
+def test_moves_fewer_bytes_than_splash_attention():
+    """Its forward pass for training writes two statistics of a row, over 128 lanes each, where JAX's writes one."""
+    shape = shapes.SHAPES["v3_train_4k"]
+    for generation in hardware.GENERATIONS:
+        blocks = shapes.choose_blocks(shape, generation)
+        kernel, joined = splash_forward_bytes(shape, blocks)
+        kernel += shape.heads * shape.queries * 128 * 4
+        ours = shapes.costs(shape, blocks)["fwd"].bytes_accessed
+        assert ours < kernel
+        if generation == "v5e":
+            assert [round(size / 1e9, 2) for size in (ours, kernel, joined)] == [1.70, 2.73, 0.81]
+
+
+def gmm(x, w, sizes, *, tiling, dtype):
+    return ragged.gmm(x, w, sizes, (jax.lax.Precision.HIGHEST,) * 2, dtype, tiling, interpret=pltpu.InterpretParams())
+
+
+def test_equals_grouped_matmul_and_moves_fewer_bytes(monkeypatch):
+    monkeypatch.setitem(tpu_info.registry, "cpu", lambda: hardware.info("v5e"))  # its pipeline asks what it runs on
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(256, 128)).astype(np.float32), rng.normal(size=(3, 128, 128)).astype(np.float32)
+    sizes, offsets = jnp.array([100, 0, 156], jnp.int32), jnp.array([0, 100, 100, 256], jnp.int32)
+    call = grouped_shapes.down(grouped_shapes.Shape(256, 3, 128, 128, itemsize=4, weight_itemsize=4))
+
+    def ours(x, w):
+        visits = grouped._visits(offsets, call.shape, for_sums=False)
+        return grouped._rows(call, visits, offsets, [x], [(w, None)], grouped._same, interpret=True)[0]
+
+    want = gmm(jnp.asarray(x), jnp.asarray(w), sizes, tiling=(128, 128, 128), dtype=jnp.float32)
+    np.testing.assert_allclose(jax.jit(ours)(x, w), want, rtol=2e-5, atol=2e-4)  # sums of 128 products
+
+    s = grouped_shapes.SHAPES["v3"]
+    x, w = jax.ShapeDtypeStruct((s.rows, s.dim), jnp.bfloat16), jax.ShapeDtypeStruct((8, s.dim, s.ffn), jnp.bfloat16)
+    theirs = functools.partial(gmm, tiling=(512, 1024, 1024), dtype=jnp.dtype("bfloat16"))
+    ((_, cost),) = kernel_costs(theirs, x, w, jax.ShapeDtypeStruct((8,), jnp.int32)).items()
+    ours = grouped_shapes.gate_up(s, saves=False).cost("v5p").bytes_accessed
+    assert (ours // 10**7, cost.bytes_accessed // 10**7) == (248, 315)  # gate and up; gate alone
+
+
+def test_equals_linear_softmax_cross_entropy_and_moves_fewer_bytes():
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(256, 256)).astype(np.float32), rng.normal(size=(512, 256)).astype(np.float32)
+    targets = rng.integers(0, 512, 256).astype(np.int32)
+    blocks = {"b_block_size": 256, "h_block_size": 128, "v_block_size": 256}
+    with pltpu.force_tpu_interpret_mode():
+        loss, _ = cross_entropy.linear_softmax_cross_entropy_loss_fwd_pallas_mosaic_tpu(x, targets, w.T, **blocks)
+    kernel = functools.partial(token_logprob, implementation="pallas_tpu", interpret=True)
+    np.testing.assert_allclose(-jax.jit(kernel)(x, w, targets)[0].sum(), loss, rtol=2e-5)
+
+    # Blocks of 1024 rows, 512 numbers and 2048 tokens, the numbers innermost: each product reads both its blocks again.
+    s = logprob_shapes.SHAPES["v3"]
+    rows, tokens = -(-s.rows // 1024), -(-s.vocab // 2048)
+    theirs = 2 * s.dim * (tokens * s.rows + rows * s.vocab)
+    ours = {g: logprob_shapes.forward_cost(s, g).bytes_accessed for g in hardware.GENERATIONS}
+    assert all(size < theirs for size in ours.values())
+    assert [round(size / 1e9, 1) for size in (ours["v5p"], theirs)] == [14.9, 22.3]
