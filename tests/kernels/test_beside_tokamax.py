@@ -124,6 +124,7 @@ def test_equals_linear_softmax_cross_entropy_and_moves_fewer_bytes():
     s = logprob_shapes.SHAPES["v3"]
     rows, tokens = -(-s.rows // 1024), -(-s.vocab // 2048)
     theirs = 2 * s.dim * (tokens * s.rows + rows * s.vocab)
+    half = 2 * s.dim * (-(-s.vocab // 1024) * s.rows + rows * s.vocab)  # what a v5p has VMEM for: 1024 tokens
     ours = {g: logprob_shapes.forward_cost(s, g).bytes_accessed for g in hardware.GENERATIONS}
     assert all(size < theirs for size in ours.values())
-    assert [round(size / 1e9, 1) for size in (ours["v5p"], theirs)] == [14.9, 22.3]
+    assert [round(size / 1e9, 1) for size in (ours["v5p"], theirs, half)] == [14.9, 22.3, 29.7]

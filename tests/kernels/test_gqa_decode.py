@@ -115,6 +115,8 @@ def test_cost_is_what_reading_every_page_once_takes():
     # 32 sequences of 4096 tokens: keys and values of 4 heads of 128 in two bytes; 28 heads of queries and output.
     assert cost.bytes_accessed == 32 * (4096 * 2 * 4 * 128 * 2 + 2 * 28 * 128 * 2)
     assert cost.flops == 32 * 4096 * 28 * 2 * (128 + 128)
+    # Heads of 64: pools of keys and of values apart would fill half of each tile's lanes, so twice the bytes.
+    assert shapes.cost(shapes.SHAPES["smollm2_2k"]).bytes_accessed // 10**6 == 50
 
 
 def test_what_is_not_supported_is_named():

@@ -3,7 +3,8 @@
 Beside JAX's own TPU kernel, ``paged_attention``: same results (interpreted on a CPU; nothing was timed on a TPU) for its one
 query token a sequence. Both read each page of a sequence once. It keeps keys and values in pools of their own, key heads
 first, so a page of 64-wide heads takes twice the bytes that it holds (here they lie side by side) and each key head of a
-page is a read of its own; several query tokens (speculation) it does not take.
+page is a read of its own; several query tokens (speculation) it does not take. Modelled for a full cache: 269 MB both at
+"qwen2.5_7b_4k"; 50 MB here and 101 MB there at "smollm2_2k". tokamax (0.0.12) has no decode over pages for TPUs.
 """
 
 import jax
