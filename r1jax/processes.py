@@ -113,6 +113,11 @@ def require_same(tree: Any, what: str) -> None:
         )
 
 
+def require_same_text(text: str, what: str) -> None:
+    """As `require_same`, of a text."""
+    require_same(np.frombuffer(text.encode(), np.uint8), what)
+
+
 def require_one(what: str) -> None:
     """Raises ValueError if there are several processes; `what` can only run in one."""
     if jax.process_count() > 1:

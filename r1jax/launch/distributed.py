@@ -19,6 +19,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 from jax._src import distributed as runtime  # its client, which keeps values for all, has no public name
@@ -104,10 +105,11 @@ def initialise(options: argparse.Namespace, *, start_timeout: int = 300) -> bool
 
 def watch(options: argparse.Namespace) -> None:
     """Ends this process, from now on, where another one of the run is gone or no step is done: see `Watchdog`."""
+    joined: Any = runtime.global_state
     watchdog = Watchdog(
-        runtime.global_state.client,
-        process=runtime.global_state.process_id,
-        num_processes=runtime.global_state.num_processes,
+        joined.client,
+        process=joined.process_id,
+        num_processes=joined.num_processes,
         peer_timeout=options.peer_timeout,
         step_timeout=options.step_timeout,
     )
