@@ -6,14 +6,16 @@ the weights, and packing needs to see all of it. What costs host time, rewards a
 The first process alone writes files, checkpoints apart, which all write together.
 
 Every function here but `is_first` must be called by all processes, at the same place, from the main thread: it waits for
-the others. With one process they cost nothing.
+the others. With one process they cost nothing. How often they have met, `pulse` counts for `r1jax.launch.watchdog`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -32,6 +34,17 @@ class ProcessesDifferError(RuntimeError):
     """The processes of a run disagree on what must be the same in all."""
 
 
+@dataclasses.dataclass
+class Pulse:
+    """How far this process is."""
+
+    meetings: int = 0  # how often it has met the others
+    waits_for: str | None = None  # what it waits for the others for, now
+
+
+pulse = Pulse()
+
+
 def is_first() -> bool:
     """Whether this is the process that writes files and tells the user; of one process it is the only one."""
     return jax.process_index() == 0
@@ -41,7 +54,7 @@ def any_process(flag: bool) -> bool:
     """Whether the flag is set in any process."""
     if jax.process_count() == 1:
         return flag
-    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+    return bool(_from_all(np.asarray(flag), "whether a signal came").any())
 
 
 def exchange(value: Any) -> list[Any]:
@@ -49,10 +62,10 @@ def exchange(value: Any) -> list[Any]:
     if jax.process_count() == 1:
         return [value]
     message = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.asarray(len(message), np.int32))
+    sizes = _from_all(np.asarray(len(message), np.int32), "what each has done")
     padded = np.zeros(max(_LEAST_BYTES, 1 << (int(sizes.max()) - 1).bit_length()), np.uint8)
     padded[: len(message)] = message
-    messages = multihost_utils.process_allgather(padded)
+    messages = _from_all(padded, "what each has done")
     return [json.loads(bytes(m[:size])) for m, size in zip(messages, sizes, strict=True)]
 
 
@@ -91,13 +104,18 @@ def require_same(tree: Any, what: str) -> None:
         array = np.ascontiguousarray(leaf)
         digest = zlib.crc32(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode(), digest)
         digest = zlib.crc32(array.tobytes(), digest)
-    digests = multihost_utils.process_allgather(np.asarray(digest, np.uint32))
+    digests = _from_all(np.asarray(digest, np.uint32), what)
     if len(set(digests.tolist())) > 1:
         told = ", ".join(f"{digest:08x}" for digest in digests.tolist())
         raise ProcessesDifferError(
             f"{what} is not the same in all processes (digests by process: {told}): is something drawn at random, read "
             "from a file that differs between hosts, or in the order of a set?"
         )
+
+
+def require_same_text(text: str, what: str) -> None:
+    """As `require_same`, of a text."""
+    require_same(np.frombuffer(text.encode(), np.uint8), what)
 
 
 def require_one(what: str) -> None:
@@ -111,6 +129,25 @@ def require_one(what: str) -> None:
 
 def to_host(array: Any) -> np.ndarray:
     """The whole array in host memory, wherever its shards lie."""
-    if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
-        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
-    return np.asarray(array)
+    if not isinstance(array, jax.Array) or jax.process_count() == 1:
+        return np.asarray(array)
+    if array.is_fully_addressable or array.is_fully_replicated:
+        with _meeting("the devices"):
+            return np.asarray(array)
+    return _from_all(array, "the devices", tiled=True)
+
+
+def _from_all(value: Any, what: str, *, tiled: bool = False) -> np.ndarray:
+    """The value of each process, stacked, or (tiled) the whole array that they hold shards of: a meeting."""
+    with _meeting(what):
+        return np.asarray(multihost_utils.process_allgather(value, tiled=tiled))
+
+
+@contextlib.contextmanager
+def _meeting(what: str) -> Iterator[None]:
+    pulse.waits_for = what
+    try:
+        yield
+    finally:
+        pulse.waits_for = None
+    pulse.meetings += 1

@@ -21,7 +21,7 @@ no further stage starts. A second one quits at once.
 Exit codes: 0 done, 2 bad input or a run that cannot go on (said in one line), 75 stopped by a signal, the same command goes on.
 
 On several processes, see r1jax.launch.distributed: the first writes and tells, a signal to one stops all. Then 75 is also
-the exit code where another process was lost, and 134 where it was not heard of for --peer-timeout seconds.
+the exit code where another process was lost or hangs, or 134 where JAX had to abort.
 """
 
 from __future__ import annotations

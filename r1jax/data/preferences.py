@@ -9,10 +9,8 @@ Further keys are provenance and are not read. Responses are whole, with their th
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from r1jax.data.records import open_records
 from r1jax.tasks.types import split_of
 from r1jax.text.templates import Messages
 
@@ -69,15 +67,6 @@ def check_messages(record: Any, *, where: str) -> list[dict[str, str]]:
 
 def _is_message(value: Any) -> bool:
     return isinstance(value, Mapping) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
-
-
-def read_records(path: str | Path) -> list[tuple[str, Any]]:
-    """(where it stands, record) of every row of a file, a folder, or the work directory of a finished stage.
-
-    Raises what ``r1jax.data.records.open_records`` raises; ValueError naming file and row for one that cannot be read.
-    """
-    rows = open_records(path)
-    return [(row.where, row.values) for row in map(rows.row, range(len(rows)))]
 
 
 def split_preferences(

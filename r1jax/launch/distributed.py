@@ -6,10 +6,10 @@
 
 All processes run the same command (but for --process-id) and see the same work directory.
 
-The coordinator, in process 0, expects a heartbeat of every process. One that has not been heard of for --peer-timeout
-seconds, dead or hanging, ends all others: JAX says which task it was and aborts (exit code 134). Most often one that
-died is noticed at once, by the next collective: then the others say so and end with exit code 75. After either, and
-after a signal, the same command goes on from the last checkpoint.
+A process that has not been heard of for --peer-timeout seconds, dead or stopped, ends all others, and so does one in which
+no step was done for --step-timeout seconds (`r1jax.launch.watchdog`): they say which it is and what to do. Most often one that
+died is noticed at once, by the next collective, and the others say that one was lost. Each has exit code 75 (134 where
+JAX's own heartbeat had to end it). After either, and after a signal, the same command goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import jax
+from jax._src import distributed as runtime  # its client, which keeps values for all, has no public name
+
+from r1jax.launch.watchdog import Watchdog
 
 _EXPLICIT = ("coordinator", "num_processes", "process_id")
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 CLUSTERS = ("slurm", "tpu")
-LEAST_PEER_TIMEOUT = 10
+LEAST_TIMEOUT = 10
 _LOST = re.compile(
     r"gloo|connection (reset|closed|refused)|socket|coordination|heartbeat|barrier|nccl|peer|unavailable", re.IGNORECASE
 )
@@ -49,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="a process that was not heard of for so long ends the run (default 100)",
     )
+    group.add_argument(
+        "--step-timeout",
+        type=int,
+        default=3600,
+        metavar="SECONDS",
+        help="so long may one step take, compilation and loading included, before the run is ended (default 3600)",
+    )
 
 
 def initialise(options: argparse.Namespace, *, start_timeout: int = 300) -> bool:
@@ -65,7 +76,7 @@ def initialise(options: argparse.Namespace, *, start_timeout: int = 300) -> bool
         raise DistributedError("jax.distributed is initialised already: a process can run one distributed run")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     timeouts = {
-        "heartbeat_timeout_seconds": options.peer_timeout,
+        "heartbeat_timeout_seconds": 2 * options.peer_timeout,  # the watchdog says more, and comes first
         "shutdown_timeout_seconds": options.peer_timeout,
         "initialization_timeout": start_timeout,
     }
@@ -88,15 +99,30 @@ def initialise(options: argparse.Namespace, *, start_timeout: int = 300) -> bool
             f"cannot join the run at {where}: {str(error).splitlines()[0]}; is process 0 started, is its port free and "
             "reachable, and do all processes name the same number of them?"
         ) from error
+    watch(options)
     return True
+
+
+def watch(options: argparse.Namespace) -> None:
+    """Ends this process, from now on, where another one of the run is gone or no step is done: see `Watchdog`."""
+    joined: Any = runtime.global_state
+    watchdog = Watchdog(
+        joined.client,
+        process=joined.process_id,
+        num_processes=joined.num_processes,
+        peer_timeout=options.peer_timeout,
+        step_timeout=options.step_timeout,
+    )
+    watchdog.start()
 
 
 def check(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     """Raises DistributedError, naming the flag or the variable, for flags of which no run can be made."""
     given = [name for name in _EXPLICIT if getattr(options, name) is not None]
     missing = [f"--{name.replace('_', '-')}" for name in _EXPLICIT if name not in given]
-    if options.peer_timeout < LEAST_PEER_TIMEOUT:
-        raise DistributedError(f"--peer-timeout={options.peer_timeout}: must be at least {LEAST_PEER_TIMEOUT} seconds")
+    for flag, seconds in (("peer", options.peer_timeout), ("step", options.step_timeout)):
+        if seconds < LEAST_TIMEOUT:
+            raise DistributedError(f"--{flag}-timeout={seconds}: must be at least {LEAST_TIMEOUT} seconds")
     if given and options.distributed:
         raise DistributedError(f"--distributed={options.distributed} finds --{given[0].replace('_', '-')} itself")
     if given and missing:

@@ -30,7 +30,7 @@ def compared_figures(stages: dict[str, Stage], sections: list[Section]) -> str:
     for section in sections:
         figures = []
         for panel in section.panels:
-            for line in panel.lines:
+            for line in panel.lines if panel.is_compared else ():
                 runs = {label: (i, s) for i, (label, s) in enumerate(stages.items()) if line.metric in s.metrics}
                 curves = [
                     _curve(stage, line, colour, panel, band=line.metric.startswith("eval/") and len(runs) <= 4)

@@ -43,6 +43,7 @@ class Panel:
     stacked: bool = False
     is_exact: bool = False  # a schedule, not a measurement: drawn as it is
     across: str = "update"  # the horizontal axis
+    is_compared: bool = True  # has plots of its own, one a line, where runs are compared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,8 +236,9 @@ SECTIONS = (
                 "Expert load",
                 "busiest expert / mean",
                 (Line("moe/load_max_over_mean", "load"),),
-                "1 is perfect balance.",
+                "Of the worst layer; 1 is perfect balance.",
             ),
+            Panel("Expert load by layer", "busiest expert / mean", (Line("moe/load/*", "*"),), is_compared=False),
         ),
     ),
     Section(

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from r1jax.processes import on_first
 from r1jax.rollout.engine import Engine, make_engine
 from r1jax.stages.keys import check_counts, check_engine, check_keys, check_sampling
 from r1jax.stages.policy import check_init, load_policy
@@ -47,7 +48,7 @@ def make_chat(spec: Mapping[str, Any] | None, *, mesh: Mesh) -> Chat | None:
     if spec is None:
         return None
     if spec["kind"] == "endpoint":
-        return _endpoint(spec)
+        return AskedByFirst(_endpoint(spec))
     policy, params, buffers = load_policy(spec["init"], mesh=mesh, seed=0)
     return PolicyChat(
         engine=make_engine(policy.model, pad_id=policy.tokenizer.pad_id, **spec["engine"]),
@@ -70,6 +71,28 @@ def check_answered(failures: Sequence[object], *, num_asked: int, who: str, what
             f"{who} failed on all {num_asked} {what}: {failures[0]}; what was done is kept, and the same command goes on "
             "from there"
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class AskedByFirst:
+    """A ``Chat`` that of several processes the first one asks; all hear its answers."""
+
+    chat: Chat
+
+    def __call__(self, conversations: Sequence[Sequence[Mapping[str, str]]], *, seed: int) -> list[str | ChatError]:
+        """As the chat itself, in what it returns and in the ChatError that it raises."""
+        answers, failure = on_first(lambda: self._ask(conversations, seed))
+        if failure is not None:
+            raise ChatError(failure)
+        return [text if is_answer else ChatError(text) for is_answer, text in answers]
+
+    def _ask(self, conversations: Sequence[Sequence[Mapping[str, str]]], seed: int) -> tuple[list, str | None]:
+        """JSON-able."""
+        try:
+            answers = self.chat(conversations, seed=seed)
+        except ChatError as error:
+            return [], str(error)
+        return [(isinstance(answer, str), str(answer)) for answer in answers], None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,12 +6,16 @@ Candidates are records {"messages": [...], "responses": [two texts]}. What it le
     data/pairs.jsonl   records of kind "helpful" for the reward model's stage, whose ``data.path`` is this directory
     manifest.json      the file with its digest
     verdicts.jsonl     every candidate with the verdict of each query and why one failed; a run that was stopped goes on there
+
+Of several processes each asks the judge, and they must hear the same, which is checked. An endpoint is asked by the first
+process alone, which also writes.
 """
 
 import functools
 import hashlib
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +24,12 @@ from ml_collections import ConfigDict
 
 from r1jax.data.pairs import Failure, Judge, Judged, judge_pairs, parse_candidate, select_pairs
 from r1jax.data.records import FOLDER
-from r1jax.processes import require_one
+from r1jax.processes import on_first, require_same_text
 from r1jax.rewards.rubric import load_function
 from r1jax.sharding import make_mesh
 from r1jax.stages.chat_model import check_answered, check_chat, make_chat
 from r1jax.stages.keys import check_counts, check_finite, check_keys
-from r1jax.stages.preference_records import check_records, records_of
+from r1jax.stages.records import check_records, records_of
 from r1jax.training.lineage import MANIFEST, record_lineage
 from r1jax.training.metrics import MetricsWriter
 from r1jax.training.stop import graceful_stop
@@ -38,7 +42,6 @@ VERDICTS = "verdicts.jsonl"
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError, naming the key, for a config that cannot run; asks nobody."""
-    require_one("stage preferences")
     check_keys(
         config,
         required=("stage", "seed", "mesh", "candidates", "judge", "candidates_per_batch"),
@@ -79,12 +82,14 @@ def main(config: ConfigDict, workdir: Path) -> dict:
     with open_workdir(workdir, config.to_dict()) as run, jax.set_mesh(mesh), graceful_stop() as stop:
         record_lineage(workdir, config.to_dict())
         records = records_of(values["candidates"], seed=config.seed)
-        candidates = [parse_candidate(record, where=where) for where, record in records]
+        candidates = [parse_candidate(row.values, where=row.where) for row in records]
         judge = build(config, mesh)
 
         # Loop
         size = config.candidates_per_batch
-        judged = read_verdicts(workdir / VERDICTS, size=size, limit=len(candidates))
+        path = workdir / VERDICTS
+        count = on_first(lambda: keep_whole_batches(path, size=size, limit=len(candidates)))
+        judged = read_verdicts(path, count=count)
         with MetricsWriter(workdir, total=len(candidates), resume_step=len(judged)) as metrics:
             while len(judged) < len(candidates):
                 stop.check()
@@ -96,42 +101,56 @@ def main(config: ConfigDict, workdir: Path) -> dict:
                 check_answered(unanswered, num_asked=num_asked, who="the judge", what="queries")
                 _, counts = select_pairs(found, threshold=values["threshold"], balance_lengths=False)
                 metrics.write(len(judged) + len(found), counts | {"time/step": time.perf_counter() - begin})
-                with (workdir / VERDICTS).open("a", encoding="utf-8") as file:
-                    file.write("".join(_to_line(pair) for pair in found))
+                lines = "".join(_to_line(pair) for pair in found)
+                require_same_text(lines, f"the verdicts on candidates {len(judged)} to {len(judged) + len(found) - 1}")
+                on_first(functools.partial(_append, path, lines))
                 judged += found
 
         # The set
         pairs, counts = select_pairs(judged, threshold=values["threshold"])
         if not pairs:
             raise ValueError(f"{workdir}: no pair is left of {len(judged)} candidates: {counts}")
-        text = "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs)
-        (workdir / FOLDER).mkdir(exist_ok=True)
-        write_text(workdir / FOLDER / "pairs.jsonl", text)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        write_json(workdir / MANIFEST, {"files": {"pairs.jsonl": {"records": len(pairs), "sha256": digest}}})
+        on_first(lambda: write_set(workdir, pairs))
         summary = {"pairs": len(pairs), "counts": counts, "seed": config.seed}
         summary["wall_seconds"] = time.monotonic() - start_time
         run.mark_done(summary)
     return summary
 
 
-def read_verdicts(path: Path, *, size: int, limit: int) -> list[Judged]:
-    """What was judged before, at most ``limit``, in whole batches of ``size``; what a cut left of a batch is removed.
+def write_set(workdir: Path, pairs: Sequence[Mapping[str, Any]]) -> None:
+    """Writes data/pairs.jsonl and the manifest."""
+    text = "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs)
+    (workdir / FOLDER).mkdir(exist_ok=True)
+    write_text(workdir / FOLDER / "pairs.jsonl", text)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    write_json(workdir / MANIFEST, {"files": {"pairs.jsonl": {"records": len(pairs), "sha256": digest}}})
 
-    Raises ValueError, naming file and line, for any other line that is none.
-    """
-    lines = read_lines(path)[:limit]
-    whole = lines if len(lines) == limit else lines[: len(lines) // size * size]
+
+def keep_whole_batches(path: Path, *, size: int, limit: int) -> int:
+    """How many candidates were judged before, at most ``limit``; what a cut left of a batch of ``size`` is removed."""
+    lines = read_lines(path)
+    count = limit if len(lines) >= limit else len(lines) // size * size
+    read_verdicts(path, count=count)  # a damaged line is said before anything is written
+    write_text(path, "".join(line.decode() + "\n" for line in lines[:count]))
+    return count
+
+
+def read_verdicts(path: Path, *, count: int) -> list[Judged]:
+    """The first ``count`` that were judged before. Raises ValueError, naming file and line, for a line that is none."""
     judged = []
-    for number, line in enumerate(whole, start=1):
+    for number, line in enumerate(read_lines(path)[:count], start=1):
         try:
             value = json.loads(line)
             failures = tuple(Failure(*failure) for failure in value["failures"])
             judged.append(Judged(value["messages"], tuple(value["responses"]), tuple(value["verdicts"]), failures))
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path}, line {number} is no verdict: {line[:80]!r}") from error
-    write_text(path, "".join(line.decode() + "\n" for line in whole))
     return judged
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _to_line(pair: Judged) -> str:

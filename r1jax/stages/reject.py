@@ -13,6 +13,9 @@ What it leaves, besides what every work directory has:
 
 Prompts are taken by number, in batches; what a batch gave is a file in parts/ that appears whole. A run that was killed
 goes on with the first batch that has none, and ends with the same bytes. parts/ is removed when all is written.
+
+Of several processes all sample and each decides on every sample, by the same functions; they must decide alike, which is
+checked. An endpoint is asked by the first one alone, which also writes.
 """
 
 import collections
@@ -31,22 +34,22 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from r1jax.data.records import FOLDER, RecordsMissingError, messages_of, open_records
+from r1jax.data.records import FOLDER, RecordsMissingError, messages_of
 from r1jax.data.shards import FORMATS, as_markdown, unshared, write_shards
-from r1jax.processes import require_one
-from r1jax.rewards.rubric import Rubric, load_function
+from r1jax.processes import on_first, require_same_text
+from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector, check_problems_of
 from r1jax.rollout.engine import make_engine
 from r1jax.sharding import make_mesh
 from r1jax.stages.chat_model import check_chat, make_chat
 from r1jax.stages.keys import check_counts, check_engine, check_finite, check_keys, check_sampling, options_of
 from r1jax.stages.policy import Policy, check_init, load_policy
+from r1jax.stages.records import check_records, records_of
 from r1jax.stages.reject_curate import Step, curate, make_step, samples_of, verdicts_of
 from r1jax.stages.splits import check_same_split
 from r1jax.tasks.decontaminate import NgramIndex
 from r1jax.tasks.file_task import texts_of_test_set
 from r1jax.tasks.mixture import Mixture, make_mixture
-from r1jax.tasks.sources.rows import Row
 from r1jax.tasks.types import stable_hash
 from r1jax.text.chat import check_template, response_form
 from r1jax.text.tokenizer import Tokenizer
@@ -70,7 +73,6 @@ KEYS = COUNTS.union(
     ["stage", "seed", "mesh", "init", "tasks", "template", "rewards", "temperature", "top_p", "engine", "filters"],
     ["judge", "rewrite", "others", "decontaminate", "domains", "format"],
 )
-OTHER_KEYS = ("path", "split", "subset", "function", "arguments")
 _NOT_IN_A_NAME = re.compile(r"[^-.\w]+")
 _EXAMPLES = 20
 """Dropped samples of each reason in rejected.jsonl; of a batch one of each."""
@@ -82,7 +84,6 @@ class EmptySetError(ValueError):
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError, naming the key, for a config that cannot run; reads files of problems, makes a few others."""
-    require_one("stage reject")
     check_keys(config, required=KEYS, optional=("first_prompt", "ngram"), where="reject")
     check_engine(config.engine, where="reject: engine")
     check_counts(config, COUNTS, where="reject")
@@ -113,11 +114,9 @@ def check(config: ConfigDict) -> None:
     check_template(config.template, task.problem(0, split="train").messages)
     for number, other in enumerate(values["others"]):
         where = f"reject: others[{number}]"
-        check_keys(other, required=("domain",), optional=OTHER_KEYS, where=where)
-        if ("path" in other) == ("function" in other) or ("function" in other and {"split", "subset"} & other.keys()):
-            raise ValueError(f"{where}: must have 'path', with 'split' and 'subset', or 'function', with 'arguments'")
+        check_records(other, required=("domain",), where=where)
         with contextlib.suppress(RecordsMissingError):  # an earlier stage may make it; main needs it
-            for row in itertools.islice(_rows_of(other, seed=config.seed), 1):
+            for row in itertools.islice(records_of(other, seed=config.seed), 1):
                 messages_of(row)
     make_index(values)
     check_same_split(values["init"], values["tasks"])
@@ -162,7 +161,7 @@ def main(config: ConfigDict, workdir: Path) -> dict:
     check(config)
     values, workdir = config.to_dict(), Path(workdir)
     for other in values["others"]:
-        for row in _rows_of(other, seed=config.seed):
+        for row in records_of(other, seed=config.seed):
             messages_of(row)  # what is no conversation is said before anything is sampled
     mesh = make_mesh(config.mesh)
     with open_workdir(workdir, values) as run, jax.set_mesh(mesh), graceful_stop() as stop:
@@ -175,24 +174,25 @@ def main(config: ConfigDict, workdir: Path) -> dict:
 
         # Loop
         folder, num_batches = workdir / "parts", config.num_prompts // config.prompts_per_batch
-        folder.mkdir(exist_ok=True)
-        done = next(batch for batch in range(num_batches + 1) if not _part_path(folder, batch).is_file())
+        on_first(lambda: folder.mkdir(exist_ok=True))
+        is_done = on_first(lambda: [_part_path(folder, batch).is_file() for batch in range(num_batches)])
+        done = [*is_done, False].index(False)
         with MetricsWriter(workdir, total=num_batches, resume_step=done) as metrics:
             for batch in range(done, num_batches):
                 stop.check()
                 begin = time.perf_counter()
                 part = sample_batch(config, parts, params, buffers, batch=batch, model=model)
                 seconds = time.perf_counter() - begin
+                text = json.dumps(part, ensure_ascii=False, allow_nan=False)
+                require_same_text(text, f"batch {batch}: what became of its samples")
                 metrics.write(batch + 1, _metrics_of(part, seconds))
-                write_text(_part_path(folder, batch), json.dumps(part, ensure_ascii=False, allow_nan=False))
+                on_first(functools.partial(write_text, _part_path(folder, batch), text))
         stop.check()
 
         # The set
-        summary = write_set(config, workdir, tokenizer=policy.tokenizer)
-        rows = map(json.loads, read_lines(workdir / "metrics.jsonl"))
-        summary |= {"wall_seconds": sum(row["time/step"] for row in rows), "seed": config.seed}
+        summary = on_first(lambda: write_set(config, workdir, tokenizer=policy.tokenizer))
         run.mark_done(summary)
-        shutil.rmtree(folder)
+        on_first(lambda: shutil.rmtree(folder))
     return summary
 
 
@@ -281,7 +281,7 @@ def write_set(config: ConfigDict, workdir: Path, *, tokenizer: Tokenizer) -> dic
                     examples[example["reason"]].append(example)
             yield from part["records"]
         for number, other in enumerate(values["others"]):
-            for place, row in enumerate(_rows_of(other, seed=config.seed)):
+            for place, row in enumerate(records_of(other, seed=config.seed)):
                 counts["others"] += 1
                 provenance = {"other": number, "row": place}
                 yield make_record(messages_of(row), tokenizer, other["domain"], None, provenance)
@@ -293,10 +293,8 @@ def write_set(config: ConfigDict, workdir: Path, *, tokenizer: Tokenizer) -> dic
     table = written["table"]
     sampled = config.num_prompts * config.samples_per_prompt
     found = {"prompts": config.num_prompts, "samples": sampled, "others": counts["others"]}
-    found |= {
-        "kept": table[-1]["samples"],
-        "rejected": dict(sorted(rejected.items(), key=lambda item: (-item[1], item[0]))),
-    }
+    by_count = sorted(rejected.items(), key=lambda item: (-item[1], item[0]))
+    found |= {"kept": table[-1]["samples"], "rejected": dict(by_count)}
     write_json(workdir / "table.json", {"domains": table, **found})
     write_text(workdir / "table.md", as_markdown(table) + _rejected_lines(found))
     lines = (
@@ -310,7 +308,8 @@ def write_set(config: ConfigDict, workdir: Path, *, tokenizer: Tokenizer) -> dic
             f"{workdir / 'rejected.jsonl'} shows some"
         )
     write_json(workdir / MANIFEST, {"files": written["files"]})
-    return found
+    rows = map(json.loads, read_lines(workdir / "metrics.jsonl"))
+    return found | {"wall_seconds": sum(row["time/step"] for row in rows), "seed": config.seed}
 
 
 def make_index(values: Mapping[str, Any]) -> NgramIndex | None:
@@ -329,17 +328,6 @@ def _step_specs(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, A
     """(where, spec) of every filter, the judge and the rewriter."""
     yield from ((f"reject: filters[{number}]", spec) for number, spec in enumerate(values["filters"]))
     yield from ((f"reject: {name}", values[name]) for name in ("judge", "rewrite") if values[name] is not None)
-
-
-def _rows_of(other: Mapping[str, Any], *, seed: int) -> Iterator[Row]:
-    """The records of {"path", "domain"} or of {"function": "module:function", "arguments": {}, "domain"}, called with a seed."""
-    if "path" in other:
-        rows = open_records(other["path"], **options_of(other, ("split", "subset")))
-        yield from map(rows.row, range(len(rows)))
-        return
-    records = load_function(other["function"])(seed=seed, **(other.get("arguments") or {}))
-    for number, record in enumerate(records, start=1):
-        yield Row(record, where=f"{other['function']}, record {number}")
 
 
 def _part_path(folder: Path, batch: int) -> Path:

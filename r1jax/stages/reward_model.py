@@ -28,7 +28,7 @@ from r1jax.sharding import make_mesh
 from r1jax.stages.auxiliary import expert_counts
 from r1jax.stages.keys import check_counts, check_finite, check_keys, check_not_negative
 from r1jax.stages.policy import check_init, load_policy
-from r1jax.stages.preference_records import check_records, records_of
+from r1jax.stages.records import check_records, records_of
 from r1jax.stages.reward_scoring import encode_response, init_head, make_score, pad_rows, score_sequences
 from r1jax.text.chat import check_template
 from r1jax.text.response import part_of
@@ -189,7 +189,7 @@ def make_examples(config: ConfigDict, tokenizer: Tokenizer) -> tuple[list[Exampl
     Raises ValueError naming the file, line and field of a bad record, or where one of the sides is empty.
     """
     records = records_of(config.data.to_dict(), seed=config.seed)
-    preferences = [parse_preference(record, config.kind, where=where) for where, record in records]
+    preferences = [parse_preference(row.values, config.kind, where=row.where) for row in records]
     train, heldout = (
         [_encode(preference, config, tokenizer) for preference in side]
         for side in split_preferences(preferences, heldout_fraction=_settings(config)["heldout_fraction"])
@@ -198,7 +198,7 @@ def make_examples(config: ConfigDict, tokenizer: Tokenizer) -> tuple[list[Exampl
     counts = {"train": len(short), "heldout": len(heldout), "too_long": len(train) - len(short)}
     for name in ("train", "heldout"):
         if not counts[name]:
-            raise ValueError(f"reward_model: no {name} example among {len(records)} records: {counts}")
+            raise ValueError(f"reward_model: no {name} example among {len(preferences)} records: {counts}")
     return short, heldout, counts
 
 

@@ -102,8 +102,9 @@ def make_update(
         number of tokens routed to each expert over the whole batch, [L, E] for every array of state["buffers"] (the
         array itself where there is one, as `Model.hidden` gives it); None leaves the buffers. info holds scalars:
         grad_norm (before clipping), update_norm, param_norm (after the update), learning_rate, finite, and with counts
-        moe/load_max_over_mean (the fullest expert's load over the mean, worst layer). Where the gradient or the update is
-        not finite, the state comes back bit for bit and finite is False.
+        moe/load/moe_00, moe/load/mtp_00, ... (the fullest expert's load over its layer's mean, of every MoE layer of every
+        stack) and moe/load_max_over_mean (of the worst layer). Where the gradient or the update is not finite, the state
+        comes back bit for bit and finite is False.
     """
     shardings = jax.tree.map(lambda array: array.sharding, {key: state[key] for key in _UPDATED})
     replicated = _replicated(state["params"])
@@ -152,8 +153,8 @@ def make_update(
             "learning_rate": jnp.asarray(schedule(state["step"]), jnp.float32),
             "finite": finite,
         }
-        if expert_counts is not None and (counts := jax.tree.leaves(expert_counts)):
-            info["moe/load_max_over_mean"] = jnp.max(jnp.stack([jnp.max(_load(c)) for c in counts]))
+        if expert_counts is not None and (loads := _loads(expert_counts)):
+            info |= loads | {"moe/load_max_over_mean": jnp.max(jnp.stack([*loads.values()]))}
         return new, info
 
     jitted_apply = jax.jit(apply, donate_argnums=0, out_shardings=(shardings, replicated))
@@ -194,10 +195,15 @@ def balance_bias(bias_LE: jax.Array, counts_LE: jax.Array, *, rate: float) -> ja
     return bias_LE + rate * jnp.sign(jnp.mean(counts_LE, axis=-1, keepdims=True) - counts_LE).astype(bias_LE.dtype)
 
 
-def _load(counts_LE: jax.Array) -> jax.Array:
-    """Load of each expert over its layer's mean; 1 is even."""
-    counts_LE = counts_LE.astype(jnp.float32)
-    return counts_LE / jnp.maximum(jnp.mean(counts_LE, axis=-1, keepdims=True), 1e-9)
+def _loads(expert_counts: Tree) -> dict[str, jax.Array]:
+    """Load of the fullest expert over its layer's mean, by layer; 1 is even, 0 of a layer that saw no token."""
+    loads = {}
+    for path, counts_LE in jax.tree_util.tree_leaves_with_path(expert_counts):
+        counts_LE = counts_LE.astype(jnp.float32)
+        loads_L = counts_LE.max(-1) / jnp.maximum(counts_LE.mean(-1), 1e-9)
+        stack = path[0].key if path else "moe"
+        loads |= {f"moe/load/{stack}_{layer:02d}": load for layer, load in enumerate(loads_L)}
+    return loads
 
 
 def _replicated(params: Tree) -> jax.sharding.Sharding:

@@ -1,8 +1,6 @@
-import json
-
 import pytest
 
-from r1jax.data.preferences import Preference, parse_preference, read_records, split_preferences
+from r1jax.data.preferences import Preference, parse_preference, split_preferences
 
 ASK = [{"role": "user", "content": "Hello"}]
 PAIR = {"messages": ASK, "chosen": "Hi!", "rejected": "No."}
@@ -30,16 +28,6 @@ def test_records_of_both_kinds():
 def test_bad_records_are_named(record, kind, words):
     with pytest.raises(ValueError, match=words):
         parse_preference(record, kind, where="here")
-
-
-def test_files_are_read_and_places_named(tmp_path):
-    path = tmp_path / "pairs.jsonl"
-    path.write_text(json.dumps(PAIR) + "\n" + json.dumps(PAIR | {"chosen": 3}) + "\n")
-    (_, first), (where, second) = read_records(path)
-    assert parse_preference(first, "helpful").responses == ("Hi!", "No.")
-    assert "pairs.jsonl" in where and "row 2" in where
-    with pytest.raises(ValueError, match=r"pairs\.jsonl.*row 2: 'chosen'"):
-        parse_preference(second, "helpful", where=where)
 
 
 def test_a_prompt_is_on_one_side_and_a_tenth_is_held_out():

@@ -11,7 +11,9 @@ ROOT = Path(__file__).resolve().parents[2]
 NUM_DEVICES = 8  # of a run, however many processes share them
 
 
-def start(command: Sequence[str], num_processes: int, log: Path, *, peer_timeout: int = 60) -> list[subprocess.Popen]:
+def start(
+    command: Sequence[str], num_processes: int, log: Path, *, peer_timeout: int = 60, step_timeout: int = 900
+) -> list[subprocess.Popen]:
     """Process i runs `python <command> --coordinator=... --process-id=i`; what it says goes to <log>.i."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
@@ -23,6 +25,7 @@ def start(command: Sequence[str], num_processes: int, log: Path, *, peer_timeout
         f"--coordinator=127.0.0.1:{_free_port()}",
         f"--num-processes={num_processes}",
         f"--peer-timeout={peer_timeout}",
+        f"--step-timeout={step_timeout}",
     ]
     peers = []
     for process in range(num_processes):

@@ -46,6 +46,7 @@ def test_good_flags(flags, environment):
         ("--coordinator=h:1 --num-processes=2 --process-id=-1", {}, "--process-id=-1: must be from 0 to 1"),
         (EXPLICIT + " --distributed=tpu", {}, "--distributed=tpu finds --coordinator itself"),
         (EXPLICIT + " --peer-timeout=5", {}, "--peer-timeout=5: must be at least 10 seconds"),
+        (EXPLICIT + " --step-timeout=9", {}, "--step-timeout=9: must be at least 10 seconds"),
         ("--distributed=slurm", {}, "SLURM_JOB_ID is not set; start it with srun"),
         ("--distributed=slurm", {k: v for k, v in SLURM.items() if k != "SLURM_PROCID"}, "SLURM_PROCID is not set"),
         ("--distributed=tpu", {"JAX_PLATFORMS": "cpu"}, "JAX_PLATFORMS=cpu: unset it"),
@@ -62,19 +63,21 @@ def test_without_flags_there_is_one_process():
 
 
 def test_what_is_said_of_jax_is_what_it_gets(monkeypatch):
-    calls = []
+    calls, watched = [], []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **kwargs: calls.append((args, kwargs)))
+    monkeypatch.setattr(distributed, "watch", watched.append)
     monkeypatch.setattr(distributed.os, "environ", SLURM)
     assert initialise(parse(EXPLICIT)) and initialise(parse("--distributed=slurm --peer-timeout=20"), start_timeout=60)
-    assert calls[0][0] == ("10.0.0.2:8476", 4, 3) and calls[0][1]["heartbeat_timeout_seconds"] == 100
+    assert calls[0][0] == ("10.0.0.2:8476", 4, 3) and calls[0][1]["heartbeat_timeout_seconds"] == 200
     assert calls[0][1]["cluster_detection_method"] == "deactivate"
     assert calls[1] == (
         (),
         {
-            "cluster_detection_method": "slurm", "heartbeat_timeout_seconds": 20, "shutdown_timeout_seconds": 20,
+            "cluster_detection_method": "slurm", "heartbeat_timeout_seconds": 40, "shutdown_timeout_seconds": 20,
             "initialization_timeout": 60,
         },
     )  # fmt: skip
+    assert [(options.peer_timeout, options.step_timeout) for options in watched] == [(100, 3600), (20, 3600)]
 
 
 def test_failing_to_join_says_what_to_look_at(monkeypatch):

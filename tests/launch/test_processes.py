@@ -1,4 +1,4 @@
-"""Two processes of loopback compute what one does, and read each other's checkpoints."""
+"""Two and four processes of loopback compute what one does, and read each other's checkpoints."""
 
 import json
 import math
@@ -25,11 +25,19 @@ def test_one_process_asks_nobody():
         on_first(lambda: {}["a"])
 
 
+@pytest.fixture(scope="module")
+def of_one(tmp_path_factory):
+    """(work directory, what ``run`` returns) in this process."""
+    folder = tmp_path_factory.mktemp("one")
+    return folder / "one", run(folder / "one")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2])
-def test_processes_do_what_one_does(count, tmp_path):
-    figures, state, metrics, scored = run(tmp_path / "one")
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_do_what_one_does(count, of_one, tmp_path):
+    workdir, (figures, state, metrics, scored) = of_one
     assert len(scored) == len(PROBLEMS) and metrics["grad_norm"] > 0
+    (tmp_path / "one").symlink_to(workdir)
     codes = peers.run(["tests/launch/grpo_program.py", str(tmp_path)], count, tmp_path / "log", seconds=1800)
     assert codes == [0] * count, peers.said(tmp_path / "log", 0)[-3000:] + peers.said(tmp_path / "log", 1)[-3000:]
     told = [json.loads((tmp_path / f"told.{process}.json").read_text()) for process in range(count)]

@@ -62,6 +62,8 @@ def make_rl_stage(
                 "language/chinese_share": 0.12 + 0.03 * skill,
                 "language/mixed_share": 0.2,
                 "moe/load_max_over_mean": 1.8 - 0.5 * skill,
+                "moe/load/moe_00": 1.8 - 0.5 * skill,
+                "moe/load/moe_01": 1.4 - 0.3 * skill,
                 "time/generate": 1.2 + noise(0.05),
                 "time/rewards": 0.1,
                 "time/logprobs": 0.4,

@@ -137,7 +137,9 @@ def test_biases_of_all_routers_follow_their_counts(trees, loss_and_gradient):
     update = make_update(lambda *_: None, optimizer, schedule=schedule, state=state, bias_rate=0.25)
     (_, metrics), _ = loss_and_gradient
     state, info = update.apply(state, params, metrics["expert_counts"])
-    assert info["moe/load_max_over_mean"] > 1
+    loads = {name: value for name, value in info.items() if name.startswith("moe/load/")}
+    assert {name[:-3] for name in loads} == {"moe/load/moe", "moe/load/mtp"}
+    assert info["moe/load_max_over_mean"] == max(loads.values()) > 1
     for name in ("moe", "mtp"):
         before, after, counts = (
             np.array(jax.tree.leaves(tree[name])[0]) for tree in (buffers, state["buffers"], metrics["expert_counts"])

@@ -5,7 +5,7 @@ import pytest
 
 from r1jax.rollout.types import Completion
 from r1jax.sharding import make_mesh
-from r1jax.stages.chat_model import PolicyChat, check_chat, make_chat
+from r1jax.stages.chat_model import AskedByFirst, PolicyChat, check_chat, make_chat
 from r1jax.text.comparison import parse_comparison
 from r1jax.text.endpoint import Endpoint
 from r1jax.text.sample import ChatError, Rejection
@@ -22,8 +22,22 @@ OWN = {
 
 def test_an_endpoint():
     check_chat(ENDPOINT | {"workers": 2}, where="here")
-    assert make_chat(ENDPOINT | {"workers": 2}, mesh=make_mesh()) == Endpoint(ENDPOINT["url"], "m", workers=2)
+    assert make_chat(ENDPOINT | {"workers": 2}, mesh=make_mesh()) == AskedByFirst(
+        Endpoint(ENDPOINT["url"], "m", workers=2)
+    )
     assert make_chat(None, mesh=make_mesh()) is None
+
+
+def test_what_the_first_process_is_told_is_told_to_all():
+    def chat(conversations, *, seed):
+        if not seed:
+            raise ChatError("no key")
+        return ["yes", ChatError("cut off")]
+
+    text, error = AskedByFirst(chat)([[], []], seed=1)
+    assert text == "yes" and isinstance(error, ChatError) and str(error) == "cut off"
+    with pytest.raises(ChatError, match="no key"):
+        AskedByFirst(chat)([[], []], seed=0)
 
 
 def test_a_policy_answers_by_seed_and_what_is_cut_off_or_too_long_is_told():

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from r1jax.data.preferences import parse_preference
 from r1jax.stages import preferences
-from r1jax.stages.preference_records import records_of
+from r1jax.stages.records import records_of
 from r1jax.text.sample import ChatError
 from r1jax.training.stop import Stopped
 from tests.tiny import rows_of
@@ -59,8 +59,7 @@ def test_pairs_are_made_counted_and_read_by_the_reward_model(tmp_path):
         "candidates": 12, "malformed": 4, "error": 0, "judge_failed": 1, "unclear": 0, "unbalanced": 0, "kept": 11,
     }  # fmt: skip
     found = [
-        parse_preference(record, "helpful", where=where)
-        for where, record in records_of({"path": str(tmp_path)}, seed=0)
+        parse_preference(row.values, "helpful", where=row.where) for row in records_of({"path": str(tmp_path)}, seed=0)
     ]
     assert [pair.responses for pair in found] == [("yes", "no!")] * 11
     manifest = json.loads((tmp_path / "manifest.json").read_text())
@@ -134,7 +133,7 @@ def test_verdicts_are_read_whatever_the_responses_hold_and_wherever_the_file_was
 def test_a_line_that_is_no_verdict_is_named(tmp_path):
     (tmp_path / "verdicts.jsonl").write_bytes(b'{"messages": "\xe4\xb8"}\n')
     with pytest.raises(ValueError, match=r"verdicts.jsonl, line 1 is no verdict"):
-        preferences.read_verdicts(tmp_path / "verdicts.jsonl", size=1, limit=4)
+        preferences.keep_whole_batches(tmp_path / "verdicts.jsonl", size=1, limit=4)
 
 
 def test_a_judge_that_is_not_there_ends_the_run_and_keeps_what_was_done(tmp_path):

@@ -111,6 +111,8 @@ def test_router_bias_moves_by_sign_and_only_by_counts(setup):
     want = [[-0.01, 0.01, 0.01, 0.01], [-0.01, 0.01, 0, 0]]
     np.testing.assert_allclose(state["buffers"]["moe"]["router_bias"], want, rtol=1e-6)
     np.testing.assert_allclose(info["moe/load_max_over_mean"], 4.0)
+    loads = {name: float(value) for name, value in info.items() if name.startswith("moe/load/")}
+    assert loads == {"moe/load/moe_00": 4.0, "moe/load/moe_01": 1.5}
 
 
 def test_bias_of_a_layer_without_tokens_stays():

@@ -1,0 +1,177 @@
+"""Ends a run of several processes in which one is gone or hangs, and says which one and what to do.
+
+Each process tells the coordinator ten times in --peer-timeout that it is there, how often it has met the others
+(`r1jax.processes`) and whether it waits for them, and reads what the others told. A run is ended, with exit code 75:
+
+1. where a process was not heard of for --peer-timeout: it is gone, was stopped, or does not get to run Python;
+2. where a process has met nobody for --step-timeout, though all are there: a reward or a disk hangs in one of them, or
+   a collective in all. Then every process writes the stacks of its threads to its log before it ends.
+
+The message comes within 1.2 times the timeout, and process 0, which is the coordinator, ends last, so that what the
+others say is not lost. Behind this stands JAX's own heartbeat at twice --peer-timeout, which aborts (exit code 134). A
+process in which no Python runs for --peer-timeout writes its stacks too, by a thread that needs no interpreter.
+
+Time is counted in turns of this thread: a process that was itself stopped for a while blames nobody.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import faulthandler
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from r1jax.processes import pulse
+
+LOST = 75  # as r1jax.run's exit code where another process was lost: the same command goes on
+TURNS = 10
+"""Of this thread in --peer-timeout."""
+_PREFIX = "r1jax/alive/"
+_STDERR = 2
+
+
+class Store(Protocol):
+    """What the coordinator keeps for all: JAX's distributed runtime client."""
+
+    def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None:
+        """Keeps a value."""
+        ...
+
+    def key_value_dir_get(self, key: str) -> list[tuple[str, str]]:
+        """(key, value) of all below a key."""
+        ...
+
+
+class Watchdog:
+    """What one process knows of the others; `start` watches in the background, until `stop` or the end of the program."""
+
+    def __init__(self, store: Store, *, process: int, num_processes: int, peer_timeout: float, step_timeout: float):
+        self.seconds = peer_timeout / TURNS  # of a turn
+        self._store, self._process, self._others = store, process, [p for p in range(num_processes) if p != process]
+        self._peer_turns, self._step_turns = TURNS, step_timeout / self.seconds
+        self._told: Mapping[int, Mapping[str, Any]] = {}  # by process, at the latest reply
+        self._replies = self._beats = 0
+        self._seen: dict[int, Any] = {}
+        self._silent = dict.fromkeys(self._others, 0)  # turns since a process said something new
+        self._unanswered = self._still = 0  # turns without a reply of the coordinator; without a meeting
+        self._replies_seen, self._meetings_seen = 0, pulse.meetings
+        self._is_stuck, self._is_over = False, threading.Event()
+
+    def talk(self) -> None:
+        """Tells the coordinator of this process, and asks it of all. Waits for it; raises what the store raises."""
+        self._beats += 1
+        own = {"beat": self._beats, "meetings": pulse.meetings, "waits_for": pulse.waits_for, "stuck": self._is_stuck}
+        own |= {"host": platform.node(), "pid": os.getpid(), "over": self._is_over.is_set()}
+        self._store.key_value_set(f"{_PREFIX}{self._process}", json.dumps(own), allow_overwrite=True)
+        told = self._store.key_value_dir_get(_PREFIX)
+        self._told = {int(key.rpartition("/")[2]): json.loads(value) for key, value in told}
+        self._replies += 1
+
+    def turn(self) -> str | None:
+        """One turn has passed: what is wrong now, a sentence or two; None where nothing is."""
+        told, replies = self._told, self._replies
+        self._unanswered = 0 if replies != self._replies_seen else self._unanswered + 1
+        for other in self._others if replies != self._replies_seen else ():
+            beat = told.get(other, {}).get("beat")
+            is_new = beat != self._seen.get(other) or told.get(other, {}).get("over")
+            self._silent[other], self._seen[other] = 0 if is_new else self._silent[other] + 1, beat
+        self._still = 0 if pulse.meetings != self._meetings_seen else self._still + 1
+        self._replies_seen, self._meetings_seen = replies, pulse.meetings
+        if self._unanswered > self._peer_turns:
+            return f"{self._name(0)}, the coordinator, does not answer for {self._of(self._unanswered)}. {_GONE}"
+        silent = [other for other in self._others if self._silent[other] > self._peer_turns]
+        if silent:
+            names, turns = ", ".join(map(self._name, silent)), max(self._silent[other] for other in silent)
+            return f"{names} not heard of for {self._of(turns)} (--peer-timeout). {_GONE}"
+        self._is_stuck = self._still > self._step_turns
+        if self._is_stuck or any(told.get(other, {}).get("stuck") for other in self._others):
+            return f"the run makes no step for {self._of(self._still)} (--step-timeout). {self._who_is_behind()}"
+        return None
+
+    def start(self) -> None:
+        """Watches from now on."""
+        threads = [
+            threading.Thread(target=function, name="watchdog", daemon=True)
+            for function in (self._keep_talking, self._keep_watch)
+        ]
+        for thread in threads:
+            thread.start()
+        atexit.register(self.stop, threads)
+
+    def stop(self, threads: Sequence[threading.Thread] = ()) -> None:
+        """Watches no more, and tells the others so: they do not wait for this one's word."""
+        self._is_over.set()
+        for thread in threads:
+            thread.join(timeout=self.seconds)
+        faulthandler.cancel_dump_traceback_later()
+
+    def _keep_talking(self) -> None:
+        while True:
+            is_over = self._is_over.is_set()
+            with contextlib.suppress(
+                Exception
+            ):  # whatever the runtime raises where the coordinator is gone: turns count it
+                self.talk()
+            if is_over:
+                return
+            self._is_over.wait(self.seconds / 2)
+
+    def _keep_watch(self) -> None:
+        problem = None
+        while problem is None:
+            faulthandler.dump_traceback_later(self.seconds * TURNS, exit=False, file=_STDERR)
+            if self._is_over.wait(self.seconds):
+                return
+            problem = self.turn()
+        self._end(problem)
+
+    def _end(self, problem: str) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        sys.stdout.flush()
+        print(f"error: {problem}", file=sys.stderr, flush=True)
+        if "--step-timeout" in problem:
+            faulthandler.dump_traceback(file=_STDERR)
+            time.sleep(3 * self.seconds)  # in which the others hear of it
+        if self._process == 0:  # when the coordinator ends, JAX aborts the others in the middle of what they say
+            time.sleep(3 * self.seconds)
+        os._exit(LOST)
+
+    def _who_is_behind(self) -> str:
+        """Which processes the others wait for, as far as their meetings tell."""
+        told = {**self._told, self._process: {"meetings": pulse.meetings, "waits_for": pulse.waits_for}}
+        last = max(one["meetings"] for one in told.values())
+        waits = {
+            process: one["waits_for"] if one["meetings"] == last else None for process, one in sorted(told.items())
+        }
+        behind = [self._name(process) for process, what in waits.items() if what is None]
+        waiting = {what for what in waits.values() if what is not None}
+        if not behind or not waiting:
+            found = "No process is behind the others: a collective hangs in all, or all compute"
+        else:
+            found = f"{', '.join(behind)} did not come to where the others wait ({', '.join(sorted(waiting))})"
+        return (
+            f"{found}; the logs hold the stacks of all threads. If one step may take so long (a compilation, a large "
+            "checkpoint), raise --step-timeout; else mend what hangs: the same command goes on from the last checkpoint."
+        )
+
+    def _name(self, process: int) -> str:
+        one = self._told.get(process)
+        if process == self._process:
+            return f"process {process} (this one)"
+        return f"process {process}" + (f" (pid {one['pid']} on {one['host']})" if one is not None else "")
+
+    def _of(self, turns: int) -> str:
+        return f"{turns * self.seconds:.0f} s"
+
+
+_GONE = (
+    "It is gone, was stopped, or hangs: this one ends. See its log, end it where it still runs; the same command goes on "
+    "from the last checkpoint."
+)
