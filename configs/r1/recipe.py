@@ -29,7 +29,7 @@ MAX_PROMPT = 2048
 """Tokens of a prompt; the longest are statements of programming contests with their examples."""
 
 # v5p chips. A row, or a sampled sequence, is on one of fsdp * expert groups; MLA's up-projections are cut by tensor alone.
-RL_MESH = {"fsdp": 16, "expert": 8, "tensor": 8}  # 1,024 chips: 25 GB of state; one row a group takes 29 to 59 GB
+RL_MESH = {"fsdp": 16, "expert": 8, "sequence": 8}  # 1,024 chips
 SFT_MESH = {"fsdp": 16, "tensor": 16}  # 256 chips: 47 GB of state; 64 conversations fill 10 to 16 rows, one a group
 SMALL_MESH = {"fsdp": 16, "expert": 2, "tensor": 8}  # 256 chips: 51 GB of a reward model's state; weights alone are 13
 
@@ -60,10 +60,12 @@ def after(name: str, stage: str) -> dict[str, str]:
 
 def pretrained(name: str) -> dict[str, Any]:
     """A model of a Hugging Face folder; it computes in bfloat16 and recomputes layers in the backward pass."""
+    experts = {"expert_parallel": "ragged_all_to_all"} if name == "deepseek_v3_base" else {}
     return {
         "kind": "hf",
         "path": f"{{workdir}}/../models/{name}",
-        "model": {"dtype": "bfloat16", "remat": "full"},
+        "preset": {"deepseek_v3_base": "deepseek_v3"}.get(name, name),
+        "model": {"dtype": "bfloat16", "remat": "full", **experts},
     }
 
 

@@ -32,12 +32,12 @@ class MLA(nnx.Module):
         if c.q_lora_rank:
             self.w_dq_DQ = param(rngs, (dim, c.q_lora_rank), axes=("embed", None), std=std)
             self.q_norm = RMSNorm(c.q_lora_rank, eps=_LATENT_EPS)
-            self.w_uq_QNA = param(rngs, (c.q_lora_rank, heads, nope + rope), axes=(None, "heads", None), std=std)
+            self.w_uq_QNA = param(rngs, (c.q_lora_rank, heads, nope + rope), axes=("latent", "heads", None), std=std)
         else:
             self.w_q_DNA = param(rngs, (dim, heads, nope + rope), axes=("embed", "heads", None), std=std)
         self.w_dkv_DC = param(rngs, (dim, latent + rope), axes=("embed", None), std=std)
         self.kv_norm = RMSNorm(latent, eps=_LATENT_EPS)
-        self.w_ukv_CNA = param(rngs, (latent, heads, nope + value), axes=(None, "heads", None), std=std)
+        self.w_ukv_CNA = param(rngs, (latent, heads, nope + value), axes=("latent", "heads", None), std=std)
         self.w_o_NUD = param(rngs, (heads, value, dim), axes=("heads", None, "embed"), std=std)
 
     @property
@@ -92,7 +92,7 @@ class MLA(nnx.Module):
         per_head, latent, segments = (*TOKENS, "heads", None), (*TOKENS, None), (segments_BT, TOKENS)
         queries = {"nope": (q_nope_BTNH, per_head), "rope": (q_rope_BTNR, per_head), "segments": segments}
         keys = {"latent": (latent_BTC, latent), "rope": (k_rope_BTR, latent), "segments": segments}
-        weights = {"ukv": (self.w_ukv_CNA[...], (None, "heads", None))}
+        weights = {"ukv": (self.w_ukv_CNA[...].astype(latent_BTC.dtype), (None, "heads", None))}
         return attend_over_sequence(attend, queries, keys, weights, is_training=is_training)
 
     def _absorbed(self, q_nope_BTNH, q_rope_BTNR, latent_BSC, k_rope_BSR, mask_BTS):

@@ -121,7 +121,7 @@ class Build(NamedTuple):
 
 
 def build(config: ConfigDict, model: Model, params, buffers) -> Build:
-    """Train state, update and log-prob pass from weights that are laid out on their mesh."""
+    """Train state, update and log-prob pass from weights that are laid out on their mesh, or ShapeDtypeStructs of them."""
     optimizer, schedule = make_optimizer(total_steps=config.num_updates, **config.optimizer)
     state = init_state(params, buffers, optimizer=optimizer)
     if config.kl_coef:
