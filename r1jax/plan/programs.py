@@ -193,7 +193,7 @@ def _reject(config: ConfigDict, mesh: Mesh, assumed: Assumed) -> StagePrograms:
 def _update(state, update, batch, mesh: Mesh, *, calls: float, sizes) -> list[Program]:
     """zeros, accumulate and apply of a train state."""
     given = {name: state[name] for name in ("step", "params", "opt_state", "buffers")}
-    with jax.set_mesh(mesh):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         grads, sums = jax.eval_shape(update.zeros, batch)
     grads = jax.tree.map(_laid_as, grads, state["params"])
     sums = _whole(sums, mesh)
