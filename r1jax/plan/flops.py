@@ -34,7 +34,9 @@ class Forward(NamedTuple):
         return self.total - self.head
 
 
-def forward(config: ModelConfig, *, tokens: float, pairs: float, head_tokens: float, is_absorbed: bool = False) -> Forward:
+def forward(
+    config: ModelConfig, *, tokens: float, pairs: float, head_tokens: float, is_absorbed: bool = False
+) -> Forward:
     """One pass over ``tokens``, of which queries see keys in ``pairs``, and ``head_tokens`` get logits.
 
     ``is_absorbed``: MLA's decode form, which compares with the latent itself (spec A.3.2).

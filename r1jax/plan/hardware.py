@@ -101,7 +101,9 @@ class Topology:
             return math.inf
         if self._crosses_slices(num_devices):
             return self.dcn_bandwidth / self.link_bandwidth
-        return sum(ways for _, ways in self._dims(num_devices)) or 2 * self.torus_dims  # of one chip: a guess, die to die
+        return (
+            sum(ways for _, ways in self._dims(num_devices)) or 2 * self.torus_dims
+        )  # of one chip: a guess, die to die
 
     def _crosses_slices(self, num_devices: int) -> bool:
         return num_devices > self.num_devices // self.num_slices
@@ -135,7 +137,9 @@ def parse_topology(name: str) -> Topology:
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)(?:\*(\d+))?", name)
     known = ", ".join(f"{generation} ({'x'.join('N' * chip.torus_dims)})" for generation, chip in _CHIPS.items())
     if not match or match[1] not in _CHIPS:
-        raise ValueError(f"unknown topology {name!r}; known are {known}, as in 'v5p:8x8x16', or 'v5p:8x8x8*4' for four slices")
+        raise ValueError(
+            f"unknown topology {name!r}; known are {known}, as in 'v5p:8x8x16', or 'v5p:8x8x8*4' for four slices"
+        )
     generation, shape, slices = match[1], tuple(map(int, match[2].split("x"))), int(match[3] or 1)
     chip = _CHIPS[generation]
     if len(shape) != chip.torus_dims or min(shape) < 1 or slices < 1:

@@ -12,15 +12,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
+from r1jax.kernels.tpu_kernel import LANES
 from r1jax.models.transformer import Model
 
-_KINDS = {"v5e": ("TPU v5 lite", 1), "v5p": ("TPU v5", 2), "v6e": ("TPU v6 lite", 1), "tpu7x": ("TPU7x", 1)}
+KINDS = {"v5e": ("TPU v5 lite", 1), "v5p": ("TPU v5", 2), "v6e": ("TPU v6 lite", 1), "tpu7x": ("TPU7x", 1)}
 """Generation -> JAX's name of the device and its TensorCores."""
 
 
 def abstract_mesh(axes, generation: str) -> AbstractMesh:
     """A mesh, or sizes by axis name, as one of that generation's devices that are nowhere."""
-    kind, cores = _KINDS[generation]
+    kind, cores = KINDS[generation]
     device = AbstractDevice(device_kind=kind, num_cores=cores, platform="tpu")
     names, sizes = tuple(axes), tuple(axes.values())
     return AbstractMesh(sizes, names, axis_types=(AxisType.Auto,) * len(names), abstract_device=device)
@@ -33,9 +34,7 @@ def saved_bytes(model: Model, mesh, generation: str, *, rows: int, length: int) 
 
     def kept(params, buffers, tokens_BT):
         def loss(params):
-            hidden_BTD, _, _ = model.hidden(
-                params, buffers, tokens_BT, positions_BT=tokens_BT, segments_BT=tokens_BT
-            )
+            hidden_BTD, _, _ = model.hidden(params, buffers, tokens_BT, positions_BT=tokens_BT, segments_BT=tokens_BT)
             return model.token_logprob(params, hidden_BTD, tokens_BT)[0].sum()
 
         return jax.vjp(loss, params)[1]
@@ -48,8 +47,16 @@ def saved_bytes(model: Model, mesh, generation: str, *, rows: int, length: int) 
         if own[array.shape, array.dtype]:
             own[array.shape, array.dtype] -= 1
         else:
-            total += array.size * array.dtype.itemsize // _num_parts(array.shape, model.config, mesh, rows * length)
+            numbers = array.size * _padding(array.shape, model.config)
+            parts = _num_parts(array.shape, model.config, mesh, rows * length)
+            total += int(numbers * array.dtype.itemsize / parts)
     return total
+
+
+def _padding(shape, config) -> float:
+    """How much longer MLA's heads are as the attention kernel has them, in rows of 128 lanes; XLA packs GQA's again."""
+    narrow = {config.nope_head_dim, config.value_head_dim, config.rope_head_dim} if config.attention == "mla" else {}
+    return -shape[-1] % LANES / shape[-1] + 1 if len(shape) > 3 and shape[-1] in narrow else 1.0
 
 
 def _num_parts(shape, config, mesh, num_tokens: int) -> int:
