@@ -134,7 +134,13 @@ def _rl(config: ConfigDict, mesh: Mesh, assumed: Assumed) -> StagePrograms:
             Program("reference log-probs", "score", score, arguments, num_microbatches, sizes, resident=resident)
         )
     programs += _update(state, update, learned, mesh, calls=num_microbatches, sizes=sizes)
-    programs += _reward_models(config, mesh, resident=state)
+    programs += (judges := _reward_models(config, mesh, resident=state))
+    # A reward model's weights stay where they are all the time.
+    weights_of = {program.name: program.arguments[:2] for program in judges}
+    programs = [
+        dataclasses.replace(program, resident=program.resident | _without(weights_of, program.name))
+        for program in programs
+    ]
     return StagePrograms("rl", model, mesh, state, tuple(programs), tokens, config.num_updates)
 
 
