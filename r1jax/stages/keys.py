@@ -25,6 +25,12 @@ def options_of(config: Any, names: Iterable[str]) -> dict[str, Any]:
     return {name: config[name] for name in names if name in config}
 
 
+def rollout_axes(config: Any) -> dict[str, int] | None:
+    """The optional key "rollout_mesh", for ``r1jax.rollout.weight_sync.make_rollout_mesh``."""
+    axes = config.get("rollout_mesh")
+    return None if axes is None else dict(axes)
+
+
 def check_counts(config: Any, names: Iterable[str], *, where: str, least: int = 1) -> None:
     """Raises ValueError naming the first of ``names`` that is no whole number of at least ``least``."""
     for name in names:
