@@ -6,8 +6,8 @@ fullest moment, by these rules (compared with the compiler's figures in tests/pl
 
 - *layer, forward*: the hidden state twice; attention: queries and keys of all heads, twice (the kernel wants heads first);
   experts: ``FORWARD_ROWS`` arrays of the routed rows in float32; the layer's weights, put together.
-- *layer, backward*: what the layer keeps when it is computed again; attention: keys and values of all tokens of a row in float32,
-  twice; experts: ``BACKWARD_ROWS`` arrays of routed rows and the gradients of the weights, put together, in float32.
+- *layer, backward*: what the layer keeps when it is computed again; keys and values of all tokens of a row in float32, twice;
+  ``BACKWARD_ROWS`` arrays of routed rows; the gradients of the weights, put together, in float32.
 - *head*: its weights put together in the type of the activations; backward their gradient in float32 twice (a loop's sum and
   its copy) and that of its rows.
 - *update*: the gradient of all parameters in float32, before it is added to the sum.
@@ -113,7 +113,7 @@ def _layer_backward(local: Local, generation: str) -> float:
     ffn = BACKWARD_ROWS * local.routed_bytes if c.num_moe_layers else dense
     again = _one_layer_saved(local, generation) if c.remat != "none" else 0
     weights = _layer_weights(local) * (a + 4)
-    return 2 * local.tokens * c.model_dim * a + again + max(attention, ffn) + weights
+    return 2 * local.tokens * c.model_dim * a + again + attention + ffn + weights
 
 
 def _one_layer_saved(local: Local, generation: str) -> int:

@@ -11,7 +11,7 @@ class Exchange:
     kind: str
     """As in ``ProgramPlan.collectives``."""
     bytes: float
-    """Of the arrays received."""
+    """Of the array that it puts together, splits or adds up, times its calls."""
     group: int
     """Devices that take part."""
     is_hidden: bool
