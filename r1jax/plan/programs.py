@@ -16,8 +16,16 @@ from ml_collections import ConfigDict
 
 from r1jax.models.transformer import Model
 from r1jax.rollout.engine import MAX_STOP_IDS, make_engine
-from r1jax.sharding import partition_spec, tree_shardings
+from r1jax.rollout.weight_sync import (
+    FIRST_DEVICE,
+    make_reshard,
+    make_rollout_mesh,
+    rollout_dtype,
+    rollout_shardings,
+)
+from r1jax.sharding import bytes_on_device, partition_spec, tree_shardings
 from r1jax.stages import reward_model, rl, supervised
+from r1jax.stages.keys import rollout_axes
 from r1jax.stages.policy import abstract_policy
 from r1jax.stages.reward_scoring import abstract_head, make_score
 
@@ -109,13 +117,12 @@ def _rl(config: ConfigDict, mesh: Mesh, assumed: Assumed) -> StagePrograms:
         *_sampling(
             config,
             model,
-            weights,
+            state,
             mesh,
             num_prompts=config.questions_per_phase,
             num_samples=config.group_size,
             max_new_tokens=max(tokens for _, tokens in config.max_new_tokens),
             steps=config.updates_per_phase,
-            resident=_without(state, "params", "buffers"),
         ),
         Program(
             "old log-probs",
@@ -180,20 +187,20 @@ def _reward_model(config: ConfigDict, mesh: Mesh, assumed: Assumed) -> StageProg
 def _reject(config: ConfigDict, mesh: Mesh, assumed: Assumed) -> StagePrograms:
     model, params, buffers = abstract_policy(config.init.to_dict(), mesh=mesh)
     num_prompts, num_samples = config.prompts_per_batch, config.samples_per_prompt
+    state = {"params": params, "buffers": buffers}
     programs = _sampling(
         config,
         model,
-        (params, buffers),
+        state,
         mesh,
         num_prompts=num_prompts,
         num_samples=num_samples,
         max_new_tokens=config.max_new_tokens,
         steps=1,
-        resident=(),
     )
     tokens = num_prompts * num_samples * assumed.mean_new_tokens
     num_steps = math.ceil(config.num_prompts / num_prompts)
-    return StagePrograms("reject", model, mesh, {"params": params, "buffers": buffers}, tuple(programs), tokens, num_steps)
+    return StagePrograms("reject", model, mesh, state, tuple(programs), tokens, num_steps)
 
 
 def _update(state, update, batch, mesh: Mesh, *, calls: float, sizes) -> list[Program]:
@@ -228,10 +235,46 @@ def _update(state, update, batch, mesh: Mesh, *, calls: float, sizes) -> list[Pr
     ]
 
 
+def _lent(config, model: Model, state, mesh: Mesh, *, steps: int) -> tuple[Mesh, tuple, dict, list[Program]]:
+    """(the sampler's mesh, its weights, what lies beside them, the program that makes them) as ``WeightSync.lend`` does."""
+    axes = rollout_axes(config)
+    if axes is None:
+        return mesh, (state["params"], state["buffers"]), _without(state, "params", "buffers"), []
+    if FIRST_DEVICE in axes:
+        raise ValueError(
+            f"rollout_mesh: {FIRST_DEVICE} gives the sampler a part of the machine to itself: plan the two parts as two configs"
+        )
+    rollout_mesh = make_rollout_mesh(axes, mesh)
+    shardings = rollout_shardings(model, rollout_mesh)
+    params = jax.tree.map_with_path(
+        lambda path, a, target: jax.ShapeDtypeStruct(a.shape, rollout_dtype(path, model), sharding=target),
+        state["params"],
+        shardings[0],
+    )
+    buffers = jax.tree.map(_laid_as_sharding, state["buffers"], shardings[1])
+    # Array by array: that of the largest takes most.
+    arrays = zip(jax.tree.leaves_with_path(state["params"]), jax.tree.leaves(params), strict=True)
+    (path, source), target = max(arrays, key=lambda pair: pair[1].size)
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    function = make_reshard(target.sharding, target.dtype, is_stacked=path[0].key in ("dense", "moe", "mtp"))
+    others = {"copy": [leaf for leaf in jax.tree.leaves(params) if leaf is not target]}
+    reshard = Program(
+        f"reshard ({name})",
+        "reshard",
+        function,
+        (source,),
+        calls=1 / steps,
+        sizes={"output_bytes": bytes_on_device(target)},
+        resident=state | {"params": [leaf for leaf in jax.tree.leaves(state["params"]) if leaf is not source]} | others,
+    )
+    return rollout_mesh, (params, buffers), dict(state), [reshard]
+
+
 def _sampling(
-    config, model, weights, mesh: Mesh, *, num_prompts, num_samples, max_new_tokens, steps, resident
+    config, model: Model, state, mesh: Mesh, *, num_prompts: int, num_samples: int, max_new_tokens: int, steps: int
 ) -> list[Program]:
-    """Prefill of a phase's prompts, and a decode segment on the longest cache, where most memory is needed."""
+    """Weights for the sampler, prefill of a phase's prompts, and a decode segment on the longest cache, which takes most."""
+    mesh, weights, resident, programs = _lent(config, model, state, mesh, steps=steps)
     engine = make_engine(model, pad_id=0, **config.engine)
     prompt = -(-config.max_prompt_tokens // engine.prompt_bucket) * engine.prompt_bucket
     num_segments = -(-max_new_tokens // engine.segment)
@@ -248,8 +291,9 @@ def _sampling(
 
     rows, slots = num_prompts * num_samples, prompt + num_segments * engine.segment
     static = {"length": prompt, "repeats": num_samples}
-    state = _rows_laid_out(decode_state(model, rows=rows, slots=slots), mesh)
+    decoded = _rows_laid_out(decode_state(model, rows=rows, slots=slots), mesh)
     return [
+        *programs,
         Program(
             "prefill",
             "prefill",
@@ -264,7 +308,7 @@ def _sampling(
             "decode",
             "decode",
             engine._decode,
-            (*weights, state, _whole(jax.eval_shape(settings), mesh)),
+            (*weights, decoded, _whole(jax.eval_shape(settings), mesh)),
             calls=num_segments / steps,
             sizes={"rows": rows, "slots": slots, "steps": engine.segment},
             static={"steps": engine.segment},
@@ -352,6 +396,10 @@ def _whole(tree, mesh: Mesh):
 
 def _laid_as(shape, other) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=other.sharding)
+
+
+def _laid_as_sharding(shape, sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
 
 def _without(state: Mapping[str, Any], *names: str) -> dict[str, Any]:
