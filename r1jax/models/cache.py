@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from r1jax.kernels import gqa_decode, hardware, mla_decode
+from r1jax.kernels import gqa_decode, hardware, mla_decode, paged_parts
 from r1jax.kernels.flash_attention import attention, attention_mask, with_rope
 from r1jax.models.config import ModelConfig
 
@@ -152,16 +152,22 @@ class PagedCache:
 
     A row of the table may name pages of another one as long as neither writes there: a sequence writes at its length. Entries
     past its last page may be any page. A batch of new tokens is padded on the right, and a sequence may have none; where
-    the cache is read, it has all T or none.
+    the cache is read, it has all T or none. ``batch_axes``: the mesh axes that cut sequences and pools alike (``paged_parts``).
     """
 
     layers: tuple[Layer, ...]
     page_table_BI: jax.Array
     lengths_B: jax.Array
+    batch_axes: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
+
+    @property
+    def page_size(self) -> int:
+        """S."""
+        return next(self.layers[0][name].shape[-2] for name in ("kv_WJSA", "latent_WSC") if name in self.layers[0])
 
 
 def init_paged_cache(
-    config: ModelConfig, *, page_table_BI, num_pages: int, page_size: int, num_layers: int
+    config: ModelConfig, *, page_table_BI, num_pages: int, page_size: int, num_layers: int, batch_axes=()
 ) -> PagedCache:
     """Empty paged cache whose pools have ``num_pages`` pages of ``page_size`` tokens each, in the model's compute type."""
     sizes = {"num_pages": num_pages, "page_size": page_size, "dtype": jnp.dtype(config.dtype)}
@@ -172,10 +178,43 @@ def init_paged_cache(
         return mla_decode.init_pages(latent_dim=config.kv_lora_rank, rope_dim=config.rope_head_dim, **sizes)
 
     return PagedCache(
-        layers=tuple(layer() for _ in range(num_layers)),
+        layers=tuple(paged_parts.constrain(layer(), batch_axes=batch_axes) for _ in range(num_layers)),
         page_table_BI=jnp.asarray(page_table_BI, jnp.int32),
         lengths_B=jnp.zeros((page_table_BI.shape[0],), jnp.int32),
+        batch_axes=batch_axes,
     )
+
+
+def fork(cache: PagedCache, *, page_table_BI: jax.Array, num_samples: int) -> PagedCache:
+    """Each sequence ``num_samples`` times in a row, under a new table that shares its full pages; the last one is copied.
+
+    The sequences' own table must be that of the first of their samples.
+    """
+    lengths_B = jnp.repeat(cache.lengths_B, num_samples)
+    last_B1 = jnp.minimum(lengths_B // cache.page_size, page_table_BI.shape[1] - 1)[:, None]
+    tables = jnp.repeat(cache.page_table_BI, num_samples, axis=0), page_table_BI
+    pages_B2 = jnp.concatenate([jnp.take_along_axis(table, last_B1, axis=1) for table in tables], axis=1)
+    copied = (paged_parts.copy(layer, pages_B2=pages_B2, batch_axes=cache.batch_axes) for layer in cache.layers)
+    return dataclasses.replace(cache, layers=tuple(copied), page_table_BI=page_table_BI, lengths_B=lengths_B)
+
+
+def per_sequence(cache) -> dict[str, Any]:
+    """Those arrays of a cache of either kind that have a sequence dim, the first: all but "length", or all but the pools."""
+    if isinstance(cache, PagedCache):
+        return {"page_table_BI": cache.page_table_BI, "lengths_B": cache.lengths_B}
+    return {"layers": cache["layers"], "segments_BS": cache["segments_BS"]}
+
+
+def with_sequences(cache, arrays: dict[str, Any]):
+    """The cache with other ``per_sequence`` arrays."""
+    return dataclasses.replace(cache, **arrays) if isinstance(cache, PagedCache) else cache | arrays
+
+
+def step_segments(cache, is_done_B: jax.Array) -> jax.Array:
+    """Segments [B, 1] of one more token a sequence: where it is done it needs no page, and a slot of the dense kind anyway."""
+    if isinstance(cache, PagedCache):
+        return (~is_done_B).astype(jnp.int32)[:, None]
+    return jnp.ones((is_done_B.shape[0], 1), jnp.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +232,7 @@ class _PagedSlots:
     def write(self, layer, new):
         write_pages = mla_decode.write_pages if "latent_BTC" in new else gqa_decode.write_pages
         places = {"page_table_BI": self.cache.page_table_BI, "start_B": self.cache.lengths_B}
-        return write_pages(layer, new, **places, counts_B=self.counts_B)
+        return write_pages(layer, new, **places, counts_B=self.counts_B, batch_axes=self.cache.batch_axes)
 
     def attend_latent(self, layer, q_latent_BTNC, q_rope_BTNR, *, scale):
         return mla_decode.mla_decode(q_latent_BTNC, q_rope_BTNR, layer, **self._written(), scale=scale)
@@ -205,4 +244,6 @@ class _PagedSlots:
         return dataclasses.replace(self.cache, layers=layers, lengths_B=self.cache.lengths_B + self.counts_B)
 
     def _written(self) -> dict[str, Any]:
-        return {"page_table_BI": self.cache.page_table_BI, "lengths_B": self.cache.lengths_B + self.counts_B}
+        cache = self.cache
+        lengths_B = cache.lengths_B + self.counts_B
+        return {"page_table_BI": cache.page_table_BI, "lengths_B": lengths_B, "batch_axes": cache.batch_axes}

@@ -233,10 +233,12 @@ class Model:
         """Empty dense cache: see ``r1jax.models.cache``."""
         return kv_cache.init_cache(self.config, batch=batch, length=length, num_layers=self.config.num_layers)
 
-    def init_paged_cache(self, *, page_table_BI, num_pages: int, page_size: int) -> kv_cache.PagedCache:
+    def init_paged_cache(
+        self, *, page_table_BI, num_pages: int, page_size: int, batch_axes: tuple[str, ...] = ()
+    ) -> kv_cache.PagedCache:
         """Empty paged cache: see ``r1jax.models.cache``."""
         sizes = {"num_pages": num_pages, "page_size": page_size, "num_layers": self.config.num_layers}
-        return kv_cache.init_paged_cache(self.config, page_table_BI=page_table_BI, **sizes)
+        return kv_cache.init_paged_cache(self.config, page_table_BI=page_table_BI, **sizes, batch_axes=batch_axes)
 
     def init_mtp_cache(self, *, batch: int, length: int) -> dict:
         """Empty dense cache of one MTP depth."""
