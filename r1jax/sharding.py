@@ -26,6 +26,7 @@ RULES: dict[str, dict[str, tuple[str, ...]]] = {
         "batch": ("data", "fsdp", "expert"),
         "length": ("sequence",),
         "embed": ("fsdp", "sequence"),
+        "latent": ("fsdp", "sequence"),
         "experts": ("expert",),
         **_OVER_HEADS,
     },
@@ -34,6 +35,7 @@ RULES: dict[str, dict[str, tuple[str, ...]]] = {
         "batch": ("data", "fsdp", "expert", "sequence"),
         "length": (),
         "embed": (),
+        "latent": (),
         "experts": ("expert", "fsdp", "sequence"),
         **_OVER_HEADS,
     },
@@ -90,13 +92,18 @@ def _arranged(shape: tuple[int, ...], slices: Mapping[str, int], devices: Sequen
             raise ValueError(
                 f"mesh axis {name!r} of {shape[MESH_AXES.index(name)]} does not divide into {count} slices; make it a multiple"
             )
-    # v5e's torus has two axes only, so more of ours than that must share them (jax.make_mesh does the same).
-    options = {"allow_split_physical_axes": "lite" in devices[0].device_kind or "v5e" in devices[0].device_kind}
-    if num_slices == 1:
-        return mesh_utils.create_device_mesh(shape, devices, **options)
     outer = tuple(slices.get(name, 1) for name in MESH_AXES)
     inner = tuple(size // count for size, count in zip(shape, outer, strict=True))
-    return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, **options)
+
+    def arranged(**options) -> np.ndarray:
+        if num_slices == 1:
+            return mesh_utils.create_device_mesh(shape, devices, **options)
+        return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, **options)
+
+    try:
+        return arranged()
+    except NotImplementedError:  # the torus has no axes of these sizes: two of ours share one of its
+        return arranged(allow_split_physical_axes=True)
 
 
 def partition_spec(
@@ -192,6 +199,13 @@ def place_batch(batch: Mapping[str, np.ndarray | np.generic]) -> dict[str, Any]:
         return place(array, NamedSharding(mesh, partition_spec(axes, array.shape, mesh)))
 
     return {name: placed(np.asarray(array)) for name, array in batch.items()}
+
+
+def bytes_on_device(tree) -> int:
+    """Bytes of one device's parts of a tree of arrays, or of ShapeDtypeStructs with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
+    )
 
 
 def describe_sharding(tree) -> str:

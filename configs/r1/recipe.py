@@ -29,7 +29,8 @@ MAX_PROMPT = 2048
 """Tokens of a prompt; the longest are statements of programming contests with their examples."""
 
 # v5p chips. A row, or a sampled sequence, is on one of fsdp * expert groups; MLA's up-projections are cut by tensor alone.
-RL_MESH = {"fsdp": 16, "expert": 8, "tensor": 8}  # 1,024 chips: 25 GB of state; one row a group takes 29 to 59 GB
+RL_MESH = {"fsdp": 16, "expert": 8, "sequence": 8}  # 1,024 chips
+ROLLOUT_MESH = {"data": 2, "expert": 256, "sequence": 2}  # the same, sampling: one expert of each layer a chip; 512 prompts
 SFT_MESH = {"fsdp": 16, "tensor": 16}  # 256 chips: 47 GB of state; 64 conversations fill 10 to 16 rows, one a group
 SMALL_MESH = {"fsdp": 16, "expert": 2, "tensor": 8}  # 256 chips: 51 GB of a reward model's state; weights alone are 13
 
@@ -60,10 +61,12 @@ def after(name: str, stage: str) -> dict[str, str]:
 
 def pretrained(name: str) -> dict[str, Any]:
     """A model of a Hugging Face folder; it computes in bfloat16 and recomputes layers in the backward pass."""
+    experts = {"expert_parallel": "ragged_all_to_all"} if name == "deepseek_v3_base" else {}
     return {
         "kind": "hf",
         "path": f"{{workdir}}/../models/{name}",
-        "model": {"dtype": "bfloat16", "remat": "full"},
+        "preset": {"deepseek_v3_base": "deepseek_v3"}.get(name, name),
+        "model": {"dtype": "bfloat16", "remat": "full", **experts},
     }
 
 
@@ -114,12 +117,15 @@ def rl(
     max_new_tokens: list[list[int]],
     temperature: float = 1.0,
     learning_rate: float = 3e-6,
-    mesh: dict[str, int] | None = None,
+    mesh: dict[str, int] = RL_MESH,
+    rollout_mesh: dict[str, int] | None = ROLLOUT_MESH,
+    rows_per_microbatch: int = 128,
 ) -> dict[str, Any]:
     """GRPO as in spec B.2 and B.3: phases of 512 questions x 16 outputs, 16 updates of 32 questions each."""
     return {
         "stage": "rl",
-        "mesh": mesh or RL_MESH,
+        "mesh": mesh,
+        "rollout_mesh": rollout_mesh,
         "init": init,
         "tasks": tasks,
         "template": template,
@@ -149,7 +155,7 @@ def rl(
         "mask_truncated": False,
         "reference_every": 400,
         "row_length": MAX_PROMPT + max(tokens for _, tokens in max_new_tokens),
-        "rows_per_microbatch": 128,
+        "rows_per_microbatch": rows_per_microbatch,
         "optimizer": {"learning_rate": learning_rate, "schedule": "constant", **OPTIMIZER},
         "bias_rate": 0.0,
         # held-out evaluation as in spec D.1, every five phases

@@ -28,5 +28,7 @@ def get_config() -> ConfigDict:
         template="r1_zero",
         num_updates=10_400,
         max_new_tokens=[[0, 32_768], [8192, 65_536]],
+        mesh={"fsdp": 8, "expert": 8, "sequence": 16},
+        rows_per_microbatch=64,
     )
     return experiment(rl=zero)

@@ -23,5 +23,6 @@ def get_config() -> ConfigDict:
         max_new_tokens=[[0, 32_768]],
         learning_rate=1e-6,
         mesh={"fsdp": 128, "tensor": 4},
+        rollout_mesh=None,
     )
     return experiment(rl=zero)

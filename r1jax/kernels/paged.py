@@ -20,14 +20,17 @@ STEP_BYTES = 2**20
 MAX_PAGES = 8
 
 
-def token_places(page_table_BI, start_B, *, num_tokens: int, num_pages: int, page_size: int):
+def token_places(page_table_BI, start_B, *, num_tokens: int, num_pages: int, page_size: int, counts_B=None):
     """(page, slot) of the tokens at positions start_B[b] .. + num_tokens − 1, [B, T] each.
 
-    The page is ``num_pages``, which a scatter with ``mode="drop"`` leaves out, where ``start_B`` is negative or the table ends.
+    The page is ``num_pages``, which a scatter with ``mode="drop"`` leaves out, where ``start_B`` is negative, the table ends, or
+    ``counts_B`` tokens of the sequence came before.
     """
     position_BT = start_B[:, None] + jnp.arange(num_tokens)
     entry_BT = jnp.clip(position_BT // page_size, 0, page_table_BI.shape[1] - 1)
     exists_BT = (start_B[:, None] >= 0) & (position_BT < page_table_BI.shape[1] * page_size)
+    if counts_B is not None:
+        exists_BT &= jnp.arange(num_tokens) < counts_B[:, None]
     page_BT = jnp.where(exists_BT, jnp.take_along_axis(page_table_BI, entry_BT, axis=1), num_pages)
     return page_BT, position_BT % page_size
 

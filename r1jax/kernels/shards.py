@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh
 
-from r1jax.sharding import MESH_AXES, partition_spec
+from r1jax.sharding import MESH_AXES, Role, partition_spec
 
 
 def mesh_to_split() -> AbstractMesh | None:
@@ -23,10 +23,12 @@ def mesh_to_split() -> AbstractMesh | None:
     return mesh if mesh.size > 1 and set(mesh.axis_names) == set(MESH_AXES) and not mesh.manual_axes else None
 
 
-def mesh_axes(names: tuple[str, ...], sizes: tuple[int, ...], mesh: AbstractMesh) -> list[tuple[str, ...]]:
+def mesh_axes(
+    names: tuple[str, ...], sizes: tuple[int, ...], mesh: AbstractMesh, *, role: Role = "train"
+) -> list[tuple[str, ...]]:
     """Mesh axes that split dims of these logical axes and sizes: of each rule those that divide the dim, maybe none."""
     found = []
-    for entry, size in zip(partition_spec(names, (mesh.size,) * len(names), mesh), sizes, strict=True):
+    for entry, size in zip(partition_spec(names, (mesh.size,) * len(names), mesh, role=role), sizes, strict=True):
         chosen: tuple[str, ...] = ()
         for axis in (entry,) if isinstance(entry, str) else entry or ():
             if size % mesh.shape[axis] == 0:

@@ -1,21 +1,81 @@
-"""The key/value cache of a batch of sequences that grow by one slot a step.
+"""The keys and values that a batch of sequences has so far, and how attention writes and reads them.
 
-A cache is a plain dict: ``layers``, a tuple with one dict of arrays a layer ({"k_BSJH", "v_BSJH"} for GQA; {"latent_BSC",
-"rope_BSR"} for MLA: 576 numbers a token in V3, spec A.3.3), ``segments_BS`` (0 where a slot holds no token) and
-``length``, the number of slots written. All sequences share ``length``: prompts are padded on the left.
+Two kinds. *Dense*, a plain dict: ``layers``, a tuple with one dict of arrays a layer ({"k_BSJH", "v_BSJH"} for GQA; {"latent_BSC",
+"rope_BSR"} for MLA: 576 numbers a token in V3, spec A.3.3), ``segments_BS`` (0 where a slot holds no token) and ``length``, the
+number of slots written. All sequences share ``length``: prompts are padded on the left. Read by plain XLA, best on a CPU.
+
+*Paged* (``PagedCache``): a pool of pages a layer, in the layout of ``mla_decode`` and ``gqa_decode``, which read it; each
+sequence has a length of its own and finds its pages in a table, so that it takes what it needs, may share pages with others, and
+is moved by moving a row of the table. Tokens are padded on the right.
+
+``take_slots`` is where the two part: what it gives, attention uses without knowing the kind.
 """
+
+import dataclasses
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from r1jax.kernels import gqa_decode, hardware, mla_decode, paged_parts
+from r1jax.kernels.flash_attention import attention, attention_mask, with_rope
 from r1jax.models.config import ModelConfig
+
+Layer = dict[str, jax.Array]
+"""One layer's arrays in a cache."""
+
+
+class Slots(Protocol):
+    """The places that T new tokens of each sequence take in a cache: every layer writes its own there and attends to it."""
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers as they were."""
+        ...
+
+    @property
+    def is_read(self) -> bool:
+        """Whether attention is over all of the cache; else among the new tokens alone (prefill of an empty one)."""
+        ...
+
+    def write(self, layer: Layer, new: Layer) -> Layer:
+        """``layer`` with the new tokens: "latent_BTC" and "rope_BTR", or "k_BTJH" and "v_BTJH"."""
+        ...
+
+    def attend_latent(
+        self, layer: Layer, q_latent_BTNC: jax.Array, q_rope_BTNR: jax.Array, *, scale: float
+    ) -> jax.Array:
+        """Absorbed attention over a layer that was written, [B, T, N, C]."""
+        ...
+
+    def attend_heads(self, layer: Layer, q_BTNH: jax.Array, *, scale: float) -> jax.Array:
+        """Grouped-query attention over a layer that was written, [B, T, N, H]."""
+        ...
+
+    def advanced(self, layers: tuple[Layer, ...]) -> Any:
+        """The cache that holds the new tokens too."""
+        ...
+
+
+def take_slots(cache, segments_BT: jax.Array, *, is_prefill: bool) -> Slots:
+    """The next slots of ``cache``, of either kind, for T tokens a sequence, of which those in segment 0 are padding."""
+    if isinstance(cache, PagedCache):
+        return _PagedSlots(cache, jnp.sum(segments_BT > 0, axis=1, dtype=jnp.int32), not is_prefill)
+    start = 0 if is_prefill else cache["length"]
+    segments_BS = jax.lax.dynamic_update_slice_in_dim(cache["segments_BS"], segments_BT, start, axis=1)
+    return _DenseSlots(cache, segments_BT, segments_BS, start, not is_prefill)
+
+
+def best_kind() -> str:
+    """The kind for the program that is traced: "paged" for TPUs, which have kernels that read it; elsewhere "dense"."""
+    return "paged" if hardware.is_tpu() else "dense"
 
 
 def init_cache(config: ModelConfig, *, batch: int, length: int, num_layers: int) -> dict:
-    """Empty cache with ``length`` slots for ``batch`` sequences in ``num_layers`` layers, in the model's compute type."""
+    """Empty dense cache with ``length`` slots for ``batch`` sequences in ``num_layers`` layers, in the model's compute type."""
     dtype = jnp.dtype(config.dtype)
 
-    def layer() -> dict[str, jax.Array]:
+    def layer() -> Layer:
         if config.attention == "gqa":
             shape = (batch, length, config.num_kv_heads, config.head_dim)
             return {"k_BSJH": jnp.zeros(shape, dtype), "v_BSJH": jnp.zeros(shape, dtype)}
@@ -31,16 +91,8 @@ def init_cache(config: ModelConfig, *, batch: int, length: int, num_layers: int)
     }
 
 
-def write(layer: dict[str, jax.Array], new: dict[str, jax.Array], *, start) -> dict[str, jax.Array]:
-    """``layer`` with ``new`` (T slots) at slots start..start+T−1."""
-    return {
-        name: jax.lax.dynamic_update_slice_in_dim(layer[name], new[name].astype(layer[name].dtype), start, axis=1)
-        for name in layer
-    }
-
-
 def repeat(cache: dict, times: int) -> dict:
-    """Each sequence ``times`` times in a row: one prefill serves the G samples of a prompt."""
+    """Each sequence of a dense cache ``times`` times in a row: one prefill serves the G samples of a prompt."""
     return cache | {
         "layers": jax.tree.map(lambda a: jnp.repeat(a, times, axis=0), cache["layers"]),
         "segments_BS": jnp.repeat(cache["segments_BS"], times, axis=0),
@@ -48,10 +100,150 @@ def repeat(cache: dict, times: int) -> dict:
 
 
 def grow(cache: dict, length: int) -> dict:
-    """The same cache with ``length`` slots: a decode step reads all slots, so they are added as they are needed."""
+    """The same dense cache with ``length`` slots: a decode step reads all slots, so they are added as they are needed."""
     extra = length - cache["segments_BS"].shape[1]
 
     def pad(a):
         return jnp.pad(a, ((0, 0), (0, extra)) + ((0, 0),) * (a.ndim - 2))
 
     return cache | {"layers": jax.tree.map(pad, cache["layers"]), "segments_BS": pad(cache["segments_BS"])}
+
+
+@dataclasses.dataclass(frozen=True)
+class _DenseSlots:
+    """``Slots`` of a dense cache."""
+
+    cache: dict
+    segments_BT: jax.Array
+    segments_BS: jax.Array
+    start: Any
+    is_read: bool
+
+    @property
+    def layers(self):
+        return self.cache["layers"]
+
+    def write(self, layer, new):
+        def written(old, new):
+            return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), self.start, axis=1)
+
+        return {name: written(old, new[name.replace("_BS", "_BT")]) for name, old in layer.items()}
+
+    def attend_latent(self, layer, q_latent_BTNC, q_rope_BTNR, *, scale):
+        latent_BS1C = layer["latent_BSC"][:, :, None]
+        q_BTNA, k_BS1A = with_rope(q_latent_BTNC, latent_BS1C, q_rope_BTNR, layer["rope_BSR"])
+        return attention(q_BTNA, k_BS1A, latent_BS1C, mask_BTS=self._mask(), scale=scale)
+
+    def attend_heads(self, layer, q_BTNH, *, scale):
+        return attention(q_BTNH, layer["k_BSJH"], layer["v_BSJH"], mask_BTS=self._mask(), scale=scale)
+
+    def advanced(self, layers):
+        length = self.cache["length"] + self.segments_BT.shape[1]
+        return {"layers": layers, "segments_BS": self.segments_BS, "length": length}
+
+    def _mask(self):
+        return attention_mask(self.segments_BT, self.segments_BS, q_offset=self.start)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PagedCache:
+    """Pages of S tokens; token t of sequence b is in slot t % S of page ``page_table_BI[b, t // S]`` of every layer's pool.
+
+    A row of the table may name pages of another one as long as neither writes there: a sequence writes at its length. Entries
+    past its last page may be any page. A batch of new tokens is padded on the right, and a sequence may have none; where
+    the cache is read, it has all T or none. ``batch_axes``: the mesh axes that cut sequences and pools alike (``paged_parts``).
+    """
+
+    layers: tuple[Layer, ...]
+    page_table_BI: jax.Array
+    lengths_B: jax.Array
+    batch_axes: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
+
+    @property
+    def page_size(self) -> int:
+        """S."""
+        return next(self.layers[0][name].shape[-2] for name in ("kv_WJSA", "latent_WSC") if name in self.layers[0])
+
+
+def init_paged_cache(
+    config: ModelConfig, *, page_table_BI, num_pages: int, page_size: int, num_layers: int, batch_axes=()
+) -> PagedCache:
+    """Empty paged cache whose pools have ``num_pages`` pages of ``page_size`` tokens each, in the model's compute type."""
+    sizes = {"num_pages": num_pages, "page_size": page_size, "dtype": jnp.dtype(config.dtype)}
+
+    def layer() -> Layer:
+        if config.attention == "gqa":
+            return gqa_decode.init_pages(num_kv_heads=config.num_kv_heads, head_dim=config.head_dim, **sizes)
+        return mla_decode.init_pages(latent_dim=config.kv_lora_rank, rope_dim=config.rope_head_dim, **sizes)
+
+    return PagedCache(
+        layers=tuple(paged_parts.constrain(layer(), batch_axes=batch_axes) for _ in range(num_layers)),
+        page_table_BI=jnp.asarray(page_table_BI, jnp.int32),
+        lengths_B=jnp.zeros((page_table_BI.shape[0],), jnp.int32),
+        batch_axes=batch_axes,
+    )
+
+
+def fork(cache: PagedCache, *, page_table_BI: jax.Array, num_samples: int) -> PagedCache:
+    """Each sequence ``num_samples`` times in a row, under a new table that shares its full pages; the last one is copied.
+
+    The sequences' own table must be that of the first of their samples.
+    """
+    lengths_B = jnp.repeat(cache.lengths_B, num_samples)
+    last_B1 = jnp.minimum(lengths_B // cache.page_size, page_table_BI.shape[1] - 1)[:, None]
+    tables = jnp.repeat(cache.page_table_BI, num_samples, axis=0), page_table_BI
+    pages_B2 = jnp.concatenate([jnp.take_along_axis(table, last_B1, axis=1) for table in tables], axis=1)
+    copied = (paged_parts.copy(layer, pages_B2=pages_B2, batch_axes=cache.batch_axes) for layer in cache.layers)
+    return dataclasses.replace(cache, layers=tuple(copied), page_table_BI=page_table_BI, lengths_B=lengths_B)
+
+
+def per_sequence(cache) -> dict[str, Any]:
+    """Those arrays of a cache of either kind that have a sequence dim, the first: all but "length", or all but the pools."""
+    if isinstance(cache, PagedCache):
+        return {"page_table_BI": cache.page_table_BI, "lengths_B": cache.lengths_B}
+    return {"layers": cache["layers"], "segments_BS": cache["segments_BS"]}
+
+
+def with_sequences(cache, arrays: dict[str, Any]):
+    """The cache with other ``per_sequence`` arrays."""
+    return dataclasses.replace(cache, **arrays) if isinstance(cache, PagedCache) else cache | arrays
+
+
+def step_segments(cache, is_done_B: jax.Array) -> jax.Array:
+    """Segments [B, 1] of one more token a sequence: where it is done it needs no page, and a slot of the dense kind anyway."""
+    if isinstance(cache, PagedCache):
+        return (~is_done_B).astype(jnp.int32)[:, None]
+    return jnp.ones((is_done_B.shape[0], 1), jnp.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class _PagedSlots:
+    """``Slots`` of a paged cache; ``counts_B`` of each sequence's tokens are no padding."""
+
+    cache: PagedCache
+    counts_B: jax.Array
+    is_read: bool
+
+    @property
+    def layers(self):
+        return self.cache.layers
+
+    def write(self, layer, new):
+        write_pages = mla_decode.write_pages if "latent_BTC" in new else gqa_decode.write_pages
+        places = {"page_table_BI": self.cache.page_table_BI, "start_B": self.cache.lengths_B}
+        return write_pages(layer, new, **places, counts_B=self.counts_B, batch_axes=self.cache.batch_axes)
+
+    def attend_latent(self, layer, q_latent_BTNC, q_rope_BTNR, *, scale):
+        return mla_decode.mla_decode(q_latent_BTNC, q_rope_BTNR, layer, **self._written(), scale=scale)
+
+    def attend_heads(self, layer, q_BTNH, *, scale):
+        return gqa_decode.gqa_decode(q_BTNH, layer, **self._written(), scale=scale)
+
+    def advanced(self, layers):
+        return dataclasses.replace(self.cache, layers=layers, lengths_B=self.cache.lengths_B + self.counts_B)
+
+    def _written(self) -> dict[str, Any]:
+        cache = self.cache
+        lengths_B = cache.lengths_B + self.counts_B
+        return {"page_table_BI": cache.page_table_BI, "lengths_B": lengths_B, "batch_axes": cache.batch_axes}

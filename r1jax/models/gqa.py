@@ -1,10 +1,12 @@
 """Grouped-query attention of the dense students, Llama 3 and Qwen2.5 (spec A.8.2)."""
 
+from typing import Any
+
 import jax
 from flax import nnx
 
-from r1jax.kernels.flash_attention import attention, attention_mask, flash_attention
-from r1jax.models import cache as kv_cache
+from r1jax.kernels.flash_attention import flash_attention
+from r1jax.models.cache import Slots
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import param, project
 from r1jax.models.rope import apply_rope
@@ -28,12 +30,10 @@ class GQA(nnx.Module):
             self.b_k_JH = param(rngs, (kv_heads, head), axes=("kv_heads", None), std=0.0)
             self.b_v_JH = param(rngs, (kv_heads, head), axes=("kv_heads", None), std=0.0)
 
-    def __call__(
-        self, x_BTD: jax.Array, *, angles, segments_BT, cache=None, cache_segments_BS=None, start=0, reads_cache=False
-    ):
-        """(output [B, T, D], the layer's cache with these tokens at slots start..).
+    def __call__(self, x_BTD: jax.Array, *, angles, segments_BT, cache: Any = None, slots: Slots | None = None):
+        """(output [B, T, D], the layer's cache with these tokens in ``slots``).
 
-        ``reads_cache``: attention over all of the cache; without it among the given tokens alone.
+        Where the slots are read, attention is over all of the cache; else among the given tokens alone.
         """
         q_BTNH = project(x_BTD, self.w_q_DNH)
         k_BTJH = project(x_BTD, self.w_k_DJH)
@@ -45,18 +45,15 @@ class GQA(nnx.Module):
             v_BTJH = v_BTJH + self.b_v_JH[...].astype(dtype)
         q_BTNH = apply_rope(q_BTNH, *angles, interleaved=False)
         k_BTJH = apply_rope(k_BTJH, *angles, interleaved=False)
-        if cache is not None:
-            cache = kv_cache.write(cache, {"k_BSJH": k_BTJH, "v_BSJH": v_BTJH}, start=start)
-        if reads_cache and cache is not None and cache_segments_BS is not None:
-            mask_BTS = attention_mask(segments_BT, cache_segments_BS, q_offset=start)
-            out_BTNH = attention(
-                q_BTNH, cache["k_BSJH"], cache["v_BSJH"], mask_BTS=mask_BTS, scale=self.config.head_dim**-0.5
-            )
+        if slots is not None:
+            cache = slots.write(cache, {"k_BTJH": k_BTJH, "v_BTJH": v_BTJH})
+        if slots is not None and slots.is_read:
+            out_BTNH = slots.attend_heads(cache, q_BTNH, scale=self.config.head_dim**-0.5)
         else:
             segments, of_keys = (segments_BT, TOKENS), (*TOKENS, "kv_heads", None)
             queries = {"q": (q_BTNH, (*TOKENS, "heads", None)), "segments": segments}
             keys = {"k": (k_BTJH, of_keys), "v": (v_BTJH, of_keys), "segments": segments}
-            out_BTNH = attend_over_sequence(self._attend, queries, keys, {}, is_training=cache is None)
+            out_BTNH = attend_over_sequence(self._attend, queries, keys, {}, is_training=slots is None)
         return project(out_BTNH, self.w_o_NHD, num_contracted=2), cache
 
     def _attend(self, queries, keys, _, q_offset):

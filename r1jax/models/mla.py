@@ -6,12 +6,14 @@ only those are cached. Two forms of the same function: *expanded*, per-head keys
 decode reads the latent alone (spec A.3.2).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from r1jax.kernels.flash_attention import attention, attention_mask, flash_attention, with_rope
-from r1jax.models import cache as kv_cache
+from r1jax.kernels.flash_attention import flash_attention
+from r1jax.models.cache import Slots
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import RMSNorm, param, project
 from r1jax.models.rope import apply_rope, yarn_mscale
@@ -32,12 +34,12 @@ class MLA(nnx.Module):
         if c.q_lora_rank:
             self.w_dq_DQ = param(rngs, (dim, c.q_lora_rank), axes=("embed", None), std=std)
             self.q_norm = RMSNorm(c.q_lora_rank, eps=_LATENT_EPS)
-            self.w_uq_QNA = param(rngs, (c.q_lora_rank, heads, nope + rope), axes=(None, "heads", None), std=std)
+            self.w_uq_QNA = param(rngs, (c.q_lora_rank, heads, nope + rope), axes=("latent", "heads", None), std=std)
         else:
             self.w_q_DNA = param(rngs, (dim, heads, nope + rope), axes=("embed", "heads", None), std=std)
         self.w_dkv_DC = param(rngs, (dim, latent + rope), axes=("embed", None), std=std)
         self.kv_norm = RMSNorm(latent, eps=_LATENT_EPS)
-        self.w_ukv_CNA = param(rngs, (latent, heads, nope + value), axes=(None, "heads", None), std=std)
+        self.w_ukv_CNA = param(rngs, (latent, heads, nope + value), axes=("latent", "heads", None), std=std)
         self.w_o_NUD = param(rngs, (heads, value, dim), axes=("heads", None, "embed"), std=std)
 
     @property
@@ -47,12 +49,10 @@ class MLA(nnx.Module):
         scale = (c.nope_head_dim + c.rope_head_dim) ** -0.5
         return scale * yarn_mscale(c.yarn.factor, c.yarn.mscale_all_dim) ** 2 if c.yarn else scale
 
-    def __call__(
-        self, x_BTD: jax.Array, *, angles, segments_BT, cache=None, cache_segments_BS=None, start=0, reads_cache=False
-    ):
-        """(output [B, T, D], the layer's cache with these tokens at slots start..).
+    def __call__(self, x_BTD: jax.Array, *, angles, segments_BT, cache: Any = None, slots: Slots | None = None):
+        """(output [B, T, D], the layer's cache with these tokens in ``slots``).
 
-        ``reads_cache``: attention over all of the cache, in the absorbed form; without it among the given tokens alone.
+        Where the slots are read, attention is over all of the cache, in the absorbed form; else among the given tokens alone.
         """
         c = self.config
         q_BTNA = self._query(x_BTD)
@@ -62,15 +62,14 @@ class MLA(nnx.Module):
         latent_BTC, k_rope_BTR = jnp.split(project(x_BTD, self.w_dkv_DC), [c.kv_lora_rank], axis=-1)
         latent_BTC = self.kv_norm(latent_BTC)
         k_rope_BTR = apply_rope(k_rope_BTR, *angles, interleaved=True)
-        if cache is not None:
-            cache = kv_cache.write(cache, {"latent_BSC": latent_BTC, "rope_BSR": k_rope_BTR}, start=start)
+        if slots is not None:
+            cache = slots.write(cache, {"latent_BTC": latent_BTC, "rope_BTR": k_rope_BTR})
 
-        if reads_cache and cache is not None and cache_segments_BS is not None:
-            mask_BTS = attention_mask(segments_BT, cache_segments_BS, q_offset=start)
-            out_BTNU = self._absorbed(q_nope_BTNH, q_rope_BTNR, cache["latent_BSC"], cache["rope_BSR"], mask_BTS)
+        if slots is not None and slots.is_read:
+            out_BTNU = self._absorbed(q_nope_BTNH, q_rope_BTNR, cache, slots)
         else:
             out_BTNU = self._expanded(
-                q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, segments_BT, is_training=cache is None
+                q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, segments_BT, is_training=slots is None
             )
         return project(out_BTNU, self.w_o_NUD, num_contracted=2), cache
 
@@ -92,15 +91,13 @@ class MLA(nnx.Module):
         per_head, latent, segments = (*TOKENS, "heads", None), (*TOKENS, None), (segments_BT, TOKENS)
         queries = {"nope": (q_nope_BTNH, per_head), "rope": (q_rope_BTNR, per_head), "segments": segments}
         keys = {"latent": (latent_BTC, latent), "rope": (k_rope_BTR, latent), "segments": segments}
-        weights = {"ukv": (self.w_ukv_CNA[...], (None, "heads", None))}
+        weights = {"ukv": (self.w_ukv_CNA[...].astype(latent_BTC.dtype), (None, "heads", None))}
         return attend_over_sequence(attend, queries, keys, weights, is_training=is_training)
 
-    def _absorbed(self, q_nope_BTNH, q_rope_BTNR, latent_BSC, k_rope_BSR, mask_BTS):
+    def _absorbed(self, q_nope_BTNH, q_rope_BTNR, cache, slots: Slots):
         w_uk_CNH, w_uv_CNU = jnp.split(self.w_ukv_CNA[...], [self.config.nope_head_dim], axis=-1)
         q_latent_BTNC = _per_head("btnh,cnh->btnc", q_nope_BTNH, w_uk_CNH)
-        latent_BS1C = latent_BSC[:, :, None]
-        q_BTNA, k_BS1A = with_rope(q_latent_BTNC, latent_BS1C, q_rope_BTNR, k_rope_BSR)
-        z_BTNC = attention(q_BTNA, k_BS1A, latent_BS1C, mask_BTS=mask_BTS, scale=self.softmax_scale)
+        z_BTNC = slots.attend_latent(cache, q_latent_BTNC, q_rope_BTNR, scale=self.softmax_scale)
         return _per_head("btnc,cnu->btnu", z_BTNC, w_uv_CNU)
 
 

@@ -77,7 +77,8 @@ class Transformer(nnx.Module):
         """(hidden [B, T, D], cache or None, aux) of one MTP depth: see ``Model.mtp_hidden``."""
         inputs = {"angles": rope_angles(self.config, positions_BT), "segments_BT": segments_BT, "routing": routing}
         if cache is not None:
-            inputs |= _cache_inputs(cache, segments_BT, is_prefill) | {"cache": cache["layers"][0]}
+            slots = kv_cache.take_slots(cache, segments_BT, is_prefill=is_prefill)
+            inputs |= {"slots": slots, "cache": slots.layers[0]}
         graphdef, state = nnx.split(self.mtp)
 
         def step(state, hidden_BTD, embedded_BTD):
@@ -85,7 +86,7 @@ class Transformer(nnx.Module):
 
         step = step if cache is not None else _rematerialised(step, self.config.remat)
         hidden_BTD, layer, told = step(state, hidden_BTD, self._embed(next_BT, cache))
-        cache = None if cache is None else _advanced(cache, (layer,), inputs)
+        cache = None if cache is None else inputs["slots"].advanced((layer,))
         return hidden_BTD, cache, _aux_of(jax.tree.map(lambda value: value[None], told))
 
     def blocks(self):
@@ -120,27 +121,16 @@ class Transformer(nnx.Module):
         return h_BTD, told_by_moe
 
     def _unrolled(self, h_BTD, inputs, cache, is_prefill, replay_LBTK, routing):
-        inputs = inputs | _cache_inputs(cache, inputs["segments_BT"], is_prefill)
+        slots = kv_cache.take_slots(cache, inputs["segments_BT"], is_prefill=is_prefill)
+        inputs = inputs | {"slots": slots}
         layers, told_by_layer = [], []
-        for (name, index, block), layer in zip(self.blocks(), cache["layers"], strict=True):
+        for (name, index, block), layer in zip(self.blocks(), slots.layers, strict=True):
             replay_BTK = replay_LBTK[index] if name == "moe" and replay_LBTK is not None else None
             h_BTD, layer, told = block(h_BTD, cache=layer, routing=routing | {"replay_BTK": replay_BTK}, **inputs)
             layers.append(layer)
             told_by_layer += [told] if told else []
         told = jax.tree.map(lambda *values: jnp.stack(values), *told_by_layer) if told_by_layer else {}
-        return h_BTD, _advanced(cache, tuple(layers), inputs), told
-
-
-def _cache_inputs(cache: dict, segments_BT, is_prefill: bool) -> dict:
-    """What attention needs to write these tokens into a cache and to read it."""
-    start = 0 if is_prefill else cache["length"]
-    segments_BS = jax.lax.dynamic_update_slice_in_dim(cache["segments_BS"], segments_BT, start, axis=1)
-    return {"cache_segments_BS": segments_BS, "start": start, "reads_cache": not is_prefill}
-
-
-def _advanced(cache: dict, layers: tuple, inputs: dict) -> dict:
-    length = cache["length"] + inputs["segments_BT"].shape[1]
-    return {"layers": layers, "segments_BS": inputs["cache_segments_BS"], "length": length}
+        return h_BTD, slots.advanced(tuple(layers)), told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,8 +161,9 @@ class Model:
     ):
         """(hidden [B, T, D] after the final norm, cache or None, aux).
 
-        Tokens see earlier tokens of their own segment; segment 0 is padding. With a cache the tokens take its next T slots;
-        ``is_prefill`` says that it is empty, so that attention is among the given tokens alone.
+        Tokens see earlier tokens of their own segment; segment 0 is padding. With a cache, of either kind of
+        ``r1jax.models.cache``, the tokens take its next T slots; ``is_prefill`` says that it is empty, so that attention is
+        among the given tokens alone.
 
         replay_LBTK: experts chosen before, by MoE layer, as ``record_routing`` gave them: they are used again and weighed
           anew (router replay); a token of which an entry is negative is routed afresh.
@@ -239,11 +230,18 @@ class Model:
         return logp_X.reshape(targets_BT.shape), entropy_X.reshape(targets_BT.shape)
 
     def init_cache(self, *, batch: int, length: int) -> dict:
-        """Empty cache: see ``r1jax.models.cache``."""
+        """Empty dense cache: see ``r1jax.models.cache``."""
         return kv_cache.init_cache(self.config, batch=batch, length=length, num_layers=self.config.num_layers)
 
+    def init_paged_cache(
+        self, *, page_table_BI, num_pages: int, page_size: int, batch_axes: tuple[str, ...] = ()
+    ) -> kv_cache.PagedCache:
+        """Empty paged cache: see ``r1jax.models.cache``."""
+        sizes = {"num_pages": num_pages, "page_size": page_size, "num_layers": self.config.num_layers}
+        return kv_cache.init_paged_cache(self.config, page_table_BI=page_table_BI, **sizes, batch_axes=batch_axes)
+
     def init_mtp_cache(self, *, batch: int, length: int) -> dict:
-        """Empty cache of one MTP depth."""
+        """Empty dense cache of one MTP depth."""
         return kv_cache.init_cache(self.config, batch=batch, length=length, num_layers=1)
 
     def abstract(self) -> tuple[dict, dict]:

@@ -5,6 +5,20 @@ from collections.abc import Mapping
 
 
 @dataclasses.dataclass(frozen=True)
+class Exchange:
+    """What one collective, over all its calls in a program, brings to a device; by count, for the roofline."""
+
+    kind: str
+    """As in ``ProgramPlan.collectives``."""
+    bytes: float
+    """Of the array that it puts together, splits or adds up, times its calls."""
+    group: int
+    """Devices that take part."""
+    is_hidden: bool
+    """Whether the computation of other layers covers it (weights and their gradients): see ``r1jax.plan.roofline``."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ProgramPlan:
     """One program (prefill, decode, update, ...): memory and work of one device for one call."""
 
@@ -35,6 +49,8 @@ class ProgramPlan:
     times how often its loop runs."""
     compile_seconds: float | None = None
     """None where nothing was compiled."""
+    exchanges: tuple[Exchange, ...] = ()
+    """The collectives by count, one by one."""
 
     @property
     def total_bytes(self) -> int:

@@ -1,13 +1,18 @@
 """The sampler: token ids in, token ids and log-probabilities out.
 
-One jitted prefill of the distinct prompts, whose cache is repeated for the G samples of each; then one jitted decode loop, called for
-``segment`` steps at a time on a cache that grows by ``segment`` slots, because a step reads every allocated slot. Between
-calls the rows that are still alive may be gathered into half as many. Shapes are bucketed; temperature, top-p, stop ids and budget are
-arrays: ``num_compilations`` counts what a run compiled.
+One jitted prefill of the distinct prompts, whose cache serves the G samples of each; then one jitted decode loop, called for
+``segment`` steps at a time. Between calls the rows that are still alive may be gathered into half as many. Shapes are
+bucketed; temperature, top-p, stop ids and budget are arrays: ``num_compilations`` counts what a run compiled.
+
+The cache is of one of two kinds (``r1jax.models.cache``), which give the same tokens. A *dense* one is repeated for the samples
+and grows by ``segment`` slots, by copying, because a step reads every allocated slot. A *paged* one has pages for the whole
+budget from the start (``pages``); samples share their prompt's full pages, and a row moves by its row of the page table.
+Both take memory by the row: ``max_rows`` bounds it.
 """
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +21,15 @@ import numpy as np
 from r1jax.models import cache as kv_cache
 from r1jax.models.transformer import Model
 from r1jax.processes import to_host
+from r1jax.rollout.pages import make_paged_rows
+from r1jax.rollout.rows import DenseRows, Rows
 from r1jax.rollout.sampling import row_uniforms, sample_tokens
 from r1jax.rollout.types import Completion
 
 MAX_STOP_IDS = 8
 MIN_ROWS = 16
 """Alive rows are not gathered into batches smaller than this."""
+CacheChoice = Literal["auto", "dense", "paged"]
 
 
 class Engine:
@@ -30,18 +38,31 @@ class Engine:
     Args:
       model: the policy's architecture.
       pad_id: any token id; fills slots that are never read.
-      prompt_bucket: prompts are padded on the left to a multiple of this.
+      prompt_bucket: prompts are padded to a multiple of this.
       segment: decode steps between two looks at which rows are done.
+      cache: "dense", "paged", or "auto": paged on TPUs, dense elsewhere.
+      page_size: tokens a page of a paged cache; the TPU kernels take multiples of 128.
+      max_rows: rows sampled at a time, whole prompts with all their samples; None: all of a call.
+
+    Raises ValueError, naming it, for an argument out of range.
     """
 
-    def __init__(self, model: Model, *, pad_id: int, prompt_bucket: int = 32, segment: int = 32):
+    def __init__(
+        self, model: Model, *, pad_id: int, prompt_bucket: int = 32, segment: int = 32, cache: CacheChoice = "auto",
+        page_size: int = 128, max_rows: int | None = None,
+    ):  # fmt: skip
+        if cache not in get_args(CacheChoice):
+            raise ValueError(f"engine: there is no cache {cache!r}; choose from {list(get_args(CacheChoice))}")
+        for name, value in ("page_size", page_size), ("max_rows", max_rows):
+            if value is not None and value < 1:
+                raise ValueError(f"engine: {name} must be at least 1, got {value}")
         self.model, self.pad_id = model, pad_id
         self.prompt_bucket, self.segment = prompt_bucket, segment
+        self.cache, self.page_size, self.max_rows = cache, page_size, max_rows
         self._num_traces = 0
-        self._prefill = jax.jit(self._prefill_fn, static_argnames=("length", "repeats"))
+        self._prefill = jax.jit(self._prefill_fn, static_argnames=("rows",))
         self._decode = jax.jit(self._decode_fn, static_argnames=("steps",), donate_argnames=("state",))
-        self._grow = jax.jit(kv_cache.grow, static_argnames=("length",))
-        self._gather = jax.jit(lambda state, rows: _map_rows(state, lambda a: a[rows]))
+        self._take = jax.jit(lambda arrays, rows_B: jax.tree.map(lambda a: a[rows_B], arrays))
 
     def num_compilations(self) -> int:
         """Prefill and decode programs compiled so far."""
@@ -63,10 +84,11 @@ class Engine:
     ) -> list[list[Completion]]:
         """``num_samples`` completions of each prompt, in order.
 
-        ``on_done(prompt, completions)`` is called once for each prompt, as soon as all of its samples are done.
+        ``on_done(prompt, completions)`` is called once for each prompt, as soon as all of its samples are done. Tokens do not
+        depend on ``max_rows`` nor on the kind of the cache.
 
         Raises ValueError for an empty prompt, a temperature that is not positive, top_p outside (0, 1], too many stop ids,
-        no samples or no room.
+        no samples or no room, and more samples than ``max_rows``.
         """
         if not prompts or min(len(p) for p in prompts) == 0:
             raise ValueError("every prompt needs at least one token")
@@ -80,13 +102,10 @@ class Engine:
             raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         if not 0 < len(stop_ids) <= MAX_STOP_IDS:
             raise ValueError(f"1 to {MAX_STOP_IDS} stop ids, got {len(stop_ids)}")
-        prompt_length = -(-max(len(p) for p in prompts) // self.prompt_bucket) * self.prompt_bucket
-        tokens_PT = np.full((len(prompts), prompt_length), self.pad_id, np.int32)
-        segments_PT = np.zeros((len(prompts), prompt_length), np.int32)
-        for row, prompt in enumerate(prompts):
-            tokens_PT[row, prompt_length - len(prompt) :] = prompt
-            segments_PT[row, prompt_length - len(prompt) :] = 1
-
+        if self.max_rows is not None and num_samples > self.max_rows:
+            raise ValueError(
+                f"num_samples={num_samples} rows of one prompt for max_rows={self.max_rows}; raise max_rows"
+            )
         settings = {
             "temperature": jnp.float32(temperature),
             "top_p": None if top_p is None else jnp.float32(top_p),
@@ -94,61 +113,114 @@ class Engine:
             "budget": jnp.int32(max_new_tokens),
             "key": key,
         }
-        state = self._prefill(params, buffers, tokens_PT, segments_PT, length=prompt_length, repeats=num_samples)
-        num_rows = len(prompts) * num_samples
+        prompt_length = self._bucketed(max(len(p) for p in prompts))
+        at_once = _prompts_at_once(len(prompts), num_samples, self.max_rows)
+        completions: dict[int, list[Completion]] = {}
+        for first in range(0, len(prompts), at_once):
+            some = prompts[first : first + at_once]
+            rows = self._rows(len(some), prompt_length, num_samples=num_samples, max_new_tokens=max_new_tokens)
+            batch = rows.lay_out(some, pad_id=self.pad_id) | {"first_row": np.int32(first * num_samples)}
+
+            def finish(prompt: int, samples: list[Completion], first=first) -> None:
+                completions[first + prompt] = samples
+                if on_done is not None:
+                    on_done(first + prompt, samples)
+
+            self._sample(params, buffers, batch, settings, rows=rows, num_samples=num_samples, finish=finish)
+        return [completions[prompt] for prompt in range(len(prompts))]
+
+    def _bucketed(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.prompt_bucket) * self.prompt_bucket
+
+    def _rows(self, num_prompts: int, prompt_length: int, *, num_samples: int, max_new_tokens: int) -> Rows:
+        """How the rows of so many prompts lie in the cache, on the ambient mesh."""
+        kind = kv_cache.best_kind() if self.cache == "auto" else self.cache
+        if kind == "dense":
+            return DenseRows(prompt_length=prompt_length, num_samples=num_samples)
+        return make_paged_rows(
+            num_prompts=num_prompts, num_samples=num_samples, prompt_length=prompt_length,
+            max_new_tokens=max_new_tokens, page_size=self.page_size,
+        )  # fmt: skip
+
+    def _sample(
+        self, params, buffers, batch: dict, settings: dict, *, rows: Rows, num_samples: int,
+        finish: Callable[[int, list[Completion]], None],
+    ) -> None:  # fmt: skip
+        """Prefill and decode until all rows are done; ``finish(prompt, its completions)`` as soon as a prompt is."""
+        state = self._prefill(params, buffers, batch, rows=rows)
+        num_rows = state["done_B"].shape[0]
         tokens_BN = np.zeros((num_rows, 0), np.int32)
         logps_BN = np.zeros((num_rows, 0), np.float32)
-        rows, done_B = np.arange(num_rows), np.zeros(num_rows, bool)
-        completions: dict[int, list[Completion]] = {}
+        row_B, done_B = np.arange(num_rows), np.zeros(num_rows, bool)
+        budget, stop_ids = int(settings["budget"]), to_host(settings["stop_ids"]).tolist()
+        finished: set[int] = set()
 
-        def finish(done: Iterable[int]) -> None:
-            for prompt in map(int, done):
-                if prompt not in completions:
+        def finish_all(prompts: Iterable[int]) -> None:
+            for prompt in map(int, prompts):
+                if prompt not in finished:
+                    finished.add(prompt)
                     own = range(prompt * num_samples, (prompt + 1) * num_samples)
-                    completions[prompt] = [_completion(tokens_BN[row], logps_BN[row], stop_ids) for row in own]
-                    if on_done is not None:
-                        on_done(prompt, completions[prompt])
+                    finish(prompt, [_completion(tokens_BN[row], logps_BN[row], stop_ids) for row in own])
 
-        for start in range(0, max_new_tokens, self.segment):
-            state = state | {"cache": self._grow(state["cache"], length=prompt_length + start + self.segment)}
+        for start in range(0, budget, self.segment):
+            state = state | {"cache": rows.with_room(state["cache"], start + self.segment)}
             state, new_tokens, new_logps = self._decode(params, buffers, state, settings, steps=self.segment)
             tokens_BN = np.pad(tokens_BN, ((0, 0), (0, self.segment)), constant_values=-1)
             logps_BN = np.pad(logps_BN, ((0, 0), (0, self.segment)))
-            tokens_BN[rows, start:], logps_BN[rows, start:] = to_host(new_tokens), to_host(new_logps)
-            done_B[rows] = to_host(state["done_B"])
-            finish(np.flatnonzero(done_B.reshape(-1, num_samples).all(1)))
-            alive = np.flatnonzero(~done_B[rows])
-            if not len(alive):
+            tokens_BN[row_B, start:], logps_BN[row_B, start:] = to_host(new_tokens), to_host(new_logps)
+            done_B[row_B] = to_host(state["done_B"])
+            finish_all(np.flatnonzero(done_B.reshape(-1, num_samples).all(1)))
+            if done_B.all():
                 break
-            fewer = _fewer_rows(len(rows), len(alive))
-            if fewer < len(rows):
-                done = np.setdiff1d(np.arange(len(rows)), alive)
-                keep = np.sort(np.concatenate([alive, done[: fewer - len(alive)]]))
-                state, rows = self._gather(state, keep), rows[keep]
-        finish(range(len(prompts)))
-        return [completions[prompt] for prompt in range(len(prompts))]
+            keep = _rows_to_keep(done_B[row_B], rows.num_parts)
+            if len(keep) < len(row_B):
+                state, row_B = self._gather(state, keep), row_B[keep]
+        finish_all(range(num_rows // num_samples))
 
-    def _prefill_fn(self, params, buffers, tokens_PT, segments_PT, *, length: int, repeats: int) -> dict:
-        """Decode state of P·repeats rows: the prompts' cache and their last hidden."""
+    def lower_prefill(
+        self, params, buffers, *, num_prompts: int, prompt_length: int, num_samples: int, max_new_tokens: int
+    ) -> jax.stages.Lowered:
+        """The prefill program of such a call, to be compiled; ``params`` and ``buffers`` may be ShapeDtypeStructs."""
+        rows = self._rows(
+            num_prompts, self._bucketed(prompt_length), num_samples=num_samples, max_new_tokens=max_new_tokens
+        )
+        batch = rows.lay_out([[self.pad_id]] * num_prompts, pad_id=self.pad_id) | {"first_row": np.int32(0)}
+        return self._prefill.lower(params, buffers, _abstract(batch), rows=rows)
+
+    def lower_decode(self, params, buffers, state) -> jax.stages.Lowered:
+        """The decode program that follows: ``state`` is what prefill gives, as ShapeDtypeStructs that say where they lie."""
+        scalars = {"temperature": jnp.float32(1), "top_p": None, "budget": jnp.int32(1)}
+        stop_ids = jnp.zeros((MAX_STOP_IDS,), jnp.int32)
+        settings = jax.eval_shape(lambda: scalars | {"stop_ids": stop_ids, "key": jax.random.key(0)})
+        return self._decode.lower(params, buffers, state, settings, steps=self.segment)
+
+    def _gather(self, state: dict, rows_B: np.ndarray) -> dict:
+        """The decode state of the rows ``rows_B``; a pool of pages is not touched."""
+        arrays = {name: state[name] for name in ("hidden_BD", "position_B", "row_B", "done_B")}
+        taken = self._take(arrays | {"cache": kv_cache.per_sequence(state["cache"])}, rows_B)
+        return state | taken | {"cache": kv_cache.with_sequences(state["cache"], taken["cache"])}
+
+    def _prefill_fn(self, params, buffers, batch, *, rows: Rows) -> dict:
+        """Decode state of all rows: the prompts' cache and their last hidden."""
         self._num_traces += 1
-        num_prompts = tokens_PT.shape[0]
+        segments_PT = batch["segments_PT"]
         positions_PT = jnp.maximum(jnp.cumsum(segments_PT, axis=1) - 1, 0)
         hidden_PTD, cache, _ = self.model.hidden(
             params,
             buffers,
-            tokens_PT,
+            batch["tokens_PT"],
             positions_BT=positions_PT,
             segments_BT=segments_PT,
-            cache=self.model.init_cache(batch=num_prompts, length=length),
+            cache=rows.init_cache(self.model, batch),
             is_prefill=True,
         )
-        num_rows = num_prompts * repeats
+        position_B = jnp.repeat(positions_PT[:, -1] + 1, rows.num_samples)
         return {
-            "cache": kv_cache.repeat(cache, repeats),
-            "hidden_BD": jnp.repeat(hidden_PTD[:, -1], repeats, axis=0),
-            "position_B": jnp.repeat(positions_PT[:, -1] + 1, repeats),
-            "row_B": jnp.arange(num_rows),
-            "done_B": jnp.zeros((num_rows,), bool),
+            "cache": rows.fork(cache, batch),
+            "hidden_BD": jnp.repeat(rows.last(hidden_PTD, segments_PT), rows.num_samples, axis=0),
+            "position_B": position_B,
+            "row_B": batch["first_row"] + jnp.arange(len(position_B)),
+            "done_B": jnp.zeros(position_B.shape, bool),
             "step": jnp.int32(0),
         }
 
@@ -159,7 +231,6 @@ class Engine:
         first = state["step"]
         tokens_BN = jnp.full((num_rows, steps), -1, jnp.int32)
         logps_BN = jnp.zeros((num_rows, steps), jnp.float32)
-        segments_B1 = jnp.ones((num_rows, 1), jnp.int32)
 
         def is_running(carry):
             state, _, _ = carry
@@ -180,7 +251,7 @@ class Engine:
                 buffers,
                 token_B[:, None],
                 positions_BT=state["position_B"][:, None],
-                segments_BT=segments_B1,
+                segments_BT=kv_cache.step_segments(state["cache"], state["done_B"]),
                 cache=state["cache"],
             )
             state = state | {
@@ -195,19 +266,31 @@ class Engine:
         return jax.lax.while_loop(is_running, advance, (state, tokens_BN, logps_BN))
 
 
-def _fewer_rows(num_rows: int, num_alive: int) -> int:
-    """Rows to go on with: halved as long as all that are alive fit."""
-    while num_rows % 2 == 0 and num_rows // 2 >= max(num_alive, MIN_ROWS):
+def _prompts_at_once(num_prompts: int, num_samples: int, max_rows: int | None) -> int:
+    """Prompts whose rows fit, in batches that are as even as can be."""
+    if max_rows is None:
+        return num_prompts
+    num_batches = -(-num_prompts // (max_rows // num_samples))
+    return -(-num_prompts // num_batches)
+
+
+def _rows_to_keep(done_B: np.ndarray, num_parts: int) -> np.ndarray:
+    """Rows to go on with, in order: all that are alive, in as many of each part of consecutive rows."""
+    done_KR = done_B.reshape(num_parts, -1)
+    fewer = _fewer_rows(done_B.size, num_parts * int((~done_KR).sum(1).max()), num_parts)
+    first_done_KR = np.argsort(done_KR, axis=1, kind="stable")[:, : fewer // num_parts]
+    return (np.sort(first_done_KR, axis=1) + np.arange(num_parts)[:, None] * done_KR.shape[1]).reshape(-1)
+
+
+def _fewer_rows(num_rows: int, num_alive: int, num_parts: int = 1) -> int:
+    """Rows to go on with: halved as long as all that are alive fit and each part has as many."""
+    while num_rows % (2 * num_parts) == 0 and num_rows // 2 >= max(num_alive, MIN_ROWS):
         num_rows //= 2
     return num_rows
 
 
-def _map_rows(state: dict, select) -> dict:
-    """``select`` on every array of a decode state that has a row dim."""
-    cache = state["cache"]
-    per_row = {name: select(state[name]) for name in ("hidden_BD", "position_B", "row_B", "done_B")}
-    cache = cache | {"layers": jax.tree.map(select, cache["layers"]), "segments_BS": select(cache["segments_BS"])}
-    return state | per_row | {"cache": cache}
+def _abstract(tree):
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
 
 
 def _completion(tokens_N: np.ndarray, logps_N: np.ndarray, stop_ids: Sequence[int]) -> Completion:
@@ -220,6 +303,12 @@ def _completion(tokens_N: np.ndarray, logps_N: np.ndarray, stop_ids: Sequence[in
 
 
 @functools.cache
-def make_engine(model: Model, *, pad_id: int, prompt_bucket: int = 32, segment: int = 32) -> Engine:
+def make_engine(
+    model: Model, *, pad_id: int, prompt_bucket: int = 32, segment: int = 32, cache: CacheChoice = "auto", page_size: int = 128,
+    max_rows: int | None = None,
+) -> Engine:  # fmt: skip
     """The engine of these settings; calls with the same ones share its compiled programs."""
-    return Engine(model, pad_id=pad_id, prompt_bucket=prompt_bucket, segment=segment)
+    return Engine(
+        model, pad_id=pad_id, prompt_bucket=prompt_bucket, segment=segment, cache=cache, page_size=page_size,
+        max_rows=max_rows,
+    )  # fmt: skip

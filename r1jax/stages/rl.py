@@ -1,10 +1,11 @@
 """RL stage: GRPO with rule rewards (R1-Zero, stage 1) and reward models (stage 2), in phases of N questions × G outputs.
 
-One phase (spec B.3): sample prompts, collect scored groups, add old and reference log-probs, update; the reference is
-refreshed every R updates. Sampler and trainer hold the same arrays, so there is nothing to sync. Tasks and rewards may
-join along the way ("from_update", spec B.6.4): what takes part follows from the number of updates alone, so a resumed run
-needs no other record of it. Held out are problems of the tasks that take part from the start. Deviations from the paper,
-all in the config: sizes.
+One phase (spec B.3): lend the sampler the weights, sample prompts, collect scored groups, add old and reference log-probs,
+update; the reference is refreshed every R updates. Sampler and trainer hold the same arrays, unless "rollout_mesh" gives the
+sampler a layout or devices of its own (`r1jax.rollout.weight_sync`). Tasks and rewards may join along the way
+("from_update", spec B.6.4): what takes part follows from the number of updates alone, so a resumed run needs no other
+record of it. Held out are problems of the tasks that take part from the start. Deviations from the paper, all in the config:
+sizes.
 """
 
 import time
@@ -26,9 +27,10 @@ from r1jax.processes import require_same
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector
 from r1jax.rollout.engine import make_engine
+from r1jax.rollout.weight_sync import WeightSync
 from r1jax.sharding import make_mesh, place_batch
 from r1jax.stages.auxiliary import balance_loss, check_auxiliary, expert_counts
-from r1jax.stages.keys import options_of
+from r1jax.stages.keys import options_of, rollout_axes
 from r1jax.stages.policy import load_policy
 from r1jax.stages.reward_scoring import load_rewards
 from r1jax.stages.rl_batch import advantages_of, make_microbatches, split_by_question
@@ -121,7 +123,7 @@ class Build(NamedTuple):
 
 
 def build(config: ConfigDict, model: Model, params, buffers) -> Build:
-    """Train state, update and log-prob pass from weights that are laid out on their mesh."""
+    """Train state, update and log-prob pass from weights that are laid out on their mesh, or ShapeDtypeStructs of them."""
     optimizer, schedule = make_optimizer(total_steps=config.num_updates, **config.optimizer)
     state = init_state(params, buffers, optimizer=optimizer)
     if config.kl_coef:
@@ -162,6 +164,7 @@ def main(config: ConfigDict, workdir: Path) -> dict:
 
         # Policy, problems, sampler, rewards
         policy, params, buffers = load_policy(config.init.to_dict(), mesh=mesh, seed=config.seed)
+        sync = WeightSync(policy.model, mesh=mesh, axes=rollout_axes(config))
         policy.save(workdir)
         schedule = make_schedule(config.tasks, seed=config.seed)
         collector = Collector(
@@ -207,15 +210,16 @@ def main(config: ConfigDict, workdir: Path) -> dict:
 
             def evaluate_now(*, is_full: bool):
                 mark = time.perf_counter()
-                scores, groups = evaluate_heldout(
-                    at_update(collector, updates),
-                    state,
-                    heldout,
-                    config,
-                    updates=updates,
-                    is_full=is_full,
-                    before_batch=stop.check,
-                )
+                with sync.lend(state) as weights:
+                    scores, groups = evaluate_heldout(
+                        at_update(collector, updates),
+                        weights,
+                        heldout,
+                        config,
+                        updates=updates,
+                        is_full=is_full,
+                        before_batch=stop.check,
+                    )
                 row = {f"eval/{name}": value for name, value in scores.items()}
                 completions.write(updates, completion_rows(groups), split="heldout")
                 if not is_full:
@@ -234,9 +238,9 @@ def main(config: ConfigDict, workdir: Path) -> dict:
                     begin = time.perf_counter()
                     prompts.draw_from(schedule.at(updates))
                     collector_now = at_update(collector, updates)
-                    groups, dropped, seconds, row = phase = collect_groups(
-                        collector_now, state, prompts, config, updates=updates
-                    )
+                    with sync.lend(state) as weights:
+                        phase = collect_groups(collector_now, weights, prompts, config, updates=updates)
+                    groups, dropped, seconds, row = phase
                     advantages_PG = advantages_of(
                         groups, normalization=config.advantage, weights=aggregated_weights(collector_now, config)
                     )

@@ -12,8 +12,17 @@ from r1jax.objectives.weights import token_weights
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import check_problems_of, reward_columns
 from r1jax.rollout.types import Completion
+from r1jax.rollout.weight_sync import make_rollout_mesh
 from r1jax.sharding import make_mesh
-from r1jax.stages.keys import check_counts, check_engine, check_finite, check_keys, check_not_negative, check_sampling
+from r1jax.stages.keys import (
+    check_counts,
+    check_engine,
+    check_finite,
+    check_keys,
+    check_not_negative,
+    check_sampling,
+    rollout_axes,
+)
 from r1jax.stages.policy import check_init
 from r1jax.stages.reward_scoring import stand_in_rewards
 from r1jax.stages.rl_collect import AGGREGATIONS
@@ -80,9 +89,12 @@ KEYS = COUNTS.union(
 )
 
 
+OPTIONAL = ("balance_weight", "rollout_mesh")
+
+
 def check(config: ConfigDict) -> None:
     """Raises ValueError, naming the key, for a config that cannot train; reads files of problems, makes a few others."""
-    check_keys(config, required=KEYS, optional=("balance_weight",), where="rl")
+    check_keys(config, required=KEYS, optional=OPTIONAL, where="rl")
     check_keys(config.eval, required=EVAL_KEYS, where="rl: eval")
     check_engine(config.engine, where="rl: engine")
     check_keys(config.optimizer, required=("learning_rate",), optional=OPTIMIZER_KEYS, where="rl: optimizer")
@@ -128,7 +140,7 @@ def check(config: ConfigDict) -> None:
         raise ValueError(
             f"multi_objective_aggregation={config.multi_objective_aggregation!r}: must be one of {AGGREGATIONS}"
         )
-    make_mesh(config.mesh)
+    make_rollout_mesh(rollout_axes(config), make_mesh(config.mesh))
     make_optimizer(total_steps=config.num_updates, **config.optimizer)
     check_init(config.init.to_dict())
     _check_rewards(config)

@@ -133,9 +133,9 @@ def make_loss(model, *, aggregation: str, mtp_weight: float = 0.0, balance_weigh
     return loss_function
 
 
-def build(config: ConfigDict, model: Model, params, buffers) -> tuple[TrainState, Update]:
-    """Train state and jitted update from weights that are laid out on their mesh."""
-    optimizer, schedule = make_optimizer(total_steps=num_updates_of(config), **config.optimizer)
+def build(config: ConfigDict, model: Model, params, buffers, *, num_updates: int) -> tuple[TrainState, Update]:
+    """Train state and jitted update from weights that are laid out on their mesh, or ShapeDtypeStructs of them."""
+    optimizer, schedule = make_optimizer(total_steps=num_updates, **config.optimizer)
     state = init_state(params, buffers, optimizer=optimizer)
     update = make_update(
         make_loss(model, aggregation=config.aggregation, **options_of(config, AUXILIARY)),
@@ -183,7 +183,7 @@ def main(config: ConfigDict, workdir: Path) -> dict:
         )
 
         # Train state
-        state, update = build(config, policy.model, params, buffers)
+        state, update = build(config, policy.model, params, buffers, num_updates=num_updates)
         del params, buffers
         run.require_space(checkpoints.bytes_to_come(state))
         updates, loss, too_long, earlier_seconds = 0, None, 0, 0.0

@@ -44,10 +44,12 @@ def init_state(params: Tree, buffers: Tree, *, optimizer: optax.GradientTransfor
     """A new train state from parameters that are already laid out over their mesh.
 
     Parameters become float32 master weights, in new arrays. Moments take the sharding of their parameter; scalars and
-    buffers are replicated over the same mesh.
+    buffers are replicated over the same mesh. Of ShapeDtypeStructs with shardings it is the state's, nothing allocated.
     """
     shardings = jax.tree.map(lambda array: array.sharding, params)
     replicated = _replicated(params)
+    if is_abstract(params):
+        return _abstract_state(params, buffers, optimizer=optimizer, shardings=shardings, replicated=replicated)
     params = jax.tree.map(lambda a: jnp.array(a, jnp.float32, copy=True), params)
     params = jax.device_put(params, shardings)
     opt_shardings = optax.tree.map_params(
@@ -65,9 +67,36 @@ def init_state(params: Tree, buffers: Tree, *, optimizer: optax.GradientTransfor
     }
 
 
+def is_abstract(tree: Tree) -> bool:
+    """Is this a tree of shapes, to plan or compile with, rather than of arrays?"""
+    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
+
+
+def _abstract_state(params: Tree, buffers: Tree, *, optimizer, shardings: Tree, replicated) -> TrainState:
+    """`init_state` of shapes."""
+
+    def laid_out(shape, sharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+    params = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, jnp.float32, sharding=s), params, shardings)
+    opt_state = optax.tree.map_params(
+        optimizer,
+        laid_out,
+        jax.eval_shape(optimizer.init, params),
+        shardings,
+        transform_non_params=lambda a: laid_out(a, replicated),
+    )
+    return {
+        "step": laid_out(jax.ShapeDtypeStruct((), jnp.int32), replicated),
+        "params": params,
+        "opt_state": opt_state,
+        "buffers": jax.tree.map(lambda a: laid_out(a, replicated), buffers),
+    }
+
+
 def copy_tree(tree: Tree) -> Tree:
     """New arrays with the same values and shardings (for a reference model: `apply` consumes the state it is given)."""
-    return jax.tree.map(jnp.copy, tree)
+    return tree if is_abstract(tree) else jax.tree.map(jnp.copy, tree)
 
 
 def add_trees(a: Tree, b: Tree) -> Tree:

@@ -1,7 +1,8 @@
 """AdamW with gradient clipping and a warm-up schedule, as one optax transformation.
 
 R1 trains with AdamW at a constant rate in RL (R1 Sec. B.1) and cosine to a tenth in SFT (R1 Sec. B.4.2: 5e-6 to
-5e-7, batch 64). Parameters, moments and updates are float32; the model casts to its compute type in its own forward.
+5e-7, batch 64). Parameters and updates are float32; the model casts to its compute type in its own forward. Moments are
+float32, or kept in bfloat16 as V3 does (V3 Sec. 3.3.3; all of AdamW is still computed in float32): 4 bytes a parameter less.
 """
 
 from __future__ import annotations
@@ -15,8 +16,21 @@ import jax
 import optax
 
 SCHEDULES = ("constant", "cosine")
-OPTIMIZER_KEYS = ("schedule", "warmup_steps", "final_fraction", "b1", "b2", "eps", "weight_decay", "clip_norm")
+MOMENTS_DTYPES = ("float32", "bfloat16")
+OPTIMIZER_KEYS = (
+    "schedule",
+    "warmup_steps",
+    "final_fraction",
+    "b1",
+    "b2",
+    "eps",
+    "weight_decay",
+    "clip_norm",
+    "moments_dtype",
+)
 """Optional settings of `make_optimizer` that a config may give."""
+_HALF_STEP = 2.0**-8
+"""Half of bfloat16's largest step from one number to the next, relative to the number."""
 _NOT_DECAYED = re.compile(r"b_.*|.*(scale|bias|norm)(_[A-Z]+)?")
 
 
@@ -68,6 +82,7 @@ def make_optimizer(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     clip_norm: float | None = 1.0,
+    moments_dtype: str = "float32",
     is_decayed: Callable[[str, Any], bool] = is_matrix,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """AdamW after clipping by global norm.
@@ -77,6 +92,7 @@ def make_optimizer(
       b1, b2, eps: Adam's; the defaults are V3's (Sec. 4.2: 0.9, 0.95).
       weight_decay: decoupled, times the learning rate (V3 Sec. 4.2: 0.1 in pre-training).
       clip_norm: gradients are scaled down to this global l2 norm; None leaves them.
+      moments_dtype: how both moments are kept between updates, "float32" or "bfloat16" (rounded to the nearest).
       is_decayed: (path, array) -> whether weight decay applies.
 
     Returns:
@@ -89,6 +105,13 @@ def make_optimizer(
     if not (0 <= b1 < 1 and 0 <= b2 < 1 and 0 < eps < math.inf and 0 <= weight_decay < math.inf):
         raise ValueError(
             f"b1 {b1} and b2 {b2} must be in [0, 1), eps {eps} positive, weight_decay {weight_decay} finite and >= 0"
+        )
+    if moments_dtype not in MOMENTS_DTYPES:
+        raise ValueError(f"moments_dtype must be one of {MOMENTS_DTYPES}, got {moments_dtype!r}")
+    if moments_dtype == "bfloat16" and 1 - max(b1, b2) <= _HALF_STEP:
+        raise ValueError(
+            f"b1 {b1} and b2 {b2} must be below {1 - _HALF_STEP} for moments_dtype 'bfloat16': a moment that falls by less in an "
+            "update is rounded to what it was, and never falls"
         )
     rate = make_schedule(
         learning_rate=learning_rate,
@@ -103,6 +126,24 @@ def make_optimizer(
             lambda path, array: is_decayed(jax.tree_util.keystr(path, simple=True, separator="/"), array), params
         )
 
-    adamw = optax.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decay_mask)
+    adamw = optax.chain(  # optax.adamw, with moments of a type
+        scale_by_adam(b1=b1, b2=b2, eps=eps, moments_dtype=moments_dtype),
+        optax.add_decayed_weights(weight_decay, decay_mask),
+        optax.scale_by_learning_rate(rate),
+    )
     clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
     return optax.chain(clip, adamw), rate
+
+
+def scale_by_adam(*, b1: float, b2: float, eps: float, moments_dtype: str) -> optax.GradientTransformation:
+    """`optax.scale_by_adam` that keeps both moments in `moments_dtype` from one update to the next; its step uses them unrounded."""
+    adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+
+    def cast(state: Any, dtype: str) -> Any:
+        return state._replace(mu=optax.tree.cast(state.mu, dtype), nu=optax.tree.cast(state.nu, dtype))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = adam.update(updates, cast(state, "float32"), params)
+        return updates, cast(state, moments_dtype)
+
+    return optax.GradientTransformation(lambda params: cast(adam.init(params), moments_dtype), update)

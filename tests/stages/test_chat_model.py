@@ -82,6 +82,16 @@ def test_a_thought_that_the_prompt_opened_is_seen_to_be_one():
         (OWN | {"max_new_tokens": 0}, "max_new_tokens=0"),
         (OWN | {"template": "nothing"}, "nothing"),
         (OWN | {"engine": {"segment": 4}}, "here.engine: missing key prompt_bucket"),
+        (
+            OWN | {"engine": OWN["engine"] | {"cache": "pages"}},
+            r"cache='pages' must be one of \['auto', 'dense', 'paged'\]",
+        ),
+        (OWN | {"engine": OWN["engine"] | {"page_size": 192}}, "here.engine: page_size=192 must be a multiple of 128"),
+        (
+            OWN | {"engine": OWN["engine"] | {"max_rows": 0}},
+            "here.engine: max_rows=0 must be a whole number of at least 1",
+        ),
+        (OWN | {"engine": OWN["engine"] | {"pagesize": 128}}, r"unknown key pagesize \(near it: page_size\)"),
     ],
 )
 def test_a_bad_spec_is_named(spec, words):

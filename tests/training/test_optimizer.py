@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -51,6 +52,8 @@ def test_bad_schedule(options, message):
         ({"b2": float("nan")}, r"b2 nan must be in"),
         ({"eps": 0.0}, "eps 0.0 positive"),
         ({"weight_decay": -0.1}, "weight_decay -0.1 finite and >= 0"),
+        ({"moments_dtype": "float16"}, "moments_dtype must be one of .*, got 'float16'"),
+        ({"moments_dtype": "bfloat16", "b2": 0.999}, "b2 0.999 must be below 0.99609375 for moments_dtype 'bfloat16'"),
     ],
 )
 def test_bad_settings_are_named(options, message):
@@ -92,6 +95,46 @@ def test_adamw_literal_two_steps():
     updates, state = optimizer.update({"w": jnp.array([[-1.0]])}, state, params)
     # m = 0.9*0.2 - 0.1 = 0.08, / 0.19; v = 0.95*0.2 + 0.05 = 0.24, / 0.0975
     np.testing.assert_allclose(updates["w"], [[-0.1 * (0.08 / 0.19) / np.sqrt(0.24 / 0.0975)]], rtol=1e-5)
+
+
+def numpy_adamw(params, gradients, *, rate, b1, b2, weight_decay):
+    """AdamW in float64 (arXiv 1711.05101 Alg. 2); the parameters after each step."""
+    m, v, steps = 0.0, 0.0, []
+    for t, g in enumerate(gradients.astype(np.float64), start=1):
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        step = m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + 1e-8) + weight_decay * params
+        params = params - rate * step
+        steps.append(params)
+    return np.array(steps)
+
+
+@pytest.mark.parametrize(("moments_dtype", "error"), [("float32", 2e-6), ("bfloat16", 4e-3)])
+def test_moments_in_either_type_follow_adamw_in_float64(moments_dtype, error):
+    """Relative error of the way from the start after 60 steps; each step is at most `rate` long for each parameter."""
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(0.3, 1.0, (60, 16, 32)).astype(np.float32) * np.geomspace(1e-4, 10, 32, dtype=np.float32)
+    start = rng.normal(size=(16, 32))
+    options = {"b1": 0.9, "b2": 0.95, "weight_decay": 0.1}
+    want = numpy_adamw(start, gradients, rate=0.01, **options)
+    optimizer, _ = make_optimizer(
+        learning_rate=0.01, total_steps=60, clip_norm=None, moments_dtype=moments_dtype, **options
+    )
+    params = {"w": jnp.asarray(start, jnp.float32)}
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state, gradient):
+        updates, state = optimizer.update({"w": gradient}, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for gradient in gradients:
+        params, state = step(params, state, gradient)
+        for moment in (optax.tree.get(state, "mu"), optax.tree.get(state, "nu")):
+            assert moment["w"].dtype == moments_dtype
+    got = np.asarray(params["w"], np.float64)
+    assert np.linalg.norm(got - want[-1]) / np.linalg.norm(want[-1] - start) < error
+    if moments_dtype == "bfloat16":
+        assert np.linalg.norm(got - want[-1]) / np.linalg.norm(want[-1] - start) > 1e-4  # they are rounded
 
 
 def test_clipping_by_global_norm():

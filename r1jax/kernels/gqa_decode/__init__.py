@@ -7,10 +7,13 @@ page is a read of its own; several query tokens (speculation) it does not take. 
 "qwen2.5_7b_4k"; 50 MB here and 101 MB there at "smollm2_2k". tokamax (0.0.12) has no decode over pages for TPUs.
 """
 
+import functools
+
 import jax
 
-from r1jax.kernels.gqa_decode import pallas_tpu, reference
-from r1jax.kernels.gqa_decode.reference import init_pages, write_pages
+from r1jax.kernels.gqa_decode import pallas_tpu, reference, sharded
+from r1jax.kernels.gqa_decode.reference import init_pages
+from r1jax.kernels.gqa_decode.sharded import write_pages
 from r1jax.kernels.implementation import choose
 
 IMPLEMENTATIONS = {"reference": reference.gqa_decode, "pallas_tpu": pallas_tpu.gqa_decode}
@@ -23,6 +26,7 @@ def gqa_decode(
     page_table_BI: jax.Array,
     lengths_B: jax.Array,
     scale: float,
+    batch_axes: tuple[str, ...] = (),
     implementation: str | None = None,
     interpret=False,
 ) -> jax.Array:
@@ -32,15 +36,22 @@ def gqa_decode(
     in the pool already (``write_pages``). A query sees itself and what is before it; one that sees nothing, because its
     sequence is shorter than T or empty, gives 0. Scores and softmax are float32, products take the inputs' type. No gradient.
 
+    On a mesh of several devices (``jax.set_mesh``) each runs the operation on its part. ``batch_axes`` are the mesh axes that cut
+    the sequences and, alike, the pool: a sequence's pages are in its own part of it.
+
     ``implementation``: "reference" (gathers the pages), "pallas_tpu", or None: the kernel on a TPU. ``interpret`` runs the
     kernel without a TPU (True, or ``pltpu.InterpretParams``). Raises ValueError for an unknown implementation or one that
     cannot run here, heads that key heads do not divide, and, for the kernel, types, widths or page sizes that it does not
     support.
     """
-    function, options = choose("gqa_decode", implementation, IMPLEMENTATIONS, default="reference", interpret=interpret)
+    function, options = choose(
+        "gqa_decode", implementation, IMPLEMENTATIONS, default="reference", interpret=interpret, splits=True
+    )
     if q_BTNH.shape[2] % pages["kv_WJSA"].shape[1]:
         raise ValueError(f"gqa_decode: {q_BTNH.shape[2]} query heads for {pages['kv_WJSA'].shape[1]} key heads")
-    return function(q_BTNH, pages, page_table_BI=page_table_BI, lengths_B=lengths_B, scale=scale, **options)
+    function = functools.partial(function, scale=scale, **options)
+    places = {"page_table_BI": page_table_BI, "lengths_B": lengths_B, "batch_axes": batch_axes}
+    return sharded.gqa_decode(function, q_BTNH, pages, **places)
 
 
 __all__ = ["gqa_decode", "init_pages", "write_pages"]

@@ -16,16 +16,18 @@ def init_pages(*, num_pages: int, page_size: int, num_kv_heads: int, head_dim: i
     return {"kv_WJSA": jnp.zeros((num_pages, num_kv_heads, page_size, 2 * head_dim), dtype)}
 
 
-def write_pages(pages, new, *, page_table_BI: jax.Array, start_B: jax.Array) -> dict[str, jax.Array]:
+def write_pages(pages, new, *, page_table_BI: jax.Array, start_B: jax.Array, counts_B=None) -> dict[str, jax.Array]:
     """The pool with T tokens of each sequence at positions start_B[b] .. + T − 1; ``new`` holds "k_BTJH" and "v_BTJH".
 
-    A sequence whose ``start_B`` is negative writes nothing, nor does a token past the end of the table.
+    A sequence whose ``start_B`` is negative writes nothing, nor does a token past the end of the table or, with ``counts_B``,
+    past the first so many of its sequence: padding.
     """
     pool = pages["kv_WJSA"]
     num_pages, _, page_size, _ = pool.shape
     page_BT, slot_BT = token_places(
-        page_table_BI, start_B, num_tokens=new["k_BTJH"].shape[1], num_pages=num_pages, page_size=page_size
-    )
+        page_table_BI, start_B, num_tokens=new["k_BTJH"].shape[1], num_pages=num_pages, page_size=page_size,
+        counts_B=counts_B,
+    )  # fmt: skip
     kv_BTJA = jnp.concatenate([new["k_BTJH"], new["v_BTJH"]], axis=-1).astype(pool.dtype)
     return {"kv_WJSA": pool.at[page_BT, :, slot_BT].set(kv_BTJA, mode="drop")}
 

@@ -8,8 +8,8 @@
 
 Rows and slots are a bijection, so the transpose of every gather is a gather too: ``permute`` says so to autodiff, which would
 otherwise emit scatter-adds (serial loops on XLA's CPU). ``jax.lax.ragged_dot`` is an order of magnitude slower there, and one
-batched matmul over gathered weights 1.3 times. Matmuls run in float32 whatever x's type: inside loops XLA's CPU has no
-fast bfloat16 one.
+batched matmul over gathered weights 1.3 times. Weights are rounded to x's type, as everywhere, but matmuls run in float32
+whatever it is: inside loops XLA's CPU has no fast bfloat16 one.
 """
 
 import jax
@@ -23,7 +23,7 @@ def expert_ffn(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *
     """See ``r1jax.kernels.grouped_matmul.expert_ffn``."""
     rows_per_block = _rows_per_block(experts_TK.size, w_gate_EDF.shape[0])
     slot_TK, row_of_slot, blocks_E = _layout(order, rows_per_block)
-    weights = [w.astype(jnp.float32) for w in (w_gate_EDF, w_up_EDF, w_down_EFD)]
+    weights = [w.astype(x_TD.dtype).astype(jnp.float32) for w in (w_gate_EDF, w_up_EDF, w_down_EFD)]
 
     def through_experts(x_SD):
         return _experts(x_SD.reshape(-1, rows_per_block, x_SD.shape[1]), *weights, blocks_E).reshape(x_SD.shape)

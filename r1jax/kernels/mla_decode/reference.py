@@ -20,15 +20,17 @@ def init_pages(*, num_pages: int, page_size: int, latent_dim: int, rope_dim: int
     }
 
 
-def write_pages(pages, new, *, page_table_BI: jax.Array, start_B: jax.Array) -> dict[str, jax.Array]:
+def write_pages(pages, new, *, page_table_BI: jax.Array, start_B: jax.Array, counts_B=None) -> dict[str, jax.Array]:
     """The pool with T tokens of each sequence at positions start_B[b] .. + T − 1; ``new`` holds "latent_BTC" and "rope_BTR".
 
-    A sequence whose ``start_B`` is negative writes nothing, nor does a token past the end of the table.
+    A sequence whose ``start_B`` is negative writes nothing, nor does a token past the end of the table or, with ``counts_B``,
+    past the first so many of its sequence: padding.
     """
     num_pages, page_size, _ = pages["latent_WSC"].shape
     page_BT, slot_BT = token_places(
-        page_table_BI, start_B, num_tokens=new["latent_BTC"].shape[1], num_pages=num_pages, page_size=page_size
-    )
+        page_table_BI, start_B, num_tokens=new["latent_BTC"].shape[1], num_pages=num_pages, page_size=page_size,
+        counts_B=counts_B,
+    )  # fmt: skip
     latent, rope = pages["latent_WSC"], pages["rope_WRS"]
     return {
         "latent_WSC": latent.at[page_BT, slot_BT].set(new["latent_BTC"].astype(latent.dtype), mode="drop"),

@@ -1,0 +1,165 @@
+"""Does a stage fit a pod, and how long would it take?
+
+    python -m r1jax.plan --config=configs/r1/zero.py --topology=v5p:8x8x16 [--stage=rl] [--analytic] [--show-sharding]
+        [--programs=update,decode] [--out=DIR] [--config.a.b=value ...]
+
+Compiles every program of the stage for the topology, without a TPU, and tells what each takes of a device's memory, what it sends
+and, *modelled*, how long it runs. --analytic tells the same by count, in seconds. --show-sharding shows how the train state
+lies on the mesh. A model that another experiment trains ("kind": "stage") is looked up in the config file that makes it, beside
+this one.
+
+Exit codes: 0 it fits, 1 something does not (named, and by how much), 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from r1jax.config_file import ConfigError, load_config
+from r1jax.plan import aot, budget, table
+from r1jax.plan.devices import stand_ins
+from r1jax.plan.hardware import Topology, parse_topology
+from r1jax.plan.inputs import resolved_stage
+from r1jax.plan.programs import STAGES, Assumed, Program, stage_programs
+from r1jax.plan.types import ProgramPlan
+from r1jax.sharding import describe_sharding, make_mesh
+
+FITS, DOES_NOT_FIT, BAD_INPUT = 0, 1, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What was found out about a stage."""
+
+    text: str
+    """Markdown."""
+    plans: tuple[ProgramPlan, ...]
+    misfits: tuple[str, ...]
+
+
+def plan(
+    stage: ConfigDict, topology: Topology, *, title: str, assumed: Assumed, analytic: bool, only: Sequence[str] = ()
+) -> Result:
+    """The table of a stage on a topology. ``only``: names of programs, all by default.
+
+    Raises ValueError naming the key of the config, the mesh or the program that is at fault; LibtpuError.
+    """
+    devices = stand_ins(topology) if analytic else aot.topology_devices(topology)
+    stage_plan = stage_programs(stage, make_mesh(stage.mesh.to_dict(), devices=devices), assumed=assumed)
+    programs = _chosen(stage_plan.programs, only)
+    plans, misfits = [], []
+    for program in programs:
+        counted = budget.count(program, stage_plan.model, topology)
+        if analytic:
+            plans.append(counted)
+            continue
+        try:
+            plans.append(_compiled(program, counted, topology))
+        except aot.DoesNotFitError as error:
+            misfits.append(f"{error} (by count it needs {counted.total_bytes / 2**30:.1f} GiB)")
+    misfits += table.misfits(plans, topology)
+    text = table.render(plans, topology, title=title, stage=stage_plan, assumed=assumed)
+    return Result(text, tuple(plans), tuple(misfits))
+
+
+def _compiled(program: Program, counted: ProgramPlan, topology: Topology) -> ProgramPlan:
+    """The compiler's memory and collectives with the count's FLOPs and bytes of HBM, which no compiler tells."""
+    print(f"compiling {program.name} ...", file=sys.stderr, flush=True)
+    compiled = aot.compile_program(program, memory_limit=topology.hbm_bytes)
+    names = ("flops", "hardware_flops", "hbm_bytes", "exchanges")
+    return dataclasses.replace(compiled, **{name: getattr(counted, name) for name in names})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    options, overrides = _parse(arguments)
+    try:
+        if not options.analytic and not options.show_sharding:
+            aot.check_libtpu()
+        topology = parse_topology(options.topology)
+        config = load_config(options.config, overrides)
+        name = _stage_name(config, options.stage, file=options.config)
+        stage = resolved_stage(config, name, file=Path(options.config.partition(":")[0]), preset=options.preset)
+        if options.show_sharding:
+            mesh = make_mesh(stage.mesh.to_dict(), devices=stand_ins(topology))
+            print(describe_sharding(stage_programs(stage, mesh).state))
+            return FITS
+        assumed = Assumed(mean_new_tokens=options.mean_tokens, mean_document_tokens=options.mean_tokens)
+        title = f"{Path(options.config).stem}, stage {name}, on {topology.name}"
+        only = [part.strip() for part in options.programs.split(",") if part.strip()]
+        result = plan(stage, topology, title=title, assumed=assumed, analytic=options.analytic, only=only)
+    except (ValueError, OSError, aot.LibtpuError, ConfigError) as error:
+        if options.traceback:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    print(result.text)
+    for misfit in result.misfits:
+        print(f"does not fit: {misfit}", file=sys.stderr)
+    if options.out:
+        write(result, options.out, name=options.name or f"{Path(options.config).stem}_{name}_{_file_name(topology)}")
+    return DOES_NOT_FIT if result.misfits else FITS
+
+
+def write(result: Result, directory: Path, *, name: str) -> None:
+    """The table as NAME.md, its figures as NAME.json."""
+    directory.mkdir(parents=True, exist_ok=True)
+    verdict = "\n".join(f"- does not fit: {misfit}" for misfit in result.misfits) or "Everything fits."
+    (directory / f"{name}.md").write_text(f"{result.text.rstrip()}\n\n{verdict}\n")
+    rows = [dataclasses.asdict(plan) | {"total_bytes": plan.total_bytes} for plan in result.plans]
+    record = {"jax": jax.__version__, "programs": rows, "misfits": list(result.misfits)}
+    (directory / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _chosen(programs: Sequence[Program], only: Sequence[str]) -> list[Program]:
+    names = [program.name for program in programs]
+    if unknown := sorted(set(only) - set(names)):
+        raise ValueError(f"--programs: there is no program {unknown[0]!r}; there are {', '.join(names)}")
+    return [program for program in programs if not only or program.name in only]
+
+
+def _stage_name(config: ConfigDict, wanted: str | None, *, file: str) -> str:
+    """The stage that was named, or the only one, or the last, with programs."""
+    names = [name for name, stage in config.stages.items() if stage.stage in STAGES]
+    if wanted is None and names:
+        return names[-1]
+    if wanted not in names:
+        raise ValueError(f"--stage={wanted}: the stages of {file} with programs are {', '.join(names) or 'none'}")
+    return wanted
+
+
+def _file_name(topology: Topology) -> str:
+    return topology.name.replace(":", "_").replace("*", "_slices_")
+
+
+def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="python -m r1jax.plan",
+        description="Compiles a stage for a pod that is not here: memory, collectives, modelled time.",
+        epilog="--config.a.b=value changes a value of the config, as in r1jax.run",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help="the experiment")
+    parser.add_argument("--topology", required=True, metavar="v5p:8x8x16", help="chips; v5p:8x8x8*4 is four slices")
+    parser.add_argument("--stage", help="a stage of the config, the last by default")
+    parser.add_argument("--analytic", action="store_true", help="count, in seconds; libtpu is not needed")
+    parser.add_argument("--show-sharding", action="store_true", help="show how the train state lies on the mesh")
+    parser.add_argument("--programs", default="", metavar="A,B", help="these programs only")
+    parser.add_argument("--mean-tokens", type=int, default=Assumed().mean_new_tokens, help="of a response, assumed")
+    parser.add_argument("--preset", help="the model, where the config starts from another stage's")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write the table there, as .md and .json")
+    parser.add_argument("--name", help="of those two files")
+    parser.add_argument("--traceback", action="store_true", help="on bad input show where it was raised")
+    return parser.parse_known_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

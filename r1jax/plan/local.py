@@ -1,0 +1,175 @@
+"""One device's part of a pass over tokens: how many rows, heads and experts it has, and what it sends and is sent."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from r1jax.models.config import ModelConfig
+from r1jax.models.expert_parallel import max_destinations
+from r1jax.models.transformer import Model
+from r1jax.plan.types import Exchange
+from r1jax.sharding import Role, axes_of, partition_spec
+
+
+@dataclasses.dataclass(frozen=True)
+class Local:
+    """A pass of ``model`` over [rows, length] tokens on ``mesh``, laid out by the rules of ``role``."""
+
+    model: Model
+    mesh: object
+    """A Mesh or AbstractMesh: of it only ``shape`` is used."""
+    rows: int
+    length: int
+    role: Role = "train"
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an activation."""
+        return jnp.dtype(self.config.dtype).itemsize
+
+    def axes(self, logical: str, size: int) -> tuple[str, ...]:
+        """Mesh axes of more than one device that split a dim."""
+        return axes_of(partition_spec((logical,), (size,), self.mesh, role=self.role)[0])
+
+    def parts(self, logical: str, size: int) -> int:
+        """Into how many parts a dim is split."""
+        return self.num_devices(self.axes(logical, size))
+
+    def num_devices(self, axes) -> int:
+        """Devices along mesh axes."""
+        return math.prod(self.mesh.shape[axis] for axis in axes)  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def sequence_parts(self) -> int:
+        return self.parts("length", self.length)
+
+    @property
+    def keys(self) -> int:
+        """Tokens whose keys a device has while it attends: those of its rows."""
+        return self.rows // self.parts("batch", self.rows) * self.length
+
+    @property
+    def tokens(self) -> int:
+        return self.keys // self.sequence_parts
+
+    @property
+    def heads(self) -> int:
+        return self.config.num_heads // self.parts("heads", self.config.num_heads)
+
+    def attention_width(self) -> tuple[int, int]:
+        """(numbers of a query and its output, of a key and its value), all of a device's heads."""
+        c = self.config
+        if c.attention == "mla":
+            qk = c.nope_head_dim + c.rope_head_dim
+            return self.heads * (qk + c.value_head_dim), self.heads * (c.nope_head_dim + c.value_head_dim)
+        kv_heads = c.num_kv_heads // self.parts("kv_heads", c.num_kv_heads)
+        return 2 * self.heads * c.head_dim, 2 * kv_heads * c.head_dim
+
+    # Experts
+
+    @property
+    def spread(self) -> tuple[str, ...]:
+        """Mesh axes that split the experts."""
+        return self.axes("experts", self.config.num_experts)
+
+    @property
+    def moved(self) -> int:
+        """Devices among which tokens travel to their experts."""
+        split = {*self.axes("batch", self.rows), *self.axes("length", self.length)}
+        return self.num_devices(axis for axis in self.spread if axis in split)
+
+    @property
+    def is_exchanged(self) -> bool:
+        """Do tokens go to the devices of their experts, rather than all to all of them?"""
+        way = self.config.expert_parallel
+        return way.endswith("all_to_all") and self.moved == self.num_devices(self.spread) > 1
+
+    @property
+    def routed_rows(self) -> int:
+        """Rows for which a device has room, pairs of a token and one of its experts."""
+        c = self.config
+        most = self.tokens * self.moved * c.num_experts_per_token
+        if c.expert_parallel == "auto":
+            return most
+        return min(math.ceil(c.expert_capacity * most / self.num_devices(self.spread)), most)
+
+    @property
+    def routed_bytes(self) -> int:
+        """One array of the routed rows at the model's width: float32 where tokens travel, whose sums are."""
+        return self.routed_rows * self.config.model_dim * (4 if self.num_devices(self.spread) > 1 else self.itemsize)
+
+    @property
+    def expert_weights(self) -> int:
+        """Numbers of a layer's routed experts, put together on a device."""
+        c = self.config
+        width = c.expert_ffn_dim // self.parts("mlp", c.expert_ffn_dim)
+        return 3 * c.num_experts // self.num_devices(self.spread) * c.model_dim * width
+
+    def expert_exchanges(self, times: float) -> list[Exchange]:
+        """Of all layers: tokens out and sums back, ``times`` times."""
+        c, layers = self.config, self.config.num_moe_layers
+        if not layers or self.moved == 1:
+            return []
+        row = c.model_dim * self.itemsize
+        if self.is_exchanged:
+            copies = max_destinations(c, self.moved)
+            room = c.expert_capacity * copies if c.expert_parallel == "all_to_all" else copies
+            return [Exchange("all-to-all", 2 * times * layers * self.tokens * room * row, self.moved, False)]
+        rows = times * layers * self.tokens * self.moved
+        return [
+            Exchange("all-gather", rows * row, self.moved, False),
+            Exchange("reduce-scatter", rows * c.model_dim * 4, self.moved, False),
+        ]
+
+    # Parameters
+
+    def weight_exchanges(self, *, gathers: int, has_gradients: bool) -> list[Exchange]:
+        """What puts parameters together in the type of the activations and, in training, sums their gradients.
+
+        A layer's weights are gathered over the axes that split their "embed" or "latent"; the gradient of the whole is
+        added up and split over the same ones, then added up over what else splits the tokens.
+        """
+        params, axes = self.model.abstract()[0], self.model.logical_axes()[0]
+        tokens = {*self.axes("batch", self.rows), *self.axes("length", self.length)}
+        stay = {*self.spread, *self.axes("heads", self.config.num_heads)}
+        found: dict[tuple[str, int], float] = {}
+
+        def add(kind: str, size: float, devices: int):
+            if devices > 1 and size:
+                found[kind, devices] = found.get((kind, devices), 0.0) + size
+
+        leaves = jax.tree.leaves(params)
+        for names, leaf in zip(jax.tree.leaves(axes, is_leaf=lambda a: isinstance(a, tuple)), leaves, strict=True):
+            spec = partition_spec(names, leaf.shape, self.mesh, role=self.role)
+            split = {axis for entry in spec for axis in axes_of(entry)}
+            gathered = {a for a in split if a in tokens and not ("experts" in names and a in stay)}
+            whole = leaf.size / self.num_devices(split - gathered)
+            add("all-gather", gathers * whole * self.itemsize, self.num_devices(gathered))
+            if has_gradients:
+                add("reduce-scatter", whole * self.itemsize, self.num_devices(gathered))
+                add("all-reduce", leaf.size / self.num_devices(split) * 4, self.num_devices(tokens - split))
+        return [Exchange(kind, size, devices, True) for (kind, devices), size in found.items()]
+
+    def activation_exchanges(self, *, passes: int, has_gradients: bool) -> list[Exchange]:
+        """Sums over "tensor" after attention and feed-forward, and keys that are gathered over "sequence".
+
+        ``passes``: how often the layers' forward pass runs; the backward pass has as many sums as one of them.
+        """
+        c, layers = self.config, self.config.num_layers
+        found = []
+        if (tensor := self.parts("heads", c.num_heads)) > 1:
+            times = 2 * layers * (passes + has_gradients)
+            found.append(Exchange("all-reduce", times * self.tokens * c.model_dim * self.itemsize, tensor, False))
+        if self.sequence_parts > 1:
+            cached = c.kv_lora_rank + c.rope_head_dim if c.attention == "mla" else self.attention_width()[1]
+            latent = layers * self.keys * cached * self.itemsize
+            found.append(Exchange("all-gather", passes * latent, self.sequence_parts, False))
+            if has_gradients:
+                found.append(Exchange("reduce-scatter", latent, self.sequence_parts, False))
+        return found

@@ -1,0 +1,179 @@
+"""The trainer's weights for the sampler: another layout, another type, perhaps other devices.
+
+The trainer keeps float32 weights that are gathered when they are used; the sampler wants them where it computes
+(``sharding.RULES``), in the type that it computes in. The copy is made array by array, each cast and moved by one program; of
+stacked layers one after the other, so that beside the copy itself no more is held at any time than a layer of one array (all
+of that layer at worst, where XLA finds no shorter way between two layouts than to gather it). It lives only while something
+is sampled.
+
+A cast copy gives the same numbers, bit for bit: the model casts its weights to ``ModelConfig.dtype`` wherever it uses them. The
+exceptions, used in float32 (``_IN_FLOAT32``), are not cast.
+"""
+
+import contextlib
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from r1jax.models.transformer import Model
+from r1jax.sharding import MESH_AXES, make_mesh, tree_shardings
+
+FIRST_DEVICE = "first_device"
+_IN_FLOAT32 = ("scale", "w_router_DE")
+"""Last name of a parameter that is used in float32: norms, and the router."""
+_STACKS = ("dense", "moe", "mtp")
+"""First name of the parameters whose leading dim is layers."""
+
+
+def make_rollout_mesh(axes: Mapping[str, int] | None, mesh: Mesh) -> Mesh:
+    """The sampler's mesh beside the trainer's ``mesh``. ``axes``, a config's "rollout_mesh", is one of
+
+    None: the trainer's mesh.
+    {"tensor": 4, ...}: the trainer's devices, in their order, arranged by these axes (those not named have size 1).
+    {"tensor": 4, ..., "first_device": 8}: devices of its own, as many as the axes say, from this number of ``jax.devices()``
+      on. Sampler and trainer then have disjoint parts of the machine.
+
+    Raises ValueError, saying what to change, for an unknown axis, a size below 1, another number of devices than the trainer's,
+    devices of its own that do not exist or are the trainer's, and any in a run of several processes, of which each must
+    see the samples.
+    """
+    if axes is None:
+        return mesh
+    axes = dict(axes)
+    first = axes.pop(FIRST_DEVICE, None)
+    if unknown := sorted(set(axes) - set(MESH_AXES)):
+        raise ValueError(f"rollout_mesh: unknown mesh axes {unknown}; choose from {[*MESH_AXES, FIRST_DEVICE]}")
+    if any(not isinstance(size, int) or size < 1 for size in axes.values()):
+        raise ValueError(f"rollout_mesh: axes must be whole numbers of at least 1, got {axes}")
+    need, devices = math.prod(axes.values()), jax.devices()
+    if first is None:
+        if need != mesh.size:
+            raise ValueError(
+                f"rollout_mesh {axes} is of {need} devices, and the trainer has {mesh.size}; make its product {mesh.size}, or "
+                f"give it devices of its own by {FIRST_DEVICE!r}"
+            )
+        # In the trainer's order, so that one program can go from one layout to the other.
+        shape = [axes.get(name, 1) for name in MESH_AXES]
+        return Mesh(mesh.devices.reshape(shape), MESH_AXES, axis_types=mesh.axis_types)
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"rollout_mesh: {FIRST_DEVICE}={first} gives the sampler devices of its own, which takes a single process, and this "
+            f"run has {jax.process_count()}; leave it out, and the sampler uses the trainer's devices"
+        )
+    if not isinstance(first, int) or not 0 <= first <= len(devices) - need:
+        raise ValueError(
+            f"rollout_mesh: {axes} from {FIRST_DEVICE}={first!r} on is of {need} devices; there are {len(devices)}"
+        )
+    own = devices[first : first + need]
+    if shared := sorted(device.id for device in set(own) & set(mesh.devices.flat)):
+        raise ValueError(
+            f"rollout_mesh: {axes} from {FIRST_DEVICE}={first} on takes the devices {shared}, which are the trainer's: that has "
+            f"the first {mesh.size}, so begin at {mesh.size}, or make `mesh` smaller"
+        )
+    return make_mesh(axes, devices=own)
+
+
+class WeightSync:
+    """Lends the weights of a train state to the sampler, laid out and typed for it on its mesh.
+
+    Args:
+      model: the policy's architecture.
+      mesh: the trainer's.
+      axes: a config's "rollout_mesh", see ``make_rollout_mesh``. None: the sampler gets the trainer's own arrays.
+
+    Raises ValueError as ``make_rollout_mesh`` does, and naming a parameter that an axis of the mesh does not divide.
+    """
+
+    def __init__(self, model: Model, *, mesh: Mesh, axes: Mapping[str, int] | None):
+        self._model = model
+        self.mesh = make_rollout_mesh(axes, mesh)
+        self._shardings = None if axes is None else rollout_shardings(model, self.mesh)
+
+    @contextlib.contextmanager
+    def lend(self, state: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """{"params", "buffers"} of ``state`` for the sampler, whose mesh is the ambient one as long as the context lasts.
+
+        Then the dict is emptied, and a copy that nobody else has kept is freed.
+        """
+        params, buffers = state["params"], state["buffers"]
+        if self._shardings is not None:
+            params, buffers = to_rollout(self._model, params, buffers, shardings=self._shardings)
+        lent = {"params": params, "buffers": buffers}
+        del params, buffers
+        try:
+            with jax.set_mesh(self.mesh):
+                yield lent
+        finally:
+            lent.clear()
+
+
+def rollout_shardings(model: Model, mesh: Mesh) -> tuple[Any, Any]:
+    """Those of (params, buffers) in the role "rollout". Raises ValueError naming a parameter that an axis does not divide."""
+    params, buffers = (
+        tree_shardings(axes, shapes, mesh, role="rollout")
+        for axes, shapes in zip(model.logical_axes(), model.abstract(), strict=True)
+    )
+    return params, buffers
+
+
+def to_rollout(
+    model: Model, params, buffers, *, shardings: tuple[Any, Any], is_consumed: bool = False
+) -> tuple[Any, Any]:
+    """(params, buffers) as the sampler wants them: laid out by ``shardings`` and, but for ``_IN_FLOAT32``, in the compute type.
+
+    An array that is so already is handed on. With ``is_consumed`` the others are deleted as soon as their copies are there: for
+    a caller that only samples, so that both are never there together.
+    """
+
+    def moved(path, array: jax.Array, target: NamedSharding) -> jax.Array:
+        dtype = rollout_dtype(path, model)
+        if array.dtype == dtype and array.sharding.is_equivalent_to(target, array.ndim):
+            return array
+        copy = _move(array, target, dtype, is_stacked=path[0].key in _STACKS)
+        if is_consumed:
+            copy.block_until_ready()
+            array.delete()
+        return copy
+
+    params = jax.tree.map_with_path(moved, params, shardings[0])
+    buffers = jax.tree.map(lambda bias, target: jax.device_put(bias, target), buffers, shardings[1])
+    return params, buffers
+
+
+def rollout_dtype(path, model: Model) -> jnp.dtype:
+    """The type of the parameter at ``path`` (of ``jax.tree.map_with_path``) in the sampler's copy."""
+    return jnp.dtype(jnp.float32 if path[-1].key in _IN_FLOAT32 else model.config.dtype)
+
+
+@functools.cache
+def make_reshard(target: NamedSharding, dtype: jnp.dtype, *, is_stacked: bool):
+    """Jitted (array) -> the array in ``dtype``, laid out by ``target``, whose devices it must be on, in their order.
+
+    ``is_stacked``: the leading dim is layers, which are moved one after the other.
+    """
+    if not is_stacked:
+        return jax.jit(lambda array: array.astype(dtype), out_shardings=target)
+    layer = NamedSharding(target.mesh, PartitionSpec(*target.spec[1:]))
+
+    def by_layer(array):
+        return jax.lax.map(lambda part: jax.lax.with_sharding_constraint(part.astype(dtype), layer), array)
+
+    return jax.jit(by_layer, out_shardings=target)
+
+
+def _move(array: jax.Array, target: NamedSharding, dtype: jnp.dtype, *, is_stacked: bool) -> jax.Array:
+    """The array in ``dtype`` and laid out by ``target``, also on other devices."""
+    source = array.sharding
+    if source.device_set == target.device_set:
+        return make_reshard(target, dtype, is_stacked=is_stacked)(array)
+    if not isinstance(source, NamedSharding) or source.mesh.size != target.mesh.size:
+        return jax.device_put(array.astype(dtype), target)  # by way of the host, where parts differ
+    # As many devices there as here: the parts are made here, so that each only has to be copied.
+    here = Mesh(source.mesh.devices.reshape(target.mesh.devices.shape), MESH_AXES, axis_types=target.mesh.axis_types)
+    parts = make_reshard(NamedSharding(here, target.spec), dtype, is_stacked=is_stacked)(array)
+    return jax.device_put(parts, target)

@@ -1,0 +1,107 @@
+"""python -m r1jax.plan: its tables, its exit codes and what it says of bad input."""
+
+import json
+import sys
+
+import pytest
+
+from r1jax.plan import __main__ as command
+from r1jax.plan import aot
+
+MINI = ["--config=configs/zero.py", "--topology=v5e:2x2", "--config.stages.zero.mesh={'fsdp': 2, 'expert': 2}"]
+
+
+def run(capsys, *arguments):
+    code = command.main(arguments)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_mini_fits_by_count_and_the_table_is_written(capsys, tmp_path):
+    code, out, err = run(capsys, *MINI, "--analytic", f"--out={tmp_path}")
+    assert (code, err) == (0, "")
+    for name in ("prefill", "decode", "old log-probs", "reference log-probs", "update", "apply"):
+        assert f"| {name} " in out
+    assert "modelled" in out
+    written = tmp_path / "zero_zero_v5e_2x2"
+    assert out.strip() in written.with_suffix(".md").read_text()
+    record = json.loads(written.with_suffix(".json").read_text())
+    assert record["misfits"] == []
+    assert {row["name"]: row["calls"] for row in record["programs"]}["decode"] == 2.0
+
+
+def test_what_does_not_fit_is_named_with_the_bytes_that_lack(capsys):
+    code, _, err = run(
+        capsys,
+        "--config=configs/r1/zero.py",
+        "--topology=v5p:2x2x1",
+        "--analytic",
+        "--programs=apply",
+        "--config.stages.rl.mesh={'fsdp': 1, 'expert': 4}",
+        "--config.stages.rl.rollout_mesh=None",
+    )
+    assert code == 1
+    assert "does not fit: apply" in err and "GiB" in err
+
+
+def test_a_model_of_another_stage_is_looked_up_in_its_config(capsys):
+    """rl1 starts from cold_start's supervised stage, which starts from DeepSeek-V3-Base."""
+    code, out, err = run(capsys, "--config=configs/r1/rl1.py", "--topology=v5p:8x8x16", "--show-sharding")
+    assert (code, err) == (0, "")
+    assert "params/moe/ffn/w_up_EDF" in out and "58x256x7168x2048" in out
+    assert "expert fsdp*sequence" in out
+    assert "mesh {'fsdp': 16, 'expert': 8, 'sequence': 8}" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--topology=v7x:2x2"], "unknown topology 'v7x:2x2'"),
+        (["--topology=v5e:2x2", "--stage=base2"], "--stage=base2: the stages of configs/zero.py with programs are base, zero"),
+        (["--topology=v5e:2x2", "--programs=updates"], "there is no program 'updates'; there are prefill, decode"),
+        (["--topology=v5e:2x2", "--config.stages.zero.mesh={'fsdp': 3}"], "do not divide the 4 here"),
+        (["--topology=v5e:2x2", "--config.stages.zero.mesh={'fsdp': 8}"], "needs 8 devices, this machine has 4"),
+        (["--topology=v5e:4x4", "--config.stages.zero.mesh={'expert': 16}"], "of 16 does not divide 'experts', which is 8"),
+        (["--topology=v5e:2x2", "--config.stages.zeros.mesh={}"], "has no key stages.zeros.mesh"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_a_sentence(capsys, arguments, words):
+    code, out, err = run(capsys, "--config=configs/zero.py", "--analytic", *arguments)
+    assert (code, out) == (2, "")
+    assert words in err and err.count("\n") == 1
+
+
+def test_a_stage_whose_model_nobody_knows(capsys, tmp_path):
+    """Away from the configs it names, rl1.py cannot be followed."""
+    text = open("configs/r1/rl1.py").read().replace('after("cold_start", "supervised")', 'after("elsewhere", "supervised")')
+    for name in ("recipe.py",):
+        (tmp_path / name).write_text(open(f"configs/r1/{name}").read())
+    (tmp_path / "rl1.py").write_text(text)
+    arguments = [f"--config={tmp_path / 'rl1.py'}", "--topology=v5p:8x8x16", "--show-sharding"]
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and "elsewhere.py to look its model up in; say --preset=NAME" in err
+    code, out, _ = run(capsys, *arguments, "--preset=deepseek_v3")
+    assert code == 0 and "58x256x7168x2048" in out
+
+
+def test_a_libtpu_that_is_not_there_or_of_another_release(monkeypatch, tmp_path):
+    library = tmp_path / "site" / "libtpu" / "libtpu.so"
+    monkeypatch.setenv("TPU_LIBRARY_PATH", str(library))
+    with pytest.raises(aot.LibtpuError, match=r"is no file: pip install 'libtpu==.*--analytic needs none"):
+        aot.check_libtpu()
+    library.parent.mkdir(parents=True)
+    library.touch()
+    aot.check_libtpu()  # nobody knows its version
+    (library.parents[1] / "libtpu-0.0.1.dist-info").mkdir()
+    with pytest.raises(aot.LibtpuError, match=r"libtpu 0\.0\.1 does not match jax .*, which is made for libtpu=="):
+        aot.check_libtpu()
+    monkeypatch.delenv("TPU_LIBRARY_PATH")
+    monkeypatch.setitem(sys.modules, "libtpu", None)
+    monkeypatch.setattr(aot.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(aot.LibtpuError, match="libtpu, and it is not installed: pip install"):
+        aot.check_libtpu()
+
+
+def test_versions_match_by_the_requirement_of_jax():
+    assert aot._matches("0.0.42.1", "==0.0.42.*") and not aot._matches("0.0.421", "==0.0.42.*")
+    assert aot._matches("0.0.50", ">=0.0.40") and aot._wanted_libtpu().startswith("==0.0.")

@@ -1,0 +1,121 @@
+"""The programs of a stage: their shapes and layouts are those of the arrays that the stage makes, and they run on them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from r1jax.config_file import load_config
+from r1jax.models.transformer import make_model
+from r1jax.plan.programs import Assumed, decode_state, stage_programs
+from r1jax.rollout.engine import make_engine
+from r1jax.sharding import make_mesh
+from r1jax.stages import rl
+from r1jax.stages.policy import abstract_policy, check_init
+from tests.tiny import POLICY, V3
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def rl_config(**changes) -> ConfigDict:
+    config = load_config("configs/zero.py").stages.zero.to_dict()
+    config |= {"init": POLICY, "mesh": {"fsdp": 2, "expert": 2}, "row_length": 16, "rows_per_microbatch": 4}
+    return ConfigDict(config | changes)
+
+
+def described(tree):
+    return jax.tree.map(lambda a: (a.shape, a.dtype, a.sharding), tree)
+
+
+@pytest.fixture(scope="module")
+def planned():
+    config = rl_config()
+    mesh = make_mesh(config.mesh.to_dict())
+    return config, mesh, stage_programs(config, mesh)
+
+
+def built(config, mesh):
+    """What the stage itself builds, of real weights."""
+    model, params, buffers = abstract_policy(config.init.to_dict(), mesh=mesh)
+
+    def made(shape):
+        return jax.device_put(jnp.full(shape.shape, 0.02, shape.dtype), shape.sharding)
+
+    with jax.set_mesh(mesh):
+        return rl.build(config, model, *jax.tree.map(made, (params, buffers)))
+
+
+def test_the_abstract_state_is_laid_out_as_the_real_one(planned):
+    config, mesh, programs = planned
+    assert described(programs.state) == described(built(config, mesh).state)
+    assert programs.state["reference"]["params"]["moe"]["ffn"]["w_up_EDF"].sharding.spec[1:3] == ("expert", "fsdp")
+
+
+def test_the_compiled_update_runs_on_the_stages_own_arrays(planned):
+    """Compiled from shapes, called with arrays: 4 rows of 16 tokens go through 2 experts each, in the only MoE layer."""
+    config, mesh, programs = planned
+    program = next(program for program in programs.programs if program.name == "update")
+    state, update, _ = built(config, mesh)
+    rng = np.random.default_rng(0)
+
+    def filled(shape):
+        values = rng.integers(1, 3, shape.shape) if shape.dtype == jnp.int32 else rng.random(shape.shape)
+        return jax.device_put(np.asarray(values, shape.dtype), shape.sharding)
+
+    batch = jax.tree.map(filled, program.arguments[-1])
+    with jax.set_mesh(mesh):
+        compiled = program.function.lower(*program.arguments).compile()
+        grads, sums = compiled(state["params"], state["buffers"], *update.zeros(batch), batch)
+    assert sums["expert_counts"]["moe"]["ffn"]["router_bias_E"].sum() == 4 * 16 * 2
+    assert np.isfinite(sums["loss"]) and jax.tree.structure(grads) == jax.tree.structure(state["params"])
+
+
+def test_calls_and_sizes_follow_from_the_config(planned):
+    """16 questions x 16 samples in 2 updates; 128 responses of 30 + 2 tokens are 256 rows of 16, 64 micro-batches of 4."""
+    config, mesh, _ = planned
+    programs = stage_programs(config, mesh, assumed=Assumed(mean_new_tokens=30, mean_prompt_tokens=2))
+    calls = {program.name: program.calls for program in programs.programs}
+    assert calls == {
+        "prefill": 0.5, "decode": 2.0, "old log-probs": 64, "reference log-probs": 64, "zeros": 1, "update": 64, "apply": 1,
+    }  # fmt: skip
+    sizes = {program.name: dict(program.sizes) for program in programs.programs}
+    assert sizes["prefill"] == {"prompts": 16, "length": 64, "samples": 16}
+    assert sizes["decode"] == {"rows": 256, "slots": 64 + 4 * 32, "steps": 32}
+    assert (programs.tokens_per_step, programs.num_steps) == (128 * 32, 80)
+
+
+def test_nothing_is_counted_twice_between_arguments_and_residents(planned):
+    _, _, programs = planned
+    residents = {program.name: set(program.resident) for program in programs.programs}
+    assert residents["decode"] == {"step", "opt_state", "reference"}
+    assert residents["reference log-probs"] == {"step", "params", "opt_state", "buffers"}
+    assert residents["apply"] == {"reference"}
+
+
+def test_the_decode_state_is_what_the_engine_makes():
+    model = make_model(V3)
+    params, buffers = model.abstract()
+    engine = make_engine(model, pad_id=0, prompt_bucket=8, segment=4)
+    tokens = jax.ShapeDtypeStruct((3, 8), jnp.int32)
+    made = jax.eval_shape(lambda *given: engine._prefill_fn(*given, length=8, repeats=2), params, buffers, tokens, tokens)
+    made["cache"] = jax.eval_shape(lambda cache: engine._grow(cache, length=12), made["cache"])
+    expected = decode_state(model, rows=6, slots=12)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), made) == jax.tree.map(lambda a: (a.shape, a.dtype), expected)
+
+
+def test_a_model_without_weights_is_named_by_a_preset():
+    spec = {"kind": "hf", "path": "models/absent", "preset": "deepseek_v3", "model": {"dtype": "bfloat16"}}
+    check_init(spec)
+    model, params, _ = abstract_policy(spec, mesh=make_mesh())
+    assert params["moe"]["ffn"]["w_up_EDF"].shape == (58, 256, 7168, 2048)
+    assert model.config.dtype == "bfloat16"
+    with pytest.raises(ValueError, match=r"init.path='models/absent' is not there: say which model it is with init.preset"):
+        abstract_policy({"kind": "hf", "path": "models/absent"}, mesh=make_mesh())
+    with pytest.raises(ValueError, match="no model preset 'deepseek'"):
+        check_init(spec | {"preset": "deepseek"})
+
+
+def test_stages_without_programs_are_refused():
+    with pytest.raises(ValueError, match="stage 'preferences' has no programs to plan; those with some are rl, supervised"):
+        stage_programs(ConfigDict({"stage": "preferences"}), make_mesh())

@@ -1,0 +1,160 @@
+"""The sampler's copy of the weights: its numbers, its layout, what it takes, what is refused."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r1jax.models.transformer import make_model
+from r1jax.rollout.weight_sync import WeightSync, make_reshard, make_rollout_mesh, rollout_shardings, to_rollout
+from r1jax.sharding import axes_of, make_mesh, partition_spec, tree_shardings
+from tests.tiny import GQA, V3, padded, shaken
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+MTP = dataclasses.replace(V3, num_layers=2, num_mtp_layers=1)
+TRAIN = {"fsdp": 2, "expert": 2, "tensor": 2}
+
+
+def placed(model, mesh):
+    trees = zip(shaken(model), model.logical_axes(), model.abstract(), strict=True)
+    params, buffers = (jax.device_put(tree, tree_shardings(axes, shapes, mesh)) for tree, axes, shapes in trees)
+    return {"params": params, "buffers": buffers}
+
+
+def assert_cast(got, want, dtype):
+    def check(path, copy, array):
+        in_float32 = path[-1].key in ("scale", "w_router_DE")
+        assert copy.dtype == (jnp.float32 if in_float32 else dtype), path
+        np.testing.assert_array_equal(copy, np.asarray(array).astype(copy.dtype), err_msg=str(path))
+
+    jax.tree.map_with_path(check, got, want)
+
+
+@pytest.mark.parametrize(
+    ("axes", "config", "matrix", "split"),
+    [
+        (TRAIN, MTP, ("moe", "ffn", "w_gate_EDF"), [(), ("expert", "fsdp"), (), ("tensor",)]),
+        ({"expert": 2, "tensor": 2, "first_device": 4}, GQA, ("dense", "ffn", "w_up_DF"), [(), (), ("tensor",)]),
+    ],
+    ids=["rearranged", "other devices"],
+)
+def test_values_types_and_layout(axes, config, matrix, split):
+    model = make_model(dataclasses.replace(config, dtype="bfloat16"))
+    mesh = make_mesh({"fsdp": 2, "tensor": 2} if "first_device" in axes else TRAIN)
+    state = placed(model, mesh)
+    before = jax.tree.map(np.asarray, state)
+    sync = WeightSync(model, mesh=mesh, axes=axes)
+    with sync.lend(state) as lent:
+        assert jax.sharding.get_mesh() == sync.mesh
+        assert_cast(lent["params"], before["params"], jnp.bfloat16)
+        jax.tree.map(np.testing.assert_array_equal, lent["buffers"], before["buffers"])
+        want = rollout_shardings(model, sync.mesh)
+        jax.tree.map(
+            lambda a, s: a.sharding.is_equivalent_to(s, a.ndim) or pytest.fail(str(s)), lent["params"], want[0]
+        )
+        assert all(a.sharding.device_set == set(sync.mesh.devices.flat) for a in jax.tree.leaves(lent))
+        leaf = functools.reduce(dict.get, matrix, lent["params"])
+        assert [*map(axes_of, leaf.sharding.spec)] == split
+    assert lent == {}
+    jax.tree.map(np.testing.assert_array_equal, state, before)  # and none was donated
+
+
+def test_without_axes_the_arrays_are_the_trainers():
+    model, mesh = make_model(GQA), make_mesh()
+    state = placed(model, mesh)
+    with WeightSync(model, mesh=mesh, axes=None).lend(state) as lent:
+        assert lent["params"] is state["params"] and lent["buffers"] is state["buffers"]
+
+
+def test_what_needs_no_change_is_not_copied():
+    model, mesh = make_model(GQA), make_mesh()
+    state = placed(model, mesh)
+    with WeightSync(model, mesh=mesh, axes={}).lend(state) as lent:
+        assert all(a is b for a, b in zip(*map(jax.tree.leaves, (lent["params"], state["params"])), strict=True))
+
+
+@pytest.mark.parametrize("config", [GQA, V3], ids=["gqa", "v3"])
+def test_a_cast_copy_gives_the_same_bits(config):
+    """Teacher forcing, prefill and decode: a weight that somebody uses in float32 would show here."""
+    model = make_model(dataclasses.replace(config, num_layers=config.num_dense_layers + 1, dtype="bfloat16"))
+    params, buffers = shaken(model)
+    copy, _ = to_rollout(model, params, buffers, shardings=rollout_shardings(model, make_mesh()))
+    assert copy["embed_VD"].dtype == jnp.bfloat16
+    rng = np.random.default_rng(0)
+    tokens, positions, segments = padded([rng.integers(1, 48, n).tolist() for n in (3, 20, 15, 11)])
+
+    @jax.jit
+    def run(params):
+        places = {"positions_BT": positions, "segments_BT": segments}
+        hidden, _, _ = model.hidden(params, buffers, tokens, **places)
+        cache = model.init_cache(batch=4, length=21)
+        _, cache, _ = model.hidden(params, buffers, tokens, **places, cache=cache, is_prefill=True)
+        places = {"positions_BT": positions[:, -1:] + 1, "segments_BT": segments[:, :1]}
+        decoded, _, _ = model.hidden(params, buffers, tokens[:, :1], **places, cache=cache)
+        return model.token_logprob(params, hidden, jnp.roll(tokens, -1, axis=1)), model.logits(params, decoded)
+
+    jax.tree.map(np.testing.assert_array_equal, run(copy), run(params))
+
+
+def test_weights_that_are_only_sampled_from_are_given_up_one_by_one():
+    model, mesh = make_model(dataclasses.replace(GQA, dtype="bfloat16")), make_mesh()
+    state = placed(model, mesh)
+    want = jax.tree.map(np.asarray, state["params"])
+    params, _ = to_rollout(model, **state, shardings=rollout_shardings(model, mesh), is_consumed=True)
+    assert_cast(params, want, jnp.bfloat16)
+    given = jax.tree.leaves(state["params"])
+    kept = {id(a) for a in jax.tree.leaves(params)}
+    assert all(a.is_deleted() or id(a) in kept for a in given) and sum(a.is_deleted() for a in given) >= 8
+
+
+@pytest.mark.parametrize(
+    ("axes", "layers"), [(TRAIN, 0.6), ({"expert": 4, "tensor": 2}, 0.6), ({"expert": 8}, 3.1), ({"data": 8}, 3.1)]
+)
+def test_peak_memory_is_of_one_layer(axes, layers):
+    """Beside the copy, in layers of the bfloat16 array as a whole; at once the eight layers take up to 24."""
+    mesh, shape = make_mesh(TRAIN), (8, 16, 64, 32)
+    names = (None, "experts", "embed", "mlp")
+    rollout = make_rollout_mesh(axes, mesh)
+    source, target = (
+        jax.sharding.NamedSharding(m, partition_spec(names, shape, m, role=role))
+        for m, role in ((mesh, "train"), (rollout, "rollout"))
+    )
+    array = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=source)
+    taken = {}
+    for is_stacked in (True, False):
+        program = make_reshard(target, jnp.dtype("bfloat16"), is_stacked=is_stacked).lower(array).compile()
+        taken[is_stacked] = program.memory_analysis().temp_size_in_bytes / (2 * 16 * 64 * 32)
+    assert taken[True] <= layers and taken[False] > 3 * taken[True], taken
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ({"tensors": 2}, r"unknown mesh axes \['tensors'\]"),
+        ({"tensor": 0}, "at least 1, got {'tensor': 0}"),
+        ({"tensor": 2}, "is of 2 devices, and the trainer has 4; make its product 4"),
+        ({"tensor": 4, "first_device": 2}, r"takes the devices \[2, 3\], which are the trainer's"),
+        ({"tensor": 4, "first_device": 5}, "first_device=5 on is of 4 devices; there are 8"),
+        ({"tensor": 4, "first_device": "half"}, "first_device='half'"),
+    ],
+)
+def test_bad_meshes_are_named(axes, words):
+    with pytest.raises(ValueError, match=f"rollout_mesh.*{words}"):
+        make_rollout_mesh(axes, make_mesh({"data": 4}))
+
+
+def test_devices_of_its_own_take_a_single_process(monkeypatch):
+    mesh = make_mesh({"data": 4})
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="takes a single process, and this run has 2"):
+        make_rollout_mesh({"data": 4, "first_device": 4}, mesh)
+
+
+def test_an_axis_that_does_not_divide_a_parameter_is_named():
+    with pytest.raises(ValueError, match=r"w_down_EFD .*'expert' of 8 does not divide 'experts', which is 4"):
+        model = make_model(dataclasses.replace(V3, num_experts=4, num_groups=2, num_groups_per_token=1))
+        WeightSync(model, mesh=make_mesh({"data": 8}), axes={"expert": 8})
