@@ -118,15 +118,6 @@ def require_same_text(text: str, what: str) -> None:
     require_same(np.frombuffer(text.encode(), np.uint8), what)
 
 
-def require_one(what: str) -> None:
-    """Raises ValueError if there are several processes; `what` can only run in one."""
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"{what} runs in one process and this run has {jax.process_count()}: leave it out with --skip, "
-            "run it alone, and start this one again"
-        )
-
-
 def to_host(array: Any) -> np.ndarray:
     """The whole array in host memory, wherever its shards lie."""
     if not isinstance(array, jax.Array) or jax.process_count() == 1:

@@ -35,7 +35,8 @@ def load_corpus(path: str | Path) -> list[dict[str, Any]]:
         ValueError: a row without one of the keys, or with another expected value than 0 or 1; names the line.
     """
     rows = []
-    for place, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+    lines = Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")  # texts may hold other line ends
+    for place, line in enumerate(lines, start=1):
         row = json.loads(line)
         if not {"gold", "response", "expected", "why", "source"} <= set(row) or row["expected"] not in (0, 1):
             raise ValueError(f"{path}, line {place}: needs gold, response, expected (0 or 1), why and source")

@@ -14,8 +14,10 @@ as many as the fullest device needs (``in_rounds``). Balanced routing, which the
 
 Group-limited routing (V3 Sec. 2.1.2, "node-limited") bounds how many devices a token goes to, hence the room: at most
 ``num_groups_per_token`` devices where each holds whole groups, that many times the devices of a group where groups are spread
-(``max_destinations``). So in V3 on 8 devices a token travels 4 times, not 8. V3's further step, one copy over the slow network
-to a node and then on within it, has no use here: an expert axis lies within a slice (``make_mesh``), whose links are alike.
+(``max_destinations``). So in V3 on 8 devices a token travels 4 times, not 8. Experts stand on the axis group by group: where
+devices stand there node by node (GPUs do, in the order of their processes) and a node holds whole groups, what a token sends
+reaches ``num_groups_per_token`` nodes at most. V3's further step, one copy over the slow network to a node and then on within
+it, has no use here: an expert axis lies within a slice (``make_mesh``), whose links are alike.
 """
 
 import functools

@@ -42,7 +42,7 @@ class Endpoint:
         temperature, top_p, max_tokens: of the answers; None leaves the server's own.
         timeout: seconds for one attempt to connect, and for each wait on an open connection.
         retries: further attempts after a failure that may pass (no connection, timeout, 429, 5xx).
-        backoff: seconds before the second attempt, doubled each time, at most a minute; a Retry-After goes before it.
+        backoff: seconds before the second attempt, doubled each time, at most a minute; a Retry-After goes before it (0: at once).
         workers: conversations at the same time.
         key_variable: the environment variable that holds the key; None sends none.
     """
@@ -97,7 +97,8 @@ class Endpoint:
             except urllib.error.HTTPError as error:
                 with error:
                     failure = f"HTTP {error.code} {error.reason}: {error.read(300).decode('utf-8', 'replace')}"
-                    wait = _seconds(error.headers.get("Retry-After")) or wait
+                    asked_for = _seconds(error.headers.get("Retry-After"))
+                    wait = wait if asked_for is None else asked_for
                 if error.code not in _TRY_AGAIN:
                     break
             except (OSError, http.client.HTTPException) as error:

@@ -23,6 +23,12 @@ def test_load_writes_repetitions_out_and_names_a_bad_line(tmp_path):
         verifiers.load_corpus(write(tmp_path / "b.jsonl", [ROWS[0], {**ROWS[1], "expected": 0.5}]))
 
 
+def test_a_response_may_hold_any_line_end(tmp_path):
+    row = ROWS[0] | {"response": "one\u2028two\x85three\r\n\\boxed{4}"}
+    (tmp_path / "c.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert verifiers.load_corpus(tmp_path / "c.jsonl") == [row]
+
+
 def test_counts():
     scores = [None, 1.0, 0.0, "timeout"]
     assert verifiers.count_errors(ROWS, scores) == {

@@ -17,10 +17,8 @@ DENSE = POLICY | {
 def asks(samples, *, chat, seed):
     """A judge that asks the policy, which is too young to finish, and goes by the length."""
     answers = chat([sample.messages for sample in samples], seed=seed)
-    verdicts = [
-        "wrong" if not isinstance(answer, ChatError) and len(answer) % 3 == 0 else "correct" for answer in answers
-    ]
-    return [{"correctness": verdict} for verdict in verdicts]
+    assert all(isinstance(answer, str | ChatError) for answer in answers)
+    return [{"correctness": "wrong" if len(sample.text) % 3 == 0 else "correct"} for sample in samples]
 
 
 def tells(samples, *, chat, seed):

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from r1jax.processes import any_process, exchange, gather, on_first, require_one, require_same, to_host
+from r1jax.processes import any_process, exchange, gather, on_first, require_same, require_same_text, to_host
 from tests.launch import peers
 from tests.launch.grpo_program import PROBLEMS, digest, restored, run
 
@@ -18,8 +18,8 @@ def test_one_process_asks_nobody():
     same = {"nan": math.nan}
     assert exchange(same)[0] is same and gather(lambda: same)[0] is same and on_first(lambda: same) is same
     assert any_process(True) is True and any_process(False) is False
-    require_one("this")
     require_same({"a": np.ones(2)}, "a batch")
+    require_same_text("", "a text")
     assert to_host(jax.numpy.arange(3)).tolist() == [0, 1, 2]
     with pytest.raises(KeyError):  # the error itself, not a copy
         on_first(lambda: {}["a"])

@@ -14,6 +14,7 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r1jax.kernels import hardware
+from r1jax.kernels.route import route
 from r1jax.models import expert_parallel
 from r1jax.models.expert_exchange import _windows
 from r1jax.models.expert_parallel import max_destinations
@@ -192,6 +193,23 @@ def test_a_token_of_v3_goes_to_so_many_devices_at_most():
     assert max_destinations(v3, 8, is_replay=True) == 8
     ungrouped = dataclasses.replace(v3, num_groups=1, num_groups_per_token=1)
     assert [max_destinations(ungrouped, n) for n in (4, 8, 16)] == [4, 8, 8]
+
+
+def test_groups_on_nodes_bound_to_how_many_nodes_a_token_goes():
+    """V3 Sec. 2.1.2: 8 groups of 32 experts, a group a node, a token on 4 nodes at most; unlimited, 5.25 in the mean."""
+    v3 = make_preset("deepseek_v3")
+    logits = jax.random.normal(jax.random.key(0), (512, v3.num_experts))
+
+    def nodes_of(groups, groups_per_token):
+        _, experts = route(
+            logits, jnp.zeros(v3.num_experts), num_experts_per_token=8, num_groups=groups,
+            num_groups_per_token=groups_per_token, scaling=2.5, best_per_group=2, normalize=True, score_function="sigmoid",
+        )  # fmt: skip
+        return [len(set(row)) for row in (np.asarray(experts) // 32).tolist()]
+
+    limited, unlimited = nodes_of(v3.num_groups, v3.num_groups_per_token), nodes_of(1, 1)
+    assert max(limited) == 4 and max(unlimited) > 6
+    assert np.mean(unlimited) == pytest.approx(8 * (1 - (7 / 8) ** 8), abs=0.2)
 
 
 def test_windows_send_every_pair_once_and_never_more_than_there_is_room():

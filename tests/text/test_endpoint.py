@@ -93,10 +93,11 @@ def test_failures_that_pass_are_tried_again_and_others_are_not():
 def test_it_waits_as_the_server_says_and_else_twice_as_long_each_time(monkeypatch):
     waits = []
     monkeypatch.setattr(endpoint, "time", types.SimpleNamespace(sleep=waits.append))
-    headers = [{}, {}, {"Retry-After": "7"}, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, {"Retry-After": "3600"}]
+    headers = [{}, {}, {"Retry-After": "7"}, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, {"Retry-After": "0"}]
+    headers.append({"Retry-After": "3600"})
     with served(lambda number, _: (429, headers[number - 1], b"")) as (url, requests):
-        Endpoint(url, "m", retries=4, backoff=0.5)([ASKED], seed=0)
-        assert len(requests) == 5 and waits == [0.5, 1.0, 7.0, 4.0]
+        Endpoint(url, "m", retries=5, backoff=0.5)([ASKED], seed=0)
+        assert len(requests) == 6 and waits == [0.5, 1.0, 7.0, 4.0, 0.0]
         waits.clear()
     with served(lambda *_: (429, headers[-1], b"")) as (url, _):
         Endpoint(url, "m", retries=1)([ASKED], seed=0)

@@ -6,7 +6,7 @@
 #
 # setup copies this checkout to ~/r1jax on all workers and installs it, with libtpu. run starts r1jax.run there; --workdir
 # must lie on a file system that all workers have mounted (Filestore, NFS). It is started again, at most
-# RESTARTS times (3), where it ended because a worker was lost: from the last checkpoint.
+# RESTARTS times (3), where it ended because a worker was lost or hung: from the last checkpoint.
 # Ctrl-C here ends the run on all workers as a signal does: all is saved, the same command goes on.
 # DRY_RUN=1 prints the commands and runs none.
 set -euo pipefail
@@ -55,10 +55,10 @@ case $1 in
       code=0
       everywhere "$command" || code=$?
       case $code in
-        75 | 134) [ "$stopped" = 0 ] && [ "$restart" -lt "${RESTARTS:-3}" ] || exit "$code" ;;
+        75 | 134 | 137 | 143) [ "$stopped" = 0 ] && [ "$restart" -lt "${RESTARTS:-3}" ] || exit "$code" ;;
         *) exit "$code" ;;
       esac
-      echo "tpu_vm.sh: a worker was lost (exit code $code); start $((restart + 2)) goes on from the last checkpoint" >&2
+      echo "tpu_vm.sh: a worker was lost or hung (exit code $code); start $((restart + 2)) goes on from the last checkpoint" >&2
     done
     ;;
   *) fail "unknown command $1: say setup or run" ;;

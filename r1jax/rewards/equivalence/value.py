@@ -7,6 +7,7 @@ negative, small and large ones). A value that is infinite or no number equals no
 ``deep=False`` refuses, with ``UndecidedError``, what rational arithmetic does not decide: that is for a worker process.
 """
 
+import itertools
 import random
 from collections.abc import Iterator
 from fractions import Fraction
@@ -26,7 +27,7 @@ class UndecidedError(Exception):
 
 
 def same_value(first: Node, second: Node, *, deep: bool) -> bool:
-    """Whether two expressions are identical.
+    """Whether two expressions are identical. Where the first is of ln|x|, the second must have values wherever it has.
 
     Raises:
         UndecidedError: not deep, and more than rational arithmetic is needed.
@@ -37,7 +38,9 @@ def same_value(first: Node, second: Node, *, deep: bool) -> bool:
         if not _close(pair):
             return False
         found += 1
-    return found >= (_NEEDED_POINTS if symbols(first) | symbols(second) else 1)
+    if found < (_NEEDED_POINTS if symbols(first) | symbols(second) else 1):
+        return False
+    return not _has_log_of_size(first) or _has_values_where(first, second)
 
 
 def constant_ratio(first: Node, second: Node, *, deep: bool) -> int:
@@ -56,6 +59,28 @@ def constant_ratio(first: Node, second: Node, *, deep: bool) -> int:
 def exact_value(node: Node) -> Fraction | None:
     """The value of a rational expression without names; None for any other."""
     return None if symbols(node) else try_evaluate(node, {})
+
+
+def _has_log_of_size(node: Node, *, is_inside: bool = False) -> bool:
+    """Whether a logarithm is taken of an absolute value of names: whoever wrote it minds the negative ones."""
+    if is_inside and node[:2] == ("fn", "abs"):
+        return bool(symbols(node))
+    is_inside = is_inside or node[0] == "log" or node[:2] == ("fn", "ln")
+    return any(_has_log_of_size(part, is_inside=is_inside) for part in node[1:] if isinstance(part, tuple))
+
+
+def _has_values_where(first: Node, second: Node) -> bool:
+    """Whether the second expression has a real value at every tried point where the first has one."""
+    for point in itertools.islice(_points(sorted(symbols(first) | symbols(second))), _SMALL_POINTS):
+        try:
+            value_pair(first, first, point, is_real=True)
+        except UndefinedError:
+            continue
+        try:
+            value_pair(second, second, point, is_real=True)
+        except UndefinedError:
+            return False
+    return True
 
 
 _Pair = tuple[Any, Any, Any]  # two values and the difference below which they are the same
