@@ -23,6 +23,7 @@ dot_product_attention = jax.nn.dot_product_attention
 def gpu(monkeypatch):
     """A program for a Hopper GPU, as far as the package can tell."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(hardware, "is_nvidia_gpu", lambda: True)
     monkeypatch.setattr(hardware, "gpu_capability", lambda: (9, 0))
 
 
