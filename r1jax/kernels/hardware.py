@@ -70,9 +70,14 @@ def require_tpu(operation: str) -> None:
         )
 
 
-def require_gpu(operation: str, name: str) -> None:
+def is_nvidia_gpu() -> bool:
+    """Is it one for an NVIDIA GPU?"""
+    return not is_tpu() and jax.default_backend() == "gpu" and "cuda" in jax.devices()[0].client.platform_version
+
+
+def require_nvidia_gpu(operation: str, name: str) -> None:
     """Raise ValueError, at trace time, if an implementation that only an NVIDIA GPU can run was asked for elsewhere."""
-    if is_tpu() or jax.default_backend() != "gpu":
+    if not is_nvidia_gpu():
         platform = "tpu" if is_tpu() else jax.default_backend()
         raise ValueError(f"{operation}: implementation {name!r} needs an NVIDIA GPU; this program is for {platform!r}")
 

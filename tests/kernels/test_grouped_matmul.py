@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from r1jax.kernels import hardware
 from r1jax.kernels.grouped_matmul import expert_ffn
 from r1jax.kernels.grouped_matmul.xla import _layout, _rows_per_block
 from r1jax.kernels.route import permutation
@@ -144,7 +145,7 @@ def test_tokamax_gets_the_sorted_rows_of_each_product(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "tokamax", types.SimpleNamespace(ragged_dot=ragged_dot))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(hardware, "is_nvidia_gpu", lambda: True)
     (_, out), _ = value_and_grad(arrays, experts, "tokamax")
     np.testing.assert_allclose(out, ffn_numpy(experts, arrays), rtol=1e-4, atol=1e-4)
     gate, down = ((80, 6), (8, 6, 10), ("mosaic", "triton")), ((80, 10), (8, 10, 6), ("mosaic", "triton"))
@@ -155,7 +156,7 @@ def test_tokamax_needs_a_gpu_and_the_package(monkeypatch):
     experts, (x, *others) = make_inputs(*CASES["one row"])
     with pytest.raises(ValueError, match="expert_ffn: implementation 'tokamax' needs an NVIDIA GPU.*'cpu'"):
         expert_ffn(x, experts, *others, implementation="tokamax")
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(hardware, "is_nvidia_gpu", lambda: True)
     monkeypatch.setitem(sys.modules, "tokamax", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="'tokamax' needs the package tokamax: pip install tokamax"):

@@ -44,10 +44,12 @@ SECONDS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 HAS_LIBTPU = "TPU_LIBRARY_PATH" in os.environ or importlib.util.find_spec("libtpu") is not None
 
 
-def tpu_compile(test):
+def tpu_compile(test=None, *, generations=hardware.GENERATIONS):
     """Mark a test that takes ``generation`` and compiles for it."""
+    if test is None:
+        return functools.partial(tpu_compile, generations=generations)
     skip = pytest.mark.skipif(not HAS_LIBTPU, reason="libtpu is not installed")
-    each = pytest.mark.parametrize("generation", hardware.GENERATIONS)
+    each = pytest.mark.parametrize("generation", generations)
     return pytest.mark.tpu_compile(skip(each(test)))
 
 

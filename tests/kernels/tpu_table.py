@@ -21,16 +21,14 @@ def program(test: str, generation: str) -> str:
 
 
 def table(lines: list[str]) -> str:
-    """Markdown of the lines of JSON; of several for one program and generation, the last."""
-    cells: dict[str, dict[str, str]] = defaultdict(dict)
-    kernels = {}
+    """Markdown of the lines of JSON. Programs of one test are told apart by their kernel calls; of equals, the last counts."""
+    cells: dict[tuple[str, int], dict[str, str]] = defaultdict(dict)
     for row in map(json.loads, lines):
-        name = program(row["test"], row["generation"])
         vmem = max((kernel["vmem_bytes"] for kernel in row["kernels"]), default=0)
-        cells[name][row["generation"]] = f"{row['cpu_seconds']:.1f} s, {vmem / 2**20:.1f} MiB"
-        kernels[name] = len(row["kernels"])
+        key = program(row["test"], row["generation"]), len(row["kernels"])
+        cells[key][row["generation"]] = f"{row['cpu_seconds']:.1f} s, {vmem / 2**20:.1f} MiB"
     head = ["program", "kernel calls", *GENERATIONS]
-    rows = [[name, str(kernels[name]), *(by.get(g, "") for g in GENERATIONS)] for name, by in cells.items()]
+    rows = [[name, str(calls), *(by.get(g, "") for g in GENERATIONS)] for (name, calls), by in cells.items()]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["-"] * len(head), *rows])
 
 

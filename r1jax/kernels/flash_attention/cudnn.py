@@ -20,7 +20,7 @@ HEAD_DIM, HEAD_DIM_HOPPER = 128, 256
 
 def flash_attention(q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale: float, q_offset=0) -> jax.Array:
     """See ``r1jax.kernels.flash_attention.flash_attention``; keys are in one part."""
-    hardware.require_gpu("flash_attention", "cudnn")
+    hardware.require_nvidia_gpu("flash_attention", "cudnn")
     _check(q_BTNH, k_BSJH, v_BSJU)
     value_dim = v_BSJU.shape[-1]
     v_BSJH = jnp.pad(v_BSJU, ((0, 0), (0, 0), (0, 0), (0, k_BSJH.shape[-1] - value_dim)))

@@ -18,7 +18,7 @@ KERNELS = ("mosaic", "triton")
 
 def expert_ffn(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *, order: Permutation):
     """See ``r1jax.kernels.grouped_matmul.expert_ffn``. Raises ImportError where tokamax is not installed."""
-    hardware.require_gpu("expert_ffn", "tokamax")
+    hardware.require_nvidia_gpu("expert_ffn", "tokamax")
     if importlib.util.find_spec("tokamax") is None:
         raise ImportError("expert_ffn: implementation 'tokamax' needs the package tokamax: pip install tokamax")
     tokamax = importlib.import_module("tokamax")

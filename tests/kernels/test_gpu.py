@@ -1,4 +1,4 @@
-"""What can be known of the cuDNN path without a GPU: its arguments, its program, and what it refuses."""
+"""What can be known of a GPU's paths without one: programs lowered for it, cuDNN's arguments, and what is refused."""
 
 import functools
 
@@ -9,6 +9,9 @@ import pytest
 
 from r1jax.kernels import hardware
 from r1jax.kernels.flash_attention import flash_attention
+from r1jax.kernels.grouped_matmul import expert_ffn
+from r1jax.kernels.route import route_and_sort
+from r1jax.kernels.token_logprob import token_logprob
 from tests.kernels.test_flash_attention_pallas import make_inputs, make_shape
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -20,6 +23,7 @@ dot_product_attention = jax.nn.dot_product_attention
 def gpu(monkeypatch):
     """A program for a Hopper GPU, as far as the package can tell."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(hardware, "is_nvidia_gpu", lambda: True)
     monkeypatch.setattr(hardware, "gpu_capability", lambda: (9, 0))
 
 
@@ -70,12 +74,17 @@ def attend(q, k, v, **more):
     return CUDNN(q, k, v, **segments, **more).astype(jnp.float32).sum()
 
 
+def lowered(function, *arrays, custom_calls=()):
+    """Text of the program for a GPU."""
+    checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in custom_calls]
+    return jax.export.export(jax.jit(function), platforms=["cuda"], disabled_checks=checks)(*arrays).mlir_module()
+
+
 def test_the_program_for_a_gpu_calls_cudnn_forward_and_backward(gpu, monkeypatch):
     """Lowered, not compiled: what cuDNN itself would refuse is not known."""
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
-    function = jax.jit(jax.grad(attend, (0, 1, 2)))
-    checks = [jax.export.DisabledSafetyCheck.custom_call(f"__cudnn$fmhaScaleBiasSoftmax{s}") for s in ("", "Backward")]
-    text = jax.export.export(function, platforms=["cuda"], disabled_checks=checks)(*arrays_of()).mlir_module()
+    names = ["__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward"]
+    text = lowered(jax.grad(attend, (0, 1, 2)), *arrays_of(), custom_calls=names)
     assert "@__cudnn$fmhaScaleBiasSoftmax(" in text and "@__cudnn$fmhaScaleBiasSoftmaxBackward(" in text
     assert "CAUSAL" in text
 
@@ -111,3 +120,20 @@ def test_it_needs_a_gpu():
     mesh = jax.sharding.AbstractMesh((1,), ("device",), abstract_device=device)
     with jax.sharding.use_abstract_mesh(mesh), pytest.raises(ValueError, match="needs an NVIDIA GPU.*'tpu'"):
         jax.eval_shape(attend, *arrays_of())
+
+
+def test_without_a_name_a_gpu_gets_what_xla_knows(gpu):
+    """Blocks of attention, the router's reference, three ragged_dot, blocks of the vocabulary: all lowered, with gradients."""
+
+    def loss(x_TD, w_router_DE, w_gate_EDF, w_up_EDF, w_down_EFD, w_VD):
+        q_BTNH = x_TD.reshape(1, -1, 2, 16)
+        segments = {name: jnp.ones((1, 512), jnp.int32) for name in ("q_segments_BT", "kv_segments_BS")}
+        x_TD = flash_attention(q_BTNH, q_BTNH, q_BTNH, **segments, scale=0.3).reshape(x_TD.shape)
+        sizes = {"num_experts_per_token": 2, "num_groups": 2, "num_groups_per_token": 1, "scaling": 1.0}
+        weights_TK, experts_TK, order = route_and_sort(x_TD @ w_router_DE, None, score_function="sigmoid", **sizes)
+        x_TD = expert_ffn(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, order=order)
+        return token_logprob(x_TD, w_VD, jnp.zeros(512, jnp.int32))[0].sum()
+
+    sizes = [(512, 32), (32, 4), (4, 32, 16), (4, 32, 16), (4, 16, 32), (2048, 32)]
+    text = lowered(jax.grad(loss, tuple(range(6))), *(jax.ShapeDtypeStruct(size, jnp.float32) for size in sizes))
+    assert text.count("chlo.ragged_dot") >= 3 and "custom_call" not in text
