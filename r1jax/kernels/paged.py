@@ -20,19 +20,35 @@ STEP_BYTES = 2**20
 MAX_PAGES = 8
 
 
-def token_places(page_table_BI, start_B, *, num_tokens: int, num_pages: int, page_size: int, counts_B=None):
-    """(page, slot) of the tokens at positions start_B[b] .. + num_tokens − 1, [B, T] each.
+def write_tokens(pool, new, *, slot_dim: int, page_table_BI, start_B, counts_B=None) -> jax.Array:
+    """``pool`` [W, ...], whose dim ``slot_dim`` is S, with ``new`` [B, T, ...] as the tokens at positions start_B[b] .. + T − 1.
 
-    The page is ``num_pages``, which a scatter with ``mode="drop"`` leaves out, where ``start_B`` is negative, the table ends, or
-    ``counts_B`` tokens of the sequence came before.
+    Left out are sequences whose ``start_B`` is negative, tokens past the end of the table, and those past the first
+    ``counts_B`` of their sequence. Sequences do not write to one page.
+
+    Pages are read, changed and written back as wholes: the pool is indexed by page alone, so that it keeps the layout that the
+    kernels read. Scattered by slots, XLA lays it out for the scatter, and copies all of it for the kernel in every step.
     """
-    position_BT = start_B[:, None] + jnp.arange(num_tokens)
-    entry_BT = jnp.clip(position_BT // page_size, 0, page_table_BI.shape[1] - 1)
-    exists_BT = (start_B[:, None] >= 0) & (position_BT < page_table_BI.shape[1] * page_size)
-    if counts_B is not None:
-        exists_BT &= jnp.arange(num_tokens) < counts_B[:, None]
-    page_BT = jnp.where(exists_BT, jnp.take_along_axis(page_table_BI, entry_BT, axis=1), num_pages)
-    return page_BT, position_BT % page_size
+    num_pages, page_size, num_tokens = pool.shape[0], pool.shape[slot_dim], new.shape[1]
+    num_touched = (num_tokens + page_size - 2) // page_size + 1
+    entry_BE = start_B[:, None] // page_size + jnp.arange(num_touched)
+    token_BES = entry_BE[:, :, None] * page_size + jnp.arange(page_size) - start_B[:, None, None]
+    is_new_BES = (token_BES >= 0) & (token_BES < (num_tokens if counts_B is None else counts_B[:, None, None]))
+    is_new_BES &= (start_B[:, None] >= 0)[..., None] & (entry_BE < page_table_BI.shape[1])[..., None]
+    page_BE = jnp.take_along_axis(page_table_BI, jnp.clip(entry_BE, 0, page_table_BI.shape[1] - 1), axis=1)
+
+    def in_pages(array_BESX):
+        return jnp.moveaxis(array_BESX, 2, slot_dim + 1)
+
+    rest = (1,) * (new.ndim - 2)
+    if num_tokens == 1:
+        new_BESX = new[:, :, None]
+    else:
+        token_BXS = jnp.clip(token_BES, 0, num_tokens - 1).reshape(len(new), -1, *rest)
+        new_BESX = jnp.take_along_axis(new, token_BXS, axis=1).reshape(*token_BES.shape, *new.shape[2:])
+    changed = jnp.where(in_pages(is_new_BES.reshape(*is_new_BES.shape, *rest)), in_pages(new_BESX), pool[page_BE])
+    target_BE = jnp.where(is_new_BES.any(-1), page_BE, num_pages)  # which is dropped
+    return pool.at[target_BE].set(changed.astype(pool.dtype), mode="drop")
 
 
 def decode_mask(lengths_B, *, num_queries: int, num_keys: int) -> jax.Array:

@@ -41,7 +41,7 @@ class MoE(nnx.Module):
 
         Always "expert_counts_E", tokens routed to each expert, padding not counted; with ``record_routing`` "experts_BTK";
         with ``balance`` "balance", see ``balance_sum``. ``replay_BTK`` are experts to use again: see ``route``. ``role``: how the
-        experts lie on the mesh (``r1jax.sharding.RULES``), for the config's ``expert_parallel``.
+        experts lie on the mesh (``r1jax.sharding.RULES``).
         """
         c = self.config
         x_XD = x_BTD.reshape(-1, x_BTD.shape[-1])
@@ -70,7 +70,8 @@ class MoE(nnx.Module):
         else:
             replay_XK = None if replay_BTK is None else replay_BTK.reshape(-1, c.num_experts_per_token)
             weights_XK, experts_XK, order = route_and_sort(logits_XE, bias_E, replay_XK=replay_XK, **options)
-            out_BTD = expert_ffn(x_XD, experts_XK, weights_XK, *experts, order=order).reshape(x_BTD.shape)
+            out_XD = expert_ffn(x_XD, experts_XK, weights_XK, *experts, order=order, role=role)
+            out_BTD = out_XD.reshape(x_BTD.shape)
             experts_BTK = experts_XK.reshape(*segments_BT.shape, -1)
         if c.num_shared_experts:
             out_BTD = out_BTD + self.shared(x_BTD)

@@ -189,9 +189,13 @@ class Engine:
 
     def lower_decode(self, params, buffers, state) -> jax.stages.Lowered:
         """The decode program that follows: ``state`` is what prefill gives, as ShapeDtypeStructs that say where they lie."""
-        scalars = {"temperature": jnp.float32(1), "top_p": None, "budget": jnp.int32(1)}
-        stop_ids = jnp.zeros((MAX_STOP_IDS,), jnp.int32)
-        settings = jax.eval_shape(lambda: scalars | {"stop_ids": stop_ids, "key": jax.random.key(0)})
+        settings = {
+            "temperature": jax.ShapeDtypeStruct((), jnp.float32),
+            "top_p": None,
+            "stop_ids": jax.ShapeDtypeStruct((MAX_STOP_IDS,), jnp.int32),
+            "budget": jax.ShapeDtypeStruct((), jnp.int32),
+            "key": jax.eval_shape(lambda: jax.random.key(0)),
+        }
         return self._decode.lower(params, buffers, state, settings, steps=self.segment)
 
     def _gather(self, state: dict, rows_B: np.ndarray) -> dict:

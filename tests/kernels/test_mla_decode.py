@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from r1jax.kernels.mla_decode import init_pages, mla_decode, pallas_tpu, shapes, write_pages
-from r1jax.kernels.paged import token_places
+from r1jax.kernels.paged import write_tokens
 from tests.kernels.interpreter import STRICT, races_found
 from tests.kernels.tpu_aot import check_kernels, compile_for, tpu_compile
 
@@ -114,11 +114,20 @@ def test_written_tokens_are_where_the_table_says():
         np.testing.assert_array_equal(array, np.where(want[name] == 1e6, 0, want[name]), err_msg=name)
 
 
-def test_token_places_are_literal():
-    table = jnp.array([[7, 3], [1, 2]])
-    page, slot = token_places(table, jnp.array([3, -1]), num_tokens=6, num_pages=9, page_size=4)
-    np.testing.assert_array_equal(page, [[7, 3, 3, 3, 3, 9], [9] * 6])  # position 8 is past the table
-    np.testing.assert_array_equal(slot[0], [3, 0, 1, 2, 3, 0])
+@pytest.mark.parametrize("slot_dim", [1, 2])
+def test_tokens_are_written_to_their_slots_and_nowhere_else(slot_dim):
+    table, new = jnp.array([[7, 3], [1, 2], [0, 5]]), jnp.arange(1, 37).reshape(3, 6, 2)
+    pool = jnp.full((9, 4, 2) if slot_dim == 1 else (9, 2, 4), 99)
+    start, counts = jnp.array([3, -1, 2]), jnp.array([6, 6, 3])
+    got = write_tokens(pool, new, slot_dim=slot_dim, page_table_BI=table, start_B=start, counts_B=counts)
+    first = (got if slot_dim == 1 else got.swapaxes(1, 2))[..., 0]
+    want = np.full((9, 4), 99)
+    want[7, 3], want[3] = 1, [3, 5, 7, 9]  # position 8, the sixth token's, is past the table
+    want[0, 2:], want[5, 0] = [25, 27], 29  # three of six
+    np.testing.assert_array_equal(first, want)
+    one = write_tokens(pool, new[:, :1], slot_dim=slot_dim, page_table_BI=table, start_B=start)
+    places = np.argwhere(np.asarray(one if slot_dim == 1 else one.swapaxes(1, 2))[..., 0] != 99)
+    np.testing.assert_array_equal(places, [[0, 2], [7, 3]])
 
 
 def test_cost_is_what_reading_every_page_once_takes():

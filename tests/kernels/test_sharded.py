@@ -1,5 +1,7 @@
 """The TPU kernels, interpreted, split over eight simulated devices against their references on one."""
 
+import math
+import re
 from functools import partial
 
 import jax
@@ -9,13 +11,13 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from r1jax.kernels import shards
+from r1jax.kernels import gqa_decode, mla_decode, paged_parts, shards
 from r1jax.kernels.flash_attention import flash_attention
 from r1jax.kernels.grouped_matmul import dequantise, expert_ffn
 from r1jax.kernels.implementation import choose
 from r1jax.kernels.route import route, route_and_sort
 from r1jax.kernels.token_logprob import token_logprob
-from r1jax.sharding import MESH_AXES, make_mesh
+from r1jax.sharding import MESH_AXES, make_mesh, partition_spec
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -165,6 +167,71 @@ def test_experts_over_tokens_experts_and_width(axes, choice):
         return expert_ffn(a["x"], experts, a["weights"], a["gate"], a["up"], a["down"], **implementation)
 
     compare(ffn, arrays, axes, layout, atol=1e-4)  # values of some 30
+
+
+def test_experts_stay_where_decoding_has_them():
+    """By the rules of the role "rollout" nothing but tokens and their sums travels; experts are over more axes."""
+    arrays, layout = experts_case()
+    experts = np.random.default_rng(4).integers(0, 8, (16, 2))
+
+    def ffn(a, **implementation):
+        return expert_ffn(
+            a["x"], experts, a["weights"], a["gate"], a["up"], a["down"], role="rollout", **implementation
+        )
+
+    want, mesh = ffn(arrays, **REFERENCE), make_mesh({"fsdp": 2, "expert": 2, "tensor": 2})
+    placed = {
+        name: jax.device_put(a, NamedSharding(mesh, partition_spec(layout[name], a.shape, mesh, role="rollout")))
+        for name, a in arrays.items()
+    }
+    assert placed["gate"].sharding.shard_shape((8, 8, 4)) == (2, 8, 2)
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(partial(ffn, **KERNEL)).lower(placed).compile()
+        np.testing.assert_allclose(compiled(placed), want, atol=1e-4)
+    moved = re.findall(r"= f32\[([\d,]*)\]\S* (?:all-gather|all-to-all|collective-permute)\(", compiled.as_text())
+    assert moved and not [shape for shape in moved if shape.count(",") == 2]
+
+
+DECODE_MESHES = [
+    ("mla", {"data": 2, "sequence": 2, "tensor": 2}, ("data", "sequence")),
+    ("gqa", {"data": 2, "sequence": 2, "tensor": 2}, ("data", "sequence")),
+    ("gqa", {"expert": 2, "tensor": 4}, ()),  # four devices for two key heads: those stay whole
+]
+
+
+@pytest.mark.parametrize(("name", "axes", "batch_axes"), DECODE_MESHES, ids=str)
+def test_decode_over_sequences_with_their_pages_and_heads(name, axes, batch_axes):
+    """Tokens are written, a page is copied, and two queries a sequence read: each device in its own part of the pool."""
+    batch, heads, lengths = 4, 4, np.array([3, 200, 129, 256], np.int32)
+    rng = np.random.default_rng(0)
+    table = (5 * np.arange(batch)[:, None] + [rng.permutation(5)[:2] for _ in range(batch)]).astype(np.int32)
+    copies = np.stack([table[:, 1], 5 * np.arange(batch) + [np.setdiff1d(range(5), row % 5)[0] for row in table]], 1)
+    sizes = {"num_pages": 20, "page_size": 128, "dtype": jnp.float32}
+    if name == "mla":
+        op, pages = mla_decode, mla_decode.init_pages(latent_dim=16, rope_dim=8, **sizes)
+        new = {"latent_BTC": normal(0, batch, 256, 16), "rope_BTR": normal(1, batch, 256, 8)}
+        queries = normal(2, batch, 2, heads, 16), normal(3, batch, 2, heads, 8)
+    else:
+        op, pages = gqa_decode, gqa_decode.init_pages(num_kv_heads=2, head_dim=16, **sizes)
+        new = {"k_BTJH": normal(0, batch, 256, 2, 16), "v_BTJH": normal(1, batch, 256, 2, 16)}
+        queries = (normal(2, batch, 2, heads, 16),)
+
+    def decode(pages, new, queries, *, batch_axes=(), **implementation):
+        start, moved = np.zeros(batch, np.int32), table.copy()
+        moved[:, 1] = copies[:, 1]
+        pages = op.write_pages(pages, new, page_table_BI=table, start_B=start, counts_B=lengths, batch_axes=batch_axes)
+        pages = paged_parts.copy(pages, pages_B2=copies, batch_axes=batch_axes)
+        options = {"page_table_BI": moved, "lengths_B": lengths, "scale": 0.3, "batch_axes": batch_axes}
+        return getattr(op, f"{name}_decode")(*queries, pages, **options, **implementation), pages
+
+    want = jax.jit(partial(decode, **REFERENCE))(pages, new, queries)
+    assert all(np.abs(np.asarray(a)).max() > 0.1 for a in jax.tree.leaves(want))
+    with jax.set_mesh(make_mesh(axes)):
+        for how in (KERNEL, REFERENCE):
+            got = jax.jit(partial(decode, batch_axes=batch_axes, **how))(pages, new, queries)
+            jax.tree.map(partial(np.testing.assert_allclose, atol=2e-5), got, want)
+            pool = jax.tree.leaves(got[1])[0]
+            assert pool.sharding.shard_shape(pool.shape)[0] == 20 // math.prod(axes[axis] for axis in batch_axes)
 
 
 def test_tokens_that_the_expert_axis_does_not_divide_are_not_gathered():

@@ -89,9 +89,9 @@ def compile_for(generation: str, function, *arguments, static: dict | None = Non
 
 
 def compile_timed(jitted, *arguments):
-    """A jitted function compiled for arguments that say where they are."""
+    """A jitted function compiled for arguments that say where they are; or one that is lowered already."""
     start = time.process_time()
-    compiled = jitted.lower(*arguments).compile()
+    compiled = (jitted if isinstance(jitted, jax.stages.Lowered) else jitted.lower(*arguments)).compile()
     SECONDS[compiled] = time.process_time() - start
     return compiled
 

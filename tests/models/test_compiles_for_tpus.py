@@ -1,9 +1,10 @@
 """A whole training step and the engine's programs, compiled for TPUs that are not here; nobody names an implementation.
 
-The engine's cache is not paged, so attention is plain in a decode step: its kernels are those of the experts.
+There the engine's cache is paged, so that a decode step's attention is a kernel as well.
 """
 
 import dataclasses
+import re
 from functools import partial
 
 import jax
@@ -15,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from r1jax.models.presets import make_preset
 from r1jax.models.transformer import make_model
 from r1jax.objectives.sums import add_metrics
-from r1jax.rollout.engine import MAX_STOP_IDS, Engine
+from r1jax.rollout.engine import Engine
 from r1jax.sharding import tree_shardings
 from r1jax.stages.rl import make_loss
 from r1jax.training.learner import make_update, update_once
@@ -31,20 +32,26 @@ V3_WIDTH = dataclasses.replace(
     num_experts=4, num_experts_per_token=2, num_groups=2, num_groups_per_token=1,
 )  # fmt: skip
 """V3's widths (model 7168, latents 512 and 1536, heads 128 + 64, experts 2048, vocabulary 129,280), fewer of everything."""
+HEADS = {
+    "mini_v3": {"kv_lora_rank": 512, "rope_head_dim": 64, "nope_head_dim": 128, "value_head_dim": 128},
+    "mini_llama": {"head_dim": 128},
+}
+DECODE = {"mini_v3": ["mla_decode"], "mini_llama": ["gqa_decode"]}
 FLASH, EXPERTS = ["flash_attention_fwd"], ["route", "gate_up", "down"]
 GRADIENTS = ["flash_attention_dq", "flash_attention_dkv", "token_logprob", "token_logprob_gradient"]
 EXPERT_GRADIENTS = ["d_hidden", "d_x", "d_gate_up", "d_down"]
 
 
-def laid_out(tree, mesh, axes=None):
+def laid_out(tree, mesh, axes=None, *, role="train"):
     """ShapeDtypeStructs that lie on the mesh, whole where no logical axes are given."""
     whole = NamedSharding(mesh, PartitionSpec())
-    shardings = jax.tree.map(lambda _: whole, tree) if axes is None else tree_shardings(axes, tree, mesh)
+    shardings = jax.tree.map(lambda _: whole, tree) if axes is None else tree_shardings(axes, tree, mesh, role=role)
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings)
 
 
-def weights(model, mesh):
-    return [laid_out(tree, mesh, axes) for tree, axes in zip(model.abstract(), model.logical_axes(), strict=True)]
+def weights(model, mesh, *, role="train"):
+    trees = zip(model.abstract(), model.logical_axes(), strict=True)
+    return [laid_out(tree, mesh, axes, role=role) for tree, axes in trees]
 
 
 def train_step(model, mesh, *, batch, length):
@@ -74,22 +81,17 @@ def train_step(model, mesh, *, batch, length):
 
 
 def engine_programs(model, mesh, *, prompts, length):
-    """(prefill, a segment of decode steps), compiled; two samples of each prompt."""
-    engine, trees = Engine(model, pad_id=0), weights(model, mesh)
-    tokens = laid_out(jax.ShapeDtypeStruct((prompts, length), jnp.int32), mesh, ("batch", None))
-    scalars = {"temperature": jnp.float32, "top_p": jnp.float32, "budget": jnp.int32}
-    settings = {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in scalars.items()}
-    settings |= {
-        "stop_ids": jax.ShapeDtypeStruct((MAX_STOP_IDS,), jnp.int32),
-        "key": jax.eval_shape(partial(jax.random.key, 0)),
-    }
+    """(prefill, a segment of decode steps), compiled; two samples of each prompt, which shares its full pages."""
+    engine = Engine(model, pad_id=0, segment=16)
+    trees = weights(model, mesh, role="rollout")
+    sizes = {"num_prompts": prompts, "prompt_length": length, "num_samples": 2, "max_new_tokens": 100_000}
     with jax.set_mesh(mesh):
-        prefill = jax.jit(partial(engine._prefill_fn, length=length, repeats=2))
-        decode = jax.jit(partial(engine._decode_fn, steps=16), donate_argnums=2)
-        state = laid_out(jax.eval_shape(prefill, *trees, tokens, tokens), mesh)
-        return compile_timed(prefill, *trees, tokens, tokens), compile_timed(
-            decode, *trees, state, laid_out(settings, mesh)
+        prefill = engine.lower_prefill(*trees, **sizes)
+        compiled = compile_timed(prefill)
+        state = jax.tree.map(
+            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), prefill.out_info, compiled.output_shardings
         )
+        return compiled, compile_timed(engine.lower_decode(*trees, state))
 
 
 @tpu_compile
@@ -107,8 +109,22 @@ def test_prefill_and_decode_step(generation, name):
     prefill, decode = engine_programs(model, mesh, prompts=4, length=128)
     experts = EXPERTS if model.config.num_experts else []
     check_kernels(generation, prefill, FLASH + experts)
-    found = check_kernels(generation, decode, experts)
+    found = check_kernels(generation, decode, DECODE[name] + experts)
+    assert sum(DECODE[name][0] in kernel.name for kernel in found) == 2  # layers
     assert not any("flash" in kernel.name for kernel in found)
+
+
+@tpu_compile
+@pytest.mark.parametrize("name", HEADS)
+def test_a_step_writes_its_tokens_in_place(generation, name):
+    """With the widths of V3 and of Llama's heads no pool, of which there is one a layer, is copied; it fits no cache."""
+    config = dataclasses.replace(MODELS[name], **HEADS[name], dtype="bfloat16")
+    _, decode = engine_programs(make_model(config), mesh_of(generation, {}), prompts=4, length=128)
+    check_kernels(generation, decode, DECODE[name])
+    num_pages, text = 4 * (1 + 2 * 783), decode.as_text()
+    assert f"bf16[{num_pages}," in text
+    assert not [line for line in text.splitlines() if re.search(rf"= bf16\[{num_pages},\S* (copy|transpose)\(", line)]
+    assert decode.memory_analysis().temp_size_in_bytes < 2**25  # a pool has at least 2**29
 
 
 @tpu_compile
@@ -128,7 +144,7 @@ def test_training_and_decode_step_on_four_devices(generation, name, axes):
     if experts:
         assert "all-gather" in compiled.as_text()  # of tokens and of weights
     _, decode = engine_programs(model, mesh, prompts=4, length=128)
-    check_kernels(generation, decode, EXPERTS * experts)
+    check_kernels(generation, decode, DECODE[name] + EXPERTS * experts)
 
 
 @tpu_compile(generations=["v5p", "tpu7x"])  # some four minutes of CPU each
@@ -140,4 +156,4 @@ def test_training_step_and_engine_at_the_widths_of_v3(generation):
     assert len(found) == 2 * 2 + 2 * 2 + 2 * 3 + 4 + 2
     prefill, decode = engine_programs(model, mesh, prompts=1, length=1024)
     check_kernels(generation, prefill, FLASH + EXPERTS)
-    check_kernels(generation, decode, EXPERTS)
+    check_kernels(generation, decode, DECODE["mini_v3"] + EXPERTS)

@@ -1,7 +1,5 @@
 """The paged engine beside the dense one: the same tokens and log-probs, from pages that the host gave out."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -11,8 +9,9 @@ from r1jax.rollout import engine as engine_module
 from r1jax.rollout.engine import Engine
 from r1jax.rollout.pages import PagedRows, make_paged_rows, split_rows
 from r1jax.sharding import make_mesh, tree_shardings
+from tests.models.test_paged_cache import MLA
 from tests.rollout.test_engine import PROMPTS, STOP, assert_same
-from tests.tiny import GQA, V3, shaken
+from tests.tiny import GQA, shaken
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -42,11 +41,11 @@ def gqa():
 
 
 @pytest.fixture(scope="module")
-def v3():
-    return Sampler(dataclasses.replace(V3, num_layers=2))
+def mla():
+    return Sampler(MLA)
 
 
-@pytest.fixture(params=["gqa", "v3"])
+@pytest.fixture(params=["gqa", "mla"])
 def sampler(request):
     return request.getfixturevalue(request.param)
 
@@ -90,12 +89,12 @@ def test_rows_at_a_time_change_no_token(gqa):
         gqa.generate(gqa.engine("paged", max_rows=3))
 
 
-def test_one_decode_program_for_a_number_of_rows(v3):
-    v3.generate(v3.paged)
-    assert v3.paged.num_compilations() == 2  # the dense engine compiles one for each of its lengths
+def test_one_decode_program_for_a_number_of_rows(mla):
+    mla.generate(mla.paged)
+    assert mla.paged.num_compilations() == 2  # the dense engine compiles one for each of its lengths
     for changed in ({"temperature": 2.0}, {"max_new_tokens": 12}, {"prompts": [[1], [2] * 7, [3], [4]]}):
-        v3.generate(v3.paged, **changed)
-    assert v3.paged.num_compilations() == 2
+        mla.generate(mla.paged, **changed)
+    assert mla.paged.num_compilations() == 2
 
 
 def test_where_the_pages_are():
@@ -122,8 +121,10 @@ def test_the_last_page_of_a_prompt_is_copied_and_no_other(gqa):
 
 
 MESHES = [
-    ("gqa", {"data": 2, "fsdp": 2, "tensor": 2}, ("data", "fsdp")),  # a prompt a part
-    ("v3", {"fsdp": 4, "expert": 2}, ("fsdp", "expert")),  # a prompt's samples in two parts: prefilled twice
+    pytest.param(
+        "gqa", {"data": 2, "fsdp": 2, "tensor": 2}, ("data", "fsdp"), marks=pytest.mark.slow
+    ),  # a prompt a part
+    ("mla", {"fsdp": 4, "expert": 2}, ("fsdp", "expert")),  # a prompt's samples in two parts: prefilled twice
 ]
 
 

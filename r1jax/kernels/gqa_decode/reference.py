@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax.kernels.flash_attention.reference import attention
-from r1jax.kernels.paged import decode_mask, token_places
+from r1jax.kernels.paged import decode_mask, write_tokens
 
 
 def init_pages(*, num_pages: int, page_size: int, num_kv_heads: int, head_dim: int, dtype) -> dict[str, jax.Array]:
@@ -22,14 +22,9 @@ def write_pages(pages, new, *, page_table_BI: jax.Array, start_B: jax.Array, cou
     A sequence whose ``start_B`` is negative writes nothing, nor does a token past the end of the table or, with ``counts_B``,
     past the first so many of its sequence: padding.
     """
-    pool = pages["kv_WJSA"]
-    num_pages, _, page_size, _ = pool.shape
-    page_BT, slot_BT = token_places(
-        page_table_BI, start_B, num_tokens=new["k_BTJH"].shape[1], num_pages=num_pages, page_size=page_size,
-        counts_B=counts_B,
-    )  # fmt: skip
-    kv_BTJA = jnp.concatenate([new["k_BTJH"], new["v_BTJH"]], axis=-1).astype(pool.dtype)
-    return {"kv_WJSA": pool.at[page_BT, :, slot_BT].set(kv_BTJA, mode="drop")}
+    kv_BTJA = jnp.concatenate([new["k_BTJH"], new["v_BTJH"]], axis=-1)
+    places = {"page_table_BI": page_table_BI, "start_B": start_B, "counts_B": counts_B}
+    return {"kv_WJSA": write_tokens(pages["kv_WJSA"], kv_BTJA, slot_dim=2, **places)}
 
 
 def gqa_decode(q_BTNH, pages, *, page_table_BI, lengths_B, scale: float) -> jax.Array:

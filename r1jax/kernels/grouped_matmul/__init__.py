@@ -18,6 +18,7 @@ from r1jax.kernels.grouped_matmul.pallas_tpu import sorted_expert_ffn
 from r1jax.kernels.grouped_matmul.reference import dequantise
 from r1jax.kernels.implementation import choose
 from r1jax.kernels.route import Permutation, permutation
+from r1jax.sharding import Role
 
 IMPLEMENTATIONS = {
     "reference": reference.expert_ffn,
@@ -38,6 +39,7 @@ def expert_ffn(
     *,
     scales: tuple[jax.Array, jax.Array, jax.Array] | None = None,
     order: Permutation | None = None,
+    role: Role = "train",
     implementation: str | None = None,
     interpret=False,
 ) -> jax.Array:
@@ -45,7 +47,7 @@ def expert_ffn(
 
     ``scales``: gate, up and down are float8_e4m3fn, with these scales a block of 128 × 128: see ``dequantise``. Such weights
     are storage and get no gradient. ``order``: the routed rows sorted, as ``route_and_sort`` gives them; None: they are
-    sorted here.
+    sorted here. ``role``: how tokens and weights lie on a mesh (``r1jax.sharding.RULES``).
 
     ``implementation``: "reference", "xla" (loops for a CPU), "ragged_dot", "tokamax" (that package's kernels for NVIDIA GPUs,
     unmeasured), "pallas_tpu" (on a mesh: ``sharded``), or None: the kernel on TPUs, "xla" for a CPU, "ragged_dot" elsewhere
@@ -60,7 +62,7 @@ def expert_ffn(
     weights = (w_gate_EDF, w_up_EDF, w_down_EFD)
     options["order"] = permutation(experts_TK, w_gate_EDF.shape[0]) if order is None else order
     if function is sharded.expert_ffn:
-        options["scales"] = scales
+        options |= {"scales": scales, "role": role}
     elif scales is not None:
         weights = tuple(dequantise(w, s) for w, s in zip(weights, scales, strict=True))
     with jax.named_scope("expert_ffn"):

@@ -1,6 +1,6 @@
-"""The TPU kernel on a mesh: tokens, experts and the experts' width are split, by the rules of "batch", "experts" and "mlp".
+"""The TPU kernel on a mesh: tokens, experts and the experts' width are split, by a role's rules of "batch", "experts" and "mlp".
 
-Devices that hold different experts give each other their tokens (all-gather over the axis "expert"). Each sorts the routed rows,
+Devices that hold different experts give each other their tokens (all-gather over those axes). Each sorts the routed rows,
 runs those of its own experts, and gets the sum of what all of them computed for its tokens back (reduce-scatter). No row is
 dropped and no size depends on the data; the price is memory, since all rows might be of one device's experts: what holds routed
 rows is as many times larger as the axis has devices. With a width that is split too, the sums are over that axis as well.
@@ -17,11 +17,13 @@ from r1jax.kernels import shards
 from r1jax.kernels.grouped_matmul import pallas_tpu
 from r1jax.kernels.grouped_matmul.permute import at_places
 from r1jax.kernels.route import Permutation, permutation
+from r1jax.sharding import Role
 
 
 def expert_ffn(
-    x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *, scales=None, order: Permutation, interpret=False
-):
+    x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *, scales=None, order: Permutation,
+    role: Role = "train", interpret=False,
+):  # fmt: skip
     """See ``r1jax.kernels.grouped_matmul.expert_ffn``; the kernel itself where there is no mesh to split over.
 
     On a mesh ``order`` is not used: each device sorts the rows that it has.
@@ -33,8 +35,8 @@ def expert_ffn(
             x_TD, experts_TK, weights_TK, *weights, scales=scales, order=order, interpret=interpret
         )
     shape = w_gate_EDF.shape if scales is None else scales[0].shape  # a block with a scale is not cut
-    tokens, mlp = shards.mesh_axes(("batch", "mlp"), (x_TD.shape[0], shape[2]), mesh)
-    experts, embed = shards.mesh_axes(("experts", "embed"), shape[:2], mesh)
+    tokens, mlp = shards.mesh_axes(("batch", "mlp"), (x_TD.shape[0], shape[2]), mesh, role=role)
+    experts, embed = shards.mesh_axes(("experts", "embed"), shape[:2], mesh, role=role)
     embed = embed if scales is None else ()
     gathered = tuple(axis for axis in experts if axis in tokens)
     summed = tuple(axis for axis in (*experts, *mlp) if axis not in gathered)

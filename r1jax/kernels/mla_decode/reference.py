@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax.kernels.flash_attention.reference import attention, with_rope
-from r1jax.kernels.paged import decode_mask, token_places
+from r1jax.kernels.paged import decode_mask, write_tokens
 
 
 def init_pages(*, num_pages: int, page_size: int, latent_dim: int, rope_dim: int, dtype) -> dict[str, jax.Array]:
@@ -26,15 +26,10 @@ def write_pages(pages, new, *, page_table_BI: jax.Array, start_B: jax.Array, cou
     A sequence whose ``start_B`` is negative writes nothing, nor does a token past the end of the table or, with ``counts_B``,
     past the first so many of its sequence: padding.
     """
-    num_pages, page_size, _ = pages["latent_WSC"].shape
-    page_BT, slot_BT = token_places(
-        page_table_BI, start_B, num_tokens=new["latent_BTC"].shape[1], num_pages=num_pages, page_size=page_size,
-        counts_B=counts_B,
-    )  # fmt: skip
-    latent, rope = pages["latent_WSC"], pages["rope_WRS"]
+    places = {"page_table_BI": page_table_BI, "start_B": start_B, "counts_B": counts_B}
     return {
-        "latent_WSC": latent.at[page_BT, slot_BT].set(new["latent_BTC"].astype(latent.dtype), mode="drop"),
-        "rope_WRS": rope.at[page_BT, :, slot_BT].set(new["rope_BTR"].astype(rope.dtype), mode="drop"),
+        "latent_WSC": write_tokens(pages["latent_WSC"], new["latent_BTC"], slot_dim=1, **places),
+        "rope_WRS": write_tokens(pages["rope_WRS"], new["rope_BTR"], slot_dim=2, **places),
     }
 
 
