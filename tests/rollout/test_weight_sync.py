@@ -79,7 +79,7 @@ def test_what_needs_no_change_is_not_copied():
 
 @pytest.mark.parametrize("config", [GQA, V3], ids=["gqa", "v3"])
 def test_a_cast_copy_gives_the_same_bits(config):
-    """Teacher forcing, prefill and decode: a weight that somebody uses in float32 would show here."""
+    """Teacher forcing and decode: a weight that somebody uses in float32 would show here."""
     model = make_model(dataclasses.replace(config, num_layers=config.num_dense_layers + 1, dtype="bfloat16"))
     params, buffers = shaken(model)
     copy, _ = to_rollout(model, params, buffers, shardings=rollout_shardings(model, make_mesh()))
@@ -89,12 +89,10 @@ def test_a_cast_copy_gives_the_same_bits(config):
 
     @jax.jit
     def run(params):
-        places = {"positions_BT": positions, "segments_BT": segments}
-        hidden, _, _ = model.hidden(params, buffers, tokens, **places)
-        cache = model.init_cache(batch=4, length=21)
-        _, cache, _ = model.hidden(params, buffers, tokens, **places, cache=cache, is_prefill=True)
-        places = {"positions_BT": positions[:, -1:] + 1, "segments_BT": segments[:, :1]}
-        decoded, _, _ = model.hidden(params, buffers, tokens[:, :1], **places, cache=cache)
+        hidden, _, _ = model.hidden(params, buffers, tokens, positions_BT=positions, segments_BT=segments)
+        first = {"positions_BT": positions[:, -1:], "segments_BT": segments[:, :1]}
+        cache = model.init_cache(batch=4, length=3)
+        decoded, _, _ = model.hidden(params, buffers, tokens[:, :1], **first, cache=cache)
         return model.token_logprob(params, hidden, jnp.roll(tokens, -1, axis=1)), model.logits(params, decoded)
 
     jax.tree.map(np.testing.assert_array_equal, run(copy), run(params))
