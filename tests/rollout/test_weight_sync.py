@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +69,15 @@ def test_without_axes_the_arrays_are_the_trainers():
     state = placed(model, mesh)
     with WeightSync(model, mesh=mesh, axes=None).lend(state) as lent:
         assert lent["params"] is state["params"] and lent["buffers"] is state["buffers"]
+
+
+def test_the_copy_is_freed_with_the_context():
+    model, mesh = make_model(dataclasses.replace(GQA, dtype="bfloat16")), make_mesh()
+    state = placed(model, mesh)
+    with WeightSync(model, mesh=mesh, axes={}).lend(state) as lent:
+        copies = [weakref.ref(a) for a in jax.tree.leaves(lent["params"]) if a.dtype == jnp.bfloat16]
+        assert len(copies) >= 8 and all(copy() is not None for copy in copies)
+    assert all(copy() is None for copy in copies)
 
 
 def test_what_needs_no_change_is_not_copied():
