@@ -1,10 +1,9 @@
 """The trainer's weights for the sampler: another layout, another type, perhaps other devices.
 
 The trainer keeps float32 weights that are gathered when they are used; the sampler wants them where it computes
-(``sharding.RULES``), in the type that it computes in. The copy is made array by array, each cast and moved by one program; of
-stacked layers one after the other, so that beside the copy itself no more is held at any time than a layer of one array (all
-of that layer at worst, where XLA finds no shorter way between two layouts than to gather it). It lives only while something
-is sampled.
+(``sharding.RULES``), in the type that it computes in. The copy is made array by array, and of stacked layers one after the
+other, so that beside the copy itself no more is held at any time than a layer of one array (all of that layer at worst, where
+XLA finds no shorter way between two layouts than to gather it). It lives only while something is sampled.
 
 A cast copy gives the same numbers, bit for bit: the model casts its weights to ``ModelConfig.dtype`` wherever it uses them. The
 exceptions, used in float32 (``_IN_FLOAT32``), are not cast.
@@ -14,7 +13,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -121,13 +120,18 @@ def rollout_shardings(model: Model, mesh: Mesh) -> tuple[Any, Any]:
     return params, buffers
 
 
+def for_sampling(model: Model, params, buffers, *, mesh: Mesh) -> tuple[Any, Any]:
+    """(params, buffers) for a program that only samples, on ``mesh``. Those given are consumed, one by one."""
+    return to_rollout(model, params, buffers, shardings=rollout_shardings(model, mesh), is_consumed=True)
+
+
 def to_rollout(
     model: Model, params, buffers, *, shardings: tuple[Any, Any], is_consumed: bool = False
 ) -> tuple[Any, Any]:
     """(params, buffers) as the sampler wants them: laid out by ``shardings`` and, but for ``_IN_FLOAT32``, in the compute type.
 
-    An array that is so already is handed on. With ``is_consumed`` the others are deleted as soon as their copies are there: for
-    a caller that only samples, so that both are never there together.
+    An array that is so already is handed on. With ``is_consumed`` the others are deleted as soon as their copies are there, so
+    that all of both are never there together.
     """
 
     def moved(path, array: jax.Array, target: NamedSharding) -> jax.Array:
@@ -151,29 +155,46 @@ def rollout_dtype(path, model: Model) -> jnp.dtype:
 
 
 @functools.cache
-def make_reshard(target: NamedSharding, dtype: jnp.dtype, *, is_stacked: bool):
-    """Jitted (array) -> the array in ``dtype``, laid out by ``target``, whose devices it must be on, in their order.
+def make_reshard(target: NamedSharding, dtype: jnp.dtype):
+    """Jitted (array) -> the array in ``dtype``, laid out by ``target``, whose devices it must be on, in their order."""
+    return jax.jit(lambda array: array.astype(dtype), out_shardings=target)
 
-    ``is_stacked``: the leading dim is layers, which are moved one after the other.
+
+@functools.cache
+def make_layer_reshard(target: NamedSharding, dtype: jnp.dtype):
+    """Jitted (copy, array, layer) -> the copy, which is consumed, with that layer of the array; as ``make_reshard`` otherwise.
+
+    A loop over layers within one program would not do: for TPUs XLA takes the cast out of it, for all layers together.
     """
+    of_layer = NamedSharding(target.mesh, PartitionSpec(*target.spec[1:]))
+
+    def move(copy, array, layer):
+        part = jax.lax.dynamic_index_in_dim(array, layer, keepdims=False).astype(dtype)
+        part = jax.lax.with_sharding_constraint(part, of_layer)
+        return jax.lax.dynamic_update_index_in_dim(copy, part, layer, 0)
+
+    return jax.jit(move, out_shardings=target, donate_argnums=0)
+
+
+def _resharded(array: jax.Array, target: NamedSharding, dtype: jnp.dtype, *, is_stacked: bool) -> jax.Array:
+    """The array in ``dtype``, laid out by ``target`` on the devices where it is."""
     if not is_stacked:
-        return jax.jit(lambda array: array.astype(dtype), out_shardings=target)
-    layer = NamedSharding(target.mesh, PartitionSpec(*target.spec[1:]))
-
-    def by_layer(array):
-        return jax.lax.map(lambda part: jax.lax.with_sharding_constraint(part.astype(dtype), layer), array)
-
-    return jax.jit(by_layer, out_shardings=target)
+        return make_reshard(target, dtype)(array)
+    copy, move = jnp.zeros(array.shape, dtype, device=target), make_layer_reshard(target, dtype)
+    for layer in range(array.shape[0]):
+        copy = move(copy, array, layer)
+    return copy
 
 
 def _move(array: jax.Array, target: NamedSharding, dtype: jnp.dtype, *, is_stacked: bool) -> jax.Array:
-    """The array in ``dtype`` and laid out by ``target``, also on other devices."""
-    source = array.sharding
+    """The array in ``dtype``, laid out by ``target``, also on other devices."""
+    source, there = array.sharding, cast(Mesh, target.mesh)
     if source.device_set == target.device_set:
-        return make_reshard(target, dtype, is_stacked=is_stacked)(array)
-    if not isinstance(source, NamedSharding) or source.mesh.size != target.mesh.size:
+        return _resharded(array, target, dtype, is_stacked=is_stacked)
+    if not isinstance(source, NamedSharding) or source.mesh.size != there.size:
         return jax.device_put(array.astype(dtype), target)  # by way of the host, where parts differ
     # As many devices there as here: the parts are made here, so that each only has to be copied.
-    here = Mesh(source.mesh.devices.reshape(target.mesh.devices.shape), MESH_AXES, axis_types=target.mesh.axis_types)
-    parts = make_reshard(NamedSharding(here, target.spec), dtype, is_stacked=is_stacked)(array)
+    devices = cast(Mesh, source.mesh).devices.reshape(there.devices.shape)
+    here = Mesh(devices, MESH_AXES, axis_types=there.axis_types)
+    parts = _resharded(array, NamedSharding(here, target.spec), dtype, is_stacked=is_stacked)
     return jax.device_put(parts, target)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,16 @@ import numpy as np
 import pytest
 
 from r1jax.models.transformer import make_model
-from r1jax.rollout.weight_sync import WeightSync, make_reshard, make_rollout_mesh, rollout_shardings, to_rollout
+from r1jax.rollout.weight_sync import (
+    WeightSync,
+    make_layer_reshard,
+    make_reshard,
+    make_rollout_mesh,
+    rollout_shardings,
+    to_rollout,
+)
 from r1jax.sharding import axes_of, make_mesh, partition_spec, tree_shardings
+from tests.kernels.tpu_aot import mesh_of, tpu_compile
 from tests.tiny import GQA, V3, padded, shaken
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -70,6 +79,15 @@ def test_without_axes_the_arrays_are_the_trainers():
         assert lent["params"] is state["params"] and lent["buffers"] is state["buffers"]
 
 
+def test_the_copy_is_freed_with_the_context():
+    model, mesh = make_model(dataclasses.replace(GQA, dtype="bfloat16")), make_mesh()
+    state = placed(model, mesh)
+    with WeightSync(model, mesh=mesh, axes={}).lend(state) as lent:
+        copies = [weakref.ref(a) for a in jax.tree.leaves(lent["params"]) if a.dtype == jnp.bfloat16]
+        assert len(copies) >= 8 and all(copy() is not None for copy in copies)
+    assert all(copy() is None for copy in copies)
+
+
 def test_what_needs_no_change_is_not_copied():
     model, mesh = make_model(GQA), make_mesh()
     state = placed(model, mesh)
@@ -79,7 +97,7 @@ def test_what_needs_no_change_is_not_copied():
 
 @pytest.mark.parametrize("config", [GQA, V3], ids=["gqa", "v3"])
 def test_a_cast_copy_gives_the_same_bits(config):
-    """Teacher forcing, prefill and decode: a weight that somebody uses in float32 would show here."""
+    """Teacher forcing and decode: a weight that somebody uses in float32 would show here."""
     model = make_model(dataclasses.replace(config, num_layers=config.num_dense_layers + 1, dtype="bfloat16"))
     params, buffers = shaken(model)
     copy, _ = to_rollout(model, params, buffers, shardings=rollout_shardings(model, make_mesh()))
@@ -89,12 +107,10 @@ def test_a_cast_copy_gives_the_same_bits(config):
 
     @jax.jit
     def run(params):
-        places = {"positions_BT": positions, "segments_BT": segments}
-        hidden, _, _ = model.hidden(params, buffers, tokens, **places)
-        cache = model.init_cache(batch=4, length=21)
-        _, cache, _ = model.hidden(params, buffers, tokens, **places, cache=cache, is_prefill=True)
-        places = {"positions_BT": positions[:, -1:] + 1, "segments_BT": segments[:, :1]}
-        decoded, _, _ = model.hidden(params, buffers, tokens[:, :1], **places, cache=cache)
+        hidden, _, _ = model.hidden(params, buffers, tokens, positions_BT=positions, segments_BT=segments)
+        first = {"positions_BT": positions[:, -1:], "segments_BT": segments[:, :1]}
+        cache = model.init_cache(batch=4, length=3)
+        decoded, _, _ = model.hidden(params, buffers, tokens[:, :1], **first, cache=cache)
         return model.token_logprob(params, hidden, jnp.roll(tokens, -1, axis=1)), model.logits(params, decoded)
 
     jax.tree.map(np.testing.assert_array_equal, run(copy), run(params))
@@ -124,11 +140,12 @@ def test_peak_memory_is_of_one_layer(axes, layers):
         for m, role in ((mesh, "train"), (rollout, "rollout"))
     )
     array = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=source)
-    taken = {}
-    for is_stacked in (True, False):
-        program = make_reshard(target, jnp.dtype("bfloat16"), is_stacked=is_stacked).lower(array).compile()
-        taken[is_stacked] = program.memory_analysis().temp_size_in_bytes / (2 * 16 * 64 * 32)
-    assert taken[True] <= layers and taken[False] > 3 * taken[True], taken
+    copy = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=target)
+    by_layer = make_layer_reshard(target, copy.dtype).lower(copy, array, 0).compile().memory_analysis()
+    at_once = make_reshard(target, copy.dtype).lower(array).compile().memory_analysis()
+    assert by_layer.alias_size_in_bytes == by_layer.output_size_in_bytes  # the copy itself is filled in place
+    taken = [program.temp_size_in_bytes / (2 * 16 * 64 * 32) for program in (by_layer, at_once)]
+    assert taken[0] <= layers and taken[1] > 3 * taken[0], taken
 
 
 @pytest.mark.parametrize(
@@ -158,3 +175,19 @@ def test_an_axis_that_does_not_divide_a_parameter_is_named():
     with pytest.raises(ValueError, match=r"w_down_EFD .*'expert' of 8 does not divide 'experts', which is 4"):
         model = make_model(dataclasses.replace(V3, num_experts=4, num_groups=2, num_groups_per_token=1))
         WeightSync(model, mesh=make_mesh({"data": 8}), axes={"expert": 8})
+
+
+@tpu_compile
+def test_on_a_tpu_one_layer_is_exchanged(generation):
+    """Of 8 layers of 16 experts, 2048 x 1024, from {"fsdp": 2, "expert": 2} by "train" to four experts a device."""
+    mesh, shape = mesh_of(generation, {"fsdp": 2, "expert": 2}), (8, 16, 2048, 1024)
+    names = (None, "experts", "embed", "mlp")
+    source, target = (
+        jax.sharding.NamedSharding(mesh, partition_spec(names, shape, mesh, role=role)) for role in ("train", "rollout")
+    )
+    array = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=source)
+    copy = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=target)
+    compiled = make_layer_reshard(target, copy.dtype).lower(copy, array, 0).compile()
+    memory, text, layer = compiled.memory_analysis(), compiled.as_text(), 2 * 16 * 2048 * 1024
+    assert memory.alias_size_in_bytes == 8 * layer // 4 and memory.temp_size_in_bytes <= layer
+    assert "bf16" in text.partition(" all-to-all(")[0].splitlines()[-1] and "all-gather" not in text  # cast, then moved
