@@ -60,6 +60,23 @@ def test_a_process_that_never_spoke_and_one_that_has_ended():
     assert str(first.turn()).startswith("process 2 not heard of")  # second said that it is over
 
 
+def test_waiting_for_a_process_that_has_ended(monkeypatch):
+    first, second = watchdogs(2)
+    monkeypatch.setattr(pulse, "waits_for", None)
+    second.stop()
+    second.talk()
+    for _ in range(30):  # the report is written, say: nobody is waited for
+        first.talk()
+        assert first.turn() is None
+    monkeypatch.setattr(pulse, "waits_for", "update 7: its batch")
+    for _ in range(3):
+        first.talk()
+        assert first.turn() is None  # it may have ended after they met, which takes a moment to be seen
+    first.talk()
+    problem = str(first.turn())
+    assert problem.startswith("process 1 (pid ") and "ended while this one waits for update 7: its batch. See" in problem
+
+
 def test_a_coordinator_that_does_not_answer():
     first, second = watchdogs(2)
     first.talk()
