@@ -141,9 +141,13 @@ class Watchdog:
         self._end(problem)
 
     def _end(self, problem: str) -> None:
-        faulthandler.cancel_dump_traceback_later()
-        sys.stdout.flush()
-        print(f"error: {problem}", file=sys.stderr, flush=True)
+        # Where the log itself is what hangs, nothing can be said, and the process ends all the same.
+        faulthandler.dump_traceback_later(self.seconds * TURNS, exit=True, file=_STDERR)
+        closed = OSError, ValueError  # by whoever read it
+        with contextlib.suppress(*closed):
+            sys.stdout.flush()
+        with contextlib.suppress(*closed):
+            print(f"error: {problem}", file=sys.stderr, flush=True)
         if "--step-timeout" in problem:
             faulthandler.dump_traceback(file=_STDERR)
             time.sleep(3 * self.seconds)  # in which the others hear of it
