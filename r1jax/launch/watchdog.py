@@ -5,7 +5,8 @@ Each process tells the coordinator ten times in --peer-timeout that it is there,
 
 1. where a process was not heard of for --peer-timeout: it is gone, was stopped, or does not get to run Python;
 2. where a process has met nobody for --step-timeout, though all are there: a reward or a disk hangs in one of them, or
-   a collective in all. Then every process writes the stacks of its threads to its log before it ends.
+   a collective in all. Then every process writes the stacks of its threads to its log before it ends;
+3. where a process waits for one that has ended by itself: an error in that one alone, which its log tells.
 
 The message comes within 1.2 times the timeout, and process 0, which is the coordinator, ends last, so that what the
 others say is not lost. Behind this stands JAX's own heartbeat at twice --peer-timeout, which aborts (exit code 134). A
@@ -33,6 +34,8 @@ from r1jax.processes import pulse
 LOST = 75  # as r1jax.run's exit code where another process was lost: the same command goes on
 TURNS = 10
 """Of this thread in --peer-timeout."""
+_FORSAKEN_TURNS = 3
+"""Fewer than JAX waits, at the end of a program, for the others: it aborts them, and says less."""
 _PREFIX = "r1jax/alive/"
 _STDERR = 2
 
@@ -61,6 +64,7 @@ class Watchdog:
         self._seen: dict[int, Any] = {}
         self._silent = dict.fromkeys(self._others, 0)  # turns since a process said something new
         self._unanswered = self._still = 0  # turns without a reply of the coordinator; without a meeting
+        self._forsaken = 0  # turns of waiting for one that has ended
         self._replies_seen, self._meetings_seen = 0, pulse.meetings
         self._is_stuck, self._is_over = False, threading.Event()
 
@@ -90,6 +94,10 @@ class Watchdog:
         if silent:
             names, turns = ", ".join(map(self._name, silent)), max(self._silent[other] for other in silent)
             return f"{names} not heard of for {self._of(turns)} (--peer-timeout). {_GONE}"
+        ended = [other for other in self._others if told.get(other, {}).get("over")]
+        self._forsaken = self._forsaken + 1 if ended and self._still and pulse.waits_for is not None else 0
+        if self._forsaken > _FORSAKEN_TURNS:
+            return f"{', '.join(map(self._name, ended))} ended while this one waits for {pulse.waits_for}. {_ENDED}"
         self._is_stuck = self._still > self._step_turns
         if self._is_stuck or any(told.get(other, {}).get("stuck") for other in self._others):
             return f"the run makes no step for {self._of(self._still)} (--step-timeout). {self._who_is_behind()}"
@@ -133,9 +141,13 @@ class Watchdog:
         self._end(problem)
 
     def _end(self, problem: str) -> None:
-        faulthandler.cancel_dump_traceback_later()
-        sys.stdout.flush()
-        print(f"error: {problem}", file=sys.stderr, flush=True)
+        # Where the log itself is what hangs, nothing can be said, and the process ends all the same.
+        faulthandler.dump_traceback_later(self.seconds * TURNS, exit=True, file=_STDERR)
+        closed = OSError, ValueError  # by whoever read it
+        with contextlib.suppress(*closed):
+            sys.stdout.flush()
+        with contextlib.suppress(*closed):
+            print(f"error: {problem}", file=sys.stderr, flush=True)
         if "--step-timeout" in problem:
             faulthandler.dump_traceback(file=_STDERR)
             time.sleep(3 * self.seconds)  # in which the others hear of it
@@ -175,3 +187,4 @@ _GONE = (
     "It is gone, was stopped, or hangs: this one ends. See its log, end it where it still runs; the same command goes on "
     "from the last checkpoint."
 )
+_ENDED = "See what that one's log says, and mend it; the same command goes on from the last checkpoint."

@@ -50,7 +50,7 @@ def check(config: ConfigDict) -> None:
     check_keys(config, required=(*KEYS, "engine"), where="evaluate")
     check_counts(config, COUNTS, where="evaluate")
     check_counts(config, ("seed",), where="evaluate", least=0)
-    check_engine(config.engine, where="evaluate: engine")
+    check_engine(config.engine, where="evaluate: engine", samples={"samples": config.samples})
     check_finite(config.to_dict(), where="evaluate")
     check_sampling(config, where="evaluate")
     if config.problems % config.problems_per_batch:

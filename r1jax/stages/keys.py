@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from r1jax.rollout.engine import CacheChoice
@@ -63,16 +63,23 @@ def check_sampling(config: Any, *, where: str) -> None:
         raise ValueError(f"{where}: top_p={top_p}: must be in (0, 1], or None for all tokens")
 
 
-def check_engine(config: Any, *, where: str) -> None:
-    """Raises ValueError, naming the key, for an "engine" that no sampler can be made of."""
+def check_engine(config: Any, *, where: str, samples: Mapping[str, int] | None = None) -> None:
+    """Raises ValueError, naming the key, for an "engine" that no sampler can be made of.
+
+    samples: by the key that says so, how many samples of one prompt the stage asks for; the engine samples them together.
+    """
     check_keys(config, required=_ENGINE_KEYS, optional=_ENGINE_OPTIONS, where=where)
     check_counts(config, _ENGINE_KEYS, where=where)
-    options = options_of(config, _ENGINE_OPTIONS)
-    check_counts(options, [name for name in ("page_size", "max_rows") if options.get(name) is not None], where=where)
-    if (cache := options.get("cache", "auto")) not in get_args(CacheChoice):
-        raise ValueError(f"{where}: cache={cache!r} must be one of {list(get_args(CacheChoice))}")
-    if options.get("page_size", 128) % 128:
+    options = {"cache": "auto", "page_size": 128, "max_rows": None} | options_of(config, _ENGINE_OPTIONS)
+    max_rows = options["max_rows"]
+    check_counts(options, ["page_size"] if max_rows is None else ["page_size", "max_rows"], where=where)
+    if options["cache"] not in get_args(CacheChoice):
+        raise ValueError(f"{where}: cache={options['cache']!r} must be one of {list(get_args(CacheChoice))}")
+    if options["page_size"] % 128:
         raise ValueError(f"{where}: page_size={options['page_size']} must be a multiple of 128, as the kernels need it")
+    for name, count in (samples or {}).items():
+        if max_rows is not None and count > max_rows:
+            raise ValueError(f"{where}: max_rows={max_rows} must be at least {name}={count}, the samples of one prompt")
 
 
 def check_finite(value: Any, *, where: str) -> None:

@@ -86,8 +86,9 @@ class EmptySetError(ValueError):
 def check(config: ConfigDict) -> None:
     """Raises ValueError, naming the key, for a config that cannot run; reads files of problems, makes a few others."""
     check_keys(config, required=KEYS, optional=("first_prompt", "ngram"), where="reject")
-    check_engine(config.engine, where="reject: engine")
     check_counts(config, COUNTS, where="reject")
+    samples = {"samples_per_prompt": config.samples_per_prompt}
+    check_engine(config.engine, where="reject: engine", samples=samples)
     check_counts(config, ("seed",), where="reject", least=0)
     values = config.to_dict()
     check_counts({"first_prompt": 0} | values, ("first_prompt",), where="reject", least=0)

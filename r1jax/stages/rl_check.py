@@ -98,12 +98,14 @@ def check(config: ConfigDict) -> None:
     """Raises ValueError, naming the key, for a config that cannot train; reads files of problems, makes a few others."""
     check_keys(config, required=KEYS, optional=OPTIONAL, where="rl")
     check_keys(config.eval, required=EVAL_KEYS, where="rl: eval")
-    check_engine(config.engine, where="rl: engine")
     check_keys(config.optimizer, required=("learning_rate",), optional=OPTIMIZER_KEYS, where="rl: optimizer")
     check_counts(config, COUNTS, where="rl")
     check_counts(config, ("max_refills", "seed"), where="rl", least=0)
     check_counts(config.eval, EVAL_KEYS - {"temperature", "top_p", "seed"}, where="rl: eval")
     check_counts(config.eval, ("seed",), where="rl: eval", least=0)
+    samples = {"group_size": config.group_size}
+    samples |= {f"eval.{name}": config.eval[name] for name in ("samples", "final_samples")}
+    check_engine(config.engine, where="rl: engine", samples=samples)
     check_finite(config.to_dict(), where="rl")
     check_not_negative(config, NOT_NEGATIVE, where="rl")
     check_sampling(config, where="rl")

@@ -1,6 +1,7 @@
 """The flags of a run of several processes: what cannot be a run is refused before anything waits."""
 
 import argparse
+import types
 
 import jax
 import pytest
@@ -78,6 +79,17 @@ def test_what_is_said_of_jax_is_what_it_gets(monkeypatch):
         },
     )  # fmt: skip
     assert [(options.peer_timeout, options.step_timeout) for options in watched] == [(100, 3600), (20, 3600)]
+
+
+def test_only_a_run_of_several_processes_is_watched(monkeypatch):
+    """One alone meets nobody: it would be taken to hang after --step-timeout."""
+    joined = types.SimpleNamespace(client=None, process_id=0)
+    monkeypatch.setattr(distributed.runtime, "global_state", joined)
+    started = []
+    monkeypatch.setattr(distributed.Watchdog, "start", lambda self: started.append(joined.num_processes))
+    for joined.num_processes in (1, 2):
+        distributed.watch(parse(EXPLICIT))
+    assert started == [2]
 
 
 def test_failing_to_join_says_what_to_look_at(monkeypatch):

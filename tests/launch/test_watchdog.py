@@ -1,10 +1,13 @@
 """A process that is gone or hangs ends the run in a stated time, and is named."""
 
+import io
 import signal
+import sys
 import time
 
 import pytest
 
+from r1jax.launch import watchdog as watchdog_module
 from r1jax.launch.watchdog import TURNS, Watchdog
 from r1jax.processes import pulse
 from tests.launch import peers
@@ -60,6 +63,25 @@ def test_a_process_that_never_spoke_and_one_that_has_ended():
     assert str(first.turn()).startswith("process 2 not heard of")  # second said that it is over
 
 
+def test_waiting_for_a_process_that_has_ended(monkeypatch):
+    first, second = watchdogs(2)
+    monkeypatch.setattr(pulse, "waits_for", None)
+    second.stop()
+    second.talk()
+    for _ in range(30):  # the report is written, say: nobody is waited for
+        first.talk()
+        assert first.turn() is None
+    monkeypatch.setattr(pulse, "waits_for", "update 7: its batch")
+    for _ in range(3):
+        first.talk()
+        assert first.turn() is None  # it may have ended after they met, which takes a moment to be seen
+    first.talk()
+    problem = str(first.turn())
+    assert (
+        problem.startswith("process 1 (pid ") and "ended while this one waits for update 7: its batch. See" in problem
+    )
+
+
 def test_a_coordinator_that_does_not_answer():
     first, second = watchdogs(2)
     first.talk()
@@ -88,6 +110,21 @@ def test_a_run_without_a_step_says_who_is_behind(monkeypatch):
     first.talk()
     second.talk()
     assert "(--step-timeout)" in str(second.turn())
+
+
+def test_a_log_that_nobody_reads_does_not_keep_a_process(monkeypatch, capsys):
+    class Closed(io.StringIO):
+        def flush(self):
+            raise BrokenPipeError
+
+    deadlines, codes = [], []
+    monkeypatch.setattr(sys, "stdout", Closed())
+    monkeypatch.setattr(watchdog_module.faulthandler, "dump_traceback_later", lambda *a, **k: deadlines.append((a, k)))
+    monkeypatch.setattr(watchdog_module.os, "_exit", codes.append)
+    watchdogs(2)[1]._end("process 0 is gone")
+    assert codes == [75] and capsys.readouterr().err == "error: process 0 is gone\n"
+    (((seconds,), options),) = deadlines  # where a write does not even fail
+    assert seconds == 10 and options["exit"]
 
 
 @pytest.mark.slow

@@ -170,12 +170,12 @@ def test_weights_on_parts_that_are_not_there(weights, message):
             rl.make_loss(make_model(GQA), aggregation="token", constant=None, **weights)
 
 
-@pytest.mark.parametrize(("stage", "index"), [(supervised, 0), (rl, 1)])
-def test_stages_read_the_weights_from_their_config(stage, index):
+@pytest.mark.parametrize(("stage", "index", "sizes"), [(supervised, 0, {"num_updates": 100}), (rl, 1, {})])
+def test_stages_read_the_weights_from_their_config(stage, index, sizes):
     values = list(load_config("configs/zero.py").stages.values())[index].to_dict()
     values.pop("workdir", None)  # the experiment's, not the stage's
     config = ConfigDict(values | {"balance_weight": 1e-4})
     stage.check(config)
     model = make_model(GQA)
     with pytest.raises(ValueError, match="balance_weight=0.0001, but the model has num_experts=0"):
-        stage.build(config, model, *shaken(model))
+        stage.build(config, model, *shaken(model), **sizes)

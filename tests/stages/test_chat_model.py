@@ -87,6 +87,7 @@ def test_a_thought_that_the_prompt_opened_is_seen_to_be_one():
             r"cache='pages' must be one of \['auto', 'dense', 'paged'\]",
         ),
         (OWN | {"engine": OWN["engine"] | {"page_size": 192}}, "here.engine: page_size=192 must be a multiple of 128"),
+        (OWN | {"engine": OWN["engine"] | {"page_size": None}}, "here.engine: page_size=None must be a whole number"),
         (
             OWN | {"engine": OWN["engine"] | {"max_rows": 0}},
             "here.engine: max_rows=0 must be a whole number of at least 1",

@@ -135,6 +135,10 @@ def _without_seconds(tasks):
         ({"rewards": [{"function": f"{__name__}:needs_legs"}]}, "task 'pair_sum': reward 'needs_legs' .*legs"),
         ({"template": "nobody's"}, "nobody's"),
         ({"engine": {"prompt_bucket": 32}}, "evaluate: engine: missing key segment"),
+        (
+            {"engine": {"prompt_bucket": 64, "segment": 8, "max_rows": 3}},
+            "engine: max_rows=3 must be at least samples=4",
+        ),
         ({"tempreature": 1.0}, "unknown key tempreature .near it: temperature"),
         ({"init": {"kind": "stage"}}, "init: missing key path"),
     ],

@@ -249,6 +249,7 @@ FILTER = {"function": f"{finished.__module__}:finished"}
     [
         ({"num_prompts": 10}, "num_prompts=10 is no multiple of prompts_per_batch=4"),
         ({"samples_per_prompt": 0}, "samples_per_prompt=0"),
+        ({"engine": {"prompt_bucket": 32, "segment": 8, "max_rows": 2}}, "at least samples_per_prompt=3"),
         ({"temperature": 0.0}, "temperature=0.0: must be positive"),
         ({"top_p": 1.5}, "top_p=1.5"),
         ({"format": "csv"}, "format='csv'"),

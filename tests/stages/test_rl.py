@@ -52,6 +52,7 @@ def needs_numbers(prompts, completions, numbers):
 
 LENGTH = {"function": f"{__name__}:length_reward", "weight": 1.0}
 PAIRS = [{"kind": "mini", "name": "pair_sum"}]
+FEW_ROWS = ConfigDict({"prompt_bucket": 32, "segment": 8, "max_rows": 3})
 
 
 def tiny_config(**changes) -> ConfigDict:
@@ -243,6 +244,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_update(tmp_pa
         ({"balance_weight": -1e-4}, "balance_weight=-0.0001"),
         ({"importance_cap": -2.0}, "importance_cap must be positive, got -2.0"),
         ({"engine": ConfigDict({"prompt_bucket": 0, "segment": 8})}, "rl: engine: prompt_bucket=0"),
+        ({"group_size": 2, "engine": FEW_ROWS}, "rl: engine: max_rows=3 must be at least eval.final_samples=4, the"),
         ({"rewards": [LENGTH | {"weight": float("nan")}]}, r"rl\.rewards\[0\]\.weight=nan"),
         ({"rewards": [LENGTH | {"weight": 0.0}]}, "all weights are 0"),
         (

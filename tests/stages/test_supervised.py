@@ -40,7 +40,7 @@ def tiny_config(**changes) -> ConfigDict:
 
 def state_of(workdir, config):
     policy, params, buffers = supervised.load_policy(config.init.to_dict(), mesh=supervised.make_mesh(), seed=0)
-    state, _ = supervised.build(config, policy.model, params, buffers)
+    state, _ = supervised.build(config, policy.model, params, buffers, num_updates=6)
     return load_checkpoint(workdir, state)[0]
 
 
