@@ -11,11 +11,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from r1jax.kernels.paged_parts import page_specs
 from r1jax.models.transformer import Model
-from r1jax.rollout.engine import MAX_STOP_IDS, make_engine
+from r1jax.rollout.engine import MAX_STOP_IDS, _prompts_at_once, make_engine
+from r1jax.rollout.pages import PagedRows
+from r1jax.rollout.rows import Rows
 from r1jax.rollout.weight_sync import (
     FIRST_DEVICE,
     make_reshard,
@@ -23,7 +27,7 @@ from r1jax.rollout.weight_sync import (
     rollout_dtype,
     rollout_shardings,
 )
-from r1jax.sharding import bytes_on_device, partition_spec, tree_shardings
+from r1jax.sharding import bytes_on_device, partition_spec
 from r1jax.stages import reward_model, rl, supervised
 from r1jax.stages.keys import rollout_axes
 from r1jax.stages.policy import abstract_policy
@@ -277,8 +281,11 @@ def _sampling(
     mesh, weights, resident, programs = _lent(config, model, state, mesh, steps=steps)
     engine = make_engine(model, pad_id=0, **config.engine)
     prompt = -(-config.max_prompt_tokens // engine.prompt_bucket) * engine.prompt_bucket
-    num_segments = -(-max_new_tokens // engine.segment)
-    tokens = _placed((num_prompts, prompt), jnp.int32, ("batch", None), mesh)
+    at_once = _prompts_at_once(num_prompts, num_samples, engine.max_rows)
+    num_batches, num_segments = -(-num_prompts // at_once), -(-max_new_tokens // engine.segment)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        rows = engine._rows(at_once, prompt, num_samples=num_samples, max_new_tokens=max_new_tokens)
+    batch = rows.lay_out([[0]] * at_once, pad_id=0) | {"first_row": np.int32(0)}
 
     def settings():
         return {
@@ -289,19 +296,17 @@ def _sampling(
             "key": jax.random.key(0),
         }
 
-    rows, slots = num_prompts * num_samples, prompt + num_segments * engine.segment
-    static = {"length": prompt, "repeats": num_samples}
-    decoded = _rows_laid_out(decode_state(model, rows=rows, slots=slots), mesh)
+    decoded = decode_state(model, rows, batch, mesh=mesh, slots=prompt + num_segments * engine.segment)
     return [
         *programs,
         Program(
             "prefill",
             "prefill",
             engine._prefill,
-            (*weights, tokens, tokens),
-            calls=1 / steps,
-            sizes={"prompts": num_prompts, "length": prompt, "samples": num_samples},
-            static=static,
+            (*weights, _whole(jax.eval_shape(lambda: batch), mesh)),
+            calls=num_batches / steps,
+            sizes={"prompts": len(batch["tokens_PT"]), "length": prompt, "samples": rows.num_samples},
+            static={"rows": rows},
             resident=resident,
         ),
         Program(
@@ -309,8 +314,12 @@ def _sampling(
             "decode",
             engine._decode,
             (*weights, decoded, _whole(jax.eval_shape(settings), mesh)),
-            calls=num_segments / steps,
-            sizes={"rows": rows, "slots": slots, "steps": engine.segment},
+            calls=num_batches * num_segments / steps,
+            sizes={
+                "rows": at_once * num_samples,
+                "slots": prompt + num_segments * engine.segment,
+                "steps": engine.segment,
+            },
             static={"steps": engine.segment},
             resident=resident,
             dynamic_trips=(engine.segment,),
@@ -318,19 +327,49 @@ def _sampling(
     ]
 
 
-def decode_state(model: Model, *, rows: int, slots: int) -> dict[str, Any]:
-    """What the engine's prefill gives and its decode takes, with a cache that has grown to ``slots``; shapes."""
-    config = model.config
-    return jax.eval_shape(
-        lambda: {
-            "cache": model.init_cache(batch=rows, length=slots),
-            "hidden_BD": jnp.zeros((rows, config.model_dim), config.dtype),
-            "position_B": jnp.zeros((rows,), jnp.int32),
-            "row_B": jnp.zeros((rows,), jnp.int32),
-            "done_B": jnp.zeros((rows,), bool),
+def decode_state(model: Model, rows: Rows, batch, *, mesh: Mesh, slots: int) -> dict[str, Any]:
+    """What the engine's prefill gives and its decode takes, shapes laid out by the rules of the role "rollout".
+
+    slots: those of a dense cache that has grown. The weights decide nothing of it, so none are needed.
+    """
+    num_rows, config = len(batch["tokens_PT"]) * rows.num_samples, model.config
+
+    def made():
+        if isinstance(rows, PagedRows):
+            cache = model.init_paged_cache(
+                page_table_BI=batch["page_table_BI"],
+                num_pages=rows.num_parts * rows.pages_per_part,
+                page_size=rows.page_size,
+                batch_axes=rows.batch_axes,
+            )
+        else:
+            cache = model.init_cache(batch=num_rows, length=slots)
+        return {
+            "cache": cache,
+            "hidden_BD": jnp.zeros((num_rows, config.model_dim), config.dtype),
+            "position_B": jnp.zeros((num_rows,), jnp.int32),
+            "row_B": jnp.zeros((num_rows,), jnp.int32),
+            "done_B": jnp.zeros((num_rows,), bool),
             "step": jnp.int32(0),
         }
-    )
+
+    def placed(leaf):
+        axes = ("batch",) + (None,) * (leaf.ndim - 1) if leaf.ndim and leaf.shape[0] == num_rows else (None,) * leaf.ndim
+        spec = partition_spec(axes, leaf.shape, mesh, role="rollout")
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+
+    def pool(layer):
+        specs = page_specs(layer, rows.batch_axes, mesh) if isinstance(rows, PagedRows) else {}
+        return {name: _laid_as_sharding(a, NamedSharding(mesh, specs[name])) for name, a in layer.items()}
+
+    state = jax.eval_shape(made)
+    if not isinstance(rows, PagedRows):
+        return jax.tree.map(placed, state)
+    cache = state.pop("cache")
+    layers = tuple(pool(layer) for layer in cache.layers)
+    table_BI, lengths_B = placed(cache.page_table_BI), placed(cache.lengths_B)
+    cache = dataclasses.replace(cache, layers=layers, page_table_BI=table_BI, lengths_B=lengths_B)
+    return jax.tree.map(placed, state) | {"cache": cache}
 
 
 def _reward_models(config: ConfigDict, mesh: Mesh, *, resident) -> list[Program]:
@@ -374,19 +413,6 @@ def _batch(fields, scalars, *, rows: int, length: int, mesh: Mesh) -> dict[str, 
 
 def _placed(shape, dtype, axes, mesh: Mesh) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, partition_spec(axes, shape, mesh)))
-
-
-def _rows_laid_out(state: dict, mesh: Mesh) -> dict:
-    """A decode state whose rows lie as the rules of the role "rollout" say."""
-    num_rows = state["done_B"].shape[0]
-
-    def placed(leaf):
-        axes = ("batch",) + (None,) * (leaf.ndim - 1) if leaf.ndim and leaf.shape[0] == num_rows else (None,) * leaf.ndim
-        return jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=tree_shardings(axes, leaf, mesh, role="rollout")
-        )
-
-    return jax.tree.map(placed, state)
 
 
 def _whole(tree, mesh: Mesh):

@@ -93,14 +93,16 @@ def test_nothing_is_counted_twice_between_arguments_and_residents(planned):
     assert residents["apply"] == {"reference"}
 
 
-def test_the_decode_state_is_what_the_engine_makes():
+@pytest.mark.parametrize("cache", ["dense", "paged"])
+def test_the_decode_state_is_what_the_engine_makes(cache):
     model = make_model(V3)
     params, buffers = model.abstract()
-    engine = make_engine(model, pad_id=0, prompt_bucket=8, segment=4)
-    tokens = jax.ShapeDtypeStruct((3, 8), jnp.int32)
-    made = jax.eval_shape(lambda *given: engine._prefill_fn(*given, length=8, repeats=2), params, buffers, tokens, tokens)
-    made["cache"] = jax.eval_shape(lambda cache: engine._grow(cache, length=12), made["cache"])
-    expected = decode_state(model, rows=6, slots=12)
+    engine = make_engine(model, pad_id=0, prompt_bucket=8, segment=4, cache=cache, page_size=4)
+    rows = engine._rows(3, 8, num_samples=2, max_new_tokens=4)
+    batch = rows.lay_out([[1]] * 3, pad_id=0) | {"first_row": np.int32(0)}
+    made = jax.eval_shape(lambda *given: engine._prefill_fn(*given, rows=rows), params, buffers, batch)
+    made["cache"] = jax.eval_shape(lambda cache: rows.with_room(cache, 4), made["cache"])
+    expected = decode_state(model, rows, batch, mesh=make_mesh(), slots=12)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), made) == jax.tree.map(lambda a: (a.shape, a.dtype), expected)
 
 
