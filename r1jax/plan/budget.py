@@ -75,9 +75,9 @@ def count(program: Program, model: Model, topology: Topology) -> ProgramPlan:
     )
 
 
-def _forward(local: Local, *, has_head: bool, segment_length: float | None = None) -> flops.Forward:
+def _forward(local: Local, *, has_head: bool, segment_length: float) -> flops.Forward:
     tokens = local.rows * local.length
-    pairs = flops.causal_pairs(tokens=tokens, segment_length=segment_length or local.length)
+    pairs = flops.causal_pairs(tokens=tokens, segment_length=segment_length)
     return flops.forward(local.config, tokens=tokens, pairs=pairs, head_tokens=tokens if has_head else 0)
 
 
@@ -153,10 +153,19 @@ def _local(program: Program, model: Model) -> Local:
     return Local(model, program.mesh, program.sizes["rows"], program.sizes["length"])
 
 
+def _segment(program: Program) -> int:
+    """Tokens of a sequence in the rows of a program; where nobody says, a row is one."""
+    return program.sizes.get("segment", program.sizes["length"])
+
+
+def _slowest(program: Program, local: Local) -> float:
+    return flops.slowest_part(length=local.length, num_parts=local.sequence_parts, segment_length=_segment(program))
+
+
 def _score(program: Program, model: Model, generation: str) -> _Count:
     local, has_head = _local(program, model), program.kind == "score"
-    forward = _forward(local, has_head=has_head)
-    work = forward.total + (local.sequence_parts - 1) * forward.keys
+    forward = _forward(local, has_head=has_head, segment_length=_segment(program))
+    work = forward.total + (local.sequence_parts - 1) * forward.keys + (_slowest(program, local) - 1) * forward.scores
     exchanges = local.weight_exchanges(gathers=1, has_gradients=False) + local.expert_exchanges(1)
     return _Count(
         output_bytes=local.tokens * 4,
@@ -173,9 +182,11 @@ def _accumulate(program: Program, model: Model, generation: str) -> _Count:
     local, c = _local(program, model), model.config
     grads = bytes_on_device(program.arguments[2])
     saved = saved_bytes(model, local.mesh, generation, rows=local.rows, length=local.length)
-    forward = _forward(local, has_head=True)
+    forward = _forward(local, has_head=True, segment_length=_segment(program))
     passes = 1 if c.remat == "none" else 2
-    work = flops.hardware_train(forward, remat=c.remat, num_sequence_parts=local.sequence_parts)
+    work = flops.hardware_train(
+        forward, remat=c.remat, num_sequence_parts=local.sequence_parts, slowest=_slowest(program, local)
+    )
     # Backward, an exchange's two transfers are transposed: as many again.
     exchanges = local.weight_exchanges(gathers=2, has_gradients=True) + local.expert_exchanges(passes + 1)
     return _Count(
@@ -201,10 +212,18 @@ def _apply(program: Program, model: Model, generation: str) -> _Count:
     return _Count(state, state, params, 0, 16 * numbers, state, [])
 
 
+def _reshard(program: Program, model: Model, generation: str) -> _Count:
+    """One array from the trainer's layout to the sampler's, a layer at a time: two of them wait for their places."""
+    output, source = program.sizes["output_bytes"], jax.tree.leaves(program.arguments)[0]
+    layers = source.shape[0] if source.ndim > 2 else 1
+    exchange = Exchange("all-gather", output, program.mesh.size, False)
+    return _Count(output, 0, 2 * output / layers, 0, 0, output, [exchange])
+
+
 def _prefill(program: Program, model: Model, generation: str) -> _Count:
     prompts, length, samples = (program.sizes[name] for name in ("prompts", "length", "samples"))
     local = Local(model, program.mesh, prompts, length, role="rollout")
-    forward = _forward(local, has_head=False)
+    forward = _forward(local, has_head=False, segment_length=length)
     cache = _cache_bytes(model, rows=prompts, slots=length) / local.parts("batch", prompts)
     rows = prompts * samples
     repeated = _cache_bytes(model, rows=rows, slots=length) / local.parts("batch", rows)
@@ -220,12 +239,13 @@ def _prefill(program: Program, model: Model, generation: str) -> _Count:
 
 
 def _decode(program: Program, model: Model, generation: str) -> _Count:
+    """Memory at the longest cache; work of the mean call of a phase, whose caches are half as long (no row ends early)."""
     rows, slots, steps = (program.sizes[name] for name in ("rows", "slots", "steps"))
     local, c = Local(model, program.mesh, rows, 1, role="rollout"), model.config
     own_rows = local.tokens
     cache = _cache_bytes(model, rows=rows, slots=slots) / local.parts("batch", rows)
     weights = bytes_on_device(program.arguments[:2])
-    forward = flops.forward(c, tokens=rows, pairs=rows * slots, head_tokens=rows, is_absorbed=True)
+    forward = flops.forward(c, tokens=rows, pairs=rows * slots / 2, head_tokens=rows, is_absorbed=True)
     vocab = c.vocab_size // local.parts("vocab", c.vocab_size)
     logits, scores = 3 * own_rows * vocab * 4, 2 * own_rows * local.heads * slots * 4
     state = bytes_on_device(program.arguments[2])
@@ -236,7 +256,7 @@ def _decode(program: Program, model: Model, generation: str) -> _Count:
         temp_bytes=max(logits, scores + (FORWARD_ROWS * local.routed_bytes if c.num_experts else 0)),
         flops=steps * forward.total,
         hardware_flops=steps * forward.total,
-        hbm_bytes=steps * (weights + cache),
+        hbm_bytes=steps * (weights + cache / 2) - bytes_on_device(program.arguments),
         exchanges=exchanges,
     )
 
@@ -252,6 +272,7 @@ _KINDS: dict[str, Callable[[Program, Model, str], _Count]] = {
     "zeros": _zeros,
     "accumulate": _accumulate,
     "apply": _apply,
+    "reshard": _reshard,
     "prefill": _prefill,
     "decode": _decode,
 }
