@@ -64,7 +64,7 @@ class Program:
     calls: float
     """A training step's (one update of the optimizer)."""
     sizes: Mapping[str, int]
-    """By kind: rows and length of tokens; prompts, length and samples; rows, slots and steps."""
+    """By kind: rows and length of tokens, and the mean length of a segment; prompts, length and samples; rows, slots, steps."""
     static: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Keyword arguments that are no arrays."""
     resident: Any = ()
@@ -115,7 +115,8 @@ def _rl(config: ConfigDict, mesh: Mesh, assumed: Assumed) -> StagePrograms:
     batch = _batch(fields, scalars, rows=rows, length=length, mesh=mesh)
     logps = {"old_logp", "ref_logp"} if "reference" in state else {"old_logp"}
     learned = batch | dict.fromkeys(logps, batch["mask"])
-    sizes = {"rows": rows, "length": length}
+    segment = min(assumed.mean_prompt_tokens + assumed.mean_new_tokens, length)
+    sizes = {"rows": rows, "length": length, "segment": segment}
     weights = (state["params"], state["buffers"])
     programs = [
         *_sampling(
@@ -164,7 +165,8 @@ def _supervised(config: ConfigDict, mesh: Mesh, assumed: Assumed) -> StageProgra
     scalars = ("num_sequences", "num_segments", "num_tokens")
     batch = _batch(fields, scalars, rows=rows, length=length, mesh=mesh)
     tokens = config.documents_per_update * min(assumed.mean_document_tokens, length)
-    calls, sizes = math.ceil(tokens / length / rows), {"rows": rows, "length": length}
+    calls = math.ceil(tokens / length / rows)
+    sizes = {"rows": rows, "length": length, "segment": min(assumed.mean_document_tokens, length)}
     programs = _update(state, update, batch, mesh, calls=calls, sizes=sizes)
     return StagePrograms("supervised", model, mesh, state, tuple(programs), tokens, num_updates)
 
