@@ -14,7 +14,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -121,13 +121,18 @@ def rollout_shardings(model: Model, mesh: Mesh) -> tuple[Any, Any]:
     return params, buffers
 
 
+def for_sampling(model: Model, params, buffers, *, mesh: Mesh) -> tuple[Any, Any]:
+    """(params, buffers) for a program that only samples, on ``mesh``. Those given are consumed, one by one."""
+    return to_rollout(model, params, buffers, shardings=rollout_shardings(model, mesh), is_consumed=True)
+
+
 def to_rollout(
     model: Model, params, buffers, *, shardings: tuple[Any, Any], is_consumed: bool = False
 ) -> tuple[Any, Any]:
     """(params, buffers) as the sampler wants them: laid out by ``shardings`` and, but for ``_IN_FLOAT32``, in the compute type.
 
-    An array that is so already is handed on. With ``is_consumed`` the others are deleted as soon as their copies are there: for
-    a caller that only samples, so that both are never there together.
+    An array that is so already is handed on. With ``is_consumed`` the others are deleted as soon as their copies are there, so
+    that all of both are never there together.
     """
 
     def moved(path, array: jax.Array, target: NamedSharding) -> jax.Array:
@@ -171,9 +176,11 @@ def _move(array: jax.Array, target: NamedSharding, dtype: jnp.dtype, *, is_stack
     source = array.sharding
     if source.device_set == target.device_set:
         return make_reshard(target, dtype, is_stacked=is_stacked)(array)
-    if not isinstance(source, NamedSharding) or source.mesh.size != target.mesh.size:
+    there = cast(Mesh, target.mesh)
+    if not isinstance(source, NamedSharding) or source.mesh.size != there.size:
         return jax.device_put(array.astype(dtype), target)  # by way of the host, where parts differ
     # As many devices there as here: the parts are made here, so that each only has to be copied.
-    here = Mesh(source.mesh.devices.reshape(target.mesh.devices.shape), MESH_AXES, axis_types=target.mesh.axis_types)
+    devices = cast(Mesh, source.mesh).devices.reshape(there.devices.shape)
+    here = Mesh(devices, MESH_AXES, axis_types=there.axis_types)
     parts = make_reshard(NamedSharding(here, target.spec), dtype, is_stacked=is_stacked)(array)
     return jax.device_put(parts, target)

@@ -13,6 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from r1jax.rollout.engine import Engine, make_engine
+from r1jax.rollout.weight_sync import for_sampling
 from r1jax.stages.keys import check_counts, check_engine, check_keys, check_sampling
 from r1jax.stages.policy import check_init, load_policy
 from r1jax.text.chat import check_template, encode_prompt, render, stop_ids
@@ -51,7 +52,7 @@ def make_chat(spec: Mapping[str, Any] | None, *, mesh: Mesh) -> Chat | None:
     policy, params, buffers = load_policy(spec["init"], mesh=mesh, seed=0)
     return PolicyChat(
         engine=make_engine(policy.model, pad_id=policy.tokenizer.pad_id, **spec["engine"]),
-        weights=(params, buffers),
+        weights=for_sampling(policy.model, params, buffers, mesh=mesh),
         tokenizer=policy.tokenizer,
         **{name: spec[name] for name in _POLICY_KEYS if name not in ("kind", "init", "engine")},
     )

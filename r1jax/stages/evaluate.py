@@ -26,6 +26,7 @@ from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector, reward_columns
 from r1jax.rollout.engine import make_engine
 from r1jax.rollout.types import Completion, Group
+from r1jax.rollout.weight_sync import for_sampling
 from r1jax.sharding import make_mesh
 from r1jax.stages.keys import check_counts, check_engine, check_finite, check_keys, check_sampling
 from r1jax.stages.policy import check_init, load_policy
@@ -105,6 +106,7 @@ def main(config: ConfigDict, workdir: Path) -> dict:
 
         # Policy, sampler, rewards
         policy, params, buffers = load_policy(config.init.to_dict(), mesh=mesh, seed=config.seed)
+        params, buffers = for_sampling(policy.model, params, buffers, mesh=mesh)
         engine = make_engine(policy.model, pad_id=policy.tokenizer.pad_id, **config.engine)
         rubric = Rubric(_logged_only(load_rewards(config.to_dict()["rewards"], mesh=mesh, rows=config.samples)))
         collectors = [

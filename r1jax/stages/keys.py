@@ -34,6 +34,11 @@ def rollout_axes(config: Any) -> dict[str, int] | None:
     return None if axes is None else dict(axes)
 
 
+def offload_of(config: Any) -> list[str]:
+    """The optional key "offload": the parts of the train state that wait in the host's memory (``r1jax.training.offload``)."""
+    return list(config.get("offload") or ())
+
+
 def check_counts(config: Any, names: Iterable[str], *, where: str, least: int = 1) -> None:
     """Raises ValueError naming the first of ``names`` that is no whole number of at least ``least``."""
     for name in names:

@@ -37,6 +37,7 @@ from r1jax.processes import require_one
 from r1jax.rewards.rubric import Rubric, load_function
 from r1jax.rollout.collect import Collector, check_problems_of
 from r1jax.rollout.engine import make_engine
+from r1jax.rollout.weight_sync import for_sampling
 from r1jax.sharding import make_mesh
 from r1jax.stages.chat_model import check_chat, make_chat
 from r1jax.stages.keys import check_counts, check_engine, check_finite, check_keys, check_sampling, options_of
@@ -172,6 +173,7 @@ def main(config: ConfigDict, workdir: Path) -> dict:
         policy, params, buffers = load_policy(values["init"], mesh=mesh, seed=config.seed)
         parts = build(config, policy, mesh)
         model = {"path": inputs.get("init.path", {}).get("path"), "weights": weights_digest(params)}
+        params, buffers = for_sampling(policy.model, params, buffers, mesh=mesh)
 
         # Loop
         folder, num_batches = workdir / "parts", config.num_prompts // config.prompts_per_batch

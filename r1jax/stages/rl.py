@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from r1jax.data.prompts import make_prompt_iterator
-from r1jax.evals.evaluate import distinct_problems, evaluate
+from r1jax.evals.evaluate import distinct_problems
 from r1jax.models.transformer import Model
 from r1jax.objectives.grpo import grpo_loss
 from r1jax.objectives.sums import add_metrics
@@ -30,7 +30,7 @@ from r1jax.rollout.engine import make_engine
 from r1jax.rollout.weight_sync import WeightSync
 from r1jax.sharding import make_mesh, place_batch
 from r1jax.stages.auxiliary import balance_loss, check_auxiliary, expert_counts
-from r1jax.stages.keys import options_of, rollout_axes
+from r1jax.stages.keys import offload_of, options_of, rollout_axes
 from r1jax.stages.policy import load_policy
 from r1jax.stages.reward_scoring import load_rewards
 from r1jax.stages.rl_batch import advantages_of, make_microbatches, split_by_question
@@ -41,7 +41,7 @@ from r1jax.stages.rl_collect import (
     check_prompts,
     check_scored,
     collect_groups,
-    max_new_tokens,
+    evaluate_heldout,
     skipped_metrics,
 )
 from r1jax.stages.rl_log import completion_rows, count_tokens, rollout_metrics, update_metrics
@@ -50,6 +50,7 @@ from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.learner import NonFiniteError, TrainState, Update, copy_tree, init_state, make_update, update_once
 from r1jax.training.lineage import record_lineage
 from r1jax.training.metrics import CompletionsWriter, MetricsWriter
+from r1jax.training.offload import OPTIMIZER, REFERENCE, to_device, to_host
 from r1jax.training.optimizer import make_optimizer
 from r1jax.training.stop import Stopped, graceful_stop
 from r1jax.training.workdir import open_workdir
@@ -126,8 +127,10 @@ def build(config: ConfigDict, model: Model, params, buffers) -> Build:
     """Train state, update and log-prob pass from weights that are laid out on their mesh, or ShapeDtypeStructs of them."""
     optimizer, schedule = make_optimizer(total_steps=config.num_updates, **config.optimizer)
     state = init_state(params, buffers, optimizer=optimizer)
+    if OPTIMIZER in offload_of(config):
+        state["opt_state"] = to_host(state["opt_state"])
     if config.kl_coef:
-        state["reference"] = copy_tree({"params": state["params"], "buffers": state["buffers"]})
+        state["reference"] = make_reference(state, config)
     options: dict[str, Any] = options_of(config, [*LOSS_OPTIONS, "balance_weight"])
     loss_function = make_loss(
         model,
@@ -272,34 +275,6 @@ def main(config: ConfigDict, workdir: Path) -> dict:
     return summary
 
 
-def evaluate_heldout(
-    collector: Collector,
-    state,
-    heldout,
-    config: ConfigDict,
-    *,
-    updates: int,
-    is_full: bool,
-    before_batch: Callable[[], None],
-):
-    """(metrics, groups) on the first of the held-out problems: few samples along the way, many at the two ends."""
-    prefix = "final_" if is_full else ""
-    return evaluate(
-        collector,
-        state["params"],
-        state["buffers"],
-        heldout[: config.eval[f"{prefix}problems"]],
-        num_samples=config.eval[f"{prefix}samples"],
-        max_new_tokens=max_new_tokens(config, updates),
-        temperature=config.eval.temperature,
-        top_p=config.eval.top_p,
-        key=jax.random.key(config.eval.seed),
-        policy_version=updates,
-        problems_per_batch=config.eval.problems_per_batch,
-        before_batch=before_batch,
-    )
-
-
 def train_on(groups, advantages_PG, state, update: Update, score, config: ConfigDict, *, updates: int):
     """The updates of one phase: (state, metric sums of each, info of each, {"logprobs", "update"} seconds).
 
@@ -307,7 +282,7 @@ def train_on(groups, advantages_PG, state, update: Update, score, config: Config
     """
     mark = time.perf_counter()
     rng = np.random.default_rng([config.seed, updates])
-    minibatches = []
+    reference, minibatches = to_device(state.get("reference")), []
     for questions in split_by_question(len(groups), config.updates_per_phase, rng):
         microbatches = make_microbatches(
             [groups[question] for question in questions],
@@ -318,8 +293,9 @@ def train_on(groups, advantages_PG, state, update: Update, score, config: Config
             mask_truncated=config.mask_truncated,
         )
         require_same(microbatches, f"update {updates + 1 + len(minibatches)}: its batch")
-        minibatches.append([with_logps(score, state, place_batch(batch)) for batch in microbatches])
+        minibatches.append([with_logps(score, state, reference, place_batch(batch)) for batch in microbatches])
     jax.block_until_ready(minibatches)
+    del reference  # if it was fetched, it is freed before the updates
     seconds = {"logprobs": time.perf_counter() - mark}
 
     mark = time.perf_counter()
@@ -331,13 +307,19 @@ def train_on(groups, advantages_PG, state, update: Update, score, config: Config
             raise NonFiniteError(f"update {updates}: the gradient is not finite; the last good checkpoint is kept")
         totals, infos = [*totals, sums], [*infos, info]
         if config.kl_coef and updates % config.reference_every == 0:
-            state["reference"] = copy_tree({"params": state["params"], "buffers": state["buffers"]})
+            state["reference"] = make_reference(state, config)
     return state, totals, infos, seconds | {"update": time.perf_counter() - mark}
 
 
-def with_logps(score, state, batch: dict) -> dict:
-    """The micro-batch with the old policy's and the reference's log-probs of its targets."""
+def with_logps(score, state, reference, batch: dict) -> dict:
+    """The micro-batch with the old policy's and, if there is one, the reference's log-probs of its targets."""
     logps = {"old_logp": score(state["params"], state["buffers"], batch)}
-    if "reference" in state:
-        logps["ref_logp"] = score(state["reference"]["params"], state["reference"]["buffers"], batch)
+    if reference is not None:
+        logps["ref_logp"] = score(reference["params"], reference["buffers"], batch)
     return batch | logps
+
+
+def make_reference(state: TrainState, config: ConfigDict) -> dict[str, Any]:
+    """A copy of the policy as it is now, in the host's memory where the config's "offload" says so."""
+    policy = {"params": state["params"], "buffers": state["buffers"]}
+    return to_host(policy) if REFERENCE in offload_of(config) else copy_tree(policy)

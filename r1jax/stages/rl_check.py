@@ -21,6 +21,7 @@ from r1jax.stages.keys import (
     check_keys,
     check_not_negative,
     check_sampling,
+    offload_of,
     rollout_axes,
 )
 from r1jax.stages.policy import check_init
@@ -30,6 +31,7 @@ from r1jax.stages.splits import check_same_split
 from r1jax.tasks.mixture import Mixture
 from r1jax.tasks.schedule import TaskSchedule, make_schedule
 from r1jax.text.chat import check_template
+from r1jax.training.offload import OPTIMIZER, REFERENCE, check_offload
 from r1jax.training.optimizer import OPTIMIZER_KEYS, make_optimizer
 
 COUNTS = frozenset(
@@ -89,7 +91,7 @@ KEYS = COUNTS.union(
 )
 
 
-OPTIONAL = ("balance_weight", "rollout_mesh")
+OPTIONAL = ("balance_weight", "rollout_mesh", "offload")
 
 
 def check(config: ConfigDict) -> None:
@@ -140,7 +142,10 @@ def check(config: ConfigDict) -> None:
         raise ValueError(
             f"multi_objective_aggregation={config.multi_objective_aggregation!r}: must be one of {AGGREGATIONS}"
         )
-    make_rollout_mesh(rollout_axes(config), make_mesh(config.mesh))
+    mesh = make_mesh(config.mesh)
+    make_rollout_mesh(rollout_axes(config), mesh)
+    parts = (OPTIMIZER, REFERENCE) if config.kl_coef else (OPTIMIZER,)  # without KL there is no reference
+    check_offload(offload_of(config), parts, devices=mesh.local_devices, where="rl")
     make_optimizer(total_steps=config.num_updates, **config.optimizer)
     check_init(config.init.to_dict())
     _check_rewards(config)

@@ -1,8 +1,11 @@
-"""The rollouts of one phase: sampled, scored, and with refills until enough groups teach something (DAPO Sec. 3.2)."""
+"""The rollouts of one phase: sampled, scored, and with refills until enough groups teach something (DAPO Sec. 3.2).
+
+And those of the held-out problems.
+"""
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -10,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from r1jax.data.prompts import PromptIterator
+from r1jax.evals.evaluate import evaluate
 from r1jax.processes import is_first
 from r1jax.rollout.collect import Collector
 from r1jax.rollout.types import Group
@@ -54,17 +58,20 @@ def aggregated_weights(collector: Collector, config: ConfigDict) -> dict[str, fl
     return collector.rubric.weights if config.multi_objective_aggregation == DECOUPLED else None
 
 
-def collect_groups(collector: Collector, state, prompts, config: ConfigDict, *, updates: int) -> Phase:
-    """One phase's groups; with refills, zero-variance ones are replaced by others as long as attempts are left."""
+def collect_groups(collector: Collector, weights, prompts, config: ConfigDict, *, updates: int) -> Phase:
+    """One phase's groups; with refills, zero-variance ones are replaced by others as long as attempts are left.
+
+    weights: what the sampler is lent (``WeightSync.lend``): "params" and "buffers".
+    """
     key = jax.random.fold_in(jax.random.key(config.seed), updates)
-    weights = aggregated_weights(collector, config)
+    of_rewards = aggregated_weights(collector, config)
     seconds, counts = {"generate": 0.0, "rewards": 0.0}, {}
     useful: list[Group] = []
     idle: list[Group] = []
     for attempt in range(1 + config.max_refills):
         collected = collector.collect(
-            state["params"],
-            state["buffers"],
+            weights["params"],
+            weights["buffers"],
             next(prompts),
             num_samples=config.group_size,
             max_new_tokens=max_new_tokens(config, updates),
@@ -82,7 +89,7 @@ def collect_groups(collector: Collector, state, prompts, config: ConfigDict, *, 
                 counts[f"rewards/{name}/{kind}"] = counts.get(f"rewards/{name}/{kind}", 0) + count
         for name, message in collected.error_messages.items() if is_first() else ():
             print(f"update {updates + 1}: reward {name} failed: {message}", file=sys.stderr, flush=True)
-        teaches = teaching(collected.groups, weights)
+        teaches = teaching(collected.groups, of_rewards)
         useful += [group for group, is_useful in zip(collected.groups, teaches, strict=True) if is_useful]
         idle = [group for group, is_useful in zip(collected.groups, teaches, strict=True) if not is_useful] + idle
         if len(useful) >= config.questions_per_phase:
@@ -91,6 +98,37 @@ def collect_groups(collector: Collector, state, prompts, config: ConfigDict, *, 
     metrics = {"frac_reward_zero_std": len(idle) / len(every), "num_questions_sampled": len(every)} | counts
     kept = config.questions_per_phase
     return Phase(every[:kept], every[kept:], seconds, metrics)
+
+
+def evaluate_heldout(
+    collector: Collector,
+    weights,
+    heldout,
+    config: ConfigDict,
+    *,
+    updates: int,
+    is_full: bool,
+    before_batch: Callable[[], None],
+):
+    """(metrics, groups) on the first of the held-out problems: few samples along the way, many at the two ends.
+
+    weights: what the sampler is lent (``WeightSync.lend``). before_batch: see ``evaluate``.
+    """
+    prefix = "final_" if is_full else ""
+    return evaluate(
+        collector,
+        weights["params"],
+        weights["buffers"],
+        heldout[: config.eval[f"{prefix}problems"]],
+        num_samples=config.eval[f"{prefix}samples"],
+        max_new_tokens=max_new_tokens(config, updates),
+        temperature=config.eval.temperature,
+        top_p=config.eval.top_p,
+        key=jax.random.key(config.eval.seed),
+        policy_version=updates,
+        problems_per_batch=config.eval.problems_per_batch,
+        before_batch=before_batch,
+    )
 
 
 def check_scored(phase: Phase, weights: Mapping[str, float]) -> None:

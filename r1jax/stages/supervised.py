@@ -22,13 +22,14 @@ from r1jax.objectives.weights import token_weights
 from r1jax.processes import require_same
 from r1jax.sharding import make_mesh, place_batch
 from r1jax.stages.auxiliary import balance_loss, check_auxiliary, expert_counts, mtp_loss
-from r1jax.stages.keys import check_counts, check_finite, check_keys, check_not_negative, options_of
+from r1jax.stages.keys import check_counts, check_finite, check_keys, check_not_negative, offload_of, options_of
 from r1jax.stages.policy import check_init, check_source, count_documents, load_policy, make_source
 from r1jax.text.chat import TRAIN, check_template, tokenizer_for
 from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.learner import NonFiniteError, TrainState, Update, init_state, make_update, update_once
 from r1jax.training.lineage import record_lineage
 from r1jax.training.metrics import MetricsWriter
+from r1jax.training.offload import OPTIMIZER, check_offload, to_host
 from r1jax.training.optimizer import OPTIMIZER_KEYS, make_optimizer
 from r1jax.training.stop import Stopped, graceful_stop
 from r1jax.training.workdir import open_workdir
@@ -55,7 +56,7 @@ FIELDS = ("tokens", "targets", "mask", "segment_ids", "positions")
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError, naming the key, for a config that cannot train; costs a document."""
-    check_keys(config, required=KEYS, optional=[*LENGTHS, *AUXILIARY, *DOCUMENT_OPTIONS], where="supervised")
+    check_keys(config, required=KEYS, optional=[*LENGTHS, *AUXILIARY, *DOCUMENT_OPTIONS, "offload"], where="supervised")
     lengths = options_of(config, LENGTHS)
     if len(lengths) != 1:
         raise ValueError("supervised: there must be one of num_updates and num_epochs")
@@ -77,7 +78,7 @@ def check(config: ConfigDict) -> None:
         num_updates = num_updates_of(config)
     except RecordsMissingError:  # an earlier stage makes the data; main needs it
         num_updates = config.num_updates if "num_updates" in config else 1 << 30
-    make_mesh(config.mesh)
+    check_offload(offload_of(config), (OPTIMIZER,), devices=make_mesh(config.mesh).local_devices, where="supervised")
     make_optimizer(total_steps=num_updates, **config.optimizer)
 
 
@@ -137,6 +138,8 @@ def build(config: ConfigDict, model: Model, params, buffers, *, num_updates: int
     """Train state and jitted update from weights that are laid out on their mesh, or ShapeDtypeStructs of them."""
     optimizer, schedule = make_optimizer(total_steps=num_updates, **config.optimizer)
     state = init_state(params, buffers, optimizer=optimizer)
+    if OPTIMIZER in offload_of(config):
+        state["opt_state"] = to_host(state["opt_state"])
     update = make_update(
         make_loss(model, aggregation=config.aggregation, **options_of(config, AUXILIARY)),
         optimizer,

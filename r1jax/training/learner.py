@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from r1jax.training import offload
+
 TrainState = dict[str, Any]
 Tree = Any
 LossFunction = Callable[[Tree, Tree, Tree], tuple[jax.Array, dict[str, Any]]]
@@ -119,7 +121,8 @@ def make_update(
       loss_function: (params, buffers, microbatch) -> (loss, metrics): a scalar and a dict of arrays, all of them sums
         that add up over micro-batches.
       optimizer, schedule: from `make_optimizer`.
-      state: a train state, or ShapeDtypeStructs with shardings: shapes and shardings are taken from it, no values.
+      state: a train state, or ShapeDtypeStructs with shardings: shapes and shardings are taken from it, no values. Of
+        the "opt_state" some or all may be in the host's memory (`r1jax.training.offload`): there it stays.
       bias_rate: gamma of the router bias (V3 Sec. 2.1.2; 0.001 in V3 Sec. 4.2).
       add_metrics: joins the metrics of two micro-batches; zeros must be neutral.
 
@@ -152,6 +155,7 @@ def make_update(
         return add_trees(grads_sum, grads), add_metrics(metrics_sum, metrics)
 
     def apply(state: TrainState, grads: Tree, expert_counts: Tree | None):
+        state = {**state, "opt_state": offload.in_program(state["opt_state"], shardings["opt_state"])}
         updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
         grad_norm, update_norm = optax.tree.norm(grads), optax.tree.norm(updates)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)

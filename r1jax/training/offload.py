@@ -1,0 +1,67 @@
+"""State that waits in the host's memory until it is needed: the reference model, and the optimizer's moments.
+
+The reference is wanted once a phase, for its log-probs, and the moments once an update, when no activations are there any more.
+In between, while something is sampled and while gradients are computed, they need not take the accelerator's memory: 4 bytes a
+parameter for the reference, 8 (or 4 in bfloat16) for the moments. The price is the way over the host's link, each time; for
+the log-probs, and for the step of the optimizer, all of the part is there.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+
+HOST, DEVICE = "pinned_host", "device"
+"""JAX's names of the two kinds of memory."""
+REFERENCE, OPTIMIZER = "reference", "optimizer"
+
+
+def check_offload(parts: Sequence[str], known: Iterable[str], *, devices: Iterable[Any], where: str) -> None:
+    """Raises ValueError for a part of the state that is not among ``known``, or devices whose host JAX cannot lay arrays on."""
+    known = tuple(known)
+    for part in parts:
+        if part not in known:
+            raise ValueError(f"{where}: offload: {part!r} must be one of {', '.join(map(repr, known))}")
+    for device in devices if parts else ():
+        kinds = [memory.kind for memory in device.addressable_memories()]
+        if HOST not in kinds:
+            raise ValueError(
+                f"{where}: offload={list(parts)} needs memory of the kind {HOST!r}, and {device.device_kind} on the platform "
+                f"{device.platform!r} has {kinds}; leave the key out"
+            )
+
+
+def to_host(tree: Any) -> Any:
+    """A copy in the host's memory, laid out over the mesh as before; of ShapeDtypeStructs others that say so.
+
+    Scalars (an optimizer's count) stay where they are.
+    """
+    return jax.tree.map(lambda array: _to(array, HOST) if array.ndim else array, tree)
+
+
+def to_device(tree: Any) -> Any:
+    """The arrays in the accelerator's memory; those that are there already are handed on."""
+    return jax.tree.map(lambda array: _to(array, DEVICE) if is_on_host(array.sharding) else array, tree)
+
+
+def is_on_host(sharding: jax.sharding.Sharding) -> bool:
+    """Whether arrays of this sharding are in the host's memory."""
+    return sharding.memory_kind == HOST
+
+
+def in_program(tree: Any, shardings: Any) -> Any:
+    """``to_device`` within a jitted function, whose arguments have these shardings."""
+    return jax.tree.map(
+        lambda array, sharding: (
+            jax.device_put(array, sharding.with_memory_kind(DEVICE)) if is_on_host(sharding) else array
+        ),
+        tree,
+        shardings,
+    )
+
+
+def _to(array: Any, kind: str) -> Any:
+    sharding = array.sharding.with_memory_kind(kind)
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+    return jax.device_put(array, sharding)
