@@ -30,7 +30,7 @@ MAX_PROMPT = 2048
 
 # v5p chips. A row, or a sampled sequence, is on one of fsdp * expert groups; MLA's up-projections are cut by tensor alone.
 RL_MESH = {"fsdp": 16, "expert": 8, "sequence": 8}  # 1,024 chips
-ROLLOUT_MESH = {"data": 2, "expert": 256, "sequence": 2}  # the same, sampling: one expert of each layer a chip; 512 prompts
+ROLLOUT_MESH = {"data": 2, "expert": 256, "tensor": 2}  # the same, sampling: an expert of each layer on two chips, twice
 SFT_MESH = {"fsdp": 16, "tensor": 16}  # 256 chips: 47 GB of state; 64 conversations fill 10 to 16 rows, one a group
 SMALL_MESH = {"fsdp": 16, "expert": 2, "tensor": 8}  # 256 chips: 51 GB of a reward model's state; weights alone are 13
 
@@ -120,6 +120,7 @@ def rl(
     mesh: dict[str, int] = RL_MESH,
     rollout_mesh: dict[str, int] | None = ROLLOUT_MESH,
     rows_per_microbatch: int = 128,
+    max_rows: int | None = None,
 ) -> dict[str, Any]:
     """GRPO as in spec B.2 and B.3: phases of 512 questions x 16 outputs, 16 updates of 32 questions each."""
     return {
@@ -139,7 +140,7 @@ def rl(
         "max_prompt_tokens": MAX_PROMPT,
         "max_new_tokens": max_new_tokens,
         "max_refills": 0,
-        "engine": {"prompt_bucket": 512, "segment": 1024},
+        "engine": {"prompt_bucket": 512, "segment": 1024, "max_rows": max_rows},
         # GRPO: clip 10 is stated for the first RL stage of R1 and taken for all (G.1)
         "advantage": "std",
         "multi_objective_aggregation": "sum_then_normalize",

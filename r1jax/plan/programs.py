@@ -32,6 +32,7 @@ from r1jax.stages import reward_model, rl, supervised
 from r1jax.stages.keys import rollout_axes
 from r1jax.stages.policy import abstract_policy
 from r1jax.stages.reward_scoring import abstract_head, make_score
+from r1jax.training.offload import to_device
 
 STAGES = ("rl", "supervised", "reward_model", "reject")
 """Stages with programs to plan; the others compute nothing on the mesh."""
@@ -140,7 +141,8 @@ def _rl(config: ConfigDict, mesh: Mesh, assumed: Assumed) -> StagePrograms:
         ),
     ]
     if "reference" in state:
-        reference = (state["reference"]["params"], state["reference"]["buffers"])
+        fetched = to_device(state["reference"])
+        reference = (fetched["params"], fetched["buffers"])
         arguments, resident = (*reference, batch), _without(state, "reference")
         programs.append(
             Program("reference log-probs", "score", score, arguments, num_microbatches, sizes, resident=resident)
@@ -193,6 +195,7 @@ def _reward_model(config: ConfigDict, mesh: Mesh, assumed: Assumed) -> StageProg
 def _reject(config: ConfigDict, mesh: Mesh, assumed: Assumed) -> StagePrograms:
     model, params, buffers = abstract_policy(config.init.to_dict(), mesh=mesh)
     num_prompts, num_samples = config.prompts_per_batch, config.samples_per_prompt
+    params, buffers = _for_sampling(model, {"params": params, "buffers": buffers}, mesh)
     state = {"params": params, "buffers": buffers}
     programs = _sampling(
         config,
@@ -241,6 +244,17 @@ def _update(state, update, batch, mesh: Mesh, *, calls: float, sizes) -> list[Pr
     ]
 
 
+def _for_sampling(model: Model, state, mesh: Mesh) -> tuple[Any, Any]:
+    """(params, buffers) as ``weight_sync.to_rollout`` gives them."""
+    shardings = rollout_shardings(model, mesh)
+    params = jax.tree.map_with_path(
+        lambda path, a, target: jax.ShapeDtypeStruct(a.shape, rollout_dtype(path, model), sharding=target),
+        state["params"],
+        shardings[0],
+    )
+    return params, jax.tree.map(_laid_as_sharding, state["buffers"], shardings[1])
+
+
 def _lent(config, model: Model, state, mesh: Mesh, *, steps: int) -> tuple[Mesh, tuple, dict, list[Program]]:
     """(the sampler's mesh, its weights, what lies beside them, the program that makes them) as ``WeightSync.lend`` does."""
     axes = rollout_axes(config)
@@ -251,13 +265,7 @@ def _lent(config, model: Model, state, mesh: Mesh, *, steps: int) -> tuple[Mesh,
             f"rollout_mesh: {FIRST_DEVICE} gives the sampler a part of the machine to itself: plan the two parts as two configs"
         )
     rollout_mesh = make_rollout_mesh(axes, mesh)
-    shardings = rollout_shardings(model, rollout_mesh)
-    params = jax.tree.map_with_path(
-        lambda path, a, target: jax.ShapeDtypeStruct(a.shape, rollout_dtype(path, model), sharding=target),
-        state["params"],
-        shardings[0],
-    )
-    buffers = jax.tree.map(_laid_as_sharding, state["buffers"], shardings[1])
+    params, buffers = _for_sampling(model, state, rollout_mesh)
     # Array by array: that of the largest takes most.
     arrays = zip(jax.tree.leaves_with_path(state["params"]), jax.tree.leaves(params), strict=True)
     (path, source), target = max(arrays, key=lambda pair: pair[1].size)
