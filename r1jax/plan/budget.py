@@ -149,6 +149,12 @@ def _activations_moved(local: Local, passes: float) -> float:
     return passes * c.num_layers * per_layer * local.itemsize
 
 
+def _passed_on(local: Local, passes: int) -> list[Exchange]:
+    """What forward passes without a backward one give other devices: tokens for experts, sums, keys."""
+    of_experts = local.expert_exchanges(passes=passes, has_gradients=False)
+    return of_experts + local.activation_exchanges(passes=passes, has_gradients=False)
+
+
 def _local(program: Program, model: Model) -> Local:
     return Local(model, program.mesh, program.sizes["rows"], program.sizes["length"])
 
@@ -166,7 +172,7 @@ def _score(program: Program, model: Model, generation: str) -> _Count:
     local, has_head = _local(program, model), program.kind == "score"
     forward = _forward(local, has_head=has_head, segment_length=_segment(program))
     work = forward.total + (local.sequence_parts - 1) * forward.keys + (_slowest(program, local) - 1) * forward.scores
-    exchanges = local.weight_exchanges(gathers=1, has_gradients=False) + local.expert_exchanges(1)
+    exchanges = local.weight_exchanges(gathers=1, has_gradients=False)
     return _Count(
         output_bytes=local.tokens * 4,
         alias_bytes=0,
@@ -174,7 +180,7 @@ def _score(program: Program, model: Model, generation: str) -> _Count:
         flops=forward.total,
         hardware_flops=work,
         hbm_bytes=_weights_read(local, 1) + _activations_moved(local, 1),
-        exchanges=exchanges + local.activation_exchanges(passes=1, has_gradients=False),
+        exchanges=exchanges + _passed_on(local, 1),
     )
 
 
@@ -187,8 +193,8 @@ def _accumulate(program: Program, model: Model, generation: str) -> _Count:
     work = flops.hardware_train(
         forward, remat=c.remat, num_sequence_parts=local.sequence_parts, slowest=_slowest(program, local)
     )
-    # Backward, an exchange's two transfers are transposed: as many again.
-    exchanges = local.weight_exchanges(gathers=2, has_gradients=True) + local.expert_exchanges(passes + 1)
+    exchanges = local.weight_exchanges(gathers=2, has_gradients=True)
+    exchanges += local.expert_exchanges(passes=passes, has_gradients=True)
     return _Count(
         output_bytes=grads,
         alias_bytes=grads,
@@ -234,7 +240,7 @@ def _prefill(program: Program, model: Model, generation: str) -> _Count:
         flops=forward.total,
         hardware_flops=forward.total,
         hbm_bytes=_activations_moved(local, 1) + cache + repeated,
-        exchanges=local.expert_exchanges(1) + local.activation_exchanges(passes=1, has_gradients=False),
+        exchanges=_passed_on(local, 1),
     )
 
 
@@ -249,7 +255,6 @@ def _decode(program: Program, model: Model, generation: str) -> _Count:
     vocab = c.vocab_size // local.parts("vocab", c.vocab_size)
     logits, scores = 3 * own_rows * vocab * 4, 2 * own_rows * local.heads * slots * 4
     state = bytes_on_device(program.arguments[2])
-    exchanges = local.expert_exchanges(steps) + local.activation_exchanges(passes=steps, has_gradients=False)
     return _Count(
         output_bytes=state,
         alias_bytes=state,
@@ -257,7 +262,7 @@ def _decode(program: Program, model: Model, generation: str) -> _Count:
         flops=steps * forward.total,
         hardware_flops=steps * forward.total,
         hbm_bytes=steps * (weights + cache / 2) - bytes_on_device(program.arguments),
-        exchanges=exchanges,
+        exchanges=_passed_on(local, steps),
     )
 
 
