@@ -7,7 +7,8 @@ fullest moment, by these rules (compared with the compiler's figures in tests/pl
 - *layer, forward*: the hidden state twice; attention: queries and keys of all heads, twice (the kernel wants heads first);
   experts: ``FORWARD_ROWS`` arrays of the routed rows in float32; the layer's weights, put together.
 - *layer, backward*: what the layer keeps when it is computed again; keys and values of all tokens of a row in float32, twice;
-  ``BACKWARD_ROWS`` arrays of routed rows; the gradients of the weights, put together, in float32.
+  ``BACKWARD_ROWS`` arrays of routed rows, ``FORWARD_ROWS`` of the tokens of all devices where those are gathered; the gradients
+  of the weights, put together, in float32.
 - *head*: its weights put together in the type of the activations; backward their gradient in float32 twice (a loop's sum and
   its copy) and that of its rows.
 - *update*: the gradient of all parameters in float32, before it is added to the sum.
@@ -109,8 +110,9 @@ def _layer_backward(local: Local, generation: str) -> float:
     c, a = local.config, local.itemsize
     _, keys = local.attention_width()
     attention = 2 * local.keys * keys * 4
-    dense = 3 * local.tokens * c.ffn_dim // local.parts("mlp", c.ffn_dim) * 4
-    ffn = BACKWARD_ROWS * local.routed_bytes if c.num_moe_layers else dense
+    dense = local.tokens * c.ffn_dim // local.parts("mlp", c.ffn_dim) * 4
+    gathered = 0 if local.is_exchanged or local.moved == 1 else local.moved * local.tokens * c.model_dim * 4
+    ffn = BACKWARD_ROWS * local.routed_bytes + FORWARD_ROWS * gathered if c.num_moe_layers else dense
     again = _one_layer_saved(local, generation) if c.remat != "none" else 0
     weights = _layer_weights(local) * (a + 4)
     return 2 * local.tokens * c.model_dim * a + again + attention + ffn + weights

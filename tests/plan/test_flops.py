@@ -52,7 +52,8 @@ def test_executed_flops(options, executed):
 
 
 @pytest.mark.parametrize(
-    ("length", "parts", "segment", "expected"), [(64, 8, 64, 15 / 8), (64, 1, 64, 1), (64, 8, 8, 1), (64, 8, 4, 1), (64, 8, 16, 1.5)]
+    ("length", "parts", "segment", "expected"),
+    [(64, 8, 64, 15 / 8), (64, 1, 64, 1), (64, 8, 8, 1), (64, 8, 4, 1), (64, 8, 16, 1.5)],
 )
 def test_the_part_of_a_row_that_sees_most(length, parts, segment, expected):
     """Against counting: a segment's last part of p tokens sees p·(s − p/2) of its s²/2 pairs."""

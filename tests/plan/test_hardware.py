@@ -28,7 +28,10 @@ def test_figures_of_one_device(name, chips, devices, hbm_gib, teraflops, hbm_gb_
 
 
 def test_only_those_with_fp8_have_its_peak():
-    names = {generation: f"{generation}:{'4x4' if generation in ('v5e', 'v6e') else '4x4x4'}" for generation in known_topologies()}
+    names = {
+        generation: f"{generation}:{'4x4' if generation in ('v5e', 'v6e') else '4x4x4'}"
+        for generation in known_topologies()
+    }
     peaks = {generation: parse_topology(name).peak_fp8_flops for generation, name in names.items()}
     assert peaks == {"v5e": None, "v5p": None, "v6e": 920e12, "tpu7x": 2300e12}
 
@@ -68,7 +71,9 @@ def test_more_devices_than_a_slice_has_meet_over_the_slower_network():
     assert topology.exchange_bandwidth(128) == pytest.approx(6.25e9)
 
 
-@pytest.mark.parametrize("name", ["v4:2x2x1", "v5p", "v5p:8x8", "v6e:4x4x4", "v5p:0x8x8", "v5e:2x2*0", "8x8x8", "v5p:8x8x8*"])
+@pytest.mark.parametrize(
+    "name", ["v4:2x2x1", "v5p", "v5p:8x8", "v6e:4x4x4", "v5p:0x8x8", "v5e:2x2*0", "8x8x8", "v5p:8x8x8*"]
+)
 def test_unknown_topologies_are_told_what_is_known(name):
     with pytest.raises(ValueError, match=r"known are v5e \(NxN\), v5p \(NxNxN\)"):
         parse_topology(name)

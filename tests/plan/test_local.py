@@ -71,7 +71,8 @@ def test_no_weights_travel_where_the_sampler_has_them():
 def test_keys_of_a_row_are_gathered_as_latents():
     """576 numbers a token and layer, and their gradients go home."""
     found = by_kind(
-        local({"fsdp": 16, "expert": 8, "sequence": 8}).activation_exchanges(passes=2, has_gradients=True), is_hidden=False
+        local({"fsdp": 16, "expert": 8, "sequence": 8}).activation_exchanges(passes=2, has_gradients=True),
+        is_hidden=False,
     )
     latent = 61 * 32_768 * 576 * 2
     assert found == {("all-gather", 8): 2 * latent, ("reduce-scatter", 8): latent}
