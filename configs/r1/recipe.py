@@ -30,7 +30,11 @@ MAX_PROMPT = 2048
 
 # v5p chips. A row is on one of fsdp * expert groups, its tokens over "sequence"; a sampled one on one of data * expert.
 RL_MESH = {"fsdp": 16, "expert": 8, "sequence": 8}  # 1,024 chips; 128 rows of 34,816 tokens
-ROLLOUT_MESH = {"data": 2, "expert": 256, "tensor": 2}  # the same, sampling: an expert of each layer on two chips, twice
+ROLLOUT_MESH = {
+    "data": 2,
+    "expert": 256,
+    "tensor": 2,
+}  # the same, sampling: an expert of each layer on two chips, twice
 SFT_MESH = {"fsdp": 2, "expert": 8, "sequence": 32}  # 512 chips; 64 conversations fill 10 to 16 rows, one a group
 REWARD_MESH = {"fsdp": 4, "expert": 8, "sequence": 8}  # 256 chips; 32 rows
 SMALL_MESH = {"fsdp": 16, "expert": 2, "tensor": 8}  # 256 chips, for sampling

@@ -42,7 +42,9 @@ def test_what_does_not_fit_is_named_with_the_bytes_that_lack(capsys):
         "--config.stages.supervised.mesh={'expert': 8, 'sequence': 8}",
     )
     assert code == 1
-    assert re.fullmatch(r"does not fit: apply needs 2\d\d\.\d\d GiB a device of 95\.74: 1\d\d\.\d\d GiB too much\n", err)
+    assert re.fullmatch(
+        r"does not fit: apply needs 2\d\d\.\d\d GiB a device of 95\.74: 1\d\d\.\d\d GiB too much\n", err
+    )
 
 
 def test_a_model_of_another_stage_is_looked_up_in_its_config(capsys):

@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 
 from r1jax.config_file import load_config
 from r1jax.models.transformer import make_model
-from r1jax.plan.programs import Assumed, decode_state, stage_programs
+from r1jax.plan.programs import Assumed, stage_programs
+from r1jax.plan.sampling import decode_state
 from r1jax.rollout.engine import make_engine
 from r1jax.sharding import make_mesh
 from r1jax.stages import rl
@@ -112,12 +113,16 @@ def test_a_model_without_weights_is_named_by_a_preset():
     model, params, _ = abstract_policy(spec, mesh=make_mesh())
     assert params["moe"]["ffn"]["w_up_EDF"].shape == (58, 256, 7168, 2048)
     assert model.config.dtype == "bfloat16"
-    with pytest.raises(ValueError, match=r"init.path='models/absent' is not there: say which model it is with init.preset"):
+    with pytest.raises(
+        ValueError, match=r"init.path='models/absent' is not there: say which model it is with init.preset"
+    ):
         abstract_policy({"kind": "hf", "path": "models/absent"}, mesh=make_mesh())
     with pytest.raises(ValueError, match="no model preset 'deepseek'"):
         check_init(spec | {"preset": "deepseek"})
 
 
 def test_stages_without_programs_are_refused():
-    with pytest.raises(ValueError, match="stage 'preferences' has no programs to plan; those with some are rl, supervised"):
+    with pytest.raises(
+        ValueError, match="stage 'preferences' has no programs to plan; those with some are rl, supervised"
+    ):
         stage_programs(ConfigDict({"stage": "preferences"}), make_mesh())
