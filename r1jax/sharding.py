@@ -202,9 +202,11 @@ def place_batch(batch: Mapping[str, np.ndarray | np.generic]) -> dict[str, Any]:
 
 
 def bytes_on_device(tree) -> int:
-    """Bytes of one device's parts of a tree of arrays, or of ShapeDtypeStructs with shardings."""
+    """Bytes of one device's parts of a tree of arrays, or of ShapeDtypeStructs with shardings; none of those on the host."""
     return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+        if leaf.sharding.memory_kind != "pinned_host"
     )
 
 

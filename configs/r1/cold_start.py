@@ -2,7 +2,7 @@
 
 Command:  python -m r1jax.run --config=configs/r1/cold_start.py --workdir=runs/r1/cold_start
 Reads:    zero/rl; models/deepseek_v3_base; the problems of recipe.py; a rewriter at recipe.ENDPOINT.
-Hardware: planned for 256 TPU v5p chips; never run (recipe.py counts the memory).
+Hardware: planned for 512 TPU v5p chips, 256 for sampling; never run (recipe.py).
 Expected: "thousands" of conversations; Dev1: AIME 2024 0.590, IF-Eval 71.7, ArenaHard 77.0 (spec D.3). Got: not run.
 
 Chosen: 4 samples of 8,192 prompts, one kept of each; a thought with 30 % of a second language is dropped, what has less is

@@ -2,7 +2,7 @@
 
 Command:  python -m r1jax.run --config=configs/r1/distill_llama_70b.py --workdir=runs/r1/distill_llama_70b
 Reads:    reject/reject; models/llama3_3_70b.
-Hardware: planned for 64 TPU v5p chips; never run (recipe.py counts the memory).
+Hardware: planned for 256 TPU v6e chips (experiments/plan); never run.
 Expected: AIME 2024 pass@1 70.0, cons@64 86.7; MATH-500 94.5 (spec D.4). Got: not run.
 """
 
@@ -12,4 +12,4 @@ from recipe import distill
 
 def get_config() -> ConfigDict:
     """One supervised stage."""
-    return distill("llama3_3_70b", learning_rate=2e-5, mesh={"fsdp": 16, "tensor": 4})
+    return distill("llama3_3_70b", learning_rate=2e-5, mesh={"fsdp": 16, "sequence": 16})

@@ -2,7 +2,7 @@
 
 Command:  python -m r1jax.run --config=configs/r1/distill_llama_8b.py --workdir=runs/r1/distill_llama_8b
 Reads:    reject/reject; models/llama3_1_8b.
-Hardware: planned for 16 TPU v5p chips; never run (recipe.py counts the memory).
+Hardware: planned for 16 TPU v5p chips; never run (python -m r1jax.plan counts the memory).
 Expected: AIME 2024 pass@1 50.4, cons@64 80.0; MATH-500 89.1 (spec D.4). Got: not run.
 """
 

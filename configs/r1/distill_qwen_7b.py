@@ -2,7 +2,7 @@
 
 Command:  python -m r1jax.run --config=configs/r1/distill_qwen_7b.py --workdir=runs/r1/distill_qwen_7b
 Reads:    reject/reject; models/qwen2_5_math_7b.
-Hardware: planned for 16 TPU v5p chips; never run (recipe.py counts the memory).
+Hardware: planned for 16 TPU v5p chips; never run (python -m r1jax.plan counts the memory).
 Expected: AIME 2024 pass@1 55.5, cons@64 83.3; MATH-500 92.8 (spec D.4). Got: not run.
 """
 

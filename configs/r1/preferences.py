@@ -2,7 +2,7 @@
 
 Command:  python -m r1jax.run --config=configs/r1/preferences.py --workdir=runs/r1/preferences
 Reads:    data/candidates.jsonl: {"messages": [...], "responses": [two texts]}, general prompts; a judge at recipe.ENDPOINT.
-Hardware: planned for one host: the judge runs elsewhere; never run (recipe.py counts the memory).
+Hardware: planned for one host: the judge runs elsewhere; never run (python -m r1jax.plan counts the memory).
 Expected: 66,000 pairs. Got: not run.
 
 Chosen: the five marks count 2, 1, 0, -1, -2, so that a mean beyond 1 is more than "slightly better" (G.15). Where the

@@ -8,11 +8,11 @@ Places, all below the directory that the work directories share (runs/r1 in ever
 
 A model that judges or rewrites is behind `ENDPOINT` (vLLM or SGLang serving DeepSeek-V3, say).
 
-Hardware: none of this was ever run; no accelerator was here. Meshes are plans for TPU v5p (95 GB a chip), by this count:
-a trained parameter takes 16 bytes (float32 weights, gradient, two moments), in RL 20 with the reference; a row of 32,768
-tokens keeps 61 layers' inputs, 29 GB in bfloat16. Not there yet, and needed before RL at 671B is fast: the sampler holds
-the dense caches of all 8,192 rows of a phase at once (70 KB a token), and these meshes give a row's tokens no axis of
-their own ("sequence") nor name a way of expert_parallel.
+Hardware: none of this was ever run; no accelerator was here. Meshes are those with which the programs fit, by the compiler or by
+count: `python -m r1jax.plan`, tables in experiments/plan. A trained parameter takes 16 bytes (float32 weights, gradient, two
+moments), in RL 20 with the reference. What 671B needs beside its state: the tokens of a row spread over "sequence" (a layer
+then keeps 1/8 to 1/32 of a row's 61 inputs), experts over "expert" with tokens going to them (ragged_all_to_all), and for
+sampling a layout of its own, in bfloat16.
 
 Open points of the paper (spec G), chosen here for all: AdamW (0.9, 0.95), decay 0.1, clip 1.0, 10 updates of warm-up, RL at
 a constant rate (B.2, recommended); router bias left as it is and no balance loss, the MTP layer neither trained nor used
@@ -28,11 +28,16 @@ OPTIMIZER = {"b1": 0.9, "b2": 0.95, "weight_decay": 0.1, "clip_norm": 1.0, "warm
 MAX_PROMPT = 2048
 """Tokens of a prompt; the longest are statements of programming contests with their examples."""
 
-# v5p chips. A row, or a sampled sequence, is on one of fsdp * expert groups; MLA's up-projections are cut by tensor alone.
-RL_MESH = {"fsdp": 16, "expert": 8, "sequence": 8}  # 1,024 chips
-ROLLOUT_MESH = {"data": 2, "expert": 256, "sequence": 2}  # the same, sampling: one expert of each layer a chip; 512 prompts
-SFT_MESH = {"fsdp": 16, "tensor": 16}  # 256 chips: 47 GB of state; 64 conversations fill 10 to 16 rows, one a group
-SMALL_MESH = {"fsdp": 16, "expert": 2, "tensor": 8}  # 256 chips: 51 GB of a reward model's state; weights alone are 13
+# v5p chips. A row is on one of fsdp * expert groups, its tokens over "sequence"; a sampled one on one of data * expert.
+RL_MESH = {"fsdp": 16, "expert": 8, "sequence": 8}  # 1,024 chips; 128 rows of 34,816 tokens
+ROLLOUT_MESH = {
+    "data": 2,
+    "expert": 256,
+    "tensor": 2,
+}  # the same, sampling: an expert of each layer on two chips, twice
+SFT_MESH = {"fsdp": 2, "expert": 8, "sequence": 32}  # 512 chips; 64 conversations fill 10 to 16 rows, one a group
+REWARD_MESH = {"fsdp": 4, "expert": 8, "sequence": 8}  # 256 chips; 32 rows
+SMALL_MESH = {"fsdp": 16, "expert": 2, "tensor": 8}  # 256 chips, for sampling
 
 
 def experiment(**stages: dict[str, Any]) -> ConfigDict:
@@ -120,6 +125,7 @@ def rl(
     mesh: dict[str, int] = RL_MESH,
     rollout_mesh: dict[str, int] | None = ROLLOUT_MESH,
     rows_per_microbatch: int = 128,
+    max_rows: int | None = None,
 ) -> dict[str, Any]:
     """GRPO as in spec B.2 and B.3: phases of 512 questions x 16 outputs, 16 updates of 32 questions each."""
     return {
@@ -139,7 +145,7 @@ def rl(
         "max_prompt_tokens": MAX_PROMPT,
         "max_new_tokens": max_new_tokens,
         "max_refills": 0,
-        "engine": {"prompt_bucket": 512, "segment": 1024},
+        "engine": {"prompt_bucket": 512, "segment": 1024, "max_rows": max_rows},
         # GRPO: clip 10 is stated for the first RL stage of R1 and taken for all (G.1)
         "advantage": "std",
         "multi_objective_aggregation": "sum_then_normalize",
@@ -222,7 +228,7 @@ def reward_model(kind: str, path: str) -> dict[str, Any]:
     """
     return {
         "stage": "reward_model",
-        "mesh": SMALL_MESH,
+        "mesh": REWARD_MESH,
         "init": after("sft", "supervised"),
         "kind": kind,
         "data": {"path": path},

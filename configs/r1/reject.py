@@ -3,7 +3,7 @@
 Command:  python -m r1jax.run --config=configs/r1/reject.py --workdir=runs/r1/reject
 Reads:    rl1/rl; the problems of recipe.py, data/open.jsonl (prompt, answer), data/{non_reasoning,software}.jsonl (conversations);
           a judge at recipe.ENDPOINT.
-Hardware: planned for 256 TPU v5p chips; never run (recipe.py counts the memory).
+Hardware: planned for 256 TPU v5p chips; never run (python -m r1jax.plan counts the memory).
 Expected: 804,745 conversations of 5,355 tokens on average, of these 177,812 general (R1 Table 5). Got: not run.
 
 Chosen, since the paper says "several" and "wider": 8 samples of 262,144 prompts, at most 4 kept of each; math, code, STEM

@@ -2,7 +2,7 @@
 
 Command:  python -m r1jax.run --config=configs/r1/reward_helpful.py --workdir=runs/r1/reward_helpful
 Reads:    sft/supervised; preferences/preferences.
-Hardware: planned for 256 TPU v5p chips; never run (recipe.py counts the memory).
+Hardware: planned for 256 TPU v5p chips; never run (python -m r1jax.plan counts the memory).
 Expected: 253 updates; the paper reports no accuracy. Got: not run.
 
 Chosen: a scalar for each response, though the paper's formula shows one of two (G.14). Its mean over held-out responses

@@ -2,7 +2,7 @@
 
 Command:  python -m r1jax.run --config=configs/r1/reward_safety.py --workdir=runs/r1/reward_safety
 Reads:    sft/supervised; data/safety.jsonl: {"messages": [...], "response": "...", "is_safe": true}, 106,000 prompts in the paper.
-Hardware: planned for 256 TPU v5p chips; never run (recipe.py counts the memory).
+Hardware: planned for 256 TPU v5p chips; never run (python -m r1jax.plan counts the memory).
 Expected: 406 updates for as many examples; the paper reports no accuracy. Got: not run.
 """
 

@@ -2,7 +2,7 @@
 
 Command:  python -m r1jax.run --config=configs/r1/rl1.py --workdir=runs/r1/rl1
 Reads:    cold_start/supervised; the problems of recipe.py.
-Hardware: planned for 1,024 TPU v5p chips; never run (recipe.py counts the memory).
+Hardware: planned for 1,024 TPU v5p chips; never run (python -m r1jax.plan counts the memory).
 Expected: Dev2: AIME 2024 0.740, MATH-500 95.9, IF-Eval 72.0, ArenaHard 73.2 (spec D.3). Got: not run.
 
 Chosen: 2,400 updates. The paper gives no number (G.17); all of R1 took 41K GPU-hours, at R1-Zero's 9.7 an update room for

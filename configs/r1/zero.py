@@ -2,7 +2,7 @@
 
 Command:  python -m r1jax.run --config=configs/r1/zero.py --workdir=runs/r1/zero
 Reads:    models/deepseek_v3_base; data/{math,code,stem,logic}.jsonl and what is held out of each (recipe.py).
-Hardware: planned for 1,024 TPU v5p chips; never run (recipe.py counts the memory).
+Hardware: compiled for 1,024 TPU v5p chips (experiments/plan); never run.
 Expected: AIME 2024 pass@1 0.156 -> 0.779, cons@16 0.867; responses of about 500 -> 14,200 tokens (spec E). Got: not run.
 
 Chosen: the cap doubles at update 8,192, the phase boundary before the paper's 8.2k (phase 512.5); the first 8,192 updates
@@ -30,5 +30,6 @@ def get_config() -> ConfigDict:
         max_new_tokens=[[0, 32_768], [8192, 65_536]],
         mesh={"fsdp": 8, "expert": 8, "sequence": 16},
         rows_per_microbatch=64,
+        max_rows=4096,
     )
     return experiment(rl=zero)

@@ -2,7 +2,7 @@
 
 Command:  python -m r1jax.run --config=configs/r1/zero_qwen_32b.py --workdir=runs/r1/zero_qwen_32b
 Reads:    models/qwen2_5_32b; the problems of recipe.py.
-Hardware: planned for 512 TPU v5p chips; never run (recipe.py counts the memory; a cached token of this model takes 262 KB).
+Hardware: planned for 512 TPU v5p chips; never run (r1jax.plan counts the memory; a cached token of this model takes 262 KB).
 Expected: AIME 2024 pass@1 47.0, cons@64 60.0; MATH-500 91.6: far below the distilled 72.6 (spec D.4). Got: not run.
 
 Chosen: the rate 1e-6, of the two that the paper prints (G.22); 10,400 updates for "more than 10K"; clip 10 as everywhere.
@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
         max_new_tokens=[[0, 32_768]],
         learning_rate=1e-6,
         mesh={"fsdp": 128, "tensor": 4},
-        rollout_mesh=None,
+        rollout_mesh={"data": 128, "tensor": 4},
+        max_rows=2048,
     )
     return experiment(rl=zero)

@@ -19,6 +19,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -56,13 +57,14 @@ def plan(
     stage_plan = stage_programs(stage, make_mesh(stage.mesh.to_dict(), devices=devices), assumed=assumed)
     programs = _chosen(stage_plan.programs, only)
     plans, misfits = [], []
+    seen: dict[Any, ProgramPlan] = {}
     for program in programs:
         counted = budget.count(program, stage_plan.model, topology)
         if analytic:
             plans.append(counted)
             continue
         try:
-            plans.append(_compiled(program, counted, topology))
+            plans.append(_compiled(program, counted, topology, seen))
         except aot.DoesNotFitError as error:
             misfits.append(f"{error} (by count it needs {counted.total_bytes / 2**30:.1f} GiB)")
     misfits += table.misfits(plans, topology)
@@ -70,12 +72,19 @@ def plan(
     return Result(text, tuple(plans), tuple(misfits))
 
 
-def _compiled(program: Program, counted: ProgramPlan, topology: Topology) -> ProgramPlan:
-    """The compiler's memory and collectives with the count's FLOPs and bytes of HBM, which no compiler tells."""
-    print(f"compiling {program.name} ...", file=sys.stderr, flush=True)
-    compiled = aot.compile_program(program, memory_limit=topology.hbm_bytes)
-    names = ("flops", "hardware_flops", "hbm_bytes", "exchanges")
-    return dataclasses.replace(compiled, **{name: getattr(counted, name) for name in names})
+def _compiled(program: Program, counted: ProgramPlan, topology: Topology, seen: dict[Any, ProgramPlan]) -> ProgramPlan:
+    """The compiler's memory and collectives with the count's FLOPs and bytes of HBM, which no compiler tells.
+
+    ``seen``: what was compiled before, by function and arguments, so that one program under two names is compiled once.
+    """
+    leaves, structure = jax.tree.flatten(program.arguments)
+    shapes = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
+    key = (program.function, structure, shapes, tuple(program.static.items()))
+    if key not in seen:
+        print(f"compiling {program.name} ...", file=sys.stderr, flush=True)
+        seen[key] = aot.compile_program(program, memory_limit=topology.hbm_bytes)
+    names = ("name", "calls", "resident_bytes", "flops", "hardware_flops", "hbm_bytes", "exchanges")
+    return dataclasses.replace(seen[key], **{name: getattr(counted, name) for name in names})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -44,9 +44,7 @@ def topology_devices(topology: Topology) -> list:
         os.environ.setdefault(name, value)
     options = {"num_slices": topology.num_slices} if topology.num_slices > 1 else {}
     try:
-        return list(
-            topologies.get_topology_desc(platform="tpu", topology_name=topology.slice_name, **options).devices
-        )
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology.slice_name, **options).devices)
     except Exception as error:  # jaxlib raises what its C++ does
         raise LibtpuError(f"libtpu does not make a topology {topology.name!r}: {_first_line(error)}") from error
 
@@ -55,7 +53,7 @@ def check_libtpu() -> None:
     """Raises LibtpuError where libtpu is not installed, or not of the release that this jax names."""
     path = os.environ.get("TPU_LIBRARY_PATH")
     wanted = _wanted_libtpu()
-    if path is None and importlib.util.find_spec("libtpu") is None or path is not None and not Path(path).is_file():
+    if (path is None and importlib.util.find_spec("libtpu") is None) or (path is not None and not Path(path).is_file()):
         where = f"TPU_LIBRARY_PATH={path} is no file" if path else "it is not installed"
         raise LibtpuError(
             f"compiling for a TPU needs libtpu, and {where}: pip install 'libtpu{wanted}' (or name its libtpu.so in "
@@ -84,7 +82,9 @@ def compile_program(program: Program, *, memory_limit: int | None = None) -> Pro
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             limit = f" of {memory_limit / 2**30:.1f} GiB" if memory_limit else ""
-            raise DoesNotFitError(f"{program.name} does not fit into the memory{limit}: {_memory_line(error)}") from error
+            raise DoesNotFitError(
+                f"{program.name} does not fit into the memory{limit}: {_memory_line(error)}"
+            ) from error
     seconds = time.monotonic() - start
     memory = compiled.memory_analysis()
     return ProgramPlan(

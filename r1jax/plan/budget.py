@@ -7,7 +7,8 @@ fullest moment, by these rules (compared with the compiler's figures in tests/pl
 - *layer, forward*: the hidden state twice; attention: queries and keys of all heads, twice (the kernel wants heads first);
   experts: ``FORWARD_ROWS`` arrays of the routed rows in float32; the layer's weights, put together.
 - *layer, backward*: what the layer keeps when it is computed again; keys and values of all tokens of a row in float32, twice;
-  ``BACKWARD_ROWS`` arrays of routed rows; the gradients of the weights, put together, in float32.
+  ``BACKWARD_ROWS`` arrays of routed rows, ``FORWARD_ROWS`` of the tokens of all devices where those are gathered; the gradients
+  of the weights, put together, in float32.
 - *head*: its weights put together in the type of the activations; backward their gradient in float32 twice (a loop's sum and
   its copy) and that of its rows.
 - *update*: the gradient of all parameters in float32, before it is added to the sum.
@@ -75,9 +76,9 @@ def count(program: Program, model: Model, topology: Topology) -> ProgramPlan:
     )
 
 
-def _forward(local: Local, *, has_head: bool, segment_length: float | None = None) -> flops.Forward:
+def _forward(local: Local, *, has_head: bool, segment_length: float) -> flops.Forward:
     tokens = local.rows * local.length
-    pairs = flops.causal_pairs(tokens=tokens, segment_length=segment_length or local.length)
+    pairs = flops.causal_pairs(tokens=tokens, segment_length=segment_length)
     return flops.forward(local.config, tokens=tokens, pairs=pairs, head_tokens=tokens if has_head else 0)
 
 
@@ -109,8 +110,9 @@ def _layer_backward(local: Local, generation: str) -> float:
     c, a = local.config, local.itemsize
     _, keys = local.attention_width()
     attention = 2 * local.keys * keys * 4
-    dense = 3 * local.tokens * c.ffn_dim // local.parts("mlp", c.ffn_dim) * 4
-    ffn = BACKWARD_ROWS * local.routed_bytes if c.num_moe_layers else dense
+    dense = local.tokens * c.ffn_dim // local.parts("mlp", c.ffn_dim) * 4
+    gathered = 0 if local.is_exchanged or local.moved == 1 else local.moved * local.tokens * c.model_dim * 4
+    ffn = BACKWARD_ROWS * local.routed_bytes + FORWARD_ROWS * gathered if c.num_moe_layers else dense
     again = _one_layer_saved(local, generation) if c.remat != "none" else 0
     weights = _layer_weights(local) * (a + 4)
     return 2 * local.tokens * c.model_dim * a + again + attention + ffn + weights
@@ -149,15 +151,30 @@ def _activations_moved(local: Local, passes: float) -> float:
     return passes * c.num_layers * per_layer * local.itemsize
 
 
+def _passed_on(local: Local, passes: int) -> list[Exchange]:
+    """What forward passes without a backward one give other devices: tokens for experts, sums, keys."""
+    of_experts = local.expert_exchanges(passes=passes, has_gradients=False)
+    return of_experts + local.activation_exchanges(passes=passes, has_gradients=False)
+
+
 def _local(program: Program, model: Model) -> Local:
     return Local(model, program.mesh, program.sizes["rows"], program.sizes["length"])
 
 
+def _segment(program: Program) -> int:
+    """Tokens of a sequence in the rows of a program; where nobody says, a row is one."""
+    return program.sizes.get("segment", program.sizes["length"])
+
+
+def _slowest(program: Program, local: Local) -> float:
+    return flops.slowest_part(length=local.length, num_parts=local.sequence_parts, segment_length=_segment(program))
+
+
 def _score(program: Program, model: Model, generation: str) -> _Count:
     local, has_head = _local(program, model), program.kind == "score"
-    forward = _forward(local, has_head=has_head)
-    work = forward.total + (local.sequence_parts - 1) * forward.keys
-    exchanges = local.weight_exchanges(gathers=1, has_gradients=False) + local.expert_exchanges(1)
+    forward = _forward(local, has_head=has_head, segment_length=_segment(program))
+    work = forward.total + (local.sequence_parts - 1) * forward.keys + (_slowest(program, local) - 1) * forward.scores
+    exchanges = local.weight_exchanges(gathers=1, has_gradients=False)
     return _Count(
         output_bytes=local.tokens * 4,
         alias_bytes=0,
@@ -165,7 +182,7 @@ def _score(program: Program, model: Model, generation: str) -> _Count:
         flops=forward.total,
         hardware_flops=work,
         hbm_bytes=_weights_read(local, 1) + _activations_moved(local, 1),
-        exchanges=exchanges + local.activation_exchanges(passes=1, has_gradients=False),
+        exchanges=exchanges + _passed_on(local, 1),
     )
 
 
@@ -173,11 +190,13 @@ def _accumulate(program: Program, model: Model, generation: str) -> _Count:
     local, c = _local(program, model), model.config
     grads = bytes_on_device(program.arguments[2])
     saved = saved_bytes(model, local.mesh, generation, rows=local.rows, length=local.length)
-    forward = _forward(local, has_head=True)
+    forward = _forward(local, has_head=True, segment_length=_segment(program))
     passes = 1 if c.remat == "none" else 2
-    work = flops.hardware_train(forward, remat=c.remat, num_sequence_parts=local.sequence_parts)
-    # Backward, an exchange's two transfers are transposed: as many again.
-    exchanges = local.weight_exchanges(gathers=2, has_gradients=True) + local.expert_exchanges(passes + 1)
+    work = flops.hardware_train(
+        forward, remat=c.remat, num_sequence_parts=local.sequence_parts, slowest=_slowest(program, local)
+    )
+    exchanges = local.weight_exchanges(gathers=2, has_gradients=True)
+    exchanges += local.expert_exchanges(passes=passes, has_gradients=True)
     return _Count(
         output_bytes=grads,
         alias_bytes=grads,
@@ -201,10 +220,18 @@ def _apply(program: Program, model: Model, generation: str) -> _Count:
     return _Count(state, state, params, 0, 16 * numbers, state, [])
 
 
+def _reshard(program: Program, model: Model, generation: str) -> _Count:
+    """One array from the trainer's layout to the sampler's, a layer at a time: two of them wait for their places."""
+    output, source = program.sizes["output_bytes"], jax.tree.leaves(program.arguments)[0]
+    layers = source.shape[0] if source.ndim > 2 else 1
+    exchange = Exchange("all-gather", output, program.mesh.size, False)
+    return _Count(output, 0, 2 * output / layers, 0, 0, output, [exchange])
+
+
 def _prefill(program: Program, model: Model, generation: str) -> _Count:
     prompts, length, samples = (program.sizes[name] for name in ("prompts", "length", "samples"))
     local = Local(model, program.mesh, prompts, length, role="rollout")
-    forward = _forward(local, has_head=False)
+    forward = _forward(local, has_head=False, segment_length=length)
     cache = _cache_bytes(model, rows=prompts, slots=length) / local.parts("batch", prompts)
     rows = prompts * samples
     repeated = _cache_bytes(model, rows=rows, slots=length) / local.parts("batch", rows)
@@ -215,29 +242,29 @@ def _prefill(program: Program, model: Model, generation: str) -> _Count:
         flops=forward.total,
         hardware_flops=forward.total,
         hbm_bytes=_activations_moved(local, 1) + cache + repeated,
-        exchanges=local.expert_exchanges(1) + local.activation_exchanges(passes=1, has_gradients=False),
+        exchanges=_passed_on(local, 1),
     )
 
 
 def _decode(program: Program, model: Model, generation: str) -> _Count:
+    """Memory at the longest cache; work of the mean call of a phase, whose caches are half as long (no row ends early)."""
     rows, slots, steps = (program.sizes[name] for name in ("rows", "slots", "steps"))
     local, c = Local(model, program.mesh, rows, 1, role="rollout"), model.config
     own_rows = local.tokens
     cache = _cache_bytes(model, rows=rows, slots=slots) / local.parts("batch", rows)
     weights = bytes_on_device(program.arguments[:2])
-    forward = flops.forward(c, tokens=rows, pairs=rows * slots, head_tokens=rows, is_absorbed=True)
+    forward = flops.forward(c, tokens=rows, pairs=rows * slots / 2, head_tokens=rows, is_absorbed=True)
     vocab = c.vocab_size // local.parts("vocab", c.vocab_size)
     logits, scores = 3 * own_rows * vocab * 4, 2 * own_rows * local.heads * slots * 4
     state = bytes_on_device(program.arguments[2])
-    exchanges = local.expert_exchanges(steps) + local.activation_exchanges(passes=steps, has_gradients=False)
     return _Count(
         output_bytes=state,
         alias_bytes=state,
         temp_bytes=max(logits, scores + (FORWARD_ROWS * local.routed_bytes if c.num_experts else 0)),
         flops=steps * forward.total,
         hardware_flops=steps * forward.total,
-        hbm_bytes=steps * (weights + cache),
-        exchanges=exchanges,
+        hbm_bytes=steps * (weights + cache / 2) - bytes_on_device(program.arguments),
+        exchanges=_passed_on(local, steps),
     )
 
 
@@ -252,6 +279,7 @@ _KINDS: dict[str, Callable[[Program, Model, str], _Count]] = {
     "zeros": _zeros,
     "accumulate": _accumulate,
     "apply": _apply,
+    "reshard": _reshard,
     "prefill": _prefill,
     "decode": _decode,
 }

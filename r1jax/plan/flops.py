@@ -69,15 +69,25 @@ def causal_pairs(*, tokens: float, segment_length: float) -> float:
     return tokens * (segment_length + 1) / 2
 
 
-def hardware_train(forward: Forward, *, remat: str, num_sequence_parts: int = 1) -> float:
-    """Executed FLOPs of forward and backward passes.
+def slowest_part(*, length: int, num_parts: int, segment_length: float) -> float:
+    """Scores of the device that has most of them, over the mean, where rows are cut into consecutive parts.
+
+    A segment's last part sees all of it: 15/8 of the mean for one segment a row and 8 parts, 1 where segments are no longer
+    than a part.
+    """
+    return 2 - min(1.0, length / num_parts / segment_length)
+
+
+def hardware_train(forward: Forward, *, remat: str, num_sequence_parts: int = 1, slowest: float = 1.0) -> float:
+    """Executed FLOPs of forward and backward passes, of the device with most to do times the number of devices.
 
     Of a matmul the backward pass is two; of flash attention's two it is seven halves of what the forward pass was (each of its
     two kernels makes the scores again); of the head three, which makes the logits again. ``remat`` "full" computes the layers
     once more, "dots" what lies in kernels (attention's scores, the experts). Parts of a sequence on several devices each make
-    all keys and values of MLA, forward, again and backward.
+    all keys and values of MLA, forward, again and backward. slowest: see ``slowest_part``.
     """
     keys = forward.keys * (num_sequence_parts - 1)
+    scores = forward.scores * slowest
     matmuls = forward.projections + forward.keys + keys + forward.ffn + forward.experts
-    again = {"none": 0.0, "dots": forward.scores + forward.experts, "full": matmuls + forward.scores}[remat]
-    return 3 * matmuls + (1 + 3.5) * forward.scores + 4 * forward.head + again
+    again = {"none": 0.0, "dots": scores + forward.experts, "full": matmuls + scores}[remat]
+    return 3 * matmuls + (1 + 3.5) * scores + 4 * forward.head + again

@@ -111,20 +111,25 @@ class Local:
         width = c.expert_ffn_dim // self.parts("mlp", c.expert_ffn_dim)
         return 3 * c.num_experts // self.num_devices(self.spread) * c.model_dim * width
 
-    def expert_exchanges(self, times: float) -> list[Exchange]:
-        """Of all layers: tokens out and sums back, ``times`` times."""
+    def expert_exchanges(self, *, passes: int, has_gradients: bool) -> list[Exchange]:
+        """Of all layers: tokens out and sums back in ``passes`` forward passes, and the reverse of it in a backward one.
+
+        To all devices go the tokens' experts and weights too, and sums come back in float32.
+        """
         c, layers = self.config, self.config.num_moe_layers
         if not layers or self.moved == 1:
             return []
-        row = c.model_dim * self.itemsize
+        row, backward = c.model_dim * self.itemsize, int(has_gradients)
         if self.is_exchanged:
             copies = max_destinations(c, self.moved)
             room = c.expert_capacity * copies if c.expert_parallel == "all_to_all" else copies
-            return [Exchange("all-to-all", 2 * times * layers * self.tokens * room * row, self.moved, False)]
-        rows = times * layers * self.tokens * self.moved
+            sent = 2 * (passes + backward) * layers * self.tokens * room * row
+            return [Exchange("all-to-all", sent, self.moved, False)]
+        rows, sums, chosen = layers * self.tokens * self.moved, 4 * c.model_dim, 4 * c.num_experts_per_token
+        gathered, split = passes * (row + 2 * chosen) + backward * sums, passes * sums + backward * (row + chosen)
         return [
-            Exchange("all-gather", rows * row, self.moved, False),
-            Exchange("reduce-scatter", rows * c.model_dim * 4, self.moved, False),
+            Exchange("all-gather", rows * gathered, self.moved, False),
+            Exchange("reduce-scatter", rows * split, self.moved, False),
         ]
 
     # Parameters

@@ -41,7 +41,7 @@ class ProgramPlan:
     flops: float
     """Model FLOPs by count (6 N a trained token and attention): recomputation is not in it."""
     hardware_flops: float
-    """FLOPs that are executed: ``flops`` and what is computed a second time."""
+    """FLOPs that the device with most to do executes: ``flops``, what is computed a second time, a part of a row that sees more."""
     hbm_bytes: float
     """Bytes that HBM reads and writes at least."""
     collectives: Mapping[str, float]

@@ -128,9 +128,7 @@ def abstract_policy(spec: Mapping[str, Any], *, mesh: Mesh) -> tuple[Model, dict
     check_init(spec)
     model = make_model(_planned_config(spec))
     shapes, shardings = model.abstract(), _shardings(model, mesh)
-    params, buffers = jax.tree.map(
-        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings
-    )
+    params, buffers = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
     return model, params, buffers
 
 

@@ -70,7 +70,9 @@ def score_sequences(
 
 def init_head(policy: Policy, params, *, mesh: Mesh, seed: int):
     """A policy's parameters with a new reward head, laid out over the mesh."""
-    init = jax.jit(lambda key: init_reward_head(policy.model.config, key), out_shardings=_head_shardings(policy.model, mesh))
+    init = jax.jit(
+        lambda key: init_reward_head(policy.model.config, key), out_shardings=_head_shardings(policy.model, mesh)
+    )
     return {**params, REWARD_HEAD: init(jax.random.key(seed))}
 
 

@@ -1,7 +1,9 @@
 """python -m r1jax.plan: its tables, its exit codes and what it says of bad input."""
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,15 +35,16 @@ def test_the_mini_fits_by_count_and_the_table_is_written(capsys, tmp_path):
 def test_what_does_not_fit_is_named_with_the_bytes_that_lack(capsys):
     code, _, err = run(
         capsys,
-        "--config=configs/r1/zero.py",
-        "--topology=v5p:2x2x1",
+        "--config=configs/r1/sft.py",
+        "--topology=v5p:4x4x4",
         "--analytic",
         "--programs=apply",
-        "--config.stages.rl.mesh={'fsdp': 1, 'expert': 4}",
-        "--config.stages.rl.rollout_mesh=None",
+        "--config.stages.supervised.mesh={'expert': 8, 'sequence': 8}",
     )
     assert code == 1
-    assert "does not fit: apply" in err and "GiB" in err
+    assert re.fullmatch(
+        r"does not fit: apply needs 2\d\d\.\d\d GiB a device of 95\.74: 1\d\d\.\d\d GiB too much\n", err
+    )
 
 
 def test_a_model_of_another_stage_is_looked_up_in_its_config(capsys):
@@ -61,7 +64,7 @@ def test_a_model_of_another_stage_is_looked_up_in_its_config(capsys):
         (["--topology=v5e:2x2", "--programs=updates"], "there is no program 'updates'; there are prefill, decode"),
         (["--topology=v5e:2x2", "--config.stages.zero.mesh={'fsdp': 3}"], "do not divide the 4 here"),
         (["--topology=v5e:2x2", "--config.stages.zero.mesh={'fsdp': 8}"], "needs 8 devices, this machine has 4"),
-        (["--topology=v5e:4x4", "--config.stages.zero.mesh={'expert': 16}"], "of 16 does not divide 'experts', which is 8"),
+        (["--topology=v5e:4x4", "--config.stages.zero.mesh={'tensor': 16}"], "of 16 does not divide 'heads', which is 4; make"),
         (["--topology=v5e:2x2", "--config.stages.zeros.mesh={}"], "has no key stages.zeros.mesh"),
     ],
 )  # fmt: skip
@@ -73,9 +76,8 @@ def test_bad_input_is_a_sentence(capsys, arguments, words):
 
 def test_a_stage_whose_model_nobody_knows(capsys, tmp_path):
     """Away from the configs it names, rl1.py cannot be followed."""
-    text = open("configs/r1/rl1.py").read().replace('after("cold_start", "supervised")', 'after("elsewhere", "supervised")')
-    for name in ("recipe.py",):
-        (tmp_path / name).write_text(open(f"configs/r1/{name}").read())
+    text = Path("configs/r1/rl1.py").read_text().replace('after("cold_start", ', 'after("elsewhere", ')
+    (tmp_path / "recipe.py").write_text(Path("configs/r1/recipe.py").read_text())
     (tmp_path / "rl1.py").write_text(text)
     arguments = [f"--config={tmp_path / 'rl1.py'}", "--topology=v5p:8x8x16", "--show-sharding"]
     code, _, err = run(capsys, *arguments)

@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 
 from r1jax.config_file import load_config
 from r1jax.models.transformer import make_model
-from r1jax.plan.programs import Assumed, decode_state, stage_programs
+from r1jax.plan.programs import Assumed, stage_programs
+from r1jax.plan.sampling import decode_state
 from r1jax.rollout.engine import make_engine
 from r1jax.sharding import make_mesh
 from r1jax.stages import rl
@@ -93,14 +94,16 @@ def test_nothing_is_counted_twice_between_arguments_and_residents(planned):
     assert residents["apply"] == {"reference"}
 
 
-def test_the_decode_state_is_what_the_engine_makes():
+@pytest.mark.parametrize("cache", ["dense", "paged"])
+def test_the_decode_state_is_what_the_engine_makes(cache):
     model = make_model(V3)
     params, buffers = model.abstract()
-    engine = make_engine(model, pad_id=0, prompt_bucket=8, segment=4)
-    tokens = jax.ShapeDtypeStruct((3, 8), jnp.int32)
-    made = jax.eval_shape(lambda *given: engine._prefill_fn(*given, length=8, repeats=2), params, buffers, tokens, tokens)
-    made["cache"] = jax.eval_shape(lambda cache: engine._grow(cache, length=12), made["cache"])
-    expected = decode_state(model, rows=6, slots=12)
+    engine = make_engine(model, pad_id=0, prompt_bucket=8, segment=4, cache=cache, page_size=4)
+    rows = engine._rows(3, 8, num_samples=2, max_new_tokens=4)
+    batch = rows.lay_out([[1]] * 3, pad_id=0) | {"first_row": np.int32(0)}
+    made = jax.eval_shape(lambda *given: engine._prefill_fn(*given, rows=rows), params, buffers, batch)
+    made["cache"] = jax.eval_shape(lambda cache: rows.with_room(cache, 4), made["cache"])
+    expected = decode_state(model, rows, batch, mesh=make_mesh(), slots=12)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), made) == jax.tree.map(lambda a: (a.shape, a.dtype), expected)
 
 
@@ -110,12 +113,16 @@ def test_a_model_without_weights_is_named_by_a_preset():
     model, params, _ = abstract_policy(spec, mesh=make_mesh())
     assert params["moe"]["ffn"]["w_up_EDF"].shape == (58, 256, 7168, 2048)
     assert model.config.dtype == "bfloat16"
-    with pytest.raises(ValueError, match=r"init.path='models/absent' is not there: say which model it is with init.preset"):
+    with pytest.raises(
+        ValueError, match=r"init.path='models/absent' is not there: say which model it is with init.preset"
+    ):
         abstract_policy({"kind": "hf", "path": "models/absent"}, mesh=make_mesh())
     with pytest.raises(ValueError, match="no model preset 'deepseek'"):
         check_init(spec | {"preset": "deepseek"})
 
 
 def test_stages_without_programs_are_refused():
-    with pytest.raises(ValueError, match="stage 'preferences' has no programs to plan; those with some are rl, supervised"):
+    with pytest.raises(
+        ValueError, match="stage 'preferences' has no programs to plan; those with some are rl, supervised"
+    ):
         stage_programs(ConfigDict({"stage": "preferences"}), make_mesh())

@@ -1,7 +1,8 @@
 """The TPU kernel over rows ("batch", and within it "length") and tokens of the vocabulary ("vocab").
 
 A device has the logits of its rows and tokens only. What it knows of a row is put together by three sums over the vocabulary's
-axis: see ``pallas_tpu``. Weights whose width is split ("embed") are put together for it, in the type of the rows, and their gradients split again.
+axis: see ``pallas_tpu``. Weights whose width is split ("embed") are put together for it, in the type of the rows, and their
+gradients split again.
 """
 
 import math

@@ -1,0 +1,61 @@
+"""Modelled times with literal numbers."""
+
+import dataclasses
+
+import pytest
+
+from r1jax.plan.hardware import parse_topology
+from r1jax.plan.roofline import exchange_seconds, modelled, schedule
+from r1jax.plan.types import Exchange, ProgramPlan
+
+V5P = parse_topology("v5p:8x8x8")
+GATHER = Exchange("all-gather", 180e9, 8, is_hidden=True)  # 7/8 s over the two links of a ring
+PLAN = ProgramPlan(
+    name="update", calls=2.0, argument_bytes=0, output_bytes=0, alias_bytes=0, temp_bytes=0, peak_bytes=None, resident_bytes=0,
+    flops=459e12, hardware_flops=2 * 459e12, hbm_bytes=2460e9, collectives={}, exchanges=(),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("exchange", "seconds"),
+    [
+        (GATHER, 7 / 8),
+        (Exchange("reduce-scatter", 180e9, 8, False), 7 / 8),
+        (Exchange("all-reduce", 180e9, 8, False), 7 / 4),
+        (Exchange("all-to-all", 180e9, 8, False), 2.0),  # 8/4 of what both links would take
+        (Exchange("all-gather", 180e9, 1, False), 0.0),
+    ],
+)
+def test_time_of_a_collective(exchange, seconds):
+    assert exchange_seconds(exchange, V5P) == pytest.approx(seconds)
+
+
+def test_a_program_takes_the_longest_of_three_and_what_is_exposed():
+    time = modelled(PLAN, V5P, efficiency=1.0)
+    assert (time.compute, time.memory, time.total, time.mfu, time.bound) == (2.0, 1.0, 2.0, 0.5, "FLOPs")
+    hidden = dataclasses.replace(PLAN, exchanges=(GATHER, GATHER))
+    assert modelled(hidden, V5P, efficiency=1.0).total == 2.0
+    more = dataclasses.replace(PLAN, exchanges=(GATHER,) * 4)
+    assert modelled(more, V5P, efficiency=1.0).total == pytest.approx(3.5)
+    assert modelled(more, V5P, efficiency=1.0).bound == "weights"
+    exposed = dataclasses.replace(PLAN, exchanges=(dataclasses.replace(GATHER, is_hidden=False),))
+    assert modelled(exposed, V5P, efficiency=1.0).total == pytest.approx(2.875)
+    assert modelled(exposed, V5P, efficiency=1.0).mfu == pytest.approx(1 / 2.875)
+
+
+def test_efficiency_is_of_matmuls_alone():
+    time = modelled(PLAN, V5P, efficiency=0.5)
+    assert (time.compute, time.memory, time.mfu) == (4.0, 1.0, 0.25)
+
+
+@pytest.mark.parametrize("efficiency", [0.0, 1.5, float("nan")])
+def test_an_efficiency_that_is_none(efficiency):
+    with pytest.raises(ValueError, match="efficiency must be more than 0 and at most 1"):
+        modelled(PLAN, V5P, efficiency=efficiency)
+
+
+def test_schedule_adds_up_the_calls():
+    decode = dataclasses.replace(PLAN, name="decode", calls=0.5, flops=0.0, hardware_flops=0.0, hbm_bytes=2 * 2460e9)
+    total = schedule([PLAN, decode], V5P, tokens_per_step=1000, num_steps=86_400, efficiency=1.0)
+    assert (total.step_seconds, total.rollout_seconds) == (5.0, 1.0)
+    assert (total.tokens_per_second, total.days, total.chip_hours) == (200.0, 5.0, 5 * 24 * 512)

@@ -1,0 +1,78 @@
+"""The table of a plan: what it says of programs that fit and of one that does not."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from r1jax.plan import table
+from r1jax.plan.hardware import parse_topology
+from r1jax.plan.programs import Assumed, StagePrograms
+from r1jax.plan.saved import abstract_mesh
+from r1jax.plan.types import Exchange, ProgramPlan
+from r1jax.sharding import MESH_AXES
+
+GIB = 1 << 30
+V5E = parse_topology("v5e:2x2")
+UPDATE = ProgramPlan(
+    name="update", calls=2.0, argument_bytes=4 * GIB, output_bytes=2 * GIB, alias_bytes=2 * GIB, temp_bytes=5 * GIB,
+    peak_bytes=None, resident_bytes=3 * GIB, flops=197e12, hardware_flops=2 * 197e12, hbm_bytes=820e9,
+    collectives={"all-gather": 6.0 * GIB}, exchanges=(Exchange("all-gather", 6.0 * GIB, 4, True),),
+)  # fmt: skip
+DECODE = dataclasses.replace(
+    UPDATE, name="decode", calls=1.0, temp_bytes=0, peak_bytes=15 * GIB, flops=0.0, hardware_flops=0.0, collectives={},
+    exchanges=(), compile_seconds=1.0,
+)  # fmt: skip
+
+
+def stage() -> StagePrograms:
+    mesh = abstract_mesh({name: 4 if name == "fsdp" else 1 for name in MESH_AXES}, "v5e")
+    weights = jax.ShapeDtypeStruct((4 * 1024, 1024), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("fsdp")))
+    return StagePrograms("rl", None, mesh, {"params": {"w": weights}}, (), 1000.0, 86_400)
+
+
+def cells(text: str, program: str) -> list[list[str]]:
+    """Of each table the row of a program."""
+    lines = [line for line in text.splitlines() if line.startswith(f"| {program} ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_rows_of_a_program():
+    text = table.render(
+        [UPDATE, DECODE], V5E, title="mini", stage=stage(), assumed=Assumed(mean_new_tokens=77), efficiency=0.5
+    )
+    memory, work, collectives = cells(text, "update")
+    assert memory == ["update", "4.00", "2.00", "2.00", "5.00", "-", "3.00", "12.00", "76%"]
+    assert work == ["update", "2", "197.00", "394.00", "820.0", "4", "0", "FLOPs", "25.0%", "50.0%"]
+    assert collectives == ["update", "6.00"]
+    memory, work = cells(text, "decode")
+    assert memory[5:] == ["15.00", "3.00", "18.00", "**114%, does not fit**"]
+    assert work[-3:] == ["HBM", "-", "-"]
+
+
+def test_what_it_adds_up_to():
+    """Two updates of 4 s and one decode of 1 s a step; 86,400 steps are as many days as a step has seconds."""
+    text = table.render(
+        [UPDATE, DECODE], V5E, title="mini", stage=stage(), assumed=Assumed(mean_new_tokens=77), efficiency=0.5
+    )
+    assert text.startswith("# mini\n\n4 chips, 4 devices of 15.75 GiB; mesh {'fsdp': 4}; by count.")
+    assert "at 77 tokens a sequence on average (assumed), 1,000 tokens a step" in text
+    assert "- 9.0 s a step, 1.0 of them sampling" in text
+    assert "- 111 tokens/s, 27.8 a chip" in text
+    assert "- 86,400 steps: 9.00 days, 864 chip-hours" in text
+    assert "loading the weights: 0.0078 GiB" in text  # 4 MiB twice
+    assert "modelled" in text
+
+
+def test_compiled_plans_are_called_so():
+    assert "; compiled." in table.render([DECODE], V5E, title="mini", stage=stage(), assumed=Assumed())
+
+
+def test_what_does_not_fit_and_by_how_much():
+    assert table.misfits([UPDATE, DECODE], V5E) == ["decode needs 18.00 GiB a device of 15.75 GiB: 2.25 GiB too much"]
+
+
+def test_host_memory_is_the_largest_shard_and_what_fills_it():
+    assert table.host_bytes(stage().state["params"]) == pytest.approx(2 * 4 * 1024 * 1024)
