@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "rollout.collect": {"models", "sharding", "processes", "text", "tasks", "rewards"},
     "evals": LOW | {"rollout"},
     **{room: LOW | TOP | {"rollout", "evals"} for room in TOP},
-    "bench": LOW | TOP | {"rollout", "evals", "config_file"},
+    **{room: LOW | TOP | {"rollout", "evals", "config_file"} for room in ("bench", "plan")},
     "report": set(),
     "config_file": set(),
     "pipeline": LOW | TOP | {"config_file"},
