@@ -21,7 +21,7 @@ import numpy as np
 from r1jax.models import cache as kv_cache
 from r1jax.models.transformer import Model
 from r1jax.processes import to_host
-from r1jax.rollout.pages import make_paged_rows
+from r1jax.rollout.pages import make_paged_rows, prompts_at_once
 from r1jax.rollout.rows import DenseRows, Rows
 from r1jax.rollout.sampling import row_uniforms, sample_tokens
 from r1jax.rollout.types import Completion
@@ -114,7 +114,7 @@ class Engine:
             "key": key,
         }
         prompt_length = self._bucketed(max(len(p) for p in prompts))
-        at_once = _prompts_at_once(len(prompts), num_samples, self.max_rows)
+        at_once = prompts_at_once(len(prompts), num_samples, self.max_rows)
         completions: dict[int, list[Completion]] = {}
         for first in range(0, len(prompts), at_once):
             some = prompts[first : first + at_once]
@@ -268,14 +268,6 @@ class Engine:
             return state, tokens_BN, logps_BN
 
         return jax.lax.while_loop(is_running, advance, (state, tokens_BN, logps_BN))
-
-
-def _prompts_at_once(num_prompts: int, num_samples: int, max_rows: int | None) -> int:
-    """Prompts whose rows fit, in batches that are as even as can be."""
-    if max_rows is None:
-        return num_prompts
-    num_batches = -(-num_prompts // (max_rows // num_samples))
-    return -(-num_prompts // num_batches)
 
 
 def _rows_to_keep(done_B: np.ndarray, num_parts: int) -> np.ndarray:

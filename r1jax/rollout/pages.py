@@ -99,9 +99,7 @@ def make_paged_rows(
     *, num_prompts: int, num_samples: int, prompt_length: int, max_new_tokens: int, page_size: int
 ) -> PagedRows:
     """The pages of a call, on the ambient mesh (``jax.set_mesh``) where there is one of several devices."""
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = split_rows(num_prompts, num_samples, mesh.shape if set(mesh.axis_names) == set(MESH_AXES) else {})
-    num_parts = math.prod(mesh.shape[axis] for axis in axes)
+    axes, num_parts = split_here(num_prompts, num_samples)
     samples = min(num_samples, num_prompts * num_samples // num_parts)
     return PagedRows(
         num_prompts=num_prompts * num_samples // samples,
@@ -113,6 +111,31 @@ def make_paged_rows(
         num_parts=num_parts,
         batch_axes=axes,
     )
+
+
+def split_here(num_prompts: int, num_samples: int) -> tuple[tuple[str, ...], int]:
+    """(``split_rows``, how many parts these are) on the ambient mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = split_rows(num_prompts, num_samples, mesh.shape if set(mesh.axis_names) == set(MESH_AXES) else {})
+    return axes, math.prod(mesh.shape[axis] for axis in axes)
+
+
+def prompts_at_once(num_prompts: int, num_samples: int, max_rows: int | None) -> int:
+    """Prompts of a batch, of which no more than ``max_rows`` rows are sampled.
+
+    So many that the fewest rows are on one device at a time, since batches that the mesh does not cut are whole on each; of
+    those numbers the smallest, which makes the batches as even as can be.
+    """
+    if max_rows is None:
+        return num_prompts
+    most = min(num_prompts, max_rows // num_samples)
+    least = -(-num_prompts // -(-num_prompts // most))  # in as many batches
+
+    def rows_on_a_device(at_once: int) -> int:
+        sizes = {at_once, num_prompts % at_once or at_once}
+        return max(size * num_samples // split_here(size, num_samples)[1] for size in sizes)
+
+    return min(range(least, most + 1), key=rows_on_a_device)
 
 
 def split_rows(num_prompts: int, num_samples: int, mesh_shape: Mapping[str, int]) -> tuple[str, ...]:

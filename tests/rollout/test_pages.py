@@ -84,7 +84,6 @@ def test_rows_at_a_time_change_no_token(gqa):
     assert {prompt for prompt, _ in reported[:2]} == {0, 1}
     assert all(samples is got[prompt] for prompt, samples in reported)
     assert engine.num_compilations() == 2
-    assert [engine_module._prompts_at_once(n, 4, 16) for n in (1, 4, 5, 9)] == [1, 4, 3, 3]
     with pytest.raises(ValueError, match="num_samples=4 rows of one prompt for max_rows=3; raise max_rows"):
         gqa.generate(gqa.engine("paged", max_rows=3))
 
@@ -156,6 +155,16 @@ def test_rows_are_cut_into_whole_groups_or_groups_into_equal_parts():
     assert split_rows(8, 1, {"fsdp": 16, "expert": 4}) == ("expert",)
     assert split_rows(32, 16, {"fsdp": 16, "expert": 8, "sequence": 2}) == ("fsdp", "expert", "sequence")
     assert split_rows(5, 2, {}) == ()
+
+
+def test_batches_are_even_where_that_costs_no_device_more_rows():
+    prompts_at_once = engine_module.prompts_at_once
+    assert [prompts_at_once(n, 4, 16) for n in (1, 4, 5, 9)] == [1, 4, 3, 3]
+    assert prompts_at_once(9, 4, None) == 9 and prompts_at_once(3, 4, 4) == 1
+    with jax.set_mesh(make_mesh({"fsdp": 8})):
+        # 3 prompts are 12 rows, which 8 devices do not share: all of them on each. Of 4 each has 2 rows, of 1 all 4.
+        assert [prompts_at_once(n, 4, 16) for n in (8, 5, 9)] == [4, 4, 4]
+        assert prompts_at_once(9, 8, 32) == 4 and prompts_at_once(9, 8, 24) == 3
 
 
 def test_rows_that_go_on_are_as_many_in_each_part(monkeypatch):
