@@ -176,11 +176,17 @@ def make_layer_reshard(target: NamedSharding, dtype: jnp.dtype):
     return jax.jit(move, out_shardings=target, donate_argnums=0)
 
 
+@functools.cache
+def _make_zeros(shape: tuple[int, ...], dtype: jnp.dtype, target: NamedSharding):
+    """Jitted () -> zeros, each device its own part (``jnp.zeros(device=...)`` makes one part and sends it round)."""
+    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=target)
+
+
 def _resharded(array: jax.Array, target: NamedSharding, dtype: jnp.dtype, *, is_stacked: bool) -> jax.Array:
     """The array in ``dtype``, laid out by ``target`` on the devices where it is."""
     if not is_stacked:
         return make_reshard(target, dtype)(array)
-    copy, move = jnp.zeros(array.shape, dtype, device=target), make_layer_reshard(target, dtype)
+    copy, move = _make_zeros(array.shape, dtype, target)(), make_layer_reshard(target, dtype)
     for layer in range(array.shape[0]):
         copy = move(copy, array, layer)
     return copy
