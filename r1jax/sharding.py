@@ -54,10 +54,12 @@ def make_mesh(axes: Mapping[str, Any] | None = None, *, devices: Sequence[Any] |
     Where the devices are of several slices (TPU pods, or GPU hosts, that a slower network joins), ``axes["slices"]`` says which
     axes go from one to the next: {"data": 4, "fsdp": 64, "slices": {"data": 4}} is one part of "data" a slice.
 
-    ``devices``: all of them by default; a mesh takes the first ones. Raises ValueError, saying what to change, for an unknown
-    axis, a size below 1, more devices than there are, a number that does not divide them (or, where there are several
+    ``devices``: all of them by default; a mesh takes the first ones. Raises ValueError, saying what to change, for no mapping, an
+    unknown axis, a size below 1, more devices than there are, a number that does not divide them (or, where there are several
     processes, is not theirs), and slices that the axes do not divide into.
     """
+    if axes and not hasattr(axes, "keys"):
+        raise ValueError(f"mesh={axes!r} must be axes and their sizes, as in {{'data': 4}}")
     axes = dict(axes or {})
     slices = dict(axes.pop("slices", None) or {})
     for where, named in ("mesh", axes), ("mesh.slices", slices):

@@ -29,8 +29,10 @@ def options_of(config: Any, names: Iterable[str]) -> dict[str, Any]:
 
 
 def rollout_axes(config: Any) -> dict[str, int] | None:
-    """The optional key "rollout_mesh", for ``r1jax.rollout.weight_sync.make_rollout_mesh``."""
+    """The optional key "rollout_mesh", for ``r1jax.rollout.weight_sync.make_rollout_mesh``. Raises ValueError for no mapping."""
     axes = config.get("rollout_mesh")
+    if axes is not None and not hasattr(axes, "keys"):
+        raise ValueError(f"rollout_mesh={axes!r} must be axes and their sizes, as in {{'tensor': 4}}")
     return None if axes is None else dict(axes)
 
 

@@ -33,6 +33,8 @@ def fake_devices(num_slices, per_slice):
 
 
 def test_bad_meshes_raise():
+    with pytest.raises(ValueError, match="mesh=4 must be axes and their sizes"):
+        make_mesh(4)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"mesh: unknown mesh axes \['model'\]; choose from \['data', 'fsdp'"):
         make_mesh({"model": 2})
     with pytest.raises(ValueError, match=r"mesh.slices: unknown mesh axes \['model'\]"):

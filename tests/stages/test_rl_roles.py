@@ -62,6 +62,7 @@ def test_a_phase_is_that_of_one_device(tmp_path, monkeypatch, policy, mesh, roll
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"rollout_mesh": 4}, "rollout_mesh=4 must be axes and their sizes"),
         ({"rollout_mesh": {"tensor": 2}}, "rollout_mesh {'tensor': 2} is of 2 devices, and the trainer has 1"),
         ({"rollout_mesh": {"tensor": 8, "first_device": 1}}, "there are 8"),
         ({"offload": ["weights"]}, "rl: offload: 'weights' must be one of 'optimizer', 'reference'"),
