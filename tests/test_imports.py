@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "evals": LOW | {"rollout"},
     **{room: LOW | TOP | {"rollout", "evals"} for room in TOP},
     "bench": LOW | TOP | {"rollout", "evals", "config_file"},
+    "plan": LOW | TOP | {"rollout", "evals", "config_file"},
     "report": set(),
     "config_file": set(),
     "pipeline": LOW | TOP | {"config_file"},

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from r1jax.config_file import ConfigError, load_config
 from r1jax.plan import aot, budget, table
@@ -47,11 +46,11 @@ class Result:
 
 
 def plan(
-    stage: ConfigDict, topology: Topology, *, title: str, assumed: Assumed, analytic: bool, only: Sequence[str] = ()
+    stage: Any, topology: Topology, *, title: str, assumed: Assumed, analytic: bool, only: Sequence[str] = ()
 ) -> Result:
     """The table of a stage on a topology. ``only``: names of programs, all by default.
 
-    Raises ValueError naming the key of the config, the mesh or the program that is at fault; LibtpuError.
+    stage: its config. Raises ValueError naming the key of the config, the mesh or the program that is at fault; LibtpuError.
     """
     devices = stand_ins(topology) if analytic else aot.topology_devices(topology)
     stage_plan = stage_programs(stage, make_mesh(stage.mesh.to_dict(), devices=devices), assumed=assumed)
@@ -135,12 +134,12 @@ def _chosen(programs: Sequence[Program], only: Sequence[str]) -> list[Program]:
     return [program for program in programs if not only or program.name in only]
 
 
-def _stage_name(config: ConfigDict, wanted: str | None, *, file: str) -> str:
+def _stage_name(config: Any, wanted: str | None, *, file: str) -> str:
     """The stage that was named, or the only one, or the last, with programs."""
     names = [name for name, stage in config.stages.items() if stage.stage in STAGES]
     if wanted is None and names:
         return names[-1]
-    if wanted not in names:
+    if wanted is None or wanted not in names:
         raise ValueError(f"--stage={wanted}: the stages of {file} with programs are {', '.join(names) or 'none'}")
     return wanted
 
