@@ -68,14 +68,19 @@ def test_no_weights_travel_where_the_sampler_has_them():
     assert part.weight_exchanges(gathers=1, has_gradients=False) == []
 
 
-def test_keys_of_a_row_are_gathered_as_latents():
-    """576 numbers a token and layer, and their gradients go home."""
+def test_keys_of_a_row_are_gathered_as_latents_and_queries_swapped():
+    """576 numbers a token and layer, whose gradients go home; of half the tokens queries of 192 and results of 128 a head."""
     found = by_kind(
         local({"fsdp": 16, "expert": 8, "sequence": 8}).activation_exchanges(passes=2, has_gradients=True),
         is_hidden=False,
     )
     latent = 61 * 32_768 * 576 * 2
-    assert found == {("all-gather", 8): 2 * latent, ("reduce-scatter", 8): latent}
+    swapped = 3 * 61 * 2048 * 128 * (192 + 128) * 2
+    assert found == {
+        ("all-gather", 8): 2 * latent,
+        ("reduce-scatter", 8): latent,
+        ("collective-permute", 8): swapped,
+    }
 
 
 def test_sums_over_tensor():

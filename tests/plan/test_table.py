@@ -71,7 +71,7 @@ def test_compiled_plans_are_called_so():
 
 
 def test_what_does_not_fit_and_by_how_much():
-    assert table.misfits([UPDATE, DECODE], V5E) == ["decode needs 18.00 GiB a device of 15.75 GiB: 2.25 GiB too much"]
+    assert table.misfits([UPDATE, DECODE], V5E) == ["decode needs 18.00 GiB a device of 15.75: 2.25 GiB too much"]
 
 
 def test_host_memory_is_the_largest_shard_and_what_fills_it():
