@@ -8,12 +8,12 @@ from r1jax.models.presets import make_preset
 from r1jax.models.transformer import make_model
 from r1jax.plan.local import Local
 from r1jax.plan.saved import abstract_mesh
-from r1jax.sharding import MESH_AXES
+from r1jax.sharding import MESH_AXES, Role
 
 V3 = dataclasses.replace(make_preset("deepseek_v3"), num_mtp_layers=0)
 
 
-def local(axes, *, rows=128, length=32_768, role="train", config=V3, **fields) -> Local:
+def local(axes, *, rows=128, length=32_768, role: Role = "train", config=V3, **fields) -> Local:
     mesh = abstract_mesh({name: axes.get(name, 1) for name in MESH_AXES}, "v5p")
     return Local(make_model(dataclasses.replace(config, **fields)), mesh, rows, length, role)
 
