@@ -12,4 +12,5 @@ from recipe import distill
 
 def get_config() -> ConfigDict:
     """One supervised stage."""
-    return distill("llama3_3_70b", learning_rate=2e-5, mesh={"fsdp": 16, "sequence": 16})
+    mesh = {"fsdp": 8, "tensor": 2, "sequence": 16}
+    return distill("llama3_3_70b", learning_rate=2e-5, mesh=mesh, rows_per_microbatch=8)

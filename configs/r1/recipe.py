@@ -182,7 +182,12 @@ def rl(
 
 
 def supervised(
-    init: dict[str, Any], path: str, *, learning_rate: float = 5e-6, mesh: dict[str, int] | None = None
+    init: dict[str, Any],
+    path: str,
+    *,
+    learning_rate: float = 5e-6,
+    mesh: dict[str, int] = SFT_MESH,
+    rows_per_microbatch: int = 16,
 ) -> dict[str, Any]:
     """SFT as in spec C.4: 2 epochs, cosine to a tenth, batch 64, at most 32,768 tokens; loss on the last answer.
 
@@ -191,7 +196,7 @@ def supervised(
     """
     return {
         "stage": "supervised",
-        "mesh": mesh or SFT_MESH,
+        "mesh": mesh,
         "init": init,
         "data": {"function": "r1jax.data.records:documents", "arguments": {"path": path}},
         "template": "r1",
@@ -200,7 +205,7 @@ def supervised(
         "documents_per_update": 64,
         "row_length": 32_768,
         "too_long": "drop",
-        "rows_per_microbatch": 16,
+        "rows_per_microbatch": rows_per_microbatch,
         "num_epochs": 2,
         "optimizer": {"learning_rate": learning_rate, "schedule": "cosine", "final_fraction": 0.1, **OPTIMIZER},
         "bias_rate": 0.0,
@@ -210,14 +215,15 @@ def supervised(
     }
 
 
-def distill(base: str, *, learning_rate: float, mesh: dict[str, int]) -> ConfigDict:
+def distill(base: str, *, learning_rate: float, mesh: dict[str, int], rows_per_microbatch: int = 16) -> ConfigDict:
     """A student: SFT of a dense base on the whole set of `reject`, and nothing else (spec C.6).
 
     Epochs, "2-3" in the paper, are 2 as in SFT. The base's folder must have a tokenizer with the tokens of the R1 template: the
     released students' own, or the base's with special tokens renamed (`Tokenizer.with_special_tokens`).
     """
     path = made_by("reject", "reject")
-    return experiment(supervised=supervised(pretrained(base), path, learning_rate=learning_rate, mesh=mesh))
+    keys = {"learning_rate": learning_rate, "mesh": mesh, "rows_per_microbatch": rows_per_microbatch}
+    return experiment(supervised=supervised(pretrained(base), path, **keys))
 
 
 def reward_model(kind: str, path: str) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from r1jax.config_file import ConfigError, load_config
 from r1jax.plan import aot, budget, table
@@ -47,16 +46,16 @@ class Result:
 
 
 def plan(
-    stage: ConfigDict, topology: Topology, *, title: str, assumed: Assumed, analytic: bool, only: Sequence[str] = ()
+    stage: Any, topology: Topology, *, title: str, assumed: Assumed, analytic: bool, only: Sequence[str] = ()
 ) -> Result:
     """The table of a stage on a topology. ``only``: names of programs, all by default.
 
-    Raises ValueError naming the key of the config, the mesh or the program that is at fault; LibtpuError.
+    stage: its config. Raises ValueError naming the key of the config, the mesh or the program that is at fault; LibtpuError.
     """
     devices = stand_ins(topology) if analytic else aot.topology_devices(topology)
     stage_plan = stage_programs(stage, make_mesh(stage.mesh.to_dict(), devices=devices), assumed=assumed)
     programs = _chosen(stage_plan.programs, only)
-    plans, misfits = [], []
+    plans, refused = [], {}
     seen: dict[Any, ProgramPlan] = {}
     for program in programs:
         counted = budget.count(program, stage_plan.model, topology)
@@ -66,8 +65,10 @@ def plan(
         try:
             plans.append(_compiled(program, counted, topology, seen))
         except aot.DoesNotFitError as error:
-            misfits.append(f"{error} (by count it needs {counted.total_bytes / 2**30:.1f} GiB)")
-    misfits += table.misfits(plans, topology)
+            refused[program.name] = f"{error}; its row is by count: {counted.total_bytes / 2**30:.2f} GiB"
+            plans.append(counted)
+    accepted = [plan for plan in plans if plan.name not in refused]
+    misfits = [*refused.values(), *table.misfits(accepted, topology)]
     text = table.render(plans, topology, title=title, stage=stage_plan, assumed=assumed)
     return Result(text, tuple(plans), tuple(misfits))
 
@@ -135,12 +136,12 @@ def _chosen(programs: Sequence[Program], only: Sequence[str]) -> list[Program]:
     return [program for program in programs if not only or program.name in only]
 
 
-def _stage_name(config: ConfigDict, wanted: str | None, *, file: str) -> str:
+def _stage_name(config: Any, wanted: str | None, *, file: str) -> str:
     """The stage that was named, or the only one, or the last, with programs."""
     names = [name for name, stage in config.stages.items() if stage.stage in STAGES]
     if wanted is None and names:
         return names[-1]
-    if wanted not in names:
+    if wanted is None or wanted not in names:
         raise ValueError(f"--stage={wanted}: the stages of {file} with programs are {', '.join(names) or 'none'}")
     return wanted
 

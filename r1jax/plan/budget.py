@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from r1jax.models.transformer import Model, make_model
 from r1jax.plan import flops
@@ -221,11 +222,15 @@ def _apply(program: Program, model: Model, generation: str) -> _Count:
 
 
 def _reshard(program: Program, model: Model, generation: str) -> _Count:
-    """One array from the trainer's layout to the sampler's, a layer at a time: two of them wait for their places."""
+    """One array from the trainer's layout to the sampler's, a layer at a time.
+
+    At worst, as the compiler does it for V3's experts, each layer is put together whole on every device, by a sum, and twice there.
+    """
     output, source = program.sizes["output_bytes"], jax.tree.leaves(program.arguments)[0]
     layers = source.shape[0] if source.ndim > 2 else 1
-    exchange = Exchange("all-gather", output, program.mesh.size, False)
-    return _Count(output, 0, 2 * output / layers, 0, 0, output, [exchange])
+    whole = source.size * jnp.dtype(model.config.dtype).itemsize
+    exchange = Exchange("all-reduce", whole, program.mesh.size, False)
+    return _Count(output, 0, 2 * whole / layers, 0, 0, output, [exchange])
 
 
 def _prefill(program: Program, model: Model, generation: str) -> _Count:
@@ -247,13 +252,21 @@ def _prefill(program: Program, model: Model, generation: str) -> _Count:
 
 
 def _decode(program: Program, model: Model, generation: str) -> _Count:
-    """Memory at the longest cache; work of the mean call of a phase, whose caches are half as long (no row ends early)."""
+    """Memory at the longest cache; work of the mean call of a phase.
+
+    With "mean_slots", the tokens of a sequence on average, so many of the rows are alive on average as that is of the longest, with
+    a cache of that length; without it all are, with half of the longest.
+    """
     rows, slots, steps = (program.sizes[name] for name in ("rows", "slots", "steps"))
     local, c = Local(model, program.mesh, rows, 1, role="rollout"), model.config
     own_rows = local.tokens
     cache = _cache_bytes(model, rows=rows, slots=slots) / local.parts("batch", rows)
     weights = bytes_on_device(program.arguments[:2])
-    forward = flops.forward(c, tokens=rows, pairs=rows * slots / 2, head_tokens=rows, is_absorbed=True)
+    mean = min(program.sizes.get("mean_slots", slots), slots)
+    alive, read = (mean / slots, mean) if mean < slots else (1.0, slots / 2)
+    forward = flops.forward(
+        c, tokens=alive * rows, pairs=alive * rows * read, head_tokens=alive * rows, is_absorbed=True
+    )
     vocab = c.vocab_size // local.parts("vocab", c.vocab_size)
     logits, scores = 3 * own_rows * vocab * 4, 2 * own_rows * local.heads * slots * 4
     state = bytes_on_device(program.arguments[2])
@@ -263,7 +276,7 @@ def _decode(program: Program, model: Model, generation: str) -> _Count:
         temp_bytes=max(logits, scores + (FORWARD_ROWS * local.routed_bytes if c.num_experts else 0)),
         flops=steps * forward.total,
         hardware_flops=steps * forward.total,
-        hbm_bytes=steps * (weights + cache / 2) - bytes_on_device(program.arguments),
+        hbm_bytes=steps * (weights + cache * alive * read / slots) - bytes_on_device(program.arguments),
         exchanges=_passed_on(local, steps),
     )
 

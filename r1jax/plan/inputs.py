@@ -16,12 +16,13 @@ _OWN = re.compile(r"\{(\w+)\}")
 _OTHERS = re.compile(r"\{workdir\}/\.\./(\w+)/(\w+)")
 
 
-def resolved_stage(config: ConfigDict, name: str, *, file: Path, preset: str | None = None) -> ConfigDict:
-    """The config of stage ``name`` whose policies, reward models' too, are such as a plan can use, a spec with a model.
+def resolved_stage(config: ConfigDict, name: str, *, file: Path, preset: str | None = None) -> Any:
+    """The locked config of stage ``name`` whose policies, reward models' too, are such as a plan can use: specs with a model.
 
     preset: the model to take for those of other stages, instead of looking it up. Raises ValueError naming the key and the file.
     """
-    stage = config.stages[name].to_dict()
+    stages: Any = config.stages
+    stage = stages[name].to_dict()
     if "init" in stage:
         stage["init"] = _resolved(stage["init"], config, file=file, preset=preset, where=f"stages.{name}.init")
     for place, spec in enumerate(stage.get("rewards") or ()):
@@ -47,10 +48,10 @@ def _resolved(spec: dict[str, Any], config: ConfigDict, *, file: Path, preset: s
         other = load_config(str(file))
     else:
         return spec  # a directory: if it is there it has a model.json
-    if stage not in other.stages or "init" not in other.stages[stage]:
+    stages: Any = other.stages
+    if stage not in stages or "init" not in stages[stage]:
         raise ValueError(f"{where}.path={path!r}: {file} has no stage {stage!r} that trains a model; say --preset=NAME")
     if (file, stage) in seen:
         raise ValueError(f"{where}.path={path!r}: the stages' policies come from each other in a circle")
-    return _resolved(
-        other.stages[stage].init.to_dict(), other, file=file, preset=None, where=where, seen=(*seen, (file, stage))
-    )
+    init = stages[stage].init.to_dict()
+    return _resolved(init, other, file=file, preset=None, where=where, seen=(*seen, (file, stage)))

@@ -89,6 +89,7 @@ def _rl(config: Any, mesh: Mesh, assumed: Assumed) -> StagePrograms:
             num_prompts=config.questions_per_phase,
             num_samples=config.group_size,
             max_new_tokens=max(tokens for _, tokens in config.max_new_tokens),
+            mean_new_tokens=assumed.mean_new_tokens,
             steps=config.updates_per_phase,
         ),
         Program(
@@ -166,6 +167,7 @@ def _reject(config: Any, mesh: Mesh, assumed: Assumed) -> StagePrograms:
         num_prompts=num_prompts,
         num_samples=num_samples,
         max_new_tokens=config.max_new_tokens,
+        mean_new_tokens=assumed.mean_new_tokens,
         steps=1,
     )
     tokens = num_prompts * num_samples * assumed.mean_new_tokens

@@ -61,7 +61,16 @@ def _lent(config, model: Model, state, mesh: Mesh, *, steps: int) -> tuple[Mesh,
 
 
 def sampling_programs(
-    config, model: Model, state, mesh: Mesh, *, num_prompts: int, num_samples: int, max_new_tokens: int, steps: int
+    config,
+    model: Model,
+    state,
+    mesh: Mesh,
+    *,
+    num_prompts: int,
+    num_samples: int,
+    max_new_tokens: int,
+    mean_new_tokens: int,
+    steps: int,
 ) -> list[Program]:
     """Weights for the sampler, prefill of a phase's prompts, and a decode segment on the longest cache, which takes most."""
     mesh, weights, resident, programs = _lent(config, model, state, mesh, steps=steps)
@@ -71,7 +80,7 @@ def sampling_programs(
     num_batches, num_segments = -(-num_prompts // at_once), -(-max_new_tokens // engine.segment)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         rows = engine._rows(at_once, prompt, num_samples=num_samples, max_new_tokens=max_new_tokens)
-    batch = rows.lay_out([[0]] * at_once, pad_id=0) | {"first_row": np.int32(0)}
+    batch: dict[str, Any] = rows.lay_out([[0]] * at_once, pad_id=0) | {"first_row": np.int32(0)}
 
     def settings():
         return {
@@ -82,7 +91,8 @@ def sampling_programs(
             "key": jax.random.key(0),
         }
 
-    decoded = decode_state(model, rows, batch, mesh=mesh, slots=prompt + num_segments * engine.segment)
+    slots = prompt + num_segments * engine.segment
+    decoded = decode_state(model, rows, batch, mesh=mesh, slots=slots)
     return [
         *programs,
         Program(
@@ -103,8 +113,9 @@ def sampling_programs(
             calls=num_batches * num_segments / steps,
             sizes={
                 "rows": at_once * num_samples,
-                "slots": prompt + num_segments * engine.segment,
+                "slots": slots,
                 "steps": engine.segment,
+                "mean_slots": min(prompt + mean_new_tokens, slots),
             },
             static={"steps": engine.segment},
             resident=resident,

@@ -95,11 +95,17 @@ def test_flash_attention_over_sequences_and_heads(name):
 
 @pytest.mark.parametrize(
     ("axes", "vocab"),
-    [({"data": 2, "fsdp": 2, "tensor": 2}, 22), ({"tensor": 8}, 24), ({"fsdp": 4, "tensor": 2}, 21)],
+    [
+        ({"data": 2, "fsdp": 2, "tensor": 2}, 22),
+        ({"tensor": 8}, 24),
+        ({"fsdp": 4, "tensor": 2}, 21),
+        ({"fsdp": 2, "sequence": 2, "tensor": 2}, 22),
+        ({"sequence": 8}, 22),
+    ],
     ids=str,
 )
 def test_token_logprob_over_rows_and_vocabulary(axes, vocab):
-    """21 tokens, which 2 devices do not divide, stay whole."""
+    """21 tokens, which 2 devices do not divide, stay whole; so do 12 rows, which 8 parts of a sequence do not divide."""
     arrays = {"x": normal(0, 12, 8), "w": normal(1, vocab, 8)}
     targets = np.random.default_rng(2).integers(0, vocab, 12)
     targets[:2] = 0, vocab - 1

@@ -82,7 +82,7 @@ def test_calls_and_sizes_follow_from_the_config(planned):
     }  # fmt: skip
     sizes = {program.name: dict(program.sizes) for program in programs.programs}
     assert sizes["prefill"] == {"prompts": 16, "length": 64, "samples": 16}
-    assert sizes["decode"] == {"rows": 256, "slots": 64 + 4 * 32, "steps": 32}
+    assert sizes["decode"] == {"rows": 256, "slots": 64 + 4 * 32, "steps": 32, "mean_slots": 64 + 30}
     assert (programs.tokens_per_step, programs.num_steps) == (128 * 32, 80)
 
 
