@@ -55,7 +55,7 @@ def plan(
     devices = stand_ins(topology) if analytic else aot.topology_devices(topology)
     stage_plan = stage_programs(stage, make_mesh(stage.mesh.to_dict(), devices=devices), assumed=assumed)
     programs = _chosen(stage_plan.programs, only)
-    plans, misfits = [], []
+    plans, refused = [], {}
     seen: dict[Any, ProgramPlan] = {}
     for program in programs:
         counted = budget.count(program, stage_plan.model, topology)
@@ -65,8 +65,10 @@ def plan(
         try:
             plans.append(_compiled(program, counted, topology, seen))
         except aot.DoesNotFitError as error:
-            misfits.append(f"{error} (by count it needs {counted.total_bytes / 2**30:.1f} GiB)")
-    misfits += table.misfits(plans, topology)
+            refused[program.name] = f"{error}; its row is by count: {counted.total_bytes / 2**30:.2f} GiB"
+            plans.append(counted)
+    accepted = [plan for plan in plans if plan.name not in refused]
+    misfits = [*refused.values(), *table.misfits(accepted, topology)]
     text = table.render(plans, topology, title=title, stage=stage_plan, assumed=assumed)
     return Result(text, tuple(plans), tuple(misfits))
 

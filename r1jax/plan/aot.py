@@ -81,7 +81,7 @@ def compile_program(program: Program, *, memory_limit: int | None = None) -> Pro
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            limit = f" of {memory_limit / 2**30:.1f} GiB" if memory_limit else ""
+            limit = f" of {memory_limit / 2**30:.2f} GiB" if memory_limit else ""
             raise DoesNotFitError(
                 f"{program.name} does not fit into the memory{limit}: {_memory_line(error)}"
             ) from error

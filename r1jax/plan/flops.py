@@ -70,12 +70,14 @@ def causal_pairs(*, tokens: float, segment_length: float) -> float:
 
 
 def slowest_part(*, length: int, num_parts: int, segment_length: float) -> float:
-    """Scores of the device that has most of them, over the mean, where rows are cut into consecutive parts.
+    """Scores of the device that has most of them, over the mean, where a row is cut into ``num_parts``.
 
-    A segment's last part sees all of it: 15/8 of the mean for one segment a row and 8 parts, 1 where segments are no longer
-    than a part.
+    A device has the first half of its part and the second half of the mirrored one: for one segment a row that is balanced. Of
+    shorter segments the half that ends one sees up to twice the mean; the other is taken to be of the mean.
     """
-    return 2 - min(1.0, length / num_parts / segment_length)
+    if num_parts == 1 or segment_length >= length:
+        return 1.0
+    return (3 - min(1.0, length / num_parts / 2 / segment_length)) / 2
 
 
 def hardware_train(forward: Forward, *, remat: str, num_sequence_parts: int = 1, slowest: float = 1.0) -> float:

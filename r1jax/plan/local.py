@@ -162,9 +162,10 @@ class Local:
         return [Exchange(kind, size, devices, True) for (kind, devices), size in found.items()]
 
     def activation_exchanges(self, *, passes: int, has_gradients: bool) -> list[Exchange]:
-        """Sums over "tensor" after attention and feed-forward, and keys that are gathered over "sequence".
+        """Sums over "tensor" after attention and feed-forward; keys that are gathered over "sequence", halves of queries and results
+        that are swapped there with the mirrored part.
 
-        ``passes``: how often the layers' forward pass runs; the backward pass has as many sums as one of them.
+        ``passes``: how often the layers' forward pass runs; the backward pass has as many sums and swaps as one of them.
         """
         c, layers = self.config, self.config.num_layers
         found = []
@@ -177,4 +178,6 @@ class Local:
             found.append(Exchange("all-gather", passes * latent, self.sequence_parts, False))
             if has_gradients:
                 found.append(Exchange("reduce-scatter", latent, self.sequence_parts, False))
+            half = layers * self.tokens / 2 * self.attention_width()[0] * self.itemsize
+            found.append(Exchange("collective-permute", (passes + has_gradients) * half, self.sequence_parts, False))
         return found

@@ -69,11 +69,11 @@ def modelled(plan: ProgramPlan, topology: Topology, *, efficiency: float = MATMU
 
 
 def exchange_seconds(exchange: Exchange, topology: Topology) -> float:
-    """Time of a collective by itself; a sum over all is a reduce-scatter and an all-gather."""
+    """Time of a collective by itself. A sum over all is a reduce-scatter and an all-gather; a swap goes as far as an exchange."""
     if exchange.group <= 1:
         return 0.0
     moved = exchange.bytes * (exchange.group - 1) / exchange.group
-    if "all-to-all" in exchange.kind:
+    if "all-to-all" in exchange.kind or exchange.kind == "collective-permute":
         return exchange.bytes / topology.exchange_bandwidth(exchange.group)
     passes = 2 if exchange.kind == "all-reduce" else 1
     return passes * moved / topology.gather_bandwidth(exchange.group)

@@ -136,9 +136,7 @@ def _summary(plans, topology: Topology, stage: StagePrograms, assumed: Assumed, 
         plans, topology, tokens_per_step=stage.tokens_per_step, num_steps=stage.num_steps, efficiency=efficiency
     )
     length = assumed.mean_new_tokens if stage.stage in ("rl", "reject") else assumed.mean_document_tokens
-    rollout = (
-        f", {total.rollout_seconds:,.1f} of them sampling (to the cap in every phase)" if total.rollout_seconds else ""
-    )
+    rollout = f", {total.rollout_seconds:,.1f} of them sampling" if total.rollout_seconds else ""
     return [
         f"*Modelled*, at {length:,} tokens a sequence on average (assumed), {stage.tokens_per_step:,.0f} tokens a step:",
         "",

@@ -134,8 +134,14 @@ def make_loss(model, *, aggregation: str, mtp_weight: float = 0.0, balance_weigh
     return loss_function
 
 
-def build(config: ConfigDict, model: Model, params, buffers, *, num_updates: int) -> tuple[TrainState, Update]:
-    """Train state and jitted update from weights that are laid out on their mesh, or ShapeDtypeStructs of them."""
+def build(
+    config: ConfigDict, model: Model, params, buffers, *, num_updates: int | None = None
+) -> tuple[TrainState, Update]:
+    """Train state and jitted update from weights that are laid out on their mesh, or ShapeDtypeStructs of them.
+
+    num_updates: of the whole run; None: as the config and its data say.
+    """
+    num_updates = num_updates_of(config) if num_updates is None else num_updates
     optimizer, schedule = make_optimizer(total_steps=num_updates, **config.optimizer)
     state = init_state(params, buffers, optimizer=optimizer)
     if OPTIMIZER in offload_of(config):

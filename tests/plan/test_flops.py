@@ -53,8 +53,8 @@ def test_executed_flops(options, executed):
 
 @pytest.mark.parametrize(
     ("length", "parts", "segment", "expected"),
-    [(64, 8, 64, 15 / 8), (64, 1, 64, 1), (64, 8, 8, 1), (64, 8, 4, 1), (64, 8, 16, 1.5)],
+    [(64, 8, 64, 1), (64, 8, 100, 1), (64, 1, 16, 1), (64, 8, 4, 1), (64, 8, 8, 1.25), (64, 8, 16, 1.375)],
 )
 def test_the_part_of_a_row_that_sees_most(length, parts, segment, expected):
-    """Against counting: a segment's last part of p tokens sees p·(s − p/2) of its s²/2 pairs."""
+    """The half of a part that ends a segment of s sees p·(s − p/2) of its s²/2 pairs; the mirrored half the mean."""
     assert slowest_part(length=length, num_parts=parts, segment_length=segment) == expected

@@ -8,12 +8,12 @@ from r1jax.models.presets import make_preset
 from r1jax.models.transformer import make_model
 from r1jax.plan.local import Local
 from r1jax.plan.saved import abstract_mesh
-from r1jax.sharding import MESH_AXES
+from r1jax.sharding import MESH_AXES, Role
 
 V3 = dataclasses.replace(make_preset("deepseek_v3"), num_mtp_layers=0)
 
 
-def local(axes, *, rows=128, length=32_768, role="train", config=V3, **fields) -> Local:
+def local(axes, *, rows=128, length=32_768, role: Role = "train", config=V3, **fields) -> Local:
     mesh = abstract_mesh({name: axes.get(name, 1) for name in MESH_AXES}, "v5p")
     return Local(make_model(dataclasses.replace(config, **fields)), mesh, rows, length, role)
 
@@ -68,14 +68,19 @@ def test_no_weights_travel_where_the_sampler_has_them():
     assert part.weight_exchanges(gathers=1, has_gradients=False) == []
 
 
-def test_keys_of_a_row_are_gathered_as_latents():
-    """576 numbers a token and layer, and their gradients go home."""
+def test_keys_of_a_row_are_gathered_as_latents_and_queries_swapped():
+    """576 numbers a token and layer, whose gradients go home; of half the tokens queries of 192 and results of 128 a head."""
     found = by_kind(
         local({"fsdp": 16, "expert": 8, "sequence": 8}).activation_exchanges(passes=2, has_gradients=True),
         is_hidden=False,
     )
     latent = 61 * 32_768 * 576 * 2
-    assert found == {("all-gather", 8): 2 * latent, ("reduce-scatter", 8): latent}
+    swapped = 3 * 61 * 2048 * 128 * (192 + 128) * 2
+    assert found == {
+        ("all-gather", 8): 2 * latent,
+        ("reduce-scatter", 8): latent,
+        ("collective-permute", 8): swapped,
+    }
 
 
 def test_sums_over_tensor():

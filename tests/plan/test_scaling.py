@@ -96,7 +96,7 @@ def gradient_collectives(config, axes) -> tuple[dict[str, float], Local]:
     with jax.set_mesh(mesh):
         gradient = jax.jit(jax.grad(loss), out_shardings=jax.tree.map(lambda a: a.sharding, params))
         compiled = gradient.lower(params, buffers, tokens_BT).compile()
-    return collective_bytes(compiled.as_text()), Local(model, mesh, ROWS, LENGTH)
+    return collective_bytes(compiled.as_text() or ""), Local(model, mesh, ROWS, LENGTH)
 
 
 def added(exchanges) -> dict[str, float]:

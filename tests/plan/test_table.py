@@ -1,11 +1,12 @@
 """The table of a plan: what it says of programs that fit and of one that does not."""
 
 import dataclasses
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from r1jax.plan import table
 from r1jax.plan.hardware import parse_topology
@@ -30,7 +31,7 @@ DECODE = dataclasses.replace(
 def stage() -> StagePrograms:
     mesh = abstract_mesh({name: 4 if name == "fsdp" else 1 for name in MESH_AXES}, "v5e")
     weights = jax.ShapeDtypeStruct((4 * 1024, 1024), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("fsdp")))
-    return StagePrograms("rl", None, mesh, {"params": {"w": weights}}, (), 1000.0, 86_400)
+    return StagePrograms("rl", None, cast(Mesh, mesh), {"params": {"w": weights}}, (), 1000.0, 86_400)
 
 
 def cells(text: str, program: str) -> list[list[str]]:
@@ -71,7 +72,7 @@ def test_compiled_plans_are_called_so():
 
 
 def test_what_does_not_fit_and_by_how_much():
-    assert table.misfits([UPDATE, DECODE], V5E) == ["decode needs 18.00 GiB a device of 15.75 GiB: 2.25 GiB too much"]
+    assert table.misfits([UPDATE, DECODE], V5E) == ["decode needs 18.00 GiB a device of 15.75: 2.25 GiB too much"]
 
 
 def test_host_memory_is_the_largest_shard_and_what_fills_it():

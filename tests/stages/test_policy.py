@@ -120,6 +120,8 @@ def test_a_hugging_face_folder(tmp_path):
     for ours, theirs in zip(jax.tree.leaves((again, biases)), jax.tree.leaves((params, buffers)), strict=True):
         assert ours.dtype == np.float32 and ours.sharding.mesh == mesh
         np.testing.assert_array_equal(ours, np.asarray(theirs).astype(ml_dtypes.bfloat16))
+    with pytest.raises(ValueError, match=r"folder is no mini_llama \(init\.preset\): .*attention is mla and not gqa"):
+        load_policy(spec | {"preset": "mini_llama"}, mesh=mesh, seed=0)
     (tmp_path / "folder" / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match=r"has no tokenizer\.json"):
         load_policy(spec, mesh=mesh, seed=0)
