@@ -53,10 +53,13 @@ class GQA(nnx.Module):
             segments, of_keys = (segments_BT, TOKENS), (*TOKENS, "kv_heads", None)
             queries = {"q": (q_BTNH, (*TOKENS, "heads", None)), "segments": segments}
             keys = {"k": (k_BTJH, of_keys), "v": (v_BTJH, of_keys), "segments": segments}
-            out_BTNH = attend_over_sequence(self._attend, queries, keys, {}, is_training=slots is None)
+            out_BTNH = attend_over_sequence(self._attend_to, queries, keys, {}, is_training=slots is None)
         return project(out_BTNH, self.w_o_NHD, num_contracted=2), cache
 
-    def _attend(self, queries, keys, _, q_offset):
-        segments = {"q_segments_BT": queries["segments"], "kv_segments_BS": keys["segments"]}
-        options = segments | {"scale": self.config.head_dim**-0.5, "q_offset": q_offset}
-        return flash_attention(queries["q"], keys["k"], keys["v"], **options)
+    def _attend_to(self, keys, _):
+        def attend(queries, q_offset):
+            segments = {"q_segments_BT": queries["segments"], "kv_segments_BS": keys["segments"]}
+            options = segments | {"scale": self.config.head_dim**-0.5, "q_offset": q_offset}
+            return flash_attention(queries["q"], keys["k"], keys["v"], **options)
+
+        return attend

@@ -80,19 +80,23 @@ class MLA(nnx.Module):
         return project(q_latent_BTQ, self.w_uq_QNA)
 
     def _expanded(self, q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, segments_BT, *, is_training):
-        def attend(queries, keys, weights, q_offset):
+        def attend_to(keys, weights):
             kv_BSNA = project(keys["latent"], weights["ukv"])
             k_nope_BSNH, v_BSNU = jnp.split(kv_BSNA, [self.config.nope_head_dim], axis=-1)
-            ropes = {"q_rope_BTNR": queries["rope"], "k_rope_BSR": keys["rope"]}
-            segments = {"q_segments_BT": queries["segments"], "kv_segments_BS": keys["segments"]}
-            options = ropes | segments | {"scale": self.softmax_scale, "q_offset": q_offset}
-            return flash_attention(queries["nope"], k_nope_BSNH, v_BSNU, **options)
+
+            def attend(queries, q_offset):
+                ropes = {"q_rope_BTNR": queries["rope"], "k_rope_BSR": keys["rope"]}
+                segments = {"q_segments_BT": queries["segments"], "kv_segments_BS": keys["segments"]}
+                options = ropes | segments | {"scale": self.softmax_scale, "q_offset": q_offset}
+                return flash_attention(queries["nope"], k_nope_BSNH, v_BSNU, **options)
+
+            return attend
 
         per_head, latent, segments = (*TOKENS, "heads", None), (*TOKENS, None), (segments_BT, TOKENS)
         queries = {"nope": (q_nope_BTNH, per_head), "rope": (q_rope_BTNR, per_head), "segments": segments}
         keys = {"latent": (latent_BTC, latent), "rope": (k_rope_BTR, latent), "segments": segments}
         weights = {"ukv": (self.w_ukv_CNA[...].astype(latent_BTC.dtype), (None, "heads", None))}
-        return attend_over_sequence(attend, queries, keys, weights, is_training=is_training)
+        return attend_over_sequence(attend_to, queries, keys, weights, is_training=is_training)
 
     def _absorbed(self, q_nope_BTNH, q_rope_BTNR, cache, slots: Slots):
         w_uk_CNH, w_uv_CNU = jnp.split(self.w_ukv_CNA[...], [self.config.nope_head_dim], axis=-1)

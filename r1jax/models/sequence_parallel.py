@@ -5,35 +5,42 @@ makes its heads' keys and values again, or GQA's keys and values. V3 at 65,536 t
 a second time in the backward pass, whose gradient goes home by a reduce-scatter. Making all keys and values on each of n
 devices is work that is done n times: for V3 at 65,536 tokens and n = 8, a tenth of the attention itself.
 
-Queries are cut into consecutive parts, so that under a causal mask the last device has most to do. Segments are gathered with the
-keys, positions are in the angles that were applied before, so packed rows may be cut anywhere.
+Tokens are cut into consecutive parts, and under a causal mask the last part would have most to do, (2n − 1)/n of the mean. So each
+device keeps the first half of its queries and swaps the second for that of the device at the mirrored place: of 2n pieces
+device i has 2i and 2(n − i) − 1, which see the same number of keys on every device. Segments are gathered with the keys, positions
+are in the angles that were applied before, so packed rows may be cut anywhere.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from r1jax.sharding import partition_spec
 
 Named = dict[str, tuple[jax.Array, tuple[str | None, ...]]]
 """Arrays with their logical axes."""
+Attend = Callable[[dict[str, jax.Array], Any], jax.Array]
+"""(queries by name [B, T, ...], q_offset) -> [B, T, N, U]."""
 
 
 def attend_over_sequence(
-    attend: Callable[..., jax.Array], queries: Named, keys: Named, weights: Named, *, is_training: bool
+    attend_to: Callable[..., Attend], queries: Named, keys: Named, weights: Named, *, is_training: bool
 ) -> jax.Array:
-    """attend(queries, keys, weights, q_offset) [B, T, N, U], where queries, keys and weights are dicts of arrays by name.
+    """attend_to(keys, weights)(queries, q_offset) [B, T, N, U]; keys, weights and queries are dicts of arrays by name.
 
-    In training, under a mesh whose "sequence" axis is more than 1, each device calls it with its own part of the queries, of the
-    batch and of the heads, and with all tokens of the keys; q_offset is the place of its first query among them. Elsewhere
-    it is called once, with everything and 0. Raises ValueError for a row that the axis does not divide.
+    In training, under a mesh whose "sequence" axis is more than 1, each device calls attend_to once, with all tokens of the keys
+    and its part of the batch and of the heads, and what it gives with pieces of the queries; q_offset is the place of a
+    piece's first query among the keys. Elsewhere both are called once, with everything and 0. Raises ValueError for a row
+    that the axis does not divide.
     """
     mesh = jax.sharding.get_abstract_mesh()
     inputs = queries, keys, weights
     arrays = tuple({name: array for name, (array, _) in named.items()} for named in inputs)
     if not is_training or mesh.empty or mesh.shape.get("sequence", 1) == 1:
-        return attend(*arrays, 0)
+        return attend_to(*arrays[1:])(arrays[0], 0)
     _check_divides(queries, mesh)
     specs = tuple(
         {name: partition_spec(axes, array.shape, mesh, name=name) for name, (array, axes) in named.items()}
@@ -42,12 +49,31 @@ def attend_over_sequence(
 
     def on_device(queries, keys, weights):
         keys = jax.tree.map(lambda array: lax.all_gather(array, "sequence", axis=1, tiled=True), keys)
-        num_queries = jax.tree.leaves(queries)[0].shape[1]
-        return attend(queries, keys, weights, lax.axis_index("sequence") * num_queries)
+        return _in_mirrored_halves(attend_to(keys, weights), queries)
 
     # The result lies as the first of the queries: [B, T, N, ...].
     first = next(iter(specs[0].values()))
     return jax.shard_map(on_device, in_specs=specs, out_specs=first, check_vma=False)(*arrays)
+
+
+def _in_mirrored_halves(attend: Attend, queries: dict[str, jax.Array]) -> jax.Array:
+    """Attention of this device's part of the queries, half of it computed on the device at the mirrored place."""
+    part, num_parts, length = (
+        lax.axis_index("sequence"),
+        lax.axis_size("sequence"),
+        next(iter(queries.values())).shape[1],
+    )
+    if length % 2:
+        return attend(queries, part * length)
+    half, mirror = length // 2, [(i, num_parts - 1 - i) for i in range(num_parts)]
+
+    def swapped(tree):
+        return jax.tree.map(lambda array: lax.ppermute(array, "sequence", mirror), tree)
+
+    late = swapped({name: array[:, half:] for name, array in queries.items()})
+    early = attend({name: array[:, :half] for name, array in queries.items()}, part * length)
+    late = attend(late, (num_parts - 1 - part) * length + half)
+    return jnp.concatenate([early, swapped(late)], axis=1)
 
 
 def _check_divides(queries: Named, mesh) -> None:

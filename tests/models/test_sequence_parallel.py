@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from r1jax.kernels import flash_attention
+from r1jax.models.sequence_parallel import attend_over_sequence
 from r1jax.models.transformer import make_model
 from r1jax.sharding import make_mesh, tree_shardings
 from tests.tiny import GQA, V3, shaken
@@ -86,11 +87,43 @@ def test_spread_rows_equal_whole_ones(name, axes, single, monkeypatch):
         layouts = map(partial(tree_shardings, mesh=mesh), model.logical_axes(), trees)
         params, buffers = map(jax.device_put, trees, layouts)
         (loss, (hidden, aux)), gradient = value_and_gradient(model, buffers)(params)
-    assert set(seen) == {(16 // axes["sequence"], 16)}  # each device has its own queries and all keys
+    assert set(seen) == {(16 // axes["sequence"] // 2, 16)}  # each device has two pieces of the queries and all keys
     np.testing.assert_allclose(loss, want_loss, rtol=1e-5)
     np.testing.assert_allclose(hidden, want_hidden, atol=2e-5)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), gradient, want_gradient)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), aux, want_aux)
+
+
+def who_sees_how_much(length):
+    """For rows of ``length`` tokens on four devices: [length, 3] of a query's place, its device and the keys it sees."""
+    place = jnp.arange(length, dtype=jnp.float32)[None, :, None, None]
+
+    def attend_to(keys, _):
+        def attend(queries, q_offset):
+            before = q_offset + jnp.arange(queries["place"].shape[1])[:, None]
+            num_seen = (keys["place"][:, None, :, 0, 0] <= before).sum(-1)
+            device = jnp.full(num_seen.shape, jax.lax.axis_index("sequence"))
+            return jnp.stack([queries["place"][..., 0, 0], device, num_seen], axis=-1)[:, :, None]
+
+        return attend
+
+    named = {"place": (place, (None, "length", None, None))}
+    with jax.set_mesh(make_mesh({"sequence": 4})):
+        return np.asarray(attend_over_sequence(attend_to, named, named, {}, is_training=True))[0, :, 0].T
+
+
+def test_devices_see_equally_many_keys():
+    place, device, num_seen = who_sees_how_much(16)
+    assert place.tolist() == list(range(16))
+    assert device.tolist() == [0, 0, 3, 3, 1, 1, 2, 2, 2, 2, 1, 1, 3, 3, 0, 0]
+    assert num_seen.tolist() == list(range(1, 17))
+    assert np.bincount(device.astype(int), num_seen).tolist() == [34, 34, 34, 34]
+
+
+def test_a_part_of_odd_length_stays_where_it_is():
+    place, device, num_seen = who_sees_how_much(4)
+    assert place.tolist() == device.tolist() == [0, 1, 2, 3]
+    assert num_seen.tolist() == [1, 2, 3, 4]
 
 
 def test_a_row_that_the_axis_does_not_divide_raises():
