@@ -148,12 +148,15 @@ def test_training_and_decode_step_on_four_devices(generation, name, axes):
 
 
 @tpu_compile(generations=["v5p", "tpu7x"])  # some four minutes of CPU each
-def test_training_step_and_engine_at_the_widths_of_v3(generation):
-    model, mesh = make_model(V3_WIDTH), mesh_of(generation, {})
-    compiled = train_step(model, mesh, batch=1, length=1024)
+def test_training_step_at_the_widths_of_v3(generation):
+    compiled = train_step(make_model(V3_WIDTH), mesh_of(generation, {}), batch=1, length=1024)
     found = check_kernels(generation, compiled, FLASH + GRADIENTS + EXPERTS + EXPERT_GRADIENTS)
     # Both stacks, dense and with experts, forward and again for the gradient; one layer of experts; the head.
     assert len(found) == 2 * 2 + 2 * 2 + 2 * 3 + 4 + 2
-    prefill, decode = engine_programs(model, mesh, prompts=1, length=1024)
+
+
+@tpu_compile(generations=["v5p"])  # libtpu 0.0.42.1 has crashed here while it compiled for a tpu7x
+def test_engine_at_the_widths_of_v3(generation):
+    prefill, decode = engine_programs(make_model(V3_WIDTH), mesh_of(generation, {}), prompts=1, length=1024)
     check_kernels(generation, prefill, FLASH + EXPERTS)
     check_kernels(generation, decode, DECODE["mini_v3"] + EXPERTS)
