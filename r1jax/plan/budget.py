@@ -222,15 +222,16 @@ def _apply(program: Program, model: Model, generation: str) -> _Count:
 
 
 def _reshard(program: Program, model: Model, generation: str) -> _Count:
-    """One array from the trainer's layout to the sampler's, a layer at a time.
+    """One array from the trainer's layout to the sampler's, or one layer of it into the copy (``make_layer_reshard``).
 
-    At worst, as the compiler does it for V3's experts, each layer is put together whole on every device, by a sum, and twice there.
+    At worst, as the compiler does it for V3's experts, what is moved is put together whole on every device, by a sum, and
+    twice there.
     """
-    output, source = program.sizes["output_bytes"], jax.tree.leaves(program.arguments)[0]
-    layers = source.shape[0] if source.ndim > 2 else 1
-    whole = source.size * jnp.dtype(model.config.dtype).itemsize
+    output, (*copies, source) = program.sizes["output_bytes"], jax.tree.leaves(program.arguments)[:2]
+    layers = source.shape[0] if copies else 1
+    whole = source.size * jnp.dtype(model.config.dtype).itemsize / layers
     exchange = Exchange("all-reduce", whole, program.mesh.size, False)
-    return _Count(output, 0, 2 * whole / layers, 0, 0, output, [exchange])
+    return _Count(output, output if copies else 0, 2 * whole, 0, 0, output / layers, [exchange])
 
 
 def _prefill(program: Program, model: Model, generation: str) -> _Count:

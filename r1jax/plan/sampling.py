@@ -12,10 +12,18 @@ from r1jax.kernels.paged_parts import page_specs
 from r1jax.models.transformer import Model
 from r1jax.plan.program import Program
 from r1jax.plan.shapes import laid_out, placed, whole, without
-from r1jax.rollout.engine import MAX_STOP_IDS, _prompts_at_once, make_engine
-from r1jax.rollout.pages import PagedRows
+from r1jax.rollout.engine import MAX_STOP_IDS, make_engine
+from r1jax.rollout.pages import PagedRows, prompts_at_once
 from r1jax.rollout.rows import Rows
-from r1jax.rollout.weight_sync import FIRST_DEVICE, make_reshard, make_rollout_mesh, rollout_dtype, rollout_shardings
+from r1jax.rollout.weight_sync import (
+    FIRST_DEVICE,
+    is_stacked,
+    make_layer_reshard,
+    make_reshard,
+    make_rollout_mesh,
+    rollout_dtype,
+    rollout_shardings,
+)
 from r1jax.sharding import bytes_on_device
 from r1jax.stages.keys import rollout_axes
 
@@ -46,14 +54,18 @@ def _lent(config, model: Model, state, mesh: Mesh, *, steps: int) -> tuple[Mesh,
     arrays = zip(jax.tree.leaves_with_path(state["params"]), jax.tree.leaves(params), strict=True)
     (path, source), target = max(arrays, key=lambda pair: pair[1].size)
     name = jax.tree_util.keystr(path, simple=True, separator="/")
-    function = make_reshard(target.sharding, target.dtype, is_stacked=path[0].key in ("dense", "moe", "mtp"))
+    function, arguments, calls = make_reshard(target.sharding, target.dtype), (source,), 1
+    if is_stacked(path):
+        function = make_layer_reshard(target.sharding, target.dtype)
+        arguments = (target, source, whole(jax.ShapeDtypeStruct((), jnp.int32), rollout_mesh))
+        calls = source.shape[0]
     others = {"copy": [leaf for leaf in jax.tree.leaves(params) if leaf is not target]}
     reshard = Program(
         f"reshard ({name})",
         "reshard",
         function,
-        (source,),
-        calls=1 / steps,
+        arguments,
+        calls=calls / steps,
         sizes={"output_bytes": bytes_on_device(target)},
         resident=state | {"params": [leaf for leaf in jax.tree.leaves(state["params"]) if leaf is not source]} | others,
     )
@@ -76,10 +88,10 @@ def sampling_programs(
     mesh, weights, resident, programs = _lent(config, model, state, mesh, steps=steps)
     engine = make_engine(model, pad_id=0, **config.engine)
     prompt = -(-config.max_prompt_tokens // engine.prompt_bucket) * engine.prompt_bucket
-    at_once = _prompts_at_once(num_prompts, num_samples, engine.max_rows)
-    num_batches, num_segments = -(-num_prompts // at_once), -(-max_new_tokens // engine.segment)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        at_once = prompts_at_once(num_prompts, num_samples, engine.max_rows)
         rows = engine._rows(at_once, prompt, num_samples=num_samples, max_new_tokens=max_new_tokens)
+    num_batches, num_segments = -(-num_prompts // at_once), -(-max_new_tokens // engine.segment)
     batch: dict[str, Any] = rows.lay_out([[0]] * at_once, pad_id=0) | {"first_row": np.int32(0)}
 
     def settings():

@@ -138,7 +138,7 @@ def to_rollout(
         dtype = rollout_dtype(path, model)
         if array.dtype == dtype and array.sharding.is_equivalent_to(target, array.ndim):
             return array
-        copy = _move(array, target, dtype, is_stacked=path[0].key in _STACKS)
+        copy = _move(array, target, dtype, is_stacked=is_stacked(path))
         if is_consumed:
             copy.block_until_ready()
             array.delete()
@@ -152,6 +152,11 @@ def to_rollout(
 def rollout_dtype(path, model: Model) -> jnp.dtype:
     """The type of the parameter at ``path`` (of ``jax.tree.map_with_path``) in the sampler's copy."""
     return jnp.dtype(jnp.float32 if path[-1].key in _IN_FLOAT32 else model.config.dtype)
+
+
+def is_stacked(path) -> bool:
+    """Whether the parameter at ``path`` has a leading dim of layers, which are moved one by one (``make_layer_reshard``)."""
+    return path[0].key in _STACKS
 
 
 @functools.cache
