@@ -38,6 +38,11 @@ class Slots(Protocol):
         """Whether attention is over all of the cache; else among the new tokens alone (prefill of an empty one)."""
         ...
 
+    @property
+    def are_layers_scanned(self) -> bool:
+        """Whether the tokens of all layers are made first, in a loop that is compiled once, and written then."""
+        ...
+
     def write(self, layer: Layer, new: Layer) -> Layer:
         """``layer`` with the new tokens: "latent_BTC" and "rope_BTR", or "k_BTJH" and "v_BTJH"."""
         ...
@@ -64,6 +69,16 @@ def take_slots(cache, segments_BT: jax.Array, *, is_prefill: bool) -> Slots:
     start = 0 if is_prefill else cache["length"]
     segments_BS = jax.lax.dynamic_update_slice_in_dim(cache["segments_BS"], segments_BT, start, axis=1)
     return _DenseSlots(cache, segments_BT, segments_BS, start, not is_prefill)
+
+
+class NewTokens:
+    """In the place of ``Slots`` within a loop over layers: ``write`` gives the new tokens themselves, to be written after it."""
+
+    is_read = False
+
+    def write(self, layer: Layer, new: Layer) -> Layer:
+        """``new``."""
+        return new
 
 
 def best_kind() -> str:
@@ -118,6 +133,8 @@ class _DenseSlots:
     segments_BS: jax.Array
     start: Any
     is_read: bool
+
+    are_layers_scanned = False
 
     @property
     def layers(self):
@@ -224,6 +241,10 @@ class _PagedSlots:
     cache: PagedCache
     counts_B: jax.Array
     is_read: bool
+
+    @property
+    def are_layers_scanned(self):
+        return not self.is_read
 
     @property
     def layers(self):

@@ -2,8 +2,9 @@
 
 ``Transformer`` is the NNX module. ``make_model`` splits it once; all else sees plain dicts of arrays (``params``, and ``buffers``
 with the router bias) and the functions of ``Model``. Layers of a kind are stacked on a leading dim: ``dense`` (the prefix of a
-mixture of experts, or all layers of a dense model), ``moe``, and the depths of ``mtp``. Without a cache they are scanned; with
-one they are unrolled, so that a decode step reads each layer's weights and cache in place.
+mixture of experts, or all layers of a dense model), ``moe``, and the depths of ``mtp``. Without a cache they are scanned, and
+where pages are filled from nothing; else, with one, they are unrolled, so that a decode step reads each layer's weights and
+cache in place.
 """
 
 import dataclasses
@@ -66,9 +67,12 @@ class Transformer(nnx.Module):
         inputs = {"angles": rope_angles(self.config, positions_BT), "segments_BT": segments_BT}
         h_BTD = self._embed(tokens_BT, cache)
         if cache is None:
-            h_BTD, told = self._scanned(h_BTD, inputs, replay_LBTK, routing)
+            h_BTD, _, told = self._scanned(h_BTD, inputs, replay_LBTK, routing)
         else:
-            h_BTD, cache, told = self._unrolled(h_BTD, inputs, cache, is_prefill, replay_LBTK, routing)
+            slots = kv_cache.take_slots(cache, segments_BT, is_prefill=is_prefill)
+            through = self._scanned_into if slots.are_layers_scanned else self._unrolled
+            h_BTD, layers, told = through(h_BTD, inputs, slots, replay_LBTK, routing)
+            cache = slots.advanced(layers)
         return self.final_norm(h_BTD), cache, _aux_of(told)
 
     def mtp_step(
@@ -105,32 +109,38 @@ class Transformer(nnx.Module):
                 yield name, *nnx.split(getattr(self, name))
 
     def _scanned(self, h_BTD, inputs, replay_LBTK, routing):
-        told_by_moe = {}
+        """(hidden, what attention leaves of each layer, what routers tell)."""
+        left, told_by_moe = [], {}
         for name, graphdef, state in self._stacks():
 
             def layer(h_BTD, per_layer, graphdef=graphdef):
                 layer_state, replay_BTK = per_layer
                 block = nnx.merge(graphdef, layer_state)
-                h_BTD, _, told = block(h_BTD, routing=routing | {"replay_BTK": replay_BTK}, **inputs)
-                return h_BTD, told
+                h_BTD, left, told = block(h_BTD, routing=routing | {"replay_BTK": replay_BTK}, **inputs)
+                return h_BTD, (left, told)
 
-            h_BTD, told = jax.lax.scan(
+            h_BTD, (stacked_left, told) = jax.lax.scan(
                 _rematerialised(layer, self.config.remat), h_BTD, (state, replay_LBTK if name == "moe" else None)
             )
+            num_layers = jax.tree.leaves(state)[0].shape[0]
+            left += [jax.tree.map(lambda a, i=i: a[i], stacked_left) for i in range(num_layers)]
             told_by_moe |= told  # dense layers tell nothing
-        return h_BTD, told_by_moe
+        return h_BTD, left, told_by_moe
 
-    def _unrolled(self, h_BTD, inputs, cache, is_prefill, replay_LBTK, routing):
-        slots = kv_cache.take_slots(cache, inputs["segments_BT"], is_prefill=is_prefill)
-        inputs = inputs | {"slots": slots}
-        layers, told_by_layer = [], []
+    def _scanned_into(self, h_BTD, inputs, slots, replay_LBTK, routing):
+        inputs = inputs | {"slots": kv_cache.NewTokens(), "cache": {}}
+        h_BTD, new_tokens, told = self._scanned(h_BTD, inputs, replay_LBTK, routing)
+        return h_BTD, tuple(map(slots.write, slots.layers, new_tokens)), told
+
+    def _unrolled(self, h_BTD, inputs, slots, replay_LBTK, routing):
+        inputs, layers, told_by_layer = inputs | {"slots": slots}, [], []
         for (name, index, block), layer in zip(self.blocks(), slots.layers, strict=True):
             replay_BTK = replay_LBTK[index] if name == "moe" and replay_LBTK is not None else None
             h_BTD, layer, told = block(h_BTD, cache=layer, routing=routing | {"replay_BTK": replay_BTK}, **inputs)
             layers.append(layer)
             told_by_layer += [told] if told else []
         told = jax.tree.map(lambda *values: jnp.stack(values), *told_by_layer) if told_by_layer else {}
-        return h_BTD, slots.advanced(tuple(layers)), told
+        return h_BTD, tuple(layers), told
 
 
 @dataclasses.dataclass(frozen=True)
