@@ -40,13 +40,11 @@ r1: WORKDIR = runs/r1$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 r1: $(VENV)/.runtime  ## the whole R1 recipe in miniature, up to the paper's claims; report in runs/r1
 	@$(BIN)/python -m r1jax.run --config=configs/r1_mini/pipeline.py --workdir=$(WORKDIR) --seed=$(SEED)
 
-# The prefill of 61 layers, which are unrolled there, is left out: it takes libtpu hours.
 PLAN = JAX_PLATFORMS=cpu TPU_LIBRARY_PATH=$(abspath $(VENV))/libtpu/libtpu/libtpu.so $(BIN)/python -m r1jax.plan --out=experiments/plan
-SAMPLES_AND_LEARNS = --programs="reshard (moe/ffn/w_down_EFD),decode,old log-probs,reference log-probs,zeros,update,apply"
 
 plan-671b: $(VENV)/.runtime $(VENV)/.tpu  ## compile R1-Zero, SFT and distillation for TPU pods that are not here; tables in experiments/plan
-	@$(PLAN) --config=configs/r1/zero.py --topology=v5p:8x8x16 --name=zero_65k_v5p_8x8x16 $(SAMPLES_AND_LEARNS)
-	@$(PLAN) --config=configs/r1/rl1.py --topology=v5p:8x8x16 --name=rl1_32k_v5p_8x8x16 $(SAMPLES_AND_LEARNS)
+	@$(PLAN) --config=configs/r1/zero.py --topology=v5p:8x8x16 --name=zero_65k_v5p_8x8x16
+	@$(PLAN) --config=configs/r1/rl1.py --topology=v5p:8x8x16 --name=rl1_32k_v5p_8x8x16
 	@$(PLAN) --config=configs/r1/zero.py --topology=tpu7x:8x8x8 --name=zero_65k_tpu7x_8x8x8 --programs=update,apply
 	@$(PLAN) --config=configs/r1/sft.py --topology=v5p:8x8x8 --name=sft_v5p_8x8x8
 	@$(PLAN) --config=configs/r1/distill_llama_70b.py --topology=v6e:16x16 --name=distill_llama_70b_v6e_16x16
