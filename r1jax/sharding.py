@@ -44,8 +44,8 @@ RULES: dict[str, dict[str, tuple[str, ...]]] = {
 
 TOKENS = ("batch", "length")
 """Logical axes of [B, T]."""
-_AS_DATA_COMES = ("batch", "length", "vocab")
-"""Logical axes whose size is that of the data or the tokenizer: what does not divide it leaves it whole."""
+_MAY_STAY_WHOLE = ("batch", "length", "vocab", "latent")
+"""Logical axes that are as large as the data, the tokenizer or a low rank: what does not divide one leaves it whole."""
 
 
 def make_mesh(axes: Mapping[str, Any] | None = None, *, devices: Sequence[Any] | None = None) -> Mesh:
@@ -115,7 +115,7 @@ def partition_spec(
 
     Of a rule with several mesh axes those are taken that divide the dim. Raises ValueError, naming the array by ``name``, for a
     logical axis without a rule, two dims that would take one mesh axis, and a parameter's dim that the first axis of its
-    rule does not divide. (A batch, a row's length or a vocabulary that is not divided stays whole.)
+    rule does not divide. (A batch, a row's length, a vocabulary or a latent that is not divided stays whole.)
     """
     if role not in RULES:
         raise ValueError(f"unknown role {role!r}; choose from {sorted(RULES)}")
@@ -143,7 +143,7 @@ def partition_spec(
             size = mesh.shape[axis]
             if dim % (size * math.prod(mesh.shape[a] for a in chosen)) == 0:
                 chosen += [axis] if size > 1 else []
-            elif i == 0 and logical not in _AS_DATA_COMES:
+            elif i == 0 and logical not in _MAY_STAY_WHOLE:
                 raise ValueError(
                     f"{name} {shape}: the mesh axis {axis!r} of {size} does not divide {logical!r}, which is {dim}; make "
                     f"mesh.{axis} a divisor of {dim}, such as {math.gcd(size, dim)}"

@@ -106,7 +106,7 @@ def check_layout(name, axes, layout):
     stack = layout["moe" if name == "v3" else "dense"]
     if name == "v3":
         assert stack["ffn"]["w_up_EDF"][1] == (2, 8 // expert, 32 // embed, 16 // tensor)
-        assert stack["attention"]["w_uq_QNA"][1] == (2, 16, 4 // tensor, 16)
+        assert stack["attention"]["w_uq_QNA"][1] == (2, 16 // embed, 4 // tensor, 16)
         assert stack["attention"]["w_dkv_DC"][1] == (2, 32 // embed, 20)
     else:
         assert stack["attention"]["w_k_DJH"][1] == (2, 32 // embed, 2 // tensor, 8)
