@@ -293,17 +293,14 @@ def write_set(config: ConfigDict, workdir: Path, *, tokenizer: Tokenizer) -> dic
     written = write_shards(
         unique, workdir / FOLDER, file_format=config.format, records_per_shard=config.records_per_shard
     )
-    table = written["table"]
-    sampled = config.num_prompts * config.samples_per_prompt
+    table, sampled = written["table"], config.num_prompts * config.samples_per_prompt
     found = {"prompts": config.num_prompts, "samples": sampled, "others": counts["others"]}
     by_count = sorted(rejected.items(), key=lambda item: (-item[1], item[0]))
     found |= {"kept": table[-1]["samples"], "rejected": dict(by_count)}
     write_json(workdir / "table.json", {"domains": table, **found})
     write_text(workdir / "table.md", as_markdown(table) + _rejected_lines(found))
-    lines = (
-        json.dumps(example, ensure_ascii=False) + "\n" for reason in sorted(examples) for example in examples[reason]
-    )
-    write_text(workdir / "rejected.jsonl", "".join(lines))
+    shown = [example for reason in sorted(examples) for example in examples[reason]]
+    write_text(workdir / "rejected.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in shown))
     if not found["kept"]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in found["rejected"].items())
         raise EmptySetError(
