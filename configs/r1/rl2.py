@@ -3,7 +3,7 @@
 Command:  python -m r1jax.run --config=configs/r1/rl2.py --workdir=runs/r1/rl2
 Reads:    sft/supervised; reward_helpful/reward_model, reward_safety/reward_model; the problems of recipe.py,
           data/{helpful,harmless}.jsonl (prompt), 66K and 12K in the paper.
-Hardware: planned for 1,024 TPU v5p chips; the two reward models add 10 GB to each; never run (python -m r1jax.plan counts the memory).
+Hardware: planned for 1,024 TPU v5p chips; the two reward models add 5.9 GiB to each (r1jax.plan); never run.
 Expected: R1: AIME 2024 0.798, MATH-500 97.3, IF-Eval 83.3, AlpacaEval 87.6, ArenaHard 92.3 (spec D.3). Got: not run.
 
 Chosen: 1,696 updates and general data from 1,296, since the paper's 1,700 are 106.25 phases of 16: so that its last 400
