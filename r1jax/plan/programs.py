@@ -35,6 +35,11 @@ class Assumed:
     """Tokens of a conversation of SFT on average."""
     num_documents: int = 804_745
     """Of the SFT set, where the data is not there (R1 Table 5)."""
+    num_helpful: int = 66_000
+    num_safety: int = 106_000
+    """Examples of the reward models, where the data is not there (spec B.7)."""
+    mean_reward_tokens: int = 2048
+    """Tokens of a prompt with the answer that is judged, on average."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,20 +143,23 @@ def _supervised(config: Any, mesh: Mesh, assumed: Assumed) -> StagePrograms:
 def _reward_model(config: Any, mesh: Mesh, assumed: Assumed) -> StagePrograms:
     model, params, buffers = abstract_policy(config.init.to_dict(), mesh=mesh)
     params = params | abstract_head(model, mesh=mesh)
-    state, update = reward_model.build(config, model, params, buffers, num_updates=config.get("num_updates", 256))
-    width = 2 if config.kind == "helpful" else 1
+    width, num_examples = (2, assumed.num_helpful) if config.kind == "helpful" else (1, assumed.num_safety)
+    settings = {name: config.get(name, default) for name, default in reward_model.DEFAULTS.items()}
+    num_trained = settings["epochs"] * num_examples * (1 - settings["heldout_fraction"])
+    per_update = settings["examples_per_update"]
+    num_updates = math.ceil(num_trained / per_update)
+    state, update = reward_model.build(config, model, params, buffers, num_updates=num_updates)
     examples = config.examples_per_microbatch
     rows, length = examples * width, config.max_tokens
     batch = _batch({"int32": ("tokens",)}, (), rows=rows, length=length, mesh=mesh)
     batch["lengths"] = placed((rows,), jnp.int32, ("batch",), mesh)
     for name, dtype in (("labels", jnp.float32), ("weights", jnp.float32), ("places", jnp.int32)):
         batch[name] = placed((examples,), dtype, ("batch",), mesh)
-    per_update = config.get("examples_per_update", 256)
     sizes = {"rows": rows, "length": length}
-    programs = _update(state, update, batch, mesh, calls=math.ceil(per_update / examples), sizes=sizes)
-    return StagePrograms(
-        "reward_model", model, mesh, state, tuple(programs), per_update * width * min(length, 2048), 256
-    )
+    calls = math.ceil(per_update / examples)
+    programs = _update(state, update, batch, mesh, calls=calls, sizes=sizes)
+    tokens = per_update * width * min(length, assumed.mean_reward_tokens)
+    return StagePrograms("reward_model", model, mesh, state, tuple(programs), tokens, num_updates)
 
 
 def _reject(config: Any, mesh: Mesh, assumed: Assumed) -> StagePrograms:

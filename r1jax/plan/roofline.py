@@ -23,6 +23,8 @@ from r1jax.plan.types import Exchange, ProgramPlan
 
 MATMUL_EFFICIENCY = 0.75
 """Stated, not measured."""
+_OF_SAMPLING = ("prefill", "decode", "reshard (")
+"""How the names of the programs begin that only sampling needs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +106,6 @@ def schedule(
     """The stage's time: each program as often as a training step calls it, one after the other."""
     seconds = {plan.name: plan.calls * modelled(plan, topology, efficiency=efficiency).total for plan in plans}
     step = sum(seconds.values())
-    rollout = sum(time for name, time in seconds.items() if name in ("prefill", "decode", "reshard"))
+    rollout = sum(time for name, time in seconds.items() if name.startswith(_OF_SAMPLING))
     total = step * num_steps
     return Schedule(step, rollout, tokens_per_step / step, total / 86_400, total / 3600 * topology.num_chips)

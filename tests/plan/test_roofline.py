@@ -59,3 +59,9 @@ def test_schedule_adds_up_the_calls():
     total = schedule([PLAN, decode], V5P, tokens_per_step=1000, num_steps=86_400, efficiency=1.0)
     assert (total.step_seconds, total.rollout_seconds) == (5.0, 1.0)
     assert (total.tokens_per_second, total.days, total.chip_hours) == (200.0, 5.0, 5 * 24 * 512)
+
+
+def test_weights_are_laid_out_for_sampling_alone():
+    reshard = dataclasses.replace(PLAN, name="reshard (moe/ffn/w_down_EFD)")
+    total = schedule([PLAN, reshard], V5P, tokens_per_step=1000, num_steps=1, efficiency=1.0)
+    assert total.rollout_seconds == total.step_seconds / 2
