@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     """The base and the RL stage."""
     config = ConfigDict({"seed": 0})
     seed = config.get_ref("seed")
-    corpus = {"function": "r1jax.tasks.mini_corpus:corpus_text", "arguments": {"config": PAIRS}}
+    corpus = {"function": "r1jax.tasks.mini.corpus:corpus_text", "arguments": {"config": PAIRS}}
     base = {
         "stage": "supervised",
         "workdir": "{workdir}/../base-{hash}",

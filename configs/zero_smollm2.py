@@ -7,7 +7,7 @@ Expected: held-out accuracy at least doubles over the stage `format`, whose scor
 
 The raw model never writes an <answer> (0 of 128 samples), so reward would be 0 for ever. The stage `format` shows it
 the form on a few hundred examples, all of them right; in most of them the answer comes without work, in a fifth the
-running totals are written out (r1jax.tasks.sum_traces). The stage `zero` is then pure RL with the rule rewards.
+running totals are written out (r1jax.tasks.mini.sum_traces). The stage `zero` is then pure RL with the rule rewards.
 The prompt is the tail of the R1-Zero template ("plain"): the whole one would be three quarters of every row.
 """
 
@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
         "mesh": {},
         "init": {"kind": "gguf", "path": "smollm2", "model": {}},
         "data": {
-            "function": "r1jax.tasks.sum_traces:sum_trace",
+            "function": "r1jax.tasks.mini.sum_traces:sum_trace",
             "arguments": {"config": SUMS, "steps_share": 0.2},
         },
         "template": "plain",

@@ -20,9 +20,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import r1jax.stages
-from r1jax.config_file import ConfigError
-from r1jax.training.code_digest import code_digests
-from r1jax.training.workdir import (
+from r1jax.specs.config_file import ConfigError
+from r1jax.workdir.code_digest import code_digests
+from r1jax.workdir.directory import (
     WorkdirError,
     changed_code,
     check_same_config,

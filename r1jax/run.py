@@ -37,15 +37,15 @@ from typing import Any
 
 from absl import logging
 
-from r1jax.config_file import load_config
 from r1jax.launch.compilation_cache import use_compilation_cache
 from r1jax.launch.distributed import add_arguments, initialise, leave_at_once, lost_a_peer
 from r1jax.launch.host_memory import keep_freed_memory
 from r1jax.pipeline import Stage, make_stages, plan_stages
 from r1jax.processes import OtherProcessError, is_first, on_first
 from r1jax.report import NotAWorkdirError, write_report
-from r1jax.training.stop import Stopped, graceful_stop
-from r1jax.training.workdir import read_summary, write_json
+from r1jax.specs.config_file import load_config
+from r1jax.workdir.directory import read_summary, write_json
+from r1jax.workdir.stop import Stopped, graceful_stop
 
 BAD_INPUT = 2
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again

@@ -12,8 +12,8 @@ import pytest
 
 import r1jax.stages
 from r1jax import run
-from r1jax.training.stop import Stopped
-from r1jax.training.workdir import open_workdir
+from r1jax.workdir.directory import open_workdir
+from r1jax.workdir.stop import Stopped
 
 CONFIG = """
 from ml_collections import ConfigDict

@@ -12,36 +12,36 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # room or file -> the rooms of r1jax that it may import besides itself; a file's own line comes before its room's.
 LOW = {"kernels", "sharding", "processes", "objectives", "text", "rewards", "tasks", "models", "data", "hf", "training"}
-TOP = {"stages", "serve", "launch", "plan", "bench"}
+LOW |= {"specs", "workdir"}
+TOP = {"policies", "stages", "serve", "launch", "plan", "bench"}
 MAY_IMPORT = {
+    "specs": set(),
     "kernels": {"sharding"},
     "sharding": set(),
     "processes": set(),
     "objectives": set(),
-    "text": set(),
-    "rewards": {"text"},
-    "tasks": {"text", "rewards"},
+    "text": {"specs"},
+    "rewards": {"specs", "text"},
+    "tasks": {"specs", "text", "rewards"},
     "models": {"kernels", "sharding"},
-    "data": {"text", "tasks"},
+    "data": {"specs", "text", "tasks", "rewards"},
     "hf": {"models", "sharding", "text"},
-    "training": {"sharding", "processes"},
-    "rollout": {"models", "sharding", "processes"},
-    "rollout.types": {"models", "sharding", "processes", "tasks"},  # a Rollout's Group holds its Problem
-    "rollout.collect": {"models", "sharding", "processes", "text", "tasks", "rewards"},
+    "training": {"specs", "sharding", "processes"},
+    "workdir": {"specs", "processes"},
+    "rollout": {"specs", "models", "sharding", "processes"},
+    "rollout.records": {"models", "sharding", "processes", "tasks"},  # a Rollout's Group holds its Problem
+    "rollout.collect": {"specs", "models", "sharding", "processes", "text", "tasks", "rewards"},
     "evals": LOW | {"rollout"},
     **{room: LOW | TOP | {"rollout", "evals"} for room in TOP},
-    "bench": LOW | TOP | {"rollout", "evals", "config_file"},
-    "plan": LOW | TOP | {"rollout", "evals", "config_file"},
-    "report": set(),
-    "config_file": set(),
-    "pipeline": LOW | TOP | {"config_file"},
-    "run": LOW | TOP | {"rollout", "evals", "report", "config_file", "pipeline"},
+    "report": {"workdir"},
+    "pipeline": LOW | TOP,
+    "run": LOW | TOP | {"rollout", "evals", "report", "pipeline"},
 }
-WITHOUT_JAX = {"text", "rewards", "tasks", "report"}
+WITHOUT_JAX = {"specs", "text", "rewards", "tasks", "report"}
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 ORACLES = {"torch", "transformers", "trl"}
 NOT_FOR_THE_PACKAGE = {"configs", "experiments", "notebooks", "tests"}
-READ_CONFIGDICT = {"stages", "serve", "plan", "bench", "config_file", "pipeline"}
+READ_CONFIGDICT = {"stages", "plan", "bench", "specs", "pipeline"}
 
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted((ROOT / "r1jax").rglob("*.py"))
@@ -96,11 +96,11 @@ def test_finds_what_is_forbidden():
         "from r1jax import stages": ("r1jax.training.learner", 1),
         "from ..rewards import rubric": ("r1jax.text.chat", 1),
         "from .engine import generate": ("r1jax.rollout.collect", 0),
-        "from r1jax.tasks import types": ("r1jax.rollout.collect", 0),
-        "from r1jax.tasks.types import Problem": ("r1jax.rollout.engine", 1),
+        "from r1jax.tasks import problem": ("r1jax.rollout.collect", 0),
+        "from r1jax.tasks.problem import Problem": ("r1jax.rollout.engine", 1),
         "def f():\n    import jax.numpy as jnp": ("r1jax.rewards.rubric", 1),
         "import transformers": ("r1jax.hf.names", 1),
-        "import configs.zero": ("r1jax.stages.rl", 1),
+        "import configs.zero": ("r1jax.stages.rl.stage", 1),
         "from ml_collections import ConfigDict": ("r1jax.models.config", 1),
     }
     for source, (module, count) in cases.items():

@@ -8,7 +8,7 @@ import pytest
 
 from r1jax import run
 from r1jax.training.learner import NonFiniteError
-from r1jax.training.workdir import open_workdir
+from r1jax.workdir.directory import open_workdir
 from tests import front_door
 from tests.front_door import CONFIG, SHARED
 

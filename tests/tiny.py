@@ -47,7 +47,7 @@ def padded(rows, *, length=None, left=False):
     return tokens, positions, segments
 
 
-_CORPUS = {"function": "r1jax.tasks.mini_corpus:corpus_text", "arguments": {}}
+_CORPUS = {"function": "r1jax.tasks.mini.corpus:corpus_text", "arguments": {}}
 _TINY = {
     "model_dim": 32, "ffn_dim": 48, "num_layers": 2, "num_heads": 2, "q_lora_rank": 16, "kv_lora_rank": 16,
     "nope_head_dim": 8, "rope_head_dim": 8, "value_head_dim": 8, "num_experts": 4, "expert_ffn_dim": 16,

@@ -11,8 +11,8 @@ SHARES = {"general_share": 0.15, "prose_share": 0.1}
 TOKENS = ("<｜end▁of▁sentence｜>", "<｜pad｜>", "<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>")
 ADAM = {"schedule": "constant", "warmup_steps": 5, "b2": 0.99, "weight_decay": 0.0}
 ENGINE = {"prompt_bucket": 32, "segment": 32}
-GENERAL = "r1jax.tasks.mini_general"
-TEXTS = "r1jax.tasks.mini_general_texts"
+GENERAL = "r1jax.tasks.mini.general"
+TEXTS = "r1jax.tasks.mini.general_texts"
 
 # Rewards by name; a weight of 0.0 only logs.
 ZERO_ACCURACY = {"function": "r1jax.rewards.accuracy:accuracy_reward", "weight": 1.0}

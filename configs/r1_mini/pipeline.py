@@ -11,7 +11,7 @@ Paper:    R1 v2 Fig. 2 (the stages), Table 3 (what each is good at), Sec. 2.3, B
     base ──SFT on that set──▶ dev3 ──RL with reward models in the last quarter──▶ r1   (and r1_long: all the way)
     student bases ──SFT on the same set──▶ distill_qwen, distill_llama;   the Qwen one by RL alone: student_zero
 
-The mini world (`r1jax.tasks.mini`, `mini_general`) is made by rules: sums for reasoning, facts about animals for helpfulness,
+The mini world (`r1jax.tasks.mini.pair_sum`, `mini_general`) is made by rules: sums for reasoning, facts about animals for helpfulness,
 misdeeds for safety; a scripted judge compares answers. The stages are those of the full-size recipe (configs/r1), whose
 proportions are kept where they fit: general data in the last 16 of 68 updates (400 of 1,700), T = 0.7 in RL stage 2,
 reference of the KL refreshed, two epochs of SFT. Sizes, learning rates and numbers of updates are the mini's own.
@@ -134,7 +134,7 @@ def get_config() -> ConfigDict:
         num_prompts=384,
         keep_per_prompt=2,
         max_new_tokens=112,
-        rewrite={"function": "r1jax.tasks.mini_rewrite:rewrite"},
+        rewrite={"function": "r1jax.tasks.mini.rewrite:rewrite"},
     )
     stages["dev1"] = sft(seed, init="{base}", data="{cold_start}", num_epochs=2, learning_rate=1e-3)
     stages["dev2"] = rl(
@@ -151,7 +151,7 @@ def get_config() -> ConfigDict:
     stages["reject"] = set_of_dev2 | {
         "keep_per_prompt": 3,
         "filters": [*set_of_dev2["filters"], *languages, {"function": "r1jax.rewards.filters:no_code_in_thought"}],
-        "judge": {"function": "r1jax.tasks.mini_rewrite:judge"},
+        "judge": {"function": "r1jax.tasks.mini.rewrite:judge"},
         "others": [{"function": f"{TEXTS}:conversations", "arguments": {"count": 500}, "domain": "General"}],
     }
     stages["dev3"] = sft(seed, init="{base}", data="{reject}", num_epochs=2, learning_rate=1e-3)

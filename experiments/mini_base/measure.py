@@ -1,4 +1,4 @@
-"""What a mini base can do before any RL: the table of r1jax.tasks.mini_gate for files of completions.
+"""What a mini base can do before any RL: the table of r1jax.tasks.mini.gate for files of completions.
 
 .venv/bin/python experiments/mini_base/measure.py runs/zero/zero/completions/heldout_*.jsonl
 """
@@ -7,8 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from r1jax.tasks.mini_gate import analyse
-from r1jax.tasks.types import Problem
+from r1jax.tasks.mini.gate import analyse
+from r1jax.tasks.problem import Problem
 
 
 def main(paths: list[str]) -> None:

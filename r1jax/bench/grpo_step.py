@@ -13,14 +13,14 @@ import jax
 import numpy as np
 
 from r1jax.bench.measure import active_matmul_params, matmul_peak
-from r1jax.config_file import load_config
+from r1jax.policies.policy import load_policy
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector
 from r1jax.rollout.engine import make_engine
 from r1jax.sharding import make_mesh
-from r1jax.stages import rl
-from r1jax.stages.policy import load_policy
-from r1jax.stages.rl_batch import advantages_of
+from r1jax.specs.config_file import load_config
+from r1jax.stages.rl import stage as rl
+from r1jax.stages.rl.batch import advantages_of
 from r1jax.tasks.mixture import make_mixture
 from r1jax.text.tokenizer import Tokenizer
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from r1jax.data.preferences import check_messages
-from r1jax.tasks.types import stable_hash
+from r1jax.tasks.problem import stable_hash
 from r1jax.text.comparison import parse_comparison
 from r1jax.text.response import summary_of
 from r1jax.text.sample import Rejection

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from r1jax.tasks.types import split_of
+from r1jax.tasks.problem import split_of
 from r1jax.text.templates import Messages
 
 KINDS = ("helpful", "safety")

@@ -8,7 +8,7 @@ from typing import Any
 
 import grain
 
-from r1jax.tasks.types import Problem, Task, stable_hash
+from r1jax.tasks.problem import Problem, Task, stable_hash
 
 _LENGTH = 2**40
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from r1jax.tasks.problem import stable_hash
 from r1jax.tasks.sources.rows import ENDINGS, Row, Rows, data_files, open_rows
-from r1jax.tasks.types import stable_hash
 
 FOLDER = "data"
 """Where a stage that makes records leaves them, in its work directory."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from r1jax.tasks.decontaminate import NgramIndex
-from r1jax.tasks.types import stable_hash
+from r1jax.tasks.problem import stable_hash
 
 FORMATS = ("jsonl", "parquet")
 DUPLICATE = "duplicate"

@@ -8,9 +8,9 @@ import jax
 from r1jax.evals.statistics import ProblemSamples, summarise
 from r1jax.rollout.background import or_give_up
 from r1jax.rollout.collect import Collected, Collector
-from r1jax.rollout.types import Group
+from r1jax.rollout.records import Group
 from r1jax.tasks.mixture import Mixture
-from r1jax.tasks.types import Problem, Task
+from r1jax.tasks.problem import Problem, Task
 from r1jax.text.chat import response_form
 from r1jax.text.response import parse
 

@@ -23,14 +23,14 @@ from typing import Any
 
 import jax
 
-from r1jax.config_file import ConfigError, load_config
 from r1jax.plan import aot, budget, table
 from r1jax.plan.devices import stand_ins
 from r1jax.plan.hardware import Topology, parse_topology
 from r1jax.plan.inputs import resolved_stage
+from r1jax.plan.program_plan import ProgramPlan
 from r1jax.plan.programs import STAGES, Assumed, Program, stage_programs
-from r1jax.plan.types import ProgramPlan
 from r1jax.sharding import describe_sharding, make_mesh
+from r1jax.specs.config_file import ConfigError, load_config
 
 FITS, DOES_NOT_FIT, BAD_INPUT = 0, 1, 2
 

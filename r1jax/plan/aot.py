@@ -16,8 +16,8 @@ from jax.experimental import topologies
 
 from r1jax.plan.collectives import collective_bytes
 from r1jax.plan.hardware import Topology
+from r1jax.plan.program_plan import ProgramPlan
 from r1jax.plan.programs import Program
-from r1jax.plan.types import ProgramPlan
 from r1jax.sharding import bytes_on_device
 
 _ENVIRONMENT = {

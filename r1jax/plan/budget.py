@@ -26,9 +26,9 @@ from r1jax.models.transformer import Model, make_model
 from r1jax.plan import flops
 from r1jax.plan.hardware import Topology
 from r1jax.plan.local import Local
+from r1jax.plan.program_plan import Exchange, ProgramPlan
 from r1jax.plan.programs import Program
 from r1jax.plan.saved import saved_bytes
-from r1jax.plan.types import Exchange, ProgramPlan
 from r1jax.sharding import bytes_on_device
 
 FORWARD_ROWS, BACKWARD_ROWS = 4, 12

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from r1jax.config_file import load_config
+from r1jax.specs.config_file import load_config
 
 _OWN = re.compile(r"\{(\w+)\}")
 _OTHERS = re.compile(r"\{workdir\}/\.\./(\w+)/(\w+)")

@@ -15,9 +15,10 @@ from jax.sharding import Mesh
 from r1jax.plan.program import Program
 from r1jax.plan.sampling import for_sampling, sampling_programs
 from r1jax.plan.shapes import laid_as, placed, whole, without
-from r1jax.stages import reward_model, rl, supervised
-from r1jax.stages.policy import abstract_policy
-from r1jax.stages.reward_scoring import abstract_head, make_score
+from r1jax.policies.policy import abstract_policy
+from r1jax.policies.reward_model import abstract_head, make_score
+from r1jax.stages import reward_model, supervised
+from r1jax.stages.rl import stage as rl
 from r1jax.training.offload import to_device
 
 STAGES = ("rl", "supervised", "reward_model", "reject")

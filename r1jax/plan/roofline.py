@@ -19,7 +19,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from r1jax.plan.hardware import Topology
-from r1jax.plan.types import Exchange, ProgramPlan
+from r1jax.plan.program_plan import Exchange, ProgramPlan
 
 MATMUL_EFFICIENCY = 0.75
 """Stated, not measured."""

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 import jax
 
 from r1jax.plan.hardware import Topology
+from r1jax.plan.program_plan import ProgramPlan
 from r1jax.plan.programs import Assumed, StagePrograms
 from r1jax.plan.roofline import MATMUL_EFFICIENCY, modelled, schedule
-from r1jax.plan.types import ProgramPlan
 
 _GIB = 1 << 30
 

@@ -6,6 +6,6 @@ completions/), so it needs neither jax nor an accelerator, and works on a run th
 
 from r1jax.report.compare import compare
 from r1jax.report.page import write_report
-from r1jax.report.read import NotAWorkdirError
+from r1jax.workdir.read import NotAWorkdirError
 
 __all__ = ["NotAWorkdirError", "compare", "write_report"]

@@ -13,8 +13,8 @@ from r1jax.report.markup import duration, escape, page, setting, show, table
 from r1jax.report.page import save
 from r1jax.report.panels import resolve
 from r1jax.report.plot import NUM_COLOURS
-from r1jax.report.read import Run, Stage, flatten, read_run
 from r1jax.report.tables import scores
+from r1jax.workdir.read import Run, Stage, flatten, read_run
 
 
 def compare(workdirs: Sequence[str | Path], *, out: str | Path = "compare.html") -> Path:

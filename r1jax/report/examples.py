@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from r1jax.report.markup import clip, count_marked, escape, highlight, show, visible
-from r1jax.report.read import Stage, number, read_rows, step_of
+from r1jax.workdir.read import Stage, number, read_rows, step_of
 
 _MAX_ROWS = 20_000  # a file; more are not looked at
 _MAX_PAIRS = 4  # a split

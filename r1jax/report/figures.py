@@ -7,7 +7,7 @@ import numpy as np
 from r1jax.report import plot
 from r1jax.report.markup import escape, show
 from r1jax.report.panels import Line, Panel, Section
-from r1jax.report.read import Series, Stage
+from r1jax.workdir.read import Series, Stage
 
 
 def stage_figures(stage: Stage, sections: list[Section]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from r1jax.report.figures import ends
 from r1jax.report.markup import duration, escape, show
-from r1jax.report.read import Stage, flatten, number
+from r1jax.workdir.read import Stage, flatten, number
 
 
 def status(stage: Stage) -> str:

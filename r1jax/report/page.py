@@ -3,14 +3,14 @@
 import os
 from pathlib import Path
 
-from r1jax.report.claims import claims_section
+from r1jax.report.claim_table import claims_section
 from r1jax.report.examples import examples
 from r1jax.report.figures import ends, stage_figures
 from r1jax.report.headline import headline, score, score_names, seed_of, status
 from r1jax.report.markup import escape, page, setting, show, table
 from r1jax.report.panels import resolve
-from r1jax.report.read import Run, Stage, flatten, read_run
 from r1jax.report.tables import scores, tables
+from r1jax.workdir.read import Run, Stage, flatten, read_run
 
 _MANY = 6  # stages; of more than these there is a table, and all are folded
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from r1jax.report.markup import escape, show, table
-from r1jax.report.read import Stage, number, read_json
+from r1jax.workdir.read import Stage, number, read_json
 
 _LEADING = ("pass@", "cons@", "rewards/", "format", "mean_length", "clipped_ratio", "reflection/", "language/")
 _FAILURES = re.compile(r"rewards/[^/]+/(errors|timeouts)")

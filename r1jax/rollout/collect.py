@@ -14,10 +14,10 @@ from r1jax.processes import gather
 from r1jax.rewards.rubric import Rubric, Scores
 from r1jax.rollout.background import or_give_up, run_beside
 from r1jax.rollout.engine import Engine
-from r1jax.rollout.types import Completion, Group, Rollout
+from r1jax.rollout.records import Completion, Group, Rollout
 from r1jax.tasks.file_task import check_problems
 from r1jax.tasks.mixture import Mixture
-from r1jax.tasks.types import GradingError, Problem, Task
+from r1jax.tasks.problem import GradingError, Problem, Task
 from r1jax.text.chat import encode_prompt, render, response_form, stop_ids
 from r1jax.text.response import final_answer
 from r1jax.text.tokenizer import Tokenizer

@@ -22,9 +22,9 @@ from r1jax.models import cache as kv_cache
 from r1jax.models.transformer import Model
 from r1jax.processes import to_host
 from r1jax.rollout.pages import make_paged_rows, prompts_at_once
+from r1jax.rollout.records import Completion
 from r1jax.rollout.rows import DenseRows, Rows
 from r1jax.rollout.sampling import row_uniforms, sample_tokens
-from r1jax.rollout.types import Completion
 
 MAX_STOP_IDS = 8
 MIN_ROWS = 16

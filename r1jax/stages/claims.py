@@ -1,6 +1,6 @@
 """Claims stage: a row for each claim of the paper, with our figures and whether it held, from what earlier stages wrote.
 
-    {"claim": what the paper says, "paper": its figures, "kind": a function of ``r1jax.evals.claims``, its parameters ...}
+    {"claim": what the paper says, "paper": its figures, "kind": a function of ``r1jax.evals.claim_kinds``, its parameters ...}
 
 A "note" in the config is printed above the claims in the report: what a reader must know of the data, say.
 What it leaves, besides what every work directory has: claims.json, a list of {"claim", "paper", "kind", "ours", "values",
@@ -16,11 +16,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from r1jax.evals.claims import CHECKS, KINDS
+from r1jax.evals.claim_kinds import CHECKS, KINDS
 from r1jax.processes import is_first, on_first
 from r1jax.stages.keys import check_counts, check_finite, check_keys, options_of
-from r1jax.training.lineage import record_lineage
-from r1jax.training.workdir import open_workdir, write_json
+from r1jax.workdir.directory import open_workdir, write_json
+from r1jax.workdir.lineage import record_lineage
 
 CLAIMS = "claims.json"
 _TEXTS = ("claim", "paper", "kind")

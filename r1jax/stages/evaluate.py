@@ -21,25 +21,25 @@ from ml_collections import ConfigDict
 
 from r1jax.evals.evaluate import distinct_problems, evaluate, samples_of
 from r1jax.evals.statistics import bootstrap_interval, vote_gains, vote_metrics
+from r1jax.policies.policy import check_init, load_policy
+from r1jax.policies.reward_model import load_rewards, stand_in_rewards
 from r1jax.processes import is_first, on_first
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector, reward_columns
 from r1jax.rollout.engine import make_engine
-from r1jax.rollout.types import Completion, Group
+from r1jax.rollout.records import Completion, Group
 from r1jax.rollout.weight_sync import for_sampling
 from r1jax.sharding import make_mesh
 from r1jax.stages.keys import check_counts, check_engine, check_finite, check_keys, check_sampling
-from r1jax.stages.policy import check_init, load_policy
-from r1jax.stages.reward_scoring import load_rewards, stand_in_rewards
-from r1jax.stages.rl_log import completion_rows, text_metrics
+from r1jax.stages.rl.log import completion_rows, text_metrics
 from r1jax.stages.splits import check_same_split
 from r1jax.tasks.mixture import make_tasks, mix
-from r1jax.tasks.types import Problem, Task
+from r1jax.tasks.problem import Problem, Task
 from r1jax.text.chat import check_template, response_form
-from r1jax.training.lineage import record_lineage
-from r1jax.training.metrics import CompletionsWriter, MetricsWriter
-from r1jax.training.stop import graceful_stop
-from r1jax.training.workdir import open_workdir, read_lines
+from r1jax.workdir.directory import open_workdir, read_lines
+from r1jax.workdir.lineage import record_lineage
+from r1jax.workdir.metrics import CompletionsWriter, MetricsWriter
+from r1jax.workdir.stop import graceful_stop
 
 COUNTS = ("problems", "samples", "problems_per_batch", "max_prompt_tokens", "max_new_tokens")
 KEYS = (*COUNTS, "stage", "seed", "mesh", "init", "tasks", "template", "rewards", "cons_at", "temperature", "top_p")

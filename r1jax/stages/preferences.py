@@ -23,17 +23,17 @@ import jax
 from ml_collections import ConfigDict
 
 from r1jax.data.pairs import Failure, Judge, Judged, judge_pairs, parse_candidate, select_pairs
+from r1jax.data.record_source import check_records, records_of
 from r1jax.data.records import FOLDER
+from r1jax.policies.chat import check_answered, check_chat, make_chat
 from r1jax.processes import on_first, require_same_text
 from r1jax.rewards.rubric import load_function
 from r1jax.sharding import make_mesh
-from r1jax.stages.chat_model import check_answered, check_chat, make_chat
 from r1jax.stages.keys import check_counts, check_finite, check_keys
-from r1jax.stages.records import check_records, records_of
-from r1jax.training.lineage import MANIFEST, record_lineage
-from r1jax.training.metrics import MetricsWriter
-from r1jax.training.stop import graceful_stop
-from r1jax.training.workdir import open_workdir, read_lines, write_json, write_text
+from r1jax.workdir.directory import open_workdir, read_lines, write_json, write_text
+from r1jax.workdir.lineage import MANIFEST, record_lineage
+from r1jax.workdir.metrics import MetricsWriter
+from r1jax.workdir.stop import graceful_stop
 
 DEFAULTS = {"queries": 4, "threshold": 1.0}
 """Optional keys of the config (R1 Sec. 3.1)."""

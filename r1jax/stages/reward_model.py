@@ -20,26 +20,26 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from r1jax.data.preferences import READS, Preference, check_kind, parse_preference, split_preferences
+from r1jax.data.record_source import check_records, records_of
 from r1jax.evals.reward_model import length_bias, pair_calibration, pair_metrics, point_calibration, point_metrics
 from r1jax.models.reward_head import rewards_at_end
 from r1jax.models.transformer import Model
 from r1jax.objectives.preference import pair_loss, point_loss
+from r1jax.policies.policy import check_init, load_policy
+from r1jax.policies.reward_model import encode_response, init_head, make_score, pad_rows, score_sequences
 from r1jax.sharding import make_mesh
 from r1jax.stages.auxiliary import expert_counts
 from r1jax.stages.keys import check_counts, check_finite, check_keys, check_not_negative
-from r1jax.stages.policy import check_init, load_policy
-from r1jax.stages.records import check_records, records_of
-from r1jax.stages.reward_scoring import encode_response, init_head, make_score, pad_rows, score_sequences
 from r1jax.text.chat import check_template
 from r1jax.text.response import part_of
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.learner import NonFiniteError, TrainState, Update, init_state, make_update, update_once
-from r1jax.training.lineage import record_lineage
-from r1jax.training.metrics import MetricsWriter
 from r1jax.training.optimizer import OPTIMIZER_KEYS, make_optimizer
-from r1jax.training.stop import Stopped, graceful_stop
-from r1jax.training.workdir import open_workdir
+from r1jax.workdir.directory import open_workdir
+from r1jax.workdir.lineage import record_lineage
+from r1jax.workdir.metrics import MetricsWriter
+from r1jax.workdir.stop import Stopped, graceful_stop
 
 DEFAULTS = {"examples_per_update": 256, "epochs": 1, "heldout_fraction": 0.1}
 """Optional keys of the config (R1 Sec. B.2)."""

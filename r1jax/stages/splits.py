@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from r1jax.policies.policy import make_source
 from r1jax.rewards.rubric import load_function
-from r1jax.stages.policy import make_source
 from r1jax.tasks.mixture import make_task
-from r1jax.tasks.types import recorded_splits
-from r1jax.training.lineage import paths_of
-from r1jax.training.workdir import from_here
+from r1jax.tasks.problem import recorded_splits
+from r1jax.workdir.directory import from_here
+from r1jax.workdir.lineage import paths_of
 
 _NUM_DOCUMENTS = 16
 

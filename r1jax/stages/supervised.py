@@ -19,20 +19,20 @@ from r1jax.models.transformer import Model
 from r1jax.objectives.sums import add_metrics, mean_metrics
 from r1jax.objectives.supervised import cross_entropy_loss
 from r1jax.objectives.weights import token_weights
+from r1jax.policies.policy import check_init, check_source, count_documents, load_policy, make_source
 from r1jax.processes import require_same
 from r1jax.sharding import make_mesh, place_batch
 from r1jax.stages.auxiliary import balance_loss, check_auxiliary, expert_counts, mtp_loss
 from r1jax.stages.keys import check_counts, check_finite, check_keys, check_not_negative, offload_of, options_of
-from r1jax.stages.policy import check_init, check_source, count_documents, load_policy, make_source
 from r1jax.text.chat import TRAIN, check_template, tokenizer_for
 from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.learner import NonFiniteError, TrainState, Update, init_state, make_update, update_once
-from r1jax.training.lineage import record_lineage
-from r1jax.training.metrics import MetricsWriter
 from r1jax.training.offload import OPTIMIZER, check_offload, to_host
 from r1jax.training.optimizer import OPTIMIZER_KEYS, make_optimizer
-from r1jax.training.stop import Stopped, graceful_stop
-from r1jax.training.workdir import open_workdir
+from r1jax.workdir.directory import open_workdir
+from r1jax.workdir.lineage import record_lineage
+from r1jax.workdir.metrics import MetricsWriter
+from r1jax.workdir.stop import Stopped, graceful_stop
 
 COUNTS = frozenset(
     [

@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 from r1jax.rewards.choice import read_letter
 from r1jax.tasks.decontaminate import Dropped, NgramIndex, decontaminate
 from r1jax.tasks.grading import check_problem, grade_answer
+from r1jax.tasks.problem import SPLITS, GradingError, Problem, canonical_answer, check_keys, check_place, stable_hash
 from r1jax.tasks.sources.fields import fields_of
 from r1jax.tasks.sources.rows import Row, data_files, open_rows
-from r1jax.tasks.types import SPLITS, GradingError, Problem, canonical_answer, check_keys, check_place, stable_hash
 
 T = TypeVar("T")
 Source = str | Mapping[str, str]

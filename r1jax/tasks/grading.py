@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from r1jax.rewards.sandbox import SandboxUnavailable
-from r1jax.tasks.types import GradingError, Problem
+from r1jax.tasks.problem import GradingError, Problem
 from r1jax.text.response import boxed_answer
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from r1jax.tasks.types import GradingError, Problem, Task, canonical_answer, check_keys, check_place, stable_hash
+from r1jax.tasks.problem import GradingError, Problem, Task, canonical_answer, check_keys, check_place, stable_hash
 
 KINDS = ("reasoning_gym", "mini", "files")
 _OF_THE_MIXTURE = ("weight", "from_update")
@@ -35,7 +35,7 @@ def make_task(spec: Mapping[str, Any]) -> Task:
                 raise ValueError(f"task of kind 'reasoning_gym': key 'dataset' is missing in {dict(spec)}")
             return ReasoningGymTask(**arguments)
         case "mini":
-            from r1jax.tasks.mini import make_mini_task
+            from r1jax.tasks.mini.pair_sum import make_mini_task
 
             return make_mini_task(dict(spec))
         case "files":

@@ -24,7 +24,7 @@ import numpy as np
 
 from r1jax.tasks.answer_guard import is_safe
 from r1jax.tasks.logic import confirms
-from r1jax.tasks.types import GradingError, Problem, canonical_answer, check_place, split_of, stable_hash
+from r1jax.tasks.problem import GradingError, Problem, canonical_answer, check_place, split_of, stable_hash
 
 _INDICES_PER_SLICE = 250
 _SLICE_SIZE = 5000

@@ -9,7 +9,7 @@ from typing import Any
 
 from r1jax.rewards.calls import check_from_update
 from r1jax.tasks.mixture import make_tasks, mix
-from r1jax.tasks.types import Task
+from r1jax.tasks.problem import Task
 
 
 class TaskSchedule:

@@ -10,12 +10,12 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from r1jax.config_file import load_config
 from r1jax.models.presets import make_preset
 from r1jax.models.transformer import make_model
 from r1jax.pipeline import make_stages
 from r1jax.rewards.sandbox import probe
 from r1jax.sharding import MESH_AXES, partition_spec
+from r1jax.specs.config_file import load_config
 from r1jax.tasks.schedule import make_schedule
 from tests.tiny import POLICY
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from r1jax.config_file import load_config
 from r1jax.pipeline import make_stages
+from r1jax.specs.config_file import load_config
 
 CONFIG = str(Path(__file__).resolve().parents[2] / "configs" / "r1_mini" / "pipeline.py")
 

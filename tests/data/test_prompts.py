@@ -3,7 +3,7 @@ import json
 import pytest
 
 from r1jax.data.prompts import make_prompt_iterator
-from r1jax.tasks.types import Problem
+from r1jax.tasks.problem import Problem
 
 
 class Counting:

@@ -7,7 +7,7 @@ from r1jax.evals.evaluate import distinct_problems, evaluate
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector
 from r1jax.tasks.mixture import make_task
-from r1jax.tasks.types import Problem
+from r1jax.tasks.problem import Problem
 from tests.rollout.test_collect import Engine, Task, Tokenizer, has_answer, make_problem
 
 

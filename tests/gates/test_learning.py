@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from r1jax.run import load_config, make_stages, run_stages
-from r1jax.stages import rl
+from r1jax.stages.rl import stage as rl
 
 pytestmark = pytest.mark.gate
 

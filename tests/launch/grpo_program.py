@@ -28,16 +28,16 @@ from r1jax.processes import (
 )
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector
-from r1jax.rollout.types import Completion
+from r1jax.rollout.records import Completion
 from r1jax.sharding import make_mesh, place, tree_shardings
-from r1jax.stages import rl
-from r1jax.stages.rl_batch import advantages_of
-from r1jax.stages.rl_log import completion_rows
-from r1jax.tasks.types import Problem
+from r1jax.stages.rl import stage as rl
+from r1jax.stages.rl.batch import advantages_of
+from r1jax.stages.rl.log import completion_rows
+from r1jax.tasks.problem import Problem
 from r1jax.training.checkpoint import Checkpoints
-from r1jax.training.metrics import CompletionsWriter, MetricsWriter
-from r1jax.training.stop import Stopped, graceful_stop
-from r1jax.training.workdir import open_workdir
+from r1jax.workdir.directory import open_workdir
+from r1jax.workdir.metrics import CompletionsWriter, MetricsWriter
+from r1jax.workdir.stop import Stopped, graceful_stop
 from tests.rollout.test_collect import Task, Tokenizer
 from tests.tiny import GQA, shaken
 

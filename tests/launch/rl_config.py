@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from tests.stages.test_rl import tiny_config
+from tests.stages.rl.test_stage import tiny_config
 
 
 def get_config():

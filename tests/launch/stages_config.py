@@ -3,7 +3,8 @@
 from ml_collections import ConfigDict
 
 from r1jax.text.sample import ChatError, r1_text
-from tests.stages import test_evaluate, test_preferences, test_reject, test_reward_model, test_supervised
+from tests.stages import test_evaluate, test_preferences, test_reward_model, test_supervised
+from tests.stages.reject import test_stage as test_reject
 from tests.tiny import POLICY
 
 HERE = "tests.launch.stages_config"  # of a config file, __name__ is another

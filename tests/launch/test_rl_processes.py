@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from r1jax.stages import rl
+from r1jax.stages.rl import stage as rl
 from tests.launch import peers
 from tests.launch.rl_config import get_config
 from tests.tiny import rows_of

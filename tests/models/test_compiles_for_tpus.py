@@ -18,7 +18,7 @@ from r1jax.models.transformer import make_model
 from r1jax.objectives.sums import add_metrics
 from r1jax.rollout.engine import Engine
 from r1jax.sharding import tree_shardings
-from r1jax.stages.rl import make_loss
+from r1jax.stages.rl.stage import make_loss
 from r1jax.training.learner import make_update, update_once
 from r1jax.training.optimizer import make_optimizer
 from tests.kernels.tpu_aot import check_kernels, compile_timed, mesh_of, tpu_compile

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from r1jax.config_file import load_config
 from r1jax.models.transformer import make_model
 from r1jax.plan.devices import stand_ins
 from r1jax.plan.hardware import parse_topology
 from r1jax.plan.inputs import resolved_stage
 from r1jax.plan.programs import Assumed, stage_programs
 from r1jax.plan.sampling import decode_state
+from r1jax.policies.policy import abstract_policy, check_init
 from r1jax.rollout.engine import make_engine
 from r1jax.sharding import make_mesh
-from r1jax.stages import rl
-from r1jax.stages.policy import abstract_policy, check_init
+from r1jax.specs.config_file import load_config
+from r1jax.stages.rl import stage as rl
 from tests.tiny import POLICY, V3
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from r1jax.plan.hardware import parse_topology
+from r1jax.plan.program_plan import Exchange, ProgramPlan
 from r1jax.plan.roofline import exchange_seconds, modelled, schedule
-from r1jax.plan.types import Exchange, ProgramPlan
 
 V5P = parse_topology("v5p:8x8x8")
 GATHER = Exchange("all-gather", 180e9, 8, is_hidden=True)  # 7/8 s over the two links of a ring

@@ -1,5 +1,5 @@
 from r1jax.report.examples import examples, pair_up
-from r1jax.report.read import read_run
+from r1jax.workdir.read import read_run
 from tests.report.synthetic import completion_rows, make_rl_stage, write_lines
 
 

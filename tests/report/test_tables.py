@@ -3,8 +3,8 @@ import json
 import pytest
 
 from r1jax.report import compare, write_report
-from r1jax.report.read import read_run
 from r1jax.report.tables import scores, tables
+from r1jax.workdir.read import read_run
 from tests.report.synthetic import completion_rows, make_pretrain_stage, make_rl_stage, write_lines
 from tests.report.test_page import read
 

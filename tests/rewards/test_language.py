@@ -10,7 +10,7 @@ from r1jax.rewards.language import (
     is_mixed,
     language_of,
 )
-from r1jax.tasks.types import Problem
+from r1jax.tasks.problem import Problem
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from r1jax.evals.evaluate import evaluate, samples_of
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector
-from r1jax.rollout.types import Completion
-from r1jax.tasks.types import GradingError, Problem
+from r1jax.rollout.records import Completion
+from r1jax.tasks.problem import GradingError, Problem
 from r1jax.text.templates import TEMPLATES
 
 ANSWERS = ["<think>so</think> <answer>4</answer>", "<think>so</think> <answer>5</answer>"]

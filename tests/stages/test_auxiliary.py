@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 
 from r1jax.models.transformer import make_model
 from r1jax.run import load_config
-from r1jax.stages import rl, supervised
+from r1jax.stages import supervised
 from r1jax.stages.auxiliary import expert_counts, mtp_loss
+from r1jax.stages.rl import stage as rl
 from r1jax.training.learner import init_state, make_update
 from r1jax.training.optimizer import make_optimizer
 from tests.tiny import GQA, V3, padded, shaken

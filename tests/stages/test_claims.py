@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from r1jax.run import main as run_main
 from r1jax.stages import claims
-from r1jax.training.workdir import WorkdirError
+from r1jax.workdir.directory import WorkdirError
 from tests.evals.finished_stages import evaluated
 
 

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from r1jax.rollout.collect import Collector
 from r1jax.stages import evaluate
-from r1jax.training.stop import Stopped
-from r1jax.training.workdir import WorkdirError
+from r1jax.workdir.directory import WorkdirError
+from r1jax.workdir.stop import Stopped
 from tests.stages.test_rl_schedule import make_reward_model
 from tests.tiny import POLICY, rows_of
 

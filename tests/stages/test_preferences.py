@@ -8,10 +8,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from r1jax.data.preferences import parse_preference
+from r1jax.data.record_source import records_of
 from r1jax.stages import preferences
-from r1jax.stages.records import records_of
 from r1jax.text.sample import ChatError
-from r1jax.training.stop import Stopped
+from r1jax.workdir.stop import Stopped
 from tests.tiny import rows_of
 
 ASKED, STOPPED = [], []

@@ -11,15 +11,15 @@ from ml_collections import ConfigDict
 
 from r1jax.models.reward_head import REWARD_HEAD
 from r1jax.models.transformer import make_model
+from r1jax.policies.policy import load_policy
+from r1jax.policies.reward_model import load_reward_model, load_rewards, make_score, score_sequences
 from r1jax.rewards.rubric import Rubric
 from r1jax.stages import reward_model
-from r1jax.stages.policy import load_policy
 from r1jax.stages.reward_model import Example
-from r1jax.stages.reward_scoring import load_reward_model, load_rewards, make_score, score_sequences
 from r1jax.stages.supervised import make_mesh
-from r1jax.tasks.types import Problem
+from r1jax.tasks.problem import Problem
 from r1jax.training.checkpoint import CheckpointError, Checkpoints
-from r1jax.training.workdir import WorkdirError
+from r1jax.workdir.directory import WorkdirError
 from tests.tiny import GQA, POLICY, rows_of, shaken
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -7,8 +7,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from r1jax.rollout.collect import Collector
-from r1jax.stages import rl
-from tests.stages.test_rl import tiny_config
+from r1jax.stages.rl import stage as rl
+from tests.stages.rl.test_stage import tiny_config
 from tests.tiny import POLICY, rows_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from r1jax.stages import rl
-from r1jax.stages.policy import load_policy
-from r1jax.stages.reward_scoring import init_head
+from r1jax.policies.policy import load_policy
+from r1jax.policies.reward_model import init_head
+from r1jax.stages.rl import stage as rl
 from r1jax.training.checkpoint import Checkpoints
-from tests.stages.test_rl import params_of, tiny_config
+from tests.stages.rl.test_stage import params_of, tiny_config
 from tests.tiny import POLICY, rows_of
 
 PAIRS = {"kind": "mini", "name": "pair_sum"}
@@ -45,7 +45,7 @@ def make_reward_model(path):
 
 def scheduled_config(folder, **changes):
     rewards = [
-        {"function": "tests.stages.test_rl:length_reward", "weight": 1.0},
+        {"function": "tests.stages.rl.test_stage:length_reward", "weight": 1.0},
         {
             "kind": "reward_model",
             "path": str(folder / "safety"),
@@ -93,7 +93,7 @@ def test_what_joins_at_an_update_does_so_there_and_a_run_stopped_at_it_goes_on_b
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-LENGTH = {"function": "tests.stages.test_rl:length_reward"}
+LENGTH = {"function": "tests.stages.rl.test_stage:length_reward"}
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,16 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from r1jax.stages import reject, rl
+from r1jax.stages.reject import stage as reject
+from r1jax.stages.rl import stage as rl
 from r1jax.stages.splits import check_same_split
-from r1jax.tasks.mini import PairSum
-from r1jax.tasks.sum_traces import sum_trace
-from tests.stages.test_reject import tiny_config as reject_config
-from tests.stages.test_rl import tiny_config
+from r1jax.tasks.mini.pair_sum import PairSum
+from r1jax.tasks.mini.sum_traces import sum_trace
+from tests.stages.reject.test_stage import tiny_config as reject_config
+from tests.stages.rl.test_stage import tiny_config
 
 SUMS = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
-CORPUS = "r1jax.tasks.mini_corpus:corpus_text"
+CORPUS = "r1jax.tasks.mini.corpus:corpus_text"
 
 
 def stage_at(path, **config):

@@ -19,8 +19,8 @@ from r1jax.stages import supervised
 from r1jax.text.templates import R1_JINJA, TEMPLATES
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.training.checkpoint import load_checkpoint
-from r1jax.training.stop import Stopped
-from r1jax.training.workdir import WorkdirError
+from r1jax.workdir.directory import WorkdirError
+from r1jax.workdir.stop import Stopped
 from tests.tiny import POLICY, rows_of
 
 
@@ -144,7 +144,7 @@ def test_a_disk_that_cannot_hold_the_checkpoints_is_said_before_the_first_update
         ({"template": "nothing"}, "nothing"),
         ({"too_long": "skip"}, "too_long='skip': must be one of raise, cut, drop"),
         ({"train": "first"}, "train='first': must be one of last, all"),
-        ({"data": ConfigDict({"function": "r1jax.tasks.mini_corpus:nothing", "arguments": {}})}, "nothing"),
+        ({"data": ConfigDict({"function": "r1jax.tasks.mini.corpus:nothing", "arguments": {}})}, "nothing"),
         ({"optimizer": ConfigDict({"learning_rate": 1e-3, "schedule": "stairs"})}, "stairs"),
         ({"optimizer": ConfigDict({"learning_rate": float("nan")})}, r"supervised\.optimizer\.learning_rate=nan"),
         ({"bias_rate": -0.001}, r"supervised: bias_rate=-0\.001 must be a number of at least 0"),
@@ -163,7 +163,7 @@ def test_epochs_of_a_source_without_end_are_refused():
     config = tiny_config(num_epochs=2)
     with config.unlocked():
         del config["num_updates"]
-    with pytest.raises(ValueError, match="num_epochs=2: r1jax.tasks.mini_corpus:corpus_text has no end"):
+    with pytest.raises(ValueError, match="num_epochs=2: r1jax.tasks.mini.corpus:corpus_text has no end"):
         supervised.check(config)
 
 

@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 from r1jax.rewards import sandbox
 from r1jax.tasks.file_task import FileTask, check_problems, make_file_task
 from r1jax.tasks.mixture import make_mixture, make_task
+from r1jax.tasks.problem import GradingError, Problem
 from r1jax.tasks.sources.rows import Rows
-from r1jax.tasks.types import GradingError, Problem
 from tests.tasks.sources.code_rows import CODEFORCES, FUNCTIONAL
 
 LONG = "Ada has {} red apples and gives five of them to Bo who is hungry. How many are left?"

@@ -3,7 +3,7 @@ import pytest
 from r1jax.rewards.math import accuracy
 from r1jax.rewards.sandbox import probe
 from r1jax.tasks.grading import check_problem, grade_answer
-from r1jax.tasks.types import GradingError, Problem
+from r1jax.tasks.problem import GradingError, Problem
 from r1jax.text.response import final_answer
 
 

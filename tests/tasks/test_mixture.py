@@ -1,7 +1,7 @@
 import pytest
 
 from r1jax.tasks.mixture import Mixture, make_mixture, make_task
-from r1jax.tasks.types import GradingError, Problem, canonical_answer
+from r1jax.tasks.problem import GradingError, Problem, canonical_answer
 
 SUM = {"kind": "reasoning_gym", "dataset": "chain_sum"}
 GCD = {"kind": "reasoning_gym", "dataset": "gcd"}

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from r1jax.tasks import reasoning_gym
+from r1jax.tasks.problem import GradingError, Problem
 from r1jax.tasks.reasoning_gym import ReasoningGymTask
-from r1jax.tasks.types import GradingError, Problem
 
 ONE_DIGIT = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from r1jax.tasks.mini_corpus import corpus_text
+from r1jax.tasks.mini.corpus import corpus_text
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.text.train_tokenizer import train_tokenizer
 

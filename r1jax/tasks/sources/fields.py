@@ -24,10 +24,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from r1jax.rewards.instructions import CHECKERS
+from r1jax.tasks.problem import stable_hash
 from r1jax.tasks.sources.code_fields import CODE_DATASETS
+from r1jax.tasks.sources.mapping import Fields
 from r1jax.tasks.sources.rows import Row
-from r1jax.tasks.sources.types import Fields
-from r1jax.tasks.types import stable_hash
 from r1jax.text.response import boxed
 
 MATH_PROMPT = "{question}\n\nReason step by step, and put the final answer within \\boxed{}."

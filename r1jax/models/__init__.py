@@ -1,0 +1,1 @@
+"""The model: blocks of the V3 and dense families, the presets, the caches."""

@@ -1,0 +1,165 @@
+"""A trained reward model as a function: conversations in, logits out. Used by its own stage and by RL.
+
+A reward model's work directory holds what every stage's does; its parameters have one entry more, "reward_head", its config
+says which part of a response it reads, under which template, and its summary where its rewards are centred.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from r1jax import sharding
+from r1jax.data.preferences import READS, check_kind
+from r1jax.models.reward_head import REWARD_HEAD, init_reward_head, reward_head_axes, rewards_at_end
+from r1jax.models.transformer import Model
+from r1jax.policies.policy import Policy, load_policy
+from r1jax.processes import to_host
+from r1jax.rewards.learned import LearnedReward
+from r1jax.stages.keys import check_keys
+from r1jax.text.chat import encode_conversation
+from r1jax.text.templates import Messages
+from r1jax.text.tokenizer import Tokenizer
+from r1jax.training.checkpoint import load_checkpoint
+
+REWARD_MODEL = "reward_model"
+"""The "kind" of a reward that is a trained reward model, in an RL stage's ``rewards``."""
+_REQUIRED, _OPTIONAL = ("kind", "path", "name"), ("weight", "tasks", "from_update")
+
+
+def make_score(model: Model) -> Callable:
+    """(params, buffers, tokens_BT, lengths_B) -> rewards [B], jitted: compiled once for each shape."""
+
+    def score(params, buffers, tokens_BT, lengths_B):
+        return rewards_at_end(model, params, buffers, tokens_BT, lengths_B)[0]
+
+    return jax.jit(score)
+
+
+def encode_response(messages: Messages, text: str, tokenizer: Tokenizer, *, template: str) -> list[int]:
+    """Token ids of a conversation that ``text`` answers, with what ends the turn: there the reward is read."""
+    return encode_conversation([*messages, {"role": "assistant", "content": text}], tokenizer, template=template)[0]
+
+
+def pad_rows(sequences: Sequence[Sequence[int]], *, rows: int, bucket: int) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens_BT, lengths_B) of at most ``rows`` sequences: B = rows, T the longest, rounded up to a multiple of ``bucket``."""
+    longest = max(map(len, sequences))
+    tokens_BT = np.zeros((rows, -(-longest // bucket) * bucket), np.int32)
+    lengths_B = np.zeros(rows, np.int32)
+    for row, ids in enumerate(sequences):
+        tokens_BT[row, : len(ids)], lengths_B[row] = ids, len(ids)
+    return tokens_BT, lengths_B
+
+
+def score_sequences(
+    score: Callable, params, buffers, sequences: Sequence[Sequence[int]], *, rows: int, bucket: int
+) -> np.ndarray:
+    """[N] float32 rewards of token sequences, in their order; sorted by length into batches of ``rows``."""
+    rewards_N = np.zeros(len(sequences), np.float32)
+    order = sorted(range(len(sequences)), key=lambda place: (len(sequences[place]), place))
+    for start in range(0, len(order), rows):
+        places = order[start : start + rows]
+        tokens_BT, lengths_B = pad_rows([sequences[place] for place in places], rows=rows, bucket=bucket)
+        rewards_N[places] = to_host(score(params, buffers, tokens_BT, lengths_B))[: len(places)]
+    return rewards_N
+
+
+def init_head(policy: Policy, params, *, mesh: Mesh, seed: int):
+    """A policy's parameters with a new reward head, laid out over the mesh."""
+    init = jax.jit(
+        lambda key: init_reward_head(policy.model.config, key), out_shardings=_head_shardings(policy.model, mesh)
+    )
+    return {**params, REWARD_HEAD: init(jax.random.key(seed))}
+
+
+def abstract_head(model: Model, *, mesh: Mesh) -> dict[str, Any]:
+    """What a reward model's parameters have beside the policy's, as ShapeDtypeStructs on the mesh."""
+    shapes = _abstract_head(model)
+    shardings = _head_shardings(model, mesh)
+    return {
+        REWARD_HEAD: jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
+    }
+
+
+def load_reward_model(path: str | Path, *, mesh: Mesh) -> tuple[Policy, dict, dict]:
+    """(policy, params with the head, buffers) of a finished reward model's work directory.
+
+    Raises FileNotFoundError or CheckpointError naming what is missing, also for a stage that trained no reward model.
+    """
+    policy, params, buffers = load_policy({"kind": "stage", "path": str(path)}, mesh=mesh, seed=0)
+    state, _ = load_checkpoint(path, {"params": abstract_head(policy.model, mesh=mesh)}, partial=True)
+    return policy, {**params, **state["params"]}, buffers
+
+
+def load_rewards(specs: Sequence[Mapping[str, Any]], *, mesh: Mesh, rows: int) -> list[Mapping[str, Any]]:
+    """A rubric's specs from an RL config's ``rewards``, with every trained reward model read and made a function.
+
+    {"kind": "reward_model", "path": work directory, "name": ..., and if wanted "weight", "tasks", "from_update"} stands for
+    one; other specs are left as they are. Its function scores ``rows`` responses at a time, on the mesh.
+
+    Raises ValueError for a bad spec; FileNotFoundError, CheckpointError as ``load_reward_model``.
+    """
+    check_reward_models(specs)
+    return [{**_rubric_spec(spec), "function": _load(spec, mesh, rows)} if _is_model(spec) else spec for spec in specs]
+
+
+def stand_in_rewards(specs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The same with 0 as every reward model's logit, for a check of a config before there are any. Raises ValueError."""
+    check_reward_models(specs)
+    stand_in = LearnedReward(lambda asked: [0.0] * len(asked), part="whole")
+    return [{**_rubric_spec(spec), "function": stand_in} if _is_model(spec) else spec for spec in specs]
+
+
+def check_reward_models(specs: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ValueError, naming the key, for a spec of a reward model that cannot be one, or another "kind"."""
+    for place, spec in enumerate(specs):
+        if "kind" in spec and spec["kind"] != REWARD_MODEL:
+            raise ValueError(f"rewards[{place}]: kind={spec['kind']!r} must be {REWARD_MODEL!r}, or absent")
+        if _is_model(spec):
+            check_keys(spec, required=_REQUIRED, optional=_OPTIONAL, where=f"rewards[{place}]")
+
+
+def _is_model(spec: Mapping[str, Any]) -> bool:
+    return spec.get("kind") == REWARD_MODEL
+
+
+def _rubric_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in spec.items() if key not in ("kind", "path")} | {"deferred": True}
+
+
+def _load(spec: Mapping[str, Any], mesh: Mesh, rows: int) -> LearnedReward:
+    path = Path(spec["path"])
+    policy, params, buffers = load_reward_model(path, mesh=mesh)
+    config, summary = (_read(path / name) for name in ("config.json", "summary.json"))
+    check_kind(config["kind"])
+    score = make_score(policy.model)
+
+    def logits(asked: Sequence[tuple[Messages, str]]) -> Sequence[float]:
+        sequences = [
+            encode_response(messages, text, policy.tokenizer, template=config["template"]) for messages, text in asked
+        ]
+        with jax.set_mesh(mesh):
+            rewards = score_sequences(score, params, buffers, sequences, rows=rows, bucket=config["length_bucket"])
+        return rewards.tolist()
+
+    return LearnedReward(logits, part=READS[config["kind"]], center=summary["center"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object of a work directory. Raises ValueError naming the file."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _abstract_head(model: Model) -> dict[str, Any]:
+    return jax.eval_shape(lambda: init_reward_head(model.config, jax.random.key(0)))
+
+
+def _head_shardings(model: Model, mesh: Mesh) -> Any:
+    return sharding.tree_shardings(reward_head_axes(), _abstract_head(model), mesh)

@@ -1,0 +1,52 @@
+"""Records that travel from the sampler to the trainer."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+
+from r1jax.tasks.problem import Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """What the engine returns for one sequence: token ids only, no text."""
+
+    token_ids: np.ndarray
+    """[n] int32, the stop token included where one was produced."""
+    logps: np.ndarray
+    """[n] float32, log-probability of each token at the sampling temperature, over the whole vocabulary (also with top-p)."""
+    stop_reason: Literal["stop", "length"]
+    """"stop": a stop token was produced; "length": the budget ran out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """One scored sample of one problem."""
+
+    prompt_ids: np.ndarray
+    """[p] int32, the rendered prompt."""
+    completion: Completion
+    text: str
+    """The completion decoded, without its stop token."""
+    policy_version: int
+    """Number of updates that the sampling weights had seen."""
+    rewards: Mapping[str, float]
+    """Each raw reward by name; NaN where it does not apply or its verifier failed."""
+    reward: float
+    """The weighted sum; NaN where no weighted reward applies or one failed: nothing is learned from this rollout."""
+    is_correct: bool
+    """The task's own metric, apart from any reward."""
+    answer: str | None
+    """The extracted answer."""
+    errors: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """The message of each reward that failed on it; under "task_metric" the task's own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The G samples of one problem."""
+
+    problem: Problem
+    rollouts: tuple[Rollout, ...]

@@ -1,0 +1,1 @@
+"""The update step: train state, optimizer, checkpoints."""

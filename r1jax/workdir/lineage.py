@@ -1,0 +1,115 @@
+"""Where a stage's inputs come from: lineage.json in its work directory, written once and compared at every later start.
+
+    {"inputs": {"init.path": {"path": "{here}/../base", "config": ..., "commit": ..., "data": ...}, ...}}
+
+An input is whatever lies at a "path" of the config, or at those of a list or dict of "paths". Of another stage's work
+directory the digest of its config, its commit and the digest of the list of files that it made are kept; of other files
+and folders a digest of names and sizes (to read a model's weights would take as long as loading them). What the stage
+itself is, config.json and environment.json tell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r1jax.processes import on_first
+from r1jax.workdir.directory import WorkdirError, to_here, write_json
+
+_PATH_KEY = re.compile(r"(\w+_)?paths?")
+MANIFEST = "manifest.json"
+"""What a stage that makes data writes: its files with their digests."""
+
+
+def record_lineage(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes lineage.json at the first start, and returns the inputs by the keys of the config that name them.
+
+    Raises WorkdirError, naming the key, if an input is not what it was when this work directory was begun.
+    """
+    return on_first(lambda: _record(Path(workdir).absolute(), config))
+
+
+def _record(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    inputs = {key: describe_input(Path(path), workdir) for key, path in paths_of(config) if Path(path).exists()}
+    file = workdir / "lineage.json"
+    if file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))["inputs"]
+        for key in sorted(before.keys() | inputs.keys()):
+            if before.get(key) != inputs.get(key):
+                raise WorkdirError(
+                    f"{workdir}: its input {key} was made anew since this run was begun: {before.get(key)} then, "
+                    f"{inputs.get(key)} now; choose another work directory"
+                )
+    else:
+        write_json(file, {"inputs": inputs})
+    return inputs
+
+
+def describe_input(path: Path, workdir: Path) -> dict[str, Any]:
+    """What is kept of an input; see the module."""
+    place = {"path": to_here(path.absolute(), workdir)}
+    if (path / "config.json").is_file() and (path / "environment.json").is_file():
+        return place | {
+            "config": _sha256(path / "config.json"),
+            "commit": json.loads((path / "environment.json").read_text(encoding="utf-8")).get("commit"),
+            "data": _sha256(path / MANIFEST) if (path / MANIFEST).is_file() else None,
+        }
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    names = [[str(file.relative_to(path)), file.stat().st_size] for file in files]
+    return place | {"files": hashlib.sha256(json.dumps(names).encode()).hexdigest()}
+
+
+def weights_digest(params: Any) -> str:
+    """A digest of a tree of arrays, computed where they lie: names, shapes, types and every bit of every number.
+
+    Two sums of all numbers' bits, weighted by place, modulo 2^32 for each array; the same for every mesh. It tells
+    models apart; it is no cryptographic proof.
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    sums = jax.device_get(_bit_sums([leaf for _, leaf in leaves]))
+    told = [
+        [jax.tree_util.keystr(path), list(leaf.shape), str(leaf.dtype), np.asarray(own).tolist()]
+        for (path, leaf), own in zip(leaves, sums, strict=True)
+    ]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+@jax.jit
+def _bit_sums(leaves: list[jax.Array]) -> list[jax.Array]:
+    """[2] uint32 for each array."""
+
+    def one(leaf: jax.Array) -> jax.Array:
+        bits = leaf if jnp.issubdtype(leaf.dtype, jnp.integer) else leaf.view(f"uint{8 * leaf.dtype.itemsize}")
+        bits = bits.astype(jnp.uint32)
+        place = jnp.zeros(bits.shape, jnp.uint32)
+        for axis, size in enumerate(bits.shape):
+            place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+        mixed = bits * jnp.uint32(0x9E3779B1)
+        mixed = (mixed ^ (mixed >> 15)) * (2 * place + 1)
+        return jnp.stack([jnp.sum(mixed, dtype=jnp.uint32), jnp.sum(mixed ^ (mixed >> 13), dtype=jnp.uint32)])
+
+    return [one(leaf) for leaf in leaves]
+
+
+def paths_of(value: Any, key: str = "", *, is_path: bool = False) -> Iterator[tuple[str, str]]:
+    """(dotted key, text) of every text under a key "path", "paths", "..._path" or "..._paths" of a config: what a stage reads."""
+    if isinstance(value, str) and is_path:
+        yield key, value
+    children = (
+        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    )
+    for name, child in children:
+        names_path = is_path or _PATH_KEY.fullmatch(str(name)) is not None
+        yield from paths_of(child, f"{key}.{name}".lstrip("."), is_path=names_path)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

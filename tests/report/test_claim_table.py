@@ -1,0 +1,89 @@
+import json
+
+import pytest
+
+from r1jax.report.claim_table import claims_section
+from r1jax.workdir.read import read_run
+
+CURVE = {
+    "label": "seed 0",
+    "steps": [1, 2, 4],
+    "values": [0.5, 0.6, 0.7],
+    "low": [0.4, 0.5, 0.6],
+    "high": [0.6, 0.7, 0.8],
+}
+VOTES = {
+    "claim": "majority voting adds",
+    "paper": "77.9 → 86.7",
+    "ours": "cons@4 0.7 [0.6, 0.8]",
+    "held": True,
+    "rule": "cons@4 is higher",
+    "figures": [{"title": "Majority vote", "unit": "share", "across": "samples in the vote", "curves": [CURVE]}],
+    "table": None,
+}
+TABLE = {
+    "claim": "each stage's table",
+    "paper": "Table 3",
+    "ours": "4 of 5 orderings hold",
+    "held": False,
+    "rule": "R1 > Dev3",
+    "figures": [],
+    "table": {"head": ["stage", "safety"], "rows": [["Zero", "0.5 [0.4, 0.6]"], ["R1", "0.9"]]},
+}
+
+
+def section(tmp_path, text, **config):
+    folder = tmp_path / "claims"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"stage": "claims", **config}))
+    (folder / "claims.json").write_text(text)
+    return claims_section(read_run(tmp_path))
+
+
+def test_every_claim_has_a_line_with_its_mark_and_below_it_what_it_rests_on(tmp_path):
+    open_claim = VOTES | {"held": None, "claim": "words rise", "figures": []}
+    text = section(tmp_path, json.dumps([VOTES, TABLE, open_claim]), note="a made world")
+    assert "<h2>The paper's claims</h2><p>a made world</p>" in text
+    assert '<td>77.9 → 86.7</td><td>cons@4 0.7 [0.6, 0.8]</td><td><span class="good">yes</span></td>' in text
+    assert '<td>4 of 5 orderings hold</td><td><span class="bad">no</span></td>' in text
+    assert text.count('<span class="quiet">open</span>') == 1
+    assert "<td>Zero</td><td>0.5 [0.4, 0.6]</td>" in text and "<th>safety</th>" in text
+    assert "Held if: cons@4 is higher." in text
+    assert "<figcaption>Majority vote<" in text and ">samples in the vote</text>" in text
+    assert "0.500 → 0.700" in text
+
+
+def test_without_claims_there_is_no_section(tmp_path):
+    (tmp_path / "rl").mkdir()
+    (tmp_path / "rl" / "config.json").write_text('{"stage": "rl"}')
+    assert claims_section(read_run(tmp_path)) == ""
+
+
+@pytest.mark.parametrize("text", ['{"claim": 1}', "[", ""])
+def test_a_damaged_file_is_a_note(tmp_path, text):
+    assert '<p class="note">claims.json is empty or damaged and was left out.</p>' in section(tmp_path, text)
+
+
+def test_hostile_claims_are_shown_or_left_out(tmp_path):
+    bad = "</td><script>x</script>"
+    curves = [
+        CURVE | {"values": [0.5, "x", 0.7]},
+        CURVE | {"steps": [1]},
+        {"label": bad},
+        5,
+        CURVE | {"low": [1], "label": bad},
+    ]
+    rows = [
+        {
+            "claim": bad,
+            "paper": [bad],
+            "held": bad,
+            "table": {"head": 5, "rows": [[bad], 7]},
+            "figures": [{"curves": curves}],
+        },
+        {"figures": 5, "table": [1]},
+        7,
+    ]
+    text = section(tmp_path, json.dumps(rows), note=[bad])
+    assert "<script" not in text and "&lt;script&gt;" in text
+    assert text.count("<svg") == 1 and text.count("<details") == 2

@@ -1,0 +1,179 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from r1jax.models.transformer import make_model
+from r1jax.rollout.engine import Engine
+from r1jax.rollout.records import Completion, Group, Rollout
+from r1jax.stages.rl.batch import advantages_of, make_microbatches, split_by_question, teaching
+from r1jax.stages.rl.stage import make_loss, make_score
+from r1jax.tasks.problem import Problem
+from tests.tiny import V3, shaken
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+PROBLEM = Problem(({"role": "user", "content": "?"},), "1", {"task": "none"})
+
+
+def rollout(prompt, completion, *, reward=0.0, reason="stop", logps=None):
+    logps = np.arange(1, len(completion) + 1) / -10 if logps is None else logps
+    done = Completion(np.array(completion, np.int32), np.array(logps, np.float32), reason)
+    return Rollout(np.array(prompt, np.int32), done, "", 0, {"r": reward}, reward, False, None)
+
+
+def literal_groups():
+    """Two questions of two outputs; 8, 6, 5 and 4 inputs."""
+    return [
+        Group(PROBLEM, (rollout([1, 2, 3], [4, 5, 6, 7, 8, 9], reward=1.0), rollout([1, 2, 3], [4, 5, 6, 0]))),
+        Group(PROBLEM, (rollout([7], [8, 9, 8, 9, 8], reward=0.5, reason="length"), rollout([7], [8, 9, 8, 0]))),
+    ]
+
+
+def batches(groups, *, row_length=12, rows=1, mask_truncated=False):
+    return make_microbatches(
+        groups,
+        advantages_of(groups, normalization="std"),
+        row_length=row_length,
+        rows_per_microbatch=rows,
+        temperature=0.8,
+        mask_truncated=mask_truncated,
+    )
+
+
+def sequences_of(microbatches):
+    """Fields of every packed sequence, padding aside."""
+    found = []
+    for batch in microbatches:
+        for row in range(len(batch["tokens"])):
+            for segment in range(1, batch["segment_ids"][row].max() + 1):
+                place = batch["segment_ids"][row] == segment
+                found.append({name: v[row][place].tolist() for name, v in batch.items() if np.ndim(v) == 2})
+    return sorted(found, key=lambda fields: -len(fields["tokens"]))
+
+
+def test_fields_of_each_sequence_are_literal():
+    first, second, third, fourth = sequences_of(batches(literal_groups(), rows=2))
+    assert first["tokens"] == [1, 2, 3, 4, 5, 6, 7, 8] and first["targets"] == [2, 3, 4, 5, 6, 7, 8, 9]
+    assert first["mask"] == [0, 0, 1, 1, 1, 1, 1, 1]  # the last prompt token predicts the first sampled one
+    np.testing.assert_allclose(first["sampler_logp"], [0, 0, -0.1, -0.2, -0.3, -0.4, -0.5, -0.6], rtol=1e-6)
+    assert first["positions"] == list(range(8))
+    np.testing.assert_allclose(first["advantage"], 1.0, rtol=1e-4)
+    np.testing.assert_allclose(second["advantage"], -1.0, rtol=1e-4)
+    assert second["targets"] == [2, 3, 4, 5, 6, 0] and second["mask"] == [0, 0, 1, 1, 1, 1]  # the end token counts
+    assert third["tokens"] == [7, 8, 9, 8, 9] and third["mask"] == [1] * 5
+    assert fourth["targets"] == [8, 9, 8, 0]
+    np.testing.assert_allclose(fourth["advantage"], -1.0, rtol=1e-4)
+
+
+def test_counts_are_those_of_the_whole_update_in_every_microbatch():
+    packed = batches(literal_groups(), rows=2, row_length=8)
+    assert len(packed) == 2 and all(batch["tokens"].shape == (2, 8) for batch in packed)  # 8, 6, 5 and 4: four rows
+    for batch in packed:
+        assert (batch["num_sequences"], batch["num_tokens"], batch["temperature"]) == (4, 19, np.float32(0.8))
+    assert sum(batch["mask"].sum() for batch in packed) == 19
+    assert len(batches(literal_groups(), rows=1, row_length=12)) == 2  # packed: 8 + 4 and 6 + 5
+
+
+def test_truncated_outputs_are_masked_and_not_counted():
+    (batch,) = batches(literal_groups(), rows=2, mask_truncated=True)
+    assert (batch["num_sequences"], batch["num_segments"], batch["num_tokens"]) == (3, 4, 14)
+    assert sequences_of([batch])[2]["mask"] == [0] * 5
+    (batch,) = batches(literal_groups(), rows=2, mask_truncated=False)
+    assert (batch["num_sequences"], batch["num_tokens"]) == (4, 19)
+
+
+def test_an_output_whose_verifier_failed_is_in_no_count_and_has_no_target():
+    """What is left is a batch of the other outputs alone, but for the router's balance, which knows no targets."""
+    whole = literal_groups()
+    failed = Group(PROBLEM, (rollout([7], [8, 9, 8, 0], reward=np.nan), rollout([7], [9, 9, 0], reward=np.nan)))
+    spoilt = Group(PROBLEM, (*whole[0].rollouts, rollout([1, 2, 3], [4, 4, 4, 0], reward=np.nan)))
+    one = Group(PROBLEM, (*whole[1].rollouts, rollout([7], [5, 0], reward=np.nan)))
+    (clean,) = batches(whole, rows=2)
+    mixed = batches([spoilt, one, Group(PROBLEM, (*failed.rollouts, failed.rollouts[0]))], rows=1)
+    for name in ("num_sequences", "num_tokens"):
+        assert {float(batch[name]) for batch in mixed} == {float(clean[name])}
+    assert mixed[0]["num_segments"] == 9 and sum(batch["mask"].sum() for batch in mixed) == 19
+    left = [[f | {"segment_ids": []} for f in sequences_of(of) if any(f["mask"])] for of in (mixed, [clean])]
+    assert len(left[0]) == 4 and left[0] == left[1]
+
+
+def test_a_sequence_longer_than_a_row_raises():
+    with pytest.raises(ValueError, match="8 tokens, longer than a row of 7"):
+        batches(literal_groups(), row_length=7)
+
+
+def test_a_group_of_equal_rewards_has_advantage_zero():
+    equal = Group(PROBLEM, (rollout([1], [2], reward=0.3), rollout([1], [3], reward=0.3)))
+    assert teaching([equal, literal_groups()[0]]).tolist() == [False, True]
+    np.testing.assert_array_equal(advantages_of([equal], normalization="std"), 0.0)
+    (batch,) = batches([equal])
+    assert batch["num_sequences"] == 2  # kept: the mean is over all
+
+
+def test_questions_are_split_into_equal_parts_that_cover_all():
+    parts = split_by_question(12, 3, np.random.default_rng(0))
+    assert [len(part) for part in parts] == [4, 4, 4]
+    assert sorted(np.concatenate(parts)) == list(range(12))
+    assert np.concatenate(parts).tolist() != list(range(12))
+
+
+@pytest.fixture(scope="module")
+def on_policy():
+    """(loss function, params, buffers, rollouts' groups) of a tiny V3 that sampled its own rollouts at 0.8."""
+    model = make_model(dataclasses.replace(V3, num_layers=2))
+    params, buffers = shaken(model)
+    prompts = [[5, 40, 17], [7]]
+    engine = Engine(model, pad_id=0, prompt_bucket=4, segment=8)
+    samples = engine.generate(
+        params, buffers, prompts, num_samples=4, max_new_tokens=8, temperature=0.8, stop_ids=(0, 11, 23),
+        key=jax.random.key(0),
+    )  # fmt: skip
+    groups = [
+        Group(
+            PROBLEM,
+            tuple(
+                rollout(prompt, c.token_ids, reward=float(i), reason=c.stop_reason, logps=c.logps)
+                for i, c in enumerate(completions)
+            ),
+        )
+        for prompt, completions in zip(prompts, samples, strict=True)
+    ]
+    return model, params, buffers, groups
+
+
+OPTIONS = {
+    "clip_low": 0.01, "clip_high": 0.01, "dual_clip": None, "kl_coef": 0.1, "kl_estimator": "k3",
+    "ratio_level": "token", "importance_cap": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mask_truncated", [False, True])
+def test_first_on_policy_update_has_ratio_one_and_clips_nothing(on_policy, mask_truncated):
+    """Invariant 4, with sequences packed and a narrow clip; old log-probs are the trainer's, and the sampler's agree."""
+    model, params, buffers, groups = on_policy
+    microbatches = batches(groups, row_length=16, rows=3, mask_truncated=mask_truncated)
+    assert max(batch["segment_ids"].max() for batch in microbatches) > 1
+    score, loss = make_score(model), jax.jit(make_loss(model, aggregation="sequence", constant=None, **OPTIONS))
+    total, sums = 0.0, {}
+    for batch in microbatches:
+        old_logp = score(params, buffers, batch)
+        value, metrics = loss(params, buffers, batch | {"old_logp": old_logp, "ref_logp": old_logp})
+        total += float(value)
+        maxima = metrics.pop("max")
+        assert abs(float(maxima["sampling/sampling_logp_difference/max"])) < 1e-5
+        assert float(maxima["ratio/max"]) in (0.0, pytest.approx(1.0, abs=1e-5))  # 0: nothing counts in it
+        assert metrics.pop("expert_counts")["moe"]["ffn"]["router_bias_E"].shape == (1, 8)
+        sums = {name: sums.get(name, 0.0) + float(metrics[name]) for name in metrics}
+    assert sums["num_tokens"] == microbatches[0]["num_tokens"]
+    assert sums["ratio/mean"] / sums["num_tokens"] == pytest.approx(1.0, abs=1e-5)
+    assert sums["clip_ratio/low_mean"] == sums["clip_ratio/high_mean"] == sums["clip_ratio/region_mean"] == 0.0
+    assert sums["kl"] == pytest.approx(0.0, abs=1e-5)
+    # With ratio 1 the loss is minus the mean advantage of the counted outputs.
+    advantages = advantages_of(groups, normalization="std")
+    counted = np.array(
+        [[not mask_truncated or r.completion.stop_reason == "stop" for r in group.rollouts] for group in groups]
+    )
+    assert counted.any() and counted.all() != mask_truncated
+    assert total == pytest.approx(-advantages[counted].mean(), abs=1e-5)

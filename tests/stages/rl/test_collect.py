@@ -1,0 +1,150 @@
+"""What a phase is made of: refills, what they drop, failed rewards, prompts that are too long."""
+
+import math
+import types
+
+import numpy as np
+import pytest
+
+from r1jax.data.prompts import make_prompt_iterator
+from r1jax.rollout.collect import Collected, PromptTooLongError
+from r1jax.rollout.records import Completion, Group, Rollout
+from r1jax.stages.rl.collect import Phase, check_prompts, check_scored, collect_groups, skipped_metrics
+from r1jax.stages.rl.log import count_tokens
+from r1jax.tasks.problem import Problem
+from tests.stages.rl.test_stage import tiny_config
+
+NAN = math.nan
+
+
+def make_group(rewards, *, name="r", errors="no"):
+    """A group of these rewards; NaN is a verifier's failure."""
+    completion = Completion(np.array([1, 2], np.int32), np.zeros(2, np.float32), "stop")
+    rollouts = [
+        Rollout(np.array([1]), completion, "", 0, {name: r}, r, r == 1, None, {name: errors} if r != r else {})
+        for r in rewards
+    ]
+    return Group(Problem(({"role": "user", "content": "?"},), "", {"task": "t"}), tuple(rollouts))
+
+
+class FakeCollector:
+    """Gives batches of groups in turn."""
+
+    def __init__(self, *batches):
+        self.batches = iter(batches)
+        self.rubric = types.SimpleNamespace(weights={"a": 1.0, "b": 1.0})
+
+    def collect(self, params, buffers, problems, **settings):
+        groups = next(self.batches)
+        return Collected(groups, {"generate": 1.0, "rewards": 0.5}, {"r": 1}, {"r": 0}, {"r": 0.25})
+
+
+def collect(collector, **changes):
+    state = {"params": None, "buffers": None}
+    config = tiny_config(questions_per_phase=2, **changes)
+    return collect_groups(collector, state, iter([None] * 4), config, updates=0)
+
+
+def rewards_of(groups):
+    return [[r.reward for r in group.rollouts] for group in groups]
+
+
+def test_refills_replace_groups_that_teach_nothing_and_keep_what_they_drop():
+    batches = [make_group([0, 0]), make_group([0, 1])], [make_group([1, 0]), make_group([1, 1])], []
+    phase = collect(FakeCollector(*batches), max_refills=3)
+    assert rewards_of(phase.groups) == [[0, 1], [1, 0]]
+    assert rewards_of(phase.dropped) == [[1, 1], [0, 0]]
+    assert phase.seconds == {"generate": 2.0, "rewards": 1.0}
+    assert phase.metrics == {
+        "frac_reward_zero_std": 0.5,
+        "num_questions_sampled": 4,
+        "rewards/r/errors": 2,
+        "rewards/r/timeouts": 0,
+        "rewards/r/seconds": 0.5,
+    }
+    assert count_tokens(phase.groups + phase.dropped) == 8 * 3
+
+
+def test_attempts_that_run_out_leave_the_latest_groups():
+    batches = [make_group([0, 0]), make_group([1, 1])], [make_group([0, 1]), make_group([2, 2])]
+    phase = collect(FakeCollector(*batches), max_refills=1)
+    assert rewards_of(phase.groups) == [[0, 1], [2, 2]]
+    assert rewards_of(phase.dropped) == [[0, 0], [1, 1]]
+
+
+def test_a_group_with_one_reward_left_is_refilled():
+    batches = [make_group([NAN, 1]), make_group([0, 1])], [make_group([1, 0]), make_group([NAN, NAN])]
+    phase = collect(FakeCollector(*batches), max_refills=1)
+    assert rewards_of(phase.groups) == [[0, 1], [1, 0]] and len(phase.dropped) == 2
+
+
+def test_rewards_that_cancel_out_teach_where_each_is_normalised_by_itself():
+    completion = Completion(np.array([1], np.int32), np.zeros(1, np.float32), "stop")
+    problem = Problem((), "", {"task": "t"})
+    both = [Rollout(np.array([1]), completion, "", 0, {"a": float(a), "b": 1.0 - a}, 1.0, False, None) for a in (0, 1)]
+    groups = [Group(problem, tuple(both)), Group(problem, (both[0], both[0]))]
+    summed = collect(FakeCollector(groups), max_refills=0)
+    assert summed.metrics["frac_reward_zero_std"] == 1.0
+    decoupled = collect(FakeCollector(groups), max_refills=0, multi_objective_aggregation="normalize_then_sum")
+    assert decoupled.metrics["frac_reward_zero_std"] == 0.5
+
+
+def test_a_reward_that_failed_on_all_is_named_with_its_first_message():
+    phase = Phase([make_group([NAN, NAN], errors="gone"), make_group([NAN, NAN])], [], {}, {})
+    with pytest.raises(RuntimeError, match="reward 'r' failed on all 4 completions .* first time with: gone"):
+        check_scored(phase, {"r": 1.0})
+    check_scored(phase, {"r": 0.0})
+    check_scored(phase._replace(groups=[make_group([NAN, NAN]), make_group([NAN, 0.0])]), {"r": 1.0})
+    check_scored(phase._replace(dropped=[make_group([0.0, 0.0])]), {"r": 1.0})
+    # Where the reward applies to one group only, its problem may be at fault.
+    other = make_group([1.0, 0.0], name="s")
+    for rollout in other.rollouts:
+        rollout.rewards["r"] = NAN
+    check_scored(phase._replace(groups=[make_group([NAN, NAN]), other]), {"r": 1.0})
+    with pytest.raises(RuntimeError, match="'r' failed on all 4"):
+        check_scored(phase._replace(groups=[*phase.groups, other]), {"r": 1.0})
+
+
+class Lengths:
+    """Problems whose question is so many letters; those of more than 3 are too long."""
+
+    name = "lengths"
+
+    def problem(self, index, *, split):
+        return Problem(({"role": "user", "content": "x" * (index % 5)},), "", {"task": self.name})
+
+    def encode(self, problem):
+        if not self.fits(problem):
+            raise PromptTooLongError(f"{len(problem.messages[-1]['content'])} tokens")
+
+    def fits(self, problem):
+        return len(problem.messages[-1]["content"]) <= 3
+
+
+def test_prompts_that_are_too_long_are_passed_over_and_counted_also_after_a_restart(capsys):
+    task = Lengths()
+    prompts = make_prompt_iterator(task, batch_size=8, seed=0, keep=task.fits)
+    whole = []
+    for _ in range(4):
+        batch = next(prompts)
+        assert len(batch) == 8 and all(map(task.fits, batch))
+        whole.append((batch, skipped_metrics(prompts)))
+        if len(whole) == 2:
+            saved = prompts.get_state()
+    assert sum(row["prompts/too_long"] for _, row in whole) == 8  # every fifth of 40
+    assert "2 training prompt(s) longer than max_prompt_tokens skipped, the first: 'xxxx'" in capsys.readouterr().err
+    restarted = make_prompt_iterator(task, batch_size=8, seed=0, keep=task.fits)
+    restarted.set_state(saved)
+    assert [(next(restarted), skipped_metrics(restarted)) for _ in range(2)] == whole[2:]
+
+
+def test_a_task_of_nothing_but_long_prompts_is_an_error():
+    task = Lengths()
+    check_prompts(task, task)
+
+    class Long(Lengths):
+        def problem(self, index, *, split):
+            return super().problem(4, split=split)
+
+    with pytest.raises(ValueError, match="none of the first 64 training prompts can be used: 4 tokens"):
+        check_prompts(Long(), Long())
