@@ -1,0 +1,35 @@
+"""Functions that a config names: "module:function", of this package, an installed one, or a file beside the config."""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+
+def load_function(path: str) -> Callable[..., Any]:
+    """The function that "module:function" names.
+
+    Raises:
+        ValueError: not of that form, the module cannot be imported, it has no such name, or that is not callable. The message
+            begins with the text as it was given.
+    """
+    module_name, colon, function_name = path.partition(":")
+    if not (colon and module_name and function_name):
+        raise ValueError(f"{path!r} must have the form 'module:function'")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ValueError(f"{path!r}: cannot import module {module_name!r}: {last_line(error)}") from error
+    if not hasattr(module, function_name):
+        raise ValueError(f"{path!r}: module {module_name!r} has no {function_name!r}")
+    function = getattr(module, function_name)
+    if not callable(function):
+        raise ValueError(f"{path!r} is a {type(function).__name__}, not a function")
+    return function
+
+
+def last_line(error: BaseException) -> str:
+    """An exception as the last line of its traceback."""
+    return traceback.format_exception_only(error)[-1].strip()

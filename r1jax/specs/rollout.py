@@ -1,0 +1,53 @@
+"""How is sampled, and how a policy is evaluated along the way."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from r1jax.specs.fields import Count, Positive, Seed, TopP, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSpec:
+    """The sampler (``r1jax.rollout.engine``). Tokens depend on none of this."""
+
+    prompt_bucket: Count = option(32, "Prompts are padded to a multiple of this.", unit="tokens")
+    segment: Count = option(32, "Decode steps between two looks at which rows are done.", unit="tokens")
+    cache: Literal["auto", "dense", "paged"] = option(
+        "auto", "The cache's layout; 'auto': pages on TPUs, dense elsewhere."
+    )
+    page_size: Count = option(128, "Tokens a page, a multiple of 128.", unit="tokens")
+    max_rows: Count | None = option(
+        None, "Rows sampled at a time, whole prompts with all their samples; None: all.", unit="rows"
+    )
+
+    def __post_init__(self):
+        if self.page_size % 128:
+            raise ValueError(f"page_size={self.page_size} must be a multiple of 128, as the kernels need it")
+
+    def check_samples(self, name: str, num_samples: int) -> None:
+        """Raises ValueError where the samples of one prompt, asked for by the key ``name``, are more than ``max_rows``."""
+        if self.max_rows is not None and num_samples > self.max_rows:
+            raise ValueError(
+                f"engine.max_rows={self.max_rows} must be at least {name}={num_samples}, the samples of one prompt"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSpec:
+    """Held-out evaluation along the way (few samples) and at both ends (many)."""
+
+    every: Count = option(20, "Updates between evaluations along the way.", unit="updates")
+    problems: Count | None = option(None, "Of an evaluation along the way; None: at most 64, what is held out.")
+    samples: Count = option(4, "Of each problem, along the way.")
+    final_problems: Count | None = option(
+        None, "Of the first and the last evaluation; None: at most 256, what is held out."
+    )
+    final_samples: Count = option(16, "Of each problem, first and last (R1 Fig. 1: cons@16).")
+    problems_per_batch: Count = option(64, "Problems that are sampled at a time.")
+    temperature: Positive = option(0.6, "Of the samples (R1 Sec. D.1).")
+    top_p: TopP | None = option(0.95, "Of the samples (R1 Sec. D.1); None: all tokens.")
+    seed: Seed = option(20_000, "Of the samples; the same in every evaluation.")
+
+    def __post_init__(self):
+        if self.problems is not None and self.final_problems is not None and self.problems > self.final_problems:
+            raise ValueError(f"problems={self.problems} exceeds final_problems={self.final_problems}")
