@@ -1,26 +1,34 @@
-"""The stages of a config: which directory each has, what their placeholders stand for, which of them are to run.
+"""The stages of an experiment: which directory each has, what their placeholders stand for, which of them are to run.
 
-What can be told before anything runs is checked here; `r1jax.run` runs them and says what a config is.
+All of them are tried here before the first one computes; `r1jax.run` runs them and says what a config is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
 import json
 import os
-import pkgutil
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ml_collections import ConfigDict
+import jax
 
-import r1jax.stages
-from r1jax.specs.config_file import ConfigError
+from r1jax.plan.programs import STAGES as WITH_PROGRAMS
+from r1jax.plan.programs import stage_programs
+from r1jax.policies.preview import Previews
+from r1jax.sharding import make_mesh
+from r1jax.specs.config_file import ConfigError, Experiment
+from r1jax.specs.fields import leaves, specs_in, to_plain, types_of
+from r1jax.specs.policy import HuggingFaceInit, StageInit
+from r1jax.specs.reader import SpecError, read
+from r1jax.specs.rewards import ModelReward
+from r1jax.specs.stages import STAGES
 from r1jax.workdir.code_digest import code_digests
 from r1jax.workdir.directory import (
     WorkdirError,
@@ -32,8 +40,8 @@ from r1jax.workdir.directory import (
     to_here,
 )
 
-_PATH_KEY = re.compile(r"(.*[._])?(path|workdir|paths(\[\d+\]|\.[^.]+)?)")
-"""Keys of a config whose values are paths: a "{" at their start is always meant as a placeholder."""
+_RESERVED = ("workdir", "here", "hash")
+_FIELD = re.compile(r"(\w+)[\w.\[\]]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,25 +49,25 @@ class Stage:
     """One stage of a run, ready to start."""
 
     name: str  # key in config.stages
-    module: ModuleType  # r1jax.stages.<stage>, which has main(config, workdir) and may have check(config)
+    module: ModuleType  # r1jax.stages.<stage>, which has main(spec, workdir) and check(spec, previews)
     workdir: Path  # its own work directory
-    config: ConfigDict  # locked; references and placeholders resolved; without "workdir"
-    written: Mapping[str, Any]  # the same as config.json holds it: paths relative to the directory
-    changed_code: tuple[str, ...]  # what the config names whose source has changed since the directory's latest start
+    spec: Any  # with absolute paths
+    written: Any  # the same as config.json holds it: paths of other stages relative to the directory
+    changed_code: tuple[str, ...]  # what the spec names whose source has changed since the directory's latest start
 
 
 def make_stages(
-    config: ConfigDict, workdir: Path, *, only: Sequence[str] | None = None, skip: Sequence[str] = ()
+    experiment: Experiment, workdir: Path, *, only: Sequence[str] | None = None, skip: Sequence[str] = ()
 ) -> list[Stage]:
-    """The stages to run, of `config` in its order, when all that can be told before they run has been checked.
+    """The stages to run, in order, when all that can be tried before they run has been.
 
     only, skip: names of the stages that are chosen, all by default, and that are not.
 
-    Raises what `plan_stages` raises; ConfigError for a name that is unknown, nothing chosen, a module's `check` that
-    objects, or an input that was not made or by another config; WorkdirError if a stage's directory holds a run of another
-    config, or one that is under way.
+    Raises what `plan_stages` raises; ConfigError for a name that is unknown, nothing chosen, what a stage's `check` objects to, a
+    mesh that does not fit the model or the batch, or an input that was not made or by another config; WorkdirError if a stage's
+    directory holds a run of another config, or one that is under way.
     """
-    planned = plan_stages(config, workdir)
+    planned = plan_stages(experiment, workdir)
     names = [stage.name for stage in planned]
     for flag, given in (("--stages", only or ()), ("--skip", skip)):
         if unknown := [name for name in given if name not in names]:
@@ -67,40 +75,61 @@ def make_stages(
     chosen = [stage for stage in planned if (only is None or stage.name in only) and stage.name not in skip]
     if not chosen:
         raise ConfigError(f"--stages and --skip leave none of the stages {', '.join(names)}")
-    to_run = [stage for stage in chosen if read_summary(stage.workdir, stage.config.to_dict()) is None]
+    to_run = [stage for stage in chosen if read_summary(stage.workdir, stage.spec) is None]
+    previews = Previews({str(stage.workdir): stage.spec for stage in planned})
     for stage in to_run:
         _check_inputs(stage, [other for other in planned[: names.index(stage.name)] if other not in chosen])
-        _check_models(stage, planned)
-    for stage in chosen:
-        if hasattr(stage.module, "check"):
-            stage.module.check(stage.config)
+        with _naming(experiment, stage.name):
+            _check_models(stage, planned)
+            stage.module.check(stage.spec, previews)
+            _trace(stage.spec, previews)
     for stage in to_run:
         with open_workdir(stage.workdir, stage.written):
-            pass  # refuses another config's, a place it cannot write, or one where another run is at work
+            pass  # refuses another config's, a directory that it cannot write, or one where another run is at work
     return chosen
 
 
-def plan_stages(config: ConfigDict, workdir: Path) -> list[Stage]:
-    """All stages of `config` in order, each with its module, its directory and its resolved config.
+def plan_stages(experiment: Experiment, workdir: Path) -> list[Stage]:
+    """All stages of an experiment in order, each with its module, its directory and its spec.
 
-    Raises ConfigError if there are none, their order is lost, or a module or placeholder is unknown.
+    Raises ConfigError for a stage or placeholder that is unknown, or a mistake in a spec; the message names the file.
     """
-    stages: Any = config.get("stages")
-    if not isinstance(stages, ConfigDict) or not stages:
-        raise ConfigError("the config has no stages: a ConfigDict from a name to a stage's config")
-    if len(stages) > 1 and stages._sort_keys:
-        raise ConfigError("stages would run in alphabetical order: make them with ConfigDict(..., sort_keys=False)")
     directories = {"workdir": Path(os.path.abspath(workdir))}
     planned = []
-    for name, values in stages.to_dict().items():
-        if name in (*directories, "here", "hash"):
-            raise ConfigError(f"stages.{name}: the name {name!r} is taken by a placeholder")
-        path, values = _place(name, values, directories)
+    for name, values in experiment.stages.items():
+        if name in _RESERVED or name in directories:
+            raise ConfigError(f"{experiment.file}: stages.{name}: the name {name!r} is taken by a placeholder")
+        kind = values.get("stage")
+        if kind not in STAGES:
+            raise ConfigError(f"{experiment.file}: stages.{name}.stage={kind!r} must be one of {', '.join(STAGES)}")
+        try:
+            path, written = _locate(name, {"seed": experiment.seed} | values, directories)
+            spec = read(STAGES[kind], from_here(to_plain(written), path), f"stages.{name}")
+        except (SpecError, ConfigError) as error:
+            raise ConfigError(f"{experiment.file}: {error}") from error
         directories[name] = path
-        stage_config = ConfigDict(from_here(values, path)).lock()
-        module = _stage_module(name, values.get("stage"))
-        planned.append(Stage(name, module, path, stage_config, values, tuple(changed_code(path, values))))
+        module = importlib.import_module(f"r1jax.stages.{kind}")
+        planned.append(Stage(name, module, path, spec, written, tuple(changed_code(path, spec))))
     return planned
+
+
+@contextlib.contextmanager
+def _naming(experiment: Experiment, name: str) -> Iterator[None]:
+    """What a stage objects to is said with the file and, where it begins with one, the whole dotted key."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ConfigError) or not (
+            _is_of_this_package(error) or isinstance(error, ValueError | OSError)
+        ):
+            raise
+        match = _FIELD.match(str(error))
+        is_key = match is not None and match[1] in types_of(STAGES[experiment.stages[name]["stage"]])
+        raise ConfigError(f"{experiment.file}: stages.{name}{'.' if is_key else ': '}{error}") from error
+
+
+def _is_of_this_package(error: Exception) -> bool:
+    return type(error).__module__.startswith("r1jax.")
 
 
 def _check_inputs(stage: Stage, others: Sequence[Stage]) -> None:
@@ -119,99 +148,108 @@ def _check_inputs(stage: Stage, others: Sequence[Stage]) -> None:
                 )
             if (source.workdir / "config.json").exists():
                 try:
-                    check_same_config(source.workdir, source.written)
+                    check_same_config(source.workdir, source.spec)
                 except WorkdirError as error:
                     raise ConfigError(f"{where}, but {error}") from error
             coming.append(source)
 
 
 def _inputs(stage: Stage, others: Sequence[Stage]) -> Iterator[tuple[str, Stage]]:
-    """(key, the one of `others` in or below whose directory its path is) of every path of a stage's config."""
-    for key, text in _nodes(stage.config.to_dict()):
+    """(key, the one of `others` in or below whose directory its path is) of every path of a stage's spec."""
+    for key, text, *_ in leaves(stage.spec):
         if isinstance(text, str) and text.startswith("/"):
             yield from ((key, other) for other in others if Path(text).is_relative_to(other.workdir))
 
 
 def _check_models(stage: Stage, planned: Sequence[Stage]) -> None:
-    """Raises ConfigError for a model that `stage` starts from, that no stage of this config makes and that is not there."""
-    for key, spec in _nodes(stage.config.to_dict()):
-        if not isinstance(spec, dict) or not isinstance(spec.get("path"), str):
+    """Raises ValueError for a model that `stage` starts from, that no stage of this config makes and that is not there."""
+    for key, spec in specs_in(stage.spec):
+        if not isinstance(spec, StageInit | HuggingFaceInit | ModelReward):
             continue
-        path, where = Path(os.path.abspath(spec["path"])), f"stages.{stage.name}.{key}.path"
-        if any(path.is_relative_to(other.workdir) for other in planned):
-            continue
-        if spec.get("kind") in ("stage", "reward_model") and not (path / "DONE").exists():
-            raise ConfigError(f"{where}: {path} is not the work directory of a finished stage: it has no DONE")
-        if spec.get("kind") == "hf" and not path.is_dir():
-            raise ConfigError(f"{where}: there is no folder {path}")
+        path = Path(spec.path)
+        if isinstance(spec, HuggingFaceInit):
+            if not path.is_dir():
+                raise ValueError(f"{key}.path: {no_folder(path)}")
+        elif not any(path.is_relative_to(other.workdir) for other in planned):
+            if getattr(spec, "step", None) is not None:
+                if not (path / "checkpoints").is_dir():
+                    raise ValueError(f"{key}.path: {path} has no checkpoints")
+            elif not (path / "DONE").exists():
+                raise ValueError(f"{key}.path: {path} is not the work directory of a finished stage: it has no DONE")
 
 
-def _nodes(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of everything in a config, what holds other values too."""
-    yield key, value
-    if isinstance(value, dict):
-        for name, child in value.items():
-            yield from _nodes(child, f"{key}.{name}".lstrip("."))
-    elif isinstance(value, list | tuple):
-        for place, child in enumerate(value):
-            yield from _nodes(child, f"{key}[{place}]")
+def no_folder(path: Path) -> str:
+    """What to say of a folder of weights that is not there."""
+    given = os.path.relpath(path)
+    return (
+        f"there is no folder {given}; only local folders are read: "
+        f"`huggingface-cli download NAME --local-dir {given}` makes one of a hub's model"
+    )
 
 
-def _place(name: str, values: dict[str, Any], directories: dict[str, Path]) -> tuple[Path, dict[str, Any]]:
-    """A stage's directory, and its config with every path to another directory written relative to it."""
+def _trace(spec: Any, previews: Previews) -> None:
+    """Traces the programs of a stage on a mesh of several devices, without running them: what does not divide is said now."""
+    if spec.stage not in WITH_PROGRAMS:
+        return
+    mesh = make_mesh(spec.mesh.axes())
+    if mesh.size == 1:
+        return
+
+    def model_of(init):
+        preview = previews.policy(init, seed=spec.seed)
+        if preview is None:
+            raise LookupError
+        return preview.config
+
+    try:
+        programs = stage_programs(spec, mesh, model_of=model_of).programs
+    except LookupError:  # an earlier stage makes what the model's tokenizer is trained on
+        return
+    for program in programs:
+        with jax.set_mesh(program.mesh):
+            try:
+                jax.eval_shape(program.function, *program.arguments, **program.static)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"mesh={spec.mesh.axes()}: {program.name}: {str(error).splitlines()[0]}") from error
+
+
+def _locate(name: str, values: dict[str, Any], directories: dict[str, Path]) -> tuple[Path, Any]:
+    """A stage's directory, and its spec with every path to another directory written relative to it."""
+    values = dict(values)
     where = values.pop("workdir", None) or f"{{workdir}}/{name}"
-    places = {"hash": "{hash}"} | {key: str(path) for key, path in directories.items()}
-    if "{" in _resolve(where, dict.fromkeys(places, ""), key=f"stages.{name}.workdir").replace("{hash}", ""):
-        raise _unknown_placeholder(f"stages.{name}.workdir", where, places)
-    path = Path(os.path.abspath(_resolve(where, places, key=f"stages.{name}.workdir")))
-    values = _resolve(values, {key: to_here(other, path) for key, other in directories.items()}, key=f"stages.{name}")
-    told = _to_json({"config": values, "code": code_digests(values)}, name=name)
-    digest = hashlib.sha256(told.encode()).hexdigest()[:10]
-    return Path(str(path).replace("{hash}", digest)), values
+    known = {"hash": "{hash}"} | {key: str(path) for key, path in directories.items()}
+    if "{" in _resolve(where, dict.fromkeys(known, ""), key=f"stages.{name}.workdir").replace("{hash}", ""):
+        raise _unknown_placeholder(f"stages.{name}.workdir", where, known)
+    path = Path(os.path.abspath(_resolve(where, known, key=f"stages.{name}.workdir")))
+    relative = {key: to_here(other, path) for key, other in directories.items()}
+    kind = STAGES[values["stage"]]
+    spec = read(kind, _resolve(values, relative, key=f"stages.{name}"), f"stages.{name}")
+    learned = {key: value for key, value, is_how, _ in leaves(spec) if not is_how}
+    text = json.dumps({"config": to_plain(learned), "code": code_digests(spec)}, sort_keys=True)
+    return Path(str(path).replace("{hash}", hashlib.sha256(text.encode()).hexdigest()[:10])), spec
 
 
-def _resolve(value: Any, places: dict[str, str], *, key: str) -> Any:
-    """`value` with the strings "{name}" and "{name}/..." made paths, by `places`.
+def _resolve(value: Any, known: Mapping[str, str], *, key: str) -> Any:
+    """`value` with the texts "{name}" and "{name}/..." made paths, by `known`.
 
-    Other strings with braces stay, unless they can only be meant as a path: what is "{name}/..." with no further brace,
-    or begins with a brace at the key of a path. Those raise ConfigError naming `key`.
+    Other texts with braces stay, unless they can only be meant as a path: those raise ConfigError naming `key`.
     """
     if isinstance(value, dict):
-        return {name: _resolve(child, places, key=f"{key}.{name}") for name, child in value.items()}
+        return {name: _resolve(child, known, key=f"{key}.{name}") for name, child in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_resolve(child, places, key=f"{key}[{place}]") for place, child in enumerate(value))
+        return [_resolve(child, known, key=f"{key}[{index}]") for index, child in enumerate(value)]
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"\{(\w+)\}((?:/.*)?)", value, re.DOTALL)
-    if match and match[1] in places:
-        return places[match[1]] + match[2]
-    is_path = _PATH_KEY.fullmatch(key) and value.startswith("{")
+    if match and match[1] in known:
+        return type(value)(known[match[1]] + match[2])
+    is_path = value.startswith("{") and key.rpartition(".")[2].partition("[")[0].endswith(("path", "paths"))
     if is_path or (match and match[2] and not re.search(r"[{}\s]", match[2])):
-        raise _unknown_placeholder(key, value, places)
+        raise _unknown_placeholder(key, value, known)
     return value
 
 
 def _unknown_placeholder(key: str, value: str, known: Iterable[str]) -> ConfigError:
-    return ConfigError(f"{key}={value!r}: unknown placeholder; known are {', '.join(f'{{{name}}}' for name in known)}")
-
-
-def _stage_module(name: str, stage: Any) -> ModuleType:
-    """The module r1jax.stages.<stage>; ConfigError with the stages that there are if it is none of them."""
-    if isinstance(stage, str) and stage.isidentifier():
-        try:
-            module = importlib.import_module(f"r1jax.stages.{stage}")
-        except ModuleNotFoundError as error:
-            if error.name != f"r1jax.stages.{stage}":
-                raise
-        else:
-            if hasattr(module, "main"):
-                return module
-    there = sorted(info.name for info in pkgutil.iter_modules(r1jax.stages.__path__))
-    raise ConfigError(f"stages.{name}.stage is {stage!r}, which is none of the stages: {', '.join(there)}")
-
-
-def _to_json(value: Any, *, name: str) -> str:
-    try:
-        return json.dumps(value, sort_keys=True)
-    except TypeError as error:
-        raise ConfigError(f"stages.{name}: a config holds numbers, strings, lists and dicts only: {error}") from error
+    return ConfigError(
+        f"{key}={str(value)!r}: unknown placeholder; known are {', '.join(f'{{{name}}}' for name in known)}"
+    )

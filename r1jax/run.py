@@ -1,16 +1,19 @@
 """The front door: one config file, one work directory, its stages in order.
 
-    python -m r1jax.run --config=configs/X.py[:argument] --workdir=DIR [--seed=N] [--stages=a,b] [--skip=c] [--config.a.b=value ...]
+    r1jax run --config=configs/X.py[:argument] --workdir=DIR [--seed=N] [--stages=a,b] [--skip=c] [--config.a.b=value ...]
 
-A config file defines `get_config()`, or `get_config(argument)`, which returns a ConfigDict with the key `stages`: an
-ordered ConfigDict (`sort_keys=False`) from a name to a stage's config, whose key `stage` names the module in
-`r1jax.stages`. Each stage runs in DIR/<name>, or in its own `workdir`. In string values "{workdir}/..." stands for
-a path below DIR and "{<name>}" or "{<name>}/..." for the directory of an earlier stage, and in a stage's `workdir`
-"{hash}" for a digest of its config and of the source of the modules that its "module:function" strings name, so that a
-base model is made once and used by every run that asks for the same one.
+(or `python -m r1jax.run`). A config file defines `get_config()`, or `get_config(argument)`, which returns a ConfigDict with the key
+`stages`: an ordered ConfigDict (`sort_keys=False`) from a name to a stage's config, whose key `stage` names the module in
+`r1jax.stages`. It says only what differs from the defaults of `r1jax.specs.stages`; `--help` with a config shows all of them.
 
-A stage that is DONE with the same config is skipped, one that was interrupted goes on from its last checkpoint; where
-a module that the config names was edited since, a line says so and what is there stays. Directories may be moved as
+Each stage runs in DIR/<name>, or in its own `workdir`. In texts "{workdir}/..." stands for a path below DIR and "{<name>}" or
+"{<name>}/..." for the directory of an earlier stage, and in a stage's `workdir` "{hash}" for a digest of what it learns and of the
+source of the modules that its "module:function" texts name, so that a base model is made once and used by every run that
+asks for the same one.
+
+All stages are tried before the first one computes. A stage that is DONE is skipped, one that was interrupted goes on from its last
+checkpoint; where a module that the config names was edited since, a line says so and what is there stays. What only says how a
+run is run (mesh, cadences, more updates) may change on the way; what is learned may not. Directories may be moved as
 long as they lie as before to each other: config.json holds the paths between them relative to its own place.
 
 --stages and --skip choose among the stages, whose order stays the config's. What a chosen stage reads must have been
@@ -20,7 +23,7 @@ The first Ctrl-C or SIGTERM ends the run when the update or the evaluation's bat
 no further stage starts. A second one quits at once.
 Exit codes: 0 done, 2 bad input or a run that cannot go on (said in one line), 75 stopped by a signal, the same command goes on.
 
-On several processes, see r1jax.launch.distributed: the first writes and tells, a signal to one stops all. Then 75 is also
+On several processes, see r1jax.launch.distributed: the first writes and prints, a signal to one stops all. Then 75 is also
 the exit code where another process was lost or hangs, or 134 where JAX had to abort.
 """
 
@@ -28,6 +31,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import sys
 import time
 import traceback
@@ -35,6 +39,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import logging
 
 from r1jax.launch.compilation_cache import use_compilation_cache
@@ -43,7 +48,8 @@ from r1jax.launch.host_memory import keep_freed_memory
 from r1jax.pipeline import Stage, make_stages, plan_stages
 from r1jax.processes import OtherProcessError, is_first, on_first
 from r1jax.report import NotAWorkdirError, write_report
-from r1jax.specs.config_file import load_config
+from r1jax.specs.config_file import ConfigError, Experiment, import_from, load_experiment
+from r1jax.specs.reference import describe_stage
 from r1jax.workdir.directory import read_summary, write_json
 from r1jax.workdir.stop import Stopped, graceful_stop
 
@@ -57,15 +63,15 @@ def run_stages(stages: Sequence[Stage]) -> dict[str, dict[str, Any]] | None:
     with graceful_stop() as stop:
         for stage in stages:
             edited = "".join(f"; {code} was edited since" for code in stage.changed_code)
-            summary = on_first(functools.partial(read_summary, stage.workdir, stage.config.to_dict()))
+            summary = on_first(functools.partial(read_summary, stage.workdir, stage.spec))
             try:
                 if summary is not None:
-                    _tell(f"{stage.name}: done before, kept as it is in {stage.workdir}{edited}")
+                    _print(f"{stage.name}: done before, kept as it is in {stage.workdir}{edited}")
                 else:
                     stop.check()
-                    _tell(f"{stage.name}: {stage.config.stage} in {stage.workdir}{edited}")
+                    _print(f"{stage.name}: {stage.spec.stage} in {stage.workdir}{edited}")
                     start = time.monotonic()
-                    summary = stage.module.main(stage.config, stage.workdir)
+                    summary = stage.module.main(stage.spec, stage.workdir)
                     summary = {"wall_seconds": time.monotonic() - start, **summary}
             except Stopped:
                 return None
@@ -97,21 +103,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, overrides = _parse(arguments)
     workdir = options.workdir
     try:
-        if options.seed is not None:
-            overrides = [f"--config.seed={options.seed}", *overrides]
-        config = load_config(options.config, overrides)
+        experiment = load_experiment(options.config, overrides, seed=options.seed)
+        for folder in (Path.cwd(), Path(experiment.file).resolve().parent):
+            import_from(folder)
+        if options.help:
+            return _show_fields(experiment)
+        if workdir is None:
+            raise ConfigError("--workdir=DIR is missing: where everything is written")
         logging.set_verbosity(logging.WARNING)
         keep_freed_memory()
         initialise(options)
+        check_backend()
         use_compilation_cache()
-        summaries = run_stages(make_stages(config, workdir, only=options.stages, skip=options.skip))
+        summaries = run_stages(make_stages(experiment, workdir, only=options.stages, skip=options.skip))
         if summaries is None:
-            _tell(f"stopped; the same command goes on from the last checkpoint in {workdir}")
+            _print(f"stopped; the same command goes on from the last checkpoint in {workdir}")
             return STOPPED
         if not is_first():
             return 0
-        planned = plan_stages(config, workdir)
-        summary = {**_total(planned, summaries), "seed": config.get("seed")}
+        planned = plan_stages(experiment, workdir)
+        summary = {**_total(planned, summaries), "seed": experiment.seed}
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / "summary.json", summary)
         try:
@@ -126,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         is_ours = type(error).__module__.startswith("r1jax.") or isinstance(error, ValueError | OSError)
         if options.traceback or not is_ours:
             raise
-        _say(error, workdir)
+        _print_error(error, workdir)
         return BAD_INPUT
     except KeyboardInterrupt:
         print(f"stopped at once; the same command goes on from the last checkpoint in {workdir}", flush=True)
@@ -135,22 +146,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def check_backend() -> None:
+    """Raises ConfigError where JAX finds no devices of the platform that it is asked for."""
+    try:
+        jax.devices()
+    except Exception as error:
+        platform = os.environ.get("JAX_PLATFORMS")
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        asked = f"JAX_PLATFORMS={platform}: JAX" if platform else "JAX"
+        raise ConfigError(
+            f"{asked} finds no devices ({reason}); unset JAX_PLATFORMS for the CPU, or install jax for your accelerator"
+        ) from error
+
+
+def _show_fields(experiment: Experiment) -> int:
+    """Prints each stage's fields: value, default, explanation."""
+    for stage in plan_stages(experiment, Path("WORKDIR")):
+        print(describe_stage(stage.name, stage.spec))
+    return 0
+
+
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The front door's own flags, and those that change the config."""
     parser = argparse.ArgumentParser(
-        prog="python -m r1jax.run",
+        prog="r1jax run",
         description="Runs the stages of one config file in one work directory; a second start goes on or skips.",
-        epilog="--config.a.b=value changes a value of the config, for example --config.stages.zero.num_updates=20",
+        epilog="--config.a.b=value sets a value, for example --config.stages.zero.num_updates=20; --config=F --help shows all of them",
         allow_abbrev=False,
+        add_help=False,
     )
-    parser.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help="the experiment")
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where everything is written")
-    parser.add_argument("--seed", type=int, help="short for --config.seed")
+    parser.add_argument("-h", "--help", action="store_true", help="show this; with --config, every field of its stages")
+    parser.add_argument("--config", metavar="FILE.py[:ARGUMENT]", help="the experiment")
+    parser.add_argument("--workdir", type=Path, metavar="DIR", help="where everything is written")
+    parser.add_argument("--seed", type=int, help="the seed of all stages")
     parser.add_argument("--stages", type=_names, metavar="A,B", help="run these stages of the config only")
     parser.add_argument("--skip", type=_names, metavar="C", default=(), help="leave these stages out")
     parser.add_argument("--traceback", action="store_true", help="on bad input show where it was raised")
     add_arguments(parser)
-    return parser.parse_known_args(arguments)
+    options, overrides = parser.parse_known_args(arguments)
+    if options.config is None:
+        if options.help:
+            parser.print_help()
+            parser.exit(0)
+        parser.error("--config=FILE.py is missing: the experiment")
+    return options, overrides
 
 
 def _names(text: str) -> list[str]:
@@ -161,19 +200,19 @@ def _total(planned: Sequence[Stage], summaries: Mapping[str, Mapping[str, Any]])
     """The summary of a run: its last stage's, the time of all that are done, now or before, and each stage's own."""
     done = {}
     for stage in planned:
-        if summary := summaries.get(stage.name) or read_summary(stage.workdir, stage.config.to_dict()):
+        if summary := summaries.get(stage.name) or read_summary(stage.workdir, stage.spec):
             done[stage.name] = summary
     *_, last = done.values()
     seconds = sum(summary.get("wall_seconds", 0.0) for summary in done.values())
     return {**last, "wall_seconds": seconds, "stages": done}
 
 
-def _tell(text: str) -> None:
+def _print(text: str) -> None:
     if is_first():
         print(text, flush=True)
 
 
-def _say(error: Exception, workdir: Path) -> None:
+def _print_error(error: Exception, workdir: Path | None) -> None:
     """Prints the error without its traceback, which goes into the work directory where there is one.
 
     What went wrong in another process, that one says.
@@ -182,7 +221,7 @@ def _say(error: Exception, workdir: Path) -> None:
         return
     print(f"error: {error or type(error).__name__}", file=sys.stderr)
     hint = "--traceback shows where it was raised"
-    if workdir.is_dir():
+    if workdir is not None and workdir.is_dir():
         try:
             (workdir / "error.txt").write_text("".join(traceback.format_exception(error)))
             hint = f"where it was raised: {workdir / 'error.txt'}"

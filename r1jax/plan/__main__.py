@@ -17,7 +17,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ import jax
 from r1jax.plan import aot, budget, table
 from r1jax.plan.devices import stand_ins
 from r1jax.plan.hardware import Topology, parse_topology
-from r1jax.plan.inputs import resolved_stage
+from r1jax.plan.inputs import Models
 from r1jax.plan.program_plan import ProgramPlan
-from r1jax.plan.programs import STAGES, Assumed, Program, stage_programs
+from r1jax.plan.programs import STAGES, Assumed, ModelOf, Program, stage_programs
+from r1jax.policies.policy import config_of
 from r1jax.sharding import describe_sharding, make_mesh
-from r1jax.specs.config_file import ConfigError, load_config
+from r1jax.specs.config_file import ConfigError, load_experiment
 
 FITS, DOES_NOT_FIT, BAD_INPUT = 0, 1, 2
 
@@ -46,14 +47,21 @@ class Result:
 
 
 def plan(
-    stage: Any, topology: Topology, *, title: str, assumed: Assumed, analytic: bool, only: Sequence[str] = ()
+    spec: Any,
+    topology: Topology,
+    *,
+    title: str,
+    assumed: Assumed,
+    analytic: bool,
+    only: Sequence[str] = (),
+    model_of: ModelOf = config_of,
 ) -> Result:
     """The table of a stage on a topology. ``only``: names of programs, all by default.
 
-    stage: its config. Raises ValueError naming the key of the config, the mesh or the program that is at fault; LibtpuError.
+    Raises ValueError naming the key of the config, the mesh or the program that is at fault; LibtpuError.
     """
     devices = stand_ins(topology) if analytic else aot.topology_devices(topology)
-    stage_plan = stage_programs(stage, make_mesh(stage.mesh.to_dict(), devices=devices), assumed=assumed)
+    stage_plan = stage_programs(spec, make_mesh(spec.mesh.axes(), devices=devices), model_of=model_of, assumed=assumed)
     programs = _chosen(stage_plan.programs, only)
     plans, refused = [], {}
     seen: dict[Any, ProgramPlan] = {}
@@ -95,17 +103,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.analytic and not options.show_sharding:
             aot.check_libtpu()
         topology = parse_topology(options.topology)
-        config = load_config(options.config, overrides)
-        name = _stage_name(config, options.stage, file=options.config)
-        stage = resolved_stage(config, name, file=Path(options.config.partition(":")[0]), preset=options.preset)
+        experiment = load_experiment(options.config, overrides)
+        models = Models(folder=Path(experiment.file).parent, preset=options.preset)
+        specs = models.plan(experiment)
+        name = _stage_name(specs, options.stage, file=options.config)
         if options.show_sharding:
-            mesh = make_mesh(stage.mesh.to_dict(), devices=stand_ins(topology))
-            print(describe_sharding(stage_programs(stage, mesh).state))
+            mesh = make_mesh(specs[name].mesh.axes(), devices=stand_ins(topology))
+            print(describe_sharding(stage_programs(specs[name], mesh, model_of=models).state))
             return FITS
         assumed = Assumed(mean_new_tokens=options.mean_tokens, mean_document_tokens=options.mean_tokens)
         title = f"{Path(options.config).stem}, stage {name}, on {topology.name}"
         only = [part.strip() for part in options.programs.split(",") if part.strip()]
-        result = plan(stage, topology, title=title, assumed=assumed, analytic=options.analytic, only=only)
+        result = plan(
+            specs[name], topology, title=title, assumed=assumed, analytic=options.analytic, only=only, model_of=models
+        )
     except (ValueError, OSError, aot.LibtpuError, ConfigError) as error:
         if options.traceback:
             raise
@@ -136,9 +147,9 @@ def _chosen(programs: Sequence[Program], only: Sequence[str]) -> list[Program]:
     return [program for program in programs if not only or program.name in only]
 
 
-def _stage_name(config: Any, wanted: str | None, *, file: str) -> str:
-    """The stage that was named, or the only one, or the last, with programs."""
-    names = [name for name, stage in config.stages.items() if stage.stage in STAGES]
+def _stage_name(specs: Mapping[str, Any], wanted: str | None, *, file: str) -> str:
+    """The stage that was named, or the last with programs."""
+    names = [name for name, spec in specs.items() if spec.stage in STAGES]
     if wanted is None and names:
         return names[-1]
     if wanted is None or wanted not in names:

@@ -1,57 +1,63 @@
 """Which model a stage starts from, where the weights are still to be made: the config that makes them says.
 
-A policy of the kind "stage" names a work directory. "{base}" is an earlier stage of the same config; "{workdir}/../zero/rl" is
-what the stage "rl" of the config file zero.py beside this one leaves.
+"{base}" is an earlier stage of the same config; "{workdir}/../zero/rl" is what the stage "rl" of the config file zero.py next to this
+one leaves.
 """
 
-import re
+import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
+from r1jax.models.config import ModelConfig
+from r1jax.pipeline import plan_stages
+from r1jax.policies.policy import config_of
+from r1jax.specs.config_file import Experiment, load_experiment
+from r1jax.specs.policy import HuggingFaceInit, Init, StageInit
 
-from r1jax.specs.config_file import load_config
-
-_OWN = re.compile(r"\{(\w+)\}")
-_OTHERS = re.compile(r"\{workdir\}/\.\./(\w+)/(\w+)")
+_ROOT = Path("runs/planned")
+"""Where the work directories of the configs would be, each below its file's name."""
 
 
-def resolved_stage(config: ConfigDict, name: str, *, file: Path, preset: str | None = None) -> Any:
-    """The locked config of stage ``name`` whose policies, reward models' too, are such as a plan can use: specs with a model.
+@dataclasses.dataclass
+class Models:
+    """The models of an experiment's policies, those of other experiments' stages among them.
 
-    preset: the model to take for those of other stages, instead of looking it up. Raises ValueError naming the key and the file.
+    Attributes:
+        folder: of the config files.
+        preset: the model of the policies of other stages, in the place of looking it up.
     """
-    stages: Any = config.stages
-    stage = stages[name].to_dict()
-    if "init" in stage:
-        stage["init"] = _resolved(stage["init"], config, file=file, preset=preset, where=f"stages.{name}.init")
-    for place, spec in enumerate(stage.get("rewards") or ()):
-        if spec.get("kind") == "reward_model":
-            init = {"kind": "stage", "path": spec["path"]}
-            where = f"stages.{name}.rewards[{place}]"
-            spec["init"] = _resolved(init, config, file=file, preset=preset, where=where)
-    return ConfigDict(stage).lock()
 
+    folder: Path
+    preset: str | None = None
+    stages: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Work directory -> spec, of the stages that were planned already."""
 
-def _resolved(spec: dict[str, Any], config: ConfigDict, *, file: Path, preset: str | None, where: str, seen=()):
-    if spec.get("kind") != "stage":
-        return spec
-    if preset is not None:
-        return {"kind": "hf", "path": spec["path"], "preset": preset, "model": {"dtype": "bfloat16", "remat": "full"}}
-    path = spec["path"]
-    if own := _OWN.fullmatch(path):
-        other, stage = config, own[1]
-    elif found := _OTHERS.fullmatch(path):
-        file, stage = file.parent / f"{found[1]}.py", found[2]
-        if not file.is_file():
-            raise ValueError(f"{where}.path={path!r}: there is no {file} to look its model up in; say --preset=NAME")
-        other = load_config(str(file))
-    else:
-        return spec  # a directory: if it is there it has a model.json
-    stages: Any = other.stages
-    if stage not in stages or "init" not in stages[stage]:
-        raise ValueError(f"{where}.path={path!r}: {file} has no stage {stage!r} that trains a model; say --preset=NAME")
-    if (file, stage) in seen:
-        raise ValueError(f"{where}.path={path!r}: the stages' policies come from each other in a circle")
-    init = stages[stage].init.to_dict()
-    return _resolved(init, other, file=file, preset=None, where=where, seen=(*seen, (file, stage)))
+    def plan(self, experiment: Experiment) -> dict[str, Any]:
+        """The specs of an experiment's stages by name, as they would be in a work directory of its file's name."""
+        workdir = _ROOT / Path(experiment.file).stem
+        planned = plan_stages(experiment, workdir)
+        self.stages |= {str(stage.workdir): stage.spec for stage in planned}
+        return {stage.name: stage.spec for stage in planned}
+
+    def __call__(self, init: Init) -> ModelConfig:
+        """The model of an ``init``. Raises ValueError naming the key and the file."""
+        if not isinstance(init, StageInit):
+            return config_of(init)
+        path = Path(init.path)
+        if self.preset is not None:
+            fields = {"dtype": "bfloat16", "remat": "full"}
+            return config_of(HuggingFaceInit(path=init.path, preset=self.preset, model=fields | init.model))
+        root = _ROOT.absolute()
+        if init.path not in self.stages and path.is_relative_to(root):
+            file = self.folder / f"{path.relative_to(root).parts[0]}.py"
+            if not file.is_file():
+                raise ValueError(
+                    f"init.path: there is no {file} to look the model of {path.name!r} up in; say --preset=NAME"
+                )
+            self.plan(load_experiment(str(file)))
+        if init.path not in self.stages:
+            return config_of(init)  # a directory: if it is there it has a model.json
+        before = self.stages[init.path]
+        if not hasattr(before, "init"):
+            raise ValueError(f"init.path: the stage {path.name!r} trains no model; say --preset=NAME")
+        return dataclasses.replace(self(before.init), **init.model)

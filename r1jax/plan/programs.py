@@ -6,22 +6,27 @@ run can know is assumed, and said: how long responses are on average (``Assumed`
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from r1jax.models.config import ModelConfig
 from r1jax.plan.program import Program
 from r1jax.plan.sampling import for_sampling, sampling_programs
 from r1jax.plan.shapes import laid_as, placed, whole, without
-from r1jax.policies.policy import abstract_policy
+from r1jax.policies.policy import abstract_policy, config_of
 from r1jax.policies.reward_model import abstract_head, make_score
+from r1jax.specs.policy import Init, StageInit
+from r1jax.specs.rewards import ModelReward
+from r1jax.specs.stages import EvaluateSpec, RejectSpec, RewardModelSpec, RlSpec, SupervisedSpec
 from r1jax.stages import reward_model, supervised
 from r1jax.stages.rl import stage as rl
 from r1jax.training.offload import to_device
 
-STAGES = ("rl", "supervised", "reward_model", "reject")
+STAGES = ("rl", "supervised", "reward_model", "reject", "evaluate")
 """Stages with programs to plan; the others compute nothing on the mesh."""
 
 
@@ -60,19 +65,31 @@ class StagePrograms:
     """Of the whole stage."""
 
 
-def stage_programs(config: Any, mesh: Mesh, *, assumed: Assumed | None = None) -> StagePrograms:
-    """The programs of one stage's config on ``mesh``. Raises ValueError for a stage that has none, or as ``build`` does."""
-    makers = {"rl": _rl, "supervised": _supervised, "reward_model": _reward_model, "reject": _reject}
-    if config.stage not in makers:
-        raise ValueError(f"stage {config.stage!r} has no programs to plan; those with some are {', '.join(makers)}")
-    return makers[config.stage](config, mesh, assumed or Assumed())
+ModelOf = Callable[[Init], ModelConfig]
+"""The model of what a stage starts from, whose weights need not be there."""
 
 
-def _rl(config: Any, mesh: Mesh, assumed: Assumed) -> StagePrograms:
-    model, params, buffers = abstract_policy(config.init.to_dict(), mesh=mesh)
-    state, update, score = rl.build(config, model, params, buffers)
-    rows, length = config.rows_per_microbatch, config.row_length
-    sequences = config.questions_per_phase * config.group_size // config.updates_per_phase
+def stage_programs(
+    spec: Any, mesh: Mesh, *, model_of: ModelOf = config_of, assumed: Assumed | None = None
+) -> StagePrograms:
+    """The programs of one stage on ``mesh``. Raises ValueError for a stage that has none, or as ``build`` does."""
+    makers = {
+        "rl": _rl,
+        "supervised": _supervised,
+        "reward_model": _reward_model,
+        "reject": _reject,
+        "evaluate": _evaluate,
+    }
+    if spec.stage not in makers:
+        raise ValueError(f"stage {spec.stage!r} has no programs to plan; those with some are {', '.join(makers)}")
+    return makers[spec.stage](spec, mesh, model_of, assumed or Assumed())
+
+
+def _rl(spec: RlSpec, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> StagePrograms:
+    model, params, buffers = abstract_policy(model_of(spec.init), mesh=mesh)
+    state, update, score = rl.build(spec, model, params, buffers)
+    rows, length = spec.rows_per_microbatch, spec.tokens_per_row
+    sequences = spec.questions_per_phase * spec.group_size // spec.updates_per_phase
     tokens = sequences * (assumed.mean_prompt_tokens + assumed.mean_new_tokens)
     num_microbatches = math.ceil(tokens / length / rows)
     fields = {
@@ -88,15 +105,16 @@ def _rl(config: Any, mesh: Mesh, assumed: Assumed) -> StagePrograms:
     weights = (state["params"], state["buffers"])
     programs = [
         *sampling_programs(
-            config,
+            spec,
             model,
             state,
             mesh,
-            num_prompts=config.questions_per_phase,
-            num_samples=config.group_size,
-            max_new_tokens=max(tokens for _, tokens in config.max_new_tokens),
+            rollout_mesh=spec.rollout_mesh,
+            num_prompts=spec.questions_per_phase,
+            num_samples=spec.group_size,
+            max_new_tokens=spec.longest - spec.max_prompt_tokens,
             mean_new_tokens=assumed.mean_new_tokens,
-            steps=config.updates_per_phase,
+            steps=spec.updates_per_phase,
         ),
         Program(
             "old log-probs",
@@ -116,42 +134,41 @@ def _rl(config: Any, mesh: Mesh, assumed: Assumed) -> StagePrograms:
             Program("reference log-probs", "score", score, arguments, num_microbatches, sizes, resident=resident)
         )
     programs += _update(state, update, learned, mesh, calls=num_microbatches, sizes=sizes)
-    programs += (judges := _reward_models(config, mesh, resident=state))
+    programs += (judges := _reward_models(spec, mesh, model_of, resident=state))
     # A reward model's weights stay where they are all the time.
     weights_of = {program.name: program.arguments[:2] for program in judges}
     programs = [
         dataclasses.replace(program, resident=program.resident | without(weights_of, program.name))
         for program in programs
     ]
-    return StagePrograms("rl", model, mesh, state, tuple(programs), tokens, config.num_updates)
+    return StagePrograms("rl", model, mesh, state, tuple(programs), tokens, spec.num_updates)
 
 
-def _supervised(config: Any, mesh: Mesh, assumed: Assumed) -> StagePrograms:
-    model, params, buffers = abstract_policy(config.init.to_dict(), mesh=mesh)
-    num_updates = _num_updates(config, assumed)
-    state, update = supervised.build(config, model, params, buffers, num_updates=num_updates)
-    rows, length = config.rows_per_microbatch, config.row_length
+def _supervised(spec: SupervisedSpec, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> StagePrograms:
+    model, params, buffers = abstract_policy(model_of(spec.init), mesh=mesh)
+    num_updates = _num_updates(spec, assumed)
+    state, update = supervised.build(spec, model, params, buffers, num_updates=num_updates)
+    rows, length = spec.rows_per_microbatch, spec.row_length
     fields = {"int32": ("tokens", "targets", "segment_ids", "positions"), "float32": ("mask",)}
     scalars = ("num_sequences", "num_segments", "num_tokens")
     batch = _batch(fields, scalars, rows=rows, length=length, mesh=mesh)
-    tokens = config.documents_per_update * min(assumed.mean_document_tokens, length)
+    tokens = spec.documents_per_update * min(assumed.mean_document_tokens, length)
     calls = math.ceil(tokens / length / rows)
     sizes = {"rows": rows, "length": length, "segment": min(assumed.mean_document_tokens, length)}
     programs = _update(state, update, batch, mesh, calls=calls, sizes=sizes)
     return StagePrograms("supervised", model, mesh, state, tuple(programs), tokens, num_updates)
 
 
-def _reward_model(config: Any, mesh: Mesh, assumed: Assumed) -> StagePrograms:
-    model, params, buffers = abstract_policy(config.init.to_dict(), mesh=mesh)
+def _reward_model(spec: RewardModelSpec, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> StagePrograms:
+    model, params, buffers = abstract_policy(model_of(spec.init), mesh=mesh)
     params = params | abstract_head(model, mesh=mesh)
-    width, num_examples = (2, assumed.num_helpful) if config.kind == "helpful" else (1, assumed.num_safety)
-    settings = {name: config.get(name, default) for name, default in reward_model.DEFAULTS.items()}
-    num_trained = settings["epochs"] * num_examples * (1 - settings["heldout_fraction"])
-    per_update = settings["examples_per_update"]
+    width, num_examples = (2, assumed.num_helpful) if spec.kind == "helpful" else (1, assumed.num_safety)
+    num_trained = spec.epochs * num_examples * (1 - spec.heldout_fraction)
+    per_update = spec.examples_per_update
     num_updates = math.ceil(num_trained / per_update)
-    state, update = reward_model.build(config, model, params, buffers, num_updates=num_updates)
-    examples = config.examples_per_microbatch
-    rows, length = examples * width, config.max_tokens
+    state, update = reward_model.build(spec, model, params, buffers, num_updates=num_updates)
+    examples = spec.examples_per_microbatch
+    rows, length = examples * width, spec.max_tokens
     batch = _batch({"int32": ("tokens",)}, (), rows=rows, length=length, mesh=mesh)
     batch["lengths"] = placed((rows,), jnp.int32, ("batch",), mesh)
     for name, dtype in (("labels", jnp.float32), ("weights", jnp.float32), ("places", jnp.int32)):
@@ -163,25 +180,40 @@ def _reward_model(config: Any, mesh: Mesh, assumed: Assumed) -> StagePrograms:
     return StagePrograms("reward_model", model, mesh, state, tuple(programs), tokens, num_updates)
 
 
-def _reject(config: Any, mesh: Mesh, assumed: Assumed) -> StagePrograms:
-    model, params, buffers = abstract_policy(config.init.to_dict(), mesh=mesh)
-    num_prompts, num_samples = config.prompts_per_batch, config.samples_per_prompt
+def _reject(spec: RejectSpec, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> StagePrograms:
+    sizes = {"num_prompts": spec.prompts_per_batch, "num_samples": spec.samples_per_prompt}
+    return _sampled(
+        spec, mesh, model_of, assumed, num_steps=math.ceil(spec.num_prompts / spec.prompts_per_batch), **sizes
+    )
+
+
+def _evaluate(spec: EvaluateSpec, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> StagePrograms:
+    sizes = {"num_prompts": min(spec.problems, spec.problems_per_batch), "num_samples": spec.samples}
+    num_steps = len(spec.tasks) * math.ceil(spec.problems / spec.problems_per_batch)
+    return _sampled(spec, mesh, model_of, assumed, num_steps=num_steps, **sizes)
+
+
+def _sampled(
+    spec: RejectSpec | EvaluateSpec, mesh: Mesh, model_of: ModelOf, assumed: Assumed, *, num_prompts: int, num_samples: int,
+    num_steps: int,
+) -> StagePrograms:  # fmt: skip
+    """A stage that only samples."""
+    model, params, buffers = abstract_policy(model_of(spec.init), mesh=mesh)
     params, buffers = for_sampling(model, {"params": params, "buffers": buffers}, mesh)
     state = {"params": params, "buffers": buffers}
     programs = sampling_programs(
-        config,
+        spec,
         model,
         state,
         mesh,
         num_prompts=num_prompts,
         num_samples=num_samples,
-        max_new_tokens=config.max_new_tokens,
+        max_new_tokens=spec.max_new_tokens,
         mean_new_tokens=assumed.mean_new_tokens,
         steps=1,
     )
     tokens = num_prompts * num_samples * assumed.mean_new_tokens
-    num_steps = math.ceil(config.num_prompts / num_prompts)
-    return StagePrograms("reject", model, mesh, state, tuple(programs), tokens, num_steps)
+    return StagePrograms(spec.stage, model, mesh, state, tuple(programs), tokens, num_steps)
 
 
 def _update(state, update, batch, mesh: Mesh, *, calls: float, sizes) -> list[Program]:
@@ -216,24 +248,24 @@ def _update(state, update, batch, mesh: Mesh, *, calls: float, sizes) -> list[Pr
     ]
 
 
-def _reward_models(config: Any, mesh: Mesh, *, resident) -> list[Program]:
+def _reward_models(spec: RlSpec, mesh: Mesh, model_of: ModelOf, *, resident) -> list[Program]:
     """A scoring pass of each reward model among the rewards, over whole rows."""
     programs = []
-    for spec in config.rewards:
-        if spec.get("kind") != "reward_model":
+    for reward in spec.rewards:
+        if not isinstance(reward, ModelReward):
             continue
-        model, params, buffers = abstract_policy(spec["init"], mesh=mesh)
+        model, params, buffers = abstract_policy(model_of(StageInit(path=reward.path)), mesh=mesh)
         params = params | abstract_head(model, mesh=mesh)
-        rows, length = config.group_size, config.row_length
+        rows, length = reward.rows_per_batch, spec.tokens_per_row
         tokens = placed((rows, length), jnp.int32, ("batch", None), mesh)
         arguments = (params, buffers, tokens, placed((rows,), jnp.int32, ("batch",), mesh))
         programs.append(
             Program(
-                f"reward model {spec['name']}",
+                f"reward model {reward.name}",
                 "reward",
                 make_score(model),
                 arguments,
-                calls=config.questions_per_phase / config.updates_per_phase,
+                calls=spec.questions_per_phase * spec.group_size / rows / spec.updates_per_phase,
                 sizes={"rows": rows, "length": length},
                 resident=resident,
             )
@@ -241,10 +273,10 @@ def _reward_models(config: Any, mesh: Mesh, *, resident) -> list[Program]:
     return programs
 
 
-def _num_updates(config: Any, assumed: Assumed) -> int:
-    if "num_updates" in config:
-        return config.num_updates
-    return math.ceil(config.num_epochs * assumed.num_documents / config.documents_per_update)
+def _num_updates(spec: SupervisedSpec, assumed: Assumed) -> int:
+    if spec.num_updates is not None:
+        return spec.num_updates
+    return math.ceil((spec.num_epochs or 1) * assumed.num_documents / spec.documents_per_update)
 
 
 def _batch(fields, scalars, *, rows: int, length: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

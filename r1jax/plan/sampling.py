@@ -25,7 +25,8 @@ from r1jax.rollout.weight_sync import (
     rollout_shardings,
 )
 from r1jax.sharding import bytes_on_device
-from r1jax.stages.keys import rollout_axes
+from r1jax.specs.mesh import RolloutMeshSpec
+from r1jax.specs.stages import EvaluateSpec, RejectSpec, RlSpec
 
 
 def for_sampling(model: Model, state, mesh: Mesh) -> tuple[Any, Any]:
@@ -39,17 +40,18 @@ def for_sampling(model: Model, state, mesh: Mesh) -> tuple[Any, Any]:
     return params, jax.tree.map(laid_out, state["buffers"], shardings[1])
 
 
-def _lent(config, model: Model, state, mesh: Mesh, *, steps: int) -> tuple[Mesh, tuple, dict, list[Program]]:
+def _lent(
+    rollout_mesh: RolloutMeshSpec | None, model: Model, state, mesh: Mesh, *, steps: int
+) -> tuple[Mesh, tuple, dict, list[Program]]:
     """(the sampler's mesh, its weights, what lies beside them, the program that makes them) as ``WeightSync.lend`` does."""
-    axes = rollout_axes(config)
-    if axes is None:
+    if rollout_mesh is None:
         return mesh, (state["params"], state["buffers"]), without(state, "params", "buffers"), []
-    if FIRST_DEVICE in axes:
+    if rollout_mesh.first_device is not None:
         raise ValueError(
             f"rollout_mesh: {FIRST_DEVICE} gives the sampler a part of the machine to itself: plan the two parts as two configs"
         )
-    rollout_mesh = make_rollout_mesh(axes, mesh)
-    params, buffers = for_sampling(model, state, rollout_mesh)
+    sampler_mesh = make_rollout_mesh(rollout_mesh.axes(), mesh)
+    params, buffers = for_sampling(model, state, sampler_mesh)
     # Array by array: that of the largest takes most.
     arrays = zip(jax.tree.leaves_with_path(state["params"]), jax.tree.leaves(params), strict=True)
     (path, source), target = max(arrays, key=lambda pair: pair[1].size)
@@ -57,7 +59,7 @@ def _lent(config, model: Model, state, mesh: Mesh, *, steps: int) -> tuple[Mesh,
     function, arguments, calls = make_reshard(target.sharding, target.dtype), (source,), 1
     if is_stacked(path):
         function = make_layer_reshard(target.sharding, target.dtype)
-        arguments = (target, source, whole(jax.ShapeDtypeStruct((), jnp.int32), rollout_mesh))
+        arguments = (target, source, whole(jax.ShapeDtypeStruct((), jnp.int32), sampler_mesh))
         calls = source.shape[0]
     others = {"copy": [leaf for leaf in jax.tree.leaves(params) if leaf is not target]}
     reshard = Program(
@@ -69,15 +71,16 @@ def _lent(config, model: Model, state, mesh: Mesh, *, steps: int) -> tuple[Mesh,
         sizes={"output_bytes": bytes_on_device(target)},
         resident=state | {"params": [leaf for leaf in jax.tree.leaves(state["params"]) if leaf is not source]} | others,
     )
-    return rollout_mesh, (params, buffers), dict(state), [reshard]
+    return sampler_mesh, (params, buffers), dict(state), [reshard]
 
 
 def sampling_programs(
-    config,
+    spec: RlSpec | RejectSpec | EvaluateSpec,
     model: Model,
     state,
     mesh: Mesh,
     *,
+    rollout_mesh: RolloutMeshSpec | None = None,
     num_prompts: int,
     num_samples: int,
     max_new_tokens: int,
@@ -85,9 +88,9 @@ def sampling_programs(
     steps: int,
 ) -> list[Program]:
     """Weights for the sampler, prefill of a phase's prompts, and a decode segment on the longest cache, which takes most."""
-    mesh, weights, resident, programs = _lent(config, model, state, mesh, steps=steps)
-    engine = make_engine(model, pad_id=0, **config.engine)
-    prompt = -(-config.max_prompt_tokens // engine.prompt_bucket) * engine.prompt_bucket
+    mesh, weights, resident, programs = _lent(rollout_mesh, model, state, mesh, steps=steps)
+    engine = make_engine(model, spec.engine, pad_id=0)
+    prompt = -(-spec.max_prompt_tokens // engine.prompt_bucket) * engine.prompt_bucket
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         at_once = prompts_at_once(num_prompts, num_samples, engine.max_rows)
         rows = engine._rows(at_once, prompt, num_samples=num_samples, max_new_tokens=max_new_tokens)
@@ -97,7 +100,7 @@ def sampling_programs(
     def settings():
         return {
             "temperature": jnp.float32(1.0),
-            "top_p": None if config.get("top_p") is None else jnp.float32(1.0),
+            "top_p": None if getattr(spec, "top_p", None) is None else jnp.float32(1.0),
             "stop_ids": jnp.zeros((MAX_STOP_IDS,), jnp.int32),
             "budget": jnp.int32(0),
             "key": jax.random.key(0),

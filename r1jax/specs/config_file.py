@@ -1,75 +1,112 @@
 """Config files: Python files that define `get_config()`, and the flags that change a value of what it returns.
 
-A config file may import the modules that lie beside it, as a script may: what several experiments share.
+    from ml_collections import ConfigDict
+
+    def get_config():
+        return ConfigDict({"stages": {"rl": {"stage": "rl", "init": {...}, "tasks": [...], "rewards": [...]}}})
+
+A config says only what differs from the defaults of `r1jax.specs.stages`. `--config.stages.NAME.field=value` sets any field, in
+the file or not; `--config.key=value` any other key of the file, with all that refers to it (`config.get_ref`). A config file
+may import the modules that lie next to it, as a script may; functions that it names may be in such a module too.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import difflib
+import dataclasses
 import importlib.util
+import re
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
+
+from r1jax.specs.reader import FlagText, SpecError, near, read
+
+_STEP = re.compile(r"(\w+)((?:\[\d+\])*)")
 
 
 class ConfigError(ValueError):
     """A config, or a flag that changes it, cannot be used; the message names the key and the file."""
 
 
-class LiteralParser(flags.ArgumentParser):
-    """Reads a flag's value as a Python literal, for the keys whose type alone does not say how to read it."""
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a config file and the flags say; `r1jax.pipeline` reads its stages as specs."""
 
-    def __init__(self, kind: type):
-        super().__init__()
-        self.kind = kind  # the type of the key's value now; NoneType may become anything
-
-    def parse(self, argument: Any) -> Any:
-        """The value of a flag; what is no string is a default and stays. Raises ValueError for another type."""
-        if not isinstance(argument, str):
-            return argument
-        try:
-            value = ast.literal_eval(argument)
-        except (SyntaxError, ValueError):
-            value = argument
-        if self.kind is not type(None) and not isinstance(value, self.kind):
-            raise ValueError(f"must be a {self.kind.__name__} in Python's notation")
-        return value
+    file: str  # as the user wrote it
+    seed: int  # of the stages that have none of their own
+    stages: dict[str, dict[str, Any]]  # name -> what the file says of the stage, in order
 
 
-for _kind in (list, dict, type(None)):
-    config_flags.register_flag_parser_for_type(_kind, LiteralParser(_kind))
+def load_experiment(path: str, overrides: Sequence[str] = (), *, seed: int | None = None) -> Experiment:
+    """The experiment of `path` ("configs/X.py" or "configs/X.py:argument") with overrides like "--config.a.b=1".
 
+    seed: in the place of the file's own.
 
-def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The locked config of `path` ("configs/X.py" or "configs/X.py:argument") with overrides like "--config.a.b=1".
-
-    Raises ConfigError if the file or a key does not exist or a value does not fit its key's type.
+    Raises ConfigError if there is no such file, it cannot be run, it returns no config, or an override has no place.
     """
     file, _, argument = path.partition(":")
+    config = _run(file, argument)
+    flags = [_split(flag) for flag in overrides]
+    if seed is not None:
+        flags.append(("seed", str(seed)))
+    of_stages = [(key.removeprefix("stages."), text) for key, text in flags if key.startswith("stages.")]
+    for key, text in flags:
+        if not key.startswith("stages."):
+            _set_shared(config, key, text, file=file)
+    stages: Any = config.get("stages")
+    if not isinstance(stages, ConfigDict) or not stages:
+        raise ConfigError(f"{file}: the config has no stages: a dict from a name to a stage's config")
+    if len(stages) > 1 and stages._sort_keys:
+        raise ConfigError(
+            f"{file}: stages would run in alphabetical order: make them with ConfigDict(..., sort_keys=False)"
+        )
+    values = stages.to_dict()
+    for name, stage in values.items():
+        if not isinstance(stage, dict):
+            raise ConfigError(f"{file}: stages.{name}={stage!r} must be a dict")
+    for key, text in of_stages:
+        _set(values, key, text, file=file)
+    return Experiment(file=file, seed=config.get("seed", 0), stages=values)
+
+
+def import_from(folder: Path) -> None:
+    """Lets functions be named that are in modules of `folder`, from now on and before modules of the same name elsewhere."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _run(file: str, argument: str) -> ConfigDict:
+    """What `get_config` of a file returns."""
     spec = importlib.util.spec_from_file_location("r1jax_config", file)
     if not Path(file).is_file() or spec is None or spec.loader is None:
-        raise ConfigError(f"--config: there is no Python file {file}")
+        raise ConfigError(f"--config={file}: there is no such Python file")
     module = importlib.util.module_from_spec(spec)
-    with _beside(Path(file).resolve().parent):
-        spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise ConfigError(f"{file} defines no get_config()")
-        config = module.get_config(argument) if argument else module.get_config()
+    try:
+        with _importing_from(Path(file).resolve().parent):
+            spec.loader.exec_module(module)
+            if not hasattr(module, "get_config"):
+                raise ConfigError(f"{file} defines no get_config()")
+            config = module.get_config(argument) if argument else module.get_config()
+    except ConfigError:
+        raise
+    except SyntaxError as error:
+        raise ConfigError(f"{error.filename or file}, line {error.lineno}: {error.msg}") from error
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(file)]
+        where = f"{file}, line {lines[-1]}" if lines else file
+        raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
-        raise ConfigError(f"get_config() of {file} returned {type(config).__name__}, not a ConfigDict")
-    config.lock()
-    _override(config, overrides, path=file)
+        raise ConfigError(f"{file}: get_config() returned a {type(config).__name__}, not a ConfigDict")
     return config
 
 
 @contextlib.contextmanager
-def _beside(folder: Path) -> Iterator[None]:
+def _importing_from(folder: Path) -> Iterator[None]:
     """Modules of `folder` can be imported meanwhile; none stays loaded, for another folder may have one of that name."""
     before = set(sys.modules)
     sys.path.insert(0, str(folder))
@@ -82,45 +119,57 @@ def _beside(folder: Path) -> Iterator[None]:
                 del sys.modules[name]
 
 
-def _override(config: ConfigDict, overrides: Sequence[str], *, path: str) -> None:
-    """Applies flags like --config.a.b=1 to a locked config, in place."""
-    for flag in overrides:
-        name = flag.partition("=")[0]
-        if flag.startswith("-") and not name.lstrip("-").startswith(("config.", "noconfig.")):
-            raise ConfigError(f"unknown flag {name}; flags of the config begin with --config.")
-    argv = ["r1jax.run", *overrides]
-    values = flags.FlagValues()
+def _split(flag: str) -> tuple[str, str]:
+    """(key, text) of "--config.key=text"."""
+    name, equals, text = flag.partition("=")
+    if not name.startswith("-"):
+        raise ConfigError(f"{flag!r} is not a flag; write --config.key=value")
+    if not name.startswith("--config."):
+        raise ConfigError(f"unknown flag {name}; flags of the config begin with --config.")
+    if not equals:
+        raise ConfigError(f"{name}: write {name}=value")
+    return name.removeprefix("--config."), text
+
+
+def _set_shared(config: ConfigDict, key: str, text: str, *, file: str) -> None:
+    """Sets a key that is no stage's, and with it all that refers to it; its type stays."""
+    if key not in config and key != "seed":
+        raise ConfigError(f"{file}: there is no key {key!r}{near(key, [*config, 'seed'])}")
+    before = config.get(key, 0)
     try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
-        left = values(argv)[1:]
-    except (AttributeError, KeyError, IndexError, TypeError) as error:
-        known = list(_keys(config.to_dict()))
-        for flag in overrides:
-            key = flag.partition("=")[0].lstrip("-").partition(".")[2]
-            if key not in known:
-                raise ConfigError(f"{path} has no key {key}{_near(key, known)}") from error
-        raise ConfigError(str(error)) from error
-    except flags.Error as error:
-        raise ConfigError(" ".join(str(error).split())) from error
-    if left:
-        raise ConfigError(f"{left[0]!r} is not a flag; write --config.key=value")
+        value = read(Any if before is None or isinstance(before, ConfigDict) else type(before), FlagText(text), key)
+    except SpecError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    with config.unlocked():
+        config[key] = value
 
 
-def _keys(value: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted names of every value below `value`, inner nodes too: a, a.b, a.rewards[0].weight."""
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
-    for key, child in children:
-        name = f"{prefix}[{key}]" if isinstance(key, int) else f"{prefix}.{key}".lstrip(".")
-        yield name
-        yield from _keys(child, name)
-
-
-def _near(key: str, known: Sequence[str]) -> str:
-    """A hint with the known keys most like `key`, or nothing."""
-    same_end = [other for other in known if difflib.get_close_matches(_last(key), [_last(other)], cutoff=0.75)]
-    near = difflib.get_close_matches(key, same_end, n=3, cutoff=0.0) or difflib.get_close_matches(key, known, n=3)
-    return f"; near it: {', '.join(near)}" if near else ""
-
-
-def _last(key: str) -> str:
-    return key.rpartition(".")[2]
+def _set(stages: dict[str, Any], key: str, text: str, *, file: str) -> None:
+    """Sets what is below a stage, "zero.rewards[0].weight"; dicts on the way that the file does not have are made."""
+    steps: list[str | int] = []
+    for part in key.split("."):
+        match = _STEP.fullmatch(part)
+        if match is None:
+            raise ConfigError(f"--config.stages.{key}: {part!r} is no key")
+        steps += [match[1], *map(int, re.findall(r"\d+", match[2]))]
+    if steps[0] not in stages:
+        raise ConfigError(f"{file}: there is no stage {steps[0]!r}{near(str(steps[0]), stages)}")
+    if len(steps) == 1:
+        raise ConfigError(f"--config.stages.{key}: name a field of the stage, as in --config.stages.{key}.seed={text}")
+    node: Any = stages
+    for depth, step in enumerate(steps):
+        where = "stages." + ".".join(str(done) for done in steps[: depth + 1])
+        if isinstance(step, int):
+            if not isinstance(node, list | tuple) or step >= len(node):
+                count = len(node) if isinstance(node, list | tuple) else 0
+                raise ConfigError(f"{file}: --config.stages.{key}: the file has {count} entries there")
+        elif isinstance(node, FlagText) or not isinstance(node, dict):
+            raise ConfigError(f"{file}: --config.stages.{key}: {where} is below {node!r}, which has no keys")
+        if depth == len(steps) - 1:
+            node[step] = FlagText(text)
+            return
+        if not isinstance(step, int) and node.get(step) is None:
+            node[step] = {}
+        if isinstance(node[step], tuple):
+            node[step] = list(node[step])
+        node = node[step]

@@ -120,3 +120,20 @@ def _item_type(kind: Any) -> Any:
 def _may_be_path(kind: Any) -> bool:
     """Whether a text of a union (``PathText | FileSource | None``) is its path."""
     return any(IsPath() in getattr(argument, "__metadata__", ()) for argument in typing.get_args(kind))
+
+
+def specs_in(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, spec) of a spec and of every one below it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield key, value
+        children = [
+            (f"{key}.{field.name}".lstrip("."), getattr(value, field.name)) for field in dataclasses.fields(value)
+        ]
+    elif isinstance(value, Mapping):
+        children = [(f"{key}.{name}".lstrip("."), inner) for name, inner in value.items()]
+    elif isinstance(value, list | tuple):
+        children = [(f"{key}[{index}]", inner) for index, inner in enumerate(value)]
+    else:
+        return
+    for name, inner in children:
+        yield from specs_in(inner, name)

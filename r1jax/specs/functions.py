@@ -30,6 +30,14 @@ def load_function(path: str) -> Callable[..., Any]:
     return function
 
 
+def check_function(path: str, *, where: str) -> None:
+    """Raises ValueError, beginning with the dotted key ``where``, for what ``load_function`` cannot load."""
+    try:
+        load_function(path)
+    except ValueError as error:
+        raise ValueError(f"{where}={error}") from error
+
+
 def last_line(error: BaseException) -> str:
     """An exception as the last line of its traceback."""
     return traceback.format_exception_only(error)[-1].strip()

@@ -9,7 +9,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union
 
 from r1jax.specs.fields import Bound, IsPath, types_of
@@ -51,96 +51,90 @@ def read(kind: Any, value: Any, where: str = "") -> Any:
     if origin in (Union, types.UnionType):
         return _read_union(arguments, value, where)
     if dataclasses.is_dataclass(kind):
-        return _read_fields(kind, value, where)
-    if isinstance(value, FlagText):
-        value = _literal(kind, value)
-    if origin is Literal:
-        if not any(value == choice and type(value) is type(choice) for choice in arguments):
-            raise SpecError(f"{where}={_shown(value)} must be one of {', '.join(map(repr, arguments))}")
-        return value
+        return _read_spec(kind, value, where)
     base = origin or kind
+    value = _literal(base, value) if isinstance(value, FlagText) else value
     if base is Any:
         return value
-    if base is float and type(value) is int:
-        value = float(value)
-    if base is tuple and isinstance(value, list | tuple):
+    if base is Literal:
+        if not any(value == choice and type(value) is type(choice) for choice in arguments):
+            raise SpecError(f"{where}={_shown(value)} must be one of {', '.join(map(repr, arguments))}")
+    elif base is tuple and isinstance(value, list | tuple):
         return tuple(read(arguments[0] if arguments else Any, item, f"{where}[{i}]") for i, item in enumerate(value))
-    if base is dict and isinstance(value, Mapping):
+    elif base is dict and hasattr(value, "items"):
         return {
-            str(key): read(arguments[1] if arguments else Any, item, f"{where}.{key}") for key, item in value.items()
+            str(key): read(arguments[1] if arguments else Any, item, _under(where, key)) for key, item in value.items()
         }
-    if type(value) is not base:
+    elif base is float and type(value) in (int, float):
+        if not math.isfinite(value):
+            raise SpecError(f"{where}={value} must be finite")
+        return float(value)
+    elif type(value) is not base:
         raise SpecError(f"{where}={_shown(value)} must be {_WORDS.get(base, base.__name__)}")
-    if base is float and not math.isfinite(value):
-        raise SpecError(f"{where}={value} must be finite")
     return value
 
 
-def _read_fields(spec: Any, value: Any, where: str, *, optional: bool = False) -> Any:
-    """A spec; with ``optional`` a dict of those fields alone that are given."""
+def read_some(spec: type, value: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Those fields of a dataclass that ``value`` names, each of its type: what is changed of a preset. Raises SpecError."""
+    known = types_of(spec)
+    for key in value:
+        if key not in known:
+            raise SpecError(f"there is no key {_under(where, key)!r}{near(key, known)}")
+    return {key: read(known[key], item, _under(where, key)) for key, item in value.items()}
+
+
+def _read_spec(spec: Any, value: Any, where: str) -> Any:
     if isinstance(value, spec):
         return value
     value = _literal(dict, value) if isinstance(value, FlagText) else value
     if not hasattr(value, "items"):
         raise SpecError(f"{where}={_shown(value)} must be a dict of {', '.join(types_of(spec))}")
-    known = types_of(spec)
-    values = {key: item for key, item in value.items() if optional or key != "kind" or "kind" in known}
-    for key in values:
-        if key not in known:
-            raise SpecError(f"{_at(where)}there is no key {_under(where, key)!r}{near(key, known)}")
-    read_values = {key: read(known[key], item, _under(where, key)) for key, item in values.items()}
-    if optional:
-        return read_values
+    values = read_some(spec, value, where)
     for field in dataclasses.fields(spec):
         if field.default is field.default_factory is dataclasses.MISSING and field.name not in values:
-            raise SpecError(
-                f"{_at(where)}the key {_under(where, field.name)!r} is missing: {field.metadata.get('explanation', '')}"
-            )
+            explanation = field.metadata.get("explanation", "")
+            raise SpecError(f"the key {_under(where, field.name)!r} is missing: {explanation}")
     try:
-        return spec(**read_values)
-    except SpecError:
-        raise
+        return spec(**values)
     except ValueError as error:
         raise SpecError(_under(where, str(error))) from error
 
 
-def read_some(spec: type, value: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Those fields of a dataclass that ``value`` names, each of its type: what is changed of a preset. Raises SpecError."""
-    return _read_fields(spec, value, where, optional=True)
-
-
-def _read_union(kinds: Iterable[Any], value: Any, where: str) -> Any:
-    """One of several: None, specs told apart by their key "kind", plain types."""
-    kinds = list(kinds)
+def _read_union(kinds: Sequence[Any], value: Any, where: str) -> Any:
+    """One of several: None, specs that their key "kind" tells apart, plain types."""
     if type(None) in kinds and (value is None or (isinstance(value, FlagText) and value == "None")):
         return None
-    specs = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
-    for spec in specs:
-        if isinstance(value, spec):
-            return value
+    specs = {kind_of(spec): spec for spec in kinds if dataclasses.is_dataclass(spec)}
     fields = _literal(dict, value) if isinstance(value, FlagText) and specs else value
+    if type(fields) in specs.values():
+        return fields
     if specs and hasattr(fields, "items"):
-        by_kind = {typing.get_args(types_of(spec).get("kind"))[:1] or (None,): spec for spec in specs}
-        chosen = by_kind.get((fields.get("kind"),))
-        if chosen is None:
-            choices = ", ".join(repr(kind) for (kind,) in by_kind if kind is not None)
-            raise SpecError(f"{_under(where, 'kind')}={fields.get('kind')!r} must be one of {choices}")
-        return read(chosen, fields, where)
-    plain = [kind for kind in kinds if kind is not type(None) and kind not in specs]
+        name = fields.get("kind")
+        if name not in specs:
+            choices = ", ".join(repr(known) for known in specs if known is not None)
+            raise SpecError(
+                f"{_under(where, 'kind')}={name!r} must be one of {choices}{', or absent' * (None in specs)}"
+            )
+        return read(specs[name], fields, where)
     problems = []
-    for kind in plain:
+    for kind in (kind for kind in kinds if kind is not type(None) and kind not in specs.values()):
         try:
             return read(kind, value, where)
         except SpecError as error:
-            problems.append(str(error))
-    if not problems:
-        raise SpecError(f"{where}={_shown(value)} must be a dict")
-    raise SpecError(
-        problems[0]
-        if len(problems) == 1
-        else f"{where}={_shown(value)} "
-        + ", or ".join(problem.partition(f"{where}={_shown(value)} ")[2] or problem for problem in problems)
-    )
+            problems.append(str(error).removeprefix(f"{where}={_shown(value)} "))
+    raise SpecError(f"{where}={_shown(value)} {', or '.join(problems) or 'must be a dict'}")
+
+
+def kind_of(spec: type) -> str | None:
+    """The value of "kind" that tells a spec from the others of a union; None of one that has no such field."""
+    return next(iter(typing.get_args(types_of(spec).get("kind"))), None)
+
+
+def near(key: str, known: Iterable[str]) -> str:
+    """A hint with the known keys most like ``key``; without one, all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(str(key), known, n=3)
+    return f"; near it: {', '.join(close)}" if close else f"; there are {', '.join(known)}"
 
 
 def _literal(kind: Any, text: str) -> Any:
@@ -155,18 +149,8 @@ def _literal(kind: Any, text: str) -> Any:
         return str(text)
 
 
-def near(key: str, known: Iterable[str]) -> str:
-    """A hint with the known keys most like ``key``; without one, all of them."""
-    close = difflib.get_close_matches(key, list(known), n=3)
-    return f"; near it: {', '.join(close)}" if close else f"; there are {', '.join(known)}"
-
-
-def _under(where: str, key: str) -> str:
-    return f"{where}.{key}" if where else key
-
-
-def _at(where: str) -> str:
-    return ""
+def _under(where: str, key: Any) -> str:
+    return f"{where}.{key}" if where else str(key)
 
 
 def _shown(value: Any) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from r1jax.models.config import ModelConfig
 from r1jax.models.transformer import Model
 
 
@@ -68,11 +69,9 @@ def balance_loss(aux: Mapping[str, jax.Array], mtp_aux: Mapping[str, jax.Array] 
     return sum(layers, jnp.float32(0.0)) / jnp.maximum(num_sequences, 1)
 
 
-def check_auxiliary(model: Model, *, mtp_weight: float, balance_weight: float) -> None:
-    """Raises ValueError for a weight that is negative, or on a part that the model does not have."""
+def check_auxiliary(config: ModelConfig, *, mtp_weight: float = 0.0, balance_weight: float = 0.0) -> None:
+    """Raises ValueError for a weight on a part that the model does not have."""
     parts = {"mtp_weight": (mtp_weight, "num_mtp_layers"), "balance_weight": (balance_weight, "num_experts")}
     for name, (weight, field) in parts.items():
-        if weight < 0:
-            raise ValueError(f"{name}={weight} must not be negative")
-        if weight and not getattr(model.config, field):
+        if weight and not getattr(config, field):
             raise ValueError(f"{name}={weight}, but the model has {field}=0")

@@ -19,102 +19,78 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-from ml_collections import ConfigDict
-
 from r1jax.data.pairs import Failure, Judge, Judged, judge_pairs, parse_candidate, select_pairs
 from r1jax.data.record_source import check_records, records_of
 from r1jax.data.records import FOLDER
-from r1jax.policies.chat import check_answered, check_chat, make_chat
+from r1jax.policies.chat import check_answered, make_chat
+from r1jax.policies.preview import Previews
 from r1jax.processes import on_first, require_same_text
-from r1jax.rewards.rubric import load_function
 from r1jax.sharding import make_mesh
-from r1jax.stages.keys import check_counts, check_finite, check_keys
-from r1jax.workdir.directory import open_workdir, read_lines, write_json, write_text
-from r1jax.workdir.lineage import MANIFEST, record_lineage
+from r1jax.specs.functions import check_function, load_function
+from r1jax.specs.reader import read
+from r1jax.specs.stages import PreferencesSpec
+from r1jax.stages.run import open_run
+from r1jax.workdir.directory import read_lines, write_json, write_text
+from r1jax.workdir.lineage import MANIFEST
 from r1jax.workdir.metrics import MetricsWriter
-from r1jax.workdir.stop import graceful_stop
 
-DEFAULTS = {"queries": 4, "threshold": 1.0}
-"""Optional keys of the config (R1 Sec. 3.1)."""
 VERDICTS = "verdicts.jsonl"
 
 
-def check(config: ConfigDict) -> None:
-    """Raises ValueError, naming the key, for a config that cannot run; asks nobody."""
-    check_keys(
-        config,
-        required=("stage", "seed", "mesh", "candidates", "judge", "candidates_per_batch"),
-        optional=DEFAULTS,
-        where="preferences",
-    )
-    values = DEFAULTS | config.to_dict()
-    check_counts(values, ("queries", "candidates_per_batch"), where="preferences")
-    check_counts(values, ("seed",), where="preferences", least=0)
-    check_finite(values, where="preferences")
-    if not 0 <= values["threshold"] < 2:
-        raise ValueError(f"preferences: threshold={values['threshold']} must be in [0, 2): verdicts are at most 2")
-    check_records(values["candidates"], where="preferences: candidates")
-    judge = values["judge"]
-    check_keys(judge, required=("function",), optional=("options", "chat"), where="preferences: judge")
-    load_function(judge["function"])
-    if judge.get("chat") is not None:
-        check_chat(judge["chat"], where="preferences: judge.chat")
+def check(spec: PreferencesSpec, previews: Previews | None = None) -> None:
+    """Raises ValueError, naming the key, for what cannot run; asks nobody."""
+    make_mesh(spec.mesh.axes())
+    check_records(spec.candidates, where="candidates")
+    check_function(spec.judge.function, where="judge.function")
 
 
-def build(config: ConfigDict, mesh) -> Judge:
-    """The judge of the config; loads the model that it asks, if it is a policy."""
-    judge = config.judge.to_dict()
-    chat, options = make_chat(judge.get("chat"), mesh=mesh), judge.get("options") or {}
-    return functools.partial(load_function(judge["function"]), chat=chat, **options)
+def build(spec: PreferencesSpec, mesh) -> Judge:
+    """The judge; loads the model that it asks, if it is a policy."""
+    chat = make_chat(spec.judge.chat, mesh=mesh)
+    return functools.partial(load_function(spec.judge.function), chat=chat, **spec.judge.options)
 
 
-def main(config: ConfigDict, workdir: Path) -> dict:
+def main(spec: PreferencesSpec, workdir: Path) -> dict:
     """Asks the judge, writes the pairs. Returns the summary with how many candidates were left out, and why.
 
-    Raises ChatError where every query of a batch failed, so that nobody seems to be there; ValueError for a bad candidate,
+    Raises ChatError where every query of a batch failed, so that no model seems to be there; ValueError for a bad candidate,
     or where no pair is left; Stopped, when all is saved, if a signal asked it to end.
     """
-    start_time = time.monotonic()
-    check(config)
-    values, workdir = DEFAULTS | config.to_dict(), Path(workdir)
-    mesh = make_mesh(config.mesh)
-    with open_workdir(workdir, config.to_dict()) as run, jax.set_mesh(mesh), graceful_stop() as stop:
-        record_lineage(workdir, config.to_dict())
-        records = records_of(values["candidates"], seed=config.seed)
+    spec = read(PreferencesSpec, spec)
+    check(spec)
+    mesh = make_mesh(spec.mesh.axes())
+    with open_run(spec, workdir, mesh) as run:
+        records = records_of(spec.candidates, seed=spec.seed)
         candidates = [parse_candidate(row.values, where=row.where) for row in records]
-        judge = build(config, mesh)
+        judge = build(spec, mesh)
 
         # Loop
-        size = config.candidates_per_batch
-        path = workdir / VERDICTS
+        size, path = spec.candidates_per_batch, run.path / VERDICTS
         count = on_first(lambda: keep_whole_batches(path, size=size, limit=len(candidates)))
         judged = read_verdicts(path, count=count)
-        with MetricsWriter(workdir, total=len(candidates), resume_step=len(judged)) as metrics:
+        with MetricsWriter(run.path, total=len(candidates), resume_step=len(judged)) as metrics:
             while len(judged) < len(candidates):
-                stop.check()
+                run.stop.check()
                 begin = time.perf_counter()
                 batch = candidates[len(judged) : len(judged) + size]
-                found = judge_pairs(batch, judge, queries=values["queries"], seed=config.seed)
-                unanswered = [why.message for pair in found for why in pair.failures if why.kind == "error"]
-                num_asked = len(found) * values["queries"]
+                verdicts = judge_pairs(batch, judge, queries=spec.queries, seed=spec.seed)
+                unanswered = [why.message for pair in verdicts for why in pair.failures if why.kind == "error"]
+                num_asked = len(verdicts) * spec.queries
                 check_answered(unanswered, num_asked=num_asked, who="the judge", what="queries")
-                _, counts = select_pairs(found, threshold=values["threshold"], balance_lengths=False)
-                metrics.write(len(judged) + len(found), counts | {"time/step": time.perf_counter() - begin})
-                lines = "".join(_to_line(pair) for pair in found)
-                require_same_text(lines, f"the verdicts on candidates {len(judged)} to {len(judged) + len(found) - 1}")
+                _, counts = select_pairs(verdicts, threshold=spec.threshold, balance_lengths=False)
+                metrics.write(len(judged) + len(verdicts), counts | {"time/step": time.perf_counter() - begin})
+                lines = "".join(_to_line(pair) for pair in verdicts)
+                last = len(judged) + len(verdicts) - 1
+                require_same_text(lines, f"the verdicts on candidates {len(judged)} to {last}")
                 on_first(functools.partial(_append, path, lines))
-                judged += found
+                judged += verdicts
 
         # The set
-        pairs, counts = select_pairs(judged, threshold=values["threshold"])
+        pairs, counts = select_pairs(judged, threshold=spec.threshold)
         if not pairs:
-            raise ValueError(f"{workdir}: no pair is left of {len(judged)} candidates: {counts}")
-        on_first(lambda: write_set(workdir, pairs))
-        summary = {"pairs": len(pairs), "counts": counts, "seed": config.seed}
-        summary["wall_seconds"] = time.monotonic() - start_time
-        run.mark_done(summary)
-    return summary
+            raise ValueError(f"{run.path}: no pair is left of {len(judged)} candidates: {counts}")
+        on_first(lambda: write_set(run.path, pairs))
+        return run.mark_done({"pairs": len(pairs), "counts": counts, "seed": spec.seed})
 
 
 def write_set(workdir: Path, pairs: Sequence[Mapping[str, Any]]) -> None:

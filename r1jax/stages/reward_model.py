@@ -10,44 +10,35 @@ that RL scores may be of any length. 2. No balance loss; the router bias is upda
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from r1jax.data.preferences import READS, Preference, check_kind, parse_preference, split_preferences
+from r1jax.data.preferences import READS, Preference, parse_preference, split_preferences
 from r1jax.data.record_source import check_records, records_of
 from r1jax.evals.reward_model import length_bias, pair_calibration, pair_metrics, point_calibration, point_metrics
 from r1jax.models.reward_head import rewards_at_end
 from r1jax.models.transformer import Model
 from r1jax.objectives.preference import pair_loss, point_loss
-from r1jax.policies.policy import check_init, load_policy
+from r1jax.policies.policy import load_policy
+from r1jax.policies.preview import Previews
 from r1jax.policies.reward_model import encode_response, init_head, make_score, pad_rows, score_sequences
 from r1jax.sharding import make_mesh
+from r1jax.specs.reader import read
+from r1jax.specs.stages import RewardModelSpec
 from r1jax.stages.auxiliary import expert_counts
-from r1jax.stages.keys import check_counts, check_finite, check_keys, check_not_negative
+from r1jax.stages.run import open_run
 from r1jax.text.chat import check_template
 from r1jax.text.response import part_of
 from r1jax.text.tokenizer import Tokenizer
-from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.learner import NonFiniteError, TrainState, Update, init_state, make_update, update_once
-from r1jax.training.optimizer import OPTIMIZER_KEYS, make_optimizer
-from r1jax.workdir.directory import open_workdir
-from r1jax.workdir.lineage import record_lineage
+from r1jax.training.optimizer import make_optimizer
 from r1jax.workdir.metrics import MetricsWriter
-from r1jax.workdir.stop import Stopped, graceful_stop
-
-DEFAULTS = {"examples_per_update": 256, "epochs": 1, "heldout_fraction": 0.1}
-"""Optional keys of the config (R1 Sec. B.2)."""
-LEARNING_RATE = 6e-6
-COUNTS = frozenset(
-    ["max_tokens", "length_bucket", "examples_per_microbatch", "log_every", "checkpoint_every", "keep_checkpoints"]
-)
-KEYS = COUNTS.union(["stage", "seed", "mesh", "init", "kind", "data", "template", "optimizer", "bias_rate"])
+from r1jax.workdir.stop import Stopped
 
 
 class Example(NamedTuple):
@@ -64,24 +55,15 @@ class Example(NamedTuple):
         return max(map(len, self.sequences))
 
 
-def check(config: ConfigDict) -> None:
-    """Raises ValueError, naming the key, for a config that cannot train."""
-    check_keys(config, required=KEYS, optional=DEFAULTS, where="reward_model")
-    check_keys(
-        config.optimizer, required=(), optional=("learning_rate", *OPTIMIZER_KEYS), where="reward_model: optimizer"
-    )
-    settings = _settings(config)
-    check_counts({**config, **settings}, (*COUNTS, "examples_per_update", "epochs"), where="reward_model")
-    check_counts(config, ("seed",), where="reward_model", least=0)
-    check_finite(config.to_dict(), where="reward_model")
-    check_not_negative(config, ("bias_rate",), where="reward_model")
-    if not 0 < settings["heldout_fraction"] < 1:
-        raise ValueError(f"reward_model: heldout_fraction={settings['heldout_fraction']} must be in (0, 1)")
-    check_kind(config.kind)
-    make_optimizer(total_steps=2**31, **_optimizer_settings(config))
-    check_init(config.init.to_dict())
-    check_records(config.data, where="reward_model: data")
-    check_template(config.template)
+def check(spec: RewardModelSpec, previews: Previews | None = None) -> None:
+    """Raises ValueError, naming the key, for what cannot train.
+
+    previews: the stages of the run, those that have still to run too.
+    """
+    check_template(spec.template)
+    make_mesh(spec.mesh.axes())
+    check_records(spec.data, where="data")
+    (previews or Previews()).policy(spec.init, seed=spec.seed)
 
 
 def make_loss(model: Model, *, kind: str, num_examples: int):
@@ -106,109 +88,92 @@ def make_loss(model: Model, *, kind: str, num_examples: int):
     return loss_function
 
 
-def build(config: ConfigDict, model: Model, params, buffers, *, num_updates: int) -> tuple[TrainState, Update]:
+def build(spec: RewardModelSpec, model: Model, params, buffers, *, num_updates: int) -> tuple[TrainState, Update]:
     """Train state and jitted update from weights (the head among them) that are laid out on their mesh, or their shapes."""
-    optimizer, schedule = make_optimizer(total_steps=num_updates, **_optimizer_settings(config))
+    optimizer, schedule = make_optimizer(spec.optimizer, total_steps=num_updates)
     state = init_state(params, buffers, optimizer=optimizer)
-    loss_function = make_loss(model, kind=config.kind, num_examples=_settings(config)["examples_per_update"])
-    update = make_update(loss_function, optimizer, schedule=schedule, state=state, bias_rate=config.bias_rate)
+    loss_function = make_loss(model, kind=spec.kind, num_examples=spec.examples_per_update)
+    update = make_update(loss_function, optimizer, schedule=schedule, state=state, bias_rate=spec.bias_rate)
     return state, update
 
 
-def main(config: ConfigDict, workdir: Path) -> dict:
+def main(spec: RewardModelSpec, workdir: Path) -> dict:
     """Trains, and leaves checkpoints, model.json and tokenizer/ in ``workdir``. Returns the summary with held-out figures.
 
     Raises Stopped, when all is saved, if a signal asked it to end before it was done.
     """
-    start_time = time.monotonic()
-    check(config)
-    settings, mesh = _settings(config), make_mesh(config.mesh)
-    with (
-        open_workdir(workdir, config.to_dict()) as run,
-        jax.set_mesh(mesh),
-        graceful_stop() as stop,
-        Checkpoints(workdir, keep=config.keep_checkpoints, every=config.checkpoint_every) as checkpoints,
-    ):
-        record_lineage(workdir, config.to_dict())
-
+    spec = read(RewardModelSpec, spec)
+    check(spec)
+    mesh = make_mesh(spec.mesh.axes())
+    with open_run(spec, workdir, mesh) as run:
         # Policy and data
-        policy, params, buffers = load_policy(config.init.to_dict(), mesh=mesh, seed=config.seed)
-        policy.save(workdir)
-        train, heldout, counts = make_examples(config, policy.tokenizer)
-        num_updates = math.ceil(len(train) * settings["epochs"] / settings["examples_per_update"])
+        policy, params, buffers = load_policy(spec.init, mesh=mesh, seed=spec.seed)
+        policy.save(run.path)
+        train, heldout, counts = make_examples(spec, policy.tokenizer)
+        num_updates = math.ceil(len(train) * spec.epochs / spec.examples_per_update)
 
         # Train state
-        params = init_head(policy, params, mesh=mesh, seed=config.seed)
-        state, update = build(config, policy.model, params, buffers, num_updates=num_updates)
+        params = init_head(policy, params, mesh=mesh, seed=spec.seed)
+        state, update = build(spec, policy.model, params, buffers, num_updates=num_updates)
         del params, buffers
-        run.require_space(checkpoints.bytes_to_come(state))
-        updates, num_tokens, earlier_seconds = 0, 0, 0.0
-        if checkpoints.latest_step() is not None:
-            state, extra = checkpoints.restore(state)
-            updates, num_tokens, earlier_seconds = int(state["step"]), extra["num_tokens"], extra["wall_seconds"]
-
-        def wall_seconds():
-            return earlier_seconds + time.monotonic() - start_time
-
-        def save():
-            checkpoints.save(updates, state, extra={"num_tokens": num_tokens, "wall_seconds": wall_seconds()})
+        updates, num_tokens = 0, 0
+        state, extra = run.restore(state)
+        if extra is not None:
+            updates, num_tokens = int(state["step"]), extra["num_tokens"]
 
         # Loop
-        with MetricsWriter(workdir, total=num_updates, resume_step=updates) as metrics:
-            while updates < num_updates and not stop.agreed():
+        with MetricsWriter(run.path, total=num_updates, resume_step=updates) as metrics:
+            while updates < num_updates and not run.stop.agreed():
                 begin = time.perf_counter()
-                batch = batch_of(train, updates, size=settings["examples_per_update"], config=config)
-                state, row = train_on(state, update, batch, config)
+                batch = batch_of(train, updates, spec)
+                state, row = update_on_examples(state, update, batch, spec)
                 updates += 1
                 if not row.pop("finite"):
                     raise NonFiniteError(
                         f"update {updates}: the gradient is not finite; the last good checkpoint is kept"
                     )
                 num_tokens += sum(len(ids) for example in batch for ids in example.sequences)
-                if updates % config.log_every == 0 or updates == num_updates:
-                    row |= {"num_tokens": num_tokens, "epoch": updates / num_updates * settings["epochs"]}
+                if updates % spec.log_every == 0 or updates == num_updates:
+                    row |= {"num_tokens": num_tokens, "epoch": updates / num_updates * spec.epochs}
                     metrics.write(updates, row | {"time/step": time.perf_counter() - begin})
-                if checkpoints.is_due(updates):
-                    save()
-            save()
+                if run.checkpoints.is_due(updates):
+                    run.save(updates, state, extra={"num_tokens": num_tokens})
+            run.save(updates, state, extra={"num_tokens": num_tokens})
             if updates < num_updates:
                 raise Stopped
-            scores = evaluate(make_score(policy.model), state, heldout, config)
+            scores = evaluate(make_score(policy.model), state, heldout, spec)
             metrics.write(updates, {f"eval/{name}": value for name, value in scores.items()})
-        checkpoints.wait()
-        center = scores["mean_reward"] if config.kind == "helpful" else 0.0
-        summary = {"kind": config.kind, "updates": updates, "examples": counts, "heldout": scores, "center": center}
-        summary |= {"wall_seconds": wall_seconds(), "seed": config.seed}
-        run.mark_done(summary)
-    return summary
+        center = scores["mean_reward"] if spec.kind == "helpful" else 0.0
+        summary = {"kind": spec.kind, "updates": updates, "examples": counts, "heldout": scores, "center": center}
+        return run.mark_done(summary | {"seed": spec.seed})
 
 
-def make_examples(config: ConfigDict, tokenizer: Tokenizer) -> tuple[list[Example], list[Example], dict[str, int]]:
+def make_examples(spec: RewardModelSpec, tokenizer: Tokenizer) -> tuple[list[Example], list[Example], dict[str, int]]:
     """(training examples, held-out ones, counts).
 
     Raises ValueError naming the file, line and field of a bad record, or where one of the sides is empty.
     """
-    records = records_of(config.data.to_dict(), seed=config.seed)
-    preferences = [parse_preference(row.values, config.kind, where=row.where) for row in records]
+    records = records_of(spec.data, seed=spec.seed)
+    preferences = [parse_preference(row.values, spec.kind, where=row.where) for row in records]
     train, heldout = (
-        [_encode(preference, config, tokenizer) for preference in side]
-        for side in split_preferences(preferences, heldout_fraction=_settings(config)["heldout_fraction"])
+        [_encode(preference, spec, tokenizer) for preference in side]
+        for side in split_preferences(preferences, heldout_fraction=spec.heldout_fraction)
     )
-    short = [example for example in train if example.longest <= config.max_tokens]
+    short = [example for example in train if example.longest <= spec.max_tokens]
     counts = {"train": len(short), "heldout": len(heldout), "too_long": len(train) - len(short)}
     for name in ("train", "heldout"):
         if not counts[name]:
-            raise ValueError(f"reward_model: no {name} example among {len(preferences)} records: {counts}")
+            raise ValueError(f"data: no {name} example among {len(preferences)} records: {counts}")
     return short, heldout, counts
 
 
-def batch_of(examples: Sequence[Example], update: int, *, size: int, config: ConfigDict) -> list[Example]:
+def batch_of(examples: Sequence[Example], update: int, spec: RewardModelSpec) -> list[Example]:
     """The examples of an update: each epoch goes through all of them in an order of its own; the last may be fewer."""
-    epochs, batch = _settings(config)["epochs"], []
-    for place in range(update * size, min((update + 1) * size, epochs * len(examples))):
+    size, batch = spec.examples_per_update, []
+    for place in range(update * size, min((update + 1) * size, spec.epochs * len(examples))):
         epoch, within = divmod(place, len(examples))
         if not batch or within == 0:
-            order = np.random.default_rng([config.seed, epoch]).permutation(len(examples))
+            order = np.random.default_rng([spec.seed, epoch]).permutation(len(examples))
         batch.append(examples[order[within]])
     return batch
 
@@ -231,20 +196,22 @@ def make_microbatches(batch: Sequence[Example], *, rows: int, bucket: int, num_e
     return microbatches
 
 
-def train_on(state, update: Update, batch: Sequence[Example], config: ConfigDict) -> tuple[TrainState, dict]:
+def update_on_examples(
+    state, update: Update, batch: Sequence[Example], spec: RewardModelSpec
+) -> tuple[TrainState, dict]:
     """One update: (state, metrics row)."""
     microbatches = make_microbatches(
         batch,
-        rows=config.examples_per_microbatch,
-        bucket=config.length_bucket,
-        num_examples=_settings(config)["examples_per_update"],
+        rows=spec.examples_per_microbatch,
+        bucket=spec.length_bucket,
+        num_examples=spec.examples_per_update,
     )
     state, sums, info = update_once(state, update, microbatches)
     row = {name: float(value) for name, value in info.items()} | {"loss": float(sums["loss"])}
-    return state, row | _metrics(np.asarray(sums["rewards_BK"])[: len(batch)], batch, config.kind)
+    return state, row | _metrics(np.asarray(sums["rewards_BK"])[: len(batch)], batch, spec.kind)
 
 
-def evaluate(score, state, examples: Sequence[Example], config: ConfigDict) -> dict[str, float]:
+def evaluate(score, state, examples: Sequence[Example], spec: RewardModelSpec) -> dict[str, float]:
     """Accuracy, margin, rewards, calibration error ("ece") and length bias on examples (``r1jax.evals.reward_model``)."""
     sequences = [ids for example in examples for ids in example.sequences]
     rewards = score_sequences(
@@ -252,15 +219,15 @@ def evaluate(score, state, examples: Sequence[Example], config: ConfigDict) -> d
         state["params"],
         state["buffers"],
         sequences,
-        rows=config.examples_per_microbatch,
-        bucket=config.length_bucket,
+        rows=spec.examples_per_microbatch,
+        bucket=spec.length_bucket,
     )
     rewards_BK = rewards.reshape(len(examples), -1)
     lengths_BK = np.array([len(ids) for ids in sequences]).reshape(rewards_BK.shape)
     labels_B = np.array([example.label for example in examples])
-    is_pairs = config.kind == "helpful"
+    is_pairs = spec.kind == "helpful"
     ece = pair_calibration(rewards_BK) if is_pairs else point_calibration(rewards_BK[:, 0], labels_B)
-    return {**_metrics(rewards_BK, examples, config.kind), "ece": ece, **length_bias(rewards_BK, lengths_BK)}
+    return {**_metrics(rewards_BK, examples, spec.kind), "ece": ece, **length_bias(rewards_BK, lengths_BK)}
 
 
 def _metrics(rewards_BK: np.ndarray, examples: Sequence[Example], kind: str) -> dict[str, float]:
@@ -269,16 +236,7 @@ def _metrics(rewards_BK: np.ndarray, examples: Sequence[Example], kind: str) -> 
     return point_metrics(rewards_BK[:, 0], np.array([example.label for example in examples]))
 
 
-def _encode(preference: Preference, config: ConfigDict, tokenizer: Tokenizer) -> Example:
-    texts = [part_of(response, READS[config.kind]) or "" for response in preference.responses]
-    sequences = [encode_response(preference.messages, text, tokenizer, template=config.template) for text in texts]
+def _encode(preference: Preference, spec: RewardModelSpec, tokenizer: Tokenizer) -> Example:
+    texts = [part_of(response, READS[spec.kind]) or "" for response in preference.responses]
+    sequences = [encode_response(preference.messages, text, tokenizer, template=spec.template) for text in texts]
     return Example(tuple(sequences), 1.0 if preference.is_safe is None else float(preference.is_safe))
-
-
-def _settings(config: ConfigDict) -> Mapping[str, Any]:
-    """The optional keys with their defaults."""
-    return {name: config.get(name, default) for name, default in DEFAULTS.items()}
-
-
-def _optimizer_settings(config: ConfigDict) -> dict[str, Any]:
-    return {"learning_rate": LEARNING_RATE} | config.optimizer.to_dict()

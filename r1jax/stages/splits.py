@@ -6,89 +6,87 @@ fraction agree on the split, and two that do not would let held-out problems int
 
 import collections
 import itertools
-import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from r1jax.data.record_source import records_of
 from r1jax.policies.policy import make_source
-from r1jax.rewards.rubric import load_function
+from r1jax.policies.preview import Previews
+from r1jax.specs.fields import paths_of
+from r1jax.specs.source import SourceSpec
+from r1jax.specs.stages import StageSpec, SupervisedSpec
+from r1jax.specs.tasks import Task
 from r1jax.tasks.mixture import make_task
 from r1jax.tasks.problem import recorded_splits
-from r1jax.workdir.directory import from_here
-from r1jax.workdir.lineage import paths_of
 
 _NUM_DOCUMENTS = 16
 
 
-def check_same_split(init: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> None:
-    """Compares the split of an RL stage's tasks with those of the stages that its policy comes from.
+def check_same_split(spec: Any, previews: Previews) -> None:
+    """Compares the split of a stage's tasks with those of the stages that its policy comes from.
 
     A few problems or documents of each are made, and what they ask of ``split_of`` is compared. A stage whose data
-    cannot be made here is told on stderr and left out.
+    cannot be made here is named on stderr and left out.
 
     Raises ValueError naming both fractions and the stage before.
     """
-    own = _fractions(lambda: _make_problems(tasks))
-    for path, config in _stages_before(init):
+    here = _fractions(lambda: _make_problems(spec.tasks))
+    for path, before in _stages_before(spec.init, previews):
         try:
-            theirs = _fractions(lambda config=config: _make_data(config))
+            there = _fractions(lambda before=before: _make_data(before))
         except Exception as error:
             print(f"warning: cannot tell which problems {path} was trained on: {error}", file=sys.stderr, flush=True)
             continue
-        for space in sorted(own.keys() & theirs.keys()):
-            if len(own[space] | theirs[space]) > 1:
+        for space in sorted(here.keys() & there.keys()):
+            if len(here[space] | there[space]) > 1:
                 raise ValueError(
-                    f"tasks: heldout_fraction of {space} is {_listed(own[space])} here and {_listed(theirs[space])} in "
+                    f"tasks: heldout_fraction of {space} is {_listed(here[space])} here and {_listed(there[space])} in "
                     f"{path}, which the policy comes from: problems held out here would have been trained on there"
                 )
 
 
-def _stages_before(init: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """(work directory, config) of the stage that a policy is taken from, of those that a path of its config names, ..."""
-    seen, coming = set(), [name for _, name in paths_of(init)]
+def _stages_before(init: Any, previews: Previews) -> Iterator[tuple[str, StageSpec]]:
+    """(work directory, spec) of the stage that a policy is taken from, of those that a path of its spec names, ..."""
+    seen, coming = set(), list(paths_of(init).values())
     while coming:
-        name = coming.pop(0)
-        if name in seen:
+        path = coming.pop(0)
+        if path in seen:
             continue
-        seen.add(name)
-        path = Path(name)
-        try:
-            config = from_here(json.loads((path / "config.json").read_text()), path)
-        except (OSError, ValueError):
-            continue  # no stage, or load_policy says what is wrong with it
-        yield path, config
-        coming += [name for _, name in paths_of(config)]
+        seen.add(path)
+        spec = previews.stage_at(path)
+        if spec is not None:
+            yield path, spec
+            coming += paths_of(spec).values()
 
 
 def _fractions(make: Callable[[], None]) -> dict[str, set[float]]:
-    with recorded_splits() as found:
+    with recorded_splits() as fractions:
         make()
-    return found
+    return fractions
 
 
-def _make_problems(tasks: Sequence[Mapping[str, Any]]) -> None:
+def _make_problems(tasks: Sequence[Task]) -> None:
     for spec in tasks:
         make_task(spec).problem(0, split="train")
 
 
-def _make_data(config: Mapping[str, Any]) -> None:
-    """A few documents of a supervised stage's config, records that another stage makes, or problems of an RL stage's.
+def _make_data(spec: Any) -> None:
+    """A few documents of a supervised stage, records that a function makes, or problems of the tasks that a stage has.
 
     Records of a path are those of a stage before.
     """
-    data = config.get("data") or {}
-    if config["stage"] == "supervised" and "function" in data:
-        source = make_source(data, seed=config["seed"])
-        for index in range(_NUM_DOCUMENTS):
-            source(index)
-    elif config["stage"] != "supervised":
-        for spec in (data, config.get("candidates") or {}, *(config.get("others") or ())):
-            if "function" in spec:
-                records = load_function(spec["function"])(seed=config["seed"], **(spec.get("arguments") or {}))
-                collections.deque(itertools.islice(records, _NUM_DOCUMENTS), maxlen=0)
-    _make_problems(config.get("tasks") or ())
+    if isinstance(spec, SupervisedSpec):
+        if spec.data.function is not None:
+            source = make_source(spec.data, seed=spec.seed)
+            for index in range(_NUM_DOCUMENTS):
+                source(index)
+    else:
+        sources: list[SourceSpec] = [getattr(spec, name) for name in ("data", "candidates") if hasattr(spec, name)]
+        for source in (*sources, *getattr(spec, "others", ())):
+            if source.function is not None:
+                collections.deque(itertools.islice(records_of(source, seed=spec.seed), _NUM_DOCUMENTS), maxlen=0)
+    _make_problems(getattr(spec, "tasks", ()))
 
 
 def _listed(fractions: set[float]) -> str:

@@ -11,97 +11,75 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from r1jax.data.documents import TOO_LONG, as_messages, make_document_iterator
+from r1jax.data.documents import as_messages, make_document_iterator
 from r1jax.data.records import RecordsMissingError
 from r1jax.models.transformer import Model
 from r1jax.objectives.sums import add_metrics, mean_metrics
 from r1jax.objectives.supervised import cross_entropy_loss
 from r1jax.objectives.weights import token_weights
-from r1jax.policies.policy import check_init, check_source, count_documents, load_policy, make_source
+from r1jax.policies.policy import count_documents, load_policy, make_source
+from r1jax.policies.preview import Previews
 from r1jax.processes import require_same
 from r1jax.sharding import make_mesh, place_batch
+from r1jax.specs.reader import read
+from r1jax.specs.stages import SupervisedSpec
 from r1jax.stages.auxiliary import balance_loss, check_auxiliary, expert_counts, mtp_loss
-from r1jax.stages.keys import check_counts, check_finite, check_keys, check_not_negative, offload_of, options_of
-from r1jax.text.chat import TRAIN, check_template, tokenizer_for
-from r1jax.training.checkpoint import Checkpoints
+from r1jax.stages.run import open_run
+from r1jax.text.chat import check_template, tokenizer_for
 from r1jax.training.learner import NonFiniteError, TrainState, Update, init_state, make_update, update_once
 from r1jax.training.offload import OPTIMIZER, check_offload, to_host
-from r1jax.training.optimizer import OPTIMIZER_KEYS, make_optimizer
-from r1jax.workdir.directory import open_workdir
-from r1jax.workdir.lineage import record_lineage
+from r1jax.training.optimizer import make_optimizer
 from r1jax.workdir.metrics import MetricsWriter
-from r1jax.workdir.stop import Stopped, graceful_stop
+from r1jax.workdir.stop import Stopped
 
-COUNTS = frozenset(
-    [
-        "documents_per_update",
-        "row_length",
-        "rows_per_microbatch",
-        "log_every",
-        "checkpoint_every",
-        "keep_checkpoints",
-    ]
-)
-KEYS = COUNTS.union(
-    ["stage", "seed", "mesh", "init", "data", "template", "loss_on_prompt", "aggregation", "optimizer", "bias_rate"]
-)
-LENGTHS = ("num_updates", "num_epochs")
-"""How long it trains: one of the two. Epochs are of a source that is finite, and end with the update that completes them."""
-AUXILIARY = ("mtp_weight", "balance_weight")
-DOCUMENT_OPTIONS = {"train": TRAIN, "too_long": TOO_LONG}
 FIELDS = ("tokens", "targets", "mask", "segment_ids", "positions")
+_UNKNOWN_UPDATES = 1 << 30
+"""Updates of a run whose data an earlier stage has still to make."""
 
 
-def check(config: ConfigDict) -> None:
-    """Raises ValueError, naming the key, for a config that cannot train; costs a document."""
-    check_keys(config, required=KEYS, optional=[*LENGTHS, *AUXILIARY, *DOCUMENT_OPTIONS, "offload"], where="supervised")
-    lengths = options_of(config, LENGTHS)
-    if len(lengths) != 1:
-        raise ValueError("supervised: there must be one of num_updates and num_epochs")
-    check_keys(config.optimizer, required=("learning_rate",), optional=OPTIMIZER_KEYS, where="supervised: optimizer")
-    check_counts(config, COUNTS.union(lengths), where="supervised")
-    check_counts(config, ("seed",), where="supervised", least=0)
-    check_finite(config.to_dict(), where="supervised")
-    check_not_negative(config, ("bias_rate", *AUXILIARY), where="supervised")
-    if config.aggregation not in ("token", "sequence"):
-        raise ValueError(f"aggregation={config.aggregation!r}: must be 'token' or 'sequence'")
-    for name, allowed in DOCUMENT_OPTIONS.items():
-        if name in config and config[name] not in allowed:
-            raise ValueError(f"{name}={config[name]!r}: must be one of {', '.join(allowed)}")
-    check_init(config.init.to_dict())
-    check_source(config.data, where="supervised: data")
-    source = make_source(config.data.to_dict(), seed=config.seed)
+def check(spec: SupervisedSpec, previews: Previews | None = None) -> None:
+    """Raises ValueError, naming the key, for what cannot train; costs a document.
+
+    previews: the stages of the run, those that have still to run too.
+    """
+    previews = previews or Previews()
+    check_template(spec.template)
+    mesh = make_mesh(spec.mesh.axes())
+    check_offload(spec.offload, devices=mesh.local_devices)
     try:
-        check_template(config.template, as_messages(source(0))[:-1])
-        num_updates = num_updates_of(config)
+        source = make_source(spec.data, seed=spec.seed)
+    except ValueError as error:
+        raise ValueError(f"data.function={error}") from error
+    try:
+        document = as_messages(source(0))
+        check_template(spec.template, document[:-1])
+        num_updates = num_updates_of(spec)
     except RecordsMissingError:  # an earlier stage makes the data; main needs it
-        num_updates = config.num_updates if "num_updates" in config else 1 << 30
-    check_offload(offload_of(config), (OPTIMIZER,), devices=make_mesh(config.mesh).local_devices, where="supervised")
-    make_optimizer(total_steps=num_updates, **config.optimizer)
+        num_updates = spec.num_updates or _UNKNOWN_UPDATES
+    spec.optimizer.check_steps(num_updates)
+    preview = previews.policy(spec.init, seed=spec.seed)
+    if preview is not None:
+        check_auxiliary(preview.config, mtp_weight=spec.mtp_weight, balance_weight=spec.balance_weight)
+        tokenizer_for(preview.tokenizer, spec.template)
 
 
-def num_updates_of(config: ConfigDict) -> int:
-    """Updates of the whole run: as the config says, or so many that every document was seen ``num_epochs`` times.
+def num_updates_of(spec: SupervisedSpec) -> int:
+    """Updates of the whole run: as the spec says, or so many that every document was seen ``num_epochs`` times.
 
     Raises ValueError for epochs of a source without end; RecordsMissingError where the data is not there.
     """
-    if "num_updates" in config:
-        return config.num_updates
-    count = count_documents(config.data.to_dict())
+    if spec.num_updates is not None:
+        return spec.num_updates
+    count = count_documents(spec.data)
     if count is None:
-        raise ValueError(f"num_epochs={config.num_epochs}: {config.data.function} has no end: say num_updates")
-    return math.ceil(config.num_epochs * count / config.documents_per_update)
+        raise ValueError(f"num_epochs={spec.num_epochs}: {spec.data.function} has no end: say num_updates")
+    return math.ceil((spec.num_epochs or 1) * count / spec.documents_per_update)
 
 
-def make_loss(model, *, aggregation: str, mtp_weight: float = 0.0, balance_weight: float = 0.0):
-    """(params, buffers, microbatch) -> (loss, sums); the microbatch carries the whole batch's counts.
-
-    mtp_weight is λ of V3 Eq. 25, balance_weight α of Eq. 17; where one is 0, its part is not computed.
-    """
-    check_auxiliary(model, mtp_weight=mtp_weight, balance_weight=balance_weight)
-    routing = {"balance": balance_weight > 0}
+def make_loss(model: Model, spec: SupervisedSpec):
+    """(params, buffers, microbatch) -> (loss, sums); the microbatch carries the whole batch's counts."""
+    routing = {"balance": spec.balance_weight > 0}
 
     def loss_function(params, buffers, batch):
         hidden_BTD, _, aux = model.hidden(
@@ -116,18 +94,18 @@ def make_loss(model, *, aggregation: str, mtp_weight: float = 0.0, balance_weigh
         weight_BT = token_weights(
             batch["mask"],
             batch["segment_ids"],
-            aggregation=aggregation,
+            aggregation=spec.aggregation,
             num_sequences=batch["num_sequences"],
             num_tokens=batch["num_tokens"],
         )
         loss, metrics = cross_entropy_loss(logp_BT, weight_BT=weight_BT)
         extras, mtp_aux = {}, None
-        if mtp_weight:
+        if spec.mtp_weight:
             extras["mtp_loss"], mtp_aux = mtp_loss(model, params, buffers, hidden_BTD, batch, weight_BT, **routing)
-            loss += mtp_weight * extras["mtp_loss"]
-        if balance_weight:
+            loss += spec.mtp_weight * extras["mtp_loss"]
+        if spec.balance_weight:
             extras["moe/balance_loss"] = balance_loss(aux, mtp_aux, num_sequences=batch["num_segments"])
-            loss += balance_weight * extras["moe/balance_loss"]
+            loss += spec.balance_weight * extras["moe/balance_loss"]
         sums = {name: jax.lax.stop_gradient(value) * batch["num_tokens"] for name, value in extras.items()}
         return loss, {**metrics, **sums, "expert_counts": expert_counts(buffers, aux, mtp_aux)}
 
@@ -135,86 +113,74 @@ def make_loss(model, *, aggregation: str, mtp_weight: float = 0.0, balance_weigh
 
 
 def build(
-    config: ConfigDict, model: Model, params, buffers, *, num_updates: int | None = None
+    spec: SupervisedSpec, model: Model, params, buffers, *, num_updates: int | None = None
 ) -> tuple[TrainState, Update]:
     """Train state and jitted update from weights that are laid out on their mesh, or ShapeDtypeStructs of them.
 
-    num_updates: of the whole run; None: as the config and its data say.
+    num_updates: of the whole run; None: as the spec and its data say.
     """
-    num_updates = num_updates_of(config) if num_updates is None else num_updates
-    optimizer, schedule = make_optimizer(total_steps=num_updates, **config.optimizer)
+    num_updates = num_updates_of(spec) if num_updates is None else num_updates
+    optimizer, schedule = make_optimizer(spec.optimizer, total_steps=num_updates)
     state = init_state(params, buffers, optimizer=optimizer)
-    if OPTIMIZER in offload_of(config):
+    if OPTIMIZER in spec.offload:
         state["opt_state"] = to_host(state["opt_state"])
     update = make_update(
-        make_loss(model, aggregation=config.aggregation, **options_of(config, AUXILIARY)),
+        make_loss(model, spec),
         optimizer,
         schedule=schedule,
         state=state,
-        bias_rate=config.bias_rate,
+        bias_rate=spec.bias_rate,
         add_metrics=add_metrics,
     )
     return state, update
 
 
-def main(config: ConfigDict, workdir: Path) -> dict:
+def main(spec: SupervisedSpec, workdir: Path) -> dict:
     """Trains, and leaves checkpoints, model.json and tokenizer/ in ``workdir``. Returns the summary.
 
     Raises Stopped, when all is saved, if a signal asked it to end before it was done.
     """
-    start_time = time.monotonic()
-    check(config)
-    source = make_source(config.data.to_dict(), seed=config.seed)
+    spec = read(SupervisedSpec, spec)
+    check(spec)
+    source = make_source(spec.data, seed=spec.seed)
     source(0)  # data that is not there is said now
-    num_updates = num_updates_of(config)
-    mesh = make_mesh(config.mesh)
-    with (
-        open_workdir(workdir, config.to_dict()) as run,
-        jax.set_mesh(mesh),
-        graceful_stop() as stop,
-        Checkpoints(workdir, keep=config.keep_checkpoints, every=config.checkpoint_every) as checkpoints,
-    ):
-        record_lineage(workdir, config.to_dict())
-
+    num_updates = num_updates_of(spec)
+    mesh = make_mesh(spec.mesh.axes())
+    with open_run(spec, workdir, mesh) as run:
         # Policy and data
-        policy, params, buffers = load_policy(config.init.to_dict(), mesh=mesh, seed=config.seed)
-        policy = dataclasses.replace(policy, tokenizer=tokenizer_for(policy.tokenizer, config.template))
-        policy.save(workdir)
+        policy, params, buffers = load_policy(spec.init, mesh=mesh, seed=spec.seed)
+        policy = dataclasses.replace(policy, tokenizer=tokenizer_for(policy.tokenizer, spec.template))
+        policy.save(run.path)
         batches = make_document_iterator(
             source,
             tokenizer=policy.tokenizer,
-            template=config.template,
-            loss_on_prompt=config.loss_on_prompt,
-            documents_per_batch=config.documents_per_update,
-            length=config.row_length,
-            rows_multiple=config.rows_per_microbatch,
-            **options_of(config, DOCUMENT_OPTIONS),
+            template=spec.template,
+            loss_on_prompt=spec.loss_on_prompt,
+            documents_per_batch=spec.documents_per_update,
+            length=spec.row_length,
+            rows_multiple=spec.rows_per_microbatch,
+            train=spec.train,
+            too_long=spec.too_long,
         )
 
         # Train state
-        state, update = build(config, policy.model, params, buffers, num_updates=num_updates)
+        state, update = build(spec, policy.model, params, buffers, num_updates=num_updates)
         del params, buffers
-        run.require_space(checkpoints.bytes_to_come(state))
-        updates, loss, too_long, earlier_seconds = 0, None, 0, 0.0
-        if checkpoints.latest_step() is not None:
-            state, extra = checkpoints.restore(state)
+        updates, loss, too_long = 0, None, 0
+        state, extra = run.restore(state)
+        if extra is not None:
             batches.set_state(extra["data"])
-            updates, loss, earlier_seconds = int(state["step"]), extra["loss"], extra["wall_seconds"]
-            too_long = extra["too_long"]
-
-        def wall_seconds():
-            return earlier_seconds + time.monotonic() - start_time
+            updates, loss, too_long = int(state["step"]), extra["loss"], extra["too_long"]
 
         def save():
-            extra = {"data": batches.get_state(), "loss": loss, "too_long": too_long, "wall_seconds": wall_seconds()}
-            checkpoints.save(updates, state, extra=extra)
+            run.save(updates, state, extra={"data": batches.get_state(), "loss": loss, "too_long": too_long})
 
         # Loop
-        with MetricsWriter(workdir, total=num_updates, resume_step=updates) as metrics:
-            while updates < num_updates and not stop.agreed():
+        with MetricsWriter(run.path, total=num_updates, resume_step=updates) as metrics:
+            while updates < num_updates and not run.stop.agreed():
                 begin = time.perf_counter()
                 batch = next(batches)
-                state, row = train_on(state, update, batch, rows=config.rows_per_microbatch)
+                state, row = update_on_documents(state, update, batch, rows=spec.rows_per_microbatch)
                 updates += 1
                 if not row.pop("finite"):
                     raise NonFiniteError(
@@ -222,25 +188,22 @@ def main(config: ConfigDict, workdir: Path) -> dict:
                     )
                 loss = row["loss"]
                 too_long += int(batch["num_too_long"])
-                if "too_long" in config:
+                if spec.too_long != "raise":
                     row["data/too_long"] = too_long
-                if updates % config.log_every == 0 or updates == num_updates:
+                if updates % spec.log_every == 0 or updates == num_updates:
                     seconds = time.perf_counter() - begin
                     row["num_loss_tokens"] = row.pop("num_tokens")  # TRL's num_tokens is of the whole run
                     row |= {"tokens_per_second/train": row["num_loss_tokens"] / seconds, "time/step": seconds}
                     metrics.write(updates, row)
-                if checkpoints.is_due(updates):
+                if run.checkpoints.is_due(updates):
                     save()
             save()
         if updates < num_updates:
             raise Stopped
-        checkpoints.wait()
-        summary = {"updates": updates, "loss": loss, "wall_seconds": wall_seconds(), "seed": config.seed}
-        run.mark_done(summary)
-    return summary
+        return run.mark_done({"updates": updates, "loss": loss, "seed": spec.seed})
 
 
-def train_on(state, update: Update, batch: dict[str, np.ndarray], *, rows: int) -> tuple[TrainState, dict]:
+def update_on_documents(state, update: Update, batch: dict[str, np.ndarray], *, rows: int) -> tuple[TrainState, dict]:
     """One update over the micro-batches of a packed batch: (state, metrics row)."""
     counts = {
         "num_tokens": np.float32(batch["mask"].sum()),

@@ -7,7 +7,6 @@ float32, or kept in bfloat16 as V3 does (V3 Sec. 3.3.3; all of AdamW is still co
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -15,22 +14,8 @@ from typing import Any
 import jax
 import optax
 
-SCHEDULES = ("constant", "cosine")
-MOMENTS_DTYPES = ("float32", "bfloat16")
-OPTIMIZER_KEYS = (
-    "schedule",
-    "warmup_steps",
-    "final_fraction",
-    "b1",
-    "b2",
-    "eps",
-    "weight_decay",
-    "clip_norm",
-    "moments_dtype",
-)
-"""Optional settings of `make_optimizer` that a config may give."""
-_HALF_STEP = 2.0**-8
-"""Half of bfloat16's largest step from one number to the next, relative to the number."""
+from r1jax.specs.training import OptimizerSpec
+
 _NOT_DECAYED = re.compile(r"b_.*|.*(scale|bias|norm)(_[A-Z]+)?")
 
 
@@ -44,82 +29,41 @@ def is_matrix(path: str, array: jax.Array) -> bool:
     return array.ndim >= 2 and not _NOT_DECAYED.fullmatch(path.rpartition("/")[2])
 
 
-def make_schedule(
-    *, learning_rate: float, schedule: str, warmup_steps: int, total_steps: int, final_fraction: float
-) -> optax.Schedule:
+def make_rate(spec: OptimizerSpec, *, total_steps: int) -> optax.Schedule:
     """The learning rate as a function of the number of updates done.
 
-    Linear from 0 over `warmup_steps` (the first update has rate learning_rate / warmup_steps, not 0), then constant,
-    or a cosine that reaches learning_rate * final_fraction at `total_steps` and stays there.
+    Linear from 0 over the warm-up (the first update has rate learning_rate / warmup_steps, not 0), then constant, or a
+    cosine that reaches learning_rate * final_fraction at `total_steps` and stays there. Raises ValueError for a warm-up that
+    is longer than the run.
     """
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule must be one of {SCHEDULES}, got {schedule!r}")
-    if not 0 <= warmup_steps < total_steps:
-        raise ValueError(f"warmup_steps must be in [0, total_steps), got {warmup_steps} of {total_steps}")
-    if not 0 <= learning_rate < math.inf or not 0 <= final_fraction <= 1:
-        raise ValueError(
-            f"learning_rate {learning_rate} must be finite and >= 0, final_fraction {final_fraction} in [0, 1]"
-        )
-    if schedule == "constant":
-        main = optax.constant_schedule(learning_rate)
+    spec.check_steps(total_steps)
+    peak, warmup_steps = spec.learning_rate, spec.warmup_steps
+    if spec.schedule == "constant":
+        main = optax.constant_schedule(peak)
     else:
-        main = optax.cosine_decay_schedule(learning_rate, total_steps - warmup_steps, alpha=final_fraction)
+        main = optax.cosine_decay_schedule(peak, total_steps - warmup_steps, alpha=spec.final_fraction)
     if warmup_steps == 0:
         return main
-    warmup = optax.linear_schedule(learning_rate / warmup_steps, learning_rate, max(warmup_steps - 1, 1))
+    warmup = optax.linear_schedule(peak / warmup_steps, peak, max(warmup_steps - 1, 1))
     return optax.join_schedules([warmup, main], [warmup_steps])
 
 
 def make_optimizer(
-    *,
-    learning_rate: float,
-    schedule: str = "constant",
-    warmup_steps: int = 0,
-    total_steps: int,
-    final_fraction: float = 0.1,
-    b1: float = 0.9,
-    b2: float = 0.95,
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    clip_norm: float | None = 1.0,
-    moments_dtype: str = "float32",
-    is_decayed: Callable[[str, Any], bool] = is_matrix,
+    spec: OptimizerSpec, *, total_steps: int, is_decayed: Callable[[str, Any], bool] = is_matrix
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """AdamW after clipping by global norm.
 
     Args:
-      learning_rate, schedule, warmup_steps, total_steps, final_fraction: see `make_schedule`.
-      b1, b2, eps: Adam's; the defaults are V3's (Sec. 4.2: 0.9, 0.95).
-      weight_decay: decoupled, times the learning rate (V3 Sec. 4.2: 0.1 in pre-training).
-      clip_norm: gradients are scaled down to this global l2 norm; None leaves them.
-      moments_dtype: how both moments are kept between updates, "float32" or "bfloat16" (rounded to the nearest).
+      spec: the settings.
+      total_steps: updates of the whole run, which a cosine goes over.
       is_decayed: (path, array) -> whether weight decay applies.
 
     Returns:
       The transformation and the schedule that it follows (for the log: schedule(state["step"])).
 
-    Raises ValueError, naming the setting, for one that cannot train (nan and inf among them).
+    Raises ValueError for a warm-up that is longer than the run.
     """
-    if clip_norm is not None and not clip_norm > 0:
-        raise ValueError(f"clip_norm must be positive or None, got {clip_norm}")
-    if not (0 <= b1 < 1 and 0 <= b2 < 1 and 0 < eps < math.inf and 0 <= weight_decay < math.inf):
-        raise ValueError(
-            f"b1 {b1} and b2 {b2} must be in [0, 1), eps {eps} positive, weight_decay {weight_decay} finite and >= 0"
-        )
-    if moments_dtype not in MOMENTS_DTYPES:
-        raise ValueError(f"moments_dtype must be one of {MOMENTS_DTYPES}, got {moments_dtype!r}")
-    if moments_dtype == "bfloat16" and 1 - max(b1, b2) <= _HALF_STEP:
-        raise ValueError(
-            f"b1 {b1} and b2 {b2} must be below {1 - _HALF_STEP} for moments_dtype 'bfloat16': a moment that falls by less in an "
-            "update is rounded to what it was, and never falls"
-        )
-    rate = make_schedule(
-        learning_rate=learning_rate,
-        schedule=schedule,
-        warmup_steps=warmup_steps,
-        total_steps=total_steps,
-        final_fraction=final_fraction,
-    )
+    rate = make_rate(spec, total_steps=total_steps)
 
     def decay_mask(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
@@ -127,11 +71,11 @@ def make_optimizer(
         )
 
     adamw = optax.chain(  # optax.adamw, with moments of a type
-        scale_by_adam(b1=b1, b2=b2, eps=eps, moments_dtype=moments_dtype),
-        optax.add_decayed_weights(weight_decay, decay_mask),
+        scale_by_adam(b1=spec.b1, b2=spec.b2, eps=spec.eps, moments_dtype=spec.moments_dtype),
+        optax.add_decayed_weights(spec.weight_decay, decay_mask),
         optax.scale_by_learning_rate(rate),
     )
-    clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
+    clip = optax.identity() if spec.clip_norm is None else optax.clip_by_global_norm(spec.clip_norm)
     return optax.chain(clip, adamw), rate
 
 

@@ -12,15 +12,12 @@ from typing import Any
 
 from r1jax.data.shards import DUPLICATE
 from r1jax.policies.chat import check_answered
-from r1jax.rewards.calls import last_line
-from r1jax.rewards.rubric import load_function
 from r1jax.rollout.records import Group, Rollout
-from r1jax.stages.keys import check_keys
+from r1jax.specs.functions import last_line, load_function
+from r1jax.specs.rewards import FilterSpec
 from r1jax.tasks.problem import GradingError, Problem, Task
 from r1jax.text.response import final_answer, parse
 from r1jax.text.sample import Chat, ChatError, Rejection, Sample, r1_text
-
-STEP_KEYS = ("options", "tasks", "chat")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,21 +65,13 @@ class Fate:
             self.reason = error
 
 
-def make_step(spec: Mapping[str, Any], *, where: str, chat: Chat | None = None) -> Step:
-    """The step of a spec {"function": "module:function", "options": {}, "tasks": None, "chat": None}.
-
-    Raises ValueError, naming the key, for an unknown key or a function that cannot be found.
-    """
-    check_keys(spec, required=("function",), optional=STEP_KEYS, where=where)
-    tasks = spec.get("tasks")
-    if isinstance(tasks, str):
-        raise ValueError(f"{where}: tasks={tasks!r} must be a list of names of tasks")
-    name = spec["function"]
-    options = dict(spec.get("options") or {})
-    return Step(name, load_function(name), options, None if tasks is None else frozenset(tasks), chat)
+def make_step(spec: FilterSpec, *, chat: Chat | None = None) -> Step:
+    """The step of a spec. Raises ValueError for a function that cannot be loaded."""
+    tasks = None if spec.tasks is None else frozenset(spec.tasks)
+    return Step(spec.function, load_function(spec.function), spec.options, tasks, chat)
 
 
-def samples_of(groups: Sequence[Group], prompts: Sequence[int], *, style: str) -> list[Fate]:
+def fates_of(groups: Sequence[Group], prompts: Sequence[int], *, style: str) -> list[Fate]:
     """The samples of groups, whose prompts have the given numbers, in order."""
     return [
         Fate(_sample(group.problem, rollout, style=style), group.problem, (prompt, number))

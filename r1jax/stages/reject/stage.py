@@ -27,53 +27,44 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from r1jax.data.record_source import check_records, records_of
 from r1jax.data.records import FOLDER, RecordsMissingError, messages_of
-from r1jax.data.shards import FORMATS, as_markdown, unshared, write_shards
-from r1jax.policies.chat import check_chat, make_chat
-from r1jax.policies.policy import Policy, check_init, load_policy
+from r1jax.data.shards import as_markdown, unshared, write_shards
+from r1jax.policies.chat import make_chat
+from r1jax.policies.policy import Policy, load_policy
+from r1jax.policies.preview import Previews
+from r1jax.policies.reward_model import load_rewards, stand_in_rewards
 from r1jax.processes import on_first, require_same_text
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector, check_problems_of
 from r1jax.rollout.engine import make_engine
 from r1jax.rollout.weight_sync import for_sampling
 from r1jax.sharding import make_mesh
-from r1jax.stages.keys import check_counts, check_engine, check_finite, check_keys, check_sampling, options_of
-from r1jax.stages.reject.curate import Step, curate, make_step, samples_of, verdicts_of
+from r1jax.specs.functions import check_function
+from r1jax.specs.reader import read
+from r1jax.specs.rewards import AskSpec, FilterSpec
+from r1jax.specs.stages import RejectSpec
+from r1jax.specs.tasks import TestSetSpec
+from r1jax.stages.reject.curate import Step, curate, fates_of, make_step, verdicts_of
+from r1jax.stages.run import open_run
 from r1jax.stages.splits import check_same_split
+from r1jax.stages.trial import check_prompts, tasks_of, try_rewards
 from r1jax.tasks.decontaminate import NgramIndex
 from r1jax.tasks.file_task import texts_of_test_set
-from r1jax.tasks.mixture import Mixture, make_mixture
+from r1jax.tasks.mixture import make_mixture
 from r1jax.tasks.problem import stable_hash
 from r1jax.text.chat import check_template, response_form
 from r1jax.text.tokenizer import Tokenizer
-from r1jax.workdir.directory import open_workdir, read_lines, write_json, write_text
-from r1jax.workdir.lineage import MANIFEST, record_lineage, weights_digest
+from r1jax.workdir.directory import read_lines, write_json, write_text
+from r1jax.workdir.lineage import MANIFEST, weights_digest
 from r1jax.workdir.metrics import MetricsWriter
-from r1jax.workdir.stop import graceful_stop
 
-COUNTS = frozenset(
-    [
-        "num_prompts",
-        "prompts_per_batch",
-        "samples_per_prompt",
-        "keep_per_prompt",
-        "max_prompt_tokens",
-        "max_new_tokens",
-        "records_per_shard",
-    ]
-)
-KEYS = COUNTS.union(
-    ["stage", "seed", "mesh", "init", "tasks", "template", "rewards", "temperature", "top_p", "engine", "filters"],
-    ["judge", "rewrite", "others", "decontaminate", "domains", "format"],
-)
 _NOT_IN_A_NAME = re.compile(r"[^-.\w]+")
 _EXAMPLES = 20
 """Dropped samples of each reason in rejected.jsonl; of a batch one of each."""
@@ -83,45 +74,47 @@ class EmptySetError(ValueError):
     """Nothing was left to train on."""
 
 
-def check(config: ConfigDict) -> None:
-    """Raises ValueError, naming the key, for a config that cannot run; reads files of problems, makes a few others."""
-    check_keys(config, required=KEYS, optional=("first_prompt", "ngram"), where="reject")
-    check_counts(config, COUNTS, where="reject")
-    samples = {"samples_per_prompt": config.samples_per_prompt}
-    check_engine(config.engine, where="reject: engine", samples=samples)
-    check_counts(config, ("seed",), where="reject", least=0)
-    values = config.to_dict()
-    check_counts({"first_prompt": 0} | values, ("first_prompt",), where="reject", least=0)
-    check_finite(values, where="reject")
-    check_sampling(values, where="reject")
-    if config.num_prompts % config.prompts_per_batch:
-        raise ValueError(
-            f"num_prompts={config.num_prompts} is no multiple of prompts_per_batch={config.prompts_per_batch}"
-        )
-    if config.format not in FORMATS:
-        raise ValueError(f"format={config.format!r}: must be one of {', '.join(FORMATS)}")
-    check_init(values["init"])
-    rubric, task = Rubric(values["rewards"]), make_mixture(values["tasks"], seed=config.seed)
-    names = list(task.tasks) if isinstance(task, Mixture) else [task.name]
+def check(spec: RejectSpec, previews: Previews | None = None) -> None:
+    """Raises ValueError, naming the key, for what cannot run; reads files of problems, makes a few others.
+
+    previews: the stages of the run, those that have still to run too.
+    """
+    previews = previews or Previews()
+    check_template(spec.template)
+    make_mesh(spec.mesh.axes())
+    task = make_mixture(spec.tasks, seed=spec.seed)
+    names = [part.name for part in tasks_of(task)]
+    rubric = Rubric(stand_in_rewards(spec.rewards))
     rubric.check_tasks(names)
+    for part in tasks_of(task):
+        problem = part.problem(0, split="train")
+        check_template(spec.template, problem.messages)
+        try_rewards(rubric, problem, task=part, answers=["", "1"])
     check_problems_of(task, rubric)
-    for where, spec in _step_specs(values):
-        tasks = make_step(spec, where=where).tasks or ()
-        if unknown := sorted(set(tasks) - set(names)):
-            raise ValueError(f"{where}: there is no task {unknown[0]!r}; there are {', '.join(names)}")
-        if spec.get("chat") is not None:
-            check_chat(spec["chat"], where=f"{where}.chat")
-    if unknown := sorted(set(values["domains"]) - set(names)):
-        raise ValueError(f"reject: domains: there is no task {unknown[0]!r}; there are {', '.join(names)}")
-    check_template(config.template, task.problem(0, split="train").messages)
-    for number, other in enumerate(values["others"]):
-        where = f"reject: others[{number}]"
-        check_records(other, required=("domain",), where=where)
+    for where, step in _steps(spec):
+        check_function(step.function, where=f"{where}.function")
+        _check_names(step.tasks or (), names, where=f"{where}.tasks")
+    _check_names(spec.domains, names, where="domains")
+    for number, other in enumerate(spec.others):
+        check_records(other, where=f"others[{number}]")
         with contextlib.suppress(RecordsMissingError):  # an earlier stage may make it; main needs it
-            for row in itertools.islice(records_of(other, seed=config.seed), 1):
+            for row in itertools.islice(records_of(other, seed=spec.seed), 1):
                 messages_of(row)
-    make_index(values)
-    check_same_split(values["init"], values["tasks"])
+    make_index(spec)
+    check_prompts(spec, previews, trained=tasks_of(task))
+    check_same_split(spec, previews)
+
+
+def _steps(spec: RejectSpec) -> Iterator[tuple[str, FilterSpec]]:
+    """(key, spec) of every filter, the judge and the rewriter."""
+    yield from ((f"filters[{number}]", step) for number, step in enumerate(spec.filters))
+    yield from ((name, step) for name in ("judge", "rewrite") if (step := getattr(spec, name)) is not None)
+
+
+def _check_names(tasks: Iterable[str], names: Sequence[str], *, where: str) -> None:
+    for task in tasks:
+        if task not in names:
+            raise ValueError(f"{where}: there is no task {task!r}; there are {', '.join(names)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,75 +127,69 @@ class Build:
     rewriter: Step | None
 
 
-def build(config: ConfigDict, policy: Policy, mesh) -> Build:
+def build(spec: RejectSpec, policy: Policy, mesh) -> Build:
     """Sampler with its rewards, filters, judge and rewriter; loads the models that the latter two ask."""
-    values = config.to_dict()
     collector = Collector(
-        engine=make_engine(policy.model, pad_id=policy.tokenizer.pad_id, **config.engine),
+        engine=make_engine(policy.model, spec.engine, pad_id=policy.tokenizer.pad_id),
         tokenizer=policy.tokenizer,
-        task=make_mixture(values["tasks"], seed=config.seed),
-        rubric=Rubric(values["rewards"]),
-        template=config.template,
-        max_prompt_tokens=config.max_prompt_tokens,
+        task=make_mixture(spec.tasks, seed=spec.seed),
+        rubric=Rubric(load_rewards(spec.rewards, mesh=mesh)),
+        template=spec.template,
+        max_prompt_tokens=spec.max_prompt_tokens,
     )
 
-    def step(name: str) -> Step | None:
-        if values[name] is None:
-            return None
-        return make_step(values[name], where=f"reject: {name}", chat=make_chat(values[name].get("chat"), mesh=mesh))
+    def step(asks: AskSpec | None) -> Step | None:
+        return None if asks is None else make_step(asks, chat=make_chat(asks.chat, mesh=mesh))
 
-    filters = [make_step(spec, where="reject: filters") for spec in values["filters"]]
-    return Build(collector, filters, step("judge"), step("rewrite"))
+    return Build(collector, list(map(make_step, spec.filters)), step(spec.judge), step(spec.rewrite))
 
 
-def main(config: ConfigDict, workdir: Path) -> dict:
+def main(spec: RejectSpec, workdir: Path) -> dict:
     """Samples, decides, writes the set. Returns the summary with its size and the count of every reason.
 
     Raises EmptySetError where nothing is left; Stopped, when all is saved, if a signal asked it to end.
     """
-    check(config)
-    values, workdir = config.to_dict(), Path(workdir)
-    for other in values["others"]:
-        for row in records_of(other, seed=config.seed):
+    spec = read(RejectSpec, spec)
+    check(spec)
+    for other in spec.others:
+        for row in records_of(other, seed=spec.seed):
             messages_of(row)  # what is no conversation is said before anything is sampled
-    mesh = make_mesh(config.mesh)
-    with open_workdir(workdir, values) as run, jax.set_mesh(mesh), graceful_stop() as stop:
-        inputs = record_lineage(workdir, values)
-
+    mesh = make_mesh(spec.mesh.axes())
+    with open_run(spec, workdir, mesh) as run:
         # Policy, sampler, judge, rewriter
-        policy, params, buffers = load_policy(values["init"], mesh=mesh, seed=config.seed)
-        parts = build(config, policy, mesh)
-        model = {"path": inputs.get("init.path", {}).get("path"), "weights": weights_digest(params)}
+        policy, params, buffers = load_policy(spec.init, mesh=mesh, seed=spec.seed)
+        parts = build(spec, policy, mesh)
+        model = {"path": run.lineage.get("init.path", {}).get("path"), "weights": weights_digest(params)}
         params, buffers = for_sampling(policy.model, params, buffers, mesh=mesh)
 
         # Loop
-        folder, num_batches = workdir / "parts", config.num_prompts // config.prompts_per_batch
+        folder, num_batches = run.path / "parts", spec.num_prompts // spec.prompts_per_batch
         on_first(lambda: folder.mkdir(exist_ok=True))
         is_done = on_first(lambda: [_part_path(folder, batch).is_file() for batch in range(num_batches)])
         done = [*is_done, False].index(False)
-        with MetricsWriter(workdir, total=num_batches, resume_step=done) as metrics:
+        with MetricsWriter(run.path, total=num_batches, resume_step=done) as metrics:
             for batch in range(done, num_batches):
-                stop.check()
+                run.stop.check()
                 begin = time.perf_counter()
-                part = sample_batch(config, parts, params, buffers, batch=batch, model=model)
+                part = sample_batch(spec, parts, params, buffers, batch=batch, model=model)
                 seconds = time.perf_counter() - begin
                 text = json.dumps(part, ensure_ascii=False, allow_nan=False)
                 require_same_text(text, f"batch {batch}: what became of its samples")
                 metrics.write(batch + 1, _metrics_of(part, seconds))
                 on_first(functools.partial(write_text, _part_path(folder, batch), text))
-        stop.check()
+        run.stop.check()
 
         # The set
-        summary = on_first(lambda: write_set(config, workdir, tokenizer=policy.tokenizer))
-        run.mark_done(summary)
+        summary = on_first(lambda: write_set(spec, run.path, tokenizer=policy.tokenizer))
+        summary = run.mark_done(summary)
         on_first(lambda: shutil.rmtree(folder))
-    return summary
+        return summary
 
 
-def sample_batch(config: ConfigDict, parts: Build, params, buffers, *, batch: int, model: Mapping[str, Any]) -> dict:
+def sample_batch(spec: RejectSpec, parts: Build, params, buffers, *, batch: int, model: Mapping[str, Any]) -> dict:
     """What the prompts of a batch gave, JSON-able: records, counts of reasons, one dropped sample of each."""
-    collector, size = parts.collector, config.prompts_per_batch
-    first = config.get("first_prompt", 0) + batch * size
+    collector, size = parts.collector, spec.prompts_per_batch
+    first = spec.first_prompt + batch * size
     problems = {number: collector.task.problem(number, split="train") for number in range(first, first + size)}
     fitting = {number: problem for number, problem in problems.items() if collector.fits(problem)}
     fates = []
@@ -211,28 +198,28 @@ def sample_batch(config: ConfigDict, parts: Build, params, buffers, *, batch: in
             params,
             buffers,
             list(fitting.values()),
-            num_samples=config.samples_per_prompt,
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            key=jax.random.fold_in(jax.random.key(config.seed), batch),
+            num_samples=spec.samples_per_prompt,
+            max_new_tokens=spec.max_new_tokens,
+            temperature=spec.temperature,
+            top_p=spec.top_p,
+            key=jax.random.fold_in(jax.random.key(spec.seed), batch),
             policy_version=0,
         )
-        style, _ = response_form(config.template, collector.tokenizer)
-        fates = samples_of(collected.groups, list(fitting), style=style)
+        style, _ = response_form(spec.template, collector.tokenizer)
+        fates = fates_of(collected.groups, list(fitting), style=style)
     curate(
         fates,
         filters=parts.filters,
         judge=parts.judge,
         rewriter=parts.rewriter,
-        keep_per_prompt=config.keep_per_prompt,
+        keep_per_prompt=spec.keep_per_prompt,
         task=collector.task,
-        seed=stable_hash("reject", config.seed, batch) % 2**31,
+        seed=stable_hash("reject", spec.seed, batch) % 2**31,
     )
-    reasons = collections.Counter({"prompt too long": (len(problems) - len(fitting)) * config.samples_per_prompt})
+    reasons = collections.Counter({"prompt too long": (len(problems) - len(fitting)) * spec.samples_per_prompt})
     examples, records = {}, []
     for fate in fates:
-        source = {"model": model, "prompt": fate.place[0], "sample": fate.place[1], "seed": config.seed}
+        source = {"model": model, "prompt": fate.place[0], "sample": fate.place[1], "seed": spec.seed}
         if fate.reason is not None:
             reasons[fate.reason] += 1
             dropped = {"reason": fate.reason, "message": fate.message, "question": fate.sample.question}
@@ -241,8 +228,8 @@ def sample_batch(config: ConfigDict, parts: Build, params, buffers, *, batch: in
             continue
         is_rewritten = parts.rewriter is not None and parts.rewriter.is_for(fate.sample)
         provenance = source | {
-            "temperature": config.temperature,
-            "top_p": config.top_p,
+            "temperature": spec.temperature,
+            "top_p": spec.top_p,
             "sampled_tokens": len(fate.sample.token_ids),
             "verdicts": verdicts_of(fate, filters=parts.filters),
             "rewritten_from": fate.sample.text if is_rewritten else None,
@@ -250,7 +237,7 @@ def sample_batch(config: ConfigDict, parts: Build, params, buffers, *, batch: in
         }
         messages = [*fate.problem.messages, {"role": "assistant", "content": fate.content}]
         name = fate.problem.columns["task"]
-        records.append(make_record(messages, collector.tokenizer, config.domains.get(name, name), name, provenance))
+        records.append(make_record(messages, collector.tokenizer, spec.domains.get(name, name), name, provenance))
     tokens = sum(len(fate.sample.token_ids) for fate in fates)
     return {"records": records, "rejected": dict(+reasons), "examples": list(examples.values()), "tokens": tokens}
 
@@ -267,10 +254,9 @@ def make_record(messages, tokenizer: Tokenizer, domain: str, task: str | None, p
     }
 
 
-def write_set(config: ConfigDict, workdir: Path, *, tokenizer: Tokenizer) -> dict[str, Any]:
+def write_set(spec: RejectSpec, workdir: Path, *, tokenizer: Tokenizer) -> dict[str, Any]:
     """Puts the parts and the other records together and writes data/, manifest, table and rejected.jsonl."""
-    values = config.to_dict()
-    num_batches = config.num_prompts // config.prompts_per_batch
+    num_batches = spec.num_prompts // spec.prompts_per_batch
     rejected: collections.Counter[str] = collections.Counter()
     counts: dict[str, int] = collections.Counter()
     examples: dict[str, list[dict[str, Any]]] = {}
@@ -283,18 +269,16 @@ def write_set(config: ConfigDict, workdir: Path, *, tokenizer: Tokenizer) -> dic
                 if len(examples.setdefault(example["reason"], [])) < _EXAMPLES:
                     examples[example["reason"]].append(example)
             yield from part["records"]
-        for number, other in enumerate(values["others"]):
-            for place, row in enumerate(records_of(other, seed=config.seed)):
+        for number, other in enumerate(spec.others):
+            for place, row in enumerate(records_of(other, seed=spec.seed)):
                 counts["others"] += 1
                 provenance = {"other": number, "row": place}
-                yield make_record(messages_of(row), tokenizer, other["domain"], None, provenance)
+                yield make_record(messages_of(row), tokenizer, other.domain, None, provenance)
 
-    unique = unshared(records(), index=make_index(values), rejected=rejected)
-    written = write_shards(
-        unique, workdir / FOLDER, file_format=config.format, records_per_shard=config.records_per_shard
-    )
-    table, sampled = written["table"], config.num_prompts * config.samples_per_prompt
-    found = {"prompts": config.num_prompts, "samples": sampled, "others": counts["others"]}
+    unique = unshared(records(), index=make_index(spec), rejected=rejected)
+    written = write_shards(unique, workdir / FOLDER, file_format=spec.format, records_per_shard=spec.records_per_shard)
+    table, sampled = written["table"], spec.num_prompts * spec.samples_per_prompt
+    found = {"prompts": spec.num_prompts, "samples": sampled, "others": counts["others"]}
     by_count = sorted(rejected.items(), key=lambda item: (-item[1], item[0]))
     found |= {"kept": table[-1]["samples"], "rejected": dict(by_count)}
     write_json(workdir / "table.json", {"domains": table, **found})
@@ -304,30 +288,22 @@ def write_set(config: ConfigDict, workdir: Path, *, tokenizer: Tokenizer) -> dic
     if not found["kept"]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in found["rejected"].items())
         raise EmptySetError(
-            f"{workdir}: nothing is left of {sampled} samples of {config.num_prompts} prompts: {reasons}; "
+            f"{workdir}: nothing is left of {sampled} samples of {spec.num_prompts} prompts: {reasons}; "
             f"{workdir / 'rejected.jsonl'} shows some"
         )
     write_json(workdir / MANIFEST, {"files": written["files"]})
     rows = map(json.loads, read_lines(workdir / "metrics.jsonl"))
-    return found | {"wall_seconds": sum(row["time/step"] for row in rows), "seed": config.seed}
+    return found | {"wall_seconds": sum(row["time/step"] for row in rows), "seed": spec.seed}
 
 
-def make_index(values: Mapping[str, Any]) -> NgramIndex | None:
-    """The n-grams of the test sets of "decontaminate", as ``FileTask`` names them; None without any."""
-    if not values["decontaminate"]:
-        return None
-    return _index(json.dumps(values["decontaminate"], sort_keys=True), **options_of(values, ("ngram",)))
+def make_index(spec: RejectSpec) -> NgramIndex | None:
+    """The n-grams of the test sets of ``decontaminate``, as ``FileTask`` names them; None without any."""
+    return _index(spec.decontaminate, spec.ngram) if spec.decontaminate else None
 
 
 @functools.lru_cache(maxsize=2)
-def _index(specs: str, ngram: int = 10) -> NgramIndex:
-    return NgramIndex(dict(map(texts_of_test_set, json.loads(specs))), n=ngram)
-
-
-def _step_specs(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(where, spec) of every filter, the judge and the rewriter."""
-    yield from ((f"reject: filters[{number}]", spec) for number, spec in enumerate(values["filters"]))
-    yield from ((f"reject: {name}", values[name]) for name in ("judge", "rewrite") if values[name] is not None)
+def _index(test_sets: tuple[TestSetSpec, ...], ngram: int) -> NgramIndex:
+    return NgramIndex(dict(map(texts_of_test_set, test_sets)), n=ngram)
 
 
 def _part_path(folder: Path, batch: int) -> Path:

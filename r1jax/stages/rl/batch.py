@@ -9,6 +9,7 @@ import numpy as np
 from r1jax.data.packing import pack
 from r1jax.objectives.advantages import decoupled_advantages, group_advantages, is_zero_variance
 from r1jax.rollout.records import Group, Rollout
+from r1jax.specs.stages import RlSpec
 
 Microbatch = dict[str, Any]
 
@@ -50,15 +51,7 @@ def split_by_question(num_questions: int, num_updates: int, rng: np.random.Gener
     return np.split(rng.permutation(num_questions), num_updates)
 
 
-def make_microbatches(
-    groups: Sequence[Group],
-    advantages_PG: np.ndarray,
-    *,
-    row_length: int,
-    rows_per_microbatch: int,
-    temperature: float,
-    mask_truncated: bool,
-) -> list[Microbatch]:
+def make_microbatches(groups: Sequence[Group], advantages_PG: np.ndarray, spec: RlSpec) -> list[Microbatch]:
     """The rollouts of one update, packed: dicts of [R, T] arrays with the counts of the whole update in each.
 
     Fields: tokens, targets, mask (1 where the target was sampled), advantage, sampler_logp, segment_ids, positions; scalars
@@ -71,21 +64,21 @@ def make_microbatches(
         _sequence(
             rollout,
             advantage,
-            is_masked=np.isnan(rollout.reward) or (mask_truncated and rollout.completion.stop_reason == "length"),
+            is_masked=np.isnan(rollout.reward) or (spec.mask_truncated and rollout.completion.stop_reason == "length"),
         )
         for group, advantages in zip(groups, advantages_PG, strict=True)
         for rollout, advantage in zip(group.rollouts, advantages, strict=True)
     ]
-    arrays, _ = pack(sequences, length=row_length, rows_multiple=rows_per_microbatch)
+    arrays, _ = pack(sequences, length=spec.tokens_per_row, rows_multiple=spec.rows_per_microbatch)
     counts = {
-        "temperature": np.float32(temperature),
+        "temperature": np.float32(spec.temperature),
         "num_sequences": np.float32(sum(sequence["mask"].any() for sequence in sequences)),
         "num_segments": np.float32(len(sequences)),
         "num_tokens": np.float32(sum(sequence["mask"].sum() for sequence in sequences)),
     }
     return [
         {name: array[rows] for name, array in arrays.items()} | counts
-        for rows in _slices(len(arrays["tokens"]), rows_per_microbatch)
+        for rows in _slices(len(arrays["tokens"]), spec.rows_per_microbatch)
     ]
 
 

@@ -5,26 +5,20 @@ And those of the held-out problems.
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from r1jax.data.prompts import PromptIterator
-from r1jax.evals.evaluate import evaluate
+from r1jax.evals.evaluate import FEW_PROBLEMS, evaluate
 from r1jax.processes import is_first
 from r1jax.rollout.collect import Collector
 from r1jax.rollout.records import Group
+from r1jax.specs.stages import RlSpec
 from r1jax.stages.rl.batch import teaching
-from r1jax.tasks.problem import Problem, Task
-
-DECOUPLED = "normalize_then_sum"
-AGGREGATIONS = ("sum_then_normalize", DECOUPLED)
-"""TRL's names of how several rewards become one advantage: summed first, or each normalised in its group first (GDPO)."""
-
-_NUM_LOOKED_AT = 64
+from r1jax.tasks.problem import Problem
 
 
 class RewardsFailedError(RuntimeError):
@@ -43,39 +37,34 @@ class Phase(NamedTuple):
     metrics: dict[str, float]
 
 
-def max_new_tokens(config: ConfigDict, updates: int) -> int:
-    """The length cap in force after ``updates``: the last (from_update, tokens) entry reached."""
-    return [tokens for first, tokens in config.max_new_tokens if first <= updates][-1]
-
-
 def at_update(collector: Collector, updates: int) -> Collector:
     """The collector with the rewards that apply after ``updates`` ("from_update" of a reward's spec)."""
     return dataclasses.replace(collector, rubric=collector.rubric.at(updates))
 
 
-def aggregated_weights(collector: Collector, config: ConfigDict) -> dict[str, float] | None:
+def aggregated_weights(collector: Collector, spec: RlSpec) -> dict[str, float] | None:
     """The rewards' weights where each is normalised by itself; None where they are summed first."""
-    return collector.rubric.weights if config.multi_objective_aggregation == DECOUPLED else None
+    return collector.rubric.weights if spec.multi_objective_aggregation == "normalize_then_sum" else None
 
 
-def collect_groups(collector: Collector, weights, prompts, config: ConfigDict, *, updates: int) -> Phase:
+def collect_groups(collector: Collector, weights, prompts, spec: RlSpec, *, updates: int) -> Phase:
     """One phase's groups; with refills, zero-variance ones are replaced by others as long as attempts are left.
 
     weights: what the sampler is lent (``WeightSync.lend``): "params" and "buffers".
     """
-    key = jax.random.fold_in(jax.random.key(config.seed), updates)
-    of_rewards = aggregated_weights(collector, config)
+    key = jax.random.fold_in(jax.random.key(spec.seed), updates)
+    of_rewards = aggregated_weights(collector, spec)
     seconds, counts = {"generate": 0.0, "rewards": 0.0}, {}
     useful: list[Group] = []
     idle: list[Group] = []
-    for attempt in range(1 + config.max_refills):
+    for attempt in range(1 + spec.max_refills):
         collected = collector.collect(
             weights["params"],
             weights["buffers"],
             next(prompts),
-            num_samples=config.group_size,
-            max_new_tokens=max_new_tokens(config, updates),
-            temperature=config.temperature,
+            num_samples=spec.group_size,
+            max_new_tokens=spec.cap_at(updates),
+            temperature=spec.temperature,
             key=jax.random.fold_in(key, attempt),
             policy_version=updates,
         )
@@ -92,41 +81,40 @@ def collect_groups(collector: Collector, weights, prompts, config: ConfigDict, *
         teaches = teaching(collected.groups, of_rewards)
         useful += [group for group, is_useful in zip(collected.groups, teaches, strict=True) if is_useful]
         idle = [group for group, is_useful in zip(collected.groups, teaches, strict=True) if not is_useful] + idle
-        if len(useful) >= config.questions_per_phase:
+        if len(useful) >= spec.questions_per_phase:
             break
     every = useful + idle
     metrics = {"frac_reward_zero_std": len(idle) / len(every), "num_questions_sampled": len(every)} | counts
-    kept = config.questions_per_phase
+    kept = spec.questions_per_phase
     return Phase(every[:kept], every[kept:], seconds, metrics)
 
 
 def evaluate_heldout(
     collector: Collector,
     weights,
-    heldout,
-    config: ConfigDict,
+    heldout: Sequence[Problem],
+    spec: RlSpec,
     *,
     updates: int,
     is_full: bool,
-    before_batch: Callable[[], None],
-):
+    before_batch: Callable[[int], None],
+) -> tuple[dict[str, float], list[Group]]:
     """(metrics, groups) on the first of the held-out problems: few samples along the way, many at the two ends.
 
     weights: what the sampler is lent (``WeightSync.lend``). before_batch: see ``evaluate``.
     """
-    prefix = "final_" if is_full else ""
     return evaluate(
         collector,
         weights["params"],
         weights["buffers"],
-        heldout[: config.eval[f"{prefix}problems"]],
-        num_samples=config.eval[f"{prefix}samples"],
-        max_new_tokens=max_new_tokens(config, updates),
-        temperature=config.eval.temperature,
-        top_p=config.eval.top_p,
-        key=jax.random.key(config.eval.seed),
+        heldout if is_full else heldout[: spec.eval.problems or FEW_PROBLEMS],
+        num_samples=spec.eval.final_samples if is_full else spec.eval.samples,
+        max_new_tokens=spec.cap_at(updates),
+        temperature=spec.eval.temperature,
+        top_p=spec.eval.top_p,
+        key=jax.random.key(spec.eval.seed),
         policy_version=updates,
-        problems_per_batch=config.eval.problems_per_batch,
+        problems_per_batch=spec.eval.problems_per_batch,
         before_batch=before_batch,
     )
 
@@ -146,15 +134,6 @@ def check_scored(phase: Phase, weights: Mapping[str, float]) -> None:
                 f"reward {name!r} failed on all {sum(map(len, of_groups))} completions of a phase that it applies to, "
                 f"the first time with: {of_groups[0][0]}"
             )
-
-
-def check_prompts(collector: Collector, task: Task) -> None:
-    """Raises ValueError if not one of a task's first training prompts is within the budget."""
-    if not any(collector.fits(task.problem(index, split="train")) for index in range(_NUM_LOOKED_AT)):
-        try:
-            collector.encode(task.problem(0, split="train"))
-        except ValueError as error:
-            raise ValueError(f"none of the first {_NUM_LOOKED_AT} training prompts can be used: {error}") from error
 
 
 def skipped_metrics(prompts: PromptIterator) -> dict[str, int]:

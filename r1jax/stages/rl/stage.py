@@ -1,11 +1,13 @@
 """RL stage: GRPO with rule rewards (R1-Zero, stage 1) and reward models (stage 2), in phases of N questions × G outputs.
 
 One phase (spec B.3): lend the sampler the weights, sample prompts, collect scored groups, add old and reference log-probs,
-update; the reference is refreshed every R updates. Sampler and trainer hold the same arrays, unless "rollout_mesh" gives the
+update; the reference is refreshed every R updates. Sampler and trainer hold the same arrays, unless ``rollout_mesh`` gives the
 sampler a layout or devices of its own (`r1jax.rollout.weight_sync`). Tasks and rewards may join along the way
-("from_update", spec B.6.4): what takes part follows from the number of updates alone, so a resumed run needs no other
-record of it. Held out are problems of the tasks that take part from the start. Deviations from the paper, all in the config:
-sizes.
+(``from_update``, spec B.6.4): what takes part follows from the number of updates alone, so a resumed run needs no other
+record of it. Held out are problems of the tasks that take part from the start.
+
+Deviations from the paper, all in the config: sizes. Of the defaults: 1. a phase is one update of 32 questions, not 16 (R1 Sec.
+B.1 calls the 16 an acceleration); 2. responses have 1,024 tokens, not 32,768, which no laptop holds.
 """
 
 import time
@@ -15,10 +17,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from r1jax.data.prompts import make_prompt_iterator
-from r1jax.evals.evaluate import distinct_problems
+from r1jax.evals.evaluate import heldout_problems
 from r1jax.models.transformer import Model
 from r1jax.objectives.grpo import grpo_loss
 from r1jax.objectives.sums import add_metrics
@@ -31,29 +32,27 @@ from r1jax.rollout.collect import Collector
 from r1jax.rollout.engine import make_engine
 from r1jax.rollout.weight_sync import WeightSync
 from r1jax.sharding import make_mesh, place_batch
-from r1jax.stages.auxiliary import balance_loss, check_auxiliary, expert_counts
-from r1jax.stages.keys import offload_of, options_of, rollout_axes
+from r1jax.specs.reader import read
+from r1jax.specs.stages import RlSpec
+from r1jax.stages.auxiliary import balance_loss, expert_counts
 from r1jax.stages.rl.batch import advantages_of, make_microbatches, split_by_question
-from r1jax.stages.rl.check import LOSS_OPTIONS, check
+from r1jax.stages.rl.check import check
 from r1jax.stages.rl.collect import (
     aggregated_weights,
     at_update,
-    check_prompts,
     check_scored,
     collect_groups,
     evaluate_heldout,
     skipped_metrics,
 )
 from r1jax.stages.rl.log import completion_rows, count_tokens, rollout_metrics, update_metrics
+from r1jax.stages.run import open_run
 from r1jax.tasks.schedule import make_schedule
-from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.learner import NonFiniteError, TrainState, Update, copy_tree, init_state, make_update, update_once
 from r1jax.training.offload import OPTIMIZER, REFERENCE, to_device, to_host
 from r1jax.training.optimizer import make_optimizer
-from r1jax.workdir.directory import open_workdir
-from r1jax.workdir.lineage import record_lineage
 from r1jax.workdir.metrics import CompletionsWriter, MetricsWriter
-from r1jax.workdir.stop import Stopped, graceful_stop
+from r1jax.workdir.stop import Stopped
 
 
 def make_score(model):
@@ -68,12 +67,8 @@ def make_score(model):
     return jax.jit(score)
 
 
-def make_loss(model, *, aggregation: str, constant: float | None, balance_weight: float = 0.0, **options):
-    """(params, buffers, microbatch) -> (GRPO loss, sums); the microbatch carries old and reference log-probs.
-
-    balance_weight is α of V3 Eq. 17; where it is 0 the balance loss is not computed. The options are those of ``grpo_loss``.
-    """
-    check_auxiliary(model, mtp_weight=0.0, balance_weight=balance_weight)
+def make_loss(model: Model, spec: RlSpec):
+    """(params, buffers, microbatch) -> (GRPO loss, sums); the microbatch carries old and reference log-probs."""
 
     def loss_function(params, buffers, batch):
         hidden_BTD, _, aux = model.hidden(
@@ -82,7 +77,7 @@ def make_loss(model, *, aggregation: str, constant: float | None, balance_weight
             batch["tokens"],
             positions_BT=batch["positions"],
             segments_BT=batch["segment_ids"],
-            balance=balance_weight > 0,
+            balance=spec.balance_weight > 0,
         )
         logp_BT, entropy_BT = model.token_logprob(
             params, hidden_BTD, batch["targets"], temperature=batch["temperature"]
@@ -90,10 +85,10 @@ def make_loss(model, *, aggregation: str, constant: float | None, balance_weight
         weight_BT = token_weights(
             batch["mask"],
             batch["segment_ids"],
-            aggregation=aggregation,
+            aggregation=spec.aggregation,
             num_sequences=batch["num_sequences"],
             num_tokens=batch["num_tokens"],
-            constant=constant,
+            constant=spec.aggregation_constant,
         )
         loss, metrics = grpo_loss(
             logp_BT,
@@ -104,11 +99,17 @@ def make_loss(model, *, aggregation: str, constant: float | None, balance_weight
             ref_logp_BT=batch.get("ref_logp"),
             sampler_logp_BT=batch["sampler_logp"],
             entropy_BT=entropy_BT,
-            **options,
+            clip_low=spec.clip_low,
+            clip_high=spec.clip_high,
+            dual_clip=spec.dual_clip,
+            kl_coef=spec.kl_coef,
+            kl_estimator=spec.kl_estimator,
+            ratio_level=spec.ratio_level,
+            importance_cap=spec.importance_cap,
         )
-        if balance_weight:
+        if spec.balance_weight:
             balance = balance_loss(aux, None, num_sequences=batch["num_segments"])
-            loss += balance_weight * balance
+            loss += spec.balance_weight * balance
             metrics["moe/balance_loss"] = jax.lax.stop_gradient(balance) * batch["num_tokens"]
         return loss, {**metrics, "expert_counts": expert_counts(buffers, aux)}
 
@@ -123,143 +124,117 @@ class Build(NamedTuple):
     score: Callable
 
 
-def build(config: ConfigDict, model: Model, params, buffers) -> Build:
+def build(spec: RlSpec, model: Model, params, buffers) -> Build:
     """Train state, update and log-prob pass from weights that are laid out on their mesh, or ShapeDtypeStructs of them."""
-    optimizer, schedule = make_optimizer(total_steps=config.num_updates, **config.optimizer)
+    optimizer, schedule = make_optimizer(spec.optimizer, total_steps=spec.num_updates)
     state = init_state(params, buffers, optimizer=optimizer)
-    if OPTIMIZER in offload_of(config):
+    if OPTIMIZER in spec.offload:
         state["opt_state"] = to_host(state["opt_state"])
-    if config.kl_coef:
-        state["reference"] = make_reference(state, config)
-    options: dict[str, Any] = options_of(config, [*LOSS_OPTIONS, "balance_weight"])
-    loss_function = make_loss(
-        model,
-        aggregation=config.aggregation,
-        constant=config.aggregation_constant,
-        **options,
-    )
+    if spec.kl_coef:
+        state["reference"] = make_reference(state, spec)
     update = make_update(
-        loss_function,
+        make_loss(model, spec),
         optimizer,
         schedule=schedule,
         state=state,
-        bias_rate=config.bias_rate,
+        bias_rate=spec.bias_rate,
         add_metrics=add_metrics,
     )
     return Build(state, update, make_score(model))
 
 
-def main(config: ConfigDict, workdir: Path) -> dict:
-    """Trains by GRPO from the policy of ``config.init``. Returns the summary with held-out scores before and after.
+def main(spec: RlSpec, workdir: Path) -> dict:
+    """Trains by GRPO from the policy of ``spec.init``. Returns the summary with held-out scores before and after.
 
     Raises Stopped, when all is saved, if a signal asked it to end before it was done.
     """
-    start_time = time.monotonic()
-    check(config)
-    mesh = make_mesh(config.mesh)
-    with (
-        open_workdir(workdir, config.to_dict()) as run,
-        jax.set_mesh(mesh),
-        graceful_stop() as stop,
-        Checkpoints(workdir, keep=config.keep_checkpoints, every=config.checkpoint_every) as checkpoints,
-    ):
-        record_lineage(workdir, config.to_dict())
-
+    spec = read(RlSpec, spec)
+    check(spec)
+    mesh = make_mesh(spec.mesh.axes())
+    with open_run(spec, workdir, mesh) as run:
         # Policy, problems, sampler, rewards
-        policy, params, buffers = load_policy(config.init.to_dict(), mesh=mesh, seed=config.seed)
-        sync = WeightSync(policy.model, mesh=mesh, axes=rollout_axes(config))
-        policy.save(workdir)
-        schedule = make_schedule(config.tasks, seed=config.seed)
+        policy, params, buffers = load_policy(spec.init, mesh=mesh, seed=spec.seed)
+        policy.save(run.path)
+        sync = WeightSync(policy.model, mesh=mesh, axes=spec.rollout_mesh and spec.rollout_mesh.axes())
+        schedule = make_schedule(spec.tasks, seed=spec.seed)
         collector = Collector(
-            engine=make_engine(policy.model, pad_id=policy.tokenizer.pad_id, **config.engine),
+            engine=make_engine(policy.model, spec.engine, pad_id=policy.tokenizer.pad_id),
             tokenizer=policy.tokenizer,
             task=schedule.everything,
-            rubric=Rubric(load_rewards(config.rewards, mesh=mesh, rows=config.group_size)),
-            template=config.template,
-            max_prompt_tokens=config.max_prompt_tokens,
+            rubric=Rubric(load_rewards(spec.rewards, mesh=mesh)),
+            template=spec.template,
+            max_prompt_tokens=spec.max_prompt_tokens,
         )
-        heldout = distinct_problems(schedule.at(0), config.eval.final_problems, split="heldout")
-        for problem in heldout:
-            collector.encode(problem)
-        for task in schedule.periods.values():
-            check_prompts(collector, task)
+        heldout = heldout_problems(schedule.at(0), spec.eval)
         prompts = make_prompt_iterator(
-            schedule.everything, batch_size=config.questions_per_phase, seed=config.seed, keep=collector.fits
+            schedule.everything, batch_size=spec.questions_per_phase, seed=spec.seed, keep=collector.fits
         )
         compiled_before = collector.engine.num_compilations()
 
         # Train state
-        state, update, score = build(config, policy.model, params, buffers)
+        state, update, score = build(spec, policy.model, params, buffers)
         del params, buffers
-        run.require_space(checkpoints.bytes_to_come(state))
-        updates, before, earlier_seconds, num_tokens = 0, None, 0.0, 0
-        if checkpoints.latest_step() is not None:
-            state, extra = checkpoints.restore(state)
+        updates, before, num_tokens = 0, None, 0
+        state, extra = run.restore(state)
+        if extra is not None:
             prompts.set_state(extra["prompts"])
-            updates, before, earlier_seconds = int(state["step"]), extra["before"], extra["wall_seconds"]
-            num_tokens = extra["num_tokens"]
+            updates, before, num_tokens = int(state["step"]), extra["before"], extra["num_tokens"]
 
-        def wall_seconds():
-            return earlier_seconds + time.monotonic() - start_time
-
-        def save():
+        def save(score: float | None = None):
             extra = {"prompts": prompts.get_state(), "before": before, "num_tokens": num_tokens}
-            extra["wall_seconds"] = wall_seconds()
-            checkpoints.save(updates, state, extra=extra)
+            run.save(updates, state, extra=extra, score=score)
 
         # Loop
-        with MetricsWriter(workdir, total=config.num_updates, resume_step=updates) as metrics:
-            completions = CompletionsWriter(workdir, resume_step=updates)
+        with MetricsWriter(run.path, total=spec.num_updates, resume_step=updates) as metrics:
+            completions = CompletionsWriter(run.path, resume_step=updates)
 
-            def evaluate_now(*, is_full: bool):
+            def evaluate_now(*, is_full: bool) -> dict[str, float]:
                 mark = time.perf_counter()
                 with sync.lend(state) as weights:
                     scores, groups = evaluate_heldout(
                         at_update(collector, updates),
                         weights,
                         heldout,
-                        config,
+                        spec,
                         updates=updates,
                         is_full=is_full,
-                        before_batch=stop.check,
+                        before_batch=run.stop.check,
                     )
-                row = {f"eval/{name}": value for name, value in scores.items()}
                 completions.write(updates, completion_rows(groups), split="heldout")
-                if not is_full:
-                    row["time/eval"] = time.perf_counter() - mark
-                metrics.write(updates, row)
+                row = {f"eval/{name}": value for name, value in scores.items()}
+                metrics.write(updates, row if is_full else row | {"time/eval": time.perf_counter() - mark})
                 return scores
 
             try:
                 if before is None:
                     before = evaluate_now(is_full=True)
                     save()
-                while updates < config.num_updates:
-                    if updates and updates % config.eval.every == 0:
+                while updates < spec.num_updates:
+                    if updates and updates % spec.eval.every == 0:
                         evaluate_now(is_full=False)
-                    stop.check()
+                    run.stop.check()
                     begin = time.perf_counter()
                     prompts.draw_from(schedule.at(updates))
                     collector_now = at_update(collector, updates)
                     with sync.lend(state) as weights:
-                        phase = collect_groups(collector_now, weights, prompts, config, updates=updates)
-                    groups, dropped, seconds, row = phase
+                        phase = collect_groups(collector_now, weights, prompts, spec, updates=updates)
+                    weights_of_rewards = aggregated_weights(collector_now, spec)
                     advantages_PG = advantages_of(
-                        groups, normalization=config.advantage, weights=aggregated_weights(collector_now, config)
+                        phase.groups, normalization=spec.advantage, weights=weights_of_rewards
                     )
-                    rows = completion_rows(groups, advantages_PG) + completion_rows(dropped, is_dropped=True)
-                    completions.write(updates + config.updates_per_phase, rows)
+                    rows = completion_rows(phase.groups, advantages_PG)
+                    rows += completion_rows(phase.dropped, is_dropped=True)
+                    completions.write(updates + spec.updates_per_phase, rows)
                     check_scored(phase, collector_now.rubric.weights)
-                    state, totals, infos, spent = train_on(
-                        groups, advantages_PG, state, update, score, config, updates=updates
+                    state, row, seconds = update_on_groups(
+                        phase.groups, advantages_PG, state, update, score, spec, updates=updates
                     )
-                    updates += len(infos)
-                    num_tokens += count_tokens(groups + dropped)
-                    seconds |= spent | {"step": time.perf_counter() - begin}
-                    row |= rollout_metrics(groups, dropped, seconds=seconds) | update_metrics(totals, infos)
-                    row |= {"num_tokens": num_tokens} | skipped_metrics(prompts)
-                    metrics.write(updates, row)
-                    if checkpoints.is_due(updates):
+                    updates += spec.updates_per_phase
+                    num_tokens += count_tokens(phase.groups + phase.dropped)
+                    seconds |= phase.seconds | {"step": time.perf_counter() - begin}
+                    row |= phase.metrics | rollout_metrics(phase.groups, phase.dropped, seconds=seconds)
+                    metrics.write(updates, row | {"num_tokens": num_tokens} | skipped_metrics(prompts))
+                    if run.checkpoints.is_due(updates):
                         save()
                 save()
                 after = evaluate_now(is_full=True)
@@ -267,31 +242,23 @@ def main(config: ConfigDict, workdir: Path) -> dict:
                 if before is not None:  # else there is nothing yet that a new start would not have
                     save()
                 raise
-        checkpoints.wait()
-        summary = {"before": before, "after": after, "updates": updates, "seed": config.seed}
-        summary["wall_seconds"] = wall_seconds()
+        summary = {"before": before, "after": after, "updates": updates, "seed": spec.seed}
         summary["compilations"] = collector.engine.num_compilations() - compiled_before
-        run.mark_done(summary)
-    return summary
+        return run.mark_done(summary)
 
 
-def train_on(groups, advantages_PG, state, update: Update, score, config: ConfigDict, *, updates: int):
-    """The updates of one phase: (state, metric sums of each, info of each, {"logprobs", "update"} seconds).
+def update_on_groups(
+    groups, advantages_PG, state, update: Update, score, spec: RlSpec, *, updates: int
+) -> tuple[TrainState, dict[str, float], dict[str, float]]:
+    """The updates of one phase: (state, metrics row, {"logprobs", "update"} seconds).
 
     Old and reference log-probs of all of them come first, from the weights that sampled. Raises NonFiniteError.
     """
     mark = time.perf_counter()
-    rng = np.random.default_rng([config.seed, updates])
+    rng = np.random.default_rng([spec.seed, updates])
     reference, minibatches = to_device(state.get("reference")), []
-    for questions in split_by_question(len(groups), config.updates_per_phase, rng):
-        microbatches = make_microbatches(
-            [groups[question] for question in questions],
-            advantages_PG[questions],
-            row_length=config.row_length,
-            rows_per_microbatch=config.rows_per_microbatch,
-            temperature=config.temperature,
-            mask_truncated=config.mask_truncated,
-        )
+    for questions in split_by_question(len(groups), spec.updates_per_phase, rng):
+        microbatches = make_microbatches([groups[question] for question in questions], advantages_PG[questions], spec)
         require_same(microbatches, f"update {updates + 1 + len(minibatches)}: its batch")
         minibatches.append([with_logps(score, state, reference, place_batch(batch)) for batch in microbatches])
     jax.block_until_ready(minibatches)
@@ -306,9 +273,10 @@ def train_on(groups, advantages_PG, state, update: Update, score, config: Config
         if not info.pop("finite"):
             raise NonFiniteError(f"update {updates}: the gradient is not finite; the last good checkpoint is kept")
         totals, infos = [*totals, sums], [*infos, info]
-        if config.kl_coef and updates % config.reference_every == 0:
-            state["reference"] = make_reference(state, config)
-    return state, totals, infos, seconds | {"update": time.perf_counter() - mark}
+        if spec.kl_coef and updates % spec.reference_every == 0:
+            state["reference"] = make_reference(state, spec)
+    row = update_metrics(totals, infos)
+    return state, row, seconds | {"update": time.perf_counter() - mark}
 
 
 def with_logps(score, state, reference, batch: dict) -> dict:
@@ -319,7 +287,7 @@ def with_logps(score, state, reference, batch: dict) -> dict:
     return batch | logps
 
 
-def make_reference(state: TrainState, config: ConfigDict) -> dict[str, Any]:
-    """A copy of the policy as it is now, in the host's memory where the config's "offload" says so."""
+def make_reference(state: TrainState, spec: RlSpec) -> dict[str, Any]:
+    """A copy of the policy as it is now, in the host's memory where "offload" says so."""
     policy = {"params": state["params"], "buffers": state["buffers"]}
-    return to_host(policy) if REFERENCE in offload_of(config) else copy_tree(policy)
+    return to_host(policy) if REFERENCE in spec.offload else copy_tree(policy)

@@ -1,0 +1,66 @@
+"""What will be there when a stage starts: models and tokenizers of policies that earlier stages of the run have still to train.
+
+No weights are read or made. A stage's `check` asks here, so that what a model cannot do is said before anything is computed.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from r1jax.data.records import RecordsMissingError
+from r1jax.models.config import ModelConfig
+from r1jax.policies.policy import config_of, tokenizer_of
+from r1jax.specs.policy import Init, StageInit
+from r1jax.specs.reader import SpecError, read
+from r1jax.specs.stages import STAGES, StageSpec, SupervisedSpec
+from r1jax.text.chat import tokenizer_for
+from r1jax.text.tokenizer import Tokenizer
+from r1jax.workdir.directory import from_here
+
+
+@dataclasses.dataclass(frozen=True)
+class Preview:
+    """A policy without its weights."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+
+
+class Previews:
+    """The stages of a run by their work directories, done or not.
+
+    Args:
+        planned: work directory -> spec of each stage of the run; other directories are read as they are.
+    """
+
+    def __init__(self, planned: Mapping[str, StageSpec] | None = None):
+        self._planned = dict(planned or {})
+
+    def stage_at(self, path: str) -> StageSpec | None:
+        """The spec of the stage that works at a path, or has worked there; None for what is no stage's directory."""
+        if path in self._planned:
+            return self._planned[path]
+        try:
+            config = from_here(json.loads((Path(path) / "config.json").read_text(encoding="utf-8")), Path(path))
+            return read(STAGES[config["stage"]], config)
+        except (OSError, ValueError, KeyError, TypeError, SpecError):
+            return None
+
+    def policy(self, init: Init, *, seed: int) -> Preview | None:
+        """The policy of an ``init``; None where it follows from data that an earlier stage has still to make.
+
+        Raises ValueError naming the key or the file that is at fault, FileNotFoundError for what is not there.
+        """
+        try:
+            if not isinstance(init, StageInit) or (Path(init.path) / "model.json").is_file():
+                return Preview(config_of(init, seed=seed), tokenizer_of(init, seed=seed))
+        except RecordsMissingError:
+            return None
+        before = self.stage_at(init.path)
+        if before is None or not hasattr(before, "init"):
+            raise ValueError(f"init.path={init.path!r} is no work directory of a stage that trains a model")
+        preview = self.policy(before.init, seed=before.seed)
+        if preview is None or not isinstance(before, SupervisedSpec):
+            return preview
+        return dataclasses.replace(preview, tokenizer=tokenizer_for(preview.tokenizer, before.template))
