@@ -3,8 +3,9 @@
 A checkpoint is a folder `checkpoints/<step>` of the work directory. It holds the state's arrays and one JSON record:
 the caller's `extra` (data position, random keys, counters: whatever the loop needs to go on) and the shape, type and
 checksum of every array. Orbax writes into a temporary folder and renames it when all is on disk, so a folder without
-the suffix is complete. The checksums are of bits and do not depend on the sharding: what a disk has damaged, or a
-restore has put in the wrong place, is refused and never trained on.
+the suffix is complete. `best.json` of the work directory, {"step", "metric", "value"}, names the checkpoint with the highest
+held-out score, which is kept as well as the latest ones. The checksums are of bits and do not depend on the sharding: what a
+disk has damaged, or a restore has put in the wrong place, is refused and never trained on.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ import contextlib
 import gc
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-FOLDER = "checkpoints"
+from r1jax.processes import on_first
+
+FOLDER, BEST = "checkpoints", "best.json"
 _STATE, _RECORD = "state", "record"
 
 
@@ -33,7 +37,8 @@ class CheckpointError(RuntimeError):
 class Checkpoints:
     """The checkpoints of one work directory, for the loop that writes them (readers use `load_checkpoint`).
 
-    Opening it clears away what an interrupted save has left.
+    Opening it clears away what an interrupted save has left. At any moment the checkpoint that best.json names is on disk: it
+    is written when the save is, and the one before it goes with the save after that.
 
     Args:
       workdir: the stage's work directory.
@@ -47,13 +52,14 @@ class Checkpoints:
         self.folder = Path(workdir).absolute() / FOLDER
         self._keep, self._every = keep, every
         self._at_step: int | None = None
-        policy: Any = ocp.training.preservation_policies.LatestN(keep)
+        self._best: dict[str, Any] | None = None  # of what is saved or being saved
+        self._written = on_first(lambda: _read_best(self.folder.parent))  # best.json
         with _naming(self.folder, "cannot open"):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._checkpointer = ocp.training.Checkpointer(
                 str(self.folder),
                 context=_context(),
-                preservation_policy=policy,
+                preservation_policy=self,
                 cleanup_tmp_directories=True,
             )
 
@@ -66,11 +72,20 @@ class Checkpoints:
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
-    def bytes_to_come(self, state: Any) -> int:
-        """Disk space that saving such states will still take: `keep` of them and the one under way, less what is there."""
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Orbax asks it when a save begins, and deletes the others when that is on disk: the latest ones and the best stay."""
+        best = [best["step"] for best in (self._best, self._written) if best is not None]
+        first_kept = len(checkpoints) - self._keep
+        return [index >= first_kept or info.step in best for index, info in enumerate(checkpoints)]
+
+    def bytes_to_come(self, state: Any, *, with_best: bool = False) -> int:
+        """Disk space that saving such states will still take: `keep` of them and the one under way, less what is there.
+
+        with_best: whether the best one is kept too.
+        """
         num_there = len(self._checkpointer.checkpoints)
         size = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(state))
-        return size * max(1, self._keep + 1 - num_there)
+        return size * max(1, self._keep + 1 + with_best - num_there)
 
     def save(self, step: int, state: Any, *, extra: Mapping[str, Any]) -> None:
         """Saves the state after `step` updates, with `extra` in the same checkpoint.
@@ -87,33 +102,76 @@ class Checkpoints:
         Raises CheckpointError for a disk that cannot be written (also one from the save before), ValueError for bad
         arguments.
         """
+        self._save(step, state, extra, self._best)
+
+    def _save(self, step: int, state: Any, extra: Mapping[str, Any], best: dict[str, Any] | None) -> None:
         if step == self._at_step:
+            self._best = best
             return
         if json.loads(json.dumps(extra)) != extra:
             raise ValueError(f"extra is no plain JSON and would come back different: {extra!r}")
-        record = {"arrays": _describe(state, checksums=True), "extra": dict(extra)}
+        record = {"arrays": _describe(state, checksums=True), "extra": dict(extra), "best": best}
         with _naming(self.folder / str(step), "cannot save"):
+            self._checkpointer.wait()
+            self._write_best()
+            self._best = best
             self._checkpointer.save_checkpointables_async(step, {_STATE: state, _RECORD: record}, force=True)
         self._at_step = step
+
+    def save_best(self, step: int, state: Any, *, extra: Mapping[str, Any], metric: str, value: float) -> bool:
+        """Saves the state, as `save`, if its held-out score is the highest yet; returns whether it is.
+
+        A tie goes to the earlier one, and so does a score that is no number. Another metric than before begins anew. A run
+        that was interrupted ends with the same best one, if it evaluates again after it was restored at the same step.
+        """
+        best = self._best if self._best is not None and self._best["metric"] == metric else None
+        if not value > (-math.inf if best is None else best["value"]):
+            return False
+        self._save(step, state, extra, {"step": step, "metric": metric, "value": float(value)})
+        return True
 
     def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
         """The latest checkpoint's (state, extra); see `load_checkpoint`."""
         step = self.latest_step()
         if step is None:
             raise CheckpointError(f"{self.folder}: no checkpoint to restore")
-        restored = _load(self._checkpointer, self.folder, step, abstract_state, partial=False)
+        state, record = _load(self._checkpointer, self.folder, step, abstract_state, partial=False)
         self._at_step = step
-        return restored
+        # What is known at this step: best.json may be of a step that was lost, or miss what came with the last save.
+        there = checkpoint_steps(self.folder.parent)
+        known = [best for best in (record.get("best"), self._written) if best is not None and best["step"] in there]
+        known = [best for best in known if best["step"] <= step]
+        self._best = max(known, key=lambda best: (best["value"], -best["step"]), default=None)
+        self._write_best()
+        return state, record["extra"]
 
     def wait(self) -> None:
         """Returns when the last save is on disk; raises CheckpointError if it failed."""
         with _naming(self.folder, "cannot save"):
             self._checkpointer.wait()
+            self._write_best()
 
     def close(self) -> None:
         """Waits and lets go of the folder."""
         with _naming(self.folder, "cannot save"):
             self._checkpointer.close()
+            self._write_best()
+
+    def _write_best(self) -> None:
+        """Writes best.json; nothing is being saved."""
+        if self._best == self._written:
+            return
+        path, best = self.folder.parent / BEST, self._best
+
+        def write() -> None:
+            if best is None:
+                path.unlink(missing_ok=True)
+                return
+            path.with_name(f".{BEST}.tmp").write_text(json.dumps(best) + "\n", encoding="utf-8")
+            path.with_name(f".{BEST}.tmp").replace(path)
+
+        on_first(write)
+        self._written = best
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -122,35 +180,75 @@ class Checkpoints:
         self.close()
 
 
-def load_checkpoint(workdir: str | Path, abstract_state: Any, *, partial: bool = False) -> tuple[Any, dict[str, Any]]:
-    """Reads the latest checkpoint of another stage's work directory, and writes nothing there.
+def checkpoint_steps(workdir: str | Path) -> list[int]:
+    """The steps of the complete checkpoints of a work directory, ascending; [] where there are none."""
+    return sorted(int(path.name) for path in (Path(workdir) / FOLDER).glob("*") if path.name.isdecimal())
+
+
+def best_step(workdir: str | Path) -> int | None:
+    """The step of the checkpoint with the highest held-out score; None where none was scored."""
+    best = _read_best(Path(workdir))
+    return None if best is None else best["step"]
+
+
+def load_checkpoint(
+    workdir: str | Path,
+    abstract_state: Any,
+    *,
+    step: int | Literal["latest", "best"] | None = None,
+    partial: bool = False,
+) -> tuple[Any, dict[str, Any]]:
+    """Reads a checkpoint of another stage's work directory, finished or not, and writes nothing there.
 
     Args:
       workdir: the work directory that holds `checkpoints`.
       abstract_state: tree of arrays or ShapeDtypeStructs with shardings: what is loaded is laid out like it, whatever
         mesh it was saved from. Structure, shapes and types must be those of the checkpoint.
+      step: number of updates done; "best": that of the highest held-out score; "latest" or None: the latest.
       partial: load only what abstract_state names (say {"params": ..., "buffers": ...} of a whole train state).
 
     Returns:
       The state, and the `extra` that was saved with it.
 
-    Raises CheckpointError, naming the folder, where there is none, it is damaged, or it is of another model.
+    Raises CheckpointError, naming the folder, where there is no such step (naming those that there are), it is damaged, or
+    it is of another model.
     """
     folder = Path(workdir).absolute() / FOLDER
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no checkpoint, the folder does not exist")
+    step = _choose_step(folder, step)
     with _naming(folder, "cannot open"):
         checkpointer = ocp.training.Checkpointer(str(folder), context=_context(partial=partial))
     with contextlib.closing(checkpointer):
-        latest = checkpointer.latest
-        if latest is None:
-            raise CheckpointError(f"{folder}: no checkpoint in it")
-        return _load(checkpointer, folder, latest.step, abstract_state, partial=partial)
+        state, record = _load(checkpointer, folder, step, abstract_state, partial=partial)
+    return state, record["extra"]
+
+
+def _choose_step(folder: Path, step: int | str | None) -> int:
+    """The step that is meant, of those that there are."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no checkpoint, the folder does not exist")
+    steps, best = checkpoint_steps(folder.parent), best_step(folder.parent)
+    if not steps:
+        raise CheckpointError(f"{folder}: no checkpoint in it")
+    if step == "best" and best is None:
+        raise CheckpointError(f"{folder}: none of its checkpoints has a held-out score, so there is no best one")
+    chosen = {None: steps[-1], "latest": steps[-1], "best": best}.get(step, step)
+    if chosen not in steps:
+        there = ", ".join(f"{there} (best)" if there == best else str(there) for there in steps)
+        raise CheckpointError(f"{folder}: no checkpoint of step {chosen}; there are {there}")
+    return chosen
+
+
+def _read_best(workdir: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((workdir / BEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
 
 
 def _load(
     checkpointer: ocp.training.Checkpointer, folder: Path, step: int, abstract_state: Any, *, partial: bool
 ) -> tuple[Any, dict[str, Any]]:
+    """(state, record) of a step."""
     folder = folder / str(step)
     abstract_state = jax.tree.map(
         lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding), abstract_state
@@ -168,7 +266,7 @@ def _load(
     for path, array in _describe(state, checksums=True).items():
         if array["checksum"] != saved[path]["checksum"]:
             raise CheckpointError(f"{folder}: the checksum of {path} is not the one saved; {advice}")
-    return state, record["extra"]
+    return state, record
 
 
 def _context(*, partial: bool = False) -> ocp.Context:

@@ -1,4 +1,4 @@
-"""Which code a config names: digests of the source behind its "module:function" strings."""
+"""Which code a spec names: digests of the source behind its "module:function" strings."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from r1jax.specs.fields import leaves
 
 _FUNCTION = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
 
 
-def code_digests(config: Any) -> dict[str, str]:
-    """Digest of each module that a "module:function" string anywhere in `config` (nested dicts and lists) names.
+def code_digests(spec: Any) -> dict[str, str]:
+    """Digest of each module that a "module:function" text anywhere in a spec (or in dicts and lists) names.
 
     The key is the module. Where it has no file (a notebook's __main__) the key is the whole string and the digest that
     of the function's source. What has no source at all is left out; so is what those modules import.
     """
     digests = {}
-    for name in sorted({text for text in _strings(config) if _FUNCTION.fullmatch(text)}):
+    for name in sorted({text for _, text, _, _ in leaves(spec) if isinstance(text, str) and _FUNCTION.fullmatch(text)}):
         module, _, function = name.partition(":")
         if (source := _module_source(module)) is not None:
             digests[module] = _digest(source)
@@ -47,11 +48,3 @@ def _function_source(module: str, function: str) -> bytes | None:
 
 def _digest(source: bytes) -> str:
     return hashlib.sha256(source).hexdigest()[:16]
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for child in value.values() if isinstance(value, Mapping) else value:
-            yield from _strings(child)

@@ -1,14 +1,27 @@
 """A work directory: what a stage was asked to do, where it ran, and whether it has finished.
 
-    config.json        the stage's config, written once; a second start must bring the same
-    environment.json   commit, versions, devices, digests of the code that the config names, of the latest start
+    config.json        the stage's spec whole, defaults too
+    changes.jsonl      which settings a run went on with, and from which update on
+    environment.json   commit, versions, devices, digests of the code that the spec names, of the latest start
     summary.json       the stage's result, written when it is finished
     DONE               empty; present when the stage is finished
     LOCK               who writes here, or was the last to
 
-Every file but LOCK is written beside its place and renamed into it, so none is ever half there. In the strings of a
-config "{here}/" at the start stands for the work directory itself: so written, a path survives that the directory is
-moved together with what it points to.
+Every file but LOCK and changes.jsonl is written under another name and then renamed, so none is ever half there. A text
+of config.json that begins with "{here}/" stands for a path from the work directory: directories that name each other so can
+be moved together.
+
+What is learned is told from how it is run (fields declared with how=True: meshes, micro-batches, cadences, workers). Where a
+directory holds results, a start with another spec
+
+    differs in `how` fields only   goes on; config.json is rewritten and changes.jsonl gets a line
+    has more updates or epochs     goes on from the last checkpoint, also where the run was DONE: it is no longer
+    has fewer than are done        is refused
+    differs in anything else       is refused with a diff
+
+and a field that config.json lacks counts as its default. A directory holds results if it has DONE, a folder
+checkpoints/<number>, a file in parts/, a line in verdicts.jsonl, or a row in metrics.jsonl and no checkpoints/ (the rows of
+a stage that saves checkpoints count only with one). Else a start with another spec takes it over and clears what is there.
 
 LOCK is held by flock, which the kernel lets go of when its process ends in whatever way. NFS passes it on to its server
 (not where it is mounted with nolock or local_lock); a file system that knows no locks gets a warning and no protection.
@@ -21,6 +34,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import fcntl
 import importlib.metadata
 import json
@@ -36,14 +50,18 @@ from typing import Any
 import jax
 
 from r1jax.processes import on_first
+from r1jax.specs.fields import leaves, to_plain
+from r1jax.specs.reader import HERE, SpecError, read
 from r1jax.workdir.code_digest import code_digests
 
 MARGIN_BYTES = 1 << 26
 """Free space beyond the checkpoints: metrics, completions, TensorBoard."""
-_HERE = "{here}/"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "reasoning-gym")
 _ENVIRONMENT_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 _ABSENT = "(absent)"
+_OF_A_RUN = ("lineage.json", "changes.jsonl", "metrics.jsonl", "best.json", "summary.json", "error.txt", "report.html")
+_OF_A_RUN += ("verdicts.jsonl", "completions", "tensorboard", "checkpoints", "parts")
+"""What is cleared when another spec takes over a directory without results."""
 
 
 class WorkdirError(RuntimeError):
@@ -71,19 +89,19 @@ class Workdir:
 
 
 @contextlib.contextmanager
-def open_workdir(path: str | Path, config: Mapping[str, Any]) -> Iterator[Workdir]:
+def open_workdir(path: str | Path, spec: Any) -> Iterator[Workdir]:
     """Makes or reopens a work directory and keeps it locked while the context lasts.
 
     Args:
       path: the directory; made, with its parents, where there is none.
-      config: the stage's config as plain nested dicts that JSON can hold.
+      spec: the stage's spec, a frozen dataclass.
 
     Raises WorkdirError where the path cannot be written, the disk is (nearly) full, another process works there (naming
-    it), or the directory is of another config (naming the keys that differ with both values); TypeError, naming the
-    key, where JSON cannot hold a value.
+    it), or the directory holds results of another spec (naming the keys that differ with both values; see the module);
+    TypeError, naming the key, where JSON cannot hold a value.
     """
     path = Path(path).absolute()
-    wanted = _to_json(config)
+    plain = _to_json(spec)
     with contextlib.ExitStack() as held:
 
         def begin() -> None:
@@ -91,11 +109,8 @@ def open_workdir(path: str | Path, config: Mapping[str, Any]) -> Iterator[Workdi
                 path.mkdir(parents=True, exist_ok=True)
                 held.enter_context(_locked(path))
                 _require_space(path, 0)
-                if (path / "config.json").exists():
-                    check_same_config(path, wanted)
-                else:
-                    write_json(path / "config.json", wanted)
-                write_json(path / "environment.json", describe_environment() | {"code": code_digests(wanted)})
+                _write_config(path, spec, plain)
+                write_json(path / "environment.json", describe_environment() | {"code": code_digests(spec)})
             except OSError as error:
                 raise WorkdirError(f"{path}: cannot write the work directory: {error}") from error
 
@@ -103,18 +118,69 @@ def open_workdir(path: str | Path, config: Mapping[str, Any]) -> Iterator[Workdi
         yield Workdir(path)
 
 
-def read_summary(path: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The summary of a stage with this config that has finished in the directory; None if it has still to run."""
-    if not (path / "DONE").exists() or _read(path / "config.json", at=path) != from_here(_to_json(config), path):
+def _write_config(path: Path, spec: Any, plain: dict[str, Any]) -> None:
+    """Writes config.json where there is none, takes over a directory without results, or goes on with other settings."""
+    if (path / "config.json").exists():
+        how, others = _differences(path, spec)
+        if not how and not others:
+            return
+        if holds_results(path):
+            is_extended = _check_differences(path, how, others)
+            now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+            with (path / "changes.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"update": updates_done(path), "time": now, "changes": how}) + "\n")
+            words = ", ".join(f"{key} {_shown(before)} -> {_shown(after)}" for key, (before, after) in how.items())
+            print(f"{path.name} goes on with other settings: {words}", flush=True)
+            if is_extended:
+                (path / "DONE").unlink(missing_ok=True)
+        else:
+            for name in _OF_A_RUN:
+                _remove(path / name)
+    write_json(path / "config.json", plain)
+
+
+def holds_results(path: Path) -> bool:
+    """Whether a start with another spec would lose anything; the rule is in the module's docstring."""
+    rows = ["verdicts.jsonl"] if (path / "checkpoints").is_dir() else ["verdicts.jsonl", "metrics.jsonl"]
+    return (
+        (path / "DONE").exists()
+        or updates_done(path) is not None
+        or any((path / "parts").glob("*"))
+        or any(read_lines(path / name) for name in rows)
+    )
+
+
+def updates_done(path: Path) -> int | None:
+    """The number of updates of a directory's latest checkpoint; None without one."""
+    steps = [int(folder.name) for folder in (path / "checkpoints").glob("*") if folder.name.isdecimal()]
+    return max(steps, default=None)
+
+
+def read_summary(path: Path, spec: Any) -> dict[str, Any] | None:
+    """The summary of a stage of this spec that has finished in the directory; None if it has still to run, or to go on.
+
+    The spec may differ in `how` fields, but for the number of updates or epochs.
+    """
+    if not (path / "DONE").exists():
+        return None
+    try:
+        if _check_differences(path, *_differences(path, spec)):
+            return None
+    except WorkdirError:
         return None
     return _read(path / "summary.json", at=path)
 
 
-def changed_code(path: Path, config: Mapping[str, Any]) -> list[str]:
-    """The modules and functions that the config names whose source is not what it was at the directory's latest start."""
+def changed_code(path: Path, spec: Any) -> list[str]:
+    """The modules and functions that the spec names whose source is not what it was at the directory's latest start."""
     environment = _read(path / "environment.json", at=path)
     before = environment.get("code", {}) if isinstance(environment, dict) else {}
-    return [name for name, digest in code_digests(config).items() if before.get(name, digest) != digest]
+    return [name for name, digest in code_digests(spec).items() if before.get(name, digest) != digest]
+
+
+def check_same_config(path: Path, spec: Any) -> None:
+    """Raises WorkdirError, naming the keys that differ with both values, unless a directory's run can go on with the spec."""
+    _check_differences(path, *_differences(path, spec))
 
 
 def from_here(value: Any, path: Path) -> Any:
@@ -123,14 +189,14 @@ def from_here(value: Any, path: Path) -> Any:
         return {key: from_here(child, path) for key, child in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(from_here(child, path) for child in value)
-    if isinstance(value, str) and value.startswith(_HERE):
-        return os.path.normpath(path / value.removeprefix(_HERE))
+    if isinstance(value, str) and value.startswith(HERE):
+        return os.path.normpath(path / value.removeprefix(HERE))
     return value
 
 
 def to_here(target: Path, path: Path) -> str:
     """The string that `from_here` at `path` turns into `target`; both absolute."""
-    return _HERE + os.path.relpath(target, path)
+    return HERE + os.path.relpath(target, path)
 
 
 def describe_environment() -> dict[str, Any]:
@@ -180,14 +246,14 @@ def read_lines(path: Path) -> list[bytes]:
     return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
 
 
-def _to_json(config: Mapping[str, Any]) -> Any:
-    """The config as JSON gives it back (tuples become lists)."""
-    for key, value in _flatten(config):
+def _to_json(spec: Any) -> dict[str, Any]:
+    """The spec as JSON gives it back."""
+    for key, value, _, _ in leaves(spec):
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise TypeError(f"config key {key!r} cannot be written as JSON: {value!r} ({error})") from error
-    return json.loads(json.dumps(dict(config)))
+    return to_plain(spec)
 
 
 def _read(path: Path, *, at: Path) -> Any:
@@ -224,32 +290,64 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def check_same_config(path: Path, config: Mapping[str, Any]) -> None:
-    """Raises WorkdirError, naming the keys that differ with both values, if a directory's config.json is another config."""
-    found = _read(path / "config.json", at=path)
-    wanted = from_here(_to_json(config), path)
-    if found is None:
+def _differences(path: Path, spec: Any) -> tuple[dict[str, list], dict[str, list]]:
+    """Dotted key -> [value there, value now], of `how` fields and of others. Raises WorkdirError if config.json is damaged."""
+    plain = _read(path / "config.json", at=path)
+    if not isinstance(plain, dict):
         raise WorkdirError(f"{path / 'config.json'} is damaged")
-    if found == wanted:
-        return
-    there, here = dict(_flatten(found)), dict(_flatten(wanted))
-    differing = [
-        f"  {key}: {there.get(key, _ABSENT)!r} there, {here.get(key, _ABSENT)!r} now"
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key, _ABSENT) != here.get(key, _ABSENT)
-    ]
-    raise WorkdirError(
-        f"{path} holds a run of another config; choose another work directory or the same config "
-        "(a {hash} also changes with the code that a config names):\n" + "\n".join(differing)
-    )
+    is_how: dict[str, bool] = {}
+
+    def values_of(plain: dict[str, Any]) -> dict[str, Any]:
+        try:
+            value = read(type(spec), plain)  # fills in defaults, and says of each leaf what it is
+        except SpecError:
+            value = plain  # of an older version, or another stage
+        found = {}
+        for key, leaf, how, _ in leaves(value):
+            found[key] = to_plain(leaf)
+            is_how[key] = is_how.get(key, False) or how
+        return found
+
+    there, now = values_of(plain), values_of(from_here(to_plain(spec), path))
+    how, others = {}, {}
+    for key in sorted(is_how):
+        pair = [there.get(key, _ABSENT), now.get(key, _ABSENT)]
+        if pair[0] != pair[1]:
+            (how if is_how[key] else others)[key] = pair
+    return how, others
 
 
-def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and (value or not prefix):
-        for key, inner in value.items():
-            yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+def _check_differences(path: Path, how: Mapping[str, list], others: Mapping[str, list]) -> bool:
+    """Whether the run becomes longer. Raises WorkdirError for what it cannot go on with."""
+    if others:
+        lines = [f"  {key}: {_shown(before)} there, {_shown(after)} now" for key, (before, after) in others.items()]
+        raise WorkdirError(
+            f"{path} holds a run of another config; choose another work directory or the same config "
+            "(a {hash} also changes with the code that a config names):\n" + "\n".join(lines)
+        )
+    _, updates = how.get("num_updates", (None, None))
+    before, epochs = how.get("num_epochs", (None, None))
+    done = updates_done(path)
+    if updates is not None and updates < (done or 0):
+        raise WorkdirError(f"{path}: num_updates={updates} is fewer than the {done} that are done")
+    if epochs is not None and (before is None or epochs < before):
+        words = "cannot follow num_updates" if before is None else f"is fewer than the {before} that it was begun with"
+        raise WorkdirError(f"{path}: num_epochs={epochs} {words}")
+    is_longer = epochs is not None or (updates is not None and updates != done)
+    if is_longer and done is None and (path / "DONE").exists():
+        raise WorkdirError(f"{path}: the run is done and its checkpoints are gone, so it cannot be made longer")
+    return is_longer
+
+
+def _shown(value: Any) -> str:
+    return value if value is _ABSENT else repr(value)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
     else:
-        yield prefix, value
+        path.unlink(missing_ok=True)
 
 
 def _git(*arguments: str) -> str | None:

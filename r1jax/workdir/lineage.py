@@ -1,19 +1,17 @@
-"""Where a stage's inputs come from: lineage.json in its work directory, written once and compared at every later start.
+"""Where a stage's inputs come from: lineage.json in its work directory, written until there are results, and then compared.
 
     {"inputs": {"init.path": {"path": "{here}/../base", "config": ..., "commit": ..., "data": ...}, ...}}
 
-An input is whatever lies at a "path" of the config, or at those of a list or dict of "paths". Of another stage's work
-directory the digest of its config, its commit and the digest of the list of files that it made are kept; of other files
-and folders a digest of names and sizes (to read a model's weights would take as long as loading them). What the stage
-itself is, config.json and environment.json tell.
+An input is whatever lies at a path of the spec (``fields.paths_of``). Of another stage's work directory the digest of its
+config, its commit and the digest of the list of files that it made are kept; of other files and folders a digest of names
+and sizes (to read a model's weights would take as long as loading them). What the stage itself is, config.json and
+environment.json tell.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +20,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax.processes import on_first
-from r1jax.workdir.directory import WorkdirError, to_here, write_json
+from r1jax.specs.fields import paths_of
+from r1jax.workdir.directory import WorkdirError, from_here, holds_results, to_here, write_json
 
-_PATH_KEY = re.compile(r"(\w+_)?paths?")
 MANIFEST = "manifest.json"
 """What a stage that makes data writes: its files with their digests."""
 
 
-def record_lineage(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes lineage.json at the first start, and returns the inputs by the keys of the config that name them.
+def record_lineage(workdir: Path, spec: Any) -> dict[str, Any]:
+    """Writes lineage.json until the directory holds results, and returns the inputs by the keys of the spec that name them.
 
-    Raises WorkdirError, naming the key, if an input is not what it was when this work directory was begun.
+    Raises WorkdirError, naming the key, if an input is not what it was when the results of this work directory were begun.
     """
-    return on_first(lambda: _record(Path(workdir).absolute(), config))
+    return on_first(lambda: _record(Path(workdir).absolute(), spec))
 
 
-def _record(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    inputs = {key: describe_input(Path(path), workdir) for key, path in paths_of(config) if Path(path).exists()}
+def _record(workdir: Path, spec: Any) -> dict[str, Any]:
+    paths = {key: Path(from_here(path, workdir)) for key, path in paths_of(spec).items()}
+    inputs = {key: describe_input(path, workdir) for key, path in paths.items() if path.exists()}
     file = workdir / "lineage.json"
-    if file.is_file():
+    if file.is_file() and holds_results(workdir):
         before = json.loads(file.read_text(encoding="utf-8"))["inputs"]
         for key in sorted(before.keys() | inputs.keys()):
             if before.get(key) != inputs.get(key):
@@ -97,18 +96,6 @@ def _bit_sums(leaves: list[jax.Array]) -> list[jax.Array]:
         return jnp.stack([jnp.sum(mixed, dtype=jnp.uint32), jnp.sum(mixed ^ (mixed >> 13), dtype=jnp.uint32)])
 
     return [one(leaf) for leaf in leaves]
-
-
-def paths_of(value: Any, key: str = "", *, is_path: bool = False) -> Iterator[tuple[str, str]]:
-    """(dotted key, text) of every text under a key "path", "paths", "..._path" or "..._paths" of a config: what a stage reads."""
-    if isinstance(value, str) and is_path:
-        yield key, value
-    children = (
-        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
-    )
-    for name, child in children:
-        names_path = is_path or _PATH_KEY.fullmatch(str(name)) is not None
-        yield from paths_of(child, f"{key}.{name}".lstrip("."), is_path=names_path)
 
 
 def _sha256(path: Path) -> str:

@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r1jax.sharding import make_mesh
-from r1jax.training.checkpoint import CheckpointError, Checkpoints, load_checkpoint
+from r1jax.training.checkpoint import CheckpointError, Checkpoints, best_step, checkpoint_steps, load_checkpoint
 from r1jax.training.learner import init_state
 from r1jax.training.optimizer import make_optimizer
 
@@ -83,11 +83,93 @@ def test_space_that_checkpoints_will_take(tmp_path):
     state = {"w": jnp.zeros((100, 10)), "scale": jnp.zeros((10,), jnp.bfloat16)}  # 4000 + 20 bytes
     abstract = jax.eval_shape(lambda: state)
     with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.bytes_to_come(state, with_best=True) == 4 * 4020
         assert checkpoints.bytes_to_come(state) == checkpoints.bytes_to_come(abstract) == 3 * 4020
         for step, more in ((1, 2), (2, 1), (3, 1)):  # one at least: the next is written before the oldest goes
             checkpoints.save(step, state, extra={})
             checkpoints.wait()
             assert checkpoints.bytes_to_come(state) == more * 4020
+
+
+def run_scored(workdir, scores, *, first=0, stop_after=None, keep=2):
+    """A loop that saves every third update and evaluates every second before it goes on, as the RL stage does."""
+    state = {"w": jnp.zeros(4)}
+    with Checkpoints(workdir, keep=keep, every=3) as checkpoints:
+        step = 0
+        if checkpoints.latest_step() is not None:
+            state, extra = checkpoints.restore(state)
+            step = extra["step"]
+        while step < 12:
+            extra = {"step": step}
+            if step in scores:
+                checkpoints.save_best(step, state, extra=extra, metric="pass@1", value=scores[step])
+            if step == stop_after:
+                return
+            state, step = {"w": state["w"] + 1}, step + 1
+            if checkpoints.is_due(step):
+                checkpoints.save(step, state, extra={"step": step})
+
+
+SCORES = {2: 0.1, 4: 0.5, 6: 0.3, 8: 0.5, 10: float("nan")}
+
+
+def test_the_best_is_kept_as_well_as_the_latest(tmp_path):
+    run_scored(tmp_path, SCORES)
+    assert json.loads((tmp_path / "best.json").read_text()) == {
+        "step": 4,
+        "metric": "pass@1",
+        "value": 0.5,
+    }  # 8 is a tie
+    assert checkpoint_steps(tmp_path) == [4, 7, 10] and best_step(tmp_path) == 4
+    got, extra = load_checkpoint(tmp_path, {"w": jnp.zeros(4)}, step="best")
+    assert extra == {"step": 4} and float(got["w"][0]) == 4
+    assert load_checkpoint(tmp_path, {"w": jnp.zeros(4)}, step=7)[1] == {"step": 7}
+    for latest in ("latest", None):
+        assert load_checkpoint(tmp_path, {"w": jnp.zeros(4)}, step=latest)[1] == {"step": 10}
+    with pytest.raises(CheckpointError, match=r"checkpoints: no checkpoint of step 8; there are 4 \(best\), 7, 10$"):
+        load_checkpoint(tmp_path, {"w": jnp.zeros(4)}, step=8)
+
+
+@pytest.mark.parametrize("stop_after", range(1, 12))
+def test_an_interrupted_run_ends_with_the_same_best(tmp_path, stop_after):
+    run_scored(tmp_path / "whole", SCORES)
+    run_scored(tmp_path / "resumed", SCORES, stop_after=stop_after)
+    run_scored(tmp_path / "resumed", SCORES)
+    assert (tmp_path / "resumed" / "best.json").read_text() == (tmp_path / "whole" / "best.json").read_text()
+    assert best_step(tmp_path / "resumed") in checkpoint_steps(tmp_path / "resumed")
+
+
+def test_a_best_that_was_lost_is_not_the_best(tmp_path):
+    """What a kill can leave: best.json behind the last save, or ahead of the one that is gone on with."""
+    run_scored(tmp_path, {2: 0.1, 4: 0.5}, stop_after=4)
+    best, checkpoints = tmp_path / "best.json", tmp_path / "checkpoints"
+    best.write_text('{"step": 2, "metric": "pass@1", "value": 0.1}')  # killed when 4 was saved, before best.json was
+    run_scored(tmp_path, {}, stop_after=4)
+    assert best_step(tmp_path) == 4
+    shutil.rmtree(checkpoints / "4")  # it was damaged; on with the one before
+    run_scored(tmp_path, {}, stop_after=2)
+    assert best_step(tmp_path) == 2
+    run_scored(tmp_path, {2: 0.1, 4: 0.05, 6: 0.2}, stop_after=7)
+    assert best_step(tmp_path) == 6
+    with Checkpoints(tmp_path) as opened:
+        opened.restore({"w": jnp.zeros(4)})
+        assert opened.save_best(9, {"w": jnp.zeros(4)}, extra={}, metric="other", value=-1.0)
+    assert json.loads(best.read_text()) == {"step": 9, "metric": "other", "value": -1.0}
+
+
+def test_best_json_never_names_what_is_not_on_disk(tmp_path):
+    state = {"w": jnp.zeros(1 << 20)}
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step in range(1, 8):
+            assert checkpoints.save_best(step, state, extra={}, metric="pass@1", value=step / 10)
+            assert best_step(tmp_path) in (None, *checkpoint_steps(tmp_path)), step
+            checkpoints.save(step * 100, state, extra={})
+            assert best_step(tmp_path) in checkpoint_steps(tmp_path), step
+            load_checkpoint(tmp_path, state, step="best")  # a reader, while the next one is being saved
+    assert checkpoint_steps(tmp_path) == [7, 700]
+    with pytest.raises(CheckpointError, match="none of its checkpoints has a held-out score"):
+        (tmp_path / "best.json").unlink()
+        load_checkpoint(tmp_path, state, step="best")
 
 
 def test_restores_onto_another_mesh(tmp_path):

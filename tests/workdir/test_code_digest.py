@@ -2,6 +2,7 @@ import hashlib
 import sys
 import types
 
+from r1jax.specs.rewards import FunctionReward
 from r1jax.workdir.code_digest import code_digests
 
 
@@ -9,10 +10,8 @@ def test_modules_named_anywhere_by_their_file(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "judge_one.py").write_text("x = 1\n")
     (tmp_path / "judge_two.py").write_text("raise ImportError('it is read, not imported')\n")
-    config = {
-        "rewards": [{"function": "judge_one:f", "weight": 1.0}, {"function": "judge_one:g"}],
-        "n": (("judge_two:h",),),
-    }
+    rewards = FunctionReward(function="judge_one:f"), FunctionReward(function="judge_one:g")
+    config = {"rewards": rewards, "n": (("judge_two:h",),)}
     assert code_digests(config) == {
         "judge_one": hashlib.sha256(b"x = 1\n").hexdigest()[:16],
         "judge_two": hashlib.sha256(b"raise ImportError('it is read, not imported')\n").hexdigest()[:16],

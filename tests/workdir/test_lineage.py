@@ -1,6 +1,7 @@
 """Inputs are written down once, and another one in their place is told."""
 
 import json
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,18 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from r1jax.specs.fields import PathText, option
+from r1jax.specs.policy import StageInit
+from r1jax.specs.source import SourceSpec
 from r1jax.workdir.directory import WorkdirError
-from r1jax.workdir.lineage import _bit_sums, paths_of, record_lineage, weights_digest
+from r1jax.workdir.lineage import _bit_sums, record_lineage, weights_digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    init: StageInit = option()
+    others: tuple[SourceSpec | PathText, ...] = option(())
+    note: str = option("/")
 
 
 def stage_at(path, **config):
@@ -24,41 +35,27 @@ def test_an_input_that_was_made_anew_is_told(tmp_path):
     run.mkdir()
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.jsonl").write_text("{}")
-    config = {
-        "init": {"kind": "stage", "path": base},
-        "others": [{"path": str(tmp_path / "set")}, {"path": str(tmp_path / "later")}],
-    }
-    inputs = record_lineage(run, config)
-    assert set(inputs) == {"init.path", "others.0.path"}
+    spec = Spec(init=StageInit(path=base), others=(SourceSpec(path=str(tmp_path / "set")), str(tmp_path / "later")))
+    inputs = record_lineage(run, spec)
+    assert set(inputs) == {"init.path", "others[0].path"}
     assert inputs["init.path"]["path"] == "{here}/../base" and inputs["init.path"]["commit"] == "abc"
     assert json.loads((run / "lineage.json").read_text()) == {"inputs": inputs}
-    assert record_lineage(run, config) == inputs
+    assert record_lineage(run, Spec(init=StageInit(path="{here}/../base"), others=spec.others)) == inputs
 
+    (tmp_path / "set" / "a.jsonl").write_text("{}  ")
+    record_lineage(run, spec)  # nothing is done yet that the former input was used for
+    (run / "checkpoints" / "1").mkdir(parents=True)
     (tmp_path / "set" / "a.jsonl").write_text("{} ")
-    with pytest.raises(WorkdirError, match=r"its input others\.0\.path was made anew"):
-        record_lineage(run, config)
-    (tmp_path / "set" / "a.jsonl").write_text("{}")
+    with pytest.raises(WorkdirError, match=r"its input others\[0\]\.path was made anew"):
+        record_lineage(run, spec)
+    (tmp_path / "set" / "a.jsonl").write_text("{}  ")
     (tmp_path / "base" / "manifest.json").write_text("{}")
     with pytest.raises(WorkdirError, match=r"its input init\.path was made anew"):
-        record_lineage(run, config)
+        record_lineage(run, spec)
     (tmp_path / "base" / "manifest.json").unlink()
     stage_at(tmp_path / "base", seed=1)
     with pytest.raises(WorkdirError, match=r"its input init\.path was made anew"):
-        record_lineage(run, config)
-
-
-def test_inputs_are_what_the_keys_of_paths_name():
-    config = {
-        "init": {"path": "a", "preset": "b"},
-        "with_paths": ["c", "d"],
-        "table": [{"paths": {"Zero": "e"}}],
-        "long_path": "f",
-        "pathos": "g",
-        "path": None,
-    }
-    assert dict(paths_of(config)) == {
-        "init.path": "a", "with_paths.0": "c", "with_paths.1": "d", "table.0.paths.Zero": "e", "long_path": "f",
-    }  # fmt: skip
+        record_lineage(run, spec)
 
 
 def test_weights_are_told_apart_by_every_bit_and_name():
