@@ -1,70 +1,30 @@
-"""Claims about the pipeline: what each stage is good at, distilling against RL, a reward model that is hacked. See ``claims``."""
+"""Claims about the pipeline: what each stage is good at, distilling against RL, a reward model that is hacked. See ``claim_kinds``."""
 
-from collections.abc import Mapping, Sequence
+import functools
 from typing import Any
 
 import numpy as np
 
-from r1jax.evals.estimates import FEWEST_SEEDS, Estimate, change_of_level, mean_difference, mean_over
+from r1jax.evals.estimates import Estimate, change_of_level, mean_difference, mean_over
 from r1jax.evals.finished import Finished, MissingFigureError
-from r1jax.evals.verdicts import Verdict, curve, figure, listed
-
-COLUMNS = (
-    {"name": "reasoning", "task": "pair_sum", "metric": "pass@1"},
-    {"name": "language consistency", "task": "pair_sum", "metric": "rewards/language/mean"},
-    {"name": "well-formed", "task": "pair_sum", "metric": "format"},
-    {"name": "helpfulness", "task": "helpful", "metric": "rewards/helpfulness/mean"},
-    {"name": "safety", "task": "safety", "metric": "rewards/safety/mean"},
-)
-"""Of the stage table: what spec D.3's benchmarks are in the mini world."""
-ORDERINGS = (
-    ("helpfulness", "R1", ">", "Dev3"),
-    ("helpfulness", "R1", ">", "Zero"),
-    ("safety", "R1", ">", "Dev3"),
-    ("safety", "R1", ">", "Zero"),
-    ("language consistency", "R1", ">", "Zero"),
-    ("reasoning", "R1", ">=", "Dev1"),
-)
+from r1jax.evals.protocols import first_and_last, protocol, scored, training
+from r1jax.evals.verdicts import Verdict, figure, listed
+from r1jax.specs.claims import DistilsClaim, ExposureHacksClaim, StageTableClaim
 
 
-def check_stage_table(
-    paths: Mapping[str, str],
-    *,
-    columns: Sequence[Mapping[str, str]] = COLUMNS,
-    orderings: Sequence[Sequence[str]] = ORDERINGS,
-) -> None:
-    """Raises ValueError for columns or orderings that do not fit together."""
-    for place, column in enumerate(columns):
-        if set(column) != {"name", "task", "metric"}:
-            raise ValueError(f"columns[{place}]: needs name, task and metric, got {dict(column)}")
-    names = [column["name"] for column in columns]
-    for place, ordering in enumerate(orderings):
-        if len(ordering) != 4 or ordering[2] not in (">", ">="):
-            raise ValueError(f"orderings[{place}]: must be [column, stage, '>' or '>=', stage], got {list(ordering)}")
-        for what, known in ((ordering[0], names), (ordering[1], list(paths)), (ordering[3], list(paths))):
-            if what not in known:
-                raise ValueError(f"orderings[{place}]: there is no {what!r}; there are {', '.join(known)}")
-
-
-def stage_table(
-    paths: Mapping[str, str],
-    *,
-    columns: Sequence[Mapping[str, str]] = COLUMNS,
-    orderings: Sequence[Sequence[str]] = ORDERINGS,
-) -> Verdict:
+def stage_table(claim: StageTableClaim) -> Verdict:
     """Each stage's table: evaluate stages by name (Zero, Dev1, ...), figures by column, and the orderings to hold.
 
     An ordering [column, A, ">", B] holds where the difference A - B is above 0 by its interval, with ">=" where it is not
     below 0 by it. A figure without an interval can be shown, not ordered by.
     """
-    check_stage_table(paths, columns=columns, orderings=orderings)
-    stages = {name: Finished(path) for name, path in paths.items()}
+    stages = {name: Finished(path) for name, path in claim.paths.items()}
     cells = {
-        name: {column["name"]: stage.estimate("tasks", column["task"], column["metric"]) for column in columns}
+        name: {column.name: stage.estimate("tasks", column.task, column.metric) for column in claim.columns}
         for name, stage in stages.items()
     }
     results = []
-    for column, first, sign, second in orderings:
+    for column, first, sign, second in claim.orderings:
         difference = mean_difference([cells[first][column]], [cells[second][column]])
         if difference.half_width is None:
             raise MissingFigureError(
@@ -84,30 +44,26 @@ def stage_table(
         held=not broken,
         rule=f"by 95 % intervals over problems: {', '.join(result['ordering'] for result in results)} "
         "(> above, >= not below, beyond the interval of the difference)",
+        protocol=protocol(list(stages.values()), first_and_last),
         table={
-            "head": ["stage", *(column["name"] for column in columns)],
+            "head": ["stage", *(column.name for column in claim.columns)],
             "rows": [[name, *map(str, row.values())] for name, row in cells.items()],
         },
     )
 
 
-def distils(
-    distilled_paths: Sequence[str],
-    rl_paths: Sequence[str],
-    *,
-    task: str | None = None,
-    metric: str = "pass@1",
-    distilled_trained_paths: Sequence[str] = (),
-    rl_trained_paths: Sequence[str] = (),
-) -> Verdict:
-    """Distilling beats RL on the small model: evaluate (or RL) stages in pairs of a seed, and what training each side took.
-
-    ``..._trained_paths`` are the stages whose tokens and seconds are stated, of all seeds.
-    """
-    sides = {"distilled": (distilled_paths, distilled_trained_paths), "RL": (rl_paths, rl_trained_paths)}
-    scores, compute = {}, {}
-    for name, (scored, trained) in sides.items():
-        scores[name] = [Finished(path).score(metric, task=task) for path in scored]
+def distils(claim: DistilsClaim) -> Verdict:
+    """The distilled student against RL alone: evaluate (or RL) stages in pairs of a seed, and what training each side took."""
+    metric = claim.metric
+    sides = {
+        "distilled": (claim.distilled_paths, claim.distilled_trained_paths),
+        "RL": (claim.rl_paths, claim.rl_trained_paths),
+    }
+    scores, compute, evaluated = {}, {}, []
+    for name, (paths, trained) in sides.items():
+        stages = [Finished(path) for path in paths]
+        scores[name] = [stage.score(metric, task=claim.task) for stage in stages]
+        evaluated += stages
         stages = [Finished(path) for path in trained]
         compute[name] = {
             "stages": [stage.name for stage in stages],
@@ -125,62 +81,44 @@ def distils(
         + (f" (training: {took})" if took else ""),
         values={
             "metric": metric,
-            **{name: listed(found) for name, found in scores.items()},
+            **{name: listed(levels) for name, levels in scores.items()},
             "difference": difference.to_json(),
             "compute": compute,
         },
         held=difference.is_above_zero,
         rule=f"{metric} of the distilled model is higher by the 95 % interval of the difference",
+        protocol=protocol(evaluated, functools.partial(scored, metric=metric)),
     )
 
 
-def exposure_hacks(
-    long_path: str,
-    short_path: str,
-    *,
-    model: str,
-    true: str = "rewards/helpfulness/mean",
-    reasoning: str = "rewards/accuracy/mean",
-    phases: int = 5,
-    long_evaluated_path: str | None = None,
-    short_evaluated_path: str | None = None,
-    general_task: str = "helpful",
-    reasoning_task: str = "pair_sum",
-    score: str = "pass@1",
-) -> Verdict:
-    """Too long on a preference model hacks it: a long and a short RL run, by what ``model``, truth and rules say at their ends.
+def exposure_hacks(claim: ExposureHacksClaim) -> Verdict:
+    """A long and a short RL run on a preference model, by what the model, the truth and rules say at their ends.
 
-    Args:
-        long_path, short_path: the RL stages, whose curves are drawn.
-        model: metric of the reward model's score ("rewards/<name>/mean").
-        true: metric of the scripted judge's score, logged only.
-        reasoning: metric of the reasoning reward in the RL stages.
-        phases: rows at the end of each that are compared, at least 3, where there are no evaluations.
-        long_evaluated_path, short_evaluated_path: evaluate stages of the two, both or none; they log ``model`` and ``true``
-            on ``general_task``, and have ``score`` on ``reasoning_task``. With them held-out problems decide.
+    The RL stages' curves are drawn; with evaluate stages of both, held-out problems decide.
     """
-    trained = {"long": Finished(long_path), "short": Finished(short_path)}
+    model, phases = claim.model, claim.phases
+    trained = {"long": Finished(claim.long_path), "short": Finished(claim.short_path)}
     evaluated = None
-    if long_evaluated_path and short_evaluated_path:
-        evaluated = {"long": Finished(long_evaluated_path), "short": Finished(short_evaluated_path)}
+    if claim.long_evaluated_path and claim.short_evaluated_path:
+        evaluated = {"long": Finished(claim.long_evaluated_path), "short": Finished(claim.short_evaluated_path)}
     change, texts, figures = {}, [], []
     values: dict[str, Any] = {}
     for name, metric, words, where in (
-        ("model", model, "the model's score", (general_task, model)),
-        ("true", true, "the true score", (general_task, true)),
-        ("reasoning", reasoning, "reasoning", (reasoning_task, score)),
+        ("model", model, "the model's score", (claim.general_task, model)),
+        ("true", claim.true, "the true score", (claim.general_task, claim.true)),
+        ("reasoning", claim.reasoning, "reasoning", (claim.reasoning_task, claim.score)),
     ):
         if evaluated:
-            found = {which: stage.estimate("tasks", *where) for which, stage in evaluated.items()}
-            change[name] = mean_difference([found["long"]], [found["short"]])
+            levels = {which: stage.estimate("tasks", *where) for which, stage in evaluated.items()}
+            change[name] = mean_difference([levels["long"]], [levels["short"]])
         else:
             ends = {which: stage.series(metric, least=phases)[1][-phases:].tolist() for which, stage in trained.items()}
-            found = {which: Estimate(float(np.mean(level))) for which, level in ends.items()}
+            levels = {which: Estimate(float(np.mean(level))) for which, level in ends.items()}
             change[name] = change_of_level(ends["short"], ends["long"])
-        of_both = {which: estimate.to_json() for which, estimate in found.items()}
+        of_both = {which: estimate.to_json() for which, estimate in levels.items()}
         values[name] = {"metric": metric, **of_both, "change": change[name].to_json()}
-        texts.append(f"{words} {found['short']} → {found['long']}, change {change[name]}")
-        curves = [curve(which, stage, metric) for which, stage in trained.items()]
+        texts.append(f"{words} {levels['short']} → {levels['long']}, change {change[name]}")
+        curves = [curve for which, stage in trained.items() for curve in stage.curves(which, metric)]
         figures.append(figure(f"Exposure: {words}", "reward", curves))
     falls = [name for name in ("true", "reasoning") if change[name].is_below_zero]
     updates = {which: _updates_with(stage, model) for which, stage in trained.items()}
@@ -191,6 +129,7 @@ def exposure_hacks(
         held=bool(change["model"].is_above_zero) and bool(falls),
         rule=f"{compared} the model's score is higher in the long one, and the true score or reasoning is lower, "
         "each by the 95 % interval of the difference",
+        protocol=protocol(list((evaluated or trained).values()), first_and_last if evaluated else training),
         figures=tuple(figures),
     )
 
@@ -200,13 +139,3 @@ def _updates_with(stage: Finished, metric: str) -> int:
     steps, _ = stage.series(metric)
     of_a_row = int(np.diff(steps).min()) if len(steps) > 1 else 1
     return int(steps[-1] - steps[0]) + of_a_row
-
-
-def check_exposure(
-    *, phases: int = 5, long_evaluated_path: str | None = None, short_evaluated_path: str | None = None, **others: Any
-) -> None:
-    """Raises ValueError for one evaluation without the other, or too few phases."""
-    if (long_evaluated_path is None) != (short_evaluated_path is None):
-        raise ValueError("long_evaluated_path and short_evaluated_path: needs both, or none")
-    if phases < FEWEST_SEEDS:
-        raise ValueError(f"phases={phases}: needs at least {FEWEST_SEEDS}")

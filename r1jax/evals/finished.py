@@ -1,7 +1,5 @@
-"""What a finished stage wrote: its figures by name. Files only; what is missing is an error that names stage and key."""
+"""The figures of a finished stage by name, as claims read them; what is missing is an error that names stage and key."""
 
-import functools
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from r1jax.evals.estimates import Estimate
+from r1jax.workdir.read import read_stage
 
 
 class MissingFigureError(ValueError):
@@ -17,46 +16,35 @@ class MissingFigureError(ValueError):
 
 
 class Finished:
-    """The work directory of a finished stage.
+    """A finished stage, read by ``r1jax.workdir.read``.
 
-    Raises MissingFigureError if it is none, or its files are damaged.
+    Raises MissingFigureError if the directory is none of a finished stage, or its files are damaged.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         if not (self.path / "DONE").is_file():
             raise MissingFigureError(f"{self.path} is not the work directory of a finished stage: it has no DONE")
-        self._config, self._summary = (self._read(name) for name in ("config.json", "summary.json"))
-
-    @property
-    def name(self) -> str:
-        """The directory's name, which is the stage's in its run."""
-        return self.path.name
-
-    @property
-    def kind(self) -> str:
-        """The stage's module: "rl", "evaluate", ..."""
-        return str(self._config.get("stage", ""))
-
-    @property
-    def seed(self) -> int | None:
-        """The stage's seed."""
-        return self._summary.get("seed", self._config.get("seed"))
+        stage = read_stage(self.path)
+        self.name, self.kind, self.config, self.seed = stage.name, stage.kind, stage.config, stage.seed
+        self._stage = stage
+        for name in ("config.json", "summary.json"):
+            self._check_file(name)
 
     def summary(self, *keys: str) -> float:
         """A number of summary.json, by the keys on the way to it."""
-        value: Any = self._summary
-        for place, key in enumerate(keys):
+        value: Any = self._stage.summary
+        for depth, key in enumerate(keys, start=1):
             if not isinstance(value, Mapping) or key not in value:
                 there = f"; there are {', '.join(map(str, value))}" if isinstance(value, Mapping) else ""
-                raise self._missing(f"summary.json has no {'.'.join(keys[: place + 1])}{there}")
+                raise self.missing(f"summary.json has no {'.'.join(keys[:depth])}{there}")
             value = value[key]
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self._missing(f"summary.json: {'.'.join(keys)}={value!r} is no number")
+            raise self.missing(f"summary.json: {'.'.join(keys)}={value!r} is no number")
         return float(value)
 
     def estimate(self, *keys: str) -> Estimate:
-        """A number of summary.json with its interval, if "<key>_low" and "<key>_high" stand beside it."""
+        """A number of summary.json with its interval, if it has "<key>_low" and "<key>_high" too."""
         *way, key = keys
         value, limits = self.summary(*keys), []
         for suffix in ("_low", "_high"):
@@ -75,25 +63,50 @@ class Finished:
         """
         if self.kind == "evaluate":
             if task is None:
-                raise self._missing(f"{metric} of which task? The claim names none")
+                raise self.missing(f"{metric} of which task? The claim names none")
             return self.estimate("tasks", task, metric)
-        if isinstance(after := self._summary.get("after"), Mapping) and metric in after:
+        if self.is_held_out(metric):
             return self.estimate("after", metric)
-        if metric in self._series:
+        if self.has_series(metric):
             return Estimate(float(np.mean(self.series(metric)[1][-phases:])))
-        raise self._missing(f"neither summary.json (after) nor metrics.jsonl has {metric!r}")
+        raise self.missing(f"neither summary.json (after) nor metrics.jsonl has {metric!r}")
+
+    def is_held_out(self, metric: str) -> bool:
+        """Whether ``score`` reads a metric from a held-out evaluation, not from training."""
+        after = self._stage.summary.get("after")
+        return self.kind == "evaluate" or (isinstance(after, Mapping) and metric in after)
 
     def series(self, metric: str, *, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """(updates [n], values [n]) of a metric, n >= ``least``."""
-        found = self._series.get(metric, [])
-        if len(found) < least:
-            raise self._missing(f"metrics.jsonl has {metric!r} {len(found)} times, at least {least} are needed")
-        steps, values = zip(*found, strict=True)
-        return np.array(steps, np.float64), np.array(values, np.float64)
+        self._check_file("metrics.jsonl")
+        series = self._stage.metrics.get(metric)
+        count = 0 if series is None else len(series.steps)
+        if series is None or count < least:
+            raise self.missing(f"metrics.jsonl has {metric!r} {count} times, at least {least} are needed")
+        return series.steps, series.values
 
     def has_series(self, metric: str) -> bool:
         """Whether a metric was logged."""
-        return metric in self._series
+        return metric in self._stage.metrics
+
+    def curves(self, label: str, metric: str) -> list[dict[str, Any]]:
+        """A metric of metrics.jsonl for a figure of claims.json: one curve, or one for each kind of held-out evaluation.
+
+        Each has its interval where "<metric>_low" and "<metric>_high" were logged as often.
+        """
+        self.series(metric)
+        edges = {name: self._stage.metrics.get(f"{metric}_{name}") for name in ("low", "high")}
+        drawn = []
+        parts = self._stage.metrics[metric].by_kind()
+        for kind, series in parts.items():
+            curve: dict[str, Any] = {"label": label, "steps": series.steps.tolist(), "values": series.values.tolist()}
+            limits = {name: edge.by_kind().get(kind) for name, edge in edges.items() if edge is not None}
+            if len(limits) == 2 and all(s is not None and len(s.steps) == len(series.steps) for s in limits.values()):
+                curve |= {name: edge.values.tolist() for name, edge in limits.items() if edge is not None}
+            if kind is not None and len(parts) > 1:
+                curve |= {"label": f"{label}, {kind}", "is_full": kind.is_full}
+            drawn.append(curve)
+        return drawn
 
     def training_tokens(self) -> float:
         """Tokens that it was trained on: an RL stage's prompts and completions sampled for training, a supervised stage's targets.
@@ -105,29 +118,21 @@ class Finished:
         steps, tokens = self.series("num_loss_tokens")
         return float(np.sum(tokens * np.diff(steps, prepend=0.0)))
 
-    @functools.cached_property
-    def _series(self) -> dict[str, list[tuple[float, float]]]:
-        found: dict[str, list[tuple[float, float]]] = {}
-        path = self.path / "metrics.jsonl"
-        for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], start=1):
-            try:
-                row = json.loads(line)
-                step = row["step"]
-            except (ValueError, TypeError, KeyError) as error:
-                raise self._missing(f"metrics.jsonl, line {number} is no metrics row") from error
-            for name, value in row.items():
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    found.setdefault(name, []).append((step, value))
-        return found
+    def base(self) -> str:
+        """The folder at the start of the chain of stages that this one's policy comes from, as an absolute path."""
+        stage, seen = self._stage, {self._stage.path.resolve()}
+        while (origin := stage.origin) is not None and origin.resolve() not in seen:
+            seen.add(origin.resolve())
+            stage = read_stage(origin)
+        return str(stage.path.resolve())
 
-    def _read(self, name: str) -> dict[str, Any]:
-        try:
-            value = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise self._missing(f"{name} cannot be read: {error}") from error
-        if not isinstance(value, dict):
-            raise self._missing(f"{name} holds no object")
-        return value
+    def _check_file(self, name: str) -> None:
+        """Raises MissingFigureError for a file that is damaged, or not there and needed."""
+        if damage := self._stage.damaged.get(name):
+            raise self.missing(damage)
+        if name != "metrics.jsonl" and not (self.path / name).is_file():
+            raise self.missing(f"{name} is not there")
 
-    def _missing(self, what: str) -> MissingFigureError:
+    def missing(self, what: str) -> MissingFigureError:
+        """The error that says what this stage does not have."""
         return MissingFigureError(f"stage {self.name} ({self.path}): {what}")

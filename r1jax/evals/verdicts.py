@@ -1,16 +1,16 @@
-"""What is found about a claim, and the figures that go with it: plain data, for claims.json and the report."""
+"""What the runs here say of a claim, and the figures that go with it: plain data, for claims.json and the report."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from r1jax.evals.estimates import Estimate
-from r1jax.evals.finished import Finished, MissingFigureError
+from r1jax.evals.finished import Finished
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What was found about a claim; all of it JSON-able."""
+    """What the runs say of a claim; all of it JSON-able."""
 
     ours: str
     """The figures in a sentence."""
@@ -19,6 +19,8 @@ class Verdict:
     held: bool | None
     rule: str
     """How ``held`` follows from the figures."""
+    protocol: tuple[str, ...] = ()
+    """How the figures were computed: runs and bases, problems, samples, temperature."""
     figures: tuple[dict[str, Any], ...] = ()
     """What the report draws; see ``figure``."""
     table: dict[str, Any] | None = None
@@ -30,19 +32,9 @@ def figure(title: str, unit: str, curves: Sequence[dict[str, Any]], *, across: s
     return {"title": title, "unit": unit, "across": across, "curves": list(curves)}
 
 
-def curve(label: str, stage: Finished, metric: str) -> dict[str, Any]:
-    """A metric of a stage's metrics.jsonl, with its interval where "<metric>_low" and "<metric>_high" were logged as often."""
-    steps, values = stage.series(metric)
-    drawn: dict[str, Any] = {"label": label, "steps": steps.tolist(), "values": values.tolist()}
-    edges = [f"{metric}{suffix}" for suffix in ("_low", "_high")]
-    if all(stage.has_series(edge) and len(stage.series(edge)[0]) == len(steps) for edge in edges):
-        drawn |= {name: stage.series(edge)[1].tolist() for name, edge in zip(("low", "high"), edges, strict=True)}
-    return drawn
-
-
-def every(found: Iterable[bool | None]) -> bool | None:
+def every(facts: Iterable[bool | None]) -> bool | None:
     """Whether all are true; None if one of them is unknown and none is false."""
-    seen = set(found)
+    seen = set(facts)
     return False if False in seen else None if None in seen else True
 
 
@@ -50,7 +42,7 @@ def limits_of(stage: Finished, *keys: str) -> tuple[float, float]:
     """The interval of a figure of summary.json. Raises MissingFigureError where it has none."""
     estimate = stage.estimate(*keys)
     if estimate.low is None or estimate.high is None:
-        raise MissingFigureError(f"stage {stage.name} ({stage.path}): {'.'.join(keys)} has no interval")
+        raise stage.missing(f"{'.'.join(keys)} has no interval")
     return estimate.low, estimate.high
 
 

@@ -1,23 +1,30 @@
-"""Reads a work directory into records. Damaged or missing files become notes, never errors."""
+"""Reads a work directory into records, for the report, for claims and for people's notebooks; free of jax.
+
+Damaged or missing files become notes, never errors.
+"""
 
 import dataclasses
 import datetime
+import functools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 _STAGE_FILES = ("metrics.jsonl", "config.json")
+_HERE = "{here}"  # at the start of a path in config.json: the stage's directory
 _NOT_STAGES = ("checkpoints", "completions", "tensorboard")
 _NOT_IN_STEP = ("time/step", "time/eval")
 _WITHOUT_CURVES = ("evaluate", "claims")
 _WITHOUT_UPDATES = (*_WITHOUT_CURVES, "reject", "preferences")
 _FAILURES = re.compile(r"(eval/)?rewards/[^/]+/(errors|timeouts)")
+_OF_K_SAMPLES = re.compile(r"eval/(?:pass|cons)@([0-9]{1,9})")
 _Container = TypeVar("_Container", dict, list)
+_Value = TypeVar("_Value")
 _EPOCH_SECONDS = 1e9  # a "time" above this counts from 1970, below it from the start of the run
 
 
@@ -25,12 +32,40 @@ class NotAWorkdirError(ValueError):
     """The path is no work directory; the message names it and says what is missing."""
 
 
+@dataclasses.dataclass(frozen=True, order=True)
+class Evaluation:
+    """What kind of held-out evaluation a figure is from: figures of different kinds are no points of one curve."""
+
+    is_full: bool  # the first or the last of a run, on more problems; else along the way
+    samples: int  # of each problem; 0 if unknown
+
+    def __str__(self) -> str:
+        when = "first and last" if self.is_full else "along the way"
+        return f"{when}, {self.samples} samples" if self.samples else when
+
+
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """One metric over a run: `steps` [n] ascending and unique, `values` [n] finite; both float64."""
+    """One metric over a run: `steps` [n] ascending and unique, `values` [n] finite; both float64.
+
+    Of a held-out metric `kinds` [n] says of which evaluation each value is; else it is empty.
+    """
 
     steps: np.ndarray
     values: np.ndarray
+    kinds: tuple[Evaluation, ...] = ()
+
+    def by_kind(self) -> dict[Evaluation | None, "Series"]:
+        """The series of each kind of evaluation, in order of samples; one under None for what is no held-out metric."""
+        if not self.kinds:
+            return {None: self}
+        masks = {kind: [other == kind for other in self.kinds] for kind in sorted(set(self.kinds))}
+        return {kind: Series(self.steps[mask], self.values[mask]) for kind, mask in masks.items()}
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The first and the last value, as they were logged."""
+        return float(self.values[0]), float(self.values[-1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +84,26 @@ class Stage:
     wall_seconds: float  # nan if unknown
     done: bool  # the DONE marker is there
     notes: tuple[str, ...]  # what was damaged or left out, a sentence each
+    damaged: Mapping[str, str]  # file -> the note that says so
+
+    @property
+    def seed(self) -> Any:
+        """The stage's seed; None if none is recorded."""
+        return self.summary.get("seed", self.config.get("seed"))
+
+    @property
+    def has_run(self) -> bool:
+        """Whether there is more of it than its settings."""
+        return self.done or bool(self.last_time) or any((self.path / "completions").glob("*.jsonl"))
+
+    @property
+    def origin(self) -> Path | None:
+        """The folder of the policy that it starts from, as its config says; None without one."""
+        init = self.config.get("init")
+        path = init.get("path") if isinstance(init, dict) else None
+        if not isinstance(path, str) or "\0" in path:
+            return None
+        return Path(path.replace(_HERE, str(self.path), 1) if path.startswith(_HERE) else path)
 
     @property
     def is_rl(self) -> bool:
@@ -89,7 +144,7 @@ def step_of(path: Path) -> int:
 def read_run(workdir: str | Path) -> Run:
     """Reads a work directory: either a stage itself or a folder of stages.
 
-    Raises NotAWorkdirError if the path is missing, no folder, or holds no stage.
+    Raises NotAWorkdirError if the path is missing, no folder, or holds no stage, or of several none that has run.
     """
     path = Path(workdir)
     if not path.exists():
@@ -98,42 +153,44 @@ def read_run(workdir: str | Path) -> Run:
         raise NotAWorkdirError(f"{path} is a file, not a work directory")
     folders = [child for child in sorted(path.iterdir()) if child.name not in _NOT_STAGES and _is_stage(child)]
     if _is_stage(path) and (not folders or (path / "metrics.jsonl").exists()):
-        return Run(path, tuple(_with_origins([_read_stage(path)])))
+        return Run(path, tuple(_with_origins([read_stage(path)])))
     if not folders:
         raise NotAWorkdirError(
-            f"{path} is no work directory: neither it nor a folder in it has any of "
-            f"{', '.join(_STAGE_FILES)} or completions/"
+            f"{path} is no work directory: neither it nor a folder in it has metrics.jsonl, completions/, "
+            "or the config.json of a stage"
         )
-    stages = [_read_stage(folder) for folder in sorted(folders, key=lambda folder: (_started(folder), folder.name))]
-    return Run(path, tuple(_with_origins(stages)))
+    stages = [read_stage(folder) for folder in sorted(folders, key=lambda folder: (_started(folder), folder.name))]
+    run = Run(path, tuple(_with_origins(stages)))
+    if not any(stage.has_run for stage in run.stages):
+        raise NotAWorkdirError(f"{path}: nothing has run yet of its stages {', '.join(s.name for s in stages)}")
+    return run
 
 
-def read_rows(path: Path, notes: list[str], limit: int | None = None) -> list[dict[str, Any]]:
+def read_rows(
+    path: Path, notes: list[str], limit: int | None = None, *, is_whole: bool = False
+) -> list[dict[str, Any]]:
     """Reads up to `limit` JSON objects, one a line. Broken lines are left out and counted in `notes`.
 
-    A broken last line is what a run that was cut off leaves, so it is not worth a note.
+    A last line without its end is what a run that was cut off leaves, so it is not worth a note, unless `is_whole`.
     """
-    rows, broken = [], 0
+    rows, broken = [], []
     if not path.is_file():
         return rows
     try:
         with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
-            bad = False
-            for line in lines:
-                broken += bad
-                bad = False
+            for number, line in enumerate(lines, start=1):
                 row = _parse(line)
                 if isinstance(row, dict):
                     rows.append(row)
-                elif line.strip():
-                    bad = True
+                elif line.strip() and (is_whole or line.endswith("\n")):
+                    broken.append(number)
                 if limit is not None and len(rows) >= limit:
                     break
-            broken += bad and line.endswith("\n")
     except OSError as error:
         notes.append(f"{path.name} could not be read: {error.strerror}.")
     if broken:
-        notes.append(f"{path.name}: {broken} unreadable {'line' if broken == 1 else 'lines'} left out.")
+        lines = "line" if len(broken) == 1 else "lines"
+        notes.append(f"{path.name}: {len(broken)} unreadable {lines} left out (first: line {broken[0]}).")
     return rows
 
 
@@ -180,7 +237,14 @@ def _parse(text: str) -> Any:
 
 
 def _is_stage(path: Path) -> bool:
-    return path.is_dir() and (any((path / name).is_file() for name in _STAGE_FILES) or (path / "completions").is_dir())
+    """Whether a folder is a stage's: the config.json alone may be a model's."""
+    if not path.is_dir():
+        return False
+    if (path / "metrics.jsonl").is_file() or (path / "completions").is_dir():
+        return True
+    return (path / "config.json").is_file() and (
+        (path / "environment.json").is_file() or "stage" in read_json(path / "config.json", [])
+    )
 
 
 def _with_origins(stages: list[Stage]) -> list[Stage]:
@@ -188,13 +252,10 @@ def _with_origins(stages: list[Stage]) -> list[Stage]:
     known = {stage.path.resolve() for stage in stages}
     result = []
     for stage in stages:
-        init = stage.config.get("init")
-        path = init.get("path") if isinstance(init, dict) and init.get("kind") == "stage" else None
-        if isinstance(path, str) and "\0" not in path:
-            origin = Path(path.replace("{here}", str(stage.path), 1))
-            if _is_stage(origin) and origin.resolve() not in known:
-                known.add(origin.resolve())
-                result.append(_read_stage(origin))
+        origin = stage.origin
+        if origin is not None and _is_stage(origin) and origin.resolve() not in known:
+            known.add(origin.resolve())
+            result.append(read_stage(origin))
         result.append(stage)
     return result
 
@@ -203,46 +264,64 @@ def _started(path: Path) -> float:
     return min((file.stat().st_mtime for name in _STAGE_FILES if (file := path / name).is_file()), default=math.inf)
 
 
-def _read_stage(path: Path) -> Stage:
+def read_stage(path: Path) -> Stage:
+    """Reads one stage's folder, whatever there is of it."""
     notes: list[str] = []
-    config = read_json(path / "config.json", notes)
-    file = path / "metrics.jsonl"
-    rows = read_rows(file, notes)
+    damaged: dict[str, str] = {}
+
+    def noted(name: str, read: Callable[[Path, list[str]], _Value]) -> _Value:
+        value = read(path / name, problems := [])
+        notes.extend(problems)
+        if problems:
+            damaged[name] = problems[0]
+        return value
+
+    done = (path / "DONE").exists()
+    config = noted("config.json", read_json)
+    rows = noted("metrics.jsonl", functools.partial(read_rows, is_whole=done))
     metrics = _metrics(rows, notes)
+    summary = noted("summary.json", read_json)
+    environment = noted("environment.json", read_json)
     kind = config.get("stage", "")
-    written = datetime.datetime.fromtimestamp(file.stat().st_mtime) if rows else None
-    summary = read_json(path / "summary.json", notes)
+    written = datetime.datetime.fromtimestamp((path / "metrics.jsonl").stat().st_mtime) if rows else None
     return Stage(
         name=path.resolve().name,
         kind=kind if isinstance(kind, str) else "",
         path=path,
         config=config,
-        environment=read_json(path / "environment.json", notes),
+        environment=environment,
         summary=summary,
         metrics=metrics,
         last_step=int(max((series.steps[-1] for series in metrics.values()), default=0)),
         last_time=f"{written:%Y-%m-%d %H:%M:%S}" if written else "",
         wall_seconds=_wall_seconds(summary, rows),
-        done=(path / "DONE").exists(),
+        done=done,
         notes=tuple(notes),
+        damaged=damaged,
     )
 
 
 def _metrics(rows: list[dict[str, Any]], notes: list[str]) -> dict[str, Series]:
     values: dict[str, dict[float, float]] = {}
+    kinds: dict[str, dict[float, Evaluation]] = {}
     lost: dict[str, list[int]] = {}
     for row in rows:
-        step = number(row.get("step"))
+        step, kind = number(row.get("step")), _evaluation_of(row)
         if not math.isfinite(step):
             continue
         for name, value in row.items():
             if name in ("step", "time") or isinstance(value, bool) or not isinstance(value, int | float | None):
                 continue
             value = number(value)
-            if math.isfinite(value):
-                values.setdefault(name, {})[step] = value
-            else:
+            if not math.isfinite(value):
                 lost.setdefault(name, []).append(int(step))
+                continue
+            if name.startswith("eval/"):
+                of_steps = kinds.setdefault(name, {})
+                if kind < of_steps.get(step, kind):
+                    continue  # a full evaluation of the same policy says more
+                of_steps[step] = kind
+            values.setdefault(name, {})[step] = value
     for name, steps in sorted(lost.items()):
         notes.append(f"{name}: {len(steps)} non-finite or too large, left out (first at update {steps[0]}).")
     for name, points in sorted(values.items()):
@@ -257,10 +336,18 @@ def _metrics(rows: list[dict[str, Any]], notes: list[str]) -> dict[str, Series]:
                 "they count as neither right nor wrong."
             )
     _add_other_time(values)
-    return {
-        name: Series(np.array(sorted(points)), np.array([points[step] for step in sorted(points)]))
-        for name, points in values.items()
-    }
+    return {name: _series(points, kinds.get(name, {})) for name, points in values.items()}
+
+
+def _series(points: dict[float, float], kinds: dict[float, Evaluation]) -> Series:
+    steps = sorted(points)
+    return Series(np.array(steps), np.array([points[step] for step in steps]), tuple(kinds[s] for s in steps if kinds))
+
+
+def _evaluation_of(row: dict[str, Any]) -> Evaluation:
+    """The kind of an evaluation's row: its votes are of all samples, and those along the way are timed."""
+    votes = [int(match[1]) for name in row if (match := _OF_K_SAMPLES.fullmatch(name))]
+    return Evaluation(is_full="time/eval" not in row, samples=max((k for k in votes if k > 1), default=0))
 
 
 def _add_other_time(values: dict[str, dict[float, float]]) -> None:
@@ -283,7 +370,15 @@ def number(value: Any) -> float:
         return math.nan
 
 
+def with_limits(figures: Any, name: str) -> tuple[float, float, float]:
+    """(value, low, high) of "<name>", "<name>_low" and "<name>_high" in a dict; nan where there is none."""
+    figures = figures if isinstance(figures, Mapping) else {}
+    value, low, high = (number(figures.get(f"{name}{end}")) for end in ("", "_low", "_high"))
+    return value, low, high
+
+
 def _wall_seconds(summary: dict[str, Any], rows: list[dict[str, Any]]) -> float:
+    """Seconds that a stage took: what its summary says, and while there is none, the time of its last row."""
     seconds = number(summary.get("wall_seconds"))
     if math.isfinite(seconds):
         return seconds

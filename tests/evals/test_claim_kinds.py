@@ -3,24 +3,30 @@
 import json
 import subprocess
 import sys
+import typing
 
 import pytest
 
-from r1jax.evals.claim_kinds import CHECKS, KINDS
-from r1jax.evals.claim_pipeline import distils, exposure_hacks, stage_table
-from r1jax.evals.claim_rl import language_repaired, lengthens, teaches, votes
+from r1jax.evals.claim_kinds import KINDS, judge_claim
 from r1jax.evals.finished import MissingFigureError
+from r1jax.specs.claims import Claim
+from r1jax.specs.reader import SpecError, read
 from tests.evals.finished_stages import evaluated, make_stage, with_interval
 
 LANGUAGE = "rewards/language/mean"
 
 
-def make_zero(path, *, seed=0, before=0.2, after=0.9, half=0.02, rows=()):
+def judge(kind, **fields):
+    """The verdict on a claim of a kind."""
+    return judge_claim(read(Claim, {"kind": kind, "claim": "c", "paper": "p"} | fields))
+
+
+def make_zero(path, *, seed=0, before=0.2, after=0.9, half=0.02, rows=(), **config):
     ends = {
         when: with_interval("pass@1", value, half) | with_interval("cons@16", min(1.0, value + 0.05), half)
         for when, value in (("before", before), ("after", after))
     }
-    return make_stage(path, kind="rl", summary=ends | {"wall_seconds": 60.0}, rows=rows, seed=seed)
+    return make_stage(path, kind="rl", summary=ends | {"wall_seconds": 60.0}, rows=rows, seed=seed, **config)
 
 
 def curves(steps, **metrics):
@@ -35,7 +41,7 @@ def test_rl_teaches_where_every_seed_s_interval_rises(tmp_path):
         make_zero(tmp_path / f"zero_{seed}", seed=seed, after=after, rows=rows)
         for seed, after in enumerate((0.9, 0.92, 0.94))
     ]
-    found = teaches(paths)
+    found = judge("teaches", paths=paths)
     assert found.held is True
     assert "pass@1 0.2 [0.2, 0.2] → 0.92 [0.87, 0.97], gain 0.72 [0.67, 0.77]" in found.ours
     assert found.ours.endswith("(3 seeds: 0, 1, 2)")
@@ -48,15 +54,15 @@ def test_rl_teaches_where_every_seed_s_interval_rises(tmp_path):
 def test_rl_does_not_teach_where_one_seed_s_intervals_overlap(tmp_path):
     paths = [make_zero(tmp_path / str(seed), seed=seed) for seed in range(2)]
     paths.append(make_zero(tmp_path / "2", seed=2, before=0.2, after=0.23))
-    assert teaches(paths).held is False and teaches(paths[:2]).held is True
+    assert judge("teaches", paths=paths).held is False and judge("teaches", paths=paths[:2]).held is True
 
 
 def test_a_score_without_an_interval_or_a_stage_without_it_is_named(tmp_path):
     path = make_stage(tmp_path / "zero", kind="rl", summary={"before": {"pass@1": 0.2}, "after": {"pass@1": 0.9}})
     with pytest.raises(MissingFigureError, match=r"stage zero .*after.pass@1 has no interval"):
-        teaches([path], metrics=["pass@1"])
+        judge("teaches", paths=[path], metrics=["pass@1"])
     with pytest.raises(MissingFigureError, match=r"stage zero .*no before.cons@16"):
-        teaches([path], metrics=["cons@16"])
+        judge("teaches", paths=[path], metrics=["cons@16"])
 
 
 def longer(tmp_path, ends):
@@ -74,25 +80,25 @@ def longer(tmp_path, ends):
 
 def test_responses_lengthen_and_reflection_words_rise(tmp_path):
     paths = longer(tmp_path, [(30, 0.6), (32, 0.7), (34, 0.5)])
-    found = lengthens(paths, phases=2)
+    found = judge("lengthens", paths=paths, phases=2)
     assert found.held is True
     assert found.values["completions/mean_length"]["ratio"] == pytest.approx(3.2)
     assert found.values["reflection/per_completion"]["ratio"] == pytest.approx(6.0)
     assert "(× 3.20)" in found.ours and len(found.figures) == 2
-    assert lengthens(paths[:2], phases=2).held is None  # two seeds give no interval
+    assert judge("lengthens", paths=paths[:2], phases=2).held is None  # two seeds give no interval
     with pytest.raises(MissingFigureError, match="6 times, at least 8"):
-        lengthens(paths, phases=4)
+        judge("lengthens", paths=paths, phases=4)
 
 
 def test_words_that_rise_in_one_seed_alone_do_not_show_it(tmp_path):
-    found = lengthens(longer(tmp_path, [(30, 0.9), (32, 0.1), (34, 0.1)]), phases=2)
+    found = judge("lengthens", paths=longer(tmp_path, [(30, 0.9), (32, 0.1), (34, 0.1)]), phases=2)
     assert found.held is False
     assert found.values["completions/mean_length"]["change"]["low"] > 0
 
 
 def test_words_that_were_not_there_at_first_have_no_ratio(tmp_path):
     rows = curves(6, completions__mean_length=[10] * 6, reflection__per_completion=[0, 0, 0, 0, 1, 1])
-    found = lengthens([make_zero(tmp_path / "zero", rows=rows)], phases=2)
+    found = judge("lengthens", paths=[make_zero(tmp_path / "zero", rows=rows)], phases=2)
     assert found.values["reflection/per_completion"]["ratio"] is None
 
 
@@ -111,21 +117,25 @@ def spoken(tmp_path, name, consistencies, scores):
 def test_the_language_reward_repairs_at_a_small_cost(tmp_path):
     plain = spoken(tmp_path, "without", [0.7, 0.72, 0.68], [0.9, 0.9, 0.9])
     repaired = spoken(tmp_path, "with", [0.99, 1.0, 0.98], [0.89, 0.88, 0.9])
-    found = language_repaired(repaired, plain, phases=2)
+    found = judge("language_repaired", with_paths=repaired, without_paths=plain, phases=2)
     assert found.held is True
     assert found.values["consistency"]["difference"]["value"] == pytest.approx(0.29)
     assert found.values["score"]["difference"]["value"] == pytest.approx(-0.01)
     assert [curve["label"] for curve in found.figures[0]["curves"]][:2] == ["with, seed 0", "with, seed 1"]
-    assert language_repaired(repaired, plain, phases=2, max_cost=0.001).held is False  # not at that cost
-    assert language_repaired(plain, repaired, phases=2).held is False
-    assert language_repaired(repaired[:1], plain[:1], phases=2).held is None  # one seed, training alone: no interval
+    assert (
+        judge("language_repaired", with_paths=repaired, without_paths=plain, phases=2, max_cost=0.001).held is False
+    )  # not at that cost
+    assert judge("language_repaired", with_paths=plain, without_paths=repaired, phases=2).held is False
+    assert (
+        judge("language_repaired", with_paths=repaired[:1], without_paths=plain[:1], phases=2).held is None
+    )  # one seed, training alone: no interval
 
 
 def test_the_language_reward_by_evaluate_stages(tmp_path):
     figures = {"pass@1": (0.8, 0.05), LANGUAGE: (0.6, 0.03)}
     plain = evaluated(tmp_path / "without", pair_sum=figures)
     repaired = evaluated(tmp_path / "with", pair_sum=figures | {LANGUAGE: (0.66, 0.04)})
-    found = language_repaired([repaired], [plain], task="pair_sum")
+    found = judge("language_repaired", with_paths=[repaired], without_paths=[plain], task="pair_sum")
     assert found.held is True and found.figures == ()  # 0.06 with 0.05 on either side
     assert found.values["consistency"]["difference"]["low"] == pytest.approx(0.01)
 
@@ -152,7 +162,7 @@ def make_table(tmp_path, **changes):
 
 
 def test_the_stage_table_holds_where_all_orderings_do(tmp_path):
-    found = stage_table(make_table(tmp_path))
+    found = judge("stage_table", paths=make_table(tmp_path))
     assert (
         found.held is True and found.ours == "6 of 6 orderings hold"
     )  # R1's reasoning 0.02 below Dev1's, within 0.042
@@ -163,13 +173,13 @@ def test_the_stage_table_holds_where_all_orderings_do(tmp_path):
 
 def test_the_stage_table_names_the_orderings_that_do_not_hold(tmp_path):
     paths = make_table(tmp_path, R1=(0.5, 0.64, 0.95))
-    found = stage_table(paths)
+    found = judge("stage_table", paths=paths)
     assert found.held is False
     assert found.ours == "4 of 6 orderings hold; not: helpfulness: R1 > Dev3, reasoning: R1 >= Dev1"
-    assert stage_table(paths, orderings=[["helpfulness", "R1", ">=", "Dev3"]]).held is True
+    assert judge("stage_table", paths=paths, orderings=[["helpfulness", "R1", ">=", "Dev3"]]).held is True
 
 
-def test_a_stage_table_that_does_not_fit_together_is_told(tmp_path):
+def test_a_stage_table_that_does_not_fit_together_is_an_error(tmp_path):
     paths = make_table(tmp_path)
     for ordering, words in (
         (["helpfulness", "R2", ">", "Dev3"], "there is no 'R2'; there are Zero, Dev1"),
@@ -177,15 +187,18 @@ def test_a_stage_table_that_does_not_fit_together_is_told(tmp_path):
         (["helpfulness", "R1", "<", "Dev3"], "must be .column, stage, '>' or '>=', stage."),
     ):
         with pytest.raises(ValueError, match=words):
-            CHECKS["stage_table"](paths=paths, orderings=[ordering])
-    with pytest.raises(ValueError, match=r"columns\[0\]: needs name, task and metric"):
-        stage_table(paths, columns=[{"name": "reasoning"}])
+            judge("stage_table", paths=paths, orderings=[ordering])
+    with pytest.raises(ValueError, match=r"the key .columns\[0\].task. is missing"):
+        judge("stage_table", paths=paths, columns=[{"name": "reasoning"}])
     summary = {"tasks": {"pair_sum": {"pass@1": 0.5}}}
     bare = {name: make_stage(tmp_path / f"bare {name}", kind="evaluate", summary=summary) for name in "AB"}
     column = {"name": "reasoning", "task": "pair_sum", "metric": "pass@1"}
-    assert stage_table(bare, columns=[column], orderings=[]).table["rows"] == [["A", "0.5"], ["B", "0.5"]]
+    assert judge("stage_table", paths=bare, columns=[column], orderings=[]).table["rows"] == [
+        ["A", "0.5"],
+        ["B", "0.5"],
+    ]
     with pytest.raises(MissingFigureError, match="stages A and B: reasoning has no interval"):
-        stage_table(bare, columns=[column], orderings=[["reasoning", "A", ">", "B"]])
+        judge("stage_table", paths=bare, columns=[column], orderings=[["reasoning", "A", ">", "B"]])
 
 
 def students(tmp_path, distilled, by_rl):
@@ -198,7 +211,7 @@ def students(tmp_path, distilled, by_rl):
 
 def test_distilling_beats_rl_with_the_compute_stated(tmp_path):
     paths, trained = students(tmp_path, 0.72, 0.47)
-    found = distils(*paths, task="pair_sum", **trained)
+    found = judge("distils", distilled_paths=paths[0], rl_paths=paths[1], task="pair_sum", **trained)
     assert found.held is True
     assert found.values["compute"]["distilled"] == {
         "stages": ["student"],
@@ -211,9 +224,9 @@ def test_distilling_beats_rl_with_the_compute_stated(tmp_path):
 
 def test_distilling_does_not_beat_rl_within_the_interval(tmp_path):
     paths, _ = students(tmp_path, 0.50, 0.47)
-    assert distils(*paths, task="pair_sum").held is False
+    assert judge("distils", distilled_paths=paths[0], rl_paths=paths[1], task="pair_sum").held is False
     with pytest.raises(ValueError, match="distilled_paths and rl_paths are compared in pairs, but they are 1 and 2"):
-        CHECKS["distils"](distilled_paths=paths[0], rl_paths=paths[1] * 2)
+        judge("distils", distilled_paths=paths[0], rl_paths=paths[1] * 2)
 
 
 def exposed(tmp_path, *, true_end):
@@ -225,7 +238,7 @@ def exposed(tmp_path, *, true_end):
         for place, which in enumerate(("short", "long"))
     }
     paths = {f"{which}_path": make_zero(tmp_path / which, rows=rows[which]) for which in rows}
-    return exposure_hacks(**paths, model="rewards/helpful_model/mean", phases=3)
+    return judge("exposure_hacks", **paths, model="rewards/helpful_model/mean", phases=3)
 
 
 def test_long_exposure_hacks_where_the_model_is_pleased_and_the_truth_falls(tmp_path):
@@ -250,16 +263,16 @@ def test_long_exposure_by_evaluations(tmp_path):
         general = {names[0]: (pleased, 0.04), names[1]: (true, 0.04)}
         path = evaluated(tmp_path / f"eval_{which}", helpful=general, pair_sum={"pass@1": (right, 0.04)})
         paths[f"{which}_evaluated_path"] = path
-    found = exposure_hacks(**paths, model=names[0])
+    found = judge("exposure_hacks", **paths, model=names[0])
     assert found.held is True and found.rule.startswith("on held-out problems")  # reasoning falls, the truth does not
     assert found.values["updates"] == {"long": 8, "short": 4}
     assert "reasoning 0.9 [0.86, 0.94] → 0.7 [0.66, 0.74], change -0.2" in found.ours
     with pytest.raises(MissingFigureError, match="no tasks.helpful.rewards/other/mean"):
-        exposure_hacks(**paths, model="rewards/other/mean")
-    with pytest.raises(ValueError, match="needs both, or none"):
-        CHECKS["exposure_hacks"](long_evaluated_path="a")
-    with pytest.raises(ValueError, match="phases=2"):
-        CHECKS["exposure_hacks"](phases=2)
+        judge("exposure_hacks", **paths, model="rewards/other/mean")
+    with pytest.raises(SpecError, match="needs both, or none"):
+        judge("exposure_hacks", long_path="a", short_path="b", model="m", long_evaluated_path="a")
+    with pytest.raises(SpecError, match="phases=2"):
+        judge("exposure_hacks", **paths, model=names[0], phases=2)
 
 
 def voted(path, gain):
@@ -268,19 +281,60 @@ def voted(path, gain):
 
 
 def test_votes_add_or_do_not(tmp_path):
-    found = votes(voted(tmp_path / "up", 0.04), task="pair_sum", sizes=[16, 1, 4])
+    found = judge("votes", path=voted(tmp_path / "up", 0.04), task="pair_sum", sizes=[16, 1, 4])
     assert found.held is True  # 0.04 with 0.02 on either side, within problems
     (curve,) = found.figures[0]["curves"]
     assert curve["steps"] == [1, 4, 16] and curve["low"] == pytest.approx([0.65, 0.67, 0.69])
-    assert votes(voted(tmp_path / "level", 0.01), task="pair_sum", sizes=[1, 4, 16]).held is False
+    assert judge("votes", path=voted(tmp_path / "level", 0.01), task="pair_sum", sizes=[1, 4, 16]).held is False
     with pytest.raises(MissingFigureError, match=r"no tasks.pair_sum.cons@2"):
-        votes(str(tmp_path / "up"), task="pair_sum", sizes=[1, 2])
+        judge("votes", path=str(tmp_path / "up"), task="pair_sum", sizes=[1, 2])
 
 
 def test_every_verdict_is_json(tmp_path):
-    found = votes(voted(tmp_path / "up", 0.04), task="pair_sum", sizes=[1, 16])
+    found = judge("votes", path=voted(tmp_path / "up", 0.04), task="pair_sum", sizes=[1, 16])
     assert json.loads(json.dumps([found.values, found.figures], allow_nan=False))
-    assert set(CHECKS) <= set(KINDS)
+
+
+def test_every_claim_that_can_be_configured_is_decided():
+    assert set(KINDS) == set(typing.get_args(Claim))
+
+
+EVAL = {"temperature": 0.6, "top_p": 0.95, "problems": 64, "samples": 4, "final_problems": 256, "final_samples": 16}
+
+
+def test_a_verdict_says_how_its_figures_were_computed(tmp_path):
+    base = make_stage(tmp_path / "base", kind="supervised", summary={})
+    rows = [{"step": step, "eval/pass@1": 0.1, "eval/cons@4": 0.2, "time/eval": 1.0} for step in (4, 8)]
+    config = {"eval": EVAL, "init": {"kind": "stage", "path": base}}
+    paths = [make_zero(tmp_path / f"zero_{seed}", seed=seed, rows=rows, **config) for seed in range(2)]
+    assert judge("teaches", paths=paths).protocol == (
+        "2 seeds (0, 1); all 2 runs start from one base",
+        "held-out, first and last: 256 problems, 16 samples of each, temperature 0.6, top-p 0.95",
+        "held-out, along the way: 64 problems, 4 samples of each, temperature 0.6, top-p 0.95",
+    )
+    alone = make_zero(tmp_path / "alone", seed=1, eval=EVAL | {"temperature": 1.0, "top_p": None})
+    runs, first, second, *_ = judge("teaches", paths=[paths[0], alone], metrics=["pass@1"]).protocol
+    assert runs == "2 seeds (0, 1); 2 runs of 2 bases"
+    assert first.startswith("zero_0: held-out, first and last: 256")
+    assert second.startswith("alone: ") and second.endswith("temperature 1.0, all tokens")
+
+
+def test_a_figure_of_training_is_said_to_be_one(tmp_path):
+    sizes = {"questions_per_phase": 16, "group_size": 8, "temperature": 1.0, "eval": EVAL}
+    rows = curves(4, rewards__language__mean=[0.5, 0.5, 0.9, 0.9])
+    sides = [[make_zero(tmp_path / name, rows=rows, **sizes)] for name in ("with", "without")]
+    _, consistency, score = judge("language_repaired", with_paths=sides[0], without_paths=sides[1], phases=2).protocol
+    assert consistency == (
+        "rewards/language/mean: training: 16 problems, 8 samples of each, temperature 1.0, all tokens; every phase"
+    )
+    assert score.startswith("pass@1: held-out, first and last: 256 problems")
+    config = {"problems": 128, "samples": 16, "temperature": 0.6, "top_p": 0.95}
+    votes = {"cons@1": (0.5, 0.1), "cons@4": (0.7, 0.1), "cons@4_gain": (0.2, 0.05)}
+    path = evaluated(tmp_path / "eval", config=config, pair_sum=votes)
+    assert judge("votes", path=path, task="pair_sum", sizes=[1, 4]).protocol == (
+        "1 seed (0)",
+        "held-out: 128 problems, 16 samples of each, temperature 0.6, top-p 0.95",
+    )
 
 
 def test_needs_no_jax():

@@ -65,14 +65,44 @@ def test_an_evaluation_needs_a_task(tmp_path):
         stage.score("pass@1", task="safety")
 
 
-def test_an_unfinished_or_damaged_stage_is_told(tmp_path):
+def test_an_unfinished_or_damaged_stage_is_an_error(tmp_path):
     path = tmp_path / "rl"
     with pytest.raises(MissingFigureError, match="rl is not the work directory of a finished stage: it has no DONE"):
         Finished(path)
     make_stage(path, kind="rl", summary={})
     (path / "metrics.jsonl").write_text('{"step": 1}\n{"st')
-    with pytest.raises(MissingFigureError, match=r"metrics.jsonl, line 2"):
+    with pytest.raises(
+        MissingFigureError, match=r"stage rl .*metrics.jsonl: 1 unreadable line left out .first: line 2"
+    ):
         Finished(path).series("kl")
     (path / "summary.json").write_text(json.dumps([1]))
-    with pytest.raises(MissingFigureError, match="summary.json holds no object"):
+    with pytest.raises(MissingFigureError, match="summary.json is empty or damaged"):
         Finished(path)
+    (path / "summary.json").unlink()
+    with pytest.raises(MissingFigureError, match="summary.json is not there"):
+        Finished(path)
+
+
+def test_a_curve_for_each_kind_of_evaluation(tmp_path):
+    """What was measured on more samples at the ends is no point of the curve along the way."""
+    rows = [with_interval("eval/pass@1", 0.2, 0.1) | {"step": 0, "eval/cons@16": 0.3}]
+    rows += [{"step": step, "eval/pass@1": 0.5, "eval/cons@4": 0.5, "time/eval": 1.0} for step in (10, 20)]
+    rows += [with_interval("eval/pass@1", 0.6, 0.1) | {"step": 30, "eval/cons@16": 0.7}]
+    stage = Finished(make_stage(tmp_path / "rl", kind="rl", summary={}, rows=rows))
+    along, ends = stage.curves("seed 0", "eval/pass@1")
+    assert along == {
+        "label": "seed 0, along the way, 4 samples",
+        "steps": [10, 20],
+        "values": [0.5, 0.5],
+        "is_full": False,
+    }
+    assert ends["label"] == "seed 0, first and last, 16 samples" and ends["is_full"] and ends["steps"] == [0, 30]
+    assert ends["low"] == pytest.approx([0.1, 0.5])
+    assert [curve["label"] for curve in stage.curves("seed 0", "eval/cons@4")] == ["seed 0"]
+
+
+def test_the_base_is_the_start_of_the_chain(tmp_path):
+    base = make_stage(tmp_path / "base", kind="supervised", summary={})
+    rl = make_stage(tmp_path / "rl", kind="rl", summary={}, init={"kind": "stage", "path": base})
+    path = make_stage(tmp_path / "eval", kind="evaluate", summary={}, init={"kind": "stage", "path": "{here}/../rl"})
+    assert Finished(path).base() == Finished(rl).base() == Finished(base).base() == base

@@ -3,16 +3,17 @@
 import json
 
 import pytest
-from ml_collections import ConfigDict
 
 from r1jax.run import main as run_main
+from r1jax.specs.reader import SpecError, read
+from r1jax.specs.stages import ClaimsSpec
 from r1jax.stages import claims
 from r1jax.workdir.directory import WorkdirError
 from tests.evals.finished_stages import evaluated
 
 
-def config_of(*rows) -> ConfigDict:
-    return ConfigDict({"stage": "claims", "seed": 0, "claims": list(rows)}).lock()
+def config_of(*rows) -> ClaimsSpec:
+    return read(ClaimsSpec, {"stage": "claims", "seed": 0, "claims": list(rows)})
 
 
 def vote_claim(path, **changes):
@@ -31,7 +32,7 @@ def test_rows_say_what_held_and_by_which_rule(tmp_path):
     summary = claims.main(config_of(vote_claim(tmp_path / "up"), vote_claim(tmp_path / "level")), workdir)
     rows = json.loads((workdir / "claims.json").read_text())
     assert [row["held"] for row in rows] == [True, False]
-    assert set(rows[0]) == {"claim", "paper", "kind", "ours", "values", "held", "rule", "figures", "table"}
+    assert set(rows[0]) == {"claim", "paper", "kind", "ours", "values", "held", "rule", "protocol", "figures", "table"}
     assert rows[0]["paper"] == "AIME: 77.9 → 86.7" and "by the 95 % interval" in rows[0]["rule"]
     assert {"claims": 2, "held": 1, "not_held": 1, "open": 0}.items() <= summary.items()
     lineage = json.loads((workdir / "lineage.json").read_text())["inputs"]
@@ -48,7 +49,7 @@ def test_a_missing_figure_names_claim_stage_and_key_and_leaves_no_rows(tmp_path)
         claims.main(config_of(vote_claim(tmp_path / "gone")), tmp_path / "other")
 
 
-def test_an_input_made_anew_is_told(tmp_path):
+def test_an_input_made_anew_is_an_error(tmp_path):
     voted(tmp_path / "up", 0.2)
     config = config_of(vote_claim(tmp_path / "up"))
     claims.main(config, tmp_path / "claims")
@@ -68,26 +69,26 @@ TABLE = {
 @pytest.mark.parametrize(
     ("claim", "words"),
     [
-        (vote_claim("a", kind="vote"), r"claims\[0\]: kind='vote' must be one of teaches, lengthens"),
-        (vote_claim("a", held=True), r"claims\[0\] \(votes\): unknown key held"),
-        (vote_claim("a", claim=" "), r"claims\[0\]: claim=' ' must be a text"),
-        ({k: v for k, v in vote_claim("a").items() if k != "paper"}, r"claims\[0\]: missing key paper"),
-        ({k: v for k, v in vote_claim("a").items() if k != "path"}, r"claims\[0\] \(votes\): missing key path"),
-        (vote_claim(""), r"path='' must name work directories"),
-        (TABLE | {"kind": "teaches", "paths": []}, r"paths=\[\] must name work directories"),
-        (TABLE | {"kind": "lengthens", "paths": ["a"], "phases": 0}, "phases=0 must be a whole number"),
-        (TABLE, r"claims\[0\] \(stage_table\): orderings\[0\]: there is no 'Dev3'; there are Zero, R1"),
+        (vote_claim("a", kind="vote"), r"claims\[0\].kind='vote' must be one of 'teaches', 'lengthens'"),
+        (vote_claim("a", held=True), r"there is no key 'claims\[0\].held'"),
+        (vote_claim("a", claim=" "), r"claims\[0\].claim=' ' must be a text"),
+        ({k: v for k, v in vote_claim("a").items() if k != "paper"}, r"the key 'claims\[0\].paper' is missing"),
+        ({k: v for k, v in vote_claim("a").items() if k != "path"}, r"the key 'claims\[0\].path' is missing"),
+        (vote_claim(""), r"claims\[0\].path='' must name a file or folder"),
+        (TABLE | {"kind": "teaches", "paths": []}, r"claims\[0\].paths=\[\] must name work directories"),
+        (TABLE | {"kind": "lengthens", "paths": ["a"], "phases": 0}, r"claims\[0\].phases=0 must be at least 1"),
+        (TABLE, r"claims\[0\].orderings\[0\]: there is no 'Dev3'; there are Zero, R1"),
     ],
 )
 def test_bad_input_is_named_before_the_stages_that_it_is_about_have_run(claim, words):
-    with pytest.raises(ValueError, match=words):
-        claims.check(config_of(claim))
-    with pytest.raises(ValueError, match="needs at least one"):
-        claims.check(config_of())
+    with pytest.raises(SpecError, match=words):
+        config_of(claim)
+    with pytest.raises(SpecError, match="needs at least one"):
+        config_of()
 
 
 def test_paths_of_a_run_are_its_stages_placeholders(tmp_path, capsys):
-    """Lists and dicts of paths too: an unknown one is told before anything runs."""
+    """Lists and dicts of paths too: an unknown one is an error before anything runs."""
     voted(tmp_path / "up", 0.2)
     config = tmp_path / "config.py"
     text = f"""
@@ -95,7 +96,7 @@ from ml_collections import ConfigDict
 def get_config():
     table = {TABLE!r} | {{"orderings": [["votes", "A", ">=", "A"]], "paths": {{"A": "{{workdir}}/../up"}}}}
     table["columns"] = [{{"name": "votes", "task": "pair_sum", "metric": "cons@4"}}]
-    claims = {{"stage": "claims", "seed": 0, "claims": [table]}}
+    claims = {{"stage": "claims", "seed": 0, "claims": [table], "note": ""}}
     return ConfigDict({{"seed": 0, "stages": ConfigDict({{"claims": claims}}, sort_keys=False)}}).lock()
 """
     config.write_text(text)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from r1jax.report.page import write_report
-from r1jax.workdir.read import NotAWorkdirError, flatten, read_run
+from r1jax.workdir.read import Evaluation, NotAWorkdirError, flatten, read_run
 from tests.report.synthetic import make_pretrain_stage, make_rl_stage, make_workdir, write_lines
 
 
@@ -42,6 +42,29 @@ def test_what_is_no_work_directory_is_named(tmp_path, name):
         read_run(tmp_path / name)
 
 
+def test_a_folder_of_models_is_no_work_directory(tmp_path):
+    """A model's config.json is no stage's; nor is it one where it lies in a run."""
+    run = make_workdir(tmp_path / "run", updates=3)
+    for folder in (tmp_path / "model", tmp_path / "models" / "a", run / "exported"):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text('{"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}')
+    for name in ("model", "models"):
+        with pytest.raises(NotAWorkdirError, match=f"{name} is no work directory: .* the config.json of a stage"):
+            read_run(tmp_path / name)
+    assert [stage.name for stage in read_run(run).stages] == ["pretrain", "rl"]
+
+
+def test_a_pipeline_of_which_nothing_has_run_is_said(tmp_path):
+    for name in ("base", "zero"):
+        (tmp_path / name).mkdir()
+        for file in ("config.json", "environment.json", "LOCK"):
+            (tmp_path / name / file).write_text('{"stage": "rl"}')
+    with pytest.raises(NotAWorkdirError, match="nothing has run yet of its stages base, zero"):
+        read_run(tmp_path)
+    write_lines(tmp_path / "base" / "metrics.jsonl", [{"step": 1, "loss": 2.0}])
+    assert [stage.has_run for stage in read_run(tmp_path).stages] == [True, False]
+
+
 def read_metrics(tmp_path, text):
     (tmp_path / "metrics.jsonl").write_bytes(text)
     return read_run(tmp_path).stages[0]
@@ -53,11 +76,18 @@ def test_row_cut_off_at_the_end_is_left_out_without_a_note(tmp_path):
     assert stage.notes == ()
 
 
+def test_of_a_finished_stage_a_row_that_is_cut_off_is_damage(tmp_path):
+    (tmp_path / "DONE").touch()
+    stage = read_metrics(tmp_path, b'{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    assert stage.notes == ("metrics.jsonl: 1 unreadable line left out (first: line 2).",)
+
+
 def test_broken_rows_are_counted(tmp_path):
     rows = b'{"step": 1, "loss": 2.0}\nnot json\n[1]\n\xff\xfe\n\n{"step": 2, "loss": 1.0}\n'
     stage = read_metrics(tmp_path, rows)
     assert stage.metrics["loss"].values.tolist() == [2.0, 1.0]
-    assert stage.notes == ("metrics.jsonl: 3 unreadable lines left out.",)
+    assert stage.notes == ("metrics.jsonl: 3 unreadable lines left out (first: line 2).",)
+    assert set(stage.damaged) == {"metrics.jsonl"}
 
 
 def test_values_that_cannot_be_drawn_are_counted(tmp_path):
@@ -73,7 +103,7 @@ def test_values_that_cannot_be_drawn_are_counted(tmp_path):
     )
 
 
-def test_failed_rewards_are_told(tmp_path):
+def test_failed_rewards_are_said(tmp_path):
     names = ("rewards/a/errors", "rewards/b/errors", "rewards/a/timeouts", "eval/rewards/b/errors")
     write_lines(tmp_path / "metrics.jsonl", [dict(zip(names, (2 * s, 0, s, 1), strict=True), step=s) for s in range(3)])
     stage = read_run(tmp_path).stages[0]
@@ -95,6 +125,21 @@ def test_rows_of_one_step_are_joined_and_the_last_wins(tmp_path):
     np.testing.assert_array_equal(metrics["a"].steps, [1, 2])
     np.testing.assert_array_equal(metrics["a"].values, [5, 9])
     np.testing.assert_array_equal(metrics["b"].steps, [2])
+
+
+def test_evaluations_of_different_sizes_are_told_apart(tmp_path):
+    """Both of one step: the full one, which says more, stays."""
+    full = {"eval/pass@1": 0.75, "eval/cons@16": 0.9, "eval/pass@16": 0.95}
+    short = {"eval/pass@1": 0.5, "eval/cons@4": 0.6, "eval/pass@4": 0.8, "time/eval": 2.0}
+    rows = [full | {"step": 0}, short | {"step": 10}, full | {"step": 20}, short | {"step": 20}, short | {"step": 30}]
+    write_lines(tmp_path / "metrics.jsonl", rows)
+    metrics = read_run(tmp_path).stages[0].metrics
+    series = metrics["eval/pass@1"]
+    assert series.values.tolist() == [0.75, 0.5, 0.75, 0.5] and series.ends == (0.75, 0.5)
+    kinds = {kind: part.steps.tolist() for kind, part in series.by_kind().items()}
+    assert kinds == {Evaluation(False, 4): [10, 30], Evaluation(True, 16): [0, 20]}
+    assert str(Evaluation(True, 16)) == "first and last, 16 samples"
+    assert metrics["time/eval"].by_kind() == {None: metrics["time/eval"]}
 
 
 def test_time_of_no_named_part_is_other(tmp_path):

@@ -1,0 +1,64 @@
+"""How the figures of a claim were computed, in sentences: what the configs of the stages say of samples, problems and seeds."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from r1jax.evals.finished import Finished
+
+
+def first_and_last(stage: Finished) -> str:
+    """The first and the last held-out evaluation of an RL stage, or the only one of an evaluate stage."""
+    if stage.kind == "evaluate":
+        return f"held-out: {_sampling(stage.config, 'problems', 'samples')}"
+    return f"held-out, first and last: {_sampling(stage.config.get('eval'), 'final_problems', 'final_samples')}"
+
+
+def along_the_way(stage: Finished) -> str:
+    """The held-out evaluations between two updates of an RL stage."""
+    return f"held-out, along the way: {_sampling(stage.config.get('eval'), 'problems', 'samples')}"
+
+
+def training(stage: Finished) -> str:
+    """The samples that an RL stage learns from."""
+    return f"training: {_sampling(stage.config, 'questions_per_phase', 'group_size')}; every phase"
+
+
+def scored(stage: Finished, metric: str) -> str:
+    """What ``Finished.score`` reads a metric from."""
+    return f"{metric}: {first_and_last(stage) if stage.is_held_out(metric) else training(stage)}"
+
+
+def protocol(stages: Sequence[Finished], *ways: Callable[[Finished], str]) -> tuple[str, ...]:
+    """A sentence on the runs, then one on each way that their figures were sampled; stages are named where they differ."""
+    sentences = [_runs(stages)]
+    for way in ways:
+        names: dict[str, list[str]] = {}
+        for stage in stages:
+            names.setdefault(way(stage), []).append(stage.name)
+        sentences += [text if len(names) == 1 else f"{', '.join(of)}: {text}" for text, of in names.items()]
+    return tuple(sentences)
+
+
+def _runs(stages: Sequence[Finished]) -> str:
+    """How many seeds, and whether they share a base."""
+    seeds = list(dict.fromkeys(str(stage.seed) for stage in stages))
+    bases = list(dict.fromkeys(stage.base() for stage in stages))
+    count = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(seeds)})"
+    if len(stages) == 1:
+        return count
+    if len(bases) == 1:
+        return f"{count}; all {len(stages)} runs start from one base"
+    return f"{count}; {len(stages)} runs of {len(bases)} bases"
+
+
+def _sampling(config: Any, problems: str, samples: str) -> str:
+    """ "512 problems, 16 samples of each, temperature 1, top-p 0.95"; what the config does not say is "unknown"."""
+    config = config if isinstance(config, Mapping) else {}
+    known = {key: config[key] for key in (problems, samples, "temperature") if config.get(key) is not None}
+    parts = [
+        f"{known.get(problems, 'unknown number of')} problems",
+        f"{known.get(samples, 'unknown number of')} samples of each",
+        f"temperature {known.get('temperature', 'unknown')}",
+        "all tokens" if config.get("top_p") is None else f"top-p {config['top_p']}",
+    ]
+    return ", ".join(parts)
