@@ -1,7 +1,8 @@
 """config.json of DeepSeek-V2/V3, Llama and Qwen2, to our ModelConfig and back (spec A.1, A.8).
 
-RoPE scaling is read in both of transformers' spellings: `rope_theta` beside `rope_scaling` (4.x and the released
+RoPE scaling is read in both of transformers' spellings: `rope_theta` with `rope_scaling` (4.x and the released
 checkpoints; `type` or `rope_type`), or all in `rope_parameters` (5.x). It is written in the former, which both read.
+Where a file has both, transformers 5 reads `rope_scaling` alone and transformers 4 may read either: here they must agree.
 """
 
 import math
@@ -22,6 +23,15 @@ _DEFAULTS_DIFFER = (
     "n_group", "topk_group", "n_shared_experts", "first_k_dense_replace", "routed_scaling_factor", "norm_topk_prob",
 )  # fmt: skip
 """What the code released with V3 and transformers take for different values where it is absent; here it may be null."""
+_ROPE_KEYS = {
+    "default": (),
+    "yarn": (
+        "factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim",
+        "attention_factor", "truncate",
+    ),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}  # fmt: skip
+"""Kind of RoPE scaling -> what transformers reads of it."""
 
 
 class _Reader:
@@ -78,6 +88,8 @@ def _common(r: _Reader) -> dict[str, Any]:
     for key in ("attention_bias", "mlp_bias"):
         r.only(key, False)
     r.only("attention_dropout", 0, 0.0)
+    r.only("is_causal", True)  # False: transformers lets a token see the later ones
+    r.only("per_layer_config")
     return {
         "vocab_size": r.get("vocab_size", int),
         "num_layers": r.get("num_hidden_layers", int),
@@ -98,7 +110,7 @@ def _gqa(r: _Reader, family: str) -> dict[str, Any]:
         r.faults.append("config.json: use_sliding_window=True is not supported: attention here sees all earlier tokens")
     if any(kind != "full_attention" for kind in r.get("layer_types", list, [])) and not windowed:
         r.faults.append(
-            f"config.json: layer_types={r.values['layer_types']!r} is not supported; known: 'full_attention'"
+            f"config.json: layer_types={r.values['layer_types']!r:.80} is not supported; known: 'full_attention'"
         )
     return {
         "attention": "gqa",
@@ -139,17 +151,40 @@ def _mla(r: _Reader, family: str) -> dict[str, Any]:
         "score_function": "sigmoid" if is_v3 else "softmax",
         "normalize_weights": r.get("norm_topk_prob", bool, True) if is_v3 else False,
         "router_bias": is_v3,
-        "num_mtp_layers": r.get("num_nextn_predict_layers", int, 0) if is_v3 else 0,
+        "num_mtp_layers": r.get("num_nextn_predict_layers", int, r.get("num_mtp_layers", int, 0)) if is_v3 else 0,
     }
 
 
 def _rope(r: _Reader) -> dict[str, Any]:
-    key = "rope_parameters" if r.values.get("rope_parameters") else "rope_scaling"
+    """The fields that `rope_scaling` or `rope_parameters` give; a fault where both are there and differ."""
+    r.only("partial_rotary_factor", 1, 1.0)
+    keys = [key for key in ("rope_scaling", "rope_parameters") if r.values.get(key)]
+    first, *others = [_rope_of(r, key) for key in keys or ["rope_scaling"]]
+    for other in others:
+        r.faults += [
+            f"config.json: rope_scaling and rope_parameters differ, in {name}: {first.get(name)} and {other.get(name)}; "
+            "remove the wrong one"
+            for name in sorted({*first, *other})
+            if first.get(name) != other.get(name)
+        ]
+    return first
+
+
+def _rope_of(r: _Reader, key: str) -> dict[str, Any]:
     rope = _Reader(r.get(key, dict, {}), r.faults, f"{key}.")
     fields: dict[str, Any] = {"rope_theta": rope.get("rope_theta", float, r.get("rope_theta", float, 10_000.0))}
-    for reader in (r, rope):
-        reader.only("partial_rotary_factor", 1, 1.0)
+    rope.only("partial_rotary_factor", 1, 1.0)
     kind = rope.values.get("rope_type") or rope.values.get("type") or "default"
+    if not isinstance(kind, str) or kind not in _ROPE_KEYS:
+        r.faults.append(f"config.json: {key}.rope_type={kind!r} is not supported; known: {', '.join(_ROPE_KEYS)}")
+        return fields
+    if rope.values.get("type"):
+        rope.only("type", kind)
+    for name in sorted(
+        {*rope.values} - {"rope_type", "type", "rope_theta", "partial_rotary_factor", *_ROPE_KEYS[kind]}
+    ):
+        if rope.values[name] is not None:
+            r.faults.append(f"config.json: {key}.{name}={rope.values[name]!r} says nothing where rope_type is {kind!r}")
     length = r.get("max_position_embeddings", int)
     if kind == "yarn":
         rope.only("attention_factor")
@@ -164,15 +199,15 @@ def _rope(r: _Reader) -> dict[str, Any]:
             mscale=rope.get("mscale", float, 1.0) or 1.0,
             mscale_all_dim=rope.get("mscale_all_dim", float, 0.0),
         )
-    elif kind == "llama3":
+    if kind == "llama3":
         fields["llama3_rope"] = Llama3Rope(
             factor=rope.get("factor", float),
             low_freq_factor=rope.get("low_freq_factor", float),
             high_freq_factor=rope.get("high_freq_factor", float),
             original_length=rope.get("original_max_position_embeddings", int),
         )
-    elif kind != "default":
-        r.faults.append(f"config.json: {key}.rope_type={kind!r} is not supported; known: default, yarn, llama3")
+    if kind != "default":  # read by no version of transformers at the top
+        r.only("original_max_position_embeddings", rope.values.get("original_max_position_embeddings", length))
     return fields
 
 

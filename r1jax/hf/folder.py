@@ -1,9 +1,12 @@
 """A Hugging Face folder, opened and checked: what is wrong with it comes as one error, before anything is loaded."""
 
 import dataclasses
+import functools
 import json
 import math
 import os
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ from r1jax.models.config import ModelConfig
 from r1jax.text.tokenizer import Tokenizer
 
 _CHUNK = 1 << 26  # bytes compared at a time
+_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
+_HUB_ID = re.compile(r"(?:\w+:/+)?(?:huggingface\.co/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +31,11 @@ class Folder:
 
     path: where it is.
     raw: config.json as it is.
-    config: ours; `dtype` and `remat` are the defaults. MTP depths that the files lack are not in it.
+    config: ours; `dtype` and `remat` are the defaults. It has the MTP depths that config.json and files agree on.
     generation: generation_config.json as it is; {} without one.
     tokenizer: None without a tokenizer.json.
     places: every tensor's place in our trees, by Hugging Face's name.
-    stored: every tensor's place on disk, by the same name; scales are beside them as `<name>_scale_inv`.
+    stored: every tensor's place on disk, by the same name; FP8 scales are there as `<name>_scale_inv`.
     """
 
     path: Path
@@ -55,41 +60,108 @@ class Folder:
         return dequantise(stored.read(part), scales, part)
 
 
+def check_folder(path: str | os.PathLike[str], *, needs_tokenizer: bool = True) -> Folder:
+    """`open_folder` without reading a weight: config, index, headers and lengths of the files, and the tokenizer.
+
+    It takes a second or two for hundreds of megabytes as for hundreds of gigabytes. Only what the weights themselves say is
+    left to `open_folder`: that copies of the embedding are copies, and that FP8 scales are finite.
+
+    needs_tokenizer: a folder without tokenizer.json is a fault.
+    Errors: those of `open_folder`.
+    """
+    return _open(Path(path), needs_tokenizer=needs_tokenizer, compares_copies=False)
+
+
 def open_folder(path: str | os.PathLike[str]) -> Folder:
     """Opens and checks a folder. Errors:
 
-    FileNotFoundError: no folder, or no config.json in it. ValueError, with a line for each fault: config.json says what is
-    not supported or leaves out what is needed; the index names absent files; a file is cut short or damaged; tensors are
-    missing, unknown, misshapen, or of a type that holds no weights; an FP8 weight without scale or a scale without weight;
-    the MTP layer's copies of embedding and head differ from the originals; the tokenizer cannot be read, or has more ids
-    than the model.
+    FileNotFoundError: no folder (a name of the hub is none), or no config.json in it. ValueError, with a line for each fault,
+    of which there are a few of each kind: config.json says what is not supported or leaves out what is needed; the index
+    names absent files; a file is cut short or damaged; tensors are missing, unknown, misshapen, or of a type that holds no
+    weights; an FP8 weight without scale or a scale without weight; the MTP layer's copies of embedding and head differ from
+    the originals; the tokenizer cannot be read, or has more ids than the model.
+
+    MTP layers that config.json does not count are left out, as in transformers; a line on stderr says so.
     """
-    path = Path(path)
+    return _open(Path(path), needs_tokenizer=False, compares_copies=True)
+
+
+def _open(path: Path, *, needs_tokenizer: bool, compares_copies: bool) -> Folder:
     if not path.is_dir():
-        raise FileNotFoundError(f"there is no folder {path}")
+        raise FileNotFoundError(_no_folder(path))
     if not (path / "config.json").is_file():
-        raise FileNotFoundError(f"{path} is not a Hugging Face model folder: config.json is missing")
+        adapter = "; it holds a LoRA adapter: merge that into its model first" if _has_adapter(path) else ""
+        raise FileNotFoundError(f"{path} is not a Hugging Face model folder: config.json is missing{adapter}")
     faults: list[str] = []
     raw = _read_object(path / "config.json", faults)
     config, found = (None, []) if faults else read_config(raw)
     faults += found + quantisation_faults(raw.get("quantization_config"))
+    if _has_adapter(path):
+        faults.append("adapter_config.json: adapters are not read; merge it into the model")
     generation = (
         _read_object(path / "generation_config.json", faults) if (path / "generation_config.json").is_file() else {}
     )
-    tokenizer = _read_tokenizer(path, faults)
+    tokenizer = _read_tokenizer(path, faults, is_needed=needs_tokenizer)
     stored, unreadable, found = _read_files(path)
     faults += found
     places: dict[str, Place] = {}
     if config is not None and (stored or not faults):
-        first_mtp = f"model.layers.{config.num_layers}."
-        if not any(name.startswith(first_mtp) for name in (*stored, *unreadable)):
-            config = dataclasses.replace(config, num_mtp_layers=0)
+        config = _with_mtp_depths(config, stored, unreadable, source=path)
         places = hf_places(config)
         faults += _misfit(tokenizer, config)
-        faults += _tensor_faults(stored, places, unreadable, config)
+        faults += _tensor_faults(stored, places, unreadable, config, compares_copies=compares_copies)
     raise_faults(str(path), faults)
     assert config is not None  # else there were faults
     return Folder(path, raw, config, generation, tokenizer, places, stored)
+
+
+def _no_folder(path: Path) -> str:
+    """What to say of a path that is no folder; it may be the name of a model on the hub."""
+    if path.is_file():
+        return f"{path} is a file, and a Hugging Face model is a folder"
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    if not (match := _HUB_ID.fullmatch(str(shown))):
+        return f"there is no folder {path}"
+    name = match[1]
+    return (
+        f"there is no folder {path}, and only folders on this machine are read; a model of the Hugging Face hub comes with: "
+        f"hf download {name} --local-dir models/{name.split('/')[1]}"
+    )
+
+
+def _has_adapter(path: Path) -> bool:
+    return (path / "adapter_config.json").is_file()
+
+
+def _with_mtp_depths(
+    config: ModelConfig, stored: dict[str, Stored], unreadable: set[str], *, source: Path
+) -> ModelConfig:
+    """The config with as many MTP depths as it and the files have; what the files have beyond is taken out of `stored`."""
+    names, first = {*stored, *unreadable}, config.num_layers
+    if not any(name.startswith(f"model.layers.{first}.") for name in names):
+        return dataclasses.replace(config, num_mtp_layers=0)  # transformers counts the layers and does not write them
+    beyond = first + config.num_mtp_layers
+    if config.attention == "mla" and f"model.layers.{beyond}.eh_proj.weight" in names:
+        ignored = [name for name in stored if (layer := _layer_of(name)) is not None and layer >= beyond]
+        for name in ignored:
+            del stored[name]
+        unreadable.update(ignored)
+        _warn_once(
+            f"{source}: {len(ignored)} tensors of MTP layers are left out, since config.json has "
+            f"num_nextn_predict_layers={config.num_mtp_layers}"
+        )
+    return config
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    """A run opens a folder several times."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def _layer_of(name: str) -> int | None:
+    match = re.match(r"model\.layers\.(\d+)\.", name)
+    return int(match[1]) if match else None
 
 
 def _read_object(file: Path, faults: list[str]) -> dict[str, Any]:
@@ -103,8 +175,8 @@ def _read_object(file: Path, faults: list[str]) -> dict[str, Any]:
     return {}
 
 
-def _read_tokenizer(path: Path, faults: list[str]) -> Tokenizer | None:
-    if not (path / "tokenizer.json").is_file():
+def _read_tokenizer(path: Path, faults: list[str], *, is_needed: bool) -> Tokenizer | None:
+    if not is_needed and not (path / "tokenizer.json").is_file():
         return None
     try:
         return Tokenizer.load(path)
@@ -131,10 +203,16 @@ def _read_files(path: Path) -> tuple[dict[str, Stored], set[str], list[str]]:
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
             return {}, set(), [*faults, f"{INDEX}: it has no weight_map from tensors to files"]
         file_names = sorted(set(weight_map.values()))
+        if (path / SINGLE).is_file() and SINGLE not in file_names:
+            faults.append(
+                f"there are both {SINGLE} and {INDEX}, which does not name it; remove the one that is not meant"
+            )
     elif (path / SINGLE).is_file():
         file_names = [SINGLE]
     else:
-        return {}, set(), [f"there is neither {SINGLE} nor {INDEX} (weights in other formats are not read)"]
+        others = sorted(file.name for file in path.iterdir() if file.suffix in _OTHER_WEIGHTS)
+        shown = f"; {', '.join(others[:3])} is in another format, which is not read" if others else ""
+        return {}, set(), [f"there is neither {SINGLE} nor {INDEX}{shown}"]
     stored: dict[str, Stored] = {}
     unreadable: set[str] = set()
     for file_name in file_names:
@@ -159,7 +237,12 @@ def _read_files(path: Path) -> tuple[dict[str, Stored], set[str], list[str]]:
 
 
 def _tensor_faults(
-    stored: dict[str, Stored], places: dict[str, Place], unreadable: set[str], config: ModelConfig
+    stored: dict[str, Stored],
+    places: dict[str, Place],
+    unreadable: set[str],
+    config: ModelConfig,
+    *,
+    compares_copies: bool,
 ) -> list[str]:
     weights = {
         name: item for name, item in stored.items() if not name.endswith(SCALE_SUFFIX) and not _is_idle(name, item)
@@ -184,7 +267,7 @@ def _tensor_faults(
         weight = name.removesuffix(SCALE_SUFFIX)
         if weight != name and weight not in stored and weight not in unreadable:
             faults.append(f"{name}: scales without their weight")
-    if not faults:
+    if compares_copies and not faults:
         copies = [("lm_head.weight", "model.embed_tokens.weight")] if tied_head else []
         copies += [(name, _original(name, places)) for name, place in places.items() if place.is_copy]
         faults += [

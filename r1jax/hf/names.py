@@ -220,10 +220,27 @@ def tensor_faults(shapes: Mapping[str, tuple[int, ...]], places: Mapping[str, Pl
 
 
 def raise_faults(source: str, faults: Iterable[str]) -> None:
-    """ValueError that lists the faults of `source`, if there are any."""
-    faults = list(faults)
-    if faults:
-        raise ValueError(f"{source} does not hold the model of its config:\n  " + "\n  ".join(faults))
+    """ValueError that lists the faults of `source`, if there are any: the first of each kind, and how many more there are."""
+    by_kind: dict[tuple[str, ...], list[str]] = {}
+    for fault in faults:
+        by_kind.setdefault(_kind(fault), []).append(fault)
+    lines = []
+    for alike in by_kind.values():
+        lines += alike[:_LISTED]
+        if more := alike[_LISTED:]:
+            lines[-1] += f" (and {len(more):,} more such lines)"
+    if lines:
+        gap = "\n  " if lines[1:] else " "
+        raise ValueError(f"{source} does not hold the model of its config:{gap}" + gap.join(lines))
+
+
+_LISTED = 4
+"""Faults of a kind that are listed: a model has tens of thousands of tensors."""
+
+
+def _kind(fault: str) -> tuple[str, ...]:
+    """The words of a fault without those that name tensors, files and shapes."""
+    return tuple(word for word in fault.split() if "=" in word or not re.search(r"[.\d(]", word))
 
 
 def check_tensors(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig, *, source: str) -> None:

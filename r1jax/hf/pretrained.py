@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+from jax.typing import DTypeLike
 
 from r1jax import sharding
 from r1jax.hf.folder import Folder, open_folder
 from r1jax.hf.names import Place, at, hf_places
 from r1jax.hf.write import MAX_SHARD_BYTES, Source, write_folder
-from r1jax.models.config import ModelConfig
+from r1jax.models.config import ModelConfig, dtype_name
 from r1jax.models.transformer import Model, make_model
 from r1jax.text.tokenizer import Tokenizer
 
@@ -66,7 +67,7 @@ def _logits(model: Model, params, buffers, tokens_BT):
 def load_pretrained(
     path: str | os.PathLike[str],
     *,
-    dtype: str,
+    dtype: DTypeLike,
     mesh: Mesh | None = None,
     model: Mapping[str, Any] | None = None,
     on_bytes: Callable[[int], None] = lambda count: None,
@@ -76,8 +77,8 @@ def load_pretrained(
     Each array is filled a device's shard at a time, one tensor after another, of which only the rows that the shard
     needs are read: a host needs room for its own shards and one tensor. FP8 weights are dequantised on the way.
 
-    dtype: type of the parameters and, unless `model` says otherwise, of the activations: "float32", "bfloat16" or
-      "float16". Buffers are float32.
+    dtype: type of the parameters and, unless `model` says otherwise, of the activations: float32, bfloat16 or float16, as
+      text or as a type of numpy or jax. Buffers are float32.
     mesh: where the arrays go, laid out by `r1jax.sharding`; without one, the first device.
     model: fields of ModelConfig that are to differ from the folder's ("remat", "dtype", "yarn").
     on_bytes: told the bytes of each piece that was filled.
@@ -85,6 +86,7 @@ def load_pretrained(
     Errors: those of `r1jax.hf.folder.open_folder`; ValueError for an unknown dtype, or for fields of `model` that change the
     shapes of weights. All come before anything is allocated; that an FP8 scale is not finite, when it is read.
     """
+    dtype = dtype_name(dtype)
     if dtype not in _LOADED_AS:
         raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(_LOADED_AS)}")
     folder = open_folder(path)
@@ -155,7 +157,7 @@ def save_pretrained(
     model: Pretrained,
     path: str | os.PathLike[str],
     *,
-    dtype: str | None = None,
+    dtype: DTypeLike | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     on_bytes: Callable[[int], None] = lambda count: None,
 ) -> None:
@@ -163,8 +165,8 @@ def save_pretrained(
 
     The folder appears when it is complete; one tensor at a time is held in memory.
 
-    dtype: of the weights on disk: "float32", "bfloat16" or "fp8" (as DeepSeek's: projections in 128 × 128 blocks, the
-      rest bfloat16); None keeps the parameters' own. The router's bias is float32 in any case.
+    dtype: of the weights on disk: float32, bfloat16 (as text or as a type) or "fp8" (as DeepSeek's: projections in 128 × 128
+      blocks, the rest bfloat16); None keeps the parameters' own. The router's bias is float32 in any case.
     max_shard_bytes: a file is larger only if its one tensor is.
 
     Errors: FileExistsError: the folder is there and holds something, or is a mount point. OSError: too little room on the
@@ -190,4 +192,5 @@ def save_pretrained(
         tokenizer=model.tokenizer,
         generation=model.generation,
     )
-    write_folder(Path(path), source, dtype=dtype, max_shard_bytes=max_shard_bytes, on_bytes=on_bytes)
+    name = None if dtype is None else dtype_name(dtype)
+    write_folder(Path(path), source, dtype=name, max_shard_bytes=max_shard_bytes, on_bytes=on_bytes)

@@ -13,8 +13,17 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 ExpertParallel = Literal["auto", "ring", "all_to_all", "ragged_all_to_all"]
+
+
+def dtype_name(dtype: DTypeLike) -> str:
+    """ "float32" of jnp.float32, np.dtype(np.float32) or "float32"; what is no type is given back as text."""
+    try:
+        return jnp.dtype(dtype).name
+    except TypeError:
+        return str(dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +107,7 @@ class ModelConfig:
     """Of all norms but those of MLA's latents, which have 1e-6."""
     init_std: float = 0.006
     dtype: str = "float32"
-    """Type of activations and of matmul inputs; parameters are kept in float32 by the trainer."""
+    """Type of activations and of matmul inputs (a type of numpy or jax becomes its name); the trainer keeps parameters in float32."""
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass computes again: nothing, all but the matmuls' results (a third of the memory), each whole layer."""
 
@@ -178,6 +187,7 @@ class ModelConfig:
         if self.llama3_rope:
             is_sound = self.llama3_rope.high_freq_factor > self.llama3_rope.low_freq_factor
             require(is_sound, f"high_freq_factor must exceed low_freq_factor, got {self.llama3_rope}")
+        object.__setattr__(self, "dtype", dtype_name(self.dtype))
         is_float = jnp.issubdtype(jnp.dtype(self.dtype), jnp.floating)
         require(is_float, f"dtype must be a floating-point type, got {self.dtype!r}")
 

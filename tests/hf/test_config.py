@@ -81,6 +81,37 @@ def test_both_spellings_of_rope_scaling():
     assert plain.rope_theta == 7.0 and plain.llama3_rope is None and plain.yarn is None
 
 
+def test_both_spellings_in_one_file_must_agree():
+    """transformers 5 reads rope_scaling alone; a user may have meant either."""
+    new = LLAMA["rope_scaling"] | {"rope_theta": 500000.0}
+    assert config_of(LLAMA | {"rope_parameters": new}) == config_of(LLAMA)
+    plain = {"rope_type": "default", "rope_theta": 500000.0}
+    assert faults_of(LLAMA | {"rope_parameters": plain}) == [
+        "rope_scaling and rope_parameters differ, in llama3_rope: Llama3Rope(factor=8.0, low_freq_factor=1.0, "
+        "high_freq_factor=4.0, original_length=8192) and None; remove the wrong one"
+    ]
+    assert faults_of(LLAMA | {"rope_parameters": new | {"rope_theta": 7.0}}) == [
+        "rope_scaling and rope_parameters differ, in rope_theta: 500000.0 and 7.0; remove the wrong one"
+    ]
+    # as the README of Qwen2.5 says to, in a file that transformers 5 wrote: without a theta of its own
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    both = {key: value for key, value in QWEN.items() if key != "rope_theta"}
+    both |= {"rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}, "rope_scaling": yarn}
+    assert [fault.split(":")[0] for fault in faults_of(both)] == [
+        "rope_scaling and rope_parameters differ, in rope_theta",
+        "rope_scaling and rope_parameters differ, in yarn",
+    ]
+    for empty in (None, {}):
+        assert config_of(LLAMA | {"rope_parameters": empty}) == config_of(LLAMA)
+
+
+def test_mtp_layers_by_the_name_of_transformers():
+    """transformers' class calls them num_mtp_layers and writes num_nextn_predict_layers; a file may have either."""
+    without = {key: value for key, value in R1.items() if key != "num_nextn_predict_layers"}
+    assert config_of(without).num_mtp_layers == 0
+    assert config_of(without | {"num_mtp_layers": 1}).num_mtp_layers == 1
+
+
 def test_yarn_without_scales_of_its_own():
     """transformers then multiplies cos and sin by 0.1 ln s + 1, and leaves the softmax alone."""
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
@@ -135,6 +166,33 @@ NOT_SUPPORTED = [
         LLAMA,
         {"rope_scaling": _YARN | {"factor": 2.0, "attention_factor": 1.2}},
         "rope_scaling.attention_factor=1.2 is not supported; known: none",
+    ),
+    (
+        LLAMA,
+        {"rope_scaling": None, "rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 2.0}}},
+        "rope_parameters.full_attention={'rope_type': 'yarn', 'factor': 2.0} says nothing where rope_type is 'default'",
+    ),
+    (LLAMA, {"rope_scaling": {"factor": 4.0}}, "rope_scaling.factor=4.0 says nothing where rope_type is 'default'"),
+    (
+        LLAMA,
+        {"rope_scaling": LLAMA["rope_scaling"] | {"type": "yarn"}},
+        "rope_scaling.type='yarn' is not supported; known: 'llama3'",
+    ),
+    (
+        LLAMA,
+        {"rope_scaling": {"rope_type": ["yarn"]}},
+        "rope_scaling.rope_type=['yarn'] is not supported; known: default, yarn, llama3",
+    ),
+    (
+        LLAMA,
+        {"original_max_position_embeddings": 4096},
+        "original_max_position_embeddings=4096 is not supported; known: 8192",
+    ),
+    (QWEN, {"is_causal": False}, "is_causal=False is not supported; known: True"),
+    (
+        QWEN,
+        {"per_layer_config": {"1": {"head_dim": 8}}},
+        "per_layer_config={'1': {'head_dim': 8}} is not supported; known: none",
     ),
     (LLAMA, {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not supported; known: 1 or 1.0"),
     (LLAMA, {"num_key_value_heads": 5}, "ModelConfig: num_heads 32 is not a multiple of num_kv_heads 5"),

@@ -8,9 +8,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from r1jax.hf.folder import open_folder
+from r1jax.hf.folder import check_folder, open_folder
 from r1jax.hf.pretrained import Pretrained, load_pretrained, save_pretrained
-from r1jax.hf.safetensors_file import Planned, read_header, split_shards, write_shards
+from r1jax.hf.safetensors_file import Planned, Stored, read_header, split_shards, write_shards
 from r1jax.models.transformer import make_model
 from tests.tiny import GQA, V3, shaken
 
@@ -59,9 +59,12 @@ def rewrite(path, tensors, *, max_shard_bytes=10**9):
 def faults_of(path):
     with pytest.raises(ValueError) as error:
         load_pretrained(path, dtype="float32")
-    first, *lines = str(error.value).splitlines()
-    assert first == f"{path} does not hold the model of its config:"
-    return [line.strip() for line in lines]
+    text = str(error.value)
+    start = f"{path} does not hold the model of its config:"
+    assert text.startswith(start)
+    faults = text.removeprefix(start).strip().split("\n  ")
+    assert text == start + (" " if len(faults) == 1 else "\n  ") + "\n  ".join(faults)
+    return faults
 
 
 def test_sound_folders(folders):
@@ -97,6 +100,75 @@ def test_no_folder_and_no_config(tmp_path):
         open_folder(tmp_path)
 
 
+@pytest.mark.parametrize("start", ["", "https://huggingface.co/", "here"])
+def test_a_name_of_the_hub_is_no_folder(tmp_path, monkeypatch, start):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "Qwen" / "Qwen2.5-0.5B" if start == "here" else f"{start}Qwen/Qwen2.5-0.5B"
+    for act in (open_folder, check_folder, lambda path: load_pretrained(path, dtype="float32")):
+        with pytest.raises(FileNotFoundError) as error:
+            act(path)
+        text = str(error.value)
+        assert "Qwen/Qwen2.5-0.5B, and only folders on this machine are read" in text and "\n" not in text
+        assert text.endswith("hf download Qwen/Qwen2.5-0.5B --local-dir models/Qwen2.5-0.5B")
+
+
+def test_paths_that_are_no_name_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("model", "a/b/c", "../a/b", tmp_path.parent / "a" / "b", "./.cache/x"):
+        with pytest.raises(FileNotFoundError) as error:
+            open_folder(path)
+        assert "hf download" not in str(error.value)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors is a file, and a Hugging Face model is a folder"):
+        open_folder("model.safetensors")
+
+
+def test_an_adapter_is_no_model(folder, tmp_path):
+    path = folder("qwen")
+    (path / "adapter_config.json").write_text("{}")
+    assert faults_of(path) == ["adapter_config.json: adapters are not read; merge it into the model"]
+    (path / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing; it holds a LoRA adapter: merge that into"):
+        open_folder(path)
+
+
+def test_the_check_reads_no_weights(folders, folder, monkeypatch):
+    """Not even to compare the MTP layer's copies; all else is the check of open_folder."""
+    path = folder("v3")
+    copy, name = tensors_of(path), "model.layers.3.embed_tokens.weight"
+    copy[name][7, 3] += 1
+    rewrite(path, copy)
+    monkeypatch.setattr(Stored, "read", None)
+    checked = check_folder(path, needs_tokenizer=False)
+    assert checked.config == dataclasses.replace(MTP, max_length=32768) and checked.tokenizer is None
+    for fp8 in ("fp8", "qwen"):
+        check_folder(folders / fp8, needs_tokenizer=False)
+    with pytest.raises(TypeError):  # it would read
+        open_folder(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda path: None, r"no tokenizer in .*qwen: tokenizer\.json is missing"),
+        (lambda path: (path / "tokenizer.json").write_text("{}"), r"tokenizer\.json is not a tokenizer"),
+        (
+            lambda path: (path / "model.safetensors").rename(path / "pytorch_model.bin"),
+            r"neither model\.safetensors nor model\.safetensors\.index\.json; pytorch_model\.bin is in another format",
+        ),
+        (
+            lambda path: (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:-1]),
+            r"model\.safetensors: cut short",
+        ),
+    ],
+)
+def test_the_check_finds_what_a_stage_would_stumble_over(folder, damage, words):
+    path = folder("qwen")
+    damage(path)
+    with pytest.raises(ValueError, match=words):
+        check_folder(path)
+
+
 def test_every_fault_is_in_one_error(folder):
     path = folder("v3")
     tensors = tensors_of(path)
@@ -113,6 +185,33 @@ def test_every_fault_is_in_one_error(folder):
         "model.norm.weight: shape (31,), the config needs (32,)",
         "model.layers.0.mlp.up_proj.weight: it has scales model.layers.0.mlp.up_proj.weight_scale_inv but is not FP8",
         "nobody_scale_inv: scales without their weight",
+    ]
+
+
+def test_foreign_names_make_a_short_error(folder):
+    """A model of another family has a missing and an unknown name for each of its tensors, or another shape."""
+    path = folder("v3")
+    tensors = tensors_of(path)
+    rewrite(path, {f"transformer.{name}": array for name, array in tensors.items()})
+    missing, *_, unknown = faults = faults_of(path)
+    assert len(faults) == 8 and len(tensors) > 130
+    assert missing == "missing: model.embed_tokens.weight" and unknown.startswith("unknown: transformer.model.")
+    assert faults[3].endswith(" more such lines)") and unknown.endswith(f" (and {len(tensors) - 4} more such lines)")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
+    rewrite(path, tensors)
+    shapes = faults_of(path)
+    assert shapes[0] == "model.embed_tokens.weight: shape (48, 32), the config needs (48, 64)"
+    assert len(shapes) == 4 and shapes[3].endswith(" more such lines)")
+
+
+def test_a_single_file_that_the_index_does_not_name(folder):
+    """transformers reads the single file, others the index."""
+    path = folder("v3")
+    (path / "model.safetensors").write_bytes(b"")
+    assert faults_of(path) == [
+        "there are both model.safetensors and model.safetensors.index.json, which does not name it; "
+        "remove the one that is not meant"
     ]
 
 
@@ -208,6 +307,35 @@ def test_a_folder_without_its_mtp_layer_is_the_model_without_it(folder):
     path = folder("v3")
     rewrite(path, {n: a for n, a in tensors_of(path).items() if not n.startswith("model.layers.3.")})
     assert open_folder(path).config == dataclasses.replace(V3, max_length=32768)
+
+
+@pytest.mark.parametrize("name", ["v3", "fp8"])
+@pytest.mark.parametrize("count", [0, None])
+def test_mtp_layers_that_the_config_does_not_count_are_left_out(folder, capsys, name, count):
+    path = folder(name)
+    whole = load_pretrained(path, dtype="float32")
+    config = json.loads((path / "config.json").read_text())
+    assert config.pop("num_nextn_predict_layers") == 1
+    (path / "config.json").write_text(
+        json.dumps(config | ({} if count is None else {"num_nextn_predict_layers": count}))
+    )
+    opened = open_folder(path)
+    assert opened.config == dataclasses.replace(V3, max_length=32768)
+    assert not [name for name in opened.stored if name.startswith("model.layers.3.")]
+    ignored = len([name for name in tensors_of(path) if name.startswith("model.layers.3.")])
+    assert capsys.readouterr().err == (
+        f"warning: {path}: {ignored} tensors of MTP layers are left out, since config.json has num_nextn_predict_layers=0\n"
+    )
+    without = load_pretrained(path, dtype="float32")
+    jax.tree.map(np.testing.assert_array_equal, without.params, {k: v for k, v in whole.params.items() if k != "mtp"})
+
+
+def test_layers_beyond_the_config_that_are_no_mtp_layers_are_unknown(folder):
+    path = folder("v3")
+    config = json.loads((path / "config.json").read_text())
+    config |= {"num_hidden_layers": 2, "num_nextn_predict_layers": 0}
+    (path / "config.json").write_text(json.dumps(config))
+    assert faults_of(path)[0].startswith("unknown: model.layers.2.")
 
 
 def test_what_some_writers_add(folder):

@@ -70,6 +70,13 @@ def test_the_types_of_parameters_and_activations(model, folder):
         load_pretrained(folder, dtype="fp8")
     with pytest.raises(ValueError, match=r"model=\{'vocab_size': 50\} gives the weights other shapes"):
         load_pretrained(folder, dtype="float32", model={"vocab_size": 50})
+    for kind in (jnp.float32, np.float32, np.dtype(np.float32), jnp.dtype("float32")):
+        again = load_pretrained(folder, dtype=kind)
+        assert again.config == load_pretrained(folder, dtype="float32").config and again.config.dtype == "float32"
+    mixed = load_pretrained(folder, dtype=jnp.bfloat16, model={"dtype": jnp.float16})
+    assert (mixed.config.dtype, mixed.params["embed_VD"].dtype) == ("float16", jnp.bfloat16)
+    with pytest.raises(ValueError, match="dtype='int32': must be one of float32, bfloat16, float16"):
+        load_pretrained(folder, dtype=np.int32)
     yarn = {"factor": 8.0, "original_length": 8}  # as a stage's config says it
     assert load_pretrained(folder, dtype="float32", model={"yarn": yarn}).config.yarn == Yarn(8.0, 8)
     mixed = load_pretrained(folder, dtype="float32", model={"dtype": "bfloat16"})
@@ -94,7 +101,7 @@ def test_sharded_equals_unsharded(model, folder, axes):
 def test_a_sharded_model_computes_and_saves_the_same(model, folder, tmp_path):
     sharded = load_pretrained(folder, dtype="float32", mesh=make_mesh({"tensor": 2, "expert": 2, "fsdp": 2}))
     np.testing.assert_allclose(sharded(TOKENS), model(TOKENS), atol=1e-5)
-    save_pretrained(sharded, tmp_path / "again", max_shard_bytes=40_000)
+    save_pretrained(sharded, tmp_path / "again", dtype=jnp.float32, max_shard_bytes=40_000)
     files = {file.name for file in folder.iterdir()}
     assert files == {file.name for file in (tmp_path / "again").iterdir()} and len(files) > 5
     for name in files:
@@ -256,6 +263,8 @@ def test_nothing_is_left_of_a_failed_save(model, tmp_path):
         ValueError, match=r"layers\.2\.mlp\.experts\.5\.up_proj\.weight holds a value that is not finite"
     ):
         save_pretrained(dataclasses.replace(model, params=broken), tmp_path / "new", dtype="fp8")
+    with pytest.raises(ValueError, match="dtype='float16': must be one of float32, bfloat16, fp8"):
+        save_pretrained(model, tmp_path / "new", dtype=jnp.float16)
     with pytest.raises(ValueError, match="dtype='int4': must be one of float32, bfloat16, fp8"):
         save_pretrained(model, tmp_path / "new", dtype="int4")
     assert list(tmp_path.iterdir()) == []

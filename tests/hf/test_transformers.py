@@ -1,5 +1,6 @@
 """Folders made by transformers' own classes: their logits are ours, and it loads what we write."""
 
+import copy
 import dataclasses
 import json
 import sys
@@ -60,7 +61,7 @@ def random_model(name):
     import torch
     import transformers
 
-    family, fields = MODELS[name]
+    family, fields = copy.deepcopy(MODELS[name])  # it writes defaults into the dicts that it is given
     torch.manual_seed(len(name))
     model = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**fields))
     with torch.no_grad():
@@ -105,6 +106,49 @@ def test_logits_both_ways_and_bit_identical_weights(folder, tmp_path):
     assert again.config == stored.config
     jax.tree.map(np.testing.assert_array_equal, (again.params, again.buffers), (stored.params, stored.buffers))
     np.testing.assert_array_equal(their_logits(tmp_path / "ours"), expected)
+
+
+_THETA = {"rope_theta": 500.0}
+_DEFAULT = {"rope_type": "default"}
+ROPES = {
+    "parameters": ({"rope_parameters": _LLAMA3 | _THETA}, True),
+    "scaling": ({"rope_scaling": _LLAMA3} | _THETA, True),
+    "scaling with a theta, which comes first": ({"rope_scaling": _LLAMA3 | _THETA, "rope_theta": 9000.0}, True),
+    "parameters with a theta, which comes first": ({"rope_parameters": _LLAMA3 | _THETA, "rope_theta": 9000.0}, True),
+    "both, the same": ({"rope_parameters": _LLAMA3 | _THETA, "rope_scaling": _LLAMA3} | _THETA, True),
+    "empty scaling": ({"rope_parameters": _LLAMA3 | _THETA, "rope_scaling": {}}, True),
+    "no scaling and a theta": (_THETA, True),
+    "both, two kinds": ({"rope_parameters": _DEFAULT, "rope_scaling": _LLAMA3}, False),
+    "both, two thetas": ({"rope_parameters": _LLAMA3 | _THETA, "rope_scaling": _LLAMA3}, False),
+}
+
+
+@pytest.mark.parametrize("name", ROPES)
+def test_rope_as_it_reads_it_or_not_at_all(tmp_path, name):
+    """It reads rope_scaling before rope_parameters; where both are there and differ, we refuse to choose."""
+    random_model("llama3").save_pretrained(tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    raw = {key: value for key, value in raw.items() if not key.startswith("rope_")}
+    fields, is_clear = ROPES[name]
+    (tmp_path / "config.json").write_text(json.dumps(raw | fields))
+    if is_clear:
+        np.testing.assert_allclose(
+            load_pretrained(tmp_path, dtype="float32")(TOKENS), their_logits(tmp_path), atol=1e-4
+        )
+    else:
+        with pytest.raises(ValueError, match=r"config\.json: rope_scaling and rope_parameters differ, in "):
+            load_pretrained(tmp_path, dtype="float32")
+
+
+def test_it_too_leaves_out_mtp_layers_that_the_config_does_not_count(tmp_path):
+    model = make_model(dataclasses.replace(V3, num_mtp_layers=1))
+    params, buffers = shaken(model)
+    save_pretrained(Pretrained(model, params, jax.tree.map(abs, buffers)), tmp_path / "mtp")
+    raw = json.loads((tmp_path / "mtp" / "config.json").read_text())
+    (tmp_path / "mtp" / "config.json").write_text(json.dumps(raw | {"num_nextn_predict_layers": 0}))
+    ours = load_pretrained(tmp_path / "mtp", dtype="float32")
+    assert ours.config.num_mtp_layers == 0
+    np.testing.assert_allclose(ours(TOKENS), their_logits(tmp_path / "mtp"), atol=1e-4, rtol=0)
 
 
 def test_it_loads_our_mtp_folder_and_its_mtp_layer(tmp_path, monkeypatch):
