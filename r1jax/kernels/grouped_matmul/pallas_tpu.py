@@ -33,9 +33,7 @@ from r1jax.kernels.route import Permutation
 from r1jax.kernels.tpu_kernel import NN, NT, TN, compiler_params, dot
 
 
-def expert_ffn(
-    x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *, order: Permutation, interpret=False
-):
+def expert_ffn(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *, order: Permutation, interpret=False):
     """See ``r1jax.kernels.grouped_matmul.expert_ffn``; ``interpret`` is that of ``pl.pallas_call``."""
 
     def through_experts(x_RD):
@@ -78,7 +76,9 @@ def _check(x_RD, weights):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _swiglu(x_RD, offsets, weights, options):
     (gate, up, down), (shape, interpret) = weights, options
-    rows = functools.partial(_rows, visits=_visits(offsets, shape, for_sums=False), offsets=offsets, interpret=interpret)
+    rows = functools.partial(
+        _rows, visits=_visits(offsets, shape, for_sums=False), offsets=offsets, interpret=interpret
+    )
     (hidden_RF,) = rows(shapes.gate_up(shape, saves=False), [x_RD], [gate, up], _hidden)
     (y_RD,) = rows(shapes.down(shape), [hidden_RF], [down], _same)
     return y_RD
@@ -86,7 +86,9 @@ def _swiglu(x_RD, offsets, weights, options):
 
 def _swiglu_fwd(x_RD, offsets, weights, options):
     (gate, up, down), (shape, interpret) = weights, options
-    rows = functools.partial(_rows, visits=_visits(offsets, shape, for_sums=False), offsets=offsets, interpret=interpret)
+    rows = functools.partial(
+        _rows, visits=_visits(offsets, shape, for_sums=False), offsets=offsets, interpret=interpret
+    )
 
     def hidden_and_saved(gate, up):
         return (*_hidden(gate, up), gate, up)
