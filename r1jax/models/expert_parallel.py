@@ -130,7 +130,8 @@ def _on_device(x_BTD, logits_BTE, bias_E, weights, *, config, layout: _Layout, r
         local_RK = experts_RK - (lax.axis_index(layout.experts) * num_local if layout.experts else 0)
         local_RK = jnp.where((local_RK >= 0) & (local_RK < num_local), local_RK, num_local)
         pairs = room(mean_pairs, most=experts_RK.size)
-        return local_experts(x_RD, local_RK, weights_RK, expert_weights, capacity=pairs)
+        implementation = config.expert_implementation
+        return local_experts(x_RD, local_RK, weights_RK, expert_weights, capacity=pairs, implementation=implementation)
 
     if config.expert_parallel == "ring" or moved < spread or moved == 1:
         y_XD = _ring(here, x_XD, experts_XK, weights_XK, weights, layout)

@@ -254,7 +254,7 @@ def test_where_a_kernel_is_split_and_chosen():
 
     def tell(x):
         for splits in (False, True):
-            function, _ = choose("op", None, {"pallas_tpu": "kernel", "plain": "plain"}, default="plain",
+            function, _ = choose("op", "auto", {"pallas_tpu": "kernel", "plain": "plain"}, default="plain",
                                  interpret=False, splits=splits)  # fmt: skip
             told.append(function)
         told.append(shards.mesh_to_split() is not None)

@@ -38,7 +38,7 @@ def expert_ffn(
     *,
     order: Permutation | None = None,
     role: Role = "train",
-    implementation: str | None = None,
+    implementation: str = "auto",
     interpret=False,
 ) -> jax.Array:
     """Σ_k weight[t,k] · SwiGLU_{expert[t,k]}(x[t]), [T, D]; no row is dropped (spec A.5.1, step 7).
@@ -47,7 +47,7 @@ def expert_ffn(
     weights lie on a mesh (``r1jax.sharding.RULES``).
 
     ``implementation``: "reference", "xla" (loops for a CPU), "ragged_dot", "tokamax" (that package's kernels for NVIDIA GPUs,
-    unmeasured), "pallas_tpu" (on a mesh: ``sharded``), or None: the kernel on TPUs, "xla" for a CPU, "ragged_dot" elsewhere
+    unmeasured), "pallas_tpu" (on a mesh: ``sharded``), or "auto": the kernel on TPUs, "xla" for a CPU, "ragged_dot" elsewhere
     (unmeasured there). ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``. Raises ValueError for
     an unknown implementation, one that cannot run here, and shapes and types that the kernel does not take; ImportError where
     the package tokamax is missing.
