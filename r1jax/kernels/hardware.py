@@ -45,7 +45,7 @@ def is_cpu() -> bool:
 def is_one_tpu() -> bool:
     """Is it one for a single TPU, or for one device's part (``jax.shard_map``)? Nothing partitions a kernel by itself.
 
-    There ``implementation=None`` takes the kernel.
+    There ``implementation="auto"`` takes the kernel.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:

@@ -8,7 +8,7 @@ from r1jax.kernels import hardware, shards
 
 def choose(
     operation: str,
-    name: str | None,
+    name: str,
     implementations: Mapping[str, Any],
     *,
     default: str,
@@ -17,7 +17,7 @@ def choose(
 ) -> tuple[Any, dict[str, Any]]:
     """(what ``implementations`` has under ``name``, the further keyword arguments that it takes).
 
-    ``name`` None means "pallas_tpu" where a program for one TPU is traced, or for several of an ambient mesh over which the
+    ``name`` "auto" means "pallas_tpu" where a program for one TPU is traced, or for several of an ambient mesh over which the
     operation ``splits`` its kernel; ``default`` elsewhere. ``interpret`` runs the kernel without a TPU: True or
     ``pltpu.InterpretParams``.
 
@@ -25,9 +25,10 @@ def choose(
     something that is no kernel.
     """
     is_kernels = hardware.is_one_tpu() or (splits and hardware.is_tpu() and shards.mesh_to_split() is not None)
-    name = name or ("pallas_tpu" if is_kernels else default)
+    if name == "auto":
+        name = "pallas_tpu" if is_kernels else default
     if name not in implementations:
-        raise ValueError(f"{operation} has no implementation {name!r}; choose from {sorted(implementations)}")
+        raise ValueError(f"{operation} has no implementation {name!r}; choose from {sorted(implementations)} or 'auto'")
     if name != "pallas_tpu":
         if interpret:
             raise ValueError(f"{operation}: only 'pallas_tpu' can be interpreted, not {name!r}")

@@ -23,11 +23,8 @@ class Block(nnx.Module):
         else:
             self.ffn = SwiGLU(config.model_dim, config.ffn_dim, std=config.init_std, rngs=rngs)
 
-    def __call__(self, h_BTD: jax.Array, *, segments_BT: jax.Array, routing: dict, **attention_inputs):
-        """(h, the layer's cache or None, what its router tells: {} in a dense layer).
-
-        ``routing`` holds the keyword arguments of ``MoE``; a dense layer ignores them.
-        """
+    def __call__(self, h_BTD: jax.Array, *, segments_BT: jax.Array, balance: bool = False, **attention_inputs):
+        """(h, the layer's cache or None, what its router says (see ``MoE``): {} in a dense layer)."""
         role = "train" if attention_inputs.get("cache") is None else "rollout"
         with jax.named_scope("attention"):
             out_BTD, cache = self.attention(self.attention_norm(h_BTD), segments_BT=segments_BT, **attention_inputs)
@@ -35,10 +32,10 @@ class Block(nnx.Module):
         with jax.named_scope("ffn"):
             x_BTD = self.ffn_norm(h_BTD)
             if isinstance(self.ffn, MoE):
-                out_BTD, told = self.ffn(x_BTD, segments_BT=segments_BT, role=role, **routing)
+                out_BTD, routing = self.ffn(x_BTD, segments_BT=segments_BT, role=role, balance=balance)
             else:
-                out_BTD, told = self.ffn(x_BTD), {}
-        return constrain(h_BTD + out_BTD, (*TOKENS, None), role=role), cache, told
+                out_BTD, routing = self.ffn(x_BTD), {}
+        return constrain(h_BTD + out_BTD, (*TOKENS, None), role=role), cache, routing
 
 
 def stacked(make, num_layers: int, *, rngs: nnx.Rngs):

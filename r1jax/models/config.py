@@ -15,7 +15,10 @@ from typing import Any, Literal, get_args
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+ScoreFunction = Literal["sigmoid", "softmax"]
 ExpertParallel = Literal["auto", "ring", "all_to_all", "ragged_all_to_all"]
+AttentionImplementation = Literal["auto", "reference", "xla", "cudnn", "pallas_tpu"]
+ExpertImplementation = Literal["auto", "reference", "xla", "ragged_dot", "tokamax", "pallas_tpu"]
 
 
 def dtype_name(dtype: DTypeLike) -> str:
@@ -84,7 +87,7 @@ class ModelConfig:
     num_groups: int = 1
     num_groups_per_token: int = 1
     routed_scaling: float = 1.0
-    score_function: Literal["sigmoid", "softmax"] = "sigmoid"
+    score_function: ScoreFunction = "sigmoid"
     """Affinities, and with them a group's score: the sum of its best two (sigmoid, V3) or its best (softmax, V2)."""
     normalize_weights: bool = True
     """Weights of the chosen experts sum to routed_scaling; V2's do not."""
@@ -108,6 +111,10 @@ class ModelConfig:
     init_std: float = 0.006
     dtype: str = "float32"
     """Type of activations and of matmul inputs (a type of numpy or jax becomes its name); the trainer keeps parameters in float32."""
+    attention_implementation: AttentionImplementation = "auto"
+    """Of ``r1jax.kernels.flash_attention``, in training and prefill. One that is named and cannot run here is an error."""
+    expert_implementation: ExpertImplementation = "auto"
+    """Of ``r1jax.kernels.grouped_matmul``, alike."""
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass computes again: nothing, all but the matmuls' results (a third of the memory), each whole layer."""
 
@@ -121,8 +128,14 @@ class ModelConfig:
             for field in fields:
                 require(getattr(self, field) >= least, f"{field} must {word}, got {getattr(self, field)}")
 
+        def require_one_of(choices, field: str):
+            names, value = get_args(choices), getattr(self, field)
+            require(value in names, f"{field} must be one of {names}, got {value!r}")
+
         require_least(1, "vocab_size", "num_layers", "model_dim", "ffn_dim", "num_heads")
         require_least(0, "num_experts", "num_mtp_layers", "max_length", "rms_eps", "init_std")
+        require_one_of(AttentionImplementation, "attention_implementation")
+        require_one_of(ExpertImplementation, "expert_implementation")
         require(1 < self.rope_theta < math.inf, f"rope_theta must be finite and more than 1, got {self.rope_theta}")
         if self.attention == "gqa":
             require_least(1, "num_kv_heads")
@@ -165,18 +178,12 @@ class ModelConfig:
                 0 <= self.num_dense_layers < self.num_layers,
                 f"num_dense_layers {self.num_dense_layers} must be in 0..{self.num_layers - 1}",
             )
-            require(
-                self.expert_parallel in get_args(ExpertParallel),
-                f"expert_parallel must be one of {get_args(ExpertParallel)}, got {self.expert_parallel!r}",
-            )
+            require_one_of(ExpertParallel, "expert_parallel")
             require(
                 0 < self.expert_capacity < math.inf,
                 f"expert_capacity must be positive and finite, got {self.expert_capacity}",
             )
-            require(
-                self.score_function in ("sigmoid", "softmax"),
-                f"score_function must be 'sigmoid' or 'softmax', got {self.score_function!r}",
-            )
+            require_one_of(ScoreFunction, "score_function")
         require(not (self.yarn and self.llama3_rope), "yarn and llama3_rope exclude each other")
         if scaling := self.yarn or self.llama3_rope:
             is_sound = 0 < scaling.factor < math.inf and scaling.original_length > 0

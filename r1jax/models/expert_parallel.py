@@ -72,7 +72,6 @@ def routed_experts(
     x_BTD: jax.Array,
     logits_BTE: jax.Array,
     bias_E: jax.Array | None,
-    replay_BTK: jax.Array | None,
     weights: tuple[jax.Array, jax.Array, jax.Array],
     *,
     config: ModelConfig,
@@ -86,23 +85,20 @@ def routed_experts(
     """
     layout = _layout(x_BTD.shape, weights, role)
     routing = PartitionSpec(*layout.tokens[:2], None)
-    specs = (layout.tokens, routing, PartitionSpec(), routing, (layout.up, layout.up, layout.down))
+    specs = (layout.tokens, routing, PartitionSpec(), (layout.up, layout.up, layout.down))
     return jax.shard_map(
         functools.partial(_on_device, config=config, layout=layout, route_options=route_options),
         in_specs=specs,
         out_specs=(layout.tokens, routing),
         check_vma=False,  # the kernels' loops and calls do not say over which axes their arrays vary
-    )(x_BTD, logits_BTE, bias_E, replay_BTK, weights)
+    )(x_BTD, logits_BTE, bias_E, weights)
 
 
-def max_destinations(config: ModelConfig, num_devices: int, *, is_replay: bool = False) -> int:
-    """To how many of the expert axis' devices a token goes at most; experts and groups are consecutive (spec A.5.1).
-
-    Experts that are replayed were not chosen here, and no group limit is taken for granted.
-    """
+def max_destinations(config: ModelConfig, num_devices: int) -> int:
+    """To how many of the expert axis' devices a token goes at most; experts and groups are consecutive (spec A.5.1)."""
     c = config
     most = min(c.num_experts_per_token, num_devices)
-    if is_replay or max(num_devices, c.num_groups) % min(num_devices, c.num_groups):
+    if max(num_devices, c.num_groups) % min(num_devices, c.num_groups):
         return most
     return min(most, c.num_groups_per_token * max(1, num_devices // c.num_groups))
 
@@ -117,15 +113,10 @@ def _layout(shape, weights, role: Role) -> _Layout:
     return _Layout(tokens, up, down, experts, tuple(a for a in experts if a in split), embed, ffn)
 
 
-def _on_device(x_BTD, logits_BTE, bias_E, replay_BTK, weights, *, config, layout: _Layout, route_options):
+def _on_device(x_BTD, logits_BTE, bias_E, weights, *, config, layout: _Layout, route_options):
     """One device's part of ``routed_experts``."""
     x_XD = x_BTD.reshape(-1, x_BTD.shape[-1])
-    weights_XK, experts_XK = route(
-        logits_BTE.reshape(x_XD.shape[0], -1),
-        bias_E,
-        replay_XK=None if replay_BTK is None else replay_BTK.reshape(x_XD.shape[0], -1),
-        **route_options,
-    )
+    weights_XK, experts_XK = route(logits_BTE.reshape(x_XD.shape[0], -1), bias_E, **route_options)
     weights = tuple(
         _gathered(w.astype(x_XD.dtype), layout.embed, dim) for w, dim in zip(weights, (1, 1, 2), strict=True)
     )
@@ -139,12 +130,13 @@ def _on_device(x_BTD, logits_BTE, bias_E, replay_BTK, weights, *, config, layout
         local_RK = experts_RK - (lax.axis_index(layout.experts) * num_local if layout.experts else 0)
         local_RK = jnp.where((local_RK >= 0) & (local_RK < num_local), local_RK, num_local)
         pairs = room(mean_pairs, most=experts_RK.size)
-        return local_experts(x_RD, local_RK, weights_RK, expert_weights, capacity=pairs)
+        implementation = config.expert_implementation
+        return local_experts(x_RD, local_RK, weights_RK, expert_weights, capacity=pairs, implementation=implementation)
 
     if config.expert_parallel == "ring" or moved < spread or moved == 1:
         y_XD = _ring(here, x_XD, experts_XK, weights_XK, weights, layout)
     else:
-        copies = max_destinations(config, moved, is_replay=replay_BTK is not None)
+        copies = max_destinations(config, moved)
         tokens = room(x_XD.shape[0] * copies / moved, most=x_XD.shape[0])
         exchange = expert_exchange.EXCHANGES[config.expert_parallel]
         y_XD = exchange(here, x_XD, experts_XK, weights_XK, weights, axes=layout.moved, copies=copies, room=tokens)

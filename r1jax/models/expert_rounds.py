@@ -52,19 +52,22 @@ def _loop(function, num_rounds, zeros):
     return jax.lax.while_loop(lambda state: state[0] < num_rounds, add, (jnp.int32(1), zeros))[1]
 
 
-def local_experts(x_RD, experts_RK, weights_RK, expert_weights, *, capacity: int) -> jax.Array:
+def local_experts(
+    x_RD, experts_RK, weights_RK, expert_weights, *, capacity: int, implementation: str = "auto"
+) -> jax.Array:
     """Σ_k weight[r,k] · Expert[r,k](x[r]) over the experts that are here, [R, D] float32, ``capacity`` pairs (r, k) at a time.
 
-    experts_RK: 0 to E − 1, or E where that expert is not here. expert_weights: gate and up [E, D, F], down [E, F, D].
+    experts_RK: 0 to E − 1, or E where that expert is not here. expert_weights: gate and up [E, D, F], down [E, F, D]. implementation:
+    of ``expert_ffn``.
     """
     order = permutation(experts_RK, expert_weights[0].shape[0])  # pairs whose expert is elsewhere come last
     num_rounds = -(-order.offsets[-1] // capacity)
-    one_round = functools.partial(_some_pairs, capacity=capacity)
+    one_round = functools.partial(_some_pairs, capacity=capacity, implementation=implementation)
     most = -(-experts_RK.size // capacity)
     return in_rounds(one_round, num_rounds, (x_RD, weights_RK, expert_weights), (experts_RK, order), most=most)
 
 
-def _some_pairs(r, floats, integers, *, capacity):
+def _some_pairs(r, floats, integers, *, capacity, implementation):
     (x_RD, weights_RK, expert_weights), (experts_RK, order) = floats, integers
     num_rows, num_experts = experts_RK.shape[0], expert_weights[0].shape[0]
     place_C = jnp.arange(capacity, dtype=jnp.int32)
@@ -83,6 +86,7 @@ def _some_pairs(r, floats, integers, *, capacity):
         jnp.ones_like(experts_C1, weights_C.dtype),
         *expert_weights,
         order=Permutation(here_C, here_C[:, None], offsets),
+        implementation=implementation,
     )
     y_CD = y_CD.astype(jnp.float32) * weights_C[:, None]
     return jnp.zeros((num_rows, x_RD.shape[1]), jnp.float32).at[row_C].add(y_CD, mode="drop")

@@ -59,7 +59,7 @@ class GQA(nnx.Module):
     def _attend_to(self, keys, _):
         def attend(queries, q_offset):
             segments = {"q_segments_BT": queries["segments"], "kv_segments_BS": keys["segments"]}
-            options = segments | {"scale": self.config.head_dim**-0.5, "q_offset": q_offset}
-            return flash_attention(queries["q"], keys["k"], keys["v"], **options)
+            options = {"scale": self.config.head_dim**-0.5, "implementation": self.config.attention_implementation}
+            return flash_attention(queries["q"], keys["k"], keys["v"], **segments, q_offset=q_offset, **options)
 
         return attend

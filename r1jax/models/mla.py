@@ -87,8 +87,9 @@ class MLA(nnx.Module):
             def attend(queries, q_offset):
                 ropes = {"q_rope_BTNR": queries["rope"], "k_rope_BSR": keys["rope"]}
                 segments = {"q_segments_BT": queries["segments"], "kv_segments_BS": keys["segments"]}
-                options = ropes | segments | {"scale": self.softmax_scale, "q_offset": q_offset}
-                return flash_attention(queries["nope"], k_nope_BSNH, v_BSNU, **options)
+                options = {"scale": self.softmax_scale, "implementation": self.config.attention_implementation}
+                options |= ropes | segments
+                return flash_attention(queries["nope"], k_nope_BSNH, v_BSNU, q_offset=q_offset, **options)
 
             return attend
 

@@ -33,15 +33,12 @@ class MoE(nnx.Module):
         *,
         segments_BT: jax.Array,
         role: Role = "train",
-        replay_BTK=None,
-        record_routing=False,
-        balance=False,
+        balance: bool = False,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """(output [B, T, D], what the layer tells of its routing).
+        """(output [B, T, D], how the tokens were routed).
 
-        Always "expert_counts_E", tokens routed to each expert, padding not counted; with ``record_routing`` "experts_BTK";
-        with ``balance`` "balance", see ``balance_sum``. ``replay_BTK`` are experts to use again: see ``route``. ``role``: how the
-        experts lie on the mesh (``r1jax.sharding.RULES``).
+        Always "expert_counts_E", tokens routed to each expert, padding not counted; with ``balance`` "balance", see
+        ``balance_sum``. ``role``: how the experts lie on the mesh (``r1jax.sharding.RULES``).
         """
         c = self.config
         x_XD = x_BTD.reshape(-1, x_BTD.shape[-1])
@@ -65,24 +62,22 @@ class MoE(nnx.Module):
         if is_spread(c):
             logits_BTE = logits_XE.reshape(*segments_BT.shape, -1)
             out_BTD, experts_BTK = routed_experts(
-                x_BTD, logits_BTE, bias_E, replay_BTK, experts, config=c, role=role, route_options=options
+                x_BTD, logits_BTE, bias_E, experts, config=c, role=role, route_options=options
             )
         else:
-            replay_XK = None if replay_BTK is None else replay_BTK.reshape(-1, c.num_experts_per_token)
-            weights_XK, experts_XK, order = route_and_sort(logits_XE, bias_E, replay_XK=replay_XK, **options)
-            out_XD = expert_ffn(x_XD, experts_XK, weights_XK, *experts, order=order, role=role)
+            weights_XK, experts_XK, order = route_and_sort(logits_XE, bias_E, **options)
+            how = {"role": role, "implementation": c.expert_implementation}
+            out_XD = expert_ffn(x_XD, experts_XK, weights_XK, *experts, order=order, **how)
             out_BTD = out_XD.reshape(x_BTD.shape)
             experts_BTK = experts_XK.reshape(*segments_BT.shape, -1)
         if c.num_shared_experts:
             out_BTD = out_BTD + self.shared(x_BTD)
         counted_BTKE = jax.nn.one_hot(experts_BTK, c.num_experts) * (segments_BT[..., None, None] > 0)
-        told = {"expert_counts_E": counted_BTKE.sum((0, 1, 2))}
-        if record_routing:
-            told["experts_BTK"] = experts_BTK
+        routing = {"expert_counts_E": counted_BTKE.sum((0, 1, 2))}
         if balance:
             affinity_BTE = affinities(logits_XE, c.score_function).reshape(*segments_BT.shape, -1)
-            told["balance"] = balance_sum(affinity_BTE, segments_BT, num_experts_per_token=c.num_experts_per_token)
-        return out_BTD, told
+            routing["balance"] = balance_sum(affinity_BTE, segments_BT, num_experts_per_token=c.num_experts_per_token)
+        return out_BTD, routing
 
 
 def balance_sum(affinity_BTE: jax.Array, segments_BT: jax.Array, *, num_experts_per_token: int) -> jax.Array:

@@ -33,13 +33,13 @@ def _rematerialised(layer, remat: str):
     return jax.checkpoint(layer, policy=policy)
 
 
-_OVER_LAYERS = {"expert_counts_E": "expert_counts_LE", "experts_BTK": "experts_LBTK", "balance": "balance_L"}
-"""What a router tells -> its name in aux, stacked over the MoE layers."""
+_OVER_LAYERS = {"expert_counts_E": "expert_counts_LE", "balance": "balance_L"}
+"""What a router says -> its name in aux, stacked over the MoE layers."""
 
 
-def _aux_of(told: dict) -> dict:
-    """aux of what the routers of the stacked layers tell."""
-    return {_OVER_LAYERS[name]: value for name, value in told.items()}
+def _aux_of(routing: dict) -> dict:
+    """aux of what the routers of the stacked layers say."""
+    return {_OVER_LAYERS[name]: value for name, value in routing.items()}
 
 
 class Transformer(nnx.Module):
@@ -60,38 +60,30 @@ class Transformer(nnx.Module):
         if c.num_mtp_layers:
             self.mtp = stacked(lambda rngs: MTP(c, rngs=rngs), c.num_mtp_layers, rngs=rngs)
 
-    def __call__(
-        self, tokens_BT, *, positions_BT, segments_BT, cache=None, is_prefill=False, replay_LBTK=None, **routing
-    ):
+    def __call__(self, tokens_BT, *, positions_BT, segments_BT, cache=None, is_prefill=False, balance=False):
         """(hidden after the final norm [B, T, D], cache or None, aux): see ``Model.hidden``."""
-        inputs = {"angles": rope_angles(self.config, positions_BT), "segments_BT": segments_BT}
+        inputs = {"angles": rope_angles(self.config, positions_BT), "segments_BT": segments_BT, "balance": balance}
         h_BTD = self._embed(tokens_BT, cache)
         if cache is None:
-            h_BTD, _, told = self._scanned(h_BTD, inputs, replay_LBTK, routing)
+            h_BTD, _, routing = self._scanned(h_BTD, inputs)
         else:
             slots = kv_cache.take_slots(cache, segments_BT, is_prefill=is_prefill)
             through = self._scanned_into if slots.are_layers_scanned else self._unrolled
-            h_BTD, layers, told = through(h_BTD, inputs, slots, replay_LBTK, routing)
+            h_BTD, layers, routing = through(h_BTD, inputs, slots)
             cache = slots.advanced(layers)
-        return self.final_norm(h_BTD), cache, _aux_of(told)
+        return self.final_norm(h_BTD), cache, _aux_of(routing)
 
-    def mtp_step(
-        self, hidden_BTD, next_BT, *, depth, positions_BT, segments_BT, cache=None, is_prefill=False, **routing
-    ):
-        """(hidden [B, T, D], cache or None, aux) of one MTP depth: see ``Model.mtp_hidden``."""
-        inputs = {"angles": rope_angles(self.config, positions_BT), "segments_BT": segments_BT, "routing": routing}
-        if cache is not None:
-            slots = kv_cache.take_slots(cache, segments_BT, is_prefill=is_prefill)
-            inputs |= {"slots": slots, "cache": slots.layers[0]}
+    def mtp_step(self, hidden_BTD, next_BT, *, depth, positions_BT, segments_BT, balance=False):
+        """(hidden [B, T, D], None, aux) of one MTP depth: see ``Model.mtp_hidden``."""
+        inputs = {"angles": rope_angles(self.config, positions_BT), "segments_BT": segments_BT, "balance": balance}
         graphdef, state = nnx.split(self.mtp)
 
         def step(state, hidden_BTD, embedded_BTD):
             return nnx.merge(graphdef, jax.tree.map(lambda a: a[depth], state))(hidden_BTD, embedded_BTD, **inputs)
 
-        step = step if cache is not None else _rematerialised(step, self.config.remat)
-        hidden_BTD, layer, told = step(state, hidden_BTD, self._embed(next_BT, cache))
-        cache = None if cache is None else inputs["slots"].advanced((layer,))
-        return hidden_BTD, cache, _aux_of(jax.tree.map(lambda value: value[None], told))
+        step = _rematerialised(step, self.config.remat)
+        hidden_BTD, _, routing = step(state, hidden_BTD, self._embed(next_BT, None))
+        return hidden_BTD, None, _aux_of(jax.tree.map(lambda value: value[None], routing))
 
     def blocks(self):
         """(stack's name, index in it, block) of every layer in order, each with its own slice of the stacked arrays."""
@@ -108,39 +100,35 @@ class Transformer(nnx.Module):
             if hasattr(self, name):
                 yield name, *nnx.split(getattr(self, name))
 
-    def _scanned(self, h_BTD, inputs, replay_LBTK, routing):
-        """(hidden, what attention leaves of each layer, what routers tell)."""
-        left, told_by_moe = [], {}
-        for name, graphdef, state in self._stacks():
+    def _scanned(self, h_BTD, inputs):
+        """(hidden, what attention leaves of each layer, what routers say)."""
+        left, routing_of_moe = [], {}
+        for _, graphdef, state in self._stacks():
 
-            def layer(h_BTD, per_layer, graphdef=graphdef):
-                layer_state, replay_BTK = per_layer
-                block = nnx.merge(graphdef, layer_state)
-                h_BTD, left, told = block(h_BTD, routing=routing | {"replay_BTK": replay_BTK}, **inputs)
-                return h_BTD, (left, told)
+            def layer(h_BTD, layer_state, graphdef=graphdef):
+                h_BTD, left, routing = nnx.merge(graphdef, layer_state)(h_BTD, **inputs)
+                return h_BTD, (left, routing)
 
-            h_BTD, (stacked_left, told) = jax.lax.scan(
-                _rematerialised(layer, self.config.remat), h_BTD, (state, replay_LBTK if name == "moe" else None)
-            )
+            layer = _rematerialised(layer, self.config.remat)
+            h_BTD, (stacked_left, routing) = jax.lax.scan(layer, h_BTD, state)
             num_layers = jax.tree.leaves(state)[0].shape[0]
             left += [jax.tree.map(lambda a, i=i: a[i], stacked_left) for i in range(num_layers)]
-            told_by_moe |= told  # dense layers tell nothing
-        return h_BTD, left, told_by_moe
+            routing_of_moe |= routing  # {} of dense layers
+        return h_BTD, left, routing_of_moe
 
-    def _scanned_into(self, h_BTD, inputs, slots, replay_LBTK, routing):
+    def _scanned_into(self, h_BTD, inputs, slots):
         inputs = inputs | {"slots": kv_cache.NewTokens(), "cache": {}}
-        h_BTD, new_tokens, told = self._scanned(h_BTD, inputs, replay_LBTK, routing)
-        return h_BTD, tuple(map(slots.write, slots.layers, new_tokens)), told
+        h_BTD, new_tokens, routing = self._scanned(h_BTD, inputs)
+        return h_BTD, tuple(map(slots.write, slots.layers, new_tokens)), routing
 
-    def _unrolled(self, h_BTD, inputs, slots, replay_LBTK, routing):
-        inputs, layers, told_by_layer = inputs | {"slots": slots}, [], []
-        for (name, index, block), layer in zip(self.blocks(), slots.layers, strict=True):
-            replay_BTK = replay_LBTK[index] if name == "moe" and replay_LBTK is not None else None
-            h_BTD, layer, told = block(h_BTD, cache=layer, routing=routing | {"replay_BTK": replay_BTK}, **inputs)
+    def _unrolled(self, h_BTD, inputs, slots):
+        layers, by_layer = [], []
+        for (_, _, block), layer in zip(self.blocks(), slots.layers, strict=True):
+            h_BTD, layer, routing = block(h_BTD, cache=layer, slots=slots, **inputs)
             layers.append(layer)
-            told_by_layer += [told] if told else []
-        told = jax.tree.map(lambda *values: jnp.stack(values), *told_by_layer) if told_by_layer else {}
-        return h_BTD, tuple(layers), told
+            by_layer += [routing] if routing else []
+        routing = jax.tree.map(lambda *values: jnp.stack(values), *by_layer) if by_layer else {}
+        return h_BTD, tuple(layers), routing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,8 +153,6 @@ class Model:
         segments_BT,
         cache=None,
         is_prefill: bool = False,
-        replay_LBTK=None,
-        record_routing: bool = False,
         balance: bool = False,
     ):
         """(hidden [B, T, D] after the final norm, cache or None, aux).
@@ -175,10 +161,8 @@ class Model:
         ``r1jax.models.cache``, the tokens take its next T slots; ``is_prefill`` says that it is empty, so that attention is
         among the given tokens alone.
 
-        replay_LBTK: experts chosen before, by MoE layer, as ``record_routing`` gave them: they are used again and weighed
-          anew (router replay); a token of which an entry is negative is routed afresh.
-        aux: {} of a dense model, else "expert_counts_LE"; with ``record_routing`` "experts_LBTK" int32; with ``balance``
-          "balance_L", the balance loss summed over sequences (``r1jax.models.moe.balance_sum``).
+        aux: {} of a dense model, else "expert_counts_LE"; with ``balance`` "balance_L", the balance loss summed over sequences
+          (``r1jax.models.moe.balance_sum``).
         """
         return nnx.merge(self.graphdef, params, buffers)(
             tokens_BT,
@@ -186,8 +170,6 @@ class Model:
             segments_BT=segments_BT,
             cache=cache,
             is_prefill=is_prefill,
-            replay_LBTK=replay_LBTK,
-            record_routing=record_routing,
             balance=balance,
         )
 
@@ -201,15 +183,13 @@ class Model:
         depth: int = 0,
         positions_BT,
         segments_BT,
-        cache=None,
-        is_prefill: bool = False,
         balance: bool = False,
     ):
-        """(hidden [B, T, D], cache or None, aux) of MTP depth ``depth``, whose logits predict the token after ``next_BT``.
+        """(hidden [B, T, D], None, aux) of MTP depth ``depth``, whose logits predict the token after ``next_BT``.
 
         hidden_BTD: of the depth before, or of the main model (``hidden``'s), at token i. next_BT: token i + 1 + depth.
         positions_BT and segments_BT are those of token i; a position whose next token is not of its own sequence belongs
-        to segment 0. cache: of ``init_mtp_cache``, one a depth. aux as ``hidden``'s, L being 1.
+        to segment 0. None is in the place of a cache, which a depth has not; aux as ``hidden``'s, L being 1.
         """
         return nnx.merge(self.graphdef, params, buffers).mtp_step(
             hidden_BTD,
@@ -217,8 +197,6 @@ class Model:
             depth=depth,
             positions_BT=positions_BT,
             segments_BT=segments_BT,
-            cache=cache,
-            is_prefill=is_prefill,
             balance=balance,
         )
 
@@ -249,10 +227,6 @@ class Model:
         """Empty paged cache: see ``r1jax.models.cache``."""
         sizes = {"num_pages": num_pages, "page_size": page_size, "num_layers": self.config.num_layers}
         return kv_cache.init_paged_cache(self.config, page_table_BI=page_table_BI, **sizes, batch_axes=batch_axes)
-
-    def init_mtp_cache(self, *, batch: int, length: int) -> dict:
-        """Empty dense cache of one MTP depth."""
-        return kv_cache.init_cache(self.config, batch=batch, length=length, num_layers=1)
 
     def abstract(self) -> tuple[dict, dict]:
         """(params, buffers) as ShapeDtypeStructs, without allocating."""

@@ -203,7 +203,10 @@ def _from_gguf(init: GgufInit, *, mesh: Mesh) -> tuple[Policy, dict, dict]:
     return Policy(model, tokenizer), params, {}
 
 
-_FREE = ("dtype", "remat", "init_std", "max_length", "expert_parallel", "expert_capacity", "num_mtp_layers")
+_FREE = (
+    "dtype", "remat", "init_std", "max_length", "expert_parallel", "expert_capacity", "num_mtp_layers",
+    "attention_implementation", "expert_implementation",
+)  # fmt: skip
 """Fields that say how a model is computed or began, or what a folder may leave out: a preset's may differ."""
 
 

@@ -6,25 +6,23 @@ can set it.
 """
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import Any
 
 from r1jax.evals.claim_kinds import judge_claim
+from r1jax.policies.preview import Previews
 from r1jax.processes import is_first, on_first
 from r1jax.specs.claims import Claim
-from r1jax.specs.fields import to_plain
 from r1jax.specs.reader import read
 from r1jax.specs.stages import ClaimsSpec
-from r1jax.workdir.directory import open_workdir, write_json
-from r1jax.workdir.lineage import record_lineage
+from r1jax.stages.run import open_run
+from r1jax.workdir.directory import write_json
 
 CLAIMS = "claims.json"
 
 
-def check(spec: ClaimsSpec) -> None:
-    """Raises SpecError, naming the key, for a config that cannot run; opens none of the paths, which may come to be."""
-    read(ClaimsSpec, spec)
+def check(spec: ClaimsSpec, previews: Previews | None = None) -> None:
+    """Nothing to try: what the claims are read from may come to be."""
 
 
 def main(spec: ClaimsSpec, workdir: Path) -> dict[str, Any]:
@@ -32,13 +30,11 @@ def main(spec: ClaimsSpec, workdir: Path) -> dict[str, Any]:
 
     Raises ValueError naming the claim, the stage and the key where a figure is missing.
     """
-    start_time = time.monotonic()
-    spec, workdir = read(ClaimsSpec, spec), Path(workdir)
-    with open_workdir(workdir, to_plain(spec)) as run:
-        record_lineage(workdir, to_plain(spec))
+    spec = read(ClaimsSpec, spec)
+    with open_run(spec, workdir) as run:
         rows = on_first(lambda: [row_of(claim, where=f"claims[{index}]") for index, claim in enumerate(spec.claims)])
         if is_first():
-            write_json(workdir / CLAIMS, rows)
+            write_json(run.path / CLAIMS, rows)
         held = [row["held"] for row in rows]
         summary = {
             "claims": len(rows),
@@ -46,9 +42,7 @@ def main(spec: ClaimsSpec, workdir: Path) -> dict[str, Any]:
             "not_held": held.count(False),
             "open": held.count(None),
         }
-        summary |= {"wall_seconds": time.monotonic() - start_time, "seed": spec.seed}
-        run.mark_done(summary)
-    return summary
+        return run.mark_done(summary | {"seed": spec.seed})
 
 
 def row_of(claim: Claim, *, where: str = "claim") -> dict[str, Any]:

@@ -90,11 +90,11 @@ def test_equals_grouped_matmul_and_moves_fewer_bytes(monkeypatch):
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=(256, 128)).astype(np.float32), rng.normal(size=(3, 128, 128)).astype(np.float32)
     sizes, offsets = jnp.array([100, 0, 156], jnp.int32), jnp.array([0, 100, 100, 256], jnp.int32)
-    call = grouped_shapes.down(grouped_shapes.Shape(256, 3, 128, 128, itemsize=4, weight_itemsize=4))
+    call = grouped_shapes.down(grouped_shapes.Shape(256, 3, 128, 128, itemsize=4))
 
     def ours(x, w):
         visits = grouped._visits(offsets, call.shape, for_sums=False)
-        return grouped._rows(call, visits, offsets, [x], [(w, None)], grouped._same, interpret=True)[0]
+        return grouped._rows(call, [x], [w], grouped._same, visits=visits, offsets=offsets, interpret=True)[0]
 
     want = gmm(jnp.asarray(x), jnp.asarray(w), sizes, tiling=(128, 128, 128), dtype=jnp.float32)
     np.testing.assert_allclose(jax.jit(ours)(x, w), want, rtol=2e-5, atol=2e-4)  # sums of 128 products

@@ -137,7 +137,7 @@ def test_default_is_the_reference_up_to_short_and_then_blocks(monkeypatch):
     monkeypatch.setattr(kernel, "SHORT", 8)
     monkeypatch.setattr(xla, "BLOCK", 4)
 
-    def traced(num_queries, implementation=None):
+    def traced(num_queries, implementation="auto"):
         (q, k, v), segments = make_packed(9, 2, 1, 4, 4)
         q, own = q[:, :num_queries], segments[:, :num_queries]  # of one sequence of keys: queries count, keys do not
         options = {"q_segments_BT": own, "kv_segments_BS": segments, "scale": 1.0, "implementation": implementation}

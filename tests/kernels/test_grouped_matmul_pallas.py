@@ -8,7 +8,7 @@ from jax.experimental.pallas.ops.tpu.megablox import gmm as megablox
 from jax.experimental.pallas.ops.tpu.megablox.gmm import gmm as megablox_gmm
 
 from r1jax.kernels import hardware
-from r1jax.kernels.grouped_matmul import dequantise, expert_ffn, pallas_tpu, shapes, sorted_expert_ffn
+from r1jax.kernels.grouped_matmul import expert_ffn, pallas_tpu, shapes, sorted_expert_ffn
 from r1jax.kernels.route import permutation
 from tests.kernels.interpreter import STRICT, races_found
 from tests.kernels.jaxprs import kernel_costs
@@ -97,40 +97,6 @@ def test_bfloat16_is_within_one_percent_of_float64():
         assert np.abs(np.asarray(got, np.float64) - expected).max() < 0.01 * np.abs(expected).max()
 
 
-def quantised(weights):
-    """FP8 weights and their scales: those of the largest number of each block of 128 × 128."""
-    out = []
-    for w in weights:
-        blocks = w.reshape(w.shape[0], w.shape[1] // 128, 128, w.shape[2] // 128, 128)
-        scales = np.abs(blocks).max((2, 4)) / 448
-        stored = (blocks / scales[:, :, None, :, None]).reshape(w.shape).astype(jnp.float8_e4m3fn)
-        out.append((stored, scales.astype(np.float32)))
-    return [tuple(pair) for pair in zip(*out, strict=True)]
-
-
-def test_fp8_weights_with_block_scales_are_used_exactly():
-    experts, (x, weights, *matrices) = make_inputs(3, 1, 20, range(3), dim=128, ffn=256)
-    size_E11 = np.float32([1.0, 0.3, 0.1])[:, None, None]  # scales that differ
-    matrices = [w * size_E11 for w in scaled(matrices)]
-    stored, scales = quantised(matrices)
-
-    def loss(x, **name):
-        out_TD = expert_ffn(x, experts, weights, *stored, scales=scales, **name)
-        return jnp.sum(jnp.sin(out_TD)), out_TD
-
-    def run(**name):
-        return jax.jit(jax.value_and_grad(functools.partial(loss, **name), has_aux=True))(x)
-
-    (_, out), dx = run(implementation="pallas_tpu", interpret=True)
-    (_, want), want_dx = run(implementation="reference")
-    expanded = [np.asarray(dequantise(w, s)) for w, s in zip(stored, scales, strict=True)]
-    exact = ffn_numpy(experts, (x, weights, *expanded))
-    np.testing.assert_allclose(out, exact, rtol=2e-5, atol=2e-5)
-    np.testing.assert_allclose(want, exact, rtol=2e-5, atol=2e-5)
-    np.testing.assert_allclose(dx, want_dx, rtol=2e-5, atol=2e-5)
-    assert 0 < np.abs(expanded[0] - matrices[0]).max() < 0.05  # FP8 has 4 bits
-
-
 def test_rows_sorted_by_the_router_give_the_same():
     experts, arrays = make_inputs(*CASES["empty experts, first and last too"])
     x, weights, *matrices = scaled(arrays)
@@ -174,30 +140,22 @@ def test_visits_cut_blocks_against_experts():
 
 
 @pytest.mark.parametrize(
-    ("x", "weights", "scales", "message"),
+    ("x", "weights", "message"),
     [
+        (((6, 8), np.float16), ((2, 8, 16), np.float32), "rows are float16; the kernel takes float32 and bfloat16"),
+        (((6, 4), np.float32), ((2, 8, 16), np.float32), "the kernel takes rows"),
         (
-            ((6, 8), np.float16),
-            ((2, 8, 16), np.float32),
-            None,
-            "rows are float16; the kernel takes float32 and bfloat16",
+            ((6, 8), np.float32),
+            ((2, 8, 16), jnp.float8_e4m3fn),
+            "weights are.*float8_e4m3fn.*takes float32 and bfloat16",
         ),
-        (((6, 4), np.float32), ((2, 8, 16), np.float32), None, "the kernel takes rows"),
-        (((6, 8), np.float32), ((2, 8, 16), jnp.float8_e4m3fn), None, "float8_e4m3fn with scales"),
-        (((6, 8), np.float32), ((2, 8, 16), jnp.float8_e4m3fn), (2, 1, 1), "dimensions that 128 divides"),
-        (((6, 128), np.float32), ((2, 128, 128), np.float32), (2, 1, 1), "scaled float8_e4m3fn weights"),
-        (((6, 128), np.float32), ((2, 128, 128), jnp.float8_e4m3fn), (2, 2, 1), "one a block of 128×128"),
     ],
 )
-def test_what_the_kernel_does_not_take_raises(x, weights, scales, message):
+def test_what_the_kernel_does_not_take_raises(x, weights, message):
     (num_experts, dim, ffn), dtype = weights
     x, *matrices = (jax.ShapeDtypeStruct(*a) for a in (x, weights, weights, ((num_experts, ffn, dim), dtype)))
-    scales = None if scales is None else (jax.ShapeDtypeStruct(scales, np.float32),) * 3
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(
-            lambda x, *m, scales: sorted_expert_ffn(x, jnp.arange(3), *m, scales=scales, interpret=True),
-            x, *matrices, scales=scales,
-        )  # fmt: skip
+        jax.eval_shape(lambda x, *m: sorted_expert_ffn(x, jnp.arange(3), *m, interpret=True), x, *matrices)
 
 
 def test_named_kernel_raises_where_it_cannot_run():
@@ -209,25 +167,19 @@ def test_named_kernel_raises_where_it_cannot_run():
 
 
 def arrays_of(s):
-    """Rows, offsets, weights, scales."""
+    """Rows, offsets, weights."""
     dtype = jnp.float32 if s.itemsize == 4 else jnp.bfloat16
-    stored = jnp.float8_e4m3fn if s.weight_itemsize == 1 else dtype
     shape = [(s.experts, s.dim, s.ffn)] * 2 + [(s.experts, s.ffn, s.dim)]
-    weights = [jax.ShapeDtypeStruct(a, stored) for a in shape]
-    scales = [jax.ShapeDtypeStruct((e, i // 128, o // 128), jnp.float32) for e, i, o in shape]
-    rows, offsets = jax.ShapeDtypeStruct((s.rows, s.dim), dtype), jax.ShapeDtypeStruct((s.experts + 1,), jnp.int32)
-    return rows, offsets, weights, scales if s.weight_itemsize == 1 else None
+    weights = [jax.ShapeDtypeStruct(a, dtype) for a in shape]
+    return jax.ShapeDtypeStruct((s.rows, s.dim), dtype), jax.ShapeDtypeStruct((s.experts + 1,), jnp.int32), weights
 
 
-def value(x_RD, offsets, weights, scales, **options):
-    return sorted_expert_ffn(x_RD, offsets, *weights, scales=scales, **options)
+def value(x_RD, offsets, weights, **options):
+    return sorted_expert_ffn(x_RD, offsets, *weights, **options)
 
 
-def value_and_gradient(x_RD, offsets, weights, scales, **options):
-    if scales is not None:
-        y_RD, pull = jax.vjp(lambda x: value(x, offsets, weights, scales, **options), x_RD)
-    else:
-        y_RD, pull = jax.vjp(lambda x, w: value(x, offsets, w, None, **options), x_RD, weights)
+def value_and_gradient(x_RD, offsets, weights, **options):
+    y_RD, pull = jax.vjp(lambda x, w: value(x, offsets, w, **options), x_RD, weights)
     return y_RD, pull(y_RD)
 
 
@@ -236,13 +188,13 @@ def calls_of(name, *, gradient):
     return shapes.forward(s, saves=gradient) + (shapes.backward(s) if gradient else [])
 
 
-@pytest.mark.parametrize(("name", "gradient"), [("v3", True), ("v3_fp8", True), ("v3_decode", False)])
+@pytest.mark.parametrize(("name", "gradient"), [("v3", True), ("v3_decode", False)])
 def test_kernels_state_the_costs_of_the_table(name, gradient):
     function = functools.partial(value_and_gradient if gradient else value, interpret=True)
     stated = kernel_costs(function, *arrays_of(shapes.SHAPES[name]))
     assert stated == {call.name: call.cost(hardware.DEFAULT) for call in calls_of(name, gradient=gradient)}
     area = 32768 * 7168 * 2048 if name != "v3_decode" else 1024 * 7168 * 2048
-    products = {"v3": 3 + 6, "v3_fp8": 3 + 3, "v3_decode": 3}[name]
+    products = {"v3": 3 + 6, "v3_decode": 3}[name]
     assert sum(cost.flops for cost in stated.values()) == 2 * products * area
 
 
@@ -261,11 +213,11 @@ def test_same_result_as_megablox_and_ragged_dot_with_fewer_bytes_than_megablox()
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=(256, 128)).astype(np.float32), rng.normal(size=(3, 128, 128)).astype(np.float32)
     sizes, offsets = jnp.array([100, 0, 156], jnp.int32), jnp.array([0, 100, 100, 256], jnp.int32)
-    call = shapes.down(shapes.Shape(256, 3, 128, 128, itemsize=4, weight_itemsize=4))
+    call = shapes.down(shapes.Shape(256, 3, 128, 128, itemsize=4))
 
     def ours(x, w):
         visits = pallas_tpu._visits(offsets, call.shape, for_sums=False)
-        return pallas_tpu._rows(call, visits, offsets, [x], [(w, None)], pallas_tpu._same, interpret=True)[0]
+        return pallas_tpu._rows(call, [x], [w], pallas_tpu._same, visits=visits, offsets=offsets, interpret=True)[0]
 
     got = jax.jit(ours)(x, w)
     for want in (megablox_gmm(x, w, sizes, interpret=True), jax.lax.ragged_dot(x, w, sizes)):
@@ -296,7 +248,7 @@ def test_compiles(generation, name):
 def test_accesses_fewer_bytes_than_megablox(generation):
     """Value and gradient at V3's training shape, by the compiler's count, which takes each kernel's own estimate."""
 
-    def theirs(x_RD, offsets, weights, _):
+    def theirs(x_RD, offsets, weights):
         def product(rows, w):
             tiling = 512, min(1024, rows.shape[1]), min(1024, w.shape[2])
             return megablox(rows, w, jnp.diff(offsets), jnp.bfloat16, tiling)

@@ -81,21 +81,6 @@ def test_v2s_group_score_is_its_best():
     np.testing.assert_allclose(weights, [0.6, 0.02], rtol=1e-6)
 
 
-def test_replayed_experts_are_taken_and_weighed_by_todays_affinities():
-    affinity = np.array([[0.8, 0.4, 0.2, 0.1]] * 3, np.float32)
-    replay = np.array([[3, 2], [-1, -1], [3, -1]], np.int32)  # the last two are routed afresh
-    sizes = {"num_experts_per_token": 2, "num_groups": 1, "num_groups_per_token": 1, "scaling": 1.0}
-
-    def of(affinity_XE):
-        return route(affinity_XE, np.zeros(4, np.float32), **sizes, replay_XK=replay)
-
-    weights, experts = of(affinity)
-    np.testing.assert_array_equal(experts, [[3, 2], [0, 1], [0, 1]])
-    np.testing.assert_allclose(weights, [[1 / 3, 2 / 3], [2 / 3, 1 / 3], [2 / 3, 1 / 3]], rtol=1e-6)
-    gradient = jax.grad(lambda a: of(a)[0][0, 0])(affinity)
-    np.testing.assert_allclose(gradient[0], [0.0, 0.0, -0.1 / 0.09, 0.2 / 0.09], rtol=1e-5)  # of s3 / (s3 + s2)
-
-
 def test_bias_moves_selection_and_never_weights():
     affinity = [0.8, 0.4, 0.2, 0.1]
     weights, experts = route_one(affinity, [0.0, 0.0, 0.0, 0.0])

@@ -60,15 +60,6 @@ def test_ties_minus_zero_and_infinities_are_ordered_as_top_k_orders_them():
     np.testing.assert_array_equal(got[1], want[1])
 
 
-def test_replayed_experts_are_taken_even_if_one_is_named_twice():
-    rng = np.random.default_rng(1)
-    scores = rng.uniform(size=(130, 8)).astype(np.float32)
-    replay = np.where(rng.random((130, 1)) < 0.5, rng.integers(0, 8, (130, 3)), -1).astype(np.int32)
-    want, got = both(scores, np.zeros(8, np.float32), **options_of(Shape(130, 8, 3, 4, 2), replay_XK=replay))
-    check_equal(want, got)
-    assert (np.asarray(got[1])[replay[:, 0] >= 0] == replay[replay[:, 0] >= 0]).all()
-
-
 def test_memory_is_written_before_it_is_read_and_without_races():
     scores = np.random.default_rng(2).uniform(size=(700, 8)).astype(np.float32)  # two blocks, the last one cut
     check_equal(*both(scores, np.zeros(8, np.float32), **options_of(Shape(700, 8, 2, 4, 2)), interpret=STRICT))

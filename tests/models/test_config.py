@@ -29,7 +29,17 @@ WRONG = [
     (V3, {"num_experts_per_token": 5}, "num_experts_per_token 5 exceeds the 4 experts that 2 groups hold"),
     (V3, {"expert_ffn_dim": 0}, "expert_ffn_dim"),
     (V3, {"num_dense_layers": 3}, "num_dense_layers 3"),
-    (V3, {"score_function": "tanh"}, "score_function must be 'sigmoid' or 'softmax', got 'tanh'"),
+    (V3, {"score_function": "tanh"}, "score_function must be one of ('sigmoid', 'softmax'), got 'tanh'"),
+    (
+        GQA,
+        {"attention_implementation": "cuda"},
+        "attention_implementation must be one of ('auto', 'reference', 'xla', 'cudnn'",
+    ),
+    (
+        V3,
+        {"expert_implementation": None},
+        "expert_implementation must be one of ('auto', 'reference', 'xla', 'ragged_dot'",
+    ),
     (V3, {"num_mtp_layers": -1}, "num_mtp_layers"),
     (V3, {"num_groups": 0}, "num_groups must be positive, got 0"),
     (V3, {"num_experts": -8}, "num_experts must not be negative, got -8"),

@@ -29,7 +29,8 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # Four experts a token in two of four groups: on a mesh of four a token goes to two devices at most.
 CONFIG = dataclasses.replace(V3, num_experts_per_token=4, num_shared_experts=0)
-B, T, D, E, K = 8, 6, 32, 8, 4
+ONE = dataclasses.replace(CONFIG, num_experts_per_token=1, num_groups_per_token=1)
+B, T, D, E = 8, 6, 32, 8
 WAYS = ("ring", "all_to_all", "ragged_all_to_all")
 
 
@@ -43,13 +44,12 @@ def layer():
     return graph, params
 
 
-@functools.cache
-def routings():
-    """Experts to replay by name: chosen by the router, all of one expert, and experts 4 to 7 without a token."""
-    rng = np.random.default_rng(1)
-    some = np.stack([rng.permutation(4) for _ in range(B * T)]).reshape(B, T, K)
-    routed = {"router": np.full((B, T, K), -1), "one": np.full((B, T, K), 5), "empty": some}
-    return {name: experts.astype(np.int32) for name, experts in routed.items()}
+ROUTINGS = {
+    "router": (CONFIG, np.zeros(E, np.float32)),
+    "empty": (CONFIG, np.where(np.arange(E) < 4, 4, 0).astype(np.float32)),
+    "one": (ONE, np.where(np.arange(E) == 5, 4, 0).astype(np.float32)),
+}
+"""(Config, what is added to the router's bias): as the router has it, experts 4 to 7 without a token, all of one expert."""
 
 
 def inputs():
@@ -60,15 +60,16 @@ def inputs():
 
 
 def value_and_gradient(config, role="train"):
-    """Compiled function of (params, x, replay or None): ((loss, (output, counts)), gradients of params and x)."""
+    """Compiled function of (params, x, added bias): ((loss, (output, counts)), gradients of params and x)."""
     graph, _ = layer()
     (_, dout), segments = inputs()
 
-    def loss(params, x, replay):
+    def loss(params, x, bias):
         module = nnx.merge(graph, params)
         module.config = config
-        out, told = module(x, segments_BT=segments, replay_BTK=replay, role=role, record_routing=True)
-        return (out * dout).sum(), (out, told)
+        module.router_bias_E[...] += bias
+        out, routing = module(x, segments_BT=segments, role=role)
+        return (out * dout).sum(), (out, routing)
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True, allow_int=True))
 
@@ -76,23 +77,22 @@ def value_and_gradient(config, role="train"):
 @functools.cache
 def on_one_device(name):
     (x, _), _ = inputs()
-    replay = None if name is None else routings()[name]
-    result = plain()(layer()[1], x, replay)
+    config, bias = ROUTINGS[name]
+    result = plain(config)(layer()[1], x, bias)
     assert all(len(array.sharding.device_set) == 1 for array in jax.tree.leaves(result))
     return jax.tree.map(np.asarray, result)
 
 
 @functools.cache
-def plain():
-    return value_and_gradient(CONFIG)
+def plain(config):
+    return value_and_gradient(config)
 
 
 def check(got, want):
-    (_, (out, told)), gradients = got
-    (_, (want_out, want_told)), want_gradients = want
+    (_, (out, routing)), gradients = got
+    (_, (want_out, want_routing)), want_gradients = want
     np.testing.assert_allclose(out, want_out, atol=2e-5)
-    np.testing.assert_array_equal(told["expert_counts_E"], want_told["expert_counts_E"])
-    np.testing.assert_array_equal(told["experts_BTK"], want_told["experts_BTK"])
+    np.testing.assert_array_equal(routing["expert_counts_E"], want_routing["expert_counts_E"])
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5), gradients, want_gradients)
 
 
@@ -121,13 +121,15 @@ def way(request, monkeypatch):
 def test_one_expert_a_device_with_every_routing(way):
     """The same program whatever the routing: one round, or as many as a single expert for all tokens needs."""
     (x, _), _ = inputs()
-    want = {name: on_one_device(name) for name in routings()}
+    want = {name: on_one_device(name) for name in ROUTINGS}
+    functions = {
+        config: value_and_gradient(dataclasses.replace(config, expert_parallel=way)) for config in (CONFIG, ONE)
+    }
     with jax.set_mesh(make_mesh({"expert": 8})):
-        function = value_and_gradient(dataclasses.replace(CONFIG, expert_parallel=way))
-        for name, replay in routings().items():
-            check(function(layer()[1], x, replay), want[name])
-        assert function._cache_size() == 1
-    assert want["one"][0][1][1]["expert_counts_E"].tolist() == [0, 0, 0, 0, 0, 46 * 4, 0, 0]
+        for name, (config, bias) in ROUTINGS.items():
+            check(functions[config](layer()[1], x, bias), want[name])
+        assert functions[CONFIG]._cache_size() == 1
+    assert want["one"][0][1][1]["expert_counts_E"].tolist() == [0, 0, 0, 0, 0, 46, 0, 0]
     assert want["empty"][0][1][1]["expert_counts_E"].tolist() == [46] * 4 + [0] * 4
 
 
@@ -136,9 +138,9 @@ def test_groups_bound_the_copies_and_every_axis_plays_along(way):
     config = dataclasses.replace(CONFIG, expert_parallel=way, expert_capacity=0.3)  # several rounds
     assert max_destinations(config, 4) == 2
     (x, _), _ = inputs()
-    want = on_one_device(None)
+    want = on_one_device("router")
     with jax.set_mesh(make_mesh({"expert": 4, "tensor": 2})):
-        check(value_and_gradient(config)(layer()[1], x, None), want)
+        check(value_and_gradient(config)(layer()[1], x, np.zeros(E, np.float32)), want)
 
 
 @pytest.mark.parametrize(("way", "role"), [("ring", "train"), ("all_to_all", "rollout")])
@@ -146,9 +148,9 @@ def test_rows_and_weights_spread_over_other_axes_too(way, role):
     """In the rollout's layout experts are over all three axes, in another order than the rows."""
     config = dataclasses.replace(CONFIG, expert_parallel=way)
     (x, _), _ = inputs()
-    want = on_one_device(None)
+    want = on_one_device("router")
     with jax.set_mesh(make_mesh({"fsdp": 2, "expert": 2, "sequence": 2})):
-        check(value_and_gradient(config, role)(layer()[1], x, None), want)
+        check(value_and_gradient(config, role)(layer()[1], x, np.zeros(E, np.float32)), want)
 
 
 def test_rows_that_do_not_divide_are_on_every_device_already():
@@ -160,7 +162,7 @@ def test_rows_that_do_not_divide_are_on_every_device_already():
         module.config = dataclasses.replace(CONFIG, expert_parallel="all_to_all")
         return module(x, segments_BT=segments[:3])[0]
 
-    want = on_one_device(None)[0][1][0][:3]
+    want = on_one_device("router")[0][1][0][:3]
     with jax.set_mesh(make_mesh({"expert": 8})):
         compiled = jax.jit(forward).lower(params, x[:3]).compile()
     np.testing.assert_allclose(compiled(params, x[:3]), want, atol=2e-5)
@@ -169,7 +171,7 @@ def test_rows_that_do_not_divide_are_on_every_device_already():
 
 def test_one_device_computes_as_it_always_did():
     texts = [
-        jax.jit(value_and_gradient(config)).lower(layer()[1], inputs()[0][0], None).as_text()
+        jax.jit(value_and_gradient(config)).lower(layer()[1], inputs()[0][0], np.zeros(E, np.float32)).as_text()
         for config in (CONFIG, dataclasses.replace(CONFIG, expert_parallel="ring"))
     ]
     assert texts[0] == texts[1] and "shard" not in texts[0]
@@ -180,7 +182,7 @@ def test_what_a_cpu_cannot_run_is_an_error():
     with pytest.raises(
         ValueError, match="'ragged_all_to_all' needs a TPU, and this program is for 'cpu': take 'ring' or"
     ):
-        jax.eval_shape(value_and_gradient(config), layer()[1], inputs()[0][0], None)
+        jax.eval_shape(value_and_gradient(config), layer()[1], inputs()[0][0], np.zeros(E, np.float32))
     with pytest.raises(ValueError, match="expert_parallel must be one of .*'ring'.*, got 'psum'"):
         dataclasses.replace(CONFIG, expert_parallel="psum")
     with pytest.raises(ValueError, match="expert_capacity must be positive and finite, got 0"):
@@ -190,7 +192,6 @@ def test_what_a_cpu_cannot_run_is_an_error():
 def test_a_token_of_v3_goes_to_so_many_devices_at_most():
     v3 = make_preset("deepseek_v3")  # 8 of 256 experts, in 4 of 8 groups
     assert [max_destinations(v3, n) for n in (1, 2, 4, 8, 16, 64, 256)] == [1, 2, 4, 4, 8, 8, 8]
-    assert max_destinations(v3, 8, is_replay=True) == 8
     ungrouped = dataclasses.replace(v3, num_groups=1, num_groups_per_token=1)
     assert [max_destinations(ungrouped, n) for n in (4, 8, 16)] == [4, 8, 8]
 

@@ -38,7 +38,7 @@ def flash_attention(
     q_offset: int | jax.Array = 0,
     q_rope_BTNR: jax.Array | None = None,
     k_rope_BSR: jax.Array | None = None,
-    implementation: str | None = None,
+    implementation: str = "auto",
     interpret=False,
 ) -> jax.Array:
     """softmax(scale · q kᵀ) v, [B, T, N, U] (spec A.3.1), with gradients of q, k, v and the rope parts.
@@ -49,7 +49,7 @@ def flash_attention(
     ``k_rope_BSR`` the scores are scale · (q kᵀ + q_rope k_ropeᵀ), k_rope shared by all heads (MLA, V3 Sec. 2.1.1).
 
     ``implementation``: "reference"; "xla" (blocks, linear memory); "pallas_tpu" (on a mesh: ``sharded``); "cudnn" on an NVIDIA
-    GPU, unmeasured; None for the kernel on TPUs, elsewhere the faster of the first two. ``interpret`` runs the kernel without
+    GPU, unmeasured; "auto" for the kernel on TPUs, elsewhere the faster of the first two. ``interpret`` runs the kernel without
     a TPU (True, or ``pltpu.InterpretParams``). Raises ValueError for an unknown implementation or one that cannot run here,
     heads that key heads do not divide, one rope part without the other, and, for the kernel and cudnn, types or sizes that
     they do not support.

@@ -27,7 +27,7 @@ def gqa_decode(
     lengths_B: jax.Array,
     scale: float,
     batch_axes: tuple[str, ...] = (),
-    implementation: str | None = None,
+    implementation: str = "auto",
     interpret=False,
 ) -> jax.Array:
     """softmax(scale · q kᵀ) v for T query tokens a sequence, [B, T, N, H]; N/J consecutive query heads share a key head.
@@ -39,7 +39,7 @@ def gqa_decode(
     On a mesh of several devices (``jax.set_mesh``) each runs the operation on its part. ``batch_axes`` are the mesh axes that cut
     the sequences and, alike, the pool: a sequence's pages are in its own part of it.
 
-    ``implementation``: "reference" (gathers the pages), "pallas_tpu", or None: the kernel on a TPU. ``interpret`` runs the
+    ``implementation``: "reference" (gathers the pages), "pallas_tpu", or "auto": the kernel on a TPU. ``interpret`` runs the
     kernel without a TPU (True, or ``pltpu.InterpretParams``). Raises ValueError for an unknown implementation or one that
     cannot run here, heads that key heads do not divide, and, for the kernel, types, widths or page sizes that it does not
     support.

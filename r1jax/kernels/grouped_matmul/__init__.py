@@ -1,7 +1,7 @@
 """The routed experts: every row through the SwiGLU of its own expert.
 
 Beside JAX's megablox, from which the kernel has the idea of visits: the same results (a test), any number of rows rather than
-whole blocks, gate, up and SwiGLU in one kernel, FP8 weights. At V3's training shape ("v3") gate and up read and write
+whole blocks; gate, up and SwiGLU in one kernel. At V3's training shape ("v3") gate and up read and write
 2.48 GB; by megablox's own estimate it moves 3.16 GB for each of them in tiles of 512 × 1024 × 1024, since it tiles the contracted
 dimension and so reads weights again for each block of rows. The whole, value and gradient, compiled for a v5p: by the compiler's
 count, which takes each kernel's estimate, 13.7 GB accessed and 0.27 GB of temporaries here, 28.8 and 0.61 GB with megablox;
@@ -15,7 +15,6 @@ import jax
 from r1jax.kernels import hardware
 from r1jax.kernels.grouped_matmul import ragged_dot, reference, sharded, tokamax, xla
 from r1jax.kernels.grouped_matmul.pallas_tpu import sorted_expert_ffn
-from r1jax.kernels.grouped_matmul.reference import dequantise
 from r1jax.kernels.implementation import choose
 from r1jax.kernels.route import Permutation, permutation
 from r1jax.sharding import Role
@@ -37,20 +36,18 @@ def expert_ffn(
     w_up_EDF: jax.Array,
     w_down_EFD: jax.Array,
     *,
-    scales: tuple[jax.Array, jax.Array, jax.Array] | None = None,
     order: Permutation | None = None,
     role: Role = "train",
-    implementation: str | None = None,
+    implementation: str = "auto",
     interpret=False,
 ) -> jax.Array:
     """Σ_k weight[t,k] · SwiGLU_{expert[t,k]}(x[t]), [T, D]; no row is dropped (spec A.5.1, step 7).
 
-    ``scales``: gate, up and down are float8_e4m3fn, with these scales a block of 128 × 128: see ``dequantise``. Such weights
-    are storage and get no gradient. ``order``: the routed rows sorted, as ``route_and_sort`` gives them; None: they are
-    sorted here. ``role``: how tokens and weights lie on a mesh (``r1jax.sharding.RULES``).
+    ``order``: the routed rows sorted, as ``route_and_sort`` gives them; None: they are sorted here. ``role``: how tokens and
+    weights lie on a mesh (``r1jax.sharding.RULES``).
 
     ``implementation``: "reference", "xla" (loops for a CPU), "ragged_dot", "tokamax" (that package's kernels for NVIDIA GPUs,
-    unmeasured), "pallas_tpu" (on a mesh: ``sharded``), or None: the kernel on TPUs, "xla" for a CPU, "ragged_dot" elsewhere
+    unmeasured), "pallas_tpu" (on a mesh: ``sharded``), or "auto": the kernel on TPUs, "xla" for a CPU, "ragged_dot" elsewhere
     (unmeasured there). ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``. Raises ValueError for
     an unknown implementation, one that cannot run here, and shapes and types that the kernel does not take; ImportError where
     the package tokamax is missing.
@@ -59,14 +56,11 @@ def expert_ffn(
     function, options = choose(
         "expert_ffn", implementation, IMPLEMENTATIONS, default=default, interpret=interpret, splits=True
     )
-    weights = (w_gate_EDF, w_up_EDF, w_down_EFD)
     options["order"] = permutation(experts_TK, w_gate_EDF.shape[0]) if order is None else order
     if function is sharded.expert_ffn:
-        options |= {"scales": scales, "role": role}
-    elif scales is not None:
-        weights = tuple(dequantise(w, s) for w, s in zip(weights, scales, strict=True))
+        options["role"] = role
     with jax.named_scope("expert_ffn"):
-        return function(x_TD, experts_TK, weights_TK, *weights, **options)
+        return function(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, **options)
 
 
-__all__ = ["dequantise", "expert_ffn", "sorted_expert_ffn"]
+__all__ = ["expert_ffn", "sorted_expert_ffn"]

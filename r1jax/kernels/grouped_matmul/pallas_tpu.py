@@ -11,8 +11,7 @@ The visits of a block follow one another, so the block stays in VMEM until all i
 ``_rows``: columns of a block are the outer loop, visits the inner one, and the contracted dimension is whole. So weights are
 fetched when the expert changes and no sooner: each is read from HBM once, whatever the number of blocks. Products are summed
 in float32 and an elementwise function ends the visit: SwiGLU after gate and up; its gradient after dy · downᵀ; the sum of the
-two products of dx. An FP8 weight is read as such; products of 128 contracted numbers are summed, then multiplied by their
-scales, which is exact up to float32 as rescaling the weights in bfloat16 would not be (V3 Sec. 3.3).
+two products of dx.
 
 ``_sums``: gradients of weights, leftᵀ · right over the rows of an expert; the sums stay in VMEM while the expert's visits pass.
 An expert without rows has one visit that finds no row of its own and stores zeros.
@@ -34,28 +33,17 @@ from r1jax.kernels.route import Permutation
 from r1jax.kernels.tpu_kernel import NN, NT, TN, compiler_params, dot
 
 
-def expert_ffn(
-    x_TD,
-    experts_TK,
-    weights_TK,
-    w_gate_EDF,
-    w_up_EDF,
-    w_down_EFD,
-    *,
-    scales=None,
-    order: Permutation,
-    interpret=False,
-):
+def expert_ffn(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *, order: Permutation, interpret=False):
     """See ``r1jax.kernels.grouped_matmul.expert_ffn``; ``interpret`` is that of ``pl.pallas_call``."""
 
     def through_experts(x_RD):
         weights = (w_gate_EDF, w_up_EDF, w_down_EFD)
-        return sorted_expert_ffn(x_RD, order.offsets, *weights, scales=scales, interpret=interpret)
+        return sorted_expert_ffn(x_RD, order.offsets, *weights, interpret=interpret)
 
     return at_places(through_experts, x_TD, weights_TK, row_of_place=order.row_of_place, place_TK=order.place_XK)
 
 
-def sorted_expert_ffn(x_RD, offsets, w_gate_EDF, w_up_EDF, w_down_EFD, *, scales=None, interpret=False):
+def sorted_expert_ffn(x_RD, offsets, w_gate_EDF, w_up_EDF, w_down_EFD, *, interpret=False):
     """Rows that lie sorted by expert through the SwiGLU of their own, [R, D]: expert e has rows offsets[e] to offsets[e + 1].
 
     What a device of an expert-parallel mesh runs on the rows that reached it. Rows before offsets[0] and from offsets[E] on
@@ -64,17 +52,13 @@ def sorted_expert_ffn(x_RD, offsets, w_gate_EDF, w_up_EDF, w_down_EFD, *, scales
     if not interpret:
         hardware.require_tpu("expert_ffn")
     weights = (w_gate_EDF, w_up_EDF, w_down_EFD)
-    _check(x_RD, weights, scales)
-    if scales is None:
-        weights = tuple(w.astype(x_RD.dtype) for w in weights)
-        scales = (None, None, None)
-    shape = shapes.Shape(
-        *(x_RD.shape[0], *w_gate_EDF.shape), itemsize=x_RD.dtype.itemsize, weight_itemsize=weights[0].dtype.itemsize
-    )
-    return _swiglu(x_RD, offsets.astype(jnp.int32), weights, scales, (shape, interpret))
+    _check(x_RD, weights)
+    weights = tuple(w.astype(x_RD.dtype) for w in weights)
+    shape = shapes.Shape(x_RD.shape[0], *w_gate_EDF.shape, itemsize=x_RD.dtype.itemsize)
+    return _swiglu(x_RD, offsets.astype(jnp.int32), weights, (shape, interpret))
 
 
-def _check(x_RD, weights, scales):
+def _check(x_RD, weights):
     dim, ffn = weights[0].shape[1:]
     wanted = [(len(weights[0]), dim, ffn)] * 2 + [(len(weights[0]), ffn, dim)]
     if [w.shape for w in weights] != wanted or x_RD.shape[1] != dim:
@@ -84,72 +68,49 @@ def _check(x_RD, weights, scales):
         )
     if x_RD.dtype not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"expert_ffn: rows are {x_RD.dtype}; the kernel takes float32 and bfloat16")
-    size = shapes.SCALED
-    if scales is None:
-        if any(w.dtype not in (jnp.float32, jnp.bfloat16) for w in weights):
-            raise ValueError(
-                f"expert_ffn: weights are {[str(w.dtype) for w in weights]}; the kernel takes float32, bfloat16, and "
-                "float8_e4m3fn with scales"
-            )
-    elif dim % size or ffn % size or any(w.dtype != jnp.float8_e4m3fn for w in weights):
-        raise ValueError(
-            f"expert_ffn: scales for {[f'{w.dtype}{w.shape}' for w in weights]}; the kernel takes scaled float8_e4m3fn weights of "
-            f"dimensions that {size} divides"
-        )
-    elif any(
-        s.shape != (w.shape[0], w.shape[1] // size, w.shape[2] // size) for s, w in zip(scales, weights, strict=True)
-    ):
-        raise ValueError(
-            f"expert_ffn: scales are {[s.shape for s in scales]}; the kernel takes one a block of {size}×{size}"
-        )
+    if any(w.dtype not in (jnp.float32, jnp.bfloat16) for w in weights):
+        types = [str(w.dtype) for w in weights]
+        raise ValueError(f"expert_ffn: weights are {types}; the kernel takes float32 and bfloat16")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _swiglu(x_RD, offsets, weights, scales, options):
-    (gate, up, down), (gate_scale, up_scale, down_scale), (shape, interpret) = weights, scales, options
-    visits = _visits(offsets, shape, for_sums=False)
-    call = shapes.gate_up(shape, saves=False)
-    (hidden_RF,) = _rows(
-        call, visits, offsets, [x_RD], [(gate, gate_scale), (up, up_scale)], _hidden, interpret=interpret
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _swiglu(x_RD, offsets, weights, options):
+    (gate, up, down), (shape, interpret) = weights, options
+    rows = functools.partial(
+        _rows, visits=_visits(offsets, shape, for_sums=False), offsets=offsets, interpret=interpret
     )
-    (y_RD,) = _rows(shapes.down(shape), visits, offsets, [hidden_RF], [(down, down_scale)], _same, interpret=interpret)
+    (hidden_RF,) = rows(shapes.gate_up(shape, saves=False), [x_RD], [gate, up], _hidden)
+    (y_RD,) = rows(shapes.down(shape), [hidden_RF], [down], _same)
     return y_RD
 
 
-def _swiglu_fwd(x_RD, offsets, weights, scales, options):
-    (gate, up, down), (gate_scale, up_scale, down_scale), (shape, interpret) = weights, scales, options
-    visits = _visits(offsets, shape, for_sums=False)
-    hidden_RF, gate_RF, up_RF = _rows(
-        shapes.gate_up(shape, saves=True),
-        visits,
-        offsets,
-        [x_RD],
-        [(gate, gate_scale), (up, up_scale)],
-        lambda gate, up: (*_hidden(gate, up), gate, up),
-        interpret=interpret,
+def _swiglu_fwd(x_RD, offsets, weights, options):
+    (gate, up, down), (shape, interpret) = weights, options
+    rows = functools.partial(
+        _rows, visits=_visits(offsets, shape, for_sums=False), offsets=offsets, interpret=interpret
     )
-    (y_RD,) = _rows(shapes.down(shape), visits, offsets, [hidden_RF], [(down, down_scale)], _same, interpret=interpret)
-    return y_RD, (x_RD, offsets, weights, scales, gate_RF, up_RF)
+
+    def hidden_and_saved(gate, up):
+        return (*_hidden(gate, up), gate, up)
+
+    hidden_RF, gate_RF, up_RF = rows(shapes.gate_up(shape, saves=True), [x_RD], [gate, up], hidden_and_saved)
+    (y_RD,) = rows(shapes.down(shape), [hidden_RF], [down], _same)
+    return y_RD, (x_RD, offsets, weights, gate_RF, up_RF)
 
 
 def _swiglu_bwd(options, residuals, dy_RD):
-    x_RD, offsets, weights, scales, gate_RF, up_RF = residuals
-    (gate, up, down), (gate_scale, up_scale, down_scale), (shape, interpret) = weights, scales, options
-    rows = functools.partial(_rows, transposed=True, interpret=interpret)
+    x_RD, offsets, weights, gate_RF, up_RF = residuals
+    (gate, up, down), (shape, interpret) = weights, options
     visits = _visits(offsets, shape, for_sums=False)
+    rows = functools.partial(_rows, visits=visits, offsets=offsets, transposed=True, interpret=interpret)
     saved = [gate_RF, up_RF]
-    dgate_RF, dup_RF, hidden_RF = rows(
-        shapes.d_hidden(shape), visits, offsets, [dy_RD], [(down, down_scale)], _hidden_gradient, extras=saved
-    )
-    two = [(gate, gate_scale), (up, up_scale)]
-    (dx_RD,) = rows(shapes.d_x(shape), visits, offsets, [dgate_RF, dup_RF], two, lambda a, b: (a + b,))
-    if gate_scale is not None:
-        return dx_RD, None, None, None
+    dgate_RF, dup_RF, hidden_RF = rows(shapes.d_hidden(shape), [dy_RD], [down], _hidden_gradient, extras=saved)
+    (dx_RD,) = rows(shapes.d_x(shape), [dgate_RF, dup_RF], [gate, up], lambda a, b: (a + b,))
     visits = _visits(offsets, shape, for_sums=True)
     sums = functools.partial(_sums, visits=visits, offsets=offsets, interpret=interpret)
     dgate_EDF, dup_EDF = sums(shapes.d_gate_up(shape), x_RD, [dgate_RF, dup_RF], dtype=gate.dtype)
     (ddown_EFD,) = sums(shapes.d_down(shape), hidden_RF, [dy_RD], dtype=down.dtype)
-    return dx_RD, None, (dgate_EDF, dup_EDF, ddown_EFD), None
+    return dx_RD, None, (dgate_EDF, dup_EDF, ddown_EFD)
 
 
 _swiglu.defvjp(_swiglu_fwd, _swiglu_bwd)
@@ -187,10 +148,10 @@ def _visits(offsets, shape, *, for_sums):
     return expert, block.astype(jnp.int32), last_E[-1].astype(jnp.int32)
 
 
-def _rows(call, visits, offsets, inputs, weights, finish, *, extras=(), transposed=False, interpret):
+def _rows(call, inputs, weights, finish, *, visits, offsets, extras=(), transposed=False, interpret):
     """Arrays [R, N]: ``finish`` of the products inputs · weights[expert of the row] and of ``extras`` [R, N].
 
-    weights: (w, scales or None), w [E, K, N], or [E, N, K] if ``transposed``; a single input goes with all of them.
+    weights: [E, K, N], or [E, N, K] if ``transposed``; a single input goes with all of them.
     """
     generation = hardware.generation()
     rows, columns = call.blocks(generation)
@@ -201,18 +162,15 @@ def _rows(call, visits, offsets, inputs, weights, finish, *, extras=(), transpos
     of_weights = pl.BlockSpec((None, contracted, columns), lambda n, v, expert, block, _: (expert[v], 0, n))
     if transposed:
         of_weights = pl.BlockSpec((None, columns, contracted), lambda n, v, expert, block, _: (expert[v], n, 0))
-    scaled = contracted // shapes.SCALED
-    of_scales = pl.BlockSpec((None, scaled, columns), lambda n, v, expert, block, _: (expert[v], 0, n))
-    scales = [_spread(s, transposed) for _, s in weights if s is not None]
 
     def kernel(expert_ref, block_ref, offsets_ref, *refs):
         refs = iter(refs)
-        input_refs, weight_refs, scale_refs, extra_refs, out_refs = (
-            [next(refs) for _ in range(n)] for n in (len(inputs), len(weights), len(scales), len(extras), call.outputs)
+        input_refs, weight_refs, extra_refs, out_refs = (
+            [next(refs) for _ in range(n)] for n in (len(inputs), len(weights), len(extras), call.outputs)
         )
+        contracted_dims = NT if transposed else NN
         products = [
-            _product(input_refs[i % len(inputs)], w, scale_refs[i] if scales else None, transposed)
-            for i, w in enumerate(weight_refs)
+            dot(input_refs[i % len(inputs)][...], w[...], contracted=contracted_dims) for i, w in enumerate(weight_refs)
         ]
         results = finish(*products, *(ref[...].astype(jnp.float32) for ref in extra_refs))
         is_mine = _is_mine(expert_ref, block_ref, offsets_ref, pl.program_id(1), (rows, columns))
@@ -224,10 +182,7 @@ def _rows(call, visits, offsets, inputs, weights, finish, *, extras=(), transpos
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=3,
             grid=(pl.cdiv(call.columns, columns), num_visits),
-            in_specs=[of_rows] * len(inputs)
-            + [of_weights] * len(weights)
-            + [of_scales] * len(scales)
-            + [of_result] * len(extras),
+            in_specs=[of_rows] * len(inputs) + [of_weights] * len(weights) + [of_result] * len(extras),
             out_specs=[of_result] * call.outputs,
         ),
         out_shape=[jax.ShapeDtypeStruct((num_rows, call.columns), inputs[0].dtype)] * call.outputs,
@@ -235,23 +190,7 @@ def _rows(call, visits, offsets, inputs, weights, finish, *, extras=(), transpos
         cost_estimate=call.cost(generation),
         interpret=interpret,
         name=call.name,
-    )(expert, block, offsets, *inputs, *(w for w, _ in weights), *scales, *extras)
-
-
-def _product(rows_ref, weight_ref, scale_ref, transposed):
-    """[b, n] float32: rows · weight (its transpose, if ``transposed``), with FP8 scales [K / 128, n] if there are."""
-    contracted = NT if transposed else NN
-    if scale_ref is None:
-        return dot(rows_ref[...], weight_ref[...], contracted=contracted)
-
-    def add_block(i, sums):
-        part = pl.ds(pl.multiple_of(i * shapes.SCALED, shapes.SCALED), shapes.SCALED)
-        w = weight_ref[:, part] if transposed else weight_ref[part, :]
-        product = dot(rows_ref[:, part], w.astype(jnp.float32).astype(rows_ref.dtype), contracted=contracted)
-        return sums + product * scale_ref[pl.ds(i, 1), :]
-
-    zeros = jnp.zeros((rows_ref.shape[0], scale_ref.shape[1]), jnp.float32)
-    return jax.lax.fori_loop(0, scale_ref.shape[0], add_block, zeros)
+    )(expert, block, offsets, *inputs, *weights, *extras)
 
 
 def _sums(call, left_RK, rights_RN, *, visits, offsets, dtype, interpret):
@@ -312,8 +251,3 @@ def _is_mine(expert_ref, block_ref, offsets_ref, visit, block_shape):
     expert = expert_ref[visit]
     row = block_ref[visit] * block_shape[0] + jax.lax.broadcasted_iota(jnp.int32, block_shape, 0)
     return (row >= offsets_ref[expert]) & (row < offsets_ref[expert + 1])
-
-
-def _spread(scales, transposed):
-    """Scales [E, K / 128, N]: one for each contracted block and column."""
-    return jnp.repeat(jnp.swapaxes(scales, 1, 2) if transposed else scales, shapes.SCALED, axis=2).astype(jnp.float32)

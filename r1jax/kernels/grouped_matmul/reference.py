@@ -14,9 +14,3 @@ def expert_ffn(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *
     hidden_TEF = (jax.nn.silu(gate_TEF) * up_TEF * pick_TE[..., None]).astype(dtype)
     out_TD = jnp.einsum("tef,efd->td", hidden_TEF, w_down_EFD.astype(dtype), preferred_element_type=jnp.float32)
     return out_TD.astype(dtype)
-
-
-def dequantise(w_EIO: jax.Array, scales: jax.Array, *, block: int = 128) -> jax.Array:
-    """float32 weights [E, I, O] of FP8 ones and their scales [E, ceil(I / block), ceil(O / block)], which multiply (V3 Sec. 3.3)."""
-    wide = jnp.repeat(jnp.repeat(scales, block, axis=1)[:, : w_EIO.shape[1]], block, axis=2)[:, :, : w_EIO.shape[2]]
-    return w_EIO.astype(jnp.float32) * wide

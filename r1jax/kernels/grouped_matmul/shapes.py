@@ -11,9 +11,6 @@ from jax.experimental import pallas as pl
 
 from r1jax.kernels import hardware
 
-SCALED = 128
-"""An FP8 weight has one scale a block of so many by so many (V3 Sec. 3.3)."""
-
 MOST_WEIGHTS = 1 << 23
 """Most numbers of weights in a block ..."""
 MOST_SUMS = 1 << 21
@@ -22,23 +19,20 @@ MOST_SUMS = 1 << 21
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """R routed rows over E experts, model width D, expert width F; bytes a number of rows and of weights."""
+    """R routed rows over E experts, model width D, expert width F; bytes a number."""
 
     rows: int
     experts: int
     dim: int
     ffn: int
     itemsize: int = 2
-    weight_itemsize: int = 2
 
 
 SHAPES = {
     # One of 32 expert-parallel devices: 8 of 256 experts, the rows of 4096 tokens a device, and of 128 while decoding.
     "v3": Shape(rows=4096 * 8, experts=8, dim=7168, ffn=2048),
-    "v3_fp8": Shape(rows=4096 * 8, experts=8, dim=7168, ffn=2048, weight_itemsize=1),
     "v3_decode": Shape(rows=128 * 8, experts=8, dim=7168, ffn=2048),
-    "v3_decode_fp8": Shape(rows=128 * 8, experts=8, dim=7168, ffn=2048, weight_itemsize=1),
-    "mini_v3": Shape(rows=1280 * 2, experts=16, dim=128, ffn=128, itemsize=4, weight_itemsize=4),
+    "mini_v3": Shape(rows=1280 * 2, experts=16, dim=128, ffn=128, itemsize=4),
 }
 
 
@@ -68,7 +62,7 @@ class Rows:
     def _vmem(self, rows, columns):
         s = self.shape
         buffers = self.inputs * rows * self.contracted * s.itemsize
-        buffers += self.products * columns * self.contracted * s.weight_itemsize
+        buffers += self.products * columns * self.contracted * s.itemsize
         buffers += (self.extras + self.outputs) * rows * columns * s.itemsize
         return 2 * buffers + 4 * (self.products + self.extras + self.outputs) * rows * columns
 
@@ -77,7 +71,7 @@ class Rows:
         s, (_, columns) = self.shape, self.blocks(generation)
         weights = self.products * min(s.experts, s.rows) * self.contracted * self.columns
         bytes_accessed = self.inputs * s.rows * self.contracted * s.itemsize * pl.cdiv(self.columns, columns)
-        bytes_accessed += weights * s.weight_itemsize + (4 * weights // SCALED if s.weight_itemsize == 1 else 0)
+        bytes_accessed += weights * s.itemsize
         bytes_accessed += (self.extras + self.outputs) * s.rows * self.columns * s.itemsize
         flops = 2 * self.products * s.rows * self.contracted * self.columns
         transcendentals = s.rows * self.columns if self.transcendental else 0
@@ -106,7 +100,7 @@ class Sums:
 
     def _vmem(self, rows, k, n):
         s = self.shape
-        buffers = rows * (k + self.products * n) * s.itemsize + self.products * k * n * s.weight_itemsize
+        buffers = rows * (k + self.products * n) * s.itemsize + self.products * k * n * s.itemsize
         return 2 * buffers + 4 * (2 * self.products * k * n + rows * (k + self.products * n))
 
     def _read(self, k, n):
@@ -117,7 +111,7 @@ class Sums:
         """2·R·K·N FLOPs a product. Left is read once a block of N, right once a block of K, sums are written once."""
         s, (_, k, n) = self.shape, self.blocks(generation)
         area = self.products * self.left * self.right
-        bytes_accessed = self._read(k, n) + s.experts * area * s.weight_itemsize
+        bytes_accessed = self._read(k, n) + s.experts * area * s.itemsize
         return pl.CostEstimate(flops=2 * s.rows * area, bytes_accessed=bytes_accessed, transcendentals=0)
 
 
@@ -157,8 +151,8 @@ def forward(s: Shape, *, saves: bool = False) -> list[Rows | Sums]:
 
 
 def backward(s: Shape) -> list[Rows | Sums]:
-    """The calls of a backward pass; FP8 weights have no gradient."""
-    return [d_hidden(s), d_x(s), *([] if s.weight_itemsize == 1 else [d_gate_up(s), d_down(s)])]
+    """The calls of a backward pass."""
+    return [d_hidden(s), d_x(s), d_gate_up(s), d_down(s)]
 
 
 def cost(calls: Sequence[Rows | Sums], generation: str) -> pl.CostEstimate:
@@ -173,23 +167,15 @@ def cost(calls: Sequence[Rows | Sums], generation: str) -> pl.CostEstimate:
 
 def unfused_bytes(s: Shape, generation: str, *, backward: bool = False) -> int:
     """HBM bytes of a pass of which every product is a grouped matmul of its own, with blocks chosen in the same way, and SwiGLU and
-    its gradient, and the sum of the two products of dx, read and write arrays [R, F] and [R, D]; FP8 weights are expanded to
-    rows' type first."""
-    s, expanded = dataclasses.replace(s, weight_itemsize=s.itemsize), s.weight_itemsize == 1
+    its gradient, and the sum of the two products of dx, read and write arrays [R, F] and [R, D]."""
     first, second = Rows("", s, s.dim, s.ffn), Rows("", s, s.ffn, s.dim)
-    area = s.experts * s.dim * s.ffn
     if backward:
-        calls = [first, second, second]
-        if not expanded:
-            calls += [Sums("", s, s.dim, s.ffn), Sums("", s, s.dim, s.ffn), Sums("", s, s.ffn, s.dim)]
+        sums = [Sums("", s, s.dim, s.ffn), Sums("", s, s.dim, s.ffn), Sums("", s, s.ffn, s.dim)]
+        calls = [first, second, second, *sums]
         elementwise = s.rows * (6 * s.ffn + 3 * s.dim)
     else:
         calls, elementwise = [first, first, second], 3 * s.rows * s.ffn
-    return (
-        cost(calls, generation).bytes_accessed
-        + elementwise * s.itemsize
-        + (3 * area * (1 + s.itemsize) if expanded else 0)
-    )
+    return cost(calls, generation).bytes_accessed + elementwise * s.itemsize
 
 
 def _room(generation: str) -> int:

@@ -21,8 +21,8 @@ from r1jax.sharding import Role
 
 
 def expert_ffn(
-    x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *, scales=None, order: Permutation,
-    role: Role = "train", interpret=False,
+    x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *, order: Permutation, role: Role = "train",
+    interpret=False,
 ):  # fmt: skip
     """See ``r1jax.kernels.grouped_matmul.expert_ffn``; the kernel itself where there is no mesh to split over.
 
@@ -31,17 +31,14 @@ def expert_ffn(
     mesh = shards.mesh_to_split()
     weights = (w_gate_EDF, w_up_EDF, w_down_EFD)
     if mesh is None:
-        return pallas_tpu.expert_ffn(
-            x_TD, experts_TK, weights_TK, *weights, scales=scales, order=order, interpret=interpret
-        )
-    shape = w_gate_EDF.shape if scales is None else scales[0].shape  # a block with a scale is not cut
+        return pallas_tpu.expert_ffn(x_TD, experts_TK, weights_TK, *weights, order=order, interpret=interpret)
+    shape = w_gate_EDF.shape
     tokens, mlp = shards.mesh_axes(("batch", "mlp"), (x_TD.shape[0], shape[2]), mesh, role=role)
     experts, embed = shards.mesh_axes(("experts", "embed"), shape[:2], mesh, role=role)
-    embed = embed if scales is None else ()
     gathered = tuple(axis for axis in experts if axis in tokens)
     summed = tuple(axis for axis in (*experts, *mlp) if axis not in gathered)
 
-    def part(x_TD, experts_TK, weights_TK, weights, scales):
+    def part(x_TD, experts_TK, weights_TK, weights):
         if gathered:
             x_TD, experts_TK, weights_TK = (
                 jax.lax.all_gather(a, gathered, tiled=True) for a in (x_TD, experts_TK, weights_TK)
@@ -55,7 +52,7 @@ def expert_ffn(
         own = _own(experts_TK - first, weights[0].shape[0])
 
         def through_experts(x_RD):
-            return pallas_tpu.sorted_expert_ffn(x_RD, own.offsets, *weights, scales=scales, interpret=interpret)
+            return pallas_tpu.sorted_expert_ffn(x_RD, own.offsets, *weights, interpret=interpret)
 
         out_TD = at_places(through_experts, x_TD, weights_TK, row_of_place=own.row_of_place, place_TK=own.place_XK)
         if summed:
@@ -66,8 +63,8 @@ def expert_ffn(
     up, down = P(experts, embed, mlp), P(experts, mlp, embed)
     return shards.run(
         part,
-        (x_TD, experts_TK, weights_TK, weights, scales),
-        in_specs=(by_token, by_token, by_token, (up, up, down), None if scales is None else (up, up, down)),
+        (x_TD, experts_TK, weights_TK, weights),
+        in_specs=(by_token, by_token, by_token, (up, up, down)),
         out_specs=by_token,
     )
 

@@ -25,7 +25,7 @@ def mla_decode(
     lengths_B: jax.Array,
     scale: float,
     batch_axes: tuple[str, ...] = (),
-    implementation: str | None = None,
+    implementation: str = "auto",
     interpret=False,
 ) -> jax.Array:
     """softmax(scale · (q_latent · latent + q_rope · rope)) latent for T query tokens a sequence, [B, T, N, C] (spec A.3.2).
@@ -37,7 +37,7 @@ def mla_decode(
     On a mesh of several devices (``jax.set_mesh``) each runs the operation on its part. ``batch_axes`` are the mesh axes that cut
     the sequences and, alike, the pool: a sequence's pages are in its own part of it.
 
-    ``implementation``: "reference" (gathers the pages), "pallas_tpu", or None: the kernel on a TPU. ``interpret`` runs the
+    ``implementation``: "reference" (gathers the pages), "pallas_tpu", or "auto": the kernel on a TPU. ``interpret`` runs the
     kernel without a TPU (True, or ``pltpu.InterpretParams``). Raises ValueError for an unknown implementation or one that
     cannot run here, and, for the kernel, types, widths or page sizes that it does not support.
     """

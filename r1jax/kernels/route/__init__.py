@@ -14,11 +14,11 @@ IMPLEMENTATIONS = {"reference": reference, "pallas_tpu": sharded}
 
 
 def route(
-    scores_XE: jax.Array, bias_E: jax.Array | None, *, implementation: str | None = None, interpret=False, **options
+    scores_XE: jax.Array, bias_E: jax.Array | None, *, implementation: str = "auto", interpret=False, **options
 ) -> tuple[jax.Array, jax.Array]:
     """(weights, experts), each [X, K]: ``reference.route`` has the options and what they mean.
 
-    ``implementation``: "reference", "pallas_tpu" (on a mesh: ``sharded``), or None for the kernel on TPUs and the
+    ``implementation``: "reference", "pallas_tpu" (on a mesh: ``sharded``), or "auto" for the kernel on TPUs and the
     reference elsewhere. ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``. Raises ValueError for an
     unknown implementation, one that cannot run here, and scores and sizes that the kernel does not take.
     """
@@ -27,7 +27,7 @@ def route(
 
 
 def route_and_sort(
-    scores_XE: jax.Array, bias_E: jax.Array | None, *, implementation: str | None = None, interpret=False, **options
+    scores_XE: jax.Array, bias_E: jax.Array | None, *, implementation: str = "auto", interpret=False, **options
 ) -> tuple[jax.Array, jax.Array, Permutation]:
     """``route``, and its routed rows sorted by expert."""
     implement, interpreted = _choose(implementation, interpret)

@@ -76,7 +76,6 @@ def _pass(
     best_per_group=2,
     normalize=True,
     score_function=None,
-    replay_XK=None,
     interpret,
 ) -> Any:
     num_tokens, num_experts = scores_XE.shape
@@ -92,26 +91,24 @@ def _pass(
         num_tokens, num_experts, num_experts_per_token, num_groups, num_groups_per_token, best_per_group
     )
     block = shapes.tokens_per_block(num_tokens, num_experts, hardware.generation())
-    return _route(scores_XE, bias_E, replay_XK, _Options(shape, block, scaling, normalize, score_function, interpret))
+    return _route(scores_XE, bias_E, _Options(shape, block, scaling, normalize, score_function, interpret))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _route(scores_XE, bias_E, replay_XK, options):
-    return _call(scores_XE, bias_E, replay_XK, options)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _route(scores_XE, bias_E, options):
+    return _call(scores_XE, bias_E, options)
 
 
-def _call(scores_XE, bias_E, replay_XK, options):
+def _call(scores_XE, bias_E, options):
     shape, block = options.shape, options.block
     by_lanes = pl.BlockSpec((shape.chosen, block), lambda i: (0, i))
     column = pl.BlockSpec((shape.experts, 1), lambda i: (0, 0))
     inputs = [(scores_XE.T, pl.BlockSpec((shape.experts, block), lambda i: (0, i)))]
     if bias_E is not None:
         inputs.append((bias_E.astype(jnp.float32)[:, None], column))
-    if replay_XK is not None:
-        inputs.append((replay_XK.astype(jnp.int32).T, by_lanes))
     routed = (shape.chosen, shape.tokens)
     weights_KX, experts_KX, rank_KX, counts_E1 = pl.pallas_call(
-        functools.partial(_kernel, options=options, has_bias=bias_E is not None, has_replay=replay_XK is not None),
+        functools.partial(_kernel, options=options, has_bias=bias_E is not None),
         grid=(pl.cdiv(shape.tokens, block),),
         in_specs=[spec for _, spec in inputs],
         out_specs=[by_lanes, by_lanes, by_lanes, column],
@@ -126,32 +123,29 @@ def _call(scores_XE, bias_E, replay_XK, options):
             pltpu.VMEM((shape.groups, block), jnp.int32),
         ],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
-        cost_estimate=shapes.cost(
-            shape, block, logits=options.score_function is not None, replay=replay_XK is not None
-        ),
+        cost_estimate=shapes.cost(shape, block, logits=options.score_function is not None),
         interpret=options.interpret,
         name="route",
     )(*(array for array, _ in inputs))
     return weights_KX.T, experts_KX.T, rank_KX.T, counts_E1[:, 0]
 
 
-def _route_fwd(scores_XE, bias_E, replay_XK, options):
-    out = _call(scores_XE, bias_E, replay_XK, options)
+def _route_fwd(scores_XE, bias_E, options):
+    out = _call(scores_XE, bias_E, options)
     return out, (scores_XE, out[1])
 
 
 def _route_bwd(options, residuals, gradients):
     scores_XE, experts_XK = residuals
-    return jax.vjp(lambda scores: options.weigh(scores, experts_XK), scores_XE)[1](gradients[0])[0], None, None
+    return jax.vjp(lambda scores: options.weigh(scores, experts_XK), scores_XE)[1](gradients[0])[0], None
 
 
 _route.defvjp(_route_fwd, _route_bwd)
 
 
-def _kernel(scores_ref, *refs, options, has_bias, has_replay):
+def _kernel(scores_ref, *refs, options, has_bias):
     refs = list(refs)
     bias_ref = refs.pop(0) if has_bias else None
-    replay_ref = refs.pop(0) if has_replay else None
     weights_ref, experts_ref, rank_ref, counts_ref, keys_ref, group_keys_ref = refs
     shape, block, step = options.shape, options.block, pl.program_id(0)
 
@@ -169,9 +163,6 @@ def _kernel(scores_ref, *refs, options, has_bias, has_replay):
     sum_1b = jnp.zeros((1, block), jnp.float32)
     for k in range(shape.chosen):
         _, expert_1b, keys_Eb = _take_highest(keys_Eb)
-        if replay_ref is not None:
-            is_fresh_1b = replay_ref[...].min(0, keepdims=True) < 0
-            expert_1b = jnp.where(is_fresh_1b, expert_1b, replay_ref[k : k + 1, :])
         is_chosen_Eb = expert_Eb == expert_1b
         chosen_1b = jnp.where(is_chosen_Eb, affinity_Eb, 0.0).sum(0, keepdims=True)
         taken_Eb = taken_Eb + jnp.where(is_chosen_Eb, 1.0, 0.0)
@@ -191,8 +182,6 @@ def _kernel(scores_ref, *refs, options, has_bias, has_replay):
     for k in range(shape.chosen):
         is_chosen_Eb = expert_Eb == experts_ref[k : k + 1, :]
         rank_ref[k : k + 1, :] = jnp.where(is_chosen_Eb, before_Eb, 0.0).sum(0, keepdims=True).astype(jnp.int32)
-        if has_replay:  # which may name one expert twice
-            before_Eb = before_Eb + jnp.where(is_chosen_Eb, 1.0, 0.0)
     counts_ref[...] += taken_Eb.sum(1, keepdims=True).astype(jnp.int32)
 
 

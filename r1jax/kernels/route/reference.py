@@ -42,7 +42,6 @@ def route(
     best_per_group: int = 2,
     normalize: bool = True,
     score_function: str | None = None,
-    replay_XK: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """(weights, experts), each [X, K], from float32 affinities s: sigmoid(u·e) in V3, softmax(u·e) in V2.
 
@@ -51,9 +50,6 @@ def route(
     The bias moves selection and never weighs: experts are chosen by s + b, within the groups whose ``best_per_group`` highest
     s + b (V3 two, V2 one) sum highest; the others are −inf. Weights are scaling · s of the chosen, over their sum where
     ``normalize`` (V3 does, V2 does not).
-
-    replay_XK: experts that were chosen before. They are taken as they are, with the weights of today's affinities, so that
-    gradients flow as usual; a row of which any entry is negative is routed afresh.
     """
     affinity_XE = affinities(scores_XE, score_function)
     experts_XK = _choose(
@@ -63,8 +59,6 @@ def route(
         num_groups_per_token=num_groups_per_token,
         best_per_group=best_per_group,
     )
-    if replay_XK is not None:
-        experts_XK = jnp.where((replay_XK >= 0).all(-1, keepdims=True), replay_XK, experts_XK)
     return weigh(affinity_XE, experts_XK, scaling=scaling, normalize=normalize), experts_XK
 
 

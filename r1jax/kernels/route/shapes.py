@@ -39,14 +39,14 @@ def tokens_per_block(tokens: int, experts: int, generation: str) -> int:
     return min(tokens, fits[0])
 
 
-def cost(shape: Shape, block: int, *, logits: bool = False, replay: bool = False) -> pl.CostEstimate:
+def cost(shape: Shape, block: int, *, logits: bool = False) -> pl.CostEstimate:
     """One pass: scores and bias in; weights, experts, ranks [K, X] and counts out.
 
     FLOPs are the prefix sums on the matrix unit, 2·b a score, and some six comparisons a score and round.
     """
     scores = shape.tokens * shape.experts
     rounds = shape.chosen + (shape.best_per_group if shape.groups > 1 else 0)
-    bytes_accessed = 4 * (scores + 2 * shape.experts + (3 + replay) * shape.tokens * shape.chosen)
+    bytes_accessed = 4 * (scores + 2 * shape.experts + 3 * shape.tokens * shape.chosen)
     return pl.CostEstimate(
         flops=scores * (2 * block + 6 * rounds), bytes_accessed=bytes_accessed, transcendentals=scores if logits else 0
     )

@@ -13,17 +13,16 @@ from r1jax.kernels.route import pallas_tpu
 from r1jax.kernels.route.reference import permutation
 
 
-def route(scores_XE, bias_E, *, replay_XK=None, interpret=False, **options):
+def route(scores_XE, bias_E, **options):
     """See ``r1jax.kernels.route.route``; the kernel itself where there is no mesh to split over."""
     mesh = shards.mesh_to_split()
     if mesh is None:
-        return pallas_tpu.route(scores_XE, bias_E, replay_XK=replay_XK, interpret=interpret, **options)
-    kernel = functools.partial(pallas_tpu.route, interpret=interpret, **options)
+        return pallas_tpu.route(scores_XE, bias_E, **options)
     by_token = P(*shards.mesh_axes(("batch",), scores_XE.shape[:1], mesh), None)
     return shards.run(
-        lambda scores, bias, replay: kernel(scores, bias, replay_XK=replay),
-        (scores_XE, bias_E, replay_XK),
-        in_specs=(by_token, P(), by_token),
+        functools.partial(pallas_tpu.route, **options),
+        (scores_XE, bias_E),
+        in_specs=(by_token, P()),
         out_specs=(by_token, by_token),
     )
 

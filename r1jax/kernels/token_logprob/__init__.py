@@ -26,7 +26,7 @@ def token_logprob(
     targets_X: jax.Array,
     *,
     temperature=1.0,
-    implementation: str | None = None,
+    implementation: str = "auto",
     interpret=False,
 ) -> tuple[jax.Array, jax.Array]:
     """(log π(target), entropy), each [X] float32 in nats, of softmax(x·wᵀ / temperature).
@@ -34,7 +34,7 @@ def token_logprob(
     Products take x's type, sums and softmax are float32. ``temperature``, a float or scalar array > 0, gets no gradient;
     the sampler divides by the same one. Targets lie in [0, V).
 
-    ``implementation``: "reference", "xla" (blocks of the vocabulary), "pallas_tpu" (on a mesh: ``sharded``), or None for
+    ``implementation``: "reference", "xla" (blocks of the vocabulary), "pallas_tpu" (on a mesh: ``sharded``), or "auto" for
     the kernel on TPUs and "xla" elsewhere. ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``. Raises
     ValueError for an unknown implementation, one that cannot run here, and shapes and types that the kernel does not take.
     """
