@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     samples = sampling(
         after("rl1", "rl"),
         tasks=[*tasks, judged | {"decontaminate": TEST_SETS}],
-        rewards=[reward("accuracy:r1_accuracy_reward", "accuracy", tasks=REASONING)],
+        rewards=[reward("accuracy:accuracy_reward", "accuracy", tasks=REASONING)],
         template="r1",
         num_prompts=262_144,
         samples_per_prompt=8,

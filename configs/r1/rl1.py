@@ -16,7 +16,7 @@ from recipe import after, experiment, reasoning_tasks, reward, rl
 def get_config() -> ConfigDict:
     """One RL stage of 150 phases."""
     rewards = [
-        reward("accuracy:r1_accuracy_reward", "accuracy"),
+        reward("accuracy:accuracy_reward", "accuracy"),
         reward("format:r1", "format"),
         reward("language:consistency", "language"),
     ]

@@ -34,7 +34,7 @@ def preference(name: str, *, task: str) -> dict:
 def get_config() -> ConfigDict:
     """One RL stage of 106 phases."""
     rewards = [
-        reward("accuracy:r1_accuracy_reward", "accuracy", tasks=REASONING),
+        reward("accuracy:accuracy_reward", "accuracy", tasks=REASONING),
         reward("format:r1", "format"),
         reward("language:consistency", "language"),
         preference("helpful", task="helpful"),

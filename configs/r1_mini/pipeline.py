@@ -117,17 +117,16 @@ def get_config() -> ConfigDict:
     """All stages, in order."""
     config = ConfigDict({"seed": 0})
     seed = config.get_ref("seed")
-    stages: dict[str, Any] = {"base": base(seed, preset="mini_v3", num_updates=1200)}
+    stages: dict[str, Any] = {"base": base(preset="mini_v3", num_updates=1200)}
 
     # R1-Zero, and its ablation
     for number in SEEDS:
-        stages[f"zero_{number}"] = zero(seed + number, init="{base}")
+        stages[f"zero_{number}"] = zero(init="{base}") | {"seed": seed + number}
     for number in SEEDS:
-        stages[f"zero_language_{number}"] = zero(seed + number, init="{base}", with_language=True)
+        stages[f"zero_language_{number}"] = zero(init="{base}", with_language=True) | {"seed": seed + number}
 
     # R1
     stages["cold_start"] = reject(
-        seed,
         init="{zero_0}",
         template="plain",
         rewards=[ZERO_FORMAT],
@@ -136,53 +135,50 @@ def get_config() -> ConfigDict:
         max_new_tokens=112,
         rewrite={"function": "r1jax.tasks.mini.rewrite:rewrite"},
     )
-    stages["dev1"] = sft(seed, init="{base}", data="{cold_start}", num_epochs=2, learning_rate=1e-3)
+    stages["dev1"] = sft(init="{base}", data="{cold_start}", num_epochs=2, learning_rate=1e-3)
     stages["dev2"] = rl(
-        seed,
         init="{dev1}",
         template="r1",
         rewards=[ACCURACY, FORMAT, language(1.0), REFLECTION],
         num_updates=40,
-        max_new_tokens=[[0, 192]],
+        max_new_tokens=192,
         row_length=256,
     )
     languages = [{"function": f"r1jax.rewards.filters:{name}"} for name in ("one_language", "short_paragraphs")]
-    set_of_dev2 = reject(seed, init="{dev2}", template="r1", rewards=[FORMAT], num_prompts=512, max_new_tokens=192)
+    set_of_dev2 = reject(init="{dev2}", template="r1", rewards=[FORMAT], num_prompts=512, max_new_tokens=192)
     stages["reject"] = set_of_dev2 | {
         "keep_per_prompt": 3,
         "filters": [*set_of_dev2["filters"], *languages, {"function": "r1jax.rewards.filters:no_code_in_thought"}],
         "judge": {"function": "r1jax.tasks.mini.rewrite:judge"},
         "others": [{"function": f"{TEXTS}:conversations", "arguments": {"count": 500}, "domain": "General"}],
     }
-    stages["dev3"] = sft(seed, init="{base}", data="{reject}", num_epochs=2, learning_rate=1e-3)
+    stages["dev3"] = sft(init="{base}", data="{reject}", num_epochs=2, learning_rate=1e-3)
     stages["preferences"] = {
         "stage": "preferences",
-        "seed": seed,
-        "mesh": {},
         "candidates": {"function": f"{TEXTS}:candidates", "arguments": {"count": 6000}},
         "judge": {"function": f"{TEXTS}:judge"},
         "candidates_per_batch": 2000,
     }
-    stages["reward_helpful"] = reward_model(seed, kind="helpful", data={"path": "{preferences}"})
+    stages["reward_helpful"] = reward_model(kind="helpful", data={"path": "{preferences}"})
     labels = {"function": f"{TEXTS}:labels", "arguments": {"count": 1000}}
-    stages["reward_safety"] = reward_model(seed, kind="safety", data=labels)
-    stages["r1"] = rl2(seed, general_from=52, num_updates=68)
-    stages["r1_long"] = rl2(seed, general_from=0, num_updates=68)
+    stages["reward_safety"] = reward_model(kind="safety", data=labels)
+    stages["r1"] = rl2(general_from=52, num_updates=68)
+    stages["r1_long"] = rl2(general_from=0, num_updates=68)
 
     # Students: the set of 800k in the paper; and the same student by RL alone
     for student in ("qwen", "llama"):
-        stages[f"base_{student}"] = base(seed, preset=f"mini_{student}", num_updates=800)
+        stages[f"base_{student}"] = base(preset=f"mini_{student}", num_updates=800)
         stages[f"distill_{student}"] = sft(
-            seed, init=f"{{base_{student}}}", data="{reject}", num_epochs=3, learning_rate=1e-3
+            init=f"{{base_{student}}}", data="{reject}", num_epochs=3, learning_rate=1e-3
         )
-    stages["student_zero"] = zero(seed, init="{base_qwen}")
+    stages["student_zero"] = zero(init="{base_qwen}")
 
     # What came of it
     for name in ("zero_0", "student_zero"):
-        stages[f"eval_{name}"] = evaluation(seed, init=f"{{{name}}}", template="plain", max_new_tokens=112)
+        stages[f"eval_{name}"] = evaluation(init=f"{{{name}}}", template="plain", max_new_tokens=112)
     for name in ("dev1", "dev2", "dev3", "r1", "r1_long", "distill_qwen", "distill_llama"):
-        stages[f"eval_{name}"] = evaluation(seed, init=f"{{{name}}}", with_models=name in ("dev3", "r1", "r1_long"))
-    votes = evaluation(seed, init="{zero_0}", template="plain", max_new_tokens=112)
+        stages[f"eval_{name}"] = evaluation(init=f"{{{name}}}", with_models=name in ("dev3", "r1", "r1_long"))
+    votes = evaluation(init="{zero_0}", template="plain", max_new_tokens=112)
     stages["eval_votes"] = votes | {
         "tasks": [PAIR_SUM],
         "rewards": [ZERO_FORMAT],
@@ -190,6 +186,6 @@ def get_config() -> ConfigDict:
         "temperature": 1.0,
         "top_p": None,
     }
-    stages["claims"] = {"stage": "claims", "seed": seed, "note": NOTE, "claims": claims()}
+    stages["claims"] = {"stage": "claims", "note": NOTE, "claims": claims()}
     config.stages = ConfigDict(stages, sort_keys=False)
-    return config.lock()
+    return config
