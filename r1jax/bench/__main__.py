@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from r1jax.bench import grpo_step, kernels, load, model, sandbox, verifiers
@@ -10,9 +11,9 @@ from r1jax.launch.compilation_cache import use_compilation_cache
 from r1jax.launch.host_memory import keep_freed_memory
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m r1jax.bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="r1jax bench", description=__doc__)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("grpo_step", help="tokens/s of generation, log-probs and update of an RL config")
     command.add_argument(
@@ -47,7 +48,7 @@ def main() -> None:
         "--peer", dest="peers", action="append", default=[], help="module:function with TRL's signature; may repeat"
     )
     command.set_defaults(run=verifiers.run)
-    options = vars(parser.parse_args())
+    options = vars(parser.parse_args(arguments))
     run = options.pop("run")
     keep_freed_memory()
     use_compilation_cache()

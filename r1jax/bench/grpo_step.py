@@ -7,49 +7,54 @@ first stage starts from: speed does not depend on what they have learned, length
 
 import dataclasses
 import time
+from pathlib import Path
 from typing import Any, cast
 
 import jax
 import numpy as np
 
 from r1jax.bench.measure import active_matmul_params, matmul_peak
+from r1jax.pipeline import plan_stages
 from r1jax.policies.policy import load_policy
+from r1jax.policies.reward_model import load_rewards
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector
 from r1jax.rollout.engine import make_engine
 from r1jax.sharding import make_mesh
-from r1jax.specs.config_file import load_config
-from r1jax.stages.rl import stage as rl
+from r1jax.specs.config_file import load_experiment
+from r1jax.specs.stages import RlSpec
+from r1jax.stages import rl
 from r1jax.stages.rl.batch import advantages_of
+from r1jax.stages.rl.collect import collect_groups
+from r1jax.stages.rl.stage import update_on_groups
 from r1jax.tasks.mixture import make_mixture
 from r1jax.text.tokenizer import Tokenizer
 
 
 def run(config_path: str, *, phases: int) -> dict[str, Any]:
     """Times ``phases`` warm phases of the config's RL stage. Figures are means over them."""
-    experiment = load_config(config_path)
-    stages = list(experiment.stages.values())
-    config = next(stage for stage in stages if stage.stage == "rl")
-    mesh = make_mesh(config.mesh)
+    stages = [stage.spec for stage in plan_stages(load_experiment(config_path), Path("bench"))]
+    spec = next(stage for stage in stages if isinstance(stage, RlSpec))
+    mesh = make_mesh(spec.mesh.axes())
     with jax.set_mesh(mesh):
-        policy, params, buffers = load_policy(stages[0].init.to_dict(), mesh=mesh, seed=config.seed)
-        task = make_mixture(config.tasks, seed=config.seed)
+        policy, params, buffers = load_policy(stages[0].init, mesh=mesh, seed=spec.seed)
+        task = make_mixture(spec.tasks, seed=spec.seed)
         collector = Collector(
-            engine=make_engine(policy.model, pad_id=policy.tokenizer.pad_id, **config.engine),
+            engine=make_engine(policy.model, spec.engine, pad_id=policy.tokenizer.pad_id),
             tokenizer=cast(Tokenizer, _NeverStops(policy.tokenizer)),
             task=task,
-            rubric=Rubric(config.rewards),
-            template=config.template,
-            max_prompt_tokens=config.max_prompt_tokens,
+            rubric=Rubric(load_rewards(spec.rewards, mesh=mesh)),
+            template=spec.template,
+            max_prompt_tokens=spec.max_prompt_tokens,
         )
-        state, update, score = rl.build(config, policy.model, params, buffers)
-        prompts = iter(lambda: [task.problem(i, split="train") for i in range(config.questions_per_phase)], None)
+        state, update, score = rl.build(spec, policy.model, params, buffers)
+        prompts = iter(lambda: [task.problem(i, split="train") for i in range(spec.questions_per_phase)], None)
         rows = []
         for phase in range(phases + 1):
             begin = time.perf_counter()
-            groups, _, seconds, _ = rl.collect_groups(collector, state, prompts, config, updates=phase)
-            advantages_PG = advantages_of(groups, normalization=config.advantage)
-            state, _, _, spent = rl.train_on(groups, advantages_PG, state, update, score, config, updates=phase)
+            groups, _, seconds, _ = collect_groups(collector, state, prompts, spec, updates=phase)
+            advantages_PG = advantages_of(groups, normalization=spec.advantage)
+            state, _, spent = update_on_groups(groups, advantages_PG, state, update, score, spec, updates=phase)
             jax.block_until_ready(state)
             rows.append(seconds | spent | {"step": time.perf_counter() - begin})
             print(f"phase {phase}{' (compiles)' if phase == 0 else ''}: {rows[-1]['step']:.2f} s", flush=True)
@@ -57,7 +62,7 @@ def run(config_path: str, *, phases: int) -> dict[str, Any]:
     prompt_tokens = sum(len(r.prompt_ids) for group in groups for r in group.rollouts)
     means = {name: float(np.mean([row[name] for row in rows[1:]])) for name in rows[0]}
     new, trained = sum(lengths), sum(lengths) + prompt_tokens
-    passes = 2 if config.kl_coef else 1
+    passes = 2 if spec.kl_coef else 1
     flops = 2 * active_matmul_params(policy.model.config)
     peak = matmul_peak()
     work = {"generate": flops * new, "logprobs": flops * trained * passes, "update": 3 * flops * trained}

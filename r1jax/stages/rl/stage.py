@@ -175,14 +175,13 @@ def main(spec: RlSpec, workdir: Path) -> dict:
         state, update, score = build(spec, policy.model, params, buffers)
         del params, buffers
         updates, before, num_tokens = 0, None, 0
-        state, extra = run.restore(state)
+        state, extra = run.restore(state, with_best=True)
         if extra is not None:
             prompts.set_state(extra["prompts"])
             updates, before, num_tokens = int(state["step"]), extra["before"], extra["num_tokens"]
 
-        def save(score: float | None = None):
-            extra = {"prompts": prompts.get_state(), "before": before, "num_tokens": num_tokens}
-            run.save(updates, state, extra=extra, score=score)
+        def extra_now() -> dict[str, Any]:
+            return {"prompts": prompts.get_state(), "before": before, "num_tokens": num_tokens}
 
         # Loop
         with MetricsWriter(run.path, total=spec.num_updates, resume_step=updates) as metrics:
@@ -208,10 +207,11 @@ def main(spec: RlSpec, workdir: Path) -> dict:
             try:
                 if before is None:
                     before = evaluate_now(is_full=True)
-                    save()
+                    run.save(updates, state, extra=extra_now())
                 while updates < spec.num_updates:
                     if updates and updates % spec.eval.every == 0:
-                        evaluate_now(is_full=False)
+                        scores = evaluate_now(is_full=False)
+                        run.save_best(updates, state, extra=extra_now(), metric="pass@1", value=scores["pass@1"])
                     run.stop.check()
                     begin = time.perf_counter()
                     prompts.draw_from(schedule.at(updates))
@@ -235,12 +235,12 @@ def main(spec: RlSpec, workdir: Path) -> dict:
                     row |= phase.metrics | rollout_metrics(phase.groups, phase.dropped, seconds=seconds)
                     metrics.write(updates, row | {"num_tokens": num_tokens} | skipped_metrics(prompts))
                     if run.checkpoints.is_due(updates):
-                        save()
-                save()
+                        run.save(updates, state, extra=extra_now())
+                run.save(updates, state, extra=extra_now())
                 after = evaluate_now(is_full=True)
             except Stopped:
                 if before is not None:  # else there is nothing yet that a new start would not have
-                    save()
+                    run.save(updates, state, extra=extra_now())
                 raise
         summary = {"before": before, "after": after, "updates": updates, "seed": spec.seed}
         summary["compilations"] = collector.engine.num_compilations() - compiled_before
