@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from r1jax.data.records import open_records
-from r1jax.rewards.rubric import load_function
+from r1jax.specs.functions import load_function
 from r1jax.stages.keys import check_keys, options_of
 from r1jax.tasks.sources.rows import Row
 

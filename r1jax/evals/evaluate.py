@@ -33,11 +33,9 @@ def evaluate(
 ) -> tuple[dict[str, float], list[Group]]:
     """(metrics of ``statistics.summarise`` with k = ``num_samples``, "clipped_ratio", failures by reward; the groups).
 
-    ``problems_per_batch`` bounds memory and must divide the number of problems. ``before_batch`` is called before each
-    batch; by raising it ends the evaluation.
+    ``problems_per_batch`` bounds memory; the last batch may be smaller. ``before_batch`` is called before each batch; by
+    raising it ends the evaluation.
     """
-    if len(problems) % problems_per_batch:
-        raise ValueError(f"{len(problems)} evaluation problems are no multiple of {problems_per_batch} a batch")
     collected: list[Collected] = []
     finish: Callable[[], Collected] | None = None  # the batch before is scored while this one is sampled
     for start in range(0, len(problems), problems_per_batch):
@@ -71,27 +69,37 @@ def evaluate(
     return metrics, groups
 
 
-def distinct_problems(task: Task, count: int, *, split: str) -> list[Problem]:
+def distinct_problems(task: Task, count: int, *, split: str, at_least: int | None = None) -> list[Problem]:
     """The first ``count`` problems of a split whose questions do not consist of the same words, numbers and signs.
 
-    Raises ValueError for a task that has not as many (20 draws for each one asked for).
+    With ``at_least`` a task that has fewer gives all of them. Looks at all problems of a task that says how many there are
+    (``num_problems``), else at 20 for each one asked for.
+
+    Raises ValueError for a task that has not ``count``, or not ``at_least``.
     """
-    found: dict[tuple[str, ...], Problem] = {}
-    for index in range(20 * count):
+    num_problems = getattr(task, "num_problems", None)
+    problems: dict[tuple[str, ...], Problem] = {}
+    for index in range(20 * count if num_problems is None else max(num_problems(split), 1)):
         problem = task.problem(index, split=split)
         words = tuple(sorted(re.findall(r"\w+|[^\w\s,.]", problem.messages[-1]["content"])))
-        found.setdefault(words, problem)
-        if len(found) == count:
-            return list(found.values())
-    raise ValueError(f"task {task.name!r} has only about {len(found)} distinct {split} problems, {count} are asked for")
+        problems.setdefault(words, problem)
+        if len(problems) == count:
+            break
+    needed = count if at_least is None else at_least
+    if len(problems) < needed:
+        about = "about " if num_problems is None else ""
+        raise ValueError(
+            f"task {task.name!r} has only {about}{len(problems)} distinct {split} problems, {needed} are asked for"
+        )
+    return list(problems.values())
 
 
 def samples_of(group: Group, task: Task, *, style: str = "r1_zero") -> ProblemSamples:
     """A group as the statistics see it; answers in the canonical form of the problem's own task, texts of a style."""
-    own = task.task_of(group.problem) if isinstance(task, Mixture) else task
+    task = task.task_of(group.problem) if isinstance(task, Mixture) else task
     rollouts = group.rollouts
     return ProblemSamples(
-        answers=tuple(None if r.answer is None else own.canonical(r.answer) for r in rollouts),
+        answers=tuple(None if r.answer is None else task.canonical(r.answer) for r in rollouts),
         correct=tuple(r.is_correct for r in rollouts),
         num_tokens=tuple(len(r.completion.token_ids) for r in rollouts),
         well_formed=tuple(

@@ -7,19 +7,19 @@ import asyncio
 import atexit
 import dataclasses
 import functools
-import importlib
 import inspect
 import math
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from r1jax.specs.functions import last_line, load_function
+from r1jax.specs.reader import near
+
 RewardFunction = Callable[..., Any]
-SPEC_KEYS = ("function", "weight", "name", "tasks", "cache", "options", "from_update", "deferred")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,15 +32,14 @@ class Entry:
     tasks: frozenset[str] | None  # names of the tasks that it applies to; None for all
     cache: bool  # equal completions are scored once
     from_update: int  # updates that the policy has had when it first applies
-    deferred: bool  # it is called by whoever waits for the outcome, not where the call starts
+    deferred: bool  # called by the thread that waits for the scores: a model, which no other thread may run
     required: frozenset[str]  # columns that it cannot do without
     named: frozenset[str] | None  # columns that it takes; None for all
 
     def require(self, columns: Iterable[str]) -> None:
         """Raises ValueError naming the columns that it needs and that are not there."""
-        there = set(columns)
-        if missing := sorted(self.required - there):
-            known = ", ".join(sorted(there))
+        if missing := sorted(self.required - set(columns)):
+            known = ", ".join(sorted(set(columns)))
             raise ValueError(f"reward {self.name!r} needs {', '.join(missing)}; there are {known}")
 
 
@@ -63,46 +62,42 @@ class Outcome:
     seconds: float
 
 
-def load_function(path: str) -> RewardFunction:
-    """The function that "module:function" names.
+def make_entry(
+    function: str | RewardFunction,
+    *,
+    name: str | None = None,
+    weight: float = 1.0,
+    tasks: Iterable[str] | None = None,
+    from_update: int = 0,
+    cache: bool = True,
+    options: Mapping[str, Any] | None = None,
+    deferred: bool = False,
+) -> Entry:
+    """The entry of a reward function: "module:function", or the function itself.
+
+    Args:
+        function: see ``rubric``.
+        name: under which scores are logged; None for that of the function.
+        weight: its share of the sum; 0.0 only logs it.
+        tasks: names of the tasks that it applies to; None for all.
+        from_update: updates that the policy has had when it first applies.
+        cache: equal completions are scored once.
+        options: keyword arguments that are the same for every completion.
+        deferred: see ``Entry``.
 
     Raises:
-        ValueError: not of that form, the module cannot be imported, it has no such name, or that is not callable.
+        ValueError: a function that cannot be loaded, or that has no such option.
     """
-    module_name, colon, function_name = path.partition(":")
-    if not (colon and module_name and function_name):
-        raise ValueError(f"reward {path!r}: must have the form 'module:function'")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise ValueError(f"reward {path!r}: cannot import module {module_name!r}: {last_line(error)}") from error
-    if not hasattr(module, function_name):
-        raise ValueError(f"reward {path!r}: module {module_name!r} has no {function_name!r}")
-    function = getattr(module, function_name)
-    if not callable(function):
-        raise ValueError(f"reward {path!r}: is a {type(function).__name__}, not a function")
-    return function
-
-
-def make_entry(spec: Mapping[str, Any]) -> Entry:
-    """The entry of a rubric's spec. Raises ValueError, naming it, for a bad one."""
-    if set(spec) - set(SPEC_KEYS) or "function" not in spec:
-        raise ValueError(f"rubric: a reward has the keys {', '.join(map(repr, SPEC_KEYS))}; got {dict(spec)}")
-    function = spec["function"]
     if isinstance(function, str):
-        function = load_function(function)
-    elif not callable(function):
-        raise ValueError(f"rubric: 'function' must be 'module:function' or a callable; got {function!r}")
-    name = spec.get("name") or getattr(function, "__name__", type(function).__name__)
-    weight = float(spec.get("weight", 1.0))
-    if not math.isfinite(weight):
-        raise ValueError(f"reward {name!r}: weight {weight} must be finite")
-    tasks = spec.get("tasks")
-    if tasks is not None and (isinstance(tasks, str) or not tasks):
-        raise ValueError(f"reward {name!r}: tasks={tasks!r} must be a list of names of tasks")
-    options = dict(spec.get("options") or {})
-    if unknown := sorted(set(options) - set(inspect.signature(function).parameters)):
-        raise ValueError(f"reward {name!r} has no option {unknown[0]!r}")
+        try:
+            function = load_function(function)
+        except ValueError as error:
+            raise ValueError(f"function={error}") from error
+    name_of_function = getattr(function, "__name__", type(function).__name__)
+    options, known = dict(options or {}), inspect.signature(function).parameters
+    for option in options:
+        if option not in known:
+            raise ValueError(f"options.{option}: {name_of_function} has no such parameter{near(option, known)}")
     function = functools.partial(function, **options) if options else function
     parameters = [
         parameter for parameter in inspect.signature(function).parameters.values() if parameter.name not in options
@@ -114,13 +109,13 @@ def make_entry(spec: Mapping[str, Any]) -> Entry:
     ]
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     return Entry(
-        name=name,
+        name=name or name_of_function,
         function=function,
         weight=weight,
         tasks=None if tasks is None else frozenset(tasks),
-        cache=bool(spec.get("cache", True)),
-        from_update=check_from_update(spec, what=f"reward {name!r}"),
-        deferred=bool(spec.get("deferred", False)),
+        cache=cache,
+        from_update=from_update,
+        deferred=deferred,
         required=frozenset(parameter.name for parameter in named if parameter.default is parameter.empty),
         named=None if takes_all else frozenset(parameter.name for parameter in named),
     )
@@ -144,12 +139,12 @@ def start_call(entry: Entry, columns: Mapping[str, Sequence[Any]], *, count: int
         return lambda: _outcome(entry.name, [], [], count, 0.0)
     entry.require(columns)
     taken = {name: values for name, values in columns.items() if entry.named is None or name in entry.named}
-    places = {row: row for row in rows}  # row -> the row that is scored in its place
+    scored_as = {row: row for row in rows}  # row -> the equal row that is scored
     if entry.cache:
         keyed = [columns["prompts"], columns["completions"], *taken.values()]
         first: dict[Any, int] = {}
-        places = {row: first.setdefault(tuple(_key(values[row]) for values in keyed), row) for row in rows}
-    scored = sorted(set(places.values()))
+        scored_as = {row: first.setdefault(tuple(_key(values[row]) for values in keyed), row) for row in rows}
+    scored = sorted(set(scored_as.values()))
     arguments = {name: [values[row] for row in scored] for name, values in taken.items()}
 
     wait = None if entry.deferred else _start(entry, arguments)
@@ -158,17 +153,9 @@ def start_call(entry: Entry, columns: Mapping[str, Sequence[Any]], *, count: int
         final, spent = (wait or _start(entry, arguments))()
         scores = _as_list(entry.name, final, len(scored))
         by_row = dict(zip(scored, scores, strict=True))
-        return _outcome(entry.name, rows, [by_row[places[row]] for row in rows], count, spent)
+        return _outcome(entry.name, rows, [by_row[scored_as[row]] for row in rows], count, spent)
 
     return finish
-
-
-def check_from_update(spec: Mapping[str, Any], *, what: str) -> int:
-    """ "from_update" of a spec, 0 by default; ValueError, beginning with ``what``, for anything but a whole number >= 0."""
-    first = spec.get("from_update", 0)
-    if not isinstance(first, int) or isinstance(first, bool) or first < 0:
-        raise ValueError(f"{what}: from_update={first!r} must be a whole number of at least 0")
-    return first
 
 
 def _start(entry: Entry, arguments: Mapping[str, Any]) -> Callable[[], tuple[Any, float]]:
@@ -182,11 +169,6 @@ def _start(entry: Entry, arguments: Mapping[str, Any]) -> Callable[[], tuple[Any
     if inspect.isawaitable(result):
         return asyncio.run_coroutine_threadsafe(_timed(result), _loop()).result
     return lambda: (result, seconds)
-
-
-def last_line(error: BaseException) -> str:
-    """An exception as the last line of its traceback."""
-    return traceback.format_exception_only(error)[-1].strip()
 
 
 def _key(value: Any) -> Any:

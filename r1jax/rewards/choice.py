@@ -49,16 +49,16 @@ def accuracy(
     Returns:
         [N] scores, or in place of one a ValueError (with its row) for a reference that is no letter of an option.
     """
-    return judge(final_answers(prompts, completions, stop_reason), answer, choices=choices)
+    return grade_choices(final_answers(prompts, completions, stop_reason), answer, choices=choices)
 
 
-def judge(
-    found: Sequence[str | None], answer: Sequence[str], *, choices: Sequence[Sequence[str] | None] | None = None
+def grade_choices(
+    answers: Sequence[str | None], references: Sequence[str], *, choices: Sequence[Sequence[str] | None] | None = None
 ) -> list[float | Exception]:
     """The scores of ``accuracy`` for final answers that are extracted already; None scores 0.0."""
-    options = choices or [None] * len(found)
+    options = choices or [None] * len(answers)
     scores: list[float | Exception] = []
-    for row, (picked, gold, texts) in enumerate(zip(found, answer, options, strict=True)):
+    for row, (picked, gold, texts) in enumerate(zip(answers, references, options, strict=True)):
         right = read_letter(gold) if isinstance(gold, str) else None
         if right is None or (texts and ord(right) - ord("A") >= len(texts)):
             scores.append(ValueError(f"row {row}: reference answer {gold!r} is no letter of an option"))
@@ -83,8 +83,8 @@ def _picked(text: str, options: Sequence[str] | None) -> str | None:
     letter = read_letter(text)
     if letter is None and options:
         said = _folded(text)
-        places = [place for place, option in enumerate(options) if said and _folded(option) == said]
-        letter = chr(ord("A") + places[0]) if len(places) == 1 else None
+        same = [index for index, option in enumerate(options) if said and _folded(option) == said]
+        letter = chr(ord("A") + same[0]) if len(same) == 1 else None
     return letter
 
 

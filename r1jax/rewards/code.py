@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from r1jax.rewards import inside, sandbox
+from r1jax.rewards.accuracy import scores_by
 from r1jax.rewards.code_asserts import VerifierError, check_sandbox, passes_asserts
 from r1jax.rewards.code_tests import Tests, read_tests
 from r1jax.text.response import is_cut_off, summary_of
@@ -40,20 +41,21 @@ def passes_tests(
         completions: responses.
         tests: the problems' tests, see ``code_tests``.
         stop_reason: "length" for a response that was cut off.
-        columns: not looked at.
+        columns: a program that the task has graded is not run again (``accuracy.scores_by``).
 
     Raises:
         SandboxUnavailable: programs cannot be confined on this machine; says what to install.
     """
     sandbox.require()
     is_cut = is_cut_off(stop_reason, len(completions))
-    rows = list(zip(prompts, completions, tests, is_cut, strict=True))
+    graded = scores_by("code", columns, count=len(completions))
+    rows = list(zip(prompts, completions, tests, is_cut, graded, strict=True))
     workers = min(len(rows), len(os.sched_getaffinity(0))) or 1
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         return list(pool.map(lambda row: _score(*row), rows))
 
 
-def judge(answer: str, tests: Any) -> float | Exception:
+def grade_program(answer: str, tests: Any) -> float | Exception:
     """The score of an answer that is extracted already: the last block as in ``find_program``, or a bare program.
 
     Raises:
@@ -95,7 +97,7 @@ def same_output(got: str, expected: str) -> bool:
     return _lines(got) == _lines(expected)
 
 
-def same_value(got: Any, expected: Any, *, tolerance: float = 0.0) -> bool:
+def same_json(got: Any, expected: Any, *, tolerance: float = 0.0) -> bool:
     """Whether two JSON values are equal. Numbers by value (2 and 2.0), floats within the tolerance; true is no number."""
     if isinstance(expected, bool) or isinstance(got, bool) or expected is None:
         return got is expected
@@ -107,10 +109,10 @@ def same_value(got: Any, expected: Any, *, tolerance: float = 0.0) -> bool:
         return False
     if isinstance(expected, list):
         pairs = zip(got, expected, strict=False)
-        return len(got) == len(expected) and all(same_value(a, b, tolerance=tolerance) for a, b in pairs)
+        return len(got) == len(expected) and all(same_json(a, b, tolerance=tolerance) for a, b in pairs)
     if isinstance(expected, dict):
         return set(got) == set(expected) and all(
-            same_value(got[key], expected[key], tolerance=tolerance) for key in expected
+            same_json(got[key], expected[key], tolerance=tolerance) for key in expected
         )
     return got == expected
 
@@ -125,19 +127,26 @@ def _read_fence(line: str) -> tuple[str, str]:
     return fence, rest.lower().split(maxsplit=1)[0] if rest else ""
 
 
-def _score(prompt: str, completion: str, tests: Any, is_cut: bool) -> float | Exception | None:
+def _score(
+    prompt: str, completion: str, tests: Any, is_cut: bool, graded: tuple[str, float | None]
+) -> float | Exception | None:
     if tests is None:
         return None
     return _scored(
-        lambda language: None if is_cut else find_program(completion, language=language, prompt=prompt), tests
+        lambda language: None if is_cut else find_program(completion, language=language, prompt=prompt), tests, graded
     )
 
 
-def _scored(find: Callable[[str], str | None], tests: Any) -> float | Exception:
-    """The score of the program that ``find`` gives for a language; 0.0 for none."""
+def _scored(
+    find: Callable[[str], str | None], tests: Any, graded: tuple[str, float | None] = ("", None)
+) -> float | Exception:
+    """The score of the program that ``find`` gives for a language; 0.0 for none; the grade of an answer of that program."""
     try:
         suite = read_tests(tests)
         program = find(suite.language)
+        answer, grade = graded
+        if grade is not None and program is not None and program == _last_block(answer, suite.language):
+            return grade
         return 0.0 if program is None else float(_passes(program, suite))
     except Exception as error:
         return error
@@ -184,7 +193,7 @@ def _is_right(got: Any, given: Any, expected: Any, tests: Tests) -> bool:
         return bool(verdict)
     if tests.kind == "stdin":
         return same_output(got, expected)
-    return same_value(got, expected, tolerance=tests.tolerance)
+    return same_json(got, expected, tolerance=tests.tolerance)
 
 
 def _verdict(given: Any, got: Any, expected: Any, tests: Tests) -> bool | None:

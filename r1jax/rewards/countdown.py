@@ -68,9 +68,9 @@ def accuracy(
     Returns:
         [N] scores, or in place of one a ValueError for numbers or a target that are none.
     """
-    found = final_answers(prompts, completions, stop_reason)
+    answers = final_answers(prompts, completions, stop_reason)
     scores: list[float | Exception] = []
-    for made, given, goal in zip(found, numbers, target, strict=True):
+    for made, given, goal in zip(answers, numbers, target, strict=True):
         try:
             checked = [_whole(number) for number in given]
             aim = Fraction(str(goal))

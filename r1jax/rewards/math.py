@@ -12,9 +12,11 @@ the corpus right, and more right ones wrong (``python -m r1jax.bench verifiers``
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+from r1jax.rewards.accuracy import scores_by
 from r1jax.rewards.equivalence.answer import equivalent
 from r1jax.rewards.equivalence.value import UndecidedError
 from r1jax.rewards.workers import WorkerPool
@@ -38,19 +40,34 @@ def accuracy(
         completions: [N] responses.
         answer: [N] reference answers, texts or numbers.
         stop_reason: [N] "length" marks a response that was cut off.
-        columns: not used.
+        columns: an answer that the task has graded is not verified again (``accuracy.scores_by``).
 
     Returns:
         [N] scores; in place of one, ``ValueError`` for a reference that is empty or unreadable (with its row), or the
         ``TimeoutError`` or ``WorkerError`` of the verifier. Equal pairs are verified once.
     """
-    return judge(final_answers(prompts, completions, stop_reason), answer)
+    answers = final_answers(prompts, completions, stop_reason)
+    graded = scores_by("math", columns, count=len(completions))
+    known = {
+        (_reference(gold), text): grade == 1.0
+        for gold, text, (extracted, grade) in zip(answer, answers, graded, strict=True)
+        if grade is not None and text == extracted and "\\boxed" not in extracted
+    }
+    return grade_math(answers, answer, known=known)
 
 
-def judge(found: Sequence[str | None], answer: Sequence[Any]) -> list[float | Exception]:
-    """The scores of ``accuracy`` for final answers that are extracted already; None scores 0.0."""
-    pairs = [(_reference(gold), text) for gold, text in zip(answer, found, strict=True)]
-    verdicts = _verdicts(dict.fromkeys(pairs))
+def grade_math(
+    answers: Sequence[str | None],
+    references: Sequence[Any],
+    *,
+    known: Mapping[tuple[str, str | None], bool] = MappingProxyType({}),
+) -> list[float | Exception]:
+    """The scores of ``accuracy`` for final answers that are extracted already; None scores 0.0.
+
+    known: the verdict of pairs (reference, answer) that are not verified again.
+    """
+    pairs = [(_reference(gold), text) for gold, text in zip(references, answers, strict=True)]
+    verdicts = {**known, **_verdicts([pair for pair in dict.fromkeys(pairs) if pair not in known])}
     scores: list[float | Exception] = []
     for row, pair in enumerate(pairs):
         verdict = verdicts[pair]
@@ -107,7 +124,7 @@ def start() -> None:
 
 @functools.cache
 def _pool() -> WorkerPool:
-    return WorkerPool("r1jax.rewards.equivalence.second_opinion:judge", seconds=5.0, memory_mb=1024)
+    return WorkerPool("r1jax.rewards.equivalence.second_opinion:verify_pair", seconds=5.0, memory_mb=1024)
 
 
 def _reference(answer: Any) -> str:
@@ -117,7 +134,7 @@ def _reference(answer: Any) -> str:
     return str(answer) if inside is None else inside
 
 
-def _verdicts(pairs: Sequence[tuple[str, str | None]] | dict) -> dict[tuple[str, str | None], bool | Exception]:
+def _verdicts(pairs: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], bool | Exception]:
     verdicts: dict[tuple[str, str | None], bool | Exception] = {}
     undecided = []
     for gold, answer in pairs:

@@ -11,8 +11,8 @@ them if it takes ``**columns``.
 - A function that raises has failed on the whole batch, likewise.
 
 Equal completions of a prompt are scored once: rows with the same prompt and completion and the same value in every
-column that the function is given. A function whose score depends on the other rows (a reward for variety) says
-``"cache": False`` in its spec; it sees whole groups, one a call.
+column that the function is given. A function whose score depends on the other rows (a reward for variety) has
+``cache=False`` in its spec; it sees whole groups, one a call.
 """
 
 import copy
@@ -22,9 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from r1jax.rewards.calls import Entry, load_function, make_entry, start_call
-
-__all__ = ["Rubric", "Scores", "load_function"]
+from r1jax.rewards.calls import Entry, make_entry, start_call
+from r1jax.specs.rewards import FunctionReward
 
 _OF_THE_BATCH = frozenset({"prompts", "completions"})
 
@@ -50,10 +49,20 @@ class Scores:
     seconds: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """All but the total as JSON's types, for another process; ``Rubric.join`` makes the total."""
+        """As JSON's types, for another process."""
         columns = ("by_name", "failed", "timed_out")
         arrays = {key: {name: array.tolist() for name, array in getattr(self, key).items()} for key in columns}
-        return arrays | {"messages": self.messages, "seconds": self.seconds}
+        return arrays | {"total": self.total.tolist(), "messages": self.messages, "seconds": self.seconds}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Scores":
+        """What ``to_json`` gave in another process."""
+        types = {"by_name": np.float64, "failed": bool, "timed_out": bool}
+        arrays = {
+            key: {name: np.array(array, kind) for name, array in value[key].items()} for key, kind in types.items()
+        }
+        total = np.array(value["total"], np.float64)
+        return cls(total=total, messages=value["messages"], seconds=value["seconds"], **arrays)
 
     @property
     def errors(self) -> dict[str, int]:
@@ -70,27 +79,24 @@ class Rubric:
     """Reward functions and their weights.
 
     Args:
-        specs: each ``{"function": "module:function" or a callable, "weight": 1.0, "name": ..., "tasks": None, "cache":
-            True, "options": {}, "from_update": 0, "deferred": False}``. The weight is 1.0 by default; 0.0 means to log
-            only. The name, under which scores are logged, is by default the function's own. "tasks" are names of tasks
-            (column ``task_name``): to problems of others the reward does not apply, and they need not have its columns.
-            "options" are keyword arguments of the function that are the same for every row. "from_update" is for
-            ``at``. A "deferred" function is called when the scores are waited for, by the thread that does: a model,
-            which no other thread may run.
+        rewards: specs, or entries that are made already (``calls.make_entry``: of a function that has no path, of a trained
+            reward model).
 
     Raises:
-        ValueError: no spec, an unknown key, a function that cannot be found or called, a weight that is not finite, a
-            name used twice.
+        ValueError: no reward, a function that cannot be loaded, an option that it does not have, a name used twice.
     """
 
-    def __init__(self, specs: Sequence[Mapping[str, Any]]):
-        if not specs:
-            raise ValueError("rubric: needs at least one reward")
-        self._entries = [make_entry(spec) for spec in specs]
+    def __init__(self, rewards: Sequence[FunctionReward | Entry]):
+        if not rewards:
+            raise ValueError("rewards: needs at least one")
+        self._entries = [
+            reward if isinstance(reward, Entry) else _entry_of(reward, f"rewards[{index}]")
+            for index, reward in enumerate(rewards)
+        ]
         names = self.names
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"rubric: two rewards are named {name!r}; give one of them another 'name'")
+                raise ValueError(f"rewards: two are named {name!r}; give one of them another 'name'")
 
     @property
     def names(self) -> list[str]:
@@ -116,35 +122,30 @@ class Rubric:
         applying._entries = [entry for entry in self._entries if entry.from_update <= updates]
         if not applying._entries:
             raise ValueError(
-                f"rubric: no reward applies at update {updates}; the first does from {min(self.starts.values())}"
+                f"rewards: none applies at update {updates}; the first does from {min(self.starts.values())}"
             )
         return applying
 
     def part(self, *, deferred: bool) -> "Rubric":
         """The rubric of the rewards alone that are deferred, or are not; there may be none. ``join`` puts both together."""
-        own = copy.copy(self)
-        own._entries = [entry for entry in self._entries if entry.deferred == deferred]
-        return own
+        part = copy.copy(self)
+        part._entries = [entry for entry in self._entries if entry.deferred == deferred]
+        return part
 
-    def join(self, parts: Iterable[Mapping[str, Any]], *, count: int) -> Scores:
-        """The scores of this rubric on N completions from those of its parts, each as ``Scores.to_json`` gives it."""
+    def join(self, parts: Sequence[Scores]) -> Scores:
+        """The scores of this rubric from those of its parts, on the same completions."""
         merged: dict[str, dict[str, Any]] = {"by_name": {}, "failed": {}, "timed_out": {}, "seconds": {}}
-        messages: list[dict[str, str]] = [{} for _ in range(count)]
-        for part in parts:
-            merged = {key: values | part[key] for key, values in merged.items()}
-            messages = [own | more for own, more in zip(messages, part["messages"], strict=True)]
-        by_name = {name: np.array(merged["by_name"][name], np.float64) for name in self.names}
-        failed, timed_out = (
-            {name: np.array(merged[key][name], bool) for name in self.names} for key in ("failed", "timed_out")
+        for key, values in merged.items():
+            for part in parts:
+                values |= getattr(part, key)
+        by_name, failed, timed_out, seconds = (
+            {name: values[name] for name in self.names} for values in merged.values()
         )
-        return Scores(
-            total=self._total(by_name, failed, count=count),
-            by_name=by_name,
-            failed=failed,
-            timed_out=timed_out,
-            messages=[{name: own[name] for name in self.names if name in own} for own in messages],
-            seconds={name: merged["seconds"][name] for name in self.names},
-        )
+        messages = [
+            {name: message[name] for name in self.names for message in of_parts if name in message}
+            for of_parts in zip(*(part.messages for part in parts), strict=True)
+        ]
+        return Scores(self._total(by_name, failed, count=len(messages)), by_name, failed, timed_out, messages, seconds)
 
     def applies_to(self, task_name: str) -> list[str]:
         """Names of the rewards with a weight that apply to problems of a task."""
@@ -198,7 +199,7 @@ class Rubric:
         available = {"prompts": prompts, "completions": completions, **columns}
         for name, values in available.items():
             if len(values) != count:
-                raise ValueError(f"rubric: column {name!r} has {len(values)} entries for {count} completions")
+                raise ValueError(f"rewards: column {name!r} has {len(values)} entries for {count} completions")
         calls = [start_call(entry, available, count=count) for entry in self._entries]
 
         def finish() -> Scores:
@@ -230,3 +231,11 @@ class Rubric:
             applies |= ~np.isnan(values[name])
             is_bad |= failed[name]
         return np.where(applies & ~is_bad, total, np.nan)
+
+
+def _entry_of(reward: FunctionReward, where: str) -> Entry:
+    """The entry of a spec that stands at ``where``."""
+    try:
+        return make_entry(**{field.name: getattr(reward, field.name) for field in dataclasses.fields(reward)})
+    except ValueError as error:
+        raise ValueError(f"{where}.{error}") from error

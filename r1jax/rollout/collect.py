@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from r1jax.processes import gather
 from r1jax.rewards.rubric import Rubric, Scores
 from r1jax.rollout.background import or_give_up, run_beside
 from r1jax.rollout.engine import Engine
-from r1jax.rollout.records import Completion, Group, Rollout
+from r1jax.rollout.records import Completion, GradedAnswer, Group, Rollout
 from r1jax.tasks.file_task import check_problems
 from r1jax.tasks.mixture import Mixture
 from r1jax.tasks.problem import GradingError, Problem, Task
@@ -55,8 +56,8 @@ class Collected:
 class Collector:
     """Samples and scores under one task, template and rubric.
 
-    A group is scored, in a thread beside the sampler, as soon as its last sample is done: one call of each reward
-    function a group, in any order of the groups. So scores do not depend on what else was sampled, or when.
+    A group is scored, in a background thread, as soon as its last sample is done: each distinct answer is graded once, then
+    each reward function is called once, in any order of the groups. So scores do not depend on what else was sampled, or when.
 
     Of n processes each scores every n-th group, and they exchange the scores. A deferred reward, which is a model on the
     devices of all, is asked by all of them about every group.
@@ -111,9 +112,9 @@ class Collector:
         prompts = [self.encode(problem) for problem in problems]
         scoring: dict[int, Future] = {}
 
-        def score(place: int, completions: list[Completion]) -> None:
-            is_own = place % jax.process_count() == jax.process_index()
-            scoring[place] = run_beside(self._start_scoring, problems[place], completions, is_own)
+        def score(index: int, completions: list[Completion]) -> None:
+            is_here = index % jax.process_count() == jax.process_index()
+            scoring[index] = run_beside(self._start_scoring, problems[index], completions, is_here)
 
         begin = time.perf_counter()
         with or_give_up():
@@ -129,133 +130,165 @@ class Collector:
                 key=key,
                 on_done=score,
             )
-        for place, group in enumerate(completions):
-            if place not in scoring:
-                score(place, group)
+        for index, group in enumerate(completions):
+            if index not in scoring:
+                score(index, group)
         generate_seconds = time.perf_counter() - begin
 
         @or_give_up()
         def finish() -> Collected:
             begin = time.perf_counter()
-            own = range(jax.process_index(), len(problems), jax.process_count())
-            told = gather(lambda: [[place, _finished(scoring[place], problems[place])] for place in own])
-            judged = {place: verdict for of_process in told for place, verdict in of_process}
-            groups, scores = zip(
-                *(
-                    self._group(
-                        problem,
-                        prompts[place],
-                        completions[place],
-                        scoring[place].result(),
-                        judged[place],
-                        policy_version,
+            indices = range(jax.process_index(), len(problems), jax.process_count())
+            scored = _exchanged(lambda: {index: _finished(scoring[index], problems[index]) for index in indices})
+            groups, all_scores = [], []
+            for index, problem in enumerate(problems):
+                texts, _ = scoring[index].result()
+                answers, scores = scored[index]
+                scores = self._with_deferred(problem, completions[index], texts, answers, scores)
+                prompt_ids = np.asarray(prompts[index], np.int32)
+                groups.append(
+                    _group(
+                        problem, prompt_ids, completions[index], texts, answers, scores, policy_version=policy_version
                     )
-                    for place, problem in enumerate(problems)
-                ),
-                strict=True,
-            )
+                )
+                all_scores.append(scores)
             num_ungraded = sum("task_metric" in rollout.errors for group in groups for rollout in group.rollouts)
             return Collected(
-                list(groups),
+                groups,
                 seconds={"generate": generate_seconds, "rewards": time.perf_counter() - begin},
-                reward_errors=_summed(s.errors for s in scores)
+                reward_errors=_summed(scores.errors for scores in all_scores)
                 | ({"task_metric": num_ungraded} if num_ungraded else {}),
-                reward_timeouts=_summed(s.timeouts for s in scores),
-                reward_seconds=_summed(s.seconds for s in scores),
+                reward_timeouts=_summed(scores.timeouts for scores in all_scores),
+                reward_seconds=_summed(scores.seconds for scores in all_scores),
             )
 
         return finish
 
     def _start_scoring(
-        self, problem: Problem, completions: list[Completion], is_own: bool
-    ) -> tuple[list[str], list[str | None], Callable[[], dict[str, Any]] | None]:
-        """(texts, answers, plain rewards and grades) of one group; the latter wait for async rewards, and are for own ones.
-
-        They are JSON-able, for the other processes: see ``_group``.
-        """
+        self, problem: Problem, completions: list[Completion], is_here: bool
+    ) -> tuple[list[str], Callable[[], tuple[list[GradedAnswer], Scores]] | None]:
+        """(texts, what waits for grades and plain rewards) of one group; the latter only where this process scores it."""
         texts = [self._text(completion) for completion in completions]
-        scores_of = self._start_rewards(problem, completions, texts, deferred=False) if is_own else None
+        if not is_here:
+            return texts, None
         style, where = response_form(self.template, self.tokenizer)
-        where = problem.answer_in or where
-        answers = [
-            None if completion.stop_reason == "length" else final_answer(text, style=style, answer=where)
+        extracted = [
+            None
+            if completion.stop_reason == "length"
+            else final_answer(text, style=style, answer=problem.answer_in or where)
             for completion, text in zip(completions, texts, strict=True)
         ]
-        if scores_of is None:
-            return texts, answers, None
-        by_answer = {answer: self._grade(answer, problem) for answer in dict.fromkeys(answers)}
-        grades = [by_answer[answer] for answer in answers]
-        return texts, answers, lambda: {"scores": scores_of().to_json(), "grades": grades}
+        answers = grade_answers(extracted, problem, task=self.task)
+        scores_of = self._start_rewards(problem, completions, texts, answers, deferred=False)
+        return texts, lambda: (answers, scores_of())
 
     def _start_rewards(
-        self, problem: Problem, completions: list[Completion], texts: list[str], *, deferred: bool
-    ) -> Callable[[], Scores]:
-        prompt = render(problem.messages, template=self.template, tokenizer=self.tokenizer)
-        columns = reward_columns(problem, completions, task=self.task)
-        return self.rubric.part(deferred=deferred).start([prompt] * len(texts), texts, columns)
-
-    def _group(
         self,
         problem: Problem,
-        prompt_ids: list[int],
         completions: list[Completion],
-        read: tuple[list[str], list[str | None], Any],
-        judged: Mapping[str, Any],
-        policy_version: int,
-    ) -> tuple[Group, Scores]:
-        """A group of what ``_start_scoring`` gave, here or in another process, and of its deferred rewards."""
-        texts, answers, _ = read
-        parts = [judged["scores"]]
-        if self.rubric.part(deferred=True).names:
-            with _naming(problem):
-                parts.append(self._start_rewards(problem, completions, texts, deferred=True)().to_json())
-        scores = self.rubric.join(parts, count=len(texts))
-        rollouts = []
-        for index, (completion, text, answer) in enumerate(zip(completions, texts, answers, strict=True)):
-            (grade, failure), errors = judged["grades"][index], scores.messages[index]
-            rollouts.append(
-                Rollout(
-                    prompt_ids=np.asarray(prompt_ids, np.int32),
-                    completion=completion,
-                    text=text,
-                    policy_version=policy_version,
-                    rewards={name: float(values[index]) for name, values in scores.by_name.items()},
-                    reward=float(scores.total[index]),
-                    is_correct=grade >= 1.0,
-                    answer=answer,
-                    errors=errors if failure is None else errors | {"task_metric": failure},
-                )
-            )
-        return Group(problem, tuple(rollouts)), scores
+        texts: list[str],
+        answers: list[GradedAnswer],
+        *,
+        deferred: bool,
+    ) -> Callable[[], Scores]:
+        prompt = render(problem.messages, template=self.template, tokenizer=self.tokenizer)
+        columns = reward_columns(problem, completions, answers, task=self.task)
+        return self.rubric.part(deferred=deferred).start([prompt] * len(texts), texts, columns)
 
-    def _grade(self, answer: str | None, problem: Problem) -> tuple[float, str | None]:
-        """The task metric of an answer, and where it could not be had why."""
-        try:
-            return 0.0 if answer is None else self.task.grade(answer, problem), None
-        except GradingError as error:
-            return 0.0, str(error)
+    def _with_deferred(
+        self,
+        problem: Problem,
+        completions: list[Completion],
+        texts: list[str],
+        answers: list[GradedAnswer],
+        scores: Scores,
+    ) -> Scores:
+        """The scores with those of the deferred rewards, if there are any."""
+        if not self.rubric.part(deferred=True).names:
+            return scores
+        with _naming(problem):
+            deferred = self._start_rewards(problem, completions, texts, answers, deferred=True)()
+        return self.rubric.join([scores, deferred])
 
     def _text(self, completion: Completion) -> str:
         ids = completion.token_ids
         return self.tokenizer.decode(ids[:-1] if completion.stop_reason == "stop" else ids)
 
 
-_MADE_COLUMNS = frozenset({"problem", "task", "task_name", "completion_ids", "stop_reason"})
+def grade_answers(extracted: Sequence[str | None], problem: Problem, *, task: Task) -> list[GradedAnswer]:
+    """The grade of each answer to a problem; the task is asked once about each distinct one, programs run one a core."""
+
+    def grade(text: str | None) -> GradedAnswer:
+        if text is None:
+            return GradedAnswer(None, 0.0)
+        try:
+            return GradedAnswer(text, task.grade(text, problem))
+        except GradingError as error:
+            return GradedAnswer(text, None, str(error))
+
+    distinct = list(dict.fromkeys(extracted))
+    if _grader_of(task, problem) == "code" and len(distinct) > 1:
+        with ThreadPoolExecutor(min(len(distinct), len(os.sched_getaffinity(0)))) as pool:
+            graded = list(pool.map(grade, distinct))
+    else:
+        graded = list(map(grade, distinct))
+    by_text = dict(zip(distinct, graded, strict=True))
+    return [by_text[text] for text in extracted]
+
+
+def score_in_background(rubric: Rubric, problem: Problem, answers: Sequence[str], *, task: Task) -> Scores:
+    """Scores of texts that are answers to a problem, as training gets them: graded, then scored, in the same threads.
+
+    For checks before anything is sampled, without a tokenizer: the prompt is the question, a text is its answer, and "" is
+    none.
+
+    Raises:
+        ValueError: as ``Rubric.score``.
+    """
+    dummies = [Completion(np.zeros(1, np.int32), np.zeros(1, np.float32), "stop")] * len(answers)
+
+    def start() -> Callable[[], Scores]:
+        graded = grade_answers([text or None for text in answers], problem, task=task)
+        columns = reward_columns(problem, dummies, graded, task=task)
+        return rubric.start([problem.messages[-1]["content"]] * len(answers), answers, columns)
+
+    with or_give_up():
+        return run_beside(start).result()()
+
+
+_OF_ANSWERS = frozenset({"extracted_answer", "answer_grade", "grading_error", "answer_grader"})
+_MADE_COLUMNS = frozenset({"problem", "task", "task_name", "completion_ids", "stop_reason"}) | _OF_ANSWERS
 """Those of ``reward_columns`` that no problem brings."""
 
 
-def reward_columns(problem: Problem, completions: Sequence[Completion], *, task: Task) -> dict[str, list]:
-    """What reward functions are given of a problem's completions, besides prompts and texts: [N] lists by name."""
+def reward_columns(
+    problem: Problem, completions: Sequence[Completion], answers: Sequence[GradedAnswer], *, task: Task
+) -> dict[str, list]:
+    """What reward functions are given of a problem's completions, besides prompts and texts: [N] lists by name.
+
+    The problem's columns and "answer", its reference; "problem", "task" (the object) and "task_name"; "completion_ids" and
+    "stop_reason"; "extracted_answer", "answer_grade" and "grading_error" (see ``GradedAnswer``); "answer_grader", the kind of
+    verifier that graded it ("code", "math", ...) or None for a task's own.
+    """
     shared = problem.columns | {
         "problem": problem,
         "answer": problem.answer,
         "task": task,
         "task_name": problem.columns["task"],
+        "answer_grader": _grader_of(task, problem),
     }
     return {name: [value] * len(completions) for name, value in shared.items()} | {
         "completion_ids": [completion.token_ids.tolist() for completion in completions],
         "stop_reason": [completion.stop_reason for completion in completions],
+        "extracted_answer": [answer.text for answer in answers],
+        "answer_grade": [answer.grade for answer in answers],
+        "grading_error": [answer.error for answer in answers],
     }
+
+
+def _grader_of(task: Task, problem: Problem) -> str | None:
+    """The kind of verifier that grades a problem's answers, where its task has one of the rewards' kinds."""
+    return getattr(task.task_of(problem) if isinstance(task, Mixture) else task, "grader", None)
 
 
 def check_problems_of(task: Task, rubric: Rubric) -> None:
@@ -269,11 +302,61 @@ def check_problems_of(task: Task, rubric: Rubric) -> None:
     check_problems(task, {name: rubric.required(name) - _MADE_COLUMNS for name in names})
 
 
-def _finished(scoring: Future, problem: Problem) -> dict[str, Any]:
-    """The rewards and grades of a group whose scoring began here."""
+_Scored = tuple[list[GradedAnswer], Scores]
+"""A group's answers and plain rewards."""
+
+
+def _exchanged(function: Callable[[], dict[int, _Scored]]) -> dict[int, _Scored]:
+    """What the function returns in all processes together, by index."""
+    if jax.process_count() == 1:
+        return function()
+    of_processes = gather(
+        lambda: [
+            [index, [dataclasses.astuple(answer) for answer in answers], scores.to_json()]
+            for index, (answers, scores) in function().items()
+        ]
+    )
+    return {
+        index: ([GradedAnswer(*answer) for answer in answers], Scores.from_json(scores))
+        for of_process in of_processes
+        for index, answers, scores in of_process
+    }
+
+
+def _finished(scoring: Future, problem: Problem) -> _Scored:
+    """Grades and plain rewards of a group whose scoring began here."""
     with _naming(problem):
-        *_, judge = scoring.result()
-        return judge()
+        _, wait = scoring.result()
+        return wait()
+
+
+def _group(
+    problem: Problem,
+    prompt_ids: np.ndarray,
+    completions: list[Completion],
+    texts: list[str],
+    answers: list[GradedAnswer],
+    scores: Scores,
+    *,
+    policy_version: int,
+) -> Group:
+    rollouts = []
+    for index, (completion, text, answer) in enumerate(zip(completions, texts, answers, strict=True)):
+        failure = {} if answer.error is None else {"task_metric": answer.error}
+        rollouts.append(
+            Rollout(
+                prompt_ids=prompt_ids,
+                completion=completion,
+                text=text,
+                policy_version=policy_version,
+                rewards={name: float(values[index]) for name, values in scores.by_name.items()},
+                reward=float(scores.total[index]),
+                is_correct=answer.grade is not None and answer.grade >= 1.0,
+                answer=answer.text,
+                errors=scores.messages[index] | failure,
+            )
+        )
+    return Group(problem, tuple(rollouts))
 
 
 @contextlib.contextmanager

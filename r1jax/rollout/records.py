@@ -22,6 +22,18 @@ class Completion:
 
 
 @dataclasses.dataclass(frozen=True)
+class GradedAnswer:
+    """The answer of one completion and what its task says of it, once for rewards, metric and evaluation."""
+
+    text: str | None
+    """As extracted from the completion; None where there is none."""
+    grade: float | None
+    """In [0, 1], 0.0 without an answer; None where grading failed."""
+    error: str | None = None
+    """Why grading failed."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Rollout:
     """One scored sample of one problem."""
 

@@ -60,6 +60,12 @@ class EndpointSpec:
     workers: Count = option(8, "Conversations at the same time.", how=True)
     key_variable: str | None = option(None, "The environment variable that holds the key; None sends none.", how=True)
 
+    def __post_init__(self):
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url={self.url!r} must begin with http:// or https://")
+        if not self.model:
+            raise ValueError("model='' must be the server's name of the model")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyChatSpec:

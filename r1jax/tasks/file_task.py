@@ -68,6 +68,7 @@ class FileTask:
     ):
         self.name, self.dataset, self.seed = name or dataset, dataset, seed
         self.fields = fields_of(dataset)
+        self.grader = self.fields.grader
         self.prompt = self.fields.prompt if prompt is None else prompt
         if "{question}" not in self.prompt:
             raise ValueError(f"data set {dataset!r}: prompt must have {{question}} in it; it is {self.prompt!r}")

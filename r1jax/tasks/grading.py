@@ -52,17 +52,17 @@ def _judge(grader: str) -> Callable[[str, Problem], float | Exception]:
     if grader == "math":
         from r1jax.rewards import math
 
-        return lambda answer, problem: math.judge([_unboxed(answer)], [problem.answer])[0]
+        return lambda answer, problem: math.grade_math([_unboxed(answer)], [problem.answer])[0]
     if grader == "choice":
         from r1jax.rewards import choice
 
-        return lambda answer, problem: choice.judge(
+        return lambda answer, problem: choice.grade_choices(
             [_unboxed(answer)], [problem.answer], choices=[problem.columns.get("choices")]
         )[0]
     if grader == "code":
         from r1jax.rewards import code
 
-        return lambda answer, problem: code.judge(answer, problem.columns.get("tests"))
+        return lambda answer, problem: code.grade_program(answer, problem.columns.get("tests"))
     if grader == "instructions":
         from r1jax.rewards import instructions
 

@@ -7,7 +7,6 @@ take part, and so which problem stands at an index, follows from the number of u
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from r1jax.rewards.calls import check_from_update
 from r1jax.tasks.mixture import make_tasks, mix
 from r1jax.tasks.problem import Task
 
@@ -53,5 +52,13 @@ def make_schedule(specs: Sequence[Mapping[str, Any]], *, seed: int = 0) -> TaskS
     if not specs:
         raise ValueError("tasks: needs at least one")
     tasks, weights = make_tasks(specs)
-    starts = [check_from_update(spec, what=f"task {task.name!r}") for task, spec in zip(tasks, specs, strict=True)]
+    starts = [_from_update(spec, what=f"task {task.name!r}") for task, spec in zip(tasks, specs, strict=True)]
     return TaskSchedule(tasks, weights, starts, seed=seed)
+
+
+def _from_update(spec: Mapping[str, Any], *, what: str) -> int:
+    """ "from_update" of a spec, 0 by default; ValueError, beginning with ``what``, for anything but a whole number >= 0."""
+    first = spec.get("from_update", 0)
+    if not isinstance(first, int) or isinstance(first, bool) or first < 0:
+        raise ValueError(f"{what}: from_update={first!r} must be a whole number of at least 0")
+    return first

@@ -26,6 +26,7 @@ from r1jax.processes import (
     require_same,
     to_host,
 )
+from r1jax.rewards.calls import make_entry
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector
 from r1jax.rollout.records import Completion
@@ -79,7 +80,7 @@ def collect(scored: list):
         total = jax.jit(lambda x: x.sum())(np.ones(8, np.float32))
         return [float(total) + len(text) for text in completions]
 
-    rewards = [{"function": counts}, {"function": model, "weight": 0.1, "deferred": True}]
+    rewards = [make_entry(counts), make_entry(model, weight=0.1, deferred=True)]
     collector = Collector(Engine(), Characters(), Task(), Rubric(rewards), template="plain", max_prompt_tokens=60)
     return collector.collect(
         {}, {}, PROBLEMS, num_samples=4, max_new_tokens=9, temperature=1.0, key=jax.random.key(0), policy_version=0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from r1jax.rewards import code, code_tests, rubric, sandbox
+from r1jax.rewards import calls, code, code_tests, rubric, sandbox
 from r1jax.rewards.sandbox import bubblewrap, probe
 from tests.rewards.corpus.programs.load import sections
 from tests.rewards.corpus.programs.suites import column_of
@@ -151,7 +151,7 @@ def test_output_is_compared_in_full(got, expected, same):
     ],
 )
 def test_values_are_compared_with_their_kinds(got, expected, tolerance, same):
-    assert code.same_value(got, expected, tolerance=tolerance) is same
+    assert code.same_json(got, expected, tolerance=tolerance) is same
 
 
 def test_without_a_sandbox_the_reward_refuses_to_start(tmp_path, monkeypatch):
@@ -254,10 +254,26 @@ def check(given, got, expected):
 
 @confined
 def test_a_rubric_counts_a_failing_verifier_and_pays_a_right_program():
-    scorer = rubric.Rubric([{"function": "r1jax.rewards.code:passes_tests"}])
+    scorer = rubric.Rubric([calls.make_entry(code.passes_tests)])
     scores = scorer.score(["p"] * 3, [respond(RIGHT + "\n")] * 3, {"tests": [SUM, {"stdin": 3}, None]})
     assert scores.total[0] == 1.0
     assert scores.errors == {"passes_tests": 1}
+
+
+def test_a_program_that_the_task_has_graded_is_not_run_again(monkeypatch):
+    runs = []
+    monkeypatch.setattr(sandbox, "require", lambda: None)
+    monkeypatch.setattr(code, "_passes", lambda program, suite: runs.append(program) or True)
+    fenced = respond(RIGHT + "\n")
+    summary = fenced.partition("</think>")[2].strip()
+    columns = {
+        "answer_grader": ["code"] * 4 + ["math"],
+        "extracted_answer": [summary, summary, "```python\nprint(8)\n```", RIGHT, summary],
+        "answer_grade": [0.0, None, 1.0, 1.0, 1.0],
+    }
+    scores = code.passes_tests(["p"] * 5, [fenced] * 5, [SUM] * 5, **columns)
+    # The first has its grade; of the others grading failed, it was of another program, a bare one, by another verifier.
+    assert scores == [0.0, 1.0, 1.0, 1.0, 1.0] and len(runs) == 4
 
 
 @confined
@@ -336,8 +352,8 @@ def test_any_text_has_a_program_or_none(text):
 @given(value=JSON)
 def test_a_value_equals_its_copy_and_not_a_list_of_itself(value):
     text = json.dumps(value)
-    assert code.same_value(json.loads(text), value) or "NaN" in text
-    assert not code.same_value([value], value)
+    assert code.same_json(json.loads(text), value) or "NaN" in text
+    assert not code.same_json([value], value)
 
 
 def test_a_long_response_of_fences_is_read_in_linear_time():

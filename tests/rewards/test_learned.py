@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from r1jax.rewards.calls import make_entry
 from r1jax.rewards.learned import LearnedReward
 from r1jax.rewards.rubric import Rubric
 
@@ -46,7 +47,7 @@ def test_nothing_to_read_is_worth_nothing_and_is_not_asked():
 
 def test_in_a_rubric_a_logit_that_is_not_finite_is_an_error_of_that_completion():
     reward = LearnedReward(lambda asked: [math.nan, 0.0], part="whole")
-    scores = Rubric([{"function": reward, "name": "safe", "deferred": True}]).score(
+    scores = Rubric([make_entry(reward, name="safe", deferred=True)]).score(
         ["", ""], ["a", "b"], {"problem": [PROBLEM] * 2}
     )
     assert scores.failed["safe"].tolist() == [True, False] and scores.total[1] == 0.5

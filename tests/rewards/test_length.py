@@ -4,6 +4,8 @@ import pytest
 
 from r1jax.rewards.length import cosine, overlong
 from r1jax.rewards.rubric import Rubric
+from r1jax.specs.reader import read
+from r1jax.specs.rewards import Reward
 
 
 def ids(*lengths):
@@ -24,11 +26,15 @@ def test_overlong_refuses_bad_options(options):
 
 def test_overlong_takes_its_options_from_a_rubric():
     spec = {"function": "r1jax.rewards.length:overlong", "options": {"max_tokens": 10, "cache_tokens": 5}}
-    assert Rubric([spec]).score([""], ["x"], {"completion_ids": ids(10), "answer": ["1"]}).total.tolist() == [-1.0]
-    with pytest.raises(ValueError, match="has no option 'maximum'"):
-        Rubric([{**spec, "options": {"maximum": 10}}])
+    assert Rubric([read(Reward, spec)]).score(
+        [""], ["x"], {"completion_ids": ids(10), "answer": ["1"]}
+    ).total.tolist() == [-1.0]
+    with pytest.raises(
+        ValueError, match=r"rewards\[0\].options.maximum: overlong has no such parameter; there are .*, max_tokens"
+    ):
+        Rubric([read(Reward, {**spec, "options": {"maximum": 10}})])
     with pytest.raises(ValueError, match="'overlong' needs max_tokens"):
-        Rubric([{"function": spec["function"]}]).score([""], ["x"], {"completion_ids": ids(10)})
+        Rubric([read(Reward, {"function": spec["function"]})]).score([""], ["x"], {"completion_ids": ids(10)})
 
 
 def test_cosine_prefers_short_right_and_long_wrong_answers():

@@ -85,6 +85,25 @@ def test_equal_pairs_are_verified_once_and_most_never_reach_a_worker(monkeypatch
     assert asked == [[r"2\sqrt3", r"\sqrt{12}"]]
 
 
+def test_what_the_task_has_graded_is_not_verified_again(monkeypatch):
+    asked = []
+
+    class Pool:
+        def map(self, pairs):
+            asked.extend(pairs)
+            return [True] * len(pairs)
+
+    monkeypatch.setattr(math_reward, "_pool", Pool)
+    texts = [rf"\boxed{{\sqrt{{{number}}}}}" for number in (12, 12, 48, 75)]
+    columns = {
+        "answer_grader": ["math"] * 4,
+        "extracted_answer": [r"\sqrt{12}", r"\sqrt{12}", r"\sqrt{49}", r"\sqrt{75}"],
+        "answer_grade": [0.0, 0.0, 1.0, None],
+    }
+    assert accuracy([""] * 4, texts, [r"2\sqrt3"] * 4, **columns) == [0.0, 0.0, 1.0, 1.0]
+    assert asked == [[r"2\sqrt3", r"\sqrt{48}"], [r"2\sqrt3", r"\sqrt{75}"]]
+
+
 def test_a_failing_worker_gives_its_exception_and_spares_the_others(monkeypatch):
     monkeypatch.setattr(math_reward, "_pool", lambda: WorkerPool("math:sqrt", num_workers=1))
     scores = score([r"\boxed{\sqrt{12}}", r"\boxed{7}"], [r"2\sqrt3", "7"])

@@ -1,4 +1,5 @@
 import asyncio
+import json
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -6,7 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from r1jax.rewards.rubric import Rubric, load_function
+from r1jax.rewards.calls import make_entry
+from r1jax.rewards.rubric import Rubric, Scores
+from r1jax.specs.functions import load_function
+from r1jax.specs.reader import SpecError, read
+from r1jax.specs.rewards import Reward
 
 PROMPTS, COMPLETIONS = ["p", "q", "r"], ["a", "bb", "ccc"]
 
@@ -44,14 +49,19 @@ def raising_reward(prompts, completions, **columns):
     return [1.0 / len(text[3:]) for text in completions]
 
 
-def score(*specs, columns=None):
-    return Rubric(specs).score(PROMPTS, COMPLETIONS, columns or {})
+def rubric_of(*rewards):
+    """Of functions, or of dicts with the arguments of ``make_entry``."""
+    return Rubric([make_entry(**reward) if isinstance(reward, dict) else make_entry(reward) for reward in rewards])
+
+
+def score(*rewards, columns=None):
+    return rubric_of(*rewards).score(PROMPTS, COMPLETIONS, columns or {})
 
 
 def test_weights_none_and_log_only():
     scores = score(
         {"function": length_reward, "weight": 2.0},
-        {"function": some_reward},
+        some_reward,
         {"function": lambda prompts, completions, **columns: [100.0] * 3, "weight": 0.0, "name": "logged"},
     )
     np.testing.assert_array_equal(scores.total, [3.0, 4.0, 6.5])
@@ -73,7 +83,7 @@ def test_where_no_reward_of_a_weight_applies_there_is_no_total():
 
 
 def test_async_functions_run_at_the_same_time_even_inside_a_running_loop():
-    rubric = Rubric([{"function": slow_reward}, {"function": other_slow_reward}, {"function": length_reward}])
+    rubric = rubric_of(slow_reward, other_slow_reward, length_reward)
 
     async def notebook():
         return rubric.score(PROMPTS, COMPLETIONS, {})
@@ -89,7 +99,7 @@ def test_async_functions_run_at_the_same_time_even_inside_a_running_loop():
 
 
 def test_a_function_that_raises_is_counted_and_is_no_score():
-    scores = score({"function": raising_reward, "weight": 5.0}, {"function": length_reward})
+    scores = score({"function": raising_reward, "weight": 5.0}, length_reward)
     np.testing.assert_array_equal(scores.total, [math.nan] * 3)
     np.testing.assert_array_equal(scores.by_name["raising_reward"], [math.nan] * 3)
     np.testing.assert_array_equal(scores.by_name["length_reward"], [1.0, 2.0, 3.0])
@@ -99,7 +109,7 @@ def test_a_function_that_raises_is_counted_and_is_no_score():
 
 
 def test_a_failure_of_a_reward_that_is_only_logged_leaves_the_total():
-    scores = score({"function": raising_reward, "weight": 0.0}, {"function": length_reward})
+    scores = score({"function": raising_reward, "weight": 0.0}, length_reward)
     np.testing.assert_array_equal(scores.total, [1.0, 2.0, 3.0])
     assert scores.errors["raising_reward"] == 3
 
@@ -152,7 +162,7 @@ SAME_COLUMNS = {
 
 def scored_once(function, prompts=("p",) * 4, **spec):
     counting = Counting()
-    rubric = Rubric([{"function": getattr(counting, function), "name": "f", **spec}])
+    rubric = rubric_of({"function": getattr(counting, function), "name": "f", **spec})
     return rubric.score(list(prompts), SAME, SAME_COLUMNS), counting.asked
 
 
@@ -195,7 +205,7 @@ def test_a_reward_for_some_tasks_does_not_apply_to_others_and_needs_no_columns_t
         asked.extend(tests)
         return [1.0] * len(completions)
 
-    rubric = Rubric([{"function": tests_passed, "tasks": ["code"]}, {"function": length_reward, "weight": 0.5}])
+    rubric = rubric_of({"function": tests_passed, "tasks": ["code"]}, {"function": length_reward, "weight": 0.5})
     scores = rubric.score(PROMPTS, COMPLETIONS, {"task_name": ["math", "code", "math"], "tests": ["-", "t", "-"]})
     assert asked == ["t"]
     np.testing.assert_array_equal(scores.by_name["tests_passed"], [math.nan, 1.0, math.nan])
@@ -214,7 +224,7 @@ def test_a_reward_for_some_tasks_does_not_apply_to_others_and_needs_no_columns_t
 
 
 def test_async_rewards_of_several_batches_run_at_the_same_time():
-    rubric = Rubric([{"function": slow_reward}])
+    rubric = rubric_of(slow_reward)
     waiting["most"] = 0
     finishes = [rubric.start(PROMPTS, COMPLETIONS, {}) for _ in range(8)]
     for finish in finishes:
@@ -251,12 +261,12 @@ def test_columns_are_passed_by_name():
     def everything(prompts, completions, **rest):
         return [float(len(rest)) for _ in completions]
 
-    scores = score({"function": by_name}, {"function": everything}, columns=columns)
+    scores = score(by_name, everything, columns=columns)
     np.testing.assert_array_equal(scores.total, [3.0, 2.0, 2.0])
     with pytest.raises(ValueError, match="'by_name' needs answer; there are completions, prompts"):
-        score({"function": by_name})
+        score(by_name)
     with pytest.raises(ValueError, match="column 'answer' has 2 entries for 3 completions"):
-        score({"function": everything}, columns={"answer": ["x", "y"]})
+        score(everything, columns={"answer": ["x", "y"]})
 
 
 @pytest.mark.parametrize(
@@ -270,26 +280,39 @@ def test_columns_are_passed_by_name():
     ],
 )
 def test_a_bad_path_is_an_error_at_construction(path, message):
+    rewards = [read(Reward, {"function": "r1jax.rewards.format:r1"}), read(Reward, {"function": path})]
     with pytest.raises(ValueError) as error:
-        Rubric([{"function": path}])
-    assert message in str(error.value) and path in str(error.value)
+        Rubric(rewards)
+    assert message in str(error.value) and str(error.value).startswith(f"rewards[1].function={path!r}")
 
 
 @pytest.mark.parametrize(
-    ("specs", "message"),
+    ("rewards", "message"),
     [
-        ([], "at least one reward"),
-        ([{"function": length_reward}, {"function": length_reward}], "two rewards are named 'length_reward'"),
-        ([{"function": length_reward, "weight": math.nan}], "'length_reward': weight nan must be finite"),
-        ([{"function": length_reward, "wieght": 1.0}], "wieght"),
-        ([{"weight": 1.0}], "keys 'function'"),
-        ([{"function": length_reward, "tasks": "math"}], "tasks='math' must be a list"),
-        ([{"function": 3}], "callable; got 3"),
+        ([], "rewards: needs at least one"),
+        ([{}, {}], "two are named 'r1'"),
+        ([{"weight": math.nan}], r"\[0\].weight=nan must be finite"),
+        ([{"wieght": 1.0}], "wieght"),
+        ([{"weight": "one"}], r"\[0\].weight='one' must be a number"),
+        ([{"tasks": "math"}], r"\[0\].tasks='math' must be a list"),
+        ([{"from_update": -1}], r"\[0\].from_update=-1 must be at least 0"),
+        ([{"function": "r1jax.rewards.repetition:ngrams", "options": {"sice": 2}}], r"\[0\].options.sice: .*no such"),
     ],
 )
-def test_bad_specs_are_errors_at_construction(specs, message):
-    with pytest.raises(ValueError, match=message):
-        Rubric(specs)
+def test_bad_specs_are_errors_that_name_the_key(rewards, message):
+    rewards = [{"function": "r1jax.rewards.format:r1"} | reward for reward in rewards]
+    with pytest.raises((SpecError, ValueError), match=message):
+        Rubric(read(tuple[Reward, ...], rewards, "rewards"))
+
+
+def test_a_spec_and_an_entry_give_the_same():
+    spec = {"function": "r1jax.rewards.repetition:ngrams", "name": "loops", "weight": 0.5, "tasks": ["code"]}
+    spec |= {"from_update": 2, "cache": False, "options": {"size": 1}}
+    rubrics = [Rubric([read(Reward, spec)]), rubric_of(spec)]
+    columns = {"completion_ids": [[1, 1], [1, 2], [3]], "task_name": ["code", "code", "math"]}
+    for rubric in rubrics:
+        assert (rubric.weights, rubric.starts) == ({"loops": 0.5}, {"loops": 2})
+        np.testing.assert_array_equal(rubric.score(PROMPTS, COMPLETIONS, columns).total, [-0.25, 0.0, math.nan])
 
 
 def test_built_in_rewards_load():
@@ -304,19 +327,15 @@ def test_built_in_rewards_load():
 
 
 def test_rewards_join_at_their_update():
-    rubric = Rubric(
-        [{"function": length_reward}, {"function": some_reward, "weight": 2.0, "from_update": 8, "tasks": ["code"]}]
-    )
+    rubric = rubric_of(length_reward, {"function": some_reward, "weight": 2.0, "from_update": 8, "tasks": ["code"]})
     assert rubric.starts == {"length_reward": 0, "some_reward": 8}
     before, after = rubric.at(7), rubric.at(8)
     assert before.names == ["length_reward"] and after.names == rubric.names
     assert after.weights == rubric.weights and after.at(0).names == ["length_reward"]
     assert after.applies_to("code") == ["length_reward", "some_reward"]
     assert after.applies_to("math") == before.applies_to("code") == ["length_reward"]
-    with pytest.raises(ValueError, match="no reward applies at update 3; the first does from 8"):
-        Rubric([{"function": length_reward, "from_update": 8}]).at(3)
-    with pytest.raises(ValueError, match="reward 'length_reward': from_update=-1"):
-        Rubric([{"function": length_reward, "from_update": -1}])
+    with pytest.raises(ValueError, match="none applies at update 3; the first does from 8"):
+        rubric_of({"function": length_reward, "from_update": 8}).at(3)
 
 
 def test_a_deferred_reward_is_called_by_the_thread_that_waits_and_counts_like_any_other():
@@ -331,8 +350,29 @@ def test_a_deferred_reward_is_called_by_the_thread_that_waits_and_counts_like_an
 
     specs = [{"function": model, "deferred": True}, {"function": broken, "deferred": True, "weight": 0.0}]
     with ThreadPoolExecutor(1) as pool:
-        finish = pool.submit(Rubric(specs).start, ["", ""], ["a", "bb"], {}).result()
+        finish = pool.submit(rubric_of(*specs).start, ["", ""], ["a", "bb"], {}).result()
     assert threads == []
     scores = finish()
     assert threads == [threading.current_thread()]
     assert scores.total.tolist() == [1.0, 2.0] and scores.errors == {"model": 0, "broken": 2}
+
+
+def test_scores_survive_json_and_parts_join_to_the_whole():
+    deferred = {"function": lambda completions: [1.0, OSError("gone"), None], "name": "model", "deferred": True}
+    rubric = rubric_of(
+        {"function": raising_reward, "weight": 0.0}, deferred, length_reward, {"function": some_reward, "weight": 2.0}
+    )
+    whole = rubric.score(PROMPTS, COMPLETIONS, {})
+    parts = [rubric.part(deferred=is_deferred).score(PROMPTS, COMPLETIONS, {}) for is_deferred in (False, True)]
+    assert [list(part.by_name) for part in parts] == [["raising_reward", "length_reward", "some_reward"], ["model"]]
+    sent = [Scores.from_json(json.loads(json.dumps(part.to_json()))) for part in parts]
+    for joined in (rubric.join(parts), rubric.join(sent)):
+        np.testing.assert_array_equal(joined.total, whole.total)
+        assert joined.messages == whole.messages
+        for key in ("by_name", "failed", "timed_out"):
+            ours, theirs = getattr(joined, key), getattr(whole, key)
+            assert list(ours) == list(theirs)
+            for name in ours:
+                np.testing.assert_array_equal(ours[name], theirs[name])
+                assert ours[name].dtype == theirs[name].dtype
+    np.testing.assert_array_equal(sent[0].total, parts[0].total)

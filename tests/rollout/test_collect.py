@@ -1,5 +1,7 @@
 import asyncio
 import dataclasses
+import json
+import signal
 import threading
 
 import jax
@@ -7,9 +9,13 @@ import numpy as np
 import pytest
 
 from r1jax.evals.evaluate import evaluate, samples_of
-from r1jax.rewards.rubric import Rubric
-from r1jax.rollout.collect import Collector
+from r1jax.rewards import code
+from r1jax.rewards.accuracy import accuracy_reward
+from r1jax.rewards.calls import make_entry
+from r1jax.rewards.rubric import Rubric, Scores
+from r1jax.rollout.collect import Collector, score_in_background
 from r1jax.rollout.records import Completion
+from r1jax.tasks.grading import grade_answer
 from r1jax.tasks.problem import GradingError, Problem
 from r1jax.text.templates import TEMPLATES
 
@@ -74,7 +80,7 @@ PROBLEMS = [make_problem("2+2=?", "4"), make_problem("2+3=?", "5", hint="count")
 
 
 def make_collector(engine, *, max_prompt_tokens=40, rewards=(has_answer, sees_columns)):
-    rubric = Rubric([{"function": f, "weight": 1.0} for f in rewards])
+    rubric = Rubric([make_entry(reward) for reward in rewards])
     return Collector(engine, Tokenizer(), Task(), rubric, template="plain", max_prompt_tokens=max_prompt_tokens)
 
 
@@ -185,7 +191,7 @@ def test_groups_are_scored_while_others_are_sampled_with_the_same_result():
         ]
     texts = [r.text for g in collected.groups for r in g.rollouts]
     columns = {"answer": [g.problem.answer for g in collected.groups for _ in range(3)], "stop_reason": [""] * 12}
-    scores = Rubric([{"function": has_answer}, {"function": later}]).score([""] * 12, texts, columns)  # in one batch
+    scores = Rubric([make_entry(has_answer), make_entry(later)]).score([""] * 12, texts, columns)  # in one batch
     np.testing.assert_array_equal([r.reward for g in collected.groups for r in g.rollouts], scores.total)
 
 
@@ -238,17 +244,150 @@ def test_an_interrupted_run_leaves_a_reward_that_hangs_behind(place, monkeypatch
     assert scored == ["4"] and not threads[0].is_alive()
 
 
-def test_an_answer_is_graded_once_a_group():
-    graded = []
+class Counting(Task):
+    def __init__(self):
+        self.graded = []
 
-    class Counting(Task):
+    def grade(self, answer, problem):
+        self.graded.append((problem.answer, answer))
+        return super().grade(answer, problem)
+
+
+def test_an_answer_is_graded_once_for_rewards_metric_and_evaluation():
+    task = Counting()
+    collector = dataclasses.replace(make_collector(Engine(), rewards=(accuracy_reward, has_answer)), task=task)
+    metrics, groups = evaluate(
+        collector, {}, {}, PROBLEMS, num_samples=5, max_new_tokens=50, temperature=0.7, key=jax.random.key(0),
+        policy_version=6, problems_per_batch=2,
+    )  # fmt: skip
+    assert task.graded == [("4", "4"), ("4", "5"), ("5", "4"), ("5", "5")]
+    assert [r.rewards["accuracy_reward"] for r in groups[0].rollouts] == [
+        1.0,
+        0.0,
+        1.0,
+        0.0,
+        0.0,
+    ]  # the last is cut off
+    assert [r.is_correct for r in groups[0].rollouts] == [True, False, True, False, False]
+    assert metrics["pass@1"] == pytest.approx(0.4)
+
+
+def test_rewards_see_the_graded_answer():
+    seen = {}
+
+    def sees(completions, extracted_answer, answer_grade, grading_error, answer_grader):
+        seen.update(answer=extracted_answer, grade=answer_grade, error=grading_error, grader=answer_grader)
+        return [0.0] * len(completions)
+
+    answers = [*ANSWERS, "<answer>broken</answer>", "no tags", ""]
+    collector = make_collector(Engine(answers), rewards=(sees, accuracy_reward))
+    (group,) = collect(collector, PROBLEMS[:1], num_samples=5).groups
+    assert seen == {
+        "answer": ["4", "5", "broken", None, None],
+        "grade": [1.0, 0.0, None, 0.0, 0.0],
+        "error": [None, None, "the verifier is out of order", None, None],
+        "grader": [None] * 5,
+    }
+    assert [r.errors for r in group.rollouts] == [
+        {},
+        {},
+        {
+            "accuracy_reward": "RuntimeError: the verifier is out of order",
+            "task_metric": "the verifier is out of order",
+        },
+        {},
+        {},
+    ]
+    assert np.isnan(group.rollouts[2].reward)
+
+
+def test_each_program_runs_once(monkeypatch):
+    """For the task's metric and for the reward that runs programs; distinct ones at the same time."""
+    runs, both = [], threading.Barrier(2, timeout=10)
+
+    def passes(program, tests):
+        runs.append(program)
+        both.wait()
+        return program == "print(1)\n"
+
+    class Programs(Task):
+        grader = "code"
+
         def grade(self, answer, problem):
-            graded.append(answer)
-            return super().grade(answer, problem)
+            return grade_answer("code", answer, problem)
 
-    collector = make_collector(Engine(ANSWERS[:1]), rewards=(has_answer,))
-    collect(dataclasses.replace(collector, task=Counting()), PROBLEMS[:1], num_samples=4)
-    assert graded == ["4"]
+    monkeypatch.setattr(code.sandbox, "require", lambda: None)
+    monkeypatch.setattr(code, "_passes", passes)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    texts = [f"<think>so</think> <answer>\n```python\nprint({number})\n```\n</answer>" for number in (1, 2)]
+    collector = make_collector(Engine([*texts, texts[0], "none"]), rewards=(accuracy_reward, code.passes_tests))
+    problem = make_problem("print one", "", tests={"stdin": [{"input": "", "output": "1"}]})
+    (group,) = collect(dataclasses.replace(collector, task=Programs()), [problem], num_samples=4).groups
+    assert sorted(runs) == ["print(1)\n", "print(2)\n"]
+    for name in ("accuracy_reward", "passes_tests"):
+        assert [r.rewards[name] for r in group.rollouts] == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_one_process_writes_no_json(monkeypatch):
+    monkeypatch.setattr(Scores, "to_json", None)
+    model = make_entry(lambda completions: [0.5] * len(completions), name="model", deferred=True)
+    collector = dataclasses.replace(make_collector(Engine()), rubric=Rubric([make_entry(accuracy_reward), model]))
+    assert [r.reward for r in collect(collector).groups[0].rollouts] == [1.5, 0.5, 0.5]
+
+
+def test_two_processes_give_what_one_gives(monkeypatch):
+    """The second one's message, as JSON, is given to the first."""
+    model = make_entry(lambda completions, answer_grade: [0.5 * g for g in answer_grade], name="model", deferred=True)
+    rubric = Rubric([make_entry(fails, weight=0.0), model, make_entry(accuracy_reward), make_entry(slow_on_some)])
+    collector = dataclasses.replace(make_collector(Engine()), rubric=rubric)
+    alone = collect(collector)
+    messages = {}
+
+    def gather(function):
+        messages[jax.process_index()] = json.loads(json.dumps(function()))
+        return [messages[process] for process in range(2)]
+
+    monkeypatch.setattr("r1jax.rollout.collect.gather", gather)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with pytest.raises(KeyError):  # it waits for the first
+        collect(collector)
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    together = collect(collector)
+    assert [len(message) for message in messages.values()] == [1, 1]
+    for ours, theirs in zip(together.groups, alone.groups, strict=True):
+        for one, other in zip(ours.rollouts, theirs.rollouts, strict=True):
+            np.testing.assert_equal(
+                [one.rewards, one.reward, one.answer, one.is_correct, one.errors],
+                [other.rewards, other.reward, other.answer, other.is_correct, other.errors],
+            )
+    assert (
+        together.reward_errors
+        == alone.reward_errors
+        == {"fails": 6, "model": 0, "accuracy_reward": 0, "slow_on_some": 3}
+    )
+
+
+def test_a_reward_is_tried_in_the_thread_that_will_call_it():
+    """One that needs the main thread fails in the check as it would in training."""
+
+    def alarm(prompts, completions):
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        return [1.0] * len(completions)
+
+    threads = []
+
+    def model(completions):
+        threads.append(threading.current_thread())
+        return [0.0] * len(completions)
+
+    task = Counting()
+    rubric = Rubric([make_entry(alarm), make_entry(model, deferred=True), make_entry(accuracy_reward)])
+    scores = score_in_background(rubric, PROBLEMS[0], ["", "4"], task=task)
+    assert scores.errors == {"alarm": 2, "model": 0, "accuracy_reward": 0}
+    assert "main thread" in scores.messages[0]["alarm"]
+    assert threads == [threading.main_thread()]  # a deferred one is called by whoever waits
+    assert scores.by_name["accuracy_reward"].tolist() == [0.0, 1.0] and task.graded == [("4", "4")]
 
 
 def test_a_task_that_cannot_grade_is_counted_and_stops_nothing():

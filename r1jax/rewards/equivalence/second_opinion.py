@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any
 
 
-def judge(pair: list[str]) -> bool | str:
+def verify_pair(pair: list[str]) -> bool | str:
     """Whether [reference, answer] mean the same; a text where the reference is at fault."""
     from r1jax.rewards.equivalence.answer import equivalent
 

@@ -4,7 +4,7 @@ import pytest
 
 from r1jax.rewards.equivalence.answer import equivalent
 from r1jax.rewards.equivalence.intervals import intervals_of
-from r1jax.rewards.equivalence.second_opinion import judge, math_verify
+from r1jax.rewards.equivalence.second_opinion import math_verify, verify_pair
 from r1jax.rewards.equivalence.structure import items_of, matrix_of, sequence_of, sides_of
 from r1jax.rewards.equivalence.value import UndecidedError
 
@@ -26,8 +26,8 @@ def test_undecided_without_a_second_opinion():
 
 
 def test_the_worker_says_what_is_wrong_with_a_reference():
-    assert judge([r"2\sqrt3", r"\sqrt{12}"]) is True
-    assert "is empty" in judge(["", "1"])
+    assert verify_pair([r"2\sqrt3", r"\sqrt{12}"]) is True
+    assert "is empty" in verify_pair(["", "1"])
 
 
 def test_math_verify_is_asked_only_about_the_same_letters_and_numbers():
