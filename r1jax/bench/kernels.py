@@ -19,11 +19,12 @@ from jax.experimental import pallas as pl
 from r1jax.bench.measure import seconds_of
 from r1jax.kernels import flash_attention, grouped_matmul, hardware, token_logprob
 from r1jax.kernels.flash_attention import shapes as flash_shapes
-from r1jax.kernels.gqa_decode import shapes as gqa_shapes
 from r1jax.kernels.grouped_matmul import shapes as expert_shapes
-from r1jax.kernels.mla_decode import shapes as mla_shapes
+from r1jax.kernels.paged_decode import gqa, mla
+from r1jax.kernels.paged_decode import shapes as decode_shapes
 from r1jax.kernels.route import shapes as route_shapes
 from r1jax.kernels.token_logprob import shapes as logprob_shapes
+from r1jax.kernels.unfused import unfused_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,44 +78,41 @@ def modelled(generations: list[str]) -> Iterator[Modelled]:
     for kernel, (shapes, passes) in MODELS.items():
         for name, shape in shapes.items():
             for generation in generations:
-                for suffix, (cost, unfused) in passes(shape, generation).items():
+                for suffix, cost in passes(shape, generation).items():
+                    unfused = unfused_bytes(shape, generation, backward=suffix == " backward")
                     yield Modelled(kernel + suffix, name, generation, cost, unfused)
 
 
 def _flash(shape, generation):
     costs = flash_shapes.costs(shape, flash_shapes.choose_blocks(shape, generation))
-    return {
-        " forward": (costs["fwd"], flash_shapes.unfused_bytes(shape)),
-        " backward": (_sum(costs["dq"], costs["dkv"]), None),
-    }
+    return {" forward": costs["fwd"], " backward": _sum(costs["dq"], costs["dkv"])}
 
 
 def _route(shape, generation):
     block = route_shapes.tokens_per_block(shape.tokens, shape.experts, generation)
-    return {"": (route_shapes.cost(shape, block, logits=True), route_shapes.unfused_bytes(shape))}
+    return {"": route_shapes.cost(shape, block, logits=True)}
 
 
 def _experts(shape, generation):
-    unfused = functools.partial(expert_shapes.unfused_bytes, shape, generation)
-    backward = expert_shapes.cost(expert_shapes.backward(shape), generation)
-    return {
-        " forward": (expert_shapes.cost(expert_shapes.forward(shape), generation), unfused()),
-        " backward": (backward, unfused(backward=True)),
-    }
+    passes = {" forward": expert_shapes.forward(shape), " backward": expert_shapes.backward(shape)}
+    return {suffix: expert_shapes.cost(calls, generation) for suffix, calls in passes.items()}
 
 
 def _logprob(shape, generation):
-    unfused = functools.partial(logprob_shapes.unfused_bytes, shape)
     return {
-        " forward": (logprob_shapes.forward_cost(shape, generation), unfused()),
-        " backward": (logprob_shapes.backward_cost(shape, generation), unfused(backward=True)),
+        " forward": logprob_shapes.forward_cost(shape, generation),
+        " backward": logprob_shapes.backward_cost(shape, generation),
     }
+
+
+def _decode(shape, _):
+    return {"": decode_shapes.cost(shape)}
 
 
 MODELS: dict[str, tuple[dict[str, Any], Callable]] = {
     "flash_attention": (flash_shapes.SHAPES, _flash),
-    "mla_decode": (mla_shapes.SHAPES, lambda s, _: {"": (mla_shapes.cost(s), mla_shapes.unfused_bytes(s))}),
-    "gqa_decode": (gqa_shapes.SHAPES, lambda s, _: {"": (gqa_shapes.cost(s), gqa_shapes.unfused_bytes(s))}),
+    "mla_decode": (mla.SHAPES, _decode),
+    "gqa_decode": (gqa.SHAPES, _decode),
     "route": (route_shapes.SHAPES, _route),
     "expert_ffn": (expert_shapes.SHAPES, _experts),
     "token_logprob": (logprob_shapes.SHAPES, _logprob),

@@ -4,7 +4,7 @@ Two kinds. *Dense*, a plain dict: ``layers``, a tuple with one dict of arrays a 
 "rope_BSR"} for MLA: 576 numbers a token in V3, spec A.3.3), ``segments_BS`` (0 where a slot holds no token) and ``length``, the
 number of slots written. All sequences share ``length``: prompts are padded on the left. Read by plain XLA, best on a CPU.
 
-*Paged* (``PagedCache``): a pool of pages a layer, in the layout of ``mla_decode`` and ``gqa_decode``, which read it; each
+*Paged* (``PagedCache``): a pool of pages a layer, in the layout of ``kernels.paged_decode``, which reads it; each
 sequence has a length of its own and finds its pages in a table, so that it takes what it needs, may share pages with others, and
 is moved by moving a row of the table. Tokens are padded on the right.
 
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from r1jax.kernels import gqa_decode, hardware, mla_decode, paged_parts
+from r1jax.kernels import hardware, paged_decode
 from r1jax.kernels.flash_attention import attention, attention_mask, with_rope
 from r1jax.models.config import ModelConfig
 
@@ -169,7 +169,7 @@ class PagedCache:
 
     A row of the table may name pages of another one as long as neither writes there: a sequence writes at its length. Entries
     past its last page may be any page. A batch of new tokens is padded on the right, and a sequence may have none; where
-    the cache is read, it has all T or none. ``batch_axes``: the mesh axes that cut sequences and pools alike (``paged_parts``).
+    the cache is read, it has all T or none. ``batch_axes``: the mesh axes that cut sequences and pools alike (``paged_decode.pages``).
     """
 
     layers: tuple[Layer, ...]
@@ -191,11 +191,11 @@ def init_paged_cache(
 
     def layer() -> Layer:
         if config.attention == "gqa":
-            return gqa_decode.init_pages(num_kv_heads=config.num_kv_heads, head_dim=config.head_dim, **sizes)
-        return mla_decode.init_pages(latent_dim=config.kv_lora_rank, rope_dim=config.rope_head_dim, **sizes)
+            return paged_decode.gqa.init_pages(num_kv_heads=config.num_kv_heads, head_dim=config.head_dim, **sizes)
+        return paged_decode.mla.init_pages(latent_dim=config.kv_lora_rank, rope_dim=config.rope_head_dim, **sizes)
 
     return PagedCache(
-        layers=tuple(paged_parts.constrain(layer(), batch_axes=batch_axes) for _ in range(num_layers)),
+        layers=tuple(paged_decode.pages.constrain(layer(), batch_axes=batch_axes) for _ in range(num_layers)),
         page_table_BI=jnp.asarray(page_table_BI, jnp.int32),
         lengths_B=jnp.zeros((page_table_BI.shape[0],), jnp.int32),
         batch_axes=batch_axes,
@@ -211,7 +211,7 @@ def fork(cache: PagedCache, *, page_table_BI: jax.Array, num_samples: int) -> Pa
     last_B1 = jnp.minimum(lengths_B // cache.page_size, page_table_BI.shape[1] - 1)[:, None]
     tables = jnp.repeat(cache.page_table_BI, num_samples, axis=0), page_table_BI
     pages_B2 = jnp.concatenate([jnp.take_along_axis(table, last_B1, axis=1) for table in tables], axis=1)
-    copied = (paged_parts.copy(layer, pages_B2=pages_B2, batch_axes=cache.batch_axes) for layer in cache.layers)
+    copied = (paged_decode.pages.copy(layer, pages_B2=pages_B2, batch_axes=cache.batch_axes) for layer in cache.layers)
     return dataclasses.replace(cache, layers=tuple(copied), page_table_BI=page_table_BI, lengths_B=lengths_B)
 
 
@@ -251,15 +251,14 @@ class _PagedSlots:
         return self.cache.layers
 
     def write(self, layer, new):
-        write_pages = mla_decode.write_pages if "latent_BTC" in new else gqa_decode.write_pages
         places = {"page_table_BI": self.cache.page_table_BI, "start_B": self.cache.lengths_B}
-        return write_pages(layer, new, **places, counts_B=self.counts_B, batch_axes=self.cache.batch_axes)
+        return paged_decode.write_pages(layer, new, **places, counts_B=self.counts_B, batch_axes=self.cache.batch_axes)
 
     def attend_latent(self, layer, q_latent_BTNC, q_rope_BTNR, *, scale):
-        return mla_decode.mla_decode(q_latent_BTNC, q_rope_BTNR, layer, **self._written(), scale=scale)
+        return paged_decode.mla_decode(q_latent_BTNC, q_rope_BTNR, layer, **self._written(), scale=scale)
 
     def attend_heads(self, layer, q_BTNH, *, scale):
-        return gqa_decode.gqa_decode(q_BTNH, layer, **self._written(), scale=scale)
+        return paged_decode.gqa_decode(q_BTNH, layer, **self._written(), scale=scale)
 
     def advanced(self, layers):
         return dataclasses.replace(self.cache, layers=layers, lengths_B=self.cache.lengths_B + self.counts_B)

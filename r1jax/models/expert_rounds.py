@@ -57,8 +57,8 @@ def local_experts(
 ) -> jax.Array:
     """Σ_k weight[r,k] · Expert[r,k](x[r]) over the experts that are here, [R, D] float32, ``capacity`` pairs (r, k) at a time.
 
-    experts_RK: 0 to E − 1, or E where that expert is not here. expert_weights: gate and up [E, D, F], down [E, F, D]. implementation:
-    of ``expert_ffn``.
+    experts_RK: 0 to E − 1, or E where that expert is not here. expert_weights: gate and up [E, D, F], down [E, F, D].
+    implementation: of ``expert_ffn``.
     """
     order = permutation(experts_RK, expert_weights[0].shape[0])  # pairs whose expert is elsewhere come last
     num_rounds = -(-order.offsets[-1] // capacity)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from r1jax.kernels.paged_parts import page_specs
+from r1jax.kernels.paged_decode.pages import page_specs
 from r1jax.models.transformer import Model
 from r1jax.plan.program import Program
 from r1jax.plan.shapes import laid_out, placed, whole, without

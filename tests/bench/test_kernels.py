@@ -9,8 +9,7 @@ from r1jax.bench import __main__ as command_line
 from r1jax.bench import kernels
 from r1jax.kernels import hardware
 from r1jax.kernels.flash_attention import flash_attention
-from r1jax.kernels.gqa_decode import gqa_decode
-from r1jax.kernels.mla_decode import mla_decode
+from r1jax.kernels.paged_decode import gqa_decode, mla_decode
 from tests.kernels.jaxprs import kernel_costs
 
 KERNELS = {"flash_attention", "mla_decode", "gqa_decode", "route", "expert_ffn", "token_logprob"}

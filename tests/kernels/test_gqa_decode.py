@@ -5,7 +5,8 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas.ops.tpu.paged_attention import paged_attention
 
-from r1jax.kernels.gqa_decode import gqa_decode, init_pages, shapes, write_pages
+from r1jax.kernels.paged_decode import gqa_decode, shapes, write_pages
+from r1jax.kernels.paged_decode.gqa import SHAPES, init_pages
 from tests.kernels.interpreter import STRICT, races_found
 from tests.kernels.test_flash_attention import attention_numpy
 from tests.kernels.test_mla_decode import LENGTHS
@@ -60,7 +61,7 @@ def test_equals_numpy_over_scrambled_pages_of_ragged_sequences(num_queries):
 
 
 def test_several_steps_and_no_read_of_what_was_not_written(monkeypatch):
-    monkeypatch.setattr(shapes.paged, "MAX_PAGES", 2)
+    monkeypatch.setattr(shapes, "MAX_PAGES", 2)
     pages, table, k, v = make_cache([300, 5], 3)
     q = make_queries(2, 2)
     options = {"page_table_BI": table, "lengths_B": np.array([300, 5], np.int32), "scale": 0.3}
@@ -111,12 +112,12 @@ def test_equals_jax_paged_attention():
 
 
 def test_cost_is_what_reading_every_page_once_takes():
-    cost = shapes.cost(shapes.SHAPES["qwen2.5_7b_4k"])
+    cost = shapes.cost(SHAPES["qwen2.5_7b_4k"])
     # 32 sequences of 4096 tokens: keys and values of 4 heads of 128 in two bytes; 28 heads of queries and output.
     assert cost.bytes_accessed == 32 * (4096 * 2 * 4 * 128 * 2 + 2 * 28 * 128 * 2)
     assert cost.flops == 32 * 4096 * 28 * 2 * (128 + 128)
     # Heads of 64: pools of keys and of values apart would fill half of each tile's lanes, so twice the bytes.
-    assert shapes.cost(shapes.SHAPES["smollm2_2k"]).bytes_accessed // 10**6 == 50
+    assert shapes.cost(SHAPES["smollm2_2k"]).bytes_accessed // 10**6 == 50
 
 
 def test_what_is_not_supported_is_named():
@@ -140,9 +141,9 @@ def test_what_is_not_supported_is_named():
 
 
 @tpu_compile
-@pytest.mark.parametrize("name", shapes.SHAPES)
+@pytest.mark.parametrize("name", SHAPES)
 def test_compiles_for_tpus(generation, name):
-    shape = shapes.SHAPES[name]
+    shape = SHAPES[name]
 
     def decode(positional, keywords):
         return gqa_decode(**positional, **keywords, scale=0.1)

@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.kernels.mla_decode import init_pages, mla_decode, pallas_tpu, shapes, write_pages
-from r1jax.kernels.paged import write_tokens
+from r1jax.kernels.paged_decode import mla_decode, pallas_tpu, shapes, write_pages
+from r1jax.kernels.paged_decode.mla import SHAPES, init_pages
+from r1jax.kernels.paged_decode.pages import write_tokens
 from tests.kernels.interpreter import STRICT, races_found
 from tests.kernels.tpu_aot import check_kernels, compile_for, tpu_compile
 
@@ -77,7 +78,7 @@ def test_equals_numpy_over_scrambled_pages_of_ragged_sequences(num_queries):
 
 
 def test_several_steps_and_no_read_of_what_was_not_written(monkeypatch):
-    monkeypatch.setattr(shapes.paged, "MAX_PAGES", 2)  # 3 pages in 2 steps, the second with one page too many
+    monkeypatch.setattr(shapes, "MAX_PAGES", 2)  # 3 pages in 2 steps, the second with one page too many
     pages, table, tokens = make_cache([300, 5], 3)
     queries = make_queries(2, 2)
     options = {"page_table_BI": table, "lengths_B": np.array([300, 5], np.int32), "scale": 0.3}
@@ -131,13 +132,13 @@ def test_tokens_are_written_to_their_slots_and_nowhere_else(slot_dim):
 
 
 def test_cost_is_what_reading_every_page_once_takes():
-    shape = shapes.SHAPES["v3_4k"]
+    shape = SHAPES["v3_4k"]
     cost = shapes.cost(shape)
     # 32 sequences of 4096 tokens: 1152 bytes a token, and in a query and its output 128 heads of 576 + 512 numbers.
     assert cost.bytes_accessed == 32 * (4096 * 1152 + 128 * (576 + 512) * 2)
     assert cost.flops == 32 * 128 * 4096 * 2 * (576 + 512)
     table = np.arange(32, dtype=np.int32)
-    specs = pallas_tpu.paged.page_specs((128, 512), count=8, page_size=128, pages_per_sequence=32)
+    specs = pallas_tpu.page_specs((128, 512), count=8, page_size=128, pages_per_sequence=32)
     assert shapes.pages_per_step(shape) == 8
     for length, pages in ((4096, 32), (4000, 32), (1025, 9), (1024, 8), (5, 8)):
         reads = [[int(spec.index_map(0, step, table, [length])[0]) for step in range(4)] for spec in specs]
@@ -172,9 +173,9 @@ def test_what_is_not_supported_is_named():
 
 
 @tpu_compile
-@pytest.mark.parametrize("name", shapes.SHAPES)
+@pytest.mark.parametrize("name", SHAPES)
 def test_compiles_for_tpus(generation, name):
-    shape = shapes.SHAPES[name]
+    shape = SHAPES[name]
 
     def decode(positional, keywords):
         return mla_decode(**positional, **keywords, scale=0.1)

@@ -9,12 +9,9 @@ import pytest
 
 from r1jax.kernels.flash_attention import flash_attention
 from r1jax.kernels.flash_attention import shapes as flash_shapes
-from r1jax.kernels.gqa_decode import gqa_decode
-from r1jax.kernels.gqa_decode import shapes as gqa_shapes
 from r1jax.kernels.grouped_matmul import expert_ffn
 from r1jax.kernels.grouped_matmul import shapes as expert_shapes
-from r1jax.kernels.mla_decode import mla_decode
-from r1jax.kernels.mla_decode import shapes as mla_shapes
+from r1jax.kernels.paged_decode import gqa, gqa_decode, mla, mla_decode
 from r1jax.kernels.route import route_and_sort
 from r1jax.kernels.route import shapes as route_shapes
 from r1jax.kernels.token_logprob import shapes as logprob_shapes
@@ -79,7 +76,7 @@ def pages_of(shape):
 
 @pytest.mark.parametrize(
     ("decode", "shape"),
-    [(mla_decode, mla_shapes.SHAPES["mini_v3"]), (gqa_decode, gqa_shapes.SHAPES["mini_qwen"])],
+    [(mla_decode, mla.SHAPES["mini_v3"]), (gqa_decode, gqa.SHAPES["mini_qwen"])],
     ids=["mla", "gqa"],
 )
 def test_decode(decode, shape):

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from r1jax.kernels import gqa_decode, mla_decode, paged_parts, shards
+from r1jax.kernels import paged_decode, shards
 from r1jax.kernels.flash_attention import flash_attention
 from r1jax.kernels.grouped_matmul import expert_ffn
 from r1jax.kernels.implementation import choose
@@ -212,21 +212,22 @@ def test_decode_over_sequences_with_their_pages_and_heads(name, axes, batch_axes
     copies = np.stack([table[:, 1], 5 * np.arange(batch) + [np.setdiff1d(range(5), row % 5)[0] for row in table]], 1)
     sizes = {"num_pages": 20, "page_size": 128, "dtype": jnp.float32}
     if name == "mla":
-        op, pages = mla_decode, mla_decode.init_pages(latent_dim=16, rope_dim=8, **sizes)
+        pages = paged_decode.mla.init_pages(latent_dim=16, rope_dim=8, **sizes)
         new = {"latent_BTC": normal(0, batch, 256, 16), "rope_BTR": normal(1, batch, 256, 8)}
         queries = normal(2, batch, 2, heads, 16), normal(3, batch, 2, heads, 8)
     else:
-        op, pages = gqa_decode, gqa_decode.init_pages(num_kv_heads=2, head_dim=16, **sizes)
+        pages = paged_decode.gqa.init_pages(num_kv_heads=2, head_dim=16, **sizes)
         new = {"k_BTJH": normal(0, batch, 256, 2, 16), "v_BTJH": normal(1, batch, 256, 2, 16)}
         queries = (normal(2, batch, 2, heads, 16),)
 
     def decode(pages, new, queries, *, batch_axes=(), **implementation):
         start, moved = np.zeros(batch, np.int32), table.copy()
         moved[:, 1] = copies[:, 1]
-        pages = op.write_pages(pages, new, page_table_BI=table, start_B=start, counts_B=lengths, batch_axes=batch_axes)
-        pages = paged_parts.copy(pages, pages_B2=copies, batch_axes=batch_axes)
+        where = {"page_table_BI": table, "start_B": start, "counts_B": lengths, "batch_axes": batch_axes}
+        pages = paged_decode.write_pages(pages, new, **where)
+        pages = paged_decode.pages.copy(pages, pages_B2=copies, batch_axes=batch_axes)
         options = {"page_table_BI": moved, "lengths_B": lengths, "scale": 0.3, "batch_axes": batch_axes}
-        return getattr(op, f"{name}_decode")(*queries, pages, **options, **implementation), pages
+        return getattr(paged_decode, f"{name}_decode")(*queries, pages, **options, **implementation), pages
 
     want = jax.jit(partial(decode, **REFERENCE))(pages, new, queries)
     assert all(np.abs(np.asarray(a)).max() > 0.1 for a in jax.tree.leaves(want))

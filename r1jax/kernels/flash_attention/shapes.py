@@ -164,14 +164,3 @@ def fetches(needed: list[list[int]]) -> int:
     """Inner blocks read while the outer ones pass: one that is there already is not read again."""
     visited = [block for inner in needed for block in inner or [0]]
     return 1 + sum(a != b for a, b in itertools.pairwise(visited))
-
-
-def unfused_bytes(shape: Shape) -> int:
-    """HBM bytes of the forward pass by separate operations: every square of scores written and read in float32, its
-    weights in the compute type."""
-    size = jnp.dtype(shape.dtype).itemsize
-    square = shape.batch * shape.heads * shape.queries * shape.keys
-    q_row = shape.heads * (shape.head_dim + shape.rope_dim + shape.value_dim) * size
-    k_row = shape.kv_heads * (shape.head_dim + shape.value_dim) * size + shape.rope_dim * size
-    # scores out, in for the softmax, weights out, in for the second product
-    return square * (4 + 4 + size + size) + shape.batch * (shape.queries * q_row + shape.keys * k_row)

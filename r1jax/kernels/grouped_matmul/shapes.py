@@ -165,19 +165,6 @@ def cost(calls: Sequence[Rows | Sums], generation: str) -> pl.CostEstimate:
     )
 
 
-def unfused_bytes(s: Shape, generation: str, *, backward: bool = False) -> int:
-    """HBM bytes of a pass of which every product is a grouped matmul of its own, with blocks chosen in the same way, and SwiGLU and
-    its gradient, and the sum of the two products of dx, read and write arrays [R, F] and [R, D]."""
-    first, second = Rows("", s, s.dim, s.ffn), Rows("", s, s.ffn, s.dim)
-    if backward:
-        sums = [Sums("", s, s.dim, s.ffn), Sums("", s, s.dim, s.ffn), Sums("", s, s.ffn, s.dim)]
-        calls = [first, second, second, *sums]
-        elementwise = s.rows * (6 * s.ffn + 3 * s.dim)
-    else:
-        calls, elementwise = [first, first, second], 3 * s.rows * s.ffn
-    return cost(calls, generation).bytes_accessed + elementwise * s.itemsize
-
-
 def _room(generation: str) -> int:
     """Bytes of VMEM that blocks may take; the rest is for what the compiler keeps."""
     return hardware.info(generation).vmem_capacity_bytes * 5 // 8

@@ -50,13 +50,3 @@ def cost(shape: Shape, block: int, *, logits: bool = False) -> pl.CostEstimate:
     return pl.CostEstimate(
         flops=scores * (2 * block + 6 * rounds), bytes_accessed=bytes_accessed, transcendentals=scores if logits else 0
     )
-
-
-def unfused_bytes(shape: Shape) -> int:
-    """HBM bytes of the reference with a sort, if each step writes its result and the next one reads it.
-
-    Seven passes over [X, E] (scores twice; selection and the masked one written once, read for the groups' best, for the
-    mask and for top-k), groups and results, and one read and write of the sort's keys and values: a lower bound.
-    """
-    scores, routed = shape.tokens * shape.experts, shape.tokens * shape.chosen
-    return 4 * ((7 if shape.groups > 1 else 4) * scores + 2 * shape.tokens * shape.groups + 2 * routed + 4 * routed)

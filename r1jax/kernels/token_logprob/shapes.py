@@ -78,25 +78,6 @@ def backward_cost(s: Shape, generation: str) -> pl.CostEstimate:
     )
 
 
-def unfused_bytes(s: Shape, *, backward: bool = False) -> int:
-    """HBM bytes with all logits in float32, elementwise steps fused, matmuls in blocks of 1024 × 1024 results.
-
-    Forward writes the logits and reads them for the maximum, the sum and the entropy. Backward reads them and writes their
-    gradient in the rows' type for two products. That moves fewer bytes backward than the kernel does, which adds to the
-    weights' gradient once a call; but the kernel is bound by FLOPs all the same, and 4·X·V bytes need not exist.
-    """
-    logits = s.rows * s.vocab
-    if backward:
-        products = _matmul_bytes(s.rows, s.dim, s.vocab, s.itemsize) + _matmul_bytes(s.vocab, s.dim, s.rows, s.itemsize)
-        return logits * (4 + s.itemsize) + products
-    return 3 * 4 * logits + _matmul_bytes(s.rows, s.vocab, s.dim, s.itemsize)
-
-
-def _matmul_bytes(rows, columns, depth, itemsize, block=1024):
-    reads = rows * pl.cdiv(columns, block) + columns * pl.cdiv(rows, block)
-    return reads * depth * itemsize + 4 * rows * columns
-
-
 def _blocks(s: Shape, generation, rows, vmem):
     room = hardware.info(generation).vmem_capacity_bytes * 3 // 4
     for size in sorted({min(r, s.rows) for r in rows}, reverse=True):

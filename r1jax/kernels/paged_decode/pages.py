@@ -1,0 +1,158 @@
+"""Pools of pages: writing them, and how they lie on a mesh of several devices.
+
+A layer's cache is a pool of W pages of S tokens each. Token t of sequence b is in slot t % S of page
+``page_table_BI[b, t // S]``; the pages of a sequence are in any order and anywhere in the pool. ``lengths_B`` counts the
+tokens of each sequence; the T queries of a call are the last of them. Entries of the table past a sequence's last page may be
+any page of the pool, slots past its length any finite numbers.
+
+On a mesh each device has the pages of its own sequences. Sequences, table and pool are cut alike, over ``batch_axes``: the pages
+that a row of the table names must be in that row's part of the pool. The table keeps the numbers of the whole pool, so that an
+operation means the same with and without a mesh. Heads are cut by the rule of "heads" or "kv_heads"; all by the rules of the
+role "rollout".
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from r1jax.kernels import shards
+
+Pages = dict[str, jax.Array]
+"""The pools of one layer: {"kv_WJSA"} (``gqa``), or {"latent_WSC", "rope_WRS"} (``mla``)."""
+
+
+def write_pages(pages: Pages, new: Pages, *, page_table_BI, start_B, counts_B=None, batch_axes=()) -> Pages:
+    """The pool with T tokens of each sequence at positions start_B[b] .. + T − 1.
+
+    ``new`` holds "k_BTJH" and "v_BTJH", or "latent_BTC" and "rope_BTR". A sequence whose ``start_B`` is negative writes nothing,
+    nor does a token past the end of the table or, with ``counts_B``, past the first so many of its sequence: padding.
+    """
+    mesh = shards.mesh_to_split()
+    if mesh is None:
+        return _write(pages, page_table_BI, new, start_B, counts_B)
+    pool = page_specs(pages, batch_axes, mesh)
+    heads = pool["kv_WJSA"][1] if "kv_WJSA" in pool else None
+    new_specs = {name: P(batch_axes, None, heads, None) if a.ndim == 4 else P(batch_axes) for name, a in new.items()}
+    return _run(
+        _write, pages, page_table_BI, (new, start_B, counts_B), batch_axes=batch_axes, pool=pool,
+        in_specs=(new_specs, P(batch_axes), P(batch_axes)), out_specs=pool,
+    )  # fmt: skip
+
+
+def _write(pages, page_table_BI, new, start_B, counts_B):
+    places = {"page_table_BI": page_table_BI, "start_B": start_B, "counts_B": counts_B}
+    if "kv_WJSA" in pages:
+        kv_BTJA = jnp.concatenate([new["k_BTJH"], new["v_BTJH"]], axis=-1)
+        return {"kv_WJSA": write_tokens(pages["kv_WJSA"], kv_BTJA, slot_dim=2, **places)}
+    return {
+        "latent_WSC": write_tokens(pages["latent_WSC"], new["latent_BTC"], slot_dim=1, **places),
+        "rope_WRS": write_tokens(pages["rope_WRS"], new["rope_BTR"], slot_dim=2, **places),
+    }
+
+
+def write_tokens(pool, new, *, slot_dim: int, page_table_BI, start_B, counts_B=None) -> jax.Array:
+    """One array of ``write_pages``: ``pool`` [W, ...], whose dim ``slot_dim`` is S, with ``new`` [B, T, ...].
+
+    Sequences do not write to one page. Pages are read, changed and written back as wholes: the pool is indexed by page alone, so
+    that it keeps the layout that the kernels read. Scattered by slots, XLA lays it out for the scatter, and copies all of it
+    for the kernel in every step.
+    """
+    num_pages, page_size, num_tokens = pool.shape[0], pool.shape[slot_dim], new.shape[1]
+    num_touched = (num_tokens + page_size - 2) // page_size + 1
+    entry_BE = start_B[:, None] // page_size + jnp.arange(num_touched)
+    token_BES = entry_BE[:, :, None] * page_size + jnp.arange(page_size) - start_B[:, None, None]
+    is_new_BES = (token_BES >= 0) & (token_BES < (num_tokens if counts_B is None else counts_B[:, None, None]))
+    is_new_BES &= (start_B[:, None] >= 0)[..., None] & (entry_BE < page_table_BI.shape[1])[..., None]
+    page_BE = jnp.take_along_axis(page_table_BI, jnp.clip(entry_BE, 0, page_table_BI.shape[1] - 1), axis=1)
+
+    def in_pages(array_BESX):
+        return jnp.moveaxis(array_BESX, 2, slot_dim + 1)
+
+    rest = (1,) * (new.ndim - 2)
+    if num_tokens == 1:
+        new_BESX = new[:, :, None]
+    else:
+        token_BXS = jnp.clip(token_BES, 0, num_tokens - 1).reshape(len(new), -1, *rest)
+        new_BESX = jnp.take_along_axis(new, token_BXS, axis=1).reshape(*token_BES.shape, *new.shape[2:])
+    changed = jnp.where(in_pages(is_new_BES.reshape(*is_new_BES.shape, *rest)), in_pages(new_BESX), pool[page_BE])
+    target_BE = jnp.where(is_new_BES.any(-1), page_BE, num_pages)  # which is dropped
+    return pool.at[target_BE].set(changed.astype(pool.dtype), mode="drop")
+
+
+def copy(pages: Pages, *, pages_B2: jax.Array, batch_axes: tuple[str, ...]) -> Pages:
+    """The pool where page ``pages_B2[b, 1]`` holds what page ``pages_B2[b, 0]``, of the same part, held."""
+
+    def part(pages, pages_B2):
+        return {name: pool.at[pages_B2[:, 1]].set(pool[pages_B2[:, 0]]) for name, pool in pages.items()}
+
+    mesh = shards.mesh_to_split()
+    if mesh is None:
+        return part(pages, pages_B2)
+    pool = page_specs(pages, batch_axes, mesh)
+    return _run(part, pages, pages_B2, (), batch_axes=batch_axes, pool=pool, in_specs=(), out_specs=pool)
+
+
+def constrain(pages: Pages, *, batch_axes: tuple[str, ...]) -> Pages:
+    """The pool, laid out on the ambient mesh where there is one of several devices."""
+    mesh = shards.mesh_to_split()
+    return pages if mesh is None else jax.lax.with_sharding_constraint(pages, page_specs(pages, batch_axes, mesh))
+
+
+def decode(function: Callable, queries: tuple, pages: Pages, page_table_BI, lengths_B, *, batch_axes) -> jax.Array:
+    """``function``, an implementation, of each device's part: over sequences, with their pages, and over heads.
+
+    Query heads stay with the key head that they share; a latent, which is every head's, is whole.
+    """
+
+    def part(pages, page_table_BI, *arrays):
+        *queries, lengths_B = arrays
+        return function(*queries, pages, page_table_BI=page_table_BI, lengths_B=lengths_B)
+
+    mesh = shards.mesh_to_split()
+    if mesh is None:
+        return part(pages, page_table_BI, *queries, lengths_B)
+    pool = page_specs(pages, batch_axes, mesh)
+    if "kv_WJSA" in pool:
+        heads = pool["kv_WJSA"][1]
+    else:
+        (heads,) = shards.mesh_axes(("heads",), queries[0].shape[2:3], mesh, role="rollout")
+    by_head = P(batch_axes, None, heads, None)
+    return _run(
+        part, pages, page_table_BI, (*queries, lengths_B), batch_axes=batch_axes, pool=pool,
+        in_specs=(*[by_head] * len(queries), P(batch_axes)), out_specs=by_head,
+    )  # fmt: skip
+
+
+def page_specs(pages: Pages, batch_axes: tuple[str, ...], mesh) -> dict[str, P]:
+    """How the arrays of a pool lie on a mesh: key heads, where there are any, are its second dim."""
+
+    def spec(name: str, array: jax.Array) -> P:
+        if name != "kv_WJSA":
+            return P(batch_axes, *[None] * (array.ndim - 1))
+        (heads,) = shards.mesh_axes(("kv_heads",), array.shape[1:2], mesh, role="rollout")
+        return P(batch_axes, heads, *[None] * (array.ndim - 2))
+
+    return {name: spec(name, array) for name, array in pages.items()}
+
+
+def _run(
+    function: Callable, pages: Pages, page_table_BI, arrays: tuple, *, batch_axes, pool, in_specs: tuple, out_specs
+) -> Any:
+    """function(pages, page_table_BI, *arrays) of each device's part, tables in the numbers of that part's pool."""
+
+    def part(pages, page_table_BI, *arrays):
+        num_pages = jax.tree.leaves(pages)[0].shape[0]
+        first = jax.lax.axis_index(batch_axes) * num_pages if batch_axes else 0
+        return function(pages, page_table_BI - first, *arrays)
+
+    specs = (pool, P(batch_axes, None), *in_specs)
+    return shards.run(part, (pages, page_table_BI, *arrays), in_specs=specs, out_specs=out_specs)
+
+
+def decode_mask(lengths_B, *, num_queries: int, num_keys: int) -> jax.Array:
+    """[B, T, keys]: each query sees itself and what is before it."""
+    last_BT = lengths_B[:, None] - num_queries + jnp.arange(num_queries)
+    return jnp.arange(num_keys) <= last_BT[:, :, None]
