@@ -3,7 +3,8 @@
     helpful   {"messages": [...], "chosen": "...", "rejected": "..."}
     safety    {"messages": [...], "response": "...", "is_safe": true}
 
-Further keys are provenance and are not read. Responses are whole, with their thought if they have one.
+Further keys are provenance and are not read; a message may have what ``text.templates.MESSAGE_FIELDS`` lists. Responses are
+whole, with their thought if they have one.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from r1jax.tasks.problem import split_of
-from r1jax.text.templates import Messages
+from r1jax.text.templates import MESSAGE_FIELDS, Messages
 
 KINDS = ("helpful", "safety")
 READS = {"helpful": "summary", "safety": "whole"}
@@ -62,7 +63,9 @@ def check_messages(record: Any, *, where: str) -> list[dict[str, str]]:
         raise ValueError(f"{where}: 'messages' must be a list of role and content, got {messages!r:.80}")
     if messages[-1]["role"] != "user":
         raise ValueError(f"{where}: the last of 'messages' must be the user's")
-    return [{"role": m["role"], "content": m["content"]} for m in messages]
+    return [
+        {name: m[name] for name in ("role", "content", *MESSAGE_FIELDS) if m.get(name) is not None} for m in messages
+    ]
 
 
 def _is_message(value: Any) -> bool:

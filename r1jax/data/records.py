@@ -8,7 +8,8 @@ A record is a row of a jsonl, parquet, csv or arrow file with one of
     conversations              the same as [{"from": "human" | "gpt" | "system", "value"}, ...]
     prompt and completion      two texts (or "response" for the second)
 
-and whatever else; a list may be written as JSON text. Epochs are gone through in a new order each, by the seed.
+and whatever else; a message may have what ``text.templates.MESSAGE_FIELDS`` lists, such as ``reasoning_content``. A list may
+be written as JSON text. Epochs are gone through in a new order each, by the seed.
 """
 
 import functools
@@ -20,6 +21,7 @@ import numpy as np
 
 from r1jax.tasks.problem import stable_hash
 from r1jax.tasks.sources.rows import ENDINGS, Row, Rows, data_files, open_rows
+from r1jax.text.templates import MESSAGE_FIELDS
 
 FOLDER = "data"
 """Where a stage that makes records leaves them, in its work directory."""
@@ -119,7 +121,7 @@ def _message(row: Row, field: str, message: Any, role_key: str, content_key: str
         raise row.error(
             field, f"has a message without a known {role_key!r} and a text {content_key!r}: {message!r:.80}"
         )
-    return {"role": role, "content": content}
+    return {"role": role, "content": content} | {name: given[name] for name in MESSAGE_FIELDS if given.get(name)}
 
 
 def _stamp(location: str) -> tuple:

@@ -4,13 +4,18 @@ One rule for the token that begins a text (BOS): a template with special tokens 
 one without ("plain", "r1_zero") `encode_prompt` puts `tokenizer.bos_id` first if the model was trained so
 (`tokenizer.adds_bos`). Nothing else ever adds one, so it is never doubled. SFT and RL share `encode_prompt`: the ids
 before the trained turn are those that the sampler gets.
+
+A thought that a message holds apart (`reasoning_content`) is written where the template reads that field. Under "r1", and
+an own template that knows only `</think>`, it becomes the beginning of the content. Elsewhere the message is refused, as it is
+for other fields that the template does not write (`tool_calls`): nothing that was said is left out silently.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from r1jax.text.jinja_template import render_jinja
-from r1jax.text.templates import R1_JINJA, TEMPLATES, Messages
+from r1jax.text.templates import MESSAGE_FIELDS, R1_JINJA, TEMPLATES, THOUGHT_FIELDS, Messages
 from r1jax.text.tokenizer import Tokenizer
 
 TOKENIZERS_OWN = "tokenizer"
@@ -19,7 +24,7 @@ TOKENIZERS_OWN = "tokenizer"
 TRAIN = ("last", "all")
 
 _OPENING = re.compile(r"\A\s*<think>\n?")
-_SENTINEL = "\ue000answer\ue000"
+_SENTINEL, _THOUGHT_SENTINEL = "\ue000answer\ue000", "\ue000thought\ue000"
 
 
 def render(
@@ -28,7 +33,7 @@ def render(
     """The text of a conversation, ending with what opens the assistant's turn.
 
     Args:
-        messages: ``{"role", "content"}`` each; the last one is the user's.
+        messages: ``{"role", "content"}`` each, and what else of ``MESSAGE_FIELDS`` the template writes; the last one is the user's.
         template: a name in ``TEMPLATES``, or "tokenizer" for the tokenizer's own.
         tokenizer: needed by "tokenizer" alone.
         add_generation_prompt: False renders a finished conversation, whoever spoke last.
@@ -39,6 +44,7 @@ def render(
     check_template(template)
     if not messages or (add_generation_prompt and messages[-1].get("role") != "user"):
         raise ValueError(f"chat template {template!r}: the last message must be the user's")
+    messages = _with_thoughts(messages, template, tokenizer)
     if template == TOKENIZERS_OWN:
         return _render_own(messages, tokenizer, add_generation_prompt=add_generation_prompt)
     form = TEMPLATES[template]
@@ -92,6 +98,7 @@ def encode_conversation(
         raise ValueError(f"train={train!r}: must be one of {', '.join(TRAIN)}")
     if len(messages) < 2 or messages[-1].get("role") != "assistant":
         raise ValueError(f"chat template {template!r}: the last message of a conversation must be the assistant's")
+    messages = _with_thoughts(messages, template, tokenizer)
     history, content = messages[:-1], messages[-1].get("content")
     if not isinstance(content, str):
         raise ValueError(
@@ -101,7 +108,7 @@ def encode_conversation(
     if template == TOKENIZERS_OWN:
         if train == "all":
             raise ValueError("chat template 'tokenizer' can train on the last turn alone (train='last')")
-        pieces = _own_conversation(history, prompt, content, tokenizer)
+        pieces = _own_conversation(messages, prompt, tokenizer)
     else:
         form = TEMPLATES[template]
         pieces = [(text, is_answer and train == "all") for text, is_answer in _pieces(history, template)]
@@ -171,6 +178,37 @@ def _pieces(messages: Messages, template: str) -> list[tuple[str, bool]]:
     return pieces
 
 
+def _with_thoughts(messages: Messages, template: str, tokenizer: Tokenizer | None) -> Messages:
+    """The messages with each thought where the template reads it. ValueError names a field that it would leave out."""
+    source = (tokenizer.chat_template if template == TOKENIZERS_OWN and tokenizer else None) or ""
+    reads_field = any(field in source for field in THOUGHT_FIELDS)
+    reads_tags = "</think>" in source if template == TOKENIZERS_OWN else TEMPLATES[template].cuts_reasoning
+    changed: list[Mapping[str, Any]] = []
+    for message in messages:
+        thoughts = [message[field] for field in THOUGHT_FIELDS if message.get(field)]
+        if thoughts and not isinstance(thoughts[0], str):
+            raise ValueError(
+                f"chat template {template!r}: the thought of a message must be text, got {thoughts[0]!r:.80}"
+            )
+        if thoughts and reads_field:  # as transformers: under both names that templates read
+            message = {"thinking": thoughts[0], **message, "reasoning_content": thoughts[0]}
+        elif thoughts and reads_tags and message.get("role") == "assistant":
+            if "</think>" in str(message.get("content")):
+                raise ValueError(
+                    f"chat template {template!r}: a message has a thought apart and another in its content"
+                )
+            thought = thoughts[0].strip("\n")
+            message = {field: value for field, value in message.items() if field not in THOUGHT_FIELDS}
+            message["content"] = f"<think>\n{thought}\n</think>\n\n{message.get('content') or ''}"
+        for field in MESSAGE_FIELDS:
+            if message.get(field) and field not in source and not (field in THOUGHT_FIELDS and reads_field):
+                raise ValueError(
+                    f"chat template {template!r}: it does not write {field!r} of a message; say it in its content"
+                )
+        changed.append(message)
+    return changed
+
+
 def _render_own(messages: Messages, tokenizer: Tokenizer | None, *, add_generation_prompt: bool) -> str:
     if tokenizer is None or tokenizer.chat_template is None:
         raise ValueError("chat template 'tokenizer': the tokenizer has no chat_template")
@@ -183,13 +221,23 @@ def _render_own(messages: Messages, tokenizer: Tokenizer | None, *, add_generati
     )
 
 
-def _own_conversation(history: Messages, prompt: str, content: str, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
+def _own_conversation(messages: Messages, prompt: str, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
     """The pieces of a conversation by the tokenizer's own template, learned by showing it a last answer that we know."""
-    shown = _render_own([*history, {"role": "assistant", "content": _SENTINEL}], tokenizer, add_generation_prompt=False)
+    *history, last = messages
+    content, thought = last["content"], last.get("reasoning_content")
+    known = {"content": _SENTINEL} | {field: _THOUGHT_SENTINEL for field in THOUGHT_FIELDS if last.get(field)}
+    shown = _render_own([*history, {**last, **known}], tokenizer, add_generation_prompt=False)
     opening, found, rest = shown.rpartition(_SENTINEL)
     if not found:
         raise ValueError("chat template 'tokenizer': it does not write the last answer, so it cannot be trained on")
-    if "</think>" in content and prompt.rstrip().endswith("<think>"):
+    if thought:
+        before, found, between = opening.rpartition(_THOUGHT_SENTINEL)
+        if not found:
+            raise ValueError("chat template 'tokenizer': it does not write the last answer's 'reasoning_content'")
+        opening, content = before, thought.strip("\n") + between + content
+        if before.startswith(prompt):  # what the template writes before the thought is the model's too
+            opening, content = prompt, before.removeprefix(prompt) + content
+    elif "</think>" in content and prompt.rstrip().endswith("<think>"):
         opening, content = prompt, _OPENING.sub("", content)
     ids = tokenizer.encode(rest)
     closed = next((place + 1 for place, token in enumerate(ids) if tokenizer.is_special(token)), None)

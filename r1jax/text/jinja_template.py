@@ -1,11 +1,14 @@
 """A tokenizer's own chat template: jinja text from a model's folder, rendered as transformers renders it.
 
-The text is a stranger's program: it runs in jinja's immutable sandbox, and sees the messages and nothing else.
+The text is a stranger's program: it runs in jinja's immutable sandbox, and sees the messages and nothing else. In
+particular it does not see the clock: a template that writes today's date would change the prompt from day to day, also
+between a run and its continuation. It is given `TODAY` instead, which is what Llama 3's template writes without a clock.
 """
 
 import datetime
 import functools
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,6 +16,9 @@ import jinja2
 import jinja2.ext
 import jinja2.parser
 import jinja2.sandbox
+
+TODAY = datetime.datetime(2024, 7, 26)
+"""What `strftime_now` takes for today."""
 
 
 def render_jinja(
@@ -79,5 +85,9 @@ def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
+@functools.cache
 def _strftime_now(pattern: str) -> str:
-    return datetime.datetime.now().strftime(pattern)
+    text = TODAY.strftime(pattern)
+    note = f"warning: the tokenizer's chat template writes today's date; it is always given {text}, so that prompts stay alike"
+    print(note, file=sys.stderr, flush=True)
+    return text

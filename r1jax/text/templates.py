@@ -9,6 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 Messages = Sequence[Mapping[str, str]]
 
+THOUGHT_FIELDS = ("reasoning_content", "thinking", "reasoning")
+"""Where a message may hold the assistant's thought apart from its content; transformers takes the first that is there."""
+MESSAGE_FIELDS = (*THOUGHT_FIELDS, "tool_calls", "tool_call_id", "function_call")
+"""What a message may say besides role and content. A template writes it, or the message is refused."""
+
 
 def _one_question(messages: Messages) -> Messages:
     if [message["role"] for message in messages] != ["user"]:

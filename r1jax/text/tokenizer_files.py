@@ -1,8 +1,9 @@
 """The files of a tokenizer's folder, as Hugging Face lays them out: what they say of special tokens and templates.
 
-`tokenizer.json` is the tokenizer itself. Which token ends a text is said in up to four other files, which may differ:
-`tokenizer_config.json` before `special_tokens_map.json` before `generation_config.json` before `config.json`; all the
-ends that `generation_config.json` lists stop a generation.
+`tokenizer.json` is the tokenizer itself. `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` may name
+tokens that it lacks or does not mark; they are added to it, as transformers does. Which token ends a text is said in up to
+four other files, which may differ: `tokenizer_config.json` before `special_tokens_map.json` before `generation_config.json`
+before `config.json`; all the ends that `generation_config.json` lists stop a generation.
 """
 
 import json
@@ -20,9 +21,11 @@ TOKENIZER, CONFIG, SPECIAL, GENERATION, MODEL = (
     "generation_config.json",
     "config.json",
 )
-TEMPLATE = "chat_template.jinja"
-KEPT = (TOKENIZER, CONFIG, SPECIAL, GENERATION, TEMPLATE, "added_tokens.json", "vocab.json", "merges.txt")
+TEMPLATE, ADDED = "chat_template.jinja", "added_tokens.json"
+KEPT = (TOKENIZER, CONFIG, SPECIAL, GENERATION, TEMPLATE, ADDED, "vocab.json", "merges.txt")
 """What a folder holds of a tokenizer, and what is written back as it was."""
+_ROLES = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
 
 def read_folder(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any], dict[str, str]]:
@@ -32,10 +35,13 @@ def read_folder(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any], dic
 
     Raises:
         FileNotFoundError: there is no tokenizer.json.
-        ValueError: naming the file and the key: not JSON, a token that the vocabulary lacks, no file that says the end.
+        ValueError: naming the file and the key: not JSON, a token that the vocabulary lacks, an added token whose id it
+            cannot have, no file that says the end, a setting that is not supported.
     """
     if not (folder / TOKENIZER).is_file():
-        raise FileNotFoundError(f"no tokenizer in {folder}: {TOKENIZER} is missing")
+        others = [name for name in ("tokenizer.model", "vocab.json", "vocab.txt") if (folder / name).is_file()]
+        hint = f"; of {others[0]}, transformers' AutoTokenizer makes one and saves it" if others else ""
+        raise FileNotFoundError(f"no tokenizer in {folder}: {TOKENIZER} is missing{hint}")
     texts = {name: _text(folder / name) for name in (*KEPT, MODEL) if (folder / name).is_file()}
     try:
         inner = tokenizers.Tokenizer.from_str(texts[TOKENIZER])
@@ -45,6 +51,12 @@ def read_folder(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any], dic
         name: _object(folder / name, texts[name]) for name in (CONFIG, SPECIAL, GENERATION, MODEL) if name in texts
     }
 
+    if configs.get(CONFIG, {}).get("split_special_tokens"):
+        raise ValueError(
+            f"{folder / CONFIG}: split_special_tokens=true is not supported: special tokens are one id here"
+        )
+    added = _object(folder / ADDED, texts[ADDED]) if ADDED in texts else {}
+    _add_tokens(inner, folder, configs.get(CONFIG, {}), configs.get(SPECIAL, {}), added)
     ends = {name: _ids(folder / name, values, "eos", inner) for name, values in configs.items()}
     eos_ids = next((found for found in ends.values() if found), None)
     if eos_ids is None:
@@ -111,6 +123,56 @@ def _object(path: Path, text: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no JSON object but {str(values)[:40]!r}")
     return values
+
+
+def _add_tokens(
+    inner: tokenizers.Tokenizer,
+    folder: Path,
+    config: Mapping[str, Any],
+    special_map: Mapping[str, Any],
+    added_json: Mapping[str, Any],
+) -> None:
+    """Adds to `inner` the tokens that the other files name and tokenizer.json does not, or not as they do.
+
+    They are: `added_tokens_decoder` of tokenizer_config.json, or without it added_tokens.json; `additional_special_tokens`; and
+    tokens of the vocabulary that have a role (`eos_token`). Without this, a text's special tokens are cut into pieces.
+    """
+    before = {token.content: token for token in inner.get_added_tokens_decoder().values()}
+    words: list[Any] = []
+    for values in (config, special_map):
+        words += [text for key in _ROLES if (text := _content(values.get(key))) and inner.token_to_id(text) is not None]
+        for key in ("additional_special_tokens", "extra_special_tokens"):
+            listed = values.get(key) or []
+            words += [_content(token) for token in (listed.values() if isinstance(listed, dict) else listed)]
+    special = dict.fromkeys(word for word in words if word)
+
+    key, tokens = f"{folder / CONFIG}: added_tokens_decoder", config.get("added_tokens_decoder")
+    if tokens is None:
+        key, new = str(folder / ADDED), {text: index for text, index in added_json.items() if text not in before}
+        tokens = {index: {"content": text, "normalized": text not in special} for text, index in new.items()}
+    for index, fields in tokens.items() if isinstance(tokens, dict) else [(None, tokens)]:
+        if not str(index).isdecimal() or not isinstance(fields, dict) or not _content(fields):
+            raise ValueError(f"{key} must give each id a token, got {index!r}: {fields!r:.80}")
+    ids: dict[str, int] = {}
+    changed = []
+    for index, fields in sorted(tokens.items(), key=lambda item: int(item[0])):
+        text, flags = fields["content"], {name: bool(fields[name]) for name in _FLAGS if name in fields}
+        flags["special"] = flags.get("special", False) or (text in special and text not in before)
+        token = tokenizers.AddedToken(text, **flags)
+        ids[text] = int(index)
+        if repr(before.get(text)) != repr(token):
+            changed.append(token)
+    inner.add_tokens(changed)
+    for text, index in ids.items():
+        if (got := inner.token_to_id(text)) != index:
+            raise ValueError(f"{key} gives {text!r} the id {index}, and {TOKENIZER} makes it {got}")
+    inner.add_tokens([tokenizers.AddedToken(text, special=True) for text in special if text not in {*before, *ids}])
+
+
+def _content(token: Any) -> str | None:
+    """The text of a token that is written as text or as an AddedToken's fields."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
 
 
 def _ids(path: Path, values: Mapping[str, Any], kind: str, inner: tokenizers.Tokenizer) -> tuple[int, ...]:

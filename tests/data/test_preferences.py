@@ -12,6 +12,12 @@ def test_records_of_both_kinds():
     assert parse_preference(LABEL, "safety") == Preference(ASK, ("Hi!",), True)
 
 
+def test_what_a_message_says_besides_its_content_is_kept():
+    thought = {"role": "assistant", "content": "b", "reasoning_content": "c"}
+    record = PAIR | {"messages": [*ASK, thought | {"index": 3, "tool_calls": None}, *ASK]}
+    assert parse_preference(record, "helpful").messages == [*ASK, thought, *ASK]
+
+
 @pytest.mark.parametrize(
     ("record", "kind", "words"),
     [

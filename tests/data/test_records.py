@@ -31,6 +31,13 @@ def test_every_kind_of_row(tmp_path):
     assert sorted(found, key=len) == [turns("a", "b")] * 4 + [[{"role": "system", "content": "s"}, *turns("a", "b")]]
 
 
+def test_what_a_message_says_besides_its_content_is_kept(tmp_path):
+    asked, answered = turns("a", "b")
+    row = {"messages": [asked | {"tool_calls": []}, answered | {"reasoning_content": "c", "index": 3}]}
+    path = write(tmp_path / "set.jsonl", row)
+    assert documents(0, seed=0, path=path) == [asked, answered | {"reasoning_content": "c"}]
+
+
 def test_an_epoch_is_every_record_once_in_an_order_of_its_own(tmp_path):
     path = write(tmp_path / "set.jsonl", *({"prompt": str(n), "completion": "b"} for n in range(20)))
 

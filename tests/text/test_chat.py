@@ -166,6 +166,103 @@ def test_an_own_template_without_an_end_token_gets_the_tokenizers(tokenizers):
         encode_conversation(TURNS, tokenizer, template="tokenizer", train="all")
 
 
+READS_FIELD = """{%- for m in messages %}
+    {%- if m.role == 'assistant' and m.reasoning_content is string and loop.last %}
+        {{- '<|im_start|>assistant\n<think>\n' + m.reasoning_content.strip('\n') + '\n</think>\n\n' + m.content + '<|im_end|>\n' }}
+    {%- else %}
+        {{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
+"""A template that reads `reasoning_content`, as Qwen3's does; `thinking` in its place is gpt-oss's."""
+APART = [
+    TURNS[0],
+    TURNS[1],
+    {"role": "assistant", "reasoning_content": "hm, wait", "content": "The answer is 42."},
+    TURNS[3],
+    {"role": "assistant", "reasoning_content": "\n2+2 = 4\n", "content": "So 4."},
+]
+"""`TURNS` with the thoughts in a field of their own."""
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "thinking", "reasoning"])
+@pytest.mark.parametrize(("template", "train"), [("r1", "last"), ("r1", "all"), ("tokenizer", "last")])
+def test_a_thought_apart_is_the_beginning_of_the_answer_where_tags_are_read(own, template, train, field):
+    apart = [{field if key == "reasoning_content" else key: text for key, text in turn.items()} for turn in APART]
+    expected = encode_conversation(TURNS, own["r1"], template=template, train=train)
+    assert encode_conversation(apart, own["r1"], template=template, train=train) == expected
+    assert encode_prompt(apart[:4], own["r1"], template=template) == encode_prompt(
+        TURNS[:4], own["r1"], template=template
+    )
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking"])
+def test_a_thought_apart_is_written_where_the_own_template_reads_it(tokenizers, name):
+    source = READS_FIELD.replace("reasoning_content", name)
+    tokenizer = tokenizers["qwen2.5"].with_chat_template(source, eos="<|im_end|>")
+    for field in ("reasoning_content", "thinking", "reasoning"):
+        apart = [{field if key == "reasoning_content" else key: text for key, text in turn.items()} for turn in APART]
+        ids, mask = encode_conversation(apart, tokenizer, template="tokenizer")
+        assert masked(tokenizer, ids, mask) == ["<think>\n2+2 = 4\n</think>\n\nSo 4.<|im_end|>"]
+        assert ids[: mask.index(1)] == encode_prompt(apart[:4], tokenizer, template="tokenizer")
+    opened = source.replace("{{- '<|im_start|>assistant\n' }}", "{{- '<|im_start|>assistant\n<think>\n' }}")
+    tokenizer = tokenizer.with_chat_template(opened, eos="<|im_end|>")
+    ids, mask = encode_conversation(APART, tokenizer, template="tokenizer")
+    assert masked(tokenizer, ids, mask) == ["2+2 = 4\n</think>\n\nSo 4.<|im_end|>"]
+    never = tokenizer.with_chat_template(source.replace("loop.last", "false"), eos="<|im_end|>")
+    with pytest.raises(ValueError, match="'tokenizer': it does not write the last answer's 'reasoning_content'"):
+        encode_conversation(APART, never, template="tokenizer")
+
+
+@pytest.mark.parametrize("template", ["v3", "chatml", "qwen2.5", "llama3", "plain", "tokenizer"])
+def test_what_a_template_would_leave_out_is_refused(tokenizers, template):
+    tokenizer = tokenizers["chatml"]
+    last = {"role": "assistant", "content": "4", "reasoning_content": "2+2"}
+    words = f"'{template}': it does not write 'reasoning_content' of a message; say it in its content"
+    with pytest.raises(ValueError, match=words):
+        encode_conversation([TURNS[1], last], tokenizer, template=template)
+    with pytest.raises(ValueError, match=words):
+        render([TURNS[1], last, TURNS[1]], template=template, tokenizer=tokenizer)
+    with pytest.raises(ValueError, match=f"'{template}': it does not write 'tool_calls' of a message"):
+        render([{**TURNS[1], "tool_calls": [{"name": "f"}]}], template=template, tokenizer=tokenizer)
+    nothing = {
+        "reasoning_content": None,
+        "tool_calls": [],
+        "reasoning": "",
+        "index": 3,
+    }  # metadata is no part of the text
+    assert render([{**TURNS[1], **nothing}], template=template, tokenizer=tokenizer) == render(
+        TURNS[1:2], template=template, tokenizer=tokenizer
+    )
+
+
+def test_thoughts_that_cannot_be(tokenizers):
+    for last, words in (
+        (
+            {"reasoning_content": "a", "content": "b</think>c"},
+            "'r1': a message has a thought apart and another in its con",
+        ),
+        ({"reasoning_content": ["a"], "content": "c"}, r"'r1': the thought of a message must be text, got \['a'\]"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            encode_conversation([TURNS[1], {"role": "assistant", **last}], tokenizers["r1"], template="r1")
+    with pytest.raises(ValueError, match="'r1': it does not write 'thinking' of a message"):
+        render([{**TURNS[1], "thinking": "a"}], template="r1")
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("source", [READS_FIELD, READS_FIELD.replace("reasoning_content", "thinking")])
+@pytest.mark.parametrize("field", ["reasoning_content", "thinking", "reasoning"])
+def test_transformers_writes_the_same_thoughts(tokenizers, tmp_path, source, field):
+    transformers = pytest.importorskip("transformers")
+    tokenizer = tokenizers["qwen2.5"].with_chat_template(source, eos="<|im_end|>")
+    tokenizer.save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
+    apart = [{field if key == "reasoning_content" else key: text for key, text in turn.items()} for turn in APART]
+    ids, _ = encode_conversation(apart, tokenizer, template="tokenizer")
+    assert ids == theirs.apply_chat_template(apart, return_dict=False)
+
+
 def test_how_a_response_is_read(own, tokenizers):
     assert response_form("plain", tokenizers["r1"]) == ("r1_zero", "tags")
     assert response_form("r1", tokenizers["r1"]) == ("r1", "tags_or_boxed")

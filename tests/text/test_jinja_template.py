@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from r1jax.text import jinja_template
 from r1jax.text.jinja_template import render_jinja
 
 MESSAGES = [{"role": "system", "content": " s "}, {"role": "user", "content": "<b> & 中"}]
@@ -28,6 +29,25 @@ def test_blocks_leave_no_lines_and_json_is_not_escaped():
 def test_a_template_refuses_messages_in_its_own_words():
     with pytest.raises(ValueError, match="chat template: TemplateError: roles must alternate"):
         rendered("{{ raise_exception('roles must alternate') }}")
+
+
+LLAMA_DATE = """{%- if not date_string is defined %}
+    {%- if strftime_now is defined %}
+        {%- set date_string = strftime_now("%d %b %Y") %}
+    {%- else %}
+        {%- set date_string = "26 Jul 2024" %}
+    {%- endif %}
+{%- endif %}
+{{- "Today Date: " + date_string }}"""
+"""As in Llama 3.2's template."""
+
+
+def test_a_template_that_writes_the_date_writes_the_same_every_day_and_it_is_said_once(capsys):
+    jinja_template._strftime_now.cache_clear()
+    assert rendered(LLAMA_DATE) == rendered(LLAMA_DATE) == "Today Date: 26 Jul 2024"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: the tokenizer's chat template writes today's date; it is always given 26 Jul 2024")
+    assert rendered("{{ strftime_now('%Y-%m-%d') }}") == "2024-07-26"
 
 
 @pytest.mark.parametrize(

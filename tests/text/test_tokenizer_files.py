@@ -148,8 +148,83 @@ def test_bad_files_are_named_with_their_key(make_folder, file, text, words):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere: tokenizer\.json is missing"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere: tokenizer\.json is missing$"):
         Tokenizer.load(tmp_path / "nowhere")
+    (tmp_path / "tokenizer.model").touch()
+    with pytest.raises(FileNotFoundError, match=r"missing; of tokenizer\.model, transformers' AutoTokenizer makes one"):
+        Tokenizer.load(tmp_path)
+
+
+def decoder_of(inner, *tokens):
+    """added_tokens_decoder with these tokens after the last id."""
+    first = inner.get_vocab_size()
+    fields = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+    return {str(first + i): {"content": t, "special": t.startswith("<|")} | fields for i, t in enumerate(tokens)}
+
+
+EXTRA = ("<think>", "</think>", "<|tool|>", *(f"<|spare_{i}|>" for i in range(9)))
+
+
+def test_tokens_that_only_the_config_adds(make_folder, tmp_path_factory):
+    inner = make_bpe(*QWEN)
+    first = inner.get_vocab_size()
+    config = {"eos_token": "<|tool|>", "added_tokens_decoder": decoder_of(inner, *EXTRA)}
+    tokenizer = Tokenizer.load(make_folder(inner, tokenizer_config=config))
+    assert [tokenizer.encode(text) for text in EXTRA] == [[first + i] for i in range(len(EXTRA))]
+    assert (tokenizer.eos_id, tokenizer.vocab_size) == (first + 2, first + 12)
+    assert [tokenizer.is_special(first + i) for i in (0, 2)] == [False, True]
+    copy = tmp_path_factory.mktemp("copy")
+    tokenizer.save(copy)
+    assert Tokenizer.load(copy).encode("a<think>") == tokenizer.encode("a<think>")
+    tokenizer.with_chat_template("x", eos="<|tool|>").save(copy / "other")
+    assert Tokenizer.load(copy / "other").encode("a<think>") == tokenizer.encode("a<think>")
+
+
+def test_tokens_that_other_files_add_or_mark(make_folder):
+    inner = make_bpe(*QWEN)
+    first, word = inner.get_vocab_size(), inner.token_to_id("answer")
+    added = {"added_tokens": {"<|b|>": first + 1, "<a>": first}, "tokenizer_config": {"eos_token": "<|im_end|>"}}
+    tokenizer = Tokenizer.load(make_folder(inner, **added))
+    assert [tokenizer.encode(text) for text in ("<a>", "<|b|>")] == [[first], [first + 1]]
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        for values in (["<a>", {"content": "<|b|>"}], {"x": "<a>", "y": "<|b|>"}):
+            config = {"eos_token": "<|im_end|>", key: values}
+            for files in ({"tokenizer_config": config}, {"special_tokens_map": config}):
+                tokenizer = Tokenizer.load(make_folder(inner, **files))
+                assert [tokenizer.encode(text) for text in ("<a>", "<|b|>")] == [[first], [first + 1]]
+                assert tokenizer.is_special(first)
+    tokenizer = Tokenizer.load(make_folder(inner, tokenizer_config={"eos_token": "answer"}))
+    assert tokenizer.encode("The answers")[-2:-1] == [word] and tokenizer.is_special(word)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "words"),
+    [
+        (
+            {"400": {"content": "<new>"}},
+            r"added_tokens_decoder gives '<new>' the id 400, and tokenizer\.json makes it 301",
+        ),
+        (
+            {"300": {"content": "answer"}},
+            r"added_tokens_decoder gives 'answer' the id 300, and tokenizer\.json makes it",
+        ),
+        ({"x": {"content": "<new>"}}, r"added_tokens_decoder must give each id a token, got 'x'"),
+        ({"301": "<new>"}, r"added_tokens_decoder must give each id a token, got '301': '<new>'"),
+        (["<new>"], r"added_tokens_decoder must give each id a token, got None: \['<new>'\]"),
+    ],
+)
+def test_added_tokens_that_cannot_be(make_folder, decoder, words):
+    inner = make_bpe("<e>")
+    assert inner.get_vocab_size() == 301
+    config = {"eos_token": "<e>", "added_tokens_decoder": decoder}
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json: " + words):
+        Tokenizer.load(make_folder(inner, tokenizer_config=config))
+
+
+def test_special_tokens_in_text_are_always_one_id(make_folder):
+    config = {"eos_token": "<e>", "split_special_tokens": True}
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json: split_special_tokens=true is not supported"):
+        Tokenizer.load(make_folder(make_bpe("<e>"), tokenizer_config=config))
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +235,32 @@ def transformers():
 def same_ids(ours, theirs):
     texts = [*TEXTS, *(f"a{special} b{special}{special}" for special in theirs.all_special_tokens)]
     return [ours.encode(t) for t in texts] == [theirs.encode(t, add_special_tokens=False) for t in texts]
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"tokenizer_config": {"added_tokens_decoder": decoder_of(make_bpe(*QWEN), *EXTRA)}},
+        {"added_tokens": {text: 306 + i for i, text in enumerate(EXTRA)}},
+        {"special_tokens_map": {"additional_special_tokens": list(EXTRA)}},
+        {"tokenizer_config": {"extra_special_tokens": list(EXTRA)}},
+        {"tokenizer_config": {"unk_token": "answer"}},
+    ],
+    ids=["added_tokens_decoder", "added_tokens.json", "additional_special_tokens", "extra_special_tokens", "a role"],
+)
+def test_transformers_adds_the_same_tokens(transformers, make_folder, files):
+    config = {"eos_token": "<|im_end|>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    files["tokenizer_config"] = config | files.get("tokenizer_config", {})
+    folder = make_folder(make_bpe(*QWEN), **files)
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(str(folder)), Tokenizer.load(folder)
+    text = "The answer<think> 6*7 </think><|tool|>" + "".join(EXTRA)
+    assert ours.encode(text) == theirs.encode(text, add_special_tokens=False)
+    assert len(theirs) == ours.vocab_size
+    for skip in (False, True):
+        assert ours.decode(ours.encode(text), skip_special_tokens=skip) == theirs.decode(
+            ours.encode(text), skip_special_tokens=skip
+        )
 
 
 @pytest.mark.oracle
