@@ -9,6 +9,7 @@ from r1jax.evals.statistics import ProblemSamples, summarise
 from r1jax.rollout.background import or_give_up
 from r1jax.rollout.collect import Collected, Collector
 from r1jax.rollout.records import Group
+from r1jax.specs.rollout import EvalSpec
 from r1jax.tasks.mixture import Mixture
 from r1jax.tasks.problem import Problem, Task
 from r1jax.text.chat import response_form
@@ -92,6 +93,20 @@ def distinct_problems(task: Task, count: int, *, split: str, at_least: int | Non
             f"task {task.name!r} has only {about}{len(problems)} distinct {split} problems, {needed} are asked for"
         )
     return list(problems.values())
+
+
+FEW_PROBLEMS, MANY_PROBLEMS = 64, 256
+"""Of an evaluation along the way, and of the first and last, where the spec does not say; at most what is held out."""
+
+
+def heldout_problems(task: Task, spec: EvalSpec) -> list[Problem]:
+    """The problems of the first and the last evaluation. Raises ValueError, naming the key, where fewer are held out."""
+    if spec.final_problems is not None:
+        try:
+            return distinct_problems(task, spec.final_problems, split="heldout")
+        except ValueError as error:
+            raise ValueError(f"eval.final_problems={spec.final_problems}: {error}") from error
+    return distinct_problems(task, MANY_PROBLEMS, split="heldout", at_least=spec.problems or 1)
 
 
 def samples_of(group: Group, task: Task, *, style: str = "r1_zero") -> ProblemSamples:

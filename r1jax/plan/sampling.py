@@ -90,11 +90,11 @@ def sampling_programs(
     """Weights for the sampler, prefill of a phase's prompts, and a decode segment on the longest cache, which takes most."""
     mesh, weights, resident, programs = _lent(rollout_mesh, model, state, mesh, steps=steps)
     engine = make_engine(model, spec.engine, pad_id=0)
-    prompt = -(-spec.max_prompt_tokens // engine.prompt_bucket) * engine.prompt_bucket
+    prompt = -(-spec.max_prompt_tokens // engine.spec.prompt_bucket) * engine.spec.prompt_bucket
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        at_once = prompts_at_once(num_prompts, num_samples, engine.max_rows)
+        at_once = prompts_at_once(num_prompts, num_samples, engine.spec.max_rows)
         rows = engine._rows(at_once, prompt, num_samples=num_samples, max_new_tokens=max_new_tokens)
-    num_batches, num_segments = -(-num_prompts // at_once), -(-max_new_tokens // engine.segment)
+    num_batches, num_segments = -(-num_prompts // at_once), -(-max_new_tokens // engine.spec.segment)
     batch: dict[str, Any] = rows.lay_out([[0]] * at_once, pad_id=0) | {"first_row": np.int32(0)}
 
     def settings():
@@ -106,7 +106,7 @@ def sampling_programs(
             "key": jax.random.key(0),
         }
 
-    slots = prompt + num_segments * engine.segment
+    slots = prompt + num_segments * engine.spec.segment
     decoded = decode_state(model, rows, batch, mesh=mesh, slots=slots)
     return [
         *programs,
@@ -129,12 +129,12 @@ def sampling_programs(
             sizes={
                 "rows": at_once * num_samples,
                 "slots": slots,
-                "steps": engine.segment,
+                "steps": engine.spec.segment,
                 "mean_slots": min(prompt + mean_new_tokens, slots),
             },
-            static={"steps": engine.segment},
+            static={"steps": engine.spec.segment},
             resident=resident,
-            dynamic_trips=(engine.segment,),
+            dynamic_trips=(engine.spec.segment,),
         ),
     ]
 

@@ -19,7 +19,7 @@ from r1jax.models.reward_head import REWARD_HEAD, init_reward_head, reward_head_
 from r1jax.models.transformer import Model
 from r1jax.policies.policy import Policy, load_policy
 from r1jax.processes import to_host
-from r1jax.rewards.calls import Entry, entry_of
+from r1jax.rewards.calls import Entry, make_entry
 from r1jax.rewards.learned import LearnedReward
 from r1jax.specs.policy import StageInit
 from r1jax.specs.rewards import FunctionReward, ModelReward, Reward
@@ -108,7 +108,7 @@ def stand_in_rewards(rewards: Sequence[Reward]) -> list[FunctionReward | Entry]:
 
 
 def _entry(reward: ModelReward, function: LearnedReward) -> Entry:
-    return entry_of(
+    return make_entry(
         function,
         name=reward.name,
         weight=reward.weight,

@@ -83,12 +83,10 @@ class Rubric:
             reward model).
 
     Raises:
-        ValueError: no reward, a function that cannot be loaded, an option that it does not have, a name used twice.
+        ValueError: a function that cannot be loaded, an option that it does not have, a name used twice.
     """
 
     def __init__(self, rewards: Sequence[FunctionReward | Entry]):
-        if not rewards:
-            raise ValueError("rewards: needs at least one")
         self._entries = [
             reward if isinstance(reward, Entry) else _entry_of(reward, f"rewards[{index}]")
             for index, reward in enumerate(rewards)

@@ -12,7 +12,6 @@ Both take memory by the row: ``max_rows`` bounds it.
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +24,11 @@ from r1jax.rollout.pages import make_paged_rows, prompts_at_once
 from r1jax.rollout.records import Completion
 from r1jax.rollout.rows import DenseRows, Rows
 from r1jax.rollout.sampling import row_uniforms, sample_tokens
+from r1jax.specs.rollout import EngineSpec
 
 MAX_STOP_IDS = 8
 MIN_ROWS = 16
 """Alive rows are not gathered into batches smaller than this."""
-CacheChoice = Literal["auto", "dense", "paged"]
 
 
 class Engine:
@@ -37,28 +36,12 @@ class Engine:
 
     Args:
       model: the policy's architecture.
+      spec: bucket, segment, cache and how many rows at a time.
       pad_id: any token id; fills slots that are never read.
-      prompt_bucket: prompts are padded to a multiple of this.
-      segment: decode steps between two looks at which rows are done.
-      cache: "dense", "paged", or "auto": paged on TPUs, dense elsewhere.
-      page_size: tokens a page of a paged cache; the TPU kernels take multiples of 128.
-      max_rows: rows sampled at a time, whole prompts with all their samples; None: all of a call.
-
-    Raises ValueError, naming it, for an argument out of range.
     """
 
-    def __init__(
-        self, model: Model, *, pad_id: int, prompt_bucket: int = 32, segment: int = 32, cache: CacheChoice = "auto",
-        page_size: int = 128, max_rows: int | None = None,
-    ):  # fmt: skip
-        if cache not in get_args(CacheChoice):
-            raise ValueError(f"engine: there is no cache {cache!r}; choose from {list(get_args(CacheChoice))}")
-        for name, value in ("page_size", page_size), ("max_rows", max_rows):
-            if value is not None and value < 1:
-                raise ValueError(f"engine: {name} must be at least 1, got {value}")
-        self.model, self.pad_id = model, pad_id
-        self.prompt_bucket, self.segment = prompt_bucket, segment
-        self.cache, self.page_size, self.max_rows = cache, page_size, max_rows
+    def __init__(self, model: Model, spec: EngineSpec, *, pad_id: int):
+        self.model, self.spec, self.pad_id = model, spec, pad_id
         self._num_traces = 0
         self._prefill = jax.jit(self._prefill_fn, static_argnames=("rows",))
         self._decode = jax.jit(self._decode_fn, static_argnames=("steps",), donate_argnames=("state",))
@@ -102,9 +85,9 @@ class Engine:
             raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         if not 0 < len(stop_ids) <= MAX_STOP_IDS:
             raise ValueError(f"1 to {MAX_STOP_IDS} stop ids, got {len(stop_ids)}")
-        if self.max_rows is not None and num_samples > self.max_rows:
+        if self.spec.max_rows is not None and num_samples > self.spec.max_rows:
             raise ValueError(
-                f"num_samples={num_samples} rows of one prompt for max_rows={self.max_rows}; raise max_rows"
+                f"num_samples={num_samples} rows of one prompt for max_rows={self.spec.max_rows}; raise max_rows"
             )
         settings = {
             "temperature": jnp.float32(temperature),
@@ -114,7 +97,7 @@ class Engine:
             "key": key,
         }
         prompt_length = self._bucketed(max(len(p) for p in prompts))
-        at_once = prompts_at_once(len(prompts), num_samples, self.max_rows)
+        at_once = prompts_at_once(len(prompts), num_samples, self.spec.max_rows)
         completions: dict[int, list[Completion]] = {}
         for first in range(0, len(prompts), at_once):
             some = prompts[first : first + at_once]
@@ -130,16 +113,16 @@ class Engine:
         return [completions[prompt] for prompt in range(len(prompts))]
 
     def _bucketed(self, num_tokens: int) -> int:
-        return -(-num_tokens // self.prompt_bucket) * self.prompt_bucket
+        return -(-num_tokens // self.spec.prompt_bucket) * self.spec.prompt_bucket
 
     def _rows(self, num_prompts: int, prompt_length: int, *, num_samples: int, max_new_tokens: int) -> Rows:
         """How the rows of so many prompts lie in the cache, on the ambient mesh."""
-        kind = kv_cache.best_kind() if self.cache == "auto" else self.cache
+        kind = kv_cache.best_kind() if self.spec.cache == "auto" else self.spec.cache
         if kind == "dense":
             return DenseRows(prompt_length=prompt_length, num_samples=num_samples)
         return make_paged_rows(
             num_prompts=num_prompts, num_samples=num_samples, prompt_length=prompt_length,
-            max_new_tokens=max_new_tokens, page_size=self.page_size,
+            max_new_tokens=max_new_tokens, page_size=self.spec.page_size,
         )  # fmt: skip
 
     def _sample(
@@ -162,11 +145,11 @@ class Engine:
                     own = range(prompt * num_samples, (prompt + 1) * num_samples)
                     finish(prompt, [_completion(tokens_BN[row], logps_BN[row], stop_ids) for row in own])
 
-        for start in range(0, budget, self.segment):
-            state = state | {"cache": rows.with_room(state["cache"], start + self.segment)}
-            state, new_tokens, new_logps = self._decode(params, buffers, state, settings, steps=self.segment)
-            tokens_BN = np.pad(tokens_BN, ((0, 0), (0, self.segment)), constant_values=-1)
-            logps_BN = np.pad(logps_BN, ((0, 0), (0, self.segment)))
+        for start in range(0, budget, self.spec.segment):
+            state = state | {"cache": rows.with_room(state["cache"], start + self.spec.segment)}
+            state, new_tokens, new_logps = self._decode(params, buffers, state, settings, steps=self.spec.segment)
+            tokens_BN = np.pad(tokens_BN, ((0, 0), (0, self.spec.segment)), constant_values=-1)
+            logps_BN = np.pad(logps_BN, ((0, 0), (0, self.spec.segment)))
             tokens_BN[row_B, start:], logps_BN[row_B, start:] = to_host(new_tokens), to_host(new_logps)
             done_B[row_B] = to_host(state["done_B"])
             finish_all(np.flatnonzero(done_B.reshape(-1, num_samples).all(1)))
@@ -196,7 +179,7 @@ class Engine:
             "budget": jax.ShapeDtypeStruct((), jnp.int32),
             "key": jax.eval_shape(lambda: jax.random.key(0)),
         }
-        return self._decode.lower(params, buffers, state, settings, steps=self.segment)
+        return self._decode.lower(params, buffers, state, settings, steps=self.spec.segment)
 
     def _gather(self, state: dict, rows_B: np.ndarray) -> dict:
         """The decode state of the rows ``rows_B``; a pool of pages is not touched."""
@@ -299,12 +282,6 @@ def _completion(tokens_N: np.ndarray, logps_N: np.ndarray, stop_ids: Sequence[in
 
 
 @functools.cache
-def make_engine(
-    model: Model, *, pad_id: int, prompt_bucket: int = 32, segment: int = 32, cache: CacheChoice = "auto", page_size: int = 128,
-    max_rows: int | None = None,
-) -> Engine:  # fmt: skip
+def make_engine(model: Model, spec: EngineSpec, *, pad_id: int) -> Engine:
     """The engine of these settings; calls with the same ones share its compiled programs."""
-    return Engine(
-        model, pad_id=pad_id, prompt_bucket=prompt_bucket, segment=segment, cache=cache, page_size=page_size,
-        max_rows=max_rows,
-    )  # fmt: skip
+    return Engine(model, spec, pad_id=pad_id)

@@ -26,7 +26,7 @@ from r1jax.policies.reward_model import load_rewards, stand_in_rewards
 from r1jax.processes import is_first, on_first
 from r1jax.rewards.calls import Entry
 from r1jax.rewards.rubric import Rubric
-from r1jax.rollout.collect import Collector
+from r1jax.rollout.collect import Collector, score_in_background
 from r1jax.rollout.engine import make_engine
 from r1jax.rollout.records import Group
 from r1jax.rollout.weight_sync import for_sampling
@@ -37,11 +37,12 @@ from r1jax.specs.stages import EvaluateSpec
 from r1jax.stages.rl.log import completion_rows, text_metrics
 from r1jax.stages.run import open_run
 from r1jax.stages.splits import check_same_split
-from r1jax.stages.trial import check_prompts, try_rewards
+from r1jax.stages.trial import check_prompts
 from r1jax.tasks.mixture import make_tasks, mix
 from r1jax.tasks.problem import Problem, Task
 from r1jax.text.chat import check_template, response_form
-from r1jax.workdir.metrics import CompletionsWriter, MetricsWriter, rows_of
+from r1jax.workdir.metrics import CompletionsWriter, MetricsWriter
+from r1jax.workdir.read import read_rows
 
 
 def check(spec: EvaluateSpec, previews: Previews | None = None) -> None:
@@ -59,7 +60,7 @@ def check(spec: EvaluateSpec, previews: Previews | None = None) -> None:
     for task, (first, *_) in problems:
         try:
             check_template(spec.template, first.messages)
-            try_rewards(rubric, first, task=task, answers=["1"])
+            score_in_background(rubric, first, ["1"], task=task)
         except ValueError as error:
             raise ValueError(f"task {task.name!r}: {error}") from error
     check_prompts(spec, previews, heldout=[problem for _, asked in problems for problem in asked])
@@ -97,7 +98,7 @@ def main(spec: EvaluateSpec, workdir: Path) -> dict:
         style, _ = response_form(spec.template, policy.tokenizer)
 
         # Loop
-        done = len(on_first(lambda: rows_of(run.path)))
+        done = len(on_first(lambda: read_rows(run.path / "metrics.jsonl", [])))
         with MetricsWriter(run.path, total=len(problems), resume_step=done) as metrics:
             completions = CompletionsWriter(run.path, resume_step=done)
             for number, (task, asked) in list(enumerate(problems))[done:]:
@@ -125,7 +126,7 @@ def main(spec: EvaluateSpec, workdir: Path) -> dict:
                 metrics.write(number + 1, row | {"time/step": time.perf_counter() - begin})
 
         # Summary
-        rows = on_first(lambda: rows_of(run.path))
+        rows = on_first(lambda: read_rows(run.path / "metrics.jsonl", []))
         tasks = {task.name: _of_task(task.name, row) for (task, _), row in zip(problems, rows, strict=True)}
         seconds = sum(row["time/step"] for row in rows)
         return run.mark_done({"tasks": tasks, "wall_seconds": seconds, "seed": spec.seed})

@@ -3,13 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from r1jax.policies.preview import Previews
-from r1jax.rewards.rubric import Rubric, Scores
-from r1jax.rollout.background import score_in_background
-from r1jax.rollout.collect import reward_columns
-from r1jax.rollout.records import Completion
 from r1jax.tasks.mixture import Mixture
 from r1jax.tasks.problem import Problem, Task
 from r1jax.text.chat import encode_prompt
@@ -21,22 +15,6 @@ _NUM_LOOKED_AT = 64
 def tasks_of(task: Task) -> list[Task]:
     """The tasks of a mixture, or the one."""
     return list(task.tasks.values()) if isinstance(task, Mixture) else [task]
-
-
-def try_rewards(rubric: Rubric, problem: Problem, *, task: Task, answers: Sequence[str]) -> Scores:
-    """The rewards of some answers to a problem, in the thread that will call them later.
-
-    So a reward that cannot be called there, returns too few scores, or needs a column that the problem lacks raises ValueError now.
-    """
-    dummy = Completion(np.zeros(1, np.int32), np.zeros(1, np.float32), "stop")
-    columns = reward_columns(problem, [dummy] * len(answers), task=task)
-    rubric.check_columns(columns, task_name=task.name)
-    return score_in_background(rubric, [problem.messages[-1]["content"]] * len(answers), answers, columns)
-
-
-def try_columns(rubric: Rubric, problem: Problem, *, task: Task) -> None:
-    """Raises ValueError for a reward that needs a column that the problem lacks."""
-    rubric.check_columns(reward_columns(problem, [], task=task), task_name=task.name)
 
 
 def check_prompts(

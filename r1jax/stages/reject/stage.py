@@ -42,7 +42,7 @@ from r1jax.policies.preview import Previews
 from r1jax.policies.reward_model import load_rewards, stand_in_rewards
 from r1jax.processes import on_first, require_same_text
 from r1jax.rewards.rubric import Rubric
-from r1jax.rollout.collect import Collector, check_problems_of
+from r1jax.rollout.collect import Collector, check_problems_of, score_in_background
 from r1jax.rollout.engine import make_engine
 from r1jax.rollout.weight_sync import for_sampling
 from r1jax.sharding import make_mesh
@@ -54,16 +54,17 @@ from r1jax.specs.tasks import TestSetSpec
 from r1jax.stages.reject.curate import Step, curate, fates_of, make_step, verdicts_of
 from r1jax.stages.run import open_run
 from r1jax.stages.splits import check_same_split
-from r1jax.stages.trial import check_prompts, tasks_of, try_rewards
+from r1jax.stages.trial import check_prompts, tasks_of
 from r1jax.tasks.decontaminate import NgramIndex
 from r1jax.tasks.file_task import texts_of_test_set
 from r1jax.tasks.mixture import make_mixture
 from r1jax.tasks.problem import stable_hash
 from r1jax.text.chat import check_template, response_form
 from r1jax.text.tokenizer import Tokenizer
-from r1jax.workdir.directory import read_lines, write_json, write_text
+from r1jax.workdir.directory import write_json, write_text
 from r1jax.workdir.lineage import MANIFEST, weights_digest
 from r1jax.workdir.metrics import MetricsWriter
+from r1jax.workdir.read import read_rows
 
 _NOT_IN_A_NAME = re.compile(r"[^-.\w]+")
 _EXAMPLES = 20
@@ -89,7 +90,7 @@ def check(spec: RejectSpec, previews: Previews | None = None) -> None:
     for part in tasks_of(task):
         problem = part.problem(0, split="train")
         check_template(spec.template, problem.messages)
-        try_rewards(rubric, problem, task=part, answers=["", "1"])
+        score_in_background(rubric, problem, ["", "1"], task=part)
     check_problems_of(task, rubric)
     for where, step in _steps(spec):
         check_function(step.function, where=f"{where}.function")
@@ -292,7 +293,7 @@ def write_set(spec: RejectSpec, workdir: Path, *, tokenizer: Tokenizer) -> dict[
             f"{workdir / 'rejected.jsonl'} shows some"
         )
     write_json(workdir / MANIFEST, {"files": written["files"]})
-    rows = map(json.loads, read_lines(workdir / "metrics.jsonl"))
+    rows = read_rows(workdir / "metrics.jsonl", [])
     return found | {"wall_seconds": sum(row["time/step"] for row in rows), "seed": spec.seed}
 
 

@@ -4,13 +4,13 @@ from r1jax.evals.evaluate import heldout_problems
 from r1jax.policies.preview import Previews
 from r1jax.policies.reward_model import stand_in_rewards
 from r1jax.rewards.rubric import Rubric
-from r1jax.rollout.collect import check_problems_of
+from r1jax.rollout.collect import check_problems_of, reward_columns, score_in_background
 from r1jax.rollout.weight_sync import make_rollout_mesh
 from r1jax.sharding import make_mesh
 from r1jax.specs.stages import RlSpec
 from r1jax.stages.auxiliary import check_auxiliary
 from r1jax.stages.splits import check_same_split
-from r1jax.stages.trial import check_prompts, tasks_of, try_columns, try_rewards
+from r1jax.stages.trial import check_prompts, tasks_of
 from r1jax.tasks.problem import Task
 from r1jax.tasks.schedule import make_schedule
 from r1jax.text.chat import check_template
@@ -55,13 +55,12 @@ def _try_task(spec: RlSpec, rubric: Rubric, task: Task) -> None:
     for index in range(_NUM_CHECKED):
         problem = task.problem(index, split="train")
         try:
+            rubric.check_columns(reward_columns(problem, [], [], task=task), task_name=task.name)
             if index == 0:
                 check_template(spec.template, problem.messages)
-                scores = try_rewards(rubric, problem, task=task, answers=["", "1"])
+                scores = score_in_background(rubric, problem, ["", "1"], task=task)
                 if failing := [name for name, failed in scores.failed.items() if failed.all()]:
                     raise ValueError(f"reward {failing[0]!r} fails on every answer: {scores.messages[0][failing[0]]}")
-            else:
-                try_columns(rubric, problem, task=task)
         except ValueError as error:
             where = problem.columns.get("row", f"task {task.name!r}, training problem {index}")
             raise ValueError(f"{where}: {error}") from error
