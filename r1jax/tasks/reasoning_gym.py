@@ -24,7 +24,7 @@ import numpy as np
 
 from r1jax.tasks.answer_guard import is_safe
 from r1jax.tasks.logic import confirms
-from r1jax.tasks.problem import GradingError, Problem, canonical_answer, check_place, split_of, stable_hash
+from r1jax.tasks.problem import GradingError, Problem, canonical_answer, check_index, split_of, stable_hash
 
 _INDICES_PER_SLICE = 250
 _SLICE_SIZE = 5000
@@ -83,7 +83,7 @@ class ReasoningGymTask:
         Raises:
             ValueError: unknown split, negative index, or a data set so small that no question of it falls in the split.
         """
-        check_place(index, split)
+        check_index(index, split)
         slice_index, offset = divmod(index, _INDICES_PER_SLICE)
         for attempt in range(self._max_tries):
             round_index, turn = divmod(attempt, _TRIES_PER_SLICE)
