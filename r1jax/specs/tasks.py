@@ -44,6 +44,12 @@ class FilesSpec:
     split: str | None = option(None, "The split, of a folder that holds several.")
     subset: str | None = option(None, "The subset, of a folder that holds several.")
 
+    @property
+    def label(self) -> str:
+        """What the files are called."""
+        parts = (getattr(self, name, None) for name in ("dataset", "subset", "split", "path"))
+        return " ".join(part for part in parts if part is not None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TestSetSpec(FilesSpec):
@@ -74,6 +80,16 @@ class FilesTaskSpec(TaskSpec):
             raise ValueError("path, or train and heldout, must say where the files are")
         if self.prompt is not None and "{question}" not in self.prompt:
             raise ValueError(f"prompt={self.prompt!r} must have {{question}} in it")
+
+    @property
+    def sources(self) -> dict[str, FilesSpec]:
+        """The problems' files, by the key that names them."""
+        given = {key: getattr(self, key) for key in ("path", "train", "heldout")}
+        return {
+            key: value if isinstance(value, FilesSpec) else FilesSpec(path=value)
+            for key, value in given.items()
+            if value is not None
+        }
 
 
 Task = ReasoningGymSpec | MiniSpec | FilesTaskSpec

@@ -15,28 +15,24 @@ def make_index(test_sets: Sequence[TestSetSpec], *, ngram: int) -> NgramIndex:
     Raises:
         ValueError: naming the test set: an unknown data set, nothing there, a bad row.
     """
-    return _index(tuple(test_sets), ngram, tuple(stamp_of(spec, what=_what(spec)) for spec in test_sets))
+    return _index(tuple(test_sets), ngram, stamps_of(test_sets))
 
 
-def label(spec: TestSetSpec) -> str:
-    """What a test set is called."""
-    return " ".join(part for part in (spec.dataset, spec.subset, spec.split, spec.path) if part is not None)
+def stamps_of(test_sets: Sequence[TestSetSpec]) -> tuple:
+    """What changes when a file of the test sets does; ValueError as ``make_index``."""
+    return tuple(stamp_of(spec, what=f"decontaminate {spec.label}") for spec in test_sets)
 
 
 @functools.lru_cache(maxsize=2)
 def _index(test_sets: tuple[TestSetSpec, ...], ngram: int, stamps: tuple) -> NgramIndex:
-    return NgramIndex({label(spec): _texts(spec) for spec in test_sets}, n=ngram)
+    return NgramIndex({spec.label: _texts(spec) for spec in test_sets}, n=ngram)
 
 
 def _texts(spec: TestSetSpec) -> Iterator[str]:
     fields = fields_of(spec.dataset)
-    rows = open_source(spec, what=_what(spec), csv_header=fields.csv_header)
+    rows = open_source(spec, what=f"decontaminate {spec.label}", csv_header=fields.csv_header)
     for index in range(len(rows)):
         row = rows.row(index)
         yield fields.question(row)
         if solution := fields.solution(row):
             yield solution
-
-
-def _what(spec: TestSetSpec) -> str:
-    return f"decontaminate {label(spec)}"

@@ -16,13 +16,13 @@ import functools
 import itertools
 import random
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from r1jax.rewards.choice import read_letter
-from r1jax.specs.tasks import FilesSpec, FilesTaskSpec
-from r1jax.tasks.contamination import label, make_index
+from r1jax.specs.tasks import FilesTaskSpec
+from r1jax.tasks.contamination import make_index, stamps_of
 from r1jax.tasks.decontaminate import Dropped, decontaminate
 from r1jax.tasks.grading import check_problem, grade_answer
 from r1jax.tasks.problem import (
@@ -36,7 +36,7 @@ from r1jax.tasks.problem import (
     stable_hash,
 )
 from r1jax.tasks.sources.fields import fields_of
-from r1jax.tasks.sources.rows import ENDINGS, Row, Rows, open_source, stamp_of
+from r1jax.tasks.sources.rows import ENDINGS, Row, Rows, naming, open_source, stamp_of
 from r1jax.text.chat import check_template
 
 
@@ -61,20 +61,13 @@ class FileTask:
                 message names the data set or the key, the file, the row and the field.
         """
         self.spec, self.fields = spec, fields_of(spec.dataset)
-        sources = {key: getattr(spec, key) for key in ("path", *SPLITS) if getattr(spec, key) is not None}
-        self.name = spec.name or spec.dataset or _stem(next(iter(sources.values())))
-        header = self.fields.csv_header
-        rows = {key: open_source(source, what=_what(spec, key), csv_header=header) for key, source in sources.items()}
+        self.name = spec.name or spec.dataset or _stem(next(iter(spec.sources.values())).path)
         self.counts: dict[str, dict[str, int]] = {}
-        self._kept: dict[str, array.array] = {}
         self.dropped: list[Dropped] = []
+        self._rows: dict[str, Rows] = {}
+        self._kept: dict[str, array.array] = {}
         self._renamed: dict[str, str] = {}
-        if "path" in rows:
-            self._rows = dict.fromkeys(SPLITS, rows["path"])
-            self._split_by_hash()
-        else:
-            self._rows = rows
-            self._take_splits()
+        self._read()
         if spec.decontaminate and "train" in self._rows:
             self._decontaminate()
         self._report()
@@ -90,8 +83,8 @@ class FileTask:
         if split not in self._rows:
             there = " and ".join(self._rows)
             raise ValueError(f"task {self.name!r} has only {there} problems: give its {split!r} files to get others")
-        if self.spec.path is not None:
-            record_fraction(self.spec.heldout_fraction, space=_label(self.spec.path))
+        if "path" in self.spec.sources:
+            record_fraction(self.spec.heldout_fraction, space=self.spec.sources["path"].label)
         epoch, number = divmod(index, len(self._kept[split]))
         if split == "train":
             number = _order(len(self._kept[split]), stable_hash("epoch", self.spec.seed, epoch))[number]
@@ -126,12 +119,10 @@ class FileTask:
         return answer.strip() if self.fields.grader in ("code", "instructions") else canonical_answer(answer)
 
     def _row(self, rows: Rows, index: int, *, fields: Sequence[str] | None = None) -> Row:
-        prefix = f"data set {self.spec.dataset!r}: " if self.spec.dataset else ""
-        try:
+        prefix = f"data set {self.spec.dataset!r}" if self.spec.dataset else ""
+        with naming(prefix):
             row = rows.row(index, fields=fields)
-        except ValueError as error:
-            raise ValueError(f"{prefix}{error}") from error
-        return Row(row.values, where=f"{prefix}{row.where}")
+        return Row(row.values, where=f"{prefix}: {row.where}" if prefix else row.where)
 
     def _problem(self, row: Row) -> Problem:
         answer, columns = self.fields.target(row)
@@ -148,37 +139,29 @@ class FileTask:
         before = [message["content"] for message in self.fields.history(row) if message["role"] != "system"]
         return " ".join(" ".join([*before, self.fields.question(row)]).split())
 
-    def _usable(self, rows: Rows, key: Callable[[str], int]) -> tuple[array.array, array.array, dict[str, int]]:
-        """The rows that can be problems, a key of each one's text, and how many cannot, by reason."""
-        kept, keys, skipped = array.array("Q"), array.array("Q"), {}
-        for index in range(len(rows)):
-            row = self._row(rows, index, fields=self.fields.reads)
-            reason = self.fields.skip(row)
-            if reason is None:
-                kept.append(index)
-                keys.append(key(self._text(row)))
-                self._renamed |= self.fields.renamed(row)
-            else:
-                skipped[reason] = skipped.get(reason, 0) + 1
-        return kept, keys, skipped
-
-    def _split_by_hash(self) -> None:
-        fraction, space = self.spec.heldout_fraction, _label(self.spec.path)
-        kept, keys, skipped = self._usable(
-            self._rows["train"], lambda text: SPLITS.index(split_of(text, heldout_fraction=fraction, space=space))
-        )
-        for number, split in enumerate(SPLITS):
-            self._kept[split] = array.array(
-                "Q", (index for index, key in zip(kept, keys, strict=True) if key == number)
-            )
-            self.counts[split] = {"kept": len(self._kept[split])} | skipped
-
-    def _take_splits(self) -> None:
+    def _read(self) -> None:
+        """Decides which rows can be problems, and of which split. A training problem that is held out too is none."""
         keys: dict[str, array.array] = {}
-        for split, rows in self._rows.items():
-            self._kept[split], keys[split], skipped = self._usable(rows, stable_hash)
-            self.counts[split] = {"kept": len(self._kept[split])} | skipped
-        if len(self._rows) == 2:
+        for key, source in self.spec.sources.items():
+            rows = open_source(source, what=_what(self.spec, key), csv_header=self.fields.csv_header)
+            for split in SPLITS if key == "path" else (key,):
+                self._rows[split], self.counts[split] = rows, {"kept": 0}
+                self._kept[split], keys[split] = array.array("Q"), array.array("Q")
+            for index in range(len(rows)):
+                row = self._row(rows, index, fields=self.fields.reads)
+                if reason := self.fields.skip(row):
+                    counts = self.counts["train" if key == "path" else key]
+                    counts[reason] = counts.get(reason, 0) + 1
+                    continue
+                text, split = self._text(row), key
+                if key == "path":
+                    split = split_of(text, heldout_fraction=self.spec.heldout_fraction, space=source.label)
+                self._kept[split].append(index)
+                keys[split].append(stable_hash(text))
+                self._renamed |= self.fields.renamed(row)
+        for split, kept in self._kept.items():
+            self.counts[split]["kept"] = len(kept)
+        if self.spec.train and self.spec.heldout:
             held, pairs = set(keys["heldout"]), zip(self._kept["train"], keys["train"], strict=True)
             self._keep([index for index, key in pairs if key not in held], "held out too")
 
@@ -197,30 +180,25 @@ class FileTask:
 
     def _report(self) -> None:
         """Says on stderr what the splits are made of. Raises ValueError for one without a problem."""
-        fraction = f"heldout_fraction={self.spec.heldout_fraction}"
-        for split, kept in self._kept.items():
-            rows, counts = self._rows[split], self._counted(split)
-            if self.spec.path is None:
-                self._say(f", {split}: {counts} of {len(rows)} rows")
-            if not kept and self.spec.path is None:
-                raise ValueError(f"task {self.name!r}: no {split} problem is left of {rows.path}: {counts}")
-            if not kept:
+        by_hash = f"split by a hash of their text with heldout_fraction={self.spec.heldout_fraction}"
+        parts = {}
+        for split, rows in self._rows.items():
+            kept = {"train": "train", "heldout": "held out"}[split] if self.spec.path else "kept"
+            named = {kept if reason == "kept" else reason: count for reason, count in self.counts[split].items()}
+            parts[split] = ", ".join(f"{count} {reason}" for reason, count in named.items() if count or reason == kept)
+            if not self._kept[split]:
+                hint = f", {by_hash}: change it, add problems, or give two files as 'train' and 'heldout'"
                 raise ValueError(
-                    f"{rows.path}: no {split} problem among {len(rows)} rows ({counts}) when they are split by a hash of their "
-                    f"text with {fraction}: change it, add problems, or give two files as 'train' and 'heldout'"
+                    f"task {self.name!r}: no {split} problem is left of {rows.path}: {parts[split]} of {len(rows)} rows"
+                    f"{hint if self.spec.path else ''}"
                 )
-        if self.spec.path is not None:
-            train, heldout = self._counted("train", kept="train"), len(self._kept["heldout"])
-            rows = self._rows["train"]
-            self._say(
-                f": {heldout} held out and {train} of {len(rows)} rows, split by a hash of their text ({fraction})"
-            )
+        if self.spec.path:
+            self._say(f": {', '.join(parts.values())} of {len(self._rows['train'])} rows, {by_hash}")
+        else:
+            for split, part in parts.items():
+                self._say(f", {split}: {part} of {len(self._rows[split])} rows")
         for old, new in sorted(self._renamed.items()):
             self._say(f": the column {old!r} reaches rewards as {new!r}, since the name is taken")
-
-    def _counted(self, split: str, *, kept: str = "kept") -> str:
-        counts = {kept: len(self._kept[split])} | {k: v for k, v in self.counts[split].items() if k != "kept" and v}
-        return ", ".join(f"{count} {reason}" for reason, count in counts.items())
 
     def _say(self, text: str) -> None:
         print(f"task {self.name!r}{text}", file=sys.stderr)
@@ -233,10 +211,8 @@ def make_file_task(spec: FilesTaskSpec) -> FileTask:
     """
     fields_of(spec.dataset)  # an unknown name is said before a missing file
     spec = dataclasses.replace(spec, weight=1.0, from_update=0)
-    sources = {_what(spec, key): getattr(spec, key) for key in ("path", *SPLITS)}
-    sources |= {f"decontaminate {label(test_set)}": test_set for test_set in spec.decontaminate}
-    stamps = (stamp_of(source, what=what) for what, source in sources.items() if source is not None)
-    return _file_task(spec, tuple(stamps))
+    stamps = tuple(stamp_of(source, what=_what(spec, key)) for key, source in spec.sources.items())
+    return _file_task(spec, stamps + stamps_of(spec.decontaminate))
 
 
 @functools.lru_cache(maxsize=8)
@@ -280,10 +256,8 @@ def _check_files(task: FileTask, columns: frozenset[str], template: str | None) 
         roles = tuple(message["role"] for message in problem.messages)
         if template is not None and roles not in shapes:
             shapes.add(roles)
-            try:
+            with naming(problem.columns["row"]):
                 check_template(template, problem.messages)
-            except ValueError as error:
-                raise ValueError(f"{problem.columns['row']}: {error}") from error
 
 
 def _check_columns(problem: Problem, columns: Collection[str]) -> None:
@@ -297,16 +271,9 @@ def _what(spec: FilesTaskSpec, key: str) -> str:
     return f"data set {spec.dataset!r}, {key!r}" if spec.dataset else repr(key)
 
 
-def _label(source: str | FilesSpec) -> str:
-    if isinstance(source, str):
-        return source
-    return " ".join(part for part in (source.path, source.subset, source.split) if part is not None)
-
-
-def _stem(source: str | FilesSpec) -> str:
+def _stem(path: str) -> str:
     """The name of a file or folder without its ending; of a pattern that of its folder."""
-    path = Path(source if isinstance(source, str) else source.path)
-    name = path.parent.name if "*" in path.name else path.name
+    name = Path(path).parent.name if "*" in Path(path).name else Path(path).name
     return next((name.removesuffix(ending) for ending in ENDINGS if name.endswith(ending)), name)
 
 

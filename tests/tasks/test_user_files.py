@@ -50,8 +50,8 @@ def test_ten_lines_of_a_config_are_enough(tmp_path, capsys):
     check_problems(task, {"my_problems": ["answer", "animals"]}, template="r1_zero")
     held = task.num_problems("heldout")
     assert capsys.readouterr().err == (
-        f"task 'my_problems': {held} held out and {100 - held} train of 100 rows, split by a hash of their text "
-        "(heldout_fraction=0.1)\n"
+        f"task 'my_problems': {100 - held} train, {held} held out of 100 rows, split by a hash of their text with "
+        "heldout_fraction=0.1\n"
     )
 
 
@@ -96,10 +96,10 @@ def test_a_side_without_a_problem_is_an_error_that_says_what_to_change(tmp_path)
     with pytest.raises(ValueError) as error:
         make_task(spec({"kind": "files", "path": path, "heldout_fraction": 0.001}))
     assert str(error.value) == (
-        f"{path}: no heldout problem among 3 rows (0 kept) when they are split by a hash of their text with "
+        f"task 'few': no heldout problem is left of {path}: 0 held out of 3 rows, split by a hash of their text with "
         "heldout_fraction=0.001: change it, add problems, or give two files as 'train' and 'heldout'"
     )
-    with pytest.raises(ValueError, match="no train problem among 3 rows"):
+    with pytest.raises(ValueError, match="no train problem is left of .*few.jsonl: 0 train of 3 rows, split by"):
         make_task(spec({"kind": "files", "path": path, "heldout_fraction": 0.999}))
 
 
@@ -118,7 +118,10 @@ def test_decontamination_drops_from_the_training_side(tmp_path, capsys):
     sides = {p.answer for p in make_task(spec(values)).problems("train")}
     task = make_task(spec({**values, "decontaminate": [{"dataset": "gsm8k", "path": fourth}]}))
     assert {p.answer for p in task.problems("train")} == sides - {"4"} != sides
-    assert f"{len(sides) - 1} train, 1 sharing 5 words with a test set of 100 rows" in capsys.readouterr().err
+    assert (
+        f"{len(sides) - 1} train, 1 sharing 5 words with a test set, {100 - len(sides)} held out of 100 rows"
+        in capsys.readouterr().err
+    )
     with pytest.raises(ValueError, match="no train problem .* sharing 5 words with a test set"):
         make_task(spec({**values, "decontaminate": [{"dataset": "gsm8k", "path": test}]}))
 

@@ -1,12 +1,13 @@
 """A row of a problem set, with errors that name file, row and field; and the files that a path stands for."""
 
 import bisect
+import contextlib
 import glob
 import importlib.util
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,23 +155,26 @@ def open_rows(
     return rows
 
 
-def open_source(source: str | FilesSpec, *, what: str, csv_header: Sequence[str] | None = None) -> Rows:
-    """The rows of a path or of the files of a spec; ValueError as ``open_rows``, after what the source is for."""
-    spec = FilesSpec(path=source) if isinstance(source, str) else source
-    try:
-        return open_rows(spec.path, split=spec.split, subset=spec.subset, csv_header=csv_header)
-    except ValueError as error:
-        raise ValueError(f"{what}: {error}") from error
+def open_source(source: FilesSpec, *, what: str, csv_header: Sequence[str] | None = None) -> Rows:
+    """The rows of the files of a spec; ValueError as ``open_rows``, after what the source is for."""
+    with naming(what):
+        return open_rows(source.path, split=source.split, subset=source.subset, csv_header=csv_header)
 
 
-def stamp_of(source: str | FilesSpec, *, what: str) -> tuple:
-    """Names, sizes and times of change of the files of a source; ValueError as ``open_source``."""
-    spec = FilesSpec(path=source) if isinstance(source, str) else source
-    try:
-        files = data_files(spec.path, split=spec.split, subset=spec.subset)
-    except ValueError as error:
-        raise ValueError(f"{what}: {error}") from error
+def stamp_of(source: FilesSpec, *, what: str) -> tuple:
+    """Names, sizes and times of change of the files of a spec; ValueError as ``open_source``."""
+    with naming(what):
+        files = data_files(source.path, split=source.split, subset=source.subset)
     return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Puts what it is about before the message of a ValueError; nothing where that is empty."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}" if what else str(error)) from error
 
 
 def data_files(path: str | Path, *, split: str | None = None, subset: str | None = None) -> list[Path]:
