@@ -16,14 +16,7 @@ def make_task(spec: specs_of.Task) -> Task:
     if isinstance(spec, specs_of.ReasoningGymSpec):
         from r1jax.tasks.reasoning_gym import ReasoningGymTask
 
-        return ReasoningGymTask(
-            spec.dataset,
-            spec.config,
-            name=spec.name,
-            answer_instruction=spec.answer_instruction,
-            heldout_fraction=spec.heldout_fraction,
-            seed=spec.seed,
-        )
+        return ReasoningGymTask(spec)
     if isinstance(spec, specs_of.MiniSpec):
         from r1jax.tasks.mini.make import make_mini_task
 
