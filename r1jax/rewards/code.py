@@ -207,7 +207,7 @@ def _values(
     source: str, function: str, calls: Sequence[Any], limits: sandbox.Limits, *, prelude: str = ""
 ) -> list[Any] | None:
     """What the function gives for each call; None where the program fails on any of them."""
-    program = sandbox.prepare(inside.read("calls"))
+    program = sandbox.prepare(inside.source_of("calls"))
     assert isinstance(program, sandbox.Program)
     task = json.dumps({"prelude": prelude, "source": source, "function": function, "calls": calls})
     result = sandbox.run_program(program, limits, stdin=task)

@@ -1,13 +1,13 @@
-"""A weighted sum of reward functions, with every function's own score kept.
+"""A weighted sum of reward functions, with the score of every function kept.
 
 A reward function has TRL's signature ``f(prompts, completions, **columns) -> list[float | None]``, plain or async; a
-notebook's own function is as good as a built-in. It is called by keyword, with the columns that it names, or all of
+notebook's function is as good as a built-in. It is called by keyword, with the columns that it names, or all of
 them if it takes ``**columns``.
 
 - None: the reward does not apply to this completion. It is left out of the sum.
-- An exception in the place of a score, or a score that is not finite: the verifier failed on this completion. It counts
+- An exception in place of a score, or a score that is not finite: the verifier failed on this completion. It counts
   as an error, a TimeoutError as a timeout too, and is no score: the completion has no total (unless the weight is 0),
-  so that nobody learns from it.
+  so that nothing is learned from it.
 - A function that raises has failed on the whole batch, likewise.
 
 Equal completions of a prompt are scored once: rows with the same prompt and completion and the same value in every

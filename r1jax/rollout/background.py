@@ -1,4 +1,4 @@
-"""One thread beside the main one, for work that shall go on while the device computes.
+"""One background thread, for work that goes on while the device computes.
 
 It is a daemon: a reward function that hangs does not keep an interrupted program from ending, as a
 `ThreadPoolExecutor`'s would. An idle one is ended before the interpreter is.

@@ -1,4 +1,4 @@
-"""From problems to scored groups: the one place where token ids meet text, tasks and rewards."""
+"""From problems to scored groups: the only module in which token ids meet text, tasks and rewards."""
 
 import contextlib
 import dataclasses
@@ -144,13 +144,12 @@ class Collector:
             for index, problem in enumerate(problems):
                 texts, _ = scoring[index].result()
                 answers, scores = scored[index]
-                scores = self._with_deferred(problem, completions[index], texts, answers, scores)
-                prompt_ids = np.asarray(prompts[index], np.int32)
-                groups.append(
-                    _group(
-                        problem, prompt_ids, completions[index], texts, answers, scores, policy_version=policy_version
-                    )
-                )
+                if self.rubric.part(deferred=True).names:
+                    with _naming(problem):
+                        deferred = self._start_rewards(problem, completions[index], texts, answers, deferred=True)()
+                    scores = self.rubric.join([scores, deferred])
+                rollouts = _rollouts(prompts[index], completions[index], texts, answers, scores, policy_version)
+                groups.append(Group(problem, rollouts))
                 all_scores.append(scores)
             num_ungraded = sum("task_metric" in rollout.errors for group in groups for rollout in group.rollouts)
             return Collected(
@@ -194,21 +193,6 @@ class Collector:
         prompt = render(problem.messages, template=self.template, tokenizer=self.tokenizer)
         columns = reward_columns(problem, completions, answers, task=self.task)
         return self.rubric.part(deferred=deferred).start([prompt] * len(texts), texts, columns)
-
-    def _with_deferred(
-        self,
-        problem: Problem,
-        completions: list[Completion],
-        texts: list[str],
-        answers: list[GradedAnswer],
-        scores: Scores,
-    ) -> Scores:
-        """The scores with those of the deferred rewards, if there are any."""
-        if not self.rubric.part(deferred=True).names:
-            return scores
-        with _naming(problem):
-            deferred = self._start_rewards(problem, completions, texts, answers, deferred=True)()
-        return self.rubric.join([scores, deferred])
 
     def _text(self, completion: Completion) -> str:
         ids = completion.token_ids
@@ -330,33 +314,29 @@ def _finished(scoring: Future, problem: Problem) -> _Scored:
         return wait()
 
 
-def _group(
-    problem: Problem,
-    prompt_ids: np.ndarray,
-    completions: list[Completion],
-    texts: list[str],
-    answers: list[GradedAnswer],
+def _rollouts(
+    prompt: Sequence[int],
+    completions: Sequence[Completion],
+    texts: Sequence[str],
+    answers: Sequence[GradedAnswer],
     scores: Scores,
-    *,
     policy_version: int,
-) -> Group:
-    rollouts = []
-    for index, (completion, text, answer) in enumerate(zip(completions, texts, answers, strict=True)):
-        failure = {} if answer.error is None else {"task_metric": answer.error}
-        rollouts.append(
-            Rollout(
-                prompt_ids=prompt_ids,
-                completion=completion,
-                text=text,
-                policy_version=policy_version,
-                rewards={name: float(values[index]) for name, values in scores.by_name.items()},
-                reward=float(scores.total[index]),
-                is_correct=answer.grade is not None and answer.grade >= 1.0,
-                answer=answer.text,
-                errors=scores.messages[index] | failure,
-            )
+) -> tuple[Rollout, ...]:
+    prompt_ids = np.asarray(prompt, np.int32)
+    return tuple(
+        Rollout(
+            prompt_ids=prompt_ids,
+            completion=completion,
+            text=text,
+            policy_version=policy_version,
+            rewards={name: float(values[index]) for name, values in scores.by_name.items()},
+            reward=float(scores.total[index]),
+            is_correct=answer.grade is not None and answer.grade >= 1.0,
+            answer=answer.text,
+            errors=scores.messages[index] | ({} if answer.error is None else {"task_metric": answer.error}),
         )
-    return Group(problem, tuple(rollouts))
+        for index, (completion, text, answer) in enumerate(zip(completions, texts, answers, strict=True))
+    )
 
 
 @contextlib.contextmanager

@@ -289,7 +289,6 @@ def test_a_bad_path_is_an_error_at_construction(path, message):
 @pytest.mark.parametrize(
     ("rewards", "message"),
     [
-        ([], "rewards: needs at least one"),
         ([{}, {}], "two are named 'r1'"),
         ([{"weight": math.nan}], r"\[0\].weight=nan must be finite"),
         ([{"wieght": 1.0}], "wieght"),
