@@ -20,7 +20,7 @@ _PATIENCE = 2.0
 """Seconds that the end of the program waits for a job under way."""
 
 
-def run_beside(function: Callable[..., Any], *arguments: Any) -> Future:
+def run_in_background(function: Callable[..., Any], *arguments: Any) -> Future:
     """Calls the function in the background thread, after all that was given before. One thing at a time."""
     future: Future = Future()
     _jobs().put((future, function, arguments))

@@ -13,7 +13,7 @@ import numpy as np
 
 from r1jax.processes import gather
 from r1jax.rewards.rubric import Rubric, Scores
-from r1jax.rollout.background import or_give_up, run_beside
+from r1jax.rollout.background import or_give_up, run_in_background
 from r1jax.rollout.engine import Engine
 from r1jax.rollout.records import Completion, GradedAnswer, Group, Rollout
 from r1jax.tasks.file_task import check_problems
@@ -114,7 +114,7 @@ class Collector:
 
         def score(index: int, completions: list[Completion]) -> None:
             is_here = index % jax.process_count() == jax.process_index()
-            scoring[index] = run_beside(self._start_scoring, problems[index], completions, is_here)
+            scoring[index] = run_in_background(self._start_scoring, problems[index], completions, is_here)
 
         begin = time.perf_counter()
         with or_give_up():
@@ -237,7 +237,7 @@ def score_in_background(rubric: Rubric, problem: Problem, answers: Sequence[str]
         return rubric.start([problem.messages[-1]["content"]] * len(answers), answers, columns)
 
     with or_give_up():
-        return run_beside(start).result()()
+        return run_in_background(start).result()()
 
 
 _OF_ANSWERS = frozenset({"extracted_answer", "answer_grade", "grading_error", "answer_grader"})
@@ -322,18 +322,18 @@ def _rollouts(
     scores: Scores,
     policy_version: int,
 ) -> tuple[Rollout, ...]:
-    prompt_ids = np.asarray(prompt, np.int32)
+    prompt_ids, by_name, messages = np.asarray(prompt, np.int32), scores.by_name, scores.messages
     return tuple(
         Rollout(
             prompt_ids=prompt_ids,
             completion=completion,
             text=text,
             policy_version=policy_version,
-            rewards={name: float(values[index]) for name, values in scores.by_name.items()},
+            rewards={name: float(values[index]) for name, values in by_name.items()},
             reward=float(scores.total[index]),
             is_correct=answer.grade is not None and answer.grade >= 1.0,
             answer=answer.text,
-            errors=scores.messages[index] | ({} if answer.error is None else {"task_metric": answer.error}),
+            errors=messages[index] | ({} if answer.error is None else {"task_metric": answer.error}),
         )
         for index, (completion, text, answer) in enumerate(zip(completions, texts, answers, strict=True))
     )

@@ -126,7 +126,7 @@ def test_a_failure_on_one_completion_spares_the_others():
 def test_a_timeout_is_an_error_and_a_timeout():
     scores = score({"function": lambda completions: [TimeoutError("5 s"), 1.0, ValueError("x")], "name": "f"})
     assert scores.errors == {"f": 2} and scores.timeouts == {"f": 1}
-    np.testing.assert_array_equal(scores.timed_out["f"], [True, False, False])
+    np.testing.assert_array_equal(scores.outcomes["f"].timed_out, [True, False, False])
 
 
 class Counting:
@@ -368,10 +368,17 @@ def test_scores_survive_json_and_parts_join_to_the_whole():
     for joined in (rubric.join(parts), rubric.join(sent)):
         np.testing.assert_array_equal(joined.total, whole.total)
         assert joined.messages == whole.messages
-        for key in ("by_name", "failed", "timed_out"):
-            ours, theirs = getattr(joined, key), getattr(whole, key)
-            assert list(ours) == list(theirs)
-            for name in ours:
-                np.testing.assert_array_equal(ours[name], theirs[name])
-                assert ours[name].dtype == theirs[name].dtype
+        assert list(joined.outcomes) == list(whole.outcomes)
+        for name, theirs in whole.outcomes.items():
+            ours = joined.outcomes[name]
+            for key in ("values", "failed", "timed_out"):
+                np.testing.assert_array_equal(getattr(ours, key), getattr(theirs, key))
+                assert getattr(ours, key).dtype == getattr(theirs, key).dtype
+            assert ours.messages == theirs.messages
     np.testing.assert_array_equal(sent[0].total, parts[0].total)
+
+
+def test_without_rewards_there_is_no_total():
+    scores = rubric_of().score(PROMPTS, COMPLETIONS, {})
+    np.testing.assert_array_equal(scores.total, [math.nan] * 3)
+    assert scores.messages == [{}, {}, {}] and scores.errors == {}
