@@ -2,7 +2,7 @@
 
 A reward function has TRL's signature ``f(prompts, completions, **columns) -> list[float | None]``, plain or async; a
 notebook's function is as good as a built-in. It is called by keyword, with the columns that it names, or all of
-them if it takes ``**columns``.
+them if it takes ``**columns``; which there are in training says ``rollout.collect.reward_columns``.
 
 - None: the reward does not apply to this completion. It is left out of the sum.
 - An exception in place of a score, or a score that is not finite: the verifier failed on this completion. It counts
@@ -206,7 +206,7 @@ class Rubric:
         What it returns waits for the async ones, whose event loop is one for the whole process.
         """
         count = len(completions)
-        available = {"prompts": prompts, "completions": completions, **columns}
+        available = {**columns, "prompts": prompts, "completions": completions}
         for name, values in available.items():
             if len(values) != count:
                 raise ValueError(f"rewards: column {name!r} has {len(values)} entries for {count} completions")

@@ -16,6 +16,7 @@ from r1jax.rewards.rubric import Rubric, Scores
 from r1jax.rollout.background import or_give_up, run_in_background
 from r1jax.rollout.engine import Engine
 from r1jax.rollout.records import Completion, GradedAnswer, Group, Rollout
+from r1jax.specs.functions import last_line
 from r1jax.tasks.file_task import check_problems
 from r1jax.tasks.mixture import Mixture
 from r1jax.tasks.problem import GradingError, Problem, Task
@@ -200,15 +201,18 @@ class Collector:
 
 
 def grade_answers(extracted: Sequence[str | None], problem: Problem, *, task: Task) -> list[GradedAnswer]:
-    """The grade of each answer to a problem; the task is asked once about each distinct one, programs run one a core."""
+    """The grade of each answer to a problem; the task is asked once about each distinct one, programs run one a core.
+
+    A task that raises has failed on that answer.
+    """
 
     def grade(text: str | None) -> GradedAnswer:
         if text is None:
             return GradedAnswer(None, 0.0)
         try:
             return GradedAnswer(text, task.grade(text, problem))
-        except GradingError as error:
-            return GradedAnswer(text, None, str(error))
+        except Exception as error:
+            return GradedAnswer(text, None, str(error) if isinstance(error, GradingError) else last_line(error))
 
     distinct = list(dict.fromkeys(extracted))
     if _grader_of(task, problem) == "code" and len(distinct) > 1:

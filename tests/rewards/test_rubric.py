@@ -269,6 +269,11 @@ def test_columns_are_passed_by_name():
         score(everything, columns={"answer": ["x", "y"]})
 
 
+def test_a_column_of_the_data_does_not_stand_in_for_the_completions():
+    scores = score(length_reward, columns={"completions": ["", "", ""], "prompts": [1, 2, 3]})
+    np.testing.assert_array_equal(scores.total, [1.0, 2.0, 3.0])
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
