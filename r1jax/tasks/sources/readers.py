@@ -70,7 +70,15 @@ class JsonLines:
 
     def read(self, index: int, fields: Sequence[str] | None) -> dict[str, Any]:
         start, end = self._spans[2 * index], self._spans[2 * index + 1]
-        return _json_object(self._bytes[start:end], f"{self.path}, row {index + 1}")
+        try:
+            value = json.loads(_decoded(self._bytes[start:end].rstrip()))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{self.path}, line {self._line(start)}{_what_is_wrong(error)}") from error
+        return _checked(value, f"{self.path}, row {index + 1}")
+
+    def _line(self, start: int) -> int:
+        """The number of the line that begins at a byte; blank lines count, though they are no rows."""
+        return self._bytes[:start].count(b"\n") + 1
 
 
 class Json:
@@ -223,12 +231,14 @@ def _decoded(content: bytes) -> str:
     return content.decode("utf-8-sig")
 
 
-def _json_object(content: bytes, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(_decoded(content))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: no JSON: {error}") from error
-    return _checked(value, where)
+def _what_is_wrong(error: Exception) -> str:
+    """The column, where it is known, and what is wrong there with a line of JSON."""
+    match error:
+        case json.JSONDecodeError():
+            return f", column {error.colno}: no JSON: {error.msg}"
+        case UnicodeDecodeError():
+            return f", byte {error.start + 1}: no JSON: not in utf-8 ({error.reason})"
+    return f": no JSON: {error}"
 
 
 def _checked(value: Any, where: str) -> dict[str, Any]:

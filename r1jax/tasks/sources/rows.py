@@ -1,15 +1,17 @@
 """A row of a problem set, with errors that name file, row and field; and the files that a path stands for."""
 
 import bisect
+import contextlib
 import glob
 import importlib.util
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from r1jax.specs.tasks import FilesSpec
 from r1jax.tasks.sources.readers import Reader, open_reader
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet", ".arrow")
@@ -37,11 +39,11 @@ class Row:
         Raises:
             ValueError: the field is missing, null, blank or neither text nor number.
         """
-        value = self._needed(names)
+        name, value = self.first(*names)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
         if not isinstance(value, str) or not value.strip():
-            raise self.error(names[0], f"must be a text that is not blank; it is {_short(value)}")
+            raise self.error(name, f"must be a text that is not blank; it is {_short(value)}")
         return value
 
     def integer(self, *names: str) -> int:
@@ -50,13 +52,13 @@ class Row:
         Raises:
             ValueError: the field is missing or no whole number.
         """
-        value = self._needed(names)
+        name, value = self.first(*names)
         try:
             number = int(value)
         except (TypeError, ValueError):
             number = None
         if number is None or isinstance(value, bool) or (isinstance(value, float) and number != value):
-            raise self.error(names[0], f"must be a whole number; it is {_short(value)}")
+            raise self.error(name, f"must be a whole number; it is {_short(value)}")
         return number
 
     def items(self, *names: str, of: type = str) -> list[Any]:
@@ -67,7 +69,7 @@ class Row:
         """
         value = self.parsed(*names)
         if not isinstance(value, list) or not all(isinstance(item, of) for item in value):
-            raise self.error(names[0], f"must be a list of {of.__name__}; it is {_short(value)}")
+            raise self.error(self.first(*names)[0], f"must be a list of {of.__name__}; it is {_short(value)}")
         return value
 
     def parsed(self, *names: str) -> Any:
@@ -76,24 +78,26 @@ class Row:
         Raises:
             ValueError: the field is missing, or its text is no JSON.
         """
-        value = self._needed(names)
+        name, value = self.first(*names)
         if not isinstance(value, str):
             return value
         try:
             return json.loads(value)
         except ValueError as error:
-            raise self.error(names[0], f"must be JSON: {error}") from error
+            raise self.error(name, f"must be JSON: {error}") from error
 
     def error(self, field: str, message: str) -> ValueError:
         """An error about a field of this row, to be raised."""
         return ValueError(f"{self.where}: field {field!r} {message}")
 
-    def _needed(self, names: Sequence[str]) -> Any:
-        value = self.get(*names)
-        if value is None:
-            others = f" (nor {', '.join(names[1:])})" if names[1:] else ""
-            raise self.error(names[0], f"is missing{others}; there are {', '.join(sorted(map(str, self.values)))}")
-        return value
+    def first(self, *names: str) -> tuple[str, Any]:
+        """(name, value) of the first field that is there and not null; ValueError with all names where none is."""
+        for name in names:
+            if self.values.get(name) is not None:
+                return name, self.values[name]
+        *others, last = map(repr, names)
+        which = f"needs a field {', '.join(others)} or {last}" if others else f"field {last} is missing"
+        raise ValueError(f"{self.where}: {which}; there are {', '.join(sorted(map(str, self.values)))}")
 
 
 class Rows:
@@ -116,9 +120,9 @@ class Rows:
         """
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)} in {self.path}")
-        place = bisect.bisect_right(self._ends, index)
-        inner = index - (self._ends[place - 1] if place else 0)
-        reader = self._readers[place]
+        number = bisect.bisect_right(self._ends, index)
+        inner = index - (self._ends[number - 1] if number else 0)
+        reader = self._readers[number]
         return Row(reader.read(inner, fields), where=f"{reader.path}, row {inner + 1}")
 
 
@@ -149,6 +153,28 @@ def open_rows(
     if len(rows) == 0:
         raise ValueError(f"{path}: holds no rows")
     return rows
+
+
+def open_source(source: FilesSpec, *, what: str, csv_header: Sequence[str] | None = None) -> Rows:
+    """The rows of the files of a spec; ValueError as ``open_rows``, after what the source is for."""
+    with naming(what):
+        return open_rows(source.path, split=source.split, subset=source.subset, csv_header=csv_header)
+
+
+def stamp_of(source: FilesSpec, *, what: str) -> tuple:
+    """Names, sizes and times of change of the files of a spec; ValueError as ``open_source``."""
+    with naming(what):
+        files = data_files(source.path, split=source.split, subset=source.subset)
+    return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Puts what it is about before the message of a ValueError; nothing where that is empty."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}" if what else str(error)) from error
 
 
 def data_files(path: str | Path, *, split: str | None = None, subset: str | None = None) -> list[Path]:
