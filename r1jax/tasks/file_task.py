@@ -61,6 +61,7 @@ class FileTask:
                 message names the data set or the key, the file, the row and the field.
         """
         self.spec, self.fields = spec, fields_of(spec.dataset)
+        self.grader = self.fields.grader  # see rollout.collect.reward_columns
         self.name = spec.name or spec.dataset or _stem(next(iter(spec.sources.values())).path)
         self.counts: dict[str, dict[str, int]] = {}
         self.dropped: list[Dropped] = []
@@ -110,13 +111,13 @@ class FileTask:
             raise GradingError(f"task {self.name!r} was given a problem of task {problem.columns.get('task')!r}")
         if answer is None or not answer.strip():
             return 0.0
-        return grade_answer(self.fields.grader, answer, problem)
+        return grade_answer(self.grader, answer, problem)
 
     def canonical(self, answer: str) -> str:
         """A letter for choices, the text for code and instructions, else numbers in their shortest form."""
-        if self.fields.grader == "choice":
+        if self.grader == "choice":
             return read_letter(answer) or answer.strip()
-        return answer.strip() if self.fields.grader in ("code", "instructions") else canonical_answer(answer)
+        return answer.strip() if self.grader in ("code", "instructions") else canonical_answer(answer)
 
     def _row(self, rows: Rows, index: int, *, fields: Sequence[str] | None = None) -> Row:
         prefix = f"data set {self.spec.dataset!r}" if self.spec.dataset else ""
@@ -252,7 +253,7 @@ def _check_files(task: FileTask, columns: frozenset[str], template: str | None) 
     shapes = set()
     for problem in itertools.chain.from_iterable(task.problems(split) for split in SPLITS):
         _check_columns(problem, columns)
-        check_problem(task.fields.grader, problem)
+        check_problem(task.grader, problem)
         roles = tuple(message["role"] for message in problem.messages)
         if template is not None and roles not in shapes:
             shapes.add(roles)

@@ -13,9 +13,12 @@ from r1jax.rewards import code
 from r1jax.rewards.accuracy import accuracy_reward
 from r1jax.rewards.calls import make_entry
 from r1jax.rewards.rubric import Rubric, Scores
-from r1jax.rollout.collect import Collector, score_in_background
+from r1jax.rollout.collect import Collector, grade_answers, reward_columns, score_in_background
 from r1jax.rollout.records import Completion
+from r1jax.specs.reader import read
+from r1jax.specs.tasks import FilesTaskSpec
 from r1jax.tasks.grading import grade_answer
+from r1jax.tasks.mixture import Mixture, make_task
 from r1jax.tasks.problem import GradingError, Problem
 from r1jax.text.templates import TEMPLATES
 
@@ -295,6 +298,18 @@ def test_rewards_see_the_graded_answer():
         failure = failures.get(index)
         expected = {"accuracy_reward": f"RuntimeError: {failure}", "task_metric": failure} if failure else {}
         assert rollout.errors == expected and np.isnan(rollout.reward) == bool(failure)
+
+
+def test_rewards_know_the_verifier_of_a_task_from_files(tmp_path):
+    path = tmp_path / "problems.jsonl"
+    path.write_text(json.dumps({"question": "2+2?", "answer": "so #### 4"}))
+    task = make_task(read(FilesTaskSpec, {"kind": "files", "dataset": "gsm8k", "heldout": str(path)}))
+    problem = task.problem(0, split="heldout")
+    graded = grade_answers(["4", None, "4", "5"], problem, task=task)
+    assert [answer.grade for answer in graded] == [1.0, 0.0, 1.0, 0.0]
+    for given in (task, Mixture([task, Task()], [1.0, 1.0])):
+        (completion,) = Engine().generate({}, {}, [[1]], num_samples=1)[0]
+        assert reward_columns(problem, [completion], graded[:1], task=given)["answer_grader"] == ["math"]
 
 
 def test_each_program_runs_once(monkeypatch):
