@@ -49,7 +49,6 @@ class FileTask:
     Attributes:
         name: by default that of the data set, without one that of the file or folder.
         fields: how a row becomes a problem.
-        grader: the kind of verifier that grades its answers ("math", "choice", "code", "instructions", ...).
         dropped: of the training rows, what was dropped for sharing an n-gram: rows' numbers, test sets, n-grams.
         counts: of both splits, how many rows were kept, and dropped for which reason.
     """
@@ -62,7 +61,7 @@ class FileTask:
                 message names the data set or the key, the file, the row and the field.
         """
         self.spec, self.fields = spec, fields_of(spec.dataset)
-        self.grader = self.fields.grader
+        self.grader = self.fields.grader  # see rollout.collect.reward_columns
         self.name = spec.name or spec.dataset or _stem(next(iter(spec.sources.values())).path)
         self.counts: dict[str, dict[str, int]] = {}
         self.dropped: list[Dropped] = []
