@@ -167,6 +167,9 @@ def test_best_json_never_names_what_is_not_on_disk(tmp_path):
             assert best_step(tmp_path) in checkpoint_steps(tmp_path), step
             load_checkpoint(tmp_path, state, step="best")  # a reader, while the next one is being saved
     assert checkpoint_steps(tmp_path) == [7, 700]
+    (tmp_path / "best.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"best\.json is damaged"):
+        load_checkpoint(tmp_path, state, step="best")
     with pytest.raises(CheckpointError, match="none of its checkpoints has a held-out score"):
         (tmp_path / "best.json").unlink()
         load_checkpoint(tmp_path, state, step="best")
