@@ -173,8 +173,8 @@ class Progress:
         clock = _clock(now - self._started)
         if (left := self._left) is not None:
             clock += f", {_clock(max(left[0] - (now - left[1]), 0.0))} left"
-        head = [] if self._total is None else [f"update {self._step}/{self._total}"]
-        return _fit([*head, *filter(None, [self._phase_text()])], self._figures, clock, width)
+        head = "" if self._total is None else f"update {self._step}/{self._total}"
+        return _fit([head, self._phase_text()], self._figures, clock, width)
 
     def _phase_text(self) -> str:
         return self._name if self._of is None else f"{self._name} {self._done or 0:,} of {self._of:,}"
@@ -217,12 +217,13 @@ class Progress:
 
 
 def _fit(head: Sequence[str], figures: Sequence[str], clock: str, width: int) -> str:
-    """One line of at most `width` columns, if head and clock fit: figures that do not are dropped from the right."""
-    for count in range(len(figures), -1, -1):
-        line = "  ".join(filter(None, [*head, *figures[:count], clock]))
+    """One line of at most `width` columns: figures that do not fit are dropped from the right, then the time left."""
+    shorter = [(figures[:count], clock) for count in range(len(figures), -1, -1)]
+    for kept, time_text in [*shorter, ([], clock.partition(",")[0])]:
+        line = "  ".join(filter(None, [*head, *kept, time_text]))
         if len(line) <= width:
             break
-    return line
+    return line[:width]
 
 
 def _number(value: float) -> str:

@@ -84,6 +84,7 @@ def test_figures_are_dropped_from_the_right_until_the_line_fits(clock, progress,
     progress.phase("evaluating", 3000, 8192)
     clock[0] += 10
     progress.phase("evaluating", 3200, 8192)
+    short = [progress._line(60), progress._line(20)]
     progress.update({"step": 8002, "eval/pass@1": 0.1, "eval/cons@16": 0.2, "eval/mean_length": 1e9, **many})
     lines = log.getvalue().splitlines()
     assert lines == [
@@ -93,6 +94,7 @@ def test_figures_are_dropped_from_the_right_until_the_line_fits(clock, progress,
         "update 8002  loss 0.123  kept 0.5  held-out pass@1 0.1  cons@16 0.2",
     ]
     assert max(map(len, lines)) <= 80
+    assert short == ["update 8002/10000  evaluating 3,200 of 8,192  0:20", "update 8002/10000  e"]
 
 
 def test_time_left_leaves_out_compiling_and_counts_the_evaluations_to_come(clock, progress, log):
