@@ -243,6 +243,8 @@ def _read_best(workdir: Path) -> dict[str, Any] | None:
         return json.loads((workdir / BEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise CheckpointError(f"{workdir / BEST} is damaged; without it there is no best checkpoint") from error
 
 
 def _load(
