@@ -298,13 +298,5 @@ def _completion(tokens_N: np.ndarray, logps_N: np.ndarray, stop_ids: Sequence[in
     )
 
 
-@functools.cache
-def make_engine(
-    model: Model, *, pad_id: int, prompt_bucket: int = 32, segment: int = 32, cache: CacheChoice = "auto", page_size: int = 128,
-    max_rows: int | None = None,
-) -> Engine:  # fmt: skip
-    """The engine of these settings; calls with the same ones share its compiled programs."""
-    return Engine(
-        model, pad_id=pad_id, prompt_bucket=prompt_bucket, segment=segment, cache=cache, page_size=page_size,
-        max_rows=max_rows,
-    )  # fmt: skip
+make_engine = functools.cache(Engine)
+"""The engine of these arguments, ``Engine``'s; calls with the same ones share its compiled programs."""
