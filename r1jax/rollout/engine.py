@@ -21,15 +21,16 @@ import numpy as np
 from r1jax.models import cache as kv_cache
 from r1jax.models.transformer import Model
 from r1jax.processes import to_host
-from r1jax.rollout.pages import make_paged_rows, prompts_at_once
+from r1jax.rollout.pages import PagedRows, make_paged_rows, prompts_at_once
 from r1jax.rollout.records import Completion
-from r1jax.rollout.rows import DenseRows, Rows
+from r1jax.rollout.rows import DenseRows
 from r1jax.rollout.sampling import row_uniforms, sample_tokens
 
 MAX_STOP_IDS = 8
 MIN_ROWS = 16
 """Alive rows are not gathered into batches smaller than this."""
 CacheChoice = Literal["auto", "dense", "paged"]
+Rows = DenseRows | PagedRows
 
 
 class Engine:
