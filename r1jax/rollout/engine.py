@@ -20,15 +20,16 @@ import numpy as np
 from r1jax.models import cache as kv_cache
 from r1jax.models.transformer import Model
 from r1jax.processes import to_host
-from r1jax.rollout.pages import make_paged_rows, prompts_at_once
+from r1jax.rollout.pages import PagedRows, make_paged_rows, prompts_at_once
 from r1jax.rollout.records import Completion
-from r1jax.rollout.rows import DenseRows, Rows
+from r1jax.rollout.rows import DenseRows
 from r1jax.rollout.sampling import row_uniforms, sample_tokens
 from r1jax.specs.rollout import EngineSpec
 
 MAX_STOP_IDS = 8
 MIN_ROWS = 16
 """Alive rows are not gathered into batches smaller than this."""
+Rows = DenseRows | PagedRows
 
 
 class Engine:
@@ -281,7 +282,5 @@ def _completion(tokens_N: np.ndarray, logps_N: np.ndarray, stop_ids: Sequence[in
     )
 
 
-@functools.cache
-def make_engine(model: Model, spec: EngineSpec, *, pad_id: int) -> Engine:
-    """The engine of these settings; calls with the same ones share its compiled programs."""
-    return Engine(model, spec, pad_id=pad_id)
+make_engine = functools.cache(Engine)
+"""The engine of these arguments, ``Engine``'s; calls with the same ones share its compiled programs."""

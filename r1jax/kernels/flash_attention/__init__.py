@@ -56,7 +56,7 @@ def flash_attention(
     """
     short = "reference" if q_BTNH.shape[1] <= SHORT else "xla"
     function, interpreted = choose(
-        "flash_attention", implementation, IMPLEMENTATIONS, default=short, interpret=interpret, splits=True
+        "flash_attention", implementation, IMPLEMENTATIONS, default=short, interpret=interpret
     )
     if q_BTNH.shape[2] % k_BSJH.shape[2]:
         raise ValueError(f"flash_attention: {q_BTNH.shape[2]} query heads for {k_BSJH.shape[2]} key heads")

@@ -53,9 +53,7 @@ def expert_ffn(
     the package tokamax is missing.
     """
     default = "xla" if hardware.is_cpu() else "ragged_dot"
-    function, options = choose(
-        "expert_ffn", implementation, IMPLEMENTATIONS, default=default, interpret=interpret, splits=True
-    )
+    function, options = choose("expert_ffn", implementation, IMPLEMENTATIONS, default=default, interpret=interpret)
     options["order"] = permutation(experts_TK, w_gate_EDF.shape[0]) if order is None else order
     if function is sharded.expert_ffn:
         options["role"] = role

@@ -64,9 +64,7 @@ def decode(
     cannot run here, and, for the kernel, types, widths or page sizes that it does not support.
     """
     implementations = {"reference": kind.reference, "pallas_tpu": functools.partial(pallas_tpu.decode, kind)}
-    function, interpreted = choose(
-        kind.NAME, implementation, implementations, default="reference", interpret=interpret, splits=True
-    )
+    function, interpreted = choose(kind.NAME, implementation, implementations, default="reference", interpret=interpret)
     function = functools.partial(function, scale=scale, **interpreted)
     return pages.decode(function, queries, cached, page_table_BI, lengths_B, batch_axes=batch_axes)
 

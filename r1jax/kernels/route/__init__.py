@@ -35,7 +35,7 @@ def route_and_sort(
 
 
 def _choose(name: str | None, interpret):
-    return choose("route", name, IMPLEMENTATIONS, default="reference", interpret=interpret, splits=True)
+    return choose("route", name, IMPLEMENTATIONS, default="reference", interpret=interpret)
 
 
 __all__ = ["Permutation", "affinities", "permutation", "route", "route_and_sort"]

@@ -38,9 +38,7 @@ def token_logprob(
     the kernel on TPUs and "xla" elsewhere. ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``. Raises
     ValueError for an unknown implementation, one that cannot run here, and shapes and types that the kernel does not take.
     """
-    function, options = choose(
-        "token_logprob", implementation, IMPLEMENTATIONS, default="xla", interpret=interpret, splits=True
-    )
+    function, options = choose("token_logprob", implementation, IMPLEMENTATIONS, default="xla", interpret=interpret)
     return function(x_XD, w_VD, targets_X, temperature=temperature, **options)
 
 
