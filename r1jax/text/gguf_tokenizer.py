@@ -38,6 +38,8 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
         raise ValueError(f"tokenizer.ggml.model={kind!r} is not supported; known: 'gpt2' (byte-level BPE)")
     if pre not in _PRE_TOKENIZERS:
         raise ValueError(f"tokenizer.ggml.pre={pre!r} is not supported; known: {sorted(_PRE_TOKENIZERS)}")
+    if metadata.get("tokenizer.ggml.add_space_prefix"):
+        raise ValueError("tokenizer.ggml.add_space_prefix=True is not supported")
     tokens, kinds = value("tokenizer.ggml.tokens"), value("tokenizer.ggml.token_type")
     merges = [tuple(merge.split(" ")) for merge in value("tokenizer.ggml.merges")]
     inner = tokenizers.Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
@@ -50,6 +52,9 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
         eos_id=value("tokenizer.ggml.eos_token_id"),
         bos_id=metadata.get("tokenizer.ggml.bos_token_id"),
         pad_id=metadata.get("tokenizer.ggml.padding_token_id"),
+        stop_ids=[
+            metadata[key] for key in ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id") if key in metadata
+        ],
         adds_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", False)),
         chat_template=metadata.get("tokenizer.chat_template"),
     )
