@@ -51,8 +51,8 @@ from r1jax.specs.reader import read
 from r1jax.specs.rewards import AskSpec, FilterSpec
 from r1jax.specs.stages import RejectSpec
 from r1jax.specs.tasks import TestSetSpec
+from r1jax.stages.open_run import open_run
 from r1jax.stages.reject.curate import Step, curate, fates_of, make_step, verdicts_of
-from r1jax.stages.run import open_run
 from r1jax.stages.splits import check_same_split
 from r1jax.stages.trial import check_prompts, tasks_of
 from r1jax.tasks.decontaminate import NgramIndex
@@ -168,7 +168,7 @@ def main(spec: RejectSpec, workdir: Path) -> dict:
         on_first(lambda: folder.mkdir(exist_ok=True))
         is_done = on_first(lambda: [_part_path(folder, batch).is_file() for batch in range(num_batches)])
         done = [*is_done, False].index(False)
-        with MetricsWriter(run.path, total=num_batches, resume_step=done) as metrics:
+        with MetricsWriter(run.path, total=num_batches, resume_step=done, progress=run.progress) as metrics:
             for batch in range(done, num_batches):
                 run.stop.check()
                 begin = time.perf_counter()
