@@ -27,10 +27,10 @@ from r1jax.tasks.decontaminate import Dropped, decontaminate
 from r1jax.tasks.grading import check_problem, grade_answer
 from r1jax.tasks.problem import (
     SPLITS,
-    GradingError,
     Problem,
     canonical_answer,
     check_index,
+    check_task,
     record_fraction,
     split_of,
     stable_hash,
@@ -75,9 +75,7 @@ class FileTask:
     def problem(self, index: int, *, split: str) -> Problem:
         """The problem at ``index``: past the end of the split it begins anew.
 
-        Raises:
-            ValueError: unknown split, negative index, a split that the task has no files for, or a row whose fields are
-                not as published.
+        Raises ValueError too for a split without files, or a row whose fields are not as published.
         """
         check_index(index, split)
         if split not in self._rows:
@@ -101,13 +99,8 @@ class FileTask:
         return len(self._kept.get(split, ()))
 
     def grade(self, answer: str | None, problem: Problem) -> float:
-        """What the verifier of the data set says of an answer: 1.0 or 0.0; None and blank text give 0.0.
-
-        Raises:
-            GradingError: the problem is of another task, or the verifier fails.
-        """
-        if problem.columns.get("task") != self.name:
-            raise GradingError(f"task {self.name!r} was given a problem of task {problem.columns.get('task')!r}")
+        """What the verifier of the data set says of an answer: 1.0 or 0.0; None and blank text give 0.0."""
+        check_task(self.name, problem)
         if answer is None or not answer.strip():
             return 0.0
         return grade_answer(self.fields.grader, answer, problem)
