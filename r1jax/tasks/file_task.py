@@ -62,6 +62,7 @@ class FileTask:
         """
         self.spec, self.fields = spec, fields_of(spec.dataset)
         self.name = spec.name or spec.dataset or _stem(next(iter(spec.sources.values())).path)
+        self._space = spec.sources["path"].label if spec.path else ""  # of the split by hash
         self.counts: dict[str, dict[str, int]] = {}
         self.dropped: list[Dropped] = []
         self._rows: dict[str, Rows] = {}
@@ -81,8 +82,8 @@ class FileTask:
         if split not in self._rows:
             there = " and ".join(self._rows)
             raise ValueError(f"task {self.name!r} has only {there} problems: give its {split!r} files to get others")
-        if "path" in self.spec.sources:
-            record_fraction(self.spec.heldout_fraction, space=self.spec.sources["path"].label)
+        if self._space:
+            record_fraction(self.spec.heldout_fraction, space=self._space)
         epoch, number = divmod(index, len(self._kept[split]))
         if split == "train":
             number = _order(len(self._kept[split]), stable_hash("epoch", self.spec.seed, epoch))[number]
@@ -148,7 +149,7 @@ class FileTask:
                     continue
                 text, split = self._text(row), key
                 if key == "path":
-                    split = split_of(text, heldout_fraction=self.spec.heldout_fraction, space=source.label)
+                    split = split_of(text, heldout_fraction=self.spec.heldout_fraction, space=self._space)
                 self._kept[split].append(index)
                 keys[split].append(stable_hash(text))
                 self._renamed |= self.fields.renamed(row)
