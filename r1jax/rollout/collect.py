@@ -20,6 +20,7 @@ from r1jax.specs.functions import last_line
 from r1jax.tasks.file_task import check_problems
 from r1jax.tasks.mixture import Mixture
 from r1jax.tasks.problem import GradingError, Problem, Task
+from r1jax.tasks.sources.user_columns import MADE
 from r1jax.text.chat import encode_prompt, render, response_form, stop_ids
 from r1jax.text.response import final_answer
 from r1jax.text.tokenizer import Tokenizer
@@ -244,11 +245,6 @@ def score_in_background(rubric: Rubric, problem: Problem, answers: Sequence[str]
         return run_in_background(start).result()()
 
 
-_OF_ANSWERS = frozenset({"extracted_answer", "answer_grade", "grading_error", "answer_grader"})
-_MADE_COLUMNS = frozenset({"problem", "task", "task_name", "completion_ids", "stop_reason"}) | _OF_ANSWERS
-"""Those of ``reward_columns`` that no problem brings."""
-
-
 def reward_columns(
     problem: Problem, completions: Sequence[Completion], answers: Sequence[GradedAnswer], *, task: Task
 ) -> dict[str, list]:
@@ -279,7 +275,7 @@ def _grader_of(task: Task, problem: Problem) -> str | None:
     return getattr(task.task_of(problem) if isinstance(task, Mixture) else task, "grader", None)
 
 
-def check_problems_of(task: Task, rubric: Rubric) -> None:
+def check_problems_of(task: Task, rubric: Rubric, *, template: str) -> None:
     """Looks through every problem of a task's files for what its rewards and its own verifier need.
 
     Raises:
@@ -287,7 +283,8 @@ def check_problems_of(task: Task, rubric: Rubric) -> None:
             the data set and the row.
     """
     names = task.tasks if isinstance(task, Mixture) else [task.name]
-    check_problems(task, {name: rubric.required(name) - _MADE_COLUMNS for name in names})
+    made = MADE - {"answer"}
+    check_problems(task, {name: rubric.required(name) - made for name in names}, template=template)
 
 
 _Scored = tuple[list[GradedAnswer], Scores]
