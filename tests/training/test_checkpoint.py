@@ -163,6 +163,8 @@ def test_best_json_never_names_what_is_not_on_disk(tmp_path):
         for step in range(1, 5):
             assert checkpoints.save_best(step, state, extra={}, metric="pass@1", value=step / 10)
             assert best_step(tmp_path) in (None, *checkpoint_steps(tmp_path)), step
+            checkpoints._checkpointer.wait()  # on disk, and nothing has been done since
+            assert best_step(tmp_path) in (None, *checkpoint_steps(tmp_path)), step
             checkpoints.save(step * 100, state, extra={})
             assert best_step(tmp_path) in checkpoint_steps(tmp_path), step
             load_checkpoint(tmp_path, state, step="best")  # a reader, while the next one is being saved
