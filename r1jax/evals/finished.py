@@ -104,7 +104,7 @@ class Finished:
             if len(limits) == 2 and all(s is not None and len(s.steps) == len(series.steps) for s in limits.values()):
                 curve |= {name: edge.values.tolist() for name, edge in limits.items() if edge is not None}
             if kind is not None and len(parts) > 1:
-                curve |= {"label": f"{label}, {kind}", "is_full": kind.is_full}
+                curve |= {"label": f"{label}, {kind}", "run": label, "is_full": kind.is_full}
             drawn.append(curve)
         return drawn
 

@@ -22,9 +22,9 @@ class Line:
             return
         pattern = re.compile(re.escape(self.metric).replace(r"\*", "([^/]+)"))
         for name in sorted(names, key=_natural):
-            found = pattern.fullmatch(name)
-            if found and not name.endswith(("_low", "_high")):
-                part = found[1]
+            match = pattern.fullmatch(name)
+            if match and not name.endswith(("_low", "_high")):
+                part = match[1]
                 yield Line(
                     name, self.label.replace("*", part), self.low.replace("*", part), self.high.replace("*", part)
                 )
@@ -43,6 +43,7 @@ class Panel:
     stacked: bool = False
     is_exact: bool = False  # a schedule, not a measurement: drawn as it is
     across: str = "update"  # the horizontal axis
+    is_along_the_way: bool = False  # of held-out evaluations only those along the way, where there are such
     is_compared: bool = True  # has plots of its own, one a line, where runs are compared
 
 
@@ -84,9 +85,10 @@ SECTIONS = (
                 "Held-out pass@k",
                 "share of problems",
                 (Line("eval/pass@*", "pass@*"),),
-                "At least one of k samples right, unbiased estimate.",
+                "At least one of k samples right, unbiased estimate, of the same problems and samples.",
                 low=0.0,
                 high=1.0,
+                is_along_the_way=True,
             ),
             Panel(
                 "Right answers while training", "share of completions", (Line("correct", "right"),), low=0.0, high=1.0

@@ -94,7 +94,18 @@ class Stage:
     @property
     def has_run(self) -> bool:
         """Whether there is more of it than its settings."""
-        return self.done or bool(self.last_time) or any((self.path / "completions").glob("*.jsonl"))
+        files = ("summary.json", "claims.json", "table.json")
+        return (
+            self.done
+            or bool(self.last_time)
+            or any((self.path / name).is_file() for name in files)
+            or any((self.path / "completions").glob("*.jsonl"))
+        )
+
+    @property
+    def is_evaluated_along_the_way(self) -> bool:
+        """Whether there are held-out evaluations besides the first and the last."""
+        return any(not kind.is_full for series in self.metrics.values() for kind in series.kinds)
 
     @property
     def origin(self) -> Path | None:

@@ -92,6 +92,7 @@ def test_a_curve_for_each_kind_of_evaluation(tmp_path):
     along, ends = stage.curves("seed 0", "eval/pass@1")
     assert along == {
         "label": "seed 0, along the way, 4 samples",
+        "run": "seed 0",
         "steps": [10, 20],
         "values": [0.5, 0.5],
         "is_full": False,
