@@ -22,7 +22,7 @@ def claims_section(run: Run) -> str:
         if rows and isinstance(note, str):
             parts.append(f"<p>{escape(note)}</p>")
         if rows:
-            parts.append(_table(rows))
+            parts.append(f'<div class="claims">{_table(rows)}</div>')
             parts += [_details(row, name=f"{stage.name} {index}") for index, row in enumerate(rows)]
     parts += [f'<p class="note">{escape(note)}</p>' for note in notes]
     return f"<h2>The paper's claims</h2>{''.join(parts)}" if parts else ""
@@ -60,7 +60,7 @@ def _details(row: dict[str, Any], *, name: str) -> str:
     """The rule of a verdict, its table and its figures, to be folded away."""
     figures = [drawn for one in _dicts(row.get("figures")) if (drawn := _drawn(one, name=name))]
     grid = f'<div class="grid">{"".join(figures)}</div>' if figures else ""
-    counts = f" <small>({len(figures)} figures)</small>" if figures else ""
+    counts = f" <small>({len(figures)} figure{'s' * (len(figures) > 1)})</small>" if figures else ""
     return (
         f"<details open><summary>{_text(row, 'claim')}{counts}</summary>"
         f"<p>Held if: {_text(row, 'rule')}.</p>{_cells(row.get('table'))}{grid}</details>"
@@ -86,7 +86,7 @@ def _drawn(one: dict[str, Any], *, name: str) -> str:
             low = high = None
         label = str(line.get("label", ""))
         colour = colours.setdefault(str(line.get("run", label)), len(colours))
-        is_points = line.get("is_full") is True
+        is_points = line.get("is_points") is True
         curves.append(plot.Curve(steps, values, colour, low, high, label, is_points=is_points))
     if not curves:
         return ""

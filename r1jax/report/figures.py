@@ -121,14 +121,10 @@ def _sections(sections: list[Section], draw: Callable[[Panel], list[str]]) -> st
 
 
 def _curves(stage: Stage, line: Line, colour: int, panel: Panel, *, label: str, band: bool = True) -> list[plot.Curve]:
-    """The curves of one metric: first and last evaluations as points, apart from those along the way.
-
-    They are of other problems and samples, and no evaluation was made between them.
-    """
+    """The curves of one metric: first and last evaluations as points, apart from those along the way."""
     curves = []
-    parts = stage.metrics[line.metric].by_kind()
-    for kind, series in parts.items():
-        is_points = kind is not None and kind.is_full and (stage.is_evaluated_along_the_way or len(series.steps) <= 2)
+    parts = stage.curves(line.metric)
+    for kind, series, is_points in parts:
         if is_points and panel.is_along_the_way and stage.is_evaluated_along_the_way:
             continue
         edges = [

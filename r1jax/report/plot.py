@@ -108,7 +108,7 @@ def draw(
             _stack(axes, curves)
         else:
             for curve in curves:
-                _line(axes, curve, raw)
+                _line(axes, curve, raw=raw, has_gaps=across == "update")
         _bounds(axes, low, high, is_fixed=stacked)
         axes.set_xlabel(across, color=_TEXT)
         axes.set_ylabel(unit, color=_TEXT)
@@ -125,7 +125,7 @@ def draw(
     return _inline(buffer.getvalue(), title)
 
 
-def _line(axes, curve: Curve, raw: bool) -> None:
+def _line(axes, curve: Curve, *, raw: bool, has_gaps: bool) -> None:
     colour = _COLOURS[curve.colour % NUM_COLOURS]
     group = curve.colour // NUM_COLOURS % len(_DASHES)
     if curve.low is not None and curve.high is not None:
@@ -136,7 +136,7 @@ def _line(axes, curve: Curve, raw: bool) -> None:
     if curve.is_points:
         axes.plot(curve.steps, curve.values, color=colour, linestyle="", marker=_MARKERS[group], markersize=4.5)
         return
-    gaps = np.flatnonzero(gaps_of(curve.steps)) + 1
+    gaps = np.flatnonzero(gaps_of(curve.steps) & has_gaps) + 1
     steps, values, smoothed = (np.insert(a, gaps, np.nan) for a in (curve.steps, curve.values, curve.smoothed()))
     if curve.is_smoothed and raw:
         axes.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)

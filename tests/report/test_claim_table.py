@@ -55,7 +55,7 @@ def test_every_claim_has_a_line_with_its_mark_and_below_it_what_it_rests_on(tmp_
 
 def test_a_claim_says_how_its_figures_were_computed(tmp_path):
     """And a curve of many samples is drawn as points, in the colour of its run."""
-    curves = [CURVE | {"run": "seed 0"}, CURVE | {"run": "seed 0", "label": "seed 0, full", "is_full": True}]
+    curves = [CURVE | {"run": "seed 0"}, CURVE | {"run": "seed 0", "label": "seed 0, full", "is_points": True}]
     row = VOTES | {"protocol": ["1 seed (0)", "held-out: <64> problems"], "figures": [{"title": "T", "curves": curves}]}
     text = section(tmp_path, json.dumps([row]))
     assert '[0.6, 0.8]<small class="protocol">1 seed (0)<br>held-out: &lt;64&gt; problems</small></td>' in text

@@ -77,6 +77,7 @@ def test_no_line_joins_points_across_a_gap_or_single_evaluations():
     steps = np.array([10.0, 20, 30, 50, 60])
     assert lines(draw([Curve(steps, steps, 0)], title="t", unit="u")) == [2]
     assert lines(draw([Curve(steps[:3], steps[:3], 0)], title="t", unit="u")) == [1]
+    assert lines(draw([Curve(steps, steps, 0)], title="t", unit="u", across="samples")) == [1]
     assert lines(draw([Curve(steps[:3], steps[:3], 0, is_points=True)], title="t", unit="u")) == []
 
 
