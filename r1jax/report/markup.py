@@ -121,8 +121,10 @@ figcaption{font-weight:600;overflow-wrap:anywhere}figcaption p{font-weight:400;f
 .legend .points{width:8px;height:8px;margin:0 11px 1px 6px}.points.dash0{transform:rotate(45deg) scale(.9)}.legend .points{background:var(--c)}
 .points.dash2{border-radius:50%}.points.dash3{clip-path:polygon(50% 0,100% 100%,0 100%)}
 svg{width:100%;height:auto;margin-top:auto}svg text{font-family:inherit!important}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.87rem}td,th{padding:3px 14px 3px 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}td:first-child{white-space:nowrap}td{overflow-wrap:anywhere;max-width:70ch}.one,td .quiet{white-space:nowrap}.protocol{display:block;color:var(--quiet);margin-top:3px}.wide{display:block;white-space:normal;max-width:34ch}.claims .wide{min-width:14ch}.claims td:nth-child(n+2):nth-child(-n+3){min-width:26ch}
+.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.87rem}td,th{padding:3px 14px 3px 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}td:first-child{white-space:nowrap}td{overflow-wrap:anywhere;max-width:70ch}.one,td .quiet{white-space:nowrap}.protocol{display:block;color:var(--quiet);margin-top:3px}.wide{display:block;white-space:normal;max-width:34ch}
 th{font-weight:600;color:var(--quiet)}
+@media(max-width:700px){.claims thead{display:none}.claims tr{display:block;border-bottom:1px solid var(--line);padding:6px 0}.claims td,.claims .wide{display:block;border:0;padding:1px 0;max-width:none}
+.claims .wide{font-weight:600}.claims td:nth-child(2)::before{content:"paper: ";color:var(--quiet)}.claims td:nth-child(3)::before{content:"ours: ";color:var(--quiet)}.claims td:nth-child(4)::before{content:"held: ";color:var(--quiet)}}
 .pair{grid-template-columns:repeat(auto-fit,minmax(min(100%,370px),1fr));margin:6px 0 22px}
 .answer{background:var(--panel);border-radius:8px;padding:8px 12px;min-width:0;overflow:hidden}
 .answer header{font-size:.82rem;color:var(--quiet);margin-bottom:4px;overflow-wrap:anywhere}
