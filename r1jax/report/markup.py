@@ -19,7 +19,7 @@ _PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t
 def visible(text: str) -> str:
     """`text` with nothing hidden: control characters as pictures, direction marks by code, broken ones as U+FFFD."""
     text = _BROKEN.sub("\ufffd", text.translate(_PICTURES))
-    return _INVISIBLE.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
+    return _INVISIBLE.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
 
 
 def escape(text: Any) -> str:
@@ -30,9 +30,9 @@ def escape(text: Any) -> str:
 def highlight(text: str) -> str:
     """Escaped `text` with each reflection word in a <mark>."""
     pieces, end = [], 0
-    for found in _REFLECTION.finditer(text):
-        pieces += [escape(text[end : found.start()]), f"<mark>{escape(found[0])}</mark>"]
-        end = found.end()
+    for match in _REFLECTION.finditer(text):
+        pieces += [escape(text[end : match.start()]), f"<mark>{escape(match[0])}</mark>"]
+        end = match.end()
     return "".join([*pieces, escape(text[end:])])
 
 

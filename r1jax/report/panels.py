@@ -45,7 +45,7 @@ class Panel:
     is_exact: bool = False  # a schedule, not a measurement: drawn as it is
     across: str = "update"  # the horizontal axis
     is_along_the_way: bool = False  # of held-out evaluations only those along the way, where there are such
-    is_compared: bool = True  # has plots of its own, one a line, where runs are compared
+    is_compared: bool = True  # each line has a plot where runs are compared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +259,7 @@ SECTIONS = (
     ),
 )
 
-# Metrics drawn as part of another panel, or known and not worth a plot of their own.
+# Metrics drawn as part of another panel, or known and not worth a plot.
 _QUIET = re.compile(r".*_(low|high)|completions/(min|max)_length|(min|max)_reward|rewards/[^/]+/std|time/step|finite")
 
 

@@ -37,7 +37,7 @@ class Curve:
     label: str = ""  # in the legend; "" leaves it out there
     is_exact: bool = False  # not noisy: never smoothed
     is_points: bool = False  # no line joins its points
-    printed: str = ""  # the figures in the legend; "": its own first and last value
+    printed: str = ""  # the figures in the legend; "": its first and last value
 
     @property
     def is_smoothed(self) -> bool:

@@ -35,7 +35,7 @@ def tables(stage: Stage, notes: list[str]) -> str:
         _first_and_last(stage),
         _data_set(read_json(stage.path / "table.json", notes)),
         _counts("Pairs", stage.summary.get("counts")),
-        _held_out(stage.summary.get("heldout")),
+        _counts("On held-out examples", stage.summary.get("heldout"), _MEANINGS),
         _counts("Examples", stage.summary.get("examples")),
     ]
     return "".join(parts)
@@ -108,20 +108,10 @@ def _data_set(data: Mapping[str, Any]) -> str:
     return (f"<h3>The set</h3>{kept}" if kept else "") + dropped
 
 
-def _held_out(heldout: Any) -> str:
-    if not isinstance(heldout, Mapping):
-        return ""
+def _counts(title: str, counts: Any, meanings: Mapping[str, str] | None = None) -> str:
+    """A line for each number, with what it means where that is known."""
     rows = [
-        [escape(name), show(number(value)), escape(_MEANINGS.get(name, ""))]
-        for name, value in heldout.items()
-        if math.isfinite(number(value))
-    ]
-    return f"<h3>On held-out examples</h3>{table(rows)}" if rows else ""
-
-
-def _counts(title: str, counts: Any) -> str:
-    rows = [
-        [escape(name), show(number(value))]
+        [escape(name), show(number(value)), *([] if meanings is None else [escape(meanings.get(name, ""))])]
         for name, value in (counts.items() if isinstance(counts, Mapping) else ())
         if math.isfinite(number(value))
     ]
