@@ -65,7 +65,8 @@ def figure(panel: Panel, curves: list[plot.Curve], *, name: str, raw: bool = Tru
         for curve in curves
         if curve.label
     )
-    notes = [panel.note] if panel.note else []
+    has_band = any(curve.low is not None for curve in curves)
+    notes = [text for text in (panel.note, panel.band if has_band else "") if text]
     if not panel.stacked and any(curve.is_smoothed for curve in curves):
         notes.append(f"{_SMOOTHED}; faint: as logged." if raw else f"{_SMOOTHED}.")
     high, cut_off = plot.outliers(curves) if panel.stacked else (panel.high, [])

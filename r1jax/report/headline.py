@@ -19,10 +19,8 @@ def status(stage: Stage) -> str:
         return f"finished{at}, {duration(stage.wall_seconds)}"
     if not stage.last_time:
         return "no update recorded yet"
-    return (
-        f"running or stopped at update {stage.last_step:,}{of}, {duration(stage.wall_seconds)} so far, "
-        f"last row written {stage.last_time}"
-    )
+    so_far = f", {duration(stage.wall_seconds)} so far" if math.isfinite(stage.wall_seconds) else ""
+    return f"running or stopped at update {stage.last_step:,}{of}{so_far}, last row written {stage.last_time}"
 
 
 def total_time(run: Run) -> str:

@@ -39,6 +39,7 @@ class Panel:
     unit: str
     lines: tuple[Line, ...]
     note: str = ""
+    band: str = ""  # what the bands are, where there are any
     low: float | None = None  # fixed end of the vertical axis
     high: float | None = None
     stacked: bool = False
@@ -76,7 +77,8 @@ SECTIONS = (
                 "Held-out score",
                 "problems",
                 {"eval/pass@1": "pass@1", "eval/cons@*": "cons@*"},
-                "Task metric, apart from the reward. Bands: 95 % bootstrap intervals over problems.",
+                "Task metric, apart from the reward.",
+                band="Bands: 95 % bootstrap intervals over problems.",
             ),
             _panel(
                 "Reward",
@@ -134,7 +136,7 @@ SECTIONS = (
                 "Rewards",
                 "logits",
                 (Line("mean_reward", "mean", "min_reward", "max_reward"),),
-                "Band: lowest to highest.",
+                band="Band: lowest to highest.",
             ),
         ),
     ),
@@ -161,7 +163,7 @@ SECTIONS = (
                     Line("completions/median_length", "median"),
                     Line("eval/mean_length", "held-out mean"),
                 ),
-                "Band: shortest to longest completion.",
+                band="Band: shortest to longest completion.",
                 low=0.0,
             ),
             _panel(

@@ -68,10 +68,11 @@ def _evaluation(tasks: Any) -> str:
 
 def _first_and_last(stage: Stage) -> str:
     """What RL changed: both evaluations are of the same problems, with as many samples."""
-    figures = _evaluation({when: figures for when, figures in evaluations(stage).items() if figures})
+    ends = {when: figures for when, figures in evaluations(stage).items() if figures}
+    figures = _evaluation(ends)
     size = evaluation_size(stage, "final_")
     note = f'<p class="quiet">Held out: {size}.</p>' if size else ""
-    return f"<h3>First and last evaluation</h3>{note}{figures}" if figures else ""
+    return f"<h3>First {'and last ' if len(ends) > 1 else ''}evaluation</h3>{note}{figures}" if figures else ""
 
 
 def _is_shown(name: str, by_task: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -109,6 +109,7 @@ def test_runs_are_compared_by_their_first_and_last_evaluations(tmp_path):
     scores = panel(text, "Held-out score: pass@1")
     assert "</i>a 0.125 → 0.562<" in scores and "</i>b 0.200 → 0.800<" in scores
     assert "Points, and the figures above: first and last evaluation." in scores
+    assert "Bands:" not in text  # there are none
     assert "<th>pass@16</th>" in text and "pass@16" not in "".join(re.findall("<figcaption>.*?</figcaption>", text))
 
 

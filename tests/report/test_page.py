@@ -99,7 +99,7 @@ def test_unfinished_run(tmp_path):
     text = read(write_report(make_rl_stage(tmp_path / "rl", updates=7, done=False)))
     assert "running or stopped at update 7 of 60, 22 s so far, last row written" in text and "wall time so far<" in text
     assert "held-out pass@1" in text  # the first evaluation alone
-    assert "0.234 → –" in text
+    assert "0.234 → –" in text and "<h3>First evaluation</h3>" in text
 
 
 @pytest.mark.parametrize("files", [[], ["metrics.jsonl"], ["metrics.jsonl", "summary.json", "completions"]])
