@@ -1,8 +1,4 @@
-"""Choice of experts, and the order of the routed rows that it implies.
-
-The kernel has what a grouped matmul needs beside the choice, ranks and counts, from the same pass over the scores. Neither
-JAX's megablox nor tokamax has a router: both start from the sizes of groups, rows already sorted.
-"""
+"""Choice of experts, and the order of the routed rows that it implies: what a grouped matmul needs of a router."""
 
 import jax
 
