@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 
+from r1jax.hf.folder import check_folder
 from r1jax.plan.programs import STAGES as WITH_PROGRAMS
 from r1jax.plan.programs import stage_programs
 from r1jax.policies.preview import Previews
@@ -168,23 +169,16 @@ def _check_models(stage: Stage, planned: Sequence[Stage]) -> None:
             continue
         path = Path(spec.path)
         if isinstance(spec, HuggingFaceInit):
-            if not path.is_dir():
-                raise ValueError(f"{key}.path: {no_folder(path)}")
+            try:
+                check_folder(path)
+            except (ValueError, OSError) as error:
+                raise ValueError(f"{key}.path: {error}") from error
         elif not any(path.is_relative_to(other.workdir) for other in planned):
             if getattr(spec, "step", None) is not None:
                 if not (path / "checkpoints").is_dir():
                     raise ValueError(f"{key}.path: {path} has no checkpoints")
             elif not (path / "DONE").exists():
                 raise ValueError(f"{key}.path: {path} is not the work directory of a finished stage: it has no DONE")
-
-
-def no_folder(path: Path) -> str:
-    """What to say of a folder of weights that is not there."""
-    given = os.path.relpath(path)
-    return (
-        f"there is no folder {given}; only local folders are read: "
-        f"`huggingface-cli download NAME --local-dir {given}` makes one of a hub's model"
-    )
 
 
 def _trace(spec: Any, previews: Previews) -> None:

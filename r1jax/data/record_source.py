@@ -24,6 +24,6 @@ def records_of(spec: SourceSpec, *, seed: int) -> Iterator[Row]:
     if spec.path is not None:
         rows = open_records(spec.path, split=spec.split, subset=spec.subset)
         yield from map(rows.row, range(len(rows)))
-        return
-    for number, record in enumerate(load_function(spec.function)(seed=seed, **spec.arguments), start=1):
-        yield Row(record, where=f"{spec.function}, record {number}")
+    elif spec.function is not None:
+        for number, record in enumerate(load_function(spec.function)(seed=seed, **spec.arguments), start=1):
+            yield Row(record, where=f"{spec.function}, record {number}")

@@ -27,10 +27,10 @@ from r1jax.tasks.decontaminate import Dropped, decontaminate
 from r1jax.tasks.grading import check_problem, grade_answer
 from r1jax.tasks.problem import (
     SPLITS,
-    GradingError,
     Problem,
     canonical_answer,
     check_index,
+    check_task,
     record_fraction,
     split_of,
     stable_hash,
@@ -61,7 +61,9 @@ class FileTask:
                 message names the data set or the key, the file, the row and the field.
         """
         self.spec, self.fields = spec, fields_of(spec.dataset)
+        self.grader = self.fields.grader  # see rollout.collect.reward_columns
         self.name = spec.name or spec.dataset or _stem(next(iter(spec.sources.values())).path)
+        self._space = spec.sources["path"].label if spec.path else ""  # of the split by hash
         self.counts: dict[str, dict[str, int]] = {}
         self.dropped: list[Dropped] = []
         self._rows: dict[str, Rows] = {}
@@ -75,16 +77,14 @@ class FileTask:
     def problem(self, index: int, *, split: str) -> Problem:
         """The problem at ``index``: past the end of the split it begins anew.
 
-        Raises:
-            ValueError: unknown split, negative index, a split that the task has no files for, or a row whose fields are
-                not as published.
+        Raises ValueError too for a split without files, or a row whose fields are not as published.
         """
         check_index(index, split)
         if split not in self._rows:
             there = " and ".join(self._rows)
             raise ValueError(f"task {self.name!r} has only {there} problems: give its {split!r} files to get others")
-        if "path" in self.spec.sources:
-            record_fraction(self.spec.heldout_fraction, space=self.spec.sources["path"].label)
+        if self._space:
+            record_fraction(self.spec.heldout_fraction, space=self._space)
         epoch, number = divmod(index, len(self._kept[split]))
         if split == "train":
             number = _order(len(self._kept[split]), stable_hash("epoch", self.spec.seed, epoch))[number]
@@ -101,22 +101,17 @@ class FileTask:
         return len(self._kept.get(split, ()))
 
     def grade(self, answer: str | None, problem: Problem) -> float:
-        """What the verifier of the data set says of an answer: 1.0 or 0.0; None and blank text give 0.0.
-
-        Raises:
-            GradingError: the problem is of another task, or the verifier fails.
-        """
-        if problem.columns.get("task") != self.name:
-            raise GradingError(f"task {self.name!r} was given a problem of task {problem.columns.get('task')!r}")
+        """What the verifier of the data set says of an answer: 1.0 or 0.0; None and blank text give 0.0."""
+        check_task(self.name, problem)
         if answer is None or not answer.strip():
             return 0.0
-        return grade_answer(self.fields.grader, answer, problem)
+        return grade_answer(self.grader, answer, problem)
 
     def canonical(self, answer: str) -> str:
         """A letter for choices, the text for code and instructions, else numbers in their shortest form."""
-        if self.fields.grader == "choice":
+        if self.grader == "choice":
             return read_letter(answer) or answer.strip()
-        return answer.strip() if self.fields.grader in ("code", "instructions") else canonical_answer(answer)
+        return answer.strip() if self.grader in ("code", "instructions") else canonical_answer(answer)
 
     def _row(self, rows: Rows, index: int, *, fields: Sequence[str] | None = None) -> Row:
         prefix = f"data set {self.spec.dataset!r}" if self.spec.dataset else ""
@@ -155,7 +150,7 @@ class FileTask:
                     continue
                 text, split = self._text(row), key
                 if key == "path":
-                    split = split_of(text, heldout_fraction=self.spec.heldout_fraction, space=source.label)
+                    split = split_of(text, heldout_fraction=self.spec.heldout_fraction, space=self._space)
                 self._kept[split].append(index)
                 keys[split].append(stable_hash(text))
                 self._renamed |= self.fields.renamed(row)
@@ -252,7 +247,7 @@ def _check_files(task: FileTask, columns: frozenset[str], template: str | None) 
     shapes = set()
     for problem in itertools.chain.from_iterable(task.problems(split) for split in SPLITS):
         _check_columns(problem, columns)
-        check_problem(task.fields.grader, problem)
+        check_problem(task.grader, problem)
         roles = tuple(message["role"] for message in problem.messages)
         if template is not None and roles not in shapes:
             shapes.add(roles)

@@ -94,7 +94,7 @@ def _judge_any(answer: str | None, reference: str) -> float | Exception:
     if _MATHEMATICS.search(reference) or not _WORD.search(reference):
         from r1jax.rewards import math
 
-        score = math.judge([answer], [reference])[0]
+        score = math.grade_math([answer], [reference])[0]
         if not isinstance(score, ValueError):
             return score
     return float(_letters(answer) == _letters(reference))

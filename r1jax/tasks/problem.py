@@ -57,7 +57,7 @@ class Task(Protocol):
         """The task metric in [0, 1]; only 1.0 counts as right. None (nothing extracted) and any bad text give 0.0.
 
         Raises:
-            GradingError: the verifier fails whatever the answer.
+            GradingError: the problem is of another task (``check_task``), or the verifier fails whatever the answer.
         """
         ...
 
@@ -72,6 +72,12 @@ def check_index(index: int, split: str) -> None:
         raise ValueError(f"split {split!r}: must be one of {', '.join(SPLITS)}")
     if index < 0:
         raise ValueError(f"index {index}: must be >= 0")
+
+
+def check_task(name: str, problem: Problem) -> None:
+    """Raises GradingError for a problem of another task than the one of this name."""
+    if problem.columns.get("task") != name:
+        raise GradingError(f"task {name!r} was given a problem of task {problem.columns.get('task')!r}")
 
 
 def stable_hash(*parts: object) -> int:

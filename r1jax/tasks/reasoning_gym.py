@@ -24,7 +24,7 @@ import numpy as np
 from r1jax.specs.tasks import ReasoningGymSpec
 from r1jax.tasks.answer_guard import is_safe
 from r1jax.tasks.logic import confirms
-from r1jax.tasks.problem import GradingError, Problem, canonical_answer, check_index, split_of, stable_hash
+from r1jax.tasks.problem import GradingError, Problem, canonical_answer, check_index, check_task, split_of, stable_hash
 
 _INDICES_PER_SLICE = 250
 _SLICE_SIZE = 5000
@@ -84,8 +84,7 @@ class ReasoningGymTask:
         Raises:
             GradingError: the problem is not of this task, or the data set now makes another question from its seed.
         """
-        if problem.columns.get("task") != self.name:
-            raise GradingError(f"task {self.name!r} was given a problem of task {problem.columns.get('task')!r}")
+        check_task(self.name, problem)
         entry = self._entry(problem.columns["source_seed"], problem.columns["source_index"])
         if self._content(entry) != problem.messages[-1]["content"]:
             raise GradingError(

@@ -50,13 +50,11 @@ from r1jax.specs.functions import check_function
 from r1jax.specs.reader import read
 from r1jax.specs.rewards import AskSpec, FilterSpec
 from r1jax.specs.stages import RejectSpec
-from r1jax.specs.tasks import TestSetSpec
+from r1jax.stages.open_run import open_run
 from r1jax.stages.reject.curate import Step, curate, fates_of, make_step, verdicts_of
-from r1jax.stages.run import open_run
 from r1jax.stages.splits import check_same_split
 from r1jax.stages.trial import check_prompts, tasks_of
-from r1jax.tasks.decontaminate import NgramIndex
-from r1jax.tasks.file_task import texts_of_test_set
+from r1jax.tasks.contamination import make_index
 from r1jax.tasks.mixture import make_mixture
 from r1jax.tasks.problem import stable_hash
 from r1jax.text.chat import check_template, response_form
@@ -91,7 +89,7 @@ def check(spec: RejectSpec, previews: Previews | None = None) -> None:
         problem = part.problem(0, split="train")
         check_template(spec.template, problem.messages)
         score_in_background(rubric, problem, ["", "1"], task=part)
-    check_problems_of(task, rubric)
+    check_problems_of(task, rubric, template=spec.template)
     for where, step in _steps(spec):
         check_function(step.function, where=f"{where}.function")
         _check_names(step.tasks or (), names, where=f"{where}.tasks")
@@ -101,7 +99,7 @@ def check(spec: RejectSpec, previews: Previews | None = None) -> None:
         with contextlib.suppress(RecordsMissingError):  # an earlier stage may make it; main needs it
             for row in itertools.islice(records_of(other, seed=spec.seed), 1):
                 messages_of(row)
-    make_index(spec)
+    make_index(spec.decontaminate, ngram=spec.ngram)
     check_prompts(spec, previews, trained=tasks_of(task))
     check_same_split(spec, previews)
 
@@ -168,7 +166,7 @@ def main(spec: RejectSpec, workdir: Path) -> dict:
         on_first(lambda: folder.mkdir(exist_ok=True))
         is_done = on_first(lambda: [_part_path(folder, batch).is_file() for batch in range(num_batches)])
         done = [*is_done, False].index(False)
-        with MetricsWriter(run.path, total=num_batches, resume_step=done) as metrics:
+        with MetricsWriter(run.path, total=num_batches, resume_step=done, progress=run.progress) as metrics:
             for batch in range(done, num_batches):
                 run.stop.check()
                 begin = time.perf_counter()
@@ -276,7 +274,8 @@ def write_set(spec: RejectSpec, workdir: Path, *, tokenizer: Tokenizer) -> dict[
                 provenance = {"other": number, "row": place}
                 yield make_record(messages_of(row), tokenizer, other.domain, None, provenance)
 
-    unique = unshared(records(), index=make_index(spec), rejected=rejected)
+    index = make_index(spec.decontaminate, ngram=spec.ngram) if spec.decontaminate else None
+    unique = unshared(records(), index=index, rejected=rejected)
     written = write_shards(unique, workdir / FOLDER, file_format=spec.format, records_per_shard=spec.records_per_shard)
     table, sampled = written["table"], spec.num_prompts * spec.samples_per_prompt
     found = {"prompts": spec.num_prompts, "samples": sampled, "others": counts["others"]}
@@ -295,16 +294,6 @@ def write_set(spec: RejectSpec, workdir: Path, *, tokenizer: Tokenizer) -> dict[
     write_json(workdir / MANIFEST, {"files": written["files"]})
     rows = read_rows(workdir / "metrics.jsonl", [])
     return found | {"wall_seconds": sum(row["time/step"] for row in rows), "seed": spec.seed}
-
-
-def make_index(spec: RejectSpec) -> NgramIndex | None:
-    """The n-grams of the test sets of ``decontaminate``, as ``FileTask`` names them; None without any."""
-    return _index(spec.decontaminate, spec.ngram) if spec.decontaminate else None
-
-
-@functools.lru_cache(maxsize=2)
-def _index(test_sets: tuple[TestSetSpec, ...], ngram: int) -> NgramIndex:
-    return NgramIndex(dict(map(texts_of_test_set, test_sets)), n=ngram)
 
 
 def _part_path(folder: Path, batch: int) -> Path:

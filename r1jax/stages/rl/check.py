@@ -41,7 +41,7 @@ def check(spec: RlSpec, previews: Previews | None = None) -> None:
             )
     for task in tasks_of(schedule.everything):
         _try_task(spec, rubric, task)
-    check_problems_of(schedule.everything, rubric)
+    check_problems_of(schedule.everything, rubric, template=spec.template)
     heldout = heldout_problems(schedule.at(0), spec.eval)
     preview = previews.policy(spec.init, seed=spec.seed)
     if preview is not None:

@@ -152,7 +152,7 @@ def _codeforces(row: Row) -> tuple[str, dict[str, Any]]:
     }
     checker = row.get("generated_checker")
     if checker:
-        tests["checker"] = inside.read("codeforces_checker").replace('SOURCE = ""', f"SOURCE = {checker!r}")
+        tests["checker"] = inside.source_of("codeforces_checker").replace('SOURCE = ""', f"SOURCE = {checker!r}")
     rating = row.get("rating")
     return "", {"tests": tests} if rating is None else {"tests": tests, "rating": rating}
 

@@ -23,7 +23,8 @@ class Row:
     """One row: its values by field, and where it stands ("FILE, row 3", counted from 1).
 
     Fields have been published under several names ("problem", "Problem"); every method takes the names in order of
-    preference and uses the first that is there and not null.
+    preference and uses the first that is there and not null. All but ``get`` raise ValueError, with file, row and field, where
+    none is, or its value is not what is asked for.
     """
 
     def __init__(self, values: Mapping[str, Any], *, where: str):
@@ -34,11 +35,7 @@ class Row:
         return next((self.values[name] for name in names if self.values.get(name) is not None), default)
 
     def text(self, *names: str) -> str:
-        """A text that is not blank; a number is written out.
-
-        Raises:
-            ValueError: the field is missing, null, blank or neither text nor number.
-        """
+        """A text that is not blank; a number is written out."""
         name, value = self.first(*names)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
@@ -47,11 +44,7 @@ class Row:
         return value
 
     def integer(self, *names: str) -> int:
-        """A whole number, also where it is written as text.
-
-        Raises:
-            ValueError: the field is missing or no whole number.
-        """
+        """A whole number, also where it is written as text."""
         name, value = self.first(*names)
         try:
             number = int(value)
@@ -62,22 +55,14 @@ class Row:
         return number
 
     def items(self, *names: str, of: type = str) -> list[Any]:
-        """A list of texts (or of another type); a text that holds it as JSON counts too.
-
-        Raises:
-            ValueError: the field is missing, no list, or an entry is of another type.
-        """
+        """A list of texts (or of another type); a text that holds it as JSON counts too."""
         value = self.parsed(*names)
         if not isinstance(value, list) or not all(isinstance(item, of) for item in value):
             raise self.error(self.first(*names)[0], f"must be a list of {of.__name__}; it is {_short(value)}")
         return value
 
     def parsed(self, *names: str) -> Any:
-        """The value, read as JSON where it is a text.
-
-        Raises:
-            ValueError: the field is missing, or its text is no JSON.
-        """
+        """The value, read as JSON where it is a text."""
         name, value = self.first(*names)
         if not isinstance(value, str):
             return value
@@ -91,7 +76,7 @@ class Row:
         return ValueError(f"{self.where}: field {field!r} {message}")
 
     def first(self, *names: str) -> tuple[str, Any]:
-        """(name, value) of the first field that is there and not null; ValueError with all names where none is."""
+        """(name, value) of the first field that is there; the error lists all names."""
         for name in names:
             if self.values.get(name) is not None:
                 return name, self.values[name]

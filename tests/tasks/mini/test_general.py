@@ -12,7 +12,6 @@ from r1jax.tasks.mini.general import (
     helpfulness,
     helpfulness_of,
     is_safe,
-    num_questions,
     safety,
 )
 from r1jax.tasks.problem import recorded_splits
@@ -98,7 +97,7 @@ def test_held_out_questions_are_never_trained_on(task):
         for split in ("train", "heldout")
     }
     assert not questions["train"] & questions["heldout"]
-    total = num_questions()[task.name]
+    total = {"helpful": 24 * 3 * 6, "safety": 8 * 12 * 5}[task.name]
     assert len(questions["train"]) + len(questions["heldout"]) == total
     assert 0.12 < len(questions["heldout"]) / total < 0.28
     assert task.problem(7, split="train") == task.problem(7, split="train")
