@@ -20,7 +20,9 @@ CONFIGS = sorted(path for path in REPOSITORY.glob("configs/**/*.py") if "def get
 TEXTS = {
     "url": "http://127.0.0.1:8000/v1",
     "page_size": "256",
+    "aggregation": "token",
     "group_size": "3",
+    "row_length": "8192",
     "max_rows": "512",
     "prompt": "{question}?",
     "cons_at": "[2, 4]",
