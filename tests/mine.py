@@ -10,14 +10,14 @@ from r1jax.specs.policy import RandomInit
 from r1jax.specs.reader import read
 from tests.tiny import POLICY
 
-TEN_LINES = '''\
+TEN_LINES = """\
 from ml_collections import ConfigDict
 
 def get_config():
     rl = {"stage": "rl", "init": {"kind": "hf", "path": "my_model"}, "tasks": [{"kind": "files", "path": "my_problems.jsonl"}],
           "rewards": [{"function": "my_rewards:digits"}], "group_size": 8, "num_updates": 50}
     return ConfigDict({"stages": {"rl": rl}})
-'''
+"""
 """Verbatim as README has it."""
 REWARDS = '''\
 def digits(completions, answer, animals, **columns):
@@ -35,7 +35,8 @@ def write_mine(folder: Path, *, num_problems: int = 100) -> None:
     made = Pretrained(policy.model, params, buffers, tokenizer=policy.tokenizer)
     save_pretrained(made, folder / "my_model")
     problems = [
-        {"prompt": f"What is {index} + 1?", "answer": str(index + 1), "animals": [2, 3]} for index in range(num_problems)
+        {"prompt": f"What is {index} + 1?", "answer": str(index + 1), "animals": [2, 3]}
+        for index in range(num_problems)
     ]
     (folder / "my_problems.jsonl").write_text("".join(f"{json.dumps(problem)}\n" for problem in problems))
     (folder / "my_rewards.py").write_text(REWARDS)
