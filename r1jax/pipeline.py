@@ -141,17 +141,19 @@ def _check_inputs(stage: Stage, others: Sequence[Stage]) -> None:
     coming = [stage]
     while coming:
         reader = coming.pop()
+        steps = {f"{key}.path": spec.step for key, spec in specs_in(reader.spec) if isinstance(spec, StageInit)}
         for key, source in _inputs(reader, others):
             where = f"stages.{reader.name}.{key}: reads what the stage {source.name!r} makes"
-            if reader is stage and not (source.workdir / "DONE").exists():
-                raise ConfigError(
-                    f"{where}, which is not done in {source.workdir}: run it before, with --stages={source.name}"
-                )
             if (source.workdir / "config.json").exists():
                 try:
                     check_same_config(source.workdir, source.spec)
                 except WorkdirError as error:
                     raise ConfigError(f"{where}, but {error}") from error
+            is_done = steps.get(key) is not None or read_summary(source.workdir, source.spec) is not None
+            if reader is stage and not is_done:
+                raise ConfigError(
+                    f"{where}, which is not done in {source.workdir}: run it before, with --stages={source.name}"
+                )
             coming.append(source)
 
 

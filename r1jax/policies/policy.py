@@ -56,9 +56,9 @@ def make_source(spec: SourceSpec, *, seed: int) -> Source:
 
     Raises ValueError for a function that cannot be imported.
     """
-    if spec.path is not None:
-        return lambda index: documents(index, seed=seed, path=spec.path, split=spec.split, subset=spec.subset)
-    function = load_function(spec.function)
+    if (path := spec.path) is not None:
+        return lambda index: documents(index, seed=seed, path=path, split=spec.split, subset=spec.subset)
+    function = load_function(str(spec.function))
     return lambda index: function(index, seed=seed, **spec.arguments)
 
 
@@ -69,7 +69,7 @@ def count_documents(spec: SourceSpec) -> int | None:
     """
     if spec.path is not None:
         return documents.count(path=spec.path, split=spec.split, subset=spec.subset)
-    count: Callable[..., int] | None = getattr(load_function(spec.function), "count", None)
+    count: Callable[..., int] | None = getattr(load_function(str(spec.function)), "count", None)
     return None if count is None else count(**spec.arguments)
 
 

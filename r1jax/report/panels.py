@@ -69,195 +69,176 @@ def _share(title: str, of: str, lines: dict[str, str], note: str = "", **options
     return _panel(title, f"share of {of}", lines, note, low=0.0, high=1.0, **options)
 
 
+def _section(title: str, *panels: Panel) -> Section:
+    return Section(title, panels)
+
+
 SECTIONS = (
-    Section(
+    _section(
         "Learning",
-        (
-            _share(
-                "Held-out score",
-                "problems",
-                {"eval/pass@1": "pass@1", "eval/cons@*": "cons@*"},
-                "Task metric, apart from the reward.",
-                band="Bands: 95 % bootstrap intervals over problems.",
-            ),
-            _panel(
-                "Reward",
-                "reward",
-                {"reward": "mean", "reward_std": "spread", "reward_std_in_groups": "spread within groups"},
-                "Weighted sum that is trained on, over the phase's completions. Spread: standard deviation.",
-            ),
-            _share(
-                "Held-out pass@k",
-                "problems",
-                {"eval/pass@*": "pass@*"},
-                "At least one of k samples right, unbiased estimate, of the same problems and samples.",
-                is_along_the_way=True,
-            ),
-            _share("Right answers while training", "completions", {"correct": "right"}),
-            _panel("Reward parts", "mean, unweighted", {"rewards/*/mean": "*"}),
-            _panel(
-                "Groups without a signal",
-                "share of groups",
-                {"frac_reward_zero_std": "all rewards equal"},
-                "A group whose rewards are equal has zero advantage and teaches nothing.",
-                low=0.0,
-            ),
-            _panel("Loss", "loss", {"loss": "training"}),
-            _panel(
-                "Failed verifiers",
-                "completions",
-                {
-                    "rewards/*/errors": "*",
-                    "rewards/*/timeouts": "*, out of time",
-                    "eval/rewards/*/errors": "*, held-out",
-                    "eval/rewards/*/timeouts": "*, held-out, out of time",
-                },
-                "What a reward failed on has no reward and is not learned from.",
-                low=0.0,
-            ),
-            _share("Held-out format", "completions", {"eval/format": "well formed"}),
-            _panel(
-                "Auxiliary losses",
-                "loss, unweighted",
-                {"mtp_loss": "multi-token prediction", "moe/balance_loss": "expert balance"},
-            ),
+        _share(
+            "Held-out score",
+            "problems",
+            {"eval/pass@1": "pass@1", "eval/cons@*": "cons@*"},
+            "Task metric, apart from the reward.",
+            band="Bands: 95 % bootstrap intervals over problems.",
+        ),
+        _panel(
+            "Reward",
+            "reward",
+            {"reward": "mean", "reward_std": "spread", "reward_std_in_groups": "spread within groups"},
+            "Weighted sum that is trained on, over the phase's completions. Spread: standard deviation.",
+        ),
+        _share(
+            "Held-out pass@k",
+            "problems",
+            {"eval/pass@*": "pass@*"},
+            "At least one of k samples right, unbiased estimate, of the same problems and samples.",
+            is_along_the_way=True,
+        ),
+        _share("Right answers while training", "completions", {"correct": "right"}),
+        _panel("Reward parts", "mean, unweighted", {"rewards/*/mean": "*"}),
+        _panel(
+            "Groups without a signal",
+            "share of groups",
+            {"frac_reward_zero_std": "all rewards equal"},
+            "A group whose rewards are equal has zero advantage and teaches nothing.",
+            low=0.0,
+        ),
+        _panel("Loss", "loss", {"loss": "training"}),
+        _panel(
+            "Failed verifiers",
+            "completions",
+            {
+                "rewards/*/errors": "*",
+                "rewards/*/timeouts": "*, out of time",
+                "eval/rewards/*/errors": "*, held-out",
+                "eval/rewards/*/timeouts": "*, held-out, out of time",
+            },
+            "What a reward failed on has no reward and is not learned from.",
+            low=0.0,
+        ),
+        _share("Held-out format", "completions", {"eval/format": "well formed"}),
+        _panel(
+            "Auxiliary losses",
+            "loss, unweighted",
+            {"mtp_loss": "multi-token prediction", "moe/balance_loss": "expert balance"},
         ),
     ),
-    Section(
+    _section(
         "Reward model",
-        (
-            _share(
-                "Judged right",
-                "the update's examples",
-                {"accuracy": "all", "accuracy_safe": "safe", "accuracy_unsafe": "unsafe"},
-            ),
-            _panel("Margin", "logits", {"margin": "better less worse"}),
-            Panel(
-                "Rewards",
-                "logits",
-                (Line("mean_reward", "mean", "min_reward", "max_reward"),),
-                band="Band: lowest to highest.",
-            ),
+        _share(
+            "Judged right",
+            "the update's examples",
+            {"accuracy": "all", "accuracy_safe": "safe", "accuracy_unsafe": "unsafe"},
+        ),
+        _panel("Margin", "logits", {"margin": "better less worse"}),
+        Panel(
+            "Rewards",
+            "logits",
+            (Line("mean_reward", "mean", "min_reward", "max_reward"),),
+            band="Band: lowest to highest.",
         ),
     ),
-    Section(
+    _section(
         "Data made",
-        (
-            _share("Kept", "samples", {"kept_share": "kept"}),
-            _panel("Dropped", "samples of a batch, by reason", {"rejected/*": "*"}, low=0.0),
-            _panel(
-                "Prompts and documents left out",
-                "count",
-                {"prompts/too_long": "prompts", "data/too_long": "documents"},
-            ),
+        _share("Kept", "samples", {"kept_share": "kept"}),
+        _panel("Dropped", "samples of a batch, by reason", {"rejected/*": "*"}, low=0.0),
+        _panel(
+            "Prompts and documents left out", "count", {"prompts/too_long": "prompts", "data/too_long": "documents"}
         ),
     ),
-    Section(
+    _section(
         "Behaviour",
-        (
-            Panel(
-                "Response length",
-                "tokens",
-                (
-                    Line("completions/mean_length", "mean", "completions/min_length", "completions/max_length"),
-                    Line("completions/median_length", "median"),
-                    Line("eval/mean_length", "held-out mean"),
-                ),
-                band="Band: shortest to longest completion.",
-                low=0.0,
+        Panel(
+            "Response length",
+            "tokens",
+            (
+                Line("completions/mean_length", "mean", "completions/min_length", "completions/max_length"),
+                Line("completions/median_length", "median"),
+                Line("eval/mean_length", "held-out mean"),
             ),
-            _panel(
-                "Truncated",
-                "share of completions",
-                {"completions/clipped_ratio": "stopped by the length limit", "eval/clipped_ratio": "held-out"},
-                low=0.0,
-            ),
-            _panel(
-                "Reflection words per 1,000 tokens",
-                "words",
-                {"reflection/per_1k_tokens": "words"},
-                "wait, mistake, however, but, retry, error, verify, wrong, evaluate, check (R1v2 C.2), and Chinese equivalents.",
-                low=0.0,
-            ),
-            _panel("Reflection words per completion", "words", {"reflection/per_completion": "words"}, low=0.0),
-            _panel(
-                "Language",
-                "share",
-                {
-                    "language/chinese_share": "Chinese among letters",
-                    "language/mixed_share": "completions with both languages",
-                },
-                low=0.0,
-            ),
+            band="Band: shortest to longest completion.",
+            low=0.0,
+        ),
+        _panel(
+            "Truncated",
+            "share of completions",
+            {"completions/clipped_ratio": "stopped by the length limit", "eval/clipped_ratio": "held-out"},
+            low=0.0,
+        ),
+        _panel(
+            "Reflection words per 1,000 tokens",
+            "words",
+            {"reflection/per_1k_tokens": "words"},
+            "wait, mistake, however, but, retry, error, verify, wrong, evaluate, check (R1v2 C.2), and Chinese equivalents.",
+            low=0.0,
+        ),
+        _panel("Reflection words per completion", "words", {"reflection/per_completion": "words"}, low=0.0),
+        _panel(
+            "Language",
+            "share",
+            {
+                "language/chinese_share": "Chinese among letters",
+                "language/mixed_share": "completions with both languages",
+            },
+            low=0.0,
         ),
     ),
-    Section(
+    _section(
         "Optimisation",
-        (
-            _panel("KL to the reference", "nats per token", {"kl": "KL"}),
-            _panel("Entropy", "nats per token", {"entropy": "entropy"}, low=0.0),
-            _panel(
-                "Clipped ratios",
-                "share of tokens",
-                {
-                    "clip_ratio/region_mean": "either side",
-                    "clip_ratio/low_mean": "low",
-                    "clip_ratio/high_mean": "high",
-                },
-                low=0.0,
-            ),
-            _panel(
-                "Sampler against trainer",
-                "nats",
-                {
-                    "sampling/sampling_logp_difference/mean": "mean",
-                    "sampling/sampling_logp_difference/max": "largest",
-                },
-                "Log-probability difference on the same tokens; float error if the two agree.",
-                low=0.0,
-            ),
-            _panel(
-                "Ratio to the sampling policy",
-                "ratio",
-                {"ratio/mean": "mean", "ratio/max": "largest"},
-                "Of each token, new over old probability; 1 in the first update of a phase.",
-            ),
-            _panel("Gradient norm", "norm before clipping", {"grad_norm": "gradient"}, low=0.0),
-            _panel("Update norm", "norm", {"update_norm": "update"}, low=0.0),
-            _panel("Parameter norm", "norm", {"param_norm": "parameters"}),
-            _panel("Learning rate", "per update", {"learning_rate": "learning rate"}, low=0.0, is_exact=True),
-            _panel(
-                "Expert load",
-                "busiest expert / mean",
-                {"moe/load_max_over_mean": "load"},
-                "Of the worst layer; 1 is perfect balance.",
-            ),
-            _panel("Expert load by layer", "busiest expert / mean", {"moe/load/*": "*"}, is_compared=False),
+        _panel("KL to the reference", "nats per token", {"kl": "KL"}),
+        _panel("Entropy", "nats per token", {"entropy": "entropy"}, low=0.0),
+        _panel(
+            "Clipped ratios",
+            "share of tokens",
+            {"clip_ratio/region_mean": "either side", "clip_ratio/low_mean": "low", "clip_ratio/high_mean": "high"},
+            low=0.0,
         ),
+        _panel(
+            "Sampler against trainer",
+            "nats",
+            {"sampling/sampling_logp_difference/mean": "mean", "sampling/sampling_logp_difference/max": "largest"},
+            "Log-probability difference on the same tokens; float error if the two agree.",
+            low=0.0,
+        ),
+        _panel(
+            "Ratio to the sampling policy",
+            "ratio",
+            {"ratio/mean": "mean", "ratio/max": "largest"},
+            "Of each token, new over old probability; 1 in the first update of a phase.",
+        ),
+        _panel("Gradient norm", "norm before clipping", {"grad_norm": "gradient"}, low=0.0),
+        _panel("Update norm", "norm", {"update_norm": "update"}, low=0.0),
+        _panel("Parameter norm", "norm", {"param_norm": "parameters"}),
+        _panel("Learning rate", "per update", {"learning_rate": "learning rate"}, low=0.0, is_exact=True),
+        _panel(
+            "Expert load",
+            "busiest expert / mean",
+            {"moe/load_max_over_mean": "load"},
+            "Of the worst layer; 1 is perfect balance.",
+        ),
+        _panel("Expert load by layer", "busiest expert / mean", {"moe/load/*": "*"}, is_compared=False),
     ),
-    Section(
+    _section(
         "Speed",
-        (
-            _panel(
-                "Where the time goes",
-                "seconds",
-                {
-                    "time/generate": "generation",
-                    "time/rewards": "rewards",
-                    "time/logprobs": "log-probs",
-                    "time/update": "update",
-                    "time/eval": "evaluation",
-                    "time/other": "other",
-                },
-                "Of one step: rollouts of a phase and its updates; an evaluation comes on top.",
-                low=0.0,
-                stacked=True,
-            ),
-            _panel(
-                "Time in rewards", "seconds", {"rewards/*/seconds": "*"}, "Of a phase, while it is sampled.", low=0.0
-            ),
-            _panel("Throughput", "tokens / s", {"tokens_per_second": "tokens", "tokens_per_second/*": "*"}, low=0.0),
+        _panel(
+            "Where the time goes",
+            "seconds",
+            {
+                "time/generate": "generation",
+                "time/rewards": "rewards",
+                "time/logprobs": "log-probs",
+                "time/update": "update",
+                "time/eval": "evaluation",
+                "time/other": "other",
+            },
+            "Of one step: rollouts of a phase and its updates; an evaluation comes on top.",
+            low=0.0,
+            stacked=True,
         ),
+        _panel("Time in rewards", "seconds", {"rewards/*/seconds": "*"}, "Of a phase, while it is sampled.", low=0.0),
+        _panel("Throughput", "tokens / s", {"tokens_per_second": "tokens", "tokens_per_second/*": "*"}, low=0.0),
     ),
 )
 

@@ -30,7 +30,7 @@ def route_and_sort(
     return implement.route_and_sort(scores_XE, bias_E, **interpreted, **options)
 
 
-def _choose(name: str | None, interpret):
+def _choose(name: str, interpret):
     return choose("route", name, IMPLEMENTATIONS, default="reference", interpret=interpret)
 
 
