@@ -19,6 +19,35 @@ ARCHITECTURES = {
 }
 _DEFAULT_LENGTH = 32_768  # written where the model says nothing
 _NEEDED = object()
+_COMMON = {
+    "vocab_size": ("vocab_size", _NEEDED),
+    "num_hidden_layers": ("num_layers", _NEEDED),
+    "hidden_size": ("model_dim", _NEEDED),
+    "intermediate_size": ("ffn_dim", _NEEDED),
+    "num_attention_heads": ("num_heads", _NEEDED),
+    "tie_word_embeddings": ("tie_embeddings", False),
+    "max_position_embeddings": ("max_length", _NEEDED),
+    "rms_norm_eps": ("rms_eps", 1e-6),
+    "initializer_range": ("init_std", 0.02),
+}
+"""Key of config.json -> (field of ModelConfig, default where it is absent); what is needed is a whole number."""
+_MLA = {
+    "q_lora_rank": ("q_lora_rank", 0),
+    "kv_lora_rank": ("kv_lora_rank", _NEEDED),
+    "qk_nope_head_dim": ("nope_head_dim", _NEEDED),
+    "qk_rope_head_dim": ("rope_head_dim", _NEEDED),
+    "v_head_dim": ("value_head_dim", _NEEDED),
+    "n_routed_experts": ("num_experts", _NEEDED),
+    "num_experts_per_tok": ("num_experts_per_token", _NEEDED),
+    "n_shared_experts": ("num_shared_experts", 0),
+    "moe_intermediate_size": ("expert_ffn_dim", _NEEDED),
+    "first_k_dense_replace": ("num_dense_layers", 0),
+    "n_group": ("num_groups", 1),
+    "topk_group": ("num_groups_per_token", 1),
+    "routed_scaling_factor": ("routed_scaling", 1.0),
+    "norm_topk_prob": ("normalize_weights", True),
+}
+"""The same for DeepSeek's."""
 _DEFAULTS_DIFFER = (
     "n_group", "topk_group", "n_shared_experts", "first_k_dense_replace", "routed_scaling_factor", "norm_topk_prob",
 )  # fmt: skip
@@ -55,6 +84,13 @@ class _Reader:
             return kind()
         return value
 
+    def fields(self, table: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+        """ModelConfig's fields of the keys of a table."""
+        return {
+            field: self.get(key, int if default is _NEEDED else type(default), default)
+            for key, (field, default) in table.items()
+        }
+
     def only(self, key: str, *known: Any) -> None:
         """A fault unless the key is absent, null or one of `known`."""
         value = self.values.get(key)
@@ -90,17 +126,7 @@ def _common(r: _Reader) -> dict[str, Any]:
     r.only("attention_dropout", 0, 0.0)
     r.only("is_causal", True)  # False: transformers lets a token see the later ones
     r.only("per_layer_config")
-    return {
-        "vocab_size": r.get("vocab_size", int),
-        "num_layers": r.get("num_hidden_layers", int),
-        "model_dim": r.get("hidden_size", int),
-        "ffn_dim": r.get("intermediate_size", int),
-        "num_heads": r.get("num_attention_heads", int),
-        "tie_embeddings": r.get("tie_word_embeddings", bool, False),
-        "max_length": r.get("max_position_embeddings", int),
-        "rms_eps": r.get("rms_norm_eps", float, 1e-6),
-        "init_std": r.get("initializer_range", float, 0.02),
-    }
+    return r.fields(_COMMON)
 
 
 def _gqa(r: _Reader, family: str) -> dict[str, Any]:
@@ -132,24 +158,14 @@ def _mla(r: _Reader, family: str) -> dict[str, Any]:
     r.only("topk_method", *(("noaux_tc",) if is_v3 else ("greedy", "group_limited_greedy")))
     if not is_v3:
         r.only("norm_topk_prob", False)  # its released code then leaves out routed_scaling_factor
-    grouped = is_v3 or r.values.get("topk_method") == "group_limited_greedy"
-    return {
+    fields = r.fields(_MLA)
+    if not is_v3:
+        fields["normalize_weights"] = False
+        if r.values.get("topk_method") != "group_limited_greedy":
+            fields["num_groups"] = fields["num_groups_per_token"] = 1
+    return fields | {
         "attention": "mla",
-        "q_lora_rank": r.get("q_lora_rank", int, 0),
-        "kv_lora_rank": r.get("kv_lora_rank", int),
-        "nope_head_dim": r.get("qk_nope_head_dim", int),
-        "rope_head_dim": r.get("qk_rope_head_dim", int),
-        "value_head_dim": r.get("v_head_dim", int),
-        "num_experts": r.get("n_routed_experts", int),
-        "num_experts_per_token": r.get("num_experts_per_tok", int),
-        "num_shared_experts": r.get("n_shared_experts", int, 0),
-        "expert_ffn_dim": r.get("moe_intermediate_size", int),
-        "num_dense_layers": r.get("first_k_dense_replace", int, 0),
-        "num_groups": r.get("n_group", int, 1) if grouped else 1,
-        "num_groups_per_token": r.get("topk_group", int, 1) if grouped else 1,
-        "routed_scaling": r.get("routed_scaling_factor", float, 1.0),
         "score_function": "sigmoid" if is_v3 else "softmax",
-        "normalize_weights": r.get("norm_topk_prob", bool, True) if is_v3 else False,
         "router_bias": is_v3,
         "num_mtp_layers": r.get("num_nextn_predict_layers", int, r.get("num_mtp_layers", int, 0)) if is_v3 else 0,
     }
@@ -234,21 +250,14 @@ def write_config(config: ModelConfig, *, dtype: str) -> dict[str, Any]:
     raw: dict[str, Any] = {
         "architectures": [ARCHITECTURES[family]],
         "model_type": family,
-        "vocab_size": c.vocab_size,
-        "num_hidden_layers": c.num_layers,
-        "hidden_size": c.model_dim,
-        "intermediate_size": c.ffn_dim,
-        "num_attention_heads": c.num_heads,
         "hidden_act": "silu",
         "attention_dropout": 0.0,
-        "tie_word_embeddings": c.tie_embeddings,
-        "max_position_embeddings": c.max_length or _DEFAULT_LENGTH,
-        "rms_norm_eps": c.rms_eps,
-        "initializer_range": c.init_std,
         "use_cache": True,
         "torch_dtype": dtype,
         "rope_theta": c.rope_theta,
         "rope_scaling": _write_rope(c),
+        **{key: getattr(c, field) for key, (field, _) in _COMMON.items()},
+        "max_position_embeddings": c.max_length or _DEFAULT_LENGTH,
     }
     if c.attention == "gqa":
         raw["num_key_value_heads"] = c.num_kv_heads
@@ -259,22 +268,10 @@ def write_config(config: ModelConfig, *, dtype: str) -> dict[str, Any]:
     raw |= {
         "attention_bias": False,
         "num_key_value_heads": c.num_heads,
+        **{key: getattr(c, field) for key, (field, _) in _MLA.items()},
         "q_lora_rank": c.q_lora_rank or None,
-        "kv_lora_rank": c.kv_lora_rank,
-        "qk_nope_head_dim": c.nope_head_dim,
-        "qk_rope_head_dim": c.rope_head_dim,
-        "v_head_dim": c.value_head_dim,
-        "n_routed_experts": c.num_experts,
-        "num_experts_per_tok": c.num_experts_per_token,
-        "n_shared_experts": c.num_shared_experts,
-        "moe_intermediate_size": c.expert_ffn_dim,
         "moe_layer_freq": 1,
-        "first_k_dense_replace": c.num_dense_layers,
-        "n_group": c.num_groups,
-        "topk_group": c.num_groups_per_token,
-        "routed_scaling_factor": c.routed_scaling,
         "scoring_func": c.score_function,
-        "norm_topk_prob": c.normalize_weights,
         "ep_size": 1,
     }
     if family == "deepseek_v2":

@@ -136,7 +136,7 @@ def main(spec: RewardModelSpec, workdir: Path) -> dict:
                 if updates % spec.log_every == 0 or updates == num_updates:
                     row |= {"num_tokens": num_tokens, "epoch": updates / num_updates * spec.epochs}
                     metrics.write(updates, row | {"time/step": time.perf_counter() - begin})
-                if run.checkpoints.is_due(updates):
+                if run.is_due(updates):
                     run.save(updates, state, {"num_tokens": num_tokens})
             run.save(updates, state, {"num_tokens": num_tokens})
             if updates < num_updates:

@@ -235,7 +235,7 @@ def sample_batch(spec: RejectSpec, parts: Build, params, buffers, *, batch: int,
             "rewriter": parts.rewriter.name if parts.rewriter is not None and is_rewritten else None,
         }
         messages = [*fate.problem.messages, {"role": "assistant", "content": fate.content}]
-        name = fate.problem.columns["task"]
+        name = str(fate.problem.columns["task"])
         records.append(make_record(messages, collector.tokenizer, spec.domains.get(name, name), name, provenance))
     tokens = sum(len(fate.sample.token_ids) for fate in fates)
     return {"records": records, "rejected": dict(+reasons), "examples": list(examples.values()), "tokens": tokens}
@@ -278,7 +278,7 @@ def write_set(spec: RejectSpec, workdir: Path, *, tokenizer: Tokenizer) -> dict[
     unique = unshared(records(), index=index, rejected=rejected)
     written = write_shards(unique, workdir / FOLDER, file_format=spec.format, records_per_shard=spec.records_per_shard)
     table, sampled = written["table"], spec.num_prompts * spec.samples_per_prompt
-    found = {"prompts": spec.num_prompts, "samples": sampled, "others": counts["others"]}
+    found: dict[str, Any] = {"prompts": spec.num_prompts, "samples": sampled, "others": counts["others"]}
     by_count = sorted(rejected.items(), key=lambda item: (-item[1], item[0]))
     found |= {"kept": table[-1]["samples"], "rejected": dict(by_count)}
     write_json(workdir / "table.json", {"domains": table, **found})

@@ -236,7 +236,7 @@ def main(spec: RlSpec, workdir: Path) -> dict:
                     seconds |= phase.seconds | {"step": time.perf_counter() - begin}
                     row |= phase.metrics | rollout_metrics(phase.groups, phase.dropped, seconds=seconds)
                     metrics.write(updates, row | {"num_tokens": num_tokens} | skipped_metrics(prompts))
-                    if run.checkpoints.is_due(updates):
+                    if run.is_due(updates):
                         save()
                 save()
                 after = evaluate_now(is_full=True)
