@@ -16,7 +16,7 @@ from r1jax.pipeline import make_stages
 from r1jax.rewards.sandbox import probe
 from r1jax.sharding import MESH_AXES, partition_spec
 from r1jax.specs.config_file import load_config
-from r1jax.tasks.schedule import make_schedule
+from r1jax.tasks.mixture import TaskSchedule
 from tests.tiny import POLICY
 
 FOLDER = Path(__file__).parents[2] / "configs" / "r1"
@@ -208,7 +208,7 @@ def test_its_stages_accept_every_config_on_one_device_with_a_random_policy(name,
 
 def test_the_mixture_of_stage_2_before_and_after(runs):
     specs = json.loads(json.dumps(CONFIGS["rl2"].stages.rl.tasks).replace("{workdir}/..", str(runs)))
-    schedule = make_schedule(specs)
+    schedule = TaskSchedule(specs)
     assert set(schedule.at(1280).tasks) == {"math", "code", "stem", "logic"}
     assert set(schedule.at(1296).tasks) == {"math", "code", "stem", "logic", "helpful", "harmless"}
 

@@ -54,7 +54,7 @@ from r1jax.stages.open_run import open_run
 from r1jax.stages.reject.curate import Step, curate, fates_of, make_step, verdicts_of
 from r1jax.stages.splits import check_same_split
 from r1jax.stages.trial import check_prompts, tasks_of
-from r1jax.tasks.contamination import make_index
+from r1jax.tasks.decontaminate import make_index
 from r1jax.tasks.mixture import make_mixture
 from r1jax.tasks.problem import stable_hash
 from r1jax.text.chat import check_template, response_form

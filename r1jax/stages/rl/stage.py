@@ -48,7 +48,7 @@ from r1jax.stages.rl.collect import (
     skipped_metrics,
 )
 from r1jax.stages.rl.log import completion_rows, count_tokens, rollout_metrics, update_metrics
-from r1jax.tasks.schedule import make_schedule
+from r1jax.tasks.mixture import TaskSchedule
 from r1jax.training.learner import NonFiniteError, TrainState, Update, copy_tree, init_state, make_update, update_once
 from r1jax.training.offload import OPTIMIZER, REFERENCE, to_device, to_host
 from r1jax.training.optimizer import make_optimizer
@@ -157,7 +157,7 @@ def main(spec: RlSpec, workdir: Path) -> dict:
         policy, params, buffers = load_policy(spec.init, mesh=mesh, seed=spec.seed)
         policy.save(run.path)
         sync = WeightSync(policy.model, mesh=mesh, axes=spec.rollout_mesh and spec.rollout_mesh.axes())
-        schedule = make_schedule(spec.tasks, seed=spec.seed)
+        schedule = TaskSchedule(spec.tasks, seed=spec.seed)
         collector = Collector(
             engine=make_engine(policy.model, spec.engine, pad_id=policy.tokenizer.pad_id),
             tokenizer=policy.tokenizer,
