@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from r1jax.data.preferences import parse_preference
-from r1jax.data.record_source import records_of
+from r1jax.data.records import records_of
 from r1jax.stages import preferences
 from r1jax.text.sample import ChatError
 from r1jax.workdir.stop import Stopped

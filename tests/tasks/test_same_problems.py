@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from r1jax.data.prompts import make_prompt_iterator
+from r1jax.data.prompts import PromptIterator
 from r1jax.tasks.mini import corpus, general_texts
 from r1jax.tasks.mini.sum_traces import sum_trace
 from r1jax.tasks.mixture import TaskSchedule, make_mixture, make_task
@@ -61,7 +61,7 @@ def test_draws_of_a_mixture_and_a_schedule():
 
 
 def test_the_stream_of_training_problems():
-    stream = make_prompt_iterator(make_mixture(specs(MIXED), seed=7), batch_size=8, seed=1)
+    stream = PromptIterator(make_mixture(specs(MIXED), seed=7), batch_size=8, seed=1)
     assert digest([dataclasses.asdict(problem) for _ in range(5) for problem in next(stream)]) == "26c888612d89f736"
 
 

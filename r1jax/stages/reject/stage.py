@@ -33,8 +33,7 @@ from typing import Any
 
 import jax
 
-from r1jax.data.record_source import check_records, records_of
-from r1jax.data.records import FOLDER, RecordsMissingError, messages_of
+from r1jax.data.records import FOLDER, RecordsMissingError, check_records, messages_of, records_of
 from r1jax.data.shards import as_markdown, unshared, write_shards
 from r1jax.policies.chat import make_chat
 from r1jax.policies.policy import Policy, load_policy

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from r1jax.data.prompts import make_prompt_iterator
+from r1jax.data.prompts import PromptIterator
 from r1jax.evals.evaluate import heldout_problems
 from r1jax.models.transformer import Model
 from r1jax.objectives.grpo import grpo_loss
@@ -167,7 +167,7 @@ def main(spec: RlSpec, workdir: Path) -> dict:
             max_prompt_tokens=spec.max_prompt_tokens,
         )
         heldout = heldout_problems(schedule.at(0), spec.eval)
-        prompts = make_prompt_iterator(
+        prompts = PromptIterator(
             schedule.everything, batch_size=spec.questions_per_phase, seed=spec.seed, keep=collector.fits
         )
         compiled_before = collector.engine.num_compilations()
