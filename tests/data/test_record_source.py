@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from r1jax.data.record_source import check_records, records_of
+from r1jax.data.records import check_records, records_of
 from r1jax.specs.reader import read
 from r1jax.specs.source import SourceSpec
 

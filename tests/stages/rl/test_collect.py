@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from r1jax.data.prompts import make_prompt_iterator
+from r1jax.data.prompts import PromptIterator
 from r1jax.rollout.collect import Collected, PromptTooLongError
 from r1jax.rollout.records import Completion, Group, Rollout
 from r1jax.stages.rl.collect import Phase, check_scored, collect_groups, skipped_metrics
@@ -123,7 +123,7 @@ class Lengths:
 
 def test_prompts_that_are_too_long_are_passed_over_and_counted_also_after_a_restart(capsys):
     task = Lengths()
-    prompts = make_prompt_iterator(task, batch_size=8, seed=0, keep=task.fits)
+    prompts = PromptIterator(task, batch_size=8, seed=0, keep=task.fits)
     whole = []
     for _ in range(4):
         batch = next(prompts)
@@ -133,6 +133,6 @@ def test_prompts_that_are_too_long_are_passed_over_and_counted_also_after_a_rest
             saved = prompts.get_state()
     assert sum(row["prompts/too_long"] for _, row in whole) == 8  # every fifth of 40
     assert "2 training prompt(s) longer than max_prompt_tokens skipped, the first: 'xxxx'" in capsys.readouterr().err
-    restarted = make_prompt_iterator(task, batch_size=8, seed=0, keep=task.fits)
+    restarted = PromptIterator(task, batch_size=8, seed=0, keep=task.fits)
     restarted.set_state(saved)
     assert [(next(restarted), skipped_metrics(restarted)) for _ in range(2)] == whole[2:]
