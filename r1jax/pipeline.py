@@ -43,6 +43,8 @@ from r1jax.workdir.directory import (
 
 _RESERVED = ("workdir", "here", "hash")
 _FIELD = re.compile(r"(\w+)[\w.\[\]]*")
+_PATH_KEY = re.compile(r"(.*[._])?(path|paths(\[\d+\]|\.[^.]+)?)")
+"""Keys whose texts are paths: a "{" at their start is always meant as a placeholder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +241,7 @@ def _resolve(value: Any, known: Mapping[str, str], *, key: str) -> Any:
     match = re.fullmatch(r"\{(\w+)\}((?:/.*)?)", value, re.DOTALL)
     if match and match[1] in known:
         return type(value)(known[match[1]] + match[2])
-    is_path = value.startswith("{") and key.rpartition(".")[2].partition("[")[0].endswith(("path", "paths"))
+    is_path = value.startswith("{") and _PATH_KEY.fullmatch(key)
     if is_path or (match and match[2] and not re.search(r"[{}\s]", match[2])):
         raise _unknown_placeholder(key, value, known)
     return value

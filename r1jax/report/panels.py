@@ -94,6 +94,7 @@ SECTIONS = (
             "problems",
             {"eval/pass@*": "pass@*"},
             "At least one of k samples right, unbiased estimate, of the same problems and samples.",
+            band="Band: 95 % bootstrap interval over problems.",
             is_along_the_way=True,
         ),
         _share("Right answers while training", "completions", {"correct": "right"}),

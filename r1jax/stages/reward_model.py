@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax.data.preferences import READS, Preference, parse_preference, split_preferences
-from r1jax.data.record_source import check_records, records_of
+from r1jax.data.records import check_records, records_of
 from r1jax.evals.reward_model import length_bias, pair_calibration, pair_metrics, point_calibration, point_metrics
 from r1jax.models.reward_head import rewards_at_end
 from r1jax.models.transformer import Model

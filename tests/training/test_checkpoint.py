@@ -15,6 +15,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r1jax.sharding import make_mesh
+from r1jax.specs.training import OptimizerSpec
 from r1jax.training.checkpoint import CheckpointError, Checkpoints, best_step, checkpoint_steps, load_checkpoint
 from r1jax.training.learner import init_state
 from r1jax.training.optimizer import make_optimizer
@@ -24,7 +25,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 def make_state(seed=0, features=4096):
     params = {"w": jax.random.normal(jax.random.key(seed), (4, features)), "scale": jnp.ones((4,))}
-    optimizer, _ = make_optimizer(learning_rate=0.1, total_steps=10)
+    optimizer, _ = make_optimizer(OptimizerSpec(learning_rate=0.1), total_steps=10)
     state = init_state(params, {"router_bias_E": jnp.arange(8.0).reshape(2, 4)}, optimizer=optimizer)
     return state | {"reference": jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)}
 

@@ -33,8 +33,7 @@ from typing import Any
 
 import jax
 
-from r1jax.data.record_source import check_records, records_of
-from r1jax.data.records import FOLDER, RecordsMissingError, messages_of
+from r1jax.data.records import FOLDER, RecordsMissingError, check_records, messages_of, records_of
 from r1jax.data.shards import as_markdown, unshared, write_shards
 from r1jax.policies.chat import make_chat
 from r1jax.policies.policy import Policy, load_policy
@@ -54,7 +53,7 @@ from r1jax.stages.open_run import open_run
 from r1jax.stages.reject.curate import Step, curate, fates_of, make_step, verdicts_of
 from r1jax.stages.splits import check_same_split
 from r1jax.stages.trial import check_prompts, tasks_of
-from r1jax.tasks.contamination import make_index
+from r1jax.tasks.decontaminate import make_index
 from r1jax.tasks.mixture import make_mixture
 from r1jax.tasks.problem import stable_hash
 from r1jax.text.chat import check_template, response_form
