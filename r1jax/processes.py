@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,8 @@ from jax.experimental import multihost_utils
 
 _LEAST_BYTES = 256
 """Messages are padded to a power of two of at least this, so that few programs are compiled for them."""
+_DIGEST_BLOCK = 1 << 16
+"""Elements that are mixed at a time, which a cache holds."""
 
 
 class OtherProcessError(RuntimeError):
@@ -126,6 +128,45 @@ def to_host(array: Any) -> np.ndarray:
         with _meeting("the devices"):
             return np.asarray(array)
     return _from_all(array, "the devices", tiled=True)
+
+
+def array_digests(arrays: Sequence[jax.Array]) -> list[str]:
+    """16 hexadecimal digits of each array's bits, wherever its shards lie; they tell arrays apart and are no cryptographic proof.
+
+    An element's bits and its index in the whole array are mixed by MurmurHash3's finalizer, so that neither a change of signs nor
+    a permutation cancels out; summed are what this process holds (of replicas, the first) and then the processes. In numpy,
+    because one compilation a shape would cost more than the sums.
+    """
+    sums = np.array([_bit_sums(array) for array in arrays], np.uint32).reshape(-1, 2)
+    if jax.process_count() > 1:
+        sums = _from_all(sums, "the digests of arrays").sum(axis=0, dtype=np.uint32)
+    return [f"{first:08x}{second:08x}" for first, second in sums.tolist()]
+
+
+def _bit_sums(array: jax.Array) -> tuple[int, int]:
+    """Modulo 2^32, over the shards of this process."""
+    first = second = 0
+    for shard in array.addressable_shards:
+        if shard.replica_id != 0:
+            continue
+        values = np.asarray(shard.data)
+        index = np.zeros((), np.uint32)
+        for dim, (size, held) in enumerate(zip(array.shape, shard.index, strict=True)):
+            along = np.arange(*held.indices(size), dtype=np.uint32)
+            index = index * np.uint32(size) + along.reshape((-1,) + (1,) * (values.ndim - 1 - dim))
+        index, bits = index.reshape(-1), values.view(f"u{values.dtype.itemsize}").reshape(-1)
+        for start in range(0, bits.size, _DIGEST_BLOCK):
+            part = slice(start, start + _DIGEST_BLOCK)
+            mixed = index[part] * np.uint32(0x9E3779B1)
+            mixed += bits[part]
+            mixed ^= mixed >> 16
+            mixed *= np.uint32(0x85EBCA6B)
+            mixed ^= mixed >> 13
+            mixed *= np.uint32(0xC2B2AE35)
+            first += int(np.sum(mixed, dtype=np.uint32))
+            mixed ^= mixed >> 16
+            second += int(np.sum(mixed, dtype=np.uint32))
+    return first % 2**32, second % 2**32
 
 
 def _from_all(value: Any, what: str, *, tiled: bool = False) -> np.ndarray:

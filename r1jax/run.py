@@ -100,7 +100,11 @@ def headline(summary: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    options, overrides = _parse(arguments)
+    try:
+        options, overrides = _parse(arguments)
+    except ConfigError as error:
+        print(f"error: {error}\n`r1jax run --help` shows the flags", file=sys.stderr)
+        return BAD_INPUT
     workdir = options.workdir
     try:
         experiment = load_experiment(options.config, overrides, seed=options.seed)
@@ -166,9 +170,16 @@ def _show_fields(experiment: Experiment) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message):
+        raise ConfigError(message)
+
+
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The front door's own flags, and those that change the config."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="r1jax run",
         description="Runs the stages of one config file in one work directory; a second start goes on or skips.",
         epilog="--config.a.b=value sets a value, for example --config.stages.zero.num_updates=20; --config=F --help shows all of them",

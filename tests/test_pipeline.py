@@ -100,7 +100,10 @@ def test_a_shared_stage_can_be_made_alone(tmp_path, stage, capsys):
     ("spec", "words"),
     [
         ({"kind": "stage", "path": "{workdir}/../other/rl"}, "other/rl is not the work directory of a finished stage"),
-        ({"kind": "reward_model", "path": "{workdir}/../safe"}, "safe is not the work directory of a finished stage"),
+        (
+            {"kind": "reward_model", "path": "{workdir}/../safe", "name": "s"},
+            "safe is not the work directory of a finished stage",
+        ),
         ({"kind": "hf", "path": "{workdir}/../model"}, "there is no folder"),
     ],
 )

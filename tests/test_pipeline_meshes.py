@@ -52,10 +52,7 @@ def experiment(stage: str, **changes) -> Experiment:
         ("zero", {"mesh": {"data": 3}}, "stages.zero.mesh {'data': 3} is of 3 devices, which do not divide the 8 here"),
     ],
 )  # fmt: skip
-def test_a_mesh_that_does_not_divide_is_refused(tmp_path, monkeypatch, stage, changes, message):
-    monkeypatch.setattr(
-        "r1jax.stages.rl.check", lambda spec, previews: None
-    )  # tasks and rewards have tests of their own
+def test_a_mesh_that_does_not_divide_is_refused(tmp_path, stage, changes, message):
     with pytest.raises(ConfigError) as refused:
         make_stages(experiment(stage, **changes), tmp_path)
     text = str(refused.value)

@@ -20,9 +20,9 @@ def test_runs_the_stages_in_the_order_of_the_config(door, stage, tmp_path):
     assert code == 0
     (first, zero), (second, after) = stage.calls
     assert (first, second) == (tmp_path / "w" / "zero", tmp_path / "w" / "after")
-    assert zero["learning_rate"] == 1e-3 and zero["seed"] == 1
-    assert after["start"] == str(tmp_path / "w" / "zero" / "checkpoints")
-    assert after["name"] == "{x}"  # not the name of a stage: left as it is
+    assert zero.learning_rate == 1e-3 and zero.seed == 1
+    assert after.start == str(tmp_path / "w" / "zero" / "checkpoints")
+    assert after.name == "{x}"  # not the name of a stage: left as it is
     summary = json.loads((tmp_path / "w" / "summary.json").read_text())
     assert (summary["seed"], summary["wall_seconds"], summary["updates"]) == (1, 60.0, 1)
     assert list(summary["stages"]) == ["zero", "after"]
@@ -32,12 +32,12 @@ def test_runs_the_stages_in_the_order_of_the_config(door, stage, tmp_path):
 
 def test_flags_change_the_config(door, stage):
     flags = ["--config.stages.zero.learning_rate=3", "--config.stages.zero.rewards[0].weight=0.5"]
-    flags += ["--config.stages.zero.cap=0.5", "--config.stages.zero.max_tokens=[[0, 4], [9, 8]]"]
+    flags += ["--config.stages.zero.cap=0.5", "--config.stages.zero.caps=[[0, 4], [9, 8]]"]
     assert door("--seed=7", *flags, "--config.stages.zero.lengths=(4,)", argument=":5")[0] == 0
     zero = stage.calls[0][1]
-    assert (zero["cap"], zero["max_tokens"]) == (0.5, [[0, 4], [9, 8]])
-    assert (zero["seed"], zero["num_updates"], zero["learning_rate"], zero["lengths"]) == (7, 5, 3.0, (4,))
-    assert zero["rewards"] == [{"function": "a:b", "weight": 0.5}]
+    assert (zero.cap, zero.caps) == (0.5, ((0, 4), (9, 8)))
+    assert (zero.seed, zero.num_updates, zero.learning_rate, zero.lengths) == (7, 5, 3.0, (4,))
+    assert [(reward.function, reward.weight) for reward in zero.rewards] == [("a:b", 0.5)]
 
 
 def test_a_second_start_skips_what_is_done(door, stage, tmp_path):
@@ -53,19 +53,28 @@ def test_a_second_start_skips_what_is_done(door, stage, tmp_path):
 def test_a_work_directory_of_another_config_is_refused_before_anything_runs(door, stage, tmp_path):
     door()
     (tmp_path / "w" / "zero" / "DONE").unlink()  # zero would have to run again, only then after
-    code, _, err = door("--config.stages.after.num_updates=2")
+    code, _, err = door("--config.stages.after.learning_rate=2")
     assert code == 2 and len(stage.calls) == 2
-    assert f"{tmp_path}/w/after holds a run of another config" in err and "num_updates: 1 there, 2 now" in err
+    assert f"{tmp_path}/w/after holds a run of another config" in err and "learning_rate: 0.1 there, 2.0 now" in err
+
+
+def test_a_run_goes_on_with_other_settings_of_how_it_runs_and_with_more_updates(door, stage, tmp_path):
+    door()
+    code, out, _ = door("--config.stages.zero.log_every=5")
+    assert code == 0 and len(stage.calls) == 2 and "zero: done before" in out
+    code, out, _ = door("--config.stages.zero.num_updates=4")
+    assert code == 0 and [where.name for where, _ in stage.calls] == ["zero", "after", "zero"]
+    assert "zero goes on with other settings: num_updates 3 -> 4" in out
+    code, _, err = door("--config.stages.zero.num_updates=2")
+    assert code == 2 and f"{tmp_path}/w/zero: num_updates=2 is fewer than the 4 that are done" in err
 
 
 def test_a_stage_can_live_outside_and_be_shared(door, stage, tmp_path):
     flag = "--config.stages.zero.workdir={workdir}/../base-{hash}"
-    config = CONFIG.replace('"stage": "count", "seed"', '"workdir": "", "stage": "count", "seed"')
-    (tmp_path / "zero.py").write_text(config)
     assert door(flag)[0] == 0
     where, zero = stage.calls[0]
-    assert where.parent == tmp_path and where.name.startswith("base-") and "workdir" not in zero
-    assert stage.calls[1][1]["start"] == f"{where}/checkpoints"
+    assert where.parent == tmp_path and where.name.startswith("base-") and zero.num_updates == 3
+    assert stage.calls[1][1].start == f"{where}/checkpoints"
     run.main([f"--config={tmp_path / 'zero.py'}", f"--workdir={tmp_path / 'v'}", flag])
     assert len(stage.calls) == 3  # the base of the first run is used by the second
     run.main([f"--config={tmp_path / 'zero.py'}", f"--workdir={tmp_path / 'u'}", flag, "--seed=2"])
@@ -75,13 +84,17 @@ def test_a_stage_can_live_outside_and_be_shared(door, stage, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "words"),
     [
-        ("--config.stages.zero.learning_rte=1", "no key stages.zero.learning_rte; near it: stages.zero.learning_rate"),
-        ("--config.zero.num_updates=1", "near it: stages.zero.num_updates"),
-        ("--config.stages.zero.rewards[3].weight=1", "no key stages.zero.rewards[3].weight"),
-        ("--config.stages.zero.num_updates=many", "num_updates=many"),
-        ("--config.stages.zero.max_tokens=8", "must be a list"),
-        ("--config.stages.zero.num_updates=0", "num_updates must be at least 1, got 0"),
-        ("--config.stages.zero.stage=countt", "is none of the stages"),
+        ("--config.stages.zero.learning_rte=1", "no key 'stages.zero.learning_rte'; near it: learning_rate"),
+        ("--config.zero.num_updates=1", "no key 'zero.num_updates'; near it: stages.zero.num_updates"),
+        ("--config.stages.zro.num_updates=1", "no stage 'zro'; near it: zero"),
+        ("--config.stages.zero.rewards[3].weight=1", "--config.stages.zero.rewards[3].weight: the file has 1 entries"),
+        ("--config.stages.zero.num_updates=many", "stages.zero.num_updates='many' must be a whole number"),
+        ("--config.stages.zero.num_updates", "write --config.stages.zero.num_updates=value"),
+        ("--config.stages.zero.caps=8", "stages.zero.caps=8 must be a list"),
+        ("--config.stages.zero.num_updates=0", "stages.zero.num_updates=0 must be at least 1"),
+        ("--config.stages.zero.stage=countt", "stages.zero.stage='countt' must be one of supervised, rl, "),
+        ("--seed=4294967296", "seed=4294967296 must be at least 0 and below 2**31"),
+        ("--seed=one", "argument --seed: invalid int value: 'one'"),
         ("--learning_rate=1", "unknown flag --learning_rate"),
         ("7", "'7' is not a flag"),
     ],
@@ -97,11 +110,11 @@ def test_bad_flags_are_said_in_one_line_before_anything_runs(door, stage, flag, 
     ("source", "words"),
     [
         ("", "defines no get_config"),
-        ("def get_config(): return {}", "returned dict, not a ConfigDict"),
+        ("def get_config(): return {}", "get_config() returned a dict, not a ConfigDict"),
         ("from ml_collections import ConfigDict\nget_config = ConfigDict", "has no stages"),
         (CONFIG.replace("sort_keys=False)\n    config.stages.zero", ")\n    config.stages.zero"), "alphabetical order"),
         (CONFIG.replace("stages.after", "stages.workdir"), "is taken by a placeholder"),
-        (CONFIG.replace('"{x}"', "print"), "numbers, strings, lists and dicts only"),
+        (CONFIG.replace('"{x}"', "print"), "stages.after.name=<built-in function print> must be a text"),
     ],
 )
 def test_bad_config_files_are_said_in_one_line(door, stage, tmp_path, source, words):
@@ -112,7 +125,7 @@ def test_bad_config_files_are_said_in_one_line(door, stage, tmp_path, source, wo
 
 def test_a_missing_config_file_is_named(capsys, tmp_path):
     assert run.main([f"--config={tmp_path}/none.py", f"--workdir={tmp_path}"]) == 2
-    assert f"there is no Python file {tmp_path}/none.py" in capsys.readouterr().err
+    assert f"--config={tmp_path}/none.py: there is no such Python file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [ValueError("group_size must be at least 2"), NonFiniteError("update 3")])
@@ -190,7 +203,7 @@ def test_runs_that_are_moved_together_are_done_and_go_on(tmp_path, stage):
     stage.calls.clear()
     assert start(tmp_path / "new") == 0 and [where.name for where, _ in stage.calls] == ["after"]
     (base,) = (tmp_path / "new").glob("base-*")
-    assert stage.calls[0][1]["start"] == f"{base}/checkpoints"
+    assert stage.calls[0][1].start == f"{base}/checkpoints"
     shutil.move(tmp_path / "new", tmp_path / "newer")
     stage.calls.clear()
     assert start(tmp_path / "newer") == 0 and stage.calls == []
@@ -207,7 +220,9 @@ def test_a_relative_work_directory_is_the_absolute_one(tmp_path, stage, monkeypa
 def test_edited_code_gets_a_new_base_and_is_said_of_what_is_done(tmp_path, stage, monkeypatch, capsys):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "judge.py").write_text("# first\n")
-    config = SHARED.replace('"a:b"', '"judge:score"').replace('"num_updates": 1', '"num_updates": 1, "f": "judge:g"')
+    config = SHARED.replace('"a:b"', '"judge:score"').replace(
+        '"num_updates": 1', '"num_updates": 1, "names": ["judge:g"]'
+    )
     (tmp_path / "zero.py").write_text(config)
     flags = [f"--config={tmp_path / 'zero.py'}", f"--workdir={tmp_path / 'runs' / 'w'}"]
     assert run.main(flags) == 0
@@ -246,8 +261,8 @@ def test_unknown_placeholders_are_named(door, stage, tmp_path, old, new, words):
 
 def test_other_braces_stay(door, stage, tmp_path):
     texts = ["{x}", "{question} / {answer}", "{a}/{b}", "{x}/ and more", '{"json": 1}', "{", "{}/x"]
-    (tmp_path / "zero.py").write_text(CONFIG.replace('"{x}"', repr(texts)))
-    assert door()[0] == 0 and stage.calls[1][1]["name"] == texts
+    (tmp_path / "zero.py").write_text(CONFIG.replace('"name": "{x}"', f'"names": {texts}'))
+    assert door()[0] == 0 and stage.calls[1][1].names == tuple(texts)
 
 
 def test_the_last_line_says_how_many_claims_held():

@@ -30,7 +30,7 @@ def evaluate(
     policy_version: int,
     problems_per_batch: int,
     top_p: float | None = None,
-    before_batch: Callable[[], None] = lambda: None,
+    before_batch: Callable[[int], None] = lambda problems_done: None,
 ) -> tuple[dict[str, float], list[Group]]:
     """(metrics of ``statistics.summarise`` with k = ``num_samples``, "clipped_ratio", failures by reward; the groups).
 
@@ -40,7 +40,7 @@ def evaluate(
     collected: list[Collected] = []
     finish: Callable[[], Collected] | None = None  # the batch before is scored while this one is sampled
     for start in range(0, len(problems), problems_per_batch):
-        before_batch()
+        before_batch(start)
         batch = problems[start : start + problems_per_batch]
         scores_of = collector.start(
             params,

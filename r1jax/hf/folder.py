@@ -22,6 +22,12 @@ from r1jax.text.tokenizer import Tokenizer
 
 _CHUNK = 1 << 26  # bytes compared at a time
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
+_OTHER_FOLDERS = {
+    "adapter_config.json": "it holds an adapter (LoRA), which must be merged into its model first",
+    "model.json": "it is the work directory of a stage, which must be exported first",
+    "refs/main": "it is the hub's cache of a model; name the folder in its snapshots/",
+}
+"""What shows that a folder is something else, and what that is."""
 _HUB_ID = re.compile(r"(?:\w+:/+)?(?:huggingface\.co/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)")
 
 
@@ -75,7 +81,7 @@ def check_folder(path: str | os.PathLike[str], *, needs_tokenizer: bool = True) 
 def open_folder(path: str | os.PathLike[str]) -> Folder:
     """Opens and checks a folder. Errors:
 
-    FileNotFoundError: no folder (a name of the hub is none), or no config.json in it. ValueError, with a line for each fault,
+    FileNotFoundError: no folder (a name of the hub is none), or not one of a model. ValueError, with a line for each fault,
     of which there are a few of each kind: config.json says what is not supported or leaves out what is needed; the index
     names absent files; a file is cut short or damaged; tensors are missing, unknown, misshapen, or of a type that holds no
     weights; an FP8 weight without scale or a scale without weight; the MTP layer's copies of embedding and head differ from
@@ -89,15 +95,13 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
 def _open(path: Path, *, needs_tokenizer: bool, compares_copies: bool) -> Folder:
     if not path.is_dir():
         raise FileNotFoundError(_no_folder(path))
-    if not (path / "config.json").is_file():
-        adapter = "; it holds a LoRA adapter: merge that into its model first" if _has_adapter(path) else ""
-        raise FileNotFoundError(f"{path} is not a Hugging Face model folder: config.json is missing{adapter}")
+    other = next((text for name, text in _OTHER_FOLDERS.items() if (path / name).exists()), None)
+    if other or not (path / "config.json").is_file():
+        raise FileNotFoundError(f"{path} is not a Hugging Face model folder: {other or 'config.json is missing'}")
     faults: list[str] = []
     raw = _read_object(path / "config.json", faults)
     config, found = (None, []) if faults else read_config(raw)
     faults += found + quantisation_faults(raw.get("quantization_config"))
-    if _has_adapter(path):
-        faults.append("adapter_config.json: adapters are not read; merge it into the model")
     generation = (
         _read_object(path / "generation_config.json", faults) if (path / "generation_config.json").is_file() else {}
     )
@@ -129,10 +133,6 @@ def _no_folder(path: Path) -> str:
     )
 
 
-def _has_adapter(path: Path) -> bool:
-    return (path / "adapter_config.json").is_file()
-
-
 def _with_mtp_depths(
     config: ModelConfig, stored: dict[str, Stored], unreadable: set[str], *, source: Path
 ) -> ModelConfig:
@@ -145,7 +145,6 @@ def _with_mtp_depths(
         ignored = [name for name in stored if (layer := _layer_of(name)) is not None and layer >= beyond]
         for name in ignored:
             del stored[name]
-        unreadable.update(ignored)
         _warn_once(
             f"{source}: {len(ignored)} tensors of MTP layers are left out, since config.json has "
             f"num_nextn_predict_layers={config.num_mtp_layers}"
@@ -211,7 +210,7 @@ def _read_files(path: Path) -> tuple[dict[str, Stored], set[str], list[str]]:
         file_names = [SINGLE]
     else:
         others = sorted(file.name for file in path.iterdir() if file.suffix in _OTHER_WEIGHTS)
-        shown = f"; {', '.join(others[:3])} is in another format, which is not read" if others else ""
+        shown = f"; {others[0]} is in another format: load and save it with transformers" if others else ""
         return {}, set(), [f"there is neither {SINGLE} nor {INDEX}{shown}"]
     stored: dict[str, Stored] = {}
     unreadable: set[str] = set()

@@ -7,9 +7,10 @@ heads as a dim of their own, and stack the layers of a kind, and the experts, on
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from r1jax.models.config import ModelConfig
@@ -255,7 +256,7 @@ def params_from_hf(tensors: Iterable[tuple[str, np.ndarray]], config: ModelConfi
     """Our parameter tree, numpy float32, from (Hugging Face name, array) pairs that `check_tensors` has passed."""
     places = hf_places(config)
     abstract, _ = make_model(config).abstract()
-    params = _map_tree(abstract, lambda leaf: np.empty(leaf.shape, np.float32))
+    params = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), abstract)
     for name, array in tensors:
         place = places[name]
         at(params, place.path[1:])[place.index] = place.to_ours(array)
@@ -275,7 +276,3 @@ def _contains(tree: Mapping, path: tuple[str, ...]) -> bool:
             return False
         tree = tree[key]
     return True
-
-
-def _map_tree(tree: Any, function: Callable[[Any], Any]) -> Any:
-    return {k: _map_tree(v, function) for k, v in tree.items()} if isinstance(tree, Mapping) else function(tree)

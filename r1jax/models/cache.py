@@ -12,7 +12,7 @@ is moved by moving a row of the table. Tokens are padded on the right.
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,50 +25,13 @@ Layer = dict[str, jax.Array]
 """One layer's arrays in a cache."""
 
 
-class Slots(Protocol):
-    """The places that T new tokens of each sequence take in a cache: every layer writes its own there and attends to it."""
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """The layers as they were."""
-        ...
-
-    @property
-    def is_read(self) -> bool:
-        """Whether attention is over all of the cache; else among the new tokens alone (prefill of an empty one)."""
-        ...
-
-    @property
-    def are_layers_scanned(self) -> bool:
-        """Whether the tokens of all layers are made first, in a loop that is compiled once, and written then."""
-        ...
-
-    def write(self, layer: Layer, new: Layer) -> Layer:
-        """``layer`` with the new tokens: "latent_BTC" and "rope_BTR", or "k_BTJH" and "v_BTJH"."""
-        ...
-
-    def attend_latent(
-        self, layer: Layer, q_latent_BTNC: jax.Array, q_rope_BTNR: jax.Array, *, scale: float
-    ) -> jax.Array:
-        """Absorbed attention over a layer that was written, [B, T, N, C]."""
-        ...
-
-    def attend_heads(self, layer: Layer, q_BTNH: jax.Array, *, scale: float) -> jax.Array:
-        """Grouped-query attention over a layer that was written, [B, T, N, H]."""
-        ...
-
-    def advanced(self, layers: tuple[Layer, ...]) -> Any:
-        """The cache that holds the new tokens too."""
-        ...
-
-
-def take_slots(cache, segments_BT: jax.Array, *, is_prefill: bool) -> Slots:
+def take_slots(cache, segments_BT: jax.Array, *, is_prefill: bool) -> "Slots":
     """The next slots of ``cache``, of either kind, for T tokens a sequence, of which those in segment 0 are padding."""
     if isinstance(cache, PagedCache):
-        return _PagedSlots(cache, jnp.sum(segments_BT > 0, axis=1, dtype=jnp.int32), not is_prefill)
+        return PagedSlots(cache, jnp.sum(segments_BT > 0, axis=1, dtype=jnp.int32), not is_prefill)
     start = 0 if is_prefill else cache["length"]
     segments_BS = jax.lax.dynamic_update_slice_in_dim(cache["segments_BS"], segments_BT, start, axis=1)
-    return _DenseSlots(cache, segments_BT, segments_BS, start, not is_prefill)
+    return DenseSlots(cache, segments_BT, segments_BS, start, not is_prefill)
 
 
 class NewTokens:
@@ -125,8 +88,12 @@ def grow(cache: dict, length: int) -> dict:
 
 
 @dataclasses.dataclass(frozen=True)
-class _DenseSlots:
-    """``Slots`` of a dense cache."""
+class DenseSlots:
+    """The slots that T new tokens of each sequence take in a dense cache: every layer writes them there and attends to them.
+
+    ``is_read``: attention is over all of the cache; else among the new tokens alone (prefill of an empty one).
+    ``are_layers_scanned``: the tokens of all layers are made first, in a loop that is compiled once, and written then.
+    """
 
     cache: dict
     segments_BT: jax.Array
@@ -137,24 +104,30 @@ class _DenseSlots:
     are_layers_scanned = False
 
     @property
-    def layers(self):
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers as they were."""
         return self.cache["layers"]
 
-    def write(self, layer, new):
+    def write(self, layer: Layer, new: Layer) -> Layer:
+        """``layer`` with the new tokens: "latent_BTC" and "rope_BTR", or "k_BTJH" and "v_BTJH"."""
+
         def written(old, new):
             return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), self.start, axis=1)
 
         return {name: written(old, new[name.replace("_BS", "_BT")]) for name, old in layer.items()}
 
-    def attend_latent(self, layer, q_latent_BTNC, q_rope_BTNR, *, scale):
+    def attend_latent(self, layer: Layer, q_latent_BTNC, q_rope_BTNR, *, scale: float) -> jax.Array:
+        """Absorbed attention over a layer that was written, [B, T, N, C]."""
         latent_BS1C = layer["latent_BSC"][:, :, None]
         q_BTNA, k_BS1A = with_rope(q_latent_BTNC, latent_BS1C, q_rope_BTNR, layer["rope_BSR"])
         return attention(q_BTNA, k_BS1A, latent_BS1C, mask_BTS=self._mask(), scale=scale)
 
-    def attend_heads(self, layer, q_BTNH, *, scale):
+    def attend_heads(self, layer: Layer, q_BTNH, *, scale: float) -> jax.Array:
+        """Grouped-query attention over a layer that was written, [B, T, N, H]."""
         return attention(q_BTNH, layer["k_BSJH"], layer["v_BSJH"], mask_BTS=self._mask(), scale=scale)
 
-    def advanced(self, layers):
+    def advanced(self, layers: tuple[Layer, ...]) -> dict:
+        """The cache that holds the new tokens too."""
         length = self.cache["length"] + self.segments_BT.shape[1]
         return {"layers": layers, "segments_BS": self.segments_BS, "length": length}
 
@@ -235,8 +208,8 @@ def step_segments(cache, is_done_B: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class _PagedSlots:
-    """``Slots`` of a paged cache; ``counts_B`` of each sequence's tokens are no padding."""
+class PagedSlots:
+    """``DenseSlots`` of a paged cache; ``counts_B`` of each sequence's tokens are no padding."""
 
     cache: PagedCache
     counts_B: jax.Array
@@ -267,3 +240,7 @@ class _PagedSlots:
         cache = self.cache
         lengths_B = cache.lengths_B + self.counts_B
         return {"page_table_BI": cache.page_table_BI, "lengths_B": lengths_B, "batch_axes": cache.batch_axes}
+
+
+Slots = DenseSlots | PagedSlots
+"""Attention uses either without knowing which."""

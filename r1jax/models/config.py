@@ -132,6 +132,14 @@ class ModelConfig:
             names, value = get_args(choices), getattr(self, field)
             require(value in names, f"{field} must be one of {names}, got {value!r}")
 
+        def require_multiple(field: str, of: str):
+            value, divisor = getattr(self, field), getattr(self, of)
+            require(value % divisor == 0, f"{field} {value} is not a multiple of {of} {divisor}")
+
+        def require_within(least: int, field: str, most: int):
+            value = getattr(self, field)
+            require(least <= value <= most, f"{field} {value} must be in {least}..{most}")
+
         require_least(1, "vocab_size", "num_layers", "model_dim", "ffn_dim", "num_heads")
         require_least(0, "num_experts", "num_mtp_layers", "max_length", "rms_eps", "init_std")
         require_one_of(AttentionImplementation, "attention_implementation")
@@ -139,14 +147,9 @@ class ModelConfig:
         require(1 < self.rope_theta < math.inf, f"rope_theta must be finite and more than 1, got {self.rope_theta}")
         if self.attention == "gqa":
             require_least(1, "num_kv_heads")
-            require(
-                self.num_heads % self.num_kv_heads == 0,
-                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}",
-            )
-            require(
-                self.head_dim > 0 and self.head_dim % 2 == 0,
-                f"head_dim must be even and positive, got {self.head_dim}",
-            )
+            require_multiple("num_heads", "num_kv_heads")
+            is_sound = self.head_dim > 0 and self.head_dim % 2 == 0
+            require(is_sound, f"head_dim must be even and positive, got {self.head_dim}")
         elif self.attention == "mla":
             require_least(1, "kv_lora_rank", "nope_head_dim", "rope_head_dim", "value_head_dim")
             require_least(0, "q_lora_rank")
@@ -156,33 +159,19 @@ class ModelConfig:
         if self.num_experts:
             require_least(1, "num_groups", "expert_ffn_dim")
             require_least(0, "num_shared_experts")
-            require(
-                0 < self.num_experts_per_token <= self.num_experts,
-                f"num_experts_per_token {self.num_experts_per_token} must be in 1..{self.num_experts}",
-            )
-            require(
-                self.num_experts % self.num_groups == 0,
-                f"num_experts {self.num_experts} is not a multiple of num_groups {self.num_groups}",
-            )
-            require(
-                0 < self.num_groups_per_token <= self.num_groups,
-                f"num_groups_per_token {self.num_groups_per_token} must be in 1..{self.num_groups}",
-            )
+            require_within(1, "num_experts_per_token", self.num_experts)
+            require_multiple("num_experts", "num_groups")
+            require_within(1, "num_groups_per_token", self.num_groups)
             allowed = self.num_groups_per_token * self.num_experts // self.num_groups
             require(
                 self.num_experts_per_token <= allowed,
                 f"num_experts_per_token {self.num_experts_per_token} exceeds the {allowed} experts that "
                 f"{self.num_groups_per_token} groups hold",
             )
-            require(
-                0 <= self.num_dense_layers < self.num_layers,
-                f"num_dense_layers {self.num_dense_layers} must be in 0..{self.num_layers - 1}",
-            )
+            require_within(0, "num_dense_layers", self.num_layers - 1)
             require_one_of(ExpertParallel, "expert_parallel")
-            require(
-                0 < self.expert_capacity < math.inf,
-                f"expert_capacity must be positive and finite, got {self.expert_capacity}",
-            )
+            is_sound = 0 < self.expert_capacity < math.inf
+            require(is_sound, f"expert_capacity must be positive and finite, got {self.expert_capacity}")
             require_one_of(ScoreFunction, "score_function")
         require(not (self.yarn and self.llama3_rope), "yarn and llama3_rope exclude each other")
         if scaling := self.yarn or self.llama3_rope:

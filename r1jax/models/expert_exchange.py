@@ -63,17 +63,7 @@ def _fixed_round(r, floats, integers, *, here, axes, room):
     return _summed_at(there, x_XD, pair_S, slot_XJ)
 
 
-def ragged_all_to_all(
-    here: Callable,
-    x_XD: jax.Array,
-    experts_XK: jax.Array,
-    weights_XK: jax.Array,
-    expert_weights,
-    *,
-    axes: tuple[str, ...],
-    copies: int,
-    room: int,
-) -> jax.Array:
+def ragged_all_to_all(here: Callable, x_XD, experts_XK, weights_XK, expert_weights, *, axes, copies, room) -> jax.Array:
     """As ``all_to_all``; a receiver has room for ``room`` tokens times the number of devices, whoever sends them."""
     order = _destinations(experts_XK, expert_weights, axes, copies)
     counts_SR = lax.all_gather(jnp.diff(order.offsets), axes)  # senders, receivers

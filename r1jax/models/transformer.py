@@ -73,7 +73,7 @@ class Transformer(nnx.Module):
             cache = slots.advanced(layers)
         return self.final_norm(h_BTD), cache, _aux_of(routing)
 
-    def mtp_step(self, hidden_BTD, next_BT, *, depth, positions_BT, segments_BT, balance=False):
+    def mtp_step(self, hidden_BTD, next_BT, *, depth=0, positions_BT, segments_BT, balance=False):
         """(hidden [B, T, D], None, aux) of one MTP depth: see ``Model.mtp_hidden``."""
         inputs = {"angles": rope_angles(self.config, positions_BT), "segments_BT": segments_BT, "balance": balance}
         graphdef, state = nnx.split(self.mtp)
@@ -86,10 +86,10 @@ class Transformer(nnx.Module):
         return hidden_BTD, None, _aux_of(jax.tree.map(lambda value: value[None], routing))
 
     def blocks(self):
-        """(stack's name, index in it, block) of every layer in order, each with its own slice of the stacked arrays."""
-        for name, graphdef, state in self._stacks():
+        """The block of every layer in order, each with its own slice of the stacked arrays."""
+        for graphdef, state in self._stacks():
             for index in range(jax.tree.leaves(state)[0].shape[0]):
-                yield name, index, nnx.merge(graphdef, jax.tree.map(lambda a, index=index: a[index], state))
+                yield nnx.merge(graphdef, jax.tree.map(lambda a, index=index: a[index], state))
 
     def _embed(self, tokens_BT, cache):
         h_BTD = self.embed_VD[...][tokens_BT].astype(self.config.dtype)
@@ -98,12 +98,12 @@ class Transformer(nnx.Module):
     def _stacks(self):
         for name in ("dense", "moe"):
             if hasattr(self, name):
-                yield name, *nnx.split(getattr(self, name))
+                yield nnx.split(getattr(self, name))
 
     def _scanned(self, h_BTD, inputs):
         """(hidden, what attention leaves of each layer, what routers say)."""
         left, routing_of_moe = [], {}
-        for _, graphdef, state in self._stacks():
+        for graphdef, state in self._stacks():
 
             def layer(h_BTD, layer_state, graphdef=graphdef):
                 h_BTD, left, routing = nnx.merge(graphdef, layer_state)(h_BTD, **inputs)
@@ -123,7 +123,7 @@ class Transformer(nnx.Module):
 
     def _unrolled(self, h_BTD, inputs, slots):
         layers, by_layer = [], []
-        for (_, _, block), layer in zip(self.blocks(), slots.layers, strict=True):
+        for block, layer in zip(self.blocks(), slots.layers, strict=True):
             h_BTD, layer, routing = block(h_BTD, cache=layer, slots=slots, **inputs)
             layers.append(layer)
             by_layer += [routing] if routing else []
@@ -143,19 +143,8 @@ class Model:
         params, buffers = _split(self.config, key)[1:]
         return nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
 
-    def hidden(
-        self,
-        params,
-        buffers,
-        tokens_BT,
-        *,
-        positions_BT,
-        segments_BT,
-        cache=None,
-        is_prefill: bool = False,
-        balance: bool = False,
-    ):
-        """(hidden [B, T, D] after the final norm, cache or None, aux).
+    def hidden(self, params, buffers, tokens_BT, **inputs):
+        """(hidden [B, T, D] after the final norm, cache or None, aux); ``inputs`` are those of ``Transformer.__call__``.
 
         Tokens see earlier tokens of their own segment; segment 0 is padding. With a cache, of either kind of
         ``r1jax.models.cache``, the tokens take its next T slots; ``is_prefill`` says that it is empty, so that attention is
@@ -164,41 +153,18 @@ class Model:
         aux: {} of a dense model, else "expert_counts_LE"; with ``balance`` "balance_L", the balance loss summed over sequences
           (``r1jax.models.moe.balance_sum``).
         """
-        return nnx.merge(self.graphdef, params, buffers)(
-            tokens_BT,
-            positions_BT=positions_BT,
-            segments_BT=segments_BT,
-            cache=cache,
-            is_prefill=is_prefill,
-            balance=balance,
-        )
+        return nnx.merge(self.graphdef, params, buffers)(tokens_BT, **inputs)
 
-    def mtp_hidden(
-        self,
-        params,
-        buffers,
-        hidden_BTD,
-        next_BT,
-        *,
-        depth: int = 0,
-        positions_BT,
-        segments_BT,
-        balance: bool = False,
-    ):
+    def mtp_hidden(self, params, buffers, hidden_BTD, next_BT, **inputs):
         """(hidden [B, T, D], None, aux) of MTP depth ``depth``, whose logits predict the token after ``next_BT``.
+
+        ``inputs`` are those of ``Transformer.mtp_step``.
 
         hidden_BTD: of the depth before, or of the main model (``hidden``'s), at token i. next_BT: token i + 1 + depth.
         positions_BT and segments_BT are those of token i; a position whose next token is not of its own sequence belongs
         to segment 0. None is in the place of a cache, which a depth has not; aux as ``hidden``'s, L being 1.
         """
-        return nnx.merge(self.graphdef, params, buffers).mtp_step(
-            hidden_BTD,
-            next_BT,
-            depth=depth,
-            positions_BT=positions_BT,
-            segments_BT=segments_BT,
-            balance=balance,
-        )
+        return nnx.merge(self.graphdef, params, buffers).mtp_step(hidden_BTD, next_BT, **inputs)
 
     def unembedding(self, params) -> jax.Array:
         """[V, D]; the embedding itself where they are tied."""

@@ -36,11 +36,11 @@ def accuracy_reward(
     ]
 
 
-def scores_by(grader: str, columns: Mapping[str, Sequence[Any]], *, count: int) -> list[tuple[str, float | None]]:
-    """(extracted answer, grade) of each completion that the verifier ``grader`` ("code", "math") has graded already.
+def graded_by(grader: str, columns: Mapping[str, Sequence[Any]], *, count: int) -> list[tuple[str, float | None]]:
+    """(extracted answer, grade) of each completion whose answer the verifier ``grader`` ("code", "math") has graded already.
 
-    ("", None) for another verifier, no answer, a failure, or columns that are not of ``rollout.collect``. For rewards that
-    call the same verifier, so that no answer is verified twice.
+    The answer is "" and the grade None where another verifier has, or where there is no answer; the grade is None where
+    grading failed, or outside of ``rollout.collect``. For rewards that call the same verifier: no answer is verified twice.
     """
     names = ("answer_grader", "extracted_answer", "answer_grade")
     if not all(name in columns for name in names):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from r1jax.rewards import inside, sandbox
-from r1jax.rewards.accuracy import scores_by
+from r1jax.rewards.accuracy import graded_by
 from r1jax.rewards.code_asserts import VerifierError, check_sandbox, passes_asserts
 from r1jax.rewards.code_tests import Tests, read_tests
 from r1jax.text.response import is_cut_off, summary_of
@@ -41,14 +41,14 @@ def passes_tests(
         completions: responses.
         tests: the problems' tests, see ``code_tests``.
         stop_reason: "length" for a response that was cut off.
-        columns: a program that the task has graded is not run again (``accuracy.scores_by``).
+        columns: a program that the task has graded is not run again (``accuracy.graded_by``).
 
     Raises:
         SandboxUnavailable: programs cannot be confined on this machine; says what to install.
     """
     sandbox.require()
     is_cut = is_cut_off(stop_reason, len(completions))
-    graded = scores_by("code", columns, count=len(completions))
+    graded = graded_by("code", columns, count=len(completions))
     rows = list(zip(prompts, completions, tests, is_cut, graded, strict=True))
     workers = min(len(rows), len(os.sched_getaffinity(0))) or 1
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
@@ -207,7 +207,7 @@ def _values(
     source: str, function: str, calls: Sequence[Any], limits: sandbox.Limits, *, prelude: str = ""
 ) -> list[Any] | None:
     """What the function gives for each call; None where the program fails on any of them."""
-    program = sandbox.prepare(inside.read("calls"))
+    program = sandbox.prepare(inside.source_of("calls"))
     assert isinstance(program, sandbox.Program)
     task = json.dumps({"prelude": prelude, "source": source, "function": function, "calls": calls})
     result = sandbox.run_program(program, limits, stdin=task)

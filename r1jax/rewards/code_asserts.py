@@ -46,7 +46,7 @@ def passes_asserts(source: str, asserts: str, *, function: str, limits: sandbox.
 
 
 def _program(name: str, **modules: str) -> sandbox.Program:
-    program = sandbox.prepare(inside.read(name))
+    program = sandbox.prepare(inside.source_of(name))
     assert isinstance(program, sandbox.Program)
     files = {f"/box/{module}.py": text.encode("utf-8", "surrogatepass") for module, text in modules.items()}
     return dataclasses.replace(program, files=program.files | files)

@@ -88,8 +88,8 @@ def read_tests(value: Any) -> Tests:
         raise ValueError(f"tests: needs one of {', '.join(_KINDS)}; has {', '.join(kinds) or 'none'}")
     kind = kinds[0]
     language = _text(tests, "language") or "python"
-    if language not in sandbox.LANGUAGES:
-        raise ValueError(f"tests: unknown language {language!r}; known are {', '.join(sandbox.LANGUAGES)}")
+    if language not in sandbox.PROGRAM_LANGUAGES:
+        raise ValueError(f"tests: unknown language {language!r}; known are {', '.join(sandbox.PROGRAM_LANGUAGES)}")
     if kind != "stdin" and language != "python":
         raise ValueError(f"tests: {kind!r} are for python; language is {language!r}")
     function = _text(tests, "function")
@@ -148,13 +148,13 @@ def _cases(cases: Any, kind: str) -> tuple[tuple[Any, Any], ...]:
     given, expected = ("input", "output") if kind == "stdin" else ("arguments", "expected")
     if not isinstance(cases, list) or not cases:
         raise ValueError(f"tests: {kind!r} must be a list of at least one test")
-    for place, case in enumerate(cases):
+    for index, case in enumerate(cases):
         if not isinstance(case, dict) or set(case) != {given, expected}:
-            raise ValueError(f"tests: {kind}[{place}] must have the keys {given!r} and {expected!r}")
+            raise ValueError(f"tests: {kind}[{index}] must have the keys {given!r} and {expected!r}")
         if kind == "stdin" and not (isinstance(case[given], str) and isinstance(case[expected], str)):
-            raise ValueError(f"tests: {kind}[{place}]: {given!r} and {expected!r} must be text")
+            raise ValueError(f"tests: {kind}[{index}]: {given!r} and {expected!r} must be text")
         if kind == "calls" and not isinstance(case[given], list):
-            raise ValueError(f"tests: {kind}[{place}]: {given!r} must be a list")
+            raise ValueError(f"tests: {kind}[{index}]: {given!r} must be a list")
     return tuple((case[given], case[expected]) for case in cases)
 
 

@@ -102,8 +102,8 @@ def _postscript(text: str, arguments: Arguments) -> bool:
 
 
 def _bullets(text: str, arguments: Arguments) -> bool:
-    found = (re.findall(pattern, text, re.MULTILINE) for pattern in (r"^[^\S\n]*\*[^*].*$", r"^[^\S\n]*-.*$"))
-    return sum(map(len, found)) == arguments["num_bullets"]
+    bullets = (re.findall(pattern, text, re.MULTILINE) for pattern in (r"^[^\S\n]*\*[^*].*$", r"^[^\S\n]*-.*$"))
+    return sum(map(len, bullets)) == arguments["num_bullets"]
 
 
 def _highlights(text: str, arguments: Arguments) -> bool:
@@ -141,8 +141,8 @@ def _two_responses(text: str, arguments: Arguments) -> bool:
     parts = [part.strip() for part in text.split("******")]
     if not all(parts[1:-1]):
         return False
-    found = [part for part in parts if part]
-    return len(found) == 2 and found[0] != found[1]
+    parts = [part for part in parts if part]
+    return len(parts) == 2 and parts[0] != parts[1]
 
 
 _FIXED_ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")

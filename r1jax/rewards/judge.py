@@ -68,28 +68,28 @@ def by_model(
         prompt: with "{question}", "{reference}" and "{answer}" in it.
 
     Raises:
-        ValueError: no model, or a prompt that lacks a place.
+        ValueError: no model, or a prompt that lacks one of these fields.
     """
     if chat is None:
         raise ValueError("judge by_model: needs a 'chat' that says which model")
-    for place in ("{question}", "{reference}", "{answer}"):
-        if place not in prompt:
-            raise ValueError(f"judge by_model: the prompt must have {place} in it")
+    for field in ("{question}", "{reference}", "{answer}"):
+        if field not in prompt:
+            raise ValueError(f"judge by_model: the prompt must have {field} in it")
     verdicts: list[dict[str, str] | Exception] = [Rejection("judge: no reference")] * len(samples)
-    asked = [place for place, sample in enumerate(samples) if sample.reference.strip()]
+    asked = [index for index, sample in enumerate(samples) if sample.reference.strip()]
     conversations = [
         [
             {
                 "role": "user",
                 "content": prompt.format(
-                    question=samples[place].question, reference=samples[place].reference, answer=samples[place].text
+                    question=samples[index].question, reference=samples[index].reference, answer=samples[index].text
                 ),
             }
         ]
-        for place in asked
+        for index in asked
     ]
-    for place, reply in zip(asked, chat(conversations, seed=seed), strict=True):
-        verdicts[place] = reply if isinstance(reply, Exception) else _verdict(reply)
+    for index, reply in zip(asked, chat(conversations, seed=seed), strict=True):
+        verdicts[index] = reply if isinstance(reply, Exception) else _verdict(reply)
     return verdicts
 
 

@@ -40,9 +40,9 @@ class LearnedReward:
             part_of(completion, self._part, prompt=prompt)
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
-        places = [place for place, text in enumerate(texts) if text and text.strip()]
-        logits = self._score([(problem[place].messages, str(texts[place])) for place in places]) if places else []
+        asked = [index for index, text in enumerate(texts) if text and text.strip()]
+        logits = self._score([(problem[index].messages, str(texts[index])) for index in asked]) if asked else []
         rewards = [0.0] * len(completions)
-        for place, logit in zip(places, logits, strict=True):
-            rewards[place] = 0.5 + 0.5 * math.tanh(0.5 * (float(logit) - self._center))
+        for index, logit in zip(asked, logits, strict=True):
+            rewards[index] = 0.5 + 0.5 * math.tanh(0.5 * (float(logit) - self._center))
         return rewards

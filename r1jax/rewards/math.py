@@ -12,11 +12,10 @@ the corpus right, and more right ones wrong (``python -m r1jax.bench verifiers``
 """
 
 import functools
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
-from r1jax.rewards.accuracy import scores_by
+from r1jax.rewards.accuracy import graded_by
 from r1jax.rewards.equivalence.answer import equivalent
 from r1jax.rewards.equivalence.value import UndecidedError
 from r1jax.rewards.workers import WorkerPool
@@ -40,34 +39,26 @@ def accuracy(
         completions: [N] responses.
         answer: [N] reference answers, texts or numbers.
         stop_reason: [N] "length" marks a response that was cut off.
-        columns: an answer that the task has graded is not verified again (``accuracy.scores_by``).
+        columns: an answer that the task has graded is not verified again (``accuracy.graded_by``).
 
     Returns:
         [N] scores; in place of one, ``ValueError`` for a reference that is empty or unreadable (with its row), or the
         ``TimeoutError`` or ``WorkerError`` of the verifier. Equal pairs are verified once.
     """
     answers = final_answers(prompts, completions, stop_reason)
-    graded = scores_by("math", columns, count=len(completions))
-    known = {
-        (_reference(gold), text): grade == 1.0
-        for gold, text, (extracted, grade) in zip(answer, answers, graded, strict=True)
-        if grade is not None and text == extracted and "\\boxed" not in extracted
-    }
-    return grade_math(answers, answer, known=known)
+    graded = graded_by("math", columns, count=len(completions))
+    is_graded = [
+        grade is not None and text == extracted and "\\boxed" not in extracted
+        for text, (extracted, grade) in zip(answers, graded, strict=True)
+    ]
+    scores = grade_math([None if known else text for text, known in zip(answers, is_graded, strict=True)], answer)
+    return [grade if known else score for score, (_, grade), known in zip(scores, graded, is_graded, strict=True)]
 
 
-def grade_math(
-    answers: Sequence[str | None],
-    references: Sequence[Any],
-    *,
-    known: Mapping[tuple[str, str | None], bool] = MappingProxyType({}),
-) -> list[float | Exception]:
-    """The scores of ``accuracy`` for final answers that are extracted already; None scores 0.0.
-
-    known: the verdict of pairs (reference, answer) that are not verified again.
-    """
+def grade_math(answers: Sequence[str | None], references: Sequence[Any]) -> list[float | Exception]:
+    """The scores of ``accuracy`` for final answers that are extracted already; None scores 0.0."""
     pairs = [(_reference(gold), text) for gold, text in zip(references, answers, strict=True)]
-    verdicts = {**known, **_verdicts([pair for pair in dict.fromkeys(pairs) if pair not in known])}
+    verdicts = _verdicts(list(dict.fromkeys(pairs)))
     scores: list[float | Exception] = []
     for row, pair in enumerate(pairs):
         verdict = verdicts[pair]

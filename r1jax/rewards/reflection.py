@@ -30,8 +30,8 @@ _PATTERN = re.compile(f"{_ENGLISH}|{_CHINESE}", re.IGNORECASE)
 
 def count_reflections(text: str) -> dict[str, int]:
     """Occurrences of each reflection word that is in the text, by English word. No character is counted twice."""
-    found = (match.group().lower() for match in _PATTERN.finditer(text))
-    return dict(collections.Counter(_ENGLISH_OF.get(word, word) for word in found))
+    words = (match.group().lower() for match in _PATTERN.finditer(text))
+    return dict(collections.Counter(_ENGLISH_OF.get(word, word) for word in words))
 
 
 def reflection_reward(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:

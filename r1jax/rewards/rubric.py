@@ -1,13 +1,13 @@
-"""A weighted sum of reward functions, with every function's own score kept.
+"""A weighted sum of reward functions, with the score of every function kept.
 
 A reward function has TRL's signature ``f(prompts, completions, **columns) -> list[float | None]``, plain or async; a
-notebook's own function is as good as a built-in. It is called by keyword, with the columns that it names, or all of
-them if it takes ``**columns``.
+notebook's function is as good as a built-in. It is called by keyword, with the columns that it names, or all of
+them if it takes ``**columns``; which there are in training says ``rollout.collect.reward_columns``.
 
 - None: the reward does not apply to this completion. It is left out of the sum.
-- An exception in the place of a score, or a score that is not finite: the verifier failed on this completion. It counts
+- An exception in place of a score, or a score that is not finite: the verifier failed on this completion. It counts
   as an error, a TimeoutError as a timeout too, and is no score: the completion has no total (unless the weight is 0),
-  so that nobody learns from it.
+  so that nothing is learned from it.
 - A function that raises has failed on the whole batch, likewise.
 
 Equal completions of a prompt are scored once: rows with the same prompt and completion and the same value in every
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from r1jax.rewards.calls import Entry, make_entry, start_call
+from r1jax.rewards.calls import Entry, Outcome, make_entry, start_call
 from r1jax.specs.rewards import FunctionReward
 
 _OF_THE_BATCH = frozenset({"prompts", "completions"})
@@ -34,45 +34,67 @@ class Scores:
 
     Attributes:
         total: [N] weighted sum; nan where no reward of a weight applies or one of them failed.
-        by_name: [N] raw scores of each function, nan where it does not apply or failed.
-        failed: [N] bool of each function.
-        timed_out: [N] bool of each function; a part of ``failed``.
-        messages: for each completion the last line of the traceback of each function that failed on it.
-        seconds: wall time of each function.
+        outcomes: what each reward says, by name.
     """
 
     total: np.ndarray
-    by_name: dict[str, np.ndarray]
-    failed: dict[str, np.ndarray]
-    timed_out: dict[str, np.ndarray]
-    messages: list[dict[str, str]]
-    seconds: dict[str, float]
+    outcomes: dict[str, Outcome]
 
     def to_json(self) -> dict[str, Any]:
         """As JSON's types, for another process."""
-        columns = ("by_name", "failed", "timed_out")
-        arrays = {key: {name: array.tolist() for name, array in getattr(self, key).items()} for key in columns}
-        return arrays | {"total": self.total.tolist(), "messages": self.messages, "seconds": self.seconds}
+        outcomes = {
+            name: {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(one).items()}
+            for name, one in self.outcomes.items()
+        }
+        return {"total": self.total.tolist(), "outcomes": outcomes}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Scores":
         """What ``to_json`` gave in another process."""
-        types = {"by_name": np.float64, "failed": bool, "timed_out": bool}
-        arrays = {
-            key: {name: np.array(array, kind) for name, array in value[key].items()} for key, kind in types.items()
+        outcomes = {
+            name: Outcome(
+                values=np.array(one["values"], np.float64),
+                failed=np.array(one["failed"], bool),
+                timed_out=np.array(one["timed_out"], bool),
+                messages={int(row): message for row, message in one["messages"].items()},
+                seconds=one["seconds"],
+            )
+            for name, one in value["outcomes"].items()
         }
-        total = np.array(value["total"], np.float64)
-        return cls(total=total, messages=value["messages"], seconds=value["seconds"], **arrays)
+        return cls(np.array(value["total"], np.float64), outcomes)
+
+    @property
+    def by_name(self) -> dict[str, np.ndarray]:
+        """[N] raw scores of each function, nan where it does not apply or failed."""
+        return {name: outcome.values for name, outcome in self.outcomes.items()}
+
+    @property
+    def failed(self) -> dict[str, np.ndarray]:
+        """[N] bool of each function."""
+        return {name: outcome.failed for name, outcome in self.outcomes.items()}
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """For each completion the last line of the traceback of each function that failed on it."""
+        return [
+            {name: outcome.messages[row] for name, outcome in self.outcomes.items() if row in outcome.messages}
+            for row in range(len(self.total))
+        ]
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall time of each function."""
+        return {name: outcome.seconds for name, outcome in self.outcomes.items()}
 
     @property
     def errors(self) -> dict[str, int]:
         """Number of completions that each function failed on."""
-        return {name: int(failed.sum()) for name, failed in self.failed.items()}
+        return {name: int(outcome.failed.sum()) for name, outcome in self.outcomes.items()}
 
     @property
     def timeouts(self) -> dict[str, int]:
         """Number of completions on which each function ran out of time."""
-        return {name: int(timed_out.sum()) for name, timed_out in self.timed_out.items()}
+        return {name: int(outcome.timed_out.sum()) for name, outcome in self.outcomes.items()}
 
 
 class Rubric:
@@ -132,18 +154,8 @@ class Rubric:
 
     def join(self, parts: Sequence[Scores]) -> Scores:
         """The scores of this rubric from those of its parts, on the same completions."""
-        merged: dict[str, dict[str, Any]] = {"by_name": {}, "failed": {}, "timed_out": {}, "seconds": {}}
-        for key, values in merged.items():
-            for part in parts:
-                values |= getattr(part, key)
-        by_name, failed, timed_out, seconds = (
-            {name: values[name] for name in self.names} for values in merged.values()
-        )
-        messages = [
-            {name: message[name] for name in self.names for message in of_parts if name in message}
-            for of_parts in zip(*(part.messages for part in parts), strict=True)
-        ]
-        return Scores(self._total(by_name, failed, count=len(messages)), by_name, failed, timed_out, messages, seconds)
+        outcomes = {name: outcome for part in parts for name, outcome in part.outcomes.items()}
+        return self._scores({name: outcomes[name] for name in self.names}, count=len(parts[0].total))
 
     def applies_to(self, task_name: str) -> list[str]:
         """Names of the rewards with a weight that apply to problems of a task."""
@@ -194,7 +206,7 @@ class Rubric:
         What it returns waits for the async ones, whose event loop is one for the whole process.
         """
         count = len(completions)
-        available = {"prompts": prompts, "completions": completions, **columns}
+        available = {**columns, "prompts": prompts, "completions": completions}
         for name, values in available.items():
             if len(values) != count:
                 raise ValueError(f"rewards: column {name!r} has {len(values)} entries for {count} completions")
@@ -202,33 +214,19 @@ class Rubric:
 
         def finish() -> Scores:
             outcomes = {entry.name: call() for entry, call in zip(self._entries, calls, strict=True)}
-            return Scores(
-                total=self._total(
-                    {name: outcome.values for name, outcome in outcomes.items()},
-                    {name: outcome.failed for name, outcome in outcomes.items()},
-                    count=count,
-                ),
-                by_name={name: outcome.values for name, outcome in outcomes.items()},
-                failed={name: outcome.failed for name, outcome in outcomes.items()},
-                timed_out={name: outcome.timed_out for name, outcome in outcomes.items()},
-                messages=[
-                    {name: outcome.messages[row] for name, outcome in outcomes.items() if row in outcome.messages}
-                    for row in range(count)
-                ],
-                seconds={name: outcome.seconds for name, outcome in outcomes.items()},
-            )
+            return self._scores(outcomes, count=count)
 
         return finish
 
-    def _total(self, values: Mapping[str, np.ndarray], failed: Mapping[str, np.ndarray], *, count: int) -> np.ndarray:
-        """[N] weighted sums; nan where nothing of a weight applies, or something of a weight failed."""
-        weights = {name: weight for name, weight in self.weights.items() if weight != 0.0}
+    def _scores(self, outcomes: dict[str, Outcome], *, count: int) -> Scores:
+        """With the weighted sums: nan where nothing of a weight applies, or something of a weight failed."""
         total, applies, is_bad = np.zeros(count), np.zeros(count, bool), np.zeros(count, bool)
-        for name, weight in weights.items():
-            total += weight * np.nan_to_num(values[name])
-            applies |= ~np.isnan(values[name])
-            is_bad |= failed[name]
-        return np.where(applies & ~is_bad, total, np.nan)
+        for name, weight in self.weights.items():
+            if weight != 0.0:
+                total += weight * np.nan_to_num(outcomes[name].values)
+                applies |= ~np.isnan(outcomes[name].values)
+                is_bad |= outcomes[name].failed
+        return Scores(np.where(applies & ~is_bad, total, np.nan), outcomes)
 
 
 def _entry_of(reward: FunctionReward, where: str) -> Entry:

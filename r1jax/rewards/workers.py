@@ -59,7 +59,7 @@ class WorkerPool:
         self.num_workers = num_workers
         self.seconds = seconds
         self.memory_mb = memory_mb
-        self._idle = self._places()
+        self._idle = self._idle_queue()
         self._is_closed = False
         self._process_id = os.getpid()
         atexit.register(self.close)
@@ -71,20 +71,20 @@ class WorkerPool:
             RuntimeError: the pool is closed, or a worker cannot start (the message has its last words).
         """
         if os.getpid() != self._process_id:  # forked: the workers are the parent's
-            self._process_id, self._idle = os.getpid(), self._places()
+            self._process_id, self._idle = os.getpid(), self._idle_queue()
         results: list[Any] = [None] * len(inputs)
-        places = iter(range(len(inputs)))
+        indices = iter(range(len(inputs)))
         lock = threading.Lock()
         failures: list[BaseException] = []
 
         def run() -> None:
             while not failures:
                 with lock:
-                    place = next(places, None)
-                if place is None:
+                    index = next(indices, None)
+                if index is None:
                     return
                 try:
-                    results[place] = self._run_one(inputs[place])
+                    results[index] = self._run_one(inputs[index])
                 except BaseException as error:
                     failures.append(error)
 
@@ -99,15 +99,15 @@ class WorkerPool:
 
     def start(self) -> None:
         """Starts all workers now and waits for them; otherwise each starts with its first input."""
-        places = [self._idle.get() for _ in range(self.num_workers)]
+        workers = [self._idle.get() for _ in range(self.num_workers)]
         try:
-            for index, worker in enumerate(places):
-                places[index] = worker or self._new_worker()
-            for worker in places:
+            for index, worker in enumerate(workers):
+                workers[index] = worker or self._new_worker()
+            for worker in workers:
                 if worker is not None:
                     worker.wait_until_ready()
         finally:
-            for worker in places:
+            for worker in workers:
                 self._idle.put(worker)
 
     def close(self) -> None:
@@ -122,11 +122,11 @@ class WorkerPool:
                     worker.kill()
         atexit.unregister(self.close)
 
-    def _places(self) -> "queue.LifoQueue[_Worker | None]":
-        places: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
+    def _idle_queue(self) -> "queue.LifoQueue[_Worker | None]":
+        idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         for _ in range(self.num_workers):
-            places.put(None)  # for a worker that is not started
-        return places
+            idle.put(None)  # for a worker that is not started
+        return idle
 
     def _new_worker(self) -> "_Worker":
         return _Worker(self.function, seconds=self.seconds, memory_mb=self.memory_mb)

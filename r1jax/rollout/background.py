@@ -1,4 +1,4 @@
-"""One thread beside the main one, for work that shall go on while the device computes.
+"""One background thread, for work that goes on while the device computes.
 
 It is a daemon: a reward function that hangs does not keep an interrupted program from ending, as a
 `ThreadPoolExecutor`'s would. An idle one is ended before the interpreter is.
@@ -20,7 +20,7 @@ _PATIENCE = 2.0
 """Seconds that the end of the program waits for a job under way."""
 
 
-def run_beside(function: Callable[..., Any], *arguments: Any) -> Future:
+def run_in_background(function: Callable[..., Any], *arguments: Any) -> Future:
     """Calls the function in the background thread, after all that was given before. One thing at a time."""
     future: Future = Future()
     _jobs().put((future, function, arguments))

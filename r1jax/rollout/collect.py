@@ -1,4 +1,4 @@
-"""From problems to scored groups: the one place where token ids meet text, tasks and rewards."""
+"""From problems to scored groups: the only module in which token ids meet text, tasks and rewards."""
 
 import contextlib
 import dataclasses
@@ -13,12 +13,14 @@ import numpy as np
 
 from r1jax.processes import gather
 from r1jax.rewards.rubric import Rubric, Scores
-from r1jax.rollout.background import or_give_up, run_beside
+from r1jax.rollout.background import or_give_up, run_in_background
 from r1jax.rollout.engine import Engine
 from r1jax.rollout.records import Completion, GradedAnswer, Group, Rollout
+from r1jax.specs.functions import last_line
 from r1jax.tasks.file_task import check_problems
 from r1jax.tasks.mixture import Mixture
 from r1jax.tasks.problem import GradingError, Problem, Task
+from r1jax.tasks.sources.user_columns import MADE
 from r1jax.text.chat import encode_prompt, render, response_form, stop_ids
 from r1jax.text.response import final_answer
 from r1jax.text.tokenizer import Tokenizer
@@ -114,7 +116,7 @@ class Collector:
 
         def score(index: int, completions: list[Completion]) -> None:
             is_here = index % jax.process_count() == jax.process_index()
-            scoring[index] = run_beside(self._start_scoring, problems[index], completions, is_here)
+            scoring[index] = run_in_background(self._start_scoring, problems[index], completions, is_here)
 
         begin = time.perf_counter()
         with or_give_up():
@@ -144,13 +146,12 @@ class Collector:
             for index, problem in enumerate(problems):
                 texts, _ = scoring[index].result()
                 answers, scores = scored[index]
-                scores = self._with_deferred(problem, completions[index], texts, answers, scores)
-                prompt_ids = np.asarray(prompts[index], np.int32)
-                groups.append(
-                    _group(
-                        problem, prompt_ids, completions[index], texts, answers, scores, policy_version=policy_version
-                    )
-                )
+                if self.rubric.part(deferred=True).names:
+                    with _naming(problem):
+                        deferred = self._start_rewards(problem, completions[index], texts, answers, deferred=True)()
+                    scores = self.rubric.join([scores, deferred])
+                rollouts = _rollouts(prompts[index], completions[index], texts, answers, scores, policy_version)
+                groups.append(Group(problem, rollouts))
                 all_scores.append(scores)
             num_ungraded = sum("task_metric" in rollout.errors for group in groups for rollout in group.rollouts)
             return Collected(
@@ -195,36 +196,24 @@ class Collector:
         columns = reward_columns(problem, completions, answers, task=self.task)
         return self.rubric.part(deferred=deferred).start([prompt] * len(texts), texts, columns)
 
-    def _with_deferred(
-        self,
-        problem: Problem,
-        completions: list[Completion],
-        texts: list[str],
-        answers: list[GradedAnswer],
-        scores: Scores,
-    ) -> Scores:
-        """The scores with those of the deferred rewards, if there are any."""
-        if not self.rubric.part(deferred=True).names:
-            return scores
-        with _naming(problem):
-            deferred = self._start_rewards(problem, completions, texts, answers, deferred=True)()
-        return self.rubric.join([scores, deferred])
-
     def _text(self, completion: Completion) -> str:
         ids = completion.token_ids
         return self.tokenizer.decode(ids[:-1] if completion.stop_reason == "stop" else ids)
 
 
 def grade_answers(extracted: Sequence[str | None], problem: Problem, *, task: Task) -> list[GradedAnswer]:
-    """The grade of each answer to a problem; the task is asked once about each distinct one, programs run one a core."""
+    """The grade of each answer to a problem; the task is asked once about each distinct one, programs run one a core.
+
+    A task that raises has failed on that answer.
+    """
 
     def grade(text: str | None) -> GradedAnswer:
         if text is None:
             return GradedAnswer(None, 0.0)
         try:
             return GradedAnswer(text, task.grade(text, problem))
-        except GradingError as error:
-            return GradedAnswer(text, None, str(error))
+        except Exception as error:
+            return GradedAnswer(text, None, str(error) if isinstance(error, GradingError) else last_line(error))
 
     distinct = list(dict.fromkeys(extracted))
     if _grader_of(task, problem) == "code" and len(distinct) > 1:
@@ -253,12 +242,7 @@ def score_in_background(rubric: Rubric, problem: Problem, answers: Sequence[str]
         return rubric.start([problem.messages[-1]["content"]] * len(answers), answers, columns)
 
     with or_give_up():
-        return run_beside(start).result()()
-
-
-_OF_ANSWERS = frozenset({"extracted_answer", "answer_grade", "grading_error", "answer_grader"})
-_MADE_COLUMNS = frozenset({"problem", "task", "task_name", "completion_ids", "stop_reason"}) | _OF_ANSWERS
-"""Those of ``reward_columns`` that no problem brings."""
+        return run_in_background(start).result()()
 
 
 def reward_columns(
@@ -291,7 +275,7 @@ def _grader_of(task: Task, problem: Problem) -> str | None:
     return getattr(task.task_of(problem) if isinstance(task, Mixture) else task, "grader", None)
 
 
-def check_problems_of(task: Task, rubric: Rubric) -> None:
+def check_problems_of(task: Task, rubric: Rubric, *, template: str) -> None:
     """Looks through every problem of a task's files for what its rewards and its own verifier need.
 
     Raises:
@@ -299,7 +283,8 @@ def check_problems_of(task: Task, rubric: Rubric) -> None:
             the data set and the row.
     """
     names = task.tasks if isinstance(task, Mixture) else [task.name]
-    check_problems(task, {name: rubric.required(name) - _MADE_COLUMNS for name in names})
+    made = MADE - {"answer"}
+    check_problems(task, {name: rubric.required(name) - made for name in names}, template=template)
 
 
 _Scored = tuple[list[GradedAnswer], Scores]
@@ -330,33 +315,29 @@ def _finished(scoring: Future, problem: Problem) -> _Scored:
         return wait()
 
 
-def _group(
-    problem: Problem,
-    prompt_ids: np.ndarray,
-    completions: list[Completion],
-    texts: list[str],
-    answers: list[GradedAnswer],
+def _rollouts(
+    prompt: Sequence[int],
+    completions: Sequence[Completion],
+    texts: Sequence[str],
+    answers: Sequence[GradedAnswer],
     scores: Scores,
-    *,
     policy_version: int,
-) -> Group:
-    rollouts = []
-    for index, (completion, text, answer) in enumerate(zip(completions, texts, answers, strict=True)):
-        failure = {} if answer.error is None else {"task_metric": answer.error}
-        rollouts.append(
-            Rollout(
-                prompt_ids=prompt_ids,
-                completion=completion,
-                text=text,
-                policy_version=policy_version,
-                rewards={name: float(values[index]) for name, values in scores.by_name.items()},
-                reward=float(scores.total[index]),
-                is_correct=answer.grade is not None and answer.grade >= 1.0,
-                answer=answer.text,
-                errors=scores.messages[index] | failure,
-            )
+) -> tuple[Rollout, ...]:
+    prompt_ids, by_name, messages = np.asarray(prompt, np.int32), scores.by_name, scores.messages
+    return tuple(
+        Rollout(
+            prompt_ids=prompt_ids,
+            completion=completion,
+            text=text,
+            policy_version=policy_version,
+            rewards={name: float(values[index]) for name, values in by_name.items()},
+            reward=float(scores.total[index]),
+            is_correct=answer.grade is not None and answer.grade >= 1.0,
+            answer=answer.text,
+            errors=messages[index] | ({} if answer.error is None else {"task_metric": answer.error}),
         )
-    return Group(problem, tuple(rollouts))
+        for index, (completion, text, answer) in enumerate(zip(completions, texts, answers, strict=True))
+    )
 
 
 @contextlib.contextmanager

@@ -20,15 +20,16 @@ import numpy as np
 from r1jax.models import cache as kv_cache
 from r1jax.models.transformer import Model
 from r1jax.processes import to_host
-from r1jax.rollout.pages import make_paged_rows, prompts_at_once
+from r1jax.rollout.pages import PagedRows, make_paged_rows, prompts_at_once
 from r1jax.rollout.records import Completion
-from r1jax.rollout.rows import DenseRows, Rows
+from r1jax.rollout.rows import DenseRows
 from r1jax.rollout.sampling import row_uniforms, sample_tokens
 from r1jax.specs.rollout import EngineSpec
 
 MAX_STOP_IDS = 8
 MIN_ROWS = 16
 """Alive rows are not gathered into batches smaller than this."""
+Rows = DenseRows | PagedRows
 
 
 class Engine:
@@ -160,27 +161,6 @@ class Engine:
                 state, row_B = self._gather(state, keep), row_B[keep]
         finish_all(range(num_rows // num_samples))
 
-    def lower_prefill(
-        self, params, buffers, *, num_prompts: int, prompt_length: int, num_samples: int, max_new_tokens: int
-    ) -> jax.stages.Lowered:
-        """The prefill program of such a call, to be compiled; ``params`` and ``buffers`` may be ShapeDtypeStructs."""
-        rows = self._rows(
-            num_prompts, self._bucketed(prompt_length), num_samples=num_samples, max_new_tokens=max_new_tokens
-        )
-        batch = rows.lay_out([[self.pad_id]] * num_prompts, pad_id=self.pad_id) | {"first_row": np.int32(0)}
-        return self._prefill.lower(params, buffers, _abstract(batch), rows=rows)
-
-    def lower_decode(self, params, buffers, state) -> jax.stages.Lowered:
-        """The decode program that follows: ``state`` is what prefill gives, as ShapeDtypeStructs that say where they lie."""
-        settings = {
-            "temperature": jax.ShapeDtypeStruct((), jnp.float32),
-            "top_p": None,
-            "stop_ids": jax.ShapeDtypeStruct((MAX_STOP_IDS,), jnp.int32),
-            "budget": jax.ShapeDtypeStruct((), jnp.int32),
-            "key": jax.eval_shape(lambda: jax.random.key(0)),
-        }
-        return self._decode.lower(params, buffers, state, settings, steps=self.spec.segment)
-
     def _gather(self, state: dict, rows_B: np.ndarray) -> dict:
         """The decode state of the rows ``rows_B``; a pool of pages is not touched."""
         arrays = {name: state[name] for name in ("hidden_BD", "position_B", "row_B", "done_B")}
@@ -268,10 +248,6 @@ def _fewer_rows(num_rows: int, num_alive: int, num_parts: int = 1) -> int:
     return num_rows
 
 
-def _abstract(tree):
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
-
-
 def _completion(tokens_N: np.ndarray, logps_N: np.ndarray, stop_ids: Sequence[int]) -> Completion:
     num_tokens = int((tokens_N >= 0).sum())
     token_ids = tokens_N[:num_tokens].copy()  # not a view: the whole batch would stay in memory with it
@@ -281,7 +257,5 @@ def _completion(tokens_N: np.ndarray, logps_N: np.ndarray, stop_ids: Sequence[in
     )
 
 
-@functools.cache
-def make_engine(model: Model, spec: EngineSpec, *, pad_id: int) -> Engine:
-    """The engine of these settings; calls with the same ones share its compiled programs."""
-    return Engine(model, spec, pad_id=pad_id)
+make_engine = functools.cache(Engine)
+"""The engine of these arguments, ``Engine``'s; calls with the same ones share its compiled programs."""

@@ -24,7 +24,7 @@ from r1jax.sharding import MESH_AXES, RULES
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PagedRows:
-    """``Rows`` of ``num_prompts`` prefilled sequences, the padding on the right, in a paged cache.
+    """Of ``num_prompts`` prefilled sequences, the padding on the right, in a paged cache.
 
     ``num_copies`` of them in a row are of one prompt. ``batch_axes``: the mesh axes that the ``num_parts`` parts lie over.
     """

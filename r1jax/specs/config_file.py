@@ -24,6 +24,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from r1jax.specs.fields import Seed
 from r1jax.specs.reader import FlagText, SpecError, near, read
 
 _STEP = re.compile(r"(\w+)((?:\[\d+\])*)")
@@ -71,7 +72,11 @@ def load_experiment(path: str, overrides: Sequence[str] = (), *, seed: int | Non
             raise ConfigError(f"{file}: stages.{name}={stage!r} must be a dict")
     for key, text in of_stages:
         _set(values, key, text, file=file)
-    return Experiment(file=file, seed=config.get("seed", 0), stages=values)
+    try:
+        shared_seed = read(Seed, config.get("seed", 0), "seed")
+    except SpecError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    return Experiment(file=file, seed=shared_seed, stages=values)
 
 
 def import_from(folder: Path) -> None:
@@ -82,12 +87,13 @@ def import_from(folder: Path) -> None:
 
 def _run(file: str, argument: str) -> ConfigDict:
     """What `get_config` of a file returns."""
-    spec = importlib.util.spec_from_file_location("r1jax_config", file)
-    if not Path(file).is_file() or spec is None or spec.loader is None:
+    path = Path(file).resolve()
+    spec = importlib.util.spec_from_file_location("r1jax_config", path)
+    if not path.is_file() or spec is None or spec.loader is None:
         raise ConfigError(f"--config={file}: there is no such Python file")
     module = importlib.util.module_from_spec(spec)
     try:
-        with _importing_from(Path(file).resolve().parent):
+        with _importing_from(path.parent):
             spec.loader.exec_module(module)
             if not hasattr(module, "get_config"):
                 raise ConfigError(f"{file} defines no get_config()")
@@ -96,10 +102,10 @@ def _run(file: str, argument: str) -> ConfigDict:
         raise
     except SyntaxError as error:
         raise ConfigError(f"{error.filename or file}, line {error.lineno}: {error.msg}") from error
-    except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(file)]
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{file}, line {lines[-1]}" if lines else file
-        raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}") from error
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{file}: get_config() returned a {type(config).__name__}, not a ConfigDict")
     return config
@@ -132,16 +138,27 @@ def _split(flag: str) -> tuple[str, str]:
 
 
 def _set_shared(config: ConfigDict, key: str, text: str, *, file: str) -> None:
-    """Sets a key that is no stage's, and with it all that refers to it; its type stays."""
-    if key not in config and key != "seed":
-        raise ConfigError(f"{file}: there is no key {key!r}{near(key, [*config, 'seed'])}")
-    before = config.get(key, 0)
+    """Sets a key that is no stage's, "seed" or "shared.rate", and with it all that refers to it; its type stays."""
+    *parents, name = key.split(".")
+    node: Any = config
+    for step in parents:
+        node = node.get(step) if isinstance(node, ConfigDict) else None
+    if not isinstance(node, ConfigDict) or (name not in node and key != "seed"):
+        stages = config.get("stages")
+        of_stage = isinstance(stages, ConfigDict) and key.partition(".")[0] in stages
+        hint = f"; near it: stages.{key}" if of_stage else near(key, [*config, "seed"])
+        raise ConfigError(f"{file}: there is no key {key!r}{hint}")
+    before = node.get(name, 0)
+    if isinstance(before, ConfigDict):
+        raise ConfigError(
+            f"{file}: --config.{key} is a dict; set a key below it, as in --config.{key}.{next(iter(before), 'key')}=1"
+        )
     try:
-        value = read(Any if before is None or isinstance(before, ConfigDict) else type(before), FlagText(text), key)
+        value = read(Any if before is None else type(before), FlagText(text), key)
     except SpecError as error:
         raise ConfigError(f"{file}: {error}") from error
-    with config.unlocked():
-        config[key] = value
+    with node.unlocked():
+        node[name] = value
 
 
 def _set(stages: dict[str, Any], key: str, text: str, *, file: str) -> None:

@@ -271,7 +271,7 @@ class EvaluateSpec(MeshStageSpec):
     max_new_tokens: Count = option(32_768, "Of a response (R1 Sec. D.1).", unit="tokens")
     temperature: Positive = option(0.6, "Of the samples (R1 Sec. D.1).")
     top_p: TopP | None = option(0.95, "Of the samples (R1 Sec. D.1); None: all tokens.")
-    problems_per_batch: Count = option(64, "Problems that are sampled at a time.", how=True)
+    problems_per_batch: Count = option(64, "Problems that are sampled at a time.")
     engine: EngineSpec = option(factory=EngineSpec, explanation="The sampler.", how=True)
 
     def __post_init__(self):

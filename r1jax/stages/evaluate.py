@@ -34,11 +34,11 @@ from r1jax.sharding import make_mesh
 from r1jax.specs.reader import read
 from r1jax.specs.rewards import FunctionReward
 from r1jax.specs.stages import EvaluateSpec
+from r1jax.stages.open_run import open_run
 from r1jax.stages.rl.log import completion_rows, text_metrics
-from r1jax.stages.run import open_run
 from r1jax.stages.splits import check_same_split
 from r1jax.stages.trial import check_prompts
-from r1jax.tasks.mixture import make_tasks, mix
+from r1jax.tasks.mixture import make_mixture, make_task
 from r1jax.tasks.problem import Problem, Task
 from r1jax.text.chat import check_template, response_form
 from r1jax.workdir.metrics import CompletionsWriter, MetricsWriter
@@ -53,7 +53,7 @@ def check(spec: EvaluateSpec, previews: Previews | None = None) -> None:
     previews = previews or Previews()
     check_template(spec.template)
     make_mesh(spec.mesh.axes())
-    mix(*make_tasks(spec.tasks), seed=0)  # which refuses a name used twice
+    make_mixture(spec.tasks)  # which refuses a name used twice
     problems = problems_of(spec)
     rubric = make_rubric(stand_in_rewards(spec.rewards))
     rubric.check_tasks(task.name for task, _ in problems)
@@ -69,7 +69,7 @@ def check(spec: EvaluateSpec, previews: Previews | None = None) -> None:
 
 def problems_of(spec: EvaluateSpec) -> list[tuple[Task, list[Problem]]]:
     """Each task with its first distinct held-out problems. Raises ValueError for a task that has not as many."""
-    tasks, _ = make_tasks(spec.tasks)
+    tasks = [make_task(task) for task in spec.tasks]
     try:
         return [(task, distinct_problems(task, spec.problems, split="heldout")) for task in tasks]
     except ValueError as error:
@@ -99,10 +99,15 @@ def main(spec: EvaluateSpec, workdir: Path) -> dict:
 
         # Loop
         done = len(on_first(lambda: read_rows(run.path / "metrics.jsonl", [])))
-        with MetricsWriter(run.path, total=len(problems), resume_step=done) as metrics:
+        with MetricsWriter(run.path, total=len(problems), resume_step=done, progress=run.progress) as metrics:
             completions = CompletionsWriter(run.path, resume_step=done)
             for number, (task, asked) in list(enumerate(problems))[done:]:
                 begin = time.perf_counter()
+
+                def before_batch(problems_done: int, name=task.name):
+                    run.stop.check()
+                    run.progress.phase(f"evaluating {name}", problems_done * spec.samples, spec.problems * spec.samples)
+
                 scores, groups = evaluate(
                     Collector(engine, policy.tokenizer, task, rubric, spec.template, spec.max_prompt_tokens),
                     params,
@@ -115,7 +120,7 @@ def main(spec: EvaluateSpec, workdir: Path) -> dict:
                     key=jax.random.fold_in(jax.random.key(spec.seed), number),
                     policy_version=0,
                     problems_per_batch=spec.problems_per_batch,
-                    before_batch=run.stop.check,
+                    before_batch=before_batch,
                 )
                 samples = [samples_of(group, task, style=style) for group in groups]
                 row = scores | vote_metrics(samples, spec.cons_at) | vote_gains(samples, spec.cons_at)
@@ -129,7 +134,7 @@ def main(spec: EvaluateSpec, workdir: Path) -> dict:
         rows = on_first(lambda: read_rows(run.path / "metrics.jsonl", []))
         tasks = {task.name: _of_task(task.name, row) for (task, _), row in zip(problems, rows, strict=True)}
         seconds = sum(row["time/step"] for row in rows)
-        return run.mark_done({"tasks": tasks, "wall_seconds": seconds, "seed": spec.seed})
+        return run.mark_done({"tasks": tasks, "wall_seconds": seconds})
 
 
 def group_metrics(groups: Sequence[Group]) -> dict[str, float]:

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from r1jax.data.pairs import Failure, Judge, Judged, judge_pairs, parse_candidate, select_pairs
-from r1jax.data.record_source import check_records, records_of
-from r1jax.data.records import FOLDER
+from r1jax.data.records import FOLDER, check_records, records_of
 from r1jax.policies.chat import check_answered, make_chat
 from r1jax.policies.preview import Previews
 from r1jax.processes import on_first, require_same_text
@@ -29,7 +28,7 @@ from r1jax.sharding import make_mesh
 from r1jax.specs.functions import check_function, load_function
 from r1jax.specs.reader import read
 from r1jax.specs.stages import PreferencesSpec
-from r1jax.stages.run import open_run
+from r1jax.stages.open_run import open_run
 from r1jax.workdir.directory import read_lines, write_json, write_text
 from r1jax.workdir.lineage import MANIFEST
 from r1jax.workdir.metrics import MetricsWriter
@@ -68,7 +67,7 @@ def main(spec: PreferencesSpec, workdir: Path) -> dict:
         size, path = spec.candidates_per_batch, run.path / VERDICTS
         count = on_first(lambda: keep_whole_batches(path, size=size, limit=len(candidates)))
         judged = read_verdicts(path, count=count)
-        with MetricsWriter(run.path, total=len(candidates), resume_step=len(judged)) as metrics:
+        with MetricsWriter(run.path, total=len(candidates), resume_step=len(judged), progress=run.progress) as metrics:
             while len(judged) < len(candidates):
                 run.stop.check()
                 begin = time.perf_counter()
@@ -90,7 +89,7 @@ def main(spec: PreferencesSpec, workdir: Path) -> dict:
         if not pairs:
             raise ValueError(f"{run.path}: no pair is left of {len(judged)} candidates: {counts}")
         on_first(lambda: write_set(run.path, pairs))
-        return run.mark_done({"pairs": len(pairs), "counts": counts, "seed": spec.seed})
+        return run.mark_done({"pairs": len(pairs), "counts": counts})
 
 
 def write_set(workdir: Path, pairs: Sequence[Mapping[str, Any]]) -> None:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax.data.preferences import READS, Preference, parse_preference, split_preferences
-from r1jax.data.record_source import check_records, records_of
+from r1jax.data.records import check_records, records_of
 from r1jax.evals.reward_model import length_bias, pair_calibration, pair_metrics, point_calibration, point_metrics
 from r1jax.models.reward_head import rewards_at_end
 from r1jax.models.transformer import Model
@@ -31,7 +31,7 @@ from r1jax.sharding import make_mesh
 from r1jax.specs.reader import read
 from r1jax.specs.stages import RewardModelSpec
 from r1jax.stages.auxiliary import expert_counts
-from r1jax.stages.run import open_run
+from r1jax.stages.open_run import open_run
 from r1jax.text.chat import check_template
 from r1jax.text.response import part_of
 from r1jax.text.tokenizer import Tokenizer
@@ -118,11 +118,11 @@ def main(spec: RewardModelSpec, workdir: Path) -> dict:
         del params, buffers
         updates, num_tokens = 0, 0
         state, extra = run.restore(state)
-        if extra is not None:
+        if extra:
             updates, num_tokens = int(state["step"]), extra["num_tokens"]
 
         # Loop
-        with MetricsWriter(run.path, total=num_updates, resume_step=updates) as metrics:
+        with MetricsWriter(run.path, total=num_updates, resume_step=updates, progress=run.progress) as metrics:
             while updates < num_updates and not run.stop.agreed():
                 begin = time.perf_counter()
                 batch = batch_of(train, updates, spec)
@@ -136,16 +136,16 @@ def main(spec: RewardModelSpec, workdir: Path) -> dict:
                 if updates % spec.log_every == 0 or updates == num_updates:
                     row |= {"num_tokens": num_tokens, "epoch": updates / num_updates * spec.epochs}
                     metrics.write(updates, row | {"time/step": time.perf_counter() - begin})
-                if run.checkpoints.is_due(updates):
-                    run.save(updates, state, extra={"num_tokens": num_tokens})
-            run.save(updates, state, extra={"num_tokens": num_tokens})
+                if run.is_due(updates):
+                    run.save(updates, state, {"num_tokens": num_tokens})
+            run.save(updates, state, {"num_tokens": num_tokens})
             if updates < num_updates:
                 raise Stopped
             scores = evaluate(make_score(policy.model), state, heldout, spec)
             metrics.write(updates, {f"eval/{name}": value for name, value in scores.items()})
         center = scores["mean_reward"] if spec.kind == "helpful" else 0.0
         summary = {"kind": spec.kind, "updates": updates, "examples": counts, "heldout": scores, "center": center}
-        return run.mark_done(summary | {"seed": spec.seed})
+        return run.mark_done(summary)
 
 
 def make_examples(spec: RewardModelSpec, tokenizer: Tokenizer) -> tuple[list[Example], list[Example], dict[str, int]]:

@@ -25,7 +25,7 @@ from r1jax.sharding import make_mesh, place_batch
 from r1jax.specs.reader import read
 from r1jax.specs.stages import SupervisedSpec
 from r1jax.stages.auxiliary import balance_loss, check_auxiliary, expert_counts, mtp_loss
-from r1jax.stages.run import open_run
+from r1jax.stages.open_run import open_run
 from r1jax.text.chat import check_template, tokenizer_for
 from r1jax.training.learner import NonFiniteError, TrainState, Update, init_state, make_update, update_once
 from r1jax.training.offload import OPTIMIZER, check_offload, to_host
@@ -168,15 +168,15 @@ def main(spec: SupervisedSpec, workdir: Path) -> dict:
         del params, buffers
         updates, loss, too_long = 0, None, 0
         state, extra = run.restore(state)
-        if extra is not None:
+        if extra:
             batches.set_state(extra["data"])
             updates, loss, too_long = int(state["step"]), extra["loss"], extra["too_long"]
 
         def save():
-            run.save(updates, state, extra={"data": batches.get_state(), "loss": loss, "too_long": too_long})
+            run.save(updates, state, {"data": batches.get_state(), "loss": loss, "too_long": too_long})
 
         # Loop
-        with MetricsWriter(run.path, total=num_updates, resume_step=updates) as metrics:
+        with MetricsWriter(run.path, total=num_updates, resume_step=updates, progress=run.progress) as metrics:
             while updates < num_updates and not run.stop.agreed():
                 begin = time.perf_counter()
                 batch = next(batches)
@@ -195,12 +195,12 @@ def main(spec: SupervisedSpec, workdir: Path) -> dict:
                     row["num_loss_tokens"] = row.pop("num_tokens")  # TRL's num_tokens is of the whole run
                     row |= {"tokens_per_second/train": row["num_loss_tokens"] / seconds, "time/step": seconds}
                     metrics.write(updates, row)
-                if run.checkpoints.is_due(updates):
+                if run.is_due(updates):
                     save()
             save()
         if updates < num_updates:
             raise Stopped
-        return run.mark_done({"updates": updates, "loss": loss, "seed": spec.seed})
+        return run.mark_done({"updates": updates, "loss": loss})
 
 
 def update_on_documents(state, update: Update, batch: dict[str, np.ndarray], *, rows: int) -> tuple[TrainState, dict]:

@@ -17,7 +17,6 @@ _MAX_TERMS = 1000
 _LITERAL_SCORERS = frozenset({"binary_matrix", "n_queens", "spiral_matrix", "string_insertion"})
 _ARITHMETIC_SCORERS = frozenset({"countdown", "puzzle24"})
 _ALGEBRA_SCORERS = frozenset({"simple_integration", "intermediate_integration", "polynomial_multiplication"})
-GUARDED_DATASETS = _LITERAL_SCORERS | _ARITHMETIC_SCORERS | _ALGEBRA_SCORERS
 
 _WORDS = re.compile(r"[\w\s.]*")
 _FUNCTIONS = frozenset(

@@ -1,17 +1,26 @@
 """One answer judged by the reward of its problem's kind; and whether that reward can use the problem at all."""
 
+import re
 from collections.abc import Callable
 
 from r1jax.rewards.sandbox import SandboxUnavailable
 from r1jax.tasks.problem import GradingError, Problem
 from r1jax.text.response import boxed_answer
 
+GRADERS = ("math", "choice", "code", "instructions", "answer", "none")
+_MATHEMATICS = re.compile(r"[\d\\=+*/^<>√∞π∅ℝ]")
+_WORD = re.compile(r"[^\W\d_]{2}")
+_MARKED = re.compile(r".*####\s*(\S.*)", re.DOTALL)
+
 
 def grade_answer(grader: str, answer: str, problem: Problem) -> float:
-    """1.0 or 0.0: what the reward of a kind ("math", "choice", "code", "instructions") says of one extracted answer.
+    """1.0 or 0.0: what the reward of a kind (one of ``GRADERS``) says of one extracted answer.
 
     Code may come bare or in a fence, an answer to a question in a box. By "none" no answer is right: a judge or a reward
-    model may say more.
+    model may say more. By "answer" the reference may be anything: what has a digit, a sign or a command of LaTeX, or no word
+    at all, is compared as by "math"; words, and what the math reward cannot read, by their letters without regard to case,
+    white space and a closing full stop (as mathematics "was" would be "saw"). Of a reference the box counts, or what follows
+    "####". Without a reference no answer is right.
 
     Raises:
         GradingError: the verifier fails, whatever the answer.
@@ -69,9 +78,30 @@ def _judge(grader: str) -> Callable[[str, Problem], float | Exception]:
         return lambda answer, problem: float(
             instructions.follows_all(answer, problem.columns["instruction_id_list"], problem.columns["kwargs"])
         )
+    if grader == "answer":
+        return lambda answer, problem: _judge_any(_unboxed(answer), problem.answer)
     if grader == "none":
         return lambda answer, problem: 0.0
     raise ValueError(f"no reward for answers of kind {grader!r}")
+
+
+def _judge_any(answer: str | None, reference: str) -> float | Exception:
+    """The kind "answer" of ``grade_answer``."""
+    marked = _MARKED.fullmatch(reference)
+    reference = (boxed_answer(reference) or (marked[1] if marked else reference)).strip()
+    if not reference or answer is None:
+        return 0.0
+    if _MATHEMATICS.search(reference) or not _WORD.search(reference):
+        from r1jax.rewards import math
+
+        score = math.grade_math([answer], [reference])[0]
+        if not isinstance(score, ValueError):
+            return score
+    return float(_letters(answer) == _letters(reference))
+
+
+def _letters(text: str) -> str:
+    return " ".join(text.split()).casefold().removesuffix(".")
 
 
 def _unboxed(answer: str) -> str | None:

@@ -1,90 +1,55 @@
-"""Tasks from their specs, and weighted mixtures of tasks."""
+"""Tasks from their specs, weighted mixtures of them, and tasks that join along the way."""
 
 import bisect
 import itertools
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from r1jax.tasks.problem import GradingError, Problem, Task, canonical_answer, check_keys, check_place, stable_hash
-
-KINDS = ("reasoning_gym", "mini", "files")
-_OF_THE_MIXTURE = ("weight", "from_update")
+from r1jax.specs import tasks as specs_of
+from r1jax.tasks.problem import GradingError, Problem, Task, canonical_answer, check_index, stable_hash
 
 
-def make_task(spec: Mapping[str, Any]) -> Task:
-    """The task that a spec describes.
+def make_task(spec: specs_of.Task) -> Task:
+    """The task that a spec describes; its weight and its first update are for ``make_mixture`` and ``TaskSchedule``.
 
-    ``{"kind": "reasoning_gym", "dataset": "chain_sum", "config": {...}}`` with any keyword of ``ReasoningGymTask``, or
-    ``{"kind": "mini", "name": "pair_sum", "config": {...}}`` (see ``mini.make_mini_task``), or ``{"kind": "files",
-    "dataset": "gsm8k", "train": ..., "heldout": ...}`` (see ``file_task.FileTask``). A "weight" is for ``make_mixture``,
-    a "from_update" for ``schedule.make_schedule``.
-
-    Raises:
-        ValueError: unknown kind or key, or whatever the task itself refuses.
+    Raises ValueError for what the task itself refuses.
     """
-    spec = {key: value for key, value in spec.items() if key not in _OF_THE_MIXTURE}
-    match spec.get("kind"):
-        case "reasoning_gym":
-            from r1jax.tasks.reasoning_gym import ReasoningGymTask
+    if isinstance(spec, specs_of.ReasoningGymSpec):
+        from r1jax.tasks.reasoning_gym import ReasoningGymTask
 
-            arguments = {key: value for key, value in spec.items() if key != "kind"}
-            allowed = {"dataset", "config", "name", "answer_instruction", "heldout_fraction", "seed"}
-            check_keys(arguments, allowed=allowed, what="task of kind 'reasoning_gym'")
-            if "dataset" not in arguments:
-                raise ValueError(f"task of kind 'reasoning_gym': key 'dataset' is missing in {dict(spec)}")
-            return ReasoningGymTask(**arguments)
-        case "mini":
-            from r1jax.tasks.mini.pair_sum import make_mini_task
+        return ReasoningGymTask(spec)
+    if isinstance(spec, specs_of.MiniSpec):
+        from r1jax.tasks.mini.make import make_mini_task
 
-            return make_mini_task(dict(spec))
-        case "files":
-            from r1jax.tasks.file_task import make_file_task
+        return make_mini_task(spec)
+    from r1jax.tasks.file_task import make_file_task
 
-            return make_file_task(dict(spec))
-        case kind:
-            raise ValueError(f"task kind {kind!r}: must be one of {', '.join(KINDS)}")
+    return make_file_task(spec)
 
 
-def make_mixture(specs: Sequence[Mapping[str, Any]], *, seed: int = 0) -> Task:
+def make_mixture(specs: Sequence[specs_of.Task], *, seed: int = 0) -> Task:
     """One task from several: problem ``index`` comes from a task drawn by weight, by a hash of (seed, index).
 
-    A single spec gives its task as it is.
-
-    Args:
-        specs: specs of ``make_task``, each with an optional "weight" (1.0); they need not sum to one.
-        seed: of the draw.
+    A single spec gives its task as it is. Weights need not sum to one.
 
     Raises:
-        ValueError: no spec, a weight that is not positive and finite, or two tasks of one name.
+        ValueError: no spec, two tasks of one name, or whatever ``make_task`` refuses.
     """
-    return mix(*make_tasks(specs), seed=seed)
+    return _mix([make_task(spec) for spec in specs], specs, seed=seed)
 
 
-def make_tasks(specs: Sequence[Mapping[str, Any]]) -> tuple[list[Task], list[float]]:
-    """The tasks of specs, and the weight of each: 1.0 where a spec has none; ValueError as ``make_task``."""
-    return [make_task(spec) for spec in specs], [float(spec.get("weight", 1.0)) for spec in specs]
-
-
-def mix(tasks: Sequence[Task], weights: Sequence[float], *, seed: int) -> Task:
-    """A single task as it is, several as a ``Mixture``, which says what it refuses."""
-    return tasks[0] if len(tasks) == 1 else Mixture(tasks, weights, seed=seed)
+def _mix(tasks: Sequence[Task], specs: Sequence[specs_of.Task], *, seed: int) -> Task:
+    return tasks[0] if len(tasks) == 1 else Mixture(tasks, [spec.weight for spec in specs], seed=seed)
 
 
 class Mixture:
     """Several tasks as one ``Task``; each problem keeps its own task's name in ``columns["task"]``, and its grader."""
 
     def __init__(self, tasks: Sequence[Task], weights: Sequence[float], *, seed: int = 0):
-        if not tasks or len(tasks) != len(weights):
-            raise ValueError(
-                f"mixture: needs tasks and as many weights; got {len(tasks)} tasks and {len(weights)} weights"
-            )
         names = [task.name for task in tasks]
-        for name, weight in zip(names, weights, strict=True):
-            if not (math.isfinite(weight) and weight > 0):
-                raise ValueError(f"mixture: task {name!r} has weight {weight}; it must be positive and finite")
-            if names.count(name) > 1:
-                raise ValueError(f"mixture: two tasks are named {name!r}; give one of them another 'name'")
+        if not tasks:
+            raise ValueError("tasks: needs at least one")
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"tasks: two are named {repeated[0]!r}; give one of them another 'name'")
         self.name = "+".join(names)
         self.tasks = dict(zip(names, tasks, strict=True))
         self.seed = seed
@@ -92,10 +57,10 @@ class Mixture:
 
     def problem(self, index: int, *, split: str) -> Problem:
         """The problem at ``index`` of the drawn task; which task is drawn does not depend on the split."""
-        check_place(index, split)
+        check_index(index, split)
         draw = stable_hash("mixture", self.seed, index) / 2**64
-        place = min(bisect.bisect_right(self._bounds, draw), len(self._bounds) - 1)
-        return list(self.tasks.values())[place].problem(index, split=split)
+        drawn = min(bisect.bisect_right(self._bounds, draw), len(self._bounds) - 1)
+        return list(self.tasks.values())[drawn].problem(index, split=split)
 
     def task_of(self, problem: Problem) -> Task:
         """The task that a problem came from.
@@ -115,3 +80,34 @@ class Mixture:
     def canonical(self, answer: str) -> str:
         """The default form; for a task's own form use ``task_of(problem).canonical(answer)``."""
         return canonical_answer(answer)
+
+
+class TaskSchedule:
+    """Tasks of which each is drawn from once the policy has had "from_update" updates.
+
+    R1's second RL stage draws general prompts only in the last 400 of 1,700 updates (R1 Sec. 3.2.2; spec B.6.4). Which tasks
+    take part, and so which problem stands at an index, follows from the number of updates alone. Weights are among the tasks
+    that take part; without any "from_update" it is ``make_mixture`` all along.
+
+    Attributes:
+        periods: first update of each period -> the task that is drawn from in it.
+        everything: one task of all of them, whenever they take part: it knows every problem's grader.
+        starts: the update from which each takes part, by name.
+    """
+
+    def __init__(self, specs: Sequence[specs_of.Task], *, seed: int = 0):
+        """Raises ValueError: no spec, none that takes part from update 0, or whatever ``make_mixture`` refuses."""
+        starts = [spec.from_update for spec in specs]
+        if specs and min(starts) > 0:
+            raise ValueError(f"tasks: none takes part from update 0; the first does from_update={min(starts)}")
+        tasks = [make_task(spec) for spec in specs]
+        self.starts = {task.name: start for task, start in zip(tasks, starts, strict=True)}
+        self.periods: dict[int, Task] = {}
+        for start in sorted({0, *starts}):
+            present = [number for number, first in enumerate(starts) if first <= start]
+            self.periods[start] = _mix([tasks[i] for i in present], [specs[i] for i in present], seed=seed)
+        self.everything = self.periods[max(self.periods)]
+
+    def at(self, updates: int) -> Task:
+        """The task that the policy learns from after so many updates: a mixture of those that take part."""
+        return self.periods[max(start for start in self.periods if start <= updates)]

@@ -8,7 +8,7 @@ import contextvars
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 SPLITS = ("train", "heldout")
@@ -19,7 +19,8 @@ class Problem:
     """One problem as a task gives it.
 
     Attributes:
-        messages: the conversation to answer, each ``{"role": ..., "content": ...}``; the last one is the user's.
+        messages: the conversation to answer, each ``{"role": ..., "content": ...}``; the last one is the user's, the first
+            one may be the system's.
         answer: the reference answer; empty where the task's verifier needs none.
         columns: JSON-able extras that rewards receive by name; ``"task"`` (the task's name) is always there.
         answer_in: where the answer that the task grades is found, one of ``text.response.ANSWERS``; None leaves it to the
@@ -48,7 +49,7 @@ class Task(Protocol):
         """The problem at ``index`` (>= 0). No question of split "train" ever occurs in split "heldout".
 
         Raises:
-            ValueError: unknown split or negative index (``check_place``).
+            ValueError: unknown split or negative index (``check_index``).
         """
         ...
 
@@ -56,7 +57,7 @@ class Task(Protocol):
         """The task metric in [0, 1]; only 1.0 counts as right. None (nothing extracted) and any bad text give 0.0.
 
         Raises:
-            GradingError: the verifier fails whatever the answer.
+            GradingError: the problem is of another task (``check_task``), or the verifier fails whatever the answer.
         """
         ...
 
@@ -65,12 +66,18 @@ class Task(Protocol):
         ...
 
 
-def check_place(index: int, split: str) -> None:
+def check_index(index: int, split: str) -> None:
     """Raises ValueError for a negative index or a split other than "train" or "heldout"."""
     if split not in SPLITS:
         raise ValueError(f"split {split!r}: must be one of {', '.join(SPLITS)}")
     if index < 0:
         raise ValueError(f"index {index}: must be >= 0")
+
+
+def check_task(name: str, problem: Problem) -> None:
+    """Raises GradingError for a problem of another task than the one of this name."""
+    if problem.columns.get("task") != name:
+        raise GradingError(f"task {name!r} was given a problem of task {problem.columns.get('task')!r}")
 
 
 def stable_hash(*parts: object) -> int:
@@ -93,6 +100,13 @@ def recorded_splits() -> Iterator[dict[str, set[float]]]:
         _RECORD.reset(token)
 
 
+def record_fraction(heldout_fraction: float, *, space: str) -> None:
+    """Notes a held-out fraction for ``recorded_splits``; ``split_of`` does it, and who keeps the answers of ``split_of``."""
+    record = _RECORD.get()
+    if record is not None:
+        record.setdefault(space, set()).add(heldout_fraction)
+
+
 def split_of(content: str, *, heldout_fraction: float, space: str = "problems") -> str:
     """The split that a problem's content belongs to, by hash: the same content never lies on both sides.
 
@@ -102,9 +116,7 @@ def split_of(content: str, *, heldout_fraction: float, space: str = "problems") 
         space: the kind of problem; two sources whose contents can be equal give the same. Only ``recorded_splits``
             looks at it, by which stages of a pipeline find out that their fractions differ.
     """
-    record = _RECORD.get()
-    if record is not None:
-        record.setdefault(space, set()).add(heldout_fraction)
+    record_fraction(heldout_fraction, space=space)
     return "heldout" if stable_hash("split", content) < heldout_fraction * 2**64 else "train"
 
 
@@ -127,10 +139,3 @@ def canonical_answer(answer: str) -> str:
     fraction = (match["fraction"] or "").rstrip("0")
     value = f"{whole}.{fraction}" if fraction else whole
     return f"-{value}" if match["sign"] == "-" and value != "0" else value
-
-
-def check_keys(spec: Mapping[str, Any], *, allowed: set[str], what: str) -> None:
-    """Raises ValueError that names the keys of ``spec`` that are not allowed, and those that are."""
-    unknown = sorted(set(spec) - allowed)
-    if unknown:
-        raise ValueError(f"{what}: unknown key {', '.join(map(repr, unknown))}; known are {', '.join(sorted(allowed))}")

@@ -17,14 +17,14 @@ import json
 import math
 import os
 import random
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from r1jax.specs.tasks import ReasoningGymSpec
 from r1jax.tasks.answer_guard import is_safe
 from r1jax.tasks.logic import confirms
-from r1jax.tasks.problem import GradingError, Problem, canonical_answer, check_place, split_of, stable_hash
+from r1jax.tasks.problem import GradingError, Problem, canonical_answer, check_index, check_task, split_of, stable_hash
 
 _INDICES_PER_SLICE = 250
 _SLICE_SIZE = 5000
@@ -41,41 +41,21 @@ class ReasoningGymTask:
 
     Columns of its problems: "task", and "source_seed" and "source_index", from which the same entry is made again.
 
-    Args:
-        dataset: reasoning-gym's name of the data set, such as "chain_sum".
-        config: its configuration, without "seed" and "size" (they are this task's).
-        name: the task's name; by default that of the data set.
-        answer_instruction: text put after the question, on a line of its own, such as "Put only the final answer inside
-            <answer>.".
-        heldout_fraction: share of the questions, by hash, that belongs to the held-out split.
-        seed: another seed gives other problems; the split of a question never depends on it.
-
-    Raises:
-        ValueError: unknown data set (near names are given), unknown or bad config key, a fraction outside (0, 1), or a
-            data set whose questions depend on PYTHONHASHSEED where that is not set.
+    Another seed gives other problems; the split of a question never depends on it.
     """
 
-    def __init__(
-        self,
-        dataset: str,
-        config: Mapping[str, Any] | None = None,
-        *,
-        name: str | None = None,
-        answer_instruction: str = "",
-        heldout_fraction: float = 0.2,
-        seed: int = 0,
-    ):
-        if not 0.0 < heldout_fraction < 1.0:
-            raise ValueError(f"reasoning_gym {dataset!r}: heldout_fraction {heldout_fraction} must lie between 0 and 1")
-        self.dataset = dataset
-        self.config = dict(config or {})
-        self.name = name or dataset
-        self.answer_instruction = answer_instruction
-        self.heldout_fraction = heldout_fraction
-        self.seed = seed
-        _check_config(dataset, self.config)
-        self._config_json = json.dumps(self.config, sort_keys=True)
-        self._max_tries = math.ceil(64 / min(heldout_fraction, 1 - heldout_fraction))
+    def __init__(self, spec: ReasoningGymSpec):
+        """Makes nothing yet.
+
+        Raises:
+            ValueError: unknown data set (near names are given), unknown or bad setting, or a data set whose questions depend
+                on PYTHONHASHSEED where that is not set.
+        """
+        self.name, self.dataset = spec.name or spec.dataset, spec.dataset
+        self._spec = spec
+        _check_config(spec.dataset, spec.config)
+        self._config_json = json.dumps(spec.config, sort_keys=True)
+        self._max_tries = math.ceil(64 / min(spec.heldout_fraction, 1 - spec.heldout_fraction))
 
     def problem(self, index: int, *, split: str) -> Problem:
         """The problem at ``index`` of the split; on average 1 / (the split's share) questions are made for it.
@@ -83,19 +63,19 @@ class ReasoningGymTask:
         Raises:
             ValueError: unknown split, negative index, or a data set so small that no question of it falls in the split.
         """
-        check_place(index, split)
+        check_index(index, split)
         slice_index, offset = divmod(index, _INDICES_PER_SLICE)
+        fraction = self._spec.heldout_fraction
         for attempt in range(self._max_tries):
             round_index, turn = divmod(attempt, _TRIES_PER_SLICE)
-            source_seed = stable_hash("reasoning_gym", self.seed, slice_index, round_index) % 2**31
+            source_seed = stable_hash("reasoning_gym", self._spec.seed, slice_index, round_index) % 2**31
             source_index = offset + _INDICES_PER_SLICE * turn
             entry = self._entry(source_seed, source_index)
-            place = split_of(entry["question"], heldout_fraction=self.heldout_fraction, space=self.dataset)
-            if place == split:
+            if split_of(entry["question"], heldout_fraction=fraction, space=self.dataset) == split:
                 return self._problem(entry, source_seed, source_index)
         raise ValueError(
             f"reasoning_gym {self.dataset!r}: no {split} question among {self._max_tries} generated for index {index}: "
-            f"with config {self.config} it has too few different questions for heldout_fraction {self.heldout_fraction}"
+            f"with config {self._spec.config} it has too few different questions for heldout_fraction {fraction}"
         )
 
     def entry(self, problem: Problem) -> dict[str, Any]:
@@ -104,8 +84,7 @@ class ReasoningGymTask:
         Raises:
             GradingError: the problem is not of this task, or the data set now makes another question from its seed.
         """
-        if problem.columns.get("task") != self.name:
-            raise GradingError(f"task {self.name!r} was given a problem of task {problem.columns.get('task')!r}")
+        check_task(self.name, problem)
         entry = self._entry(problem.columns["source_seed"], problem.columns["source_index"])
         if self._content(entry) != problem.messages[-1]["content"]:
             raise GradingError(
@@ -151,7 +130,8 @@ class ReasoningGymTask:
         return _entry(self.dataset, self._config_json, source_seed, source_index)
 
     def _content(self, entry: dict[str, Any]) -> str:
-        return f"{entry['question']}\n{self.answer_instruction}" if self.answer_instruction else entry["question"]
+        instruction = self._spec.answer_instruction
+        return f"{entry['question']}\n{instruction}" if instruction else entry["question"]
 
     def _problem(self, entry: dict[str, Any], source_seed: int, source_index: int) -> Problem:
         answer = entry["answer"]

@@ -181,7 +181,9 @@ def _pieces(messages: Messages, template: str) -> list[tuple[str, bool]]:
 def _with_thoughts(messages: Messages, template: str, tokenizer: Tokenizer | None) -> Messages:
     """The messages with each thought where the template reads it. ValueError names a field that it would leave out."""
     source = (tokenizer.chat_template if template == TOKENIZERS_OWN and tokenizer else None) or ""
-    reads_field = any(field in source for field in THOUGHT_FIELDS)
+    # message.field or message['field']; the bare word may be a variable of the template
+    written = {field for field in MESSAGE_FIELDS if re.search(rf"""[.'"]{field}\b""", source)}
+    reads_field = bool(written.intersection(THOUGHT_FIELDS))
     reads_tags = "</think>" in source if template == TOKENIZERS_OWN else TEMPLATES[template].cuts_reasoning
     changed: list[Mapping[str, Any]] = []
     for message in messages:
@@ -201,7 +203,7 @@ def _with_thoughts(messages: Messages, template: str, tokenizer: Tokenizer | Non
             message = {field: value for field, value in message.items() if field not in THOUGHT_FIELDS}
             message["content"] = f"<think>\n{thought}\n</think>\n\n{message.get('content') or ''}"
         for field in MESSAGE_FIELDS:
-            if message.get(field) and field not in source and not (field in THOUGHT_FIELDS and reads_field):
+            if message.get(field) and field not in written and not (field in THOUGHT_FIELDS and reads_field):
                 raise ValueError(
                     f"chat template {template!r}: it does not write {field!r} of a message; say it in its content"
                 )

@@ -23,7 +23,7 @@ _MAX_WAIT = 60.0
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect is an error: it would carry the key to another place."""
+    """A redirect is an error: it would carry the key to another host."""
 
     def redirect_request(self, *args: Any) -> None:
         return None

@@ -1,5 +1,6 @@
 """The tokenizer that a GGUF file's metadata describes (byte-level BPE, as GPT-2's and its descendants')."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,22 +23,26 @@ _PRE_TOKENIZERS = {
 }
 
 
+def header_value(metadata: Mapping[str, Any], key: str) -> Any:
+    """metadata[key]; ValueError names a key that is missing."""
+    if key not in metadata:
+        raise ValueError(f"the GGUF header has no {key!r}")
+    return metadata[key]
+
+
 def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer of a GGUF header (`r1jax.hf.gguf.read_gguf(path).metadata`).
 
     ValueError names a missing key, or a tokenizer model or pre-tokenizer (`tokenizer.ggml.pre`) not known here.
     """
-
-    def value(key: str) -> Any:
-        if key not in metadata:
-            raise ValueError(f"the GGUF header has no {key!r}")
-        return metadata[key]
-
+    value = functools.partial(header_value, metadata)
     kind, pre = value("tokenizer.ggml.model"), value("tokenizer.ggml.pre")
     if kind != "gpt2":
         raise ValueError(f"tokenizer.ggml.model={kind!r} is not supported; known: 'gpt2' (byte-level BPE)")
     if pre not in _PRE_TOKENIZERS:
         raise ValueError(f"tokenizer.ggml.pre={pre!r} is not supported; known: {sorted(_PRE_TOKENIZERS)}")
+    if metadata.get("tokenizer.ggml.add_space_prefix"):
+        raise ValueError("tokenizer.ggml.add_space_prefix=True is not supported")
     tokens, kinds = value("tokenizer.ggml.tokens"), value("tokenizer.ggml.token_type")
     merges = [tuple(merge.split(" ")) for merge in value("tokenizer.ggml.merges")]
     inner = tokenizers.Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
@@ -50,6 +55,9 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
         eos_id=value("tokenizer.ggml.eos_token_id"),
         bos_id=metadata.get("tokenizer.ggml.bos_token_id"),
         pad_id=metadata.get("tokenizer.ggml.padding_token_id"),
+        stop_ids=[
+            metadata[key] for key in ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id") if key in metadata
+        ],
         adds_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", False)),
         chat_template=metadata.get("tokenizer.chat_template"),
     )

@@ -20,11 +20,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from r1jax.processes import on_first
+from r1jax.processes import array_digests, on_first
 
 FOLDER, BEST = "checkpoints", "best.json"
 _STATE, _RECORD = "state", "record"
@@ -140,7 +138,6 @@ class Checkpoints:
         # What is known at this step: best.json may be of a step that was lost, or miss what came with the last save.
         there = checkpoint_steps(self.folder.parent)
         known = [best for best in (record.get("best"), self._written) if best is not None and best["step"] in there]
-        known = [best for best in known if best["step"] <= step]
         self._best = max(known, key=lambda best: (best["value"], -best["step"]), default=None)
         self._write_best()
         return state, record["extra"]
@@ -243,6 +240,8 @@ def _read_best(workdir: Path) -> dict[str, Any] | None:
         return json.loads((workdir / BEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise CheckpointError(f"{workdir / BEST} is damaged; without it there is no best checkpoint") from error
 
 
 def _load(
@@ -287,31 +286,9 @@ def _describe(tree: Any, *, checksums: bool) -> dict[str, dict[str, Any]]:
     }
     described = {path: {"dtype": str(a.dtype), "shape": list(a.shape)} for path, a in leaves.items()}
     if checksums:
-        sums = np.array([_checksum(leaf) for leaf in leaves.values()], np.uint32)
-        if jax.process_count() > 1:
-            sums = multihost_utils.process_allgather(sums).sum(axis=0, dtype=np.uint32)
-        described = {path: {**described[path], "checksum": int(sums[i])} for i, path in enumerate(described)}
+        digests = zip(leaves, array_digests(list(leaves.values())), strict=True)
+        described = {path: {**described[path], "checksum": digest} for path, digest in digests}
     return described
-
-
-def _checksum(array: jax.Array) -> int:
-    """Sum modulo 2^32 of the elements' bits, each times an odd number made of its place in the whole array.
-
-    Sums what this process holds (of replicas, the first), so the sum over processes is that of the array, however it is
-    laid out. In numpy, because one compilation a shape would cost more than the sum.
-    """
-    total = 0
-    for shard in array.addressable_shards:
-        if shard.replica_id != 0:
-            continue
-        values = np.asarray(shard.data)
-        place = np.zeros((), np.uint32)
-        for dim, (size, index) in enumerate(zip(array.shape, shard.index, strict=True)):
-            along = np.arange(*index.indices(size), dtype=np.uint32)
-            place = place * np.uint32(size) + along.reshape((-1,) + (1,) * (values.ndim - 1 - dim))
-        weights = place * np.uint32(2654435762) + np.uint32(1)
-        total += int(np.sum(values.view(f"u{values.dtype.itemsize}") * weights, dtype=np.uint32))
-    return total % 2**32
 
 
 def _say(described: dict[str, Any] | None) -> str:

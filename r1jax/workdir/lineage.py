@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from r1jax.processes import on_first
+from r1jax.processes import array_digests, on_first
 from r1jax.specs.fields import paths_of
 from r1jax.workdir.directory import WorkdirError, from_here, holds_results, to_here, write_json
 
@@ -67,35 +65,14 @@ def describe_input(path: Path, workdir: Path) -> dict[str, Any]:
 
 
 def weights_digest(params: Any) -> str:
-    """A digest of a tree of arrays, computed where they lie: names, shapes, types and every bit of every number.
-
-    Two sums of all numbers' bits, weighted by place, modulo 2^32 for each array; the same for every mesh. It tells
-    models apart; it is no cryptographic proof.
-    """
+    """A digest of a tree of arrays: names, shapes, types and every bit of every number (``array_digests``); any mesh's is the same."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    sums = jax.device_get(_bit_sums([leaf for _, leaf in leaves]))
-    told = [
-        [jax.tree_util.keystr(path), list(leaf.shape), str(leaf.dtype), np.asarray(own).tolist()]
-        for (path, leaf), own in zip(leaves, sums, strict=True)
+    digests = array_digests([leaf for _, leaf in leaves])
+    described = [
+        [jax.tree_util.keystr(path), list(leaf.shape), str(leaf.dtype), digest]
+        for (path, leaf), digest in zip(leaves, digests, strict=True)
     ]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
-
-
-@jax.jit
-def _bit_sums(leaves: list[jax.Array]) -> list[jax.Array]:
-    """[2] uint32 for each array."""
-
-    def one(leaf: jax.Array) -> jax.Array:
-        bits = leaf if jnp.issubdtype(leaf.dtype, jnp.integer) else leaf.view(f"uint{8 * leaf.dtype.itemsize}")
-        bits = bits.astype(jnp.uint32)
-        place = jnp.zeros(bits.shape, jnp.uint32)
-        for axis, size in enumerate(bits.shape):
-            place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-        mixed = bits * jnp.uint32(0x9E3779B1)
-        mixed = (mixed ^ (mixed >> 15)) * (2 * place + 1)
-        return jnp.stack([jnp.sum(mixed, dtype=jnp.uint32), jnp.sum(mixed ^ (mixed >> 13), dtype=jnp.uint32)])
-
-    return [one(leaf) for leaf in leaves]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

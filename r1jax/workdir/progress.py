@@ -1,10 +1,19 @@
-"""The line that a person watches: update n/N, reward, length, tokens/s, time left."""
+"""The line that a person watches: update n/N, phase, reward, length, tokens/s, a clock, and the time left.
+
+It never takes more than the terminal's width (80 columns in a log): figures are dropped from the right. The time left is the
+median of the updates since this start times those to come, and what the evaluations to come will take. The first update is
+left out, because it compiles.
+"""
 
 from __future__ import annotations
 
+import atexit
+import collections
+import statistics
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -23,60 +32,200 @@ FIGURES = {
     "tokens_per_second/generate": "tok/s",
     "tokens_per_second/train": "tok/s trained",
 }
+_LOG_WIDTH = 80
+_TICK_SECONDS = 0.5
 
 
 class Progress:
     """A live line on a terminal; elsewhere (a CI log, a file) a plain line every so many seconds.
 
-    A row without "time/step" is an evaluation by itself: its figures are printed as a line that stays.
+    A thread keeps the clock running and, in a log, prints a line when a phase lasts long. It ends with `close`.
 
     Args:
-      total: updates of the whole run.
-      start: updates done before this start of it; time left is reckoned from this start's pace.
-      every_seconds: between plain lines; the first and the last update get one in any case.
+      every_seconds: least time between plain lines; the first and the last update and evaluations get one in any case.
       stream: where it goes; the default is standard output.
+      shown: whether anything is printed; False in all processes of a run but the first.
     """
 
-    def __init__(self, total: int, *, start: int = 0, every_seconds: float = 10.0, stream: TextIO | None = None):
-        self._total, self._start, self._every_seconds = total, start, every_seconds
+    def __init__(self, *, every_seconds: float = 10.0, stream: TextIO | None = None, shown: bool = True):
         self._stream = sys.stdout if stream is None else stream
+        self._every_seconds = every_seconds
         self._started = time.monotonic()
-        self._last_line = -float("inf")
+        self._last_line, self._said = self._started, ""
+        self._step, self._total, self._figures = 0, None, []
+        self._row_time, self._aside, self._paces = None, 0.0, collections.deque(maxlen=64)
+        self._evaluate_every, self._size, self._final_size, self._next_evaluation = None, 0, 0, 1
+        self._unit_seconds, self._left = 0.0, None  # _left: seconds, and when they were reckoned
+        self._name, self._done, self._of, self._phase_started = "starting", None, None, self._started
         self._live: Live | None = None
+        self._closed = threading.Event()
+        if not shown:
+            self._closed.set()
+            return
         if self._stream.isatty():
-            first = Text(f"update {start}/{total}  compiling")
-            live = Live(first, console=Console(file=self._stream), auto_refresh=False)
+            console = Console(file=self._stream, highlight=False)
+            self._live = live = Live(get_renderable=self._renderable, console=console, auto_refresh=False)
             live.start(refresh=True)
-            self._live = live
+        self._thread = threading.Thread(target=self._tick_on, name="progress", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)  # a daemon thread that prints while Python ends would abort it
+
+    def begin(self, total: int, *, start: int = 0) -> None:
+        """The updates begin: `total` of the whole run, `start` of them done before."""
+        self._total, self._step = total, start
+        self._next_evaluation = max(start, 1)
+        self.phase("compiling")
+
+    def expect_evaluations(self, *, every: int, size: int = 1, final_size: int = 0) -> None:
+        """Says which evaluations will come, for the time left.
+
+        Args:
+          every: updates between evaluations along the way; none is at the last update.
+          size: what `phase("evaluating", done, size)` counts in one of them.
+          final_size: the same of the one at the end; 0: there is none.
+        """
+        self._evaluate_every, self._size, self._final_size = every, size, final_size
+        self._reckon()
+
+    def phase(self, name: str, done: int | None = None, total: int | None = None) -> None:
+        """Shows what is under way until the next phase or row: "sampling"; "evaluating", 3000, 8192; "" for nothing.
+
+        Phases that evaluate have "evaluat" in their names: what they take is no part of the time of an update.
+        """
+        is_new = name != self._name
+        if is_new:
+            self._end_phase()
+            self._name, self._phase_started = name, time.monotonic()
+        self._done, self._of = done, total
+        self._reckon()
+        if is_new or self._live is None:  # counts may come often: the thread shows them on a terminal
+            self._tick()
 
     def update(self, row: Mapping[str, Any]) -> None:
-        """Shows a metrics row: its "step" is the number of updates done."""
+        """Shows a metrics row: its "step" is the number of updates done. A row without "time/step" is an evaluation."""
         figures = [f"{label} {_number(row[name])}" for name, label in FIGURES.items() if row.get(name) is not None]
-        if "time/step" not in row:
-            if figures:
-                self._print("  ".join([f"update {row['step']}", *figures]))
-            return
+        is_evaluation = "time/step" not in row
         now = time.monotonic()
-        seconds, done = now - self._started, row["step"] - self._start
-        left = _clock(seconds / done * (self._total - row["step"])) if done > 0 else "?"
-        line = "  ".join([f"update {row['step']}/{self._total}", *figures, f"{_clock(seconds)}, {left} left"])
+        if is_evaluation:
+            if "evaluat" not in self._name and (seconds := row.get("time/eval")):
+                self._aside += seconds
+                self._unit_seconds = seconds / max(self._size, 1)
+            elif self._of is not None:
+                self._done = self._of
+            self._next_evaluation = row["step"] + 1
+            if row["step"] == self._total:
+                self._final_size = 0
+        self._end_phase()
+        self._name, self._done, self._of, self._phase_started = "", None, None, now
+        if is_evaluation:
+            if self._row_time is None and self._total != self._step:
+                self._name = "compiling"
+            self._reckon()
+            if figures:
+                self._print(_fit([f"update {row['step']}"], figures, "", self._width()))
+            return
+        if self._row_time is not None and row["step"] > self._step:
+            self._paces.append((now - self._row_time - self._aside) / (row["step"] - self._step))
+        is_first = self._row_time is None
+        self._row_time, self._aside = now, 0.0
+        self._step, self._figures = row["step"], figures
+        self._next_evaluation = max(self._next_evaluation, self._step)
+        self._reckon()
+        is_last = self._total is not None and self._step >= self._total
         if self._live is not None:
-            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
-        elif row["step"] >= self._total or now - self._last_line >= self._every_seconds:
-            self._print(line)
-            self._last_line = now
+            self._live.refresh()
+        elif is_first or is_last or now - self._last_line >= self._every_seconds:
+            self._print(self._line(_LOG_WIDTH))
 
     def close(self) -> None:
-        """Ends the live line; the last state of it stays."""
+        """Ends the line; the last state of it stays on a terminal."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._thread.join()
+        atexit.unregister(self.close)
         if self._live is not None:
             self._live.stop()
-            self._live = None
+
+    def _end_phase(self) -> None:
+        """Keeps what an evaluation took."""
+        if "evaluat" in self._name:
+            seconds = time.monotonic() - self._phase_started
+            self._aside += seconds
+            if self._done:
+                self._unit_seconds = seconds / self._done
+
+    def _reckon(self) -> None:
+        """Reckons the seconds left: unknown before the second row of this start."""
+        self._left = None
+        if self._total is None or (not self._paces and self._step < self._total):
+            return
+        num_updates = max(self._total - self._step, 0)
+        seconds = statistics.median(self._paces) * num_updates if num_updates else 0.0
+        units = self._final_size
+        if self._evaluate_every:
+            first = -(-self._next_evaluation // self._evaluate_every)
+            units += self._size * max(-(-self._total // self._evaluate_every) - first, 0)
+        if "evaluat" in self._name:
+            units -= self._done or 0
+        self._left = seconds + self._unit_seconds * max(units, 0), time.monotonic()
+
+    def _line(self, width: int) -> str:
+        now = time.monotonic()
+        clock = _clock(now - self._started)
+        if (left := self._left) is not None:
+            clock += f", {_clock(max(left[0] - (now - left[1]), 0.0))} left"
+        head = "" if self._total is None else f"update {self._step}/{self._total}"
+        return _fit([head, self._phase_text()], self._figures, clock, width)
+
+    def _phase_text(self) -> str:
+        return self._name if self._of is None else f"{self._name} {self._done or 0:,} of {self._of:,}"
+
+    def _width(self) -> int:
+        return _LOG_WIDTH if self._live is None else self._live.console.width
+
+    def _renderable(self) -> Text:
+        return Text(self._line(self._width()), no_wrap=True, overflow="crop")
+
+    def _tick(self) -> None:
+        """Moves the clock of a live line; in a log says a phase that lasts long, again only when it has come further."""
+        if self._closed.is_set():
+            return
+        if self._live is not None:
+            self._live.refresh()
+            return
+        now, text = time.monotonic(), self._phase_text()
+        lasts = min(now - self._phase_started, now - self._last_line)
+        if text and text != self._said and lasts >= self._every_seconds:
+            self._said = text
+            self._print(self._line(_LOG_WIDTH))
+
+    def _tick_on(self) -> None:
+        while not self._closed.wait(_TICK_SECONDS):
+            try:
+                self._tick()
+            except (OSError, ValueError):  # whoever read the stream is gone; the run goes on
+                return
 
     def _print(self, line: str) -> None:
+        if self._closed.is_set():
+            return
+        self._last_line = time.monotonic()
         if self._live is not None:
-            self._live.console.print(Text(line))
+            self._live.console.print(Text(line, no_wrap=True, overflow="crop"))
         else:
-            print(line, file=self._stream, flush=True)
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+
+def _fit(head: Sequence[str], figures: Sequence[str], clock: str, width: int) -> str:
+    """One line of at most `width` columns: figures that do not fit are dropped from the right, then the time left."""
+    shorter = [(figures[:count], clock) for count in range(len(figures), -1, -1)]
+    for kept, time_text in [*shorter, ([], clock.partition(",")[0])]:
+        line = "  ".join(filter(None, [*head, *kept, time_text]))
+        if len(line) <= width:
+            break
+    return line[:width]
 
 
 def _number(value: float) -> str:

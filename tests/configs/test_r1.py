@@ -2,21 +2,26 @@
 
 import json
 import math
+import operator
 import re
 import types
 from pathlib import Path
 
 import jax
 import pytest
-from ml_collections import ConfigDict
 
 from r1jax.models.presets import make_preset
 from r1jax.models.transformer import make_model
-from r1jax.pipeline import make_stages
+from r1jax.pipeline import make_stages, plan_stages
+from r1jax.policies.policy import Policy, config_of, tokenizer_of
 from r1jax.rewards.sandbox import probe
 from r1jax.sharding import MESH_AXES, partition_spec
-from r1jax.specs.config_file import load_config
-from r1jax.tasks.schedule import make_schedule
+from r1jax.specs.config_file import load_experiment
+from r1jax.specs.policy import Init
+from r1jax.specs.reader import read
+from r1jax.specs.rewards import ModelReward
+from r1jax.specs.tasks import Task
+from r1jax.tasks.mixture import TaskSchedule
 from tests.tiny import POLICY
 
 FOLDER = Path(__file__).parents[2] / "configs" / "r1"
@@ -26,8 +31,13 @@ NAMES = (
     *(f"distill_{student}" for student in STUDENTS),
     "zero_qwen_32b",
 )
-CONFIGS = {name: load_config(str(FOLDER / f"{name}.py")) for name in NAMES}
-TRAINS = [(name, stage) for name in NAMES for stage in CONFIGS[name].stages if stage not in ("reject", "preferences")]
+RUNS = Path("/runs/r1")
+EXPERIMENTS = {name: load_experiment(str(FOLDER / f"{name}.py")) for name in NAMES}
+SPECS = {
+    name: {stage.name: stage.spec for stage in plan_stages(experiment, RUNS / name)}
+    for name, experiment in EXPERIMENTS.items()
+}
+TRAINS = [(name, stage) for name in NAMES for stage in SPECS[name] if stage not in ("reject", "preferences")]
 
 RL = ("zero", "rl1", "rl2", "zero_qwen_32b")
 SFT = {"cold_start": 5e-6, "sft": 5e-6} | {
@@ -52,8 +62,8 @@ TABLE = [
     *((name, "rl.temperature", 1.0, "B.2") for name in ("zero", "rl1", "zero_qwen_32b")),
     ("rl2", "rl.temperature", 0.7, "B.2"),
     ("zero", "rl.num_updates", 10_400, "B.2"),
-    ("zero", "rl.max_new_tokens", [[0, 32_768], [8192, 65_536]], "B.2, B.3: at 8.2k, phase 512"),
-    *((name, "rl.max_new_tokens", [[0, 32_768]], "B.2") for name in ("rl1", "rl2", "zero_qwen_32b")),
+    ("zero", "rl.max_new_tokens", ((0, 32_768), (8192, 65_536)), "B.2, B.3: at 8.2k, phase 512"),
+    *((name, "rl.max_new_tokens", ((0, 32_768),), "B.2") for name in ("rl1", "rl2", "zero_qwen_32b")),
     ("rl2", "rl.num_updates", 1696, "B.2: 1,700, here whole phases"),
     ("zero", "rl.template", "r1_zero", "B.5"),
     ("rl1", "rl.template", "r1", "A.9.2"),
@@ -77,10 +87,8 @@ TABLE = [
 
 @pytest.mark.parametrize(("name", "key", "value", "place"), TABLE, ids=lambda part: str(part)[:40])
 def test_the_paper_s_values(name, key, value, place):
-    found = CONFIGS[name].stages.to_dict()
-    for part in key.split("."):
-        found = found[part]
-    assert found == value, place
+    stage, _, field = key.partition(".")
+    assert operator.attrgetter(field)(SPECS[name][stage]) == value, place
 
 
 def test_the_folder_holds_what_the_table_knows():
@@ -88,30 +96,33 @@ def test_the_folder_holds_what_the_table_knows():
 
 
 def test_rewards_and_the_last_400_updates_of_stage_2():
-    rewards = {name: CONFIGS[name].stages.rl.rewards for name in ("zero", "rl1", "rl2")}
+    rewards = {name: SPECS[name]["rl"].rewards for name in ("zero", "rl1", "rl2")}
     functions = {
-        name: {spec["function"].rpartition(".")[2] for spec in specs if "function" in spec and spec["weight"] == 1.0}
+        name: {spec.function.rpartition(".")[2] for spec in specs if not isinstance(spec, ModelReward) and spec.weight}
         for name, specs in rewards.items()
     }
     assert functions["zero"] == {"accuracy:accuracy_reward", "format:r1_zero"}  # B.6.4
-    assert functions["rl1"] == {"accuracy:r1_accuracy_reward", "format:r1", "language:consistency"}
+    assert functions["rl1"] == {"accuracy:accuracy_reward", "format:r1", "language:consistency"}
     assert functions["rl2"] == functions["rl1"]
-    stage = CONFIGS["rl2"].stages.rl
-    joins = {spec["name"]: spec["from_update"] for spec in (*stage.rewards, *stage.tasks) if "from_update" in spec}
+    assert {spec.weight for specs in rewards.values() for spec in specs} == {0.0, 1.0}
+    stage = SPECS["rl2"]["rl"]
+    joins = {spec.name: spec.from_update for spec in (*stage.rewards, *stage.tasks) if spec.from_update}
     assert joins == dict.fromkeys(("helpful", "safety", "harmless"), 1696 - 400)
-    of_models = {spec["name"]: spec["tasks"] for spec in stage.rewards if spec.get("kind") == "reward_model"}
-    assert of_models == {"helpful": ["helpful"], "safety": ["harmless"]}  # B.6.3: one score for each prompt
-    (accuracy,) = (spec for spec in stage.rewards if spec["name"] == "accuracy")
-    assert accuracy["tasks"] == ["math", "code", "stem", "logic"]
+    of_models = {spec.name: spec.tasks for spec in stage.rewards if isinstance(spec, ModelReward)}
+    assert of_models == {"helpful": ("helpful",), "safety": ("harmless",)}  # B.6.3: one score for each prompt
+    (accuracy,) = (spec for spec in stage.rewards if spec.name == "accuracy")
+    assert accuracy.tasks == ("math", "code", "stem", "logic")
 
 
 def test_the_set_is_filtered_as_the_paper_says():
-    stage = CONFIGS["reject"].stages.reject
-    dropped = [spec["function"].rpartition(":")[2] for spec in stage.filters]
-    assert {"correct", "one_language", "short_paragraphs", "no_code_in_thought"} <= set(dropped)  # C.3
-    cold_start = CONFIGS["cold_start"].stages.reject
-    dropped = [spec["function"].rpartition(":")[2] for spec in cold_start.filters]
-    assert {"correct", "not_repetitive", "one_language"} <= set(dropped) and cold_start.rewrite is not None  # C.1
+    def filters_of(stage):
+        return {spec.function.rpartition(":")[2] for spec in stage.filters}
+
+    filters = {"correct", "one_language", "short_paragraphs", "no_code_in_thought"}
+    assert filters <= filters_of(SPECS["reject"]["reject"])  # C.3
+    cold_start = SPECS["cold_start"]["reject"]
+    assert {"correct", "not_repetitive", "one_language"} <= filters_of(cold_start)  # C.1
+    assert cold_start.rewrite is not None
 
 
 STARTS = {
@@ -126,22 +137,22 @@ STARTS = {
 
 @pytest.mark.parametrize(("name", "start"), STARTS.items())
 def test_stages_start_where_the_paper_s_do(name, start):
-    *_, stage = CONFIGS[name].stages.to_dict().values()
-    assert stage["init"]["path"] == f"{{workdir}}/../{start}"
+    *_, stage = SPECS[name].values()
+    assert stage.init.path == str(RUNS / start)
 
 
 def test_students_learn_from_the_same_set():
     for student in STUDENTS:
-        stage = CONFIGS[f"distill_{student}"].stages.supervised
-        assert stage.data.arguments.path == CONFIGS["sft"].stages.supervised.data.arguments.path
+        stage = SPECS[f"distill_{student}"]["supervised"]
+        assert stage.data == SPECS["sft"]["supervised"].data and stage.data.path == str(RUNS / "reject/reject")
         assert stage.init.kind == "hf"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_config_reads_another_one_makes(name):
-    text = json.dumps(CONFIGS[name].stages.to_dict())
+    text = json.dumps(EXPERIMENTS[name].stages)
     for experiment, stage in re.findall(r'"{workdir}/\.\./(\w+)/(\w+)"', text):
-        assert experiment == "models" or stage in CONFIGS[experiment].stages
+        assert experiment == "models" or stage in EXPERIMENTS[experiment].stages
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -178,13 +189,20 @@ DATA = {
 }
 
 
+END, *OTHERS = (f"<｜{name}｜>" for name in ("end▁of▁sentence", "begin▁of▁sentence", "User", "Assistant"))
+R1_POLICY = POLICY | {"tokenizer": POLICY["tokenizer"] | {"special_tokens": [END, "<|pad|>", *OTHERS]}}
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """runs/r1 with a row of each data set in its published fields, and a DONE where a model is to be."""
+    """runs/r1 with a row of each data set in its published fields, and a DONE and a random policy where a model is to be."""
     folder = tmp_path_factory.mktemp("runs") / "r1"
+    init = read(Init, R1_POLICY)
+    policy = Policy(make_model(config_of(init, seed=0)), tokenizer_of(init, seed=0))
     for name, stage in TRAINS:
         (folder / name / stage).mkdir(parents=True)
         (folder / name / stage / "DONE").touch()
+        policy.save(folder / name / stage)
     (folder / "data").mkdir(parents=True)
     for name, row in DATA.items():
         (folder / "data" / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
@@ -193,22 +211,24 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_stages_accept_every_config_on_one_device_with_a_random_policy(name, runs):
-    stages = CONFIGS[name].stages.to_dict()
+    experiment = load_experiment(str(FOLDER / f"{name}.py"))
+    stages = experiment.stages
     if probe.find_problem() is not None and "codeforces" in json.dumps(stages):
         pytest.skip(str(probe.find_problem()))
     for stage in stages.values():
-        stage["mesh"] = {}
+        stage.pop("mesh", None)
         stage.pop("rollout_mesh", None)
         if stage.get("init", {}).get("kind") == "hf":
-            stage["init"] = POLICY
-    config = ConfigDict({"stages": ConfigDict(stages, sort_keys=False)}).lock()
-    planned = make_stages(config, runs / name)
+            stage["init"] = R1_POLICY
+        if stage["stage"] == "rl":
+            stage["eval"] |= {"problems": 3, "final_problems": 3}  # a row of each data set is held out
+    planned = make_stages(experiment, runs / name)
     assert [stage.workdir for stage in planned] == [runs / name / stage for stage in stages]
 
 
 def test_the_mixture_of_stage_2_before_and_after(runs):
-    specs = json.loads(json.dumps(CONFIGS["rl2"].stages.rl.tasks).replace("{workdir}/..", str(runs)))
-    schedule = make_schedule(specs)
+    tasks = json.dumps(EXPERIMENTS["rl2"].stages["rl"]["tasks"]).replace("{workdir}/..", str(runs))
+    schedule = TaskSchedule(read(tuple[Task, ...], json.loads(tasks)), seed=0)
     assert set(schedule.at(1280).tasks) == {"math", "code", "stem", "logic"}
     assert set(schedule.at(1296).tasks) == {"math", "code", "stem", "logic", "helpful", "harmless"}
 
@@ -219,17 +239,16 @@ MODELS = {"deepseek_v3_base": "deepseek_v3"}
 @pytest.mark.parametrize(("name", "stage"), TRAINS)
 def test_the_state_of_every_stage_fits_its_mesh(name, stage):
     """16 bytes a trained parameter, 20 with RL's reference, as the rules lay them out: at most 60 of a chip's 95 GB."""
-    config = CONFIGS[name].stages[stage]
-    folder = config.init.path.rpartition("/")[2] if config.init.kind == "hf" else "deepseek_v3_base"
+    spec = SPECS[name][stage]
+    folder = spec.init.path.rpartition("/")[2] if spec.init.kind == "hf" else "deepseek_v3_base"
     model = make_model(make_preset(MODELS.get(folder, folder)))
-    mesh = types.SimpleNamespace(shape={axis: config.mesh.get(axis, 1) for axis in MESH_AXES})
+    mesh = types.SimpleNamespace(shape={axis: getattr(spec.mesh, axis) for axis in MESH_AXES})
     shapes, axes = model.abstract()[0], model.logical_axes()[0]
 
     def share(names, leaf):
-        spec = [
-            (entry,) if isinstance(entry, str) else entry or () for entry in partition_spec(names, leaf.shape, mesh)
-        ]
-        return leaf.size / math.prod(mesh.shape[axis] for entry in spec for axis in entry)
+        entries = partition_spec(names, leaf.shape, mesh)
+        cuts = [(entry,) if isinstance(entry, str) else entry or () for entry in entries]
+        return leaf.size / math.prod(mesh.shape[axis] for cut in cuts for axis in cut)
 
     count = sum(jax.tree.leaves(jax.tree.map(share, axes, shapes, is_leaf=lambda node: isinstance(node, tuple))))
     assert count * (20 if stage == "rl" else 16) < 60e9

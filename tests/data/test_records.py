@@ -79,7 +79,7 @@ def test_a_set_that_is_written_anew_is_read_anew(tmp_path):
     ("row", "words"),
     [
         ({"text": "a"}, "row 1: field 'prompt' is missing"),
-        ({"prompt": "a"}, "row 1: field 'completion' is missing"),
+        ({"prompt": "a"}, "row 1: needs a field 'completion' or 'response'; there are prompt"),
         (
             {"messages": turns("a", "b")[:1]},
             "'messages' must be a conversation that the assistant ends; its roles are user",

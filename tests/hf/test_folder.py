@@ -123,12 +123,22 @@ def test_paths_that_are_no_name_of_the_hub(tmp_path, monkeypatch):
         open_folder("model.safetensors")
 
 
-def test_an_adapter_is_no_model(folder, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "adapter_config.json",
+            r"qwen is not a .*: it holds an adapter \(LoRA\), which must be merged into its model first",
+        ),
+        ("model.json", "qwen is not a .*: it is the work directory of a stage, which must be exported first"),
+        ("refs/main", "qwen is not a .*: it is the hub's cache of a model; name the folder in its snapshots/"),
+    ],
+)
+def test_folders_of_another_kind_are_named(folder, name, words):
     path = folder("qwen")
-    (path / "adapter_config.json").write_text("{}")
-    assert faults_of(path) == ["adapter_config.json: adapters are not read; merge it into the model"]
-    (path / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"config\.json is missing; it holds a LoRA adapter: merge that into"):
+    (path / name).parent.mkdir(exist_ok=True)
+    (path / name).write_text("{}")
+    with pytest.raises(FileNotFoundError, match=words):
         open_folder(path)
 
 

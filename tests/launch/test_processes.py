@@ -6,8 +6,19 @@ import math
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
-from r1jax.processes import any_process, exchange, gather, on_first, require_same, require_same_text, to_host
+from r1jax.processes import (
+    any_process,
+    array_digests,
+    exchange,
+    gather,
+    on_first,
+    require_same,
+    require_same_text,
+    to_host,
+)
+from r1jax.sharding import make_mesh
 from tests.launch import peers
 from tests.launch.grpo_program import PROBLEMS, digest, restored, run
 
@@ -23,6 +34,35 @@ def test_one_process_asks_nobody():
     assert to_host(jax.numpy.arange(3)).tolist() == [0, 1, 2]
     with pytest.raises(KeyError):  # the error itself, not a copy
         on_first(lambda: {}["a"])
+
+
+def test_digests_tell_arrays_apart_and_not_how_they_lie():
+    """Changes that cancel out in a weighted sum of bits do not here: two signs, two elements that change places."""
+    array = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    signs, places, bit = array.copy(), array.copy(), array.copy()
+    signs[[0, 5], 1] *= -1
+    places[[0, 1]] = places[[1, 0]]
+    bit.view(np.uint32)[3, 3] ^= 1
+    (digest,) = array_digests([jax.numpy.asarray(array)])
+    assert len({digest, *array_digests([jax.numpy.asarray(a) for a in (signs, places, bit)])}) == 4
+    specs = [PartitionSpec("fsdp"), PartitionSpec(None, "tensor"), PartitionSpec("tensor", "fsdp"), PartitionSpec()]
+    mesh = make_mesh({"fsdp": 2, "tensor": 4})
+    spread = [jax.device_put(array, NamedSharding(mesh, spec)) for spec in specs]
+    assert array_digests(spread) == [digest] * 4
+    assert array_digests([]) == []
+
+
+def test_a_digest_is_these_sums():
+    """By Python's integers: an element's bits and index through MurmurHash3's finalizer, in bfloat16 and of a single number."""
+    for array in (jax.numpy.array([[1.5, -2.0], [0.0, 3.25]], "bfloat16"), jax.numpy.float32(7.0)):
+        bits = np.asarray(array).view(f"u{array.dtype.itemsize}").reshape(-1).tolist()
+        first = second = 0
+        for index, element in enumerate(bits):
+            mixed = (index * 0x9E3779B1 + element) % 2**32
+            mixed = (mixed ^ mixed >> 16) * 0x85EBCA6B % 2**32
+            mixed = (mixed ^ mixed >> 13) * 0xC2B2AE35 % 2**32
+            first, second = first + mixed, second + (mixed ^ mixed >> 16)
+        assert array_digests([array]) == [f"{first % 2**32:08x}{second % 2**32:08x}"]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 import pytest
 
-from r1jax.rewards.accuracy import accuracy_reward, last_number, last_number_reward, scores_by
+from r1jax.rewards.accuracy import accuracy_reward, graded_by, last_number, last_number_reward
 from r1jax.rewards.calls import make_entry
 from r1jax.rewards.rubric import Rubric
 
@@ -42,8 +42,8 @@ def test_scores_of_another_verifier_or_none_are_not_taken():
         "extracted_answer": ["p", "4", "5", None, "q"],
         "answer_grade": [1.0, 1.0, 1.0, 0.0, None],
     }
-    assert scores_by("code", columns, count=5) == [("p", 1.0), ("", None), ("", None), ("", None), ("q", None)]
-    assert scores_by("code", {"answer": ["4"] * 2}, count=2) == [("", None)] * 2
+    assert graded_by("code", columns, count=5) == [("p", 1.0), ("", None), ("", None), ("", None), ("q", None)]
+    assert graded_by("code", {"answer": ["4"] * 2}, count=2) == [("", None)] * 2
 
 
 def test_a_failing_verifier_gives_its_exception_and_spares_the_others():

@@ -343,7 +343,7 @@ JSON = st.recursive(
     text=ANY_TEXT | st.lists(PIECES | st.sampled_from(["```python\n", "\n```\n", "</think>", "<think>"])).map("".join)
 )
 def test_any_text_has_a_program_or_none(text):
-    for language in sandbox.LANGUAGES:
+    for language in sandbox.PROGRAM_LANGUAGES:
         program = code.find_program(text, language=language)
         assert program is None or program in text + "\n"
 

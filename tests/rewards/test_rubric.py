@@ -126,7 +126,7 @@ def test_a_failure_on_one_completion_spares_the_others():
 def test_a_timeout_is_an_error_and_a_timeout():
     scores = score({"function": lambda completions: [TimeoutError("5 s"), 1.0, ValueError("x")], "name": "f"})
     assert scores.errors == {"f": 2} and scores.timeouts == {"f": 1}
-    np.testing.assert_array_equal(scores.timed_out["f"], [True, False, False])
+    np.testing.assert_array_equal(scores.outcomes["f"].timed_out, [True, False, False])
 
 
 class Counting:
@@ -269,6 +269,11 @@ def test_columns_are_passed_by_name():
         score(everything, columns={"answer": ["x", "y"]})
 
 
+def test_a_column_of_the_data_does_not_stand_in_for_the_completions():
+    scores = score(length_reward, columns={"completions": ["", "", ""], "prompts": [1, 2, 3]})
+    np.testing.assert_array_equal(scores.total, [1.0, 2.0, 3.0])
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
@@ -289,7 +294,6 @@ def test_a_bad_path_is_an_error_at_construction(path, message):
 @pytest.mark.parametrize(
     ("rewards", "message"),
     [
-        ([], "rewards: needs at least one"),
         ([{}, {}], "two are named 'r1'"),
         ([{"weight": math.nan}], r"\[0\].weight=nan must be finite"),
         ([{"wieght": 1.0}], "wieght"),
@@ -369,10 +373,17 @@ def test_scores_survive_json_and_parts_join_to_the_whole():
     for joined in (rubric.join(parts), rubric.join(sent)):
         np.testing.assert_array_equal(joined.total, whole.total)
         assert joined.messages == whole.messages
-        for key in ("by_name", "failed", "timed_out"):
-            ours, theirs = getattr(joined, key), getattr(whole, key)
-            assert list(ours) == list(theirs)
-            for name in ours:
-                np.testing.assert_array_equal(ours[name], theirs[name])
-                assert ours[name].dtype == theirs[name].dtype
+        assert list(joined.outcomes) == list(whole.outcomes)
+        for name, theirs in whole.outcomes.items():
+            ours = joined.outcomes[name]
+            for key in ("values", "failed", "timed_out"):
+                np.testing.assert_array_equal(getattr(ours, key), getattr(theirs, key))
+                assert getattr(ours, key).dtype == getattr(theirs, key).dtype
+            assert ours.messages == theirs.messages
     np.testing.assert_array_equal(sent[0].total, parts[0].total)
+
+
+def test_without_rewards_there_is_no_total():
+    scores = rubric_of().score(PROMPTS, COMPLETIONS, {})
+    np.testing.assert_array_equal(scores.total, [math.nan] * 3)
+    assert scores.messages == [{}, {}, {}] and scores.errors == {}

@@ -13,9 +13,12 @@ from r1jax.rewards import code
 from r1jax.rewards.accuracy import accuracy_reward
 from r1jax.rewards.calls import make_entry
 from r1jax.rewards.rubric import Rubric, Scores
-from r1jax.rollout.collect import Collector, score_in_background
+from r1jax.rollout.collect import Collector, grade_answers, reward_columns, score_in_background
 from r1jax.rollout.records import Completion
+from r1jax.specs.reader import read
+from r1jax.specs.tasks import FilesTaskSpec
 from r1jax.tasks.grading import grade_answer
+from r1jax.tasks.mixture import Mixture, make_task
 from r1jax.tasks.problem import GradingError, Problem
 from r1jax.text.templates import TEMPLATES
 
@@ -40,6 +43,8 @@ class Task:
     def grade(self, answer, problem):
         if answer == "broken":
             raise GradingError("the verifier is out of order")
+        if answer == "gone":
+            raise OSError("no disk")
         return float(answer == problem.answer)
 
     def canonical(self, answer):
@@ -204,8 +209,8 @@ def test_if_sampling_fails_nothing_more_is_scored():
         collect(make_collector(Broken()))
 
 
-@pytest.mark.parametrize("place", ["sampling", "waiting", "evaluating"])
-def test_an_interrupted_run_leaves_a_reward_that_hangs_behind(place, monkeypatch):
+@pytest.mark.parametrize("phase", ["sampling", "waiting", "evaluating"])
+def test_an_interrupted_run_leaves_a_reward_that_hangs_behind(phase, monkeypatch):
     """The next run in the same process is scored; the other groups of the first never are."""
     gate, began, scored, threads = threading.Event(), threading.Event(), [], []
 
@@ -226,11 +231,11 @@ def test_an_interrupted_run_leaves_a_reward_that_hangs_behind(place, monkeypatch
                 on_done(place, completions)
             interrupt()
 
-    collector = make_collector(Interrupted() if place == "sampling" else Engine(), rewards=(hangs,))
+    collector = make_collector(Interrupted() if phase == "sampling" else Engine(), rewards=(hangs,))
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patched:
-        if place == "waiting":
+        if phase == "waiting":
             patched.setattr("r1jax.rollout.collect._finished", interrupt)
-        if place != "evaluating":
+        if phase != "evaluating":
             collect(collector)
         calls = iter([lambda: None, interrupt])
         evaluate(
@@ -279,26 +284,32 @@ def test_rewards_see_the_graded_answer():
         seen.update(answer=extracted_answer, grade=answer_grade, error=grading_error, grader=answer_grader)
         return [0.0] * len(completions)
 
-    answers = [*ANSWERS, "<answer>broken</answer>", "no tags", ""]
+    answers = [*ANSWERS, "<answer>broken</answer>", "no tags", "<answer>gone</answer>", ""]
     collector = make_collector(Engine(answers), rewards=(sees, accuracy_reward))
-    (group,) = collect(collector, PROBLEMS[:1], num_samples=5).groups
+    (group,) = collect(collector, PROBLEMS[:1], num_samples=6).groups
     assert seen == {
-        "answer": ["4", "5", "broken", None, None],
-        "grade": [1.0, 0.0, None, 0.0, 0.0],
-        "error": [None, None, "the verifier is out of order", None, None],
-        "grader": [None] * 5,
+        "answer": ["4", "5", "broken", None, "gone", None],
+        "grade": [1.0, 0.0, None, 0.0, None, 0.0],
+        "error": [None, None, "the verifier is out of order", None, "OSError: no disk", None],
+        "grader": [None] * 6,
     }
-    assert [r.errors for r in group.rollouts] == [
-        {},
-        {},
-        {
-            "accuracy_reward": "RuntimeError: the verifier is out of order",
-            "task_metric": "the verifier is out of order",
-        },
-        {},
-        {},
-    ]
-    assert np.isnan(group.rollouts[2].reward)
+    failures = {2: "the verifier is out of order", 4: "OSError: no disk"}
+    for index, rollout in enumerate(group.rollouts):
+        failure = failures.get(index)
+        expected = {"accuracy_reward": f"RuntimeError: {failure}", "task_metric": failure} if failure else {}
+        assert rollout.errors == expected and np.isnan(rollout.reward) == bool(failure)
+
+
+def test_rewards_know_the_verifier_of_a_task_from_files(tmp_path):
+    path = tmp_path / "problems.jsonl"
+    path.write_text(json.dumps({"question": "2+2?", "answer": "so #### 4"}))
+    task = make_task(read(FilesTaskSpec, {"kind": "files", "dataset": "gsm8k", "heldout": str(path)}))
+    problem = task.problem(0, split="heldout")
+    graded = grade_answers(["4", None, "4", "5"], problem, task=task)
+    assert [answer.grade for answer in graded] == [1.0, 0.0, 1.0, 0.0]
+    for given in (task, Mixture([task, Task()], [1.0, 1.0])):
+        (completion,) = Engine().generate({}, {}, [[1]], num_samples=1)[0]
+        assert reward_columns(problem, [completion], graded[:1], task=given)["answer_grader"] == ["math"]
 
 
 def test_each_program_runs_once(monkeypatch):

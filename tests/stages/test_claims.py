@@ -36,7 +36,7 @@ def test_rows_say_what_held_and_by_which_rule(tmp_path):
     assert rows[0]["paper"] == "AIME: 77.9 → 86.7" and "by the 95 % interval" in rows[0]["rule"]
     assert {"claims": 2, "held": 1, "not_held": 1, "open": 0}.items() <= summary.items()
     lineage = json.loads((workdir / "lineage.json").read_text())["inputs"]
-    assert set(lineage) == {"claims.0.path", "claims.1.path"} and lineage["claims.0.path"]["path"] == "{here}/../up"
+    assert set(lineage) == {"claims[0].path", "claims[1].path"} and lineage["claims[0].path"]["path"] == "{here}/../up"
 
 
 def test_a_missing_figure_names_claim_stage_and_key_and_leaves_no_rows(tmp_path):
@@ -54,7 +54,7 @@ def test_an_input_made_anew_is_an_error(tmp_path):
     config = config_of(vote_claim(tmp_path / "up"))
     claims.main(config, tmp_path / "claims")
     (tmp_path / "up" / "config.json").write_text('{"stage": "evaluate", "seed": 1}')
-    with pytest.raises(WorkdirError, match="claims.0.path was made anew"):
+    with pytest.raises(WorkdirError, match=r"claims\[0\].path was made anew"):
         claims.main(config, tmp_path / "claims")
 
 
@@ -105,4 +105,4 @@ def get_config():
     assert written["claims"][0]["paths"] == {"A": "{here}/../../up"}
     config.write_text(text.replace("{workdir}/../up", "{zer0}"))
     assert run_main([f"--config={config}", f"--workdir={tmp_path / 'other'}"]) == 2
-    assert "claims[0].paths.A='{zer0}': unknown placeholder" in capsys.readouterr().err
+    assert "stages.claims.claims[0].paths.A='{zer0}': unknown placeholder" in capsys.readouterr().err

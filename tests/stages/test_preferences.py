@@ -5,10 +5,12 @@ import os
 import signal
 
 import pytest
-from ml_collections import ConfigDict
 
 from r1jax.data.preferences import parse_preference
-from r1jax.data.record_source import records_of
+from r1jax.data.records import records_of
+from r1jax.specs.reader import read
+from r1jax.specs.source import SourceSpec
+from r1jax.specs.stages import PreferencesSpec
 from r1jax.stages import preferences
 from r1jax.text.sample import ChatError
 from r1jax.workdir.stop import Stopped
@@ -38,17 +40,18 @@ def polite(questions, first, second, *, chat, seed, fails_at=None, stops_at=None
     return ["good question" if content == "question 3" else mark for content, mark in zip(contents, marks, strict=True)]
 
 
-def tiny_config(*, options=None, **changes) -> ConfigDict:
-    judge = {"function": f"{__name__}:polite", "options": options or {}}
-    config = ConfigDict(
-        {
-            "stage": "preferences", "seed": 0, "mesh": {}, "candidates": {"function": f"{__name__}:candidates"},
-            "judge": judge, "candidates_per_batch": 4,
-        }
-    )  # fmt: skip
-    with config.unlocked():
-        config.update(changes)
-    return config.lock()
+def tiny_values(*, options=None, **changes) -> dict:
+    values = {
+        "stage": "preferences",
+        "candidates": {"function": f"{__name__}:candidates"},
+        "judge": {"function": f"{__name__}:polite", "options": options or {}},
+        "candidates_per_batch": 4,
+    }
+    return values | changes
+
+
+def tiny_config(*, options=None, **changes) -> PreferencesSpec:
+    return read(PreferencesSpec, tiny_values(options=options, **changes))
 
 
 def test_pairs_are_made_counted_and_read_by_the_reward_model(tmp_path):
@@ -58,9 +61,8 @@ def test_pairs_are_made_counted_and_read_by_the_reward_model(tmp_path):
     assert summary["counts"] == {
         "candidates": 12, "malformed": 4, "error": 0, "judge_failed": 1, "unclear": 0, "unbalanced": 0, "kept": 11,
     }  # fmt: skip
-    found = [
-        parse_preference(row.values, "helpful", where=row.where) for row in records_of({"path": str(tmp_path)}, seed=0)
-    ]
+    rows = records_of(SourceSpec(path=str(tmp_path)), seed=0)
+    found = [parse_preference(row.values, "helpful", where=row.where) for row in rows]
     assert [pair.responses for pair in found] == [("yes", "no!")] * 11
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["files"]["pairs.jsonl"]["records"] == 11
@@ -143,9 +145,8 @@ def test_a_judge_that_is_not_there_ends_the_run_and_keeps_what_was_done(tmp_path
 
 
 def test_a_set_without_a_clear_pair_is_named(tmp_path):
-    config = tiny_config(candidates={"function": f"{__name__}:candidates", "arguments": {"count": 1}}, threshold=1.5)
-    with config.unlocked():
-        config.judge.function = "tests.stages.test_preferences:undecided"
+    one = {"function": f"{__name__}:candidates", "arguments": {"count": 1}}
+    config = tiny_config(candidates=one, judge={"function": f"{__name__}:undecided"}, threshold=1.5)
     with pytest.raises(ValueError, match="no pair is left of 1 candidates.*'unclear': 1"):
         preferences.main(config, tmp_path)
 
@@ -157,14 +158,19 @@ def undecided(questions, first, second, *, chat, seed):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"queries": 0}, "queries=0"),
-        ({"threshold": 2.0}, "threshold=2.0"),
-        ({"candidates": ConfigDict({"path": "x.jsonl"})}, "candidates: must have either 'path'"),
-        ({"judge": ConfigDict({"function": "tests.tiny:nothing"})}, "nothing"),
-        ({"judge": ConfigDict({"chat": {"kind": "oracle"}})}, "judge.chat: kind='oracle'"),
-        ({"judgement": 1}, "unknown key judgement"),
+        ({"queries": 0}, "^queries=0 must be at least 1"),
+        ({"threshold": 2.0}, r"^threshold=2.0 must be in \[0, 2\)"),
+        ({"candidates": {}}, r"^candidates\.path or function must be there, one of the two"),
+        (
+            {"candidates": {"function": "tests.tiny:nothing"}},
+            r"^candidates\.function='tests.tiny:nothing'.* no 'nothing'",
+        ),
+        ({"judge": {"function": "tests.tiny:nothing"}}, r"^judge\.function='tests.tiny:nothing'.* no 'nothing'"),
+        ({"judge": {"function": "a:b", "chat": {"kind": "oracle"}}}, r"^judge\.chat\.kind='oracle' must be one of"),
+        ({"judge": {"function": "a:b", "tasks": ["math"]}}, r"^judge\.tasks: candidates are of no task"),
+        ({"judgement": 1}, "^there is no key 'judgement'; near it: judge"),
     ],
 )
-def test_bad_configs_are_named_before_anybody_is_asked(changes, words):
+def test_bad_configs_are_named_before_a_judge_is_asked(changes, words):
     with pytest.raises(ValueError, match=words):
         preferences.check(tiny_config(**changes))

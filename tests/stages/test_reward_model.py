@@ -7,13 +7,16 @@ from collections import namedtuple
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from r1jax.models.reward_head import REWARD_HEAD
 from r1jax.models.transformer import make_model
 from r1jax.policies.policy import load_policy
 from r1jax.policies.reward_model import load_reward_model, load_rewards, make_score, score_sequences
 from r1jax.rewards.rubric import Rubric
+from r1jax.specs.policy import StageInit
+from r1jax.specs.reader import read
+from r1jax.specs.rewards import ModelReward
+from r1jax.specs.stages import RewardModelSpec
 from r1jax.stages import reward_model
 from r1jax.stages.reward_model import Example
 from r1jax.stages.supervised import make_mesh
@@ -47,19 +50,17 @@ def labels(*, seed, count, too_long):
             yield {"messages": record["messages"], "response": response, "is_safe": is_safe}
 
 
-def tiny_config(kind="helpful", **changes) -> ConfigDict:
-    config = ConfigDict(
-        {
-            "stage": "reward_model", "seed": 0, "mesh": {}, "init": POLICY, "kind": kind, "template": "plain",
-            "data": {"function": f"{__name__}:pairs"}, "max_tokens": 128, "length_bucket": 128,
-            "examples_per_update": 12, "epochs": 2, "heldout_fraction": 0.2, "examples_per_microbatch": 8,
-            "optimizer": {"learning_rate": 1e-2}, "bias_rate": 0.001,
-            "log_every": 1, "checkpoint_every": 5, "keep_checkpoints": 2,
-        }
-    )  # fmt: skip
-    with config.unlocked():
-        config.update(changes)
-    return config.lock()
+def tiny_values(kind="helpful", **changes) -> dict:
+    return {
+        "stage": "reward_model", "init": POLICY, "kind": kind, "template": "plain",
+        "data": {"function": f"{__name__}:pairs"}, "max_tokens": 128, "length_bucket": 128,
+        "examples_per_update": 12, "epochs": 2, "heldout_fraction": 0.2, "examples_per_microbatch": 8,
+        "optimizer": {"learning_rate": 1e-2}, "bias_rate": 0.001, "log_every": 1, "checkpoint_every": 5,
+    } | changes  # fmt: skip
+
+
+def tiny_config(kind="helpful", **changes) -> RewardModelSpec:
+    return read(RewardModelSpec, tiny_values(kind, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +105,11 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(finished, tmp_path):
 
 def test_in_rl_it_is_a_reward_that_reads_summaries(finished):
     _, workdir, summary = finished
-    spec = {"kind": "reward_model", "path": str(workdir), "name": "helpful", "tasks": ["general"], "weight": 2.0}
+    spec = ModelReward(path=str(workdir), name="helpful", tasks=("general",), weight=2.0)
     problem = Problem(({"role": "user", "content": QUESTIONS[0]},), "", {"task": "general"})
     texts = [f"<think>{'hm ' * place}</think>{say}" for place in (0, 30) for say in ("please take 3", "take it or 3")]
     columns = {"problem": [problem] * 5, "task_name": ["general"] * 4 + ["math"]}
-    rubric = Rubric(load_rewards([spec], mesh=make_mesh(), rows=16))
+    rubric = Rubric(load_rewards([spec], mesh=make_mesh()))
     scores = rubric.score([""] * 5, [*texts, texts[0]], columns)
     helpful = scores.by_name["helpful"]
     assert helpful[0] > 0.5 > helpful[1] and np.isnan(helpful[4])
@@ -118,7 +119,7 @@ def test_in_rl_it_is_a_reward_that_reads_summaries(finished):
 
 def test_it_is_a_policy_too_but_a_policy_is_no_reward_model(finished, tmp_path):
     _, workdir, _ = finished
-    policy, params, buffers = load_policy({"kind": "stage", "path": str(workdir)}, mesh=make_mesh(), seed=0)
+    policy, params, buffers = load_policy(StageInit(path=str(workdir)), mesh=make_mesh(), seed=0)
     assert REWARD_HEAD not in params and params.keys() == policy.model.abstract()[0].keys()
     policy.save(tmp_path)
     with Checkpoints(tmp_path) as checkpoints:
@@ -131,7 +132,7 @@ def test_it_is_a_policy_too_but_a_policy_is_no_reward_model(finished, tmp_path):
 def test_a_disk_that_cannot_hold_the_checkpoints_is_said_before_the_first_update(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")(10**9, 0, 68 * 10**6)  # enough for the logs
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    monkeypatch.setattr(reward_model, "train_on", None)
+    monkeypatch.setattr(reward_model, "update_on_examples", None)
     with pytest.raises(WorkdirError, match=rf"{tmp_path}: needs \d+ MB, 68 MB are free"):
         reward_model.main(tiny_config(keep_checkpoints=99), tmp_path)
 
@@ -172,8 +173,8 @@ def test_the_gradient_does_not_depend_on_the_microbatches(kind):
 
 
 def test_every_epoch_sees_every_example_once_and_the_last_batch_may_be_smaller():
-    config, examples = tiny_config(epochs=2), [Example(([n],), 1.0) for n in range(7)]
-    batches = [reward_model.batch_of(examples, update, size=4, config=config) for update in range(4)]
+    spec, examples = tiny_config(epochs=2, examples_per_update=4), [Example(([n],), 1.0) for n in range(7)]
+    batches = [reward_model.batch_of(examples, update, spec) for update in range(4)]
     assert list(map(len, batches)) == [4, 4, 4, 2]
     order = [example.sequences[0][0] for batch in batches for example in batch]
     assert sorted(order[:7]) == sorted(order[7:]) == list(range(7)) and order[:7] != order[7:]
@@ -182,14 +183,11 @@ def test_every_epoch_sees_every_example_once_and_the_last_batch_may_be_smaller()
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"kind": "harmless"}, "kind='harmless'"),
-        ({"data": ConfigDict({"path": "pairs.jsonl"})}, "data: must have either 'path', or 'function'"),
-        ({"data": ConfigDict({"function": "tests.tiny:nothing"})}, "nothing"),
-        ({"examples_per_update": 0}, "examples_per_update=0"),
-        ({"heldout_fraction": 1.0}, "heldout_fraction=1.0"),
-        ({"bias_rate": -0.001}, "reward_model: bias_rate=-0.001 must be a number of at least 0"),
-        ({"learning_rate": 1.0}, "unknown key learning_rate"),
-        ({"optimizer": ConfigDict({"schedule": "stairs"})}, "stairs"),
+        ({"kind": "harmless"}, "^kind='harmless' must be one of 'helpful', 'safety'"),
+        ({"data": {"path": "a", "function": "b:c"}}, r"^data\.path or function must be there, one of the two"),
+        ({"learning_rate": 1.0}, "^there is no key 'learning_rate'"),
+        ({"heldout_fraction": 1.0}, r"^heldout_fraction=1.0 must be in \(0, 1\)"),
+        ({"data": {"function": "tests.tiny:nothing"}}, r"^data\.function='tests.tiny:nothing': .* has no 'nothing'"),
         ({"template": "nothing"}, "nothing"),
     ],
 )
@@ -199,14 +197,9 @@ def test_bad_configs_are_named_before_compute(changes, words):
 
 
 def test_the_papers_values_are_the_defaults():
-    config = tiny_config()
-    with config.unlocked():
-        for name in ("examples_per_update", "epochs", "heldout_fraction"):
-            del config[name]
-        config.optimizer = ConfigDict()
-    reward_model.check(config)
-    assert reward_model.DEFAULTS == {"examples_per_update": 256, "epochs": 1, "heldout_fraction": 0.1}
-    assert reward_model.LEARNING_RATE == 6e-6
+    spec = read(RewardModelSpec, {"init": POLICY, "kind": "helpful", "data": {"path": "pairs.jsonl"}})
+    assert (spec.examples_per_update, spec.epochs, spec.max_tokens) == (256, 1, 8192)
+    assert (spec.optimizer.learning_rate, spec.optimizer.schedule) == (6e-6, "constant")
 
 
 def test_a_set_with_nothing_to_train_on_is_named(tmp_path):

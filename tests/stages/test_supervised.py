@@ -10,11 +10,11 @@ from collections import namedtuple
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from r1jax.data.documents import encode_document
 from r1jax.data.packing import pack
-from r1jax.run import load_config
+from r1jax.specs.reader import SpecError, read
+from r1jax.specs.stages import SupervisedSpec
 from r1jax.stages import supervised
 from r1jax.text.templates import R1_JINJA, TEMPLATES
 from r1jax.text.tokenizer import Tokenizer
@@ -23,24 +23,26 @@ from r1jax.workdir.directory import WorkdirError
 from r1jax.workdir.stop import Stopped
 from tests.tiny import POLICY, rows_of
 
-
-def tiny_config(**changes) -> ConfigDict:
-    values = load_config("configs/zero.py").stages.base.to_dict()
-    values.pop("workdir")
-    config = ConfigDict(values)
-    config.update(
-        init=POLICY,
-        documents_per_update=6, row_length=256, rows_per_microbatch=4, num_updates=6, log_every=1, checkpoint_every=2,
-    )  # fmt: skip
-    config.optimizer.update(warmup_steps=1)
-    with config.unlocked():
-        config.update(changes)
-    return config.lock()
+CORPUS = {"function": "r1jax.tasks.mini.corpus:corpus_text"}
 
 
-def state_of(workdir, config):
-    policy, params, buffers = supervised.load_policy(config.init.to_dict(), mesh=supervised.make_mesh(), seed=0)
-    state, _ = supervised.build(config, policy.model, params, buffers, num_updates=6)
+def tiny_values(**changes) -> dict:
+    """What a config says of a tiny supervised stage."""
+    return {
+        "stage": "supervised", "init": POLICY, "data": CORPUS, "template": "plain",
+        "documents_per_update": 6, "row_length": 256, "rows_per_microbatch": 4, "num_updates": 6,
+        "optimizer": {"learning_rate": 3e-3, "warmup_steps": 1, "weight_decay": 0.01}, "bias_rate": 0.001,
+        "log_every": 1, "checkpoint_every": 2,
+    } | changes  # fmt: skip
+
+
+def tiny_config(**changes) -> SupervisedSpec:
+    return read(SupervisedSpec, tiny_values(**changes))
+
+
+def state_of(workdir, spec):
+    policy, params, buffers = supervised.load_policy(spec.init, mesh=supervised.make_mesh(), seed=0)
+    state, _ = supervised.build(spec, policy.model, params, buffers)
     return load_checkpoint(workdir, state)[0]
 
 
@@ -51,7 +53,7 @@ def test_learns_and_a_crashed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert rows[-1]["loss"] < rows[0]["loss"]
 
-    real, calls = supervised.train_on, []
+    real, calls = supervised.update_on_documents, []
 
     def crash_in_the_fourth_update(*args, **kwargs):
         calls.append(None)
@@ -59,10 +61,10 @@ def test_learns_and_a_crashed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(supervised, "train_on", crash_in_the_fourth_update)
+    monkeypatch.setattr(supervised, "update_on_documents", crash_in_the_fourth_update)
     with pytest.raises(KeyboardInterrupt):
         supervised.main(config, tmp_path / "crashed")
-    monkeypatch.setattr(supervised, "train_on", real)
+    monkeypatch.setattr(supervised, "update_on_documents", real)
     supervised.main(config, tmp_path / "crashed")
     assert rows_of(tmp_path / "crashed") == rows
     jax.tree.map(
@@ -73,15 +75,15 @@ def test_learns_and_a_crashed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
 
 
 def test_a_signal_in_the_last_update_still_ends_the_stage_as_done_and_one_before_does_not(tmp_path, monkeypatch):
-    config, real, calls = tiny_config(), supervised.train_on, []
+    config, real, calls = tiny_config(), supervised.update_on_documents, []
 
-    def train_on(*args, **kwargs):
+    def update_on_documents(*args, **kwargs):
         calls.append(None)
         if len(calls) in (3, 6):
             os.kill(os.getpid(), signal.SIGINT)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(supervised, "train_on", train_on)
+    monkeypatch.setattr(supervised, "update_on_documents", update_on_documents)
     with pytest.raises(Stopped):
         supervised.main(config, tmp_path)
     assert len(calls) == 3 and not (tmp_path / "DONE").exists()
@@ -94,10 +96,8 @@ def every_fifth_is_long(index, *, seed, **arguments):
 
 
 def test_documents_that_are_too_long_are_counted_over_a_restart(tmp_path, monkeypatch):
-    config = tiny_config(
-        too_long="drop", num_updates=4, data=ConfigDict({"function": f"{__name__}:every_fifth_is_long"})
-    )
-    real, calls = supervised.train_on, []
+    config = tiny_config(too_long="drop", num_updates=4, data={"function": f"{__name__}:every_fifth_is_long"})
+    real, calls = supervised.update_on_documents, []
 
     def crash_in_the_fourth_update(*args, **kwargs):
         calls.append(None)
@@ -105,7 +105,7 @@ def test_documents_that_are_too_long_are_counted_over_a_restart(tmp_path, monkey
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(supervised, "train_on", crash_in_the_fourth_update)
+    monkeypatch.setattr(supervised, "update_on_documents", crash_in_the_fourth_update)
     with pytest.raises(KeyboardInterrupt):
         supervised.main(config, tmp_path)
     supervised.main(config, tmp_path)
@@ -130,7 +130,7 @@ def test_the_tokenizer_that_is_saved_tells_other_programs_of_the_template(tmp_pa
 def test_a_disk_that_cannot_hold_the_checkpoints_is_said_before_the_first_update(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")(10**9, 0, 68 * 10**6)  # enough for the logs
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    monkeypatch.setattr(supervised, "train_on", None)
+    monkeypatch.setattr(supervised, "update_on_documents", None)
     with pytest.raises(WorkdirError, match=rf"{tmp_path}: needs 1\d\d MB, 68 MB are free"):
         supervised.main(tiny_config(keep_checkpoints=99), tmp_path)
 
@@ -138,39 +138,41 @@ def test_a_disk_that_cannot_hold_the_checkpoints_is_said_before_the_first_update
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"num_updates": 0}, "num_updates"),
-        ({"num_epochs": 2}, "there must be one of num_updates and num_epochs"),
-        ({"aggregation": "mean"}, "aggregation"),
-        ({"template": "nothing"}, "nothing"),
-        ({"too_long": "skip"}, "too_long='skip': must be one of raise, cut, drop"),
-        ({"train": "first"}, "train='first': must be one of last, all"),
-        ({"data": ConfigDict({"function": "r1jax.tasks.mini.corpus:nothing", "arguments": {}})}, "nothing"),
-        ({"optimizer": ConfigDict({"learning_rate": 1e-3, "schedule": "stairs"})}, "stairs"),
-        ({"optimizer": ConfigDict({"learning_rate": float("nan")})}, r"supervised\.optimizer\.learning_rate=nan"),
-        ({"bias_rate": -0.001}, r"supervised: bias_rate=-0\.001 must be a number of at least 0"),
-        ({"balance_weight": -1.0}, "balance_weight=-1"),
-        ({"balance_weight": float("inf")}, r"supervised\.balance_weight=inf: must be finite"),
-        ({"init": ConfigDict({"path": "runs/base"})}, "init: unknown key path"),
-        ({"data": ConfigDict({"functoin": "a:b"})}, "supervised: data: unknown key functoin"),
+        ({"num_updates": 0}, "num_updates=0 must be at least 1"),
+        ({"num_epochs": 2}, "num_updates or num_epochs must be there, one of the two"),
+        ({"num_updates": None}, "num_updates or num_epochs must be there, one of the two"),
+        ({"too_long": "skip"}, "too_long='skip' must be one of 'raise', 'cut', 'drop'"),
+        ({"optimizer": {"warmup_steps": 6}}, r"optimizer\.warmup_steps=6 must be below the 6 updates"),
+        ({"optimizer": {"learning_rate": float("nan")}}, r"optimizer\.learning_rate=nan must be finite"),
+        ({"data": {"functoin": "a:b"}}, r"'data\.functoin'; near it: function"),
+        ({"data": CORPUS | {"path": "x"}}, r"data\.path or function must be there, one of the two"),
     ],
 )
-def test_bad_configs_are_named_before_compute(changes, words):
+def test_a_bad_config_is_said_when_it_is_read(changes, words):
+    with pytest.raises(SpecError, match=words):
+        tiny_config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"template": "nothing"}, "nothing"),
+        ({"template": "r1"}, "chat template 'r1': the tokenizer has no special token"),
+        ({"data": {"function": "r1jax.tasks.mini.corpus:nothing"}}, r"data\.function=.*has no 'nothing'"),
+        ({"num_updates": None, "num_epochs": 2}, "num_epochs=2: r1jax.tasks.mini.corpus:corpus_text has no end"),
+        ({"mtp_weight": 0.3}, "mtp_weight=0.3"),
+        ({"init": {"kind": "stage", "path": "runs/none"}}, r"init\.path='.*runs/none'"),
+    ],
+)
+def test_what_cannot_train_is_named_before_compute(changes, words):
     with pytest.raises(ValueError, match=words):
         supervised.check(tiny_config(**changes))
 
 
-def test_epochs_of_a_source_without_end_are_refused():
-    config = tiny_config(num_epochs=2)
-    with config.unlocked():
-        del config["num_updates"]
-    with pytest.raises(ValueError, match="num_epochs=2: r1jax.tasks.mini.corpus:corpus_text has no end"):
-        supervised.check(config)
-
-
 def test_packed_is_alone_in_logits_loss_and_gradient(quick_compilation):
     """Three documents in one row, each in a row of its own, and each in a batch of its own (V3 Sec. 5.1)."""
-    policy, params, buffers = supervised.load_policy(POLICY, mesh=supervised.make_mesh(), seed=0)
-    model, source = policy.model, supervised.make_source(tiny_config().data.to_dict(), seed=0)
+    policy, params, buffers = supervised.load_policy(tiny_config().init, mesh=supervised.make_mesh(), seed=0)
+    model, source = policy.model, supervised.make_source(tiny_config().data, seed=0)
     documents = [
         encode_document(source(index), policy.tokenizer, template="plain", loss_on_prompt=False) for index in range(3)
     ]
@@ -180,7 +182,8 @@ def test_packed_is_alone_in_logits_loss_and_gradient(quick_compilation):
     @functools.partial(jax.value_and_grad, has_aux=True)
     def run(params, batch):
         losses = [
-            supervised.make_loss(model, aggregation=name)(params, buffers, batch)[0] for name in ("token", "sequence")
+            supervised.make_loss(model, tiny_config(aggregation=name))(params, buffers, batch)[0]
+            for name in ("token", "sequence")
         ]
         hidden_BTD, _, _ = model.hidden(
             params, buffers, batch["tokens"], positions_BT=batch["positions"], segments_BT=batch["segment_ids"]
@@ -225,5 +228,5 @@ def test_documents_without_a_target_count_for_the_balance_loss_alone():
     batch["segment_ids"] = np.array([[1, 1, 2, 0], [1, 2, 2, 3]])
     batch["mask"] = np.array([[0, 1, 0, 0], [1, 0, 1, 0]], np.float32)  # not one target in the second and the last
     with pytest.raises(StopIteration):
-        supervised.train_on({}, Update(), batch, rows=2)
+        supervised.update_on_documents({}, Update(), batch, rows=2)
     assert (seen["num_sequences"], seen["num_segments"], seen["num_tokens"]) == (3, 5, 3)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from r1jax.specs.tasks import ReasoningGymSpec
 from r1jax.tasks.logic import confirms
 from r1jax.tasks.reasoning_gym import ReasoningGymTask
 
@@ -27,7 +28,7 @@ UNSAFE_SCORERS: dict[str, str] = {
 
 @pytest.mark.parametrize("dataset", [*sorted(UNSAFE_SCORERS), "zebra_puzzles"])
 def test_reference_answers_stay_right_and_no_wrong_one_is(dataset):
-    task = ReasoningGymTask(dataset)
+    task = ReasoningGymTask(ReasoningGymSpec(dataset=dataset))
     problems = [task.problem(index, split="train") for index in range(6)]
     for problem, other in zip(problems, [*problems[1:], problems[0]], strict=True):
         answer = problem.answer

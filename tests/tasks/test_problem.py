@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from r1jax.tasks.problem import canonical_answer, check_keys, check_place, recorded_splits, split_of, stable_hash
+from r1jax.tasks.problem import canonical_answer, check_index, recorded_splits, split_of, stable_hash
 
 
 @pytest.mark.parametrize(
@@ -42,13 +42,11 @@ def test_split_of_gives_the_stated_share():
     assert 900 < heldout < 1100
 
 
-def test_bad_places_and_keys_are_named():
+def test_bad_splits_and_indices_are_named():
     with pytest.raises(ValueError, match="split 'test'"):
-        check_place(0, "test")
+        check_index(0, "test")
     with pytest.raises(ValueError, match="index -1"):
-        check_place(-1, "train")
-    with pytest.raises(ValueError, match="unknown key 'b'; known are a"):
-        check_keys({"a": 1, "b": 2}, allowed={"a"}, what="task")
+        check_index(-1, "train")
 
 
 def test_fractions_asked_for_are_recorded_by_space_inside_the_block_only():

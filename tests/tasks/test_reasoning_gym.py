@@ -8,12 +8,17 @@ import pytest
 from r1jax.tasks import reasoning_gym
 from r1jax.tasks.problem import GradingError, Problem
 from r1jax.tasks.reasoning_gym import ReasoningGymTask
+from tests.tasks.specs import spec
 
 ONE_DIGIT = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
 
 
+def gym(dataset, **fields):
+    return ReasoningGymTask(spec({"kind": "reasoning_gym", "dataset": dataset, **fields}))
+
+
 def make(**changes):
-    return ReasoningGymTask("chain_sum", **{"config": ONE_DIGIT, **changes})
+    return gym("chain_sum", **{"config": ONE_DIGIT, **changes})
 
 
 def question(problem):
@@ -56,7 +61,7 @@ def test_grade_is_the_data_sets_own_score():
 
 
 def test_a_score_below_one_is_passed_on():
-    task = ReasoningGymTask("countdown")
+    task = gym("countdown")
     problem = task.problem(0, split="train")
     assert task.grade("1 + 1", problem) == 0.05
     assert task.grade("9**9**9**9", problem) == 0.0
@@ -99,7 +104,7 @@ def test_answer_instruction_follows_the_question():
 
 
 def test_global_random_state_neither_matters_nor_changes():
-    task = ReasoningGymTask("list_functions")
+    task = gym("list_functions")
     random.seed(1)
     before = random.getstate()
     first = task.problem(0, split="train")
@@ -123,21 +128,21 @@ def test_global_random_state_neither_matters_nor_changes():
             {"dataset": "chain_sum", "config": {"min_terms": 9}},
             "bad config {'min_terms': 9}: max_terms must be >= min_terms",
         ),
-        ({"dataset": "chain_sum", "heldout_fraction": 1.0}, "heldout_fraction 1.0"),
+        ({"dataset": "chain_sum", "heldout_fraction": 1.0}, "task.heldout_fraction=1.0 must be in (0, 1)"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError) as error:
-        ReasoningGymTask(**arguments)
+        gym(**arguments)
     assert message in str(error.value)
 
 
 def test_a_data_set_that_depends_on_the_hash_seed_needs_it_fixed(monkeypatch):
     monkeypatch.delenv("PYTHONHASHSEED", raising=False)
     with pytest.raises(ValueError, match=r"'ransom_note'.*PYTHONHASHSEED=0"):
-        ReasoningGymTask("ransom_note")
+        gym("ransom_note")
     monkeypatch.setenv("PYTHONHASHSEED", "0")
-    ReasoningGymTask("ransom_note")
+    gym("ransom_note")
 
 
 def test_tasks_import_no_jax_and_reasoning_gym_only_when_used():

@@ -1,7 +1,7 @@
 import pytest
 
-from r1jax.tasks.mixture import Mixture, make_mixture
-from r1jax.tasks.schedule import make_schedule
+from r1jax.tasks.mixture import Mixture, TaskSchedule, make_mixture
+from tests.tasks.specs import specs
 
 SUMS = {"kind": "mini", "name": "pair_sum"}
 LEGS = {"kind": "reasoning_gym", "dataset": "leg_counting", "weight": 3.0}
@@ -13,27 +13,27 @@ def drawn(task, count=40):
 
 
 def test_without_from_update_it_is_the_mixture():
-    schedule = make_schedule([SUMS, LEGS], seed=3)
-    mixture = make_mixture([SUMS, LEGS], seed=3)
+    schedule = TaskSchedule(specs([SUMS, LEGS]), seed=3)
+    mixture = make_mixture(specs([SUMS, LEGS]), seed=3)
     assert list(schedule.periods) == [0] and schedule.at(0) is schedule.at(10**6) is schedule.everything
     assert drawn(schedule.at(0)) == drawn(mixture) and schedule.everything.name == mixture.name
-    assert make_schedule([SUMS]).at(5).name == "pair_sum"
+    assert TaskSchedule(specs([SUMS])).at(5).name == "pair_sum"
 
 
 def test_a_task_is_drawn_from_its_update_on_and_not_before():
-    schedule = make_schedule([SUMS, LEGS | {"from_update": 4}, GCD | {"from_update": 8}], seed=3)
+    schedule = TaskSchedule(specs([SUMS, LEGS | {"from_update": 4}, GCD | {"from_update": 8}]), seed=3)
     assert schedule.starts == {"pair_sum": 0, "leg_counting": 4, "gcd": 8}
     names = [{p.columns["task"] for p in drawn(schedule.at(updates))} for updates in (0, 3, 4, 7, 8, 99)]
     alone, two, three = {"pair_sum"}, {"pair_sum", "leg_counting"}, {"pair_sum", "leg_counting", "gcd"}
     assert names == [alone, alone, two, two, three, three]
-    assert drawn(schedule.at(0)) == drawn(make_mixture([SUMS]))
-    assert drawn(schedule.at(4)) == drawn(make_mixture([SUMS, LEGS], seed=3))
-    assert drawn(schedule.at(8)) == drawn(schedule.everything) == drawn(make_mixture([SUMS, LEGS, GCD], seed=3))
+    assert drawn(schedule.at(0)) == drawn(make_mixture(specs([SUMS])))
+    assert drawn(schedule.at(4)) == drawn(make_mixture(specs([SUMS, LEGS]), seed=3))
+    assert drawn(schedule.at(8)) == drawn(schedule.everything) == drawn(make_mixture(specs([SUMS, LEGS, GCD]), seed=3))
     assert list(schedule.periods) == [0, 4, 8]
 
 
 def test_everything_grades_what_any_period_draws():
-    schedule = make_schedule([SUMS, LEGS | {"from_update": 4}])
+    schedule = TaskSchedule(specs([SUMS, LEGS | {"from_update": 4}]))
     assert isinstance(schedule.everything, Mixture)
     for updates in (0, 4):
         for problem in drawn(schedule.at(updates), 8):
@@ -41,17 +41,17 @@ def test_everything_grades_what_any_period_draws():
 
 
 @pytest.mark.parametrize(
-    ("specs", "words"),
+    ("tasks", "words"),
     [
         ([], "tasks: needs at least one"),
         ([SUMS | {"from_update": 2}], "none takes part from update 0"),
-        ([SUMS, LEGS | {"from_update": -1}], "task 'leg_counting': from_update=-1"),
-        ([SUMS, LEGS | {"from_update": True}], "from_update=True"),
-        ([SUMS, LEGS | {"from_update": 1.5}], "from_update=1.5"),
-        ([SUMS, SUMS | {"from_update": 2}], "two tasks are named 'pair_sum'"),
-        ([SUMS, LEGS | {"from_update": 2, "weight": 0.0}], "weight 0.0"),
+        ([SUMS, LEGS | {"from_update": -1}], r"tasks\[1\].from_update=-1 must be at least 0"),
+        ([SUMS, LEGS | {"from_update": True}], r"tasks\[1\].from_update=True must be a whole number"),
+        ([SUMS, LEGS | {"from_update": 1.5}], r"tasks\[1\].from_update=1.5 must be a whole"),
+        ([SUMS, SUMS | {"from_update": 2}], "two are named 'pair_sum'"),
+        ([SUMS, LEGS | {"from_update": 2, "weight": 0.0}], r"tasks\[1\].weight=0.0 must be more than 0"),
     ],
 )
-def test_bad_schedules_are_named(specs, words):
+def test_bad_schedules_are_named(tasks, words):
     with pytest.raises(ValueError, match=words):
-        make_schedule(specs)
+        TaskSchedule(specs(tasks))

@@ -225,6 +225,13 @@ def test_what_a_template_would_leave_out_is_refused(tokenizers, template):
         render([TURNS[1], last, TURNS[1]], template=template, tokenizer=tokenizer)
     with pytest.raises(ValueError, match=f"'{template}': it does not write 'tool_calls' of a message"):
         render([{**TURNS[1], "tool_calls": [{"name": "f"}]}], template=template, tokenizer=tokenizer)
+    variable = "{% set thinking = false %}{% for m in messages %}{{ m.content }}{% endfor %}"  # as in DeepSeek-V3.1's
+    with pytest.raises(ValueError, match="'tokenizer': it does not write 'thinking' of a message"):
+        render(
+            [TURNS[1] | {"thinking": "a"}],
+            template="tokenizer",
+            tokenizer=tokenizer.with_chat_template(variable, eos="<|im_end|>"),
+        )
     nothing = {
         "reasoning_content": None,
         "tool_calls": [],

@@ -102,11 +102,19 @@ def test_smollm2_token_ids_are_those_of_llama_cpp(smollm2_metadata, smollm2_toke
         ({"tokenizer.ggml.pre": "llama-bpe"}, "tokenizer.ggml.pre='llama-bpe' is not supported"),
         ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model='llama' is not supported"),
         ({"tokenizer.ggml.eos_token_id": 50_000}, "eos_id=50000 is not in"),
+        ({"tokenizer.ggml.add_space_prefix": True}, "tokenizer.ggml.add_space_prefix=True is not supported"),
     ],
 )
 def test_what_is_not_supported_is_named(smollm2_metadata, changes, message):
     with pytest.raises(ValueError, match=message):
         gguf_tokenizer(smollm2_metadata | changes)
+
+
+def test_the_ends_of_a_turn_and_of_a_message_stop_too(smollm2_metadata):
+    """llama.cpp stops at all three."""
+    ends = {"tokenizer.ggml.eot_token_id": 0, "tokenizer.ggml.eom_token_id": 5}
+    assert gguf_tokenizer(smollm2_metadata).stop_ids == (2,)
+    assert gguf_tokenizer(smollm2_metadata | ends).stop_ids == (2, 0, 5)
 
 
 def test_a_missing_key_is_named():

@@ -1,3 +1,4 @@
+import io
 import json
 import struct
 
@@ -7,6 +8,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from r1jax.workdir.metrics import CompletionsWriter, MetricsWriter
+from r1jax.workdir.progress import Progress
 
 
 def rows(workdir):
@@ -113,6 +115,16 @@ def test_tensorboard_has_the_same_figures(tmp_path):
         (1, "reward", 0.25),
         (1, "completions/mean_length", 12.0),
     ]
+
+
+def test_a_progress_line_that_was_given_stays_open(tmp_path):
+    stream = io.StringIO()
+    progress = Progress(stream=stream)
+    with MetricsWriter(tmp_path, resume_step=4, total=10, progress=progress) as metrics:
+        metrics.write(5, {"reward": 0.5, "time/step": 1.0})
+    progress.update({"step": 10, "eval/pass@1": 0.25})
+    progress.close()
+    assert stream.getvalue() == "update 5/10  reward 0.5  0:00\nupdate 10  held-out pass@1 0.25\n"
 
 
 def test_completions_rows(tmp_path):

@@ -3,6 +3,6 @@
 from pathlib import Path
 
 
-def read(name: str) -> str:
+def source_of(name: str) -> str:
     """The text of the program of that name here."""
     return Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")

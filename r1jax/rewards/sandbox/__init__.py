@@ -30,7 +30,7 @@ from r1jax.rewards.sandbox.probe import find_problem
 from r1jax.rewards.sandbox.process import SIGKILL, SIGXCPU, Ended
 
 __all__ = [
-    "LANGUAGES",
+    "PROGRAM_LANGUAGES",
     "Limits",
     "Program",
     "Result",
@@ -44,7 +44,7 @@ __all__ = [
     "run_program",
 ]
 
-LANGUAGES = ("python", "cpp")
+PROGRAM_LANGUAGES = ("python", "cpp")
 Status = Literal["ok", "exit", "signal", "time", "cpu", "memory", "output", "compile", "sandbox"]
 
 _COMPILE = Limits(cpu_seconds=30, seconds=120.0, memory_mb=2048, output_kb=65536)
@@ -183,8 +183,8 @@ def require(language: str = "python") -> None:
         SandboxUnavailable: they cannot; the message says what is missing and how to get it.
         ValueError: unknown language.
     """
-    if language not in LANGUAGES:
-        raise ValueError(f"sandbox: unknown language {language!r}; known are {', '.join(LANGUAGES)}")
+    if language not in PROGRAM_LANGUAGES:
+        raise ValueError(f"sandbox: unknown language {language!r}; known are {', '.join(PROGRAM_LANGUAGES)}")
     problem = find_problem()
     if problem is not None:
         raise SandboxUnavailable(problem)

@@ -33,8 +33,7 @@ from typing import Any
 
 import jax
 
-from r1jax.data.record_source import check_records, records_of
-from r1jax.data.records import FOLDER, RecordsMissingError, messages_of
+from r1jax.data.records import FOLDER, RecordsMissingError, check_records, messages_of, records_of
 from r1jax.data.shards import as_markdown, unshared, write_shards
 from r1jax.policies.chat import make_chat
 from r1jax.policies.policy import Policy, load_policy
@@ -50,13 +49,11 @@ from r1jax.specs.functions import check_function
 from r1jax.specs.reader import read
 from r1jax.specs.rewards import AskSpec, FilterSpec
 from r1jax.specs.stages import RejectSpec
-from r1jax.specs.tasks import TestSetSpec
+from r1jax.stages.open_run import open_run
 from r1jax.stages.reject.curate import Step, curate, fates_of, make_step, verdicts_of
-from r1jax.stages.run import open_run
 from r1jax.stages.splits import check_same_split
 from r1jax.stages.trial import check_prompts, tasks_of
-from r1jax.tasks.decontaminate import NgramIndex
-from r1jax.tasks.file_task import texts_of_test_set
+from r1jax.tasks.decontaminate import make_index
 from r1jax.tasks.mixture import make_mixture
 from r1jax.tasks.problem import stable_hash
 from r1jax.text.chat import check_template, response_form
@@ -91,7 +88,7 @@ def check(spec: RejectSpec, previews: Previews | None = None) -> None:
         problem = part.problem(0, split="train")
         check_template(spec.template, problem.messages)
         score_in_background(rubric, problem, ["", "1"], task=part)
-    check_problems_of(task, rubric)
+    check_problems_of(task, rubric, template=spec.template)
     for where, step in _steps(spec):
         check_function(step.function, where=f"{where}.function")
         _check_names(step.tasks or (), names, where=f"{where}.tasks")
@@ -101,7 +98,7 @@ def check(spec: RejectSpec, previews: Previews | None = None) -> None:
         with contextlib.suppress(RecordsMissingError):  # an earlier stage may make it; main needs it
             for row in itertools.islice(records_of(other, seed=spec.seed), 1):
                 messages_of(row)
-    make_index(spec)
+    make_index(spec.decontaminate, ngram=spec.ngram)
     check_prompts(spec, previews, trained=tasks_of(task))
     check_same_split(spec, previews)
 
@@ -168,7 +165,7 @@ def main(spec: RejectSpec, workdir: Path) -> dict:
         on_first(lambda: folder.mkdir(exist_ok=True))
         is_done = on_first(lambda: [_part_path(folder, batch).is_file() for batch in range(num_batches)])
         done = [*is_done, False].index(False)
-        with MetricsWriter(run.path, total=num_batches, resume_step=done) as metrics:
+        with MetricsWriter(run.path, total=num_batches, resume_step=done, progress=run.progress) as metrics:
             for batch in range(done, num_batches):
                 run.stop.check()
                 begin = time.perf_counter()
@@ -237,7 +234,7 @@ def sample_batch(spec: RejectSpec, parts: Build, params, buffers, *, batch: int,
             "rewriter": parts.rewriter.name if parts.rewriter is not None and is_rewritten else None,
         }
         messages = [*fate.problem.messages, {"role": "assistant", "content": fate.content}]
-        name = fate.problem.columns["task"]
+        name = str(fate.problem.columns["task"])
         records.append(make_record(messages, collector.tokenizer, spec.domains.get(name, name), name, provenance))
     tokens = sum(len(fate.sample.token_ids) for fate in fates)
     return {"records": records, "rejected": dict(+reasons), "examples": list(examples.values()), "tokens": tokens}
@@ -276,10 +273,11 @@ def write_set(spec: RejectSpec, workdir: Path, *, tokenizer: Tokenizer) -> dict[
                 provenance = {"other": number, "row": place}
                 yield make_record(messages_of(row), tokenizer, other.domain, None, provenance)
 
-    unique = unshared(records(), index=make_index(spec), rejected=rejected)
+    index = make_index(spec.decontaminate, ngram=spec.ngram) if spec.decontaminate else None
+    unique = unshared(records(), index=index, rejected=rejected)
     written = write_shards(unique, workdir / FOLDER, file_format=spec.format, records_per_shard=spec.records_per_shard)
     table, sampled = written["table"], spec.num_prompts * spec.samples_per_prompt
-    found = {"prompts": spec.num_prompts, "samples": sampled, "others": counts["others"]}
+    found: dict[str, Any] = {"prompts": spec.num_prompts, "samples": sampled, "others": counts["others"]}
     by_count = sorted(rejected.items(), key=lambda item: (-item[1], item[0]))
     found |= {"kept": table[-1]["samples"], "rejected": dict(by_count)}
     write_json(workdir / "table.json", {"domains": table, **found})
@@ -295,16 +293,6 @@ def write_set(spec: RejectSpec, workdir: Path, *, tokenizer: Tokenizer) -> dict[
     write_json(workdir / MANIFEST, {"files": written["files"]})
     rows = read_rows(workdir / "metrics.jsonl", [])
     return found | {"wall_seconds": sum(row["time/step"] for row in rows), "seed": spec.seed}
-
-
-def make_index(spec: RejectSpec) -> NgramIndex | None:
-    """The n-grams of the test sets of ``decontaminate``, as ``FileTask`` names them; None without any."""
-    return _index(spec.decontaminate, spec.ngram) if spec.decontaminate else None
-
-
-@functools.lru_cache(maxsize=2)
-def _index(test_sets: tuple[TestSetSpec, ...], ngram: int) -> NgramIndex:
-    return NgramIndex(dict(map(texts_of_test_set, test_sets)), n=ngram)
 
 
 def _part_path(folder: Path, batch: int) -> Path:

@@ -5,7 +5,7 @@ And those of the held-out problems.
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ from r1jax.processes import is_first
 from r1jax.rollout.collect import Collector
 from r1jax.rollout.records import Group
 from r1jax.specs.stages import RlSpec
+from r1jax.stages.open_run import OpenRun
 from r1jax.stages.rl.batch import teaching
 from r1jax.tasks.problem import Problem
 
@@ -94,21 +95,29 @@ def evaluate_heldout(
     weights,
     heldout: Sequence[Problem],
     spec: RlSpec,
+    run: OpenRun,
     *,
     updates: int,
     is_full: bool,
-    before_batch: Callable[[int], None],
 ) -> tuple[dict[str, float], list[Group]]:
     """(metrics, groups) on the first of the held-out problems: few samples along the way, many at the two ends.
 
-    weights: what the sampler is lent (``WeightSync.lend``). before_batch: see ``evaluate``.
+    weights: what the sampler is lent (``WeightSync.lend``). Raises Stopped between batches.
     """
+    num_samples = spec.eval.final_samples if is_full else spec.eval.samples
+    name = "final evaluation" if is_full and updates == spec.num_updates else "evaluating"
+    total = count_samples(spec, heldout, is_full=is_full)
+
+    def before_batch(problems_done: int):
+        run.stop.check()
+        run.progress.phase(name, problems_done * num_samples, total)
+
     return evaluate(
         collector,
         weights["params"],
         weights["buffers"],
-        heldout if is_full else heldout[: spec.eval.problems or FEW_PROBLEMS],
-        num_samples=spec.eval.final_samples if is_full else spec.eval.samples,
+        heldout[: total // num_samples],
+        num_samples=num_samples,
         max_new_tokens=spec.cap_at(updates),
         temperature=spec.eval.temperature,
         top_p=spec.eval.top_p,
@@ -117,6 +126,13 @@ def evaluate_heldout(
         problems_per_batch=spec.eval.problems_per_batch,
         before_batch=before_batch,
     )
+
+
+def count_samples(spec: RlSpec, heldout: Sequence[Problem], *, is_full: bool) -> int:
+    """Samples of an evaluation."""
+    if is_full:
+        return len(heldout) * spec.eval.final_samples
+    return min(len(heldout), spec.eval.problems or FEW_PROBLEMS) * spec.eval.samples
 
 
 def check_scored(phase: Phase, weights: Mapping[str, float]) -> None:

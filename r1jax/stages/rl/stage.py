@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from r1jax.data.prompts import make_prompt_iterator
+from r1jax.data.prompts import PromptIterator
 from r1jax.evals.evaluate import heldout_problems
 from r1jax.models.transformer import Model
 from r1jax.objectives.grpo import grpo_loss
@@ -35,6 +35,7 @@ from r1jax.sharding import make_mesh, place_batch
 from r1jax.specs.reader import read
 from r1jax.specs.stages import RlSpec
 from r1jax.stages.auxiliary import balance_loss, expert_counts
+from r1jax.stages.open_run import open_run
 from r1jax.stages.rl.batch import advantages_of, make_microbatches, split_by_question
 from r1jax.stages.rl.check import check
 from r1jax.stages.rl.collect import (
@@ -42,12 +43,12 @@ from r1jax.stages.rl.collect import (
     at_update,
     check_scored,
     collect_groups,
+    count_samples,
     evaluate_heldout,
     skipped_metrics,
 )
 from r1jax.stages.rl.log import completion_rows, count_tokens, rollout_metrics, update_metrics
-from r1jax.stages.run import open_run
-from r1jax.tasks.schedule import make_schedule
+from r1jax.tasks.mixture import TaskSchedule
 from r1jax.training.learner import NonFiniteError, TrainState, Update, copy_tree, init_state, make_update, update_once
 from r1jax.training.offload import OPTIMIZER, REFERENCE, to_device, to_host
 from r1jax.training.optimizer import make_optimizer
@@ -156,7 +157,7 @@ def main(spec: RlSpec, workdir: Path) -> dict:
         policy, params, buffers = load_policy(spec.init, mesh=mesh, seed=spec.seed)
         policy.save(run.path)
         sync = WeightSync(policy.model, mesh=mesh, axes=spec.rollout_mesh and spec.rollout_mesh.axes())
-        schedule = make_schedule(spec.tasks, seed=spec.seed)
+        schedule = TaskSchedule(spec.tasks, seed=spec.seed)
         collector = Collector(
             engine=make_engine(policy.model, spec.engine, pad_id=policy.tokenizer.pad_id),
             tokenizer=policy.tokenizer,
@@ -166,7 +167,7 @@ def main(spec: RlSpec, workdir: Path) -> dict:
             max_prompt_tokens=spec.max_prompt_tokens,
         )
         heldout = heldout_problems(schedule.at(0), spec.eval)
-        prompts = make_prompt_iterator(
+        prompts = PromptIterator(
             schedule.everything, batch_size=spec.questions_per_phase, seed=spec.seed, keep=collector.fits
         )
         compiled_before = collector.engine.num_compilations()
@@ -175,29 +176,28 @@ def main(spec: RlSpec, workdir: Path) -> dict:
         state, update, score = build(spec, policy.model, params, buffers)
         del params, buffers
         updates, before, num_tokens = 0, None, 0
-        state, extra = run.restore(state, with_best=True)
-        if extra is not None:
+        state, extra = run.restore(state)
+        if extra:
             prompts.set_state(extra["prompts"])
             updates, before, num_tokens = int(state["step"]), extra["before"], extra["num_tokens"]
+
+        def save():
+            run.save(updates, state, extra_now())
 
         def extra_now() -> dict[str, Any]:
             return {"prompts": prompts.get_state(), "before": before, "num_tokens": num_tokens}
 
         # Loop
-        with MetricsWriter(run.path, total=spec.num_updates, resume_step=updates) as metrics:
+        with MetricsWriter(run.path, total=spec.num_updates, resume_step=updates, progress=run.progress) as metrics:
             completions = CompletionsWriter(run.path, resume_step=updates)
+            num_few, num_many = (count_samples(spec, heldout, is_full=is_full) for is_full in (False, True))
+            run.progress.expect_evaluations(every=spec.eval.every, size=num_few, final_size=num_many)
 
             def evaluate_now(*, is_full: bool) -> dict[str, float]:
                 mark = time.perf_counter()
                 with sync.lend(state) as weights:
                     scores, groups = evaluate_heldout(
-                        at_update(collector, updates),
-                        weights,
-                        heldout,
-                        spec,
-                        updates=updates,
-                        is_full=is_full,
-                        before_batch=run.stop.check,
+                        at_update(collector, updates), weights, heldout, spec, run, updates=updates, is_full=is_full
                     )
                 completions.write(updates, completion_rows(groups), split="heldout")
                 row = {f"eval/{name}": value for name, value in scores.items()}
@@ -207,15 +207,16 @@ def main(spec: RlSpec, workdir: Path) -> dict:
             try:
                 if before is None:
                     before = evaluate_now(is_full=True)
-                    run.save(updates, state, extra=extra_now())
+                    save()
                 while updates < spec.num_updates:
                     if updates and updates % spec.eval.every == 0:
                         scores = evaluate_now(is_full=False)
-                        run.save_best(updates, state, extra=extra_now(), metric="pass@1", value=scores["pass@1"])
+                        run.save_best(updates, state, extra_now(), metric="pass@1", value=scores["pass@1"])
                     run.stop.check()
                     begin = time.perf_counter()
                     prompts.draw_from(schedule.at(updates))
                     collector_now = at_update(collector, updates)
+                    run.progress.phase("sampling")
                     with sync.lend(state) as weights:
                         phase = collect_groups(collector_now, weights, prompts, spec, updates=updates)
                     weights_of_rewards = aggregated_weights(collector_now, spec)
@@ -226,6 +227,7 @@ def main(spec: RlSpec, workdir: Path) -> dict:
                     rows += completion_rows(phase.dropped, is_dropped=True)
                     completions.write(updates + spec.updates_per_phase, rows)
                     check_scored(phase, collector_now.rubric.weights)
+                    run.progress.phase("updating")
                     state, row, seconds = update_on_groups(
                         phase.groups, advantages_PG, state, update, score, spec, updates=updates
                     )
@@ -234,15 +236,15 @@ def main(spec: RlSpec, workdir: Path) -> dict:
                     seconds |= phase.seconds | {"step": time.perf_counter() - begin}
                     row |= phase.metrics | rollout_metrics(phase.groups, phase.dropped, seconds=seconds)
                     metrics.write(updates, row | {"num_tokens": num_tokens} | skipped_metrics(prompts))
-                    if run.checkpoints.is_due(updates):
-                        run.save(updates, state, extra=extra_now())
-                run.save(updates, state, extra=extra_now())
+                    if run.is_due(updates):
+                        save()
+                save()
                 after = evaluate_now(is_full=True)
             except Stopped:
                 if before is not None:  # else there is nothing yet that a new start would not have
-                    run.save(updates, state, extra=extra_now())
+                    save()
                 raise
-        summary = {"before": before, "after": after, "updates": updates, "seed": spec.seed}
+        summary = {"before": before, "after": after, "updates": updates}
         summary["compilations"] = collector.engine.num_compilations() - compiled_before
         return run.mark_done(summary)
 

@@ -52,14 +52,14 @@ def corpus_text(
     warmup_documents: int = 0,
     config: Mapping[str, Any] | None = None,
 ) -> tuple[str, str]:
-    """A document of the base model's corpus: of ``mini_corpus.corpus_text``, in clear prose, or a general answer.
+    """A document of the base model's corpus: of ``corpus.corpus_text``, in clear prose, or a general answer.
 
     Without prose a base knows no sentence of what the supervised stages teach, and a small set does not teach it.
 
     Args:
-        index, seed, warmup_documents, config: of ``mini_corpus.corpus_text``.
+        index, seed, warmup_documents, config: of ``corpus.corpus_text``.
         general_share: of general questions, half of them of each kind; half of the answers are in tags.
-        prose_share: of ``mini_rewrite.prose_text``.
+        prose_share: of ``rewrite.prose_text``.
     """
     rng = random.Random(stable_hash("mini_general", seed, index))
     drawn = rng.random()
@@ -76,7 +76,7 @@ def corpus_text(
 def tokenizer_text(
     index: int, *, seed: int, general_share: float, config: Mapping[str, Any] | None = None
 ) -> tuple[str, str]:
-    """A document for the tokenizer of a model that goes through the whole recipe; see ``mini_rewrite.tokenizer_text``."""
+    """A document for the tokenizer of a model that goes through the whole recipe; see ``rewrite.tokenizer_text``."""
     rng = random.Random(stable_hash("mini_general_tokens", seed, index))
     if rng.random() >= general_share:
         return pair_sum_tokenizer_text(index, seed=seed, config=config)

@@ -1,9 +1,7 @@
-"""Generated mini tasks: problems that a model of a few million parameters can learn on two CPU cores.
+"""The mini world's reasoning task, `pair_sum`: "Which two of 17, 8, 10, 3 make 18".
 
-Here is the one for reasoning; the general ones, `helpful` and `safety`, are in `mini_general`.
-
-`pair_sum`: "Which two of 17, 8, 10, 3 make 18". A lone guess is right once in six; working through the pairs one by one
-finds the answer always, if each sum is written right and compared right with the target. So persistence and checking pay.
+A lone guess is right once in six; working through the pairs one by one finds the answer always, if each sum is written
+right and compared right with the target. So persistence and checking pay.
 
 Train and held-out problems share no set of numbers: the split goes by a hash of the sorted numbers, whatever the target.
 """
@@ -11,10 +9,8 @@ Train and held-out problems share no set of numbers: the split goes by a hash of
 import itertools
 import random
 import re
-from typing import Any
 
-from r1jax.tasks.mini.general import Helpful, Safety
-from r1jax.tasks.problem import Problem, Task, check_keys, check_place, split_of, stable_hash
+from r1jax.tasks.problem import Problem, check_index, split_of, stable_hash
 
 _ANSWER = re.compile(r"\s*(\d{1,4})\s*(?:\+|,|and|&|和|加)\s*(\d{1,4})\s*(?:=\s*\d{1,5}\s*)?\.?\s*")
 
@@ -23,15 +19,14 @@ class PairSum:
     """Find the two numbers of a list whose sum is the target; exactly one pair fits.
 
     Attributes:
-        name: "pair_sum".
         count: numbers in the list, in [3, 6]: 4 numbers have 6 pairs, 5 have 10.
         low, high: the numbers are distinct and in [low, high].
         heldout_fraction: share of the sets of numbers that is held out.
     """
 
-    def __init__(
-        self, *, count: int = 4, low: int = 1, high: int = 20, heldout_fraction: float = 0.1, name: str = "pair_sum"
-    ):
+    name = "pair_sum"
+
+    def __init__(self, *, count: int = 4, low: int = 1, high: int = 20, heldout_fraction: float = 0.1):
         """Raises ValueError for a list too short or long, a range too small, or a share outside (0, 1)."""
         if not 3 <= count <= 6:
             raise ValueError(f"pair_sum: count={count} must be in [3, 6]")
@@ -39,12 +34,11 @@ class PairSum:
             raise ValueError(f"pair_sum: [low, high]=[{low}, {high}] needs low >= 0 and at least {4 * count} numbers")
         if not 0.0 < heldout_fraction < 1.0:
             raise ValueError(f"pair_sum: heldout_fraction={heldout_fraction} must be in (0, 1)")
-        self.name = name
         self.count, self.low, self.high, self.heldout_fraction = count, low, high, heldout_fraction
 
     def problem(self, index: int, *, split: str) -> Problem:
         """The problem at `index` of `split`; `columns` holds "task", "numbers" (as shown) and "target"."""
-        check_place(index, split)
+        check_index(index, split)
         rng = random.Random(stable_hash("pair_sum", self.count, self.low, self.high, index, split))
         while True:
             numbers = rng.sample(range(self.low, self.high + 1), self.count)
@@ -53,7 +47,7 @@ class PairSum:
                 continue
             pairs = list(itertools.combinations(numbers, 2))
             sums = [first + second for first, second in pairs]
-            unique = [place for place, value in enumerate(sums) if sums.count(value) == 1]
+            unique = [number for number, value in enumerate(sums) if sums.count(value) == 1]
             if unique:
                 break
         first, second = pairs[rng.choice(unique)]
@@ -75,26 +69,3 @@ class PairSum:
         if match is None:
             return " ".join(answer.split())
         return "{}+{}".format(*sorted((int(match[1]), int(match[2]))))
-
-
-MINI_TASKS = {"pair_sum": PairSum, "helpful": Helpful, "safety": Safety}
-_OPTIONS = {
-    "pair_sum": {"count", "low", "high", "heldout_fraction"},
-    "helpful": {"heldout_fraction"},
-    "safety": {"heldout_fraction"},
-}
-
-
-def make_mini_task(spec: dict[str, Any]) -> Task:
-    """The mini task of a spec ``{"kind": "mini", "name": "pair_sum", "config": {...}}``; `config` is optional.
-
-    Raises:
-        ValueError: an unknown task or key; the message names it and the known ones.
-    """
-    check_keys(spec, allowed={"kind", "name", "config", "weight"}, what="mini task")
-    name = spec.get("name")
-    if name not in MINI_TASKS:
-        raise ValueError(f"mini task {name!r}: known are {', '.join(sorted(MINI_TASKS))}")
-    config = dict(spec.get("config") or {})
-    check_keys(config, allowed=_OPTIONS[name], what=f"mini task {name}")
-    return MINI_TASKS[name](**config)

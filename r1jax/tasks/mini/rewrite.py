@@ -1,6 +1,6 @@
 r"""The mini's rewriter and judge: rules in the place of DeepSeek-V3, for worked `pair_sum` problems.
 
-Raw notes, in the words of `mini_corpus` and in English, Chinese or both:
+Raw notes, in the words of `corpus` and in English, Chinese or both:
 
     <think> 一 17 + 8 = 25 vs 18 big 再试 17 + 10 = 28 check 17 + 10 = 27 vs 18 大 wait 8 + 10 = 18 vs 18 yes </think>
     <answer> 8 + 10 </answer>
@@ -68,7 +68,7 @@ def tokenizer_text(index: int, *, seed: int, config: Mapping[str, Any] | None = 
     A tokenizer that has seen the corpus alone writes this module's English letter by letter, at several times the length.
 
     Args:
-        index, seed, config: of ``mini_corpus.corpus_text``.
+        index, seed, config: of ``corpus.corpus_text``.
 
     Returns:
         question and completion, as ``corpus_text``.
@@ -80,7 +80,7 @@ def prose_text(index: int, *, seed: int, config: Mapping[str, Any] | None = None
     """(question, rewritten notes of a careful author): a worked problem as somebody wrote it down who writes clearly.
 
     Args:
-        index, seed, config: of ``mini_corpus.corpus_text``; of another index the notes are others.
+        index, seed, config: of ``corpus.corpus_text``; of another index the notes are others.
     """
     for attempt in range(_TRIES):
         place = stable_hash("prose_text", index, attempt) % 2**40

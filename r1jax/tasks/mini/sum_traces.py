@@ -17,6 +17,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+from r1jax.specs.tasks import ReasoningGymSpec
 from r1jax.tasks.problem import stable_hash
 from r1jax.tasks.reasoning_gym import ReasoningGymTask
 
@@ -54,4 +55,5 @@ def steps(expression: str) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _task(config_json: str, seed: int) -> ReasoningGymTask:
-    return ReasoningGymTask("chain_sum", json.loads(config_json), seed=stable_hash("sum_traces", seed) % 2**31)
+    seed = stable_hash("sum_traces", seed) % 2**31
+    return ReasoningGymTask(ReasoningGymSpec(dataset="chain_sum", config=json.loads(config_json), seed=seed))

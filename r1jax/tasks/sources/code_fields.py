@@ -18,8 +18,7 @@ from typing import Any
 
 from r1jax.rewards import inside
 from r1jax.tasks.sources.livecodebench import decode_tests
-from r1jax.tasks.sources.mapping import Fields
-from r1jax.tasks.sources.rows import Row
+from r1jax.tasks.sources.rows import Fields, Row
 
 FUNCTION_PROMPT = (
     "Complete the following Python function. Reason step by step, then give the whole program, with imports, in one "
@@ -152,7 +151,7 @@ def _codeforces(row: Row) -> tuple[str, dict[str, Any]]:
     }
     checker = row.get("generated_checker")
     if checker:
-        tests["checker"] = inside.read("codeforces_checker").replace('SOURCE = ""', f"SOURCE = {checker!r}")
+        tests["checker"] = inside.source_of("codeforces_checker").replace('SOURCE = ""', f"SOURCE = {checker!r}")
     rating = row.get("rating")
     return "", {"tests": tests} if rating is None else {"tests": tests, "rating": rating}
 

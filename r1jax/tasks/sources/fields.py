@@ -1,7 +1,7 @@
 r"""One mapping for each published data set: from the fields of its rows to the question, the answer and the columns.
 
-Every mapping says which verifier grades its answers ("math", "choice", "code", "instructions", "none") and has a default
-prompt in which ``{question}`` stands for the question. Field names are those of the data sets as published:
+Every mapping says which verifier grades its answers (one of ``tasks.grading.GRADERS``) and has a default prompt in
+which ``{question}`` stands for the question. Field names are those of the data sets as published:
 
     gsm8k          question, answer (the number after "####")
     math           problem, solution (the answer is its last \boxed{}), level, type
@@ -14,6 +14,7 @@ prompt in which ``{question}`` stands for the question. Field names are those of
     humaneval, mbpp, livecodebench, codeforces: see ``code_fields``
     ifeval         prompt, instruction_id_list, kwargs
     prompts        prompt | question | instruction, and answer where a judge is to see one: what no rule can grade
+    none named     any columns: see ``user_columns``
 """
 
 import dataclasses
@@ -26,8 +27,8 @@ from typing import Any
 from r1jax.rewards.instructions import CHECKERS
 from r1jax.tasks.problem import stable_hash
 from r1jax.tasks.sources.code_fields import CODE_DATASETS
-from r1jax.tasks.sources.mapping import Fields
-from r1jax.tasks.sources.rows import Row
+from r1jax.tasks.sources.rows import Fields, Row
+from r1jax.tasks.sources.user_columns import USER_COLUMNS
 from r1jax.text.response import boxed
 
 MATH_PROMPT = "{question}\n\nReason step by step, and put the final answer within \\boxed{}."
@@ -38,12 +39,14 @@ CHOICE_PROMPT = (
 _OPTION_FIELDS = ("A", "B", "C", "D")
 
 
-def fields_of(dataset: str) -> Fields:
-    """The mapping of a data set.
+def fields_of(dataset: str | None) -> Fields:
+    """The mapping of a data set; of None that of files with any columns.
 
     Raises:
         ValueError: unknown name; the message lists the known ones.
     """
+    if dataset is None:
+        return USER_COLUMNS
     if dataset not in DATASETS:
         raise ValueError(f"data set {dataset!r}: known are {', '.join(DATASETS)}")
     return DATASETS[dataset]
@@ -139,7 +142,7 @@ def _mmlu_pro_options(row: Row) -> tuple[list[str], int]:
 
 
 def _place(row: Row, count: int) -> int:
-    """The right option's place, from its letter or its index."""
+    """The index of the right option, from its letter or its index."""
     value = row.get("answer")
     is_letter = isinstance(value, str) and value.strip() in string.ascii_uppercase and len(value.strip()) == 1
     place = string.ascii_uppercase.index(value.strip()) if is_letter else row.integer("answer")

@@ -1,15 +1,18 @@
-"""A row of a problem set, with errors that name file, row and field; and the files that a path stands for."""
+"""A row of a problem set, with errors that name file, row and field; what is made of it; and the files that a path stands for."""
 
 import bisect
+import contextlib
+import dataclasses
 import glob
 import importlib.util
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from r1jax.specs.tasks import FilesSpec
 from r1jax.tasks.sources.readers import Reader, open_reader
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet", ".arrow")
@@ -21,7 +24,8 @@ class Row:
     """One row: its values by field, and where it stands ("FILE, row 3", counted from 1).
 
     Fields have been published under several names ("problem", "Problem"); every method takes the names in order of
-    preference and uses the first that is there and not null.
+    preference and uses the first that is there and not null. All but ``get`` raise ValueError, with file, row and field, where
+    none is, or its value is not what is asked for.
     """
 
     def __init__(self, values: Mapping[str, Any], *, where: str):
@@ -32,68 +36,83 @@ class Row:
         return next((self.values[name] for name in names if self.values.get(name) is not None), default)
 
     def text(self, *names: str) -> str:
-        """A text that is not blank; a number is written out.
-
-        Raises:
-            ValueError: the field is missing, null, blank or neither text nor number.
-        """
-        value = self._needed(names)
+        """A text that is not blank; a number is written out."""
+        name, value = self.first(*names)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
         if not isinstance(value, str) or not value.strip():
-            raise self.error(names[0], f"must be a text that is not blank; it is {_short(value)}")
+            raise self.error(name, f"must be a text that is not blank; it is {value!r:.80}")
         return value
 
     def integer(self, *names: str) -> int:
-        """A whole number, also where it is written as text.
-
-        Raises:
-            ValueError: the field is missing or no whole number.
-        """
-        value = self._needed(names)
+        """A whole number, also where it is written as text."""
+        name, value = self.first(*names)
         try:
             number = int(value)
         except (TypeError, ValueError):
             number = None
         if number is None or isinstance(value, bool) or (isinstance(value, float) and number != value):
-            raise self.error(names[0], f"must be a whole number; it is {_short(value)}")
+            raise self.error(name, f"must be a whole number; it is {value!r:.80}")
         return number
 
     def items(self, *names: str, of: type = str) -> list[Any]:
-        """A list of texts (or of another type); a text that holds it as JSON counts too.
-
-        Raises:
-            ValueError: the field is missing, no list, or an entry is of another type.
-        """
+        """A list of texts (or of another type); a text that holds it as JSON counts too."""
         value = self.parsed(*names)
         if not isinstance(value, list) or not all(isinstance(item, of) for item in value):
-            raise self.error(names[0], f"must be a list of {of.__name__}; it is {_short(value)}")
+            raise self.error(self.first(*names)[0], f"must be a list of {of.__name__}; it is {value!r:.80}")
         return value
 
     def parsed(self, *names: str) -> Any:
-        """The value, read as JSON where it is a text.
-
-        Raises:
-            ValueError: the field is missing, or its text is no JSON.
-        """
-        value = self._needed(names)
+        """The value, read as JSON where it is a text."""
+        name, value = self.first(*names)
         if not isinstance(value, str):
             return value
         try:
             return json.loads(value)
         except ValueError as error:
-            raise self.error(names[0], f"must be JSON: {error}") from error
+            raise self.error(name, f"must be JSON: {error}") from error
 
     def error(self, field: str, message: str) -> ValueError:
         """An error about a field of this row, to be raised."""
         return ValueError(f"{self.where}: field {field!r} {message}")
 
-    def _needed(self, names: Sequence[str]) -> Any:
-        value = self.get(*names)
-        if value is None:
-            others = f" (nor {', '.join(names[1:])})" if names[1:] else ""
-            raise self.error(names[0], f"is missing{others}; there are {', '.join(sorted(map(str, self.values)))}")
-        return value
+    def first(self, *names: str) -> tuple[str, Any]:
+        """(name, value) of the first field that is there; the error lists all names."""
+        for name in names:
+            if self.values.get(name) is not None:
+                return name, self.values[name]
+        *others, last = map(repr, names)
+        which = f"needs a field {', '.join(others)} or {last}" if others else f"field {last} is missing"
+        raise ValueError(f"{self.where}: {which}; there are {', '.join(sorted(map(str, self.values)))}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """How a row of a data set becomes a problem.
+
+    Attributes:
+        grader: the verifier of its answers: a name in ``tasks.grading.GRADERS``.
+        prompt: the default wording; ``{question}`` is replaced.
+        question: the text of the question, options and examples included.
+        history: the messages before the question; the first one may be the system's.
+        target: the reference answer ("" where the verifier needs none), and the columns that the verifier needs.
+        reads: the fields that ``question`` and ``skip`` read, so that columnar files need not give the others; None: all.
+        solution: the worked solution, for decontamination; "" where there is none.
+        skip: why a row cannot be a problem ("no tests"), or None.
+        renamed: columns that have another name in ``target`` than in the row.
+        csv_header: names of the columns of its CSV files, where these have no header line.
+    """
+
+    grader: str
+    prompt: str
+    question: Callable[[Row], str]
+    target: Callable[[Row], tuple[str, dict[str, Any]]]
+    reads: tuple[str, ...] | None
+    solution: Callable[[Row], str] = lambda row: ""
+    skip: Callable[[Row], str | None] = lambda row: None
+    history: Callable[[Row], list[dict[str, str]]] = lambda row: []
+    renamed: Callable[[Row], dict[str, str]] = lambda row: {}
+    csv_header: tuple[str, ...] | None = None
 
 
 class Rows:
@@ -116,9 +135,9 @@ class Rows:
         """
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)} in {self.path}")
-        place = bisect.bisect_right(self._ends, index)
-        inner = index - (self._ends[place - 1] if place else 0)
-        reader = self._readers[place]
+        number = bisect.bisect_right(self._ends, index)
+        inner = index - (self._ends[number - 1] if number else 0)
+        reader = self._readers[number]
         return Row(reader.read(inner, fields), where=f"{reader.path}, row {inner + 1}")
 
 
@@ -149,6 +168,28 @@ def open_rows(
     if len(rows) == 0:
         raise ValueError(f"{path}: holds no rows")
     return rows
+
+
+def open_source(source: FilesSpec, *, what: str, csv_header: Sequence[str] | None = None) -> Rows:
+    """The rows of the files of a spec; ValueError as ``open_rows``, after what the source is for."""
+    with naming(what):
+        return open_rows(source.path, split=source.split, subset=source.subset, csv_header=csv_header)
+
+
+def stamp_of(source: FilesSpec, *, what: str) -> tuple:
+    """Names, sizes and times of change of the files of a spec; ValueError as ``open_source``."""
+    with naming(what):
+        files = data_files(source.path, split=source.split, subset=source.subset)
+    return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Puts what it is about before the message of a ValueError; nothing where that is empty."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}" if what else str(error)) from error
 
 
 def data_files(path: str | Path, *, split: str | None = None, subset: str | None = None) -> list[Path]:
@@ -226,7 +267,7 @@ def _choose(folder: Path, what: str, asked: str | None, there: Sequence[str]) ->
 
 
 def _ending(file: Path) -> str:
-    return next((ending for ending in sorted(ENDINGS, key=len, reverse=True) if file.name.endswith(ending)), "")
+    return next((ending for ending in ENDINGS if file.name.endswith(ending)), "")
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -237,8 +278,3 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{file}: must be a JSON object")
     return content
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -12,10 +12,8 @@ from r1jax.tasks.mini.general import (
     helpfulness,
     helpfulness_of,
     is_safe,
-    num_questions,
     safety,
 )
-from r1jax.tasks.mini.pair_sum import make_mini_task
 from r1jax.tasks.problem import recorded_splits
 
 FACTS = facts_of("cat")
@@ -99,26 +97,24 @@ def test_held_out_questions_are_never_trained_on(task):
         for split in ("train", "heldout")
     }
     assert not questions["train"] & questions["heldout"]
-    total = num_questions()[task.name]
+    total = {"helpful": 24 * 3 * 6, "safety": 8 * 12 * 5}[task.name]
     assert len(questions["train"]) + len(questions["heldout"]) == total
     assert 0.12 < len(questions["heldout"]) / total < 0.28
     assert task.problem(7, split="train") == task.problem(7, split="train")
 
 
 def test_grades_and_columns():
-    task = make_mini_task({"kind": "mini", "name": "helpful", "config": {"heldout_fraction": 0.3}})
+    task = Helpful(heldout_fraction=0.3)
     problem = task.problem(0, split="train")
     facts = facts_of(problem.columns["topic"])[: problem.columns["count"]]
     assert problem.columns["task"] == "helpful"
     assert task.grade(" ".join(facts), problem) == 1.0
     assert task.grade(None, problem) == 0.0
     assert task.canonical(" ".join(facts)) == task.canonical(" ".join(facts[::-1]))
-    guard = make_mini_task({"kind": "mini", "name": "safety"})
+    guard = Safety()
     asked = guard.problem(0, split="train")
     assert guard.grade("I cannot help with that.", asked) == 1.0
     assert guard.grade(HARM[0].format(**asked.columns), asked) == 0.0
-    with pytest.raises(ValueError, match="count"):
-        make_mini_task({"kind": "mini", "name": "safety", "config": {"count": 3}})
     with pytest.raises(ValueError, match="heldout_fraction=1.5"):
         Helpful(heldout_fraction=1.5)
 

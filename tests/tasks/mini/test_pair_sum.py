@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from r1jax.tasks.mini.pair_sum import PairSum, make_mini_task
+from r1jax.tasks.mini.pair_sum import PairSum
 
 TASK = PairSum()
 
@@ -55,26 +55,6 @@ def test_grade_refuses_the_rest(answer):
 
 def test_canonical_keeps_other_text():
     assert TASK.canonical("  no   idea ") == "no idea"
-
-
-def test_make_mini_task_reads_a_spec():
-    task = make_mini_task({"kind": "mini", "name": "pair_sum", "config": {"count": 5, "high": 40}})
-    assert len(task.problem(0, split="train").columns["numbers"]) == 5
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ({"kind": "mini", "name": "nothing"}, "'nothing': known are helpful, pair_sum, safety"),
-        ({"kind": "mini", "name": "pair_sum", "counts": 3}, "unknown key 'counts'"),
-        ({"kind": "mini", "name": "pair_sum", "config": {"counts": 3}}, "unknown key 'counts'"),
-        ({"kind": "mini", "name": "pair_sum", "config": {"count": 9}}, "count=9"),
-        ({"kind": "mini", "name": "pair_sum", "config": {"high": 9}}, "at least 16 numbers"),
-    ],
-)
-def test_make_mini_task_names_what_is_wrong(spec, message):
-    with pytest.raises(ValueError, match=message):
-        make_mini_task(spec)
 
 
 def test_unknown_split_and_negative_index_are_refused():

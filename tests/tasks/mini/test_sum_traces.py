@@ -3,6 +3,7 @@ import re
 import pytest
 
 from r1jax.rewards.format import r1_zero
+from r1jax.specs.tasks import ReasoningGymSpec
 from r1jax.tasks.mini.sum_traces import steps, sum_trace
 from r1jax.tasks.problem import split_of
 from r1jax.tasks.reasoning_gym import ReasoningGymTask
@@ -41,7 +42,9 @@ def test_deterministic_and_other_problems_than_the_rl_stage():
     assert ours == [sum_trace(i, seed=0, config=CONFIG, steps_share=0.5) for i in range(50)]
     assert ours != [sum_trace(i, seed=1, config=CONFIG, steps_share=0.5) for i in range(50)]
     rl = {
-        ReasoningGymTask("chain_sum", CONFIG, seed=0).problem(i, split="train").messages[0]["content"]
+        ReasoningGymTask(ReasoningGymSpec(dataset="chain_sum", config=CONFIG))
+        .problem(i, split="train")
+        .messages[0]["content"]
         for i in range(50)
     }
     assert len(rl & {question for question, _ in ours}) <= 1

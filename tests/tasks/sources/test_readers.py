@@ -112,9 +112,10 @@ def test_csv_without_a_header_takes_the_given_names(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.jsonl", b'{"a": 1}\n{"a": \n', r"rows.jsonl, row 2: no JSON"),
+        ("rows.jsonl", b'{"a": 1}\n{"a": \n', r"rows.jsonl, line 2, column 6: no JSON: Expecting value$"),
+        ("rows.jsonl", b'{"a": 1}\n\n\n{"a" 2}\n', r"rows.jsonl, line 4, column 6: no JSON: Expecting ':' delimiter$"),
         ("rows.jsonl", b'{"a": 1}\n[1]\n', r"rows.jsonl, row 2: must be a JSON object; it is a list"),
-        ("rows.jsonl", b'{"a": 1}\n"\xff"\n', r"rows.jsonl, row 2: no JSON: .*utf-8"),
+        ("rows.jsonl", b'{"a": 1}\n"\xff"\n', r"rows.jsonl, line 2, byte 2: no JSON: not in utf-8"),
         ("rows.json", b"[1, 2", r"rows.json: no JSON"),
         ("rows.csv", b"a,b\n1,2\n3\n", r"rows.csv, row 2: has 1 values for 2 columns \(a, b\)"),
         ("rows.csv", b'a,b\n1,"2" 3\n', r"rows.csv, line 2: "),

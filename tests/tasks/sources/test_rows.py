@@ -104,9 +104,10 @@ def test_patterns_and_files(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty: no data files in it"):
         open_rows(tmp_path / "empty")
-    write(tmp_path / "none.jsonl")
-    with pytest.raises(ValueError, match="none.jsonl: holds no rows"):
-        open_rows(tmp_path / "none.jsonl")
+    for name in ("none.jsonl", "none.csv"):
+        (tmp_path / name).touch()
+        with pytest.raises(ValueError, match=f"{name}: holds no rows"):
+            open_rows(tmp_path / name)
 
 
 def test_fields_are_checked_and_named():
@@ -117,9 +118,14 @@ def test_fields_are_checked_and_named():
     assert (row.text("missing", "a"), row.text("n"), row.integer("f"), row.items("list")) == (" x ", "3", 2, ["p", "q"])
     assert (row.get("none", default=4), row.integer("n")) == (4, 3)
     for call, message in [
-        (lambda: row.text("b", "c"), r"F, row 7: field 'b' is missing \(nor c\); there are a, bad, blank"),
+        (lambda: row.text("b", "c"), r"F, row 7: needs a field 'b' or 'c'; there are a, bad, blank"),
         (lambda: row.text("blank"), "F, row 7: field 'blank' must be a text that is not blank; it is ' '"),
-        (lambda: row.text("none"), "field 'none' is missing"),
+        (lambda: row.text("b", "c", "d"), "F, row 7: needs a field 'b', 'c' or 'd'; there are a"),
+        (lambda: row.text("none"), "F, row 7: field 'none' is missing; there are a"),
+        (lambda: row.text("b", "blank"), "field 'blank' must be a text that is not blank"),
+        (lambda: row.integer("b", "half"), "field 'half' must be a whole number"),
+        (lambda: row.parsed("b", "bad"), "field 'bad' must be JSON"),
+        (lambda: row.items("b", "n"), "field 'n' must be a list of str"),
         (lambda: row.integer("half"), "field 'half' must be a whole number; it is 2.5"),
         (lambda: row.integer("a"), "field 'a' must be a whole number"),
         (lambda: row.parsed("bad"), "field 'bad' must be JSON"),

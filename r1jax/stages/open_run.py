@@ -1,0 +1,123 @@
+"""What every stage's main begins and ends with: its work directory, mesh, checkpoints, lineage, progress line and stop."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from r1jax.processes import is_first
+from r1jax.specs.stages import RlSpec, StageSpec, TrainingSpec
+from r1jax.training.checkpoint import Checkpoints
+from r1jax.workdir.directory import Workdir, open_workdir
+from r1jax.workdir.lineage import record_lineage
+from r1jax.workdir.progress import Progress
+from r1jax.workdir.stop import Stop, graceful_stop
+
+
+@dataclasses.dataclass
+class OpenRun:
+    """A stage that is under way in its work directory; made by ``open_run``."""
+
+    spec: StageSpec
+    directory: Workdir
+    stop: Stop
+    progress: Progress
+    checkpoints: Checkpoints | None  # None where the stage trains nothing
+    lineage: dict[str, Any]  # the inputs by the keys of the spec that name them
+    started: float  # time.monotonic() of this start
+    earlier_seconds: float = 0.0  # of the starts before
+
+    @property
+    def path(self) -> Path:
+        """The work directory."""
+        return self.directory.path
+
+    def wall_seconds(self) -> float:
+        """Seconds of running, over all starts that the checkpoint gone on with knows of."""
+        return self.earlier_seconds + time.monotonic() - self.started
+
+    def restore(self, state: Any) -> tuple[Any, dict[str, Any]]:
+        """(state, extra) of the latest checkpoint, laid out like `state`; (state, {}) where nothing has been saved yet.
+
+        Raises WorkdirError where the checkpoints to come do not fit on the disk.
+        """
+        checkpoints = self._checkpoints()
+        with_best = isinstance(self.spec, RlSpec)
+        self.directory.require_space(checkpoints.bytes_to_come(state, with_best=with_best))
+        if checkpoints.latest_step() is None:
+            return state, {}
+        self.progress.phase("restoring")
+        state, extra = checkpoints.restore(state)
+        self.earlier_seconds = extra["wall_seconds"]
+        return state, extra
+
+    def is_due(self, updates: int) -> bool:
+        """Whether a checkpoint is due after so many updates."""
+        return self._checkpoints().is_due(updates)
+
+    def save(self, updates: int, state: Any, extra: Mapping[str, Any]) -> None:
+        """Saves a checkpoint, in the background; see ``Checkpoints.save``."""
+        self.progress.phase("saving")
+        self._checkpoints().save(updates, state, extra=self._timed(extra))
+        self.progress.phase("")
+
+    def save_best(self, updates: int, state: Any, extra: Mapping[str, Any], *, metric: str, value: float) -> bool:
+        """Saves a checkpoint if its held-out score is the highest yet; see ``Checkpoints.save_best``."""
+        return self._checkpoints().save_best(updates, state, extra=self._timed(extra), metric=metric, value=value)
+
+    def mark_done(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Waits for the last checkpoint and writes the summary, with "wall_seconds" and "seed" unless it has them."""
+        if self.checkpoints is not None:
+            self.progress.phase("saving")
+            self.checkpoints.wait()
+        summary = {"wall_seconds": self.wall_seconds(), "seed": self.spec.seed} | dict(summary)
+        self.directory.mark_done(summary)
+        self.progress.phase("")
+        return summary
+
+    def _timed(self, extra: Mapping[str, Any]) -> dict[str, Any]:
+        return {**extra, "wall_seconds": self.wall_seconds()}
+
+    def _checkpoints(self) -> Checkpoints:
+        if self.checkpoints is None:
+            raise TypeError(f"a stage of {type(self.spec).__name__} has no checkpoints")
+        return self.checkpoints
+
+
+@contextlib.contextmanager
+def open_run(spec: StageSpec, workdir: str | Path, mesh: jax.sharding.Mesh | None = None) -> Iterator[OpenRun]:
+    """Opens the work directory of a stage for as long as it runs.
+
+        with open_run(spec, workdir, mesh) as run:
+            state, extra = run.restore(state)
+            updates = int(state["step"])
+            with MetricsWriter(run.path, total=spec.num_updates, resume_step=updates, progress=run.progress) as metrics:
+                while updates < spec.num_updates and not run.stop.agreed():
+                    ...
+                    if run.is_due(updates):
+                        run.save(updates, state, {...})
+            return run.mark_done({...})
+
+    mesh: what arrays are laid out on meanwhile; None for a stage that computes nothing on devices.
+
+    Raises what ``open_workdir``, ``Checkpoints`` and ``record_lineage`` raise.
+    """
+    with contextlib.ExitStack() as stack:
+        started = time.monotonic()
+        directory = stack.enter_context(open_workdir(workdir, spec))
+        progress = stack.enter_context(contextlib.closing(Progress(shown=is_first())))
+        if mesh is not None:
+            stack.enter_context(jax.set_mesh(mesh))
+        stop = stack.enter_context(graceful_stop())
+        lineage = record_lineage(directory.path, spec)
+        checkpoints = None
+        if isinstance(spec, TrainingSpec):
+            checkpoints = Checkpoints(directory.path, keep=spec.keep_checkpoints, every=spec.checkpoint_every)
+            stack.enter_context(checkpoints)
+        yield OpenRun(spec, directory, stop, progress, checkpoints, lineage, started)

@@ -1,0 +1,115 @@
+"""Problem files of any columns: a prompt, an answer if there is one, and whatever else the rewards need.
+
+    prompt   prompt | question | problem | messages: a text, or a chat as [{"role", "content"}, ...] that the user ends
+    answer   answer | reward_model["ground_truth"] (verl) | ground_truth | solution (TRL); a text or a number. A list or a dict
+             counts as its JSON text. Without one no answer is right by itself: a reward function must say.
+
+The answer is compared as mathematics where it is some, else as text (``tasks.grading``, kind "answer").
+
+Every column reaches the rewards under its name, and ``ground_truth`` too where it came in ``reward_model``. Names in ``MADE`` are
+taken: rewards get the prompt as ``prompts`` and the answer as a text, and any other column of such a name with "data_" before it,
+a column "task" as "data_task". The task says so when it is made.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from r1jax.tasks.sources.rows import Fields, Row
+
+MADE = frozenset(
+    {
+        *("prompt", "prompts", "completions", "completion_ids", "stop_reason"),
+        *("problem", "answer", "task", "task_name", "row"),
+        *("extracted_answer", "answer_grade", "grading_error", "answer_grader"),
+    }
+)
+"""Names under which rewards and logs get something else than the row's column."""
+_PROMPT = ("prompt", "question", "problem", "messages")
+_ROLES = ("system", "user", "assistant")
+
+
+def renamed(row: Row) -> dict[str, str]:
+    """The columns of a row whose names are made here -> the names under which they reach the rewards."""
+    read = {row.first(*_PROMPT)[0]}
+    if isinstance(row.get("answer", default=""), str | int | float):
+        read.add("answer")
+    return {name: _free(name, row) for name in row.values if name in MADE - read}
+
+
+def _free(name: str, row: Row) -> str:
+    while (name := f"data_{name}") in row.values:
+        pass
+    return name
+
+
+def _conversation(row: Row) -> list[dict[str, str]]:
+    field, value = row.first(*_PROMPT)
+    if field == "messages":
+        value = row.parsed(field)
+    if not isinstance(value, list):
+        return [{"role": "user", "content": row.text(field)}]
+    messages = [_message(row, field, message) for message in value]
+    if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
+        roles = ", ".join(message["role"] for message in messages) or "none"
+        raise row.error(field, f"must end with a message of the user that is not blank; its roles are {roles}")
+    return messages
+
+
+def _message(row: Row, field: str, message: Any) -> dict[str, str]:
+    given = {key: value for key, value in message.items() if value is not None} if isinstance(message, Mapping) else {}
+    if given.get("role") not in _ROLES or not isinstance(given.get("content"), str):
+        raise row.error(
+            field, f"has a message without a role (system, user or assistant) and a text as content: {message!r:.80}"
+        )
+    if more := sorted(set(given) - {"role", "content"}):
+        raise row.error(field, f"has a message with {more[0]!r}; a prompt's messages have a role and a content only")
+    return given
+
+
+def _answer(row: Row) -> tuple[Any, dict[str, Any]]:
+    """The answer as it is in the row, None without one, and the columns that it was unpacked to."""
+    given = row.get("reward_model")
+    if isinstance(given, str) and given.startswith("{"):
+        given = row.parsed("reward_model")
+    if row.get("answer") is None and isinstance(given, Mapping) and given.get("ground_truth") is not None:
+        return given["ground_truth"], {"ground_truth": given["ground_truth"]}
+    return row.get("answer", "ground_truth", "solution"), {}
+
+
+def _target(row: Row) -> tuple[str, dict[str, Any]]:
+    answer, unpacked = _answer(row)
+    names = renamed(row)
+    columns = {
+        names.get(name, name): _plain(row, name, value)
+        for name, value in (unpacked | dict(row.values)).items()
+        if name in names or name not in MADE
+    }
+    if answer is None:
+        return "", columns
+    return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False), columns
+
+
+def _plain(row: Row, name: str, value: Any) -> Any:
+    """A value as JSON's types: rewards may run in other processes. A date or a decimal number is written out."""
+    try:
+        return json.loads(json.dumps(value, default=_written))
+    except TypeError as error:
+        raise row.error(name, str(error)) from error
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, bytes):
+        raise TypeError("holds bytes, which rewards cannot be given: leave the column out of the file")
+    return str(value)
+
+
+USER_COLUMNS = Fields(
+    grader="answer",
+    prompt="{question}",
+    question=lambda row: _conversation(row)[-1]["content"],
+    target=_target,
+    reads=None,
+    history=lambda row: _conversation(row)[:-1],
+    renamed=renamed,
+)
