@@ -1,12 +1,12 @@
 """Does a stage fit a pod, and how long would it take?
 
-    python -m r1jax.plan --config=configs/r1/zero.py --topology=v5p:8x8x16 [--stage=rl] [--analytic] [--show-sharding]
+    r1jax plan --config=configs/r1/zero.py --topology=v5p:8x8x16 [--stage=rl] [--analytic] [--show-sharding]
         [--programs=update,decode] [--out=DIR] [--config.a.b=value ...]
 
-Compiles every program of the stage for the topology, without a TPU, and tells what each takes of a device's memory, what it sends
-and, *modelled*, how long it runs. --analytic tells the same by count, in seconds. --show-sharding shows how the train state
-lies on the mesh. A model that another experiment trains ("kind": "stage") is looked up in the config file that makes it, beside
-this one.
+Compiles every program of the stage for the topology, without a TPU, and shows what each takes of a device's memory, what it sends
+and, *modelled*, how long it runs. --analytic counts the same in seconds, without a compiler. --show-sharding shows how the train
+state is laid out on the mesh. A model that another experiment trains ("kind": "stage") is looked up in the config file that makes
+it, in the same folder.
 
 Exit codes: 0 it fits, 1 something does not (named, and by how much), 2 bad input.
 """
@@ -24,11 +24,10 @@ from typing import Any
 import jax
 
 from r1jax.plan import aot, budget, table
-from r1jax.plan.devices import stand_ins
-from r1jax.plan.hardware import Topology, parse_topology
+from r1jax.plan.hardware import GIB, Topology, parse_topology
 from r1jax.plan.inputs import Models
-from r1jax.plan.program_plan import ProgramPlan
-from r1jax.plan.programs import STAGES, Assumed, ModelOf, Program, stage_programs
+from r1jax.plan.program import Program, ProgramPlan
+from r1jax.plan.programs import STAGES, Assumed, ModelOf, stage_programs
 from r1jax.policies.policy import config_of
 from r1jax.sharding import describe_sharding, make_mesh
 from r1jax.specs.config_file import ConfigError, load_experiment
@@ -38,7 +37,7 @@ FITS, DOES_NOT_FIT, BAD_INPUT = 0, 1, 2
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What was found out about a stage."""
+    """The plan of a stage."""
 
     text: str
     """Markdown."""
@@ -60,40 +59,43 @@ def plan(
 
     Raises ValueError naming the key of the config, the mesh or the program that is at fault; LibtpuError.
     """
-    devices = stand_ins(topology) if analytic else aot.topology_devices(topology)
-    stage_plan = stage_programs(spec, make_mesh(spec.mesh.axes(), devices=devices), model_of=model_of, assumed=assumed)
-    programs = _chosen(stage_plan.programs, only)
-    plans, refused = [], {}
-    seen: dict[Any, ProgramPlan] = {}
-    for program in programs:
-        counted = budget.count(program, stage_plan.model, topology)
-        if analytic:
-            plans.append(counted)
+    devices = topology.devices() if analytic else aot.topology_devices(topology)
+    stage = stage_programs(spec, make_mesh(spec.mesh.axes(), devices=devices), model_of=model_of, assumed=assumed)
+    names = [program.name for program in stage.programs]
+    if unknown := sorted(set(only) - set(names)):
+        raise ValueError(f"--programs: there is no program {unknown[0]!r}; there are {', '.join(names)}")
+    plans, refused, accepted = [], [], []
+    compiled: dict[Any, ProgramPlan] = {}
+    for program in stage.programs:
+        if only and program.name not in only:
             continue
+        plans.append(budget.count(program, stage.model, topology))
         try:
-            plans.append(_compiled(program, counted, topology, seen))
+            if not analytic:
+                plans[-1] = _compiled(program, plans[-1], topology, compiled)
+            accepted.append(plans[-1])
         except aot.DoesNotFitError as error:
-            refused[program.name] = f"{error}; its row is by count: {counted.total_bytes / 2**30:.2f} GiB"
-            plans.append(counted)
-    accepted = [plan for plan in plans if plan.name not in refused]
-    misfits = [*refused.values(), *table.misfits(accepted, topology)]
-    text = table.render(plans, topology, title=title, stage=stage_plan, assumed=assumed)
-    return Result(text, tuple(plans), tuple(misfits))
+            refused.append(f"{error}; its row is by count: {plans[-1].total_bytes / GIB:.2f} GiB")
+    text = table.render(plans, topology, title=title, stage=stage, assumed=assumed)
+    return Result(text, tuple(plans), (*refused, *table.misfits(accepted, topology)))
 
 
-def _compiled(program: Program, counted: ProgramPlan, topology: Topology, seen: dict[Any, ProgramPlan]) -> ProgramPlan:
-    """The compiler's memory and collectives with the count's FLOPs and bytes of HBM, which no compiler tells.
+def _compiled(
+    program: Program, counted: ProgramPlan, topology: Topology, compiled: dict[Any, ProgramPlan]
+) -> ProgramPlan:
+    """The program's plan, compiled; one program under two names is compiled once.
 
-    ``seen``: what was compiled before, by function and arguments, so that one program under two names is compiled once.
+    compiled: earlier plans by function and arguments; this one is added.
     """
     leaves, structure = jax.tree.flatten(program.arguments)
     shapes = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
     key = (program.function, structure, shapes, tuple(program.static.items()))
-    if key not in seen:
+    if key not in compiled:
         print(f"compiling {program.name} ...", file=sys.stderr, flush=True)
-        seen[key] = aot.compile_program(program, memory_limit=topology.hbm_bytes)
-    names = ("name", "calls", "resident_bytes", "flops", "hardware_flops", "hbm_bytes", "exchanges")
-    return dataclasses.replace(seen[key], **{name: getattr(counted, name) for name in names})
+        compiled[key] = aot.compile_program(program, counted, topology)
+    return dataclasses.replace(
+        compiled[key], name=counted.name, calls=counted.calls, resident_bytes=counted.resident_bytes
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         specs = models.plan(experiment)
         name = _stage_name(specs, options.stage, file=options.config)
         if options.show_sharding:
-            mesh = make_mesh(specs[name].mesh.axes(), devices=stand_ins(topology))
+            mesh = make_mesh(specs[name].mesh.axes(), devices=topology.devices())
             print(describe_sharding(stage_programs(specs[name], mesh, model_of=models).state))
             return FITS
         assumed = Assumed(mean_new_tokens=options.mean_tokens, mean_document_tokens=options.mean_tokens)
@@ -126,7 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for misfit in result.misfits:
         print(f"does not fit: {misfit}", file=sys.stderr)
     if options.out:
-        write(result, options.out, name=options.name or f"{Path(options.config).stem}_{name}_{_file_name(topology)}")
+        where = topology.name.replace(":", "_").replace("*", "_slices_")
+        write(result, options.out, name=options.name or f"{Path(options.config).stem}_{name}_{where}")
     return DOES_NOT_FIT if result.misfits else FITS
 
 
@@ -140,15 +143,8 @@ def write(result: Result, directory: Path, *, name: str) -> None:
     (directory / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _chosen(programs: Sequence[Program], only: Sequence[str]) -> list[Program]:
-    names = [program.name for program in programs]
-    if unknown := sorted(set(only) - set(names)):
-        raise ValueError(f"--programs: there is no program {unknown[0]!r}; there are {', '.join(names)}")
-    return [program for program in programs if not only or program.name in only]
-
-
 def _stage_name(specs: Mapping[str, Any], wanted: str | None, *, file: str) -> str:
-    """The stage that was named, or the last with programs."""
+    """The stage that is wanted, or the last one with programs."""
     names = [name for name, spec in specs.items() if spec.stage in STAGES]
     if wanted is None and names:
         return names[-1]
@@ -157,22 +153,18 @@ def _stage_name(specs: Mapping[str, Any], wanted: str | None, *, file: str) -> s
     return wanted
 
 
-def _file_name(topology: Topology) -> str:
-    return topology.name.replace(":", "_").replace("*", "_slices_")
-
-
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
-        prog="python -m r1jax.plan",
+        prog="r1jax plan",
         description="Compiles a stage for a pod that is not here: memory, collectives, modelled time.",
-        epilog="--config.a.b=value changes a value of the config, as in r1jax.run",
+        epilog="--config.a.b=value changes a value of the config, as in r1jax run",
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help="the experiment")
     parser.add_argument("--topology", required=True, metavar="v5p:8x8x16", help="chips; v5p:8x8x8*4 is four slices")
     parser.add_argument("--stage", help="a stage of the config, the last by default")
     parser.add_argument("--analytic", action="store_true", help="count, in seconds; libtpu is not needed")
-    parser.add_argument("--show-sharding", action="store_true", help="show how the train state lies on the mesh")
+    parser.add_argument("--show-sharding", action="store_true", help="show the layout of the train state on the mesh")
     parser.add_argument("--programs", default="", metavar="A,B", help="these programs only")
     parser.add_argument("--mean-tokens", type=int, default=Assumed().mean_new_tokens, help="of a response, assumed")
     parser.add_argument("--preset", help="the model, where the config starts from another stage's")

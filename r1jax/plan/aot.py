@@ -1,9 +1,10 @@
 """Compile a stage's programs for TPUs that are not here, and read what the compiler says of them.
 
-libtpu compiles without a chip. It must be of the release that jax was made for: another one compiles most programs and then fails
-on the text of some, so it is refused beforehand.
+libtpu compiles without a chip. It must be of the release that jax was made for: another release compiles most programs and fails
+on some, so it is refused at once.
 """
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import os
@@ -15,10 +16,8 @@ import jax
 from jax.experimental import topologies
 
 from r1jax.plan.collectives import collective_bytes
-from r1jax.plan.hardware import Topology
-from r1jax.plan.program_plan import ProgramPlan
-from r1jax.plan.programs import Program
-from r1jax.sharding import bytes_on_device
+from r1jax.plan.hardware import GIB, Topology
+from r1jax.plan.program import Program, ProgramPlan
 
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -30,7 +29,7 @@ _ENVIRONMENT = {
 
 
 class LibtpuError(RuntimeError):
-    """libtpu is not there, is not of jax's release, or does not know the topology; the message says what to change."""
+    """libtpu is missing, is not of jax's release, or does not know the topology; the message says what to change."""
 
 
 class DoesNotFitError(RuntimeError):
@@ -38,7 +37,7 @@ class DoesNotFitError(RuntimeError):
 
 
 def topology_devices(topology: Topology) -> list:
-    """The devices of a topology that need not be here, to make a mesh of. Raises LibtpuError."""
+    """The compiler's devices of a topology that need not be here, to make a mesh of. Raises LibtpuError."""
     check_libtpu()
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -51,69 +50,59 @@ def topology_devices(topology: Topology) -> list:
 
 def check_libtpu() -> None:
     """Raises LibtpuError where libtpu is not installed, or not of the release that this jax names."""
-    path = os.environ.get("TPU_LIBRARY_PATH")
-    wanted = _wanted_libtpu()
+    path, wanted = os.environ.get("TPU_LIBRARY_PATH"), _wanted_libtpu()
     if (path is None and importlib.util.find_spec("libtpu") is None) or (path is not None and not Path(path).is_file()):
         where = f"TPU_LIBRARY_PATH={path} is no file" if path else "it is not installed"
         raise LibtpuError(
             f"compiling for a TPU needs libtpu, and {where}: pip install 'libtpu{wanted}' (or name its libtpu.so in "
             "TPU_LIBRARY_PATH); --analytic needs none"
         )
-    found = _found_libtpu(path)
-    if found is not None and wanted and not _matches(found, wanted):
+    version = _libtpu_version(path)
+    if version is not None and wanted and not _matches(version, wanted):
         raise LibtpuError(
-            f"libtpu {found} does not match jax {jax.__version__}, which is made for libtpu{wanted}: pip install "
+            f"libtpu {version} does not match jax {jax.__version__}, which is made for libtpu{wanted}: pip install "
             f"'libtpu{wanted}'; --analytic needs none"
         )
 
 
-def compile_program(program: Program, *, memory_limit: int | None = None) -> ProgramPlan:
-    """The program compiled for the devices of its mesh: the compiler's figures, and no counts of FLOPs and HBM bytes (0).
+def compile_program(program: Program, counted: ProgramPlan, topology: Topology) -> ProgramPlan:
+    """The counted plan with the compiler's figures of memory and collectives; FLOPs and HBM bytes no compiler gives.
 
-    Raises DoesNotFitError with the compiler's words where a program does not fit; ``memory_limit`` is named in it.
+    Raises DoesNotFitError with the compiler's words where the program does not fit.
     """
     start = time.monotonic()
-    mesh = program.mesh
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(program.mesh):
         lowered = program.function.lower(*program.arguments, **program.static)
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            limit = f" of {memory_limit / 2**30:.2f} GiB" if memory_limit else ""
-            raise DoesNotFitError(
-                f"{program.name} does not fit into the memory{limit}: {_memory_line(error)}"
-            ) from error
-    seconds = time.monotonic() - start
+            limit = f"the memory of {topology.hbm_bytes / GIB:.2f} GiB"
+            raise DoesNotFitError(f"{program.name} does not fit into {limit}: {_memory_line(error)}") from error
     memory = compiled.memory_analysis()
-    return ProgramPlan(
-        name=program.name,
-        calls=program.calls,
+    return dataclasses.replace(
+        counted,
         argument_bytes=memory.argument_size_in_bytes,
         output_bytes=memory.output_size_in_bytes,
         alias_bytes=memory.alias_size_in_bytes,
         temp_bytes=memory.temp_size_in_bytes,
         peak_bytes=getattr(memory, "peak_memory_in_bytes", None),
-        resident_bytes=bytes_on_device(program.resident),
-        flops=0.0,
-        hardware_flops=0.0,
-        hbm_bytes=0.0,
         collectives=collective_bytes(compiled.as_text(), dynamic_trips=program.dynamic_trips),
-        compile_seconds=seconds,
+        compile_seconds=time.monotonic() - start,
     )
 
 
 def _wanted_libtpu() -> str:
-    """As the metadata of jax name it: "==0.0.42.*"; "" where they do not."""
+    """What jax requires: "==0.0.42.*"; "" where its metadata do not say."""
     for line in importlib.metadata.requires("jax") or ():
         if match := re.match(r"libtpu\s*([^;\s]+)\s*;", line):
             return match[1]
     return ""
 
 
-def _found_libtpu(path: str | None) -> str | None:
-    """The version of the libtpu that will be loaded; None where nothing beside it says so."""
+def _libtpu_version(path: str | None) -> str | None:
+    """The version of the libtpu that will be loaded; None where no metadata next to it say so."""
     if path is None:
         return importlib.metadata.version("libtpu")
     metadata = sorted(Path(path).resolve().parents[1].glob("libtpu-*.dist-info"))
@@ -131,9 +120,10 @@ def _matches(version: str, wanted: str) -> bool:
 def _memory_line(error: Exception) -> str:
     """What an out-of-memory error says of sizes."""
     text = " ".join(str(error).split())
-    found = re.search(r"(Used [\d.]+\w of [\d.]+\w hbm\. Exceeded hbm capacity by [\d.]+\w)", text)
-    found = found or re.search(r"(total memory required.*?exceeds available HBM \([\d.]+\w\))", text)
-    return found[1] if found else text[:300]
+    used = r"Used [\d.]+\w of [\d.]+\w hbm\. Exceeded hbm capacity by [\d.]+\w"
+    required = r"total memory required.*?exceeds available HBM \([\d.]+\w\)"
+    match = re.search(f"{used}|{required}", text)
+    return match[0] if match else text[:300]
 
 
 def _first_line(error: Exception) -> str:

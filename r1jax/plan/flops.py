@@ -2,7 +2,7 @@
 
 *Model* FLOPs are what the result needs: attention's causal half, a token's own experts, three times the forward pass in training,
 and no recomputation. That is also MaxText's count of DeepSeek-V3 (2.81e11 a token at 8,192 tokens a sequence), so figures of the
-two compare. *Hardware* FLOPs are what our programs execute beside it: see ``hardware_train``.
+two compare. *Hardware* FLOPs are all that our programs execute: see ``hardware_train``.
 """
 
 from typing import NamedTuple
@@ -27,11 +27,6 @@ class Forward(NamedTuple):
     @property
     def total(self) -> float:
         return sum(self)
-
-    @property
-    def layers(self) -> float:
-        """All but the head."""
-        return self.total - self.head
 
 
 def forward(

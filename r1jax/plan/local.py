@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from r1jax.models.config import ModelConfig
 from r1jax.models.expert_parallel import max_destinations
 from r1jax.models.transformer import Model
-from r1jax.plan.program_plan import Exchange
+from r1jax.plan.program import Exchange
 from r1jax.sharding import Role, axes_of, partition_spec
 
 

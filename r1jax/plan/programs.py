@@ -1,12 +1,12 @@
 """The programs that a stage runs, as jitted functions with abstract arguments on a mesh that need not be here.
 
-They are the stage's own: ``build`` of ``r1jax.stages`` gives update and log-probs, ``Engine`` prefill and decode. What only a
-run can know is assumed, and said: how long responses are on average (``Assumed``).
+They are the stage's own: ``build`` of ``r1jax.stages`` gives update and log-probs, ``Engine`` prefill and decode. What only a run
+can know is assumed (``Assumed``), such as the mean length of responses.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,20 +14,17 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from r1jax.models.config import ModelConfig
-from r1jax.plan.program import Program
-from r1jax.plan.sampling import for_sampling, sampling_programs
-from r1jax.plan.shapes import laid_as, placed, whole, without
+from r1jax.models.transformer import Model
+from r1jax.plan.program import Program, abstract_array, replicated, with_sharding, without
+from r1jax.plan.sampling import sampling_programs, sampling_weights
 from r1jax.policies.policy import abstract_policy, config_of
 from r1jax.policies.reward_model import abstract_head, make_score
 from r1jax.specs.policy import Init, StageInit
 from r1jax.specs.rewards import ModelReward
-from r1jax.specs.stages import EvaluateSpec, RejectSpec, RewardModelSpec, RlSpec, SupervisedSpec
+from r1jax.specs.stages import EvaluateSpec, MeshStageSpec, RejectSpec, RewardModelSpec, RlSpec, SupervisedSpec
 from r1jax.stages import reward_model, supervised
 from r1jax.stages.rl import stage as rl
 from r1jax.training.offload import to_device
-
-STAGES = ("rl", "supervised", "reward_model", "reject", "evaluate")
-"""Stages with programs to plan; the others compute nothing on the mesh."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +50,9 @@ class StagePrograms:
     """All programs of a stage and what they work on."""
 
     stage: str
-    model: Any
+    model: Model
     mesh: Mesh
-    """Of the train layout."""
+    """The trainer's."""
     state: Any
     """The train state, abstract; weights alone where the stage trains nothing."""
     programs: tuple[Program, ...]
@@ -67,31 +64,35 @@ class StagePrograms:
 
 ModelOf = Callable[[Init], ModelConfig]
 """The model of what a stage starts from, whose weights need not be there."""
+_Policy = tuple[Model, Any, Any]
+"""A model with its abstract parameters and buffers."""
+_Made = tuple[Any, Sequence[Program], float, int]
+"""The state, programs, tokens and steps of a ``StagePrograms``."""
 
 
 def stage_programs(
-    spec: Any, mesh: Mesh, *, model_of: ModelOf = config_of, assumed: Assumed | None = None
+    spec: MeshStageSpec, mesh: Mesh, *, model_of: ModelOf = config_of, assumed: Assumed | None = None
 ) -> StagePrograms:
-    """The programs of one stage on ``mesh``. Raises ValueError for a stage that has none, or as ``build`` does."""
-    makers = {
-        "rl": _rl,
-        "supervised": _supervised,
-        "reward_model": _reward_model,
-        "reject": _reject,
-        "evaluate": _evaluate,
-    }
-    if spec.stage not in makers:
-        raise ValueError(f"stage {spec.stage!r} has no programs to plan; those with some are {', '.join(makers)}")
-    return makers[spec.stage](spec, mesh, model_of, assumed or Assumed())
+    """The programs of one stage on ``mesh``.
+
+    Raises ValueError for a stage that has none and, with the key, for a mesh that does not divide the model or the rows.
+    """
+    if spec.stage not in STAGES:
+        raise ValueError(f"stage {spec.stage!r} has no programs to plan; those with some are {', '.join(STAGES)}")
+    policy = abstract_policy(model_of(spec.init), mesh=mesh)
+    state, programs, tokens, num_steps = _MAKERS[spec.stage](spec, policy, mesh, model_of, assumed or Assumed())
+    return StagePrograms(spec.stage, policy[0], mesh, state, tuple(programs), tokens, num_steps)
 
 
-def _rl(spec: RlSpec, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> StagePrograms:
-    model, params, buffers = abstract_policy(model_of(spec.init), mesh=mesh)
-    state, update, score = rl.build(spec, model, params, buffers)
+def _rl(spec: RlSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> _Made:
     rows, length = spec.rows_per_microbatch, spec.tokens_per_row
-    sequences = spec.questions_per_phase * spec.group_size // spec.updates_per_phase
-    tokens = sequences * (assumed.mean_prompt_tokens + assumed.mean_new_tokens)
-    num_microbatches = math.ceil(tokens / length / rows)
+    name = "row_length" if spec.row_length else "max_prompt_tokens + max_new_tokens"
+    _check_length(name, length, mesh)
+    model, params, buffers = policy
+    state, update, score = rl.build(spec, model, params, buffers)
+    mean_tokens = assumed.mean_prompt_tokens + assumed.mean_new_tokens
+    tokens = spec.questions_per_phase * spec.group_size // spec.updates_per_phase * mean_tokens
+    calls = math.ceil(tokens / length / rows)
     fields = {
         "int32": ("tokens", "targets", "segment_ids", "positions"),
         "float32": ("mask", "advantage", "sampler_logp"),
@@ -99,107 +100,87 @@ def _rl(spec: RlSpec, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> StageP
     scalars = ("temperature", "num_sequences", "num_segments", "num_tokens")
     batch = _batch(fields, scalars, rows=rows, length=length, mesh=mesh)
     logps = {"old_logp", "ref_logp"} if "reference" in state else {"old_logp"}
-    learned = batch | dict.fromkeys(logps, batch["mask"])
-    segment = min(assumed.mean_prompt_tokens + assumed.mean_new_tokens, length)
-    sizes = {"rows": rows, "length": length, "segment": segment}
-    weights = (state["params"], state["buffers"])
-    programs = [
-        *sampling_programs(
-            spec,
-            model,
-            state,
-            mesh,
-            rollout_mesh=spec.rollout_mesh,
-            num_prompts=spec.questions_per_phase,
-            num_samples=spec.group_size,
-            max_new_tokens=spec.longest - spec.max_prompt_tokens,
-            mean_new_tokens=assumed.mean_new_tokens,
-            steps=spec.updates_per_phase,
-        ),
-        Program(
-            "old log-probs",
-            "score",
-            score,
-            (*weights, batch),
-            calls=num_microbatches,
-            sizes=sizes,
-            resident=without(state, "params", "buffers"),
-        ),
-    ]
+    sizes = {"rows": rows, "length": length, "segment": min(mean_tokens, length)}
+    programs = sampling_programs(
+        spec,
+        model,
+        state,
+        mesh,
+        rollout_mesh=spec.rollout_mesh,
+        num_prompts=spec.questions_per_phase,
+        num_samples=spec.group_size,
+        max_new_tokens=spec.longest - spec.max_prompt_tokens,
+        mean_new_tokens=assumed.mean_new_tokens,
+        steps=spec.updates_per_phase,
+    )
+
+    def log_probs(whose: str, weights, resident) -> Program:
+        arguments = (weights["params"], weights["buffers"], batch)
+        return Program(f"{whose} log-probs", "score", score, arguments, calls, sizes, resident=resident)
+
+    programs.append(log_probs("old", state, without(state, "params", "buffers")))
     if "reference" in state:
-        fetched = to_device(state["reference"])
-        reference = (fetched["params"], fetched["buffers"])
-        arguments, resident = (*reference, batch), without(state, "reference")
-        programs.append(
-            Program("reference log-probs", "score", score, arguments, num_microbatches, sizes, resident=resident)
-        )
-    programs += _update(state, update, learned, mesh, calls=num_microbatches, sizes=sizes)
+        programs.append(log_probs("reference", to_device(state["reference"]), without(state, "reference")))
+    programs += _update(state, update, batch | dict.fromkeys(logps, batch["mask"]), mesh, calls=calls, sizes=sizes)
     programs += (judges := _reward_models(spec, mesh, model_of, resident=state))
-    # A reward model's weights stay where they are all the time.
+    # A reward model's weights are in memory all the time.
     weights_of = {program.name: program.arguments[:2] for program in judges}
     programs = [
         dataclasses.replace(program, resident=program.resident | without(weights_of, program.name))
         for program in programs
     ]
-    return StagePrograms("rl", model, mesh, state, tuple(programs), tokens, spec.num_updates)
+    return state, programs, tokens, spec.num_updates
 
 
-def _supervised(spec: SupervisedSpec, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> StagePrograms:
-    model, params, buffers = abstract_policy(model_of(spec.init), mesh=mesh)
-    num_updates = _num_updates(spec, assumed)
-    state, update = supervised.build(spec, model, params, buffers, num_updates=num_updates)
+def _supervised(spec: SupervisedSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> _Made:
     rows, length = spec.rows_per_microbatch, spec.row_length
+    _check_length("row_length", length, mesh)
+    num_updates = spec.num_updates
+    if num_updates is None:
+        num_updates = math.ceil((spec.num_epochs or 1) * assumed.num_documents / spec.documents_per_update)
+    state, update = supervised.build(spec, *policy, num_updates=num_updates)
     fields = {"int32": ("tokens", "targets", "segment_ids", "positions"), "float32": ("mask",)}
     scalars = ("num_sequences", "num_segments", "num_tokens")
     batch = _batch(fields, scalars, rows=rows, length=length, mesh=mesh)
-    tokens = spec.documents_per_update * min(assumed.mean_document_tokens, length)
-    calls = math.ceil(tokens / length / rows)
-    sizes = {"rows": rows, "length": length, "segment": min(assumed.mean_document_tokens, length)}
-    programs = _update(state, update, batch, mesh, calls=calls, sizes=sizes)
-    return StagePrograms("supervised", model, mesh, state, tuple(programs), tokens, num_updates)
+    segment = min(assumed.mean_document_tokens, length)
+    tokens = spec.documents_per_update * segment
+    sizes = {"rows": rows, "length": length, "segment": segment}
+    programs = _update(state, update, batch, mesh, calls=math.ceil(tokens / length / rows), sizes=sizes)
+    return state, programs, tokens, num_updates
 
 
-def _reward_model(spec: RewardModelSpec, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> StagePrograms:
-    model, params, buffers = abstract_policy(model_of(spec.init), mesh=mesh)
+def _reward_model(spec: RewardModelSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> _Made:
+    _check_length("length_bucket", spec.length_bucket, mesh)
+    model, params, buffers = policy
     params = params | abstract_head(model, mesh=mesh)
     width, num_examples = (2, assumed.num_helpful) if spec.kind == "helpful" else (1, assumed.num_safety)
     num_trained = spec.epochs * num_examples * (1 - spec.heldout_fraction)
-    per_update = spec.examples_per_update
-    num_updates = math.ceil(num_trained / per_update)
+    num_updates = math.ceil(num_trained / spec.examples_per_update)
     state, update = reward_model.build(spec, model, params, buffers, num_updates=num_updates)
     examples = spec.examples_per_microbatch
-    rows, length = examples * width, spec.max_tokens
+    rows, length = examples * width, math.ceil(spec.max_tokens / spec.length_bucket) * spec.length_bucket
     batch = _batch({"int32": ("tokens",)}, (), rows=rows, length=length, mesh=mesh)
-    batch["lengths"] = placed((rows,), jnp.int32, ("batch",), mesh)
+    batch["lengths"] = abstract_array((rows,), jnp.int32, ("batch",), mesh)
     for name, dtype in (("labels", jnp.float32), ("weights", jnp.float32), ("places", jnp.int32)):
-        batch[name] = placed((examples,), dtype, ("batch",), mesh)
-    sizes = {"rows": rows, "length": length}
-    calls = math.ceil(per_update / examples)
-    programs = _update(state, update, batch, mesh, calls=calls, sizes=sizes)
-    tokens = per_update * width * min(length, assumed.mean_reward_tokens)
-    return StagePrograms("reward_model", model, mesh, state, tuple(programs), tokens, num_updates)
-
-
-def _reject(spec: RejectSpec, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> StagePrograms:
-    sizes = {"num_prompts": spec.prompts_per_batch, "num_samples": spec.samples_per_prompt}
-    return _sampled(
-        spec, mesh, model_of, assumed, num_steps=math.ceil(spec.num_prompts / spec.prompts_per_batch), **sizes
-    )
-
-
-def _evaluate(spec: EvaluateSpec, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> StagePrograms:
-    sizes = {"num_prompts": min(spec.problems, spec.problems_per_batch), "num_samples": spec.samples}
-    num_steps = len(spec.tasks) * math.ceil(spec.problems / spec.problems_per_batch)
-    return _sampled(spec, mesh, model_of, assumed, num_steps=num_steps, **sizes)
+        batch[name] = abstract_array((examples,), dtype, ("batch",), mesh)
+    calls = math.ceil(spec.examples_per_update / examples)
+    programs = _update(state, update, batch, mesh, calls=calls, sizes={"rows": rows, "length": length})
+    tokens = spec.examples_per_update * width * min(length, assumed.mean_reward_tokens)
+    return state, programs, tokens, num_updates
 
 
 def _sampled(
-    spec: RejectSpec | EvaluateSpec, mesh: Mesh, model_of: ModelOf, assumed: Assumed, *, num_prompts: int, num_samples: int,
-    num_steps: int,
-) -> StagePrograms:  # fmt: skip
-    """A stage that only samples."""
-    model, params, buffers = abstract_policy(model_of(spec.init), mesh=mesh)
-    params, buffers = for_sampling(model, {"params": params, "buffers": buffers}, mesh)
+    spec: RejectSpec | EvaluateSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: Assumed
+) -> _Made:
+    """Stages that only sample."""
+    if isinstance(spec, RejectSpec):
+        num_prompts, num_samples = spec.prompts_per_batch, spec.samples_per_prompt
+        num_steps = math.ceil(spec.num_prompts / num_prompts)
+    else:
+        num_prompts, num_samples = min(spec.problems, spec.problems_per_batch), spec.samples
+        num_steps = len(spec.tasks) * math.ceil(spec.problems / spec.problems_per_batch)
+    model, params, buffers = policy
+    params, buffers = sampling_weights(model, {"params": params, "buffers": buffers}, mesh)
     state = {"params": params, "buffers": buffers}
     programs = sampling_programs(
         spec,
@@ -210,41 +191,24 @@ def _sampled(
         num_samples=num_samples,
         max_new_tokens=spec.max_new_tokens,
         mean_new_tokens=assumed.mean_new_tokens,
-        steps=1,
     )
-    tokens = num_prompts * num_samples * assumed.mean_new_tokens
-    return StagePrograms(spec.stage, model, mesh, state, tuple(programs), tokens, num_steps)
+    return state, programs, num_prompts * num_samples * assumed.mean_new_tokens, num_steps
 
 
-def _update(state, update, batch, mesh: Mesh, *, calls: float, sizes) -> list[Program]:
+def _update(state, update, batch, mesh: Mesh, *, calls: float, sizes: Mapping[str, int]) -> list[Program]:
     """zeros, accumulate and apply of a train state."""
-    given = {name: state[name] for name in ("step", "params", "opt_state", "buffers")}
+    changed = {name: state[name] for name in ("step", "params", "opt_state", "buffers")}
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         grads, sums = jax.eval_shape(update.zeros, batch)
-    grads = jax.tree.map(laid_as, grads, state["params"])
-    sums = whole(sums, mesh)
-    counts = sums.get("expert_counts")
-    others = without(state, "params", "buffers")
+    grads = jax.tree.map(lambda grad, param: with_sharding(grad, param.sharding), grads, state["params"])
+    sums = replicated(sums, mesh)
+    accumulated = (state["params"], state["buffers"], grads, sums, batch)
+    applied = (changed, grads, sums.get("expert_counts"))
+    others, apply = without(state, "params", "buffers"), jax.jit(update.apply, donate_argnums=0)
     return [
         Program("zeros", "zeros", update.zeros, (batch,), 1, sizes, resident=state),
-        Program(
-            "update",
-            "accumulate",
-            update.accumulate,
-            (state["params"], state["buffers"], grads, sums, batch),
-            calls=calls,
-            sizes=sizes,
-            resident=others,
-        ),
-        Program(
-            "apply",
-            "apply",
-            jax.jit(update.apply, donate_argnums=0),
-            (given, grads, counts),
-            calls=1,
-            sizes=sizes,
-            resident=without(state, *given),
-        ),
+        Program("update", "accumulate", update.accumulate, accumulated, calls, sizes, resident=others),
+        Program("apply", "apply", apply, applied, 1, sizes, resident=without(state, *changed)),
     ]
 
 
@@ -255,35 +219,40 @@ def _reward_models(spec: RlSpec, mesh: Mesh, model_of: ModelOf, *, resident) -> 
         if not isinstance(reward, ModelReward):
             continue
         model, params, buffers = abstract_policy(model_of(StageInit(path=reward.path)), mesh=mesh)
-        params = params | abstract_head(model, mesh=mesh)
         rows, length = reward.rows_per_batch, spec.tokens_per_row
-        tokens = placed((rows, length), jnp.int32, ("batch", None), mesh)
-        arguments = (params, buffers, tokens, placed((rows,), jnp.int32, ("batch",), mesh))
-        programs.append(
-            Program(
-                f"reward model {reward.name}",
-                "reward",
-                make_score(model),
-                arguments,
-                calls=spec.questions_per_phase * spec.group_size / rows / spec.updates_per_phase,
-                sizes={"rows": rows, "length": length},
-                resident=resident,
-            )
-        )
+        tokens_BT = abstract_array((rows, length), jnp.int32, ("batch", None), mesh)
+        lengths_B = abstract_array((rows,), jnp.int32, ("batch",), mesh)
+        arguments = (params | abstract_head(model, mesh=mesh), buffers, tokens_BT, lengths_B)
+        calls = spec.questions_per_phase * spec.group_size / rows / spec.updates_per_phase
+        name, sizes = f"reward model {reward.name}", {"rows": rows, "length": length}
+        programs.append(Program(name, "reward", make_score(model), arguments, calls, sizes, resident=resident))
     return programs
 
 
-def _num_updates(spec: SupervisedSpec, assumed: Assumed) -> int:
-    if spec.num_updates is not None:
-        return spec.num_updates
-    return math.ceil((spec.num_epochs or 1) * assumed.num_documents / spec.documents_per_update)
+def _check_length(name: str, length: int, mesh: Mesh) -> None:
+    """Raises ValueError, naming the key, where the mesh does not divide the tokens of a row."""
+    if length % (parts := mesh.shape["sequence"]):
+        raise ValueError(
+            f"{name}={length}: mesh.sequence={parts} does not divide the tokens of a row; make them a multiple of {parts}"
+        )
 
 
 def _batch(fields, scalars, *, rows: int, length: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """A micro-batch as ``place_batch`` lays it out."""
+    """A micro-batch as ``place_batch`` lays it out. fields: type -> names."""
     arrays = {
-        name: placed((rows, length), jnp.dtype(dtype), ("batch", None), mesh)
-        for dtype in fields
-        for name in fields[dtype]
+        name: abstract_array((rows, length), jnp.dtype(dtype), ("batch", None), mesh)
+        for dtype, names in fields.items()
+        for name in names
     }
-    return arrays | {name: placed((), jnp.float32, (), mesh) for name in scalars}
+    return arrays | {name: abstract_array((), jnp.float32, (), mesh) for name in scalars}
+
+
+_MAKERS: dict[str, Callable[..., _Made]] = {
+    "rl": _rl,
+    "supervised": _supervised,
+    "reward_model": _reward_model,
+    "reject": _sampled,
+    "evaluate": _sampled,
+}
+STAGES = tuple(_MAKERS)
+"""Stages with programs to plan; the others compute nothing on the mesh."""

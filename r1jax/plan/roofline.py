@@ -5,12 +5,12 @@ A program takes the longest of
 - its matmuls at the peak, times an efficiency (1: the ideal; ``MATMUL_EFFICIENCY`` is an assumption: what large matmuls and
   attention reach together, rarely more than three quarters),
 - its HBM bytes at full bandwidth,
-- its hidden collectives at the links' bandwidth: weights of layer l + 1 are put together, and gradients of layer l + 1 split,
-  while layer l computes, as XLA's scheduler does for a scan's body; layers are alike, so this holds of the sum as of each,
+- its hidden collectives at the links' bandwidth: while layer l computes, the weights of layer l + 1 are gathered and its
+  gradients are split, as XLA's scheduler does for the body of a scan; layers are alike, so this holds of the sum as of each,
 
-and after that its exposed collectives: what goes to the experts and back, sums over "tensor", keys gathered over
-"sequence"; the next computation needs them, and none is hidden behind another part of the batch. Latencies (a few
-microseconds a collective, which count in decoding) are left out, so is what several collectives take from each other's links.
+and then its exposed collectives: what goes to the experts and back, sums over "tensor", keys gathered over "sequence". The next
+computation needs them, and no other part of the batch hides them. Left out are latencies (a few microseconds a collective,
+which count in decoding), and that collectives share links.
 
 MFU is model FLOPs (``r1jax.plan.flops``) over the peak times that time, so recomputation lowers it.
 """
@@ -19,66 +19,64 @@ import dataclasses
 from collections.abc import Iterable
 
 from r1jax.plan.hardware import Topology
-from r1jax.plan.program_plan import Exchange, ProgramPlan
+from r1jax.plan.program import Exchange, ProgramPlan
 
 MATMUL_EFFICIENCY = 0.75
-"""Stated, not measured."""
+"""Assumed, not measured."""
 _OF_SAMPLING = ("prefill", "decode", "reshard (")
 """How the names of the programs begin that only sampling needs."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Modelled:
+class ModelledTime:
     """Seconds of one call of a program."""
 
     compute: float
     memory: float
     hidden: float
-    """Of collectives that the computation may cover."""
+    """Of collectives that run while layers compute."""
     exposed: float
-    """Of those that it waits for."""
-    mfu: float
-    """Model FLOPs over the peak in ``total``."""
+    """Of collectives that the computation waits for."""
+    model_flops: float
+    """Seconds of the model FLOPs at the peak."""
 
     @property
     def total(self) -> float:
         return max(self.compute, self.memory, self.hidden) + self.exposed
 
     @property
+    def mfu(self) -> float:
+        return self.model_flops / self.total if self.model_flops else 0.0
+
+    @property
     def bound(self) -> str:
-        """What the time is: the longest of the three, "exposed" where that is longer."""
+        """The longest part."""
         times = {"FLOPs": self.compute, "HBM": self.memory, "weights": self.hidden, "exchange": self.exposed}
         return max(times, key=lambda name: times[name])
 
 
-def modelled(plan: ProgramPlan, topology: Topology, *, efficiency: float = MATMUL_EFFICIENCY) -> Modelled:
+def modelled_time(plan: ProgramPlan, topology: Topology, *, efficiency: float = MATMUL_EFFICIENCY) -> ModelledTime:
     """The time of one call. Raises ValueError for an efficiency that is not in (0, 1]."""
     if not 0 < efficiency <= 1:
         raise ValueError(f"efficiency must be more than 0 and at most 1, got {efficiency}")
-    times = {
-        hidden: sum(exchange_seconds(e, topology) for e in plan.exchanges if e.is_hidden == hidden)
-        for hidden in (True, False)
-    }
-    without_mfu = Modelled(
+    return ModelledTime(
         compute=plan.hardware_flops / topology.peak_flops / efficiency,
         memory=plan.hbm_bytes / topology.hbm_bandwidth,
-        hidden=times[True],
-        exposed=times[False],
-        mfu=0.0,
+        hidden=sum(exchange_seconds(e, topology) for e in plan.exchanges if e.is_hidden),
+        exposed=sum(exchange_seconds(e, topology) for e in plan.exchanges if not e.is_hidden),
+        model_flops=plan.flops / topology.peak_flops,
     )
-    mfu = plan.flops / topology.peak_flops / without_mfu.total if plan.flops else 0.0
-    return dataclasses.replace(without_mfu, mfu=mfu)
 
 
 def exchange_seconds(exchange: Exchange, topology: Topology) -> float:
-    """Time of a collective by itself. A sum over all is a reduce-scatter and an all-gather; a swap goes as far as an exchange."""
+    """Time of a collective alone. An all-reduce is a reduce-scatter and an all-gather; a permute goes as far as an all-to-all."""
     if exchange.group <= 1:
         return 0.0
-    moved = exchange.bytes * (exchange.group - 1) / exchange.group
     if "all-to-all" in exchange.kind or exchange.kind == "collective-permute":
         return exchange.bytes / topology.exchange_bandwidth(exchange.group)
     passes = 2 if exchange.kind == "all-reduce" else 1
-    return passes * moved / topology.gather_bandwidth(exchange.group)
+    received = exchange.bytes * (exchange.group - 1) / exchange.group
+    return passes * received / topology.gather_bandwidth(exchange.group)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +84,11 @@ class Schedule:
     """A whole stage, modelled."""
 
     step_seconds: float
-    """One update of the optimizer, and its share of the rollout."""
+    """One update of the optimizer, and its share of the sampling."""
     rollout_seconds: float
-    """Of it, sampling."""
+    """The sampling in it."""
     tokens_per_second: float
-    """That are learned from, over all of ``step_seconds``."""
+    """Tokens that are learned from, over all of ``step_seconds``."""
     days: float
     chip_hours: float
 
@@ -104,7 +102,7 @@ def schedule(
     efficiency: float = MATMUL_EFFICIENCY,
 ) -> Schedule:
     """The stage's time: each program as often as a training step calls it, one after the other."""
-    seconds = {plan.name: plan.calls * modelled(plan, topology, efficiency=efficiency).total for plan in plans}
+    seconds = {plan.name: plan.calls * modelled_time(plan, topology, efficiency=efficiency).total for plan in plans}
     step = sum(seconds.values())
     rollout = sum(time for name, time in seconds.items() if name.startswith(_OF_SAMPLING))
     total = step * num_steps

@@ -13,10 +13,10 @@ import pytest
 from r1jax.models.presets import make_preset
 from r1jax.models.transformer import make_model
 from r1jax.plan import budget
-from r1jax.plan.hardware import parse_topology
+from r1jax.plan.hardware import abstract_mesh, parse_topology
+from r1jax.plan.program import replicated
 from r1jax.plan.programs import Program
-from r1jax.plan.saved import abstract_mesh, saved_bytes
-from r1jax.plan.shapes import whole
+from r1jax.plan.saved import saved_bytes
 from r1jax.sharding import MESH_AXES, tree_shardings
 
 FIELDS = ("tokens", "targets", "positions", "segment_ids", "mask", "old_logp", "ref_logp", "sampler_logp", "advantage")
@@ -126,7 +126,7 @@ def test_resharding_puts_a_layer_together_at_worst():
     given = program("score", model, {"fsdp": 16, "expert": 8, "sequence": 8}, "v5p", rows=128, length=1024)
     experts = given.arguments[0]["moe"]["ffn"]["w_down_EFD"]
     sizes = {"output_bytes": experts.size * 2 // 1024}
-    arguments = experts.update(dtype=jnp.bfloat16), experts, whole(jax.ShapeDtypeStruct((), jnp.int32), given.mesh)
+    arguments = experts.update(dtype=jnp.bfloat16), experts, replicated(jax.ShapeDtypeStruct((), jnp.int32), given.mesh)
     given = dataclasses.replace(given, kind="reshard", arguments=arguments, sizes=sizes)
     plan = budget.count(given, model, parse_topology("v5p:8x8x16"))
     assert plan.temp_bytes / 2**30 == pytest.approx(14.40, rel=0.03)

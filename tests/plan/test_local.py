@@ -6,8 +6,8 @@ import pytest
 
 from r1jax.models.presets import make_preset
 from r1jax.models.transformer import make_model
+from r1jax.plan.hardware import abstract_mesh
 from r1jax.plan.local import Local
-from r1jax.plan.saved import abstract_mesh
 from r1jax.sharding import MESH_AXES, Role
 
 V3 = dataclasses.replace(make_preset("deepseek_v3"), num_mtp_layers=0)

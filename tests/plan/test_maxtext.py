@@ -8,7 +8,7 @@ from r1jax.models.presets import make_preset
 from r1jax.models.transformer import make_model
 from r1jax.plan import budget
 from r1jax.plan.hardware import parse_topology
-from r1jax.plan.roofline import modelled
+from r1jax.plan.roofline import modelled_time
 from tests.plan.test_budget import program
 
 SECONDS, TOKENS = 90.668, 25_165_824
@@ -27,7 +27,7 @@ def test_671b_update_on_512_chips():
     assert calls == 6  # of a micro-batch: all 25 million tokens at once would need 298 GiB a device
     assert plan.total_bytes < topology.hbm_bytes
     assert calls * plan.flops / SECONDS / topology.peak_flops == pytest.approx(0.332, abs=0.002)  # theirs by our count
-    likely, ideal = (modelled(plan, topology, efficiency=e) for e in (0.75, 1.0))
+    likely, ideal = (modelled_time(plan, topology, efficiency=e) for e in (0.75, 1.0))
     assert 0.42 < likely.mfu < 0.45
     assert 0.54 < ideal.mfu < 0.57
     assert calls * likely.total < 0.8 * SECONDS

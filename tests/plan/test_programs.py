@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from r1jax.models.transformer import make_model
-from r1jax.plan.devices import stand_ins
 from r1jax.plan.hardware import parse_topology
 from r1jax.plan.inputs import Models
 from r1jax.plan.programs import Assumed, stage_programs
@@ -128,7 +127,7 @@ def test_a_model_without_weights_is_named_by_a_preset():
 
 
 def test_stages_without_programs_are_refused():
-    judge = {"function": "r1jax.rewards.format:r1_zero", "chat": {"init": POLICY}}
+    judge = {"function": "r1jax.rewards.format:r1_zero"}
     values = {"candidates": {"path": "candidates.jsonl"}, "judge": judge}
     with pytest.raises(
         ValueError, match="stage 'preferences' has no programs to plan; those with some are rl, supervised"
@@ -141,5 +140,5 @@ def test_updates_of_the_reward_models_follow_from_the_papers_examples(name, num_
     """98 % of 66,000 pairs and of 106,000 answers, 256 an update (spec B.7)."""
     models = Models(folder=Path("configs/r1"))
     spec = models.plan(load_experiment(f"configs/r1/{name}.py"))["reward_model"]
-    mesh = make_mesh(spec.mesh.axes(), devices=stand_ins(parse_topology("v5p:4x8x8")))
+    mesh = make_mesh(spec.mesh.axes(), devices=parse_topology("v5p:4x8x8").devices())
     assert stage_programs(spec, mesh, model_of=models).num_steps == num_updates

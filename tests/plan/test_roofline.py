@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from r1jax.plan.hardware import parse_topology
-from r1jax.plan.program_plan import Exchange, ProgramPlan
-from r1jax.plan.roofline import exchange_seconds, modelled, schedule
+from r1jax.plan.program import Exchange, ProgramPlan
+from r1jax.plan.roofline import exchange_seconds, modelled_time, schedule
 
 V5P = parse_topology("v5p:8x8x8")
 GATHER = Exchange("all-gather", 180e9, 8, is_hidden=True)  # 7/8 s over the two links of a ring
@@ -31,27 +31,27 @@ def test_time_of_a_collective(exchange, seconds):
 
 
 def test_a_program_takes_the_longest_of_three_and_what_is_exposed():
-    time = modelled(PLAN, V5P, efficiency=1.0)
+    time = modelled_time(PLAN, V5P, efficiency=1.0)
     assert (time.compute, time.memory, time.total, time.mfu, time.bound) == (2.0, 1.0, 2.0, 0.5, "FLOPs")
     hidden = dataclasses.replace(PLAN, exchanges=(GATHER, GATHER))
-    assert modelled(hidden, V5P, efficiency=1.0).total == 2.0
+    assert modelled_time(hidden, V5P, efficiency=1.0).total == 2.0
     more = dataclasses.replace(PLAN, exchanges=(GATHER,) * 4)
-    assert modelled(more, V5P, efficiency=1.0).total == pytest.approx(3.5)
-    assert modelled(more, V5P, efficiency=1.0).bound == "weights"
+    assert modelled_time(more, V5P, efficiency=1.0).total == pytest.approx(3.5)
+    assert modelled_time(more, V5P, efficiency=1.0).bound == "weights"
     exposed = dataclasses.replace(PLAN, exchanges=(dataclasses.replace(GATHER, is_hidden=False),))
-    assert modelled(exposed, V5P, efficiency=1.0).total == pytest.approx(2.875)
-    assert modelled(exposed, V5P, efficiency=1.0).mfu == pytest.approx(1 / 2.875)
+    assert modelled_time(exposed, V5P, efficiency=1.0).total == pytest.approx(2.875)
+    assert modelled_time(exposed, V5P, efficiency=1.0).mfu == pytest.approx(1 / 2.875)
 
 
 def test_efficiency_is_of_matmuls_alone():
-    time = modelled(PLAN, V5P, efficiency=0.5)
+    time = modelled_time(PLAN, V5P, efficiency=0.5)
     assert (time.compute, time.memory, time.mfu) == (4.0, 1.0, 0.25)
 
 
 @pytest.mark.parametrize("efficiency", [0.0, 1.5, float("nan")])
 def test_an_efficiency_that_is_none(efficiency):
     with pytest.raises(ValueError, match="efficiency must be more than 0 and at most 1"):
-        modelled(PLAN, V5P, efficiency=efficiency)
+        modelled_time(PLAN, V5P, efficiency=efficiency)
 
 
 def test_schedule_adds_up_the_calls():

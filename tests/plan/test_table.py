@@ -9,10 +9,9 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from r1jax.plan import table
-from r1jax.plan.hardware import parse_topology
-from r1jax.plan.program_plan import Exchange, ProgramPlan
+from r1jax.plan.hardware import abstract_mesh, parse_topology
+from r1jax.plan.program import Exchange, ProgramPlan
 from r1jax.plan.programs import Assumed, StagePrograms
-from r1jax.plan.saved import abstract_mesh
 from r1jax.sharding import MESH_AXES
 
 GIB = 1 << 30
