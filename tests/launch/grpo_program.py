@@ -12,7 +12,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from r1jax.launch.distributed import add_arguments, initialise
 from r1jax.models.transformer import make_model
@@ -31,6 +30,8 @@ from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector
 from r1jax.rollout.records import Completion
 from r1jax.sharding import make_mesh, place, tree_shardings
+from r1jax.specs.reader import read
+from r1jax.specs.stages import RlSpec
 from r1jax.stages.rl import stage as rl
 from r1jax.stages.rl.batch import advantages_of
 from r1jax.stages.rl.log import completion_rows
@@ -40,17 +41,17 @@ from r1jax.workdir.directory import open_workdir
 from r1jax.workdir.metrics import CompletionsWriter, MetricsWriter
 from r1jax.workdir.stop import Stopped, graceful_stop
 from tests.rollout.test_collect import Task, Tokenizer
-from tests.tiny import GQA, shaken
+from tests.tiny import GQA, POLICY, shaken
 
 MESH = {"fsdp": 4, "tensor": 2}  # weights are split over the processes
-CONFIG = ConfigDict(
+SPEC = read(
+    RlSpec,
     {
-        "seed": 0, "num_updates": 1, "updates_per_phase": 1, "row_length": 96, "rows_per_microbatch": 4, "temperature": 1.0,
-        "mask_truncated": False, "kl_coef": 0.001, "reference_every": 1, "aggregation": "token",
-        "aggregation_constant": None, "bias_rate": 0.001, "clip_low": 0.2, "clip_high": 0.2, "dual_clip": None,
-        "kl_estimator": "k3", "ratio_level": "token", "importance_cap": None,
+        "init": POLICY, "tasks": [{"kind": "mini", "name": "pair_sum"}], "rewards": [{"function": "a:b"}],  # not used here
+        "num_updates": 1, "max_prompt_tokens": 60, "max_new_tokens": 9, "row_length": 96, "rows_per_microbatch": 4,
+        "reference_every": 1, "aggregation": "token", "bias_rate": 0.001, "clip_low": 0.2, "clip_high": 0.2,
         "optimizer": {"learning_rate": 0.01, "eps": 1e-3, "weight_decay": 0.1},
-    }
+    },
 )  # fmt: skip
 PROBLEMS = [Problem(({"role": "user", "content": f"{a}+1"},), str(a + 1), {"task": "sums"}) for a in range(3)]
 
@@ -93,7 +94,7 @@ def initial_state(mesh):
         jax.tree.map(lambda a, s: place(np.asarray(a), s), tree, tree_shardings(axes, tree, mesh))
         for tree, axes in zip(shaken(model), model.logical_axes(), strict=True)
     )
-    return rl.build(CONFIG, model, params, buffers)
+    return rl.build(SPEC, model, params, buffers)
 
 
 def run(workdir: Path):
@@ -107,8 +108,8 @@ def run(workdir: Path):
         figures = json.dumps([figures, collected.reward_errors, collected.reward_timeouts])
         state, update, score = initial_state(mesh)
         advantages = advantages_of(groups, normalization="std")
-        state, totals, infos, _ = rl.train_on(groups, advantages, state, update, score, CONFIG, updates=0)
-        metrics = {"loss": float(totals[0]["loss"]), "grad_norm": float(infos[0]["grad_norm"])}
+        state, row, _ = rl.update_on_groups(groups, advantages, state, update, score, SPEC, updates=0)
+        metrics = {"loss": row["loss"], "grad_norm": row["grad_norm"]}
         with MetricsWriter(workdir, resume_step=0) as writer:
             writer.write(1, metrics)
         CompletionsWriter(workdir, resume_step=0).write(1, completion_rows(groups, advantages))

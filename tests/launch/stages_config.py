@@ -28,7 +28,7 @@ def tells(samples, *, chat, seed):
 
 
 def get_config():
-    base = _with(test_supervised, init=DENSE, mesh=MESH, num_updates=2, documents_per_update=4)
+    base = test_supervised.tiny_values(init=DENSE, mesh=MESH, num_updates=2, documents_per_update=4)
     init = {"kind": "stage", "path": "{base}"}
     engine = {"prompt_bucket": 64, "segment": 8}
     chat = {
@@ -36,31 +36,18 @@ def get_config():
         "max_new_tokens": 8, "engine": engine,
     }  # fmt: skip
     tasks = [test_evaluate.PAIRS]
-    cold = _with(
-        test_reject,
+    cold = test_reject.tiny_values(
         mesh=MESH, init=init, tasks=tasks, num_prompts=4, prompts_per_batch=2, filters=[], engine=engine,
         judge={"function": f"{HERE}:asks", "chat": chat}, rewrite={"function": f"{HERE}:tells"},
     )  # fmt: skip
-    pairs = _with(test_preferences, mesh=MESH)
-    reward = _with(
-        test_reward_model,
+    pairs = test_preferences.tiny_values(mesh=MESH)
+    reward = test_reward_model.tiny_values(
         mesh=MESH, init=init, data={"path": "{pairs}"}, epochs=1, examples_per_update=4, heldout_fraction=0.3,
         length_bucket=64,
     )  # fmt: skip
     judged = {"kind": "reward_model", "path": "{reward}", "name": "helpful"}
-    scores = _with(
-        test_evaluate,
-        mesh=MESH,
-        init=init,
-        tasks=tasks,
-        rewards=[test_evaluate.EVEN, judged],
-        problems=2,
-        samples=4,
-        engine=engine,
+    scores = test_evaluate.tiny_values(
+        mesh=MESH, init=init, tasks=tasks, rewards=[test_evaluate.EVEN, judged], problems=2, engine=engine
     )
     stages = {"base": base, "cold": cold, "pairs": pairs, "reward": reward, "scores": scores}
-    return ConfigDict({"seed": 0, "stages": ConfigDict(stages, sort_keys=False)})
-
-
-def _with(test, **changes):
-    return test.tiny_config().to_dict() | changes
+    return ConfigDict({"stages": ConfigDict(stages, sort_keys=False)})

@@ -43,7 +43,7 @@ def test_a_run_that_lost_a_process_goes_on_from_its_checkpoint(tmp_path):
     summary = json.loads((tmp_path / "many" / "zero" / "summary.json").read_text())
     assert summary["updates"] == 2
 
-    rl.main(get_config().stages.zero, tmp_path / "one")
+    rl.main(get_config().stages.zero.to_dict(), tmp_path / "one")
     for ours, single in zip(rows_of(tmp_path / "many" / "zero"), rows_of(tmp_path / "one"), strict=True):
         for name, value in single.items():
             assert ours[name] == pytest.approx(value, rel=2e-3, abs=2e-4), name

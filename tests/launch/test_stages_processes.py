@@ -4,12 +4,14 @@ import json
 
 import pytest
 
-from r1jax.run import make_stages, run_stages
+from r1jax.pipeline import make_stages
+from r1jax.run import run_stages
+from r1jax.specs.config_file import load_experiment
 from tests.launch import peers
-from tests.launch.stages_config import get_config
 from tests.tiny import rows_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
+CONFIG = "tests/launch/stages_config.py"
 SAME = {
     "cold": ["table.json", "table.md", "rejected.jsonl"],
     "pairs": ["data/pairs.jsonl", "verdicts.jsonl", "manifest.json"],
@@ -29,8 +31,8 @@ def records_of(workdir):
 
 def test_stages_on_two_processes_leave_what_they_leave_on_one(tmp_path):
     one, many = tmp_path / "one", tmp_path / "many"
-    assert run_stages(make_stages(get_config(), one)) is not None
-    command = ["-m", "r1jax.run", "--config=tests/launch/stages_config.py", f"--workdir={many}"]
+    assert run_stages(make_stages(load_experiment(CONFIG), one)) is not None
+    command = ["-m", "r1jax.run", f"--config={CONFIG}", f"--workdir={many}"]
     codes = peers.run(command, 2, tmp_path / "log", seconds=1800)
     told = [peers.said(tmp_path / "log", process) for process in range(2)]
     assert codes == [0, 0], told[0][-3000:] + told[1][-3000:]

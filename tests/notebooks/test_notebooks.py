@@ -79,7 +79,12 @@ def test_ablate_reward(tmp_path):
 def test_reward_ablation(tmp_path):
     workdir = tmp_path / "ablation"
     printed = run_notebook(
-        "reward_ablation", WORKDIR=str(workdir), SEEDS=(3, 4), RUNS=("accuracy", "+ language"), OVERRIDES=OVERRIDES
+        "reward_ablation",
+        WORKDIR=str(workdir),
+        SEEDS=(3, 4),
+        RUNS=("accuracy", "+ language"),
+        CAP=8,
+        OVERRIDES=OVERRIDES,
     )
     assert len(list(tmp_path.glob("base-*"))) == 1  # one for all
     for name, expected in {"accuracy": [1, 0, 0, 0], "language": [1, 1, 1, 0]}.items():

@@ -36,14 +36,17 @@ def needs_legs(prompts, completions, legs):
 EVEN = {"function": f"{__name__}:is_even", "weight": 2.0, "from_update": 4}
 
 
-def tiny_config(**changes) -> EvaluateSpec:
-    values = {
+def tiny_values(**changes) -> dict:
+    return {
         "stage": "evaluate", "init": POLICY, "tasks": [PAIRS, FACTS], "template": "plain",
         "rewards": [EVEN], "problems": 4, "samples": 4, "cons_at": [1, 3], "max_prompt_tokens": 64,
         "max_new_tokens": 8, "temperature": 1.0, "problems_per_batch": 2,
         "engine": {"prompt_bucket": 64, "segment": 8},
-    }  # fmt: skip
-    return read(EvaluateSpec, values | changes)
+    } | changes  # fmt: skip
+
+
+def tiny_config(**changes) -> EvaluateSpec:
+    return read(EvaluateSpec, tiny_values(**changes))
 
 
 def completions_of(workdir, step):

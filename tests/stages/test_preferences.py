@@ -40,13 +40,18 @@ def polite(questions, first, second, *, chat, seed, fails_at=None, stops_at=None
     return ["good question" if content == "question 3" else mark for content, mark in zip(contents, marks, strict=True)]
 
 
-def tiny_config(*, options=None, **changes) -> PreferencesSpec:
+def tiny_values(*, options=None, **changes) -> dict:
     values = {
+        "stage": "preferences",
         "candidates": {"function": f"{__name__}:candidates"},
         "judge": {"function": f"{__name__}:polite", "options": options or {}},
         "candidates_per_batch": 4,
     }
-    return read(PreferencesSpec, values | changes)
+    return values | changes
+
+
+def tiny_config(*, options=None, **changes) -> PreferencesSpec:
+    return read(PreferencesSpec, tiny_values(options=options, **changes))
 
 
 def test_pairs_are_made_counted_and_read_by_the_reward_model(tmp_path):

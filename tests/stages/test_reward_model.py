@@ -50,14 +50,17 @@ def labels(*, seed, count, too_long):
             yield {"messages": record["messages"], "response": response, "is_safe": is_safe}
 
 
-def tiny_config(kind="helpful", **changes) -> RewardModelSpec:
-    values = {
+def tiny_values(kind="helpful", **changes) -> dict:
+    return {
         "stage": "reward_model", "init": POLICY, "kind": kind, "template": "plain",
         "data": {"function": f"{__name__}:pairs"}, "max_tokens": 128, "length_bucket": 128,
         "examples_per_update": 12, "epochs": 2, "heldout_fraction": 0.2, "examples_per_microbatch": 8,
         "optimizer": {"learning_rate": 1e-2}, "bias_rate": 0.001, "log_every": 1, "checkpoint_every": 5,
-    }  # fmt: skip
-    return read(RewardModelSpec, values | changes)
+    } | changes  # fmt: skip
+
+
+def tiny_config(kind="helpful", **changes) -> RewardModelSpec:
+    return read(RewardModelSpec, tiny_values(kind, **changes))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from r1jax.rollout.records import Completion, Group, Rollout
-from r1jax.stages.reject.curate import curate, make_step, samples_of, verdicts_of
+from r1jax.specs.reader import read
+from r1jax.specs.rewards import AskSpec
+from r1jax.stages.reject.curate import curate, fates_of, make_step, verdicts_of
 from r1jax.tasks.problem import GradingError, Problem
 from r1jax.text.sample import ChatError, Rejection, r1_text
 
@@ -68,11 +70,11 @@ def rewrite(samples, *, chat, seed):
 
 
 def run(groups, *, filters=(), judge=None, rewriter=None, keep=99, style="r1_zero"):
-    def step(spec):
-        return None if spec is None else make_step(spec, where="here")
+    def step(values):
+        return None if values is None else make_step(read(AskSpec, values))
 
-    steps = [make_step(spec, where="here") for spec in filters]
-    fates = samples_of(groups, range(10, 10 + len(groups)), style=style)
+    steps = list(map(step, filters))
+    fates = fates_of(groups, range(10, 10 + len(groups)), style=style)
     curate(
         fates, filters=steps, judge=step(judge), rewriter=step(rewriter), keep_per_prompt=keep, task=Task(), seed=7
     )  # fmt: skip
@@ -153,17 +155,9 @@ def few(samples, *, chat, seed):
     return []
 
 
-@pytest.mark.parametrize(
-    ("spec", "words"),
-    [
-        ({"function": f"{HERE}:nothing"}, "has no 'nothing'"),
-        ({"functoin": "a:b"}, "here: unknown key functoin"),
-        ({"function": f"{HERE}:few", "tasks": "sums"}, "tasks='sums' must be a list"),
-    ],
-)
-def test_a_bad_spec_is_named(spec, words):
-    with pytest.raises(ValueError, match=words):
-        make_step(spec, where="here")
+def test_a_function_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="has no 'nothing'"):
+        make_step(read(AskSpec, {"function": f"{HERE}:nothing"}))
 
 
 def test_counts_add_up():

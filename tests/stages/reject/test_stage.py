@@ -3,22 +3,25 @@
 import hashlib
 import json
 import os
-import shutil
 import signal
 
 import pytest
-from ml_collections import ConfigDict
 
 from r1jax.data.records import documents
+from r1jax.pipeline import make_stages
+from r1jax.policies.preview import Previews
 from r1jax.rewards.filters import finished
-from r1jax.run import make_stages, run_stages
+from r1jax.run import run_stages
+from r1jax.specs.config_file import Experiment
+from r1jax.specs.reader import read
+from r1jax.specs.stages import EvaluateSpec, RejectSpec, SupervisedSpec
 from r1jax.stages import supervised
 from r1jax.stages.reject import stage as reject
 from r1jax.stages.splits import check_same_split
 from r1jax.text.sample import ChatError, Rejection, r1_text
 from r1jax.workdir.lineage import weights_digest
 from r1jax.workdir.stop import Stopped
-from tests.stages.test_supervised import tiny_config as supervised_config
+from tests.stages.test_supervised import tiny_values as supervised_values
 from tests.tiny import POLICY, rows_of
 
 HERE = __name__
@@ -39,21 +42,20 @@ def solve(samples, *, chat, seed):
     ]
 
 
-def tiny_config(**changes) -> ConfigDict:
-    config = ConfigDict(
-        {
-            "stage": "reject", "seed": 0, "mesh": {}, "init": POLICY, "template": "plain",
-            "tasks": [{"kind": "mini", "name": "pair_sum"}],
-            "rewards": [{"function": "r1jax.rewards.format:r1_zero", "name": "format"}],
-            "num_prompts": 12, "prompts_per_batch": 4, "samples_per_prompt": 3, "keep_per_prompt": 2,
-            "temperature": 1.0, "top_p": None, "max_prompt_tokens": 100, "max_new_tokens": 8,
-            "engine": {"prompt_bucket": 32, "segment": 8},
-            "filters": [{"function": f"{HERE}:even"}], "judge": None, "rewrite": {"function": f"{HERE}:solve"},
-            "others": [], "decontaminate": [], "domains": {"pair_sum": "Math"}, "records_per_shard": 4, "format": "jsonl",
-        }
-    )  # fmt: skip
-    config.update(changes)
-    return config.lock()
+def tiny_values(**changes) -> dict:
+    """What a config says of a tiny reject stage."""
+    return {
+        "stage": "reject", "init": POLICY, "template": "plain", "tasks": [{"kind": "mini", "name": "pair_sum"}],
+        "rewards": [{"function": "r1jax.rewards.format:r1_zero", "name": "format"}],
+        "num_prompts": 12, "prompts_per_batch": 4, "samples_per_prompt": 3, "keep_per_prompt": 2,
+        "max_prompt_tokens": 100, "max_new_tokens": 8, "engine": {"segment": 8},
+        "filters": [{"function": f"{HERE}:even"}], "rewrite": {"function": f"{HERE}:solve"},
+        "domains": {"pair_sum": "Math"}, "records_per_shard": 4,
+    } | changes  # fmt: skip
+
+
+def tiny_config(**changes) -> RejectSpec:
+    return read(RejectSpec, tiny_values(**changes))
 
 
 def files_of(workdir):
@@ -99,7 +101,7 @@ def test_a_run_leaves_a_complete_set(finished_run):
     places = [(record["provenance"]["prompt"], record["provenance"]["sample"]) for record in records[:-1]]
     assert places == sorted(set(places)) and max(prompt for prompt, _ in places) > 7
     assert records[-1]["provenance"] == {"other": 0, "row": 0} and records[-1]["domain"] == "General"
-    policy, params, _ = reject.load_policy(config.init.to_dict(), mesh=reject.make_mesh(), seed=0)
+    policy, params, _ = reject.load_policy(config.init, mesh=reject.make_mesh(), seed=0)
     assert records[0]["provenance"]["model"] == {"path": None, "weights": weights_digest(params)}
     tokens = [sum(len(policy.tokenizer.encode(m["content"])) for m in record["messages"]) for record in records]
     assert tokens == [record["num_tokens"] for record in records]
@@ -148,35 +150,30 @@ def test_a_signal_ends_it_after_the_batch_under_way(tmp_path, monkeypatch):
     assert reject.main(tiny_config(num_prompts=8), tmp_path)["kept"] and calls == [0, 1]
 
 
-def training_on(workdir, **changes) -> ConfigDict:
-    """The config of a supervised stage of two epochs."""
-    config = supervised_config(num_epochs=2, **changes)
-    with config.unlocked():
-        del config["num_updates"]
-        config.data = {"function": "r1jax.data.records:documents", "arguments": {"path": str(workdir)}}
-    return config
+def training_on(workdir, **changes) -> dict:
+    """What a config says of a supervised stage of two epochs."""
+    return supervised_values(num_updates=None, num_epochs=2, data={"path": str(workdir)}, **changes)
 
 
 def test_the_front_door_samples_a_set_and_trains_on_it_for_two_epochs(tmp_path):
     """The supervised stage is checked before there is any data."""
-    config = ConfigDict({"seed": 0})
-    stages = {"cold_start": tiny_config(num_prompts=8), "sft": training_on("{cold_start}", too_long="cut")}
-    config.stages = ConfigDict({name: stage.to_dict() for name, stage in stages.items()}, sort_keys=False)
-    summaries = run_stages(make_stages(config, tmp_path))
+    stages = {"cold_start": tiny_values(num_prompts=8), "sft": training_on("{cold_start}", too_long="cut")}
+    experiment = Experiment(file="config.py", seed=0, stages=stages)
+    summaries = run_stages(make_stages(experiment, tmp_path))
     assert summaries is not None
     count = summaries["cold_start"]["kept"]
     assert summaries["sft"]["updates"] == -(-2 * count // 6) > 2
-    lineage = json.loads((tmp_path / "sft" / "lineage.json").read_text())["inputs"]["data.arguments.path"]
+    lineage = json.loads((tmp_path / "sft" / "lineage.json").read_text())["inputs"]["data.path"]
     manifest = (tmp_path / "cold_start" / "manifest.json").read_bytes()
     assert lineage["path"] == "{here}/../cold_start" and lineage["data"] == hashlib.sha256(manifest).hexdigest()
     path = str(tmp_path / "cold_start")
     assert len({documents(n, seed=0, path=path)[1]["content"] for n in range(count)}) == count
-    again = run_stages(make_stages(config, tmp_path))  # both are done
+    again = run_stages(make_stages(experiment, tmp_path))  # both are done
     assert again is not None and again["cold_start"]["kept"] == count
 
 
 def test_data_that_an_earlier_stage_will_make_is_asked_for_when_it_is_needed(tmp_path):
-    config = training_on(tmp_path / "later")
+    config = read(SupervisedSpec, training_on(tmp_path / "later"))
     supervised.check(config)
     with pytest.raises(FileNotFoundError, match="later: there is no such folder"):
         supervised.main(config, tmp_path / "run")
@@ -185,15 +182,17 @@ def test_data_that_an_earlier_stage_will_make_is_asked_for_when_it_is_needed(tmp
         reject.main(tiny_config(others=[{"path": str(tmp_path / "later"), "domain": "General"}]), tmp_path / "other")
 
 
-def test_what_a_set_was_sampled_from_counts_for_the_split(finished_run, tmp_path):
-    data = {"function": "r1jax.data.records:documents", "arguments": {"path": str(finished_run[1])}}
-    (tmp_path / "config.json").write_text(
-        json.dumps({"seed": 0, "init": POLICY | {"kind": "hf", "path": "x"}, "data": data})
-    )
-    init, pairs = {"kind": "stage", "path": str(tmp_path)}, {"kind": "mini", "name": "pair_sum"}
-    check_same_split(init, [pairs])
-    with pytest.raises(ValueError, match=r"heldout_fraction of pair_sum is 0\.3 here and 0\.1 in .*alone"):
-        check_same_split(init, [pairs | {"config": {"heldout_fraction": 0.3}}])
+def test_what_a_set_was_sampled_from_counts_for_the_split(finished_run):
+    """Of a policy that was trained on the set, and of one on a set that is still to be made."""
+    _, made, _ = finished_run
+    for where, planned in ((str(made), {}), ("/to/come", {"/to/come": tiny_config()})):
+        previews = Previews(planned | {"/sft": read(SupervisedSpec, training_on(where))})
+        pairs = {"kind": "mini", "name": "pair_sum"}
+        values = {"init": {"kind": "stage", "path": "/sft"}, "problems": 4}
+        check_same_split(read(EvaluateSpec, values | {"tasks": [pairs]}), previews)
+        other = read(EvaluateSpec, values | {"tasks": [pairs | {"config": {"heldout_fraction": 0.3}}]})
+        with pytest.raises(ValueError, match=rf"heldout_fraction of pair_sum is 0\.3 here and 0\.1 in {where}"):
+            check_same_split(other, previews)
 
 
 def test_nothing_left_is_an_error_that_says_why(tmp_path):
@@ -218,7 +217,7 @@ def test_a_rewriter_that_is_away_stops_the_run_with_the_batches_kept(tmp_path):
     assert list((tmp_path / "parts").iterdir()) == []
 
 
-def test_prompts_that_are_too_long_are_counted_and_test_questions_dropped(tmp_path):
+def test_questions_of_a_test_set_are_dropped(tmp_path):
     reject.main(tiny_config(num_prompts=4), tmp_path / "all")
     record = documents(0, seed=0, path=str(tmp_path / "all"))
     tests = tmp_path / "test.jsonl"
@@ -227,10 +226,15 @@ def test_prompts_that_are_too_long_are_counted_and_test_questions_dropped(tmp_pa
         tiny_config(num_prompts=4, decontaminate=[{"dataset": "gsm8k", "path": str(tests)}]), tmp_path / "clean"
     )
     assert summary["rejected"][f"shared with gsm8k {tests}"] >= 1
-    shutil.rmtree(tmp_path / "clean")
-    config = tiny_config(num_prompts=4, max_prompt_tokens=5)
-    with pytest.raises(reject.EmptySetError, match="12 prompt too long"):
-        reject.main(config, tmp_path / "short")
+
+
+def test_prompts_that_are_too_long_are_counted(tmp_path):
+    rows = [{"question": question, "answer": "#### 2"} for question in ("1 and 1?", "Which of these? " * 20)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {"kind": "files", "dataset": "gsm8k", "name": "pair_sum", "train": str(tmp_path / "train.jsonl")}
+    config = tiny_config(num_prompts=4, filters=[], rewrite=None, tasks=[task | {"prompt": "{question}"}])
+    summary = reject.main(config, tmp_path / "run")
+    assert summary["rejected"]["prompt too long"] == 2 * 3 and summary["kept"] > 0
 
 
 def test_problems_of_a_file_without_what_a_reward_needs_are_named_by_their_row(tmp_path):
@@ -248,28 +252,31 @@ FILTER = {"function": f"{finished.__module__}:finished"}
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"num_prompts": 10}, "num_prompts=10 is no multiple of prompts_per_batch=4"),
-        ({"samples_per_prompt": 0}, "samples_per_prompt=0"),
-        ({"engine": {"prompt_bucket": 32, "segment": 8, "max_rows": 2}}, "at least samples_per_prompt=3"),
-        ({"temperature": 0.0}, "temperature=0.0: must be positive"),
-        ({"top_p": 1.5}, "top_p=1.5"),
-        ({"format": "csv"}, "format='csv'"),
-        ({"filters": [{"function": "r1jax.rewards.filters:nothing"}]}, "has no 'nothing'"),
-        ({"filters": [FILTER | {"tasks": ["sums"]}]}, r"filters\[0\]: there is no task 'sums'; there are pair_sum"),
-        ({"judge": FILTER | {"chat": {"kind": "people"}}}, r"reject: judge\.chat: kind='people' must be 'endpoint' or"),
+        ({"num_prompts": 10}, "^num_prompts=10 is no multiple of prompts_per_batch=4"),
+        ({"engine": {"max_rows": 2}}, r"^engine\.max_rows=2 must be at least samples_per_prompt=3"),
+        ({"format": "csv"}, "^format='csv' must be one of 'jsonl', 'parquet'"),
+        (
+            {"filters": [FILTER | {"function": f"{HERE}:nothing"}]},
+            rf"^filters\[0\]\.function='{HERE}:nothing'.* no 'nothing'",
+        ),
+        (
+            {"filters": [FILTER | {"tasks": ["sums"]}]},
+            r"^filters\[0\]\.tasks: there is no task 'sums'; there are pair_sum",
+        ),
+        ({"judge": FILTER | {"chat": {"kind": "people"}}}, r"^judge\.chat\.kind='people' must be one of 'endpoint', "),
         (
             {"rewrite": FILTER | {"chat": {"kind": "endpoint", "url": "x", "model": "m"}}},
-            "url='x' must begin with http",
+            r"^rewrite\.chat\.url='x' must begin with http",
         ),
-        ({"domains": {"sums": "Math"}}, "domains: there is no task 'sums'"),
-        ({"others": [{"path": "x"}]}, r"others\[0\]: missing key domain"),
+        ({"domains": {"sums": "Math"}}, "^domains: there is no task 'sums'"),
+        ({"others": [{"path": "x"}]}, r"^the key 'others\[0\]\.domain' is missing"),
         ({"others": [{"path": "none.jsonl", "domain": "d"}]}, "none.jsonl: no such file"),
         ({"decontaminate": [{"dataset": "gsm8k", "path": "none.jsonl"}]}, "none.jsonl: no such file"),
         ({"template": "nothing"}, "nothing"),
-        ({"first_prompt": -1}, "first_prompt=-1"),
-        ({"tasks": [{"kind": "mini", "name": "pears"}]}, "pears"),
+        ({"tasks": [{"kind": "mini", "name": "pears"}]}, r"^tasks\[0\]\.name='pears' must be one of 'pair_sum', "),
+        ({"max_prompt_tokens": 5}, "^max_prompt_tokens=5: the first 64 training prompts of task 'pair_sum' have"),
     ],
 )
 def test_bad_configs_are_named_before_compute(changes, words):
     with pytest.raises(ValueError, match=words):
-        reject.check(ConfigDict(tiny_config().to_dict() | changes))
+        reject.check(tiny_config(**changes))
