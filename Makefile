@@ -1,4 +1,4 @@
-# r1jax: every target makes what it needs and does nothing twice. PYTHON= chooses the interpreter that .venv is made from.
+# Every target makes what it needs and does nothing twice. PYTHON=python3.12 chooses the interpreter of a new .venv.
 PYTHON ?= python3
 VENV ?= .venv
 SEED ?= 0
@@ -6,7 +6,7 @@ WORKDIR ?= runs/zero$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 JOBS ?= 2
 BIN := $(VENV)/bin
 
-# A PYTHON that was asked for must be the one that the environment was made from.
+# PYTHON= has an effect only when .venv is made. With another version than that of .venv, say so and stop.
 ifneq ($(origin PYTHON),file)
 ifneq ($(wildcard $(BIN)/python),)
 ifeq ($(filter clean,$(MAKECMDGOALS)),)
@@ -21,28 +21,28 @@ endif
 .NOTPARALLEL:
 .PHONY: help setup zero zero_smollm2 r1 plan-671b test test-slow test-tpu test-all gates check format clean
 
-help:  ## list the targets
+help:  ## list these targets
 	@grep -hE '^[a-z0-9_-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
-	@echo "  PYTHON=python3.12 chooses the interpreter, SEED=7 the seed, WORKDIR=DIR the work directory."
+	@echo "  PYTHON=python3.12 chooses the interpreter, SEED=7 the seed, WORKDIR=DIR where a run writes, JOBS=4 the test processes."
 
-setup: $(VENV)/.runtime $(VENV)/.weights $(VENV)/.dev  ## virtual environment and packages, for everything below
+setup: $(VENV)/.runtime $(VENV)/.weights $(VENV)/.dev  ## make .venv and install all packages, test tools too
 	@command -v bwrap >/dev/null || \
-	  echo "note: the code reward needs bubblewrap, its tests are skipped without it; as root: apt-get install bubblewrap"
+	  echo "note: there is no bubblewrap, which the code reward needs; its tests are skipped (as root: apt-get install bubblewrap)"
 
-zero: $(VENV)/.runtime  ## R1-Zero in miniature: pretrain a small MoE, then GRPO; report in runs/zero
+zero: $(VENV)/.runtime  ## R1-Zero in miniature: pretrain a small V3 model, then GRPO; writes runs/zero/report.html
 	@$(BIN)/python -m r1jax.run --config=configs/zero.py --workdir=$(WORKDIR) --seed=$(SEED)
 
 zero_smollm2: WORKDIR = runs/zero_smollm2$(if $(filter-out 0,$(SEED)),-seed$(SEED))
-zero_smollm2: $(VENV)/.runtime $(VENV)/.weights  ## R1-Zero on a real model, SmolLM2-135M
+zero_smollm2: $(VENV)/.runtime $(VENV)/.weights  ## R1-Zero on a real model, SmolLM2-135M; writes runs/zero_smollm2/report.html
 	@$(BIN)/python -m r1jax.run --config=configs/zero_smollm2.py --workdir=$(WORKDIR) --seed=$(SEED)
 
 r1: WORKDIR = runs/r1$(if $(filter-out 0,$(SEED)),-seed$(SEED))
-r1: $(VENV)/.runtime  ## the whole R1 recipe in miniature, up to the paper's claims; report in runs/r1
+r1: $(VENV)/.runtime  ## the whole recipe in miniature, up to the paper's claims; writes runs/r1/report.html
 	@$(BIN)/python -m r1jax.run --config=configs/r1_mini/pipeline.py --workdir=$(WORKDIR) --seed=$(SEED)
 
 PLAN = JAX_PLATFORMS=cpu TPU_LIBRARY_PATH=$(abspath $(VENV))/libtpu/libtpu/libtpu.so $(BIN)/python -m r1jax.plan --out=experiments/plan
 
-plan-671b: $(VENV)/.runtime $(VENV)/.tpu  ## compile R1-Zero, SFT and distillation for TPU pods that are not here; tables in experiments/plan
+plan-671b: $(VENV)/.runtime $(VENV)/.tpu  ## compile the full-size stages for TPU pods, without a TPU (hours); writes experiments/plan
 	@$(PLAN) --config=configs/r1/zero.py --topology=v5p:8x8x16 --name=zero_65k_v5p_8x8x16
 	@$(PLAN) --config=configs/r1/rl1.py --topology=v5p:8x8x16 --name=rl1_32k_v5p_8x8x16
 	@$(PLAN) --config=configs/r1/zero.py --topology=tpu7x:8x8x8 --name=zero_65k_tpu7x_8x8x8 --programs=update,apply
@@ -54,31 +54,31 @@ plan-671b: $(VENV)/.runtime $(VENV)/.tpu  ## compile R1-Zero, SFT and distillati
 test: setup  ## the fast tests
 	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not gate and not slow and not tpu_compile"
 
-test-slow: setup  ## the slow tests: notebooks, the real model against transformers, loads on rewards
+test-slow: setup  ## the slow tests: notebooks, a real model against transformers, rewards under load
 	@$(BIN)/python -m pytest -q -n $(JOBS) -m "slow and not gate and not tpu_compile"
 
-test-tpu: setup $(VENV)/.tpu  ## compile the kernels for TPU generations that are not here, with the real compiler
+test-tpu: setup $(VENV)/.tpu  ## compile the kernels for four TPU generations, without a TPU (installs libtpu, 0.65 GB)
 	@$(BIN)/python -m pytest -q -n $(JOBS) -m tpu_compile
 
-test-all: test test-slow test-tpu gates  ## every test
+test-all: test test-slow test-tpu gates  ## all tests: fast, slow, TPU compiler, learning gates
 
-gates: setup  ## the learning gates: GRPO must learn
+gates: setup  ## the learning gates: train, and fail if GRPO does not learn
 	@$(BIN)/python -m pytest -q -m gate
 
-check: $(VENV)/.runtime $(VENV)/.dev  ## formatting, lint and types
+check: $(VENV)/.runtime $(VENV)/.dev  ## check formatting, lint (ruff) and types (pyright)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
-format: $(VENV)/.dev  ## format the code and mend what lint can mend
+format: $(VENV)/.dev  ## format the code, and fix what lint can fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-clean:  ## remove the virtual environments and caches; runs/ stays
+clean:  ## remove virtual environments and caches, but not runs/
 	rm -rf .venv .venv-* *.egg-info .pytest_cache .ruff_cache build dist
 	find r1jax tests configs -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Stamps: a package list is installed again only when it has changed.
+# An empty file in .venv marks each package list that is installed. A list is installed again only when it has changed.
 PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 $(VENV)/.made:

@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 
+from r1jax.hf.folder import check_folder
 from r1jax.plan.programs import STAGES as WITH_PROGRAMS
 from r1jax.plan.programs import stage_programs
 from r1jax.policies.preview import Previews
@@ -142,17 +143,19 @@ def _check_inputs(stage: Stage, others: Sequence[Stage]) -> None:
     coming = [stage]
     while coming:
         reader = coming.pop()
+        steps = {f"{key}.path": spec.step for key, spec in specs_in(reader.spec) if isinstance(spec, StageInit)}
         for key, source in _inputs(reader, others):
             where = f"stages.{reader.name}.{key}: reads what the stage {source.name!r} makes"
-            if reader is stage and not (source.workdir / "DONE").exists():
-                raise ConfigError(
-                    f"{where}, which is not done in {source.workdir}: run it before, with --stages={source.name}"
-                )
             if (source.workdir / "config.json").exists():
                 try:
                     check_same_config(source.workdir, source.spec)
                 except WorkdirError as error:
                     raise ConfigError(f"{where}, but {error}") from error
+            is_done = steps.get(key) is not None or read_summary(source.workdir, source.spec) is not None
+            if reader is stage and not is_done:
+                raise ConfigError(
+                    f"{where}, which is not done in {source.workdir}: run it before, with --stages={source.name}"
+                )
             coming.append(source)
 
 
@@ -170,23 +173,16 @@ def _check_models(stage: Stage, planned: Sequence[Stage]) -> None:
             continue
         path = Path(spec.path)
         if isinstance(spec, HuggingFaceInit):
-            if not path.is_dir():
-                raise ValueError(f"{key}.path: {no_folder(path)}")
+            try:
+                check_folder(path)
+            except (ValueError, OSError) as error:
+                raise ValueError(f"{key}.path: {error}") from error
         elif not any(path.is_relative_to(other.workdir) for other in planned):
             if getattr(spec, "step", None) is not None:
                 if not (path / "checkpoints").is_dir():
                     raise ValueError(f"{key}.path: {path} has no checkpoints")
             elif not (path / "DONE").exists():
                 raise ValueError(f"{key}.path: {path} is not the work directory of a finished stage: it has no DONE")
-
-
-def no_folder(path: Path) -> str:
-    """What to say of a folder of weights that is not there."""
-    given = os.path.relpath(path)
-    return (
-        f"there is no folder {given}; only local folders are read: "
-        f"`huggingface-cli download NAME --local-dir {given}` makes one of a hub's model"
-    )
 
 
 def _trace(spec: Any, previews: Previews) -> None:

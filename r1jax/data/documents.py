@@ -1,6 +1,6 @@
 """Supervised batches: documents, tokenised and packed, by a grain pipeline whose position is saved."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import grain
@@ -44,22 +44,6 @@ def encode_document(
     tokens = np.array(ids, np.int32)
     weights = np.ones(len(ids), np.float32) if loss_on_prompt else np.array(mask, np.float32)
     return {"tokens": tokens[:-1], "targets": tokens[1:], "mask": weights[1:]}
-
-
-class _Documents:
-    """Tokenised documents as a grain source."""
-
-    def __init__(self, source: Source, tokenizer: Tokenizer, options: Mapping[str, Any]):
-        self._source, self._tokenizer, self._options = source, tokenizer, dict(options)
-
-    def __len__(self) -> int:
-        return _LENGTH
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return encode_document(self._source(int(index)), self._tokenizer, **self._options)
-
-    def __repr__(self) -> str:
-        return "documents"
 
 
 def fit_documents(
@@ -108,12 +92,13 @@ def make_document_iterator(
     if too_long not in TOO_LONG:
         raise ValueError(f"too_long={too_long!r}: must be one of {', '.join(TOO_LONG)}")
 
+    def encode(index: int) -> dict[str, np.ndarray]:
+        return encode_document(source(index), tokenizer, template=template, loss_on_prompt=loss_on_prompt, train=train)
+
     def pack_batch(documents: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         fitting, count = fit_documents(documents, length=length, too_long=too_long)
         arrays, _ = pack(fitting, length=length, rows_multiple=rows_multiple)
         return arrays | {"num_too_long": np.array(count)}
 
-    options = {"template": template, "loss_on_prompt": loss_on_prompt, "train": train}
-    dataset = grain.MapDataset.source(_Documents(source, tokenizer, options))
-    dataset = dataset.batch(documents_per_batch, batch_fn=list).map(pack_batch)
+    dataset = grain.MapDataset.range(_LENGTH).map(encode).batch(documents_per_batch, batch_fn=list).map(pack_batch)
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))

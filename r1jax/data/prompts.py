@@ -13,27 +13,19 @@ from r1jax.tasks.problem import Problem, Task, stable_hash
 _LENGTH = 2**40
 
 
-class _ProblemSource:
-    """The training problems of a task as a grain source, from a start that the seed decides."""
-
-    def __init__(self, task: Task, seed: int):
-        self.task = task
-        self._start = stable_hash("prompts", seed) % 2**32
-
-    def __len__(self) -> int:
-        return _LENGTH
-
-    def __getitem__(self, index: int) -> Problem:
-        return self.task.problem(self._start + int(index), split="train")
-
-    def __repr__(self) -> str:
-        return f"problems of {self.task.name}"
-
-
 class PromptIterator:
-    """Batches of training problems, in order; made by ``make_prompt_iterator``."""
+    """Batches of ``batch_size`` training problems of a task, in order.
 
-    def __init__(self, task: Task, *, batch_size: int, seed: int, keep: Callable[[Problem], bool]):
+    Args:
+        task: the source of problems.
+        batch_size: problems in each batch.
+        seed: decides where in the task's endless sequence the stream begins.
+        keep: problems of which it says no are passed over, and kept for ``take_skipped``.
+    """
+
+    def __init__(
+        self, task: Task, *, batch_size: int, seed: int, keep: Callable[[Problem], bool] = lambda problem: True
+    ):
         if batch_size < 1:
             raise ValueError(f"prompts: batch_size {batch_size} must be at least 1")
         self._identity = {"task": task.name, "batch_size": batch_size, "seed": seed}
@@ -41,9 +33,12 @@ class PromptIterator:
         # No read-ahead threads: a generator may touch global random state, and making problems costs far less than
         # sampling.
         options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        self._source = _ProblemSource(task, seed)
-        dataset = grain.MapDataset.source(self._source).to_iter_dataset(options)
+        self._task, self._start = task, stable_hash("prompts", seed) % 2**32
+        dataset = grain.MapDataset.range(_LENGTH).map(self._problem).to_iter_dataset(options)
         self._iterator = iter(dataset.filter(self._is_kept).batch(batch_size, batch_fn=list))
+
+    def _problem(self, index: int) -> Problem:
+        return self._task.problem(self._start + index, split="train")
 
     def _is_kept(self, problem: Problem) -> bool:
         is_kept = self._keep(problem)
@@ -56,7 +51,7 @@ class PromptIterator:
 
         A position says nothing of the task: whoever goes on from a saved one says again which it is.
         """
-        self._source.task = task
+        self._task = task
 
     def take_skipped(self) -> list[Problem]:
         """The problems that were passed over since this was asked last."""
@@ -83,17 +78,3 @@ class PromptIterator:
             if state.get(key) != value:
                 raise ValueError(f"prompts: the saved position has {key} {state.get(key)!r} and this run has {value!r}")
         self._iterator.set_state(state["grain"])
-
-
-def make_prompt_iterator(
-    task: Task, *, batch_size: int, seed: int, keep: Callable[[Problem], bool] = lambda problem: True
-) -> PromptIterator:
-    """Batches of ``batch_size`` training problems of a task.
-
-    Args:
-        task: the source of problems.
-        batch_size: problems in each batch.
-        seed: decides where in the task's endless sequence the stream begins.
-        keep: problems of which it says no are passed over, and kept for ``take_skipped``.
-    """
-    return PromptIterator(task, batch_size=batch_size, seed=seed, keep=keep)

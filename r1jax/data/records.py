@@ -1,4 +1,4 @@
-"""Training conversations from files: what the reject stage writes, or any set of one's own, as a finite source.
+"""Records from files, another stage's work directory or a function; conversations among them as a finite source of documents.
 
 In a config: ``"data": {"function": "r1jax.data.records:documents", "arguments": {"path": "{cold_start}"}}``.
 
@@ -13,12 +13,14 @@ be written as JSON text. Epochs are gone through in a new order each, by the see
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from r1jax.specs.functions import check_function, load_function
+from r1jax.specs.source import SourceSpec
 from r1jax.tasks.problem import stable_hash
 from r1jax.tasks.sources.rows import ENDINGS, Row, Rows, data_files, open_rows
 from r1jax.text.templates import MESSAGE_FIELDS
@@ -82,35 +84,50 @@ def open_records(path: str | Path, *, split: str | None = None, subset: str | No
     return _opened(location, split, subset, _stamp(location))
 
 
+def check_records(spec: SourceSpec, *, where: str) -> None:
+    """Raises ValueError, naming the key below ``where``, for a function that is not there; what a path names may come later."""
+    if spec.function is not None:
+        check_function(spec.function, where=f"{where}.function")
+
+
+def records_of(spec: SourceSpec, *, seed: int) -> Iterator[Row]:
+    """The records of a path or of a function, read as they are asked for.
+
+    A path is a file, a folder (with "split" and "subset", if it holds several), or the work directory of a finished stage. A
+    function yields records; it is called with the seed and the arguments. Raises ValueError, or what
+    ``open_records`` raises, for what is not there.
+    """
+    if spec.path is not None:
+        rows = open_records(spec.path, split=spec.split, subset=spec.subset)
+        yield from map(rows.row, range(len(rows)))
+    elif spec.function is not None:
+        for number, record in enumerate(load_function(spec.function)(seed=seed, **spec.arguments), start=1):
+            yield Row(record, where=f"{spec.function}, record {number}")
+
+
 def messages_of(row: Row) -> list[dict[str, str]]:
     """The conversation of a record.
 
     Raises:
         ValueError: naming file, row and field, where it is none that the assistant ends, or a content is no text.
     """
-    if row.get("messages") is not None:
-        field, messages = "messages", [_message(row, "messages", m, "role", "content") for m in _list(row, "messages")]
-    elif row.get("conversations") is not None:
-        field = "conversations"
-        messages = [_message(row, field, m, "from", "value") for m in _list(row, field)]
-    else:
-        field = "prompt"
+    keys = {"messages": ("role", "content"), "conversations": ("from", "value")}
+    field = next((name for name in keys if row.get(name) is not None), "prompt")
+    if field == "prompt":
         messages = [
             {"role": "user", "content": row.text("prompt")},
             {"role": "assistant", "content": row.text("completion", "response")},
         ]
+    else:
+        given = row.parsed(field)
+        if not isinstance(given, list):
+            raise row.error(field, f"must be a list of messages; it is a {type(given).__name__}")
+        messages = [_message(row, field, message, *keys[field]) for message in given]
     roles = [message["role"] for message in messages]
     if len(messages) < 2 or roles[-1] != "assistant" or "user" not in roles:
         raise row.error(
             field, f"must be a conversation that the assistant ends; its roles are {', '.join(roles) or 'none'}"
         )
-    return messages
-
-
-def _list(row: Row, field: str) -> Sequence[Any]:
-    messages = row.parsed(field)
-    if not isinstance(messages, list):
-        raise row.error(field, f"must be a list of messages; it is a {type(messages).__name__}")
     return messages
 
 

@@ -47,12 +47,7 @@ def lengthens(claim: LengthensClaim) -> Verdict:
         changes.append(mean_difference(last, first))
         start, end = mean_over(first), mean_over(last)
         ratio = end.value / start.value if start.value else None
-        values[metric] = {
-            "first": listed(first),
-            "last": listed(last),
-            "change": changes[-1].to_json(),
-            "ratio": ratio,
-        }
+        values[metric] = {"first": listed(first), "last": listed(last), "change": changes[-1].to_json(), "ratio": ratio}
         times = "" if ratio is None else f" (× {ratio:.2f})"
         texts.append(f"{words} {start} → {end}{times}, change {changes[-1]}")
         curves = [curve for stage in stages for curve in stage.curves(f"seed {stage.seed}", metric)]

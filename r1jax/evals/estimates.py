@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 FEWEST_SEEDS = 3
-"""From so many runs on an interval is one over runs; below, it is that of the runs' own intervals, if they have any."""
+"""From so many runs on an interval is one over runs; below, the runs' intervals are put together, if they have any."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Estimate:
 def mean_over(estimates: Sequence[Estimate]) -> Estimate:
     """The mean over independent runs (seeds).
 
-    From three runs on with the t-interval over their values, else with their own intervals put together as those of
+    From three runs on with the t-interval over their values, else with their intervals put together as those of
     independent normal variables, or with none if one of them has none.
     """
     values = [estimate.value for estimate in estimates]

@@ -97,14 +97,14 @@ class Finished:
         self.series(metric)
         edges = {name: self._stage.metrics.get(f"{metric}_{name}") for name in ("low", "high")}
         drawn = []
-        parts = self._stage.metrics[metric].by_kind()
-        for kind, series in parts.items():
+        parts = self._stage.curves(metric)
+        for kind, series, is_points in parts:
             curve: dict[str, Any] = {"label": label, "steps": series.steps.tolist(), "values": series.values.tolist()}
             limits = {name: edge.by_kind().get(kind) for name, edge in edges.items() if edge is not None}
             if len(limits) == 2 and all(s is not None and len(s.steps) == len(series.steps) for s in limits.values()):
                 curve |= {name: edge.values.tolist() for name, edge in limits.items() if edge is not None}
-            if kind is not None and len(parts) > 1:
-                curve |= {"label": f"{label}, {kind}", "is_full": kind.is_full}
+            curve |= {"label": f"{label}, {kind}", "run": label} if len(parts) > 1 else {}
+            curve |= {"is_points": True} if is_points else {}
             drawn.append(curve)
         return drawn
 

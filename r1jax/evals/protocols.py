@@ -52,13 +52,13 @@ def _runs(stages: Sequence[Finished]) -> str:
 
 
 def _sampling(config: Any, problems: str, samples: str) -> str:
-    """ "512 problems, 16 samples of each, temperature 1, top-p 0.95"; what the config does not say is "unknown"."""
+    """ "512 problems, 16 samples of each, temperature 1.0, top-p 0.95"; what the config does not say is "?"."""
     config = config if isinstance(config, Mapping) else {}
-    known = {key: config[key] for key in (problems, samples, "temperature") if config.get(key) is not None}
-    parts = [
-        f"{known.get(problems, 'unknown number of')} problems",
-        f"{known.get(samples, 'unknown number of')} samples of each",
-        f"temperature {known.get('temperature', 'unknown')}",
-        "all tokens" if config.get("top_p") is None else f"top-p {config['top_p']}",
+    counts = [
+        "default number of" if value is None else value
+        for key in (problems, samples)
+        for value in [config.get(key, "?")]
     ]
-    return ", ".join(parts)
+    temperature, top_p = config.get("temperature", "?"), config.get("top_p", None if "temperature" in config else "?")
+    tokens = "all tokens" if top_p is None else f"top-p {top_p}"
+    return f"{counts[0]} problems, {counts[1]} samples of each, temperature {temperature}, {tokens}"

@@ -18,19 +18,55 @@ ARCHITECTURES = {
     "qwen2": "Qwen2ForCausalLM",
 }
 _DEFAULT_LENGTH = 32_768  # written where the model says nothing
-_NEEDED = object()
+_COMMON = {
+    "vocab_size": ("vocab_size", int),
+    "num_hidden_layers": ("num_layers", int),
+    "hidden_size": ("model_dim", int),
+    "intermediate_size": ("ffn_dim", int),
+    "num_attention_heads": ("num_heads", int),
+    "tie_word_embeddings": ("tie_embeddings", False),
+    "max_position_embeddings": ("max_length", int),
+    "rms_norm_eps": ("rms_eps", 1e-6),
+    "initializer_range": ("init_std", 0.02),
+}
+"""Key of config.json -> (field of ModelConfig, default where it is absent, or the type of what must be there)."""
+_MLA = {
+    "q_lora_rank": ("q_lora_rank", 0),
+    "kv_lora_rank": ("kv_lora_rank", int),
+    "qk_nope_head_dim": ("nope_head_dim", int),
+    "qk_rope_head_dim": ("rope_head_dim", int),
+    "v_head_dim": ("value_head_dim", int),
+    "n_routed_experts": ("num_experts", int),
+    "num_experts_per_tok": ("num_experts_per_token", int),
+    "n_shared_experts": ("num_shared_experts", 0),
+    "moe_intermediate_size": ("expert_ffn_dim", int),
+    "first_k_dense_replace": ("num_dense_layers", 0),
+    "n_group": ("num_groups", 1),
+    "topk_group": ("num_groups_per_token", 1),
+    "routed_scaling_factor": ("routed_scaling", 1.0),
+    "norm_topk_prob": ("normalize_weights", True),
+}
+"""The same for DeepSeek's."""
 _DEFAULTS_DIFFER = (
     "n_group", "topk_group", "n_shared_experts", "first_k_dense_replace", "routed_scaling_factor", "norm_topk_prob",
 )  # fmt: skip
 """What the code released with V3 and transformers take for different values where it is absent; here it may be null."""
-_ROPE_KEYS = {
-    "default": (),
-    "yarn": (
-        "factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim",
-        "attention_factor", "truncate",
-    ),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-}  # fmt: skip
+_YARN = {
+    "factor": ("factor", float),
+    "original_max_position_embeddings": ("original_length", int),
+    "beta_fast": ("beta_fast", 32.0),
+    "beta_slow": ("beta_slow", 1.0),
+    "mscale": ("mscale", 1.0),
+    "mscale_all_dim": ("mscale_all_dim", 0.0),
+}
+_LLAMA3 = {
+    "factor": ("factor", float),
+    "low_freq_factor": ("low_freq_factor", float),
+    "high_freq_factor": ("high_freq_factor", float),
+    "original_max_position_embeddings": ("original_length", int),
+}
+"""The same for the kinds of RoPE scaling, whose fields are those of Yarn and Llama3Rope."""
+_ROPE_KEYS = {"default": (), "yarn": (*_YARN, "attention_factor", "truncate"), "llama3": (*_LLAMA3,)}
 """Kind of RoPE scaling -> what transformers reads of it."""
 
 
@@ -40,20 +76,28 @@ class _Reader:
     def __init__(self, values: Mapping[str, Any], faults: list[str], prefix: str = ""):
         self.values, self.faults, self.prefix = values, faults, prefix
 
-    def get(self, key: str, kind: type, default: Any = _NEEDED) -> Any:
-        """The value of a key, which must be of `kind`; null counts as absent; a fault gives `kind()`."""
+    def get(self, key: str, default: Any) -> Any:
+        """The value of a key, of the default's type; null counts as absent; a fault gives that type's zero.
+
+        Where the default is a type, a value of it must be there.
+        """
+        kind = default if isinstance(default, type) else type(default)
         value = self.values.get(key)
         if value is None:
-            if default is _NEEDED:
-                self.faults.append(f"config.json: {self.prefix}{key} is missing")
-                return kind()
-            return default
+            if default is not kind:
+                return default
+            self.faults.append(f"config.json: {self.prefix}{key} is missing")
+            return kind()
         if kind is float and type(value) is int:
             value = float(value)
         if type(value) is not kind:
             self.faults.append(f"config.json: {self.prefix}{key}={value!r} must be of type {kind.__name__}")
             return kind()
         return value
+
+    def fields(self, table: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+        """The fields of a table's keys."""
+        return {field: self.get(key, default) for key, (field, default) in table.items()}
 
     def only(self, key: str, *known: Any) -> None:
         """A fault unless the key is absent, null or one of `known`."""
@@ -90,32 +134,22 @@ def _common(r: _Reader) -> dict[str, Any]:
     r.only("attention_dropout", 0, 0.0)
     r.only("is_causal", True)  # False: transformers lets a token see the later ones
     r.only("per_layer_config")
-    return {
-        "vocab_size": r.get("vocab_size", int),
-        "num_layers": r.get("num_hidden_layers", int),
-        "model_dim": r.get("hidden_size", int),
-        "ffn_dim": r.get("intermediate_size", int),
-        "num_heads": r.get("num_attention_heads", int),
-        "tie_embeddings": r.get("tie_word_embeddings", bool, False),
-        "max_length": r.get("max_position_embeddings", int),
-        "rms_eps": r.get("rms_norm_eps", float, 1e-6),
-        "init_std": r.get("initializer_range", float, 0.02),
-    }
+    return r.fields(_COMMON)
 
 
 def _gqa(r: _Reader, family: str) -> dict[str, Any]:
     num_layers, num_heads = r.get("num_hidden_layers", int), r.get("num_attention_heads", int)
-    windowed = r.values.get("use_sliding_window", False) and r.get("max_window_layers", int, 0) < num_layers
+    windowed = r.values.get("use_sliding_window", False) and r.get("max_window_layers", 0) < num_layers
     if windowed:
         r.faults.append("config.json: use_sliding_window=True is not supported: attention here sees all earlier tokens")
-    if any(kind != "full_attention" for kind in r.get("layer_types", list, [])) and not windowed:
+    if any(kind != "full_attention" for kind in r.get("layer_types", [])) and not windowed:
         r.faults.append(
             f"config.json: layer_types={r.values['layer_types']!r:.80} is not supported; known: 'full_attention'"
         )
     return {
         "attention": "gqa",
-        "num_kv_heads": r.get("num_key_value_heads", int, num_heads),
-        "head_dim": r.get("head_dim", int, r.get("hidden_size", int) // max(num_heads, 1)),
+        "num_kv_heads": r.get("num_key_value_heads", num_heads),
+        "head_dim": r.get("head_dim", r.get("hidden_size", int) // max(num_heads, 1)),
         "qkv_bias": family == "qwen2",
     }
 
@@ -132,26 +166,16 @@ def _mla(r: _Reader, family: str) -> dict[str, Any]:
     r.only("topk_method", *(("noaux_tc",) if is_v3 else ("greedy", "group_limited_greedy")))
     if not is_v3:
         r.only("norm_topk_prob", False)  # its released code then leaves out routed_scaling_factor
-    grouped = is_v3 or r.values.get("topk_method") == "group_limited_greedy"
-    return {
+    fields = r.fields(_MLA)
+    if not is_v3:
+        fields["normalize_weights"] = False
+        if r.values.get("topk_method") != "group_limited_greedy":
+            fields["num_groups"] = fields["num_groups_per_token"] = 1
+    return fields | {
         "attention": "mla",
-        "q_lora_rank": r.get("q_lora_rank", int, 0),
-        "kv_lora_rank": r.get("kv_lora_rank", int),
-        "nope_head_dim": r.get("qk_nope_head_dim", int),
-        "rope_head_dim": r.get("qk_rope_head_dim", int),
-        "value_head_dim": r.get("v_head_dim", int),
-        "num_experts": r.get("n_routed_experts", int),
-        "num_experts_per_token": r.get("num_experts_per_tok", int),
-        "num_shared_experts": r.get("n_shared_experts", int, 0),
-        "expert_ffn_dim": r.get("moe_intermediate_size", int),
-        "num_dense_layers": r.get("first_k_dense_replace", int, 0),
-        "num_groups": r.get("n_group", int, 1) if grouped else 1,
-        "num_groups_per_token": r.get("topk_group", int, 1) if grouped else 1,
-        "routed_scaling": r.get("routed_scaling_factor", float, 1.0),
         "score_function": "sigmoid" if is_v3 else "softmax",
-        "normalize_weights": r.get("norm_topk_prob", bool, True) if is_v3 else False,
         "router_bias": is_v3,
-        "num_mtp_layers": r.get("num_nextn_predict_layers", int, r.get("num_mtp_layers", int, 0)) if is_v3 else 0,
+        "num_mtp_layers": r.get("num_nextn_predict_layers", r.get("num_mtp_layers", 0)) if is_v3 else 0,
     }
 
 
@@ -171,8 +195,8 @@ def _rope(r: _Reader) -> dict[str, Any]:
 
 
 def _rope_of(r: _Reader, key: str) -> dict[str, Any]:
-    rope = _Reader(r.get(key, dict, {}), r.faults, f"{key}.")
-    fields: dict[str, Any] = {"rope_theta": rope.get("rope_theta", float, r.get("rope_theta", float, 10_000.0))}
+    rope = _Reader(r.get(key, {}), r.faults, f"{key}.")
+    fields: dict[str, Any] = {"rope_theta": rope.get("rope_theta", r.get("rope_theta", 10_000.0))}
     rope.only("partial_rotary_factor", 1, 1.0)
     kind = rope.values.get("rope_type") or rope.values.get("type") or "default"
     if not isinstance(kind, str) or kind not in _ROPE_KEYS:
@@ -191,21 +215,11 @@ def _rope_of(r: _Reader, key: str) -> dict[str, Any]:
         rope.only("truncate", True)
         if bool(rope.values.get("mscale")) != bool(rope.values.get("mscale_all_dim")):
             r.faults.append(f"config.json: {key} has one of mscale and mscale_all_dim: it must have both or neither")
-        fields["yarn"] = Yarn(
-            factor=rope.get("factor", float),
-            original_length=rope.get("original_max_position_embeddings", int, length),
-            beta_fast=rope.get("beta_fast", float, 32.0),
-            beta_slow=rope.get("beta_slow", float, 1.0),
-            mscale=rope.get("mscale", float, 1.0) or 1.0,
-            mscale_all_dim=rope.get("mscale_all_dim", float, 0.0),
-        )
+        original = {"original_max_position_embeddings": ("original_length", length)}
+        scaling = rope.fields(_YARN | original)
+        fields["yarn"] = Yarn(**scaling | {"mscale": scaling["mscale"] or 1.0})
     if kind == "llama3":
-        fields["llama3_rope"] = Llama3Rope(
-            factor=rope.get("factor", float),
-            low_freq_factor=rope.get("low_freq_factor", float),
-            high_freq_factor=rope.get("high_freq_factor", float),
-            original_length=rope.get("original_max_position_embeddings", int),
-        )
+        fields["llama3_rope"] = Llama3Rope(**rope.fields(_LLAMA3))
     if kind != "default":  # read by no version of transformers at the top
         r.only("original_max_position_embeddings", rope.values.get("original_max_position_embeddings", length))
     return fields
@@ -234,21 +248,14 @@ def write_config(config: ModelConfig, *, dtype: str) -> dict[str, Any]:
     raw: dict[str, Any] = {
         "architectures": [ARCHITECTURES[family]],
         "model_type": family,
-        "vocab_size": c.vocab_size,
-        "num_hidden_layers": c.num_layers,
-        "hidden_size": c.model_dim,
-        "intermediate_size": c.ffn_dim,
-        "num_attention_heads": c.num_heads,
         "hidden_act": "silu",
         "attention_dropout": 0.0,
-        "tie_word_embeddings": c.tie_embeddings,
-        "max_position_embeddings": c.max_length or _DEFAULT_LENGTH,
-        "rms_norm_eps": c.rms_eps,
-        "initializer_range": c.init_std,
         "use_cache": True,
         "torch_dtype": dtype,
         "rope_theta": c.rope_theta,
         "rope_scaling": _write_rope(c),
+        **{key: getattr(c, field) for key, (field, _) in _COMMON.items()},
+        "max_position_embeddings": c.max_length or _DEFAULT_LENGTH,
     }
     if c.attention == "gqa":
         raw["num_key_value_heads"] = c.num_kv_heads
@@ -259,22 +266,10 @@ def write_config(config: ModelConfig, *, dtype: str) -> dict[str, Any]:
     raw |= {
         "attention_bias": False,
         "num_key_value_heads": c.num_heads,
+        **{key: getattr(c, field) for key, (field, _) in _MLA.items()},
         "q_lora_rank": c.q_lora_rank or None,
-        "kv_lora_rank": c.kv_lora_rank,
-        "qk_nope_head_dim": c.nope_head_dim,
-        "qk_rope_head_dim": c.rope_head_dim,
-        "v_head_dim": c.value_head_dim,
-        "n_routed_experts": c.num_experts,
-        "num_experts_per_tok": c.num_experts_per_token,
-        "n_shared_experts": c.num_shared_experts,
-        "moe_intermediate_size": c.expert_ffn_dim,
         "moe_layer_freq": 1,
-        "first_k_dense_replace": c.num_dense_layers,
-        "n_group": c.num_groups,
-        "topk_group": c.num_groups_per_token,
-        "routed_scaling_factor": c.routed_scaling,
         "scoring_func": c.score_function,
-        "norm_topk_prob": c.normalize_weights,
         "ep_size": 1,
     }
     if family == "deepseek_v2":
@@ -284,26 +279,12 @@ def write_config(config: ModelConfig, *, dtype: str) -> dict[str, Any]:
 
 def _write_rope(c: ModelConfig) -> dict[str, Any] | None:
     if c.llama3_rope:
-        rope = c.llama3_rope
-        return {
-            "rope_type": "llama3",
-            "factor": rope.factor,
-            "low_freq_factor": rope.low_freq_factor,
-            "high_freq_factor": rope.high_freq_factor,
-            "original_max_position_embeddings": rope.original_length,
-        }
+        return {"rope_type": "llama3", **{key: getattr(c.llama3_rope, field) for key, (field, _) in _LLAMA3.items()}}
     if not c.yarn:
         return None
-    yarn = c.yarn
-    scales = {"mscale": yarn.mscale, "mscale_all_dim": yarn.mscale_all_dim}
-    if not yarn.mscale_all_dim and not math.isclose(yarn.mscale, 1.0):
-        raise ValueError(f"yarn mscale={yarn.mscale} with mscale_all_dim=0 cannot be said in config.json")
-    return {
-        "type": "yarn",
-        "rope_type": "yarn",
-        "factor": yarn.factor,
-        "original_max_position_embeddings": yarn.original_length,
-        "beta_fast": yarn.beta_fast,
-        "beta_slow": yarn.beta_slow,
-        **(scales if yarn.mscale_all_dim else {}),
-    }
+    scaling = {key: getattr(c.yarn, field) for key, (field, _) in _YARN.items()}
+    if not c.yarn.mscale_all_dim:
+        del scaling["mscale"], scaling["mscale_all_dim"]
+        if not math.isclose(c.yarn.mscale, 1.0):
+            raise ValueError(f"yarn mscale={c.yarn.mscale} with mscale_all_dim=0 cannot be said in config.json")
+    return {"type": "yarn", "rope_type": "yarn", **scaling}

@@ -4,10 +4,10 @@
 """
 
 import argparse
-import contextlib
+import functools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,29 +22,27 @@ from r1jax.hf.write import DTYPES, MAX_SHARD_BYTES, Source, planned_bytes, write
 from r1jax.text.gguf_tokenizer import gguf_tokenizer
 
 
-@contextlib.contextmanager
-def _silent(total: int) -> Iterator[Callable[[int], None]]:
-    yield lambda count: None
-
-
 def convert(
     source: Path,
     target: Path,
     *,
     dtype: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
-    progress: Callable[[int], contextlib.AbstractContextManager[Callable[[int], None]]] = _silent,
 ) -> int:
     """Writes the model of `source` (a folder, or a GGUF file) to the folder `target`; returns the bytes of its weights.
 
+    Progress is shown on stderr.
+
     dtype: None keeps each tensor's type; what is quantised becomes bfloat16 (FP8) or float32 (GGUF). "fp8" leaves what is
       FP8 already as it is: another rounding would change it.
-    progress: given the bytes to come, a context whose value is told the bytes of each tensor that was written.
     Errors: those of `open_folder` or `read_gguf` for the source, of `save_pretrained` for the target.
     """
     what = _gguf_source(source) if source.suffix == ".gguf" else _folder_source(source, keeps_fp8=dtype == "fp8")
     total = planned_bytes(what, dtype)
-    with progress(total) as on_bytes:
+    columns = (TextColumn("weights"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("weights", total=total)
+        on_bytes = functools.partial(bar.advance, task)
         write_folder(target, what, dtype=dtype, max_shard_bytes=max_shard_bytes, on_bytes=on_bytes)
     return total
 
@@ -84,14 +82,6 @@ def _gguf_source(path: Path) -> Source:
     )
 
 
-@contextlib.contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    columns = (TextColumn("weights"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(file=sys.stderr)) as bar:
-        task = bar.add_task("weights", total=total)
-        yield lambda count: bar.advance(task, count)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command line; 1 and a message without traceback for what the user can mend."""
     parser = argparse.ArgumentParser(
@@ -104,13 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     start = time.monotonic()
     try:
-        total = convert(
-            options.source,
-            options.target,
-            dtype=options.dtype,
-            max_shard_bytes=options.max_shard_bytes,
-            progress=_bar,
-        )
+        total = convert(options.source, options.target, dtype=options.dtype, max_shard_bytes=options.max_shard_bytes)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

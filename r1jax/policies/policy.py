@@ -18,7 +18,7 @@ from r1jax import sharding
 from r1jax.data.documents import Source, as_messages
 from r1jax.data.records import documents
 from r1jax.hf import gguf, load_pretrained
-from r1jax.hf.folder import open_folder
+from r1jax.hf.folder import Folder, check_folder
 from r1jax.models.config import ModelConfig
 from r1jax.models.presets import make_preset
 from r1jax.models.transformer import Model, make_model
@@ -56,9 +56,9 @@ def make_source(spec: SourceSpec, *, seed: int) -> Source:
 
     Raises ValueError for a function that cannot be imported.
     """
-    if spec.path is not None:
-        return lambda index: documents(index, seed=seed, path=spec.path, split=spec.split, subset=spec.subset)
-    function = load_function(spec.function)
+    if (path := spec.path) is not None:
+        return lambda index: documents(index, seed=seed, path=path, split=spec.split, subset=spec.subset)
+    function = load_function(str(spec.function))
     return lambda index: function(index, seed=seed, **spec.arguments)
 
 
@@ -69,7 +69,7 @@ def count_documents(spec: SourceSpec) -> int | None:
     """
     if spec.path is not None:
         return documents.count(path=spec.path, split=spec.split, subset=spec.subset)
-    count: Callable[..., int] | None = getattr(load_function(spec.function), "count", None)
+    count: Callable[..., int] | None = getattr(load_function(str(spec.function)), "count", None)
     return None if count is None else count(**spec.arguments)
 
 
@@ -106,14 +106,10 @@ def config_of(init: Init, *, seed: int | None = None) -> ModelConfig:
         config = _read_config(Path(init.path) / "model.json")
     elif isinstance(init, GgufInit):
         config = gguf.open_gguf(_gguf_path(init))[1]
-    elif (Path(init.path) / "config.json").is_file():
-        config = dataclasses.replace(open_folder(init.path).config, dtype="float32")
-        if init.preset is not None:
-            _check_preset(init)
-    elif init.preset is not None:
+    elif init.preset is not None and not Path(init.path).exists():
         config = dataclasses.replace(make_preset(init.preset), dtype="float32")
     else:
-        raise ValueError(f"init.path={init.path!r}: there is no such folder with a config.json")
+        config = dataclasses.replace(_checked_folder(init).config, dtype="float32")
     return _changed(config, init)
 
 
@@ -125,9 +121,8 @@ def tokenizer_of(init: Init, *, seed: int) -> Tokenizer:
         return Tokenizer.load(Path(init.path) / "tokenizer")
     if isinstance(init, GgufInit):
         return gguf_tokenizer(gguf.read_gguf(_gguf_path(init)).metadata)
-    tokenizer = open_folder(init.path).tokenizer
-    if tokenizer is None:
-        raise ValueError(f"init.path={init.path!r} has no tokenizer.json: a stage needs the tokenizer")
+    tokenizer = _checked_folder(init).tokenizer
+    assert tokenizer is not None  # check_folder asks for one
     return tokenizer
 
 
@@ -210,21 +205,25 @@ _FREE = (
 """Fields that say how a model is computed or began, or what a folder may leave out: a preset's may differ."""
 
 
-def _check_preset(init: HuggingFaceInit) -> None:
-    """Raises ValueError, naming the fields, where the folder's model is not the one that the spec's "preset" names."""
-    expected, there = (dataclasses.asdict(c) for c in (make_preset(init.preset), open_folder(init.path).config))
-    differ = [name for name in expected if name not in _FREE and expected[name] != there[name]]
-    if differ:
-        fields = ", ".join(f"{name} is {there[name]} and not {expected[name]}" for name in differ)
-        raise ValueError(f"init.preset={init.preset!r}: {init.path} is another model: {fields}")
+def _checked_folder(init: HuggingFaceInit) -> Folder:
+    """The folder, whose weights are not read.
+
+    Raises what ``check_folder`` raises; ValueError, naming the fields, where its model is not the one that "preset" names.
+    """
+    folder = check_folder(init.path)
+    if init.preset is not None:
+        expected, there = (dataclasses.asdict(config) for config in (make_preset(init.preset), folder.config))
+        differ = [name for name in expected if name not in _FREE and expected[name] != there[name]]
+        if differ:
+            fields = ", ".join(f"{name} is {there[name]} and not {expected[name]}" for name in differ)
+            raise ValueError(f"init.preset={init.preset!r}: {init.path} is another model: {fields}")
+    return folder
 
 
 def _from_folder(init: HuggingFaceInit, *, mesh: Mesh) -> tuple[Policy, dict, dict]:
-    if init.preset is not None:
-        _check_preset(init)
+    _checked_folder(init)
     loaded = load_pretrained(init.path, dtype="float32", mesh=mesh, model=_changes(init))
-    if loaded.tokenizer is None:
-        raise ValueError(f"init.path={init.path!r} has no tokenizer.json: a stage needs the tokenizer")
+    assert loaded.tokenizer is not None  # check_folder asks for one
     return Policy(loaded.model, loaded.tokenizer), loaded.params, loaded.buffers
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from r1jax.data.records import RecordsMissingError
 from r1jax.models.config import ModelConfig
@@ -57,7 +58,7 @@ class Previews:
                 return Preview(config_of(init, seed=seed), tokenizer_of(init, seed=seed))
         except RecordsMissingError:
             return None
-        before = self.stage_at(init.path)
+        before: Any = self.stage_at(init.path)
         if before is None or not hasattr(before, "init"):
             raise ValueError(f"init.path={init.path!r} is no work directory of a stage that trains a model")
         preview = self.policy(before.init, seed=before.seed)

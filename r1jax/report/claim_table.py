@@ -1,4 +1,4 @@
-"""The claims of the paper beside what was found: a table, and what each verdict rests on."""
+"""The claims of the paper and what came of them here: a table, and what each verdict rests on."""
 
 from typing import Any
 
@@ -22,8 +22,8 @@ def claims_section(run: Run) -> str:
         if rows and isinstance(note, str):
             parts.append(f"<p>{escape(note)}</p>")
         if rows:
-            parts.append(_table(rows))
-            parts += [_details(row, place, name=stage.name) for place, row in enumerate(rows)]
+            parts.append(f'<div class="claims">{_table(rows)}</div>')
+            parts += [_details(row, name=f"{stage.name} {index}") for index, row in enumerate(rows)]
     parts += [f'<p class="note">{escape(note)}</p>' for note in notes]
     return f"<h2>The paper's claims</h2>{''.join(parts)}" if parts else ""
 
@@ -33,12 +33,19 @@ def _table(rows: list[dict[str, Any]]) -> str:
         [
             f'<span class="wide">{_text(row, "claim")}</span>',
             _text(row, "paper"),
-            _text(row, "ours"),
+            _text(row, "ours") + _protocol(row),
             _mark(row.get("held")),
         ]
         for row in rows
     ]
     return table(lines, head=["claim", "paper", "ours", "held"])
+
+
+def _protocol(row: dict[str, Any]) -> str:
+    """How the figures of a row were computed, below them."""
+    sentences = row.get("protocol")
+    lines = [escape(str(text)[:_MAX_TEXT]) for text in sentences] if isinstance(sentences, list) else []
+    return f'<small class="protocol">{"<br>".join(lines)}</small>' if lines else ""
 
 
 def _mark(held: Any) -> str:
@@ -49,40 +56,43 @@ def _mark(held: Any) -> str:
     return '<span class="quiet">open</span>'
 
 
-def _details(row: dict[str, Any], place: int, *, name: str) -> str:
+def _details(row: dict[str, Any], *, name: str) -> str:
     """The rule of a verdict, its table and its figures, to be folded away."""
-    figures = [drawn for found in _dicts(row.get("figures")) if (drawn := _drawn(found, name=f"{name} {place}"))]
+    figures = [drawn for one in _dicts(row.get("figures")) if (drawn := _drawn(one, name=name))]
     grid = f'<div class="grid">{"".join(figures)}</div>' if figures else ""
-    counts = f" <small>({len(figures)} figures)</small>" if figures else ""
+    counts = f" <small>({len(figures)} figure{'s' * (len(figures) > 1)})</small>" if figures else ""
     return (
         f"<details open><summary>{_text(row, 'claim')}{counts}</summary>"
-        f"<p>Held if: {_text(row, 'rule')}.</p>{_own_table(row.get('table'))}{grid}</details>"
+        f"<p>Held if: {_text(row, 'rule')}.</p>{_cells(row.get('table'))}{grid}</details>"
     )
 
 
-def _own_table(found: Any) -> str:
-    if not isinstance(found, dict) or not isinstance(found.get("rows"), list):
+def _cells(cells: Any) -> str:
+    if not isinstance(cells, dict) or not isinstance(cells.get("rows"), list):
         return ""
-    rows = [[escape(cell) for cell in row] for row in found["rows"] if isinstance(row, list)]
-    head = found.get("head")
+    rows = [[escape(cell) for cell in row] for row in cells["rows"] if isinstance(row, list)]
+    head = cells.get("head")
     return table(rows, head=[escape(cell) for cell in head] if isinstance(head, list) else None)
 
 
-def _drawn(found: dict[str, Any], *, name: str) -> str:
-    """A figure of claims.json; "" where nothing of it can be drawn."""
-    curves, labels = [], []
-    for line in _dicts(found.get("curves")):
+def _drawn(one: dict[str, Any], *, name: str) -> str:
+    """A figure of claims.json; "" where nothing of it can be drawn. Curves of one run have one colour."""
+    curves, colours = [], {}
+    for line in _dicts(one.get("curves")):
         steps, values, low, high = (_numbers(line.get(key)) for key in ("steps", "values", "low", "high"))
         if not len(values) or len(steps) != len(values):
             continue
         if not len(low) == len(high) == len(values):
             low = high = None
-        curves.append(plot.Curve(steps, values, len(curves), low=low, high=high))
-        labels.append(str(line.get("label", "")))
+        label = str(line.get("label", ""))
+        colour = colours.setdefault(str(line.get("run", label)), len(colours))
+        is_points = line.get("is_points") is True
+        curves.append(plot.Curve(steps, values, colour, low, high, label, is_points=is_points))
     if not curves:
         return ""
-    title, unit, across = (str(found.get(key, "")) for key in ("title", "unit", "across"))
-    return figure(Panel(title, unit, (), across=across), labels, curves, name=f"{name} {title}")
+    title, unit, across = (str(one.get(key, "")) for key in ("title", "unit", "across"))
+    drawn = figure(Panel(title, unit, (), across=across), curves, name=f"{name} {title}")
+    return drawn if drawn.startswith("<figure>") else f"<p>{drawn}</p>"
 
 
 def _numbers(values: Any) -> np.ndarray:

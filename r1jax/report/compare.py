@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from r1jax.report.figures import compared_figures
+from r1jax.report.figures import compared_figures, swatch
 from r1jax.report.headline import length_ends, score, score_names, seed_of, status, updates_of
 from r1jax.report.markup import duration, escape, page, setting, show, table
 from r1jax.report.page import save
 from r1jax.report.panels import resolve
-from r1jax.report.plot import NUM_COLOURS
 from r1jax.report.tables import scores
 from r1jax.workdir.read import Run, Stage, flatten, read_run
 
@@ -86,32 +85,38 @@ def _group(stages: dict[str, Stage]) -> str:
 
 
 def _scores(stages: dict[str, Stage]) -> str:
-    names = list(dict.fromkeys(name for stage in stages.values() for name in score_names(stage)))
+    names = list(dict.fromkeys(name for stage in stages.values() for name in score_names(stage, with_pass_at_k=True)))
     columns = ["mean length"] if any(np.isfinite(length_ends(stage)).any() for stage in stages.values()) else []
     figures = {label: facts for label, stage in stages.items() if (facts := scores(stage))}
     head = ["run", *names, *columns, *(["figures"] if figures else []), "updates", "wall time", "seed", "status"]
     rows = []
     for index, (label, stage) in enumerate(stages.items()):
-        line = f'<div class="legend"><span><i style="background:var(--c{index % NUM_COLOURS})"></i>{escape(label)}</span></div>'
+        line = f'<div class="legend"><span>{swatch(index)}{escape(label)}</span></div>'
         spans = [_span(score(stage, name, "before"), score(stage, name, "after")) for name in names]
         lengths = [" → ".join(show(round(value, 1)) for value in length_ends(stage))] if columns else []
         state = "finished" if stage.done else status(stage)
-        rows.append(
-            [
-                line,
-                *spans,
-                *lengths,
-                *([figures.get(label, "")] if figures else []),
-                f"{updates_of(stage):,}",
-                duration(stage.wall_seconds),
-                escape(seed_of(stage)),
-                state,
-            ]
-        )
+        cells = [
+            *spans,
+            *lengths,
+            f"{updates_of(stage):,}",
+            duration(stage.wall_seconds),
+            escape(seed_of(stage)),
+            state,
+        ]
+        cells = [f'<span class="one">{cell}</span>' for cell in cells]
+        if figures:
+            cells.insert(len(spans) + len(lengths), figures.get(label, ""))
+        rows.append([line, *cells])
     finals = [[score(stage, name, "after")[0] for stage in stages.values()] for name in names]
     if len(stages) > 1 and any(np.isfinite(values).sum() > 1 for values in finals):
         blank = [""] * (len(head) - len(names) - 1)
-        rows.append(["mean after (lowest to highest)", *(_spread(values) for values in finals), *blank])
+        rows.append(
+            [
+                '<span class="wide">mean after (lowest to highest)</span>',
+                *(_spread(values) for values in finals),
+                *blank,
+            ]
+        )
     return table(rows, head=head)
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -137,27 +138,17 @@ def _pair(cards: Iterable[str]) -> str:
 
 def _card(row: dict[str, Any], heading: str, group: Rows) -> str:
     facts = [f"<b>{escape(heading)}</b>"] if heading else []
-    correct = number(row.get("correct")) if not isinstance(row.get("correct"), bool) else float(row["correct"])
-    if correct == correct:
-        facts.append(
-            '<span class="good">right</span>'
-            if correct >= 1
-            else f'<span class="bad">{"wrong" if correct <= 0 else show(correct)}</span>'
-        )
-    if len(group) > 1 and correct == correct:
-        right = sum(
-            number(float(r["correct"]) if isinstance(r.get("correct"), bool) else r.get("correct")) >= 1 for r in group
-        )
-        facts.append(f"{right} of {len(group)} samples right")
+    correct = _value(row, "correct")
+    if math.isfinite(correct):
+        verdict = "right" if correct >= 1 else "wrong" if correct <= 0 else show(correct)
+        facts.append(f'<span class="{"good" if correct >= 1 else "bad"}">{verdict}</span>')
+        if len(group) > 1:
+            facts.append(f"{sum(_value(r, 'correct') >= 1 for r in group)} of {len(group)} samples right")
     parts = row.get("rewards")
-    by_name = (
-        ", ".join(f"{escape(name)} {show(number(value))}" for name, value in parts.items())
-        if isinstance(parts, dict)
-        else ""
-    )
     if "reward" in row:
-        facts.append(f"reward {show(number(row['reward']))}{f' ({by_name})' if by_name else ''}")
-    if number(row.get("advantage")) == number(row.get("advantage")):
+        by_name = [f"{escape(k)} {show(number(v))}" for k, v in parts.items()] if isinstance(parts, dict) else []
+        facts.append(f"reward {show(number(row['reward']))}" + (f" ({', '.join(by_name)})" if by_name else ""))
+    if math.isfinite(_value(row, "advantage")):
         facts.append(f"advantage {show(number(row['advantage']))}")
     if "num_tokens" in row:
         facts.append(f"{show(number(row['num_tokens']))} tokens")
@@ -173,24 +164,32 @@ def _card(row: dict[str, Any], heading: str, group: Rows) -> str:
     return f'<div class="answer"><header>{" · ".join(facts)}</header><pre>{body}</pre></div>'
 
 
+def _value(row: dict[str, Any], key: str) -> float:
+    """A number or a truth value as a float; nan if it is neither."""
+    value = row.get(key)
+    return float(value) if isinstance(value, bool) else number(value)
+
+
 def _extremes(when: str, rows: Rows) -> str:
     """Highest and lowest reward, and most reflection words, of one update; one completion a problem."""
-    scored = [row for row in rows if number(row.get("reward")) == number(row.get("reward"))]
-    scored.sort(key=lambda row: number(row["reward"]), reverse=True)
+    scored = sorted(
+        (row for row in rows if math.isfinite(_value(row, "reward"))), key=lambda row: -_value(row, "reward")
+    )
     wordy = sorted(
         (row for row in rows if count_marked(row["completion"])), key=lambda row: -count_marked(row["completion"])
     )
-    kinds = (("Highest reward", scored), ("Lowest reward", scored[::-1]), ("Most reflection words", wordy))
     parts = []
-    for title, ranked in kinds:
-        chosen = list({json.dumps(row.get("problem"), default=str): row for row in reversed(ranked)}.values())[::-1][
-            :_MAX_EXTREMES
+    for title, ranked in (
+        ("Highest reward", scored),
+        ("Lowest reward", scored[::-1]),
+        ("Most reflection words", wordy),
+    ):
+        best = {json.dumps(row.get("problem"), default=str): row for row in reversed(ranked)}
+        cards = [
+            f"<div>{_asked([[row]])}{_card(row, when, [row])}</div>" for row in [*best.values()][::-1][:_MAX_EXTREMES]
         ]
-        if chosen:
-            cards = "".join(f"<div>{_asked([[row]])}{_card(row, when, [row])}</div>" for row in chosen)
-            parts.append(f"<h3>{title}, {when}</h3>{_pair([cards])}")
-    return (
-        f"<details><summary>Best, worst and most reflecting completions of {when}</summary>{''.join(parts)}</details>"
-        if parts
-        else ""
-    )
+        parts += [f"<h3>{title}, {when}</h3>{_pair(cards)}"] if cards else []
+    if not parts:
+        return ""
+    title = f"<summary>Best, worst and most reflecting completions of {when}</summary>"
+    return f"<details>{title}{''.join(parts)}</details>"

@@ -1,62 +1,87 @@
 """Panels as HTML: title, legend with first and last value, and the plot."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
 from r1jax.report import plot
+from r1jax.report.headline import evaluation_size
 from r1jax.report.markup import escape, show
 from r1jax.report.panels import Line, Panel, Section
 from r1jax.workdir.read import Series, Stage
 
+_EVALUATIONS = "Points: first and last evaluation{full}. Line: along the way{short}."
+_COMPARED = "Points, and the figures above: first and last evaluation. Lines: along the way."
+_PREFIXES = {"full": "final_", "short": ""}
+_SMOOTHED = "Smoothed over a tenth of the run"
+
 
 def stage_figures(stage: Stage, sections: list[Section]) -> str:
     """Every panel of one stage, under the headings of its sections."""
-    parts = []
-    for section in sections:
-        figures = []
-        for panel in section.panels:
-            curves = [_curve(stage, line, colour, panel) for colour, line in enumerate(panel.lines)]
-            figures.append(
-                figure(panel, [line.label for line in panel.lines], curves, name=f"{stage.name} {panel.title}")
-            )
-        parts.append(_section(section.title, figures))
-    return "".join(parts)
+
+    def draw(panel: Panel) -> list[str]:
+        lines = enumerate(panel.lines)
+        curves = [curve for colour, line in lines for curve in _curves(stage, line, colour, panel, label=line.label)]
+        return [figure(_with_sizes(panel, stage, curves), curves, name=f"{stage.name} {panel.title}")] if curves else []
+
+    return _sections(sections, draw)
 
 
 def compared_figures(stages: dict[str, Stage], sections: list[Section]) -> str:
-    """Every metric of every panel with one curve a run. Keys are the runs' labels, in colour order."""
-    parts = []
-    for section in sections:
+    """Every metric of every panel with one curve a run. Keys are the runs' labels, in order of their looks."""
+    drawn: set[str] = set()
+
+    def draw(panel: Panel) -> list[str]:
         figures = []
-        for panel in section.panels:
-            for line in panel.lines if panel.is_compared else ():
-                runs = {label: (i, s) for i, (label, s) in enumerate(stages.items()) if line.metric in s.metrics}
-                curves = [
-                    _curve(stage, line, colour, panel, band=line.metric.startswith("eval/") and len(runs) <= 4)
-                    for colour, stage in runs.values()
-                ]
-                title = panel.title if len(panel.lines) == 1 else f"{panel.title}: {line.label}"
-                alone = dataclasses.replace(panel, title=title, stacked=False)
-                figures.append(figure(alone, list(runs), curves, name=title, raw=len(runs) <= 4))
-        parts.append(_section(section.title, figures))
-    return "".join(parts)
+        for line in panel.lines if panel.is_compared else ():
+            if line.metric in drawn:
+                continue  # a line of another panel too
+            drawn.add(line.metric)
+            runs = {label: (i, s) for i, (label, s) in enumerate(stages.items()) if line.metric in s.metrics}
+            band = line.metric.startswith("eval/") and len(runs) <= 4
+            curves = [
+                curve
+                for label, (look, stage) in runs.items()
+                for curve in _with_one_label(_curves(stage, line, look, panel, label=label, band=band), label)
+            ]
+            if not curves:
+                continue
+            title = panel.title if len(panel.lines) == 1 else f"{panel.title}: {line.label}"
+            note = f"{panel.note} {_COMPARED}".strip() if any(curve.is_points for curve in curves) else panel.note
+            alone = dataclasses.replace(panel, title=title, note=note, stacked=False)
+            figures.append(figure(alone, curves, name=title, raw=len(runs) <= 4))
+        return figures
+
+    return _sections(sections, draw)
 
 
-def figure(panel: Panel, labels: list[str], curves: list[plot.Curve], *, name: str, raw: bool = True) -> str:
-    """HTML: one panel with its curves, which the labels name in the same order."""
+def figure(panel: Panel, curves: list[plot.Curve], *, name: str, raw: bool = True) -> str:
+    """HTML: one panel with its curves; a line of text where no value changes."""
+    if all(np.ptp(curve.values) == 0 for curve in curves):
+        return _in_words(panel, curves)
     legend = "".join(
-        f'<span><i style="background:var(--c{curve.colour % plot.NUM_COLOURS})"></i>{escape(label)} {_ends_of(curve)}</span>'
-        for label, curve in zip(labels, curves, strict=True)
+        f"<span>{swatch(curve.colour, is_points=curve.is_points)}{escape(curve.label)} {_ends_of(curve)}</span>"
+        for curve in curves
+        if curve.label
     )
-    note = f"<p>{panel.note}</p>" if panel.note else ""
+    has_band = any(curve.low is not None for curve in curves)
+    notes = [text for text in (panel.note, panel.band if has_band else "") if text]
+    if not panel.stacked and any(curve.is_smoothed for curve in curves):
+        notes.append(f"{_SMOOTHED}; faint: as logged." if raw else f"{_SMOOTHED}.")
+    high, cut_off = plot.outliers(curves) if panel.stacked else (panel.high, [])
+    if cut_off:
+        notes.append(
+            f"Cut off: {', '.join(f'{show(value)} at {panel.across} {show(step)}' for step, value in cut_off)}."
+        )
+    note = f"<p>{' '.join(notes)}</p>" if notes else ""
     svg = plot.draw(
         curves,
         title=escape(name),
         unit=panel.unit,
         across=panel.across,
         low=panel.low,
-        high=panel.high,
+        high=high,
         stacked=panel.stacked,
         raw=raw,
     )
@@ -65,29 +90,90 @@ def figure(panel: Panel, labels: list[str], curves: list[plot.Curve], *, name: s
     )
 
 
-def ends(series: Series) -> tuple[float, float]:
-    """First and last value of a series, smoothed as it is drawn."""
-    values = plot.Curve(series.steps, series.values, 0).smoothed()
-    return float(values[0]), float(values[-1])
+def swatch(colour: int, *, is_points: bool = False) -> str:
+    """HTML: a piece of the line, or a point, that a curve is drawn with."""
+    look = f"dash{colour // plot.NUM_COLOURS % (plot.NUM_LOOKS // plot.NUM_COLOURS)}"
+    return f'<i class="{"points " if is_points else ""}{look}" style="--c:var(--c{colour % plot.NUM_COLOURS})"></i>'
 
 
-def _section(title: str, figures: list[str]) -> str:
-    grid = f'<div class="grid">{"".join(figures)}</div>'
-    if title == "Other metrics":
-        return f"<details><summary><h3>{title}</h3> <small>({len(figures)})</small></summary>{grid}</details>"
-    return f"<h3>{title}</h3>{grid}"
+def _in_words(panel: Panel, curves: list[plot.Curve]) -> str:
+    values = {curve.label: show(curve.values[0]) for curve in curves}
+    if len(set(values.values())) == 1:
+        text = next(iter(values.values()))
+    else:
+        text = ", ".join(f"{label} {value}".strip() for label, value in values.items())
+    return f"{escape(panel.title)}: {escape(text)}"
 
 
-def _curve(stage: Stage, line: Line, colour: int, panel: Panel, *, band: bool = True) -> plot.Curve:
-    series = stage.metrics[line.metric]
-    low, high = stage.metrics.get(line.low), stage.metrics.get(line.high)
-    curve = plot.Curve(series.steps, series.values, colour, is_exact=panel.is_exact)
-    if not band or low is None or high is None:
-        return curve
-    low_edge, high_edge = (np.interp(series.steps, edge.steps, edge.values) for edge in (low, high))
-    return dataclasses.replace(curve, low=low_edge, high=high_edge)
+def _sections(sections: list[Section], draw: Callable[[Panel], list[str]]) -> str:
+    parts = []
+    for section in sections:
+        figures = [text for panel in section.panels for text in draw(panel)]
+        plots = [text for text in figures if text.startswith("<figure>")]
+        flat = [text for text in figures if text not in plots]
+        content = f'<div class="grid">{"".join(plots)}</div>' if plots else ""
+        content += f'<p class="quiet">Constant, or logged once: {"; ".join(flat)}.</p>' if flat else ""
+        if section.title == "Other metrics":
+            title = f"<summary><h3>{section.title}</h3> <small>({len(figures)})</small></summary>"
+            parts.append(f"<details>{title}{content}</details>")
+        elif figures:
+            parts.append(f"<h3>{section.title}</h3>{content}")
+    return "".join(parts)
+
+
+def _curves(stage: Stage, line: Line, colour: int, panel: Panel, *, label: str, band: bool = True) -> list[plot.Curve]:
+    """The curves of one metric: first and last evaluations as points, apart from those along the way."""
+    curves = []
+    parts = stage.curves(line.metric)
+    for kind, series, is_points in parts:
+        if is_points and panel.is_along_the_way and stage.is_evaluated_along_the_way:
+            continue
+        edges = [
+            _at(series.steps, stage.metrics[name].by_kind().get(kind)) if name in stage.metrics else None
+            for name in (line.low, line.high)
+        ]
+        low, high = edges if band and not any(edge is None for edge in edges) else (None, None)
+        when = f"{kind}" if len(parts) > 2 else "first and last" if is_points else "along the way"
+        name = f"{label}, {when}" if len(parts) > 1 else label
+        curves.append(
+            plot.Curve(series.steps, series.values, colour, low, high, name, panel.is_exact, is_points=is_points)
+        )
+    return curves
+
+
+def _with_one_label(curves: list[plot.Curve], label: str) -> list[plot.Curve]:
+    """The curves of a run with one entry in the legend, which prints the first and the last evaluation where there are such."""
+    if len(curves) < 2:
+        return curves
+    line, *others = curves
+    first, *later = [show(value) for curve in others if curve.is_points for value in curve.values] or [""]
+    printed = f"{first} → {later[-1] if later else '–'}" if first else ""
+    return [
+        dataclasses.replace(line, label=label, printed=printed),
+        *(dataclasses.replace(o, label="") for o in others),
+    ]
+
+
+def _at(steps: np.ndarray, series: Series | None) -> np.ndarray | None:
+    """The values of a series at `steps` [n], nan where it has none."""
+    if series is None:
+        return None
+    values = dict(zip(series.steps, series.values, strict=True))
+    return np.array([values.get(step, np.nan) for step in steps])
+
+
+def _with_sizes(panel: Panel, stage: Stage, curves: list[plot.Curve]) -> Panel:
+    """The panel with a note on what its held-out curves were measured on."""
+    is_partial = panel.is_along_the_way and stage.is_evaluated_along_the_way
+    if not is_partial and not any(curve.is_points for curve in curves):
+        return panel
+    sizes = {
+        name: f" ({text})" if (text := evaluation_size(stage, prefix)) else "" for name, prefix in _PREFIXES.items()
+    }
+    note = f"Along the way{sizes['short']}." if is_partial else _EVALUATIONS.format(**sizes)
+    return dataclasses.replace(panel, note=f"{panel.note} {note}".strip())
 
 
 def _ends_of(curve: plot.Curve) -> str:
-    values = curve.smoothed()
-    return show(values[0]) if len(values) == 1 else f"{show(values[0])} → {show(values[-1])}"
+    first, last = show(curve.values[0]), show(curve.values[-1])
+    return curve.printed or (first if len(curve.values) == 1 else f"{first} → {last}")

@@ -1,13 +1,13 @@
-"""The figures a person looks for first: before and after, intervals, length, updates, time, seed."""
+"""The figures a person looks for first: before and after, intervals, length, updates, time, seed. All as they were logged."""
 
 import math
 import re
+from typing import Any
 
 import numpy as np
 
-from r1jax.report.figures import ends
 from r1jax.report.markup import duration, escape, show
-from r1jax.workdir.read import Stage, flatten, number
+from r1jax.workdir.read import Run, Stage, number, with_limits
 
 
 def status(stage: Stage) -> str:
@@ -19,49 +19,58 @@ def status(stage: Stage) -> str:
         return f"finished{at}, {duration(stage.wall_seconds)}"
     if not stage.last_time:
         return "no update recorded yet"
-    return f"running or stopped at update {stage.last_step:,}{of}, last row written {stage.last_time}"
+    so_far = f", {duration(stage.wall_seconds)} so far" if math.isfinite(stage.wall_seconds) else ""
+    return f"running or stopped at update {stage.last_step:,}{of}{so_far}, last row written {stage.last_time}"
+
+
+def total_time(run: Run) -> str:
+    """The wall time of all stages together, in words."""
+    seconds = [stage.wall_seconds for stage in run.stages if math.isfinite(stage.wall_seconds)]
+    return f"{len(run.stages)} stages, {duration(sum(seconds))} altogether" if seconds else f"{len(run.stages)} stages"
+
+
+def evaluations(stage: Stage) -> dict[str, dict[str, Any]]:
+    """The first and the last held-out evaluation, "before" and "after", by the names of the figures.
+
+    From summary.json; while there is none, from the rows of full evaluations.
+    """
+    ends: dict[str, dict[str, Any]] = {"before": {}, "after": {}}
+    for name, series in stage.metrics.items():
+        full = [part for kind, part in series.by_kind().items() if kind is not None and kind.is_full]
+        if full:  # the last kind has the most samples
+            ends["before"][name.removeprefix("eval/")] = full[-1].values[0]
+        if full and len(full[-1].values) > 1:
+            ends["after"][name.removeprefix("eval/")] = full[-1].values[-1]
+    return {when: s if isinstance(s := stage.summary.get(when), dict) else figures for when, figures in ends.items()}
+
+
+def evaluation_size(stage: Stage, prefix: str) -> str:
+    """What an evaluation is measured on, as the config says: of the first and the last with the prefix "final_"; "" if unknown."""
+    config = stage.config.get("eval")
+    counts = [config.get(f"{prefix}{what}") for what in ("problems", "samples")] if isinstance(config, dict) else []
+    if not counts or not all(isinstance(count, int) for count in counts):
+        return ""
+    return f"{counts[0]:,} problems, {counts[1]:,} samples of each"
 
 
 def score(stage: Stage, name: str, when: str) -> tuple[float, float, float]:
-    """A held-out figure and its 95 % interval, (value, low, high); nan where unknown.
-
-    Args:
-        stage: the stage.
-        name: "pass@1", "cons@16", "mean_length", ...
-        when: "before" or "after": from summary.json, else the first or last evaluation in the metrics.
-    """
-    summary = stage.summary.get(when)
-    summary = summary if isinstance(summary, dict) else {}
-    index = 0 if when == "before" else -1
-
-    if math.isfinite(number(summary.get(name))):
-        return number(summary[name]), number(summary.get(f"{name}_low")), number(summary.get(f"{name}_high"))
-
-    def figure(suffix: str) -> float:
-        series = stage.metrics.get(f"eval/{name}{suffix}")
-        if series is None or (when == "after" and len(series.values) < 2):
-            return math.nan
-        return float(series.values[index])
-
-    return figure(""), figure("_low"), figure("_high")
+    """A held-out figure ("pass@1", "mean_length", ...) "before" or "after" and its 95 % interval; nan where unknown."""
+    return with_limits(evaluations(stage)[when], name)
 
 
-def score_names(stage: Stage) -> list[str]:
-    """The held-out scores to lead with: pass@1 and the cons@k of the largest k."""
-    names = {name.removeprefix("eval/") for name in stage.metrics if name.startswith("eval/")}
-    for when in ("before", "after"):
-        if isinstance(stage.summary.get(when), dict):
-            names.update(stage.summary[when])
-    votes = sorted((name for name in names if re.fullmatch(r"cons@[0-9]+", name)), key=lambda name: int(name[5:]))
-    return (["pass@1"] if "pass@1" in names else []) + votes[-1:]
+def score_names(stage: Stage, *, with_pass_at_k: bool = False) -> list[str]:
+    """The held-out scores to lead with: pass@1 and the cons@k of the largest k; the pass@k too if asked for."""
+    names = {name for figures in evaluations(stage).values() for name in figures}
+    leading = ["pass@1"] if "pass@1" in names else []
+    for kind in ("cons", "pass") if with_pass_at_k else ("cons",):
+        sizes = [int(name[5:]) for name in names if re.fullmatch(rf"{kind}@[0-9]{{1,9}}", name)]
+        leading += [f"{kind}@{max(sizes)}"] if sizes else []
+    return list(dict.fromkeys(leading))
 
 
 def seed_of(stage: Stage) -> str:
     """The seed as text; "" if none is recorded."""
-    seed = stage.summary.get(
-        "seed", next((value for key, value in flatten(stage.config) if key.rpartition(".")[2] == "seed"), None)
-    )
-    return "" if seed is None else str(seed)
+    return "" if stage.seed is None else str(stage.seed)
 
 
 def updates_of(stage: Stage) -> int:
@@ -75,7 +84,7 @@ def length_ends(stage: Stage) -> tuple[float, float]:
     before, after = (score(stage, "mean_length", when)[0] for when in ("before", "after"))
     series = stage.metrics.get("completions/mean_length")
     if not (math.isfinite(before) and math.isfinite(after)) and series is not None:
-        return ends(series)
+        return series.ends
     return before, after
 
 
@@ -85,6 +94,8 @@ def headline(stage: Stage) -> str:
     for name in score_names(stage):
         (before, *first), (after, *last) = score(stage, name, "before"), score(stage, name, "after")
         cards.append((f"{show(before)} → {show(after)}", f"held-out {name}", _intervals(first, last)))
+    if not stage.done:
+        cards += _latest(stage)
     before, after = length_ends(stage)
     if math.isfinite(before) or math.isfinite(after):
         cards.append((f"{show(round(before, 1))} → {show(round(after, 1))}", "mean response length, tokens", ""))
@@ -95,14 +106,25 @@ def headline(stage: Stage) -> str:
     ):
         series = stage.metrics.get(metric)
         if series is not None and not (metric == "loss" and stage.is_rl):
-            cards.append((" → ".join(show(value) for value in ends(series)), label, ""))
+            cards.append((" → ".join(show(value) for value in series.ends), label, ""))
     if stage.has_updates:
         cards.append((f"{updates_of(stage):,}", "updates", ""))
     if math.isfinite(stage.wall_seconds):
-        cards.append((duration(stage.wall_seconds), "wall time", ""))
+        cards.append((duration(stage.wall_seconds), "wall time" if stage.done else "wall time so far", ""))
     if seed_of(stage):
         cards.append((escape(seed_of(stage)), "seed", ""))
     return f'<div class="cards">{"".join(f"<div><b>{b}</b><span>{t}</span><span>{s}</span></div>" for b, t, s in cards)}</div>'
+
+
+def _latest(stage: Stage) -> list[tuple[str, str, str]]:
+    """The card of the latest evaluation along the way: of other problems and samples than the first."""
+    series = stage.metrics.get("eval/pass@1")
+    parts = series.by_kind() if series is not None else {}
+    return [
+        (show(part.ends[1]), f"held-out pass@1 at update {part.steps[-1]:,.0f}", f"{kind}")
+        for kind, part in parts.items()
+        if kind is not None and not kind.is_full
+    ][-1:]
 
 
 def _intervals(first: list[float], last: list[float]) -> str:

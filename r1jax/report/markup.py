@@ -19,7 +19,7 @@ _PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t
 def visible(text: str) -> str:
     """`text` with nothing hidden: control characters as pictures, direction marks by code, broken ones as U+FFFD."""
     text = _BROKEN.sub("\ufffd", text.translate(_PICTURES))
-    return _INVISIBLE.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
+    return _INVISIBLE.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
 
 
 def escape(text: Any) -> str:
@@ -30,9 +30,9 @@ def escape(text: Any) -> str:
 def highlight(text: str) -> str:
     """Escaped `text` with each reflection word in a <mark>."""
     pieces, end = [], 0
-    for found in _REFLECTION.finditer(text):
-        pieces += [escape(text[end : found.start()]), f"<mark>{escape(found[0])}</mark>"]
-        end = found.end()
+    for match in _REFLECTION.finditer(text):
+        pieces += [escape(text[end : match.start()]), f"<mark>{escape(match[0])}</mark>"]
+        end = match.end()
     return "".join([*pieces, escape(text[end:])])
 
 
@@ -113,11 +113,18 @@ p{margin:4px 0 8px}.quiet,figcaption p,summary small{color:var(--quiet)}
 .grid{grid-template-columns:repeat(auto-fill,minmax(min(100%,370px),1fr))}
 figure{margin:0;background:var(--panel);border-radius:8px;padding:12px 12px 6px;display:flex;flex-direction:column;min-width:0}
 figcaption{font-weight:600;overflow-wrap:anywhere}figcaption p{font-weight:400;font-size:.82rem;margin:2px 0}
-.legend{display:flex;flex-wrap:wrap;gap:0 14px;font-weight:400;font-size:.85rem;margin:2px 0}
-.legend span{overflow-wrap:anywhere}.legend i{display:inline-block;width:14px;height:3px;border-radius:2px;margin-right:5px;vertical-align:middle}
+.legend{display:flex;flex-wrap:wrap;gap:0 10px;font-weight:400;font-size:.85rem;margin:2px 0}
+.legend span{overflow-wrap:anywhere}.legend i{display:inline-block;width:20px;height:3px;margin-right:5px;vertical-align:middle;background:var(--c)}
+.legend .dash1{background:repeating-linear-gradient(90deg,var(--c) 0 8px,transparent 8px 12px)}
+.legend .dash2{background:repeating-linear-gradient(90deg,var(--c) 0 3px,transparent 3px 5px)}
+.legend .dash3{background:repeating-linear-gradient(90deg,var(--c) 0 8px,transparent 8px 10px,var(--c) 10px 12px,transparent 12px 14px)}
+.legend .points{width:8px;height:8px;margin:0 11px 1px 6px}.points.dash0{transform:rotate(45deg) scale(.9)}.legend .points{background:var(--c)}
+.points.dash2{border-radius:50%}.points.dash3{clip-path:polygon(50% 0,100% 100%,0 100%)}
 svg{width:100%;height:auto;margin-top:auto}svg text{font-family:inherit!important}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.87rem}td,th{padding:3px 14px 3px 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}td:first-child{white-space:nowrap}td{overflow-wrap:anywhere;max-width:70ch}.wide{display:block;white-space:normal;max-width:34ch}
+.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.87rem}td,th{padding:3px 14px 3px 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}td:first-child{white-space:nowrap}td{overflow-wrap:anywhere;max-width:70ch}.one,td .quiet{white-space:nowrap}.protocol{display:block;color:var(--quiet);margin-top:3px}.wide{display:block;white-space:normal;max-width:34ch}
 th{font-weight:600;color:var(--quiet)}
+@media(max-width:700px){.claims thead{display:none}.claims tr{display:block;border-bottom:1px solid var(--line);padding:6px 0}.claims td,.claims .wide{display:block;border:0;padding:1px 0;max-width:none}
+.claims .wide{font-weight:600}.claims td:nth-child(2)::before{content:"paper: ";color:var(--quiet)}.claims td:nth-child(3)::before{content:"ours: ";color:var(--quiet)}.claims td:nth-child(4)::before{content:"held: ";color:var(--quiet)}}
 .pair{grid-template-columns:repeat(auto-fit,minmax(min(100%,370px),1fr));margin:6px 0 22px}
 .answer{background:var(--panel);border-radius:8px;padding:8px 12px;min-width:0;overflow:hidden}
 .answer header{font-size:.82rem;color:var(--quiet);margin-bottom:4px;overflow-wrap:anywhere}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from r1jax.report.claim_table import claims_section
 from r1jax.report.examples import examples
-from r1jax.report.figures import ends, stage_figures
-from r1jax.report.headline import headline, score, score_names, seed_of, status
+from r1jax.report.figures import stage_figures
+from r1jax.report.headline import headline, score, score_names, seed_of, status, total_time
 from r1jax.report.markup import escape, page, setting, show, table
 from r1jax.report.panels import resolve
 from r1jax.report.tables import scores, tables
@@ -39,13 +39,13 @@ def write_report(workdir: str | Path, *, out: str | Path | None = None) -> Path:
 
 def _few(run: Run) -> list[str]:
     """What a reader looks for first of each stage that learns from rewards, then the stages; those before them folded."""
-    told = [stage for stage in run.stages if stage.is_rl] or list(run.stages)
+    leading = [stage for stage in run.stages if stage.is_rl] or list(run.stages)
     is_named, body = len(run.stages) > 1, []
-    for stage in told:
-        body.append(f"<h2>{escape(stage.name)}</h2>" if len(told) > 1 else "")
+    for stage in leading:
+        body.append(f"<h2>{escape(stage.name)}</h2>" if len(leading) > 1 else "")
         body.append(f'<p class="quiet">{status(stage)}</p>{headline(stage)}')
     for index, stage in enumerate(run.stages):
-        body.append(_stage(stage, index, folded=is_named and stage not in told and stage.done, named=is_named))
+        body.append(_stage(stage, index, folded=is_named and stage not in leading and stage.done, named=is_named))
     return body
 
 
@@ -53,7 +53,7 @@ def _links(run: Run) -> str:
     if len(run.stages) == 1:
         return ""
     links = " · ".join(f'<a href="#{index}">{escape(stage.name)}</a>' for index, stage in enumerate(run.stages))
-    return f"<p>{links}</p>"
+    return f'<p>{links}</p><p class="quiet">{total_time(run)}</p>'
 
 
 def _overview(run: Run) -> str:
@@ -62,7 +62,7 @@ def _overview(run: Run) -> str:
         [f'<a href="#{index}">{escape(stage.name)}</a>', escape(stage.kind), _facts(stage), escape(seed_of(stage))]
         for index, stage in enumerate(run.stages)
     ]
-    return f"<h2>Stages</h2>{table(rows, head=['stage', 'kind', 'what came of it', 'seed'])}"
+    return f"<h2>Stages</h2><p>{total_time(run)}</p>{table(rows, head=['stage', 'kind', 'what came of it', 'seed'])}"
 
 
 def _facts(stage: Stage) -> str:
@@ -73,7 +73,7 @@ def _facts(stage: Stage) -> str:
         facts.append(f"{escape(name)} {show(before)} → {show(after)}")
     loss = stage.metrics.get("loss")
     if loss is not None and not stage.is_rl:
-        facts.append(f"loss {' → '.join(show(value) for value in ends(loss))}")
+        facts.append(f"loss {' → '.join(show(value) for value in loss.ends)}")
     return ", ".join([*facts, *filter(None, [scores(stage)])])
 
 
@@ -90,13 +90,13 @@ def save(text: str, path: Path) -> Path:
 
 def _stage(stage: Stage, index: int, *, folded: bool, named: bool) -> str:
     notes = list(stage.notes)
-    found, completions = tables(stage, notes), examples(stage)
+    figures_table, completions = tables(stage, notes), examples(stage)
     figures = stage_figures(stage, resolve(stage.metrics)) if stage.has_curves else ""
     body = [
         *(f'<p class="note">{escape(note)}</p>' for note in notes),
         headline(stage) if folded and stage.is_rl else "",
-        found,
-        figures or ("" if found or not stage.has_curves else "<p>No metrics yet.</p>"),
+        figures_table,
+        figures or ("" if figures_table or not stage.has_curves else "<p>No metrics yet.</p>"),
         f"<h3>Completions</h3>{completions}" if completions else "",
         _settings("Settings", stage.config),
         _settings("Environment", stage.environment),

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 NUM_COLOURS = 8
+NUM_LOOKS = 4 * NUM_COLOURS  # colours times dashes
 _MAX_POINTS = 800  # a longer curve is drawn as means over equal shares of its points
 _SMOOTH_FROM = 40  # points; shorter curves are drawn as they are, each point marked
 _SIZE = (5.2, 2.9)  # inches at 72 units
@@ -21,23 +22,32 @@ _TEXT, _GRID = "#0a00f0", "#0a00f1"
 _COLOURS = [f"#0a000{index}" for index in range(NUM_COLOURS)]
 _VARIABLES = {_TEXT: "var(--quiet)", _GRID: "var(--grid)"} | {c: f"var(--c{i})" for i, c in enumerate(_COLOURS)}
 _DASHES = ("-", "--", ":", "-.")
+_MARKERS = ("D", "s", "o", "^")
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """`values` [n] over `steps` [n], with the edges of a band [n] if there is one; finite, n >= 1."""
+    """`values` [n] over `steps` [n], n >= 1, finite; with the edges of a band [n] if there is one, nan where not."""
 
     steps: np.ndarray
     values: np.ndarray
-    colour: int
+    colour: int  # of NUM_LOOKS colours and dashes
     low: np.ndarray | None = None
     high: np.ndarray | None = None
+    label: str = ""  # in the legend; "" leaves it out there
     is_exact: bool = False  # not noisy: never smoothed
+    is_points: bool = False  # no line joins its points
+    printed: str = ""  # the figures in the legend; "": its first and last value
+
+    @property
+    def is_smoothed(self) -> bool:
+        """Whether its running mean is drawn."""
+        return len(self.values) >= _SMOOTH_FROM and not self.is_exact and not self.is_points
 
     def smoothed(self) -> np.ndarray:
         """The running mean over a tenth of the curve [n]; the values themselves if there are few."""
         size = len(self.values)
-        if size < _SMOOTH_FROM or self.is_exact:
+        if not self.is_smoothed:
             return self.values
         half = max(2, size // 20)
         total = np.concatenate([[0.0], np.cumsum(self.values)])
@@ -98,14 +108,14 @@ def draw(
             _stack(axes, curves)
         else:
             for curve in curves:
-                _line(axes, curve, raw)
-        _bounds(axes, low, high)
+                _line(axes, curve, raw=raw, has_gaps=across == "update")
+        _bounds(axes, low, high, is_fixed=stacked)
         axes.set_xlabel(across, color=_TEXT)
         axes.set_ylabel(unit, color=_TEXT)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.tick_params(colors=_TEXT, length=0)
-        axes.ticklabel_format(axis="y", scilimits=(-3, 5), useMathText=False)
+        axes.ticklabel_format(axis="y", scilimits=(-3, 5), useMathText=False, useOffset=False)
         axes.yaxis.get_offset_text().set_color(_TEXT)
         axes.grid(color=_GRID, linewidth=0.6)
         axes.set_axisbelow(True)
@@ -115,23 +125,36 @@ def draw(
     return _inline(buffer.getvalue(), title)
 
 
-def _line(axes, curve: Curve, raw: bool) -> None:
+def _line(axes, curve: Curve, *, raw: bool, has_gaps: bool) -> None:
     colour = _COLOURS[curve.colour % NUM_COLOURS]
-    dashes = _DASHES[curve.colour // NUM_COLOURS % len(_DASHES)]
+    group = curve.colour // NUM_COLOURS % len(_DASHES)
     if curve.low is not None and curve.high is not None:
-        axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
-    is_short = len(curve.steps) < _SMOOTH_FROM
-    if not is_short and raw:
-        axes.plot(curve.steps, curve.values, color=colour, alpha=0.3, linewidth=0.8)
-    axes.plot(
-        curve.steps,
-        curve.smoothed(),
-        color=colour,
-        linestyle=dashes,
-        linewidth=1.7,
-        marker="o" if is_short else "",
-        markersize=2.6,
-    )
+        if curve.is_points:
+            axes.vlines(curve.steps, curve.low, curve.high, color=colour, linewidth=1.2)
+        else:
+            axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
+    if curve.is_points:
+        axes.plot(curve.steps, curve.values, color=colour, linestyle="", marker=_MARKERS[group], markersize=4.5)
+        return
+    gaps = np.flatnonzero(gaps_of(curve.steps) & has_gaps) + 1
+    steps, values, smoothed = (np.insert(a, gaps, np.nan) for a in (curve.steps, curve.values, curve.smoothed()))
+    if curve.is_smoothed and raw:
+        axes.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
+    marker = "o" if len(curve.steps) < _SMOOTH_FROM or len(gaps) else ""
+    axes.plot(steps, smoothed, color=colour, linestyle=_DASHES[group], linewidth=1.7, marker=marker, markersize=2.6)
+
+
+def gaps_of(steps: np.ndarray) -> np.ndarray:
+    """Between which points [n - 1] of a curve [n] some are missing: the step is half as long again as those about it.
+
+    A new cadence is no gap, nor is a shorter step at the end.
+    """
+    widths = np.diff(steps)
+    padded = np.concatenate([[np.nan], widths, [np.nan]])
+    around = np.fmax(padded[:-2], padded[2:])
+    if len(widths):
+        around[0] = np.max(widths[1:3]) if len(widths) > 2 else np.inf
+    return widths > 1.5 * around
 
 
 def _stack(axes, curves: Sequence[Curve]) -> None:
@@ -141,16 +164,33 @@ def _stack(axes, curves: Sequence[Curve]) -> None:
         values = np.zeros(len(steps))
         values[np.searchsorted(steps, curve.steps)] = curve.values
         colour = _COLOURS[curve.colour % NUM_COLOURS]
-        axes.fill_between(steps, base, base + values, color=colour, alpha=0.75, linewidth=0.5)
+        axes.fill_between(steps, base, base + values, color=colour, alpha=0.75, linewidth=0.5, step="mid")
         base = base + values
 
 
-def _bounds(axes, low: float | None, high: float | None) -> None:
-    """Sets the given ends of the vertical axis unless the data go past them; a flat curve gets some room."""
+def outliers(curves: Sequence[Curve]) -> tuple[float | None, list[tuple[float, float]]]:
+    """Where the sums of stacked curves dwarf all others: (the largest of the others, [(step, sum), ...]), or (None, [])."""
+    sums: dict[float, float] = {}
+    for curve in curves:
+        for step, value in zip(curve.steps, curve.values, strict=True):
+            sums[step] = sums.get(step, 0.0) + value
+    limit = 3 * float(np.quantile(list(sums.values()), 0.75))
+    high = [(step, value) for step, value in sums.items() if value > limit]
+    others = [value for value in sums.values() if value <= limit]
+    return (max(others), high) if 0 < len(high) <= 3 and max(others) > 0 else (None, [])
+
+
+def _bounds(axes, low: float | None, high: float | None, *, is_fixed: bool) -> None:
+    """Sets the given ends of the vertical axis unless the data go past them, or fill less than a tenth of it.
+
+    A flat curve gets some room.
+    """
     bottom, top = axes.get_ylim()
     lowest, highest = axes.dataLim.intervaly
+    if low is not None and not is_fixed and 0 < highest - lowest < 0.1 * ((highest if high is None else high) - low):
+        return
     bottom = bottom if low is None else min(low, lowest)
-    top = top if high is None else max(high * 1.02, highest)
+    top = top if high is None else high * 1.02 if is_fixed else max(high * 1.02, highest)
     if low is not None and highest <= bottom:
         top = bottom + 1.0
     axes.set_ylim(bottom, top)

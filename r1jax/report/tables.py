@@ -1,12 +1,13 @@
-"""What stages that do not learn by updates have to tell: an evaluation by task, a data set, a reward model, as tables."""
+"""Tables of a stage: an evaluation by task, or first and last; a data set; a reward model's figures."""
 
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from r1jax.report.headline import evaluation_size, evaluations
 from r1jax.report.markup import escape, show, table
-from r1jax.workdir.read import Stage, number, read_json
+from r1jax.workdir.read import Stage, number, read_json, with_limits
 
 _LEADING = ("pass@", "cons@", "rewards/", "format", "mean_length", "clipped_ratio", "reflection/", "language/")
 _FAILURES = re.compile(r"rewards/[^/]+/(errors|timeouts)")
@@ -31,9 +32,10 @@ def tables(stage: Stage, notes: list[str]) -> str:
     """HTML: what there is of an evaluation's tasks, a set's domains and dropped samples, pairs, a reward model's figures."""
     parts = [
         _evaluation(stage.summary.get("tasks")),
+        _first_and_last(stage),
         _data_set(read_json(stage.path / "table.json", notes)),
         _counts("Pairs", stage.summary.get("counts")),
-        _held_out(stage.summary.get("heldout")),
+        _counts("On held-out examples", stage.summary.get("heldout"), _MEANINGS),
         _counts("Examples", stage.summary.get("examples")),
     ]
     return "".join(parts)
@@ -41,18 +43,18 @@ def tables(stage: Stage, notes: list[str]) -> str:
 
 def scores(stage: Stage) -> str:
     """One line of a stage's main figures, for the overview; "" if there are none of its kind."""
-    summary, found = stage.summary, []
+    summary, facts = stage.summary, []
     for task, metrics in _mappings(summary.get("tasks")):
-        found += [f"{escape(task)} {_figure(metrics, 'pass@1')}"] if "pass@1" in metrics else []
+        facts += [f"{escape(task)} {_figure(metrics, 'pass@1')}"] if "pass@1" in metrics else []
     heldout = summary.get("heldout")
     if isinstance(heldout, Mapping) and math.isfinite(number(heldout.get("accuracy"))):
-        found.append(f"held-out accuracy {show(number(heldout['accuracy']))}")
+        facts.append(f"held-out accuracy {show(number(heldout['accuracy']))}")
     kept, pairs = number(summary.get("kept")), number(summary.get("pairs"))
-    found += [f"{show(kept)} samples kept"] if math.isfinite(kept) else []
-    found += [f"{show(pairs)} pairs"] if math.isfinite(pairs) else []
+    facts += [f"{show(kept)} samples kept"] if math.isfinite(kept) else []
+    facts += [f"{show(pairs)} pairs"] if math.isfinite(pairs) else []
     if isinstance(summary.get("claims"), int):
-        found.append(f"{show(number(summary.get('held')))} of {summary['claims']} claims held")
-    return ", ".join(found)
+        facts.append(f"{show(number(summary.get('held')))} of {summary['claims']} claims held")
+    return ", ".join(facts)
 
 
 def _evaluation(tasks: Any) -> str:
@@ -64,6 +66,15 @@ def _evaluation(tasks: Any) -> str:
     return table(rows, head=["", *map(escape, by_task)]) if rows else ""
 
 
+def _first_and_last(stage: Stage) -> str:
+    """What RL changed: both evaluations are of the same problems, with as many samples."""
+    ends = {when: figures for when, figures in evaluations(stage).items() if figures}
+    figures = _evaluation(ends)
+    size = evaluation_size(stage, "final_")
+    note = f'<p class="quiet">Held out: {size}.</p>' if size else ""
+    return f"<h3>First {'and last ' if len(ends) > 1 else ''}evaluation</h3>{note}{figures}" if figures else ""
+
+
 def _is_shown(name: str, by_task: Mapping[str, Mapping[str, Any]]) -> bool:
     if name.endswith(("_low", "_high", "/seconds")):
         return False
@@ -72,46 +83,36 @@ def _is_shown(name: str, by_task: Mapping[str, Mapping[str, Any]]) -> bool:
 
 def _order(name: str) -> tuple[int, str, float]:
     """pass@1 first, cons@2 before cons@16, and so on."""
-    place = next((place for place, start in enumerate(_LEADING) if name.startswith(start)), len(_LEADING))
+    rank = next((rank for rank, start in enumerate(_LEADING) if name.startswith(start)), len(_LEADING))
     stem, _, size = name.partition("@")
     size = size.removesuffix("_gain")
-    return place, f"{stem}{'_gain' if name.endswith('_gain') else ''}", number(int(size)) if size.isdecimal() else 0.0
+    return rank, f"{stem}{'_gain' if name.endswith('_gain') else ''}", number(int(size)) if size.isdecimal() else 0.0
 
 
 def _figure(metrics: Mapping[str, Any], name: str) -> str:
-    value, low, high = (number(metrics.get(f"{name}{end}")) for end in ("", "_low", "_high"))
+    value, low, high = with_limits(metrics, name)
     interval = f' <span class="quiet">({low:.3f}–{high:.3f})</span>' if math.isfinite(low + high) else ""
     return f"{show(value)}{interval}"
 
 
-def _data_set(found: Mapping[str, Any]) -> str:
+def _data_set(data: Mapping[str, Any]) -> str:
     """Samples by domain (R1 v2 Table 5), and the reasons for which others were dropped."""
-    domains = found.get("domains")
+    domains = data.get("domains")
     rows = [
         [escape(row.get("domain", "")), *(show(number(row.get(key))) for key in ("samples", "rounds", "tokens"))]
         for row in (domains if isinstance(domains, list) else [])
         if isinstance(row, Mapping)
     ]
-    asked = f"{show(number(found.get('samples')))} samples of {show(number(found.get('prompts')))} prompts"
+    asked = f"{show(number(data.get('samples')))} samples of {show(number(data.get('prompts')))} prompts"
     kept = table(rows, head=["domain", "samples", "rounds", "tokens"]) if rows else ""
-    dropped = _counts(f"Dropped, of {asked}", found.get("rejected"))
+    dropped = _counts(f"Dropped, of {asked}", data.get("rejected"))
     return (f"<h3>The set</h3>{kept}" if kept else "") + dropped
 
 
-def _held_out(heldout: Any) -> str:
-    if not isinstance(heldout, Mapping):
-        return ""
+def _counts(title: str, counts: Any, meanings: Mapping[str, str] | None = None) -> str:
+    """A line for each number, with what it means where that is known."""
     rows = [
-        [escape(name), show(number(value)), escape(_MEANINGS.get(name, ""))]
-        for name, value in heldout.items()
-        if math.isfinite(number(value))
-    ]
-    return f"<h3>On held-out examples</h3>{table(rows)}" if rows else ""
-
-
-def _counts(title: str, counts: Any) -> str:
-    rows = [
-        [escape(name), show(number(value))]
+        [escape(name), show(number(value)), *([] if meanings is None else [escape(meanings.get(name, ""))])]
         for name, value in (counts.items() if isinstance(counts, Mapping) else ())
         if math.isfinite(number(value))
     ]

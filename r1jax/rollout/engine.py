@@ -161,27 +161,6 @@ class Engine:
                 state, row_B = self._gather(state, keep), row_B[keep]
         finish_all(range(num_rows // num_samples))
 
-    def lower_prefill(
-        self, params, buffers, *, num_prompts: int, prompt_length: int, num_samples: int, max_new_tokens: int
-    ) -> jax.stages.Lowered:
-        """The prefill program of such a call, to be compiled; ``params`` and ``buffers`` may be ShapeDtypeStructs."""
-        rows = self._rows(
-            num_prompts, self._bucketed(prompt_length), num_samples=num_samples, max_new_tokens=max_new_tokens
-        )
-        batch = rows.lay_out([[self.pad_id]] * num_prompts, pad_id=self.pad_id) | {"first_row": np.int32(0)}
-        return self._prefill.lower(params, buffers, _abstract(batch), rows=rows)
-
-    def lower_decode(self, params, buffers, state) -> jax.stages.Lowered:
-        """The decode program that follows: ``state`` is what prefill gives, as ShapeDtypeStructs that say where they lie."""
-        settings = {
-            "temperature": jax.ShapeDtypeStruct((), jnp.float32),
-            "top_p": None,
-            "stop_ids": jax.ShapeDtypeStruct((MAX_STOP_IDS,), jnp.int32),
-            "budget": jax.ShapeDtypeStruct((), jnp.int32),
-            "key": jax.eval_shape(lambda: jax.random.key(0)),
-        }
-        return self._decode.lower(params, buffers, state, settings, steps=self.spec.segment)
-
     def _gather(self, state: dict, rows_B: np.ndarray) -> dict:
         """The decode state of the rows ``rows_B``; a pool of pages is not touched."""
         arrays = {name: state[name] for name in ("hidden_BD", "position_B", "row_B", "done_B")}
@@ -267,10 +246,6 @@ def _fewer_rows(num_rows: int, num_alive: int, num_parts: int = 1) -> int:
     while num_rows % (2 * num_parts) == 0 and num_rows // 2 >= max(num_alive, MIN_ROWS):
         num_rows //= 2
     return num_rows
-
-
-def _abstract(tree):
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
 
 
 def _completion(tokens_N: np.ndarray, logps_N: np.ndarray, stop_ids: Sequence[int]) -> Completion:

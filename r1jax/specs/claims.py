@@ -25,7 +25,7 @@ class TeachesClaim(ClaimSpec):
 
     kind: Literal["teaches"] = "teaches"
     paths: Paths = option(explanation=_RUNS)
-    metrics: tuple[str, ...] = option(("pass@1", "cons@16"), "Held-out figures, the first of which must rise.")
+    metrics: tuple[str, ...] = option(("pass@1", "cons@16"), "Held-out figures, all of which must rise.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,14 +16,7 @@ from r1jax.specs.fields import Bound, IsPath, types_of
 
 HERE = "{here}/"
 """At the start of a path in a config.json: the work directory itself, so that directories can be moved together."""
-_WORDS = {
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    bool: "True or False",
-    dict: "a dict",
-    tuple: "a list",
-}
+_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", dict: "a dict"}
 
 
 class SpecError(ValueError):
@@ -54,24 +47,24 @@ def read(kind: Any, value: Any, where: str = "") -> Any:
         return _read_spec(kind, value, where)
     base = origin or kind
     value = _literal(base, value) if isinstance(value, FlagText) else value
-    if base is Any:
-        return value
+    if base in (dict, Any) and hasattr(value, "items"):
+        inner = arguments[1] if arguments else Any
+        return {str(key): read(inner, item, _under(where, key)) for key, item in value.items()}
+    if base in (tuple, list, Any) and isinstance(value, list | tuple):
+        inner, container = arguments[0] if arguments else Any, type(value) if base is Any else base
+        return container(read(inner, item, f"{where}[{index}]") for index, item in enumerate(value))
     if base is Literal:
-        if not any(value == choice and type(value) is type(choice) for choice in arguments):
-            raise SpecError(f"{where}={_shown(value)} must be one of {', '.join(map(repr, arguments))}")
-    elif base is tuple and isinstance(value, list | tuple):
-        return tuple(read(arguments[0] if arguments else Any, item, f"{where}[{i}]") for i, item in enumerate(value))
-    elif base is dict and hasattr(value, "items"):
-        return {
-            str(key): read(arguments[1] if arguments else Any, item, _under(where, key)) for key, item in value.items()
-        }
-    elif base is float and type(value) in (int, float):
-        if not math.isfinite(value):
-            raise SpecError(f"{where}={value} must be finite")
-        return float(value)
-    elif type(value) is not base:
-        raise SpecError(f"{where}={_shown(value)} must be {_WORDS.get(base, base.__name__)}")
-    return value
+        allowed = any(value == choice and type(value) is type(choice) for choice in arguments)
+        words = f"one of {', '.join(map(repr, arguments))}"
+    elif base is Any:
+        allowed, words = value is None or type(value) in _WORDS, "made of numbers, texts, lists and dicts"
+    else:
+        allowed, words = type(value) is base or (base, type(value)) == (float, int), _WORDS.get(base, "a list")
+    if allowed and isinstance(value, float) and not math.isfinite(value):
+        allowed, words = False, "finite"
+    if not allowed:
+        raise SpecError(f"{where}={_shown(value)} must be {words}")
+    return float(value) if base is float else value
 
 
 def read_some(spec: type, value: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -92,8 +85,9 @@ def _read_spec(spec: Any, value: Any, where: str) -> Any:
     values = read_some(spec, value, where)
     for field in dataclasses.fields(spec):
         if field.default is field.default_factory is dataclasses.MISSING and field.name not in values:
-            explanation = field.metadata.get("explanation", "")
-            raise SpecError(f"the key {_under(where, field.name)!r} is missing: {explanation}")
+            raise SpecError(
+                f"the key {_under(where, field.name)!r} is missing: {field.metadata.get('explanation', 'it has no default')}"
+            )
     try:
         return spec(**values)
     except ValueError as error:
@@ -111,10 +105,8 @@ def _read_union(kinds: Sequence[Any], value: Any, where: str) -> Any:
     if specs and hasattr(fields, "items"):
         name = fields.get("kind")
         if name not in specs:
-            choices = ", ".join(repr(known) for known in specs if known is not None)
-            raise SpecError(
-                f"{_under(where, 'kind')}={name!r} must be one of {choices}{', or absent' * (None in specs)}"
-            )
+            choices = ", ".join("absent" if known is None else repr(known) for known in specs)
+            raise SpecError(f"{_under(where, 'kind')}={name!r} must be one of {choices}")
         return read(specs[name], fields, where)
     problems = []
     for kind in (kind for kind in kinds if kind is not type(None) and kind not in specs.values()):
@@ -145,7 +137,7 @@ def _literal(kind: Any, text: str) -> Any:
         return text.lower() == "true"
     try:
         return float(text) if kind is float else ast.literal_eval(text)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, TypeError):
         return str(text)
 
 
@@ -154,4 +146,4 @@ def _under(where: str, key: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    return repr(str(value)) if isinstance(value, str) else repr(value)[:200]
+    return repr(str(value) if isinstance(value, str) else value)[:200]

@@ -28,26 +28,35 @@ def describe_stage(name: str, spec: Any) -> str:
 
 def _entries(spec: Any, prefix: str) -> Iterator[list[str]]:
     for field in dataclasses.fields(spec):
-        value, key = getattr(spec, field.name), f"{prefix}{field.name}"
-        if field.name in ("stage", "kind"):
+        if is_tag(spec, field.name):
             continue
+        value, key = getattr(spec, field.name), f"{prefix}{field.name}"
         default = default_of(field)
         differs = "" if default is dataclasses.MISSING or value == default else f"   (default {_text(default)})"
-        unit = f" [{field.metadata['unit']}]" if field.metadata.get("unit") else ""
-        words = textwrap.wrap(f"{field.metadata.get('explanation', '')}{unit}", _WIDTH - 6)
+        unit = f" [{field.metadata['unit']}]" if field.metadata["unit"] else ""
+        words = textwrap.wrap(f"{field.metadata['explanation']}{unit}", _WIDTH - 6)
         is_spec = dataclasses.is_dataclass(value)
-        shown = _class_text(value) if is_spec else _text(value)
-        yield [f"  {key} = {shown}{'' if is_spec else differs}", *(f"      {line}" for line in words)]
+        shown = f": {_heading_of(value)}" if is_spec else f" = {_text(value)}{differs}"
+        yield [f"  {key}{shown}", *(f"      {line}" for line in words)]
         if is_spec:
             yield from _entries(value, f"{key}.")
         elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
             for index, inner in enumerate(value):
-                yield [f"  {key}[{index}]: {_class_text(inner)}"]
+                yield [f"  {key}[{index}]: {_heading_of(inner)}"]
                 yield from _entries(inner, f"{key}[{index}].")
 
 
-def _class_text(spec: Any) -> str:
-    return f"{kind_of(type(spec)) or ''} ({_first_line(type(spec))})".strip()
+def _heading_of(spec: Any) -> str:
+    kind = kind_of(type(spec))
+    return f"{kind}. {_first_line(type(spec))}" if kind else _first_line(type(spec))
+
+
+def is_tag(spec: Any, name: str) -> bool:
+    """Whether a field only says which spec this is: "stage", or the "kind" that tells it from others."""
+    return (
+        name in ("stage", "kind")
+        and len(typing.get_args(types_of(spec if isinstance(spec, type) else type(spec))[name])) == 1
+    )
 
 
 def default_of(field: dataclasses.Field) -> Any:
@@ -62,8 +71,9 @@ def reference() -> str:
     parts = [
         "# Every field of a config",
         "",
-        "Made from `r1jax/specs` by `python -m r1jax.specs.reference`; a test keeps it in step. A field can be set in a config file or by "
-        "`--config.stages.NAME.field=value`. *how* marks what only says how something is run: a run goes on with another value of it.",
+        "Made from `r1jax/specs` by `python -m r1jax.specs.reference`; a test keeps it in step.\n"
+        "A field can be set in a config file or by `--config.stages.NAME.field=value`.\n"
+        "*how* marks what only says how something is run: a run goes on with another value of it.",
     ]
     for spec in reachable():
         parts += [
@@ -76,12 +86,14 @@ def reference() -> str:
             "|---|---|---|---|",
         ]
         for field in dataclasses.fields(spec):
-            if field.name in ("stage", "kind") and kind_of(spec) == field.default:
+            if is_tag(spec, field.name):
                 continue
             default = default_of(field)
-            shown = "*required*" if default is dataclasses.MISSING else f"`{_text(default)}`"
-            marks = [field.metadata.get("unit", ""), "*how*" if field.metadata.get("how") is True else ""]
-            words = " · ".join([field.metadata.get("explanation", ""), *filter(None, marks)])
+            shown = f"`{_text(default)}`"
+            if default is dataclasses.MISSING or dataclasses.is_dataclass(default):
+                shown = "*required*" if default is dataclasses.MISSING else "its defaults"
+            marks = [field.metadata["unit"], "*how*" if field.metadata["how"] is True else ""]
+            words = " · ".join([field.metadata["explanation"], *filter(None, marks)])
             cells = (f"`{field.name}`", type_text(types_of(spec)[field.name]), shown, words)
             parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(parts) + "\n"
@@ -117,13 +129,17 @@ def type_text(kind: Any) -> str:
     """A type as a reader of the page knows it."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
-        return "path" if any(isinstance(note, IsPath) for note in arguments) else type_text(arguments[0])
+        if IsPath() in arguments:
+            return "path"
+        words = [note.words.removeprefix("must be ") for note in arguments[1:] if note.words.startswith("must be ")]
+        return f"{type_text(arguments[0])} ({words[0]})" if words else type_text(arguments[0])
     if origin in (Union, types.UnionType):
         return " or ".join(type_text(argument) for argument in arguments)
     if origin is Literal:
         return ", ".join(f"`{choice}`" for choice in arguments)
     if origin is tuple:
-        return f"list of {type_text(arguments[0])}"
+        inner = type_text(arguments[0])
+        return f"list of ({inner})" if " or " in inner or ", " in inner else f"list of {inner}"
     if origin is dict:
         return "dict"
     if dataclasses.is_dataclass(kind):
@@ -140,7 +156,7 @@ def _text(value: Any) -> str:
     if dataclasses.is_dataclass(value):
         return type(value).__name__
     if isinstance(value, tuple):
-        return "[" + ", ".join(map(_text, value)) + "]"
+        return "[" + ", ".join(_text(item) for item in value) + "]"
     return repr(value)
 
 

@@ -20,7 +20,7 @@ class ReasoningGymSpec(TaskSpec):
     """Problems that reasoning-gym generates, with its verifiers."""
 
     kind: Literal["reasoning_gym"] = "reasoning_gym"
-    dataset: str = option(explanation="reasoning-gym's name of the data set, such as 'chain_sum'.")
+    dataset: str = option(explanation="The data set's name in reasoning-gym, such as 'chain_sum'.")
     config: dict[str, Any] = option(factory=dict, explanation="The data set's own settings.")
     answer_instruction: str = option("", "A line after the question, such as how the answer is to be given.")
     heldout_fraction: InnerShare = option(0.2, "Share of the questions that is held out, by a hash of their text.")

@@ -38,7 +38,7 @@ from r1jax.stages.open_run import open_run
 from r1jax.stages.rl.log import completion_rows, text_metrics
 from r1jax.stages.splits import check_same_split
 from r1jax.stages.trial import check_prompts
-from r1jax.tasks.mixture import make_tasks, mix
+from r1jax.tasks.mixture import make_mixture, make_task
 from r1jax.tasks.problem import Problem, Task
 from r1jax.text.chat import check_template, response_form
 from r1jax.workdir.metrics import CompletionsWriter, MetricsWriter
@@ -53,7 +53,7 @@ def check(spec: EvaluateSpec, previews: Previews | None = None) -> None:
     previews = previews or Previews()
     check_template(spec.template)
     make_mesh(spec.mesh.axes())
-    mix(*make_tasks(spec.tasks), seed=0)  # which refuses a name used twice
+    make_mixture(spec.tasks)  # which refuses a name used twice
     problems = problems_of(spec)
     rubric = make_rubric(stand_in_rewards(spec.rewards))
     rubric.check_tasks(task.name for task, _ in problems)
@@ -69,7 +69,7 @@ def check(spec: EvaluateSpec, previews: Previews | None = None) -> None:
 
 def problems_of(spec: EvaluateSpec) -> list[tuple[Task, list[Problem]]]:
     """Each task with its first distinct held-out problems. Raises ValueError for a task that has not as many."""
-    tasks, _ = make_tasks(spec.tasks)
+    tasks = [make_task(task) for task in spec.tasks]
     try:
         return [(task, distinct_problems(task, spec.problems, split="heldout")) for task in tasks]
     except ValueError as error:

@@ -57,6 +57,10 @@ class OpenRun:
         self.earlier_seconds = extra["wall_seconds"]
         return state, extra
 
+    def is_due(self, updates: int) -> bool:
+        """Whether a checkpoint is due after so many updates."""
+        return self._checkpoints().is_due(updates)
+
     def save(self, updates: int, state: Any, extra: Mapping[str, Any]) -> None:
         """Saves a checkpoint, in the background; see ``Checkpoints.save``."""
         self.progress.phase("saving")
@@ -96,7 +100,7 @@ def open_run(spec: StageSpec, workdir: str | Path, mesh: jax.sharding.Mesh | Non
             with MetricsWriter(run.path, total=spec.num_updates, resume_step=updates, progress=run.progress) as metrics:
                 while updates < spec.num_updates and not run.stop.agreed():
                     ...
-                    if run.checkpoints.is_due(updates):
+                    if run.is_due(updates):
                         run.save(updates, state, {...})
             return run.mark_done({...})
 

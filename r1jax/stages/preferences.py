@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from r1jax.data.pairs import Failure, Judge, Judged, judge_pairs, parse_candidate, select_pairs
-from r1jax.data.record_source import check_records, records_of
-from r1jax.data.records import FOLDER
+from r1jax.data.records import FOLDER, check_records, records_of
 from r1jax.policies.chat import check_answered, make_chat
 from r1jax.policies.preview import Previews
 from r1jax.processes import on_first, require_same_text

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax.data.preferences import READS, Preference, parse_preference, split_preferences
-from r1jax.data.record_source import check_records, records_of
+from r1jax.data.records import check_records, records_of
 from r1jax.evals.reward_model import length_bias, pair_calibration, pair_metrics, point_calibration, point_metrics
 from r1jax.models.reward_head import rewards_at_end
 from r1jax.models.transformer import Model
@@ -136,7 +136,7 @@ def main(spec: RewardModelSpec, workdir: Path) -> dict:
                 if updates % spec.log_every == 0 or updates == num_updates:
                     row |= {"num_tokens": num_tokens, "epoch": updates / num_updates * spec.epochs}
                     metrics.write(updates, row | {"time/step": time.perf_counter() - begin})
-                if run.checkpoints.is_due(updates):
+                if run.is_due(updates):
                     run.save(updates, state, {"num_tokens": num_tokens})
             run.save(updates, state, {"num_tokens": num_tokens})
             if updates < num_updates:

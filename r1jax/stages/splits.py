@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from r1jax.data.record_source import records_of
+from r1jax.data.records import records_of
 from r1jax.policies.policy import make_source
 from r1jax.policies.preview import Previews
 from r1jax.specs.fields import paths_of

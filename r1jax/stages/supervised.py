@@ -195,7 +195,7 @@ def main(spec: SupervisedSpec, workdir: Path) -> dict:
                     row["num_loss_tokens"] = row.pop("num_tokens")  # TRL's num_tokens is of the whole run
                     row |= {"tokens_per_second/train": row["num_loss_tokens"] / seconds, "time/step": seconds}
                     metrics.write(updates, row)
-                if run.checkpoints.is_due(updates):
+                if run.is_due(updates):
                     save()
             save()
         if updates < num_updates:

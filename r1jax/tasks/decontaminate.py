@@ -14,9 +14,13 @@ import functools
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+
+from r1jax.specs.tasks import TestSetSpec
+from r1jax.tasks.sources.fields import fields_of
+from r1jax.tasks.sources.rows import open_source, stamp_of
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
@@ -76,6 +80,35 @@ class NgramIndex:
             return None
         start = int(hits[0])
         return self.names[self._owners[places[start]]], " ".join(found[start : start + self.n])
+
+
+def make_index(test_sets: Sequence[TestSetSpec], *, ngram: int) -> NgramIndex:
+    """The n-grams of the questions and solutions of test sets; of equal specs and files that have not changed the same index.
+
+    Raises:
+        ValueError: naming the test set: an unknown data set, nothing there, a bad row.
+    """
+    return _index(tuple(test_sets), ngram, stamps_of(test_sets))
+
+
+def stamps_of(test_sets: Sequence[TestSetSpec]) -> tuple:
+    """What changes when a file of the test sets does; ValueError as ``make_index``."""
+    return tuple(stamp_of(spec, what=f"decontaminate {spec.label}") for spec in test_sets)
+
+
+@functools.lru_cache(maxsize=2)
+def _index(test_sets: tuple[TestSetSpec, ...], ngram: int, stamps: tuple) -> NgramIndex:
+    return NgramIndex({spec.label: _texts(spec) for spec in test_sets}, n=ngram)
+
+
+def _texts(spec: TestSetSpec) -> Iterator[str]:
+    fields = fields_of(spec.dataset)
+    rows = open_source(spec, what=f"decontaminate {spec.label}", csv_header=fields.csv_header)
+    for index in range(len(rows)):
+        row = rows.row(index)
+        yield fields.question(row)
+        if solution := fields.solution(row):
+            yield solution
 
 
 def decontaminate(problems: Iterable[str], index: NgramIndex) -> tuple[list[int], list[Dropped]]:

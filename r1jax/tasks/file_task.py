@@ -22,8 +22,7 @@ from typing import Any
 
 from r1jax.rewards.choice import read_letter
 from r1jax.specs.tasks import FilesTaskSpec
-from r1jax.tasks.contamination import make_index, stamps_of
-from r1jax.tasks.decontaminate import Dropped, decontaminate
+from r1jax.tasks.decontaminate import Dropped, decontaminate, make_index, stamps_of
 from r1jax.tasks.grading import check_problem, grade_answer
 from r1jax.tasks.problem import (
     SPLITS,

@@ -1,4 +1,4 @@
-"""Tasks from their specs, and weighted mixtures of tasks."""
+"""Tasks from their specs, weighted mixtures of them, and tasks that join along the way."""
 
 import bisect
 import itertools
@@ -9,7 +9,7 @@ from r1jax.tasks.problem import GradingError, Problem, Task, canonical_answer, c
 
 
 def make_task(spec: specs_of.Task) -> Task:
-    """The task that a spec describes; its weight and its first update are for ``make_mixture`` and ``make_schedule``.
+    """The task that a spec describes; its weight and its first update are for ``make_mixture`` and ``TaskSchedule``.
 
     Raises ValueError for what the task itself refuses.
     """
@@ -26,11 +26,6 @@ def make_task(spec: specs_of.Task) -> Task:
     return make_file_task(spec)
 
 
-def make_tasks(specs: Sequence[specs_of.Task]) -> tuple[list[Task], list[float]]:
-    """The tasks of specs, and the weight of each; ValueError as ``make_task``."""
-    return [make_task(spec) for spec in specs], [spec.weight for spec in specs]
-
-
 def make_mixture(specs: Sequence[specs_of.Task], *, seed: int = 0) -> Task:
     """One task from several: problem ``index`` comes from a task drawn by weight, by a hash of (seed, index).
 
@@ -39,12 +34,11 @@ def make_mixture(specs: Sequence[specs_of.Task], *, seed: int = 0) -> Task:
     Raises:
         ValueError: no spec, two tasks of one name, or whatever ``make_task`` refuses.
     """
-    return mix(*make_tasks(specs), seed=seed)
+    return _mix([make_task(spec) for spec in specs], specs, seed=seed)
 
 
-def mix(tasks: Sequence[Task], weights: Sequence[float], *, seed: int) -> Task:
-    """A single task as it is, several as a ``Mixture``, which says what it refuses."""
-    return tasks[0] if len(tasks) == 1 else Mixture(tasks, weights, seed=seed)
+def _mix(tasks: Sequence[Task], specs: Sequence[specs_of.Task], *, seed: int) -> Task:
+    return tasks[0] if len(tasks) == 1 else Mixture(tasks, [spec.weight for spec in specs], seed=seed)
 
 
 class Mixture:
@@ -86,3 +80,34 @@ class Mixture:
     def canonical(self, answer: str) -> str:
         """The default form; for a task's own form use ``task_of(problem).canonical(answer)``."""
         return canonical_answer(answer)
+
+
+class TaskSchedule:
+    """Tasks of which each is drawn from once the policy has had "from_update" updates.
+
+    R1's second RL stage draws general prompts only in the last 400 of 1,700 updates (R1 Sec. 3.2.2; spec B.6.4). Which tasks
+    take part, and so which problem stands at an index, follows from the number of updates alone. Weights are among the tasks
+    that take part; without any "from_update" it is ``make_mixture`` all along.
+
+    Attributes:
+        periods: first update of each period -> the task that is drawn from in it.
+        everything: one task of all of them, whenever they take part: it knows every problem's grader.
+        starts: the update from which each takes part, by name.
+    """
+
+    def __init__(self, specs: Sequence[specs_of.Task], *, seed: int = 0):
+        """Raises ValueError: no spec, none that takes part from update 0, or whatever ``make_mixture`` refuses."""
+        starts = [spec.from_update for spec in specs]
+        if specs and min(starts) > 0:
+            raise ValueError(f"tasks: none takes part from update 0; the first does from_update={min(starts)}")
+        tasks = [make_task(spec) for spec in specs]
+        self.starts = {task.name: start for task, start in zip(tasks, starts, strict=True)}
+        self.periods: dict[int, Task] = {}
+        for start in sorted({0, *starts}):
+            present = [number for number, first in enumerate(starts) if first <= start]
+            self.periods[start] = _mix([tasks[i] for i in present], [specs[i] for i in present], seed=seed)
+        self.everything = self.periods[max(self.periods)]
+
+    def at(self, updates: int) -> Task:
+        """The task that the policy learns from after so many updates: a mixture of those that take part."""
+        return self.periods[max(start for start in self.periods if start <= updates)]

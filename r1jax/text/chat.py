@@ -181,9 +181,8 @@ def _pieces(messages: Messages, template: str) -> list[tuple[str, bool]]:
 def _with_thoughts(messages: Messages, template: str, tokenizer: Tokenizer | None) -> Messages:
     """The messages with each thought where the template reads it. ValueError names a field that it would leave out."""
     source = (tokenizer.chat_template if template == TOKENIZERS_OWN and tokenizer else None) or ""
-    written = {
-        field for field in MESSAGE_FIELDS if re.search(rf"""[.'"]{field}\b""", source)
-    }  # message.field, message['field']
+    # message.field or message['field']; the bare word may be a variable of the template
+    written = {field for field in MESSAGE_FIELDS if re.search(rf"""[.'"]{field}\b""", source)}
     reads_field = bool(written.intersection(THOUGHT_FIELDS))
     reads_tags = "</think>" in source if template == TOKENIZERS_OWN else TEMPLATES[template].cuts_reasoning
     changed: list[Mapping[str, Any]] = []

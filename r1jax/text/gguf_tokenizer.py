@@ -1,5 +1,6 @@
 """The tokenizer that a GGUF file's metadata describes (byte-level BPE, as GPT-2's and its descendants')."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,17 +23,19 @@ _PRE_TOKENIZERS = {
 }
 
 
+def header_value(metadata: Mapping[str, Any], key: str) -> Any:
+    """metadata[key]; ValueError names a key that is missing."""
+    if key not in metadata:
+        raise ValueError(f"the GGUF header has no {key!r}")
+    return metadata[key]
+
+
 def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer of a GGUF header (`r1jax.hf.gguf.read_gguf(path).metadata`).
 
     ValueError names a missing key, or a tokenizer model or pre-tokenizer (`tokenizer.ggml.pre`) not known here.
     """
-
-    def value(key: str) -> Any:
-        if key not in metadata:
-            raise ValueError(f"the GGUF header has no {key!r}")
-        return metadata[key]
-
+    value = functools.partial(header_value, metadata)
     kind, pre = value("tokenizer.ggml.model"), value("tokenizer.ggml.pre")
     if kind != "gpt2":
         raise ValueError(f"tokenizer.ggml.model={kind!r} is not supported; known: 'gpt2' (byte-level BPE)")

@@ -3,7 +3,7 @@
 `tokenizer.json` is the tokenizer itself. `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` may name
 tokens that it lacks or does not mark; they are added to it, as transformers does. Which token ends a text is said in up to
 four other files, which may differ: `tokenizer_config.json` before `special_tokens_map.json` before `generation_config.json`
-before `config.json`; all the ends that `generation_config.json` lists stop a generation.
+before `config.json`; all the ends that `generation_config.json` lists (without it, `config.json`) stop a generation.
 """
 
 import json
@@ -72,11 +72,14 @@ def read_folder(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any], dic
         "eos_id": eos_ids[0],
         "bos_id": bos_ids[0],
         "pad_id": pad_ids[0],
-        "stop_ids": (*eos_ids, *ends.get(GENERATION, ())),
+        "stop_ids": (*eos_ids, *ends.get(GENERATION, ends.get(MODEL, ()))),
         "adds_bos": bool(adds_bos),
         "chat_template": texts.get(TEMPLATE) or _template(folder / CONFIG, configs.get(CONFIG, {})),
     }
-    return inner, fields, {name: text for name, text in texts.items() if name != MODEL}
+    kept = {name: text for name, text in texts.items() if name != MODEL}
+    if ends.get(MODEL) and GENERATION not in kept:  # `config.json` belongs to the model: it is not kept
+        kept[GENERATION] = _generation(ends[MODEL])
+    return inner, fields, kept
 
 
 def config_files(
@@ -95,8 +98,12 @@ def config_files(
         config["chat_template"] = chat_template
     files = {CONFIG: json.dumps(config, indent=2, ensure_ascii=False) + "\n"}
     if len(stop_ids) > 1:
-        files[GENERATION] = json.dumps({"eos_token_id": list(stop_ids)}) + "\n"
+        files[GENERATION] = _generation(stop_ids)
     return files
+
+
+def _generation(stop_ids: tuple[int, ...]) -> str:
+    return json.dumps({"eos_token_id": list(stop_ids)}) + "\n"
 
 
 def write_folder(folder: Path, files: Mapping[str, str]) -> None:

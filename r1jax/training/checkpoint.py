@@ -138,7 +138,6 @@ class Checkpoints:
         # What is known at this step: best.json may be of a step that was lost, or miss what came with the last save.
         there = checkpoint_steps(self.folder.parent)
         known = [best for best in (record.get("best"), self._written) if best is not None and best["step"] in there]
-        known = [best for best in known if best["step"] <= step]
         self._best = max(known, key=lambda best: (best["value"], -best["step"]), default=None)
         self._write_best()
         return state, record["extra"]

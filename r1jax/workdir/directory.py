@@ -302,11 +302,11 @@ def _differences(path: Path, spec: Any) -> tuple[dict[str, list], dict[str, list
             value = read(type(spec), plain)  # fills in defaults, and says of each leaf what it is
         except SpecError:
             value = plain  # of an older version, or another stage
-        found = {}
+        values = {}
         for key, leaf, how, _ in leaves(value):
-            found[key] = to_plain(leaf)
+            values[key] = to_plain(leaf)
             is_how[key] = is_how.get(key, False) or how
-        return found
+        return values
 
     there, now = values_of(plain), values_of(from_here(to_plain(spec), path))
     how, others = {}, {}

@@ -49,7 +49,7 @@ class Progress:
 
     def __init__(self, *, every_seconds: float = 10.0, stream: TextIO | None = None, shown: bool = True):
         self._stream = sys.stdout if stream is None else stream
-        self._every_seconds, self._shown = every_seconds, shown
+        self._every_seconds = every_seconds
         self._started = time.monotonic()
         self._last_line, self._said = self._started, ""
         self._step, self._total, self._figures = 0, None, []
@@ -64,8 +64,8 @@ class Progress:
             return
         if self._stream.isatty():
             console = Console(file=self._stream, highlight=False)
-            self._live = Live(get_renderable=self._renderable, console=console, auto_refresh=False)
-            self._live.start(refresh=True)
+            self._live = live = Live(get_renderable=self._renderable, console=console, auto_refresh=False)
+            live.start(refresh=True)
         self._thread = threading.Thread(target=self._tick_on, name="progress", daemon=True)
         self._thread.start()
         atexit.register(self.close)  # a daemon thread that prints while Python ends would abort it
@@ -92,12 +92,14 @@ class Progress:
 
         Phases that evaluate have "evaluat" in their names: what they take is no part of the time of an update.
         """
-        if name != self._name:
+        is_new = name != self._name
+        if is_new:
             self._end_phase()
             self._name, self._phase_started = name, time.monotonic()
         self._done, self._of = done, total
         self._reckon()
-        self._tick()
+        if is_new or self._live is None:  # counts may come often: the thread shows them on a terminal
+            self._tick()
 
     def update(self, row: Mapping[str, Any]) -> None:
         """Shows a metrics row: its "step" is the number of updates done. A row without "time/step" is an evaluation."""

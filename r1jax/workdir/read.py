@@ -94,7 +94,29 @@ class Stage:
     @property
     def has_run(self) -> bool:
         """Whether there is more of it than its settings."""
-        return self.done or bool(self.last_time) or any((self.path / "completions").glob("*.jsonl"))
+        files = ("summary.json", "claims.json", "table.json")
+        return (
+            self.done
+            or bool(self.last_time)
+            or any((self.path / name).is_file() for name in files)
+            or any((self.path / "completions").glob("*.jsonl"))
+        )
+
+    def curves(self, metric: str) -> list[tuple[Evaluation | None, Series, bool]]:
+        """(kind, series, whether its points are single ones) of each kind of evaluation; one of what is no held-out metric.
+
+        Between the first and the last evaluation others were made, or none: no line joins them.
+        """
+        parts = self.metrics[metric].by_kind().items()
+        return [
+            (k, s, k is not None and k.is_full and (self.is_evaluated_along_the_way or len(s.steps) <= 2))
+            for k, s in parts
+        ]
+
+    @property
+    def is_evaluated_along_the_way(self) -> bool:
+        """Whether there are held-out evaluations besides the first and the last."""
+        return any(not kind.is_full for series in self.metrics.values() for kind in series.kinds)
 
     @property
     def origin(self) -> Path | None:

@@ -63,7 +63,7 @@ def graceful_stop():
 
     Inside another such context it is that one's Stop, so a signal that comes at the end of a stage still ends the run
     of stages around it. Handlers are put back on the way out of the outermost. In a thread other than the main one
-    signals cannot be caught: nothing is installed and nobody asks.
+    signals cannot be caught: nothing is installed.
     """
     outer = _open.get()
     if outer is not None:

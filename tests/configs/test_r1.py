@@ -21,7 +21,7 @@ from r1jax.specs.policy import Init
 from r1jax.specs.reader import read
 from r1jax.specs.rewards import ModelReward
 from r1jax.specs.tasks import Task
-from r1jax.tasks.schedule import make_schedule
+from r1jax.tasks.mixture import TaskSchedule
 from tests.tiny import POLICY
 
 FOLDER = Path(__file__).parents[2] / "configs" / "r1"
@@ -228,7 +228,7 @@ def test_its_stages_accept_every_config_on_one_device_with_a_random_policy(name,
 
 def test_the_mixture_of_stage_2_before_and_after(runs):
     tasks = json.dumps(EXPERIMENTS["rl2"].stages["rl"]["tasks"]).replace("{workdir}/..", str(runs))
-    schedule = make_schedule(read(tuple[Task, ...], json.loads(tasks)), seed=0)
+    schedule = TaskSchedule(read(tuple[Task, ...], json.loads(tasks)), seed=0)
     assert set(schedule.at(1280).tasks) == {"math", "code", "stem", "logic"}
     assert set(schedule.at(1296).tasks) == {"math", "code", "stem", "logic", "helpful", "harmless"}
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from r1jax.data.prompts import make_prompt_iterator
+from r1jax.data.prompts import PromptIterator
 from r1jax.tasks.problem import Problem
 
 
@@ -26,25 +26,25 @@ class Counting:
 
 
 def test_batches_are_consecutive_training_problems_and_the_seed_decides_the_start():
-    iterator = make_prompt_iterator(Counting(), batch_size=3, seed=0)
+    iterator = PromptIterator(Counting(), batch_size=3, seed=0)
     batches = [next(iterator) for _ in range(4)]
     answers = [int(problem.answer) for batch in batches for problem in batch]
     assert [len(batch) for batch in batches] == [3, 3, 3, 3]
     assert answers == list(range(answers[0], answers[0] + 12))
     assert {problem.columns["split"] for batch in batches for problem in batch} == {"train"}
-    assert next(make_prompt_iterator(Counting(), batch_size=3, seed=0)) == batches[0]
-    assert next(make_prompt_iterator(Counting(), batch_size=3, seed=1)) != batches[0]
+    assert next(PromptIterator(Counting(), batch_size=3, seed=0)) == batches[0]
+    assert next(PromptIterator(Counting(), batch_size=3, seed=1)) != batches[0]
 
 
 def test_a_restored_iterator_goes_on_where_the_saved_one_stood_without_replaying():
-    iterator = make_prompt_iterator(Counting(), batch_size=4, seed=7)
+    iterator = PromptIterator(Counting(), batch_size=4, seed=7)
     for _ in range(5):
         next(iterator)
     saved = json.dumps(iterator.get_state())
     expected = [next(iterator) for _ in range(3)]
 
     task = Counting()
-    restored = make_prompt_iterator(task, batch_size=4, seed=7)
+    restored = PromptIterator(task, batch_size=4, seed=7)
     restored.set_state(json.loads(saved))
     assert [next(restored) for _ in range(3)] == expected
     assert task.asked == [int(problem.answer) for batch in expected for problem in batch]
@@ -52,7 +52,7 @@ def test_a_restored_iterator_goes_on_where_the_saved_one_stood_without_replaying
 
 
 def test_a_saved_position_can_be_returned_to():
-    iterator = make_prompt_iterator(Counting(), batch_size=2, seed=0)
+    iterator = PromptIterator(Counting(), batch_size=2, seed=0)
     first = iterator.get_state()
     batch = next(iterator)
     next(iterator)
@@ -64,21 +64,21 @@ def test_a_saved_position_can_be_returned_to():
     ("change", "message"), [({"batch_size": 3}, "batch_size 2 and this run has 3"), ({"seed": 1}, "seed 0")]
 )
 def test_a_position_of_another_run_is_refused(change, message):
-    state = make_prompt_iterator(Counting(), batch_size=2, seed=0).get_state()
+    state = PromptIterator(Counting(), batch_size=2, seed=0).get_state()
     with pytest.raises(ValueError, match=message):
-        make_prompt_iterator(Counting(), **{"batch_size": 2, "seed": 0, **change}).set_state(state)
+        PromptIterator(Counting(), **{"batch_size": 2, "seed": 0, **change}).set_state(state)
 
 
 def test_an_empty_batch_is_refused():
     with pytest.raises(ValueError, match="batch_size 0"):
-        make_prompt_iterator(Counting(), batch_size=0, seed=0)
+        PromptIterator(Counting(), batch_size=0, seed=0)
 
 
 def test_problems_that_are_not_kept_are_passed_over_and_handed_out():
     def is_even(problem):
         return int(problem.answer) % 2 == 0
 
-    iterator = make_prompt_iterator(Counting(), batch_size=3, seed=0, keep=is_even)
+    iterator = PromptIterator(Counting(), batch_size=3, seed=0, keep=is_even)
     batches = [next(iterator) for _ in range(3)]
     answers = [int(problem.answer) for batch in batches for problem in batch]
     assert answers == list(range(answers[0], answers[0] + 18, 2))
@@ -95,7 +95,7 @@ class Tagged(Counting):
 
 def test_another_task_takes_over_at_the_index_where_the_stream_stands_also_after_a_restart():
     def stream(saved=None):
-        iterator = make_prompt_iterator(Tagged("both"), batch_size=3, seed=0)
+        iterator = PromptIterator(Tagged("both"), batch_size=3, seed=0)
         if saved is not None:
             iterator.set_state(json.loads(saved))
         return iterator

@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from r1jax.data.record_source import check_records, records_of
+from r1jax.data.records import check_records, records_of
 from r1jax.specs.reader import read
 from r1jax.specs.source import SourceSpec
 
@@ -44,15 +44,15 @@ def test_a_part_of_a_folder(tmp_path):
         ({"path": "x", "function": "y:z"}, "data.path or function must be there"),
         ({"path": "x", "arguments": {"count": 1}}, "data.arguments does not go with 'path'"),
         ({"function": f"{__name__}:counted", "split": "a"}, "data.split does not go with 'function'"),
-        ({"function": f"{__name__}:missing"}, "^function='.*:missing': module '.*' has no 'missing'"),
-        ({"function": "counted"}, "^function='counted' must have the form 'module:function'"),
+        ({"function": f"{__name__}:missing"}, "^data.function='.*:missing': module '.*' has no 'missing'"),
+        ({"function": "counted"}, "^data.function='counted' must have the form 'module:function'"),
     ],
 )
 def test_bad_specs_are_named(fields, words):
     with pytest.raises(ValueError, match=words):
-        check_records(source(**fields))
+        check_records(source(**fields), where="data")
 
 
 def test_what_a_path_names_may_come_later():
-    check_records(source(path="/not/there/yet", subset="a"))
-    check_records(source(function=f"{__name__}:counted"))
+    check_records(source(path="/not/there/yet", subset="a"), where="data")
+    check_records(source(function=f"{__name__}:counted"), where="data")

@@ -317,6 +317,10 @@ def test_a_verdict_says_how_its_figures_were_computed(tmp_path):
     assert runs == "2 seeds (0, 1); 2 runs of 2 bases"
     assert first.startswith("zero_0: held-out, first and last: 256")
     assert second.startswith("alone: ") and second.endswith("temperature 1.0, all tokens")
+    bare = make_zero(tmp_path / "bare", eval={"final_problems": None, "temperature": 0.6})
+    assert (
+        "default number of problems, ? samples of each, temperature 0.6" in judge("teaches", paths=[bare]).protocol[1]
+    )
 
 
 def test_a_figure_of_training_is_said_to_be_one(tmp_path):

@@ -92,13 +92,15 @@ def test_a_curve_for_each_kind_of_evaluation(tmp_path):
     along, ends = stage.curves("seed 0", "eval/pass@1")
     assert along == {
         "label": "seed 0, along the way, 4 samples",
+        "run": "seed 0",
         "steps": [10, 20],
         "values": [0.5, 0.5],
-        "is_full": False,
     }
-    assert ends["label"] == "seed 0, first and last, 16 samples" and ends["is_full"] and ends["steps"] == [0, 30]
+    assert ends["label"] == "seed 0, first and last, 16 samples" and ends["is_points"] and ends["steps"] == [0, 30]
     assert ends["low"] == pytest.approx([0.1, 0.5])
     assert [curve["label"] for curve in stage.curves("seed 0", "eval/cons@4")] == ["seed 0"]
+    (votes,) = stage.curves("seed 0", "eval/cons@16")
+    assert votes["label"] == "seed 0" and votes["is_points"]
 
 
 def test_the_base_is_the_start_of_the_chain(tmp_path):

@@ -3,10 +3,13 @@
 The experiment is configs/zero.py made easier (three numbers up to 12) and shorter. Two to three and a half minutes on two cores.
 """
 
-import pytest
-from ml_collections import ConfigDict
+import dataclasses
 
-from r1jax.run import load_config, make_stages, run_stages
+import pytest
+
+from r1jax.pipeline import make_stages
+from r1jax.run import run_stages
+from r1jax.specs.config_file import Experiment, load_experiment
 from r1jax.stages.rl import stage as rl
 
 pytestmark = pytest.mark.gate
@@ -15,19 +18,17 @@ RISE = 0.2
 """Least gain of held-out pass@1 that counts as learning; its standard error here is about 0.03."""
 
 
-def gate_config() -> ConfigDict:
-    config = load_config("configs/zero.py")
+def gate_experiment() -> Experiment:
+    experiment = load_experiment("configs/zero.py")
     task = {"count": 3, "low": 1, "high": 12, "heldout_fraction": 0.25}
-    with config.unlocked():
-        base, zero = config.stages.base, config.stages.zero
-        base.data.arguments = {"warmup_documents": 7000, "config": task}
-        base.num_updates = 340
-        zero.tasks = [{"kind": "mini", "name": "pair_sum", "config": task}]
-        zero.num_updates = 16
-        zero.max_new_tokens = [[0, 64]]
-        zero.optimizer.learning_rate = 2e-4
-        zero.eval.update(every=100, final_problems=128, final_samples=4)
-    return config
+    base, zero = (dict(values) for values in experiment.stages.values())
+    base["data"] = base["data"] | {"arguments": {"warmup_documents": 7000, "config": task}}
+    base["num_updates"] = 340
+    zero["tasks"] = [{"kind": "mini", "name": "pair_sum", "config": task}]
+    zero |= {"num_updates": 16, "max_new_tokens": 64}
+    zero["optimizer"] = zero["optimizer"] | {"learning_rate": 2e-4}
+    zero["eval"] = zero["eval"] | {"every": 100, "final_problems": 128, "final_samples": 4}
+    return dataclasses.replace(experiment, stages={"base": base, "zero": zero})
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def workdir(tmp_path_factory):
 
 def rise_of(workdir, name: str) -> float:
     """Held-out pass@1 after minus before."""
-    summaries = run_stages(make_stages(gate_config(), workdir / name))
+    summaries = run_stages(make_stages(gate_experiment(), workdir / name))
     assert summaries is not None
     before, after = summaries["zero"]["before"], summaries["zero"]["after"]
     print(f"{name}: held-out pass@1 {before['pass@1']:.3f} -> {after['pass@1']:.3f}")

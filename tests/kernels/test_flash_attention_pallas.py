@@ -288,7 +288,7 @@ def test_moves_fewer_bytes_than_splash_attention():
         kernel, joined = splash_forward_bytes(shape, blocks)
         ours = shapes.costs(shape, blocks)["fwd"].bytes_accessed
         assert ours < kernel
-        if generation == "v5e":  # the figures of the folder's docstring
+        if generation == "v5e":  # the figures of kernels/README.md
             assert [round(size / 1e9, 2) for size in (ours, kernel, joined)] == [1.70, 2.46, 0.81]
             assert round(unfused_bytes(shape, generation) / 1e9, 1) == 26.4
 

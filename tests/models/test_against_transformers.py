@@ -38,8 +38,8 @@ def layers_and_logits(model, params, buffers, tokens, positions, segments):
     module = nnx.merge(model.graphdef, params, buffers)
     shared = {"angles": rope_angles(model.config, positions), "segments_BT": segments}
     hiddens = [params["embed_VD"][tokens]]
-    for _, _, block in module.blocks():
-        hiddens.append(block(hiddens[-1], routing={}, **shared)[0])
+    for block in module.blocks():
+        hiddens.append(block(hiddens[-1], **shared)[0])
     hiddens[-1] = module.final_norm(hiddens[-1])
     hidden, _, _ = model.hidden(params, buffers, tokens, positions_BT=positions, segments_BT=segments)
     logp, _ = model.token_logprob(params, hidden[:, :-1], tokens[:, 1:])

@@ -9,6 +9,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
@@ -16,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from r1jax.models.presets import make_preset
 from r1jax.models.transformer import make_model
 from r1jax.objectives.sums import add_metrics
-from r1jax.rollout.engine import Engine
+from r1jax.rollout.engine import MAX_STOP_IDS, Engine
 from r1jax.sharding import tree_shardings
 from r1jax.stages.rl.stage import make_loss
 from r1jax.training.learner import make_update, update_once
@@ -84,14 +85,23 @@ def engine_programs(model, mesh, *, prompts, length):
     """(prefill, a segment of decode steps), compiled; two samples of each prompt, which shares its full pages."""
     engine = Engine(model, pad_id=0, segment=16)
     trees = weights(model, mesh, role="rollout")
-    sizes = {"num_prompts": prompts, "prompt_length": length, "num_samples": 2, "max_new_tokens": 100_000}
+    settings = {
+        "temperature": jax.ShapeDtypeStruct((), jnp.float32),
+        "top_p": None,
+        "stop_ids": jax.ShapeDtypeStruct((MAX_STOP_IDS,), jnp.int32),
+        "budget": jax.ShapeDtypeStruct((), jnp.int32),
+        "key": jax.eval_shape(lambda: jax.random.key(0)),
+    }
     with jax.set_mesh(mesh):
-        prefill = engine.lower_prefill(*trees, **sizes)
+        rows = engine._rows(prompts, length, num_samples=2, max_new_tokens=100_000)
+        batch = rows.lay_out([[0]] * prompts, pad_id=0) | {"first_row": np.int32(0)}
+        batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch)
+        prefill = engine._prefill.lower(*trees, batch, rows=rows)
         compiled = compile_timed(prefill)
         state = jax.tree.map(
             lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), prefill.out_info, compiled.output_shardings
         )
-        return compiled, compile_timed(engine.lower_decode(*trees, state))
+        return compiled, compile_timed(engine._decode.lower(*trees, state, settings, steps=engine.segment))
 
 
 @tpu_compile

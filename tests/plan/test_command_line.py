@@ -65,7 +65,7 @@ def test_a_model_of_another_stage_is_looked_up_in_its_config(capsys):
         (["--topology=v5e:2x2", "--config.stages.zero.mesh={'fsdp': 3}"], "do not divide the 4 here"),
         (["--topology=v5e:2x2", "--config.stages.zero.mesh={'fsdp': 8}"], "needs 8 devices, this machine has 4"),
         (["--topology=v5e:4x4", "--config.stages.zero.mesh={'tensor': 16}"], "of 16 does not divide 'heads', which is 4; make"),
-        (["--topology=v5e:2x2", "--config.stages.zeros.mesh={}"], "has no key stages.zeros.mesh"),
+        (["--topology=v5e:2x2", "--config.stages.zeros.mesh={}"], "configs/zero.py: there is no stage 'zeros'; near it: zero"),
     ],
 )  # fmt: skip
 def test_bad_input_is_a_sentence(capsys, arguments, words):
@@ -81,7 +81,7 @@ def test_a_stage_whose_model_nobody_knows(capsys, tmp_path):
     (tmp_path / "rl1.py").write_text(text)
     arguments = [f"--config={tmp_path / 'rl1.py'}", "--topology=v5p:8x8x16", "--show-sharding"]
     code, _, err = run(capsys, *arguments)
-    assert code == 2 and "elsewhere.py to look its model up in; say --preset=NAME" in err
+    assert code == 2 and "elsewhere.py to look the model of 'supervised' up in; say --preset=NAME" in err
     code, out, _ = run(capsys, *arguments, "--preset=deepseek_v3")
     assert code == 0 and "58x256x7168x2048" in out
 

@@ -1,33 +1,37 @@
 """The programs of a stage: their shapes and layouts are those of the arrays that the stage makes, and they run on them."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from r1jax.models.transformer import make_model
 from r1jax.plan.devices import stand_ins
 from r1jax.plan.hardware import parse_topology
-from r1jax.plan.inputs import resolved_stage
+from r1jax.plan.inputs import Models
 from r1jax.plan.programs import Assumed, stage_programs
 from r1jax.plan.sampling import decode_state
-from r1jax.policies.policy import abstract_policy, check_init
+from r1jax.policies.policy import abstract_policy, config_of
 from r1jax.rollout.engine import make_engine
 from r1jax.sharding import make_mesh
-from r1jax.specs.config_file import load_config
+from r1jax.specs.config_file import load_experiment
+from r1jax.specs.policy import HuggingFaceInit
+from r1jax.specs.reader import read
+from r1jax.specs.rollout import EngineSpec
+from r1jax.specs.stages import PreferencesSpec, RlSpec
 from r1jax.stages.rl import stage as rl
 from tests.tiny import POLICY, V3
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def rl_config(**changes) -> ConfigDict:
-    config = load_config("configs/zero.py").stages.zero.to_dict()
-    config |= {"init": POLICY, "mesh": {"fsdp": 2, "expert": 2}, "row_length": 16, "rows_per_microbatch": 4}
-    return ConfigDict(config | changes)
+def rl_spec(**changes) -> RlSpec:
+    values = load_experiment("configs/zero.py").stages["zero"]
+    tiny = {"init": POLICY, "mesh": {"fsdp": 2, "expert": 2}, "row_length": 160, "rows_per_microbatch": 4}
+    return read(RlSpec, values | tiny | changes)
 
 
 def described(tree):
@@ -36,33 +40,33 @@ def described(tree):
 
 @pytest.fixture(scope="module")
 def planned():
-    config = rl_config()
-    mesh = make_mesh(config.mesh.to_dict())
-    return config, mesh, stage_programs(config, mesh)
+    spec = rl_spec()
+    mesh = make_mesh(spec.mesh.axes())
+    return spec, mesh, stage_programs(spec, mesh)
 
 
-def built(config, mesh):
+def built(spec, mesh):
     """What the stage itself builds, of real weights."""
-    model, params, buffers = abstract_policy(config.init.to_dict(), mesh=mesh)
+    model, params, buffers = abstract_policy(config_of(spec.init), mesh=mesh)
 
     def made(shape):
         return jax.device_put(jnp.full(shape.shape, 0.02, shape.dtype), shape.sharding)
 
     with jax.set_mesh(mesh):
-        return rl.build(config, model, *jax.tree.map(made, (params, buffers)))
+        return rl.build(spec, model, *jax.tree.map(made, (params, buffers)))
 
 
 def test_the_abstract_state_is_laid_out_as_the_real_one(planned):
-    config, mesh, programs = planned
-    assert described(programs.state) == described(built(config, mesh).state)
+    spec, mesh, programs = planned
+    assert described(programs.state) == described(built(spec, mesh).state)
     assert programs.state["reference"]["params"]["moe"]["ffn"]["w_up_EDF"].sharding.spec[1:3] == ("expert", "fsdp")
 
 
 def test_the_compiled_update_runs_on_the_stages_own_arrays(planned):
-    """Compiled from shapes, called with arrays: 4 rows of 16 tokens go through 2 experts each, in the only MoE layer."""
-    config, mesh, programs = planned
+    """Compiled from shapes, called with arrays: 4 rows of 160 tokens go through 2 experts each, in the only MoE layer."""
+    spec, mesh, programs = planned
     program = next(program for program in programs.programs if program.name == "update")
-    state, update, _ = built(config, mesh)
+    state, update, _ = built(spec, mesh)
     rng = np.random.default_rng(0)
 
     def filled(shape):
@@ -73,17 +77,17 @@ def test_the_compiled_update_runs_on_the_stages_own_arrays(planned):
     with jax.set_mesh(mesh):
         compiled = program.function.lower(*program.arguments).compile()
         grads, sums = compiled(state["params"], state["buffers"], *update.zeros(batch), batch)
-    assert sums["expert_counts"]["moe"]["ffn"]["router_bias_E"].sum() == 4 * 16 * 2
+    assert sums["expert_counts"]["moe"]["ffn"]["router_bias_E"].sum() == 4 * 160 * 2
     assert np.isfinite(sums["loss"]) and jax.tree.structure(grads) == jax.tree.structure(state["params"])
 
 
 def test_calls_and_sizes_follow_from_the_config(planned):
-    """16 questions x 16 samples in 2 updates; 128 responses of 30 + 2 tokens are 256 rows of 16, 64 micro-batches of 4."""
-    config, mesh, _ = planned
-    programs = stage_programs(config, mesh, assumed=Assumed(mean_new_tokens=30, mean_prompt_tokens=2))
+    """16 questions x 16 samples in 2 updates; 128 responses of 30 + 2 tokens fill 25.6 rows of 160, 7 micro-batches of 4."""
+    spec, mesh, _ = planned
+    programs = stage_programs(spec, mesh, assumed=Assumed(mean_new_tokens=30, mean_prompt_tokens=2))
     calls = {program.name: program.calls for program in programs.programs}
     assert calls == {
-        "prefill": 0.5, "decode": 2.0, "old log-probs": 64, "reference log-probs": 64, "zeros": 1, "update": 64, "apply": 1,
+        "prefill": 0.5, "decode": 2.0, "old log-probs": 7, "reference log-probs": 7, "zeros": 1, "update": 7, "apply": 1,
     }  # fmt: skip
     sizes = {program.name: dict(program.sizes) for program in programs.programs}
     assert sizes["prefill"] == {"prompts": 16, "length": 64, "samples": 16}
@@ -103,7 +107,7 @@ def test_nothing_is_counted_twice_between_arguments_and_residents(planned):
 def test_the_decode_state_is_what_the_engine_makes(cache):
     model = make_model(V3)
     params, buffers = model.abstract()
-    engine = make_engine(model, pad_id=0, prompt_bucket=8, segment=4, cache=cache, page_size=4)
+    engine = make_engine(model, EngineSpec(prompt_bucket=8, segment=4, cache=cache), pad_id=0)
     rows = engine._rows(3, 8, num_samples=2, max_new_tokens=4)
     batch = rows.lay_out([[1]] * 3, pad_id=0) | {"first_row": np.int32(0)}
     made = jax.eval_shape(lambda *given: engine._prefill_fn(*given, rows=rows), params, buffers, batch)
@@ -113,31 +117,29 @@ def test_the_decode_state_is_what_the_engine_makes(cache):
 
 
 def test_a_model_without_weights_is_named_by_a_preset():
-    spec = {"kind": "hf", "path": "models/absent", "preset": "deepseek_v3", "model": {"dtype": "bfloat16"}}
-    check_init(spec)
-    model, params, _ = abstract_policy(spec, mesh=make_mesh())
+    init = HuggingFaceInit(path="models/absent", preset="deepseek_v3", model={"dtype": "bfloat16"})
+    model, params, _ = abstract_policy(config_of(init), mesh=make_mesh())
     assert params["moe"]["ffn"]["w_up_EDF"].shape == (58, 256, 7168, 2048)
     assert model.config.dtype == "bfloat16"
-    with pytest.raises(
-        ValueError, match=r"init.path='models/absent' is not there: say which model it is with init.preset"
-    ):
-        abstract_policy({"kind": "hf", "path": "models/absent"}, mesh=make_mesh())
+    with pytest.raises(ValueError, match=r"init.path='models/absent': there is no such folder with a config.json"):
+        config_of(dataclasses.replace(init, preset=None))
     with pytest.raises(ValueError, match="no model preset 'deepseek'"):
-        check_init(spec | {"preset": "deepseek"})
+        config_of(dataclasses.replace(init, preset="deepseek"))
 
 
 def test_stages_without_programs_are_refused():
+    judge = {"function": "r1jax.rewards.format:r1_zero", "chat": {"init": POLICY}}
+    values = {"candidates": {"path": "candidates.jsonl"}, "judge": judge}
     with pytest.raises(
         ValueError, match="stage 'preferences' has no programs to plan; those with some are rl, supervised"
     ):
-        stage_programs(ConfigDict({"stage": "preferences"}), make_mesh())
+        stage_programs(read(PreferencesSpec, values), make_mesh())
 
 
 @pytest.mark.parametrize(("name", "num_updates"), [("reward_helpful", 253), ("reward_safety", 406)])
 def test_updates_of_the_reward_models_follow_from_the_papers_examples(name, num_updates):
     """98 % of 66,000 pairs and of 106,000 answers, 256 an update (spec B.7)."""
-    file = Path(f"configs/r1/{name}.py")
-    config = load_config(str(file))
-    stage = resolved_stage(config, "reward_model", file=file)
-    mesh = make_mesh(stage.mesh.to_dict(), devices=stand_ins(parse_topology("v5p:4x8x8")))
-    assert stage_programs(stage, mesh).num_steps == num_updates
+    models = Models(folder=Path("configs/r1"))
+    spec = models.plan(load_experiment(f"configs/r1/{name}.py"))["reward_model"]
+    mesh = make_mesh(spec.mesh.axes(), devices=stand_ins(parse_topology("v5p:4x8x8")))
+    assert stage_programs(spec, mesh, model_of=models).num_steps == num_updates

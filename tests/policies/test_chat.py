@@ -3,28 +3,29 @@
 import numpy as np
 import pytest
 
-from r1jax.policies.chat import AskedByFirst, PolicyChat, check_chat, make_chat
+from r1jax.policies.chat import AskedByFirst, PolicyChat, make_chat
 from r1jax.rollout.records import Completion
 from r1jax.sharding import make_mesh
+from r1jax.specs.reader import read
+from r1jax.specs.rewards import Chat, PolicyChatSpec
 from r1jax.text.comparison import parse_comparison
-from r1jax.text.endpoint import Endpoint
+from r1jax.text.endpoint import EndpointChat
 from r1jax.text.sample import ChatError, Rejection
 from r1jax.text.templates import TEMPLATES
 from r1jax.text.train_tokenizer import train_tokenizer
 from tests.tiny import POLICY
 
 ENDPOINT = {"kind": "endpoint", "url": "http://127.0.0.1:1/v1", "model": "m"}
-OWN = {
+POLICY_CHAT = {
     "kind": "policy", "init": POLICY, "template": "plain", "temperature": 1.0, "top_p": None, "max_prompt_tokens": 30,
-    "max_new_tokens": 4, "engine": {"prompt_bucket": 32, "segment": 4},
+    "max_new_tokens": 4, "engine": {"segment": 4},
 }  # fmt: skip
 
 
 def test_an_endpoint():
-    check_chat(ENDPOINT | {"workers": 2}, where="here")
-    assert make_chat(ENDPOINT | {"workers": 2}, mesh=make_mesh()) == AskedByFirst(
-        Endpoint(ENDPOINT["url"], "m", workers=2)
-    )
+    spec = read(Chat, ENDPOINT | {"workers": 2})
+    chat = make_chat(spec, mesh=make_mesh())
+    assert isinstance(chat, AskedByFirst) and isinstance(chat.chat, EndpointChat) and chat.chat.spec is spec
     assert make_chat(None, mesh=make_mesh()) is None
 
 
@@ -41,8 +42,7 @@ def test_what_the_first_process_is_told_is_told_to_all():
 
 
 def test_a_policy_answers_by_seed_and_what_is_cut_off_or_too_long_is_told():
-    check_chat(OWN, where="here")
-    chat = make_chat(OWN, mesh=make_mesh())
+    chat = make_chat(read(Chat, POLICY_CHAT), mesh=make_mesh())
     assert chat is not None
     asked = [[{"role": "user", "content": text}] for text in ("a", "a" * 200, *"bcdefgh" * 8)]
     answers = chat(asked, seed=1)
@@ -65,7 +65,8 @@ def test_a_thought_that_the_prompt_opened_is_seen_to_be_one():
             ids = np.array([*tokenizer.encode("so [[A>>B]]"), tokenizer.eos_id], np.int32)
             return [[Completion(ids, np.zeros(len(ids), np.float32), "stop")] for _ in prompts]
 
-    chat = PolicyChat(Engine(), ({}, {}), tokenizer, "r1", 1.0, None, 100, 20)
+    spec = read(PolicyChatSpec, {"init": POLICY, "template": "r1", "max_prompt_tokens": 100})
+    chat = PolicyChat(spec, Engine(), ({}, {}), tokenizer)
     (answer,) = chat([[{"role": "user", "content": "which?"}]], seed=0)
     assert answer == "<think>\nso [[A>>B]]"
     with pytest.raises(Rejection):
@@ -75,26 +76,14 @@ def test_a_thought_that_the_prompt_opened_is_seen_to_be_one():
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ({"kind": "people"}, "here: kind='people' must be 'endpoint' or 'policy'"),
-        (ENDPOINT | {"timeuot": 3}, r"here: unknown key timeuot \(near it: timeout\)"),
-        (ENDPOINT | {"timeout": 0}, "timeout=0 must be positive"),
-        (OWN | {"temperature": 0}, "here: temperature=0: must be positive"),
-        (OWN | {"max_new_tokens": 0}, "max_new_tokens=0"),
-        (OWN | {"template": "nothing"}, "nothing"),
-        (OWN | {"engine": {"segment": 4}}, "here.engine: missing key prompt_bucket"),
-        (
-            OWN | {"engine": OWN["engine"] | {"cache": "pages"}},
-            r"cache='pages' must be one of \['auto', 'dense', 'paged'\]",
-        ),
-        (OWN | {"engine": OWN["engine"] | {"page_size": 192}}, "here.engine: page_size=192 must be a multiple of 128"),
-        (OWN | {"engine": OWN["engine"] | {"page_size": None}}, "here.engine: page_size=None must be a whole number"),
-        (
-            OWN | {"engine": OWN["engine"] | {"max_rows": 0}},
-            "here.engine: max_rows=0 must be a whole number of at least 1",
-        ),
-        (OWN | {"engine": OWN["engine"] | {"pagesize": 128}}, r"unknown key pagesize \(near it: page_size\)"),
+        ({"kind": "people"}, r"chat\.kind='people' must be one of 'endpoint', 'policy'"),
+        (ENDPOINT | {"timeuot": 3}, r"'chat\.timeuot'; near it: timeout"),
+        (ENDPOINT | {"url": "127.0.0.1/v1"}, r"chat\.url='127.0.0.1/v1' must begin with http"),
+        (ENDPOINT | {"model": ""}, r"chat\.model='' must be the server's name"),
+        (POLICY_CHAT | {"temperature": 0}, r"chat\.temperature=0 must be more than 0"),
+        (POLICY_CHAT | {"engine": {"page_size": 192}}, r"chat\.engine\.page_size=192 must be a multiple of 128"),
     ],
 )
 def test_a_bad_spec_is_named(spec, words):
     with pytest.raises(ValueError, match=words):
-        check_chat(spec, where="here")
+        read(Chat, spec, "chat")

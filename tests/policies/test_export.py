@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -6,6 +8,8 @@ from r1jax.hf import load_pretrained
 from r1jax.policies.export import main
 from r1jax.policies.policy import load_policy
 from r1jax.sharding import make_mesh
+from r1jax.specs.policy import Init
+from r1jax.specs.reader import read
 from r1jax.training.checkpoint import Checkpoints
 from tests.tiny import POLICY, shaken
 
@@ -14,7 +18,7 @@ from tests.tiny import POLICY, shaken
 def stage(tmp_path_factory):
     """(work directory of a finished stage, its params and buffers)."""
     workdir = tmp_path_factory.mktemp("stage")
-    policy, _, _ = load_policy(POLICY, mesh=make_mesh(), seed=0)
+    policy, _, _ = load_policy(read(Init, POLICY), mesh=make_mesh(), seed=0)
     params, buffers = shaken(policy.model)
     policy.save(workdir)
     with Checkpoints(workdir) as checkpoints:
@@ -33,7 +37,17 @@ def test_a_stage_becomes_a_folder(stage, tmp_path, capsys):
 
 
 def test_what_the_user_can_mend_is_one_message(stage, tmp_path, capsys):
-    assert main(["--from", str(tmp_path), "--to", str(tmp_path / "folder")]) == 1
+    assert main(["--from", str(tmp_path), "--to", str(tmp_path / "folder")]) == 2
     assert "is not the work directory of a finished stage" in capsys.readouterr().err
-    assert main(["--from", str(stage[0]), "--to", str(stage[0])]) == 1
+    assert main(["--from", str(stage[0]), "--to", str(stage[0])]) == 2
     assert "is not an empty folder" in capsys.readouterr().err
+    assert main(["--from", str(stage[0]), "--to", str(tmp_path / "folder"), "--step", "9"]) == 2
+    assert "9" in capsys.readouterr().err
+    assert not (tmp_path / "folder").exists()
+
+
+def test_the_directory_of_a_run_names_its_stages(stage, tmp_path, capsys):
+    shutil.copytree(stage[0], tmp_path / "run" / "zero")
+    assert main(["--from", str(tmp_path / "run"), "--to", str(tmp_path / "folder")]) == 2
+    words = f"{tmp_path / 'run'} is the directory of a run; say which stage: {tmp_path / 'run' / 'zero'}\n"
+    assert capsys.readouterr().err == f"error: {words}"

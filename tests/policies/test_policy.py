@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from r1jax.hf import Pretrained, save_pretrained
-from r1jax.policies.policy import Policy, check_init, load_policy
+from r1jax.policies.policy import Policy, config_of, load_policy
 from r1jax.sharding import make_mesh
+from r1jax.specs.policy import Init
+from r1jax.specs.reader import read
 from r1jax.tasks.mini.corpus import corpus_text
 from r1jax.text.chat import render
 from tests.tiny import POLICY
@@ -19,10 +21,8 @@ def without(spec, key):
     return {name: value for name, value in spec.items() if name != key}
 
 
-def test_the_specs_of_the_tests_and_configs_pass():
-    check_init(POLICY)
-    check_init({"kind": "stage", "path": "runs/base"})
-    check_init({"kind": "gguf", "path": "smollm2", "model": {}})
+def load(spec, mesh=None):
+    return load_policy(read(Init, spec, "init"), mesh=mesh or make_mesh(), seed=0)
 
 
 TOKENIZER = POLICY["tokenizer"]
@@ -31,26 +31,21 @@ TOKENIZER = POLICY["tokenizer"]
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ({}, "init: kind=None must be one of random, stage, gguf"),
-        ({"kind": "stages", "path": "x"}, "init: kind='stages' must be one of random, stage, gguf"),
-        ({"kind": "stage"}, "init: missing key path"),
-        ({"kind": "stage", "path": "x", "model": {}}, "init: unknown key model"),
-        ({"kind": "gguf", "paht": "x"}, r"init: unknown key paht \(near it: path\)"),
-        ({"kind": "gguf", "path": "x", "model": {"layers": 2}}, r"init.model: unknown key layers"),
-        (without(POLICY, "preset"), "init: missing key preset"),
+        ({}, r"init\.kind=None must be one of 'random', 'stage', 'gguf', 'hf'"),
+        ({"kind": "stage"}, r"'init\.path' is missing"),
+        ({"kind": "stage", "path": "x", "modle": {}}, r"'init\.modle'; near it: model"),
+        (without(POLICY, "preset"), r"'init\.preset' is missing"),
         (POLICY | {"preset": "mini_v4"}, "mini_v4"),
-        (POLICY | {"model": {"model_dims": 8}}, r"init.model: unknown key model_dims \(near it: model_dim\)"),
+        (POLICY | {"model": {"model_dims": 8}}, r"'init\.model\.model_dims'; near it: model_dim"),
         (POLICY | {"model": {"model_dim": 0}}, "model_dim must be positive"),
-        (POLICY | {"tokenizer": without(TOKENIZER, "num_texts")}, "init.tokenizer: missing key num_texts"),
-        (POLICY | {"tokenizer": TOKENIZER | {"vocab_size": 0}}, "init.tokenizer: vocab_size=0"),
-        (POLICY | {"tokenizer": TOKENIZER | {"source": {}}}, "init.tokenizer.source: missing key function"),
+        (POLICY | {"tokenizer": TOKENIZER | {"vocab_size": 0}}, r"init\.tokenizer\.vocab_size=0"),
+        (POLICY | {"tokenizer": TOKENIZER | {"source": {}}}, r"init\.tokenizer\.source\.path or function"),
+        ({"kind": "hf", "path": "nowhere"}, "there is no"),
     ],
 )
 def test_a_bad_spec_is_named_by_its_key(spec, words):
-    with pytest.raises(ValueError, match=words):
-        check_init(spec)
-    with pytest.raises(ValueError, match=words):
-        load_policy(spec, mesh=make_mesh(), seed=0)
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        load(spec)
 
 
 def conversation(index, *, seed):
@@ -71,7 +66,7 @@ def test_a_tokenizer_is_trained_on_conversations_too(monkeypatch):
     for function in ("r1jax.tasks.mini.corpus:corpus_text", f"{__name__}:conversation"):
         spec = POLICY | {"tokenizer": TOKENIZER | {"source": {"function": function}, "template": "v3", "num_texts": 1}}
         with pytest.raises(InterruptedError):
-            load_policy(spec, mesh=make_mesh(), seed=0)
+            load(spec)
     question, completion = corpus_text(0, seed=0)
     asked = [{"role": "user", "content": question}]
     said = [*asked, {"role": "assistant", "content": "yes"}, {"role": "user", "content": "go on"}]
@@ -82,11 +77,19 @@ def test_a_tokenizer_is_trained_on_conversations_too(monkeypatch):
 def saved(tmp_path_factory):
     """The work directory of a stage as far as model.json and the tokenizer go."""
     workdir = tmp_path_factory.mktemp("base")
-    policy, _, _ = load_policy(POLICY, mesh=make_mesh(), seed=0)
+    policy, _, _ = load(POLICY)
     assert isinstance(policy, Policy)
     policy.save(workdir)
     (workdir / "DONE").touch()
     return workdir
+
+
+def test_a_stages_model_is_fixed_but_for_how_it_is_computed(saved):
+    spec = {"kind": "stage", "path": str(saved)}
+    config = config_of(read(Init, spec | {"model": {"remat": "full", "dtype": "bfloat16"}}))
+    assert (config.remat, config.dtype) == ("full", "bfloat16")
+    with pytest.raises(ValueError, match=r"init\.model\.model_dim is fixed by the stage that trained it"):
+        load(spec | {"model": {"model_dim": 16}})
 
 
 def test_model_json_is_whole_or_named(saved):
@@ -102,26 +105,30 @@ def test_model_json_is_whole_or_named(saved):
     ]:
         file.write_text(text)
         with pytest.raises(ValueError, match=rf"{file} is damaged, or of another version: .*({words})"):
-            load_policy({"kind": "stage", "path": str(saved)}, mesh=make_mesh(), seed=0)
+            load({"kind": "stage", "path": str(saved)})
     file.unlink()
-    with pytest.raises(FileNotFoundError, match="model.json"):
-        load_policy({"kind": "stage", "path": str(saved)}, mesh=make_mesh(), seed=0)
+    with pytest.raises(
+        ValueError, match=rf"init\.path=.{saved}. is no stage.s work directory yet: there is no model.json"
+    ):
+        load({"kind": "stage", "path": str(saved)})
 
 
 def test_a_hugging_face_folder(tmp_path):
-    policy, params, buffers = load_policy(POLICY, mesh=make_mesh(), seed=0)
+    policy, params, buffers = load(POLICY)
     made = Pretrained(policy.model, params, buffers, tokenizer=policy.tokenizer)
     save_pretrained(made, tmp_path / "folder", dtype="bfloat16")
     spec = {"kind": "hf", "path": str(tmp_path / "folder"), "model": {"dtype": "bfloat16", "remat": "full"}}
     mesh = make_mesh({"fsdp": 2, "tensor": 2})
-    loaded, again, biases = load_policy(spec, mesh=mesh, seed=0)
+    loaded, again, biases = load(spec, mesh)
     assert (loaded.model.config.dtype, loaded.model.config.remat) == ("bfloat16", "full")
     assert loaded.tokenizer.encode("12 + 7") == policy.tokenizer.encode("12 + 7")
     for ours, theirs in zip(jax.tree.leaves((again, biases)), jax.tree.leaves((params, buffers)), strict=True):
         assert ours.dtype == np.float32 and ours.sharding.mesh == mesh
         np.testing.assert_array_equal(ours, np.asarray(theirs).astype(ml_dtypes.bfloat16))
-    with pytest.raises(ValueError, match=r"folder is no mini_llama \(init\.preset\): .*attention is mla and not gqa"):
-        load_policy(spec | {"preset": "mini_llama"}, mesh=mesh, seed=0)
+    with pytest.raises(
+        ValueError, match=r"init\.preset='mini_llama': .*folder is another model: .*attention is mla and not gqa"
+    ):
+        load(spec | {"preset": "mini_llama"}, mesh)
     (tmp_path / "folder" / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match=r"has no tokenizer\.json"):
-        load_policy(spec, mesh=mesh, seed=0)
+        load(spec, mesh)

@@ -52,7 +52,7 @@ def make_rl_stage(
                 "clip_ratio/low_mean": 0.0,
                 "clip_ratio/high_mean": abs(noise(0.001)),
                 "clip_ratio/region_mean": abs(noise(0.001)),
-                "sampling/sampling_logp_difference/mean": 2e-7,
+                "sampling/sampling_logp_difference/mean": 2e-7 + abs(noise(1e-8)),
                 "sampling/sampling_logp_difference/max": 5e-6,
                 "loss": noise(0.01),
                 "grad_norm": 0.3 + abs(noise(0.05)),
@@ -93,12 +93,28 @@ def evaluation_row(step: int, score: float) -> dict:
     row = {
         "step": step,
         "eval/mean_length": 20 + 18 * score,
-        "eval/format": 0.95,
+        "eval/format": 0.9 + 0.1 * score,
         "eval/pass@16": min(1.0, score + 0.2),
     }
     for name, value in (("pass@1", score), ("cons@16", min(1.0, score + 0.06))):
         row |= {f"eval/{name}": value, f"eval/{name}_low": value - 0.04, f"eval/{name}_high": min(1.0, value + 0.04)}
     return row
+
+
+def evaluated_rows(scores: list[float]) -> list[dict]:
+    """Rows of an RL stage of ten updates an evaluation, as they are written: full ones at both ends, short ones between."""
+    rows = [full_row(0, scores[0])]
+    rows += [short_row(10 * index, score) for index, score in enumerate(scores[1:-1], start=1)]
+    return [*rows, full_row(10 * (len(scores) - 1), scores[-1])]
+
+
+def full_row(step: int, score: float) -> dict:
+    return {"step": step, "eval/pass@1": score, "eval/cons@16": score + 0.01, "eval/pass@16": score + 0.02}
+
+
+def short_row(step: int, score: float) -> dict:
+    votes = {"eval/cons@4": score + 0.01, "eval/pass@4": score + 0.03}
+    return {"step": step, "eval/pass@1": score, "time/eval": 1.0} | votes
 
 
 def completion_rows(step: int, split: str, *, late: bool) -> list[dict]:

@@ -53,9 +53,19 @@ def test_every_claim_has_a_line_with_its_mark_and_below_it_what_it_rests_on(tmp_
     assert "0.500 → 0.700" in text
 
 
+def test_a_claim_says_how_its_figures_were_computed(tmp_path):
+    """And a curve of many samples is drawn as points, in the colour of its run."""
+    curves = [CURVE | {"run": "seed 0"}, CURVE | {"run": "seed 0", "label": "seed 0, full", "is_points": True}]
+    row = VOTES | {"protocol": ["1 seed (0)", "held-out: <64> problems"], "figures": [{"title": "T", "curves": curves}]}
+    text = section(tmp_path, json.dumps([row]))
+    assert '[0.6, 0.8]<small class="protocol">1 seed (0)<br>held-out: &lt;64&gt; problems</small></td>' in text
+    assert '<i class="points dash0" style="--c:var(--c0)"></i>seed 0, full 0.500 → 0.700<' in text
+
+
 def test_without_claims_there_is_no_section(tmp_path):
     (tmp_path / "rl").mkdir()
     (tmp_path / "rl" / "config.json").write_text('{"stage": "rl"}')
+    (tmp_path / "rl" / "DONE").touch()
     assert claims_section(read_run(tmp_path)) == ""
 
 
@@ -78,10 +88,11 @@ def test_hostile_claims_are_shown_or_left_out(tmp_path):
             "claim": bad,
             "paper": [bad],
             "held": bad,
+            "protocol": bad,
             "table": {"head": 5, "rows": [[bad], 7]},
             "figures": [{"curves": curves}],
         },
-        {"figures": 5, "table": [1]},
+        {"figures": 5, "table": [1], "protocol": [bad, 5]},
         7,
     ]
     text = section(tmp_path, json.dumps(rows), note=[bad])

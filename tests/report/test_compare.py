@@ -20,7 +20,7 @@ def test_runs_have_the_shortest_names_that_differ(page):
 
 def test_stages_of_one_kind_go_together_and_rl_comes_first(page):
     assert page.index("<h2>rl / zero</h2>") < page.index("<h2>pretrain</h2>")
-    assert "<figcaption>Held-out score: pass@1<" in page
+    assert "<figcaption>Held-out score: pass@1<" in page and "Bands: 95 %" in page
 
 
 def test_scores_and_settings_that_differ(page):

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from r1jax.report import NotAWorkdirError, write_report
+from r1jax.report.__main__ import main
 from tests.report.synthetic import make_rl_stage, make_workdir, write_lines
 
 VOID = {"meta", "br", "img", "link"}
@@ -54,7 +55,7 @@ def report(tmp_path_factory):
 def test_headline(report):
     for text in ("0.231 → 0.872", "95 %: 0.200–0.260 → 0.850–0.890", "0.340 → 0.940", "23.5 → 36.2", "6 min 12 s"):
         assert f"{text}<" in report, text
-    assert "finished at update 60, 6 min 12 s" in report
+    assert "finished at update 60, 6 min 12 s" in report and "2 stages, 6 min 22 s altogether" in report
 
 
 TITLES = [
@@ -96,14 +97,14 @@ def test_settings_and_environment_are_there(report):
 
 def test_unfinished_run(tmp_path):
     text = read(write_report(make_rl_stage(tmp_path / "rl", updates=7, done=False)))
-    assert "running or stopped at update 7 of 60" in text
+    assert "running or stopped at update 7 of 60, 22 s so far, last row written" in text and "wall time so far<" in text
     assert "held-out pass@1" in text  # the first evaluation alone
-    assert "0.234 → –" in text
+    assert "0.234 → –" in text and "<h3>First evaluation</h3>" in text
 
 
 @pytest.mark.parametrize("files", [[], ["metrics.jsonl"], ["metrics.jsonl", "summary.json", "completions"]])
 def test_run_that_has_only_begun(tmp_path, files):
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"stage": "rl"}')
     for name in files:
         (tmp_path / name).mkdir() if name == "completions" else (tmp_path / name).write_text("")
     text = read(write_report(tmp_path, out=tmp_path / "page.html"))
@@ -135,3 +136,26 @@ def test_command_line(tmp_path):
     assert (good.returncode, good.stdout, good.stderr) == (0, f"{stage / 'report.html'}\n", "")
     bad = subprocess.run([sys.executable, "-m", "r1jax.report", tmp_path / "no"], capture_output=True, text=True)
     assert bad.returncode == 2 and bad.stderr == f"report: {tmp_path / 'no'}: there is no such folder\n"
+
+
+@pytest.mark.parametrize("kind", ["model", "folder of models", "nothing has run", "empty"])
+def test_a_folder_without_a_run_is_one_line_and_exit_2(tmp_path, capsys, kind):
+    folder = tmp_path / "folder"
+    inner = {
+        "model": folder,
+        "folder of models": folder / "a",
+        "nothing has run": folder / "zero",
+        "empty": folder / "a",
+    }
+    inner[kind].mkdir(parents=True)
+    if kind == "nothing has run":
+        (folder / "zero" / "config.json").write_text('{"stage": "rl"}')
+        (folder / "error.txt").write_text("x")
+    elif kind != "empty":
+        (inner[kind] / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+        (inner[kind] / "model.safetensors").write_bytes(b"")
+    before = sorted(folder.rglob("*"))
+    assert main([str(folder)]) == 2 and sorted(folder.rglob("*")) == before
+    words = "nothing has run yet of its stages zero" if kind == "nothing has run" else "is no work directory"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"report: {folder}") and words in line

@@ -2,8 +2,9 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
+import pytest
 
-from r1jax.report.plot import Curve, draw
+from r1jax.report.plot import Curve, draw, gaps_of
 
 
 def curve(values, **kwargs):
@@ -41,6 +42,43 @@ def test_vertical_axis_holds_the_given_ends_and_the_data():
     assert ticks([0.3, 0.4], low=0.0, high=1.0)[-1] == "1.00"
     assert float(ticks([0.3, 4.0], low=0.0, high=1.0)[-1]) >= 3.0
     assert ticks([-2.0, 4.0], low=0.0)[0] == "−1.5"
+
+
+def test_axes_fit_the_data():
+    assert float(ticks([0.997, 1.0], low=0.0, high=1.0)[0]) >= 0.996
+    assert float(ticks([41.0, 42.0, 43.0], low=0.0)[0]) > 40
+    assert ticks([20.0, 43.0], low=0.0)[0] == "0"
+
+
+@pytest.mark.parametrize(
+    ("steps", "gaps"),
+    [
+        ([10, 20, 30, 50, 60], [2]),
+        ([10, 20, 30, 60], [2]),
+        ([10, 30, 40, 50], [0]),
+        ([0, 80], []),
+        ([5], []),
+        ([20, 40, 45], []),  # a shorter step at the end
+        ([1, 15, 30, 45], []),
+        ([10, 20, 30, 50, 70, 90], []),  # another cadence
+    ],
+)
+def test_gaps_are_where_points_are_missing(steps, gaps):
+    assert np.flatnonzero(gaps_of(np.array(steps, float))).tolist() == gaps
+
+
+def lines(svg):
+    """How many pieces each line of a plot has, by its colour's variable."""
+    paths = re.findall(r'<path d="([^"]*)"[^>]*style="fill: none; stroke: var\(--c\d\)', svg)
+    return [path.count("M") for path in paths]
+
+
+def test_no_line_joins_points_across_a_gap_or_single_evaluations():
+    steps = np.array([10.0, 20, 30, 50, 60])
+    assert lines(draw([Curve(steps, steps, 0)], title="t", unit="u")) == [2]
+    assert lines(draw([Curve(steps[:3], steps[:3], 0)], title="t", unit="u")) == [1]
+    assert lines(draw([Curve(steps, steps, 0)], title="t", unit="u", across="samples")) == [1]
+    assert lines(draw([Curve(steps[:3], steps[:3], 0, is_points=True)], title="t", unit="u")) == []
 
 
 def test_running_mean_keeps_the_mean_level_and_short_curves():

@@ -62,7 +62,10 @@ def test_a_set_has_its_domains_and_the_reasons_of_what_was_dropped(tmp_path):
         "samples": 1600,
         "rejected": {"wrong": 380, "mixed_language": 20},
     }
-    rows = [{"step": 1, "kept_share": 0.75, "rejected/wrong": 380, "time/step": 2.0}]
+    rows = [
+        {"step": 1, "kept_share": 0.75, "rejected/wrong": 180, "time/step": 2.0},
+        {"step": 2, "kept_share": 0.5, "rejected/wrong": 200, "time/step": 2.0},
+    ]
     path = make_stage(tmp_path / "reject", "reject", {"kept": 1200, "wall_seconds": 9}, rows, table=table)
     text = read(write_report(path))
     assert "<td>math</td><td>1,200</td><td>1</td><td>44.2</td>" in text
@@ -75,7 +78,15 @@ def test_pairs_and_a_reward_model_s_figures(tmp_path):
     heldout = {"accuracy": 0.875, "ece": 0.05, "length/bias": -0.01, "margin": None}
     summary = {"kind": "helpful", "heldout": heldout, "examples": {"train": 90, "heldout": 10}, "updates": 4}
     rows = [
-        {"step": step, "loss": 0.6, "accuracy": 0.7, "margin": 0.2, "mean_reward": 0, "min_reward": -1, "max_reward": 1}
+        {
+            "step": step,
+            "loss": 0.6,
+            "accuracy": 0.1 * step,
+            "margin": 0.2,
+            "mean_reward": step,
+            "min_reward": -1,
+            "max_reward": 1,
+        }
         for step in range(1, 5)
     ]
     path = make_stage(tmp_path / "helpful", "reward_model", summary, rows)

@@ -6,23 +6,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from r1jax.models.transformer import make_model
-from r1jax.run import load_config
+from r1jax.specs.reader import read
+from r1jax.specs.stages import SupervisedSpec
+from r1jax.specs.training import OptimizerSpec
 from r1jax.stages import supervised
-from r1jax.stages.auxiliary import expert_counts, mtp_loss
+from r1jax.stages.auxiliary import check_auxiliary, expert_counts, mtp_loss
 from r1jax.stages.rl import stage as rl
 from r1jax.training.learner import init_state, make_update
 from r1jax.training.optimizer import make_optimizer
-from tests.tiny import GQA, V3, padded, shaken
+from tests.stages.rl.test_stage import tiny_config
+from tests.tiny import GQA, POLICY, V3, padded, shaken
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 MODEL = make_model(dataclasses.replace(V3, num_layers=1, num_dense_layers=0, num_mtp_layers=2))
+DENSE = POLICY | {"preset": "mini_llama", "model": {}}
 DOCUMENTS = [[5, 40, 17, 3, 29, 11, 8], [7, 41, 13, 2], [33, 9]]
 MASKED = 3
 """The token of the first document that is no target."""
+
+
+def make_spec(**changes):
+    source = POLICY["tokenizer"]["source"]
+    return read(SupervisedSpec, {"init": POLICY, "data": source, "template": "plain", "num_updates": 10} | changes)
 
 
 def make_batch():
@@ -50,7 +58,7 @@ def trees():
 @pytest.fixture(scope="module")
 def loss_and_gradient(trees):
     """((loss, metrics), gradient) of the supervised loss with both auxiliary parts."""
-    loss = supervised.make_loss(MODEL, aggregation="token", mtp_weight=0.3, balance_weight=0.01)
+    loss = supervised.make_loss(MODEL, make_spec(mtp_weight=0.3, balance_weight=0.01))
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(*trees, make_batch())
 
 
@@ -97,9 +105,7 @@ def test_without_weights_nothing_is_computed(trees):
     """As many matmuls as in the same model without MTP; its biases see no token."""
     without = make_model(dataclasses.replace(MODEL.config, num_mtp_layers=0))
     jaxprs = [
-        jax.make_jaxpr(supervised.make_loss(model, aggregation="token"), return_shape=True)(
-            *model.abstract(), make_batch()
-        )
+        jax.make_jaxpr(supervised.make_loss(model, make_spec()), return_shape=True)(*model.abstract(), make_batch())
         for model in (MODEL, without)
     ]
     num_matmuls = [str(jaxpr).count("dot_general") for jaxpr, _ in jaxprs]
@@ -133,7 +139,7 @@ def test_mtp_loss_reads_no_other_document(trees):
 def test_biases_of_all_routers_follow_their_counts(trees, loss_and_gradient):
     _, buffers = trees
     params = {"w": jnp.zeros(3)}  # the biases take no part in the optimizer's work
-    optimizer, schedule = make_optimizer(learning_rate=0.01, total_steps=10)
+    optimizer, schedule = make_optimizer(OptimizerSpec(learning_rate=0.01), total_steps=10)
     state = init_state(params, buffers, optimizer=optimizer)
     update = make_update(lambda *_: None, optimizer, schedule=schedule, state=state, bias_rate=0.25)
     (_, metrics), _ = loss_and_gradient
@@ -160,23 +166,16 @@ def test_counts_of_models_without_biases():
     [
         ({"mtp_weight": 0.3}, "mtp_weight=0.3, but the model has num_mtp_layers=0"),
         ({"balance_weight": 1e-4}, "balance_weight=0.0001, but the model has num_experts=0"),
-        ({"balance_weight": -1.0}, "balance_weight=-1.0 must not be negative"),
     ],
 )
 def test_weights_on_parts_that_are_not_there(weights, message):
     with pytest.raises(ValueError, match=message):
-        supervised.make_loss(make_model(GQA), aggregation="token", **weights)
-    if "mtp_weight" not in weights:
-        with pytest.raises(ValueError, match=message):
-            rl.make_loss(make_model(GQA), aggregation="token", constant=None, **weights)
+        check_auxiliary(GQA, **weights)
+    check_auxiliary(MODEL.config, **weights)
 
 
-@pytest.mark.parametrize(("stage", "index", "sizes"), [(supervised, 0, {"num_updates": 100}), (rl, 1, {})])
-def test_stages_read_the_weights_from_their_config(stage, index, sizes):
-    values = list(load_config("configs/zero.py").stages.values())[index].to_dict()
-    values.pop("workdir", None)  # the experiment's, not the stage's
-    config = ConfigDict(values | {"balance_weight": 1e-4})
-    stage.check(config)
-    model = make_model(GQA)
+@pytest.mark.parametrize(("stage", "make"), [(supervised, make_spec), (rl, tiny_config)], ids=["supervised", "rl"])
+def test_stages_read_the_weights_from_their_config(stage, make):
+    stage.check(make(balance_weight=1e-4))
     with pytest.raises(ValueError, match="balance_weight=0.0001, but the model has num_experts=0"):
-        stage.build(config, model, *shaken(model), **sizes)
+        stage.check(make(balance_weight=1e-4, init=DENSE))

@@ -33,7 +33,7 @@ def main(spec, workdir, *, interrupt_after=None):
                 updates += 1
                 seen = [*seen, updates]
                 metrics.write(updates, {"loss": float(state["sum"][0]), "time/step": 0.1})
-                if run.checkpoints.is_due(updates):
+                if run.is_due(updates):
                     run.save(updates, state, {"seen": seen})
                 if updates == interrupt_after:
                     os.kill(os.getpid(), signal.SIGTERM)

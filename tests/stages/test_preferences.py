@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from r1jax.data.preferences import parse_preference
-from r1jax.data.record_source import records_of
+from r1jax.data.records import records_of
 from r1jax.specs.reader import read
 from r1jax.specs.source import SourceSpec
 from r1jax.specs.stages import PreferencesSpec

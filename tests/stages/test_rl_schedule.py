@@ -9,9 +9,11 @@ import pytest
 
 from r1jax.policies.policy import load_policy
 from r1jax.policies.reward_model import init_head
+from r1jax.specs.policy import Init
+from r1jax.specs.reader import read
 from r1jax.stages.rl import stage as rl
 from r1jax.training.checkpoint import Checkpoints
-from tests.stages.rl.test_stage import params_of, tiny_config
+from tests.stages.rl.test_stage import LENGTH, params_of, tiny_config
 from tests.tiny import POLICY, rows_of
 
 PAIRS = {"kind": "mini", "name": "pair_sum"}
@@ -32,7 +34,7 @@ def is_even(prompts, completions):
 
 def make_reward_model(path):
     """A work directory as the reward model's stage leaves it, with an untrained model."""
-    policy, params, buffers = load_policy(POLICY, mesh=rl.make_mesh(), seed=1)
+    policy, params, buffers = load_policy(read(Init, POLICY), mesh=rl.make_mesh(), seed=1)
     path.mkdir()
     policy.save(path)
     with Checkpoints(path) as checkpoints:
@@ -45,7 +47,7 @@ def make_reward_model(path):
 
 def scheduled_config(folder, **changes):
     rewards = [
-        {"function": "tests.stages.rl.test_stage:length_reward", "weight": 1.0},
+        LENGTH,
         {
             "kind": "reward_model",
             "path": str(folder / "safety"),
@@ -93,20 +95,17 @@ def test_what_joins_at_an_update_does_so_there_and_a_run_stopped_at_it_goes_on_b
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-LENGTH = {"function": "tests.stages.rl.test_stage:length_reward"}
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"from_update": 1}, "'general': from_update=1 is no multiple of updates_per_phase=2"),
-        ({"from_update": 4}, "'general': from_update=4 is never reached"),
-        ({"tasks": [PAIRS | {"from_update": 2}]}, "none takes part from update 0"),
-        ({"rewards": [LENGTH | {"from_update": 2}]}, "no reward applies at update 0"),
-        ({"rewards": [LENGTH | {"from_update": 3}, LENGTH | {"name": "b"}]}, "'length_reward': from_update=3"),
-        ({"rewards": [LENGTH | {"tasks": ["pair_sum"]}]}, "task 'general': no reward with a weight applies"),
-        ({"rewards": [LENGTH, {"kind": "reward_model", "name": "safe"}]}, r"rewards\[1\]: missing key path"),
-        ({"rewards": [LENGTH, {"kind": "judge", "path": "p"}]}, r"rewards\[1\]: kind='judge' must be 'reward_model'"),
+        ({"from_update": 1}, r"tasks\[1\]\.from_update=1 is no multiple of updates_per_phase=2"),
+        ({"from_update": 4}, r"tasks\[1\]\.from_update=4 is never reached with num_updates=4"),
+        ({"tasks": [PAIRS | {"from_update": 2}]}, "tasks: none takes part from update 0"),
+        ({"rewards": [LENGTH | {"from_update": 2}]}, "rewards: none takes part from update 0"),
+        ({"rewards": [LENGTH, LENGTH | {"name": "b", "from_update": 3}]}, r"rewards\[1\]\.from_update=3"),
+        ({"rewards": [LENGTH | {"tasks": ["pair_sum"]}]}, r"tasks\[1\]: no reward with a weight applies to 'general'"),
+        ({"rewards": [LENGTH, {"kind": "reward_model", "name": "safe"}]}, r"'rewards\[1\]\.path' is missing"),
+        ({"rewards": [LENGTH, {"kind": "judge", "path": "p"}]}, r"rewards\[1\]\.kind='judge' must be one of"),
         (
             {"rewards": [LENGTH, {"kind": "reward_model", "path": "p", "name": "s", "tasks": ["x"]}]},
             "there is no task 'x'",

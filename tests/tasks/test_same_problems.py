@@ -6,11 +6,10 @@ import json
 
 import pytest
 
-from r1jax.data.prompts import make_prompt_iterator
+from r1jax.data.prompts import PromptIterator
 from r1jax.tasks.mini import corpus, general_texts
 from r1jax.tasks.mini.sum_traces import sum_trace
-from r1jax.tasks.mixture import make_mixture, make_task
-from r1jax.tasks.schedule import make_schedule
+from r1jax.tasks.mixture import TaskSchedule, make_mixture, make_task
 from tests.tasks.specs import spec, specs
 
 TASKS = {
@@ -57,12 +56,12 @@ def test_problems_of_a_task(name, expected):
 
 def test_draws_of_a_mixture_and_a_schedule():
     assert digest_of(make_mixture(specs(MIXED), seed=7), 100) == "fa6bf4f01d9fe75a"
-    schedule = make_schedule(specs(MIXED), seed=7)
+    schedule = TaskSchedule(specs(MIXED), seed=7)
     assert [digest_of(schedule.at(updates), 100) for updates in (2, 3)] == ["890ae44b5d3f2705", "fa6bf4f01d9fe75a"]
 
 
 def test_the_stream_of_training_problems():
-    stream = make_prompt_iterator(make_mixture(specs(MIXED), seed=7), batch_size=8, seed=1)
+    stream = PromptIterator(make_mixture(specs(MIXED), seed=7), batch_size=8, seed=1)
     assert digest([dataclasses.asdict(problem) for _ in range(5) for problem in next(stream)]) == "26c888612d89f736"
 
 

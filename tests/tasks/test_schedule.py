@@ -1,7 +1,6 @@
 import pytest
 
-from r1jax.tasks.mixture import Mixture, make_mixture
-from r1jax.tasks.schedule import make_schedule
+from r1jax.tasks.mixture import Mixture, TaskSchedule, make_mixture
 from tests.tasks.specs import specs
 
 SUMS = {"kind": "mini", "name": "pair_sum"}
@@ -14,15 +13,15 @@ def drawn(task, count=40):
 
 
 def test_without_from_update_it_is_the_mixture():
-    schedule = make_schedule(specs([SUMS, LEGS]), seed=3)
+    schedule = TaskSchedule(specs([SUMS, LEGS]), seed=3)
     mixture = make_mixture(specs([SUMS, LEGS]), seed=3)
     assert list(schedule.periods) == [0] and schedule.at(0) is schedule.at(10**6) is schedule.everything
     assert drawn(schedule.at(0)) == drawn(mixture) and schedule.everything.name == mixture.name
-    assert make_schedule(specs([SUMS])).at(5).name == "pair_sum"
+    assert TaskSchedule(specs([SUMS])).at(5).name == "pair_sum"
 
 
 def test_a_task_is_drawn_from_its_update_on_and_not_before():
-    schedule = make_schedule(specs([SUMS, LEGS | {"from_update": 4}, GCD | {"from_update": 8}]), seed=3)
+    schedule = TaskSchedule(specs([SUMS, LEGS | {"from_update": 4}, GCD | {"from_update": 8}]), seed=3)
     assert schedule.starts == {"pair_sum": 0, "leg_counting": 4, "gcd": 8}
     names = [{p.columns["task"] for p in drawn(schedule.at(updates))} for updates in (0, 3, 4, 7, 8, 99)]
     alone, two, three = {"pair_sum"}, {"pair_sum", "leg_counting"}, {"pair_sum", "leg_counting", "gcd"}
@@ -34,7 +33,7 @@ def test_a_task_is_drawn_from_its_update_on_and_not_before():
 
 
 def test_everything_grades_what_any_period_draws():
-    schedule = make_schedule(specs([SUMS, LEGS | {"from_update": 4}]))
+    schedule = TaskSchedule(specs([SUMS, LEGS | {"from_update": 4}]))
     assert isinstance(schedule.everything, Mixture)
     for updates in (0, 4):
         for problem in drawn(schedule.at(updates), 8):
@@ -55,4 +54,4 @@ def test_everything_grades_what_any_period_draws():
 )
 def test_bad_schedules_are_named(tasks, words):
     with pytest.raises(ValueError, match=words):
-        make_schedule(specs(tasks))
+        TaskSchedule(specs(tasks))

@@ -86,6 +86,21 @@ def test_the_end_is_sought_in_four_files_in_order(make_folder):
         Tokenizer.load(make_folder(inner, tokenizer_config={"eos_token": None}))
 
 
+def test_without_a_generation_config_the_models_config_says_what_stops(make_folder, tmp_path_factory):
+    """As transformers does; the ends are kept where the folder is saved again without the model."""
+    inner = make_bpe("<1>", "<2>", "<3>")
+    ids = [inner.token_to_id(text) for text in ("<1>", "<2>", "<3>")]
+    for given, stops in (
+        ({"tokenizer_config": {"eos_token": "<1>"}, "config": {"eos_token_id": ids[1:]}}, ids),
+        ({"config": {"eos_token_id": ids[1]}}, ids[1:2]),
+        ({"generation_config": {"eos_token_id": ids[1]}, "config": {"eos_token_id": ids[2]}}, ids[1:2]),
+    ):
+        tokenizer = Tokenizer.load(make_folder(inner, **given))
+        copy = tmp_path_factory.mktemp("copy")
+        tokenizer.save(copy)
+        assert tokenizer.stop_ids == Tokenizer.load(copy).stop_ids == tuple(stops)
+
+
 def test_a_template_is_a_text_or_the_default_of_a_list_or_a_file_of_its_own(make_folder):
     inner = make_bpe("<e>")
     named = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]

@@ -15,6 +15,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r1jax.sharding import make_mesh
+from r1jax.specs.training import OptimizerSpec
 from r1jax.training.checkpoint import CheckpointError, Checkpoints, best_step, checkpoint_steps, load_checkpoint
 from r1jax.training.learner import init_state
 from r1jax.training.optimizer import make_optimizer
@@ -24,7 +25,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 def make_state(seed=0, features=4096):
     params = {"w": jax.random.normal(jax.random.key(seed), (4, features)), "scale": jnp.ones((4,))}
-    optimizer, _ = make_optimizer(learning_rate=0.1, total_steps=10)
+    optimizer, _ = make_optimizer(OptimizerSpec(learning_rate=0.1), total_steps=10)
     state = init_state(params, {"router_bias_E": jnp.arange(8.0).reshape(2, 4)}, optimizer=optimizer)
     return state | {"reference": jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)}
 
@@ -139,6 +140,38 @@ def test_an_interrupted_run_ends_with_the_same_best(tmp_path, stop_after):
     assert 4 in checkpoint_steps(tmp_path)
 
 
+@pytest.mark.parametrize("step", [2, 4])
+def test_killed_while_the_best_is_saved(tmp_path, step):
+    script = f"""
+        import os, signal, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import test_checkpoint
+        from r1jax.training.checkpoint import Checkpoints
+
+        save_best = Checkpoints.save_best
+
+        def save_and_die(self, step, *arguments, **options):
+            save_best(self, step, *arguments, **options)
+            if step == {step}:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        Checkpoints.save_best = save_and_die
+        test_checkpoint.run_scored(sys.argv[1], test_checkpoint.SCORES)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)],
+        cwd=REPOSITORY,
+        env=os.environ | {"XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    run_scored(tmp_path, SCORES)
+    assert json.loads((tmp_path / "best.json").read_text()) == BEST
+    assert 4 in checkpoint_steps(tmp_path)
+
+
 def test_a_best_that_was_lost_is_not_the_best(tmp_path):
     """What a kill can leave: best.json behind the last save, or ahead of the one that is gone on with."""
     run_scored(tmp_path, {2: 0.1, 4: 0.5}, stop_after=4)
@@ -162,6 +195,8 @@ def test_best_json_never_names_what_is_not_on_disk(tmp_path):
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         for step in range(1, 5):
             assert checkpoints.save_best(step, state, extra={}, metric="pass@1", value=step / 10)
+            assert best_step(tmp_path) in (None, *checkpoint_steps(tmp_path)), step
+            checkpoints._checkpointer.wait()  # on disk, and nothing has been done since
             assert best_step(tmp_path) in (None, *checkpoint_steps(tmp_path)), step
             checkpoints.save(step * 100, state, extra={})
             assert best_step(tmp_path) in checkpoint_steps(tmp_path), step

@@ -5,6 +5,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r1jax.sharding import make_mesh
+from r1jax.specs.training import OptimizerSpec
 from r1jax.training.learner import balance_bias, copy_tree, init_state, make_update
 from r1jax.training.optimizer import make_optimizer
 
@@ -26,7 +27,9 @@ def make_batch(rows, seed=0):
 
 @pytest.fixture(scope="module")
 def setup():
-    optimizer, schedule = make_optimizer(learning_rate=0.01, total_steps=100, warmup_steps=10, weight_decay=0.1)
+    optimizer, schedule = make_optimizer(
+        OptimizerSpec(learning_rate=0.01, warmup_steps=10, weight_decay=0.1), total_steps=100
+    )
     params = {
         "w": jax.random.normal(jax.random.key(1), (4, 8)),
         "scale": jnp.ones((8,)),
@@ -131,7 +134,7 @@ def test_other_keys_pass_and_the_reference_survives(setup):
 
 
 def test_init_makes_float32_copies():
-    optimizer, _ = make_optimizer(learning_rate=0.1, total_steps=10)
+    optimizer, _ = make_optimizer(OptimizerSpec(learning_rate=0.1), total_steps=10)
     params = {"w": jnp.ones((2, 2), jnp.bfloat16), "v": jnp.ones((2,), jnp.float32)}
     state = init_state(params, {}, optimizer=optimizer)
     assert state["params"]["w"].dtype == jnp.float32
@@ -162,7 +165,7 @@ def train_three_updates(mesh, specs):
     def put(array, spec):
         return array if mesh is None else jax.device_put(array, NamedSharding(mesh, spec))
 
-    optimizer, schedule = make_optimizer(learning_rate=0.01, total_steps=10, weight_decay=0.1)
+    optimizer, schedule = make_optimizer(OptimizerSpec(learning_rate=0.01, weight_decay=0.1), total_steps=10)
     shapes = {"w": (4, 8), "scale": (8,), "v": (8,)}
     params = {name: put(jax.random.normal(jax.random.key(1), shapes[name]), spec) for name, spec in specs.items()}
     state = init_state(params, {"bias": jnp.zeros((1, 4))}, optimizer=optimizer)

@@ -132,7 +132,8 @@ def test_time_left_leaves_out_compiling_and_counts_the_evaluations_to_come(clock
     progress.update({"step": 5, "eval/pass@1": 0.5})
     assert left() == 15 * 10 + 2 * 10 + 100
     clock[0] += 10
-    progress.update(row(6))  # and the evaluation is no part of it
+    progress.update(row(6))
+    assert progress._paces[-1] == 10  # the evaluation is no part of it
     assert left() == 14 * 10 + 2 * 10 + 100
     progress.update({"step": 10, "eval/pass@1": 0.5, "time/eval": 20.0})  # without a phase
     assert progress._unit_seconds == 2.0 and progress._aside == 20.0
@@ -238,6 +239,7 @@ def test_it_fits_a_terminal_and_ends_with_a_program_that_forgets_it(columns):
         assert run.stderr and run.stderr.read() == b""
     os.close(ours)
     assert run.returncode == 0
+    assert shown.endswith(b"\x1b[?25h")  # the cursor is back
     lines = shown.decode().replace("\x1b[2K", "").replace("\x1b[1A", "").replace("\x1b[?25l", "").splitlines()
     frames = [frame for line in lines for frame in line.split("\r")]
     assert any("a print of another part" in frame for frame in frames)

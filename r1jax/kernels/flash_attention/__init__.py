@@ -1,15 +1,4 @@
-"""Causal attention within segments.
-
-Beside JAX's own TPU kernel, ``splash_attention``: same results in value and gradient (interpreted on a CPU; nothing was
-timed on a TPU). Splash takes keys of 192 with values of 128, grouped heads and segments. It takes no key in two parts, so for
-MLA the rope part is written and read once a head; no offset that is traced, as chunked prefill has; it skips the blocks
-above the diagonal but not those of other segments; and it keeps segments and normalisers repeated 128 times. HBM bytes of the
-forward pass, modelled from both kernels' block specs at the same blocks, V3's 128 heads, 4096 tokens in bf16, v5e: 1.70 GB
-here; 2.46 GB there, and 0.81 GB to put the two parts together. FLOPs are the same; separate operations move 26.4 GB. tokamax's
-copy of it (0.0.12) gives the same too and writes a second statistic of each row: 2.73 GB; its public function has no segments
-on a TPU. Value and gradient at that shape, compiled for a v5p at the same blocks: the compiler's temporaries are 0.48 GB here, 1.21 GB
-for splash, 10.07 GB for tokamax's, which writes a part of dq for each block of keys.
-"""
+"""Causal attention within segments."""
 
 import jax
 

@@ -1,14 +1,4 @@
-"""The routed experts: every row through the SwiGLU of its own expert.
-
-Beside JAX's megablox, from which the kernel has the idea of visits: the same results (a test), any number of rows rather than
-whole blocks; gate, up and SwiGLU in one kernel. At V3's training shape ("v3") gate and up read and write
-2.48 GB; by megablox's own estimate it moves 3.16 GB for each of them in tiles of 512 × 1024 × 1024, since it tiles the contracted
-dimension and so reads weights again for each block of rows. The whole, value and gradient, compiled for a v5p: by the compiler's
-count, which takes each kernel's estimate, 13.7 GB accessed and 0.27 GB of temporaries here, 28.8 and 0.61 GB with megablox;
-8.66 TFLOP both. With the contracted dimension whole megablox would read weights once as well, some 1.31 GB for each of gate and up.
-tokamax's TPU kernel (0.0.12) is megablox: same results, same estimate; its ragged_dot on a CPU is ``jax.lax.ragged_dot``,
-which gives the same too. Modelled and compiled, not timed on a TPU.
-"""
+"""The routed experts: every row through the SwiGLU of its own expert."""
 
 import jax
 

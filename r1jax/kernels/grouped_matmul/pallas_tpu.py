@@ -75,27 +75,27 @@ def _check(x_RD, weights):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _swiglu(x_RD, offsets, weights, options):
-    (gate, up, down), (shape, interpret) = weights, options
-    rows = functools.partial(
-        _rows, visits=_visits(offsets, shape, for_sums=False), offsets=offsets, interpret=interpret
-    )
-    (hidden_RF,) = rows(shapes.gate_up(shape, saves=False), [x_RD], [gate, up], _hidden)
-    (y_RD,) = rows(shapes.down(shape), [hidden_RF], [down], _same)
-    return y_RD
+    return _forward(x_RD, offsets, weights, options, saves=False)[0]
 
 
 def _swiglu_fwd(x_RD, offsets, weights, options):
+    y_RD, saved = _forward(x_RD, offsets, weights, options, saves=True)
+    return y_RD, (x_RD, offsets, weights, *saved)
+
+
+def _forward(x_RD, offsets, weights, options, *, saves):
+    """(y, [gate · x, up · x] where they are to be kept)."""
     (gate, up, down), (shape, interpret) = weights, options
     rows = functools.partial(
         _rows, visits=_visits(offsets, shape, for_sums=False), offsets=offsets, interpret=interpret
     )
 
-    def hidden_and_saved(gate, up):
-        return (*_hidden(gate, up), gate, up)
+    def finish(gate, up):
+        return (*_hidden(gate, up), gate, up) if saves else _hidden(gate, up)
 
-    hidden_RF, gate_RF, up_RF = rows(shapes.gate_up(shape, saves=True), [x_RD], [gate, up], hidden_and_saved)
+    hidden_RF, *saved = rows(shapes.gate_up(shape, saves=saves), [x_RD], [gate, up], finish)
     (y_RD,) = rows(shapes.down(shape), [hidden_RF], [down], _same)
-    return y_RD, (x_RD, offsets, weights, gate_RF, up_RF)
+    return y_RD, saved
 
 
 def _swiglu_bwd(options, residuals, dy_RD):

@@ -2,13 +2,6 @@
 
 Both are one operation: queries, the pages of a sequence, an online softmax over them. ``gqa`` and ``mla`` say what a page
 holds, and how scores and values come of it.
-
-Beside JAX's own TPU kernel, ``paged_attention``: same results (interpreted on a CPU; nothing was timed on a TPU) for its one
-query token a sequence. Both read each page of a sequence once. It keeps keys and values in pools of their own, key heads
-first, so a page of 64-wide heads takes twice the bytes that it holds (here they lie side by side) and each key head of a
-page is a read of its own; several query tokens (speculation) it does not take. Modelled for a full cache: 269 MB both at
-"qwen2.5_7b_4k"; 50 MB here and 101 MB there at "smollm2_2k". It wants keys and values of the same size, a head each, so for
-MLA there is nothing to compare with. tokamax (0.0.12) has no decode over pages for TPUs.
 """
 
 import functools

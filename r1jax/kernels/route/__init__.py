@@ -1,8 +1,4 @@
-"""Choice of experts, and the order of the routed rows that it implies.
-
-The kernel has what a grouped matmul needs beside the choice, ranks and counts, from the same pass over the scores. Neither
-JAX's megablox nor tokamax has a router: both start from the sizes of groups, rows already sorted.
-"""
+"""Choice of experts, and the order of the routed rows that it implies: what a grouped matmul needs of a router."""
 
 import jax
 
@@ -34,7 +30,7 @@ def route_and_sort(
     return implement.route_and_sort(scores_XE, bias_E, **interpreted, **options)
 
 
-def _choose(name: str | None, interpret):
+def _choose(name: str, interpret):
     return choose("route", name, IMPLEMENTATIONS, default="reference", interpret=interpret)
 
 

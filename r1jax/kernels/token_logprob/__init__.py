@@ -1,12 +1,4 @@
-"""Log-probability and entropy of given tokens, without the [B, T, V] logits.
-
-JAX has no kernel to compare with; tokamax's linear_softmax_cross_entropy_loss (0.0.12) has the sum of the log-probabilities, the same
-(a test), but neither entropy, temperature nor the log-probability of each token, which GRPO needs. Its blocks are cut along
-the rows' width too, so each product reads both of its blocks: at V3's shape ("v3") 22.3 GB forward at its default blocks, which a
-v5p's compiler refuses for want of VMEM, 29.7 GB at 1024 × 512 × 1024, which it takes; 14.9 GB here. Value and gradient, compiled
-for a v5p: temporaries and results are 5.7 GB here (weights' gradient in float32, then rounded) and 5.8 GB there. Modelled and compiled, not
-timed on a TPU.
-"""
+"""Log-probability and entropy of given tokens, without the [B, T, V] logits."""
 
 import jax
 

@@ -33,8 +33,7 @@ from typing import Any
 
 import jax
 
-from r1jax.data.record_source import check_records, records_of
-from r1jax.data.records import FOLDER, RecordsMissingError, messages_of
+from r1jax.data.records import FOLDER, RecordsMissingError, check_records, messages_of, records_of
 from r1jax.data.shards import as_markdown, unshared, write_shards
 from r1jax.policies.chat import make_chat
 from r1jax.policies.policy import Policy, load_policy
@@ -54,7 +53,7 @@ from r1jax.stages.open_run import open_run
 from r1jax.stages.reject.curate import Step, curate, fates_of, make_step, verdicts_of
 from r1jax.stages.splits import check_same_split
 from r1jax.stages.trial import check_prompts, tasks_of
-from r1jax.tasks.contamination import make_index
+from r1jax.tasks.decontaminate import make_index
 from r1jax.tasks.mixture import make_mixture
 from r1jax.tasks.problem import stable_hash
 from r1jax.text.chat import check_template, response_form
@@ -235,7 +234,7 @@ def sample_batch(spec: RejectSpec, parts: Build, params, buffers, *, batch: int,
             "rewriter": parts.rewriter.name if parts.rewriter is not None and is_rewritten else None,
         }
         messages = [*fate.problem.messages, {"role": "assistant", "content": fate.content}]
-        name = fate.problem.columns["task"]
+        name = str(fate.problem.columns["task"])
         records.append(make_record(messages, collector.tokenizer, spec.domains.get(name, name), name, provenance))
     tokens = sum(len(fate.sample.token_ids) for fate in fates)
     return {"records": records, "rejected": dict(+reasons), "examples": list(examples.values()), "tokens": tokens}
@@ -278,7 +277,7 @@ def write_set(spec: RejectSpec, workdir: Path, *, tokenizer: Tokenizer) -> dict[
     unique = unshared(records(), index=index, rejected=rejected)
     written = write_shards(unique, workdir / FOLDER, file_format=spec.format, records_per_shard=spec.records_per_shard)
     table, sampled = written["table"], spec.num_prompts * spec.samples_per_prompt
-    found = {"prompts": spec.num_prompts, "samples": sampled, "others": counts["others"]}
+    found: dict[str, Any] = {"prompts": spec.num_prompts, "samples": sampled, "others": counts["others"]}
     by_count = sorted(rejected.items(), key=lambda item: (-item[1], item[0]))
     found |= {"kept": table[-1]["samples"], "rejected": dict(by_count)}
     write_json(workdir / "table.json", {"domains": table, **found})

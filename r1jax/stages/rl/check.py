@@ -11,8 +11,8 @@ from r1jax.specs.stages import RlSpec
 from r1jax.stages.auxiliary import check_auxiliary
 from r1jax.stages.splits import check_same_split
 from r1jax.stages.trial import check_prompts, tasks_of
+from r1jax.tasks.mixture import TaskSchedule
 from r1jax.tasks.problem import Task
-from r1jax.tasks.schedule import make_schedule
 from r1jax.text.chat import check_template
 from r1jax.training.offload import check_offload
 
@@ -32,7 +32,7 @@ def check(spec: RlSpec, previews: Previews | None = None) -> None:
         make_rollout_mesh(spec.rollout_mesh.axes(), mesh)
     check_offload(spec.offload, devices=mesh.local_devices)
     rubric = Rubric(stand_in_rewards(spec.rewards))
-    schedule = make_schedule(spec.tasks, seed=spec.seed)
+    schedule = TaskSchedule(spec.tasks, seed=spec.seed)
     rubric.check_tasks(schedule.starts)
     for index, (name, start) in enumerate(schedule.starts.items()):
         if not rubric.at(start).applies_to(name):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from r1jax.data.prompts import make_prompt_iterator
+from r1jax.data.prompts import PromptIterator
 from r1jax.evals.evaluate import heldout_problems
 from r1jax.models.transformer import Model
 from r1jax.objectives.grpo import grpo_loss
@@ -48,7 +48,7 @@ from r1jax.stages.rl.collect import (
     skipped_metrics,
 )
 from r1jax.stages.rl.log import completion_rows, count_tokens, rollout_metrics, update_metrics
-from r1jax.tasks.schedule import make_schedule
+from r1jax.tasks.mixture import TaskSchedule
 from r1jax.training.learner import NonFiniteError, TrainState, Update, copy_tree, init_state, make_update, update_once
 from r1jax.training.offload import OPTIMIZER, REFERENCE, to_device, to_host
 from r1jax.training.optimizer import make_optimizer
@@ -157,7 +157,7 @@ def main(spec: RlSpec, workdir: Path) -> dict:
         policy, params, buffers = load_policy(spec.init, mesh=mesh, seed=spec.seed)
         policy.save(run.path)
         sync = WeightSync(policy.model, mesh=mesh, axes=spec.rollout_mesh and spec.rollout_mesh.axes())
-        schedule = make_schedule(spec.tasks, seed=spec.seed)
+        schedule = TaskSchedule(spec.tasks, seed=spec.seed)
         collector = Collector(
             engine=make_engine(policy.model, spec.engine, pad_id=policy.tokenizer.pad_id),
             tokenizer=policy.tokenizer,
@@ -167,7 +167,7 @@ def main(spec: RlSpec, workdir: Path) -> dict:
             max_prompt_tokens=spec.max_prompt_tokens,
         )
         heldout = heldout_problems(schedule.at(0), spec.eval)
-        prompts = make_prompt_iterator(
+        prompts = PromptIterator(
             schedule.everything, batch_size=spec.questions_per_phase, seed=spec.seed, keep=collector.fits
         )
         compiled_before = collector.engine.num_compilations()
@@ -236,7 +236,7 @@ def main(spec: RlSpec, workdir: Path) -> dict:
                     seconds |= phase.seconds | {"step": time.perf_counter() - begin}
                     row |= phase.metrics | rollout_metrics(phase.groups, phase.dropped, seconds=seconds)
                     metrics.write(updates, row | {"num_tokens": num_tokens} | skipped_metrics(prompts))
-                    if run.checkpoints.is_due(updates):
+                    if run.is_due(updates):
                         save()
                 save()
                 after = evaluate_now(is_full=True)

@@ -18,8 +18,7 @@ from typing import Any
 
 from r1jax.rewards import inside
 from r1jax.tasks.sources.livecodebench import decode_tests
-from r1jax.tasks.sources.mapping import Fields
-from r1jax.tasks.sources.rows import Row
+from r1jax.tasks.sources.rows import Fields, Row
 
 FUNCTION_PROMPT = (
     "Complete the following Python function. Reason step by step, then give the whole program, with imports, in one "

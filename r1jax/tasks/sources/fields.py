@@ -27,8 +27,7 @@ from typing import Any
 from r1jax.rewards.instructions import CHECKERS
 from r1jax.tasks.problem import stable_hash
 from r1jax.tasks.sources.code_fields import CODE_DATASETS
-from r1jax.tasks.sources.mapping import Fields
-from r1jax.tasks.sources.rows import Row
+from r1jax.tasks.sources.rows import Fields, Row
 from r1jax.tasks.sources.user_columns import USER_COLUMNS
 from r1jax.text.response import boxed
 

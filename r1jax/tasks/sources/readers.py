@@ -1,8 +1,8 @@
 """Readers of single files: any row at once, by memory map, so that a file larger than memory can be read.
 
-What is compressed as a whole (gzip, parquet) has no rows that can be read alone. It is unpacked once, piece by piece,
-into an unnamed file in the temporary folder (``TMPDIR``), which is gone when the process ends. Only .json is held in
-memory, and loaded on the spot: the format allows nothing else.
+What is compressed as a whole (gzip, parquet), or has rows of several lines (CSV), has no rows that can be read alone. It is
+unpacked once, piece by piece, into an unnamed file in the temporary folder (``TMPDIR``), which is gone when the process ends.
+Only .json is held in memory: the format allows nothing else.
 """
 
 import array
@@ -12,7 +12,7 @@ import json
 import mmap
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -42,7 +42,7 @@ def open_reader(path: Path, *, csv_header: Sequence[str] | None = None) -> Reade
     name = path.name.removesuffix(".gz")
     try:
         if name.endswith(".jsonl"):
-            return JsonLines(path)
+            return JsonLines(path, _mapped(path))
         if name.endswith(".json"):
             return Json(path)
         if name.endswith(".csv"):
@@ -55,30 +55,32 @@ def open_reader(path: Path, *, csv_header: Sequence[str] | None = None) -> Reade
 
 
 class JsonLines:
-    """One JSON object a line; blank lines are no rows."""
+    """One JSON object a line of ``content``; blank lines are no rows."""
 
-    def __init__(self, path: Path):
-        self.path = str(path)
-        self._bytes = _mapped(path)
+    def __init__(self, path: Path, content: mmap.mmap | bytes):
+        self.path, self._bytes = str(path), content
         self._spans = array.array("Q")  # begin and end of each row
-        for start, end in _lines(self._bytes):
-            if self._bytes[start:end].strip():
+        start = 0
+        while start < len(content):
+            end = content.find(b"\n", start) + 1 or len(content)
+            if content[start:end].strip():
                 self._spans.extend((start, end))
+            start = end
 
     def __len__(self) -> int:
         return len(self._spans) // 2
 
-    def read(self, index: int, fields: Sequence[str] | None) -> dict[str, Any]:
+    def value(self, index: int) -> Any:
+        """What the line of a row holds."""
         start, end = self._spans[2 * index], self._spans[2 * index + 1]
         try:
-            value = json.loads(_decoded(self._bytes[start:end].rstrip()))
+            return json.loads(self._bytes[start:end].rstrip().decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{self.path}, line {self._line(start)}{_what_is_wrong(error)}") from error
-        return _checked(value, f"{self.path}, row {index + 1}")
+            line = self._bytes[:start].count(b"\n") + 1  # blank lines count, though they are no rows
+            raise ValueError(f"{self.path}, line {line}{_what_is_wrong(error)}") from error
 
-    def _line(self, start: int) -> int:
-        """The number of the line that begins at a byte; blank lines count, though they are no rows."""
-        return self._bytes[:start].count(b"\n") + 1
+    def read(self, index: int, fields: Sequence[str] | None) -> dict[str, Any]:
+        return _checked(self.value(index), f"{self.path}, row {index + 1}")
 
 
 class Json:
@@ -106,7 +108,7 @@ class Json:
         return _checked(self._rows[index], f"{self.path}, row {index + 1}")
 
 
-class Csv:
+class Csv(JsonLines):
     """Comma-separated values in UTF-8, quoted as Excel does; all values are texts. Fields may span lines.
 
     Args:
@@ -116,20 +118,16 @@ class Csv:
     """
 
     def __init__(self, path: Path, *, header: Sequence[str] | None = None):
-        self.path = str(path)
-        self._bytes = _mapped(path)
-        self._starts = array.array("Q", [0])
-        self._starts.extend(self._ends())
-        first = self._record(0) if len(self._starts) > 1 else []
-        has_header = header is None or first[:1] == [header[0]]
-        self._names = first if has_header else list(header or ())
-        self._first = int(has_header)
+        super().__init__(path, _records_as_json(path))
+        first = self.value(0) if self._spans else []
+        self._skipped = int(bool(first) and (header is None or first[0] == header[0]))
+        self._names = first if self._skipped else list(header or ())
 
     def __len__(self) -> int:
-        return len(self._starts) - 1 - self._first
+        return super().__len__() - self._skipped
 
     def read(self, index: int, fields: Sequence[str] | None) -> dict[str, Any]:
-        values = self._record(index + self._first)
+        values = self.value(index + self._skipped)
         if len(values) != len(self._names):
             raise ValueError(
                 f"{self.path}, row {index + 1}: has {len(values)} values for {len(self._names)} columns "
@@ -137,27 +135,17 @@ class Csv:
             )
         return dict(zip(self._names, values, strict=True))
 
-    def _record(self, index: int) -> list[str]:
-        text = _decoded(self._bytes[self._starts[index] : self._starts[index + 1]])
-        return next(csv.reader([text.lstrip("\r\n")], strict=True))
 
-    def _ends(self) -> Iterator[int]:
-        """Where each record ends; blank lines belong to the record after them."""
-        place = 0
-
-        def lines() -> Iterator[str]:
-            nonlocal place
-            for start, end in _lines(self._bytes):
-                place = end
-                yield _decoded(self._bytes[start:end])
-
-        reader = csv.reader(lines(), strict=True)
+def _records_as_json(path: Path) -> mmap.mmap | bytes:
+    """The records of a CSV file that are not blank, each as a JSON list in a line."""
+    opened = gzip.open if path.name.endswith(".gz") else open
+    with opened(path, "rt", encoding="utf-8-sig", newline="") as text, tempfile.TemporaryFile() as file:
+        reader = csv.reader(text, strict=True)
         try:
-            for values in reader:
-                if values:
-                    yield place
+            file.writelines(json.dumps(values).encode() + b"\n" for values in reader if values)
         except csv.Error as error:
-            raise ValueError(f"{self.path}, line {reader.line_num}: {error}") from error
+            raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+        return _map(file)
 
 
 class Arrow:
@@ -176,7 +164,6 @@ class Arrow:
         except pyarrow.ArrowException as error:
             raise ValueError(f"{path}: cannot be read: {error}") from error
         self._table = table  # views of the map, nothing copied
-        self._names = set(table.column_names)
 
     def __len__(self) -> int:
         return self._table.num_rows
@@ -184,9 +171,8 @@ class Arrow:
     def read(self, index: int, fields: Sequence[str] | None) -> dict[str, Any]:
         table = self._table
         if fields is not None:
-            table = table.select([name for name in table.column_names if name in set(fields)])
-        rows = table.slice(index, 1).to_pylist()
-        return rows[0] if rows else {}
+            table = table.select([name for name in table.column_names if name in fields])
+        return next(iter(table.slice(index, 1).to_pylist()), {})
 
 
 def _unpacked_parquet(path: Path) -> mmap.mmap | bytes:
@@ -216,19 +202,6 @@ def _map(file: BinaryIO | Any) -> mmap.mmap | bytes:
     file.flush()
     file.seek(0, 2)
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b""
-
-
-def _lines(content: mmap.mmap | bytes) -> Iterator[tuple[int, int]]:
-    r"""Begin and end of each line, with its "\n"."""
-    start, length = 0, len(content)
-    while start < length:
-        end = content.find(b"\n", start) + 1 or length
-        yield start, end
-        start = end
-
-
-def _decoded(content: bytes) -> str:
-    return content.decode("utf-8-sig")
 
 
 def _what_is_wrong(error: Exception) -> str:

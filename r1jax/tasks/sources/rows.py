@@ -1,13 +1,14 @@
-"""A row of a problem set, with errors that name file, row and field; and the files that a path stands for."""
+"""A row of a problem set, with errors that name file, row and field; what is made of it; and the files that a path stands for."""
 
 import bisect
 import contextlib
+import dataclasses
 import glob
 import importlib.util
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Row:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
         if not isinstance(value, str) or not value.strip():
-            raise self.error(name, f"must be a text that is not blank; it is {_short(value)}")
+            raise self.error(name, f"must be a text that is not blank; it is {value!r:.80}")
         return value
 
     def integer(self, *names: str) -> int:
@@ -51,14 +52,14 @@ class Row:
         except (TypeError, ValueError):
             number = None
         if number is None or isinstance(value, bool) or (isinstance(value, float) and number != value):
-            raise self.error(name, f"must be a whole number; it is {_short(value)}")
+            raise self.error(name, f"must be a whole number; it is {value!r:.80}")
         return number
 
     def items(self, *names: str, of: type = str) -> list[Any]:
         """A list of texts (or of another type); a text that holds it as JSON counts too."""
         value = self.parsed(*names)
         if not isinstance(value, list) or not all(isinstance(item, of) for item in value):
-            raise self.error(self.first(*names)[0], f"must be a list of {of.__name__}; it is {_short(value)}")
+            raise self.error(self.first(*names)[0], f"must be a list of {of.__name__}; it is {value!r:.80}")
         return value
 
     def parsed(self, *names: str) -> Any:
@@ -83,6 +84,35 @@ class Row:
         *others, last = map(repr, names)
         which = f"needs a field {', '.join(others)} or {last}" if others else f"field {last} is missing"
         raise ValueError(f"{self.where}: {which}; there are {', '.join(sorted(map(str, self.values)))}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """How a row of a data set becomes a problem.
+
+    Attributes:
+        grader: the verifier of its answers: a name in ``tasks.grading.GRADERS``.
+        prompt: the default wording; ``{question}`` is replaced.
+        question: the text of the question, options and examples included.
+        history: the messages before the question; the first one may be the system's.
+        target: the reference answer ("" where the verifier needs none), and the columns that the verifier needs.
+        reads: the fields that ``question`` and ``skip`` read, so that columnar files need not give the others; None: all.
+        solution: the worked solution, for decontamination; "" where there is none.
+        skip: why a row cannot be a problem ("no tests"), or None.
+        renamed: columns that have another name in ``target`` than in the row.
+        csv_header: names of the columns of its CSV files, where these have no header line.
+    """
+
+    grader: str
+    prompt: str
+    question: Callable[[Row], str]
+    target: Callable[[Row], tuple[str, dict[str, Any]]]
+    reads: tuple[str, ...] | None
+    solution: Callable[[Row], str] = lambda row: ""
+    skip: Callable[[Row], str | None] = lambda row: None
+    history: Callable[[Row], list[dict[str, str]]] = lambda row: []
+    renamed: Callable[[Row], dict[str, str]] = lambda row: {}
+    csv_header: tuple[str, ...] | None = None
 
 
 class Rows:
@@ -237,7 +267,7 @@ def _choose(folder: Path, what: str, asked: str | None, there: Sequence[str]) ->
 
 
 def _ending(file: Path) -> str:
-    return next((ending for ending in sorted(ENDINGS, key=len, reverse=True) if file.name.endswith(ending)), "")
+    return next((ending for ending in ENDINGS if file.name.endswith(ending)), "")
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -248,8 +278,3 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{file}: must be a JSON object")
     return content
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -15,8 +15,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from r1jax.tasks.sources.mapping import Fields
-from r1jax.tasks.sources.rows import Row
+from r1jax.tasks.sources.rows import Fields, Row
 
 MADE = frozenset(
     {

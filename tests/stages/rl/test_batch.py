@@ -7,9 +7,11 @@ import pytest
 from r1jax.models.transformer import make_model
 from r1jax.rollout.engine import Engine
 from r1jax.rollout.records import Completion, Group, Rollout
+from r1jax.specs.rollout import EngineSpec
 from r1jax.stages.rl.batch import advantages_of, make_microbatches, split_by_question, teaching
 from r1jax.stages.rl.stage import make_loss, make_score
 from r1jax.tasks.problem import Problem
+from tests.stages.rl.test_stage import tiny_config
 from tests.tiny import V3, shaken
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -32,14 +34,11 @@ def literal_groups():
 
 
 def batches(groups, *, row_length=12, rows=1, mask_truncated=False):
-    return make_microbatches(
-        groups,
-        advantages_of(groups, normalization="std"),
-        row_length=row_length,
-        rows_per_microbatch=rows,
-        temperature=0.8,
-        mask_truncated=mask_truncated,
-    )
+    spec = tiny_config(
+        row_length=row_length, rows_per_microbatch=rows, temperature=0.8, mask_truncated=mask_truncated,
+        max_prompt_tokens=1, max_new_tokens=1,
+    )  # fmt: skip
+    return make_microbatches(groups, advantages_of(groups, normalization="std"), spec)
 
 
 def sequences_of(microbatches):
@@ -125,7 +124,7 @@ def on_policy():
     model = make_model(dataclasses.replace(V3, num_layers=2))
     params, buffers = shaken(model)
     prompts = [[5, 40, 17], [7]]
-    engine = Engine(model, pad_id=0, prompt_bucket=4, segment=8)
+    engine = Engine(model, EngineSpec(prompt_bucket=4, segment=8), pad_id=0)
     samples = engine.generate(
         params, buffers, prompts, num_samples=4, max_new_tokens=8, temperature=0.8, stop_ids=(0, 11, 23),
         key=jax.random.key(0),
@@ -143,19 +142,14 @@ def on_policy():
     return model, params, buffers, groups
 
 
-OPTIONS = {
-    "clip_low": 0.01, "clip_high": 0.01, "dual_clip": None, "kl_coef": 0.1, "kl_estimator": "k3",
-    "ratio_level": "token", "importance_cap": None,
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("mask_truncated", [False, True])
 def test_first_on_policy_update_has_ratio_one_and_clips_nothing(on_policy, mask_truncated):
     """Invariant 4, with sequences packed and a narrow clip; old log-probs are the trainer's, and the sampler's agree."""
     model, params, buffers, groups = on_policy
     microbatches = batches(groups, row_length=16, rows=3, mask_truncated=mask_truncated)
     assert max(batch["segment_ids"].max() for batch in microbatches) > 1
-    score, loss = make_score(model), jax.jit(make_loss(model, aggregation="sequence", constant=None, **OPTIONS))
+    spec = tiny_config(clip_low=0.01, clip_high=0.01, kl_coef=0.1)
+    score, loss = make_score(model), jax.jit(make_loss(model, spec))
     total, sums = 0.0, {}
     for batch in microbatches:
         old_logp = score(params, buffers, batch)

@@ -6,10 +6,10 @@ import types
 import numpy as np
 import pytest
 
-from r1jax.data.prompts import make_prompt_iterator
+from r1jax.data.prompts import PromptIterator
 from r1jax.rollout.collect import Collected, PromptTooLongError
 from r1jax.rollout.records import Completion, Group, Rollout
-from r1jax.stages.rl.collect import Phase, check_prompts, check_scored, collect_groups, skipped_metrics
+from r1jax.stages.rl.collect import Phase, check_scored, collect_groups, skipped_metrics
 from r1jax.stages.rl.log import count_tokens
 from r1jax.tasks.problem import Problem
 from tests.stages.rl.test_stage import tiny_config
@@ -123,7 +123,7 @@ class Lengths:
 
 def test_prompts_that_are_too_long_are_passed_over_and_counted_also_after_a_restart(capsys):
     task = Lengths()
-    prompts = make_prompt_iterator(task, batch_size=8, seed=0, keep=task.fits)
+    prompts = PromptIterator(task, batch_size=8, seed=0, keep=task.fits)
     whole = []
     for _ in range(4):
         batch = next(prompts)
@@ -133,18 +133,6 @@ def test_prompts_that_are_too_long_are_passed_over_and_counted_also_after_a_rest
             saved = prompts.get_state()
     assert sum(row["prompts/too_long"] for _, row in whole) == 8  # every fifth of 40
     assert "2 training prompt(s) longer than max_prompt_tokens skipped, the first: 'xxxx'" in capsys.readouterr().err
-    restarted = make_prompt_iterator(task, batch_size=8, seed=0, keep=task.fits)
+    restarted = PromptIterator(task, batch_size=8, seed=0, keep=task.fits)
     restarted.set_state(saved)
     assert [(next(restarted), skipped_metrics(restarted)) for _ in range(2)] == whole[2:]
-
-
-def test_a_task_of_nothing_but_long_prompts_is_an_error():
-    task = Lengths()
-    check_prompts(task, task)
-
-    class Long(Lengths):
-        def problem(self, index, *, split):
-            return super().problem(4, split=split)
-
-    with pytest.raises(ValueError, match="none of the first 64 training prompts can be used: 4 tokens"):
-        check_prompts(Long(), Long())

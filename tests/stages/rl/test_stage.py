@@ -10,10 +10,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from r1jax.rollout.collect import Collector
-from r1jax.run import load_config
+from r1jax.specs.reader import read
+from r1jax.specs.stages import RlSpec
+from r1jax.stages.open_run import open_run
 from r1jax.stages.rl import stage as rl
 from r1jax.training.checkpoint import load_checkpoint
 from r1jax.training.learner import NonFiniteError
@@ -50,30 +51,34 @@ def needs_numbers(prompts, completions, numbers):
     return [float(len(n)) for n in numbers]
 
 
-LENGTH = {"function": f"{__name__}:length_reward", "weight": 1.0}
+LENGTH = {"function": f"{__name__}:length_reward"}
 PAIRS = [{"kind": "mini", "name": "pair_sum"}]
-FEW_ROWS = ConfigDict({"prompt_bucket": 32, "segment": 8, "max_rows": 3})
 
 
-def tiny_config(**changes) -> ConfigDict:
-    config = ConfigDict(load_config("configs/zero.py").stages.zero.to_dict() | {"init": POLICY})
-    config.update(
-        tasks=[{"kind": "mini", "name": "pair_sum"}],
-        rewards=[{"function": f"{__name__}:length_reward", "weight": 1.0}],
-        questions_per_phase=4, group_size=4, updates_per_phase=2, num_updates=4, reference_every=2,
-        max_prompt_tokens=100, max_new_tokens=[[0, 8], [2, 12]], row_length=128, rows_per_microbatch=4,
-        checkpoint_every=2,
-    )  # fmt: skip
-    config.engine.segment = 8
-    config.optimizer.update(learning_rate=1e-3, warmup_steps=0)
-    config.eval.update(every=2, problems=4, samples=2, final_problems=4, final_samples=4, problems_per_batch=4)
-    with config.unlocked():
-        config.update(changes)
-    return config.lock()
+def tiny_values(**changes) -> dict:
+    """What a config says of a tiny RL stage; dicts among the changes are merged into what is there."""
+    values = {
+        "stage": "rl", "init": POLICY, "tasks": PAIRS, "rewards": [LENGTH], "template": "plain",
+        "questions_per_phase": 4, "group_size": 4, "updates_per_phase": 2, "num_updates": 4, "reference_every": 2,
+        "max_prompt_tokens": 100, "max_new_tokens": [[0, 8], [2, 12]], "row_length": 128, "rows_per_microbatch": 4,
+        "checkpoint_every": 2, "bias_rate": 0.001, "engine": {"segment": 8},
+        "optimizer": {"learning_rate": 1e-3, "b2": 0.99},
+        "eval": {
+            "every": 2, "problems": 4, "samples": 2, "final_problems": 4, "final_samples": 4, "problems_per_batch": 4,
+            "temperature": 1.0, "top_p": None,
+        },
+    }  # fmt: skip
+    for name in ("engine", "optimizer", "eval"):
+        values[name] |= changes.pop(name, {})
+    return values | changes
 
 
-def params_of(workdir: Path, config: ConfigDict):
-    _, params, _ = rl.load_policy(config.init.to_dict(), mesh=rl.make_mesh(), seed=config.seed)
+def tiny_config(**changes) -> RlSpec:
+    return read(RlSpec, tiny_values(**changes))
+
+
+def params_of(workdir: Path, spec: RlSpec):
+    _, params, _ = rl.load_policy(spec.init, mesh=rl.make_mesh(), seed=spec.seed)
     return load_checkpoint(workdir, {"params": params}, partial=True)[0]["params"]
 
 
@@ -121,18 +126,18 @@ def test_programs_are_few(finished):
 
 def test_a_crashed_run_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
     config, alone, _ = finished
-    real = rl.train_on
+    real = rl.update_on_groups
 
     def crash_in_the_second_phase(*args, **kwargs):
         if kwargs["updates"] == 2:
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(rl, "train_on", crash_in_the_second_phase)
+    monkeypatch.setattr(rl, "update_on_groups", crash_in_the_second_phase)
     with pytest.raises(KeyboardInterrupt):
         rl.main(config, tmp_path)
     assert not (tmp_path / "DONE").exists()
-    monkeypatch.setattr(rl, "train_on", real)
+    monkeypatch.setattr(rl, "update_on_groups", real)
     summary = rl.main(config, tmp_path)
     assert summary["compilations"] == 0  # this start's own: the engine had them all
     assert rows_of(tmp_path) == rows_of(alone)
@@ -141,8 +146,7 @@ def test_a_crashed_run_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
 
 def test_a_signal_ends_it_between_batches_and_it_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
     """Signals in the first of two batches of the first evaluation, in the one along the way, and of the last."""
-    config = tiny_config()
-    config.eval.final_problems = 8
+    config = tiny_config(eval={"final_problems": 8})
     alone = rl.main(config, tmp_path / "alone")
     real, calls, at = Collector.start, [], None
 
@@ -178,10 +182,7 @@ def test_on_a_mesh_the_run_is_the_same(finished, tmp_path):
 
 
 def test_a_reward_that_fails_on_some_is_counted_and_they_are_kept_with_its_message(tmp_path):
-    rewards = [
-        {"function": f"{__name__}:length_reward", "weight": 1.0},
-        {"function": f"{__name__}:failing_reward", "weight": 1.0},
-    ]
+    rewards = [LENGTH, {"function": f"{__name__}:failing_reward"}]
     rl.main(tiny_config(rewards=rewards, num_updates=2), tmp_path)
     row = next(row for row in rows_of(tmp_path) if "reward" in row)
     assert row["rewards/failing_reward/errors"] == row["rewards/failing_reward/timeouts"] == 4
@@ -197,10 +198,7 @@ def test_a_reward_that_fails_on_some_is_counted_and_they_are_kept_with_its_messa
 
 
 def test_a_reward_that_fails_on_all_stops_the_run_with_the_completions_saved(tmp_path):
-    rewards = [
-        {"function": f"{__name__}:length_reward", "weight": 1.0},
-        {"function": f"{__name__}:later_raising_reward", "weight": 0.5},
-    ]
+    rewards = [LENGTH, {"function": f"{__name__}:later_raising_reward", "weight": 0.5}]
     with pytest.raises(RuntimeError, match="'later_raising_reward' failed on all 16 .*RuntimeError: the judge is out"):
         rl.main(tiny_config(rewards=rewards), tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "completions" / "update_000002.jsonl").read_text().splitlines()]
@@ -224,29 +222,27 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_update(tmp_pa
     ("changes", "words"),
     [
         ({"group_size": 1}, "group_size=1"),
+        ({"group_sise": 4}, "'group_sise'; near it: group_size"),
+        ({"clip_low": -0.2}, "clip_low=-0.2 must be at least 0"),
         ({"questions_per_phase": 5}, "questions_per_phase=5"),
         ({"num_updates": 3}, "num_updates=3"),
-        ({"row_length": 64}, "row_length=64"),
-        ({"temperature": 0.0}, "temperature"),
-        ({"rewards": [{"function": "r1jax.rewards.accuracy:nothing", "weight": 1.0}]}, "nothing"),
-        ({"tasks": [{"kind": "mini", "name": "pears"}]}, "pears"),
+        ({"reference_every": 3}, "reference_every=3"),
+        ({"eval": {"every": 3}}, r"eval\.every=3 is no multiple of updates_per_phase=2"),
+        ({"eval": {"problems": 5}}, r"eval\.problems=5 exceeds final_problems=4"),
+        ({"row_length": 64}, "row_length=64 does not hold max_prompt_tokens=100 and 12 new tokens"),
         ({"max_new_tokens": [[2, 8]]}, "max_new_tokens"),
-        ({"aggregation": "mean"}, "aggregation"),
-        ({"kl_estimator": "k9"}, "k9"),
-        ({"advantage": "rank"}, "rank"),
-        ({"multi_objective_aggregation": "sum"}, "multi_objective_aggregation='sum'"),
-        ({"temperature": float("nan")}, r"rl\.temperature=nan"),
-        ({"clip_low": float("nan")}, r"rl\.clip_low=nan"),
-        ({"clip_low": -0.2}, "rl: clip_low=-0.2 must be a number of at least 0"),
-        ({"clip_high": -0.2}, "clip_high=-0.2"),
-        ({"kl_coef": -1e-3}, "kl_coef=-0.001"),
-        ({"bias_rate": -1e-3}, "bias_rate=-0.001"),
-        ({"balance_weight": -1e-4}, "balance_weight=-0.0001"),
-        ({"importance_cap": -2.0}, "importance_cap must be positive, got -2.0"),
-        ({"engine": ConfigDict({"prompt_bucket": 0, "segment": 8})}, "rl: engine: prompt_bucket=0"),
-        ({"group_size": 2, "engine": FEW_ROWS}, "rl: engine: max_rows=3 must be at least eval.final_samples=4, the"),
-        ({"rewards": [LENGTH | {"weight": float("nan")}]}, r"rl\.rewards\[0\]\.weight=nan"),
+        ({"max_new_tokens": [[0, 8], [1, 9]]}, "max_new_tokens.*starts must be multiples of updates_per_phase=2"),
+        ({"max_new_tokens": [[0, 8, 1]]}, "max_new_tokens.*pairs of whole numbers"),
+        ({"aggregation": "constant"}, "aggregation_constant goes with aggregation='constant'"),
+        ({"aggregation_constant": 8.0}, "aggregation_constant goes with aggregation='constant'"),
+        ({"dual_clip": 0.5}, "dual_clip=0.5 must be more than 1"),
+        ({"optimizer": {"warmup_steps": 4}}, r"optimizer\.warmup_steps=4 must be below the 4 updates"),
+        (
+            {"group_size": 2, "engine": {"max_rows": 3}},
+            r"engine\.max_rows=3 must be at least eval\.final_samples=4, the",
+        ),
         ({"rewards": [LENGTH | {"weight": 0.0}]}, "all weights are 0"),
+        ({"rewards": [{"function": "r1jax.rewards.accuracy:nothing"}]}, r"rewards\[0\]\.function=.*'nothing'"),
         (
             {"rewards": [{"function": f"{__name__}:raising_reward"}]},
             "'raising_reward' fails on every answer: RuntimeErr",
@@ -263,6 +259,12 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_update(tmp_pa
             },
             "task 'leg_counting', training problem 0: reward 'needs_numbers' needs numbers",
         ),
+        ({"template": "qwen"}, "chat template 'qwen'"),
+        ({"mesh": {"data": 3}}, r"mesh \{'data': 3\} is of 3 devices"),
+        (
+            {"balance_weight": 1e-4, "init": POLICY | {"preset": "mini_llama", "model": {}}},
+            "balance_weight=0.0001, but the model has num_experts=0",
+        ),
     ],
 )
 def test_bad_configs_are_named_before_compute(changes, words):
@@ -270,19 +272,10 @@ def test_bad_configs_are_named_before_compute(changes, words):
         rl.check(tiny_config(**changes))
 
 
-@pytest.mark.parametrize("top_p", [0.0, 1.5])
-def test_a_bad_top_p_of_the_evaluation_is_named(top_p):
-    config = tiny_config()
-    with config.unlocked():
-        config.eval.top_p = top_p
-    with pytest.raises(ValueError, match=f"rl: eval: top_p={top_p}"):
-        rl.check(config)
-
-
 def test_a_reward_for_one_task_of_a_mixture_needs_its_columns_there_only():
     tasks = [*PAIRS, {"kind": "reasoning_gym", "dataset": "leg_counting"}]
     numbers = {"function": f"{__name__}:needs_numbers", "tasks": ["pair_sum"]}
-    rl.check(tiny_config(tasks=tasks, rewards=[numbers, LENGTH]))
+    rl.check(tiny_config(tasks=tasks, rewards=[numbers, LENGTH], max_prompt_tokens=200, row_length=None))
 
 
 def test_problems_of_a_file_are_named_by_their_row_before_compute(tmp_path):
@@ -291,7 +284,8 @@ def test_problems_of_a_file_are_named_by_their_row_before_compute(tmp_path):
         lines = map(json.dumps, [*rows, {"question": "3 and 4?", "answer": last}])
         (tmp_path / name).with_suffix(".jsonl").write_text("\n".join(lines))
     good, bad = (
-        {"kind": "files", "dataset": "gsm8k", "train": str(tmp_path / name)} for name in ("good.jsonl", "bad.jsonl")
+        {"kind": "files", "dataset": "gsm8k", "path": str(tmp_path / name), "prompt": "{question}"}
+        for name in ("good.jsonl", "bad.jsonl")
     )
     rl.check(tiny_config(tasks=[good], rewards=[{"function": "r1jax.rewards.math:accuracy"}]))
     with pytest.raises(ValueError, match=r"'gsm8k': .*bad.jsonl, row 61: field 'answer' must end"):
@@ -300,21 +294,17 @@ def test_problems_of_a_file_are_named_by_their_row_before_compute(tmp_path):
         rl.check(tiny_config(tasks=[good], rewards=[{"function": f"{__name__}:needs_tests"}]))
 
 
-def test_top_p_of_the_evaluation_reaches_the_engine():
-    config, seen = tiny_config(), []
-    with config.unlocked():
-        config.eval.top_p = 0.95
+def test_top_p_of_the_evaluation_reaches_the_engine(tmp_path):
+    config, seen = tiny_config(eval={"top_p": 0.95}), []
 
     class Engine:
         def start(self, *args, **settings):
             seen.append(settings["top_p"])
             raise InterruptedError
 
-    with pytest.raises(InterruptedError):
-        rl.evaluate_heldout(
-            Engine(), {"params": 0, "buffers": 0}, [None] * 4, config, updates=0, is_full=True,
-            before_batch=lambda: None,
-        )  # fmt: skip
+    with open_run(config, tmp_path) as run, pytest.raises(InterruptedError):
+        weights = {"params": 0, "buffers": 0}
+        rl.evaluate_heldout(Engine(), weights, [None] * 4, config, run, updates=0, is_full=True)
     assert seen == [0.95]
 
 
@@ -329,11 +319,15 @@ def test_a_reward_model_that_was_made_anew_is_refused_on_resume(tmp_path, monkey
     config = tiny_config(
         rewards=[LENGTH, {"kind": "reward_model", "path": str(tmp_path / "helpful"), "name": "helpful"}]
     )
-    for _ in range(2):
+    for seed in (0, 1):  # a start that failed before the first checkpoint locks nothing
+        (tmp_path / "helpful" / "config.json").write_text(json.dumps({"seed": seed}))
         with pytest.raises(InterruptedError):
             rl.main(config, tmp_path / "rl")
-    (tmp_path / "helpful" / "config.json").write_text('{"seed": 1}')
-    with pytest.raises(WorkdirError, match=r"its input rewards\.1\.path was made anew"):
+    (tmp_path / "rl" / "checkpoints" / "2").mkdir(parents=True)
+    with pytest.raises(InterruptedError):
+        rl.main(config, tmp_path / "rl")
+    (tmp_path / "helpful" / "config.json").write_text('{"seed": 2}')
+    with pytest.raises(WorkdirError, match=r"its input rewards\[1\]\.path was made anew"):
         rl.main(config, tmp_path / "rl")
 
 

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from experiments.mini_base.measure import analyse
 from r1jax.tasks.mini.corpus import AUTHORS, MIXTURE, corpus_text
-from r1jax.tasks.mini.gate import analyse
 from r1jax.tasks.problem import Problem, split_of
 
 

@@ -104,9 +104,10 @@ def test_patterns_and_files(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty: no data files in it"):
         open_rows(tmp_path / "empty")
-    write(tmp_path / "none.jsonl")
-    with pytest.raises(ValueError, match="none.jsonl: holds no rows"):
-        open_rows(tmp_path / "none.jsonl")
+    for name in ("none.jsonl", "none.csv"):
+        (tmp_path / name).touch()
+        with pytest.raises(ValueError, match=f"{name}: holds no rows"):
+            open_rows(tmp_path / name)
 
 
 def test_fields_are_checked_and_named():

@@ -1,10 +1,10 @@
-"""The gate's table on completions written by hand."""
+"""The table of a mini base on completions written by hand."""
 
 import math
 
 import pytest
 
-from r1jax.tasks.mini.gate import analyse
+from experiments.mini_base.measure import analyse
 from r1jax.tasks.problem import Problem
 
 PROBLEM = Problem(
