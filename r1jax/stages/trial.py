@@ -4,10 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from r1jax.policies.preview import Previews
+from r1jax.rewards.rubric import Rubric
+from r1jax.rollout.collect import reward_columns, score_in_background
 from r1jax.tasks.mixture import Mixture
 from r1jax.tasks.problem import Problem, Task
-from r1jax.text.chat import encode_prompt
+from r1jax.text.chat import check_template, encode_prompt
 
+_NUM_CHECKED = 16
+"""Training problems of each task that must have what its rewards need."""
 _NUM_LOOKED_AT = 64
 """Training problems of each task, of which one must have a prompt that fits."""
 
@@ -15,6 +19,26 @@ _NUM_LOOKED_AT = 64
 def tasks_of(task: Task) -> list[Task]:
     """The tasks of a mixture, or the one."""
     return list(task.tasks.values()) if isinstance(task, Mixture) else [task]
+
+
+def check_rewards(rubric: Rubric, task: Task, *, template: str) -> None:
+    """Lets the rewards score a training problem of a task, and asks for the columns of more.
+
+    Raises ValueError, naming the problem's row, for a column that a reward needs and it has not, a reward that fails on every
+    answer, or a template that its messages do not fit.
+    """
+    for index in range(_NUM_CHECKED):
+        problem = task.problem(index, split="train")
+        try:
+            rubric.check_columns(reward_columns(problem, [], [], task=task), task_name=task.name)
+            if index == 0:
+                check_template(template, problem.messages)
+                scores = score_in_background(rubric, problem, ["", "1"], task=task)
+                if failing := [name for name, failed in scores.failed.items() if failed.all()]:
+                    raise ValueError(f"reward {failing[0]!r} fails on every answer: {scores.messages[0][failing[0]]}")
+        except ValueError as error:
+            where = problem.columns.get("row", f"task {task.name!r}, training problem {index}")
+            raise ValueError(f"{where}: {error}") from error
 
 
 def check_prompts(

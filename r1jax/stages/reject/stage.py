@@ -41,7 +41,7 @@ from r1jax.policies.preview import Previews
 from r1jax.policies.reward_model import load_rewards, stand_in_rewards
 from r1jax.processes import on_first, require_same_text
 from r1jax.rewards.rubric import Rubric
-from r1jax.rollout.collect import Collector, check_problems_of, score_in_background
+from r1jax.rollout.collect import Collector, check_problems_of
 from r1jax.rollout.engine import make_engine
 from r1jax.rollout.weight_sync import for_sampling
 from r1jax.sharding import make_mesh
@@ -52,7 +52,7 @@ from r1jax.specs.stages import RejectSpec
 from r1jax.stages.open_run import open_run
 from r1jax.stages.reject.curate import Step, curate, fates_of, make_step, verdicts_of
 from r1jax.stages.splits import check_same_split
-from r1jax.stages.trial import check_prompts, tasks_of
+from r1jax.stages.trial import check_prompts, check_rewards, tasks_of
 from r1jax.tasks.decontaminate import make_index
 from r1jax.tasks.mixture import make_mixture
 from r1jax.tasks.problem import stable_hash
@@ -85,9 +85,7 @@ def check(spec: RejectSpec, previews: Previews | None = None) -> None:
     rubric = Rubric(stand_in_rewards(spec.rewards))
     rubric.check_tasks(names)
     for part in tasks_of(task):
-        problem = part.problem(0, split="train")
-        check_template(spec.template, problem.messages)
-        score_in_background(rubric, problem, ["", "1"], task=part)
+        check_rewards(rubric, part, template=spec.template)
     check_problems_of(task, rubric, template=spec.template)
     for where, step in _steps(spec):
         check_function(step.function, where=f"{where}.function")

@@ -4,20 +4,16 @@ from r1jax.evals.evaluate import heldout_problems
 from r1jax.policies.preview import Previews
 from r1jax.policies.reward_model import stand_in_rewards
 from r1jax.rewards.rubric import Rubric
-from r1jax.rollout.collect import check_problems_of, reward_columns, score_in_background
+from r1jax.rollout.collect import check_problems_of
 from r1jax.rollout.weight_sync import make_rollout_mesh
 from r1jax.sharding import make_mesh
 from r1jax.specs.stages import RlSpec
 from r1jax.stages.auxiliary import check_auxiliary
 from r1jax.stages.splits import check_same_split
-from r1jax.stages.trial import check_prompts, tasks_of
+from r1jax.stages.trial import check_prompts, check_rewards, tasks_of
 from r1jax.tasks.mixture import TaskSchedule
-from r1jax.tasks.problem import Task
 from r1jax.text.chat import check_template
 from r1jax.training.offload import check_offload
-
-_NUM_CHECKED = 16
-"""Problems of each task that are looked at before training."""
 
 
 def check(spec: RlSpec, previews: Previews | None = None) -> None:
@@ -40,7 +36,7 @@ def check(spec: RlSpec, previews: Previews | None = None) -> None:
                 f"tasks[{index}]: no reward with a weight applies to {name!r} when it joins, at update {start}"
             )
     for task in tasks_of(schedule.everything):
-        _try_task(spec, rubric, task)
+        check_rewards(rubric, task, template=spec.template)
     check_problems_of(schedule.everything, rubric, template=spec.template)
     heldout = heldout_problems(schedule.at(0), spec.eval)
     preview = previews.policy(spec.init, seed=spec.seed)
@@ -48,19 +44,3 @@ def check(spec: RlSpec, previews: Previews | None = None) -> None:
         check_auxiliary(preview.config, balance_weight=spec.balance_weight)
     check_prompts(spec, previews, trained=tasks_of(schedule.everything), heldout=heldout)
     check_same_split(spec, previews)
-
-
-def _try_task(spec: RlSpec, rubric: Rubric, task: Task) -> None:
-    """Lets the rewards score a problem of a task, and asks for the columns of more. A reward that fails on all is named now."""
-    for index in range(_NUM_CHECKED):
-        problem = task.problem(index, split="train")
-        try:
-            rubric.check_columns(reward_columns(problem, [], [], task=task), task_name=task.name)
-            if index == 0:
-                check_template(spec.template, problem.messages)
-                scores = score_in_background(rubric, problem, ["", "1"], task=task)
-                if failing := [name for name, failed in scores.failed.items() if failed.all()]:
-                    raise ValueError(f"reward {failing[0]!r} fails on every answer: {scores.messages[0][failing[0]]}")
-        except ValueError as error:
-            where = problem.columns.get("row", f"task {task.name!r}, training problem {index}")
-            raise ValueError(f"{where}: {error}") from error

@@ -241,9 +241,15 @@ def test_problems_of_a_file_without_what_a_reward_needs_are_named_by_their_row(t
     (tmp_path / "train.jsonl").write_text(json.dumps({"question": "1 and 1?", "answer": "#### 2"}))
     tasks = [{"kind": "files", "dataset": "gsm8k", "name": "pair_sum", "train": str(tmp_path / "train.jsonl")}]
     code = [{"function": "r1jax.rewards.code:passes_tests"}]
-    with pytest.raises(ValueError, match=r"'gsm8k': .*train.jsonl, row 1: a reward needs tests; there are task"):
+    with pytest.raises(
+        ValueError, match=r"'gsm8k': .*train.jsonl, row 1: reward 'passes_tests' needs tests; there are"
+    ):
         reject.check(tiny_config(tasks=tasks, rewards=code))
     reject.check(tiny_config(tasks=tasks, rewards=[{"function": "r1jax.rewards.math:accuracy"}]))
+
+
+def raises(prompts, completions):
+    raise RuntimeError("no judge")
 
 
 FILTER = {"function": f"{finished.__module__}:finished"}
@@ -274,6 +280,10 @@ FILTER = {"function": f"{finished.__module__}:finished"}
         ({"decontaminate": [{"dataset": "gsm8k", "path": "none.jsonl"}]}, "none.jsonl: no such file"),
         ({"template": "nothing"}, "nothing"),
         ({"tasks": [{"kind": "mini", "name": "pears"}]}, r"^tasks\[0\]\.name='pears' must be one of 'pair_sum', "),
+        (
+            {"rewards": [{"function": f"{HERE}:raises"}]},
+            "^task 'pair_sum', training problem 0: reward 'raises' fails on every answer: RuntimeError: no judge",
+        ),
         ({"max_prompt_tokens": 5}, "^max_prompt_tokens=5: the first 64 training prompts of task 'pair_sum' have"),
     ],
 )
