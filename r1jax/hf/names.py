@@ -1,4 +1,4 @@
-"""The tables of names: where each Hugging Face (or GGUF) tensor lies in our trees. Each is used both ways.
+"""The tables of names: where each Hugging Face tensor lies in our trees. Each is used both ways.
 
 Hugging Face stores a linear layer as [out, in] with heads merged into one dim; ours have the inputs first and the
 heads as a dim of their own, and stack the layers of a kind, and the experts, on leading dims.
@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from r1jax.models.config import ModelConfig
@@ -71,29 +70,6 @@ HF_DEEPSEEK = _COMMON | {
     "model.layers.{i}.embed_tokens.weight": ("embed_VD", COPY),
     "model.layers.{i}.shared_head.head.weight": ("unembed_VD", COPY),
 }
-
-# llama.cpp's name -> Hugging Face's.
-GGUF_LLAMA = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-    "blk.{i}.attn_norm.weight": "model.layers.{i}.input_layernorm.weight",
-    "blk.{i}.attn_q.weight": "model.layers.{i}.self_attn.q_proj.weight",
-    "blk.{i}.attn_k.weight": "model.layers.{i}.self_attn.k_proj.weight",
-    "blk.{i}.attn_v.weight": "model.layers.{i}.self_attn.v_proj.weight",
-    "blk.{i}.attn_output.weight": "model.layers.{i}.self_attn.o_proj.weight",
-    "blk.{i}.ffn_norm.weight": "model.layers.{i}.post_attention_layernorm.weight",
-    "blk.{i}.ffn_gate.weight": "model.layers.{i}.mlp.gate_proj.weight",
-    "blk.{i}.ffn_up.weight": "model.layers.{i}.mlp.up_proj.weight",
-    "blk.{i}.ffn_down.weight": "model.layers.{i}.mlp.down_proj.weight",
-}
-
-
-def gguf_to_hf(name: str) -> str:
-    """Hugging Face's name of a GGUF tensor of the Llama architecture; a name not in the table comes back unchanged."""
-    layer = re.match(r"blk\.(\d+)\.", name)
-    pattern = f"blk.{{i}}.{name[layer.end() :]}" if layer else name
-    return GGUF_LLAMA[pattern].replace("{i}", layer[1] if layer else "") if pattern in GGUF_LLAMA else name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,25 +218,6 @@ _LISTED = 4
 def _kind(fault: str) -> tuple[str, ...]:
     """The words of a fault without those that name tensors, files and shapes."""
     return tuple(word for word in fault.split() if "=" in word or not re.search(r"[.\d(]", word))
-
-
-def check_tensors(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig, *, source: str) -> None:
-    """ValueError lists every tensor that is missing from, unknown to or misshapen for `config`; allocates nothing.
-
-    shapes: Hugging Face name -> shape in `source`, which the message names.
-    """
-    raise_faults(source, tensor_faults(shapes, hf_places(config)))
-
-
-def params_from_hf(tensors: Iterable[tuple[str, np.ndarray]], config: ModelConfig) -> dict:
-    """Our parameter tree, numpy float32, from (Hugging Face name, array) pairs that `check_tensors` has passed."""
-    places = hf_places(config)
-    abstract, _ = make_model(config).abstract()
-    params = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), abstract)
-    for name, array in tensors:
-        place = places[name]
-        at(params, place.path[1:])[place.index] = place.to_ours(array)
-    return params
 
 
 def at(tree: Any, path: tuple[str, ...]) -> Any:
