@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from r1jax.models.config import ModelConfig
@@ -153,10 +154,12 @@ def hf_places(config: ModelConfig) -> dict[str, Place]:
     """Every tensor that a Hugging Face checkpoint of `config` holds."""
     table = HF_DEEPSEEK if config.attention == "mla" else HF_DENSE
     trees = dict(zip(("params", "buffers"), make_model(config).abstract(), strict=True))
+    leaves = jax.tree_util.tree_leaves_with_path(trees)
+    shapes = {tuple(key.key for key in path): leaf.shape for path, leaf in leaves}
     places: dict[str, Place] = {}
     for name, (path, num_inputs) in table.items():
         if "{i}" not in name:
-            places |= _places_of(trees, name, path, (), num_inputs)
+            places |= _places_of(shapes, name, path, (), num_inputs)
     num_dense = config.num_layers - config.num_moe_layers
     for layer in range(config.num_layers + config.num_mtp_layers):
         block, index = ("dense", layer) if layer < num_dense else ("moe", layer - num_dense)
@@ -165,19 +168,18 @@ def hf_places(config: ModelConfig) -> dict[str, Place]:
         for name, (path, num_inputs) in table.items():
             if "{block}" in path or ("{i}" in name and layer >= config.num_layers):
                 name, path = name.replace("{i}", str(layer)), path.replace("{block}", block)
-                places |= _places_of(trees, name, path, () if num_inputs == COPY else (index,), num_inputs)
+                places |= _places_of(shapes, name, path, () if num_inputs == COPY else (index,), num_inputs)
     return places
 
 
-def _places_of(trees, name: str, path_text: str, index: tuple[int, ...], num_inputs: int) -> dict[str, Place]:
+def _places_of(shapes, name: str, path_text: str, index: tuple[int, ...], num_inputs: int) -> dict[str, Place]:
     """The places of a name whose layer is filled in: none if the model lacks the path, else one or one an expert."""
-    if num_inputs == COPY and path_text not in trees["params"]:
+    if num_inputs == COPY and ("params", path_text) not in shapes:
         path_text = "embed_VD"  # tied
-    keys = tuple(path_text.split("/"))
-    path = next(((tree, *keys) for tree in trees if _contains(trees[tree], keys)), None)
+    path = next((path for tree in ("params", "buffers") if (path := (tree, *path_text.split("/"))) in shapes), None)
     if path is None:
         return {}
-    shape, is_copy = at(trees, path).shape, num_inputs == COPY
+    shape, is_copy = shapes[path], num_inputs == COPY
     if "{e}" in name:
         experts = range(shape[1])
         return {name.replace("{e}", str(e)): Place(path, (*index, e), num_inputs, shape[2:]) for e in experts}
@@ -225,11 +227,3 @@ def at(tree: Any, path: tuple[str, ...]) -> Any:
     for key in path:
         tree = tree[key]
     return tree
-
-
-def _contains(tree: Mapping, path: tuple[str, ...]) -> bool:
-    for key in path:
-        if key not in tree:
-            return False
-        tree = tree[key]
-    return True
