@@ -12,9 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-SEGMENT_IDS = "segment_ids"
-POSITIONS = "positions"
-
 
 class Slot(NamedTuple):
     """Where a sequence lies: `arrays[name][row, start:stop]`."""
@@ -66,14 +63,14 @@ def pack(
         positions[slot.row, place] = np.arange(slot.stop - slot.start)
         for name, value in fields.items():
             arrays[name][slot.row, place] = value
-    return {**arrays, SEGMENT_IDS: segment_ids, POSITIONS: positions}, slots
+    return {**arrays, "segment_ids": segment_ids, "positions": positions}, slots
 
 
 def _size(index: int, fields: dict[str, np.ndarray], first: dict[str, np.ndarray]) -> int:
     """The number of tokens of a sequence, after checking its fields against those of the first."""
     if fields.keys() != first.keys():
         raise ValueError(f"sequence {index} has fields {sorted(fields)}, sequence 0 has {sorted(first)}")
-    taken = {SEGMENT_IDS, POSITIONS} & fields.keys()
+    taken = {"segment_ids", "positions"} & fields.keys()
     if taken:
         raise ValueError(f"sequence {index}: field {sorted(taken)[0]!r} is made by pack, choose another name")
     shapes = {name: np.shape(value) for name, value in fields.items()}
@@ -83,35 +80,28 @@ def _size(index: int, fields: dict[str, np.ndarray], first: dict[str, np.ndarray
     if size == 0:
         raise ValueError(f"sequence {index} is empty")
     for name, value in fields.items():
-        if np.asarray(value).dtype != np.asarray(first[name]).dtype:
-            raise ValueError(
-                f"sequence {index}: field {name!r} is {np.asarray(value).dtype}, "
-                f"in sequence 0 {np.asarray(first[name]).dtype}"
-            )
+        dtype, expected = np.asarray(value).dtype, np.asarray(first[name]).dtype
+        if dtype != expected:
+            raise ValueError(f"sequence {index}: field {name!r} is {dtype}, in sequence 0 {expected}")
     return size
 
 
 def _best_fit(sizes: list[int], length: int) -> tuple[list[Slot], int]:
     """Places each size in the fullest row that still holds it; a new row where none does."""
-    rows_with_space: dict[int, list[int]] = {}  # free tokens -> rows
-    spaces: list[int] = []  # the keys of rows_with_space, ascending
-    slots: list[Slot | None] = [None] * len(sizes)
+    free: list[
+        tuple[int, int, int]
+    ] = []  # (free tokens, minus the turn, row): of equal space the latest row comes first
+    slots: dict[int, Slot] = {}
     num_rows = 0
-    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+    for turn, index in enumerate(sorted(range(len(sizes)), key=lambda i: (-sizes[i], i))):
         size = sizes[index]
-        found = bisect.bisect_left(spaces, size)
-        if found < len(spaces):
-            space = spaces[found]
-            row = rows_with_space[space].pop()
-            if not rows_with_space[space]:
-                del rows_with_space[space], spaces[found]
+        found = bisect.bisect_left(free, (size,))
+        if found < len(free):
+            space, _, row = free.pop(found)
         else:
             space, row = length, num_rows
             num_rows += 1
         slots[index] = Slot(row, length - space, length - space + size)
-        left = space - size
-        if left not in rows_with_space:
-            rows_with_space[left] = []
-            bisect.insort(spaces, left)
-        rows_with_space[left].append(row)
-    return [slot for slot in slots if slot is not None], num_rows
+        if space > size:
+            bisect.insort(free, (space - size, -turn, row))
+    return [slots[index] for index in range(len(sizes))], num_rows

@@ -7,7 +7,7 @@ a judge did not say is never guessed.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from r1jax.data.preferences import check_messages
@@ -74,7 +74,8 @@ def judge_pairs(
     verdicts: list[list[int | None]] = [[] for _ in pairs]
     failures: list[list[Failure]] = [[] for _ in pairs]
     for query in range(queries if pairs else 0):
-        swapped = [_is_swapped(messages, responses, seed=seed, query=query) for messages, responses in pairs]
+        texts = [(*(message["content"] for message in messages), *responses) for messages, responses in pairs]
+        swapped = [stable_hash("order", seed, query, *text) % 2 == 1 for text in texts]
         shown = [[summary_of(response) or "" for response in responses] for _, responses in pairs]
         shown = [texts[::-1] if is_swapped else texts for texts, is_swapped in zip(shown, swapped, strict=True)]
         asked = [messages for messages, _ in pairs], [first for first, _ in shown], [second for _, second in shown]
@@ -92,12 +93,6 @@ def judge_pairs(
         Judged(messages, responses, tuple(given), tuple(failed))
         for (messages, responses), given, failed in zip(pairs, verdicts, failures, strict=True)
     ]
-
-
-def _is_swapped(messages: Messages, responses: tuple[str, str], *, seed: int, query: int) -> bool:
-    """Whether the second response is shown as A."""
-    contents = [message["content"] for message in messages]
-    return stable_hash("order", seed, query, *contents, *responses) % 2 == 1
 
 
 def select_pairs(
@@ -126,14 +121,9 @@ def select_pairs(
     return kept, {**counts, "unbalanced": len(records) - len(kept), "kept": len(kept)}
 
 
-def length_difference(record: Mapping[str, Any]) -> int:
-    """Characters that the chosen summary has more than the rejected one."""
-    chosen, rejected = (len(summary_of(record[name]) or "") for name in ("chosen", "rejected"))
-    return chosen - rejected
-
-
 def _balanced(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    differences = [length_difference(record) for record in records]
+    lengths = [[len(summary_of(record[name]) or "") for name in ("chosen", "rejected")] for record in records]
+    differences = [chosen - rejected for chosen, rejected in lengths]
     longer = [place for place, difference in enumerate(differences) if difference > 0]
     shorter = [place for place, difference in enumerate(differences) if difference < 0]
     larger, surplus = (longer if len(longer) > len(shorter) else shorter), abs(len(longer) - len(shorter))

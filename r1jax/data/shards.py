@@ -7,6 +7,7 @@ A record is a dict: "messages", "domain", "task", "rounds" (user messages), "num
 import collections
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -67,9 +68,11 @@ def write_shards(
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    sums: dict[str, collections.Counter[str]] = {}
-    sizes = []
-    for shard in _batches(_counted(records, sums), records_per_shard):
+    sums: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    sizes, source = [], iter(records)
+    while shard := list(itertools.islice(source, records_per_shard)):
+        for record in shard:
+            sums[record["domain"]].update(samples=1, rounds=record["rounds"], tokens=record["num_tokens"])
         write(temporary / f"{len(sizes)}", shard)
         sizes.append(len(shard))
     files = {}
@@ -102,26 +105,6 @@ def as_markdown(table: Iterable[Mapping[str, Any]]) -> str:
     lines = ["| domain | samples | avg rounds | avg tokens |", "|---|---|---|---|"]
     lines += [f"| {row['domain']} | {row['samples']:,} | {row['rounds']:.1f} | {row['tokens']:.1f} |" for row in table]
     return "\n".join(lines) + "\n"
-
-
-def _counted(
-    records: Iterable[Mapping[str, Any]], sums: dict[str, collections.Counter[str]]
-) -> Iterator[Mapping[str, Any]]:
-    for record in records:
-        own = sums.setdefault(record["domain"], collections.Counter())
-        own.update(samples=1, rounds=record["rounds"], tokens=record["num_tokens"])
-        yield record
-
-
-def _batches(records: Iterable[Mapping[str, Any]], size: int) -> Iterator[list[Mapping[str, Any]]]:
-    batch = []
-    for record in records:
-        batch.append(record)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _write_jsonl(path: Path, records: list[Mapping[str, Any]]) -> None:

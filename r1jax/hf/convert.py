@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from r1jax.hf.folder import open_folder
 from r1jax.hf.fp8 import E4M3, SCALE_SUFFIX, is_quantised
-from r1jax.hf.gguf import open_gguf
+from r1jax.hf.gguf import read_gguf
 from r1jax.hf.names import hf_places
 from r1jax.hf.write import DTYPES, MAX_SHARD_BYTES, Source, planned_bytes, write_folder
 from r1jax.text.gguf_tokenizer import gguf_tokenizer
@@ -70,13 +70,14 @@ def _folder_source(path: Path, *, keeps_fp8: bool) -> Source:
 
 
 def _gguf_source(path: Path) -> Source:
-    file, config, tensors = open_gguf(path)
+    file = read_gguf(path)
+    config = file.config()
     places = hf_places(config)
     return Source(
         config=config,
         shapes={name: place.hf_shape for name, place in places.items()},
         dtypes={name: np.dtype(np.float32) for name in places},
-        tensors=lambda: ((name, tensors(name)) for name in places),
+        tensors=lambda: file.hf_tensors(config),
         tokenizer=gguf_tokenizer(file.metadata),
         generation={},
     )

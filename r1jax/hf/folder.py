@@ -71,28 +71,22 @@ def check_folder(path: str | os.PathLike[str], *, needs_tokenizer: bool = True) 
 
     It takes a second or two for hundreds of megabytes as for hundreds of gigabytes. Only what the weights themselves say is
     left to `open_folder`: that copies of the embedding are copies, and that FP8 scales are finite.
-
-    needs_tokenizer: a folder without tokenizer.json is a fault.
-    Errors: those of `open_folder`.
     """
-    return _open(Path(path), needs_tokenizer=needs_tokenizer, compares_copies=False)
+    return open_folder(path, needs_tokenizer=needs_tokenizer, compares_copies=False)
 
 
-def open_folder(path: str | os.PathLike[str]) -> Folder:
+def open_folder(path: str | os.PathLike[str], *, needs_tokenizer: bool = False, compares_copies: bool = True) -> Folder:
     """Opens and checks a folder. Errors:
 
     FileNotFoundError: no folder (a name of the hub is none), or not one of a model. ValueError, with a line for each fault,
     of which there are a few of each kind: config.json says what is not supported or leaves out what is needed; the index
     names absent files; a file is cut short or damaged; tensors are missing, unknown, misshapen, or of a type that holds no
     weights; an FP8 weight without scale or a scale without weight; the MTP layer's copies of embedding and head differ from
-    the originals; the tokenizer cannot be read, or has more ids than the model.
+    the originals; the tokenizer cannot be read, has more ids than the model, or is missing and `needs_tokenizer`.
 
     MTP layers that config.json does not count are left out, as in transformers; a line on stderr says so.
     """
-    return _open(Path(path), needs_tokenizer=False, compares_copies=True)
-
-
-def _open(path: Path, *, needs_tokenizer: bool, compares_copies: bool) -> Folder:
+    path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(_no_folder(path))
     other = next((text for name, text in _OTHER_FOLDERS.items() if (path / name).exists()), None)
@@ -112,7 +106,11 @@ def _open(path: Path, *, needs_tokenizer: bool, compares_copies: bool) -> Folder
     if config is not None and (stored or not faults):
         config = _with_mtp_depths(config, stored, unreadable, source=path)
         places = hf_places(config)
-        faults += _misfit(tokenizer, config)
+        try:
+            if tokenizer is not None:
+                tokenizer.check_fits(config.vocab_size)
+        except ValueError as error:
+            faults.append(f"tokenizer.json: {error}")
         faults += _tensor_faults(stored, places, unreadable, config, compares_copies=compares_copies)
     raise_faults(str(path), faults)
     assert config is not None  # else there were faults
@@ -142,7 +140,8 @@ def _with_mtp_depths(
         return dataclasses.replace(config, num_mtp_layers=0)  # transformers counts the layers and does not write them
     beyond = first + config.num_mtp_layers
     if config.attention == "mla" and f"model.layers.{beyond}.eh_proj.weight" in names:
-        ignored = [name for name in stored if (layer := _layer_of(name)) is not None and layer >= beyond]
+        layers = {name: re.match(r"model\.layers\.(\d+)\.", name) for name in stored}
+        ignored = [name for name, layer in layers.items() if layer and int(layer[1]) >= beyond]
         for name in ignored:
             del stored[name]
         _warn_once(
@@ -156,11 +155,6 @@ def _with_mtp_depths(
 def _warn_once(text: str) -> None:
     """A run opens a folder several times."""
     print(f"warning: {text}", file=sys.stderr, flush=True)
-
-
-def _layer_of(name: str) -> int | None:
-    match = re.match(r"model\.layers\.(\d+)\.", name)
-    return int(match[1]) if match else None
 
 
 def _read_object(file: Path, faults: list[str]) -> dict[str, Any]:
@@ -182,15 +176,6 @@ def _read_tokenizer(path: Path, faults: list[str], *, is_needed: bool) -> Tokeni
     except (ValueError, OSError) as error:
         faults.append(str(error))
         return None
-
-
-def _misfit(tokenizer: Tokenizer | None, config: ModelConfig) -> list[str]:
-    try:
-        if tokenizer is not None:
-            tokenizer.check_fits(config.vocab_size)
-    except ValueError as error:
-        return [f"tokenizer.json: {error}"]
-    return []
 
 
 def _read_files(path: Path) -> tuple[dict[str, Stored], set[str], list[str]]:

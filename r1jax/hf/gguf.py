@@ -1,9 +1,7 @@
 """GGUF files (llama.cpp's format) of the Llama architecture: weights and configuration.
 
-`read_gguf` opens and checks a file, `load_gguf` makes our config and parameters of it, and
-`r1jax.text.gguf_tokenizer` makes the tokenizer of its metadata. Weights are dequantised with numpy, one tensor at a
-time, at each load: 0.8-2 s for 135M parameters, about as long as reading them back from a float32 cache of 540 MB
-would take, so there is none.
+Weights are dequantised with numpy, one tensor at a time, at each load: 0.8-2 s for 135M parameters, about as long as reading
+them back from a float32 cache of 540 MB would take, so there is none. `r1jax.text.gguf_tokenizer` makes the tokenizer.
 
 Layout facts (llama.cpp's convert_hf_to_gguf): matrices are [out, in] as in Hugging Face's files, and the rows of q
 and k are permuted per head from the half-rotation layout to interleaved pairs. `load_gguf` undoes that, since our
@@ -12,16 +10,18 @@ RoPE and Hugging Face's rotate halves (spec A.4.1).
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gguf
+import jax
 import numpy as np
 
-from r1jax.hf.names import check_tensors, gguf_to_hf, params_from_hf
+from r1jax.hf.names import at, hf_places, raise_faults, tensor_faults
 from r1jax.models.config import ModelConfig
+from r1jax.models.transformer import make_model
 from r1jax.text.gguf_tokenizer import header_value
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -39,42 +39,53 @@ _PLAIN = {
 """Keys that llama.cpp reads of a Llama, with the values that mean what this model computes."""
 
 
-class GgufTensors(Mapping[str, np.ndarray]):
-    """The tensors of a file by GGUF name; each look-up dequantises one to float32, in [out, in] order."""
-
-    def __init__(self, path: Path, tensors: Mapping[str, gguf.ReaderTensor]):
-        self._path = path
-        self._tensors = tensors
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._tensors:
-            raise KeyError(f"{self._path} has no tensor {name!r}")
-        tensor = self._tensors[name]
-        return np.ascontiguousarray(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, without dequantising it."""
-        return tuple(int(size) for size in reversed(self._tensors[name].shape))
-
-
 @dataclass(frozen=True)
 class GgufFile:
     """An open GGUF file.
 
     path: where it is.
     metadata: its key-value header, as Python values.
-    tensors: its weights, dequantised one at a time.
+    tensors: its weights as they are stored, by GGUF's name.
     """
 
     path: Path
     metadata: dict[str, Any]
-    tensors: GgufTensors
+    tensors: dict[str, gguf.ReaderTensor]
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor by GGUF's name, dequantised to float32, in [out, in] order and the file's order of rows."""
+        tensor = self.tensors[name]
+        return np.ascontiguousarray(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
+
+    def config(self, **overrides: Any) -> ModelConfig:
+        """The model of the file, whose tensors are checked; no weight is read.
+
+        overrides: fields of ModelConfig that the file does not decide (`dtype`, `remat`).
+        Errors: those of `gguf_config`; ValueError that lists every missing, unknown or misshapen tensor.
+        """
+        tied = "output.weight" not in self.tensors
+        config = ModelConfig.from_dict(gguf_config(self.metadata) | {"tie_embeddings": tied} | overrides)
+        places = hf_places(config)
+        hf_names = {gguf_name: name for name, gguf_name in _gguf_names(config).items()}
+        shapes = {
+            hf_names.get(name, name): tuple(int(size) for size in reversed(tensor.shape))
+            for name, tensor in self.tensors.items()
+        }
+        raise_faults(str(self.path), tensor_faults(shapes, places))
+        return config
+
+    def hf_tensors(self, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
+        """(Hugging Face's name, array in its layout) of every tensor, dequantised one at a time; `config` is the file's."""
+        num_heads = {"attn_q.weight": config.num_heads, "attn_k.weight": config.num_kv_heads}
+        for hf_name, name in _gguf_names(config).items():
+            permuted = num_heads.get(name.split(".", 2)[-1])
+            yield hf_name, _halves_from_pairs(self.read(name), permuted) if permuted else self.read(name)
+
+
+def _gguf_names(config: ModelConfig) -> dict[str, str]:
+    """Hugging Face's name -> GGUF's, of every tensor of a Llama."""
+    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_layers)
+    return {name: str(table.get_name(name, try_suffixes=(".weight",))) for name in hf_places(config)}
 
 
 def read_gguf(path: str | os.PathLike[str]) -> GgufFile:
@@ -101,7 +112,7 @@ def read_gguf(path: str | os.PathLike[str]) -> GgufFile:
             f"{path} is cut short or damaged: its {size} bytes do not hold what its header says ({error})"
         ) from error
     _check_quantisations(path, reader.tensors)
-    return GgufFile(path, metadata, GgufTensors(path, {tensor.name: tensor for tensor in reader.tensors}))
+    return GgufFile(path, metadata, {tensor.name: tensor for tensor in reader.tensors})
 
 
 def _check_quantisations(path: Path, tensors: list[gguf.ReaderTensor]) -> None:
@@ -149,36 +160,15 @@ def gguf_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def load_gguf(file: GgufFile, **overrides: Any) -> tuple[ModelConfig, dict]:
     """(config, params) of an open file; params is our tree in float32 numpy.
 
-    overrides: fields of ModelConfig that the file does not decide (`dtype`, `remat`).
-    Errors: those of `gguf_config`; ValueError that lists every missing, unknown or misshapen tensor. They are raised
-    before a weight is read.
+    overrides and errors: see `GgufFile.config`. Errors are raised before a weight is read.
     """
-    config = _checked_config(file, overrides)
-    return config, params_from_hf(((gguf_to_hf(name), _hf_array(file, config, name)) for name in file.tensors), config)
-
-
-def open_gguf(path: str | os.PathLike[str]) -> tuple[GgufFile, ModelConfig, Callable[[str], np.ndarray]]:
-    """(file, config, a function that reads a tensor by Hugging Face's name, in its layout). Errors: as `load_gguf`."""
-    file = read_gguf(path)
-    config = _checked_config(file, {})
-    names = {gguf_to_hf(name): name for name in file.tensors}
-    return file, config, lambda name: _hf_array(file, config, names[name])
-
-
-def _checked_config(file: GgufFile, overrides: Mapping[str, Any]) -> ModelConfig:
-    tied = "output.weight" not in file.tensors
-    fields: dict[str, Any] = gguf_config(file.metadata) | {"tie_embeddings": tied} | dict(overrides)
-    config = ModelConfig.from_dict(fields)
-    shapes = {gguf_to_hf(name): file.tensors.shape(name) for name in file.tensors}
-    check_tensors(shapes, config, source=str(file.path))
-    return config
-
-
-def _hf_array(file: GgufFile, config: ModelConfig, name: str) -> np.ndarray:
-    """A tensor, dequantised, in Hugging Face's layout."""
-    permuted = {"attn_q.weight": config.num_heads, "attn_k.weight": config.num_kv_heads}
-    num_heads = permuted.get(".".join(name.split(".")[2:]))
-    return _halves_from_pairs(file.tensors[name], num_heads) if num_heads else file.tensors[name]
+    config = file.config(**overrides)
+    places, (abstract, _) = hf_places(config), make_model(config).abstract()
+    params = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), abstract)
+    for name, array in file.hf_tensors(config):
+        place = places[name]
+        at(params, place.path[1:])[place.index] = place.to_ours(array)
+    return config, params
 
 
 def _halves_from_pairs(weight: np.ndarray, num_heads: int) -> np.ndarray:

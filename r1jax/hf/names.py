@@ -1,4 +1,4 @@
-"""The tables of names: where each Hugging Face (or GGUF) tensor lies in our trees. Each is used both ways.
+"""The tables of names: where each Hugging Face tensor lies in our trees. Each is used both ways.
 
 Hugging Face stores a linear layer as [out, in] with heads merged into one dim; ours have the inputs first and the
 heads as a dim of their own, and stack the layers of a kind, and the experts, on leading dims.
@@ -71,29 +71,6 @@ HF_DEEPSEEK = _COMMON | {
     "model.layers.{i}.embed_tokens.weight": ("embed_VD", COPY),
     "model.layers.{i}.shared_head.head.weight": ("unembed_VD", COPY),
 }
-
-# llama.cpp's name -> Hugging Face's.
-GGUF_LLAMA = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-    "blk.{i}.attn_norm.weight": "model.layers.{i}.input_layernorm.weight",
-    "blk.{i}.attn_q.weight": "model.layers.{i}.self_attn.q_proj.weight",
-    "blk.{i}.attn_k.weight": "model.layers.{i}.self_attn.k_proj.weight",
-    "blk.{i}.attn_v.weight": "model.layers.{i}.self_attn.v_proj.weight",
-    "blk.{i}.attn_output.weight": "model.layers.{i}.self_attn.o_proj.weight",
-    "blk.{i}.ffn_norm.weight": "model.layers.{i}.post_attention_layernorm.weight",
-    "blk.{i}.ffn_gate.weight": "model.layers.{i}.mlp.gate_proj.weight",
-    "blk.{i}.ffn_up.weight": "model.layers.{i}.mlp.up_proj.weight",
-    "blk.{i}.ffn_down.weight": "model.layers.{i}.mlp.down_proj.weight",
-}
-
-
-def gguf_to_hf(name: str) -> str:
-    """Hugging Face's name of a GGUF tensor of the Llama architecture; a name not in the table comes back unchanged."""
-    layer = re.match(r"blk\.(\d+)\.", name)
-    pattern = f"blk.{{i}}.{name[layer.end() :]}" if layer else name
-    return GGUF_LLAMA[pattern].replace("{i}", layer[1] if layer else "") if pattern in GGUF_LLAMA else name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,10 +154,12 @@ def hf_places(config: ModelConfig) -> dict[str, Place]:
     """Every tensor that a Hugging Face checkpoint of `config` holds."""
     table = HF_DEEPSEEK if config.attention == "mla" else HF_DENSE
     trees = dict(zip(("params", "buffers"), make_model(config).abstract(), strict=True))
+    leaves = jax.tree_util.tree_leaves_with_path(trees)
+    shapes = {tuple(key.key for key in path): leaf.shape for path, leaf in leaves}
     places: dict[str, Place] = {}
     for name, (path, num_inputs) in table.items():
         if "{i}" not in name:
-            places |= _places_of(trees, name, path, (), num_inputs)
+            places |= _places_of(shapes, name, path, (), num_inputs)
     num_dense = config.num_layers - config.num_moe_layers
     for layer in range(config.num_layers + config.num_mtp_layers):
         block, index = ("dense", layer) if layer < num_dense else ("moe", layer - num_dense)
@@ -189,19 +168,18 @@ def hf_places(config: ModelConfig) -> dict[str, Place]:
         for name, (path, num_inputs) in table.items():
             if "{block}" in path or ("{i}" in name and layer >= config.num_layers):
                 name, path = name.replace("{i}", str(layer)), path.replace("{block}", block)
-                places |= _places_of(trees, name, path, () if num_inputs == COPY else (index,), num_inputs)
+                places |= _places_of(shapes, name, path, () if num_inputs == COPY else (index,), num_inputs)
     return places
 
 
-def _places_of(trees, name: str, path_text: str, index: tuple[int, ...], num_inputs: int) -> dict[str, Place]:
+def _places_of(shapes, name: str, path_text: str, index: tuple[int, ...], num_inputs: int) -> dict[str, Place]:
     """The places of a name whose layer is filled in: none if the model lacks the path, else one or one an expert."""
-    if num_inputs == COPY and path_text not in trees["params"]:
+    if num_inputs == COPY and ("params", path_text) not in shapes:
         path_text = "embed_VD"  # tied
-    keys = tuple(path_text.split("/"))
-    path = next(((tree, *keys) for tree in trees if _contains(trees[tree], keys)), None)
+    path = next((path for tree in ("params", "buffers") if (path := (tree, *path_text.split("/"))) in shapes), None)
     if path is None:
         return {}
-    shape, is_copy = at(trees, path).shape, num_inputs == COPY
+    shape, is_copy = shapes[path], num_inputs == COPY
     if "{e}" in name:
         experts = range(shape[1])
         return {name.replace("{e}", str(e)): Place(path, (*index, e), num_inputs, shape[2:]) for e in experts}
@@ -244,35 +222,8 @@ def _kind(fault: str) -> tuple[str, ...]:
     return tuple(word for word in fault.split() if "=" in word or not re.search(r"[.\d(]", word))
 
 
-def check_tensors(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig, *, source: str) -> None:
-    """ValueError lists every tensor that is missing from, unknown to or misshapen for `config`; allocates nothing.
-
-    shapes: Hugging Face name -> shape in `source`, which the message names.
-    """
-    raise_faults(source, tensor_faults(shapes, hf_places(config)))
-
-
-def params_from_hf(tensors: Iterable[tuple[str, np.ndarray]], config: ModelConfig) -> dict:
-    """Our parameter tree, numpy float32, from (Hugging Face name, array) pairs that `check_tensors` has passed."""
-    places = hf_places(config)
-    abstract, _ = make_model(config).abstract()
-    params = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), abstract)
-    for name, array in tensors:
-        place = places[name]
-        at(params, place.path[1:])[place.index] = place.to_ours(array)
-    return params
-
-
 def at(tree: Any, path: tuple[str, ...]) -> Any:
     """What lies at the keys `path` of nested dicts."""
     for key in path:
         tree = tree[key]
     return tree
-
-
-def _contains(tree: Mapping, path: tuple[str, ...]) -> bool:
-    for key in path:
-        if key not in tree:
-            return False
-        tree = tree[key]
-    return True

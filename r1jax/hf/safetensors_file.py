@@ -1,13 +1,15 @@
 """safetensors files, read a part of a tensor at a time and written a tensor at a time.
 
 The format: 8 bytes of header length (little-endian), a JSON header {name: {dtype, shape, data_offsets}}, the tensors'
-bytes. The `safetensors` package's numpy side has no bfloat16 and no float8, and writes whole files from memory; so
-this module reads by the header's offsets. It reads rather than maps: three times as fast when every page is new.
+bytes. The `safetensors` package (0.8.0) reads no float8 into numpy, names no tensor that is at fault, takes a name that comes
+twice, and writes a file from tensors that are all in memory; so this module reads by the header's offsets. It reads rather than
+maps: three times as fast when every page is new.
 """
 
 import dataclasses
 import json
 import math
+import os
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -66,18 +68,13 @@ def read_header(file: Path) -> tuple[dict[str, Stored], set[str], list[str]]:
     Reads the header alone.
     """
     try:
-        size = file.stat().st_size
         with file.open("rb") as stream:
-            start = stream.read(8)
+            size, start = os.fstat(stream.fileno()).st_size, stream.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else _LARGEST_HEADER + 1
             if length > min(_LARGEST_HEADER, size - 8):
-                return (
-                    {},
-                    set(),
-                    [f"{file.name}: cut short or not a safetensors file ({size} bytes do not hold its header)"],
-                )
-            text = stream.read(length)
-        header = json.loads(text, object_pairs_hook=_object)
+                reason = f"cut short or not a safetensors file ({size} bytes do not hold its header)"
+                return {}, set(), [f"{file.name}: {reason}"]
+            header = json.loads(stream.read(length), object_pairs_hook=_object)
         if not isinstance(header, dict) or not all(isinstance(fields, dict) for fields in header.values()):
             raise ValueError("it is not an object of objects")
     except OSError as error:

@@ -105,7 +105,7 @@ def config_of(init: Init, *, seed: int | None = None) -> ModelConfig:
             raise ValueError(f"init.path={init.path!r} is no stage's work directory yet: there is no model.json")
         config = _read_config(Path(init.path) / "model.json")
     elif isinstance(init, GgufInit):
-        config = gguf.open_gguf(_gguf_path(init))[1]
+        config = gguf.read_gguf(_gguf_path(init)).config()
     elif init.preset is not None and not Path(init.path).exists():
         config = dataclasses.replace(make_preset(init.preset), dtype="float32")
     else:

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Callable
 
+from r1jax.rewards import choice, code, instructions, math
+from r1jax.rewards.code_tests import check_tests
 from r1jax.rewards.sandbox import SandboxUnavailable
 from r1jax.tasks.problem import GradingError, Problem
 from r1jax.text.response import boxed_answer
 
-GRADERS = ("math", "choice", "code", "instructions", "answer", "none")
 _MATHEMATICS = re.compile(r"[\d\\=+*/^<>√∞π∅ℝ]")
 _WORD = re.compile(r"[^\W\d_]{2}")
 _MARKED = re.compile(r".*####\s*(\S.*)", re.DOTALL)
@@ -26,9 +27,11 @@ def grade_answer(grader: str, answer: str, problem: Problem) -> float:
         GradingError: the verifier fails, whatever the answer.
         ValueError: unknown kind.
     """
-    judge, where = _judge(grader), problem.columns.get("row")
+    if grader not in GRADERS:
+        raise ValueError(f"no reward for answers of kind {grader!r}")
+    where = problem.columns.get("row")
     try:
-        score = judge(answer, problem)
+        score = GRADERS[grader](answer, problem)
     except Exception as error:
         raise GradingError(f"{where}: {error}") from error
     if isinstance(score, Exception):
@@ -40,49 +43,13 @@ def check_problem(grader: str, problem: Problem) -> None:
     """Raises ValueError, naming the row, for a problem that the verifier of its kind cannot use, or not on this machine."""
     try:
         if grader == "math":
-            from r1jax.rewards.math import check_answer
-
-            check_answer(problem.answer)
-        elif grader == "choice":
-            from r1jax.rewards.choice import read_letter
-
-            if read_letter(problem.answer) is None:
-                raise ValueError(f"reference answer {problem.answer!r} is no letter of an option")
+            math.check_answer(problem.answer)
+        elif grader == "choice" and choice.read_letter(problem.answer) is None:
+            raise ValueError(f"reference answer {problem.answer!r} is no letter of an option")
         elif grader == "code":
-            from r1jax.rewards.code_tests import check_tests
-
             check_tests(problem.columns["tests"])
     except (ValueError, SandboxUnavailable) as error:
         raise ValueError(f"{problem.columns.get('row')}: {error}") from error
-
-
-def _judge(grader: str) -> Callable[[str, Problem], float | Exception]:
-    """What scores one extracted answer of a kind."""
-    if grader == "math":
-        from r1jax.rewards import math
-
-        return lambda answer, problem: math.grade_math([_unboxed(answer)], [problem.answer])[0]
-    if grader == "choice":
-        from r1jax.rewards import choice
-
-        return lambda answer, problem: choice.grade_choices(
-            [_unboxed(answer)], [problem.answer], choices=[problem.columns.get("choices")]
-        )[0]
-    if grader == "code":
-        from r1jax.rewards import code
-
-        return lambda answer, problem: code.grade_program(answer, problem.columns.get("tests"))
-    if grader == "instructions":
-        from r1jax.rewards import instructions
-
-        return lambda answer, problem: float(
-            instructions.follows_all(answer, problem.columns["instruction_id_list"], problem.columns["kwargs"])
-        )
-    if grader == "answer":
-        return lambda answer, problem: _judge_any(_unboxed(answer), problem.answer)
-    if grader == "none":
-        return lambda answer, problem: 0.0
-    raise ValueError(f"no reward for answers of kind {grader!r}")
 
 
 def _judge_any(answer: str | None, reference: str) -> float | Exception:
@@ -92,8 +59,6 @@ def _judge_any(answer: str | None, reference: str) -> float | Exception:
     if not reference or answer is None:
         return 0.0
     if _MATHEMATICS.search(reference) or not _WORD.search(reference):
-        from r1jax.rewards import math
-
         score = math.grade_math([answer], [reference])[0]
         if not isinstance(score, ValueError):
             return score
@@ -108,3 +73,18 @@ def _unboxed(answer: str) -> str | None:
     """What is in the answer's boxes, or the answer itself; None where a box has no end."""
     box = boxed_answer(answer)
     return box if box is not None or "\\boxed" in answer else answer
+
+
+GRADERS: dict[str, Callable[[str, Problem], float | Exception]] = {
+    "math": lambda answer, problem: math.grade_math([_unboxed(answer)], [problem.answer])[0],
+    "choice": lambda answer, problem: choice.grade_choices(
+        [_unboxed(answer)], [problem.answer], choices=[problem.columns.get("choices")]
+    )[0],
+    "code": lambda answer, problem: code.grade_program(answer, problem.columns.get("tests")),
+    "instructions": lambda answer, problem: float(
+        instructions.follows_all(answer, problem.columns["instruction_id_list"], problem.columns["kwargs"])
+    ),
+    "answer": lambda answer, problem: _judge_any(_unboxed(answer), problem.answer),
+    "none": lambda answer, problem: 0.0,
+}
+"""Kind -> what scores one extracted answer."""

@@ -110,11 +110,11 @@ def test_every_weight_comes_to_its_place(tmp_path):
 def test_quantised_tensors_are_dequantised_when_looked_up(tmp_path):
     tensors = tiny_tensors()
     file = r1gguf.read_gguf(write_gguf(tmp_path / "q.gguf", tensors, quantise=("blk.0.ffn_up.weight",)))
-    array = file.tensors["blk.0.ffn_up.weight"]
-    assert array.dtype == np.float32 and file.tensors.shape("blk.0.ffn_up.weight") == (64, 32)
+    array = file.read("blk.0.ffn_up.weight")
+    assert array.dtype == np.float32 and array.shape == (64, 32)
     np.testing.assert_allclose(array, tensors["blk.0.ffn_up.weight"], atol=0.5 * 4.0 / 127)
     with pytest.raises(KeyError, match="nothing"):
-        file.tensors["nothing"]
+        file.read("nothing")
 
 
 def test_missing_file():

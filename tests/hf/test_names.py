@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from r1jax.hf.names import Place, check_tensors, gguf_to_hf, hf_places, params_from_hf
+from r1jax.hf.names import Place, hf_places
 from r1jax.models.config import ModelConfig
 from r1jax.models.presets import deepseek_v2_lite, deepseek_v3
 from r1jax.models.transformer import make_model
-from tests.tiny import GQA, V3, shaken
+from tests.tiny import V3, shaken
 
 QWEN = ModelConfig(
     vocab_size=11, num_layers=3, model_dim=8, ffn_dim=12, num_heads=4, num_kv_heads=2, head_dim=6, qkv_bias=True
@@ -159,15 +159,3 @@ def test_the_mtp_projection_takes_the_embedding_first():
         )
         bias_E = trees["buffers"]["mtp"]["block"]["ffn"]["router_bias_E"][depth]
         np.testing.assert_array_equal(tensors[f"model.layers.{layer}.mlp.gate.e_score_correction_bias"], bias_E)
-
-
-def test_params_from_hf_takes_what_check_tensors_passed():
-    trees, tensors = tensors_of(GQA)
-    check_tensors({name: array.shape for name, array in tensors.items()}, GQA, source="test")
-    jax.tree.map(np.testing.assert_array_equal, params_from_hf(tensors.items(), GQA), trees["params"])
-
-
-def test_gguf_names():
-    assert gguf_to_hf("blk.12.attn_output.weight") == "model.layers.12.self_attn.o_proj.weight"
-    assert gguf_to_hf("output_norm.weight") == "model.norm.weight"
-    assert gguf_to_hf("blk.0.{x}.weight") == "blk.0.{x}.weight"
