@@ -44,7 +44,6 @@ def accuracy(
         answer: [N] letters of the right options: "B" or "(B)".
         choices: [N] texts of the options in order, where known.
         stop_reason: [N] "length" marks a response that was cut off.
-        columns: not used.
 
     Returns:
         [N] scores, or in place of one a ValueError (with its row) for a reference that is no letter of an option.

@@ -63,7 +63,6 @@ def accuracy(
         target: [N] the number to make.
         stop_reason: [N] "length" marks a response that was cut off: 0.0.
         allow_negation: a minus sign before an operand is allowed.
-        columns: not used.
 
     Returns:
         [N] scores, or in place of one a ValueError for numbers or a target that are none.

@@ -77,7 +77,6 @@ def consistency(
         completions: [N] responses.
         problem: [N] problems; the target is the language of the last message, without the prompt's own words.
         language: [N] targets, "zh", "en" or "other"; None for that of the question.
-        columns: not used.
 
     Returns:
         [N] scores, or a ValueError in place of one whose target is none of these.
