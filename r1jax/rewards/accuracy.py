@@ -23,11 +23,8 @@ def accuracy_reward(
     """The grade that each answer has already (``rollout.collect``); where it stands the chat template says, or the problem.
 
     Args:
-        prompts: not used.
-        completions: not used.
         answer_grade: [N] the task's grade of the extracted answer, 0.0 without one; None where grading failed.
         grading_error: [N] why it failed.
-        columns: not used.
     """
     errors = grading_error or [None] * len(answer_grade)
     return [

@@ -32,16 +32,8 @@ _SIGNS = str.maketrans(
     }
 )
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
-_COMMANDS = {
-    r"\times": "*",
-    r"\cdot": "*",
-    r"\div": "/",
-    r"\left": "",
-    r"\right": "",
-    r"\,": " ",
-    r"\;": " ",
-    r"\ ": " ",
-}
+_COMMANDS = {r"\times": "*", r"\cdot": "*", r"\div": "/", r"\left": "", r"\right": ""}
+_COMMANDS |= {r"\,": " ", r"\;": " ", r"\ ": " "}
 _OPERATIONS = {ast.Add: "__add__", ast.Sub: "__sub__", ast.Mult: "__mul__", ast.Div: "__truediv__"}
 
 
@@ -57,13 +49,9 @@ def accuracy(
     r"""1.0 where the final answer (``<answer>`` or ``\boxed{}``, see ``math.extract``) makes the target, else 0.0.
 
     Args:
-        prompts: [N] prompts; one that ends with ``<think>`` has opened the thought.
-        completions: [N] responses.
         numbers: [N] the given whole numbers, >= 0.
         target: [N] the number to make.
-        stop_reason: [N] "length" marks a response that was cut off: 0.0.
         allow_negation: a minus sign before an operand is allowed.
-        columns: not used.
 
     Returns:
         [N] scores, or in place of one a ValueError for numbers or a target that are none.
@@ -77,18 +65,11 @@ def accuracy(
         except (TypeError, ValueError, ZeroDivisionError) as error:
             scores.append(ValueError(f"countdown: numbers {given!r} and target {goal!r}: {error}"))
             continue
-        right = made is not None and solves(made, checked, aim, allow_negation=allow_negation)
-        scores.append(float(right))
+        scores.append(float(made is not None and solves(made, checked, aim, allow_negation=allow_negation)))
     return scores
 
 
-def solves(
-    text: str,
-    numbers: Sequence[int],
-    target: int | Fraction,
-    *,
-    allow_negation: bool = False,
-) -> bool:
+def solves(text: str, numbers: Sequence[int], target: int | Fraction, *, allow_negation: bool = False) -> bool:
     """Whether an expression makes the target of the numbers. Never raises on text, takes microseconds on any."""
     if len(text) > _MAX_CHARS:
         return False

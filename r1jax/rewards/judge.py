@@ -12,8 +12,6 @@ from typing import Any
 from r1jax.text.response import summary_of
 from r1jax.text.sample import Chat, Rejection, Sample
 
-CORRECTNESS = ("correct", "incorrect")
-
 PROMPT = """\
 You grade an answer against a reference.
 
@@ -48,12 +46,11 @@ def parse_verdict(reply: str) -> dict[str, str]:
     try:
         verdict = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError):
-        raise Rejection("judge: no JSON verdict") from None
-    if not isinstance(verdict, dict) or set(verdict) != {"analysis", "correctness"}:
-        raise Rejection("judge: no JSON verdict")
-    if not isinstance(verdict["analysis"], str) or verdict["correctness"] not in CORRECTNESS:
-        raise Rejection("judge: no JSON verdict")
-    return verdict
+        verdict = None
+    match verdict:
+        case {"analysis": str(), "correctness": "correct" | "incorrect"} if len(verdict) == 2:
+            return verdict
+    raise Rejection("judge: no JSON verdict")
 
 
 def by_model(
@@ -89,15 +86,11 @@ def by_model(
         for index in asked
     ]
     for index, reply in zip(asked, chat(conversations, seed=seed), strict=True):
-        verdicts[index] = reply if isinstance(reply, Exception) else _verdict(reply)
+        try:
+            verdicts[index] = reply if isinstance(reply, Exception) else parse_verdict(reply)
+        except Rejection as rejection:
+            verdicts[index] = rejection
     return verdicts
-
-
-def _verdict(reply: str) -> dict[str, str] | Rejection:
-    try:
-        return parse_verdict(reply)
-    except Rejection as rejection:
-        return rejection
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -23,16 +23,10 @@ LANGUAGES = ("zh", "en", "other")
 _ALPHABETIC = re.compile(r"[^\W\d_]{2,}")
 
 
-def count_words(text: str) -> tuple[int, int]:
-    """Numbers of Chinese characters and of alphabetic words."""
-    counts = count_languages(text)
-    return counts["zh"], counts["en"] + counts["other"]
-
-
 def chinese_share(text: str) -> float | None:
     """Share of Chinese among the words, in [0, 1]; None for a text without words."""
-    chinese, alphabetic = count_words(text)
-    return chinese / (chinese + alphabetic) if chinese + alphabetic else None
+    counts = count_languages(text)
+    return counts["zh"] / counts.total() if counts else None
 
 
 def is_mixed(text: str, *, minimum_share: float = 0.05) -> bool:
@@ -74,10 +68,8 @@ def consistency(
 
     Args:
         prompts: [N] prompts, where neither of the next two is given.
-        completions: [N] responses.
         problem: [N] problems; the target is the language of the last message, without the prompt's own words.
         language: [N] targets, "zh", "en" or "other"; None for that of the question.
-        columns: not used.
 
     Returns:
         [N] scores, or a ValueError in place of one whose target is none of these.

@@ -17,12 +17,9 @@ def ngrams(
     arXiv 2502.03373 App. C.2 in TRL's form. Short n-grams repeat in any good text; 20 tokens are a repeated sentence.
 
     Args:
-        prompts: not used.
-        completions: not used.
         completion_ids: [N] tokens of each completion; those shorter than ``size`` get 0.
         size: tokens of an n-gram.
         max_penalty: of a completion that only repeats itself.
-        columns: not used.
 
     Raises:
         ValueError: size < 1 or a positive penalty.

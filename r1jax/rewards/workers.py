@@ -2,34 +2,37 @@
 
 For verifiers that may hang or crash (a computer algebra system fed by a model). Each worker is a fresh interpreter that
 speaks JSON lines over its pipes: nothing is forked (threads of jax live in the parent), nothing is pickled, and ``__main__`` is
-not run again, so it works from a notebook, a script and pytest.
+not run again, so it works from a notebook, a script and pytest. The pools of the standard library do one of these at least,
+and none of them ends a process by its CPU time.
 
-Limits, per input: CPU seconds (the kernel ends the process: a stuck C loop cannot hold it off, and the load of the machine
-does not count), wall seconds (a backstop, ten times as many), and memory of the process. A worker that was killed is
-replaced at the next input. A worker ends when its pool is closed, when this process ends, or when it dies.
+Limits, per input: CPU seconds (a stuck C loop cannot hold the kernel off, and the load of the machine does not count), wall
+seconds (a backstop, ten times as many), and memory of the process. The worker sets them for itself, and the kernel ends it.
+A worker that was killed is replaced at the next input. A worker ends when its pool is closed, when this process ends, or
+when it dies.
 
 This is no sandbox: the function is trusted code, its input is not.
 """
 
 import atexit
 import contextlib
-import importlib
+import functools
 import json
 import os
 import queue
 import resource
-import select
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from r1jax.specs.functions import load_function
+
 _WALL_FACTOR = 10
-_START_SECONDS = 120.0
+_START_SECONDS = 120
+_LATE = (-signal.SIGPROF, -signal.SIGALRM, -signal.SIGXCPU)
 
 
 class WorkerError(RuntimeError):
@@ -57,8 +60,7 @@ class WorkerPool:
             raise ValueError(f"worker pool: function {function!r} must have the form 'module:function'")
         self.function = function
         self.num_workers = num_workers
-        self.seconds = seconds
-        self.memory_mb = memory_mb
+        self._new_worker = functools.partial(_Worker, function, seconds, memory_mb)
         self._idle = self._idle_queue()
         self._is_closed = False
         self._process_id = os.getpid()
@@ -72,40 +74,16 @@ class WorkerPool:
         """
         if os.getpid() != self._process_id:  # forked: the workers are the parent's
             self._process_id, self._idle = os.getpid(), self._idle_queue()
-        results: list[Any] = [None] * len(inputs)
-        indices = iter(range(len(inputs)))
-        lock = threading.Lock()
-        failures: list[BaseException] = []
-
-        def run() -> None:
-            while not failures:
-                with lock:
-                    index = next(indices, None)
-                if index is None:
-                    return
-                try:
-                    results[index] = self._run_one(inputs[index])
-                except BaseException as error:
-                    failures.append(error)
-
-        threads = [threading.Thread(target=run, daemon=True) for _ in range(min(self.num_workers, len(inputs)))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if failures:
-            raise failures[0]
-        return results
+        with ThreadPoolExecutor(self.num_workers) as threads:
+            return list(threads.map(self._run_one, inputs))
 
     def start(self) -> None:
         """Starts all workers now and waits for them; otherwise each starts with its first input."""
         workers = [self._idle.get() for _ in range(self.num_workers)]
         try:
-            for index, worker in enumerate(workers):
-                workers[index] = worker or self._new_worker()
+            workers = [worker or self._new_worker() for worker in workers]
             for worker in workers:
-                if worker is not None:
-                    worker.wait_until_ready()
+                worker.wait_until_ready()
         finally:
             for worker in workers:
                 self._idle.put(worker)
@@ -128,9 +106,6 @@ class WorkerPool:
             idle.put(None)  # for a worker that is not started
         return idle
 
-    def _new_worker(self) -> "_Worker":
-        return _Worker(self.function, seconds=self.seconds, memory_mb=self.memory_mb)
-
     def _run_one(self, value: Any) -> Any:
         if self._is_closed:
             raise RuntimeError(f"worker pool of {self.function!r} is closed")
@@ -150,7 +125,7 @@ class WorkerPool:
 class _Worker:
     """One process. Every method is called by one thread at a time."""
 
-    def __init__(self, function: str, *, seconds: float, memory_mb: int):
+    def __init__(self, function: str, seconds: float, memory_mb: int):
         self.function = function
         self.seconds = seconds
         root = str(Path(__file__).resolve().parent.parent.parent)
@@ -164,7 +139,6 @@ class _Worker:
             start_new_session=True,  # an interrupt from the keyboard is this process's business
         )
         self.is_ready = False
-        self.buffer = b""
 
     def is_alive(self) -> bool:
         return self.process.poll() is None
@@ -172,64 +146,36 @@ class _Worker:
     def wait_until_ready(self) -> None:
         if self.is_ready:
             return
-        if self._read_line(_START_SECONDS) is None:
+        assert self.process.stdout is not None and self.process.stderr is not None
+        if not self.process.stdout.readline():
+            last = self.process.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
             self.kill()
-            last = self.last_words or "no answer"
-            raise RuntimeError(f"a worker for {self.function!r} cannot start: {last}")
-        assert self.process.stderr is not None
+            raise RuntimeError(f"a worker for {self.function!r} cannot start: {last or 'no answer'}")
         self.process.stderr.close()
         self.is_ready = True
 
     def run(self, value: Any) -> Any:
         """The function's result, or the exception that tells why there is none."""
-        assert self.process.stdin is not None
-        try:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        line = b""
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(value).encode() + b"\n")
             self.process.stdin.flush()
-            line = self._read_line(self.seconds * _WALL_FACTOR)
-        except BrokenPipeError:
-            line = None
-        if line is not None:
+            line = self.process.stdout.readline()
+        if line.endswith(b"\n"):
             answer = json.loads(line)
             return answer["result"] if "result" in answer else WorkerError(f"{self.function}: {answer['error']}")
-        is_late = self.is_alive()
-        self.kill()
-        if is_late or self.process.returncode in (-signal.SIGPROF, -signal.SIGXCPU):
+        if self.process.wait() in _LATE:
             return TimeoutError(f"{self.function} took more than {self.seconds:g} s")
         return WorkerError(f"{self.function}: its process ended with status {self.process.returncode}")
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
-        self.last_words = ""
-        if self.process.stderr is not None and not self.process.stderr.closed:
-            words = self.process.stderr.read().decode(errors="replace").strip()
-            self.last_words = words.rpartition("\n")[2]
-            self.process.stderr.close()
-        for pipe in (self.process.stdin, self.process.stdout):
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe is not None:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # what could not be written
                     pipe.close()
-
-    def _read_line(self, seconds: float) -> bytes | None:
-        assert self.process.stdout is not None
-        descriptor = self.process.stdout.fileno()
-        end = time.monotonic() + seconds
-        while b"\n" not in self.buffer:
-            ready, _, _ = select.select([descriptor], [], [], max(0.0, end - time.monotonic()))
-            chunk = os.read(descriptor, 1 << 16) if ready else b""
-            if not chunk:
-                if ready:
-                    self.process.wait()
-                return None
-            self.buffer += chunk
-        line, _, self.buffer = self.buffer.partition(b"\n")
-        return line
-
-
-def _load(path: str) -> Callable[[Any], Any]:
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _serve(path: str, seconds: float, memory_mb: int) -> None:
@@ -237,19 +183,20 @@ def _serve(path: str, seconds: float, memory_mb: int) -> None:
     limit = memory_mb * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for kind in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(kind, signal.SIG_DFL)  # which ends the process
+    signal.alarm(_START_SECONDS)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the function prints is no answer
-    function = _load(path)
+    function = load_function(path)
+    signal.alarm(0)
     answers.write(b"{}\n")
     answers.flush()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     os.dup2(2, 1)
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     for line in sys.stdin.buffer:
-        # The kernel's default for both signals is to end the process.
         signal.setitimer(signal.ITIMER_PROF, seconds)
-        signal.setitimer(signal.ITIMER_REAL, 2 * _WALL_FACTOR * seconds)  # if the parent is gone
+        signal.setitimer(signal.ITIMER_REAL, _WALL_FACTOR * seconds)
         try:
             answer = {"result": function(json.loads(line))}
         except Exception as error:

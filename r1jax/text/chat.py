@@ -10,8 +10,10 @@ an own template that knows only `</think>`, it becomes the beginning of the cont
 for other fields that the template does not write (`tool_calls`): nothing that was said is left out silently.
 """
 
+import itertools
+import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from r1jax.text.jinja_template import render_jinja
@@ -43,7 +45,7 @@ def render(
     """
     check_template(template)
     if not messages or (add_generation_prompt and messages[-1].get("role") != "user"):
-        raise ValueError(f"chat template {template!r}: the last message must be the user's")
+        raise _refusal(template, "the last message must be the user's")
     messages = _with_thoughts(messages, template, tokenizer)
     if template == TOKENIZERS_OWN:
         return _render_own(messages, tokenizer, add_generation_prompt=add_generation_prompt)
@@ -57,9 +59,7 @@ def check_template(template: str, messages: Messages | None = None) -> None:
     if template == TOKENIZERS_OWN:
         return
     if template not in TEMPLATES:
-        raise ValueError(
-            f"chat template {template!r}: must be one of {', '.join(sorted([*TEMPLATES, TOKENIZERS_OWN]))}"
-        )
+        raise _refusal(template, f"must be one of {', '.join(sorted([*TEMPLATES, TOKENIZERS_OWN]))}")
     if messages is not None:
         render(messages, template=template)
 
@@ -97,13 +97,11 @@ def encode_conversation(
     if train not in TRAIN:
         raise ValueError(f"train={train!r}: must be one of {', '.join(TRAIN)}")
     if len(messages) < 2 or messages[-1].get("role") != "assistant":
-        raise ValueError(f"chat template {template!r}: the last message of a conversation must be the assistant's")
+        raise _refusal(template, "the last message of a conversation must be the assistant's")
     messages = _with_thoughts(messages, template, tokenizer)
     history, content = messages[:-1], messages[-1].get("content")
     if not isinstance(content, str):
-        raise ValueError(
-            f"chat template {template!r}: the content of the last message must be text, got {content!r:.80}"
-        )
+        raise _refusal(template, f"the content of the last message must be text, got {content!r:.80}")
     prompt = render(history, template=template, tokenizer=tokenizer)
     if template == TOKENIZERS_OWN:
         if train == "all":
@@ -119,8 +117,8 @@ def encode_conversation(
     _check_special_tokens(tokenizer, template)
     ids = _begin(tokenizer, template)
     mask = [0] * len(ids)
-    for text, is_trained in _joined(pieces):
-        piece = tokenizer.encode(text)
+    for is_trained, run in itertools.groupby(filter(operator.itemgetter(0), pieces), key=operator.itemgetter(1)):
+        piece = tokenizer.encode("".join(text for text, _ in run))
         ids, mask = ids + piece, mask + [int(is_trained)] * len(piece)
     if template != TOKENIZERS_OWN and not TEMPLATES[template].end:
         ids, mask = [*ids, tokenizer.eos_id], [*mask, 1]
@@ -150,22 +148,24 @@ def response_form(template: str, tokenizer: Tokenizer) -> tuple[str, str]:
     return ("r1" if "</think>" in (tokenizer.chat_template or "") else "r1_zero"), "tags_or_boxed"
 
 
+def _refusal(template: str, words: str) -> ValueError:
+    return ValueError(f"chat template {template!r}: {words}")
+
+
 def _pieces(messages: Messages, template: str) -> list[tuple[str, bool]]:
     """The text of messages as history, in pieces: (text, is it the assistant's, with the end of its turn)."""
     form = TEMPLATES[template]
     for message in messages:
         if not (isinstance(message.get("role"), str) and isinstance(message.get("content"), str)):
-            raise ValueError(
-                f"chat template {template!r}: role and content of a message must be text, got {message!r:.80}"
-            )
+            raise _refusal(template, f"role and content of a message must be text, got {message!r:.80}")
     try:
         arranged = form.arrange(messages)
     except ValueError as error:
-        raise ValueError(f"chat template {template!r}: {error}") from error
+        raise _refusal(template, str(error)) from error
     for message in arranged:
         if message["role"] not in form.before:
             roles = ", ".join(form.before)
-            raise ValueError(f"chat template {template!r}: role {message['role']!r} must be one of {roles}")
+            raise _refusal(template, f"role {message['role']!r} must be one of {roles}")
     pieces = [(form.begin, False)]
     for message in arranged:
         role, content = message["role"], message["content"]
@@ -189,31 +189,25 @@ def _with_thoughts(messages: Messages, template: str, tokenizer: Tokenizer | Non
     for message in messages:
         thoughts = [message[field] for field in THOUGHT_FIELDS if message.get(field)]
         if thoughts and not isinstance(thoughts[0], str):
-            raise ValueError(
-                f"chat template {template!r}: the thought of a message must be text, got {thoughts[0]!r:.80}"
-            )
+            raise _refusal(template, f"the thought of a message must be text, got {thoughts[0]!r:.80}")
         if thoughts and reads_field:  # as transformers: under both names that templates read
             message = {"thinking": thoughts[0], **message, "reasoning_content": thoughts[0]}
         elif thoughts and reads_tags and message.get("role") == "assistant":
             if "</think>" in str(message.get("content")):
-                raise ValueError(
-                    f"chat template {template!r}: a message has a thought apart and another in its content"
-                )
+                raise _refusal(template, "a message has a thought apart and another in its content")
             thought = thoughts[0].strip("\n")
             message = {field: value for field, value in message.items() if field not in THOUGHT_FIELDS}
             message["content"] = f"<think>\n{thought}\n</think>\n\n{message.get('content') or ''}"
         for field in MESSAGE_FIELDS:
             if message.get(field) and field not in written and not (field in THOUGHT_FIELDS and reads_field):
-                raise ValueError(
-                    f"chat template {template!r}: it does not write {field!r} of a message; say it in its content"
-                )
+                raise _refusal(template, f"it does not write {field!r} of a message; say it in its content")
         changed.append(message)
     return changed
 
 
 def _render_own(messages: Messages, tokenizer: Tokenizer | None, *, add_generation_prompt: bool) -> str:
     if tokenizer is None or tokenizer.chat_template is None:
-        raise ValueError("chat template 'tokenizer': the tokenizer has no chat_template")
+        raise _refusal(TOKENIZERS_OWN, "the tokenizer has no chat_template")
     return render_jinja(
         tokenizer.chat_template,
         messages,
@@ -231,11 +225,11 @@ def _own_conversation(messages: Messages, prompt: str, tokenizer: Tokenizer) -> 
     shown = _render_own([*history, {**last, **known}], tokenizer, add_generation_prompt=False)
     opening, found, rest = shown.rpartition(_SENTINEL)
     if not found:
-        raise ValueError("chat template 'tokenizer': it does not write the last answer, so it cannot be trained on")
+        raise _refusal(TOKENIZERS_OWN, "it does not write the last answer, so it cannot be trained on")
     if thought:
         before, found, between = opening.rpartition(_THOUGHT_SENTINEL)
         if not found:
-            raise ValueError("chat template 'tokenizer': it does not write the last answer's 'reasoning_content'")
+            raise _refusal(TOKENIZERS_OWN, "it does not write the last answer's 'reasoning_content'")
         opening, content = before, thought.strip("\n") + between + content
         if before.startswith(prompt):  # what the template writes before the thought is the model's too
             opening, content = prompt, before.removeprefix(prompt) + content
@@ -247,22 +241,11 @@ def _own_conversation(messages: Messages, prompt: str, tokenizer: Tokenizer) -> 
     return [(opening, False), (content + end, True), (rest.removeprefix(end), False)]
 
 
-def _joined(pieces: Iterable[tuple[str, bool]]) -> list[tuple[str, bool]]:
-    """Neighbours of the same kind as one; empty ones left out."""
-    joined: list[tuple[str, bool]] = []
-    for text, is_trained in pieces:
-        if joined and text and joined[-1][1] == is_trained:
-            joined[-1] = (joined[-1][0] + text, is_trained)
-        elif text:
-            joined.append((text, is_trained))
-    return joined
-
-
 def _check_special_tokens(tokenizer: Tokenizer, template: str) -> None:
     """ValueError if the tokenizer lacks a special token of the template."""
     tokens = () if template == TOKENIZERS_OWN else TEMPLATES[template].tokens
     if missing := [text for text in tokens if len(tokenizer.encode(text)) != 1]:
-        raise ValueError(f"chat template {template!r}: the tokenizer has no special token {', '.join(missing)}")
+        raise _refusal(template, f"the tokenizer has no special token {', '.join(missing)}")
 
 
 def _begin(tokenizer: Tokenizer, template: str) -> list[int]:

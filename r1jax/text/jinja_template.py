@@ -43,12 +43,11 @@ def render_jinja(
         ValueError: not a jinja template, or the template itself refuses the messages, with its words.
     """
     tokens = {"bos_token": bos_token, "eos_token": eos_token}
-    given = {name: text for name, text in tokens.items() if text is not None}
+    variables |= {name: text for name, text in tokens.items() if text is not None}
     try:
         return _compile(source).render(
             messages=[dict(message) for message in messages],
             add_generation_prompt=add_generation_prompt,
-            **given,
             **variables,
         )
     except (jinja2.TemplateError, TypeError, LookupError, ArithmeticError) as error:
@@ -70,15 +69,10 @@ def _compile(source: str) -> jinja2.Template:
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
-    environment.filters["tojson"] = _tojson
+    environment.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)  # jinja's own escapes it for HTML
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     return environment.from_string(source)
-
-
-def _tojson(value: Any, ensure_ascii: bool = False, indent=None, separators=None, sort_keys: bool = False) -> str:
-    """JSON as it is; jinja's own filter would escape it for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise_exception(message: str) -> None:

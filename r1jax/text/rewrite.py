@@ -69,7 +69,8 @@ def by_model(
             )
     shown = []
     for example in examples:
-        shown.append({"role": "user", "content": _fill(thought_prompt, example["question"], example["thought"])})
+        request = thought_prompt.format(question=example["question"], thought=example["thought"])
+        shown.append({"role": "user", "content": request})
         shown.append({"role": "assistant", "content": example["rewritten"]})
     results: list[str | Exception] = [Rejection("rewrite: no thought to rewrite")] * len(samples)
     thoughts = {place: thought for place, sample in enumerate(samples) if (thought := sample.parts.think)}
@@ -87,7 +88,7 @@ def _asked(
 ) -> tuple[dict[int, str], dict[int, Exception]]:
     """(answers, failures) by the samples' places."""
     conversations = [
-        [*before, {"role": "user", "content": _fill(prompt, samples[place].question, thought)}]
+        [*before, {"role": "user", "content": prompt.format(question=samples[place].question, thought=thought)}]
         for place, thought in thoughts.items()
     ]
     answers, failed = {}, {}
@@ -99,8 +100,3 @@ def _asked(
         else:
             failed[place] = Rejection("rewrite: empty answer")
     return answers, failed
-
-
-def _fill(prompt: str, question: str, thought: str) -> str:
-    """The prompt with both texts in it; what is in braces within them stays as it is."""
-    return prompt.format(question=question, thought=thought)

@@ -184,21 +184,19 @@ def _content(token: Any) -> str | None:
 
 def _ids(path: Path, values: Mapping[str, Any], kind: str, inner: tokenizers.Tokenizer) -> tuple[int, ...]:
     """The ids that a file gives for "eos", "bos" or "pad": of a token's text (or AddedToken), or an id, or ids."""
-    key = f"{kind}_token" if path.name in (CONFIG, SPECIAL) else f"{kind}_token_id"
+    is_text = path.name in (CONFIG, SPECIAL)
+    key = f"{kind}_token" if is_text else f"{kind}_token_id"
     value = values.get(key)
     if isinstance(value, dict):
         value = value.get("content")
     if value is None:
         return ()
-    if key.endswith("_id"):
-        ids = value if isinstance(value, list) else [value]
-        if not all(type(item) is int and inner.id_to_token(item) is not None for item in ids):
-            raise ValueError(f"{path}: {key} {value!r} is not in the vocabulary of {TOKENIZER}")
-        return tuple(ids)
-    token = inner.token_to_id(value) if isinstance(value, str) else None
-    if token is None:
+    ids = value if isinstance(value, list) and not is_text else [value]
+    if is_text:
+        ids = [inner.token_to_id(value) if isinstance(value, str) else None]
+    if not all(type(item) is int and inner.id_to_token(item) is not None for item in ids):
         raise ValueError(f"{path}: {key} {value!r} is not in the vocabulary of {TOKENIZER}")
-    return (token,)
+    return tuple(ids)
 
 
 def _template(path: Path, values: Mapping[str, Any]) -> str | None:
