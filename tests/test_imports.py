@@ -33,6 +33,8 @@ MAY_IMPORT = {
     "rollout.collect": {"specs", "models", "sharding", "processes", "text", "tasks", "rewards"},
     "evals": LOW | {"rollout"},
     **{room: LOW | TOP | {"rollout", "evals"} for room in TOP},
+    **{room: LOW | TOP | {"rollout", "evals", "pipeline"} for room in ("plan", "bench")},
+    "__main__": set(),
     "report": {"workdir"},
     "pipeline": LOW | TOP,
     "run": LOW | TOP | {"rollout", "evals", "report", "pipeline"},

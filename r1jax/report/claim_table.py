@@ -29,15 +29,10 @@ def claims_section(run: Run) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        [
-            f'<span class="wide">{_text(row, "claim")}</span>',
-            _text(row, "paper"),
-            _text(row, "ours") + _protocol(row),
-            _mark(row.get("held")),
-        ]
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        claim = f'<span class="wide">{_text(row, "claim")}</span>'
+        lines.append([claim, _text(row, "paper"), _text(row, "ours") + _protocol(row), _mark(row.get("held"))])
     return table(lines, head=["claim", "paper", "ours", "held"])
 
 
@@ -49,11 +44,8 @@ def _protocol(row: dict[str, Any]) -> str:
 
 
 def _mark(held: Any) -> str:
-    if held is True:
-        return '<span class="good">yes</span>'
-    if held is False:
-        return '<span class="bad">no</span>'
-    return '<span class="quiet">open</span>'
+    look, word = ("good", "yes") if held is True else ("bad", "no") if held is False else ("quiet", "open")
+    return f'<span class="{look}">{word}</span>'
 
 
 def _details(row: dict[str, Any], *, name: str) -> str:
@@ -91,7 +83,7 @@ def _drawn(one: dict[str, Any], *, name: str) -> str:
     if not curves:
         return ""
     title, unit, across = (str(one.get(key, "")) for key in ("title", "unit", "across"))
-    drawn = figure(Panel(title, unit, (), across=across), curves, name=f"{name} {title}")
+    drawn = figure(Panel(title, unit, across=across), curves, name=f"{name} {title}")
     return drawn if drawn.startswith("<figure>") else f"<p>{drawn}</p>"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from r1jax.report.figures import compared_figures, swatch
 from r1jax.report.headline import length_ends, score, score_names, seed_of, status, updates_of
-from r1jax.report.markup import duration, escape, page, setting, show, table
+from r1jax.report.markup import duration, escape, page, setting, show, show_interval, table
 from r1jax.report.page import save
 from r1jax.report.panels import resolve
 from r1jax.report.tables import scores
@@ -34,10 +34,9 @@ def compare(workdirs: Sequence[str | Path], *, out: str | Path = "compare.html")
     for label, run in zip(labels, runs, strict=True):
         for key, stage in _keyed(run):
             groups.setdefault(key, {})[label] = stage
-    body = [f"<h1>Comparison of {len(runs)} runs</h1>"]
-    for stages in sorted(groups.values(), key=lambda stages: not any(stage.is_rl for stage in stages.values())):
-        body.append(_group(stages))
-    return save(page("r1jax comparison", "".join(body)), Path(out))
+    rl_first = sorted(groups.values(), key=lambda stages: not any(stage.is_rl for stage in stages.values()))
+    body = f"<h1>Comparison of {len(runs)} runs</h1>{''.join(map(_group, rl_first))}"
+    return save(page("r1jax comparison", body), Path(out))
 
 
 def _labels(paths: list[Path]) -> list[str]:
@@ -64,24 +63,12 @@ def _keyed(run: Run):
 
 def _group(stages: dict[str, Stage]) -> str:
     names = {name: None for stage in stages.values() for name in stage.metrics}
-    title = (
-        " / ".join(dict.fromkeys(stage.name for stage in stages.values()))
-        if len(stages) <= 4
-        else next(iter(stages.values())).name
-    )
-    return "".join(
-        [
-            f"<h2>{escape(title)}</h2>",
-            _scores(stages),
-            _differences(stages),
-            *(
-                f'<p class="note">{escape(label)}: {escape(note)}</p>'
-                for label, stage in stages.items()
-                for note in stage.notes
-            ),
-            compared_figures(stages, resolve(names)) if all(s.has_curves for s in stages.values()) else "",
-        ]
-    )
+    titles = [stage.name for stage in stages.values()]
+    title = " / ".join(dict.fromkeys(titles)) if len(stages) <= 4 else titles[0]
+    notes = [f"{label}: {note}" for label, stage in stages.items() for note in stage.notes]
+    figures = compared_figures(stages, resolve(names)) if all(s.has_curves for s in stages.values()) else ""
+    notes_text = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+    return f"<h2>{escape(title)}</h2>{_scores(stages)}{_differences(stages)}{notes_text}{figures}"
 
 
 def _scores(stages: dict[str, Stage]) -> str:
@@ -92,40 +79,20 @@ def _scores(stages: dict[str, Stage]) -> str:
     rows = []
     for index, (label, stage) in enumerate(stages.items()):
         line = f'<div class="legend"><span>{swatch(index)}{escape(label)}</span></div>'
-        spans = [_span(score(stage, name, "before"), score(stage, name, "after")) for name in names]
-        lengths = [" → ".join(show(round(value, 1)) for value in length_ends(stage))] if columns else []
-        state = "finished" if stage.done else status(stage)
-        cells = [
-            *spans,
-            *lengths,
-            f"{updates_of(stage):,}",
-            duration(stage.wall_seconds),
-            escape(seed_of(stage)),
-            state,
+        scored = [
+            f"{show(score(stage, name, 'before')[0])} → {show_interval(*score(stage, name, 'after'))}" for name in names
         ]
-        cells = [f'<span class="one">{cell}</span>' for cell in cells]
-        if figures:
-            cells.insert(len(spans) + len(lengths), figures.get(label, ""))
-        rows.append([line, *cells])
+        scored += [" → ".join(show(round(value, 1)) for value in length_ends(stage))] if columns else []
+        state = "finished" if stage.done else status(stage)
+        run = [f"{updates_of(stage):,}", duration(stage.wall_seconds), escape(seed_of(stage)), state]
+        scored, run = ([f'<span class="one">{cell}</span>' for cell in cells] for cells in (scored, run))
+        rows.append([line, *scored, *([figures.get(label, "")] if figures else []), *run])
     finals = [[score(stage, name, "after")[0] for stage in stages.values()] for name in names]
     if len(stages) > 1 and any(np.isfinite(values).sum() > 1 for values in finals):
         blank = [""] * (len(head) - len(names) - 1)
-        rows.append(
-            [
-                '<span class="wide">mean after (lowest to highest)</span>',
-                *(_spread(values) for values in finals),
-                *blank,
-            ]
-        )
+        title = '<span class="wide">mean after (lowest to highest)</span>'
+        rows.append([title, *map(_spread, finals), *blank])
     return table(rows, head=head)
-
-
-def _span(before: tuple[float, float, float], after: tuple[float, float, float]) -> str:
-    value, low, high = after
-    interval = (
-        f' <span class="quiet">({low:.3f}–{high:.3f})</span>' if math.isfinite(low) and math.isfinite(high) else ""
-    )
-    return f"{show(before[0])} → {show(value)}{interval}"
 
 
 def _spread(values: list[float]) -> str:

@@ -30,7 +30,9 @@ def examples(stage: Stage) -> str:
             for rows in (_read(path, notes) for path in files):
                 parts += [f"<h3>{heading}</h3>", _side_by_side([("", rows)])] if rows else []
             continue
-        ends = [(_when(path), rows) for path in (files[:1] + files[1:][-1:]) if (rows := _read(path, notes))]
+        ends = [
+            (f"update {step_of(path):,}", rows) for path in (files[:1] + files[1:][-1:]) if (rows := _read(path, notes))
+        ]
         if ends:
             parts.append(f"<h3>{heading}: {' and '.join(when for when, _ in ends)}</h3>")
             parts.append(_side_by_side(ends))
@@ -80,10 +82,6 @@ def _read(path: Path, notes: list[str]) -> Rows:
     return [row for row in read_rows(path, notes, limit=_MAX_ROWS) if isinstance(row.get("completion"), str)]
 
 
-def _when(path: Path) -> str:
-    return f"update {step_of(path):,}"
-
-
 def _kind(row: dict[str, Any]) -> str:
     problem = row.get("problem")
     columns = problem.get("columns") if isinstance(problem, dict) else None
@@ -103,15 +101,14 @@ def _by_problem(rows: Rows) -> dict[str, Rows]:
 
 def _side_by_side(ends: list[tuple[str, Rows]]) -> str:
     """Of one or two sets of completions, each with the words that say when they are from."""
+    whens, sets = zip(*ends, strict=True)
     if len(ends) == 1:
-        when, rows = ends[0]
-        shown = itertools.islice(_by_problem(rows).values(), _MAX_PAIRS)
-        return "".join(_asked([group]) + _pair([_card(group[0], when, group)]) for group in shown)
-    (first_when, first), (last_when, last) = ends
-    pairs = pair_up(first, last, limit=_MAX_PAIRS)
+        shown = [(group,) for group in itertools.islice(_by_problem(sets[0]).values(), _MAX_PAIRS)]
+    else:
+        shown = pair_up(*sets, limit=_MAX_PAIRS)
     return "".join(
-        _asked(pair) + _pair([_card(pair[0][0], first_when, pair[0]), _card(pair[1][0], last_when, pair[1])])
-        for pair in pairs
+        _asked(groups) + _pair(_card(group[0], when, group) for when, group in zip(whens, groups, strict=True))
+        for groups in shown
     )
 
 
@@ -172,18 +169,13 @@ def _value(row: dict[str, Any], key: str) -> float:
 
 def _extremes(when: str, rows: Rows) -> str:
     """Highest and lowest reward, and most reflection words, of one update; one completion a problem."""
-    scored = sorted(
-        (row for row in rows if math.isfinite(_value(row, "reward"))), key=lambda row: -_value(row, "reward")
-    )
-    wordy = sorted(
-        (row for row in rows if count_marked(row["completion"])), key=lambda row: -count_marked(row["completion"])
-    )
+    rewarded = [row for row in rows if math.isfinite(_value(row, "reward"))]
+    scored = sorted(rewarded, key=lambda row: -_value(row, "reward"))
+    marked = [row for row in rows if count_marked(row["completion"])]
+    wordy = sorted(marked, key=lambda row: -count_marked(row["completion"]))
+    rankings = {"Highest reward": scored, "Lowest reward": scored[::-1], "Most reflection words": wordy}
     parts = []
-    for title, ranked in (
-        ("Highest reward", scored),
-        ("Lowest reward", scored[::-1]),
-        ("Most reflection words", wordy),
-    ):
+    for title, ranked in rankings.items():
         best = {json.dumps(row.get("problem"), default=str): row for row in reversed(ranked)}
         cards = [
             f"<div>{_asked([[row]])}{_card(row, when, [row])}</div>" for row in [*best.values()][::-1][:_MAX_EXTREMES]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from r1jax.report.markup import duration, escape, show
-from r1jax.workdir.read import Run, Stage, number, with_limits
+from r1jax.workdir.read import Stage, number, with_limits
 
 
 def status(stage: Stage) -> str:
@@ -21,12 +21,6 @@ def status(stage: Stage) -> str:
         return "no update recorded yet"
     so_far = f", {duration(stage.wall_seconds)} so far" if math.isfinite(stage.wall_seconds) else ""
     return f"running or stopped at update {stage.last_step:,}{of}{so_far}, last row written {stage.last_time}"
-
-
-def total_time(run: Run) -> str:
-    """The wall time of all stages together, in words."""
-    seconds = [stage.wall_seconds for stage in run.stages if math.isfinite(stage.wall_seconds)]
-    return f"{len(run.stages)} stages, {duration(sum(seconds))} altogether" if seconds else f"{len(run.stages)} stages"
 
 
 def evaluations(stage: Stage) -> dict[str, dict[str, Any]]:
@@ -99,13 +93,9 @@ def headline(stage: Stage) -> str:
     before, after = length_ends(stage)
     if math.isfinite(before) or math.isfinite(after):
         cards.append((f"{show(round(before, 1))} → {show(round(after, 1))}", "mean response length, tokens", ""))
-    for metric, label in (
-        ("reflection/per_1k_tokens", "reflection words per 1,000 tokens"),
-        ("reward", "reward"),
-        ("loss", "loss"),
-    ):
-        series = stage.metrics.get(metric)
-        if series is not None and not (metric == "loss" and stage.is_rl):
+    named = {"reflection/per_1k_tokens": "reflection words per 1,000 tokens", "reward": "reward"}
+    for metric, label in (named if stage.is_rl else named | {"loss": "loss"}).items():
+        if series := stage.metrics.get(metric):
             cards.append((" → ".join(show(value) for value in series.ends), label, ""))
     if stage.has_updates:
         cards.append((f"{updates_of(stage):,}", "updates", ""))

@@ -1,13 +1,14 @@
 """The report of one work directory."""
 
+import math
 import os
 from pathlib import Path
 
 from r1jax.report.claim_table import claims_section
 from r1jax.report.examples import examples
 from r1jax.report.figures import stage_figures
-from r1jax.report.headline import headline, score, score_names, seed_of, status, total_time
-from r1jax.report.markup import escape, page, setting, show, table
+from r1jax.report.headline import headline, score, score_names, seed_of, status
+from r1jax.report.markup import duration, escape, page, setting, show, table
 from r1jax.report.panels import resolve
 from r1jax.report.tables import scores, tables
 from r1jax.workdir.read import Run, Stage, flatten, read_run
@@ -29,11 +30,19 @@ def write_report(workdir: str | Path, *, out: str | Path | None = None) -> Path:
     run = read_run(workdir)
     name = run.path.resolve().name
     body = [f"<h1>{escape(name)}</h1>"]
+    links = [f'<a href="#{index}">{escape(stage.name)}</a>' for index, stage in enumerate(run.stages)]
     if len(run.stages) > _MANY:
-        body += [claims_section(run), _overview(run)]
+        rows = [
+            [link, escape(stage.kind), _facts(stage), escape(seed_of(stage))]
+            for link, stage in zip(links, run.stages, strict=True)
+        ]
+        stages = table(rows, head=["stage", "kind", "what came of it", "seed"])
+        body += [claims_section(run), f"<h2>Stages</h2><p>{_total_time(run)}</p>{stages}"]
         body += [_stage(stage, index, folded=True, named=True) for index, stage in enumerate(run.stages)]
     else:
-        body += [_links(run), claims_section(run), *_few(run)]
+        if len(links) > 1:
+            body.append(f'<p>{" · ".join(links)}</p><p class="quiet">{_total_time(run)}</p>')
+        body += [claims_section(run), *_few(run)]
     return save(page(f"{name}: r1jax report", "".join(body)), Path(out) if out else run.path / "report.html")
 
 
@@ -49,20 +58,9 @@ def _few(run: Run) -> list[str]:
     return body
 
 
-def _links(run: Run) -> str:
-    if len(run.stages) == 1:
-        return ""
-    links = " · ".join(f'<a href="#{index}">{escape(stage.name)}</a>' for index, stage in enumerate(run.stages))
-    return f'<p>{links}</p><p class="quiet">{total_time(run)}</p>'
-
-
-def _overview(run: Run) -> str:
-    """A line for each stage."""
-    rows = [
-        [f'<a href="#{index}">{escape(stage.name)}</a>', escape(stage.kind), _facts(stage), escape(seed_of(stage))]
-        for index, stage in enumerate(run.stages)
-    ]
-    return f"<h2>Stages</h2><p>{total_time(run)}</p>{table(rows, head=['stage', 'kind', 'what came of it', 'seed'])}"
+def _total_time(run: Run) -> str:
+    seconds = [stage.wall_seconds for stage in run.stages if math.isfinite(stage.wall_seconds)]
+    return f"{len(run.stages)} stages" + (f", {duration(sum(seconds))} altogether" if seconds else "")
 
 
 def _facts(stage: Stage) -> str:
@@ -71,8 +69,7 @@ def _facts(stage: Stage) -> str:
     for name in score_names(stage):
         before, after = (score(stage, name, when)[0] for when in ("before", "after"))
         facts.append(f"{escape(name)} {show(before)} → {show(after)}")
-    loss = stage.metrics.get("loss")
-    if loss is not None and not stage.is_rl:
+    if (loss := stage.metrics.get("loss")) and not stage.is_rl:
         facts.append(f"loss {' → '.join(show(value) for value in loss.ends)}")
     return ", ".join([*facts, *filter(None, [scores(stage)])])
 

@@ -11,6 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from r1jax.report.markup import show
+from r1jax.report.panels import Panel
+
 NUM_COLOURS = 8
 NUM_LOOKS = 4 * NUM_COLOURS  # colours times dashes
 _MAX_POINTS = 800  # a longer curve is drawn as means over equal shares of its points
@@ -37,12 +40,17 @@ class Curve:
     label: str = ""  # in the legend; "" leaves it out there
     is_exact: bool = False  # not noisy: never smoothed
     is_points: bool = False  # no line joins its points
-    printed: str = ""  # the figures in the legend; "": its first and last value
+    ends: str = ""  # the figures in the legend; "": its first and last value
 
     @property
     def is_smoothed(self) -> bool:
         """Whether its running mean is drawn."""
         return len(self.values) >= _SMOOTH_FROM and not self.is_exact and not self.is_points
+
+    @property
+    def printed(self) -> str:
+        """The figures of its entry in the legend."""
+        return self.ends or " → ".join(show(value) for value in (self.values[0], self.values[-1])[: len(self.values)])
 
     def smoothed(self) -> np.ndarray:
         """The running mean over a tenth of the curve [n]; the values themselves if there are few."""
@@ -70,27 +78,13 @@ class Curve:
         return dataclasses.replace(self, steps=mean(self.steps), values=mean(self.values), low=low, high=high)
 
 
-def draw(
-    curves: Sequence[Curve],
-    *,
-    title: str,
-    unit: str,
-    across: str = "update",
-    low: float | None = None,
-    high: float | None = None,
-    stacked: bool = False,
-    raw: bool = True,
-) -> str:
-    """Draws `curves` and returns an <svg> element.
+def draw(curves: Sequence[Curve], panel: Panel, *, title: str = "", raw: bool = True) -> str:
+    """Draws at least one curve on the axes of a panel and returns an <svg> element.
 
     Args:
-        curves: at least one.
+        curves: lines and points, or, of a panel that is stacked, areas on top of each other.
+        panel: its unit and the ends of its axis; where `low` or `high` is None the data decide.
         title: read out by screen readers; plain text without markup.
-        unit: label of the vertical axis.
-        across: label of the horizontal axis.
-        low: lower end of the vertical axis; None lets the data decide.
-        high: upper end likewise.
-        stacked: fill the areas on top of each other instead of drawing lines.
         raw: show the unsmoothed values faintly behind the smoothed ones.
     """
     curves = [curve.thinned() for curve in curves]
@@ -104,14 +98,14 @@ def draw(
     with matplotlib.rc_context(style):
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.add_subplot()
-        if stacked:
+        if panel.stacked:
             _stack(axes, curves)
         else:
             for curve in curves:
-                _line(axes, curve, raw=raw, has_gaps=across == "update")
-        _bounds(axes, low, high, is_fixed=stacked)
-        axes.set_xlabel(across, color=_TEXT)
-        axes.set_ylabel(unit, color=_TEXT)
+                _line(axes, curve, raw=raw, has_gaps=panel.across == "update")
+        _bounds(axes, panel.low, panel.high, is_fixed=panel.stacked)
+        axes.set_xlabel(panel.across, color=_TEXT)
+        axes.set_ylabel(panel.unit, color=_TEXT)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.tick_params(colors=_TEXT, length=0)
@@ -197,12 +191,10 @@ def _bounds(axes, low: float | None, high: float | None, *, is_fixed: bool) -> N
 
 
 def _inline(svg: str, title: str) -> str:
-    svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\s(?:xmlns(?::xlink)?|version)="[^"]*"', "", svg)
-    _, _, box = svg.partition('viewBox="')
-    svg = f'<svg viewBox="{box.partition(chr(34))[0]}" role="img" aria-label="{title}">' + svg[svg.index(">") + 1 :]
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # equal in every plot; the ids that are referred to are salted
+    _, _, rest = svg.partition('viewBox="')
+    box, body = rest.partition('"')[0], rest.partition(">")[2]
+    body = re.sub(r'<g id="[^"]*"', "<g", body)  # equal in every plot; the ids that are referred to are salted
     for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, variable)
-    return re.sub(r">\s+<", "><", svg)
+        body = body.replace(colour, variable)
+    return re.sub(r">\s+<", "><", f'<svg viewBox="{box}" role="img" aria-label="{title}">{body}')

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from r1jax.report.headline import evaluation_size, evaluations
-from r1jax.report.markup import escape, show, table
+from r1jax.report.markup import escape, show, show_interval, table
 from r1jax.workdir.read import Stage, number, read_json, with_limits
 
 _LEADING = ("pass@", "cons@", "rewards/", "format", "mean_length", "clipped_ratio", "reflection/", "language/")
@@ -30,28 +30,27 @@ _MEANINGS = {
 
 def tables(stage: Stage, notes: list[str]) -> str:
     """HTML: what there is of an evaluation's tasks, a set's domains and dropped samples, pairs, a reward model's figures."""
-    parts = [
-        _evaluation(stage.summary.get("tasks")),
-        _first_and_last(stage),
-        _data_set(read_json(stage.path / "table.json", notes)),
-        _counts("Pairs", stage.summary.get("counts")),
-        _counts("On held-out examples", stage.summary.get("heldout"), _MEANINGS),
-        _counts("Examples", stage.summary.get("examples")),
-    ]
-    return "".join(parts)
+    return (
+        _evaluation(stage.summary.get("tasks"))
+        + _first_and_last(stage)
+        + _data_set(read_json(stage.path / "table.json", notes))
+        + _counts("Pairs", stage.summary.get("counts"))
+        + _counts("On held-out examples", stage.summary.get("heldout"), _MEANINGS)
+        + _counts("Examples", stage.summary.get("examples"))
+    )
 
 
 def scores(stage: Stage) -> str:
     """One line of a stage's main figures, for the overview; "" if there are none of its kind."""
     summary, facts = stage.summary, []
     for task, metrics in _mappings(summary.get("tasks")):
-        facts += [f"{escape(task)} {_figure(metrics, 'pass@1')}"] if "pass@1" in metrics else []
+        facts += [f"{escape(task)} {show_interval(*with_limits(metrics, 'pass@1'))}"] if "pass@1" in metrics else []
     heldout = summary.get("heldout")
     if isinstance(heldout, Mapping) and math.isfinite(number(heldout.get("accuracy"))):
         facts.append(f"held-out accuracy {show(number(heldout['accuracy']))}")
-    kept, pairs = number(summary.get("kept")), number(summary.get("pairs"))
-    facts += [f"{show(kept)} samples kept"] if math.isfinite(kept) else []
-    facts += [f"{show(pairs)} pairs"] if math.isfinite(pairs) else []
+    for key, words in (("kept", "samples kept"), ("pairs", "pairs")):
+        count = number(summary.get(key))
+        facts += [f"{show(count)} {words}"] if math.isfinite(count) else []
     if isinstance(summary.get("claims"), int):
         facts.append(f"{show(number(summary.get('held')))} of {summary['claims']} claims held")
     return ", ".join(facts)
@@ -62,7 +61,9 @@ def _evaluation(tasks: Any) -> str:
     by_task = dict(_mappings(tasks))
     names = dict.fromkeys(name for metrics in by_task.values() for name in metrics)
     shown = sorted((name for name in names if _is_shown(name, by_task)), key=_order)
-    rows = [[escape(name), *(_figure(metrics, name) for metrics in by_task.values())] for name in shown]
+    rows = [
+        [escape(name), *(show_interval(*with_limits(metrics, name)) for metrics in by_task.values())] for name in shown
+    ]
     return table(rows, head=["", *map(escape, by_task)]) if rows else ""
 
 
@@ -87,12 +88,6 @@ def _order(name: str) -> tuple[int, str, float]:
     stem, _, size = name.partition("@")
     size = size.removesuffix("_gain")
     return rank, f"{stem}{'_gain' if name.endswith('_gain') else ''}", number(int(size)) if size.isdecimal() else 0.0
-
-
-def _figure(metrics: Mapping[str, Any], name: str) -> str:
-    value, low, high = with_limits(metrics, name)
-    interval = f' <span class="quiet">({low:.3f}–{high:.3f})</span>' if math.isfinite(low + high) else ""
-    return f"{show(value)}{interval}"
 
 
 def _data_set(data: Mapping[str, Any]) -> str:

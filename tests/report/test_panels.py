@@ -2,11 +2,11 @@ from r1jax.report.panels import Line, resolve
 
 
 def titles(names):
-    return {panel.title: [line.label for line in panel.lines] for s in resolve(names) for panel in s.panels}
+    return {panel.title: [line.label for line in panel.lines] for panels in resolve(names).values() for panel in panels}
 
 
 def test_only_what_is_there_gets_a_panel():
-    assert resolve([]) == []
+    assert resolve([]) == {}
     assert titles(["loss", "eval/pass@1", "eval/pass@1_low"]) == {
         "Held-out score": ["pass@1"],
         "Held-out pass@k": ["pass@1"],
@@ -37,5 +37,5 @@ def test_failures_of_verifiers_are_shown():
 
 def test_unknown_metrics_come_last():
     sections = resolve(["zzz", "reward", "time/step"])
-    assert [section.title for section in sections] == ["Learning", "Other metrics"]
-    assert [panel.title for panel in sections[1].panels] == ["zzz"]
+    assert list(sections) == ["Learning", "Other metrics"]
+    assert [panel.title for panel in sections["Other metrics"]] == ["zzz"]

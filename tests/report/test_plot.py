@@ -4,6 +4,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
+from r1jax.report.panels import Panel
 from r1jax.report.plot import Curve, draw, gaps_of
 
 
@@ -13,7 +14,7 @@ def curve(values, **kwargs):
 
 
 def test_is_one_svg_element_without_links_and_with_theme_colours():
-    svg = draw([curve([1, 2, 3]), curve([3, 2], colour=1)], title="Reward", unit="a & b")
+    svg = draw([curve([1, 2, 3]), curve([3, 2], colour=1)], Panel("Reward", "a & b"), title="Reward")
     root = ElementTree.fromstring(svg.replace("xlink:href", "href"))
     assert root.tag == "svg" and root.get("aria-label") == "Reward"
     assert "://" not in svg and "var(--c0)" in svg and "var(--c1)" in svg
@@ -22,18 +23,18 @@ def test_is_one_svg_element_without_links_and_with_theme_colours():
 
 
 def test_same_curve_same_bytes():
-    assert draw([curve([1, 2])], title="a", unit="b") == draw([curve([1, 2])], title="a", unit="b")
+    assert draw([curve([1, 2])], Panel("a", "b"), title="a") == draw([curve([1, 2])], Panel("a", "b"), title="a")
 
 
 def test_odd_curves_are_drawn():
     for values in ([5.0], [0.0, 0.0], [1e-30, 1e30], [-1e300, 1e300], [2.0] * 100):
-        assert draw([curve(values)], title="odd", unit="value", low=0.0, high=1.0).startswith("<svg")
-    assert draw([curve([1, 2]), curve([3])], title="odd", unit="s", low=0.0, stacked=True).startswith("<svg")
+        assert draw([curve(values)], Panel("odd", "value", low=0.0, high=1.0)).startswith("<svg")
+    assert draw([curve([1, 2]), curve([3])], Panel("odd", "s", low=0.0, stacked=True)).startswith("<svg")
 
 
 def ticks(values, **bounds):
     """The labels of the vertical axis: the texts after those of the horizontal one."""
-    texts = re.findall(r">([^<>]+)</text>", draw([curve(values)], title="t", unit="unit", **bounds))
+    texts = re.findall(r">([^<>]+)</text>", draw([curve(values)], Panel("t", "unit", **bounds)))
     return texts[texts.index("update") + 1 : texts.index("unit")]
 
 
@@ -75,10 +76,10 @@ def lines(svg):
 
 def test_no_line_joins_points_across_a_gap_or_single_evaluations():
     steps = np.array([10.0, 20, 30, 50, 60])
-    assert lines(draw([Curve(steps, steps, 0)], title="t", unit="u")) == [2]
-    assert lines(draw([Curve(steps[:3], steps[:3], 0)], title="t", unit="u")) == [1]
-    assert lines(draw([Curve(steps, steps, 0)], title="t", unit="u", across="samples")) == [1]
-    assert lines(draw([Curve(steps[:3], steps[:3], 0, is_points=True)], title="t", unit="u")) == []
+    assert lines(draw([Curve(steps, steps, 0)], Panel("t", "u"))) == [2]
+    assert lines(draw([Curve(steps[:3], steps[:3], 0)], Panel("t", "u"))) == [1]
+    assert lines(draw([Curve(steps, steps, 0)], Panel("t", "u", across="samples"))) == [1]
+    assert lines(draw([Curve(steps[:3], steps[:3], 0, is_points=True)], Panel("t", "u"))) == []
 
 
 def test_running_mean_keeps_the_mean_level_and_short_curves():
