@@ -125,11 +125,11 @@ ZERO_RL = "--config.stages.zero."
         (f"{REWARD}function=wrong:wants_columns", "animal"),
         (f"{RL}mesh.fsdp=3", "mesh"),  # 8
         (f"{RL}mesh={{'fsd': 2}}", "there is no key 'stages.rl.mesh.fsd'; near it: fsdp"),
-        (f"{RL}mesh.data=0", "stages.rl.mesh.data='0' must be at least 1"),
-        (f"{RL}questions_per_phase=-4", "stages.rl.questions_per_phase='-4' must be at least 1"),  # 12
-        (f"{RL}seed=-1", "stages.rl.seed='-1' must be at least 0"),
+        (f"{RL}mesh.data=0", "stages.rl.mesh.data=0 must be at least 1"),
+        (f"{RL}questions_per_phase=-4", "stages.rl.questions_per_phase=-4 must be at least 1"),  # 12
+        (f"{RL}seed=-1", "stages.rl.seed=-1 must be at least 0"),
         ("--seed=-1", "seed=-1 must be at least 0"),
-        (f"{RL}temperature=0", "stages.rl.temperature='0' must be more than 0"),
+        (f"{RL}temperature=0", "stages.rl.temperature=0 must be more than 0"),
         (f"{RL}group_size=1", "stages.rl.group_size=1: a group needs at least 2"),
         (f"{RL}stage=r1", "stages.rl.stage='r1' must be one of supervised, rl, "),  # 15
         (f"{RL}tasks[0].dataset=gsm9k", "gsm9k"),
@@ -140,17 +140,19 @@ ZERO_RL = "--config.stages.zero."
         (f"{RL}template=qwen", "stages.rl.template='qwen'"),  # 21
         (
             f"{RL}init.path=Qwen/Qwen2.5-0.5B",
-            "stages.rl./Qwen/Qwen2.5-0.5B, and only folders on this machine are read; a model of the ",
+            "/Qwen/Qwen2.5-0.5B, and only folders on this machine are read; a model of the ",
         ),  # 22
+        (f"{RL}init.model.dtype=float17", "float17"),
+        (f"{RL}max_new_tokens=0", "stages.rl.max_new_tokens=0 must be at least 1, or must be a list"),
         (f"{RL}max_prompt_tokens=4", "stages.rl.max_prompt_tokens=4"),  # 24
         (f"{RL}eval.final_problems=1000", "stages.rl.eval.final_problems=1000"),  # 25
         (f"{RL}eval.problems=1000", "stages.rl.eval.problems=1000"),
         (f"{RL}mesh.expert=8", "mesh"),  # 26
         (f"{REWARD}function=wrong:alarm", "signal only works in main thread"),  # 27
         (f"{RL}aggregation_constant=0.5", "stages.rl.aggregation_constant=0.5 must be a whole number"),  # 32
-        (f"{RL}aggregation_constant=-128", "stages.rl.aggregation_constant='-128' must be at least 1"),
+        (f"{RL}aggregation_constant=-128", "stages.rl.aggregation_constant=-128 must be at least 1"),
         (f"--seed={2**70}", f"seed={2**70} must be at least 0 and below 2**31"),  # 33
-        (f"{RL}seed={2**70}", f"stages.rl.seed='{2**70}' must be at least 0 and below 2**31"),
+        (f"{RL}seed={2**70}", f"stages.rl.seed={2**70} must be at least 0 and below 2**31"),
     ],
 )
 def test_a_wrong_value_of_the_ten_line_experiment(said, flag, words):
@@ -169,6 +171,11 @@ def test_a_wrong_value_of_the_ten_line_experiment(said, flag, words):
         ("--config.stages.base.data.function=r1jax.tasks.mini.corpus:corpus_txt", "stages.base.data.function="),  # 30
         (f"{ZERO_RL}template=qwen", "stages.zero.template='qwen'"),
         (f"{ZERO_RL}init.path={{bas}}", "stages.zero.init.path='{bas}': unknown placeholder"),
+        (
+            "--config.stages.base.data.arguments.x=3",
+            "stages.base: corpus_text() got an unexpected keyword argument 'x'",
+        ),
+        (f"{ZERO_RL}init.step=best", "stages.zero.init.step='best': the stage 'base' has no held-out score"),
         (f"{ZERO_RL}row_length=64", "stages.zero.row_length=64 does not hold max_prompt_tokens=48 and 112 new tokens"),
     ],
 )

@@ -12,7 +12,8 @@ REPOSITORY = Path(__file__).parent.parent
 SMALL = {
     "num_updates": 2,
     "questions_per_phase": 2,
-    "max_prompt_tokens": 400,
+    "template": "plain",
+    "max_prompt_tokens": 64,
     "max_new_tokens": 16,
     "eval.final_problems": 2,
     "eval.problems": 1,
