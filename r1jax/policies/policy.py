@@ -114,7 +114,7 @@ def config_of(init: Init, *, seed: int | None = None) -> ModelConfig:
         config = dataclasses.replace(make_preset(init.preset), dtype="float32")
     else:
         raise ValueError(f"init.path={init.path!r}: there is no such folder with a config.json")
-    return _changed(config, init)
+    return changed_model(config, init)
 
 
 def tokenizer_of(init: Init, *, seed: int) -> Tokenizer:
@@ -167,7 +167,7 @@ def _from_stage(init: StageInit, *, mesh: Mesh) -> tuple[Policy, dict, dict]:
     return policy, state["params"], state["buffers"]
 
 
-def _changed(config: ModelConfig, init: Init) -> ModelConfig:
+def changed_model(config: ModelConfig, init: Init) -> ModelConfig:
     """The model with what the spec changes of it. Raises SpecError for a key that there is not, or a wrong type."""
     changes = _changes(init)
     if isinstance(init, StageInit) and (fixed := sorted(set(changes) - {*HOW, "dtype"})):
