@@ -186,7 +186,6 @@ def save_pretrained(
 
     source = Source(
         config=model.config,
-        shapes={name: place.hf_shape for name, place in places.items()},
         dtypes={name: np.dtype(leaves[place.path].dtype) for name, place in places.items()},
         tensors=tensors,
         tokenizer=model.tokenizer,

@@ -130,7 +130,7 @@ def test_decontamination_drops_what_shares_ten_words_with_a_test_set(tmp_path, c
     assert sorted(problem.answer for problem in task.problems("train")) == ["1", "2"]
     label = f"math500 {test}"
     shared = "red apples and gives five of them to bo who", "a crate holds 9 nails how many nails is that"
-    assert [(entry.place, entry.test_set, entry.ngram) for entry in task.dropped] == [
+    assert [(entry.row, entry.test_set, entry.ngram) for entry in task.dropped] == [
         (2, label, shared[0]),
         (3, label, shared[1]),
     ]
