@@ -87,9 +87,9 @@ def test_failures_are_counted_by_reward_however_problems_are_batched():
     arguments |= {"key": jax.random.key(0)}
     batches = []
     metrics, groups = evaluate(
-        collector, {}, {}, problems, problems_per_batch=2, before_batch=lambda: batches.append(None), **arguments
+        collector, {}, {}, problems, problems_per_batch=2, before_batch=batches.append, **arguments
     )
-    assert len(batches) == len(engine.calls) == 3
+    assert batches == [0, 2, 4] and len(engine.calls) == 3
     assert {settings["top_p"] for _, settings in engine.calls} == {0.95}
     assert [group.problem for group in groups] == problems
     failures = {name: value for name, value in metrics.items() if name.startswith("rewards/")}
