@@ -116,8 +116,7 @@ class Stage:
     @property
     def origin(self) -> Path | None:
         """The folder of the policy that it starts from, as its config says; None without one."""
-        init = self.config.get("init")
-        path = init.get("path") if isinstance(init, dict) else None
+        path = dig(self.config, "init", "path")
         if not isinstance(path, str) or "\0" in path:
             return None
         return Path(path.replace(_HERE, str(self.path), 1) if path.startswith(_HERE) else path)
@@ -362,10 +361,16 @@ def number(value: Any) -> float:
         return math.nan
 
 
+def dig(tree: Any, *keys: str) -> Any:
+    """What nested dicts hold at the end of `keys`; None where one of them is missing or there is no dict."""
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
 def with_limits(figures: Any, name: str) -> tuple[float, float, float]:
     """(value, low, high) of "<name>", "<name>_low" and "<name>_high" in a dict; nan where there is none."""
-    figures = figures if isinstance(figures, Mapping) else {}
-    value, low, high = (number(figures.get(f"{name}{end}")) for end in ("", "_low", "_high"))
+    value, low, high = (number(dig(figures, f"{name}{end}")) for end in ("", "_low", "_high"))
     return value, low, high
 
 
