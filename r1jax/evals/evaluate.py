@@ -62,7 +62,7 @@ def evaluate(
     style, _ = response_form(collector.template, collector.tokenizer)
     samples = [samples_of(group, collector.task, style=style) for group in groups]
     is_clipped = [r.completion.stop_reason == "length" for group in groups for r in group.rollouts]
-    metrics = summarise(samples, k=num_samples, prefix="") | {"clipped_ratio": sum(is_clipped) / len(is_clipped)}
+    metrics = summarise(samples, k=num_samples) | {"clipped_ratio": sum(is_clipped) / len(is_clipped)}
     for batch in collected:
         for kind, counts in (("errors", batch.reward_errors), ("timeouts", batch.reward_timeouts)):
             for name, count in counts.items():

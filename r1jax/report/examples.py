@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from r1jax.report.markup import clip, count_marked, escape, highlight, show, visible
-from r1jax.workdir.read import Stage, number, read_rows, step_of
+from r1jax.workdir.read import Stage, dig, number, read_rows, step_of
 
 _MAX_ROWS = 20_000  # a file; more are not looked at
 _MAX_PAIRS = 4  # a split
@@ -70,12 +70,11 @@ def pair_up(first: Rows, last: Rows, *, limit: int) -> list[tuple[Rows, Rows]]:
 def question(row: dict[str, Any]) -> str:
     """What was asked: the last message of the problem, else the problem as text, else the prompt."""
     problem = row.get("problem")
-    if isinstance(problem, dict):
-        messages = problem.get("messages")
-        if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
-            return str(messages[-1].get("content", ""))
-        problem = problem.get("question")
-    return problem if isinstance(problem, str) and problem else str(row.get("prompt", ""))
+    messages = dig(problem, "messages")
+    if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
+        return str(messages[-1].get("content", ""))
+    asked = dig(problem, "question") if isinstance(problem, dict) else problem
+    return asked if isinstance(asked, str) and asked else str(row.get("prompt", ""))
 
 
 def _read(path: Path, notes: list[str]) -> Rows:
@@ -83,12 +82,8 @@ def _read(path: Path, notes: list[str]) -> Rows:
 
 
 def _kind(row: dict[str, Any]) -> str:
-    problem = row.get("problem")
-    columns = problem.get("columns") if isinstance(problem, dict) else None
-    for holder in (row, columns, problem):
-        if isinstance(holder, dict) and isinstance(holder.get("task"), str):
-            return holder["task"]
-    return ""
+    kinds = [dig(row, *way, "task") for way in ((), ("problem", "columns"), ("problem",))]
+    return next((kind for kind in kinds if isinstance(kind, str)), "")
 
 
 def _by_problem(rows: Rows) -> dict[str, Rows]:
@@ -124,8 +119,7 @@ def _asked(groups: Iterable[Rows]) -> str:
 
 
 def _answer(row: dict[str, Any]) -> str:
-    problem = row.get("problem")
-    answer = problem.get("answer") if isinstance(problem, dict) else row.get("answer")
+    answer = dig(row, "problem", "answer") if isinstance(row.get("problem"), dict) else row.get("answer")
     return str(answer) if isinstance(answer, (str, int, float)) else ""
 
 
