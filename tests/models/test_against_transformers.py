@@ -39,7 +39,7 @@ def layers_and_logits(model, params, buffers, tokens, positions, segments):
     shared = {"angles": rope_angles(model.config, positions), "segments_BT": segments}
     hiddens = [params["embed_VD"][tokens]]
     for _, _, block in module.blocks():
-        hiddens.append(block(hiddens[-1], routing={}, **shared)[0])
+        hiddens.append(block(hiddens[-1], **shared)[0])
     hiddens[-1] = module.final_norm(hiddens[-1])
     hidden, _, _ = model.hidden(params, buffers, tokens, positions_BT=positions, segments_BT=segments)
     logp, _ = model.token_logprob(params, hidden[:, :-1], tokens[:, 1:])
