@@ -18,7 +18,7 @@ import random
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from r1jax.rewards.choice import read_letter
 from r1jax.specs.tasks import FilesTaskSpec
@@ -39,14 +39,6 @@ from r1jax.tasks.sources.rows import ENDINGS, Row, Rows, naming, open_source, st
 from r1jax.text.chat import check_template
 
 
-class Dropped(NamedTuple):
-    """A training row, counted from 0, that shares an n-gram with a test set, and the first such n-gram."""
-
-    row: int
-    test_set: str
-    ngram: str
-
-
 class FileTask:
     """A problem set in local files.
 
@@ -56,7 +48,7 @@ class FileTask:
     Attributes:
         name: by default that of the data set, without one that of the file or folder.
         fields: how a row becomes a problem.
-        dropped: of the training rows, what was dropped for sharing an n-gram.
+        dropped: training row, counted from 0 -> (test set, n-gram) for sharing which it was dropped.
         counts: of both splits, how many rows were kept, and dropped for which reason.
     """
 
@@ -72,7 +64,7 @@ class FileTask:
         self.name = spec.name or spec.dataset or _stem(next(iter(spec.sources.values())).path)
         self._space = spec.sources["path"].label if spec.path else ""  # of the split by hash
         self.counts: dict[str, dict[str, int]] = {}
-        self.dropped: list[Dropped] = []
+        self.dropped: dict[int, tuple[str, str]] = {}
         self._rows: dict[str, Rows] = {}
         self._kept: dict[str, array.array] = {}
         self._renamed: dict[str, str] = {}
@@ -170,11 +162,11 @@ class FileTask:
             held, pairs = set(keys["heldout"]), zip(self._kept["train"], keys["train"], strict=True)
             self._keep([index for index, key in pairs if key not in held], "held out too")
         if compared is not None:
-            self.dropped = [Dropped(index, *shared[index]) for index in self._kept["train"] if index in shared]
+            self.dropped = {index: shared[index] for index in self._kept["train"] if index in shared}
             kept = [index for index in self._kept["train"] if index not in shared]
             self._keep(kept, f"sharing {self.spec.ngram} words with a test set")
-            for entry in self.dropped[:3]:
-                self._say(f": row {entry.row + 1} and {entry.test_set} share: {entry.ngram}")
+            for index, (test_set, ngram) in itertools.islice(self.dropped.items(), 3):
+                self._say(f": row {index + 1} and {test_set} share: {ngram}")
 
     def _keep(self, kept: Sequence[int], reason: str) -> None:
         self.counts["train"] |= {reason: len(self._kept["train"]) - len(kept), "kept": len(kept)}

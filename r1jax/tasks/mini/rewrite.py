@@ -149,11 +149,8 @@ def _lines(notes: str, *, numbers: Sequence[int], target: int) -> tuple[list[str
 
 def _events(notes: str) -> list[dict[str, str | None]]:
     """The words and sums of the notes, in order. Raises Rejection for anything else between them."""
-    found, place, notes = [], 0, " ".join(notes.split())
-    while place < len(notes):
-        match = _EVENT.match(notes, place)
-        if match is None:
-            raise Rejection("rewrite: unreadable notes")
-        found.append(match.groupdict())
-        place = match.end()
-    return found
+    notes = " ".join(notes.split())
+    events = list(_EVENT.finditer(notes))
+    if "".join(event[0] for event in events) != notes:
+        raise Rejection("rewrite: unreadable notes")
+    return [event.groupdict() for event in events]

@@ -14,44 +14,9 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 _BATCH = 256
-
-
-class Reader(Protocol):
-    """One file: its number of rows (``len``) and any of them."""
-
-    path: str
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int, fields: Sequence[str] | None) -> dict[str, Any]:
-        """The row at ``index``; columnar files read only ``fields``, others may give more."""
-        ...
-
-
-def open_reader(path: Path, *, csv_header: Sequence[str] | None = None) -> Reader:
-    """The reader for a file, by the ending of its name.
-
-    Raises:
-        ValueError: unknown ending, no such file, or a file that is not what its ending says.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    name = path.name.removesuffix(".gz")
-    try:
-        if name.endswith(".jsonl"):
-            return JsonLines(path, _mapped(path))
-        if name.endswith(".json"):
-            return JsonLines(path, _as_lines(_objects(path)))
-        if name.endswith(".csv"):
-            return Csv(path, header=csv_header)
-        if path.name.endswith((".parquet", ".arrow")):
-            return Arrow(path)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from error
-    raise ValueError(f"{path}: format not known by its ending; known are jsonl, json, csv (also .gz), parquet, arrow")
 
 
 class JsonLines:
@@ -80,6 +45,7 @@ class JsonLines:
             raise ValueError(f"{self.path}, line {line}{_what_is_wrong(error)}") from error
 
     def read(self, index: int, fields: Sequence[str] | None) -> dict[str, Any]:
+        """The row at ``index``, whole; columnar files read only ``fields``."""
         value = self.value(index)
         if not isinstance(value, dict):
             raise ValueError(f"{self.path}, row {index + 1}: must be a JSON object; it is a {type(value).__name__}")
@@ -115,7 +81,7 @@ class Csv(JsonLines):
 
 
 def _objects(path: Path) -> list[Any]:
-    """What a JSON file holds: a list of objects, or an object of which exactly one value is such a list, or one object."""
+    """What a JSON file holds: a list of objects, or an object of which exactly one value is such a list."""
     try:
         content = json.loads(bytes(_mapped(path)))
     except ValueError as error:
@@ -173,6 +139,29 @@ class Arrow:
         if fields is not None:
             table = table.select([name for name in table.column_names if name in fields])
         return next(iter(table.slice(index, 1).to_pylist()), {})
+
+
+def open_reader(path: Path, *, csv_header: Sequence[str] | None = None) -> JsonLines | Arrow:
+    """The reader for a file, by the ending of its name.
+
+    Raises:
+        ValueError: unknown ending, no such file, or a file that is not what its ending says.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    name = path.name.removesuffix(".gz")
+    try:
+        if name.endswith(".jsonl"):
+            return JsonLines(path, _mapped(path))
+        if name.endswith(".json"):
+            return JsonLines(path, _as_lines(_objects(path)))
+        if name.endswith(".csv"):
+            return Csv(path, header=csv_header)
+        if path.name.endswith((".parquet", ".arrow")):
+            return Arrow(path)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from error
+    raise ValueError(f"{path}: format not known by its ending; known are jsonl, json, csv (also .gz), parquet, arrow")
 
 
 def _unpacked_parquet(path: Path) -> mmap.mmap | bytes:
