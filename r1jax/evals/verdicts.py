@@ -12,19 +12,13 @@ from r1jax.evals.finished import Finished
 class Verdict:
     """What the runs say of a claim; all of it JSON-able."""
 
-    ours: str
-    """The figures in a sentence."""
-    values: dict[str, Any]
-    """Every figure that it rests on, with intervals and by run."""
+    ours: str  # the figures in a sentence
+    values: dict[str, Any]  # every figure that it rests on, with intervals and by run
     held: bool | None
-    rule: str
-    """How ``held`` follows from the figures."""
-    protocol: tuple[str, ...] = ()
-    """How the figures were computed: runs and bases, problems, samples, temperature."""
-    figures: tuple[dict[str, Any], ...] = ()
-    """What the report draws; see ``figure``."""
-    table: dict[str, Any] | None = None
-    """{"head": [...], "rows": [[text, ...], ...]}."""
+    rule: str  # how ``held`` follows from the figures
+    protocol: tuple[str, ...] = ()  # how the figures were computed: runs and bases, problems, samples, temperature
+    figures: tuple[dict[str, Any], ...] = ()  # what the report draws; see ``figure``
+    table: dict[str, Any] | None = None  # {"head": [...], "rows": [[text, ...], ...]}
 
 
 def figure(title: str, unit: str, curves: Sequence[dict[str, Any]], *, across: str = "update") -> dict[str, Any]:
@@ -74,7 +68,13 @@ def scored(stage: Finished, metric: str) -> str:
 
 def protocol(stages: Sequence[Finished], *ways: Callable[[Finished], str]) -> tuple[str, ...]:
     """A sentence on the runs, then one on each way that their figures were sampled; stages are named where they differ."""
-    sentences = [_runs(stages)]
+    seeds = list(dict.fromkeys(str(stage.seed) for stage in stages))
+    num_bases = len({stage.base() for stage in stages})
+    sentence = f"{len(seeds)} seed{'s' * (len(seeds) > 1)} ({', '.join(seeds)})"
+    if len(stages) > 1:
+        shared = f"all {len(stages)} runs start from one base"
+        sentence += f"; {shared if num_bases == 1 else f'{len(stages)} runs of {num_bases} bases'}"
+    sentences = [sentence]
     for way in ways:
         names: dict[str, list[str]] = {}
         for stage in stages:
@@ -83,26 +83,11 @@ def protocol(stages: Sequence[Finished], *ways: Callable[[Finished], str]) -> tu
     return tuple(sentences)
 
 
-def _runs(stages: Sequence[Finished]) -> str:
-    """How many seeds, and whether they share a base."""
-    seeds = list(dict.fromkeys(str(stage.seed) for stage in stages))
-    bases = list(dict.fromkeys(stage.base() for stage in stages))
-    count = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(seeds)})"
-    if len(stages) == 1:
-        return count
-    if len(bases) == 1:
-        return f"{count}; all {len(stages)} runs start from one base"
-    return f"{count}; {len(stages)} runs of {len(bases)} bases"
-
-
 def _sampling(config: Any, problems: str, samples: str) -> str:
     """ "512 problems, 16 samples of each, temperature 1.0, top-p 0.95"; what the config does not say is "?"."""
     config = config if isinstance(config, Mapping) else {}
-    counts = [
-        "default number of" if value is None else value
-        for key in (problems, samples)
-        for value in [config.get(key, "?")]
-    ]
+    named = [config.get(key, "?") for key in (problems, samples)]
+    counts = ["default number of" if count is None else count for count in named]
     temperature, top_p = config.get("temperature", "?"), config.get("top_p", None if "temperature" in config else "?")
     tokens = "all tokens" if top_p is None else f"top-p {top_p}"
     return f"{counts[0]} problems, {counts[1]} samples of each, temperature {temperature}, {tokens}"

@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +52,10 @@ def pair_up(first: Rows, last: Rows, *, limit: int) -> list[tuple[Rows, Rows]]:
     if shared:
         pairs = [(groups_first[key], groups_last[key]) for key in shared]
     else:
-        of_kind: dict[str, list[Rows]] = {}
-        for rows in groups_last.values():
-            of_kind.setdefault(_kind(rows[0]), []).append(rows)
-        pairs = []
-        for rows in groups_first.values():
-            candidates = of_kind.get(_kind(rows[0]), [])
-            if candidates:
-                pairs.append((rows, candidates.pop(0)))
-    turns: dict[str, list[tuple[Rows, Rows]]] = {}
-    for pair in pairs:
-        turns.setdefault(_kind(pair[0][0]), []).append(pair)
+        of_kind = _group_by(groups_last.values(), lambda rows: _kind(rows[0]))
+        kinds = [(rows, of_kind.get(_kind(rows[0]))) for rows in groups_first.values()]
+        pairs = [(rows, candidates.pop(0)) for rows, candidates in kinds if candidates]
+    turns = _group_by(pairs, lambda pair: _kind(pair[0][0]))
     mixed = itertools.chain.from_iterable(itertools.zip_longest(*turns.values()))
     return [pair for pair in mixed if pair is not None][:limit]
 
@@ -87,10 +80,13 @@ def _kind(row: dict[str, Any]) -> str:
 
 
 def _by_problem(rows: Rows) -> dict[str, Rows]:
-    groups: dict[str, Rows] = {}
-    for row in rows:
-        key = json.dumps([row.get("problem"), row.get("prompt")], sort_keys=True, default=str)
-        groups.setdefault(key, []).append(row)
+    return _group_by(rows, lambda r: json.dumps([r.get("problem"), r.get("prompt")], sort_keys=True, default=str))
+
+
+def _group_by(items: Iterable[Any], key: Callable[[Any], str]) -> dict[str, list[Any]]:
+    groups: dict[str, list[Any]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
     return groups
 
 
