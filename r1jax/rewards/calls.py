@@ -75,15 +75,7 @@ def make_entry(
 ) -> Entry:
     """The entry of a reward function: "module:function", or the function itself.
 
-    Args:
-        function: see ``rubric``.
-        name: under which scores are logged; None for that of the function.
-        weight: its share of the sum; 0.0 only logs it.
-        tasks: names of the tasks that it applies to; None for all.
-        from_update: updates that the policy has had when it first applies.
-        cache: equal completions are scored once.
-        options: keyword arguments that are the same for every completion.
-        deferred: see ``Entry``.
+    The rest is as in ``Entry``; ``options`` are keyword arguments that are the same for every completion.
 
     Raises:
         ValueError: a function that cannot be loaded, or that has no such option.
@@ -99,15 +91,9 @@ def make_entry(
         if option not in known:
             raise ValueError(f"options.{option}: {name_of_function} has no such parameter{near(option, known)}")
     function = functools.partial(function, **options) if options else function
-    parameters = [
-        parameter for parameter in inspect.signature(function).parameters.values() if parameter.name not in options
-    ]
-    named = [
-        parameter
-        for parameter in parameters
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    ]
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    parameters = [one for one in inspect.signature(function).parameters.values() if one.name not in options]
+    named = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters)
     return Entry(
         name=name or name_of_function,
         function=function,
@@ -116,8 +102,8 @@ def make_entry(
         cache=cache,
         from_update=from_update,
         deferred=deferred,
-        required=frozenset(parameter.name for parameter in named if parameter.default is parameter.empty),
-        named=None if takes_all else frozenset(parameter.name for parameter in named),
+        required=frozenset(one.name for one in named if one.default is one.empty),
+        named=None if takes_all else frozenset(one.name for one in named),
     )
 
 
@@ -150,10 +136,9 @@ def start_call(entry: Entry, columns: Mapping[str, Sequence[Any]], *, count: int
     wait = None if entry.deferred else _start(entry, arguments)
 
     def finish() -> Outcome:
-        final, spent = (wait or _start(entry, arguments))()
-        scores = _as_list(entry.name, final, len(scored))
-        by_row = dict(zip(scored, scores, strict=True))
-        return _outcome(entry.name, rows, [by_row[scored_as[row]] for row in rows], count, spent)
+        result, seconds = (wait or _start(entry, arguments))()
+        by_row = dict(zip(scored, _as_list(entry.name, result, len(scored)), strict=True))
+        return _outcome(entry.name, rows, [by_row[scored_as[row]] for row in rows], count, seconds)
 
     return finish
 

@@ -120,7 +120,7 @@ def read_tests(value: Any) -> Tests:
         prelude=prelude,
         checker=checker,
         tolerance=float(tolerance),
-        limits=sandbox.make_limits(output_kb=tests.get("output_kb") or 4096, **given),
+        limits=sandbox.Limits(output_kb=tests.get("output_kb") or 4096, **given),
     )
 
 

@@ -32,16 +32,8 @@ _SIGNS = str.maketrans(
     }
 )
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
-_COMMANDS = {
-    r"\times": "*",
-    r"\cdot": "*",
-    r"\div": "/",
-    r"\left": "",
-    r"\right": "",
-    r"\,": " ",
-    r"\;": " ",
-    r"\ ": " ",
-}
+_COMMANDS = {r"\times": "*", r"\cdot": "*", r"\div": "/", r"\left": "", r"\right": ""}
+_COMMANDS |= {r"\,": " ", r"\;": " ", r"\ ": " "}
 _OPERATIONS = {ast.Add: "__add__", ast.Sub: "__sub__", ast.Mult: "__mul__", ast.Div: "__truediv__"}
 
 
@@ -76,18 +68,11 @@ def accuracy(
         except (TypeError, ValueError, ZeroDivisionError) as error:
             scores.append(ValueError(f"countdown: numbers {given!r} and target {goal!r}: {error}"))
             continue
-        right = made is not None and solves(made, checked, aim, allow_negation=allow_negation)
-        scores.append(float(right))
+        scores.append(float(made is not None and solves(made, checked, aim, allow_negation=allow_negation)))
     return scores
 
 
-def solves(
-    text: str,
-    numbers: Sequence[int],
-    target: int | Fraction,
-    *,
-    allow_negation: bool = False,
-) -> bool:
+def solves(text: str, numbers: Sequence[int], target: int | Fraction, *, allow_negation: bool = False) -> bool:
     """Whether an expression makes the target of the numbers. Never raises on text, takes microseconds on any."""
     if len(text) > _MAX_CHARS:
         return False

@@ -49,11 +49,8 @@ def one_language(sample: Sample, *, minimum_share: float = 0.05) -> str | None:
 def language_of_question(sample: Sample) -> str | None:
     """Drops an answer whose words are mostly of another language than the question's."""
     counts = count_languages(sample.text)
-    return (
-        "other language"
-        if counts and max(counts, key=lambda name: counts[name]) != language_of(sample.question)
-        else None
-    )
+    is_other = counts and counts.most_common(1)[0][0] != language_of(sample.question)
+    return "other language" if is_other else None
 
 
 def short_paragraphs(sample: Sample, *, max_characters: int = 2000) -> str | None:

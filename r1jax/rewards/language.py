@@ -23,16 +23,10 @@ LANGUAGES = ("zh", "en", "other")
 _ALPHABETIC = re.compile(r"[^\W\d_]{2,}")
 
 
-def count_words(text: str) -> tuple[int, int]:
-    """Numbers of Chinese characters and of alphabetic words."""
-    counts = count_languages(text)
-    return counts["zh"], counts["en"] + counts["other"]
-
-
 def chinese_share(text: str) -> float | None:
     """Share of Chinese among the words, in [0, 1]; None for a text without words."""
-    chinese, alphabetic = count_words(text)
-    return chinese / (chinese + alphabetic) if chinese + alphabetic else None
+    counts = count_languages(text)
+    return counts["zh"] / counts.total() if counts else None
 
 
 def is_mixed(text: str, *, minimum_share: float = 0.05) -> bool:

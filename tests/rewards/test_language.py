@@ -6,7 +6,7 @@ from r1jax.rewards.language import (
     chinese_share,
     chinese_share_reward,
     consistency,
-    count_words,
+    count_languages,
     is_mixed,
     language_of,
 )
@@ -27,8 +27,9 @@ from r1jax.tasks.problem import Problem
         ("unclosed ```code here", (0, 1)),
     ],
 )
-def test_count_words(text, expected):
-    assert count_words(text) == expected
+def test_count_languages(text, expected):
+    counts = count_languages(text)
+    assert (counts["zh"], counts["en"] + counts["other"]) == expected
 
 
 def test_share_and_mixing():
@@ -50,7 +51,7 @@ def test_reward_does_not_apply_without_words():
 @pytest.mark.parametrize("piece", [r"\(", r"\[", "$$", "$", "`", "<a", r"\a{", "```"])
 def test_no_text_takes_long(piece):
     start = time.process_time()
-    count_words(piece * 100_000)
+    count_languages(piece * 100_000)
     assert time.process_time() - start < 1.0
 
 

@@ -206,7 +206,7 @@ def test_cpp_is_compiled_once_and_run():
     source = "#include <bits/stdc++.h>\nint main(int n, char** a) { int x; std::cin >> x; std::cout << x + 1 << a[1] << '\\n'; }"
     program = sandbox.prepare(source, language="cpp")
     assert isinstance(program, sandbox.Program)
-    limits = sandbox.make_limits(cpu_seconds=2)
+    limits = sandbox.Limits(cpu_seconds=2)
     assert [sandbox.run_program(program, limits, stdin=str(x), args=["!"]).stdout for x in (1, 41)] == ["2!\n", "42!\n"]
 
 
@@ -227,7 +227,7 @@ def test_a_pair_talks_and_a_partner_that_leaves_is_noticed():
     first = sandbox.prepare("print(20, flush=True); assert input() == '21'")
     second = sandbox.prepare("print(int(input()) + 1, flush=True)")
     leaves = sandbox.prepare("pass")
-    limits = sandbox.make_limits(seconds=20.0)
+    limits = sandbox.Limits(seconds=20.0)
     assert [result.status for result in sandbox.run_pair(first, second, limits)] == ["ok", "ok"]
     assert sandbox.run_pair(first, leaves, limits)[0].status == "exit"
     assert sandbox.run_pair(leaves, second, limits)[1].status == "exit"

@@ -17,15 +17,8 @@ from r1jax.rewards.equivalence.text import UnreadableError
 Node = tuple[Any, ...]
 
 MAX_DIGITS = 400
-_ALIASES = {
-    "arcsin": "asin",
-    "arccos": "acos",
-    "arctan": "atan",
-    "tg": "tan",
-    "ctg": "cot",
-    "arccot": "acot",
-    "cosec": "csc",
-}
+_ALIASES = {f"arc{name}": f"a{name}" for name in ("sin", "cos", "tan", "cot")}
+_ALIASES |= {"tg": "tan", "ctg": "cot", "cosec": "csc"}
 _FUNCTIONS = frozenset(_ALIASES) | frozenset(
     re.findall(
         r"\w+", "sin cos tan cot sec csc asin acos atan acot sinh cosh tanh ln log lg exp abs floor ceil sqrt cbrt"

@@ -20,14 +20,14 @@ processor, is a larger backstop, for programs that sleep."""
 
 import concurrent.futures
 import dataclasses
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from signal import SIGKILL, SIGXCPU
 from typing import Any, Literal
 
 from r1jax.rewards.sandbox.bubblewrap import Limits, Program, SandboxUnavailable, confine, find, interpreter
 from r1jax.rewards.sandbox.probe import find_problem
-from r1jax.rewards.sandbox.process import SIGKILL, SIGXCPU, Ended
+from r1jax.rewards.sandbox.process import Ended
 
 __all__ = [
     "PROGRAM_LANGUAGES",
@@ -35,7 +35,6 @@ __all__ = [
     "Program",
     "Result",
     "SandboxUnavailable",
-    "make_limits",
     "prepare",
     "require",
     "run",
@@ -77,11 +76,8 @@ def run(
     *,
     stdin: str | bytes = "",
     args: Sequence[str] = (),
-    seconds: float | None = None,
-    cpu_seconds: int = 10,
-    memory_mb: int = 512,
-    output_kb: int = 1024,
     language: str = "python",
+    **limits: Any,
 ) -> Result:
     """Runs a program to its end. Never raises on a program, whatever it is or does.
 
@@ -90,19 +86,16 @@ def run(
             the sandbox too, with limits of its own.
         stdin: what it reads (also as /dev/stdin); text goes in as UTF-8.
         args: its command-line arguments.
-        seconds: limit of wall time (less what was spent in line for a processor), by default ``5 + 5 * cpu_seconds``.
-        cpu_seconds: limit of CPU time over all threads, whole seconds.
-        memory_mb: limit of its address space, at least 32 (the interpreter itself takes about 12).
-        output_kb: limit of stdout, and of stderr; a program that writes more is ended.
         language: "python" or "cpp".
+        limits: see ``Limits``.
 
     Raises:
         SandboxUnavailable: no working bubblewrap, or no compiler for C++.
         ValueError: unknown language, or a limit out of range.
     """
-    limits = make_limits(seconds=seconds, cpu_seconds=cpu_seconds, memory_mb=memory_mb, output_kb=output_kb)
+    checked = Limits(**limits)
     program = prepare(source, language=language)
-    return program if isinstance(program, Result) else run_program(program, limits, stdin=stdin, args=args)
+    return program if isinstance(program, Result) else run_program(program, checked, stdin=stdin, args=args)
 
 
 def run_many(jobs: Iterable[Mapping[str, Any]], *, workers: int | None = None) -> list[Result]:
@@ -114,26 +107,6 @@ def run_many(jobs: Iterable[Mapping[str, Any]], *, workers: int | None = None) -
     require()
     with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         return list(pool.map(lambda job: run(**job), jobs))
-
-
-def make_limits(
-    *, seconds: float | None = None, cpu_seconds: int = 10, memory_mb: int = 512, output_kb: int = 1024
-) -> Limits:
-    """The limits of ``run``, checked.
-
-    Raises:
-        ValueError: one of them is out of range.
-    """
-    for name, value, least in (
-        ("cpu_seconds", cpu_seconds, 1),
-        ("memory_mb", memory_mb, 32),
-        ("output_kb", output_kb, 1),
-    ):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"sandbox: {name} is {value!r}; must be a whole number, at least {least}")
-    if seconds is not None and not 0.0 < seconds < math.inf:
-        raise ValueError(f"sandbox: seconds is {seconds!r}; must be above 0")
-    return Limits(cpu_seconds, 5.0 + 5.0 * cpu_seconds if seconds is None else float(seconds), memory_mb, output_kb)
 
 
 def prepare(source: str, *, language: str = "python") -> Program | Result:
@@ -211,7 +184,8 @@ def _status(ended: Ended, limits: Limits) -> Status:
         return ended.reason  # pyright: ignore[reportReturnType]
     if ended.code == 0:
         return "ok"
-    if ended.code == SIGXCPU or (ended.code == SIGKILL and ended.seconds >= limits.cpu_seconds):
+    signal_number = ended.code - 128
+    if signal_number == SIGXCPU or (signal_number == SIGKILL and ended.seconds >= limits.cpu_seconds):
         return "cpu"
     last_words = _text(ended.stderr[-4096:]).strip()
     last_line = last_words.rpartition("\n")[2]
@@ -219,7 +193,7 @@ def _status(ended: Ended, limits: Limits) -> Status:
         return "memory"
     if last_line.startswith(_NOT_PYTHON) and "Traceback (most recent call last)" not in last_words:
         return "compile"
-    return "signal" if 128 < ended.code <= 192 else "exit"
+    return "signal" if 0 < signal_number <= 64 else "exit"
 
 
 def _text(content: bytes) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import glob
+import math
 import os
 import shutil
 import site
@@ -16,9 +17,9 @@ from r1jax.rewards.sandbox import seccomp
 from r1jax.rewards.sandbox.process import Ended, execute
 
 NOBODY = 65534
+TITLE = "generated code is not run without its sandbox"
 INSTALL = "Debian or Ubuntu, as root: apt-get install bubblewrap"
 
-_ENVIRONMENT = {"PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "1"}  # equal order of sets in every run; address space
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 _THREADS = 64
 _OPEN_FILES = 64
@@ -31,14 +32,32 @@ class SandboxUnavailable(RuntimeError):
     """Code cannot be confined on this machine, so it is not run at all; the message says what to do."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one run may use up: whole CPU seconds, wall seconds, MB of address space, KB of stdout and of stderr."""
+    """What one run may use up.
 
-    cpu_seconds: int
-    seconds: float
-    memory_mb: int
-    output_kb: int
+    Attributes:
+        cpu_seconds: CPU time over all threads, whole seconds.
+        seconds: wall time (less what was spent in line for a processor); None for ``5 + 5 * cpu_seconds``.
+        memory_mb: address space, at least 32 (the interpreter itself takes about 12).
+        output_kb: stdout, and stderr; a program that writes more is ended.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
+
+    cpu_seconds: int = 10
+    seconds: float | None = None
+    memory_mb: int = 512
+    output_kb: int = 1024
+
+    def __post_init__(self):
+        for name, least in (("cpu_seconds", 1), ("memory_mb", 32), ("output_kb", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"sandbox: {name} is {value!r}; must be a whole number, at least {least}")
+        if self.seconds is not None and not 0.0 < self.seconds < math.inf:
+            raise ValueError(f"sandbox: seconds is {self.seconds!r}; must be above 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +103,7 @@ def confine(program: Program, *, stdin: bytes | int, stdout: int | None = None, 
         stdin_fd = owned(stdin if isinstance(stdin, int) else _in_memory(stdin))
         if stdout is not None:
             owned(stdout)
-        options = [*_NAMESPACES, *_environment(), *_system(compiler=program.compiler)]
+        options = [*_NAMESPACES, *_system(compiler=program.compiler)]
         files = dict(program.files)
         if any(b"/dev/stdin" in content for content in files.values()):  # there is no /proc for it to lead to
             files["/dev/stdin"] = b"" if isinstance(stdin, int) else stdin
@@ -100,7 +119,7 @@ def confine(program: Program, *, stdin: bytes | int, stdout: int | None = None, 
             stdout=stdout,
             pass_fds=fds,
             release=stack.close,
-            seconds=limits.seconds,
+            seconds=5.0 + 5.0 * limits.cpu_seconds if limits.seconds is None else limits.seconds,
             limit=limits.output_kb << 10,
         )
 
@@ -118,16 +137,14 @@ def find(name: str) -> str:
     """
     path = shutil.which(name)
     if path is None:
-        raise SandboxUnavailable(f"{_TITLE}: {name} is not on PATH. {_PACKAGES[name]}")
+        raise SandboxUnavailable(f"{TITLE}: {name} is not on PATH. {_PACKAGES[name]}")
     return os.path.realpath(path)
 
 
-_TITLE = "generated code is not run without its sandbox"
+_UTILITIES = "Install util-linux (Debian or Ubuntu, as root: apt-get install util-linux)"
 _PACKAGES = {
     "bwrap": f"Install bubblewrap ({INSTALL})",
-    "prlimit": "Install util-linux (Debian or Ubuntu, as root: apt-get install util-linux)",
-    "setpriv": "Install util-linux (Debian or Ubuntu, as root: apt-get install util-linux)",
-    "unshare": "Install util-linux (Debian or Ubuntu, as root: apt-get install util-linux)",
+    **dict.fromkeys(("prlimit", "setpriv", "unshare"), _UTILITIES),
     "sh": "A POSIX shell is needed",
     "g++": "Install a C++ compiler (Debian or Ubuntu, as root: apt-get install g++)",
 }
@@ -135,6 +152,8 @@ _NAMESPACES = (
     *("--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"),
     *("--uid", str(NOBODY), "--gid", str(NOBODY), "--hostname", "sandbox", "--cap-drop", "ALL"),
     *("--die-with-parent", "--new-session", "--clearenv"),
+    *("--setenv", "PYTHONHASHSEED", "0"),  # equal order of sets in every run
+    *("--setenv", "MALLOC_ARENA_MAX", "1"),  # address space
 )
 
 
@@ -150,11 +169,6 @@ def _bubblewrap() -> list[str]:
     if _reachable():
         return words
     return [find("unshare"), "--mount", find("sh"), "-c", _STAGE_SCRIPT, "sh", _prefix(), *words]
-
-
-def _environment() -> Iterator[str]:
-    for name, value in _ENVIRONMENT.items():
-        yield from ("--setenv", name, value)
 
 
 def _system(*, compiler: bool) -> Iterator[str]:
@@ -195,12 +209,8 @@ def _python_paths() -> tuple[list[str], list[str]]:
         folders = [f"{prefix}/{name}" for prefix in prefixes for name in ("lib", "lib64")]
     visible = [path for path in dict.fromkeys(map(os.path.realpath, folders)) if os.path.isdir(path)]
     packages = {os.path.realpath(path) for path in site.getsitepackages(list(prefixes))}
-    hidden = [path for path in packages if os.path.isdir(path) and any(_is_below(path, top) for top in visible)]
+    hidden = [path for path in packages if os.path.isdir(path) and any(map(Path(path).is_relative_to, visible))]
     return [interpreter(), *visible], sorted(hidden)
-
-
-def _is_below(path: str, top: str) -> bool:
-    return os.path.commonpath((path, top)) == top
 
 
 def _prefix() -> str:
@@ -237,7 +247,7 @@ def _filter(*, processes: bool) -> bytes:
     try:
         return seccomp.make_filter(os.uname().machine, processes=processes)
     except ValueError as error:
-        raise SandboxUnavailable(f"{_TITLE}: {error}") from error
+        raise SandboxUnavailable(f"{TITLE}: {error}") from error
 
 
 def _in_memory(content: bytes) -> int:

@@ -6,7 +6,8 @@ import os
 import re
 import sys
 
-from r1jax.rewards.sandbox.bubblewrap import INSTALL, NOBODY, Limits, Program, SandboxUnavailable, confine, interpreter
+from r1jax.rewards.sandbox import bubblewrap
+from r1jax.rewards.sandbox.bubblewrap import TITLE, Limits, Program, SandboxUnavailable, confine, interpreter
 
 _LIMITS = Limits(cpu_seconds=5, seconds=60.0, memory_mb=256, output_kb=64)
 _OLDEST_KERNEL = (5, 14)  # since then the limit on processes counts those of one user namespace
@@ -46,7 +47,7 @@ print(json.dumps({
 }))
 """
 _PROMISED = {
-    "user": [NOBODY] * 4,
+    "user": [bubblewrap.NOBODY] * 4,
     "parent": 1,
     "host": "sandbox",
     "environment": ["MALLOC_ARENA_MAX", "PYTHONHASHSEED"],
@@ -73,35 +74,26 @@ def find_problem() -> str | None:
     kernel = os.uname().release
     version = re.match(r"(\d+)\.(\d+)", kernel)
     if version is None or (int(version[1]), int(version[2])) < _OLDEST_KERNEL:
-        return f"generated code is not run without its sandbox: it needs Linux 5.14 or later, this is {kernel}"
+        return f"{TITLE}: it needs Linux 5.14 or later, this is {kernel}"
     program = Program((interpreter(), "-s", "-P", "-B", "/box/main.py"), {"/box/main.py": _PROGRAM.encode()})
     try:
         ended = confine(program, stdin=b"", limits=_LIMITS)
     except SandboxUnavailable as error:
         return str(error)
     except (OSError, RuntimeError) as error:
-        return f"generated code is not run without its sandbox, and it does not start: {error}"
+        return f"{TITLE}, and it does not start: {error}"
     message = ended.stderr.decode("utf-8", "replace").strip()
     if ended.reason != "exit" or ended.code != 0:
-        advice = f"{_FORBIDDEN}." if "namespace" in message or "uid map" in message else f"({INSTALL}.)"
-        return (
-            f"generated code is not run without its sandbox, and bubblewrap fails: {message or ended.reason}. {advice}"
-        )
+        advice = f"{_FORBIDDEN}." if "namespace" in message or "uid map" in message else f"({bubblewrap.INSTALL}.)"
+        return f"{TITLE}, and bubblewrap fails: {message or ended.reason}. {advice}"
     try:
         seen = json.loads(ended.stdout)
         broken = [name for name, value in _PROMISED.items() if seen[name] != value]
-        broken += sorted(set(seen["root"]) - _ROOT - {_first(path) for path in _mounted()})
+        mounted = {path.split("/")[1] for path in (interpreter(), os.path.realpath(sys.base_prefix))}
+        broken += sorted(set(seen["root"]) - _ROOT - mounted)
     except (ValueError, LookupError, TypeError) as error:
-        return f"generated code is not run without its sandbox, and its report is broken: {error!r}"
+        return f"{TITLE}, and its report is broken: {error!r}"
     if broken:
         details = ", ".join(f"{name}: {seen.get(name, 'visible')}" for name in broken)
-        return f"generated code is not run without its sandbox, and it leaks here: {details}"
+        return f"{TITLE}, and it leaks here: {details}"
     return None
-
-
-def _mounted() -> list[str]:
-    return [interpreter(), os.path.realpath(sys.base_prefix)]
-
-
-def _first(path: str) -> str:
-    return path.split("/")[1]

@@ -128,8 +128,10 @@ class _Watch:
                         os.waitid(os.P_PIDFD, key.fd, os.WEXITED | os.WNOHANG)
                 elif not (chunk := os.read(key.fd, _CHUNK)):
                     self._selector.unregister(key.fileobj)
-                elif not _keep(parts[key.fileobj], chunk, self._limits[key.fileobj]):
-                    ending = "output"
+                else:
+                    room = self._limits[key.fileobj] - len(parts[key.fileobj])
+                    parts[key.fileobj] += chunk[:room]
+                    ending = "output" if len(chunk) > room else ending
             self._find_first(parts[self._status])
             if left <= 0.0 and ending == outcome == "exit":
                 waited = self._waited()
@@ -163,13 +165,6 @@ class _Watch:
                 self._selector.register(self._first, selectors.EVENT_READ)
 
 
-def _keep(part: bytearray, chunk: bytes, limit: int) -> bool:
-    """Adds what fits; False where not all did."""
-    fits = chunk[: limit - len(part)]
-    part += fits
-    return len(fits) == len(chunk)
-
-
 def _report(state: bytes, name: str) -> int | None:
     """A number in bubblewrap's report, a JSON object a line; None where there is none."""
     for line in state.splitlines():
@@ -180,6 +175,3 @@ def _report(state: bytes, name: str) -> int | None:
         if number is not None:
             return int(number)
     return None
-
-
-SIGXCPU, SIGKILL = 128 + signal.SIGXCPU, 128 + signal.SIGKILL

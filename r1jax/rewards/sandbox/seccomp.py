@@ -10,96 +10,38 @@ import struct
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_* of linux/audit.h
 
-# Names are those of Linux; numbers are (x86_64, aarch64), None where the architecture has no such call.
-_DENIED: dict[str, tuple[int | None, int | None]] = {
-    # other processes
-    "ptrace": (101, 117),
-    "kcmp": (312, 272),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "process_madvise": (440, 440),
-    "process_mrelease": (448, 448),
-    "pidfd_open": (434, 434),
-    "pidfd_getfd": (438, 438),
-    "pidfd_send_signal": (424, 424),
-    "migrate_pages": (256, 238),
-    "move_pages": (279, 239),
-    # namespaces, mounts, roots
-    "unshare": (272, 97),
-    "setns": (308, 268),
-    "mount": (165, 40),
-    "umount2": (166, 39),
-    "pivot_root": (155, 41),
-    "chroot": (161, 51),
-    "open_tree": (428, 428),
-    "move_mount": (429, 429),
-    "fsopen": (430, 430),
-    "fsconfig": (431, 431),
-    "fsmount": (432, 432),
-    "fspick": (433, 433),
-    "mount_setattr": (442, 442),
-    "name_to_handle_at": (303, 264),
-    "open_by_handle_at": (304, 265),
-    "quotactl": (179, 60),
-    "quotactl_fd": (443, 443),
-    "fanotify_init": (300, 262),
-    "fanotify_mark": (301, 263),
-    # network
-    "socket": (41, 198),
-    "connect": (42, 203),
-    "accept": (43, 202),
-    "accept4": (288, 242),
-    "bind": (49, 200),
-    "listen": (50, 201),
-    # wide doors into the kernel
-    "bpf": (321, 280),
-    "perf_event_open": (298, 241),
-    "userfaultfd": (323, 282),
-    "io_uring_setup": (425, 425),
-    "io_uring_enter": (426, 426),
-    "io_uring_register": (427, 427),
-    "io_setup": (206, 0),
-    "io_submit": (209, 2),
-    "vmsplice": (278, 75),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
-    "personality": (135, 92),
-    "modify_ldt": (154, None),
-    "iopl": (172, None),
-    "ioperm": (173, None),
-    "mbind": (237, 235),
-    "set_mempolicy": (238, 237),
-    "set_mempolicy_home_node": (450, 450),
-    # memory that the limits do not count
-    "memfd_create": (319, 279),
-    "memfd_secret": (447, 447),
-    "shmget": (29, 194),
-    "shmat": (30, 196),
-    "semget": (64, 190),
-    "msgget": (68, 186),
-    "mq_open": (240, 180),
-    # the machine's administration
-    "syslog": (103, 116),
-    "acct": (163, 89),
-    "reboot": (169, 142),
-    "kexec_load": (246, 104),
-    "kexec_file_load": (320, 294),
-    "init_module": (175, 105),
-    "finit_module": (313, 273),
-    "delete_module": (176, 106),
-    "swapon": (167, 224),
-    "swapoff": (168, 225),
-    "sethostname": (170, 161),
-    "setdomainname": (171, 162),
-    "settimeofday": (164, 170),
-    "clock_settime": (227, 112),
-    "adjtimex": (159, 171),
-    "clock_adjtime": (305, 266),
-    "lookup_dcookie": (212, 18),
-    "vhangup": (153, 58),
+# Names are those of Linux; numbers are x86_64's and aarch64's, "-" where there is no such call, one where both are alike.
+_DENIED = {
+    "other processes": """
+        ptrace 101 117, kcmp 312 272, process_vm_readv 310 270, process_vm_writev 311 271, process_madvise 440,
+        process_mrelease 448, pidfd_open 434, pidfd_getfd 438, pidfd_send_signal 424, migrate_pages 256 238,
+        move_pages 279 239
+        """,
+    "namespaces, mounts, roots": """
+        unshare 272 97, setns 308 268, mount 165 40, umount2 166 39, pivot_root 155 41, chroot 161 51, open_tree 428,
+        move_mount 429, fsopen 430, fsconfig 431, fsmount 432, fspick 433, mount_setattr 442,
+        name_to_handle_at 303 264, open_by_handle_at 304 265, quotactl 179 60, quotactl_fd 443, fanotify_init 300 262,
+        fanotify_mark 301 263
+        """,
+    "network": "socket 41 198, connect 42 203, accept 43 202, accept4 288 242, bind 49 200, listen 50 201",
+    "wide doors into the kernel": """
+        bpf 321 280, perf_event_open 298 241, userfaultfd 323 282, io_uring_setup 425, io_uring_enter 426,
+        io_uring_register 427, io_setup 206 0, io_submit 209 2, vmsplice 278 75, add_key 248 217, request_key 249 218,
+        keyctl 250 219, personality 135 92, modify_ldt 154 -, iopl 172 -, ioperm 173 -, mbind 237 235,
+        set_mempolicy 238 237, set_mempolicy_home_node 450
+        """,
+    "memory that the limits do not count": """
+        memfd_create 319 279, memfd_secret 447, shmget 29 194, shmat 30 196, semget 64 190, msgget 68 186,
+        mq_open 240 180
+        """,
+    "the machine's administration": """
+        syslog 103 116, acct 163 89, reboot 169 142, kexec_load 246 104, kexec_file_load 320 294, init_module 175 105,
+        finit_module 313 273, delete_module 176 106, swapon 167 224, swapoff 168 225, sethostname 170 161,
+        setdomainname 171 162, settimeofday 164 170, clock_settime 227 112, adjtimex 159 171, clock_adjtime 305 266,
+        lookup_dcookie 212 18, vhangup 153 58
+        """,
 }
-_FORKS = {"fork": (57, None), "vfork": (58, None)}
+_FORKS = "fork 57 -, vfork 58 -"
 _CLONE = (56, 220)
 _IOCTL = (16, 29)
 _CLONE3 = 435
@@ -128,8 +70,8 @@ def make_filter(machine: str, *, processes: bool) -> bytes:
     if machine not in ARCHITECTURES:
         raise ValueError(f"no seccomp filter for {machine}; there is one for {', '.join(ARCHITECTURES)}")
     column = list(ARCHITECTURES).index(machine)
-    denied = dict(_DENIED) if processes else _DENIED | _FORKS
-    numbers = [number for pair in denied.values() if (number := pair[column]) is not None]
+    table = ",".join([*_DENIED.values(), *([] if processes else [_FORKS])])
+    numbers = [call.split()[(1, -1)[column]] for call in table.split(",")]
     clone = [(_LOAD, 0, 0, _ARGUMENT_0), (_JUMP_BITS, 0, 1, _CLONE_NEW), _give(_EPERM)]
     clone += [] if processes else [(_JUMP_BITS, 1, 0, _CLONE_THREAD), _give(_EPERM)]
     ioctl = [(_LOAD, 0, 0, _ARGUMENT_1)]
@@ -145,7 +87,7 @@ def make_filter(machine: str, *, processes: bool) -> bytes:
         *_when(_CLONE[column], [*clone, _give(_ALLOW)]),
         *_when(_IOCTL[column], [*ioctl, _give(_ALLOW)]),
         *_when(_CLONE3, [_give(_ENOSYS)]),
-        *(step for number in numbers for step in _when(number, [_give(_EPERM)])),
+        *(step for number in numbers if number != "-" for step in _when(int(number), [_give(_EPERM)])),
         _give(_ALLOW),
     ]
     return b"".join(struct.pack("<HBBI", *step) for step in program)
