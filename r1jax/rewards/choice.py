@@ -62,7 +62,12 @@ def grade_choices(
         if right is None or (texts and ord(right) - ord("A") >= len(texts)):
             scores.append(ValueError(f"row {row}: reference answer {gold!r} is no letter of an option"))
             continue
-        scores.append(float(picked is not None and _picked(picked, texts) == right))
+        letter = None if picked is None else read_letter(picked)
+        if picked and letter is None and texts:
+            said = _plain(picked).casefold()
+            same = [index for index, option in enumerate(texts) if said and _plain(option).casefold() == said]
+            letter = chr(ord("A") + same[0]) if len(same) == 1 else None
+        scores.append(float(letter == right))
     return scores
 
 
@@ -78,15 +83,6 @@ def read_letter(text: str) -> str | None:
     return None
 
 
-def _picked(text: str, options: Sequence[str] | None) -> str | None:
-    letter = read_letter(text)
-    if letter is None and options:
-        said = _folded(text)
-        same = [index for index, option in enumerate(options) if said and _folded(option) == said]
-        letter = chr(ord("A") + same[0]) if len(same) == 1 else None
-    return letter
-
-
 def _plain(text: str) -> str:
     if len(text) > _MAX_CHARS:
         return ""
@@ -95,7 +91,3 @@ def _plain(text: str) -> str:
     text = re.sub(r"\\(?:[,;: ]|q?quad(?![a-z]))", " ", text)
     text = _MARKUP.sub("", text.translate(_FULL_WIDTH))
     return " ".join(text.replace("~", " ").split()).removesuffix(".")
-
-
-def _folded(text: str) -> str:
-    return _plain(text).casefold()

@@ -10,6 +10,7 @@ A program that fails, or goes beyond its limits, scores 0.0. Where the sandbox, 
 """
 
 import concurrent.futures
+import dataclasses
 import json
 import math
 import os
@@ -18,11 +19,14 @@ from typing import Any
 
 from r1jax.rewards import inside, sandbox
 from r1jax.rewards.accuracy import graded_by
-from r1jax.rewards.code_asserts import VerifierError, check_sandbox, passes_asserts
 from r1jax.rewards.code_tests import Tests, read_tests
 from r1jax.text.response import is_cut_off, summary_of
 
 _TAGS = {"python": {"python", "python3", "py", "py3"}, "cpp": {"cpp", "c++", "cc", "cxx", "c++17"}}
+
+
+class VerifierError(RuntimeError):
+    """The verifier failed (sandbox, checker, assertions), not the program that it judges."""
 
 
 def passes_tests(
@@ -94,7 +98,8 @@ def _last_block(final: str, language: str) -> str | None:
 
 def same_output(got: str, expected: str) -> bool:
     """Whether two outputs have the same lines, but for white space at their ends and empty lines at the end of all."""
-    return _lines(got) == _lines(expected)
+    one, other = ([line.rstrip() for line in text.rstrip().split("\n")] for text in (got, expected))
+    return one == other
 
 
 def same_json(got: Any, expected: Any, *, tolerance: float = 0.0) -> bool:
@@ -153,29 +158,62 @@ def _scored(
 
 
 def _passes(source: str, tests: Tests) -> bool:
-    if tests.kind == "asserts":
-        assert tests.asserts is not None and tests.function is not None
-        return passes_asserts(
-            source, tests.asserts, function=tests.function, limits=tests.limits, prelude=tests.prelude
-        )
     if tests.kind == "stdin":
         return _prints(source, tests)
     assert tests.function is not None
+    if tests.asserts is not None:
+        return _holds(source, tests.asserts, tests.function, tests)
     got = _values(source, tests.function, [given for given, _ in tests.cases], tests.limits, prelude=tests.prelude)
     return got is not None and all(
         _is_right(value, given, expected, tests) for value, (given, expected) in zip(got, tests.cases, strict=True)
     )
 
 
+def _holds(source: str, asserts: str, function: str, tests: Tests) -> bool:
+    """Whether assertions hold of a function of a Python program. They and the function run in two sandboxes, joined by pipes.
+
+    So the assertions, which hold the answers, are never in the process, nor in the file system, of the program that they
+    judge. A call's arguments and its value cross as literals; a program that changes its arguments in place is not seen to.
+
+    Raises:
+        VerifierError: the assertions fail without the function, or go beyond their limits while it does not.
+    """
+    server = _program_inside("solution_server", prelude=tests.prelude, solution=source)
+    asserter = _program_inside("asserter", asserts=asserts)
+    judged, judge = sandbox.run_pair(server, asserter, tests.limits, args=((), (function,)))
+    _check_sandbox(judged, judge)
+    if judge.status == "ok":
+        return True
+    verdict = judge.stderr.rstrip().rpartition("\n")[2]
+    if verdict == "failed" or judged.status != "ok":
+        return False
+    raise VerifierError(f"the assertions are at fault ({judge.status}): {judge.stderr.strip()[-500:]}")
+
+
+def _program_inside(name: str, **modules: str) -> sandbox.Program:
+    """The program of that name in ``inside``, with further modules next to it."""
+    program = sandbox.prepare(inside.source_of(name))
+    assert isinstance(program, sandbox.Program)
+    files = {f"/box/{module}.py": text.encode("utf-8", "surrogatepass") for module, text in modules.items()}
+    return dataclasses.replace(program, files=program.files | files)
+
+
+def _check_sandbox(*results: sandbox.Result) -> None:
+    """Raises VerifierError for the first run that the sandbox itself failed."""
+    for result in results:
+        if result.status == "sandbox":
+            raise VerifierError(f"the sandbox failed: {result.stderr.strip()[-500:]}")
+
+
 def _prints(source: str, tests: Tests) -> bool:
     """Whether the program prints what it should on each input; ends at the first that it fails."""
     program = sandbox.prepare(source, language=tests.language)
     if isinstance(program, sandbox.Result):
-        check_sandbox(program)
+        _check_sandbox(program)
         return False
     for given, expected in tests.cases:
         result = sandbox.run_program(program, tests.limits, stdin=given)
-        check_sandbox(result)
+        _check_sandbox(result)
         if result.status != "ok" or not _is_right(result.stdout, given, expected, tests):
             return False
     return True
@@ -207,11 +245,9 @@ def _values(
     source: str, function: str, calls: Sequence[Any], limits: sandbox.Limits, *, prelude: str = ""
 ) -> list[Any] | None:
     """What the function gives for each call; None where the program fails on any of them."""
-    program = sandbox.prepare(inside.source_of("calls"))
-    assert isinstance(program, sandbox.Program)
     task = json.dumps({"prelude": prelude, "source": source, "function": function, "calls": calls})
-    result = sandbox.run_program(program, limits, stdin=task)
-    check_sandbox(result)
+    result = sandbox.run_program(_program_inside("calls"), limits, stdin=task)
+    _check_sandbox(result)
     if result.status != "ok":
         return None
     try:
@@ -226,10 +262,3 @@ def _is_near(got: float, expected: float, tolerance: float) -> bool:
         return math.isclose(got, expected, rel_tol=tolerance, abs_tol=tolerance)
     except OverflowError:  # an integer that no float can hold
         return False
-
-
-def _lines(text: str) -> list[str]:
-    lines = [line.rstrip() for line in text.split("\n")]
-    while lines and not lines[-1]:
-        lines.pop()
-    return lines

@@ -32,45 +32,23 @@ from typing import Any
 from r1jax.rewards import sandbox
 
 _KINDS = ("stdin", "calls", "asserts")
-_KEYS = {
-    *_KINDS,
-    "function",
-    "language",
-    "prelude",
-    "checker",
-    "tolerance",
-    "cpu_seconds",
-    "seconds",
-    "memory_mb",
-    "output_kb",
-}
+_LIMITS = ("cpu_seconds", "seconds", "memory_mb", "output_kb")
+_KEYS = {*_KINDS, "function", "language", "prelude", "checker", "tolerance", *_LIMITS}
 
 
 @dataclasses.dataclass(frozen=True)
 class Tests:
-    """A checked ``tests`` column.
+    """A checked ``tests`` column; names as in the form above."""
 
-    Attributes:
-        kind: "stdin", "calls" or "asserts".
-        cases: (given, expected) of each test; empty for "asserts".
-        asserts: the program of "asserts", else None.
-        function: for "calls" and "asserts".
-        language: of the program to be tested.
-        prelude: source, or "".
-        checker: source, or None.
-        tolerance: of floats.
-        limits: of each run.
-    """
-
-    kind: str
-    cases: tuple[tuple[Any, Any], ...]
+    kind: str  # "stdin", "calls" or "asserts"
+    cases: tuple[tuple[Any, Any], ...]  # (given, expected) of each test; empty for "asserts"
     asserts: str | None
     function: str | None
     language: str
     prelude: str
     checker: str | None
     tolerance: float
-    limits: sandbox.Limits
+    limits: sandbox.Limits  # of each run
 
 
 def read_tests(value: Any) -> Tests:
@@ -108,7 +86,7 @@ def read_tests(value: Any) -> Tests:
     tolerance = tests.get("tolerance") or 0.0
     if not _is_number(tolerance) or not 0.0 <= tolerance < 1.0:
         raise ValueError(f"tests: tolerance is {tolerance!r}; must be in [0, 1)")
-    given = {name: tests[name] for name in ("cpu_seconds", "seconds", "memory_mb") if tests.get(name) is not None}
+    given = {name: tests[name] for name in _LIMITS[:-1] if tests.get(name) is not None}
     if not all(map(_is_number, given.values())):
         raise ValueError(f"tests: limits must be numbers; got {given}")
     return Tests(

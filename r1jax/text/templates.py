@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 Messages = Sequence[Mapping[str, str]]
@@ -27,17 +28,8 @@ def _joined_system_first(messages: Messages) -> Messages:
     return [{"role": "system", "content": system}, *(m for m in messages if m["role"] != "system")]
 
 
-def _default_system(text: str) -> Callable[[Messages], Messages]:
-    def with_default(messages: Messages) -> Messages:
-        if messages[0]["role"] == "system":
-            return messages
-        return [{"role": "system", "content": text}, *messages]
-
-    return with_default
-
-
-def _as_given(messages: Messages) -> Messages:
-    return messages
+def _default_system(text: str, messages: Messages) -> Messages:
+    return messages if messages[0]["role"] == "system" else [{"role": "system", "content": text}, *messages]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +50,7 @@ class Template:
 
     before: Mapping[str, str]
     after: Mapping[str, str]
-    arrange: Callable[[Messages], Messages] = _as_given
+    arrange: Callable[[Messages], Messages] = tuple
     begin: str = ""
     end: str = ""
     gap: str = ""
@@ -102,8 +94,8 @@ def _headed(start: str, stop: str, *, end: str, gap: str = "", **options) -> Tem
 
 
 def _chatml(system: str) -> Template:
-    tokens = ("<|im_start|>", "<|im_end|>")
-    return _headed("<|im_start|>", "\n", end="<|im_end|>", gap="\n", arrange=_default_system(system), tokens=tokens)
+    arrange, tokens = functools.partial(_default_system, system), ("<|im_start|>", "<|im_end|>")
+    return _headed("<|im_start|>", "\n", end="<|im_end|>", gap="\n", arrange=arrange, tokens=tokens)
 
 
 _LLAMA3 = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")

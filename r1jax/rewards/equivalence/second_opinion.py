@@ -10,6 +10,9 @@ import re
 from collections import Counter
 from typing import Any
 
+_COMMANDS = {"π": "pi", "≤": "le", "≥": "ge", "∞": "infty", "∪": "cup", "*": "cdot"}
+_LATEX = str.maketrans({sign: f"\\{name} " for sign, name in _COMMANDS.items()})
+
 
 def verify_pair(pair: list[str]) -> bool | str:
     """Whether [reference, answer] mean the same; a text where the reference is at fault."""
@@ -27,25 +30,12 @@ def math_verify(gold: str, answer: str) -> bool:
     if _atoms(gold) != _atoms(answer):
         return False
     parse, verify = _library()
-    trees = [parse(_latex(text)) for text in (gold, answer)]
+    trees = [parse(f"${text.translate(_LATEX)}$") for text in (gold, answer)]
     return all(trees) and bool(verify(*trees))
 
 
 def _atoms(text: str) -> Counter[str]:
     return Counter(re.findall(r"\\[A-Za-z]+|[A-Za-z]|\d+(?:\.\d+)?|'", text))
-
-
-def _latex(text: str) -> str:
-    for ours, theirs in {
-        "π": r"\pi ",
-        "≤": r"\le ",
-        "≥": r"\ge ",
-        "∞": r"\infty ",
-        "∪": r"\cup ",
-        "*": r"\cdot ",
-    }.items():
-        text = text.replace(ours, theirs)
-    return f"${text}$"
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from r1jax.rewards.equivalence.numeric import value_pair
 from r1jax.rewards.equivalence.text import UnreadableError
 
 _NEEDED_POINTS = 3
-_SMALL_POINTS = 5  # the first ones: small numbers, at which nothing may be too large to compute
+_SMALL_POINTS = 5  # the first ones, at which nothing may be too large to compute
 
 
 class UndecidedError(Exception):
@@ -130,19 +130,8 @@ def _points(names: list[str]) -> Iterator[dict[str, Fraction]]:
         yield {}
         return
     source = random.Random(20250122)
-    ranges = (
-        (0.2, 3),
-        (0.2, 3),
-        (-3, -0.2),
-        (-3, 3),
-        (0.01, 0.9),
-        (30, 80),
-        (-80, -30),
-        (300, 900),
-        (-900, 900),
-        (2000, 9000),
-    )
-    for low, high in ranges:
+    small = [(0.2, 3), (0.2, 3), (-3, -0.2), (-3, 3), (0.01, 0.9)]
+    for low, high in [*small, (30, 80), (-80, -30), (300, 900), (-900, 900), (2000, 9000)]:
         yield {name: Fraction(round(source.uniform(low, high) * 1009), 1009) for name in names}
     for turn in range(6):
         yield {name: Fraction(1 + (turn * (place + 1) + place) % 7) for place, name in enumerate(names)}
