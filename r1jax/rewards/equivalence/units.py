@@ -4,56 +4,37 @@ import dataclasses
 import re
 from fractions import Fraction
 
-_SIZES: dict[str, dict[str, str]] = {
-    "length": {
-        "0.001": "mm millimeter millimetre",
-        "0.01": "cm centimeter centimetre",
-        "0.1": "dm decimeter decimetre",
-        "1": "m meter metre",
-        "1000": "km kilometer kilometre",
-        "0.0254": "in inch inches",
-        "0.3048": "ft foot feet",
-        "0.9144": "yd yard",
-        "1609.344": "mi mile",
-    },
-    "time": {
-        "0.001": "ms millisecond",
-        "1": "s sec second",
-        "60": "min minute",
-        "3600": "h hr hour",
-        "86400": "day",
-        "604800": "week",
-    },
-    "months": {"1": "month", "12": "yr year"},
-    "mass": {
-        "0.001": "mg milligram",
-        "1": "g gram",
-        "1000": "kg kilogram",
-        "453.59237": "lb pound",
-        "28.349523125": "oz ounce",
-    },
-    "volume": {"0.001": "ml mL milliliter millilitre", "1": "L liter litre"},
-    "money": {"1": "USD dollar", "0.01": "¢ cent"},
-    "euro": {"1": "EUR euro"},
-    "sterling": {"1": "GBP"},
-    "yuan": {"1": "CNY yuan"},
-    "angle": {"1": "° degree deg"},
-    "radian": {"1": "rad radian"},
-    "celsius": {"1": "°C"},
-    "fahrenheit": {"1": "°F"},
-    "share": {"0.01": "% percent pct"},
-    "unit": {"1": "unit"},
-    "force": {"1": "N newton"},
-    "energy": {"1": "J joule", "1000": "kJ kilojoule"},
-    "power": {"1": "W watt", "1000": "kW kilowatt"},
-    "potential": {"1": "V volt"},
-    "frequency": {"1": "Hz hertz", "1000": "kHz"},
+# By dimension: the size of each unit and its names.
+_SIZES = {
+    "length": """
+        0.001 mm millimeter millimetre, 0.01 cm centimeter centimetre, 0.1 dm decimeter decimetre, 1 m meter metre,
+        1000 km kilometer kilometre, 0.0254 in inch inches, 0.3048 ft foot feet, 0.9144 yd yard, 1609.344 mi mile
+        """,
+    "time": "0.001 ms millisecond, 1 s sec second, 60 min minute, 3600 h hr hour, 86400 day, 604800 week",
+    "months": "1 month, 12 yr year",
+    "mass": "0.001 mg milligram, 1 g gram, 1000 kg kilogram, 453.59237 lb pound, 28.349523125 oz ounce",
+    "volume": "0.001 ml mL milliliter millilitre, 1 L liter litre",
+    "money": "1 USD dollar, 0.01 ¢ cent",
+    "euro": "1 EUR euro",
+    "sterling": "1 GBP",
+    "yuan": "1 CNY yuan",
+    "angle": "1 ° degree deg",
+    "radian": "1 rad radian",
+    "celsius": "1 °C",
+    "fahrenheit": "1 °F",
+    "share": "0.01 % percent pct",
+    "unit": "1 unit",
+    "force": "1 N newton",
+    "energy": "1 J joule, 1000 kJ kilojoule",
+    "power": "1 W watt, 1000 kW kilowatt",
+    "potential": "1 V volt",
+    "frequency": "1 Hz hertz, 1000 kHz",
 }
 _KNOWN = {
     form: (dimension, Fraction(size))
-    for dimension, sizes in _SIZES.items()
-    for size, names in sizes.items()
-    for name in names.split()
+    for dimension, units in _SIZES.items()
+    for size, *names in map(str.split, units.split(","))
+    for name in names
     for form in {name, *([name + "s"] if len(name) > 2 else []), *([name + "s"] if name in ("hr", "lb", "yd") else [])}
 }
 # Words that change the value that they stand behind, or that offer another one.
