@@ -45,21 +45,13 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What one reward says of N completions.
+    """What one reward says of N completions."""
 
-    Attributes:
-        values: [N] scores; nan where it does not apply or failed.
-        failed: [N] bool, where it failed.
-        timed_out: [N] bool, where it failed by a TimeoutError.
-        messages: completion -> one line, for those that it failed on.
-        seconds: wall time of the function.
-    """
-
-    values: np.ndarray
-    failed: np.ndarray
-    timed_out: np.ndarray
-    messages: dict[int, str]
-    seconds: float
+    values: np.ndarray  # [N] scores; nan where it does not apply or failed
+    failed: np.ndarray  # [N] bool
+    timed_out: np.ndarray  # [N] bool, where it failed by a TimeoutError
+    messages: dict[int, str]  # completion -> one line, for those that it failed on
+    seconds: float  # wall time of the function
 
 
 def make_entry(

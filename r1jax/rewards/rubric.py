@@ -30,15 +30,10 @@ _OF_THE_BATCH = frozenset({"prompts", "completions"})
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Scores of N completions.
+    """Scores of N completions."""
 
-    Attributes:
-        total: [N] weighted sum; nan where no reward of a weight applies or one of them failed.
-        outcomes: what each reward says, by name.
-    """
-
-    total: np.ndarray
-    outcomes: dict[str, Outcome]
+    total: np.ndarray  # [N] weighted sum; nan where no reward of a weight applies or one of them failed
+    outcomes: dict[str, Outcome]  # what each reward says, by name
 
     def to_json(self) -> dict[str, Any]:
         """As JSON's types, for another process."""

@@ -10,8 +10,10 @@ an own template that knows only `</think>`, it becomes the beginning of the cont
 for other fields that the template does not write (`tool_calls`): nothing that was said is left out silently.
 """
 
+import itertools
+import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from r1jax.text.jinja_template import render_jinja
@@ -115,8 +117,8 @@ def encode_conversation(
     _check_special_tokens(tokenizer, template)
     ids = _begin(tokenizer, template)
     mask = [0] * len(ids)
-    for text, is_trained in _joined(pieces):
-        piece = tokenizer.encode(text)
+    for is_trained, run in itertools.groupby(filter(operator.itemgetter(0), pieces), key=operator.itemgetter(1)):
+        piece = tokenizer.encode("".join(text for text, _ in run))
         ids, mask = ids + piece, mask + [int(is_trained)] * len(piece)
     if template != TOKENIZERS_OWN and not TEMPLATES[template].end:
         ids, mask = [*ids, tokenizer.eos_id], [*mask, 1]
@@ -237,17 +239,6 @@ def _own_conversation(messages: Messages, prompt: str, tokenizer: Tokenizer) -> 
     closed = next((place + 1 for place, token in enumerate(ids) if tokenizer.is_special(token)), None)
     end = tokenizer.decode(ids[:closed]) if closed else tokenizer.token_text(tokenizer.eos_id)
     return [(opening, False), (content + end, True), (rest.removeprefix(end), False)]
-
-
-def _joined(pieces: Iterable[tuple[str, bool]]) -> list[tuple[str, bool]]:
-    """Neighbours of the same kind as one; empty ones left out."""
-    joined: list[tuple[str, bool]] = []
-    for text, is_trained in pieces:
-        if joined and text and joined[-1][1] == is_trained:
-            joined[-1] = (joined[-1][0] + text, is_trained)
-        elif text:
-            joined.append((text, is_trained))
-    return joined
 
 
 def _check_special_tokens(tokenizer: Tokenizer, template: str) -> None:

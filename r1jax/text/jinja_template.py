@@ -43,12 +43,11 @@ def render_jinja(
         ValueError: not a jinja template, or the template itself refuses the messages, with its words.
     """
     tokens = {"bos_token": bos_token, "eos_token": eos_token}
-    given = {name: text for name, text in tokens.items() if text is not None}
+    variables |= {name: text for name, text in tokens.items() if text is not None}
     try:
         return _compile(source).render(
             messages=[dict(message) for message in messages],
             add_generation_prompt=add_generation_prompt,
-            **given,
             **variables,
         )
     except (jinja2.TemplateError, TypeError, LookupError, ArithmeticError) as error:

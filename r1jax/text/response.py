@@ -26,17 +26,15 @@ _MAX_BOXES = 40
 
 @dataclasses.dataclass(frozen=True)
 class Response:
-    """What was found in a response.
+    """What a response consists of.
 
-    Attributes:
-        think: the reasoning, trimmed; None where no closed think block was found.
-        answer: style "r1_zero": inside of the last closed <answer>; "r1": the summary after </think>. Trimmed; None
-            where absent or empty.
-        well_formed: the whole text has the asked form, with letters or digits in the reasoning (dots are no thought)
-            and something to be seen in the answer.
+    answer: style "r1_zero": inside of the last closed <answer>; "r1": the summary after </think>. Trimmed; None where
+        absent or empty.
+    well_formed: the whole text has the asked form, with letters or digits in the reasoning (dots are no thought) and
+        something to be seen in the answer.
     """
 
-    think: str | None
+    think: str | None  # the reasoning, trimmed; None without a closed think block
     answer: str | None
     well_formed: bool
 
@@ -49,11 +47,8 @@ def parse(text: str, *, style: str = "r1_zero") -> Response:
     Raises:
         ValueError: unknown style.
     """
-    if style == "r1_zero":
-        return _parse_r1_zero(text)
-    if style == "r1":
-        return _parse_r1(text)
-    raise ValueError(f"response style {style!r}: must be one of {', '.join(STYLES)}")
+    _require("response style", style, STYLES)
+    return _parse_r1(text) if style == "r1" else _parse_r1_zero(text)
 
 
 def final_answer(text: str, *, style: str = "r1_zero", answer: str | None = None) -> str | None:
@@ -75,10 +70,8 @@ def final_answer(text: str, *, style: str = "r1_zero", answer: str | None = None
     """
     if answer is None:
         answer = "summary" if style == "r1" else "tags"
-    if style not in STYLES:
-        raise ValueError(f"response style {style!r}: must be one of {', '.join(STYLES)}")
-    if answer not in ANSWERS:
-        raise ValueError(f"answer {answer!r}: must be one of {', '.join(ANSWERS)}")
+    _require("response style", style, STYLES)
+    _require("answer", answer, ANSWERS)
     _, closing, after = text.rpartition("</think>") if style == "r1_zero" else text.partition("</think>")
     if style == "r1" and not closing:
         return None
@@ -111,8 +104,7 @@ def part_of(text: str, part: str, *, prompt: str = "") -> str | None:
     Raises:
         ValueError: unknown part.
     """
-    if part not in PARTS:
-        raise ValueError(f"part {part!r}: must be one of {', '.join(PARTS)}")
+    _require("part", part, PARTS)
     return summary_of(text, prompt=prompt) if part == "summary" else text
 
 
@@ -150,6 +142,11 @@ def boxes(text: str) -> list[str]:
 def is_cut_off(stop_reason: Sequence[str] | None, count: int) -> list[bool]:
     """[count] whether a response was cut off at the length limit, and so has no final answer (spec G.12); by default not."""
     return [reason == "length" for reason in stop_reason or ["stop"] * count]
+
+
+def _require(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} {value!r}: must be one of {', '.join(known)}")
 
 
 def _last_tagged(text: str) -> str | None:

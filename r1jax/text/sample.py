@@ -31,28 +31,19 @@ class Chat(Protocol):
 class Sample:
     """One sampled answer to one problem.
 
-    Attributes:
-        messages: the conversation that was answered; the last one is the user's.
-        text: the answer, without its stop token.
-        style: how it is written, "r1_zero" or "r1" (``text.response``).
-        token_ids: its tokens, the stop token included where there is one.
-        stop_reason: "stop", or "length": it was cut off.
-        answer: the final answer that was found in it.
-        is_correct: the task's verdict on that.
-        reference: the task's own answer; empty where it has none.
-        rewards: score of each reward by name; nan where it does not apply or failed.
-        errors: message of each verifier that failed; under "task_metric" the task's own.
-        columns: the problem's further columns; "task" is the name of its task.
+    rewards: score of each reward by name; nan where it does not apply or failed.
+    errors: message of each verifier that failed; under "task_metric" the task's own.
+    columns: the problem's further columns; "task" is the name of its task.
     """
 
-    messages: Sequence[Mapping[str, str]]
-    text: str
-    style: str = "r1_zero"
-    token_ids: Sequence[int] = ()
-    stop_reason: str = "stop"
-    answer: str | None = None
-    is_correct: bool = False
-    reference: str = ""
+    messages: Sequence[Mapping[str, str]]  # that were answered; the last one is the user's
+    text: str  # the answer, without its stop token
+    style: str = "r1_zero"  # of the text, see `text.response`
+    token_ids: Sequence[int] = ()  # of the text, with the stop token where there is one
+    stop_reason: str = "stop"  # or "length": it was cut off
+    answer: str | None = None  # the final answer in the text
+    is_correct: bool = False  # the task's verdict on that
+    reference: str = ""  # the task's own answer; empty where it has none
     rewards: Mapping[str, float] = dataclasses.field(default_factory=dict)
     errors: Mapping[str, str] = dataclasses.field(default_factory=dict)
     columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -34,22 +34,12 @@ class SandboxUnavailable(RuntimeError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one run may use up.
+    """What one run may use up. ValueError names one that is out of range."""
 
-    Attributes:
-        cpu_seconds: CPU time over all threads, whole seconds.
-        seconds: wall time (less what was spent in line for a processor); None for ``5 + 5 * cpu_seconds``.
-        memory_mb: address space, at least 32 (the interpreter itself takes about 12).
-        output_kb: stdout, and stderr; a program that writes more is ended.
-
-    Raises:
-        ValueError: one of them is out of range.
-    """
-
-    cpu_seconds: int = 10
-    seconds: float | None = None
-    memory_mb: int = 512
-    output_kb: int = 1024
+    cpu_seconds: int = 10  # over all threads, whole seconds
+    seconds: float | None = None  # wall time, less what was spent in line for a processor; None: 5 + 5 * cpu_seconds
+    memory_mb: int = 512  # address space, at least 32 (the interpreter itself takes about 12)
+    output_kb: int = 1024  # stdout, and stderr; a program that writes more is ended
 
     def __post_init__(self):
         for name, least in (("cpu_seconds", 1), ("memory_mb", 32), ("output_kb", 1)):
@@ -62,19 +52,12 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Something to run in the sandbox.
+    """Something to run in the sandbox."""
 
-    Attributes:
-        words: the command, as the sandbox sees it.
-        files: contents by absolute path in the sandbox, read-only, executable.
-        stack_mb: limit of the first thread's stack, and what other threads get by default, out of the address space.
-        compiler: it gets /usr and a writable /tmp and may start processes. For trusted programs only.
-    """
-
-    words: tuple[str, ...]
-    files: dict[str, bytes]
-    stack_mb: int = 64
-    compiler: bool = False
+    words: tuple[str, ...]  # the command, as the sandbox sees it
+    files: dict[str, bytes]  # contents by absolute path in the sandbox, read-only, executable
+    stack_mb: int = 64  # of the first thread, and what other threads get by default, out of the address space
+    compiler: bool = False  # it gets /usr and a writable /tmp and may start processes: for trusted programs only
 
 
 def confine(program: Program, *, stdin: bytes | int, stdout: int | None = None, limits: Limits) -> Ended:

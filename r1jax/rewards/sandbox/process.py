@@ -19,21 +19,13 @@ _GONE_SECONDS = 10.0  # how long the kernel may take to end what was killed
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """How a command ended.
+    """How a command ended."""
 
-    Attributes:
-        reason: "exit", "time", "output", or "sandbox" where the program was not started or its end is not known.
-        code: exit code of the program; 128 + n where signal n ended it. Meaningful for reason "exit".
-        stdout: at most the limit.
-        stderr: at most the limit; bubblewrap's own message for reason "sandbox".
-        seconds: wall time.
-    """
-
-    reason: str
-    code: int
-    stdout: bytes
-    stderr: bytes
-    seconds: float
+    reason: str  # "exit", "time", "output", or "sandbox": the program was not started or its end is not known
+    code: int  # exit code of the program; 128 + n where signal n ended it; only for reason "exit"
+    stdout: bytes  # at most the limit
+    stderr: bytes  # at most the limit; bubblewrap's own message for reason "sandbox"
+    seconds: float  # wall time
 
 
 def execute(
@@ -52,8 +44,7 @@ def execute(
     Args:
         command: the words up to and including "bwrap".
         options: bubblewrap's options and the program's words.
-        stdin: file descriptor that the program reads.
-        stdout: file descriptor that the program writes to; None to read what it writes.
+        stdin, stdout: file descriptors of the program; stdout=None to read what it writes.
         pass_fds: file descriptors that the options name.
         release: called once the process has them, to close all of these.
         seconds: wall time, less what was spent in line for a processor, after which everything is killed.
