@@ -39,11 +39,8 @@ def accuracy(
     """1.0 for the right letter, else 0.0; a response cut off at the length limit has no answer.
 
     Args:
-        prompts: [N] prompts; one that ends with ``<think>`` has opened the thought.
-        completions: [N] responses.
         answer: [N] letters of the right options: "B" or "(B)".
         choices: [N] texts of the options in order, where known.
-        stop_reason: [N] "length" marks a response that was cut off.
 
     Returns:
         [N] scores, or in place of one a ValueError (with its row) for a reference that is no letter of an option.

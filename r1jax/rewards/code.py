@@ -41,10 +41,7 @@ def passes_tests(
     Programs run one a core at a time. A response cut off at the length limit has no final program: 0.0 (spec G.12).
 
     Args:
-        prompts: what the responses follow; one that ends with ``<think>`` has opened the thought.
-        completions: responses.
         tests: the problems' tests, see ``code_tests``.
-        stop_reason: "length" for a response that was cut off.
         columns: a program that the task has graded is not run again (``accuracy.graded_by``).
 
     Raises:

@@ -49,11 +49,8 @@ def accuracy(
     r"""1.0 where the final answer (``<answer>`` or ``\boxed{}``, see ``math.extract``) makes the target, else 0.0.
 
     Args:
-        prompts: [N] prompts; one that ends with ``<think>`` has opened the thought.
-        completions: [N] responses.
         numbers: [N] the given whole numbers, >= 0.
         target: [N] the number to make.
-        stop_reason: [N] "length" marks a response that was cut off: 0.0.
         allow_negation: a minus sign before an operand is allowed.
 
     Returns:

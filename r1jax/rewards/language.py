@@ -68,7 +68,6 @@ def consistency(
 
     Args:
         prompts: [N] prompts, where neither of the next two is given.
-        completions: [N] responses.
         problem: [N] problems; the target is the language of the last message, without the prompt's own words.
         language: [N] targets, "zh", "en" or "other"; None for that of the question.
 

@@ -21,7 +21,6 @@ def overlong(
     """DAPO Eq. 13, the soft overlong punishment, in [-1, 0]: 0 up to ``max_tokens - cache_tokens``, then down to -1.
 
     Args:
-        completion_ids: [N] tokens of each completion.
         max_tokens: L_max, the length at which the punishment is -1.
         cache_tokens: L_cache, the length of the slope; by default a fifth of ``max_tokens``, as in DAPO (4096 of 20480).
 
@@ -50,13 +49,10 @@ def cosine(
     The value goes along half a cosine from the first of a pair (no token) to the second (``max_tokens`` and more).
 
     Args:
-        completions: [N] responses.
-        completion_ids: [N] tokens of each completion.
         answer: [N] reference answers (``math.accuracy``).
         max_tokens: the length of the longest completion.
         wrong: values of a wrong answer.
         right: values of a right answer.
-        stop_reason: [N] "length" marks a response that was cut off.
 
     Returns:
         [N] scores, or the exception of ``math.accuracy`` in place of one.

@@ -35,10 +35,7 @@ def accuracy(
     """1.0 for a right final answer, 0.0 for a wrong one, none, or a response cut off at the length limit.
 
     Args:
-        prompts: [N] prompts; one that ends with ``<think>`` has opened the thought.
-        completions: [N] responses.
         answer: [N] reference answers, texts or numbers.
-        stop_reason: [N] "length" marks a response that was cut off.
         columns: an answer that the task has graded is not verified again (``accuracy.graded_by``).
 
     Returns:

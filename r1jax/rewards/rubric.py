@@ -15,7 +15,6 @@ column that the function is given. A function whose score depends on the other r
 ``cache=False`` in its spec; it sees whole groups, one a call.
 """
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -37,25 +36,19 @@ class Scores:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON's types, for another process."""
-        outcomes = {
-            name: {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(one).items()}
-            for name, one in self.outcomes.items()
-        }
+        outcomes = {}
+        for name, one in self.outcomes.items():
+            arrays = [one.values.tolist(), one.failed.tolist(), one.timed_out.tolist()]
+            outcomes[name] = [*arrays, one.messages, one.seconds]
         return {"total": self.total.tolist(), "outcomes": outcomes}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Scores":
         """What ``to_json`` gave in another process."""
-        outcomes = {
-            name: Outcome(
-                values=np.array(one["values"], np.float64),
-                failed=np.array(one["failed"], bool),
-                timed_out=np.array(one["timed_out"], bool),
-                messages={int(row): message for row, message in one["messages"].items()},
-                seconds=one["seconds"],
-            )
-            for name, one in value["outcomes"].items()
-        }
+        outcomes = {}
+        for name, (values, failed, timed_out, messages, seconds) in value["outcomes"].items():
+            arrays = np.array(values, np.float64), np.array(failed, bool), np.array(timed_out, bool)
+            outcomes[name] = Outcome(*arrays, {int(row): message for row, message in messages.items()}, seconds)
         return cls(np.array(value["total"], np.float64), outcomes)
 
     @property
@@ -123,29 +116,19 @@ class Rubric:
         """Weight of each reward by name."""
         return {entry.name: entry.weight for entry in self._entries}
 
-    @property
-    def starts(self) -> dict[str, int]:
-        """The update from which each reward applies, by name."""
-        return {entry.name: entry.from_update for entry in self._entries}
-
     def at(self, updates: int) -> "Rubric":
         """The rubric of a policy that has had so many updates: of the rewards that apply by then.
 
         Raises ValueError if there are none.
         """
-        applying = copy.copy(self)
-        applying._entries = [entry for entry in self._entries if entry.from_update <= updates]
-        if not applying._entries:
-            raise ValueError(
-                f"rewards: none applies at update {updates}; the first does from {min(self.starts.values())}"
-            )
-        return applying
+        if not (entries := [entry for entry in self._entries if entry.from_update <= updates]):
+            first = min(entry.from_update for entry in self._entries)
+            raise ValueError(f"rewards: none applies at update {updates}; the first does from {first}")
+        return Rubric(entries)
 
     def part(self, *, deferred: bool) -> "Rubric":
         """The rubric of the rewards alone that are deferred, or are not; there may be none. ``join`` puts both together."""
-        part = copy.copy(self)
-        part._entries = [entry for entry in self._entries if entry.deferred == deferred]
-        return part
+        return Rubric([entry for entry in self._entries if entry.deferred == deferred])
 
     def join(self, parts: Sequence[Scores]) -> Scores:
         """The scores of this rubric from those of its parts, on the same completions."""

@@ -315,7 +315,9 @@ def test_a_spec_and_an_entry_give_the_same():
     rubrics = [Rubric([read(Reward, spec)]), rubric_of(spec)]
     columns = {"completion_ids": [[1, 1], [1, 2], [3]], "task_name": ["code", "code", "math"]}
     for rubric in rubrics:
-        assert (rubric.weights, rubric.starts) == ({"loops": 0.5}, {"loops": 2})
+        assert rubric.weights == {"loops": 0.5} and rubric.at(2).names == ["loops"]
+        with pytest.raises(ValueError, match="the first does from 2"):
+            rubric.at(1)
         np.testing.assert_array_equal(rubric.score(PROMPTS, COMPLETIONS, columns).total, [-0.25, 0.0, math.nan])
 
 
@@ -332,7 +334,6 @@ def test_built_in_rewards_load():
 
 def test_rewards_join_at_their_update():
     rubric = rubric_of(length_reward, {"function": some_reward, "weight": 2.0, "from_update": 8, "tasks": ["code"]})
-    assert rubric.starts == {"length_reward": 0, "some_reward": 8}
     before, after = rubric.at(7), rubric.at(8)
     assert before.names == ["length_reward"] and after.names == rubric.names
     assert after.weights == rubric.weights and after.at(0).names == ["length_reward"]
