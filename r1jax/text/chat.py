@@ -56,11 +56,9 @@ def render(
 
 def check_template(template: str, messages: Messages | None = None) -> None:
     """ValueError for an unknown name, or for messages it cannot express; what the tokenizer's own can is not known yet."""
-    if template == TOKENIZERS_OWN:
-        return
-    if template not in TEMPLATES:
+    if template not in (*TEMPLATES, TOKENIZERS_OWN):
         raise _refusal(template, f"must be one of {', '.join(sorted([*TEMPLATES, TOKENIZERS_OWN]))}")
-    if messages is not None:
+    if messages is not None and template != TOKENIZERS_OWN:
         render(messages, template=template)
 
 
