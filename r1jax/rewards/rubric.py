@@ -210,6 +210,6 @@ class Rubric:
 def _entry_of(reward: FunctionReward, where: str) -> Entry:
     """The entry of a spec that stands at ``where``."""
     try:
-        return make_entry(**{field.name: getattr(reward, field.name) for field in dataclasses.fields(reward)})
+        return make_entry(**vars(reward))
     except ValueError as error:
         raise ValueError(f"{where}.{error}") from error

@@ -206,13 +206,9 @@ def _with_thoughts(messages: Messages, template: str, tokenizer: Tokenizer | Non
 def _render_own(messages: Messages, tokenizer: Tokenizer | None, *, add_generation_prompt: bool) -> str:
     if tokenizer is None or tokenizer.chat_template is None:
         raise _refusal(TOKENIZERS_OWN, "the tokenizer has no chat_template")
-    return render_jinja(
-        tokenizer.chat_template,
-        messages,
-        add_generation_prompt=add_generation_prompt,
-        bos_token=None if tokenizer.bos_id is None else tokenizer.token_text(tokenizer.bos_id),
-        eos_token=tokenizer.token_text(tokenizer.eos_id),
-    )
+    ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
+    tokens = {name: tokenizer.token_text(token) for name, token in ids.items() if token is not None}
+    return render_jinja(tokenizer.chat_template, messages, add_generation_prompt=add_generation_prompt, **tokens)
 
 
 def _own_conversation(messages: Messages, prompt: str, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
