@@ -63,11 +63,7 @@ def passes_tests(
 
 
 def grade_program(answer: str, tests: Any) -> float | Exception:
-    """The score of an answer that is extracted already: the last block as in ``find_program``, or a bare program.
-
-    Raises:
-        SandboxUnavailable: programs cannot be confined on this machine; says what to install.
-    """
+    """As ``passes_tests`` for an answer that is extracted already: the last block as in ``find_program``, or a bare program."""
     sandbox.require()
     return _scored(lambda language: _last_block(answer, language) if "```" in answer else f"{answer}\n", tests)
 

@@ -84,12 +84,7 @@ def final_answers(
 
 
 def extract(text: str, *, prompt: str = "") -> str | None:
-    """The final answer in a response, or None. Only the last 65,536 characters are looked at, and nothing of the thought.
-
-    Args:
-        text: the response.
-        prompt: what it follows; one that ends with ``<think>`` has opened the thought.
-    """
+    """The final answer in a response, or None. Only the last 65,536 characters are looked at, and nothing of the thought."""
     part = summary_of(text, prompt=prompt)
     if part is None:
         return None
