@@ -26,8 +26,9 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec as P
 
-from r1jax.kernels import hardware
+from r1jax.kernels import hardware, shards
 from r1jax.kernels.flash_attention import pallas_tpu_kernels as kernels
 from r1jax.kernels.flash_attention import shapes
 from r1jax.kernels.flash_attention.shapes import Blocks, Shape
@@ -61,6 +62,29 @@ def flash_attention(
     offset_1 = jnp.asarray(q_offset, jnp.int32).reshape(1)
     out_BNTU = _attend(call, q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1)
     return jnp.swapaxes(out_BNTU[:, :, : shape.queries], 1, 2)  # pyright: ignore[reportIndexIssue]
+
+
+def on_mesh(
+    q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, q_offset=0, q_rope_BTNR=None, k_rope_BSR=None, **options
+):
+    """``flash_attention`` over sequences and heads of the ambient mesh: no device needs anything of another.
+
+    Heads are split where the axis divides the key heads too, so that the query heads of a key head stay together. Queries and
+    keys of one sequence stay on one device: there is no ring over the axis "sequence".
+    """
+    is_static = isinstance(q_offset, int)
+
+    def part(q, k, v, q_segments, kv_segments, q_rope, k_rope, offset):
+        segments = {"q_segments_BT": q_segments, "kv_segments_BS": kv_segments}
+        ropes = {"q_rope_BTNR": q_rope, "k_rope_BSR": k_rope}
+        return flash_attention(q, k, v, **segments, **ropes, q_offset=q_offset if is_static else offset, **options)
+
+    offset = None if is_static else q_offset
+    arrays = (q_BTNH, k_BSJH, v_BSJU, q_segments_BT, kv_segments_BS, q_rope_BTNR, k_rope_BSR, offset)
+    batch, heads = shards.mesh_axes(("batch", "heads"), (q_BTNH.shape[0], k_BSJH.shape[2]))
+    by_head, whole = P(batch, None, heads, None), P(batch, None)
+    in_specs = (by_head, by_head, by_head, whole, whole, by_head, P(batch, None, None), P())
+    return shards.run(part, arrays, in_specs=in_specs, out_specs=by_head)
 
 
 def _shape(q_BTNH, k_BSJH, v_BSJU, q_rope_BTNR, k_rope_BSR) -> Shape:

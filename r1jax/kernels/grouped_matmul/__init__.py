@@ -3,7 +3,7 @@
 import jax
 
 from r1jax.kernels import hardware
-from r1jax.kernels.grouped_matmul import ragged_dot, reference, sharded, tokamax, xla
+from r1jax.kernels.grouped_matmul import pallas_tpu, ragged_dot, reference, tokamax, xla
 from r1jax.kernels.grouped_matmul.pallas_tpu import sorted_expert_ffn
 from r1jax.kernels.implementation import choose
 from r1jax.kernels.route import Permutation, permutation
@@ -14,7 +14,7 @@ IMPLEMENTATIONS = {
     "xla": xla.expert_ffn,
     "ragged_dot": ragged_dot.expert_ffn,
     "tokamax": tokamax.expert_ffn,
-    "pallas_tpu": sharded.expert_ffn,
+    "pallas_tpu": pallas_tpu.on_mesh,
 }
 
 
@@ -37,7 +37,7 @@ def expert_ffn(
     weights lie on a mesh (``r1jax.sharding.RULES``).
 
     ``implementation``: "reference", "xla" (loops for a CPU), "ragged_dot", "tokamax" (that package's kernels for NVIDIA GPUs,
-    unmeasured), "pallas_tpu" (on a mesh: ``sharded``), or "auto": the kernel on TPUs, "xla" for a CPU, "ragged_dot" elsewhere
+    unmeasured), "pallas_tpu" (on a mesh: ``on_mesh``), or "auto": the kernel on TPUs, "xla" for a CPU, "ragged_dot" elsewhere
     (unmeasured there). ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``. Raises ValueError for
     an unknown implementation, one that cannot run here, and shapes and types that the kernel does not take; ImportError where
     the package tokamax is missing.
@@ -45,7 +45,7 @@ def expert_ffn(
     default = "xla" if hardware.is_cpu() else "ragged_dot"
     function, options = choose("expert_ffn", implementation, IMPLEMENTATIONS, default=default, interpret=interpret)
     options["order"] = permutation(experts_TK, w_gate_EDF.shape[0]) if order is None else order
-    if function is sharded.expert_ffn:
+    if function is pallas_tpu.on_mesh:
         options["role"] = role
     with jax.named_scope("expert_ffn"):
         return function(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, **options)

@@ -49,7 +49,10 @@ def decode(kind, *arrays, page_table_BI, lengths_B, scale: float, interpret=Fals
 
         @pl.when(step == 0)
         def _():
-            start_softmax(*softmax)
+            sum_ref, highest_ref, total_ref = softmax
+            sum_ref[...] = jnp.zeros_like(sum_ref)
+            total_ref[...] = jnp.zeros_like(total_ref)
+            highest_ref[...] = jnp.full_like(highest_ref, MASKED)
 
         @pl.when(first_key < length)
         def _():
@@ -154,13 +157,6 @@ def visible(length, *, first_key, num_keys: int, num_queries: int, rows: int):
     key = first_key + jax.lax.broadcasted_iota(jnp.int32, (rows, num_keys), 1)
     query = sum(((row >= t * (rows // num_queries)).astype(jnp.int32) for t in range(1, num_queries)), 0)
     return key <= length - num_queries + query
-
-
-def start_softmax(sum_ref, highest_ref, total_ref) -> None:
-    """Nothing seen yet."""
-    sum_ref[...] = jnp.zeros_like(sum_ref)
-    total_ref[...] = jnp.zeros_like(total_ref)
-    highest_ref[...] = jnp.full_like(highest_ref, MASKED)
 
 
 def add_pages(scores: list, masks: list, values: list, sum_ref, highest_ref, total_ref) -> None:
