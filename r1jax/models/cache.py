@@ -49,8 +49,8 @@ def best_kind() -> str:
     return "paged" if hardware.is_tpu() else "dense"
 
 
-def init_cache(config: ModelConfig, *, batch: int, length: int, num_layers: int) -> dict:
-    """Empty dense cache with ``length`` slots for ``batch`` sequences in ``num_layers`` layers, in the model's compute type."""
+def init_cache(config: ModelConfig, *, batch: int, length: int) -> dict:
+    """Empty dense cache with ``length`` slots for ``batch`` sequences in every layer, in the model's compute type."""
     dtype = jnp.dtype(config.dtype)
 
     def layer() -> Layer:
@@ -63,7 +63,7 @@ def init_cache(config: ModelConfig, *, batch: int, length: int, num_layers: int)
         }
 
     return {
-        "layers": tuple(layer() for _ in range(num_layers)),
+        "layers": tuple(layer() for _ in range(config.num_layers)),
         "segments_BS": jnp.zeros((batch, length), jnp.int32),
         "length": jnp.zeros((), jnp.int32),
     }
@@ -157,7 +157,7 @@ class PagedCache:
 
 
 def init_paged_cache(
-    config: ModelConfig, *, page_table_BI, num_pages: int, page_size: int, num_layers: int, batch_axes=()
+    config: ModelConfig, *, page_table_BI, num_pages: int, page_size: int, batch_axes: tuple[str, ...] = ()
 ) -> PagedCache:
     """Empty paged cache whose pools have ``num_pages`` pages of ``page_size`` tokens each, in the model's compute type."""
     sizes = {"num_pages": num_pages, "page_size": page_size, "dtype": jnp.dtype(config.dtype)}
@@ -168,7 +168,7 @@ def init_paged_cache(
         return paged_decode.mla.init_pages(latent_dim=config.kv_lora_rank, rope_dim=config.rope_head_dim, **sizes)
 
     return PagedCache(
-        layers=tuple(paged_decode.pages.constrain(layer(), batch_axes=batch_axes) for _ in range(num_layers)),
+        layers=tuple(paged_decode.pages.constrain(layer(), batch_axes=batch_axes) for _ in range(config.num_layers)),
         page_table_BI=jnp.asarray(page_table_BI, jnp.int32),
         lengths_B=jnp.zeros((page_table_BI.shape[0],), jnp.int32),
         batch_axes=batch_axes,

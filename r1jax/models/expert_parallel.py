@@ -32,9 +32,8 @@ from jax.sharding import PartitionSpec
 
 from r1jax.kernels import hardware
 from r1jax.kernels.route import route
-from r1jax.models import expert_exchange
 from r1jax.models.config import ModelConfig
-from r1jax.models.expert_rounds import local_experts
+from r1jax.models.expert_exchange import EXCHANGES, local_experts
 from r1jax.sharding import TOKENS, Role, axes_of, partition_spec
 
 UP, DOWN = ("experts", "embed", "mlp"), ("experts", "mlp", "embed")
@@ -138,7 +137,7 @@ def _on_device(x_BTD, logits_BTE, bias_E, weights, *, config, layout: _Layout, r
     else:
         copies = max_destinations(config, moved)
         tokens = room(x_XD.shape[0] * copies / moved, most=x_XD.shape[0])
-        exchange = expert_exchange.EXCHANGES[config.expert_parallel]
+        exchange = EXCHANGES[config.expert_parallel]
         y_XD = exchange(here, x_XD, experts_XK, weights_XK, weights, axes=layout.moved, copies=copies, room=tokens)
         y_XD = _summed(y_XD, layout.ffn)
     return y_XD.astype(x_BTD.dtype).reshape(x_BTD.shape), experts_XK.reshape(*x_BTD.shape[:2], -1)

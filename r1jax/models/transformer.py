@@ -74,7 +74,7 @@ class Transformer(nnx.Module):
         return self.final_norm(h_BTD), cache, _aux_of(routing)
 
     def mtp_step(self, hidden_BTD, next_BT, *, depth=0, positions_BT, segments_BT, balance=False):
-        """(hidden [B, T, D], None, aux) of one MTP depth: see ``Model.mtp_hidden``."""
+        """(hidden [B, T, D], aux) of one MTP depth: see ``Model.mtp_hidden``."""
         inputs = {"angles": rope_angles(self.config, positions_BT), "segments_BT": segments_BT, "balance": balance}
         graphdef, state = nnx.split(self.mtp)
 
@@ -82,8 +82,8 @@ class Transformer(nnx.Module):
             return nnx.merge(graphdef, jax.tree.map(lambda a: a[depth], state))(hidden_BTD, embedded_BTD, **inputs)
 
         step = _rematerialised(step, self.config.remat)
-        hidden_BTD, _, routing = step(state, hidden_BTD, self._embed(next_BT, None))
-        return hidden_BTD, None, _aux_of(jax.tree.map(lambda value: value[None], routing))
+        hidden_BTD, routing = step(state, hidden_BTD, self._embed(next_BT, None))
+        return hidden_BTD, _aux_of(jax.tree.map(lambda value: value[None], routing))
 
     def blocks(self):
         """The block of every layer in order, each with its own slice of the stacked arrays."""
@@ -156,13 +156,13 @@ class Model:
         return nnx.merge(self.graphdef, params, buffers)(tokens_BT, **inputs)
 
     def mtp_hidden(self, params, buffers, hidden_BTD, next_BT, **inputs):
-        """(hidden [B, T, D], None, aux) of MTP depth ``depth``, whose logits predict the token after ``next_BT``.
+        """(hidden [B, T, D], aux) of MTP depth ``depth``, whose logits predict the token after ``next_BT``.
 
         ``inputs`` are those of ``Transformer.mtp_step``.
 
         hidden_BTD: of the depth before, or of the main model (``hidden``'s), at token i. next_BT: token i + 1 + depth.
         positions_BT and segments_BT are those of token i; a position whose next token is not of its own sequence belongs
-        to segment 0. None is in the place of a cache, which a depth has not; aux as ``hidden``'s, L being 1.
+        to segment 0. aux as ``hidden``'s, L being 1.
         """
         return nnx.merge(self.graphdef, params, buffers).mtp_step(hidden_BTD, next_BT, **inputs)
 
@@ -183,16 +183,13 @@ class Model:
         )
         return logp_X.reshape(targets_BT.shape), entropy_X.reshape(targets_BT.shape)
 
-    def init_cache(self, *, batch: int, length: int) -> dict:
-        """Empty dense cache: see ``r1jax.models.cache``."""
-        return kv_cache.init_cache(self.config, batch=batch, length=length, num_layers=self.config.num_layers)
+    def init_cache(self, **sizes) -> dict:
+        """See ``r1jax.models.cache.init_cache``."""
+        return kv_cache.init_cache(self.config, **sizes)
 
-    def init_paged_cache(
-        self, *, page_table_BI, num_pages: int, page_size: int, batch_axes: tuple[str, ...] = ()
-    ) -> kv_cache.PagedCache:
-        """Empty paged cache: see ``r1jax.models.cache``."""
-        sizes = {"num_pages": num_pages, "page_size": page_size, "num_layers": self.config.num_layers}
-        return kv_cache.init_paged_cache(self.config, page_table_BI=page_table_BI, **sizes, batch_axes=batch_axes)
+    def init_paged_cache(self, **sizes) -> kv_cache.PagedCache:
+        """See ``r1jax.models.cache.init_paged_cache``."""
+        return kv_cache.init_paged_cache(self.config, **sizes)
 
     def abstract(self) -> tuple[dict, dict]:
         """(params, buffers) as ShapeDtypeStructs, without allocating."""
