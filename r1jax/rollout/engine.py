@@ -6,7 +6,7 @@ bucketed; temperature, top-p, stop ids and budget are arrays: ``num_compilations
 
 The cache is of one of two kinds (``r1jax.models.cache``), which give the same tokens. A *dense* one is repeated for the samples
 and grows by ``segment`` slots, by copying, because a step reads every allocated slot. A *paged* one has pages for the whole
-budget from the start (``pages``); samples share their prompt's full pages, and a row moves by its row of the page table.
+budget from the start (``rows``); samples share their prompt's full pages, and a row moves by its row of the page table.
 Both take memory by the row: ``max_rows`` bounds it.
 """
 
@@ -20,9 +20,8 @@ import numpy as np
 from r1jax.models import cache as kv_cache
 from r1jax.models.transformer import Model
 from r1jax.processes import to_host
-from r1jax.rollout.pages import PagedRows, make_paged_rows, prompts_at_once
 from r1jax.rollout.records import Completion
-from r1jax.rollout.rows import DenseRows
+from r1jax.rollout.rows import DenseRows, PagedRows, make_paged_rows, prompts_at_once
 from r1jax.rollout.sampling import row_uniforms, sample_tokens
 from r1jax.specs.rollout import EngineSpec
 
