@@ -8,8 +8,6 @@ held-out score, which is kept as well as the latest ones. The checksums are of b
 disk has damaged, or a restore has put in the wrong place, is refused and never trained on.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import json
@@ -170,7 +168,7 @@ class Checkpoints:
         on_first(write)
         self._written = best
 
-    def __enter__(self) -> Checkpoints:
+    def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *error: object) -> None:

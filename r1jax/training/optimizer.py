@@ -5,8 +5,6 @@ R1 trains with AdamW at a constant rate in RL (R1 Sec. B.1) and cosine to a tent
 float32, or kept in bfloat16 as V3 does (V3 Sec. 3.3.3; all of AdamW is still computed in float32): 4 bytes a parameter less.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from typing import Any
