@@ -9,8 +9,6 @@ Deviations: 1. The papers leave the kind of standard deviation open; here it is 
 centred rewards add up to 0, and is left out, so that deviation 2 holds there too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import jax

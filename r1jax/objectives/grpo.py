@@ -15,8 +15,6 @@ Deviations: 1. R1 prints whole-output ratios; DSM's token form is the default. 2
 bound 1 - 10 never acts. 3. Log-ratios are clamped to +-20 nats before exp.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

@@ -14,8 +14,6 @@ has the golden numbers):
 R1 uses k3. Deviation: d and log(policy / old) are clamped to +-20 nats, beyond which the gradient is 0.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

@@ -4,8 +4,6 @@ Token arrays are [B, T]. A row may hold several sequences one after another: `se
 are allowed, no id is above T), 0 is padding, and no sequence spans two rows.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 
