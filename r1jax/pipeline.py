@@ -123,7 +123,7 @@ def _naming(experiment: Experiment, name: str) -> Iterator[None]:
         yield
     except Exception as error:
         if isinstance(error, ConfigError) or not (
-            _is_of_this_package(error) or isinstance(error, ValueError | OSError)
+            _is_of_this_package(error) or isinstance(error, ValueError | OSError | TypeError)
         ):
             raise
         match = _FIELD.match(str(error))
@@ -177,7 +177,10 @@ def _check_models(stage: Stage, planned: Sequence[Stage]) -> None:
                 check_folder(path)
             except (ValueError, OSError) as error:
                 raise ValueError(f"{key}.path: {error}") from error
-        elif not any(path.is_relative_to(other.workdir) for other in planned):
+        elif makers := [other for other in planned if path.is_relative_to(other.workdir)]:
+            if getattr(spec, "step", None) == "best" and makers[0].spec.stage != "rl":
+                raise ValueError(f"{key}.step='best': the stage {makers[0].name!r} has no held-out score")
+        else:
             if getattr(spec, "step", None) is not None:
                 if not (path / "checkpoints").is_dir():
                     raise ValueError(f"{key}.path: {path} has no checkpoints")

@@ -165,8 +165,11 @@ def check_backend() -> None:
 
 def _show_fields(experiment: Experiment) -> int:
     """Prints each stage's fields: value, default, explanation."""
-    for stage in plan_stages(experiment, Path("WORKDIR")):
-        print(describe_stage(stage.name, stage.spec))
+    text = "\n".join(describe_stage(stage.name, stage.spec) for stage in plan_stages(experiment, Path("WORKDIR")))
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `| head` has seen enough; what is left must not be written at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -1,1 +1,1 @@
-"""Measurements of speed, each beside a reference in the same run: ``python -m r1jax.bench``."""
+"""Measurements of speed, each with a reference in the same run: ``r1jax bench``."""

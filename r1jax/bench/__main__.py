@@ -1,4 +1,4 @@
-"""``python -m r1jax.bench grpo_step | kernels | load | model | sandbox | verifiers``: see the modules of these names."""
+"""``r1jax bench grpo_step | kernels | load | model | sandbox | verifiers``: see the modules of these names."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = commands.add_parser("load", help="peak memory of loading a Hugging Face folder of several GB")
     command.add_argument("--layers", type=int, default=15, help="15 make about 3 GB on disk")
     command.set_defaults(run=load.run)
-    command = commands.add_parser("model", help="tokens/s of forward and backward, beside a peer; cost of an MoE layer")
+    command = commands.add_parser("model", help="tokens/s of forward and backward, with a peer; cost of an MoE layer")
     command.add_argument("--preset", default="smollm2_135m", help="a dense model of r1jax.models.presets")
     command.add_argument("--batch", type=int, default=8)
     command.add_argument("--length", type=int, default=512)

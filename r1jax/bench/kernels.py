@@ -1,8 +1,8 @@
 """The kernels: measured on this machine's CPU, plain XLA against the reference; modelled for TPUs that are not here.
 
-Modelled means arithmetic: the FLOPs and HBM bytes of ``shapes.py``, which each kernel states to the compiler too, and the time in
-which a device of that generation does the longer of both at its published peaks. No kernel reaches its roofline; ratios
-between two of them, and the side on which they are bound, are what the table is for.
+Modelled is arithmetic: the FLOPs and HBM bytes of ``shapes.py``, which each kernel also states to the compiler, and the time that a
+device of that generation takes for the longer of the two at its published peaks. No kernel reaches its roofline: use the table for
+ratios between kernels, and for which of the two bounds them.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from r1jax.kernels.unfused import unfused_bytes
 
 
 @dataclasses.dataclass(frozen=True)
-class Modelled:
+class ModelledPass:
     """A pass of a kernel at a named shape on one device of a generation."""
 
     kernel: str
@@ -39,26 +39,22 @@ class Modelled:
     """HBM bytes of the same pass as separate operations; None where that is not modelled."""
 
     @property
-    def flops_per_byte(self) -> float:
-        """Arithmetic intensity."""
-        return self.cost.flops / self.cost.bytes_accessed
-
-    @property
     def seconds(self) -> float:
         """Roofline time."""
         return hardware.roofline_seconds(self.cost, self.generation)
 
     @property
     def fraction_of_unfused(self) -> float | None:
-        """Of the HBM bytes of separate operations, the part that is left."""
+        """HBM bytes over those of separate operations."""
         return self.cost.bytes_accessed / self.unfused_bytes if self.unfused_bytes else None
 
     def __str__(self) -> str:
-        bound = "FLOPs" if self.flops_per_byte > hardware.flops_per_byte(self.generation) else "bytes"
+        intensity = self.cost.flops / self.cost.bytes_accessed
+        bound = "FLOPs" if intensity > hardware.flops_per_byte(self.generation) else "bytes"
         fraction = "-" if self.fraction_of_unfused is None else f"{self.fraction_of_unfused:.1%}"
         return (
             f"{self.kernel:<26}{self.shape:<24}{self.generation:<7}{self.cost.flops / 1e9:>10.1f}"
-            f"{self.cost.bytes_accessed / 1e6:>10.1f}{self.flops_per_byte:>8.0f}{self.seconds * 1e3:>10.3f} {bound} {fraction:>10}"
+            f"{self.cost.bytes_accessed / 1e6:>10.1f}{intensity:>8.0f}{self.seconds * 1e3:>10.3f} {bound} {fraction:>10}"
         )
 
 
@@ -68,24 +64,26 @@ HEADER = f"{'modelled: kernel':<26}{'shape':<24}{'TPU':<7}{'GFLOP':>10}{'HBM MB'
 def run(*, generations: list[str], repeats: int) -> dict[str, Any]:
     """Print the modelled table, then measure."""
     print(HEADER, flush=True)
-    for row in modelled(generations):
+    for row in modelled_passes(generations):
         print(row, flush=True)
     return {"cpu_milliseconds": measure(repeats=repeats)}
 
 
-def modelled(generations: list[str]) -> Iterator[Modelled]:
+def modelled_passes(generations: list[str]) -> Iterator[ModelledPass]:
     """A row for each kernel pass, named shape and generation."""
-    for kernel, (shapes, passes) in MODELS.items():
+    for kernel, (shapes, costs) in MODELS.items():
         for name, shape in shapes.items():
             for generation in generations:
-                for suffix, cost in passes(shape, generation).items():
+                for suffix, cost in costs(shape, generation).items():
                     unfused = unfused_bytes(shape, generation, backward=suffix == " backward")
-                    yield Modelled(kernel + suffix, name, generation, cost, unfused)
+                    yield ModelledPass(kernel + suffix, name, generation, cost, unfused)
 
 
 def _flash(shape, generation):
     costs = flash_shapes.costs(shape, flash_shapes.choose_blocks(shape, generation))
-    return {" forward": costs["fwd"], " backward": _sum(costs["dq"], costs["dkv"])}
+    names = [field.name for field in dataclasses.fields(pl.CostEstimate)]
+    backward = {name: getattr(costs["dq"], name) + getattr(costs["dkv"], name) for name in names}
+    return {" forward": costs["fwd"], " backward": pl.CostEstimate(**backward)}
 
 
 def _route(shape, generation):
@@ -99,10 +97,8 @@ def _experts(shape, generation):
 
 
 def _logprob(shape, generation):
-    return {
-        " forward": logprob_shapes.forward_cost(shape, generation),
-        " backward": logprob_shapes.backward_cost(shape, generation),
-    }
+    costs = {" forward": logprob_shapes.forward_cost, " backward": logprob_shapes.backward_cost}
+    return {suffix: cost(shape, generation) for suffix, cost in costs.items()}
 
 
 def _decode(shape, _):
@@ -117,11 +113,7 @@ MODELS: dict[str, tuple[dict[str, Any], Callable]] = {
     "expert_ffn": (expert_shapes.SHAPES, _experts),
     "token_logprob": (logprob_shapes.SHAPES, _logprob),
 }
-
-
-def _sum(*costs: pl.CostEstimate) -> pl.CostEstimate:
-    names = [field.name for field in dataclasses.fields(pl.CostEstimate)]
-    return pl.CostEstimate(**{name: sum(getattr(cost, name) for cost in costs) for name in names})
+"""Kernel -> its named shapes, and (shape, generation) -> the cost of each pass."""
 
 
 def measure(*, repeats: int) -> dict[str, dict[str, dict[str, float]]]:

@@ -1,6 +1,6 @@
 """Memory and time of ``load_pretrained``: a folder of several GB is made, and a fresh process loads it.
 
-The model has every part of DeepSeek-V3, with random weights in bfloat16. What counts is how far the peak of resident memory lies above
+The model has every part of DeepSeek-V3, with random weights in bfloat16. What counts is how far the peak of resident memory is above
 the arrays that are wanted: loading is to need room for them and one tensor.
 """
 
@@ -36,7 +36,7 @@ print(json.dumps({"seconds": time.perf_counter() - begin, "arrays_gb": arrays, "
 
 
 def run(*, layers: int) -> dict[str, Any]:
-    """Figures in GB (10⁹ bytes); the folder lies in the directory for temporary files and is removed."""
+    """Figures in GB (10⁹ bytes); the folder is a temporary one and is removed."""
     config = ModelConfig(
         vocab_size=32_768, num_layers=layers, model_dim=1024, ffn_dim=4096, num_heads=16, attention="mla",
         q_lora_rank=512, kv_lora_rank=256, nope_head_dim=64, rope_head_dim=32, value_head_dim=64,

@@ -1,4 +1,4 @@
-"""How fast are programs confined, and does load change what they do? ``python -m r1jax.bench sandbox``.
+"""How fast are programs confined, and does load change what they do? ``r1jax bench sandbox``.
 
 Programs of six kinds, from one that adds two numbers to one that never ends, first each alone, then many at once.
 """
@@ -34,7 +34,7 @@ def run(*, num_programs: int = 500, workers: int | None = None) -> dict[str, Any
     alone = [_outcome(sandbox.run(**job)) for job in jobs]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    results = sandbox.run_many([jobs[place % len(jobs)] for place in range(num_programs)], workers=workers)
+    results = sandbox.run_many([jobs[index % len(jobs)] for index in range(num_programs)], workers=workers)
     seconds = time.perf_counter() - start
     return {
         "alone_ms": {"median": round(1e3 * statistics.median(warm), 1), "slowest": round(1e3 * max(warm), 1)},

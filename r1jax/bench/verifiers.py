@@ -1,4 +1,4 @@
-"""How often do math verifiers err? Ours beside others on the same pairs, in the same run: ``python -m r1jax.bench verifiers``.
+"""How often do math verifiers err? Ours and others on the same pairs, in the same run: ``r1jax bench verifiers``.
 
 The corpus is JSON lines: "gold", "response", "expected" (1 or 0), "why", "source", and "convention" where a stated rule
 decides rather than mathematics (units, percent signs, rounding). ``{{REPEAT text n}}`` in a response stands for n times the
@@ -11,7 +11,6 @@ text. Each verifier sees one pair at a time; the others in a worker process that
 The others get references without math delimiters inside ``$...$``, as they ask for.
 """
 
-import functools
 import json
 import re
 import statistics
@@ -26,9 +25,11 @@ from r1jax.rewards.workers import WorkerPool
 
 _REPEAT = re.compile(r"\{\{REPEAT (.+?) (\d+)\}\}", re.DOTALL)
 _SECONDS = 30.0
+Row = dict[str, Any]
+"""Of the corpus."""
 
 
-def load_corpus(path: str | Path) -> list[dict[str, Any]]:
+def load_corpus(path: str | Path) -> list[Row]:
     """The rows of a corpus, with repetitions written out.
 
     Raises:
@@ -36,10 +37,10 @@ def load_corpus(path: str | Path) -> list[dict[str, Any]]:
     """
     rows = []
     lines = Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")  # texts may hold other line ends
-    for place, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines, start=1):
         row = json.loads(line)
         if not {"gold", "response", "expected", "why", "source"} <= set(row) or row["expected"] not in (0, 1):
-            raise ValueError(f"{path}, line {place}: needs gold, response, expected (0 or 1), why and source")
+            raise ValueError(f"{path}, line {number}: needs gold, response, expected (0 or 1), why and source")
         row["response"] = _REPEAT.sub(lambda match: match[1] * int(match[2]), row["response"])
         rows.append(row)
     return rows
@@ -53,30 +54,23 @@ def run(corpus: str | Path, *, peers: Sequence[str] = ()) -> dict[str, Any]:
         peers: "module:function" of verifiers with TRL's signature.
     """
     rows = load_corpus(corpus)
-    verifiers = {"ours": _judge_ours, "math-verify": _judge_others("math_verify")}
-    verifiers |= {peer: _judge_others(peer) for peer in peers}
     table = {}
-    for name, judge in verifiers.items():
+    for name in ("ours", "math-verify", *peers):
         start = time.perf_counter()
-        scores, seconds = judge(rows)
+        scores, seconds = _score(name, rows)
+        undisputed = [index for index, row in enumerate(rows) if not row.get("convention")]
         table[name] = {
             "all": count_errors(rows, scores),
-            "without conventions": count_errors(
-                *zip(*((r, s) for r, s in zip(rows, scores, strict=True) if not r.get("convention")), strict=True)
-            ),
+            "without conventions": count_errors([rows[i] for i in undisputed], [scores[i] for i in undisputed]),
             "seconds": round(time.perf_counter() - start, 1),
             "slowest": round(max(seconds), 2),
             "median": round(statistics.median(seconds), 5),
         }
-    return {
-        "corpus": str(corpus),
-        "right": sum(row["expected"] for row in rows),
-        "pairs": len(rows),
-        "verifiers": table,
-    }
+    right = sum(row["expected"] for row in rows)
+    return {"corpus": str(corpus), "right": right, "pairs": len(rows), "verifiers": table}
 
 
-def count_errors(rows: Sequence[dict[str, Any]], scores: Sequence[float | str | None]) -> dict[str, Any]:
+def count_errors(rows: Sequence[Row], scores: Sequence[float | str | None]) -> dict[str, Any]:
     """False negatives and positives, and pairs without a score (a timeout, a crash, a reference not read)."""
     right = [score for row, score in zip(rows, scores, strict=True) if row["expected"]]
     wrong = [score for row, score in zip(rows, scores, strict=True) if not row["expected"]]
@@ -94,47 +88,34 @@ def peer_score(item: Sequence[str]) -> float | None:
     """What another verifier says of [its name, reference, response]. Runs in a worker."""
     name, gold, response = item
     marked = gold if "$" in gold or "\\boxed" in gold else f"${gold}$"
-    if name == "math_verify":
-        return float(_math_verify()(marked, response))
+    if name == "math-verify":
+        from math_verify import parse, verify
+
+        return float(verify(parse(marked), parse(response)))
     return load_function(name)(completions=[[{"role": "assistant", "content": response}]], solution=[marked])[0]
 
 
-@functools.cache
-def _math_verify() -> Any:
-    from math_verify import parse, verify
-
-    return lambda gold, response: verify(parse(gold), parse(response))
-
-
-def _judge_ours(rows: Sequence[dict[str, Any]]) -> tuple[list[float | str | None], list[float]]:
-    scores, seconds = [], []
-    math_reward.start()
-    for row in rows:
-        start = time.perf_counter()
-        score = math_reward.accuracy([""], [row["response"]], [row["gold"]])[0]
-        seconds.append(time.perf_counter() - start)
-        scores.append(_plain(score))
-    return scores, seconds
-
-
-def _judge_others(name: str) -> Any:
-    def judge(rows: Sequence[dict[str, Any]]) -> tuple[list[float | str | None], list[float]]:
-        scores, seconds = [], []
+def _score(name: str, rows: Sequence[Row]) -> tuple[list[float | str | None], list[float]]:
+    """(score, seconds) of each row by one verifier: 1.0, 0.0, None, "timeout" or "error"."""
+    pool = None
+    if name == "ours":
+        math_reward.start()
+    else:
         pool = WorkerPool("r1jax.bench.verifiers:peer_score", num_workers=1, seconds=_SECONDS, memory_mb=8192)
-        try:
-            pool.start()
-            for row in rows:
-                start = time.perf_counter()
-                scores.append(_plain(pool.map([[name, row["gold"], row["response"]]])[0]))
-                seconds.append(time.perf_counter() - start)
-        finally:
+        pool.start()
+    scores, seconds = [], []
+    try:
+        for row in rows:
+            start = time.perf_counter()
+            if pool is None:
+                score = math_reward.accuracy([""], [row["response"]], [row["gold"]])[0]
+            else:
+                score = pool.map([[name, row["gold"], row["response"]]])[0]
+            seconds.append(time.perf_counter() - start)
+            if isinstance(score, Exception):
+                score = "timeout" if isinstance(score, TimeoutError) else "error"
+            scores.append(score)
+    finally:
+        if pool is not None:
             pool.close()
-        return scores, seconds
-
-    return judge
-
-
-def _plain(score: Any) -> float | str | None:
-    if isinstance(score, Exception):
-        return "timeout" if isinstance(score, TimeoutError) else "error"
-    return score
+    return scores, seconds

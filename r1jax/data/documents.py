@@ -13,9 +13,6 @@ from r1jax.text.tokenizer import Tokenizer
 Source = Callable[[int], tuple[str, str] | Messages]
 """index -> (question, completion), or the messages of a conversation that the assistant ends; endless, deterministic."""
 
-TOO_LONG = ("raise", "cut", "drop")
-"""What becomes of a document longer than a row: an error; its first tokens stay; it is left out. The latter two count."""
-
 _LENGTH = 2**40
 
 
@@ -85,12 +82,11 @@ def make_document_iterator(
     """Grain iterator of packed batches: dicts of [R, length] arrays, R a multiple of ``rows_multiple``.
 
     Fields: tokens, targets, mask, segment_ids, positions; and "num_too_long", how many documents of the batch were longer
-    than a row (see ``TOO_LONG``). ``get_state``/``set_state`` save and restore the position.
+    than a row. ``get_state``/``set_state`` save and restore the position.
 
-    Raises ValueError for an unknown ``too_long``; on the batch that holds it, for a document that it does not allow.
+    too_long: what becomes of a longer document: "raise" ValueError on the batch that holds it, "cut" to its first tokens,
+    "drop".
     """
-    if too_long not in TOO_LONG:
-        raise ValueError(f"too_long={too_long!r}: must be one of {', '.join(TOO_LONG)}")
 
     def encode(index: int) -> dict[str, np.ndarray]:
         return encode_document(source(index), tokenizer, template=template, loss_on_prompt=loss_on_prompt, train=train)

@@ -41,12 +41,16 @@ def pack(
     The result depends on the sequences' lengths and order alone. Raises ValueError for a sequence that is empty or
     longer than a row (naming its index and the lengths), and for fields that differ.
     """
-    if length < 1 or rows_multiple < 1:
-        raise ValueError(f"length and rows_multiple must be at least 1, got {length} and {rows_multiple}")
     if not sequences:
         raise ValueError("nothing to pack: no sequences")
-    sizes = [_size(index, fields, sequences[0]) for index, fields in enumerate(sequences)]
-    for index, size in enumerate(sizes):
+    sizes = [len(next(iter(fields.values()))) for fields in sequences]
+    for index, (size, fields) in enumerate(zip(sizes, sequences, strict=True)):
+        if fields.keys() != sequences[0].keys():
+            raise ValueError(f"sequence {index} has fields {sorted(fields)}, sequence 0 has {sorted(sequences[0])}")
+        if any(np.shape(value) != (size,) for value in fields.values()):
+            raise ValueError(f"sequence {index}: fields must be 1-D and of one length")
+        if size == 0:
+            raise ValueError(f"sequence {index} is empty")
         if size > length:
             raise ValueError(f"sequence {index} has {size} tokens, longer than a row of {length}")
 
@@ -64,26 +68,6 @@ def pack(
         for name, value in fields.items():
             arrays[name][slot.row, place] = value
     return {**arrays, "segment_ids": segment_ids, "positions": positions}, slots
-
-
-def _size(index: int, fields: dict[str, np.ndarray], first: dict[str, np.ndarray]) -> int:
-    """The number of tokens of a sequence, after checking its fields against those of the first."""
-    if fields.keys() != first.keys():
-        raise ValueError(f"sequence {index} has fields {sorted(fields)}, sequence 0 has {sorted(first)}")
-    taken = {"segment_ids", "positions"} & fields.keys()
-    if taken:
-        raise ValueError(f"sequence {index}: field {sorted(taken)[0]!r} is made by pack, choose another name")
-    shapes = {name: np.shape(value) for name, value in fields.items()}
-    if len(set(shapes.values())) != 1 or any(len(shape) != 1 for shape in shapes.values()):
-        raise ValueError(f"sequence {index}: fields must be 1-D and of one length, got {shapes}")
-    (size,) = next(iter(shapes.values()))
-    if size == 0:
-        raise ValueError(f"sequence {index} is empty")
-    for name, value in fields.items():
-        dtype, expected = np.asarray(value).dtype, np.asarray(first[name]).dtype
-        if dtype != expected:
-            raise ValueError(f"sequence {index}: field {name!r} is {dtype}, in sequence 0 {expected}")
-    return size
 
 
 def _best_fit(sizes: list[int], length: int) -> tuple[list[Slot], int]:

@@ -5,20 +5,31 @@
 
 Further keys are provenance and are not read; a message may have what ``text.templates.MESSAGE_FIELDS`` lists. Responses are
 whole, with their thought if they have one.
+
+Pairs are made of a judge's verdicts: four queries a pair in random order, a clear mean, no length bias. A judge is a function of
+many comparisons at once, ``judge(questions, responses_a, responses_b, seed=...)``; it returns the reply to each, or what went
+wrong with it (`r1jax.text.comparison`). A pair one of whose queries failed is not used: what a judge did not say is never
+guessed.
 """
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from r1jax.tasks.problem import split_of
+from r1jax.tasks.problem import split_of, stable_hash
+from r1jax.text.comparison import parse_comparison
+from r1jax.text.response import summary_of
+from r1jax.text.sample import Rejection
 from r1jax.text.templates import MESSAGE_FIELDS, Messages
 
-KINDS = ("helpful", "safety")
 READS = {"helpful": "summary", "safety": "whole"}
 """The part of a response that each kind of reward model reads (R1 Sec. 3.1; ``r1jax.text.response.part_of``)."""
 FIELDS = {"helpful": {"chosen": str, "rejected": str}, "safety": {"response": str, "is_safe": bool}}
+Judge = Callable[..., Sequence[Any]]
+FAILURES = ("malformed", "error")
+"""Kinds: a reply that is no verdict, and no reply."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +48,9 @@ class Preference:
 
 
 def check_kind(kind: str) -> None:
-    """Raises ValueError unless ``kind`` is one of KINDS."""
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r}: must be one of {', '.join(KINDS)}")
+    """Raises ValueError unless ``kind`` is a kind of reward model."""
+    if kind not in READS:
+        raise ValueError(f"kind={kind!r}: must be one of {', '.join(READS)}")
 
 
 def parse_preference(record: Any, kind: str, *, where: str = "record") -> Preference:
@@ -81,3 +92,124 @@ def split_preferences(
         content = json.dumps([[m["role"], m["content"]] for m in example.messages], ensure_ascii=False)
         sides[split_of(content, heldout_fraction=heldout_fraction, space="preferences")].append(example)
     return sides["train"], sides["heldout"]
+
+
+class Failure(NamedTuple):
+    """Why a query gave no verdict."""
+
+    kind: str  # one of FAILURES
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """Two responses to a prompt and what the judge said of them.
+
+    Attributes:
+        messages: the conversation, which the user ends.
+        responses: the first and the second, as given.
+        verdicts: of each query, how much better the first is, in [-2, 2]; None where the query failed.
+        failures: one for each query that failed.
+    """
+
+    messages: Messages
+    responses: tuple[str, str]
+    verdicts: tuple[int | None, ...]
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def delta(self) -> float | None:
+        """The mean verdict; None if a query failed."""
+        known = [verdict for verdict in self.verdicts if verdict is not None]
+        return sum(known) / len(known) if known and len(known) == len(self.verdicts) else None
+
+
+def parse_candidate(record: Any, *, where: str = "record") -> tuple[Messages, tuple[str, str]]:
+    """(messages, responses) of {"messages": [...], "responses": [two texts]}; ValueError naming ``where`` otherwise."""
+    messages = check_messages(record, where=where)
+    responses = record.get("responses")
+    if not isinstance(responses, list | tuple) or len(responses) != 2 or not all(isinstance(r, str) for r in responses):
+        raise ValueError(f"{where}: 'responses' must be two texts, got {responses!r:.80}")
+    return messages, (responses[0], responses[1])
+
+
+def judge_pairs(
+    candidates: Iterable[tuple[Messages, tuple[str, str]]], judge: Judge, *, queries: int = 4, seed: int = 0
+) -> list[Judged]:
+    """Asks the judge ``queries`` times about each pair's summaries; which one is shown as A is drawn for every query.
+
+    Orders depend on the seed, the prompt, the responses and the query alone, so they are the same however candidates are
+    batched. The judge is called once for each query, with a seed of its own; where it raises, that query failed on all
+    pairs. Raises ValueError for a judge that returns another number of replies.
+    """
+    pairs = list(candidates)
+    verdicts: list[list[int | None]] = [[] for _ in pairs]
+    failures: list[list[Failure]] = [[] for _ in pairs]
+    for query in range(queries if pairs else 0):
+        texts = [(*(message["content"] for message in messages), *responses) for messages, responses in pairs]
+        swapped = [stable_hash("order", seed, query, *text) % 2 == 1 for text in texts]
+        shown = [[summary_of(response) or "" for response in responses] for _, responses in pairs]
+        shown = [texts[::-1] if is_swapped else texts for texts, is_swapped in zip(shown, swapped, strict=True)]
+        asked = [messages for messages, _ in pairs], [first for first, _ in shown], [second for _, second in shown]
+        try:
+            replies = list(judge(*asked, seed=stable_hash("judge", seed, query) % 2**31))
+        except Exception as error:
+            replies = [error] * len(pairs)
+        if len(replies) != len(pairs):
+            raise ValueError(f"the judge gave {len(replies)} replies to {len(pairs)} comparisons")
+        for place, reply in enumerate(replies):
+            verdict, failure = _read(reply)
+            verdicts[place].append(-verdict if swapped[place] and verdict is not None else verdict)
+            failures[place] += [failure] if failure else []
+    return [
+        Judged(messages, responses, tuple(given), tuple(failed))
+        for (messages, responses), given, failed in zip(pairs, verdicts, failures, strict=True)
+    ]
+
+
+def select_pairs(
+    judged: Iterable[Judged], *, threshold: float = 1.0, balance_lengths: bool = True
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """(records of kind "helpful" in their order, counts) of the pairs with |delta| > threshold.
+
+    Lengths are balanced over the set: as many pairs have the longer summary chosen as rejected. Of the larger group those
+    with the largest difference in length go first.
+    """
+    counts: Counter[str] = Counter(dict.fromkeys(["candidates", *FAILURES, "judge_failed", "unclear"], 0))
+    records = []
+    for pair in judged:
+        counts["candidates"] += 1
+        counts.update(failure.kind for failure in pair.failures)
+        if pair.delta is None:
+            counts["judge_failed"] += 1
+        elif not abs(pair.delta) > threshold:
+            counts["unclear"] += 1
+        else:
+            chosen, rejected = pair.responses if pair.delta > 0 else pair.responses[::-1]
+            records.append(
+                {"messages": list(pair.messages), "chosen": chosen, "rejected": rejected, "delta": abs(pair.delta)}
+            )
+    kept = _balanced(records) if balance_lengths else records
+    return kept, {**counts, "unbalanced": len(records) - len(kept), "kept": len(kept)}
+
+
+def _balanced(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    lengths = [[len(summary_of(record[name]) or "") for name in ("chosen", "rejected")] for record in records]
+    differences = [chosen - rejected for chosen, rejected in lengths]
+    longer = [place for place, difference in enumerate(differences) if difference > 0]
+    shorter = [place for place, difference in enumerate(differences) if difference < 0]
+    larger, surplus = (longer if len(longer) > len(shorter) else shorter), abs(len(longer) - len(shorter))
+    dropped = set(sorted(larger, key=lambda place: (-abs(differences[place]), place))[:surplus])
+    return [record for place, record in enumerate(records) if place not in dropped]
+
+
+def _read(reply: Any) -> tuple[int | None, Failure | None]:
+    """(verdict, None), or (None, why there is none)."""
+    if isinstance(reply, Exception):
+        return None, Failure("error", f"{type(reply).__name__}: {reply}")
+    if not isinstance(reply, str):
+        return None, Failure("malformed", f"a reply must be text, got {reply!r:.80}")
+    try:
+        return parse_comparison(reply), None
+    except Rejection as error:
+        return None, Failure("malformed", str(error))

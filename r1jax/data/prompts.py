@@ -26,8 +26,6 @@ class PromptIterator:
     def __init__(
         self, task: Task, *, batch_size: int, seed: int, keep: Callable[[Problem], bool] = lambda problem: True
     ):
-        if batch_size < 1:
-            raise ValueError(f"prompts: batch_size {batch_size} must be at least 1")
         self._identity = {"task": task.name, "batch_size": batch_size, "seed": seed}
         self._keep, self._skipped = keep, []
         # No read-ahead threads: a generator may touch global random state, and making problems costs far less than

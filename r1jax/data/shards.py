@@ -18,7 +18,6 @@ from typing import Any
 from r1jax.tasks.decontaminate import NgramIndex
 from r1jax.tasks.problem import stable_hash
 
-FORMATS = ("jsonl", "parquet")
 DUPLICATE = "duplicate"
 
 
@@ -54,16 +53,11 @@ def write_shards(
 ) -> dict[str, Any]:
     """Writes ``folder`` with files train-00000-of-00003.jsonl, ...; all of it appears at once, or nothing.
 
-    In parquet, "provenance" is JSON text: its keys differ from record to record.
+    file_format: "jsonl" or "parquet". In parquet, "provenance" is JSON text: its keys differ from record to record.
 
     Returns:
         {"files": {name: {"records", "sha256"}}, "table": what ``table_of`` gives}.
-
-    Raises:
-        ValueError: an unknown format; ImportError where pyarrow is missing.
     """
-    if file_format not in FORMATS:
-        raise ValueError(f"format={file_format!r}: must be one of {', '.join(FORMATS)}")
     write = _write_parquet if file_format == "parquet" else _write_jsonl
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)

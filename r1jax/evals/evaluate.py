@@ -62,7 +62,7 @@ def evaluate(
     style, _ = response_form(collector.template, collector.tokenizer)
     samples = [samples_of(group, collector.task, style=style) for group in groups]
     is_clipped = [r.completion.stop_reason == "length" for group in groups for r in group.rollouts]
-    metrics = summarise(samples, k=num_samples, prefix="") | {"clipped_ratio": sum(is_clipped) / len(is_clipped)}
+    metrics = summarise(samples, k=num_samples) | {"clipped_ratio": sum(is_clipped) / len(is_clipped)}
     for batch in collected:
         for kind, counts in (("errors", batch.reward_errors), ("timeouts", batch.reward_timeouts)):
             for name, count in counts.items():
@@ -74,17 +74,19 @@ def distinct_problems(task: Task, count: int, *, split: str, at_least: int | Non
     """The first ``count`` problems of a split whose questions do not consist of the same words, numbers and signs.
 
     With ``at_least`` a task that has fewer gives all of them. Looks at all problems of a task that says how many there are
-    (``num_problems``), else at 20 for each one asked for.
+    (``num_problems``), else at 20 for each one asked for, as long as there is a new one among 20,000.
 
     Raises ValueError for a task that has not ``count``, or not ``at_least``.
     """
     num_problems = getattr(task, "num_problems", None)
     problems: dict[tuple[str, ...], Problem] = {}
+    newest = 0
     for index in range(20 * count if num_problems is None else max(num_problems(split), 1)):
         problem = task.problem(index, split=split)
         words = tuple(sorted(re.findall(r"\w+|[^\w\s,.]", problem.messages[-1]["content"])))
-        problems.setdefault(words, problem)
-        if len(problems) == count:
+        if words not in problems:
+            problems[words], newest = problem, index
+        if len(problems) == count or (num_problems is None and index - newest >= 20_000):
             break
     needed = count if at_least is None else at_least
     if len(problems) < needed:
@@ -106,7 +108,10 @@ def heldout_problems(task: Task, spec: EvalSpec) -> list[Problem]:
             return distinct_problems(task, spec.final_problems, split="heldout")
         except ValueError as error:
             raise ValueError(f"eval.final_problems={spec.final_problems}: {error}") from error
-    return distinct_problems(task, MANY_PROBLEMS, split="heldout", at_least=spec.problems or 1)
+    try:
+        return distinct_problems(task, MANY_PROBLEMS, split="heldout", at_least=spec.problems or 1)
+    except ValueError as error:
+        raise ValueError(f"eval.problems={spec.problems}: {error}") from error
 
 
 def samples_of(group: Group, task: Task, *, style: str = "r1_zero") -> ProblemSamples:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from r1jax.evals.estimates import Estimate
-from r1jax.workdir.read import read_stage
+from r1jax.workdir.read import dig, read_stage, with_limits
 
 
 class MissingFigureError(ValueError):
@@ -46,13 +46,8 @@ class Finished:
     def estimate(self, *keys: str) -> Estimate:
         """A number of summary.json with its interval, if it has "<key>_low" and "<key>_high" too."""
         *way, key = keys
-        value, limits = self.summary(*keys), []
-        for suffix in ("_low", "_high"):
-            try:
-                limits.append(self.summary(*way, f"{key}{suffix}"))
-            except MissingFigureError:
-                return Estimate(value)
-        return Estimate(value, *limits)
+        _, low, high = with_limits(dig(self._stage.summary, *way), key)
+        return Estimate(self.summary(*keys), *((low, high) if math.isfinite(low + high) else ()))
 
     def score(self, metric: str, *, task: str | None = None, phases: int = 5) -> Estimate:
         """A figure of the policy that the stage evaluated, or left behind.

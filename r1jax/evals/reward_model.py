@@ -43,17 +43,14 @@ def point_calibration(rewards_B: np.ndarray, labels_B: np.ndarray) -> float:
     return calibration_error(_sigmoid(rewards_B), labels_B)
 
 
-def calibration_error(probabilities_B: np.ndarray, outcomes_B: np.ndarray, *, num_bins: int = NUM_BINS) -> float:
+def calibration_error(probabilities_B: np.ndarray, outcomes_B: np.ndarray) -> float:
     """Sum over bins of equal width of (share of examples) x |mean probability - mean outcome| (Guo et al. 2017, Eq. 5).
 
-    Args:
-        probabilities_B: in [0, 1]; 1 belongs to the last bin.
-        outcomes_B: what came about, in [0, 1].
-        num_bins: bins over [0, 1].
+    Both are in [0, 1]; a probability of 1 belongs to the last bin.
     """
     probabilities_B = np.asarray(probabilities_B, np.float64)
     gaps_B = probabilities_B - np.asarray(outcomes_B, np.float64)
-    bins_B = np.minimum((probabilities_B * num_bins).astype(int), num_bins - 1)
+    bins_B = np.minimum((probabilities_B * NUM_BINS).astype(int), NUM_BINS - 1)
     return float(np.abs(np.bincount(bins_B, weights=gaps_B)).sum() / len(gaps_B))
 
 
@@ -80,11 +77,7 @@ def length_bias(rewards_BK: np.ndarray, lengths_BK: np.ndarray) -> dict[str, flo
 
 def _range(rewards: np.ndarray) -> dict[str, float]:
     """TRL's minimum, mean and maximum of all rewards."""
-    return {
-        "min_reward": float(rewards.min()),
-        "mean_reward": float(rewards.mean()),
-        "max_reward": float(rewards.max()),
-    }
+    return {f"{name}_reward": float(getattr(rewards, name)()) for name in ("min", "mean", "max")}
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:

@@ -90,14 +90,13 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def summarise(problems: Sequence[ProblemSamples], *, k: int, seed: int = 0, prefix: str = "eval/") -> dict[str, float]:
+def summarise(problems: Sequence[ProblemSamples], *, k: int, seed: int = 0) -> dict[str, float]:
     """The metrics of an evaluation, means over problems that all weigh the same.
 
     Args:
       problems: the samples; each problem has at least k, not all need the same number.
       k: of pass@k and cons@k (R1-Zero's curve: 16).
       seed: of the random subsets and the bootstrap.
-      prefix: put before every key.
 
     Returns pass@1, cons@k, each with 95 % limits as "<name>_low" and "<name>_high"; pass@k; mean_length (tokens) and
     format (share of well-formed outputs). Raises ValueError for no problems or one with fewer than k samples.
@@ -108,17 +107,24 @@ def summarise(problems: Sequence[ProblemSamples], *, k: int, seed: int = 0, pref
         if len(problem.answers) < k:
             raise ValueError(f"problem {index} has {len(problem.answers)} samples, fewer than k={k}")
     summary = _with_interval("pass@1", [float(np.mean(p.correct)) for p in problems], seed=seed)
-    summary |= vote_metrics(problems, [k], seed=seed)
-    summary |= {
-        f"pass@{k}": float(np.mean([pass_at_k(len(p.correct), sum(map(bool, p.correct)), k) for p in problems])),
-        "mean_length": float(np.mean([np.mean(p.num_tokens) for p in problems])),
-        "format": float(np.mean([np.mean(p.well_formed) for p in problems])),
-    }
-    return {f"{prefix}{name}": value for name, value in summary.items()}
+    return (
+        summary
+        | vote_metrics(problems, [k], seed=seed)
+        | {
+            f"pass@{k}": float(np.mean([pass_at_k(len(p.correct), sum(map(bool, p.correct)), k) for p in problems])),
+            "mean_length": float(np.mean([np.mean(p.num_tokens) for p in problems])),
+            "format": float(np.mean([np.mean(p.well_formed) for p in problems])),
+        }
+    )
 
 
-def vote_metrics(problems: Sequence[ProblemSamples], sizes: Sequence[int], *, seed: int = 0) -> dict[str, float]:
+def vote_metrics(
+    problems: Sequence[ProblemSamples], sizes: Sequence[int], *, seed: int = 0, with_gains: bool = False
+) -> dict[str, float]:
     """cons@k for every k of ``sizes``, a mean over problems, each with 95 % limits as "cons@k_low" and "cons@k_high".
+
+    With gains also what a majority vote adds, cons@k less pass@1, as "cons@k_gain". Its limits are of the difference
+    within problems, so far closer than those of the two figures.
 
     Raises ValueError where a problem has fewer than k samples.
     """
@@ -126,21 +132,9 @@ def vote_metrics(problems: Sequence[ProblemSamples], sizes: Sequence[int], *, se
     for k in sizes:
         values = [cons_at_k(p.answers, p.correct, k, seed=seed + i) for i, p in enumerate(problems)]
         metrics |= _with_interval(f"cons@{k}", values, seed=seed)
-    return metrics
-
-
-def vote_gains(problems: Sequence[ProblemSamples], sizes: Sequence[int], *, seed: int = 0) -> dict[str, float]:
-    """What a majority vote adds: cons@k less pass@1 for every k of ``sizes``, as "cons@k_gain" with 95 % limits.
-
-    The limits are of the difference within problems, so far closer than those of the two figures.
-    """
-    metrics: dict[str, float] = {}
-    for k in sizes:
-        values = [
-            cons_at_k(p.answers, p.correct, k, seed=seed + i) - float(np.mean(p.correct))
-            for i, p in enumerate(problems)
-        ]
-        metrics |= _with_interval(f"cons@{k}_gain", values, seed=seed)
+        if with_gains:
+            gains = [value - float(np.mean(p.correct)) for value, p in zip(values, problems, strict=True)]
+            metrics |= _with_interval(f"cons@{k}_gain", gains, seed=seed)
     return metrics
 
 

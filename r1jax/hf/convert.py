@@ -61,7 +61,6 @@ def _folder_source(path: Path, *, keeps_fp8: bool) -> Source:
     kept = {name: folder.stored[name].dtype for name in folder.places}
     return Source(
         config=folder.config,
-        shapes={name: place.hf_shape for name, place in folder.places.items()},
         dtypes={name: DTYPES["bfloat16"] if kind == E4M3 else kind for name, kind in kept.items()},
         tensors=tensors,
         tokenizer=folder.tokenizer,
@@ -72,11 +71,9 @@ def _folder_source(path: Path, *, keeps_fp8: bool) -> Source:
 def _gguf_source(path: Path) -> Source:
     file = read_gguf(path)
     config = file.config()
-    places = hf_places(config)
     return Source(
         config=config,
-        shapes={name: place.hf_shape for name, place in places.items()},
-        dtypes={name: np.dtype(np.float32) for name in places},
+        dtypes={name: np.dtype(np.float32) for name in hf_places(config)},
         tensors=lambda: file.hf_tensors(config),
         tokenizer=gguf_tokenizer(file.metadata),
         generation={},

@@ -111,19 +111,14 @@ def read_gguf(path: str | os.PathLike[str]) -> GgufFile:
         raise ValueError(
             f"{path} is cut short or damaged: its {size} bytes do not hold what its header says ({error})"
         ) from error
-    _check_quantisations(path, reader.tensors)
-    return GgufFile(path, metadata, {tensor.name: tensor for tensor in reader.tensors})
-
-
-def _check_quantisations(path: Path, tensors: list[gguf.ReaderTensor]) -> None:
-    one_of_each = {tensor.tensor_type: tensor for tensor in tensors}
-    for kind, tensor in one_of_each.items():
+    for kind, tensor in {tensor.tensor_type: tensor for tensor in reader.tensors}.items():
         try:
             gguf.dequantize(tensor.data[:1], kind)
         except NotImplementedError as error:
             raise ValueError(
                 f"{path}: tensor {tensor.name!r} has type {kind.name}, which cannot be dequantised"
             ) from error
+    return GgufFile(path, metadata, {tensor.name: tensor for tensor in reader.tensors})
 
 
 def gguf_config(metadata: Mapping[str, Any]) -> dict[str, Any]:

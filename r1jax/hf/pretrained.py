@@ -104,17 +104,14 @@ def load_pretrained(
     def load(key_path, leaf_axes, leaf):
         keys = tuple(key.key for key in key_path)
         leaf_dtype = np.dtype(jnp.dtype(dtype)) if keys[0] == "params" else np.dtype(np.float32)
-        layout = _sharding(leaf_axes, leaf.shape, mesh, "/".join(keys))
+        layout = SingleDeviceSharding(jax.local_devices()[0])
+        if mesh is not None:
+            spec = sharding.partition_spec(leaf_axes, leaf.shape, mesh, name="/".join(keys))
+            layout = NamedSharding(mesh, spec)
         return _load_array(folder, by_path[keys], leaf.shape, leaf_dtype, layout, on_bytes)
 
     trees = jax.tree_util.tree_map_with_path(load, axes, shapes, is_leaf=lambda node: isinstance(node, tuple))
     return Pretrained(pure, trees["params"], trees["buffers"], folder.tokenizer, folder.generation)
-
-
-def _sharding(axes, shape, mesh: Mesh | None, name: str):
-    if mesh is None:
-        return SingleDeviceSharding(jax.local_devices()[0])
-    return NamedSharding(mesh, sharding.partition_spec(axes, shape, mesh, name=name))
 
 
 def _load_array(folder: Folder, places, shape, dtype: np.dtype, layout, on_bytes) -> jax.Array:
@@ -186,7 +183,6 @@ def save_pretrained(
 
     source = Source(
         config=model.config,
-        shapes={name: place.hf_shape for name, place in places.items()},
         dtypes={name: np.dtype(leaves[place.path].dtype) for name, place in places.items()},
         tensors=tensors,
         tokenizer=model.tokenizer,

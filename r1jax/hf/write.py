@@ -13,6 +13,7 @@ import numpy as np
 
 from r1jax.hf.config import write_config
 from r1jax.hf.fp8 import E4M3, QUANTIZATION_CONFIG, SCALE_SUFFIX, is_quantised, quantise, scale_shape
+from r1jax.hf.names import hf_places
 from r1jax.hf.safetensors_file import Planned, split_shards, write_shards
 from r1jax.models.config import ModelConfig
 from r1jax.text.tokenizer import Tokenizer
@@ -28,14 +29,14 @@ class Source:
     """What is to be written.
 
     config: of the model.
-    shapes, dtypes: of each tensor, by Hugging Face's name.
-    tensors: makes (name, array) pairs in the order of `shapes`; an FP8 array that is to be kept so is followed by its scales.
+    dtypes: of each tensor, by Hugging Face's name.
+    tensors: makes (name, array) pairs in the order of `hf_places`; an FP8 array that is to be kept so is followed by its
+      scales.
     tokenizer: or None.
     generation: generation_config.json, or {}.
     """
 
     config: ModelConfig
-    shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, np.dtype]
     tensors: Callable[[], Iterator[tuple[str, np.ndarray]]]
     tokenizer: Tokenizer | None
@@ -93,7 +94,8 @@ def check_target(path: Path, *, num_bytes: int) -> None:
 def _plan(source: Source, dtype: str | None) -> Iterator[Planned]:
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
-    for name, shape in source.shapes.items():
+    for name, place in hf_places(source.config).items():
+        shape = place.hf_shape
         if name.endswith(_BIAS):
             yield Planned(name, DTYPES["float32"], shape)
         elif dtype == "fp8" and is_quantised(name):

@@ -4,12 +4,9 @@
     --distributed=slurm                                         under srun, one task a GPU
     --distributed=tpu                                           on every worker of a TPU slice (Compute Engine, GKE)
 
-All processes run the same command (but for --process-id) and see the same work directory.
-
-A process that has not been heard of for --peer-timeout seconds, dead or stopped, ends all others, and so does one in which
-no step was done for --step-timeout seconds (`r1jax.launch.watchdog`): they say which it is and what to do. Most often one that
-died is noticed at once, by the next collective, and the others say that one was lost. Each has exit code 75 (134 where
-JAX's own heartbeat had to end it). After either, and after a signal, the same command goes on from the last checkpoint.
+All processes run the same command (but for --process-id) and see the same work directory. Most often one that died is noticed
+at once, by the next collective, and the others say that one was lost; else `r1jax.launch.watchdog` ends them. README.md
+lists the exit codes.
 """
 
 from __future__ import annotations
@@ -80,20 +77,11 @@ def initialise(options: argparse.Namespace, *, start_timeout: int = 300) -> bool
         "shutdown_timeout_seconds": options.peer_timeout,
         "initialization_timeout": start_timeout,
     }
+    address = () if options.distributed else (options.coordinator, options.num_processes, options.process_id)
+    method = {None: "deactivate", "slurm": "slurm", "tpu": None}[options.distributed]
     where = options.coordinator or f"what {options.distributed} names"
     try:
-        if options.coordinator is not None:
-            jax.distributed.initialize(
-                options.coordinator,
-                options.num_processes,
-                options.process_id,
-                cluster_detection_method="deactivate",
-                **timeouts,
-            )
-        elif options.distributed == "slurm":
-            jax.distributed.initialize(cluster_detection_method="slurm", **timeouts)
-        else:
-            jax.distributed.initialize(**timeouts)
+        jax.distributed.initialize(*address, cluster_detection_method=method, **timeouts)
     except (RuntimeError, ValueError) as error:
         raise DistributedError(
             f"cannot join the run at {where}: {str(error).splitlines()[0]}; is process 0 started, is its port free and "
@@ -109,16 +97,9 @@ def watch(options: argparse.Namespace) -> None:
     A run of one process, as on a TPU slice of one host, meets nobody, so that no step of it is counted: it is not watched.
     """
     joined: Any = runtime.global_state
-    if joined.num_processes == 1:
-        return
-    watchdog = Watchdog(
-        joined.client,
-        process=joined.process_id,
-        num_processes=joined.num_processes,
-        peer_timeout=options.peer_timeout,
-        step_timeout=options.step_timeout,
-    )
-    watchdog.start()
+    if joined.num_processes > 1:
+        timeouts = {"peer_timeout": options.peer_timeout, "step_timeout": options.step_timeout}
+        Watchdog(joined.client, process=joined.process_id, num_processes=joined.num_processes, **timeouts).start()
 
 
 def check(options: argparse.Namespace, environment: Mapping[str, str]) -> None:

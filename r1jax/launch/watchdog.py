@@ -27,7 +27,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from r1jax.processes import pulse
 
@@ -40,22 +40,13 @@ _PREFIX = "r1jax/alive/"
 _STDERR = 2
 
 
-class Store(Protocol):
-    """What the coordinator keeps for all: JAX's distributed runtime client."""
-
-    def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None:
-        """Keeps a value."""
-        ...
-
-    def key_value_dir_get(self, key: str) -> list[tuple[str, str]]:
-        """(key, value) of all below a key."""
-        ...
-
-
 class Watchdog:
-    """What one process knows of the others; `start` watches in the background, until `stop` or the end of the program."""
+    """What one process knows of the others; `start` watches in the background, until `stop` or the end of the program.
 
-    def __init__(self, store: Store, *, process: int, num_processes: int, peer_timeout: float, step_timeout: float):
+    store: what the coordinator keeps for all: JAX's distributed runtime client.
+    """
+
+    def __init__(self, store: Any, *, process: int, num_processes: int, peer_timeout: float, step_timeout: float):
         self.seconds = peer_timeout / TURNS  # of a turn
         self._store, self._process, self._others = store, process, [p for p in range(num_processes) if p != process]
         self._peer_turns, self._step_turns = TURNS, step_timeout / self.seconds
@@ -105,10 +96,8 @@ class Watchdog:
 
     def start(self) -> None:
         """Watches from now on."""
-        threads = [
-            threading.Thread(target=function, name="watchdog", daemon=True)
-            for function in (self._keep_talking, self._keep_watch)
-        ]
+        work = (self._keep_talking, self._keep_watch)
+        threads = [threading.Thread(target=function, name="watchdog", daemon=True) for function in work]
         for thread in threads:
             thread.start()
         atexit.register(self.stop, threads)
@@ -123,9 +112,7 @@ class Watchdog:
     def _keep_talking(self) -> None:
         while True:
             is_over = self._is_over.is_set()
-            with contextlib.suppress(
-                Exception
-            ):  # whatever the runtime raises where the coordinator is gone: turns count it
+            with contextlib.suppress(Exception):  # whatever is raised where the coordinator is gone: turns count it
                 self.talk()
             if is_over:
                 return
@@ -159,11 +146,9 @@ class Watchdog:
         """Which processes the others wait for, as far as their meetings tell."""
         told = {**self._told, self._process: {"meetings": pulse.meetings, "waits_for": pulse.waits_for}}
         last = max(one["meetings"] for one in told.values())
-        waits = {
-            process: one["waits_for"] if one["meetings"] == last else None for process, one in sorted(told.items())
-        }
-        behind = [self._name(process) for process, what in waits.items() if what is None]
+        waits = {process: one["waits_for"] for process, one in sorted(told.items()) if one["meetings"] == last}
         waiting = {what for what in waits.values() if what is not None}
+        behind = [self._name(process) for process in sorted(told) if waits.get(process) is None]
         if not behind or not waiting:
             found = "No process is behind the others: a collective hangs in all, or all compute"
         else:

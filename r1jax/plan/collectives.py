@@ -1,11 +1,12 @@
-"""What a compiled program sends between devices, read from its HLO text: bytes by kind, times how often each loop runs.
+"""What a compiled program sends between devices, read from its HLO text: bytes by kind, over all iterations of loops.
 
-XLA's own cost analysis counts the body of a loop once. The number of a scan's turns is in the text: in the loop's
-``known_trip_count``, or as the constant that its condition compares with. Where only the run knows it (a decode loop, the further
-rounds of an exchange of experts' tokens), the caller says.
+XLA's own cost analysis counts the body of a loop once. The iterations of a scan are in the text: in the loop's
+``known_trip_count``, or as the constant that its condition compares with. Where only the run knows them (a decode loop, the further
+rounds of an exchange of experts' tokens), the caller gives them.
 """
 
 import dataclasses
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,9 +45,9 @@ class _Instruction:
 def collective_bytes(hlo: str, *, dynamic_trips: Sequence[int] = ()) -> dict[str, float]:
     """Kind -> bytes a device that a program's collectives move in all.
 
-    Of each the larger of what it is given and what it gives is counted: the gathered array of an all-gather, the whole of what a
-    reduce-scatter adds up. dynamic_trips: turns of the loops whose number the text does not tell, by how many such
-    loops they lie in, the outermost first; 0 for those that lie deeper. Raises ValueError for text without an entry.
+    Of each collective the larger of operands and results counts: the gathered array of an all-gather, the whole array that a
+    reduce-scatter sums. dynamic_trips: iterations of nested loops whose number is not in the text, the outermost first; 0 for
+    loops that are nested deeper. Raises ValueError for text without an entry.
     """
     computations, entry = _parse(hlo)
     if entry is None:
@@ -67,8 +68,8 @@ def _parse(hlo: str) -> tuple[dict[str, list[_Instruction]], str | None]:
             entry = start[2] if start[1] else entry
         elif line == "}":
             current = None
-        elif current is not None and (found := _INSTRUCTION.match(line)):
-            current.append(_Instruction(*found.groups()))
+        elif current is not None and (instruction := _INSTRUCTION.match(line)):
+            current.append(_Instruction(*instruction.groups()))
     return computations, entry
 
 
@@ -101,28 +102,26 @@ def _walk(computations, name: str, trips: float, dynamic: tuple[int, ...]) -> It
 
 def _moved(instruction: _Instruction, types: Mapping[str, str]) -> int:
     """Bytes of the larger of operands and results; the type of a "-start" holds both."""
-    given = sum(_bytes(types.get(name, "")) for name in instruction.operands)
-    results = [_array_bytes(*array) for array in _ARRAY.findall(instruction.type)]
-    if "ragged" in instruction.op:  # its further operands are where the rows lie
+    operands = sum(sum(_array_sizes(types.get(name, ""))) for name in instruction.operands)
+    results = _array_sizes(instruction.type)
+    if "ragged" in instruction.op:  # its further operands are offsets of rows
         return sum(results)
     if instruction.op.endswith("-start"):
         return max(results, default=0)
-    return max(given, sum(results))
+    return max(operands, sum(results))
 
 
-def _bytes(type_text: str) -> int:
-    return sum(_array_bytes(*array) for array in _ARRAY.findall(type_text))
-
-
-def _array_bytes(dtype: str, dims: str) -> int:
-    bits = _BITS.get(dtype) or int((re.findall(r"\d+", dtype) or [0])[0])
-    for dim in filter(None, dims.split(",")):
-        bits *= int(dim)
-    return -(-bits // 8)
+def _array_sizes(type_text: str) -> list[int]:
+    """Bytes of each array of a type."""
+    sizes = []
+    for dtype, dims in _ARRAY.findall(type_text):
+        bits = _BITS.get(dtype) or int((re.findall(r"\d+", dtype) or [0])[0])
+        sizes.append(-(-bits * math.prod(int(dim) for dim in dims.split(",") if dim) // 8))
+    return sizes
 
 
 def _known_trips(attributes: str, condition: Sequence[_Instruction]) -> int | None:
-    """How often a loop from 0 in steps of 1 runs; None where the text does not tell."""
+    """Iterations of a loop from 0 in steps of 1; None where they are not in the text."""
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', attributes):
         return int(known[1])
     constants = {i.name: int(i.rest.partition(")")[0]) for i in condition if _is_integer_constant(i)}

@@ -1,7 +1,6 @@
 """Which model a stage starts from, where the weights are still to be made: the config that makes them says.
 
-"{base}" is an earlier stage of the same config; "{workdir}/../zero/rl" is what the stage "rl" of the config file zero.py next to this
-one leaves.
+"{base}" is an earlier stage of the same config; "{workdir}/../zero/rl" is what the stage "rl" of zero.py in the same folder leaves.
 """
 
 import dataclasses
@@ -24,7 +23,7 @@ class Models:
 
     Attributes:
         folder: of the config files.
-        preset: the model of the policies of other stages, in the place of looking it up.
+        preset: the model of other stages' policies; None: looked up.
     """
 
     folder: Path

@@ -1,7 +1,8 @@
-"""One device's part of a pass over tokens: how many rows, heads and experts it has, and what it sends and is sent."""
+"""One device's part of a pass over tokens: its rows, heads and experts, and what it exchanges with other devices."""
 
 import dataclasses
 import math
+from collections import defaultdict
 
 import jax
 import jax.numpy as jnp
@@ -86,13 +87,13 @@ class Local:
 
     @property
     def is_exchanged(self) -> bool:
-        """Do tokens go to the devices of their experts, rather than all to all of them?"""
+        """Does a token go only to the devices of its experts, rather than to all?"""
         way = self.config.expert_parallel
         return way.endswith("all_to_all") and self.moved == self.num_devices(self.spread) > 1
 
     @property
     def routed_rows(self) -> int:
-        """Rows for which a device has room, pairs of a token and one of its experts."""
+        """Rows for which a device has room; a row is a token for one of its experts."""
         c = self.config
         most = self.tokens * self.moved * c.num_experts_per_token
         if c.expert_parallel == "auto":
@@ -101,20 +102,20 @@ class Local:
 
     @property
     def routed_bytes(self) -> int:
-        """One array of the routed rows at the model's width: float32 where tokens travel, whose sums are."""
+        """Bytes of the routed rows at the model's width; float32 where tokens are exchanged, since their sums are."""
         return self.routed_rows * self.config.model_dim * (4 if self.num_devices(self.spread) > 1 else self.itemsize)
 
     @property
     def expert_weights(self) -> int:
-        """Numbers of a layer's routed experts, put together on a device."""
+        """Numbers of a layer's routed experts, gathered on a device."""
         c = self.config
         width = c.expert_ffn_dim // self.parts("mlp", c.expert_ffn_dim)
         return 3 * c.num_experts // self.num_devices(self.spread) * c.model_dim * width
 
     def expert_exchanges(self, *, passes: int, has_gradients: bool) -> list[Exchange]:
-        """Of all layers: tokens out and sums back in ``passes`` forward passes, and the reverse of it in a backward one.
+        """Of all layers: tokens out and sums back in ``passes`` forward passes, and the reverse in a backward one.
 
-        To all devices go the tokens' experts and weights too, and sums come back in float32.
+        Where tokens go to all devices, so do their experts and weights, and sums come back in float32.
         """
         c, layers = self.config, self.config.num_moe_layers
         if not layers or self.moved == 1:
@@ -135,19 +136,19 @@ class Local:
     # Parameters
 
     def weight_exchanges(self, *, gathers: int, has_gradients: bool) -> list[Exchange]:
-        """What puts parameters together in the type of the activations and, in training, sums their gradients.
+        """Parameters are gathered in the type of the activations and, in training, their gradients are summed.
 
-        A layer's weights are gathered over the axes that split their "embed" or "latent"; the gradient of the whole is
-        added up and split over the same ones, then added up over what else splits the tokens.
+        A layer's weights are gathered over the axes that split their "embed" or "latent"; the gradient is summed and split
+        over the same axes, then summed over the other axes that split the tokens.
         """
         params, axes = self.model.abstract()[0], self.model.logical_axes()[0]
         tokens = {*self.axes("batch", self.rows), *self.axes("length", self.length)}
         stay = {*self.spread, *self.axes("heads", self.config.num_heads)}
-        found: dict[tuple[str, int], float] = {}
+        sizes: dict[tuple[str, int], float] = defaultdict(float)
 
         def add(kind: str, size: float, devices: int):
             if devices > 1 and size:
-                found[kind, devices] = found.get((kind, devices), 0.0) + size
+                sizes[kind, devices] += size
 
         leaves = jax.tree.leaves(params)
         for names, leaf in zip(jax.tree.leaves(axes, is_leaf=lambda a: isinstance(a, tuple)), leaves, strict=True):
@@ -159,25 +160,24 @@ class Local:
             if has_gradients:
                 add("reduce-scatter", whole * self.itemsize, self.num_devices(gathered))
                 add("all-reduce", leaf.size / self.num_devices(split) * 4, self.num_devices(tokens - split))
-        return [Exchange(kind, size, devices, True) for (kind, devices), size in found.items()]
+        return [Exchange(kind, size, devices, True) for (kind, devices), size in sizes.items()]
 
     def activation_exchanges(self, *, passes: int, has_gradients: bool) -> list[Exchange]:
-        """Sums over "tensor" after attention and feed-forward; keys that are gathered over "sequence", halves of queries and results
-        that are swapped there with the mirrored part.
+        """Sums over "tensor" after attention and feed-forward; over "sequence" keys are gathered, and halves of queries and results
+        are swapped with the mirrored part.
 
-        ``passes``: how often the layers' forward pass runs; the backward pass has as many sums and swaps as one of them.
+        passes: forward passes through the layers; a backward pass has as many sums and swaps as one of them.
         """
-        c, layers = self.config, self.config.num_layers
-        found = []
+        c, layers, exchanges = self.config, self.config.num_layers, []
         if (tensor := self.parts("heads", c.num_heads)) > 1:
             times = 2 * layers * (passes + has_gradients)
-            found.append(Exchange("all-reduce", times * self.tokens * c.model_dim * self.itemsize, tensor, False))
-        if self.sequence_parts > 1:
+            exchanges.append(Exchange("all-reduce", times * self.tokens * c.model_dim * self.itemsize, tensor, False))
+        if (parts := self.sequence_parts) > 1:
             cached = c.kv_lora_rank + c.rope_head_dim if c.attention == "mla" else self.attention_width()[1]
             latent = layers * self.keys * cached * self.itemsize
-            found.append(Exchange("all-gather", passes * latent, self.sequence_parts, False))
+            exchanges.append(Exchange("all-gather", passes * latent, parts, False))
             if has_gradients:
-                found.append(Exchange("reduce-scatter", latent, self.sequence_parts, False))
+                exchanges.append(Exchange("reduce-scatter", latent, parts, False))
             half = layers * self.tokens / 2 * self.attention_width()[0] * self.itemsize
-            found.append(Exchange("collective-permute", (passes + has_gradients) * half, self.sequence_parts, False))
-        return found
+            exchanges.append(Exchange("collective-permute", (passes + has_gradients) * half, parts, False))
+        return exchanges

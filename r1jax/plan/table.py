@@ -41,15 +41,16 @@ def render(
 
 {_markdown([_memory(plan, topology) for plan in plans])}
 
-*temporaries*: the most at once; *peak*: the compiler's own figure; *beside*: what lies there and is no argument; *total*: the \
-larger of the first four and of the peak, and what is beside.
+*in place*: the part of the output that takes the memory of arguments; *temporaries*: the most at once; *peak*: the compiler's \
+figure; *resident*: arrays in memory that are no arguments; *total*: resident arrays, and the larger of the peak and of arguments, \
+output and temporaries less what is in place.
 
 Work of one call on one device. All times are *modelled* (r1jax.plan.roofline), with matmuls at {efficiency:.0%} of the peak; \
 "ideal" is at all of it. Nothing was run.
 
 {_markdown([_work(plan, topology, efficiency) for plan in plans])}
 
-Collectives, GiB a device and call, of the whole array that each puts together, adds up or exchanges:
+Collectives, GiB a device and call, of the whole array that each gathers, sums or exchanges:
 
 {_markdown(collectives) if collectives else "none"}
 
@@ -90,7 +91,7 @@ def _memory(plan: ProgramPlan, topology: Topology) -> dict[str, str]:
         "in place": _gib(plan.alias_bytes),
         "temporaries": _gib(plan.temp_bytes),
         "peak": "-" if plan.peak_bytes is None else _gib(plan.peak_bytes),
-        "beside": _gib(plan.resident_bytes),
+        "resident": _gib(plan.resident_bytes),
         "total": _gib(plan.total_bytes),
         "of HBM": f"{share:.0%}" if share <= 1 else f"**{share:.0%}, does not fit**",
     }

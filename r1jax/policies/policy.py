@@ -110,7 +110,7 @@ def config_of(init: Init, *, seed: int | None = None) -> ModelConfig:
         config = dataclasses.replace(make_preset(init.preset), dtype="float32")
     else:
         config = dataclasses.replace(_checked_folder(init).config, dtype="float32")
-    return _changed(config, init)
+    return changed_model(config, init)
 
 
 def tokenizer_of(init: Init, *, seed: int) -> Tokenizer:
@@ -162,7 +162,7 @@ def _from_stage(init: StageInit, *, mesh: Mesh) -> tuple[Policy, dict, dict]:
     return policy, state["params"], state["buffers"]
 
 
-def _changed(config: ModelConfig, init: Init) -> ModelConfig:
+def changed_model(config: ModelConfig, init: Init) -> ModelConfig:
     """The model with what the spec changes of it. Raises SpecError for a key that there is not, or a wrong type."""
     changes = _changes(init)
     if isinstance(init, StageInit) and (fixed := sorted(set(changes) - {*HOW, "dtype"})):

@@ -11,7 +11,7 @@ from typing import Any
 
 from r1jax.data.records import RecordsMissingError
 from r1jax.models.config import ModelConfig
-from r1jax.policies.policy import config_of, tokenizer_of
+from r1jax.policies.policy import changed_model, config_of, tokenizer_of
 from r1jax.specs.policy import Init, StageInit
 from r1jax.specs.reader import SpecError, read
 from r1jax.specs.stages import STAGES, StageSpec, SupervisedSpec
@@ -62,6 +62,9 @@ class Previews:
         if before is None or not hasattr(before, "init"):
             raise ValueError(f"init.path={init.path!r} is no work directory of a stage that trains a model")
         preview = self.policy(before.init, seed=before.seed)
-        if preview is None or not isinstance(before, SupervisedSpec):
-            return preview
-        return dataclasses.replace(preview, tokenizer=tokenizer_for(preview.tokenizer, before.template))
+        if preview is None:
+            return None
+        tokenizer = preview.tokenizer
+        if isinstance(before, SupervisedSpec):
+            tokenizer = tokenizer_for(tokenizer, before.template)
+        return Preview(changed_model(preview.config, init), tokenizer)

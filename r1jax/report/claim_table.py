@@ -8,7 +8,7 @@ from r1jax.report import plot
 from r1jax.report.figures import figure
 from r1jax.report.markup import escape, table
 from r1jax.report.panels import Panel
-from r1jax.workdir.read import Run, number, read_list
+from r1jax.workdir.read import Run, number, read_json
 
 _MAX_TEXT = 600  # characters of a cell
 
@@ -17,7 +17,7 @@ def claims_section(run: Run) -> str:
     """HTML: the claims of every stage that has claims.json; "" without one."""
     parts, notes = [], []
     for stage in run.stages:
-        rows = read_list(stage.path / "claims.json", notes)
+        rows = _dicts(read_json(stage.path / "claims.json", notes, list))
         note = stage.config.get("note")
         if rows and isinstance(note, str):
             parts.append(f"<p>{escape(note)}</p>")

@@ -1,5 +1,6 @@
 """Several runs over each other: seeds, ablations."""
 
+import collections
 import json
 import math
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from r1jax.report.markup import duration, escape, page, setting, show, show_inte
 from r1jax.report.page import save
 from r1jax.report.panels import resolve
 from r1jax.report.tables import scores
-from r1jax.workdir.read import Run, Stage, flatten, read_run
+from r1jax.workdir.read import Stage, flatten, read_run
 
 
 def compare(workdirs: Sequence[str | Path], *, out: str | Path = "compare.html") -> Path:
@@ -21,10 +22,8 @@ def compare(workdirs: Sequence[str | Path], *, out: str | Path = "compare.html")
 
     Stages are matched by kind and order, so `seed0/rl` goes with `seed1` if that is an RL stage itself.
 
-    Raises:
-        ValueError: fewer than two work directories.
-        NotAWorkdirError: one of them holds no stage.
-        OSError: the page cannot be written.
+    Raises ValueError for fewer than two work directories, NotAWorkdirError where one of them holds no stage, OSError where
+    the page cannot be written.
     """
     if len(workdirs) < 2:
         raise ValueError(f"a comparison needs two work directories or more, got {len(workdirs)}")
@@ -32,8 +31,11 @@ def compare(workdirs: Sequence[str | Path], *, out: str | Path = "compare.html")
     labels = _labels([run.path for run in runs])
     groups: dict[tuple[str, int], dict[str, Stage]] = {}
     for label, run in zip(labels, runs, strict=True):
-        for key, stage in _keyed(run):
-            groups.setdefault(key, {})[label] = stage
+        seen: collections.Counter[str] = collections.Counter()
+        for stage in run.stages:
+            kind = stage.kind or ("rl" if stage.is_rl else stage.name)
+            groups.setdefault((kind, seen[kind]), {})[label] = stage
+            seen[kind] += 1
     rl_first = sorted(groups.values(), key=lambda stages: not any(stage.is_rl for stage in stages.values()))
     body = f"<h1>Comparison of {len(runs)} runs</h1>{''.join(map(_group, rl_first))}"
     return save(page("r1jax comparison", body), Path(out))
@@ -50,15 +52,6 @@ def _labels(paths: list[Path]) -> list[str]:
         while len({name.rpartition("/")[2] for name in names}) == 1 and all("/" in name for name in names):
             names = [name.rpartition("/")[0] for name in names]
     return [name if names.count(name) == 1 else f"{name} ({index + 1})" for index, name in enumerate(names)]
-
-
-def _keyed(run: Run):
-    """Yields ((kind, how many of this kind came before), stage)."""
-    seen: dict[str, int] = {}
-    for stage in run.stages:
-        kind = stage.kind or ("rl" if stage.is_rl else stage.name)
-        yield (kind, seen.get(kind, 0)), stage
-        seen[kind] = seen.get(kind, 0) + 1
 
 
 def _group(stages: dict[str, Stage]) -> str:

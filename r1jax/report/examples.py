@@ -3,12 +3,12 @@
 import itertools
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from r1jax.report.markup import clip, count_marked, escape, highlight, show, visible
-from r1jax.workdir.read import Stage, number, read_rows, step_of
+from r1jax.workdir.read import Stage, dig, number, read_rows, step_of
 
 _MAX_ROWS = 20_000  # a file; more are not looked at
 _MAX_PAIRS = 4  # a split
@@ -52,17 +52,10 @@ def pair_up(first: Rows, last: Rows, *, limit: int) -> list[tuple[Rows, Rows]]:
     if shared:
         pairs = [(groups_first[key], groups_last[key]) for key in shared]
     else:
-        of_kind: dict[str, list[Rows]] = {}
-        for rows in groups_last.values():
-            of_kind.setdefault(_kind(rows[0]), []).append(rows)
-        pairs = []
-        for rows in groups_first.values():
-            candidates = of_kind.get(_kind(rows[0]), [])
-            if candidates:
-                pairs.append((rows, candidates.pop(0)))
-    turns: dict[str, list[tuple[Rows, Rows]]] = {}
-    for pair in pairs:
-        turns.setdefault(_kind(pair[0][0]), []).append(pair)
+        of_kind = _group_by(groups_last.values(), lambda rows: _kind(rows[0]))
+        kinds = [(rows, of_kind.get(_kind(rows[0]))) for rows in groups_first.values()]
+        pairs = [(rows, candidates.pop(0)) for rows, candidates in kinds if candidates]
+    turns = _group_by(pairs, lambda pair: _kind(pair[0][0]))
     mixed = itertools.chain.from_iterable(itertools.zip_longest(*turns.values()))
     return [pair for pair in mixed if pair is not None][:limit]
 
@@ -70,12 +63,11 @@ def pair_up(first: Rows, last: Rows, *, limit: int) -> list[tuple[Rows, Rows]]:
 def question(row: dict[str, Any]) -> str:
     """What was asked: the last message of the problem, else the problem as text, else the prompt."""
     problem = row.get("problem")
-    if isinstance(problem, dict):
-        messages = problem.get("messages")
-        if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
-            return str(messages[-1].get("content", ""))
-        problem = problem.get("question")
-    return problem if isinstance(problem, str) and problem else str(row.get("prompt", ""))
+    messages = dig(problem, "messages")
+    if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
+        return str(messages[-1].get("content", ""))
+    asked = dig(problem, "question") if isinstance(problem, dict) else problem
+    return asked if isinstance(asked, str) and asked else str(row.get("prompt", ""))
 
 
 def _read(path: Path, notes: list[str]) -> Rows:
@@ -83,19 +75,18 @@ def _read(path: Path, notes: list[str]) -> Rows:
 
 
 def _kind(row: dict[str, Any]) -> str:
-    problem = row.get("problem")
-    columns = problem.get("columns") if isinstance(problem, dict) else None
-    for holder in (row, columns, problem):
-        if isinstance(holder, dict) and isinstance(holder.get("task"), str):
-            return holder["task"]
-    return ""
+    kinds = [dig(row, *way, "task") for way in ((), ("problem", "columns"), ("problem",))]
+    return next((kind for kind in kinds if isinstance(kind, str)), "")
 
 
 def _by_problem(rows: Rows) -> dict[str, Rows]:
-    groups: dict[str, Rows] = {}
-    for row in rows:
-        key = json.dumps([row.get("problem"), row.get("prompt")], sort_keys=True, default=str)
-        groups.setdefault(key, []).append(row)
+    return _group_by(rows, lambda r: json.dumps([r.get("problem"), r.get("prompt")], sort_keys=True, default=str))
+
+
+def _group_by(items: Iterable[Any], key: Callable[[Any], str]) -> dict[str, list[Any]]:
+    groups: dict[str, list[Any]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
     return groups
 
 
@@ -124,8 +115,7 @@ def _asked(groups: Iterable[Rows]) -> str:
 
 
 def _answer(row: dict[str, Any]) -> str:
-    problem = row.get("problem")
-    answer = problem.get("answer") if isinstance(problem, dict) else row.get("answer")
+    answer = dig(row, "problem", "answer") if isinstance(row.get("problem"), dict) else row.get("answer")
     return str(answer) if isinstance(answer, (str, int, float)) else ""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from r1jax.report.markup import duration, escape, show
-from r1jax.workdir.read import Stage, number, with_limits
+from r1jax.workdir.read import Stage, dig, number, with_limits
 
 
 def status(stage: Stage) -> str:
@@ -40,11 +40,9 @@ def evaluations(stage: Stage) -> dict[str, dict[str, Any]]:
 
 def evaluation_size(stage: Stage, prefix: str) -> str:
     """What an evaluation is measured on, as the config says: of the first and the last with the prefix "final_"; "" if unknown."""
-    config = stage.config.get("eval")
-    counts = [config.get(f"{prefix}{what}") for what in ("problems", "samples")] if isinstance(config, dict) else []
-    if not counts or not all(isinstance(count, int) for count in counts):
-        return ""
-    return f"{counts[0]:,} problems, {counts[1]:,} samples of each"
+    problems, samples = (dig(stage.config, "eval", f"{prefix}{what}") for what in ("problems", "samples"))
+    is_known = isinstance(problems, int) and isinstance(samples, int)
+    return f"{problems:,} problems, {samples:,} samples of each" if is_known else ""
 
 
 def score(stage: Stage, name: str, when: str) -> tuple[float, float, float]:
@@ -87,9 +85,12 @@ def headline(stage: Stage) -> str:
     cards = []
     for name in score_names(stage):
         (before, *first), (after, *last) = score(stage, name, "before"), score(stage, name, "after")
-        cards.append((f"{show(before)} → {show(after)}", f"held-out {name}", _intervals(first, last)))
-    if not stage.done:
-        cards += _latest(stage)
+        limits = f"95 %: {first[0]:.3f}–{first[1]:.3f} → {last[0]:.3f}–{last[1]:.3f}"
+        is_known = np.isfinite([*first, *last]).all()
+        cards.append((f"{show(before)} → {show(after)}", f"held-out {name}", limits if is_known else ""))
+    parts = stage.metrics["eval/pass@1"].by_kind() if "eval/pass@1" in stage.metrics and not stage.done else {}
+    for kind, part in [(kind, part) for kind, part in parts.items() if kind is not None and not kind.is_full][-1:]:
+        cards.append((show(part.ends[1]), f"held-out pass@1 at update {part.steps[-1]:,.0f}", f"{kind}"))
     before, after = length_ends(stage)
     if math.isfinite(before) or math.isfinite(after):
         cards.append((f"{show(round(before, 1))} → {show(round(after, 1))}", "mean response length, tokens", ""))
@@ -103,21 +104,5 @@ def headline(stage: Stage) -> str:
         cards.append((duration(stage.wall_seconds), "wall time" if stage.done else "wall time so far", ""))
     if seed_of(stage):
         cards.append((escape(seed_of(stage)), "seed", ""))
-    return f'<div class="cards">{"".join(f"<div><b>{b}</b><span>{t}</span><span>{s}</span></div>" for b, t, s in cards)}</div>'
-
-
-def _latest(stage: Stage) -> list[tuple[str, str, str]]:
-    """The card of the latest evaluation along the way: of other problems and samples than the first."""
-    series = stage.metrics.get("eval/pass@1")
-    parts = series.by_kind() if series is not None else {}
-    return [
-        (show(part.ends[1]), f"held-out pass@1 at update {part.steps[-1]:,.0f}", f"{kind}")
-        for kind, part in parts.items()
-        if kind is not None and not kind.is_full
-    ][-1:]
-
-
-def _intervals(first: list[float], last: list[float]) -> str:
-    if not np.isfinite([*first, *last]).all():
-        return ""
-    return f"95 %: {first[0]:.3f}–{first[1]:.3f} → {last[0]:.3f}–{last[1]:.3f}"
+    texts = [f"<div><b>{figure}</b><span>{label}</span><span>{note}</span></div>" for figure, label, note in cards]
+    return f'<div class="cards">{"".join(texts)}</div>'

@@ -31,11 +31,7 @@ def escape(text: Any) -> str:
 
 def highlight(text: str) -> str:
     """Escaped `text` with each reflection word in a <mark>."""
-    pieces, end = [], 0
-    for match in _REFLECTION.finditer(text):
-        pieces += [escape(text[end : match.start()]), f"<mark>{escape(match[0])}</mark>"]
-        end = match.end()
-    return "".join([*pieces, escape(text[end:])])
+    return _REFLECTION.sub(r"<mark>\g<0></mark>", escape(text))
 
 
 def count_marked(text: str) -> int:

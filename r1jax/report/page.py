@@ -17,45 +17,34 @@ _MANY = 6  # stages; of more than these there is a table, and all are folded
 
 
 def write_report(workdir: str | Path, *, out: str | Path | None = None) -> Path:
-    """Writes the report of `workdir` and returns its path.
+    """Writes the report of a stage's folder, or a folder of stages, to `out` or `workdir`/report.html; returns its path.
 
-    Args:
-        workdir: a stage's folder or a folder of stages, finished or not.
-        out: where to write; default `workdir`/report.html.
-
-    Raises:
-        NotAWorkdirError: `workdir` holds no stage.
-        OSError: the page cannot be written.
+    Raises NotAWorkdirError where there is no stage, OSError where the page cannot be written.
     """
     run = read_run(workdir)
     name = run.path.resolve().name
     body = [f"<h1>{escape(name)}</h1>"]
+    is_long, is_named = len(run.stages) > _MANY, len(run.stages) > 1
+    # What a reader looks for first: the stages that learn from rewards. Those before them are folded.
+    leading = [] if is_long else [stage for stage in run.stages if stage.is_rl] or list(run.stages)
     links = [f'<a href="#{index}">{escape(stage.name)}</a>' for index, stage in enumerate(run.stages)]
-    if len(run.stages) > _MANY:
+    if is_named and not is_long:
+        body.append(f'<p>{" · ".join(links)}</p><p class="quiet">{_total_time(run)}</p>')
+    body.append(claims_section(run))
+    if is_long:
         rows = [
             [link, escape(stage.kind), _facts(stage), escape(seed_of(stage))]
             for link, stage in zip(links, run.stages, strict=True)
         ]
         stages = table(rows, head=["stage", "kind", "what came of it", "seed"])
-        body += [claims_section(run), f"<h2>Stages</h2><p>{_total_time(run)}</p>{stages}"]
-        body += [_stage(stage, index, folded=True, named=True) for index, stage in enumerate(run.stages)]
-    else:
-        if len(links) > 1:
-            body.append(f'<p>{" · ".join(links)}</p><p class="quiet">{_total_time(run)}</p>')
-        body += [claims_section(run), *_few(run)]
-    return save(page(f"{name}: r1jax report", "".join(body)), Path(out) if out else run.path / "report.html")
-
-
-def _few(run: Run) -> list[str]:
-    """What a reader looks for first of each stage that learns from rewards, then the stages; those before them folded."""
-    leading = [stage for stage in run.stages if stage.is_rl] or list(run.stages)
-    is_named, body = len(run.stages) > 1, []
+        body.append(f"<h2>Stages</h2><p>{_total_time(run)}</p>{stages}")
     for stage in leading:
         body.append(f"<h2>{escape(stage.name)}</h2>" if len(leading) > 1 else "")
         body.append(f'<p class="quiet">{status(stage)}</p>{headline(stage)}')
     for index, stage in enumerate(run.stages):
-        body.append(_stage(stage, index, folded=is_named and stage not in leading and stage.done, named=is_named))
-    return body
+        is_folded = is_long or (is_named and stage not in leading and stage.done)
+        body.append(_stage(stage, index, folded=is_folded, named=is_named))
+    return save(page(f"{name}: r1jax report", "".join(body)), Path(out) if out else run.path / "report.html")
 
 
 def _total_time(run: Run) -> str:

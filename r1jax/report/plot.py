@@ -57,11 +57,8 @@ class Curve:
         size = len(self.values)
         if not self.is_smoothed:
             return self.values
-        half = max(2, size // 20)
-        total = np.concatenate([[0.0], np.cumsum(self.values)])
-        start = np.maximum(np.arange(size) - half, 0)
-        stop = np.minimum(np.arange(size) + half + 1, size)
-        return (total[stop] - total[start]) / (stop - start)
+        window = np.ones(2 * max(2, size // 20) + 1)
+        return np.convolve(self.values, window, "same") / np.convolve(np.ones(size), window, "same")
 
     def thinned(self) -> "Curve":
         """The same curve with at most 800 points."""
@@ -70,12 +67,9 @@ class Curve:
             return self
         edges = np.linspace(0, size, _MAX_POINTS, endpoint=False).astype(int)
         count = np.diff(np.append(edges, size))
-
-        def mean(array: np.ndarray) -> np.ndarray:
-            return np.add.reduceat(array, edges) / count
-
-        low, high = (None if edge is None else mean(edge) for edge in (self.low, self.high))
-        return dataclasses.replace(self, steps=mean(self.steps), values=mean(self.values), low=low, high=high)
+        arrays = {"steps": self.steps, "values": self.values, "low": self.low, "high": self.high}
+        means = {name: np.add.reduceat(array, edges) / count for name, array in arrays.items() if array is not None}
+        return dataclasses.replace(self, **means)
 
 
 def draw(curves: Sequence[Curve], panel: Panel, *, title: str = "", raw: bool = True) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from r1jax.report.headline import evaluation_size, evaluations
 from r1jax.report.markup import escape, show, show_interval, table
-from r1jax.workdir.read import Stage, number, read_json, with_limits
+from r1jax.workdir.read import Stage, dig, number, read_json, with_limits
 
 _LEADING = ("pass@", "cons@", "rewards/", "format", "mean_length", "clipped_ratio", "reflection/", "language/")
 _FAILURES = re.compile(r"rewards/[^/]+/(errors|timeouts)")
@@ -45,12 +45,10 @@ def scores(stage: Stage) -> str:
     summary, facts = stage.summary, []
     for task, metrics in _mappings(summary.get("tasks")):
         facts += [f"{escape(task)} {show_interval(*with_limits(metrics, 'pass@1'))}"] if "pass@1" in metrics else []
-    heldout = summary.get("heldout")
-    if isinstance(heldout, Mapping) and math.isfinite(number(heldout.get("accuracy"))):
-        facts.append(f"held-out accuracy {show(number(heldout['accuracy']))}")
-    for key, words in (("kept", "samples kept"), ("pairs", "pairs")):
-        count = number(summary.get(key))
-        facts += [f"{show(count)} {words}"] if math.isfinite(count) else []
+    shown = {"held-out accuracy {}": ("heldout", "accuracy"), "{} samples kept": ("kept",), "{} pairs": ("pairs",)}
+    for words, keys in shown.items():
+        figure = number(dig(summary, *keys))
+        facts += [words.format(show(figure))] if math.isfinite(figure) else []
     if isinstance(summary.get("claims"), int):
         facts.append(f"{show(number(summary.get('held')))} of {summary['claims']} claims held")
     return ", ".join(facts)

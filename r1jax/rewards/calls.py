@@ -22,17 +22,17 @@ from r1jax.specs.reader import near
 RewardFunction = Callable[..., Any]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
     """One reward of a rubric."""
 
     name: str
     function: RewardFunction
-    weight: float
+    weight: float = 1.0  # its share of the sum; 0.0 only logs it
     tasks: frozenset[str] | None  # names of the tasks that it applies to; None for all
-    cache: bool  # equal completions are scored once
-    from_update: int  # updates that the policy has had when it first applies
-    deferred: bool  # called by the thread that waits for the scores: a model, which no other thread may run
+    cache: bool = True  # equal completions are scored once
+    from_update: int = 0  # updates that the policy has had when it first applies
+    deferred: bool = False  # called by the thread that waits for the scores: a model, which no other thread may run
     required: frozenset[str]  # columns that it cannot do without
     named: frozenset[str] | None  # columns that it takes; None for all
 
@@ -58,16 +58,13 @@ def make_entry(
     function: str | RewardFunction,
     *,
     name: str | None = None,
-    weight: float = 1.0,
     tasks: Iterable[str] | None = None,
-    from_update: int = 0,
-    cache: bool = True,
     options: Mapping[str, Any] | None = None,
-    deferred: bool = False,
+    **fields: Any,
 ) -> Entry:
     """The entry of a reward function: "module:function", or the function itself.
 
-    The rest is as in ``Entry``; ``options`` are keyword arguments that are the same for every completion.
+    ``options`` are keyword arguments that are the same for every completion, ``fields`` the others of ``Entry``.
 
     Raises:
         ValueError: a function that cannot be loaded, or that has no such option.
@@ -89,13 +86,10 @@ def make_entry(
     return Entry(
         name=name or name_of_function,
         function=function,
-        weight=weight,
         tasks=None if tasks is None else frozenset(tasks),
-        cache=cache,
-        from_update=from_update,
-        deferred=deferred,
         required=frozenset(one.name for one in named if one.default is one.empty),
         named=None if takes_all else frozenset(one.name for one in named),
+        **fields,
     )
 
 

@@ -51,17 +51,19 @@ def passes_tests(
     is_cut = is_cut_off(stop_reason, len(completions))
     graded = graded_by("code", columns, count=len(completions))
     rows = list(zip(prompts, completions, tests, is_cut, graded, strict=True))
-    workers = min(len(rows), len(os.sched_getaffinity(0))) or 1
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(lambda row: _score(*row), rows))
+
+    def score(row: tuple) -> float | Exception | None:
+        prompt, text, column, cut, grade = row
+        if column is None:
+            return None
+        return _scored(lambda name: None if cut else find_program(text, language=name, prompt=prompt), column, grade)
+
+    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(score, rows))
 
 
 def grade_program(answer: str, tests: Any) -> float | Exception:
-    """The score of an answer that is extracted already: the last block as in ``find_program``, or a bare program.
-
-    Raises:
-        SandboxUnavailable: programs cannot be confined on this machine; says what to install.
-    """
+    """As ``passes_tests`` for an answer that is extracted already: the last block as in ``find_program``, or a bare program."""
     sandbox.require()
     return _scored(lambda language: _last_block(answer, language) if "```" in answer else f"{answer}\n", tests)
 
@@ -127,16 +129,6 @@ def _read_fence(line: str) -> tuple[str, str]:
     if len(fence) < 3 or "`" in rest:
         return "", ""
     return fence, rest.lower().split(maxsplit=1)[0] if rest else ""
-
-
-def _score(
-    prompt: str, completion: str, tests: Any, is_cut: bool, graded: tuple[str, float | None]
-) -> float | Exception | None:
-    if tests is None:
-        return None
-    return _scored(
-        lambda language: None if is_cut else find_program(completion, language=language, prompt=prompt), tests, graded
-    )
 
 
 def _scored(

@@ -56,13 +56,9 @@ def parse_verdict(reply: str) -> dict[str, str]:
 def by_model(
     samples: Sequence[Sample], *, chat: Chat | None, seed: int, prompt: str = PROMPT
 ) -> list[dict[str, str] | Exception]:
-    """The verdict of ``chat`` on each sample, or why there is none.
+    """The verdict of ``chat`` on each sample, or why there is none: its reference is empty, say.
 
-    Args:
-        samples: their references must not be empty.
-        chat: the judging model.
-        seed: of its answers.
-        prompt: with "{question}", "{reference}" and "{answer}" in it.
+    ``prompt`` has "{question}", "{reference}" and "{answer}" in it.
 
     Raises:
         ValueError: no model, or a prompt that lacks one of these fields.

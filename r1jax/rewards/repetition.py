@@ -26,11 +26,8 @@ def ngrams(
     """
     if size < 1 or max_penalty > 0:
         raise ValueError(f"ngrams: size={size} must be >= 1 and max_penalty={max_penalty} must be <= 0")
-    return [_repeated_share(ids, size) * max_penalty for ids in completion_ids]
-
-
-def _repeated_share(ids: Sequence[int], size: int) -> float:
-    count = len(ids) - size + 1
-    if count < 1:
-        return 0.0
-    return 1.0 - len({tuple(ids[start : start + size]) for start in range(count)}) / count
+    scores = []
+    for ids in completion_ids:
+        grams = [tuple(ids[start : start + size]) for start in range(len(ids) - size + 1)]
+        scores.append(max_penalty * (1.0 - len(set(grams)) / len(grams)) if grams else 0.0)
+    return scores

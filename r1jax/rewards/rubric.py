@@ -165,14 +165,8 @@ class Rubric:
     def score(self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Scores:
         """Scores a batch. Plain functions run one after the other, async ones at the same time.
 
-        Args:
-            prompts: [N] prompt texts.
-            completions: [N] response texts.
-            columns: further lists of N entries, by name.
-
-        Raises:
-            ValueError: a column, or what a function returned, has not N entries; a function needs a column that is not
-                there; an entry that is no number, None or exception.
+        ValueError: a column, or what a function returned, has not N entries; a function needs a column that is not there;
+        an entry that is no number, None or exception.
         """
         return self.start(prompts, completions, columns)()
 
@@ -210,6 +204,6 @@ class Rubric:
 def _entry_of(reward: FunctionReward, where: str) -> Entry:
     """The entry of a spec that stands at ``where``."""
     try:
-        return make_entry(**{field.name: getattr(reward, field.name) for field in dataclasses.fields(reward)})
+        return make_entry(**vars(reward))
     except ValueError as error:
         raise ValueError(f"{where}.{error}") from error

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,8 @@ InnerShare = Annotated[float, Bound(lambda value: 0 < value < 1, "must be in (0,
 TopP = Annotated[float, Bound(lambda value: 0 < value <= 1, "must be in (0, 1]")]
 Decay = Annotated[float, Bound(lambda value: 0 <= value < 1, "must be in [0, 1)")]
 PathText = Annotated[str, Bound(bool, "must name a file or folder"), IsPath()]
+TemplateName = Literal["r1_zero", "plain", "r1", "v3", "chatml", "qwen2.5", "llama3", "tokenizer"]
+"""The names of ``r1jax.text.templates``, and the template that comes with a tokenizer."""
 Names = Annotated[tuple[str, ...], Bound(bool, "must name at least one; leave it out for all")]
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from r1jax.specs.fields import Count, Names, Natural, PathText, option
+from r1jax.specs.fields import Count, Names, Natural, PathText, TemplateName, option
 from r1jax.specs.source import SourceSpec
 
 HOW = ("remat", "expert_parallel", "expert_capacity", "attention_implementation", "expert_implementation")
@@ -16,7 +16,7 @@ class TokenizerSpec:
     """A byte-level BPE that is trained on texts."""
 
     source: SourceSpec = option(explanation="The texts.")
-    template: str = option("plain", "How a question is rendered in them.")
+    template: TemplateName = option("plain", "How a question is rendered in them.")
     vocab_size: Count = option(512, "Tokens at most.", unit="tokens")
     num_texts: Count = option(2000, "Texts that it is trained on.")
     special_tokens: Names | None = option(

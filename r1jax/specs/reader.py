@@ -113,7 +113,8 @@ def _read_union(kinds: Sequence[Any], value: Any, where: str) -> Any:
         try:
             return read(kind, value, where)
         except SpecError as error:
-            problems.append(str(error).removeprefix(f"{where}={_shown(value)} "))
+            text = str(error)
+            problems.append("must" + text.partition(" must")[2] if text.startswith(f"{where}=") else text)
     raise SpecError(f"{where}={_shown(value)} {', or '.join(problems) or 'must be a dict'}")
 
 
@@ -146,4 +147,5 @@ def _under(where: str, key: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    return repr(str(value) if isinstance(value, str) else value)[:200]
+    value = _literal(Any, value) if isinstance(value, FlagText) else value
+    return repr(value)[:200]

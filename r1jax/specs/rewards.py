@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from r1jax.specs.fields import Count, Names, Natural, NotNegative, PathText, Positive, TopP, option
+from r1jax.specs.fields import Count, Names, Natural, NotNegative, PathText, Positive, TemplateName, TopP, option
 from r1jax.specs.policy import Init
 from r1jax.specs.rollout import EngineSpec
 
@@ -73,7 +73,7 @@ class PolicyChatSpec:
 
     kind: Literal["policy"] = "policy"
     init: Init = option(explanation="The model.")
-    template: str = option("r1", "How a conversation is rendered.")
+    template: TemplateName = option("r1", "How a conversation is rendered.")
     temperature: Positive = option(0.6, "Of its answers (R1 Sec. D.1).")
     top_p: TopP | None = option(0.95, "Of its answers (R1 Sec. D.1); None: all tokens.")
     max_prompt_tokens: Count = option(4096, "Longer prompts are not asked.", unit="tokens")

@@ -11,6 +11,7 @@ from r1jax.specs.fields import (
     NotNegative,
     Positive,
     Seed,
+    TemplateName,
     TopP,
     option,
 )
@@ -22,7 +23,7 @@ from r1jax.specs.source import RecordsSpec, SourceSpec
 from r1jax.specs.tasks import Task, TestSetSpec
 from r1jax.specs.training import OptimizerSpec, RewardModelOptimizerSpec, SupervisedOptimizerSpec
 
-_TEMPLATE = "How a conversation is rendered: a name of r1jax.text.templates, or 'tokenizer' for the model's own."
+_TEMPLATE = "How a conversation is rendered (r1jax.text.templates); 'tokenizer': by the model's own template."
 _INIT = "The policy that it starts from."
 
 
@@ -59,7 +60,7 @@ class RlSpec(TrainingSpec):
     stage: Literal["rl"] = "rl"
     tasks: tuple[Task, ...] = option(explanation="Where the problems come from; drawn by weight.")
     rewards: tuple[Reward, ...] = option(explanation="What is paid for.")
-    template: str = option("r1_zero", _TEMPLATE)
+    template: TemplateName = option("r1_zero", _TEMPLATE)
     rollout_mesh: RolloutMeshSpec | None = option(
         None, "The sampler's mesh, on a copy of the weights; None: the trainer's own arrays.", how=True
     )
@@ -97,7 +98,7 @@ class RlSpec(TrainingSpec):
         "sequence",
         "Loss as a mean over outputs of means over tokens (DSM Eq. 3), over all tokens (DAPO), or by a constant.",
     )
-    aggregation_constant: Positive | None = option(
+    aggregation_constant: Count | None = option(
         None, "Tokens that aggregation='constant' divides by (Dr. GRPO: the length cap).", unit="tokens"
     )
     clip_low: NotNegative = option(10.0, "The ratio is clipped below at 1 - this (R1 Sec. B.1: 10).")
@@ -204,7 +205,7 @@ class SupervisedSpec(TrainingSpec):
 
     stage: Literal["supervised"] = "supervised"
     data: SourceSpec = option(explanation="The documents: conversations of a path, or a function of index and seed.")
-    template: str = option("r1", _TEMPLATE)
+    template: TemplateName = option("r1", _TEMPLATE)
     loss_on_prompt: bool = option(False, "The prompt's tokens are trained on too.")
     train: Literal["last", "all"] = option("last", "Which assistant turns are trained on.")
     aggregation: Literal["token", "sequence"] = option(
@@ -242,7 +243,7 @@ class RewardModelSpec(TrainingSpec):
     stage: Literal["reward_model"] = "reward_model"
     kind: Literal["helpful", "safety"] = option(explanation="Pairs (Bradley-Terry) or labels (binary cross entropy).")
     data: SourceSpec = option(explanation="The preferences or labels.")
-    template: str = option("r1", _TEMPLATE)
+    template: TemplateName = option("r1", _TEMPLATE)
     max_tokens: Count = option(
         8192, "Longer examples are left out of training and counted (R1 Sec. B.2).", unit="tokens"
     )
@@ -263,7 +264,7 @@ class EvaluateSpec(MeshStageSpec):
     init: Init = option(explanation=_INIT)
     tasks: tuple[Task, ...] = option(explanation="Where the problems come from; each is evaluated by itself.")
     rewards: tuple[Reward, ...] = option((), "What is logged of each sample; weights play no part.")
-    template: str = option("r1", _TEMPLATE)
+    template: TemplateName = option("r1", _TEMPLATE)
     problems: Count = option(explanation="Held-out problems of each task.")
     samples: Count = option(16, "Of each problem (R1 Sec. D.1: 4 to 64).")
     cons_at: tuple[Count, ...] = option((), "Sizes of the majority votes; those up to `samples`.")
@@ -290,7 +291,7 @@ class RejectSpec(MeshStageSpec):
     init: Init = option(explanation=_INIT)
     tasks: tuple[Task, ...] = option(explanation="Where the problems come from; drawn by weight.")
     rewards: tuple[Reward, ...] = option(explanation="What filters may look at, and what is written down.")
-    template: str = option("r1", _TEMPLATE)
+    template: TemplateName = option("r1", _TEMPLATE)
     num_prompts: Count = option(explanation="Prompts that are sampled.")
     first_prompt: Natural = option(0, "Number of the first of them.")
     prompts_per_batch: Count = option(32, "Prompts that are sampled at a time.")

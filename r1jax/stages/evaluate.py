@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from r1jax.evals.evaluate import distinct_problems, evaluate, samples_of
-from r1jax.evals.statistics import bootstrap_interval, vote_gains, vote_metrics
+from r1jax.evals.statistics import bootstrap_interval, vote_metrics
 from r1jax.policies.policy import load_policy
 from r1jax.policies.preview import Previews
 from r1jax.policies.reward_model import load_rewards, stand_in_rewards
@@ -123,7 +123,7 @@ def main(spec: EvaluateSpec, workdir: Path) -> dict:
                     before_batch=before_batch,
                 )
                 samples = [samples_of(group, task, style=style) for group in groups]
-                row = scores | vote_metrics(samples, spec.cons_at) | vote_gains(samples, spec.cons_at)
+                row = scores | vote_metrics(samples, spec.cons_at, with_gains=True)
                 row |= group_metrics(groups)
                 _say_failures(groups, task)
                 completions.write(number + 1, completion_rows(groups), split="heldout")

@@ -1,6 +1,6 @@
 """Preferences stage: a judge compares two responses to each prompt, and the clear cases become pairs (R1 Sec. 3.1, spec B.7).
 
-Four queries a pair in random order, the mean verdict, |mean| > 1, lengths balanced over the set: see `r1jax.data.pairs`.
+Four queries a pair in random order, the mean verdict, |mean| > 1, lengths balanced over the set: see `r1jax.data.preferences`.
 Candidates are records {"messages": [...], "responses": [two texts]}. What it leaves, besides what every work directory has:
 
     data/pairs.jsonl   records of kind "helpful" for the reward model's stage, whose ``data.path`` is this directory
@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from r1jax.data.pairs import Failure, Judge, Judged, judge_pairs, parse_candidate, select_pairs
+from r1jax.data.preferences import Failure, Judge, Judged, judge_pairs, parse_candidate, select_pairs
 from r1jax.data.records import FOLDER, check_records, records_of
 from r1jax.policies.chat import check_answered, make_chat
 from r1jax.policies.preview import Previews

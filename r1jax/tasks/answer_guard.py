@@ -1,16 +1,25 @@
-"""Refuses answers that would make a scorer run code or hang, before the scorer sees them.
+"""What stands around reasoning-gym's scorers (0.1.25): `is_safe` before they see an answer, `confirms` behind a full mark.
 
 Nine of reasoning-gym's scorers hand the model's text to Python's ``eval`` or to ``sympy.parse_expr`` (which evaluates
 too), in the scoring process: ``__import__("os").system(...)`` would run and ``9**9**9**9`` would never end. An answer
 to one of these data sets is let through only if it is plainly harmless; any other is a wrong answer. So is
 ``Integral(...)``, an integral left undone, which the scorer of "intermediate_integration" would accept (one in six of
 its reference answers is of that kind).
+
+Several pay for wrong answers, which was seen by giving them to every scorer (`tests/tasks/test_logic.py` holds each case): a 1.0
+of theirs is believed only if `confirms` says so.
 """
 
 import ast
+import math
 import re
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
 
-MAX_ANSWER_CHARS = 2000
+from r1jax.rewards.countdown import solves
+
+_MAX_CHARS = 2000
 _MAX_DEGREE = 64
 _MAX_TERMS = 1000
 
@@ -27,7 +36,7 @@ _ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div)
 
 def is_safe(answer: str, dataset: str) -> bool:
     """True where reasoning-gym's scorer of ``dataset`` may be given ``answer``."""
-    if len(answer) > MAX_ANSWER_CHARS:
+    if len(answer) > _MAX_CHARS:
         return False
     if dataset in _LITERAL_SCORERS:
         return bool(_WORDS.fullmatch(answer)) or _is_literal(answer)
@@ -74,11 +83,9 @@ def _size(node: ast.expr, *, algebra: bool) -> tuple[int, int]:
             right_degree, right_terms = _size(right, algebra=algebra)
             if isinstance(op, ast.Add | ast.Sub):
                 return max(left_degree, right_degree), left_terms + right_terms
-            return (
-                _check(left_degree + right_degree, left_terms * right_terms)
-                if algebra
-                else (1, left_terms + right_terms)
-            )
+            if not algebra:
+                return 1, left_terms + right_terms
+            return _check(left_degree + right_degree, left_terms * right_terms)
     raise ValueError(f"{type(node).__name__} is not allowed")
 
 
@@ -119,3 +126,66 @@ def _number(node: ast.expr) -> float | None:
 
 def _has_name(node: ast.expr) -> bool:
     return any(isinstance(child, ast.Name) and child.id not in _FUNCTIONS for child in ast.walk(node))
+
+
+_ONE_ANSWER = frozenset(
+    {
+        *("coin_flip", "fraction_simplification", "game_of_life_halting", "gsm_symbolic"),
+        *("letter_jumble", "spell_backward", "time_intervals"),
+    }
+)
+_FORMS = {
+    "complex_arithmetic": re.compile(r"[\d.ij+\s-]+"),
+    "kakurasu": re.compile(r"[01\s]+"),
+    "quantum_lock": re.compile(r"[A-Za-z](?:\s*(?:→|->|,)\s*[A-Za-z])*"),
+    "sokoban": re.compile(r"[UDLRudlr\s]+"),
+    "survo": re.compile(r"[\d\s-]+"),
+}
+_CLAIM = re.compile(r"([\w'-]+)\s+is\s+an?\s+([\w-]+)", re.IGNORECASE)
+_CLAIMS = re.compile(rf"\s*(?:{_CLAIM.pattern}[\s,.;]*(?:and\s+)?)+", re.IGNORECASE)
+_NUMBER = re.compile(r"[-+]?[\d,]*\.?\d*(?:e[-+]?\d{1,3}|/\d+)?")  # the fraction 1e999999999 would never end
+
+
+def confirms(dataset: str, answer: str, reference: str, metadata: Mapping[str, Any]) -> bool:
+    """Whether an answer that reasoning-gym's scorer of ``dataset`` calls right is right.
+
+    Args:
+        answer: what was scored.
+        reference, metadata: of reasoning-gym's entry.
+    """
+    if len(answer) > max(_MAX_CHARS, 2 * len(reference)):
+        return False
+    if dataset in _ARITHMETIC_SCORERS:
+        target = int(metadata["target"]) if dataset == "countdown" else 24
+        return solves(answer, [int(number) for number in metadata["numbers"]], target, allow_negation=True)
+    if dataset == "knights_knaves":
+        claims = _claims(answer)
+        return claims is not None and claims == _claims(reference)
+    if dataset in _FORMS:
+        same_size = dataset not in ("kakurasu", "survo") or len(answer.split()) == len(reference.split())
+        return same_size and _FORMS[dataset].fullmatch(answer.strip()) is not None
+    return dataset not in _ONE_ANSWER or _same(answer, reference)
+
+
+def _claims(text: str) -> list[tuple[str, ...]] | None:
+    """Who is what, sorted; None for a text of anything else, or of two claims about one person."""
+    if len(text) > _MAX_CHARS or not _CLAIMS.fullmatch(text):
+        return None
+    claims = sorted(tuple(part.casefold() for part in match.groups()) for match in _CLAIM.finditer(text))
+    return claims if len({name for name, _ in claims}) == len(claims) else None
+
+
+def _same(answer: str, reference: str) -> bool:
+    """The same text but for case, white space and dollar signs, or the same number (a probability to 3 decimals)."""
+    one, other = (
+        " ".join(text.strip().strip("$").split()).casefold().removesuffix(" days") for text in (answer, reference)
+    )
+    if one == other or one.replace(" ", "") == other.replace(" ", ""):
+        return True
+    if not all(map(_NUMBER.fullmatch, (one, other))):
+        return False
+    try:
+        first, second = Fraction(one.replace(",", "")), Fraction(other.replace(",", ""))
+    except (ValueError, ZeroDivisionError):
+        return False
+    return first == second or ("." in other and math.isclose(first, second, rel_tol=0.0, abs_tol=0.0005) and first != 0)

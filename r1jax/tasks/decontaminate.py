@@ -9,7 +9,6 @@ Paraphrases are not found; nor did the paper find them. N-grams are compared by 
 training set and 10^6 of a test set, one false alarm is expected in a million runs, and it costs one problem.
 """
 
-import dataclasses
 import functools
 import hashlib
 import re
@@ -25,21 +24,6 @@ from r1jax.tasks.sources.rows import open_source, stamp_of
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
-
-
-@dataclasses.dataclass(frozen=True)
-class Dropped:
-    """A problem that shares an n-gram with a test set.
-
-    Attributes:
-        place: its place among the problems given.
-        test_set: the name of the test set.
-        ngram: the first shared n-gram, as normalised words joined by spaces.
-    """
-
-    place: int
-    test_set: str
-    ngram: str
 
 
 class NgramIndex:
@@ -69,7 +53,10 @@ class NgramIndex:
         return len(self._hashes)
 
     def find(self, text: str) -> tuple[str, str] | None:
-        """(name of the test set, the n-gram) of the first shared n-gram of a text, or None."""
+        """(name of the test set, the n-gram as normalised words joined by spaces) of the first shared n-gram, or None.
+
+        text: a question's own, without the wording of a prompt: that would be shared by all.
+        """
         found = words(text)
         hashes = _ngram_hashes(found, self.n)
         if not len(self._hashes) or not len(hashes):
@@ -109,24 +96,6 @@ def _texts(spec: TestSetSpec) -> Iterator[str]:
         yield fields.question(row)
         if solution := fields.solution(row):
             yield solution
-
-
-def decontaminate(problems: Iterable[str], index: NgramIndex) -> tuple[list[int], list[Dropped]]:
-    """(places of the problems that share no n-gram with a test set, a table of the others).
-
-    Args:
-        problems: the questions' own texts, without the wording of a prompt: that would be shared by all. They are read
-            one at a time.
-        index: of the questions and solutions of the test sets.
-    """
-    kept, dropped = [], []
-    for place, text in enumerate(problems):
-        hit = index.find(text)
-        if hit is None:
-            kept.append(place)
-        else:
-            dropped.append(Dropped(place, *hit))
-    return kept, dropped
 
 
 def words(text: str) -> list[str]:

@@ -4,7 +4,7 @@ The split is the one of the files, ``train`` and ``heldout``, or one set at ``pa
 equal texts are on one side, in every stage and whatever else the file holds. When the task is made, the question of every row
 is read once. Dropped from the training problems, with a printed count of each, are rows that cannot be problems (a
 Codeforces problem without tests), questions that are held out too, and, where ``decontaminate`` names test sets, questions
-that share an n-gram with one of them (for which they are read again).
+that share an n-gram with one of them.
 
 Training problems come in a new order every epoch, decided by the seed alone; held-out problems in the order of the file,
 over and over.
@@ -22,7 +22,7 @@ from typing import Any
 
 from r1jax.rewards.choice import read_letter
 from r1jax.specs.tasks import FilesTaskSpec
-from r1jax.tasks.decontaminate import Dropped, decontaminate, make_index, stamps_of
+from r1jax.tasks.decontaminate import make_index, stamps_of
 from r1jax.tasks.grading import check_problem, grade_answer
 from r1jax.tasks.problem import (
     SPLITS,
@@ -48,7 +48,7 @@ class FileTask:
     Attributes:
         name: by default that of the data set, without one that of the file or folder.
         fields: how a row becomes a problem.
-        dropped: of the training rows, what was dropped for sharing an n-gram: rows' numbers, test sets, n-grams.
+        dropped: training row, counted from 0 -> (test set, n-gram) for sharing which it was dropped.
         counts: of both splits, how many rows were kept, and dropped for which reason.
     """
 
@@ -64,13 +64,11 @@ class FileTask:
         self.name = spec.name or spec.dataset or _stem(next(iter(spec.sources.values())).path)
         self._space = spec.sources["path"].label if spec.path else ""  # of the split by hash
         self.counts: dict[str, dict[str, int]] = {}
-        self.dropped: list[Dropped] = []
+        self.dropped: dict[int, tuple[str, str]] = {}
         self._rows: dict[str, Rows] = {}
         self._kept: dict[str, array.array] = {}
         self._renamed: dict[str, str] = {}
         self._read()
-        if spec.decontaminate and "train" in self._rows:
-            self._decontaminate()
         self._report()
 
     def problem(self, index: int, *, split: str) -> Problem:
@@ -134,8 +132,11 @@ class FileTask:
         return " ".join(" ".join([*before, self.fields.question(row)]).split())
 
     def _read(self) -> None:
-        """Decides which rows can be problems, and of which split. A training problem that is held out too is none."""
+        """Which rows are problems, and of which split: in training none that is held out too, or shares words with a test set."""
+        is_compared = self.spec.decontaminate and (self.spec.path or self.spec.train)
+        compared = make_index(self.spec.decontaminate, ngram=self.spec.ngram) if is_compared else None
         keys: dict[str, array.array] = {}
+        shared: dict[int, tuple[str, str]] = {}
         for key, source in self.spec.sources.items():
             rows = open_source(source, what=_what(self.spec, key), csv_header=self.fields.csv_header)
             for split in SPLITS if key == "path" else (key,):
@@ -153,20 +154,19 @@ class FileTask:
                 self._kept[split].append(index)
                 keys[split].append(stable_hash(text))
                 self._renamed |= self.fields.renamed(row)
+                if compared is not None and split == "train" and (hit := compared.find(text)):
+                    shared[index] = hit
         for split, kept in self._kept.items():
             self.counts[split]["kept"] = len(kept)
         if self.spec.train and self.spec.heldout:
             held, pairs = set(keys["heldout"]), zip(self._kept["train"], keys["train"], strict=True)
             self._keep([index for index, key in pairs if key not in held], "held out too")
-
-    def _decontaminate(self) -> None:
-        rows, kept = self._rows["train"], self._kept["train"]
-        texts = (self._text(self._row(rows, index, fields=self.fields.reads)) for index in kept)
-        clean, dropped = decontaminate(texts, make_index(self.spec.decontaminate, ngram=self.spec.ngram))
-        self.dropped = [Dropped(kept[entry.place], entry.test_set, entry.ngram) for entry in dropped]
-        self._keep([kept[number] for number in clean], f"sharing {self.spec.ngram} words with a test set")
-        for entry in self.dropped[:3]:
-            self._say(f": row {entry.place + 1} and {entry.test_set} share: {entry.ngram}")
+        if compared is not None:
+            self.dropped = {index: shared[index] for index in self._kept["train"] if index in shared}
+            kept = [index for index in self._kept["train"] if index not in shared]
+            self._keep(kept, f"sharing {self.spec.ngram} words with a test set")
+            for index, (test_set, ngram) in itertools.islice(self.dropped.items(), 3):
+                self._say(f": row {index + 1} and {test_set} share: {ngram}")
 
     def _keep(self, kept: Sequence[int], reason: str) -> None:
         self.counts["train"] |= {reason: len(self._kept["train"]) - len(kept), "kept": len(kept)}

@@ -6,8 +6,7 @@ reasoning-gym (Apache-2.0) is imported only when a task is made. What this modul
 2. A held-out split that shares no question with the training split, by a hash of the question's text. Different seeds
    are not enough: a small space (one-digit sums) would be seen whole in training.
 3. Determinism: a few generators use the global random state, which is set and restored here.
-4. ``answer_guard``: several scorers evaluate the model's text as Python.
-5. ``tasks.logic``: several scorers give full marks to wrong answers.
+4. ``answer_guard``: several scorers evaluate the model's text as Python, and several give full marks to wrong answers.
 """
 
 import dataclasses
@@ -22,8 +21,7 @@ from typing import Any
 import numpy as np
 
 from r1jax.specs.tasks import ReasoningGymSpec
-from r1jax.tasks.answer_guard import is_safe
-from r1jax.tasks.logic import confirms
+from r1jax.tasks.answer_guard import confirms, is_safe
 from r1jax.tasks.problem import GradingError, Problem, canonical_answer, check_index, check_task, split_of, stable_hash
 
 _INDICES_PER_SLICE = 250
@@ -72,7 +70,11 @@ class ReasoningGymTask:
             source_index = offset + _INDICES_PER_SLICE * turn
             entry = self._entry(source_seed, source_index)
             if split_of(entry["question"], heldout_fraction=fraction, space=self.dataset) == split:
-                return self._problem(entry, source_seed, source_index)
+                return Problem(
+                    messages=({"role": "user", "content": self._content(entry)},),
+                    answer="" if entry["answer"] is None else str(entry["answer"]),
+                    columns={"task": self.name, "source_seed": source_seed, "source_index": source_index},
+                )
         raise ValueError(
             f"reasoning_gym {self.dataset!r}: no {split} question among {self._max_tries} generated for index {index}: "
             f"with config {self._spec.config} it has too few different questions for heldout_fraction {fraction}"
@@ -95,7 +97,7 @@ class ReasoningGymTask:
     def grade(self, answer: str | None, problem: Problem) -> float:
         """The data set's own score in [0, 1]; only 1.0 is right (some give 0.01 to anything). Unsafe or absent: 0.0.
 
-        An answer that `tasks.logic` does not confirm is wrong, whatever the scorer says: 0.0.
+        An answer that `answer_guard` does not confirm is wrong, whatever the scorer says: 0.0.
         Where the scorer raises on an answer but not on the reference answer, the answer is at fault: 0.0.
 
         Raises:
@@ -133,17 +135,11 @@ class ReasoningGymTask:
         instruction = self._spec.answer_instruction
         return f"{entry['question']}\n{instruction}" if instruction else entry["question"]
 
-    def _problem(self, entry: dict[str, Any], source_seed: int, source_index: int) -> Problem:
-        answer = entry["answer"]
-        return Problem(
-            messages=({"role": "user", "content": self._content(entry)},),
-            answer="" if answer is None else str(answer),
-            columns={"task": self.name, "source_seed": source_seed, "source_index": source_index},
-        )
-
 
 def _check_config(dataset: str, config: dict[str, Any]) -> None:
-    datasets = _registry()
+    from reasoning_gym.factory import DATASETS  # the first import fills it and takes about a second
+
+    datasets = {name: DATASETS[name] for name in sorted(DATASETS) if name != "composite"}  # a mixture of ours does that
     if dataset not in datasets:
         near = difflib.get_close_matches(dataset, datasets, n=5, cutoff=0.5)
         hint = f"; near names are {', '.join(near)}" if near else f"; there are {', '.join(datasets)}"
@@ -154,8 +150,7 @@ def _check_config(dataset: str, config: dict[str, Any]) -> None:
         )
     config_class = datasets[dataset][1]
     known = sorted({field.name for field in dataclasses.fields(config_class)} - {"seed", "size"})
-    unknown = sorted(set(config) - set(known))
-    if unknown:
+    if unknown := sorted(set(config) - set(known)):
         raise ValueError(
             f"reasoning_gym {dataset!r}: unknown config key {', '.join(unknown)}; known are {', '.join(known)}"
         )
@@ -165,13 +160,6 @@ def _check_config(dataset: str, config: dict[str, Any]) -> None:
             instance.validate()
     except (AssertionError, TypeError, ValueError) as error:
         raise ValueError(f"reasoning_gym {dataset!r}: bad config {config}: {error}") from error
-
-
-def _registry() -> dict[str, tuple[Any, Any]]:
-    """Name -> (data set class, config class), without "composite" (a mixture of ours does that)."""
-    from reasoning_gym.factory import DATASETS  # the first import fills it and takes about a second
-
-    return {name: DATASETS[name] for name in sorted(DATASETS) if name != "composite"}
 
 
 @functools.lru_cache(maxsize=16)

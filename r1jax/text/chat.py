@@ -56,11 +56,9 @@ def render(
 
 def check_template(template: str, messages: Messages | None = None) -> None:
     """ValueError for an unknown name, or for messages it cannot express; what the tokenizer's own can is not known yet."""
-    if template == TOKENIZERS_OWN:
-        return
-    if template not in TEMPLATES:
+    if template not in (*TEMPLATES, TOKENIZERS_OWN):
         raise _refusal(template, f"must be one of {', '.join(sorted([*TEMPLATES, TOKENIZERS_OWN]))}")
-    if messages is not None:
+    if messages is not None and template != TOKENIZERS_OWN:
         render(messages, template=template)
 
 
@@ -208,13 +206,9 @@ def _with_thoughts(messages: Messages, template: str, tokenizer: Tokenizer | Non
 def _render_own(messages: Messages, tokenizer: Tokenizer | None, *, add_generation_prompt: bool) -> str:
     if tokenizer is None or tokenizer.chat_template is None:
         raise _refusal(TOKENIZERS_OWN, "the tokenizer has no chat_template")
-    return render_jinja(
-        tokenizer.chat_template,
-        messages,
-        add_generation_prompt=add_generation_prompt,
-        bos_token=None if tokenizer.bos_id is None else tokenizer.token_text(tokenizer.bos_id),
-        eos_token=tokenizer.token_text(tokenizer.eos_id),
-    )
+    ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
+    tokens = {name: tokenizer.token_text(token) for name, token in ids.items() if token is not None}
+    return render_jinja(tokenizer.chat_template, messages, add_generation_prompt=add_generation_prompt, **tokens)
 
 
 def _own_conversation(messages: Messages, prompt: str, tokenizer: Tokenizer) -> list[tuple[str, bool]]:

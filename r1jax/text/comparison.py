@@ -62,11 +62,7 @@ def by_model(
     chat: Chat | None,
     seed: int,
 ) -> Sequence[str | Exception]:
-    """The replies of a model, an exception in the place of one that could not be had.
-
-    Raises:
-        ValueError: no model.
-    """
+    """The replies of a model, an exception in the place of one that could not be had. ValueError: no model."""
     if chat is None:
         raise ValueError("judge by_model: needs a 'chat' that says which model")
     return chat(

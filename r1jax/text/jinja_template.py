@@ -26,8 +26,6 @@ def render_jinja(
     messages: Sequence[Mapping[str, Any]],
     *,
     add_generation_prompt: bool,
-    bos_token: str | None = None,
-    eos_token: str | None = None,
     **variables: Any,
 ) -> str:
     """The text of a conversation.
@@ -36,14 +34,11 @@ def render_jinja(
         source: the jinja text.
         messages: "role", "content" and what else the template knows.
         add_generation_prompt: end with what opens the assistant's turn.
-        bos_token, eos_token: how the tokens are written; a template may use them or write its own.
-        variables: what else the template takes ("tools", "enable_thinking").
+        variables: what else the template takes ("bos_token", "eos_token", "tools", "enable_thinking").
 
     Raises:
         ValueError: not a jinja template, or the template itself refuses the messages, with its words.
     """
-    tokens = {"bos_token": bos_token, "eos_token": eos_token}
-    variables |= {name: text for name, text in tokens.items() if text is not None}
     try:
         return _compile(source).render(
             messages=[dict(message) for message in messages],

@@ -40,12 +40,9 @@ class Response:
 
 
 def parse(text: str, *, style: str = "r1_zero") -> Response:
-    """Splits a response into its parts. Never raises on text.
+    """Splits a response into its parts. ValueError: unknown style.
 
     An ill-formed response still gives what can be found in it: accuracy and format are judged apart.
-
-    Raises:
-        ValueError: unknown style.
     """
     _require("response style", style, STYLES)
     return _parse_r1(text) if style == "r1" else _parse_r1_zero(text)
@@ -57,8 +54,7 @@ def final_answer(text: str, *, style: str = "r1_zero", answer: str | None = None
     With style "r1" nothing before ``</think>`` is an answer, and a text without it has none.
 
     Args:
-        text: the response.
-        style: how it is written; "r1_zero" or "r1".
+        style: how the response is written; "r1_zero" or "r1".
         answer: "tags": the inside of the last closed ``<answer>`` after ``</think>`` (in all of the text, if no thought
             was closed), of which the last balanced ``\boxed{...}`` if it has one; "boxed": the last balanced
             ``\boxed{...}`` there; "tags_or_boxed": the first of these that is there; "summary": the same, or else all
@@ -89,9 +85,7 @@ def final_answer(text: str, *, style: str = "r1_zero", answer: str | None = None
 def summary_of(text: str, *, prompt: str = "") -> str | None:
     """What a response says after its thought, trimmed: all of it where it does not think; None for a thought without end.
 
-    Args:
-        text: the response.
-        prompt: what it follows, for templates that open the thought themselves.
+    A prompt that ends with ``<think>`` has opened the thought.
     """
     _, closing, after = text.rpartition("</think>")
     is_open = "<think>" in after or (not closing and prompt.rstrip().endswith("<think>"))
@@ -99,11 +93,7 @@ def summary_of(text: str, *, prompt: str = "") -> str | None:
 
 
 def part_of(text: str, part: str, *, prompt: str = "") -> str | None:
-    """The part of a response that a reward model reads: its summary (see ``summary_of``), or the whole of it.
-
-    Raises:
-        ValueError: unknown part.
-    """
+    """The part of a response that a reward model reads: its summary (see ``summary_of``), or the whole of it."""
     _require("part", part, PARTS)
     return summary_of(text, prompt=prompt) if part == "summary" else text
 

@@ -48,12 +48,9 @@ def by_model(
     summary_prompt: str = SUMMARY_PROMPT,
     examples: Sequence[Mapping[str, str]] = (),
 ) -> list[str | Exception]:
-    """The samples rewritten by ``chat``, or why one was not.
+    """The samples, which need a closed thought, rewritten by ``chat``; or why one was not.
 
     Args:
-        samples: with a closed thought.
-        chat: the rewriting model.
-        seed: of its answers.
         thought_prompt, summary_prompt: with "{question}" and "{thought}" in them.
         examples: few-shot examples of the first request, restyled by people: {"question", "thought", "rewritten"} each.
 

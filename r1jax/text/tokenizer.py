@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
@@ -66,15 +67,14 @@ class Tokenizer:
 
     @classmethod
     def from_tokenizers(
-        cls, inner: tokenizers.Tokenizer, *, eos: str, bos: str | None = None, pad: str | None = None
+        cls, inner: tokenizers.Tokenizer, *, eos: str, bos: str | None = None, pad: str | None = None, **options: Any
     ) -> "Tokenizer":
         """Wraps `inner`, with the end, begin and padding tokens given as text. ValueError names an absent token."""
-        ids = {}
         for name, text in (("eos", eos), ("bos", bos), ("pad", pad)):
-            ids[name] = None if text is None else inner.token_to_id(text)
-            if text is not None and ids[name] is None:
+            options[f"{name}_id"] = None if text is None else inner.token_to_id(text)
+            if text is not None and options[f"{name}_id"] is None:
                 raise ValueError(f"{name} token {text!r} is not in the tokenizer's vocabulary")
-        return cls(inner, eos_id=ids["eos"], bos_id=ids["bos"], pad_id=ids["pad"])
+        return cls(inner, **options)
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`; special tokens written in it become their ids, and none is added."""
@@ -155,10 +155,7 @@ class Tokenizer:
             data["model"]["vocab"] = {renamed.get(text, text): index for text, index in vocabulary.items()}
         data["post_processor"] = None  # it may add the old tokens; `adds_bos` says what it said
         inner = tokenizers.Tokenizer.from_str(json.dumps(data))
-        new = Tokenizer.from_tokenizers(inner, eos=eos, bos=bos)
-        return Tokenizer(
-            inner, eos_id=new.eos_id, bos_id=new.bos_id, adds_bos=bos is not None, chat_template=chat_template
-        )
+        return self.from_tokenizers(inner, eos=eos, bos=bos, adds_bos=bos is not None, chat_template=chat_template)
 
     def with_chat_template(self, chat_template: str, *, eos: str) -> "Tokenizer":
         """The same tokens with another chat template and the end token that it writes; what ended a text before still does.

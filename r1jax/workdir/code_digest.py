@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import inspect
@@ -21,30 +22,14 @@ def code_digests(spec: Any) -> dict[str, str]:
     The key is the module. Where it has no file (a notebook's __main__) the key is the whole string and the digest that
     of the function's source. What has no source at all is left out; so is what those modules import.
     """
-    digests = {}
+    sources: dict[str, bytes] = {}
     for name in sorted({text for _, text, _, _ in leaves(spec) if isinstance(text, str) and _FUNCTION.fullmatch(text)}):
         module, _, function = name.partition(":")
-        if (source := _module_source(module)) is not None:
-            digests[module] = _digest(source)
-        elif (source := _function_source(module, function)) is not None:
-            digests[name] = _digest(source)
-    return digests
-
-
-def _module_source(module: str) -> bytes | None:
-    try:
-        spec = importlib.util.find_spec(module)
-        return Path(spec.origin).read_bytes() if spec and spec.origin else None
-    except Exception:  # its parent package is code of others; whoever calls the function says what is wrong with it
-        return None
-
-
-def _function_source(module: str, function: str) -> bytes | None:
-    try:
-        return inspect.getsource(getattr(sys.modules.get(module), function)).encode()
-    except (AttributeError, OSError, TypeError):
-        return None
-
-
-def _digest(source: bytes) -> str:
-    return hashlib.sha256(source).hexdigest()[:16]
+        # Packages above it are code of others: whoever calls the function says what is wrong with them.
+        with contextlib.suppress(Exception):
+            if (found := importlib.util.find_spec(module)) and found.origin:
+                sources[module] = Path(found.origin).read_bytes()
+        if module not in sources:
+            with contextlib.suppress(AttributeError, OSError, TypeError):
+                sources[name] = inspect.getsource(getattr(sys.modules.get(module), function)).encode()
+    return {name: hashlib.sha256(source).hexdigest()[:16] for name, source in sources.items()}

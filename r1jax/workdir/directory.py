@@ -1,15 +1,8 @@
 """A work directory: what a stage was asked to do, where it ran, and whether it has finished.
 
-    config.json        the stage's spec whole, defaults too
-    changes.jsonl      which settings a run went on with, and from which update on
-    environment.json   commit, versions, devices, digests of the code that the spec names, of the latest start
-    summary.json       the stage's result, written when it is finished
-    DONE               empty; present when the stage is finished
-    LOCK               who writes here, or was the last to
-
-Every file but LOCK and changes.jsonl is written under another name and then renamed, so none is ever half there. A text
-of config.json that begins with "{here}/" stands for a path from the work directory: directories that name each other so can
-be moved together.
+README.md lists its files. Every one but LOCK and changes.jsonl is written under another name and then renamed, so none is
+ever half there. A text of config.json that begins with "{here}/" stands for a path from the work directory: directories that
+name each other so can be moved together.
 
 What is learned is told from how it is run (fields declared with how=True: meshes, micro-batches, cadences, workers). Where a
 directory holds results, a start with another spec
@@ -125,7 +118,7 @@ def _write_config(path: Path, spec: Any, plain: dict[str, Any]) -> None:
         if not how and not others:
             return
         if holds_results(path):
-            is_extended = _check_differences(path, how, others)
+            is_extended = check_same_config(path, spec)
             now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
             with (path / "changes.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"update": updates_done(path), "time": now, "changes": how}) + "\n")
@@ -134,8 +127,10 @@ def _write_config(path: Path, spec: Any, plain: dict[str, Any]) -> None:
             if is_extended:
                 (path / "DONE").unlink(missing_ok=True)
         else:
-            for name in _OF_A_RUN:
-                _remove(path / name)
+            for file in (path / name for name in _OF_A_RUN):
+                if file.is_dir():
+                    shutil.rmtree(file)
+                file.unlink(missing_ok=True)
     write_json(path / "config.json", plain)
 
 
@@ -164,23 +159,17 @@ def read_summary(path: Path, spec: Any) -> dict[str, Any] | None:
     if not (path / "DONE").exists():
         return None
     try:
-        if _check_differences(path, *_differences(path, spec)):
-            return None
+        is_whole = not check_same_config(path, spec)
     except WorkdirError:
         return None
-    return _read(path / "summary.json", at=path)
+    return _read(path, "summary.json") if is_whole else None
 
 
 def changed_code(path: Path, spec: Any) -> list[str]:
     """The modules and functions that the spec names whose source is not what it was at the directory's latest start."""
-    environment = _read(path / "environment.json", at=path)
+    environment = _read(path, "environment.json")
     before = environment.get("code", {}) if isinstance(environment, dict) else {}
     return [name for name, digest in code_digests(spec).items() if before.get(name, digest) != digest]
-
-
-def check_same_config(path: Path, spec: Any) -> None:
-    """Raises WorkdirError, naming the keys that differ with both values, unless a directory's run can go on with the spec."""
-    _check_differences(path, *_differences(path, spec))
 
 
 def from_here(value: Any, path: Path) -> Any:
@@ -201,12 +190,10 @@ def to_here(target: Path, path: Path) -> str:
 
 def describe_environment() -> dict[str, Any]:
     """Commit, versions and devices, for environment.json; what is unknown is None."""
-    versions: dict[str, str | None] = {}
+    versions: dict[str, str | None] = dict.fromkeys(_PACKAGES)
     for name in _PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
     devices = jax.devices()
     return {
         "commit": _git("rev-parse", "HEAD"),
@@ -256,12 +243,10 @@ def _to_json(spec: Any) -> dict[str, Any]:
     return to_plain(spec)
 
 
-def _read(path: Path, *, at: Path) -> Any:
+def _read(path: Path, name: str) -> Any:
     """What a JSON file of the work directory holds; None if there is none or it is damaged."""
-    try:
-        return from_here(json.loads(path.read_text(encoding="utf-8")), at)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
+        return from_here(json.loads((path / name).read_text(encoding="utf-8")), path)
 
 
 def _require_space(path: Path, num_bytes: int) -> None:
@@ -292,33 +277,28 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _differences(path: Path, spec: Any) -> tuple[dict[str, list], dict[str, list]]:
     """Dotted key -> [value there, value now], of `how` fields and of others. Raises WorkdirError if config.json is damaged."""
-    plain = _read(path / "config.json", at=path)
+    plain = _read(path, "config.json")
     if not isinstance(plain, dict):
         raise WorkdirError(f"{path / 'config.json'} is damaged")
-    is_how: dict[str, bool] = {}
-
-    def values_of(plain: dict[str, Any]) -> dict[str, Any]:
-        try:
-            value = read(type(spec), plain)  # fills in defaults, and says of each leaf what it is
-        except SpecError:
-            value = plain  # of an older version, or another stage
-        values = {}
-        for key, leaf, how, _ in leaves(value):
-            values[key] = to_plain(leaf)
-            is_how[key] = is_how.get(key, False) or how
-        return values
-
-    there, now = values_of(plain), values_of(from_here(to_plain(spec), path))
-    how, others = {}, {}
-    for key in sorted(is_how):
-        pair = [there.get(key, _ABSENT), now.get(key, _ABSENT)]
-        if pair[0] != pair[1]:
-            (how if is_how[key] else others)[key] = pair
-    return how, others
+    pairs: dict[str, list] = {}
+    how_keys = set()
+    for side, values in enumerate((plain, from_here(to_plain(spec), path))):
+        with contextlib.suppress(SpecError):  # of an older version, or another stage
+            values = read(type(spec), values)  # fills in defaults, and says of each leaf what it is
+        for key, leaf, is_how, _ in leaves(values):
+            pairs.setdefault(key, [_ABSENT, _ABSENT])[side] = to_plain(leaf)
+            how_keys |= {key} if is_how else set()
+    changed = {key: pair for key, pair in sorted(pairs.items()) if pair[0] != pair[1]}
+    how = {key: changed.pop(key) for key in list(changed) if key in how_keys}
+    return how, changed
 
 
-def _check_differences(path: Path, how: Mapping[str, list], others: Mapping[str, list]) -> bool:
-    """Whether the run becomes longer. Raises WorkdirError for what it cannot go on with."""
+def check_same_config(path: Path, spec: Any) -> bool:
+    """Whether a directory's run becomes longer with the spec.
+
+    Raises WorkdirError if it cannot go on with it, naming the keys that differ with both values.
+    """
+    how, others = _differences(path, spec)
     if others:
         lines = [f"  {key}: {_shown(before)} there, {_shown(after)} now" for key, (before, after) in others.items()]
         raise WorkdirError(
@@ -343,19 +323,8 @@ def _shown(value: Any) -> str:
     return value if value is _ABSENT else repr(value)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def _git(*arguments: str) -> str | None:
     """What git says of the checkout that this package lies in; None if it is none."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

@@ -30,13 +30,11 @@ class MetricsWriter:
     Args:
       workdir: the stage's work directory.
       resume_step: the step that the run goes on from (0 at the start): rows of later steps are cut.
-      total: updates of the whole run, for the progress line; None: no progress line.
-      progress: the line of this run, which stays open; None: one of its own.
+      total: updates of the whole run, for the progress line.
+      progress: the line of this run, which stays open.
     """
 
-    def __init__(
-        self, workdir: str | Path, *, resume_step: int, total: int | None = None, progress: Progress | None = None
-    ):
+    def __init__(self, workdir: str | Path, *, resume_step: int, total: int = 0, progress: Progress | None = None):
         self.path = Path(workdir) / "metrics.jsonl"
         self._writes = is_first()
         if not self._writes:
@@ -52,10 +50,9 @@ class MetricsWriter:
             flush_secs=10,
             filename_suffix=f".from_{resume_step}",  # a restart within the same second gets a file of its own
         )
-        self._own = Progress() if progress is None and total is not None else None
-        self._progress = progress or self._own
-        if self._progress is not None and total is not None:
-            self._progress.begin(total, start=resume_step)
+        self._progress = progress
+        if progress is not None:
+            progress.begin(total, start=resume_step)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes one row {"step", "time", **values} and flushes it.
@@ -81,13 +78,10 @@ class MetricsWriter:
                 self._tensorboard.add_scalar(name, value, row["step"])
 
     def close(self) -> None:
-        """Closes the files, and the progress line unless it was given."""
-        if not self._writes:
-            return
-        self._file.close()
-        self._tensorboard.close()
-        if self._own is not None:
-            self._own.close()
+        """Closes the files."""
+        if self._writes:
+            self._file.close()
+            self._tensorboard.close()
 
     def __enter__(self) -> MetricsWriter:
         return self

@@ -94,8 +94,7 @@ class Progress:
         """
         is_new = name != self._name
         if is_new:
-            self._end_phase()
-            self._name, self._phase_started = name, time.monotonic()
+            self._begin_phase(name)
         self._done, self._of = done, total
         self._reckon()
         if is_new or self._live is None:  # counts may come often: the thread shows them on a terminal
@@ -104,34 +103,28 @@ class Progress:
     def update(self, row: Mapping[str, Any]) -> None:
         """Shows a metrics row: its "step" is the number of updates done. A row without "time/step" is an evaluation."""
         figures = [f"{label} {_number(row[name])}" for name, label in FIGURES.items() if row.get(name) is not None]
-        is_evaluation = "time/step" not in row
-        now = time.monotonic()
+        is_evaluation, is_first = "time/step" not in row, self._row_time is None
+        step, now = row["step"], time.monotonic()
         if is_evaluation:
             if "evaluat" not in self._name and (seconds := row.get("time/eval")):
                 self._aside += seconds
                 self._unit_seconds = seconds / max(self._size, 1)
             elif self._of is not None:
                 self._done = self._of
-            self._next_evaluation = row["step"] + 1
-            if row["step"] == self._total:
-                self._final_size = 0
-        self._end_phase()
-        self._name, self._done, self._of, self._phase_started = "", None, None, now
+            self._next_evaluation = step + 1
+            self._final_size = 0 if step == self._total else self._final_size
+        self._begin_phase("compiling" if is_evaluation and is_first and self._total != self._step else "")
         if is_evaluation:
-            if self._row_time is None and self._total != self._step:
-                self._name = "compiling"
             self._reckon()
             if figures:
-                self._print(_fit([f"update {row['step']}"], figures, "", self._width()))
+                self._print(_fit([f"update {step}"], figures, "", self._width()))
             return
-        if self._row_time is not None and row["step"] > self._step:
-            self._paces.append((now - self._row_time - self._aside) / (row["step"] - self._step))
-        is_first = self._row_time is None
-        self._row_time, self._aside = now, 0.0
-        self._step, self._figures = row["step"], figures
-        self._next_evaluation = max(self._next_evaluation, self._step)
+        if self._row_time is not None and step > self._step:
+            self._paces.append((now - self._row_time - self._aside) / (step - self._step))
+        self._row_time, self._aside, self._step, self._figures = now, 0.0, step, figures
+        self._next_evaluation = max(self._next_evaluation, step)
         self._reckon()
-        is_last = self._total is not None and self._step >= self._total
+        is_last = self._total is not None and step >= self._total
         if self._live is not None:
             self._live.refresh()
         elif is_first or is_last or now - self._last_line >= self._every_seconds:
@@ -147,13 +140,14 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
-    def _end_phase(self) -> None:
-        """Keeps what an evaluation took."""
+    def _begin_phase(self, name: str) -> None:
+        """Goes over to another phase, and keeps what an evaluation took."""
+        now = time.monotonic()
         if "evaluat" in self._name:
-            seconds = time.monotonic() - self._phase_started
+            seconds = now - self._phase_started
             self._aside += seconds
-            if self._done:
-                self._unit_seconds = seconds / self._done
+            self._unit_seconds = seconds / self._done if self._done else self._unit_seconds
+        self._name, self._done, self._of, self._phase_started = name, None, None, now
 
     def _reckon(self) -> None:
         """Reckons the seconds left: unknown before the second row of this start."""

@@ -5,17 +5,16 @@ Damaged or missing files become notes, never errors.
 
 import dataclasses
 import datetime
-import functools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-_STAGE_FILES = ("metrics.jsonl", "config.json")
+_FILES = ("config.json", "metrics.jsonl", "summary.json", "environment.json")
 _HERE = "{here}"  # at the start of a path in config.json: the stage's directory
 _NOT_STAGES = ("checkpoints", "completions", "tensorboard")
 _NOT_IN_STEP = ("time/step", "time/eval")
@@ -23,8 +22,6 @@ _WITHOUT_CURVES = ("evaluate", "claims")
 _WITHOUT_UPDATES = (*_WITHOUT_CURVES, "reject", "preferences")
 _FAILURES = re.compile(r"(eval/)?rewards/[^/]+/(errors|timeouts)")
 _OF_K_SAMPLES = re.compile(r"eval/(?:pass|cons)@([0-9]{1,9})")
-_Container = TypeVar("_Container", dict, list)
-_Value = TypeVar("_Value")
 _EPOCH_SECONDS = 1e9  # a "time" above this counts from 1970, below it from the start of the run
 
 
@@ -84,7 +81,11 @@ class Stage:
     wall_seconds: float  # nan if unknown
     done: bool  # the DONE marker is there
     notes: tuple[str, ...]  # what was damaged or left out, a sentence each
-    damaged: Mapping[str, str]  # file -> the note that says so
+
+    @property
+    def damaged(self) -> dict[str, str]:
+        """File -> the note that says so."""
+        return {name: note for name in _FILES for note in self.notes if note.startswith(name)}
 
     @property
     def seed(self) -> Any:
@@ -94,13 +95,9 @@ class Stage:
     @property
     def has_run(self) -> bool:
         """Whether there is more of it than its settings."""
-        files = ("summary.json", "claims.json", "table.json")
-        return (
-            self.done
-            or bool(self.last_time)
-            or any((self.path / name).is_file() for name in files)
-            or any((self.path / "completions").glob("*.jsonl"))
-        )
+        files = [self.path / name for name in ("summary.json", "claims.json", "table.json")]
+        files += (self.path / "completions").glob("*.jsonl")
+        return self.done or bool(self.last_time) or any(file.is_file() for file in files)
 
     def curves(self, metric: str) -> list[tuple[Evaluation | None, Series, bool]]:
         """(kind, series, whether its points are single ones) of each kind of evaluation; one of what is no held-out metric.
@@ -108,10 +105,8 @@ class Stage:
         Between the first and the last evaluation others were made, or none: no line joins them.
         """
         parts = self.metrics[metric].by_kind().items()
-        return [
-            (k, s, k is not None and k.is_full and (self.is_evaluated_along_the_way or len(s.steps) <= 2))
-            for k, s in parts
-        ]
+        single = self.is_evaluated_along_the_way
+        return [(k, s, k is not None and k.is_full and (single or len(s.steps) <= 2)) for k, s in parts]
 
     @property
     def is_evaluated_along_the_way(self) -> bool:
@@ -121,8 +116,7 @@ class Stage:
     @property
     def origin(self) -> Path | None:
         """The folder of the policy that it starts from, as its config says; None without one."""
-        init = self.config.get("init")
-        path = init.get("path") if isinstance(init, dict) else None
+        path = dig(self.config, "init", "path")
         if not isinstance(path, str) or "\0" in path:
             return None
         return Path(path.replace(_HERE, str(self.path), 1) if path.startswith(_HERE) else path)
@@ -169,10 +163,9 @@ def read_run(workdir: str | Path) -> Run:
     Raises NotAWorkdirError if the path is missing, no folder, or holds no stage, or of several none that has run.
     """
     path = Path(workdir)
-    if not path.exists():
-        raise NotAWorkdirError(f"{path}: there is no such folder")
     if not path.is_dir():
-        raise NotAWorkdirError(f"{path} is a file, not a work directory")
+        problem = " is a file, not a work directory" if path.exists() else ": there is no such folder"
+        raise NotAWorkdirError(f"{path}{problem}")
     folders = [child for child in sorted(path.iterdir()) if child.name not in _NOT_STAGES and _is_stage(child)]
     if _is_stage(path) and (not folders or (path / "metrics.jsonl").exists()):
         return Run(path, tuple(_with_origins([read_stage(path)])))
@@ -216,17 +209,8 @@ def read_rows(
     return rows
 
 
-def read_json(path: Path, notes: list[str]) -> dict[str, Any]:
-    """Reads one JSON object; {} if the file is missing, and {} with a note if it is broken."""
-    return _read_as(dict, path, notes)
-
-
-def read_list(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """Reads a JSON list of objects, others left out; [] if the file is missing, and [] with a note if it is broken."""
-    return [row for row in _read_as(list, path, notes) if isinstance(row, dict)]
-
-
-def _read_as(kind: type[_Container], path: Path, notes: list[str]) -> _Container:
+def read_json(path: Path, notes: list[str], kind: type = dict) -> Any:
+    """Reads one JSON object, or list; an empty one if the file is missing, and with a note if it is broken."""
     if not path.is_file():
         return kind()
     try:
@@ -260,13 +244,10 @@ def _parse(text: str) -> Any:
 
 def _is_stage(path: Path) -> bool:
     """Whether a folder is a stage's: the config.json alone may be a model's."""
-    if not path.is_dir():
-        return False
     if (path / "metrics.jsonl").is_file() or (path / "completions").is_dir():
         return True
-    return (path / "config.json").is_file() and (
-        (path / "environment.json").is_file() or "stage" in read_json(path / "config.json", [])
-    )
+    config = path / "config.json"
+    return config.is_file() and ((path / "environment.json").is_file() or "stage" in read_json(config, []))
 
 
 def _with_origins(stages: list[Stage]) -> list[Stage]:
@@ -275,7 +256,7 @@ def _with_origins(stages: list[Stage]) -> list[Stage]:
     result = []
     for stage in stages:
         origin = stage.origin
-        if origin is not None and _is_stage(origin) and origin.resolve() not in known:
+        if origin and _is_stage(origin) and origin.resolve() not in known:
             known.add(origin.resolve())
             result.append(read_stage(origin))
         result.append(stage)
@@ -283,27 +264,18 @@ def _with_origins(stages: list[Stage]) -> list[Stage]:
 
 
 def _started(path: Path) -> float:
-    return min((file.stat().st_mtime for name in _STAGE_FILES if (file := path / name).is_file()), default=math.inf)
+    files = [path / "metrics.jsonl", path / "config.json"]
+    return min((file.stat().st_mtime for file in files if file.is_file()), default=math.inf)
 
 
 def read_stage(path: Path) -> Stage:
     """Reads one stage's folder, whatever there is of it."""
     notes: list[str] = []
-    damaged: dict[str, str] = {}
-
-    def noted(name: str, read: Callable[[Path, list[str]], _Value]) -> _Value:
-        value = read(path / name, problems := [])
-        notes.extend(problems)
-        if problems:
-            damaged[name] = problems[0]
-        return value
-
     done = (path / "DONE").exists()
-    config = noted("config.json", read_json)
-    rows = noted("metrics.jsonl", functools.partial(read_rows, is_whole=done))
+    config = read_json(path / "config.json", notes)
+    rows = read_rows(path / "metrics.jsonl", notes, is_whole=done)
     metrics = _metrics(rows, notes)
-    summary = noted("summary.json", read_json)
-    environment = noted("environment.json", read_json)
+    summary, environment = (read_json(path / name, notes) for name in ("summary.json", "environment.json"))
     kind = config.get("stage", "")
     written = datetime.datetime.fromtimestamp((path / "metrics.jsonl").stat().st_mtime) if rows else None
     return Stage(
@@ -319,7 +291,6 @@ def read_stage(path: Path) -> Stage:
         wall_seconds=_wall_seconds(summary, rows),
         done=done,
         notes=tuple(notes),
-        damaged=damaged,
     )
 
 
@@ -358,12 +329,12 @@ def _metrics(rows: list[dict[str, Any]], notes: list[str]) -> dict[str, Series]:
                 "they count as neither right nor wrong."
             )
     _add_other_time(values)
-    return {name: _series(points, kinds.get(name, {})) for name, points in values.items()}
-
-
-def _series(points: dict[float, float], kinds: dict[float, Evaluation]) -> Series:
-    steps = sorted(points)
-    return Series(np.array(steps), np.array([points[step] for step in steps]), tuple(kinds[s] for s in steps if kinds))
+    metrics = {}
+    for name, points in values.items():
+        steps = sorted(points)
+        of_steps = tuple(kinds[name][step] for step in steps) if name in kinds else ()
+        metrics[name] = Series(np.array(steps), np.array([points[step] for step in steps]), of_steps)
+    return metrics
 
 
 def _evaluation_of(row: dict[str, Any]) -> Evaluation:
@@ -376,10 +347,8 @@ def _add_other_time(values: dict[str, dict[float, float]]) -> None:
     """Adds time/other: what of time/step the named parts do not cover."""
     parts = [points for name, points in values.items() if name.startswith("time/") and name not in _NOT_IN_STEP]
     if parts and "time/step" in values and "time/other" not in values:
-        steps = values["time/step"].items()
-        values["time/other"] = {
-            step: max(0.0, whole - sum(part.get(step, 0.0) for part in parts)) for step, whole in steps
-        }
+        whole = values["time/step"].items()
+        values["time/other"] = {s: max(0.0, seconds - sum(part.get(s, 0.0) for part in parts)) for s, seconds in whole}
 
 
 def number(value: Any) -> float:
@@ -392,10 +361,16 @@ def number(value: Any) -> float:
         return math.nan
 
 
+def dig(tree: Any, *keys: str) -> Any:
+    """What nested dicts hold at the end of `keys`; None where one of them is missing or there is no dict."""
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
 def with_limits(figures: Any, name: str) -> tuple[float, float, float]:
     """(value, low, high) of "<name>", "<name>_low" and "<name>_high" in a dict; nan where there is none."""
-    figures = figures if isinstance(figures, Mapping) else {}
-    value, low, high = (number(figures.get(f"{name}{end}")) for end in ("", "_low", "_high"))
+    value, low, high = (number(dig(figures, f"{name}{end}")) for end in ("", "_low", "_high"))
     return value, low, high
 
 

@@ -16,7 +16,7 @@ KERNELS = {"flash_attention", "mla_decode", "gqa_decode", "route", "expert_ffn",
 
 
 def test_every_kernel_shape_and_generation_has_a_modelled_row():
-    rows = list(kernels.modelled(list(hardware.GENERATIONS)))
+    rows = list(kernels.modelled_passes(list(hardware.GENERATIONS)))
     assert {row.kernel.split()[0] for row in rows} == KERNELS
     assert {row.generation for row in rows} == set(hardware.GENERATIONS)
     assert len({(row.kernel, row.shape, row.generation) for row in rows}) == len(rows)
@@ -28,7 +28,7 @@ def test_every_kernel_shape_and_generation_has_a_modelled_row():
 
 def test_a_row_is_the_roofline_of_its_flops_and_bytes():
     """V3's experts are bound by FLOPs while training and by the bytes of the weights while decoding."""
-    rows = {(row.kernel, row.shape): row for row in kernels.modelled(["v5p"])}
+    rows = {(row.kernel, row.shape): row for row in kernels.modelled_passes(["v5p"])}
     train, decode = (rows["expert_ffn forward", name] for name in ("v3", "v3_decode"))
     assert train.cost.flops == 6 * 32_768 * 7168 * 2048
     assert train.seconds == pytest.approx(train.cost.flops / 459e12, rel=1e-3)
@@ -68,7 +68,7 @@ def test_attention_kernels_state_the_costs_of_the_table(kernel):
     """As the tests of the other kernels have it for theirs; traced for a v5p, nothing is compiled."""
     device = jax.sharding.AbstractDevice("TPU v5", 2, "tpu")
     mesh = jax.sharding.AbstractMesh((1,), ("device",), abstract_device=device)
-    rows = {(row.kernel, row.shape): row.cost for row in kernels.modelled(["v5p"])}
+    rows = {(row.kernel, row.shape): row.cost for row in kernels.modelled_passes(["v5p"])}
     for name, shape in kernels.MODELS[kernel][0].items():
         function, arrays = TRACED[kernel](shape)
         with jax.sharding.use_abstract_mesh(mesh):
@@ -94,8 +94,8 @@ def test_command_prints_the_table_and_what_it_measured(monkeypatch, capsys):
     command_line.main()
     out = capsys.readouterr().out
     assert out.startswith("modelled:") and " v6e " in out and " v5e " not in out
-    told = json.loads(out[out.index("\n{") :])["cpu_milliseconds"]["twice"]
-    assert set(told) == {"reference", "xla"} and told["xla"]["with_gradient"] > 0
+    figures = json.loads(out[out.index("\n{") :])["cpu_milliseconds"]["twice"]
+    assert set(figures) == {"reference", "xla"} and figures["xla"]["with_gradient"] > 0
 
 
 def test_measured_operations_run_in_both_implementations():

@@ -88,8 +88,6 @@ def test_batches_are_packed_and_say_how_many_were_too_long(tokenizer):
     assert batch["num_too_long"] == 1 and batch["segment_ids"].max(axis=1).sum() == 3
     with pytest.raises(ValueError, match="a document has 22 tokens and a row holds 20"):
         next(iterator(tokenizer))
-    with pytest.raises(ValueError, match="too_long='skip': must be one of raise, cut, drop"):
-        iterator(tokenizer, too_long="skip")
 
 
 def test_a_restored_position_gives_the_batches_that_were_to_come(tokenizer):

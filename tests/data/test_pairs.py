@@ -1,6 +1,6 @@
 import pytest
 
-from r1jax.data.pairs import judge_pairs, parse_candidate, select_pairs
+from r1jax.data.preferences import judge_pairs, parse_candidate, select_pairs
 
 ASK = [{"role": "user", "content": "Hello"}]
 

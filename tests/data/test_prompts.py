@@ -69,11 +69,6 @@ def test_a_position_of_another_run_is_refused(change, message):
         PromptIterator(Counting(), **{"batch_size": 2, "seed": 0, **change}).set_state(state)
 
 
-def test_an_empty_batch_is_refused():
-    with pytest.raises(ValueError, match="batch_size 0"):
-        PromptIterator(Counting(), batch_size=0, seed=0)
-
-
 def test_problems_that_are_not_kept_are_passed_over_and_handed_out():
     def is_even(problem):
         return int(problem.answer) % 2 == 0

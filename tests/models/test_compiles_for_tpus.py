@@ -19,10 +19,13 @@ from r1jax.models.transformer import make_model
 from r1jax.objectives.sums import add_metrics
 from r1jax.rollout.engine import MAX_STOP_IDS, Engine
 from r1jax.sharding import tree_shardings
+from r1jax.specs.rollout import EngineSpec
+from r1jax.specs.training import OptimizerSpec
 from r1jax.stages.rl.stage import make_loss
 from r1jax.training.learner import make_update, update_once
 from r1jax.training.optimizer import make_optimizer
 from tests.kernels.tpu_aot import check_kernels, compile_timed, mesh_of, tpu_compile
+from tests.stages.rl.test_stage import tiny_config
 
 MODELS = {
     "mini_v3": dataclasses.replace(make_preset("mini_v3"), num_layers=2),
@@ -58,7 +61,7 @@ def weights(model, mesh, *, role="train"):
 def train_step(model, mesh, *, batch, length):
     """One GRPO update from one micro-batch, compiled."""
     params, buffers = weights(model, mesh)
-    optimizer, schedule = make_optimizer(learning_rate=1e-3, total_steps=10)
+    optimizer, schedule = make_optimizer(OptimizerSpec(learning_rate=1e-3), total_steps=10)
     opt_state = optax.tree.map_params(
         optimizer,
         lambda _, param: param,
@@ -69,7 +72,7 @@ def train_step(model, mesh, *, batch, length):
     scalar = laid_out(jax.ShapeDtypeStruct((), jnp.float32), mesh)
     state = {"step": laid_out(jax.ShapeDtypeStruct((), jnp.int32), mesh), "params": params, "buffers": buffers}
     state["opt_state"] = opt_state
-    loss = make_loss(model, aggregation="token", constant=None)
+    loss = make_loss(model, tiny_config(aggregation="token"))
     update = make_update(loss, optimizer, schedule=schedule, state=state, add_metrics=add_metrics)
     names = {"int32": ("tokens", "targets", "positions", "segment_ids")}
     names["float32"] = ("mask", "old_logp", "ref_logp", "sampler_logp", "advantage")
@@ -83,7 +86,7 @@ def train_step(model, mesh, *, batch, length):
 
 def engine_programs(model, mesh, *, prompts, length):
     """(prefill, a segment of decode steps), compiled; two samples of each prompt, which shares its full pages."""
-    engine = Engine(model, pad_id=0, segment=16)
+    engine = Engine(model, EngineSpec(segment=16), pad_id=0)
     trees = weights(model, mesh, role="rollout")
     settings = {
         "temperature": jax.ShapeDtypeStruct((), jnp.float32),

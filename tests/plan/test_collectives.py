@@ -66,12 +66,12 @@ ENTRY %main (a: f32[4]) -> f32[4] {
 """
 
 
-def test_bytes_are_multiplied_by_the_turns_of_their_loops():
+def test_bytes_are_multiplied_by_the_iterations_of_their_loops():
     """58 layers: gathered 16 x 4 bf16, added up 64 x 8 f32; once, 32 f32; further rounds are not taken."""
     assert collective_bytes(SCANNED) == {"all-gather": 58 * 128 + 128, "reduce-scatter": 58 * 2048}
 
 
-def test_turns_that_only_the_run_knows_are_the_callers():
+def test_iterations_that_only_the_run_knows_are_the_callers():
     assert collective_bytes(SCANNED, dynamic_trips=(3,))["all-to-all"] == 58 * 3 * 64
     known = SCANNED.replace(
         "condition=%fewer, body=%rounds",
@@ -81,7 +81,7 @@ def test_turns_that_only_the_run_knows_are_the_callers():
 
 
 def test_a_loop_within_a_loop_that_the_run_decides_counts_for_itself():
-    nested = SCANNED.replace("constant(58)", "parameter(1)")  # now nobody knows the number of layers either
+    nested = SCANNED.replace("constant(58)", "parameter(1)")  # now the number of layers is not in the text either
     assert collective_bytes(nested) == {"all-gather": 128}
     counts = collective_bytes(nested, dynamic_trips=(7,))
     assert counts == {"all-gather": 7 * 128 + 128, "reduce-scatter": 7 * 2048}

@@ -1,3 +1,7 @@
+import fnmatch
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from r1jax.report.markup import clip, count_marked, duration, escape, highlight, page, show
@@ -60,3 +64,12 @@ def test_page_forbids_scripts_and_loads():
     assert "<title>a&lt;b</title>" in text
     assert "Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"" in text
     assert "://" not in text
+
+
+def test_the_files_that_a_page_is_made_of_are_installed_with_the_package():
+    root = Path(__file__).parents[2]
+    installed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    files = [path.name for path in (root / "r1jax" / "report").glob("*.*") if path.suffix not in (".py", ".md")]
+    assert set(files) >= {"page.html", "panels.toml", "style.css"}
+    for name in files:
+        assert any(fnmatch.fnmatch(name, pattern) for pattern in installed["r1jax.report"]), name

@@ -240,7 +240,7 @@ def test_an_interrupted_run_leaves_a_reward_that_hangs_behind(phase, monkeypatch
         calls = iter([lambda: None, interrupt])
         evaluate(
             collector, {}, {}, PROBLEMS, num_samples=3, max_new_tokens=50, temperature=0.7, key=jax.random.key(0),
-            policy_version=6, problems_per_batch=1, before_batch=lambda: next(calls)(),
+            policy_version=6, problems_per_batch=1, before_batch=lambda problems_done: next(calls)(),
         )  # fmt: skip
     assert len(collect(make_collector(Engine(), rewards=(has_answer,))).groups) == 2
     assert scored == []

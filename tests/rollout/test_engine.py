@@ -8,6 +8,7 @@ from r1jax.data.packing import pack
 from r1jax.models.transformer import make_model
 from r1jax.rollout import engine as engine_module
 from r1jax.rollout.engine import Engine, make_engine
+from r1jax.specs.rollout import EngineSpec
 from tests.tiny import GQA, V3, shaken
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -23,7 +24,7 @@ class Policy:
     def __init__(self, config):
         self.model = make_model(config)
         self.params, self.buffers = shaken(self.model)
-        self.engine = Engine(self.model, pad_id=0, prompt_bucket=8, segment=6)
+        self.engine = Engine(self.model, EngineSpec(prompt_bucket=8, segment=6), pad_id=0)
         self.score = jax.jit(self._score)
 
     def _score(self, params, batch, temperature):
@@ -190,5 +191,7 @@ def test_bad_input_raises(gqa, change, message):
 
 def test_engines_of_the_same_settings_are_one():
     model = make_model(GQA)
-    assert make_engine(model, pad_id=0) is make_engine(make_model(GQA), pad_id=0)
-    assert make_engine(model, pad_id=0) is not make_engine(model, pad_id=1)
+    engine = make_engine(model, EngineSpec(), pad_id=0)
+    assert engine is make_engine(make_model(GQA), EngineSpec(), pad_id=0)
+    assert engine is not make_engine(model, EngineSpec(), pad_id=1)
+    assert engine is not make_engine(model, EngineSpec(segment=6), pad_id=0)

@@ -1,5 +1,7 @@
 """The paged engine beside the dense one: the same tokens and log-probs, from pages that the host gave out."""
 
+from dataclasses import dataclass
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from r1jax.rollout import engine as engine_module
 from r1jax.rollout.engine import Engine
 from r1jax.rollout.rows import PagedRows, make_paged_rows, split_rows
 from r1jax.sharding import make_mesh, tree_shardings
+from r1jax.specs.rollout import EngineSpec
 from tests.models.test_paged_cache import MLA
 from tests.rollout.test_engine import PROMPTS, STOP, assert_same
 from tests.tiny import GQA, shaken
@@ -17,6 +20,16 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 MORE = [*PROMPTS, [4] * 8]
 """Prompts of 3, 1, 6 and 8 tokens: with pages of 4 they share none, none, one, and two without a rest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallPages(EngineSpec):
+    """Pages of 4 tokens, as no kernel takes them."""
+
+    page_size: int = 4
+
+    def __post_init__(self):
+        pass
 
 
 class Sampler:
@@ -28,7 +41,7 @@ class Sampler:
         self.dense, self.paged = self.engine("dense"), self.engine("paged")
 
     def engine(self, cache, **options):
-        return Engine(self.model, pad_id=0, prompt_bucket=8, segment=6, cache=cache, page_size=4, **options)
+        return Engine(self.model, SmallPages(prompt_bucket=8, segment=6, cache=cache, **options), pad_id=0)
 
     def generate(self, engine, prompts=MORE, *, trees=None, **options):
         options = {"num_samples": 4, "max_new_tokens": 10, "stop_ids": STOP, "temperature": 0.9} | options
@@ -178,21 +191,13 @@ def test_rows_that_go_on_are_as_many_in_each_part(monkeypatch):
     np.testing.assert_array_equal(engine_module._rows_to_keep(done, 1), [1, 2, 3, 6])
 
 
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ({"cache": "pages"}, r"engine: there is no cache 'pages'; choose from \['auto', 'dense', 'paged'\]"),
-        ({"page_size": 0}, "engine: page_size must be at least 1, got 0"),
-        ({"max_rows": 0}, "engine: max_rows must be at least 1, got 0"),
-    ],
-)
-def test_options_out_of_range_raise(option, message):
-    with pytest.raises(ValueError, match=message):
-        Engine(make_model(GQA), pad_id=0, **option)
+def test_a_page_is_a_multiple_of_what_the_kernels_need():
+    with pytest.raises(ValueError, match="page_size=192 must be a multiple of 128"):
+        EngineSpec(page_size=192)
 
 
 def test_auto_is_dense_where_there_is_no_tpu_and_paged_for_one():
-    engine = Engine(make_model(GQA), pad_id=0)
+    engine = Engine(make_model(GQA), EngineSpec(), pad_id=0)
     sizes = {"num_samples": 4, "max_new_tokens": 8}
     assert type(engine._rows(2, 32, **sizes)).__name__ == "DenseRows"
     device = jax.sharding.AbstractDevice("TPU v6 lite", 1, "tpu")

@@ -10,10 +10,12 @@ import pytest
 
 from r1jax import run
 from r1jax.specs.config_file import load_experiment
-from r1jax.specs.fields import types_of
+from r1jax.specs.fields import TemplateName, types_of
 from r1jax.specs.reader import FlagText, SpecError, read
 from r1jax.specs.reference import default_of, describe_stage, reachable, reference
 from r1jax.specs.stages import STAGES
+from r1jax.text.chat import TOKENIZERS_OWN
+from r1jax.text.templates import TEMPLATES
 
 REPOSITORY = Path(__file__).parent.parent.parent
 CONFIGS = sorted(path for path in REPOSITORY.glob("configs/**/*.py") if "def get_config" in path.read_text())
@@ -160,6 +162,10 @@ def test_every_field_is_set_by_a_flag(stage, tmp_path):
         assert spec == read(kind, FlagText(text)), key
         count += 1
     assert count >= 50
+
+
+def test_the_names_of_templates_are_those_that_there_are():
+    assert {*TEMPLATES, TOKENIZERS_OWN} == set(typing.get_args(TemplateName))
 
 
 def test_the_page_of_the_repository_is_that_of_the_specs():

@@ -1,9 +1,15 @@
 import numpy as np
 import pytest
 
-from r1jax.tasks.decontaminate import Dropped, NgramIndex, decontaminate, words
+from r1jax.tasks.decontaminate import NgramIndex, words
 
 TEST = "Ada has twelve red apples and gives five of them to Bo, who is hungry."  # 15 words
+
+
+def decontaminate(problems, index):
+    """(places of the problems that share no n-gram with a test set, (place, test set, n-gram) of the others)."""
+    hits = [(place, index.find(text)) for place, text in enumerate(problems)]
+    return [place for place, hit in hits if hit is None], [(place, *hit) for place, hit in hits if hit is not None]
 
 
 def test_words_are_folded_and_cjk_characters_stand_alone():
@@ -25,21 +31,21 @@ def test_ten_shared_words_drop_a_problem_and_nine_do_not():
     kept, dropped = decontaminate(iter(problems), NgramIndex({"first": ["nothing"], "second": iter([TEST])}))
     assert kept == [0, 2]
     assert dropped == [
-        Dropped(1, "second", "twelve red apples and gives five of them to bo"),
-        Dropped(3, "second", "ada has twelve red apples and gives five of them"),
+        (1, "second", "twelve red apples and gives five of them to bo"),
+        (3, "second", "ada has twelve red apples and gives five of them"),
     ]
 
 
 def test_n_is_the_number_of_words():
     kept, dropped = decontaminate(["x red apples y", "x red y apples"], NgramIndex({"t": [TEST]}, n=2))
-    assert (kept, [entry.ngram for entry in dropped]) == ([1], ["red apples"])
+    assert (kept, [ngram for _, _, ngram in dropped]) == ([1], ["red apples"])
 
 
 def test_short_texts_match_only_as_a_whole():
     problems = ["What is 2 + 3?", "What is 2 + 3? Answer as a word, please, and nothing else.", "what is 2 3", ""]
     kept, dropped = decontaminate(problems, NgramIndex({"t": ["What is 2 + 3?", ""]}))
     assert kept == [1, 3]
-    assert [entry.ngram for entry in dropped] == ["what is 2 3"] * 2
+    assert [ngram for _, _, ngram in dropped] == ["what is 2 3"] * 2
 
 
 def test_the_order_of_words_counts():

@@ -130,15 +130,12 @@ def test_decontamination_drops_what_shares_ten_words_with_a_test_set(tmp_path, c
     assert sorted(problem.answer for problem in task.problems("train")) == ["1", "2"]
     label = f"math500 {test}"
     shared = "red apples and gives five of them to bo who", "a crate holds 9 nails how many nails is that"
-    assert [(entry.place, entry.test_set, entry.ngram) for entry in task.dropped] == [
-        (2, label, shared[0]),
-        (3, label, shared[1]),
-    ]
+    assert task.dropped == {2: (label, shared[0]), 3: (label, shared[1])}
     err = capsys.readouterr().err
     assert "2 kept, 2 sharing 10 words with a test set of 4 rows" in err
     assert f"row 3 and {label} share: {shared[0]}" in err
     assert make_task(spec({**compared, "ngram": 17})).num_problems("train") == 4
-    assert make_task(spec(values)).dropped == []
+    assert make_task(spec(values)).dropped == {}
 
 
 def test_the_wording_of_the_prompt_is_not_compared(tmp_path):

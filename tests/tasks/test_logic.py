@@ -3,7 +3,7 @@
 import pytest
 
 from r1jax.specs.tasks import ReasoningGymSpec
-from r1jax.tasks.logic import confirms
+from r1jax.tasks.answer_guard import confirms
 from r1jax.tasks.reasoning_gym import ReasoningGymTask
 
 # Data set -> what its scorer gives full marks to.

@@ -21,6 +21,7 @@ from fractions import Fraction
 
 from r1jax.rewards.equivalence.expression import Node, number, read, symbols
 from r1jax.rewards.equivalence.intervals import FLIPPED, Interval, intervals_of
+from r1jax.rewards.equivalence.second_opinion import math_verify
 from r1jax.rewards.equivalence.structure import (
     DENIAL,
     assignment,
@@ -49,20 +50,17 @@ _SYNONYMS = {
     "doesnotexist": "dne", "undefined": "dne", "nosolution": "∅", "nosolutions": "∅", "⦃⦄": "∅", "emptyset": "∅", "theemptyset": "∅",
     "allrealnumbers": "ℝ", "allreals": "ℝ", "thesetofallrealnumbers": "ℝ", "(-∞,∞)": "ℝ", "(-∞,+∞)": "ℝ",
 }  # fmt: skip
-SecondOpinion = Callable[[str, str], bool]
 
 
-def equivalent(gold: str, answer: str, *, second_opinion: SecondOpinion | None = None) -> bool:
-    """Whether ``answer`` is the reference ``gold``. Without a second opinion, rational arithmetic must suffice.
+def equivalent(gold: str, answer: str, *, deep: bool = False) -> bool:
+    """Whether ``answer``, extracted from a response, is the reference ``gold``.
 
     Args:
-        gold: the reference answer.
-        answer: what was extracted from a response.
-        second_opinion: says whether the two are the same where this module cannot read the reference's mathematics; its
-            presence allows computations with irrational numbers (do that in a worker process only).
+        deep: compute with irrational numbers, and ask math-verify where this module cannot read the reference's
+            mathematics; in a worker process only.
 
     Raises:
-        UndecidedError: no second opinion, and one is needed.
+        UndecidedError: not deep, and rational arithmetic does not suffice.
         ValueError: the reference is empty or unreadable.
     """
     try:
@@ -72,9 +70,18 @@ def equivalent(gold: str, answer: str, *, second_opinion: SecondOpinion | None =
     if not key_of(reference):
         raise ValueError(f"reference answer {gold[:80]!r} is empty")
     try:
-        return _Comparison(second_opinion).same(reference, normalise(answer))
+        return _Comparison(deep).same(reference, normalise(answer))
     except (UnreadableError, RecursionError):
         return False
+
+
+def verify_pair(pair: list[str]) -> bool | str:
+    """What a worker runs: whether [reference, answer] mean the same; a text where the reference is at fault."""
+    gold, answer = pair
+    try:
+        return equivalent(gold, answer, deep=True)
+    except ValueError as error:
+        return str(error)
 
 
 def key_of(text: str) -> str:
@@ -93,9 +100,8 @@ def key_of(text: str) -> str:
 class _Comparison:
     """One comparison of a reference with an answer, both normalised."""
 
-    def __init__(self, second_opinion: SecondOpinion | None):
-        self.opinion = second_opinion
-        self.deep = second_opinion is not None
+    def __init__(self, deep: bool):
+        self.deep = deep
 
     def same(self, gold: str, answer: str) -> bool:
         gold, answer = gold.strip(), answer.strip()
@@ -256,12 +262,12 @@ class _Comparison:
             return False
 
     def odd(self, gold: str, answer: str) -> bool:
-        """A reference that is no plain expression: the same words were the same already; else a second opinion."""
+        """A reference that is no plain expression: the same words were the same already; else ask math-verify."""
         if not re.search(r"\\[a-z]+|[\^_=|]", gold) or "«" in gold or re.search(r"(?<!\\)\b[A-Za-z]{4,}", gold):
             return False
-        if self.opinion is None:
+        if not self.deep:
             raise UndecidedError
-        return self.opinion(gold, answer)
+        return math_verify(gold, answer)
 
     def quantities(self, gold: Node, gold_unit: Unit | None, value: Node, unit: Unit | None) -> bool:
         if gold_unit and unit:

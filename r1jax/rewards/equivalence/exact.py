@@ -57,10 +57,7 @@ def evaluate(node: Node, point: Mapping[str, Fraction]) -> Fraction:
         case ("root", n, a):
             return _exact_root(evaluate(a, point), _whole(evaluate(n, point), 64))
         case ("fn", "abs" | "floor" | "ceil" as name, a):
-            value = evaluate(a, point)
-            return {"abs": abs, "floor": lambda x: Fraction(math.floor(x)), "ceil": lambda x: Fraction(math.ceil(x))}[
-                name
-            ](value)
+            return Fraction({"abs": abs, "floor": math.floor, "ceil": math.ceil}[name](evaluate(a, point)))
     raise NotRationalError
 
 

@@ -1,6 +1,6 @@
-"""What runs in a worker process: the comparison with irrational numbers, and math-verify for what is not ours to read.
+"""math-verify, in a worker process, for what is not ours to read.
 
-math-verify decides only where the reference itself is beyond our reader, and only between texts with the same letters and
+It decides only where the reference itself is beyond our reader, and only between texts with the same letters and
 numbers: its parser makes ``A`` and ``a`` one name, drops units and primes, and its comparison stops at 15 digits.
 """
 
@@ -12,17 +12,6 @@ from typing import Any
 
 _COMMANDS = {"π": "pi", "≤": "le", "≥": "ge", "∞": "infty", "∪": "cup", "*": "cdot"}
 _LATEX = str.maketrans({sign: f"\\{name} " for sign, name in _COMMANDS.items()})
-
-
-def verify_pair(pair: list[str]) -> bool | str:
-    """Whether [reference, answer] mean the same; a text where the reference is at fault."""
-    from r1jax.rewards.equivalence.answer import equivalent
-
-    gold, answer = pair
-    try:
-        return equivalent(gold, answer, second_opinion=math_verify)
-    except ValueError as error:
-        return str(error)
 
 
 def math_verify(gold: str, answer: str) -> bool:

@@ -29,20 +29,6 @@ from r1jax.rewards.sandbox.bubblewrap import Limits, Program, SandboxUnavailable
 from r1jax.rewards.sandbox.probe import find_problem
 from r1jax.rewards.sandbox.process import Ended
 
-__all__ = [
-    "PROGRAM_LANGUAGES",
-    "Limits",
-    "Program",
-    "Result",
-    "SandboxUnavailable",
-    "prepare",
-    "require",
-    "run",
-    "run_many",
-    "run_pair",
-    "run_program",
-]
-
 PROGRAM_LANGUAGES = ("python", "cpp")
 Status = Literal["ok", "exit", "signal", "time", "cpu", "memory", "output", "compile", "sandbox"]
 
@@ -56,19 +42,15 @@ _NOT_PYTHON = ("SyntaxError", "IndentationError", "TabError")
 class Result:
     """How a run ended.
 
-    Attributes:
-        status: "ok" (exit code 0); "exit" (another code); "signal" (ended by one, or by a code from 129 to 192); "time",
-            "cpu", "memory", "output" (beyond that limit; "memory" as the program's own last words tell); "compile"
-            (never ran); "sandbox" (no fault of the program's: bubblewrap failed).
-        stdout: text, undecodable bytes replaced, cut at the limit.
-        stderr: likewise; the compiler's for "compile", bubblewrap's for "sandbox".
-        seconds: wall time.
+    status: "ok" (exit code 0); "exit" (another code); "signal" (ended by one, or by a code from 129 to 192); "time", "cpu",
+        "memory", "output" (beyond that limit; "memory" as the program's own last words tell); "compile" (never ran);
+        "sandbox" (no fault of the program's: bubblewrap failed).
     """
 
     status: Status
-    stdout: str
-    stderr: str
-    seconds: float
+    stdout: str  # undecodable bytes replaced, cut at the limit
+    stderr: str  # likewise; the compiler's for "compile", bubblewrap's for "sandbox"
+    seconds: float  # wall time
 
 
 def run(

@@ -61,16 +61,10 @@ class Program:
 
 
 def confine(program: Program, *, stdin: bytes | int, stdout: int | None = None, limits: Limits) -> Ended:
-    """Runs a program under bubblewrap.
+    """Runs a program under bubblewrap. OSError: no process or no memory for it.
 
-    Args:
-        program: what to run.
-        stdin: what it reads, or the file descriptor that it reads from, which is closed here.
-        stdout: the file descriptor that it writes to, closed here too; None to read what it writes.
-        limits: what it may use up.
-
-    Raises:
-        OSError: no process or no memory for it.
+    stdin: what it reads, or the file descriptor that it reads from, which is closed here.
+    stdout: the file descriptor that it writes to, closed here too; None to read what it writes.
     """
     with contextlib.ExitStack() as stack:
         fds: list[int] = []
@@ -113,11 +107,7 @@ def interpreter() -> str:
 
 
 def find(name: str) -> str:
-    """Path of a program of the system.
-
-    Raises:
-        SandboxUnavailable: not on PATH.
-    """
+    """Path of a program of the system. SandboxUnavailable: it is not on PATH."""
     path = shutil.which(name)
     if path is None:
         raise SandboxUnavailable(f"{TITLE}: {name} is not on PATH. {_PACKAGES[name]}")

@@ -19,15 +19,6 @@ def fails(call, *args):
         return bool(call(*args)) and False
     except OSError:
         return True
-def descriptors():
-    found = []
-    for number in range(64):
-        try:
-            os.fstat(number)
-            found.append(number)
-        except OSError:
-            pass
-    return found
 libc = ctypes.CDLL(None, use_errno=True)
 print(json.dumps({
     "user": [os.getuid(), os.geteuid(), os.getgid(), os.getegid()],
@@ -36,7 +27,7 @@ print(json.dumps({
     "environment": sorted(set(os.environ) - {"LC_CTYPE", "PWD"}),
     "root": sorted(os.listdir("/")),
     "home": os.listdir(),
-    "descriptors": descriptors(),
+    "descriptors": [number for number in range(64) if not fails(os.fstat, number)],
     "processes": fails(os.fork),
     "network": libc.socket(2, 1, 0) == -1,
     "namespaces": libc.unshare(0x10000000) == -1,

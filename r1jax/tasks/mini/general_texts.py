@@ -27,7 +27,6 @@ from typing import Any
 from r1jax.tasks.mini.corpus import corpus_text as pair_sum_text
 from r1jax.tasks.mini.general import COUNTS, HARM, REFUSALS, Helpful, Safety, facts_of, false_fact, raw_helpfulness
 from r1jax.tasks.mini.rewrite import prose_text
-from r1jax.tasks.mini.rewrite import tokenizer_text as pair_sum_tokenizer_text
 from r1jax.tasks.problem import Problem, stable_hash
 from r1jax.text.sample import Chat, r1_text
 from r1jax.text.templates import Messages
@@ -76,10 +75,17 @@ def corpus_text(
 def tokenizer_text(
     index: int, *, seed: int, general_share: float, config: Mapping[str, Any] | None = None
 ) -> tuple[str, str]:
-    """A document for the tokenizer of a model that goes through the whole recipe; see ``rewrite.tokenizer_text``."""
+    """A document for the tokenizer of a model that goes through the whole recipe: general, raw at even indices, or in prose.
+
+    A tokenizer that has seen the raw corpus alone writes the prose letter by letter, at several times the length.
+
+    Args:
+        index, seed, config: of ``corpus.corpus_text``.
+        general_share: of general questions.
+    """
     rng = random.Random(stable_hash("mini_general_tokens", seed, index))
     if rng.random() >= general_share:
-        return pair_sum_tokenizer_text(index, seed=seed, config=config)
+        return (prose_text if index % 2 else pair_sum_text)(index // 2, seed=seed, config=config)
     question, thought, summary = _answered(rng, SFT)
     return question, r1_text(thought, summary)
 

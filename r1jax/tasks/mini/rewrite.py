@@ -62,20 +62,6 @@ def judge(samples: Sequence[Sample], *, chat: Chat | None = None, seed: int = 0)
     return [_verdict(sample) for sample in samples]
 
 
-def tokenizer_text(index: int, *, seed: int, config: Mapping[str, Any] | None = None) -> tuple[str, str]:
-    """A document for the tokenizer of a model that goes through the whole recipe: raw at even indices, else rewritten.
-
-    A tokenizer that has seen the corpus alone writes this module's English letter by letter, at several times the length.
-
-    Args:
-        index, seed, config: of ``corpus.corpus_text``.
-
-    Returns:
-        question and completion, as ``corpus_text``.
-    """
-    return (prose_text if index % 2 else corpus_text)(index // 2, seed=seed, config=config)
-
-
 def prose_text(index: int, *, seed: int, config: Mapping[str, Any] | None = None) -> tuple[str, str]:
     """(question, rewritten notes of a careful author): a worked problem as somebody wrote it down who writes clearly.
 
@@ -163,11 +149,8 @@ def _lines(notes: str, *, numbers: Sequence[int], target: int) -> tuple[list[str
 
 def _events(notes: str) -> list[dict[str, str | None]]:
     """The words and sums of the notes, in order. Raises Rejection for anything else between them."""
-    found, place, notes = [], 0, " ".join(notes.split())
-    while place < len(notes):
-        match = _EVENT.match(notes, place)
-        if match is None:
-            raise Rejection("rewrite: unreadable notes")
-        found.append(match.groupdict())
-        place = match.end()
-    return found
+    notes = " ".join(notes.split())
+    events = list(_EVENT.finditer(notes))
+    if "".join(event[0] for event in events) != notes:
+        raise Rejection("rewrite: unreadable notes")
+    return [event.groupdict() for event in events]

@@ -1,8 +1,8 @@
 """Readers of single files: any row at once, by memory map, so that a file larger than memory can be read.
 
-What is compressed as a whole (gzip, parquet), or has rows of several lines (CSV), has no rows that can be read alone. It is
-unpacked once, piece by piece, into an unnamed file in the temporary folder (``TMPDIR``), which is gone when the process ends.
-Only .json is held in memory: the format allows nothing else.
+What has no rows that can be read alone (gzip, parquet, CSV with its rows of several lines, JSON) is unpacked once, piece by
+piece, into an unnamed file in the temporary folder (``TMPDIR``), which is gone when the process ends. Only .json is loaded whole
+for it: the format allows nothing else.
 """
 
 import array
@@ -12,46 +12,11 @@ import json
 import mmap
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 _BATCH = 256
-
-
-class Reader(Protocol):
-    """One file: its number of rows (``len``) and any of them."""
-
-    path: str
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int, fields: Sequence[str] | None) -> dict[str, Any]:
-        """The row at ``index``; columnar files read only ``fields``, others may give more."""
-        ...
-
-
-def open_reader(path: Path, *, csv_header: Sequence[str] | None = None) -> Reader:
-    """The reader for a file, by the ending of its name.
-
-    Raises:
-        ValueError: unknown ending, no such file, or a file that is not what its ending says.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    name = path.name.removesuffix(".gz")
-    try:
-        if name.endswith(".jsonl"):
-            return JsonLines(path, _mapped(path))
-        if name.endswith(".json"):
-            return Json(path)
-        if name.endswith(".csv"):
-            return Csv(path, header=csv_header)
-        if path.name.endswith((".parquet", ".arrow")):
-            return Arrow(path)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from error
-    raise ValueError(f"{path}: format not known by its ending; known are jsonl, json, csv (also .gz), parquet, arrow")
 
 
 class JsonLines:
@@ -80,32 +45,11 @@ class JsonLines:
             raise ValueError(f"{self.path}, line {line}{_what_is_wrong(error)}") from error
 
     def read(self, index: int, fields: Sequence[str] | None) -> dict[str, Any]:
-        return _checked(self.value(index), f"{self.path}, row {index + 1}")
-
-
-class Json:
-    """A list of objects, or an object of which exactly one value is such a list; held in memory."""
-
-    def __init__(self, path: Path):
-        self.path = str(path)
-        try:
-            content = json.loads(bytes(_mapped(path)))
-        except ValueError as error:
-            raise ValueError(f"{path}: no JSON: {error}") from error
-        if isinstance(content, dict):
-            lists = {key: value for key, value in content.items() if isinstance(value, list) and value}
-            lists = {key: value for key, value in lists.items() if all(isinstance(item, dict) for item in value)}
-            if len(lists) != 1:
-                found = f"; it has {', '.join(lists)}" if lists else ""
-                raise ValueError(f"{path}: must be a list of objects, or an object with one such list{found}")
-            content = next(iter(lists.values()))
-        self._rows: list[Any] = content if isinstance(content, list) else [content]
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def read(self, index: int, fields: Sequence[str] | None) -> dict[str, Any]:
-        return _checked(self._rows[index], f"{self.path}, row {index + 1}")
+        """The row at ``index``, whole; columnar files read only ``fields``."""
+        value = self.value(index)
+        if not isinstance(value, dict):
+            raise ValueError(f"{self.path}, row {index + 1}: must be a JSON object; it is a {type(value).__name__}")
+        return value
 
 
 class Csv(JsonLines):
@@ -118,7 +62,7 @@ class Csv(JsonLines):
     """
 
     def __init__(self, path: Path, *, header: Sequence[str] | None = None):
-        super().__init__(path, _records_as_json(path))
+        super().__init__(path, _as_lines(_records(path)))
         first = self.value(0) if self._spans else []
         self._skipped = int(bool(first) and (header is None or first[0] == header[0]))
         self._names = first if self._skipped else list(header or ())
@@ -136,15 +80,37 @@ class Csv(JsonLines):
         return dict(zip(self._names, values, strict=True))
 
 
-def _records_as_json(path: Path) -> mmap.mmap | bytes:
-    """The records of a CSV file that are not blank, each as a JSON list in a line."""
+def _objects(path: Path) -> list[Any]:
+    """What a JSON file holds: a list of objects, or an object of which exactly one value is such a list."""
+    try:
+        content = json.loads(bytes(_mapped(path)))
+    except ValueError as error:
+        raise ValueError(f"{path}: no JSON: {error}") from error
+    if not isinstance(content, dict):
+        return content if isinstance(content, list) else [content]
+    lists = {key: value for key, value in content.items() if isinstance(value, list) and value}
+    lists = {key: value for key, value in lists.items() if all(isinstance(item, dict) for item in value)}
+    if len(lists) != 1:
+        found = f"; it has {', '.join(lists)}" if lists else ""
+        raise ValueError(f"{path}: must be a list of objects, or an object with one such list{found}")
+    return next(iter(lists.values()))
+
+
+def _records(path: Path) -> Iterator[list[str]]:
+    """The records of a CSV file that are not blank."""
     opened = gzip.open if path.name.endswith(".gz") else open
-    with opened(path, "rt", encoding="utf-8-sig", newline="") as text, tempfile.TemporaryFile() as file:
+    with opened(path, "rt", encoding="utf-8-sig", newline="") as text:
         reader = csv.reader(text, strict=True)
         try:
-            file.writelines(json.dumps(values).encode() + b"\n" for values in reader if values)
+            yield from filter(None, reader)
         except csv.Error as error:
             raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _as_lines(values: Iterable[Any]) -> mmap.mmap | bytes:
+    """Values as lines of JSON."""
+    with tempfile.TemporaryFile() as file:
+        file.writelines(json.dumps(value).encode() + b"\n" for value in values)
         return _map(file)
 
 
@@ -173,6 +139,29 @@ class Arrow:
         if fields is not None:
             table = table.select([name for name in table.column_names if name in fields])
         return next(iter(table.slice(index, 1).to_pylist()), {})
+
+
+def open_reader(path: Path, *, csv_header: Sequence[str] | None = None) -> JsonLines | Arrow:
+    """The reader for a file, by the ending of its name.
+
+    Raises:
+        ValueError: unknown ending, no such file, or a file that is not what its ending says.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    name = path.name.removesuffix(".gz")
+    try:
+        if name.endswith(".jsonl"):
+            return JsonLines(path, _mapped(path))
+        if name.endswith(".json"):
+            return JsonLines(path, _as_lines(_objects(path)))
+        if name.endswith(".csv"):
+            return Csv(path, header=csv_header)
+        if path.name.endswith((".parquet", ".arrow")):
+            return Arrow(path)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from error
+    raise ValueError(f"{path}: format not known by its ending; known are jsonl, json, csv (also .gz), parquet, arrow")
 
 
 def _unpacked_parquet(path: Path) -> mmap.mmap | bytes:
@@ -212,9 +201,3 @@ def _what_is_wrong(error: Exception) -> str:
         case UnicodeDecodeError():
             return f", byte {error.start + 1}: no JSON: not in utf-8 ({error.reason})"
     return f": no JSON: {error}"
-
-
-def _checked(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: must be a JSON object; it is a {type(value).__name__}")
-    return value

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from r1jax.specs.tasks import FilesSpec
-from r1jax.tasks.sources.readers import Reader, open_reader
+from r1jax.tasks.sources.readers import Arrow, JsonLines, open_reader
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet", ".arrow")
 _NOT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"}
@@ -118,7 +118,7 @@ class Fields:
 class Rows:
     """The rows of one or several files, as one sequence; any row at once, nothing held in memory but where it stands."""
 
-    def __init__(self, readers: Sequence[Reader]):
+    def __init__(self, readers: Sequence[JsonLines | Arrow]):
         self._readers = readers
         self._ends = list(itertools.accumulate(len(reader) for reader in readers))
         self.path = ", ".join(dict.fromkeys(reader.path for reader in readers))

@@ -2,9 +2,9 @@
 
 import pytest
 
-from r1jax.rewards.equivalence.answer import equivalent
+from r1jax.rewards.equivalence.answer import equivalent, verify_pair
 from r1jax.rewards.equivalence.intervals import intervals_of
-from r1jax.rewards.equivalence.second_opinion import math_verify, verify_pair
+from r1jax.rewards.equivalence.second_opinion import math_verify
 from r1jax.rewards.equivalence.structure import items_of, matrix_of, sequence_of, sides_of
 from r1jax.rewards.equivalence.value import UndecidedError
 
@@ -16,12 +16,12 @@ def test_an_empty_reference_is_an_error_and_never_right(gold):
             equivalent(gold, answer)
 
 
-def test_undecided_without_a_second_opinion():
+def test_undecided_without_a_worker():
     with pytest.raises(UndecidedError):
         equivalent(r"2\sqrt3", r"\sqrt{12}")
     with pytest.raises(UndecidedError):
         equivalent(r"\sum_{k=1}^{n} a_k b_k", r"\sum_{k=1}^{n} b_k a_k")
-    assert equivalent(r"2\sqrt3", r"\sqrt{12}", second_opinion=math_verify)
+    assert equivalent(r"2\sqrt3", r"\sqrt{12}", deep=True)
     assert not equivalent("7", "seven or eight")
 
 

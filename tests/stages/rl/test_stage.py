@@ -275,7 +275,7 @@ def test_bad_configs_are_named_before_compute(changes, words):
 def test_a_reward_for_one_task_of_a_mixture_needs_its_columns_there_only():
     tasks = [*PAIRS, {"kind": "reasoning_gym", "dataset": "leg_counting"}]
     numbers = {"function": f"{__name__}:needs_numbers", "tasks": ["pair_sum"]}
-    rl.check(tiny_config(tasks=tasks, rewards=[numbers, LENGTH], max_prompt_tokens=200, row_length=None))
+    rl.check(tiny_config(tasks=tasks, rewards=[numbers, LENGTH], max_prompt_tokens=300, row_length=None))
 
 
 def test_problems_of_a_file_are_named_by_their_row_before_compute(tmp_path):

@@ -4,8 +4,7 @@ from collections import Counter
 
 import pytest
 
-from r1jax.data.pairs import judge_pairs, parse_candidate, select_pairs
-from r1jax.data.preferences import parse_preference
+from r1jax.data.preferences import judge_pairs, parse_candidate, parse_preference, select_pairs
 from r1jax.tasks.mini.general import Helpful, Safety, facts_of, is_safe
 from r1jax.tasks.mini.general_texts import BASE, candidates, conversations, corpus_text, judge, labels, tokenizer_text
 from r1jax.text.comparison import parse_comparison

@@ -6,8 +6,9 @@ from collections import Counter
 import pytest
 
 from r1jax.tasks.mini.corpus import corpus_text
+from r1jax.tasks.mini.general_texts import tokenizer_text
 from r1jax.tasks.mini.pair_sum import PairSum
-from r1jax.tasks.mini.rewrite import judge, rewrite, tokenizer_text
+from r1jax.tasks.mini.rewrite import judge, rewrite
 from r1jax.text.response import final_answer, parse
 from r1jax.text.sample import Rejection, Sample
 
@@ -104,8 +105,8 @@ def test_the_judge_reads_the_sums():
 
 
 def test_a_tokenizer_s_documents_are_raw_and_rewritten_in_turn():
-    raw, told = tokenizer_text(6, seed=1), tokenizer_text(7, seed=1)
-    assert raw == corpus_text(3, seed=1) and told == tokenizer_text(7, seed=1) != tokenizer_text(9, seed=1)
+    raw, told, again, other = (tokenizer_text(index, seed=1, general_share=0.0) for index in (6, 7, 7, 9))
+    assert raw == corpus_text(3, seed=1) and told == again != other
     *numbers, target = map(int, re.findall(r"\d+", told[0]))
     assert parse(told[1], style="r1").well_formed and told[1].startswith("<think>\nI try ")
     assert all(f"vs {target}," in line for line in told[1].splitlines()[1:-4]) and set(numbers) <= set(range(1, 21))
