@@ -30,7 +30,7 @@ def mesh_axes(
 
     ``mesh`` None is ``mesh_to_split``, and none at all where there is none.
     """
-    mesh = mesh or mesh_to_split()
+    mesh = mesh_to_split() if mesh is None else mesh
     if mesh is None:
         return [()] * len(names)
     found = []

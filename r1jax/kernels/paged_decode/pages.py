@@ -34,7 +34,7 @@ def write_pages(pages: Pages, new: Pages, *, page_table_BI, start_B, counts_B=No
     heads = pool["kv_WJSA"][1] if "kv_WJSA" in pool else None
     new_specs = {name: P(batch_axes, None, heads, None) if a.ndim == 4 else P(batch_axes) for name, a in new.items()}
     in_specs = (new_specs, P(batch_axes), P(batch_axes))
-    return _run(_write, pages, page_table_BI, new, start_B, counts_B, in_specs=in_specs, batch_axes=batch_axes)
+    return run(_write, pages, page_table_BI, new, start_B, counts_B, in_specs=in_specs, batch_axes=batch_axes)
 
 
 def _write(pages, page_table_BI, new, start_B, counts_B):
@@ -83,7 +83,7 @@ def copy(pages: Pages, *, pages_B2: jax.Array, batch_axes: tuple[str, ...]) -> P
     def part(pages, pages_B2):
         return {name: pool.at[pages_B2[:, 1]].set(pool[pages_B2[:, 0]]) for name, pool in pages.items()}
 
-    return _run(part, pages, pages_B2, in_specs=(), batch_axes=batch_axes)
+    return run(part, pages, pages_B2, in_specs=(), batch_axes=batch_axes)
 
 
 def constrain(pages: Pages, *, batch_axes: tuple[str, ...]) -> Pages:
@@ -91,25 +91,6 @@ def constrain(pages: Pages, *, batch_axes: tuple[str, ...]) -> Pages:
     if shards.mesh_to_split() is None:
         return pages
     return jax.lax.with_sharding_constraint(pages, page_specs(pages, batch_axes))
-
-
-def decode(function: Callable, queries: tuple, pages: Pages, page_table_BI, lengths_B, *, batch_axes) -> jax.Array:
-    """``function``, an implementation, of each device's part: over sequences, with their pages, and over heads.
-
-    Query heads stay with the key head that they share; a latent, which is every head's, is whole.
-    """
-
-    def part(pages, page_table_BI, *arrays):
-        *queries, lengths_B = arrays
-        return function(*queries, pages, page_table_BI=page_table_BI, lengths_B=lengths_B)
-
-    if "kv_WJSA" in pages:
-        heads = page_specs(pages, batch_axes)["kv_WJSA"][1]
-    else:
-        (heads,) = shards.mesh_axes(("heads",), queries[0].shape[2:3], role="rollout")
-    by_head = P(batch_axes, None, heads, None)
-    specs = {"in_specs": (*[by_head] * len(queries), P(batch_axes)), "out_specs": by_head}
-    return _run(part, pages, page_table_BI, *queries, lengths_B, **specs, batch_axes=batch_axes)
 
 
 def page_specs(pages: Pages, batch_axes: tuple[str, ...], mesh=None) -> dict[str, P]:
@@ -124,7 +105,7 @@ def page_specs(pages: Pages, batch_axes: tuple[str, ...], mesh=None) -> dict[str
     return {name: spec(name, array) for name, array in pages.items()}
 
 
-def _run(function: Callable, pages: Pages, page_table_BI, *arrays, in_specs: tuple, out_specs=None, batch_axes) -> Any:
+def run(function: Callable, pages: Pages, page_table_BI, *arrays, in_specs: tuple, out_specs=None, batch_axes) -> Any:
     """function(pages, page_table_BI, *arrays) of each device's part, tables in the numbers of that part's pool.
 
     ``out_specs`` None: the result is a pool.

@@ -30,9 +30,9 @@ from r1jax.kernels import hardware, shards
 from r1jax.kernels.route import reference, shapes
 from r1jax.kernels.route.reference import Permutation
 
-OUT = -(2**31)
+_OUT = -(2**31)
 """Less than the integer of any score."""
-MINUS_INF = -2139095041
+_MINUS_INF = -2139095041
 """The integer of −inf."""
 
 
@@ -213,7 +213,7 @@ def _discard_groups(keys_ref, group_keys_ref, shape):
     group_keys_ref[...] = is_kept_Gb
     for group in range(shape.groups):
         members = slice(group * size, (group + 1) * size)
-        keys_ref[members, :] = jnp.where(group_keys_ref[group : group + 1, :] > 0, keys_ref[members, :], MINUS_INF)
+        keys_ref[members, :] = jnp.where(group_keys_ref[group : group + 1, :] > 0, keys_ref[members, :], _MINUS_INF)
 
 
 def _take_highest(keys_Nb):
@@ -221,7 +221,7 @@ def _take_highest(keys_Nb):
     index_Nb = _iota(keys_Nb.shape, 0)
     highest_1b = keys_Nb.max(0, keepdims=True)
     index_1b = jnp.where(keys_Nb == highest_1b, index_Nb, keys_Nb.shape[0]).min(0, keepdims=True)
-    return highest_1b, index_1b, jnp.where(index_Nb == index_1b, OUT, keys_Nb)
+    return highest_1b, index_1b, jnp.where(index_Nb == index_1b, _OUT, keys_Nb)
 
 
 def _ordered(value):

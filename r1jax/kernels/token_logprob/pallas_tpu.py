@@ -34,7 +34,7 @@ from r1jax.kernels import hardware, shards
 from r1jax.kernels.token_logprob import shapes
 from r1jax.kernels.tpu_kernel import NT, TN, compiler_params, dot
 
-CHUNK = 1024
+_CHUNK = 1024
 """Columns of a gradient that are computed at once in VMEM."""
 
 
@@ -240,8 +240,8 @@ def _backward_kernel(
     def _():
         dx_ref[...] = jnp.zeros_like(dx_ref)
 
-    for start in range(0, x_ref.shape[1], CHUNK):
-        chunk = slice(start, min(start + CHUNK, x_ref.shape[1]))
+    for start in range(0, x_ref.shape[1], _CHUNK):
+        chunk = slice(start, min(start + _CHUNK, x_ref.shape[1]))
         dx_ref[:, chunk] += dot(dlogits_vb, w_vD[:, chunk], contracted=TN)
         dw_vd = dot(dlogits_vb, x_ref[:, chunk])
         dw_ref[:, chunk] = refs[0][:, chunk] + dw_vd if adds else dw_vd
