@@ -96,7 +96,8 @@ class Engine:
             "budget": jnp.int32(max_new_tokens),
             "key": key,
         }
-        prompt_length = self._bucketed(max(len(p) for p in prompts))
+        bucket = self.spec.prompt_bucket
+        prompt_length = -(-max(len(p) for p in prompts) // bucket) * bucket
         at_once = prompts_at_once(len(prompts), num_samples, self.spec.max_rows)
         completions: dict[int, list[Completion]] = {}
         for first in range(0, len(prompts), at_once):
@@ -111,9 +112,6 @@ class Engine:
 
             self._sample(params, buffers, batch, settings, rows=rows, num_samples=num_samples, finish=finish)
         return [completions[prompt] for prompt in range(len(prompts))]
-
-    def _bucketed(self, num_tokens: int) -> int:
-        return -(-num_tokens // self.spec.prompt_bucket) * self.spec.prompt_bucket
 
     def _rows(self, num_prompts: int, prompt_length: int, *, num_samples: int, max_new_tokens: int) -> Rows:
         """How the rows of so many prompts lie in the cache, on the ambient mesh."""

@@ -106,22 +106,19 @@ class PagedRows:
         prompts = [prompt for prompt in prompts for _ in range(self.num_copies)]
         tokens_PT = np.full((self.num_prompts, self.prompt_length), pad_id, np.int32)
         segments_PT = np.zeros_like(tokens_PT)
+        table_PGI = np.zeros((self.num_prompts, self.num_samples, self._prompt_pages + self._own_pages), np.int32)
         for row, prompt in enumerate(prompts):
             tokens_PT[row, : len(prompt)] = prompt
             segments_PT[row, : len(prompt)] = 1
-        table_BI = self._page_table([len(prompt) // self.page_size for prompt in prompts])
-        return {"tokens_PT": tokens_PT, "segments_PT": segments_PT, "page_table_BI": table_BI}
-
-    def _page_table(self, num_shared_P: list[int]) -> np.ndarray:
-        """[B, I]; what lies past a row's last page repeats it, so that it is of the row's part."""
-        table_PGI = np.zeros((self.num_prompts, self.num_samples, self._prompt_pages + self._own_pages), np.int32)
-        for row, shared in enumerate(num_shared_P):
-            first = row * self._pages_per_prompt
+            first, shared = row * self._pages_per_prompt, len(prompt) // self.page_size
             own_G1 = first + self._prompt_pages + self._own_pages * np.arange(self.num_samples)[:, None]
             table_PGI[row, :, :shared] = first + np.arange(shared)
-            table_PGI[row, :, shared:] = own_G1 + self._own_pages - 1
+            table_PGI[row, :, shared:] = (
+                own_G1 + self._own_pages - 1
+            )  # past a row's last page it repeats, within its part
             table_PGI[row, :, shared : shared + self._own_pages] = own_G1 + np.arange(self._own_pages)
-        return table_PGI.reshape(-1, table_PGI.shape[-1])
+        table_BI = table_PGI.reshape(-1, table_PGI.shape[-1])
+        return {"tokens_PT": tokens_PT, "segments_PT": segments_PT, "page_table_BI": table_BI}
 
     def init_cache(self, model, batch):
         return model.init_paged_cache(
