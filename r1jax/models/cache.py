@@ -116,23 +116,20 @@ class DenseSlots:
 
         return {name: written(old, new[name.replace("_BS", "_BT")]) for name, old in layer.items()}
 
-    def attend_latent(self, layer: Layer, q_latent_BTNC, q_rope_BTNR, *, scale: float) -> jax.Array:
-        """Absorbed attention over a layer that was written, [B, T, N, C]."""
-        latent_BS1C = layer["latent_BSC"][:, :, None]
-        q_BTNA, k_BS1A = with_rope(q_latent_BTNC, latent_BS1C, q_rope_BTNR, layer["rope_BSR"])
-        return attention(q_BTNA, k_BS1A, latent_BS1C, mask_BTS=self._mask(), scale=scale)
-
-    def attend_heads(self, layer: Layer, q_BTNH, *, scale: float) -> jax.Array:
-        """Grouped-query attention over a layer that was written, [B, T, N, H]."""
-        return attention(q_BTNH, layer["k_BSJH"], layer["v_BSJH"], mask_BTS=self._mask(), scale=scale)
+    def attend(self, layer: Layer, q_BTNH, q_rope_BTNR=None, *, scale: float) -> jax.Array:
+        """Attention over a layer that was written, [B, T, N, H]; with the rope part, absorbed MLA's, where H is C."""
+        if q_rope_BTNR is None:
+            k_BSJH, v_BSJH = layer["k_BSJH"], layer["v_BSJH"]
+        else:
+            v_BSJH = layer["latent_BSC"][:, :, None]
+            q_BTNH, k_BSJH = with_rope(q_BTNH, v_BSJH, q_rope_BTNR, layer["rope_BSR"])
+        mask_BTS = attention_mask(self.segments_BT, self.segments_BS, q_offset=self.start)
+        return attention(q_BTNH, k_BSJH, v_BSJH, mask_BTS=mask_BTS, scale=scale)
 
     def advanced(self, layers: tuple[Layer, ...]) -> dict:
         """The cache that holds the new tokens too."""
         length = self.cache["length"] + self.segments_BT.shape[1]
         return {"layers": layers, "segments_BS": self.segments_BS, "length": length}
-
-    def _mask(self):
-        return attention_mask(self.segments_BT, self.segments_BS, q_offset=self.start)
 
 
 @jax.tree_util.register_dataclass
@@ -227,19 +224,16 @@ class PagedSlots:
         places = {"page_table_BI": self.cache.page_table_BI, "start_B": self.cache.lengths_B}
         return paged_decode.write_pages(layer, new, **places, counts_B=self.counts_B, batch_axes=self.cache.batch_axes)
 
-    def attend_latent(self, layer, q_latent_BTNC, q_rope_BTNR, *, scale):
-        return paged_decode.mla_decode(q_latent_BTNC, q_rope_BTNR, layer, **self._written(), scale=scale)
-
-    def attend_heads(self, layer, q_BTNH, *, scale):
-        return paged_decode.gqa_decode(q_BTNH, layer, **self._written(), scale=scale)
+    def attend(self, layer, q_BTNH, q_rope_BTNR=None, *, scale):
+        lengths_B = self.cache.lengths_B + self.counts_B
+        options = {"page_table_BI": self.cache.page_table_BI, "lengths_B": lengths_B, "scale": scale}
+        options["batch_axes"] = self.cache.batch_axes
+        if q_rope_BTNR is None:
+            return paged_decode.gqa_decode(q_BTNH, layer, **options)
+        return paged_decode.mla_decode(q_BTNH, q_rope_BTNR, layer, **options)
 
     def advanced(self, layers):
         return dataclasses.replace(self.cache, layers=layers, lengths_B=self.cache.lengths_B + self.counts_B)
-
-    def _written(self) -> dict[str, Any]:
-        cache = self.cache
-        lengths_B = cache.lengths_B + self.counts_B
-        return {"page_table_BI": cache.page_table_BI, "lengths_B": lengths_B, "batch_axes": cache.batch_axes}
 
 
 Slots = DenseSlots | PagedSlots

@@ -18,13 +18,14 @@ from r1jax.kernels.grouped_matmul.permute import at_places
 from r1jax.kernels.route import Permutation, permutation
 
 
-def all_to_all(
+def exchanged(
     here: Callable,
     x_XD: jax.Array,
     experts_XK: jax.Array,
     weights_XK: jax.Array,
     expert_weights,
     *,
+    way: str,
     axes: tuple[str, ...],
     copies: int,
     room: int,
@@ -32,13 +33,21 @@ def all_to_all(
     """Σ over the destinations of a token of what ``here`` gives it there, [X, D] float32; partial where ``here``'s is.
 
     here: (x [R, D], experts [R, K], weights [R, K], expert_weights) -> [R, D]; experts are numbered over all devices, −1 in a
-    row that is no token. copies: the most destinations of a token; room: tokens of one device that another takes a round.
+    row that is no token. way: "all_to_all" or "ragged_all_to_all". copies: the most destinations of a token. room: tokens of
+    one device that another takes a round; "ragged_all_to_all" has it for all senders together, whoever sends them.
     """
     order = _destinations(experts_XK, expert_weights, axes, copies)
-    num_rounds = lax.pmax(-(-jnp.diff(order.offsets).max() // room), axes)
-    one_round = functools.partial(_fixed_round, here=here, axes=axes, room=room)
+    integers: tuple = (experts_XK, order)
+    if way == "all_to_all":
+        num_rounds = lax.pmax(-(-jnp.diff(order.offsets).max() // room), axes)
+        one_round = functools.partial(_fixed_round, here=here, axes=axes, room=room)
+    else:
+        counts_SR = lax.all_gather(jnp.diff(order.offsets), axes)  # senders, receivers
+        integers, size = (*integers, counts_SR), room * counts_SR.shape[0]
+        num_rounds = -(-counts_SR.sum(0).max() // size)
+        one_round = functools.partial(_ragged_round, here=here, axes=axes, size=size)
     most = -(-x_XD.shape[0] // room)
-    return in_rounds(one_round, num_rounds, (x_XD, weights_XK, expert_weights), (experts_XK, order), most=most)
+    return in_rounds(one_round, num_rounds, (x_XD, weights_XK, expert_weights), integers, most=most)
 
 
 def _fixed_round(r, floats, integers, *, here, axes, room):
@@ -61,19 +70,6 @@ def _fixed_round(r, floats, integers, *, here, axes, room):
         return exchange(y_SD.astype(x_SD.dtype))
 
     return _summed_at(there, x_XD, pair_S, slot_XJ)
-
-
-def ragged_all_to_all(here: Callable, x_XD, experts_XK, weights_XK, expert_weights, *, axes, copies, room) -> jax.Array:
-    """As ``all_to_all``; a receiver has room for ``room`` tokens times the number of devices, whoever sends them."""
-    order = _destinations(experts_XK, expert_weights, axes, copies)
-    counts_SR = lax.all_gather(jnp.diff(order.offsets), axes)  # senders, receivers
-    size = room * counts_SR.shape[0]
-    num_rounds = -(-counts_SR.sum(0).max() // size)
-    one_round = functools.partial(_ragged_round, here=here, axes=axes, size=size)
-    most = -(-x_XD.shape[0] // room)
-    return in_rounds(
-        one_round, num_rounds, (x_XD, weights_XK, expert_weights), (experts_XK, order, counts_SR), most=most
-    )
 
 
 def _ragged_round(r, floats, integers, *, here, axes, size):
@@ -130,9 +126,6 @@ def _of_tokens(token_S, experts_XK, weights_XK):
 def _summed_at(there, x_XD, pair_S, slot_XJ):
     ones_XJ = jnp.ones(slot_XJ.shape, jnp.float32)
     return at_places(there, x_XD, ones_XJ, row_of_place=pair_S, place_TK=slot_XJ).astype(jnp.float32)
-
-
-EXCHANGES = {"all_to_all": all_to_all, "ragged_all_to_all": ragged_all_to_all}
 
 
 def in_rounds(one_round: Callable, num_rounds, floats, integers, *, most: int | None = None) -> jax.Array:

@@ -17,10 +17,9 @@ from flax import nnx
 
 from r1jax.kernels.token_logprob import token_logprob
 from r1jax.models import cache as kv_cache
-from r1jax.models.block import Block, stacked
+from r1jax.models.block import MTP, Block, stacked
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import Buffer, RMSNorm, param
-from r1jax.models.mtp import MTP
 from r1jax.models.rope import rope_angles
 from r1jax.sharding import TOKENS, constrain
 
@@ -68,8 +67,12 @@ class Transformer(nnx.Module):
             h_BTD, _, routing = self._scanned(h_BTD, inputs)
         else:
             slots = kv_cache.take_slots(cache, segments_BT, is_prefill=is_prefill)
-            through = self._scanned_into if slots.are_layers_scanned else self._unrolled
-            h_BTD, layers, routing = through(h_BTD, inputs, slots)
+            if slots.are_layers_scanned:
+                inputs |= {"slots": kv_cache.NewTokens(), "cache": {}}
+                h_BTD, new_tokens, routing = self._scanned(h_BTD, inputs)
+                layers = tuple(map(slots.write, slots.layers, new_tokens))
+            else:
+                h_BTD, layers, routing = self._unrolled(h_BTD, inputs, slots)
             cache = slots.advanced(layers)
         return self.final_norm(h_BTD), cache, _aux_of(routing)
 
@@ -115,11 +118,6 @@ class Transformer(nnx.Module):
             left += [jax.tree.map(lambda a, i=i: a[i], stacked_left) for i in range(num_layers)]
             routing_of_moe |= routing  # {} of dense layers
         return h_BTD, left, routing_of_moe
-
-    def _scanned_into(self, h_BTD, inputs, slots):
-        inputs = inputs | {"slots": kv_cache.NewTokens(), "cache": {}}
-        h_BTD, new_tokens, routing = self._scanned(h_BTD, inputs)
-        return h_BTD, tuple(map(slots.write, slots.layers, new_tokens)), routing
 
     def _unrolled(self, h_BTD, inputs, slots):
         layers, by_layer = [], []
@@ -203,10 +201,8 @@ class Model:
             names = variable.get_metadata("axes")
             return (None,) * (variable.get_value().ndim - len(names)) + tuple(names)
 
-        def tree(state):
-            return jax.tree.map(axes, state, is_leaf=lambda node: isinstance(node, nnx.Variable))
-
-        return nnx.to_pure_dict(tree(params)), nnx.to_pure_dict(tree(buffers))
+        trees = jax.tree.map(axes, (params, buffers), is_leaf=lambda node: isinstance(node, nnx.Variable))
+        return nnx.to_pure_dict(trees[0]), nnx.to_pure_dict(trees[1])
 
 
 def _split(config: ModelConfig, key: jax.Array):
@@ -218,11 +214,6 @@ def make_model(config: ModelConfig) -> Model:
     """The pure functions of ``config``; allocates nothing."""
     graphdef = nnx.eval_shape(lambda: _split(config, jax.random.key(0)))[0]
     return Model(config=config, graphdef=graphdef)
-
-
-def count_params(params) -> int:
-    """Number of scalars in a tree of arrays or shapes."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 class ParameterCounts(NamedTuple):
@@ -239,7 +230,7 @@ class ParameterCounts(NamedTuple):
 def parameter_counts(config: ModelConfig) -> ParameterCounts:
     """671,026,419,200, 37,552,297,472 and 11,610,068,224 for DeepSeek-V3; allocates nothing."""
     trees = make_model(config).abstract()
-    mtp = sum(count_params(tree.get("mtp", {})) for tree in trees)
-    total = sum(map(count_params, trees)) - mtp
+    mtp = sum(array.size for array in jax.tree.leaves([tree.get("mtp", {}) for tree in trees]))
+    total = sum(array.size for array in jax.tree.leaves(trees)) - mtp
     idle_experts = config.num_moe_layers * (config.num_experts - config.num_experts_per_token)
     return ParameterCounts(total, total - idle_experts * 3 * config.model_dim * config.expert_ffn_dim, mtp)
