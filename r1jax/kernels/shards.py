@@ -43,7 +43,7 @@ def mesh_axes(
     return found
 
 
-def run(function: Callable, arrays: tuple, *, in_specs: tuple, out_specs: Any) -> Any:
+def run_on_parts(function: Callable, arrays: tuple, *, in_specs: tuple, out_specs: Any) -> Any:
     """``function`` of each device's part of the arrays (None where there is none), results put together.
 
     Where there is no mesh to split over, the parts are the whole arrays.

@@ -165,7 +165,9 @@ def init_paged_cache(
         return paged_decode.mla.init_pages(latent_dim=config.kv_lora_rank, rope_dim=config.rope_head_dim, **sizes)
 
     return PagedCache(
-        layers=tuple(paged_decode.pages.constrain(layer(), batch_axes=batch_axes) for _ in range(config.num_layers)),
+        layers=tuple(
+            paged_decode.pages.constrain_pages(layer(), batch_axes=batch_axes) for _ in range(config.num_layers)
+        ),
         page_table_BI=jnp.asarray(page_table_BI, jnp.int32),
         lengths_B=jnp.zeros((page_table_BI.shape[0],), jnp.int32),
         batch_axes=batch_axes,

@@ -82,7 +82,7 @@ def on_mesh(
     batch, heads = shards.mesh_axes(("batch", "heads"), (q_BTNH.shape[0], k_BSJH.shape[2]))
     by_head, whole = P(batch, None, heads, None), P(batch, None)
     in_specs = (by_head, by_head, by_head, whole, whole, by_head, P(batch, None, None), P())
-    return shards.run(part, arrays, in_specs=in_specs, out_specs=by_head)
+    return shards.run_on_parts(part, arrays, in_specs=in_specs, out_specs=by_head)
 
 
 def _shape(q_BTNH, k_BSJH, v_BSJU, q_rope_BTNR, k_rope_BSR) -> Shape:

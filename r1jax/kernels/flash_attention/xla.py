@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from r1jax.kernels.flash_attention.reference import MASKED, attention_mask
 
-BLOCK = 128
+_BLOCK = 128
 """Queries a block."""
 MAX_SPANS = 8
 """Pieces of the causal triangle: 8 compute 9/16 of the square."""
@@ -24,7 +24,7 @@ def flash_attention(q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, sc
     """See ``r1jax.kernels.flash_attention.flash_attention``; keys are in one part."""
     batch, num_queries, num_heads, _ = q_BTNH.shape
     num_kv_heads = k_BSJH.shape[2]
-    block = min(BLOCK, num_queries)
+    block = min(_BLOCK, num_queries)
     padding = -num_queries % block
     q_BTNH = jnp.pad(q_BTNH, ((0, 0), (0, padding), (0, 0), (0, 0)))
     q_segments_BT = jnp.pad(q_segments_BT, ((0, 0), (0, padding)))
@@ -117,7 +117,7 @@ _attend.defvjp(_attend_fwd, _attend_bwd)
 
 def _spans(num_queries: int, num_keys: int, known_offset: int | None) -> list[tuple[range, int]]:
     """(first queries of the blocks of a span, keys that they may see) in order; all keys where the offset is traced."""
-    block = min(BLOCK, num_queries)
+    block = min(_BLOCK, num_queries)
     starts = range(0, num_queries, block)
     size = -(-len(starts) // MAX_SPANS)
     spans = [starts[first : first + size] for first in range(0, len(starts), size)]

@@ -89,7 +89,7 @@ def on_mesh(
     by_token = P(tokens, None)
     up, down = P(experts, embed, mlp), P(experts, mlp, embed)
     in_specs = (by_token, by_token, by_token, (up, up, down))
-    return shards.run(part, (x_TD, experts_TK, weights_TK, weights), in_specs=in_specs, out_specs=by_token)
+    return shards.run_on_parts(part, (x_TD, experts_TK, weights_TK, weights), in_specs=in_specs, out_specs=by_token)
 
 
 def _own(experts_TK, num_experts: int) -> Permutation:

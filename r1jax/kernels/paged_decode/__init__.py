@@ -72,7 +72,7 @@ def decode(
         (heads,) = shards.mesh_axes(("heads",), queries[0].shape[2:3], role="rollout")
     by_head = P(batch_axes, None, heads, None)
     specs = {"in_specs": (*[by_head] * len(queries), P(batch_axes)), "out_specs": by_head}
-    return pages.run(part, cached, page_table_BI, *queries, lengths_B, **specs, batch_axes=batch_axes)
+    return pages.run_on_pages(part, cached, page_table_BI, *queries, lengths_B, **specs, batch_axes=batch_axes)
 
 
 __all__ = ["Pages", "gqa_decode", "mla_decode", "write_pages"]

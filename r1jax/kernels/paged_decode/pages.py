@@ -34,7 +34,7 @@ def write_pages(pages: Pages, new: Pages, *, page_table_BI, start_B, counts_B=No
     heads = pool["kv_WJSA"][1] if "kv_WJSA" in pool else None
     new_specs = {name: P(batch_axes, None, heads, None) if a.ndim == 4 else P(batch_axes) for name, a in new.items()}
     in_specs = (new_specs, P(batch_axes), P(batch_axes))
-    return run(_write, pages, page_table_BI, new, start_B, counts_B, in_specs=in_specs, batch_axes=batch_axes)
+    return run_on_pages(_write, pages, page_table_BI, new, start_B, counts_B, in_specs=in_specs, batch_axes=batch_axes)
 
 
 def _write(pages, page_table_BI, new, start_B, counts_B):
@@ -83,10 +83,10 @@ def copy(pages: Pages, *, pages_B2: jax.Array, batch_axes: tuple[str, ...]) -> P
     def part(pages, pages_B2):
         return {name: pool.at[pages_B2[:, 1]].set(pool[pages_B2[:, 0]]) for name, pool in pages.items()}
 
-    return run(part, pages, pages_B2, in_specs=(), batch_axes=batch_axes)
+    return run_on_pages(part, pages, pages_B2, in_specs=(), batch_axes=batch_axes)
 
 
-def constrain(pages: Pages, *, batch_axes: tuple[str, ...]) -> Pages:
+def constrain_pages(pages: Pages, *, batch_axes: tuple[str, ...]) -> Pages:
     """The pool, laid out on the ambient mesh where there is one of several devices."""
     if shards.mesh_to_split() is None:
         return pages
@@ -105,7 +105,9 @@ def page_specs(pages: Pages, batch_axes: tuple[str, ...], mesh=None) -> dict[str
     return {name: spec(name, array) for name, array in pages.items()}
 
 
-def run(function: Callable, pages: Pages, page_table_BI, *arrays, in_specs: tuple, out_specs=None, batch_axes) -> Any:
+def run_on_pages(
+    function: Callable, pages: Pages, page_table_BI, *arrays, in_specs: tuple, out_specs=None, batch_axes
+) -> Any:
     """function(pages, page_table_BI, *arrays) of each device's part, tables in the numbers of that part's pool.
 
     ``out_specs`` None: the result is a pool.
@@ -120,7 +122,7 @@ def run(function: Callable, pages: Pages, page_table_BI, *arrays, in_specs: tupl
 
     pool = page_specs(pages, batch_axes)
     specs = (pool, P(batch_axes, None), *in_specs)
-    return shards.run(part, (pages, page_table_BI, *arrays), in_specs=specs, out_specs=out_specs or pool)
+    return shards.run_on_parts(part, (pages, page_table_BI, *arrays), in_specs=specs, out_specs=out_specs or pool)
 
 
 def decode_mask(lengths_B, *, num_queries: int, num_keys: int) -> jax.Array:

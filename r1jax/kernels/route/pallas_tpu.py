@@ -57,7 +57,7 @@ def route(scores_XE, bias_E, *, interpret=False, **options) -> tuple[jax.Array, 
         return _pass(scores_XE, bias_E, interpret=interpret, **options)[:2]
 
     by_token = P(*shards.mesh_axes(("batch",), scores_XE.shape[:1]), None)
-    return shards.run(part, (scores_XE, bias_E), in_specs=(by_token, P()), out_specs=(by_token, by_token))
+    return shards.run_on_parts(part, (scores_XE, bias_E), in_specs=(by_token, P()), out_specs=(by_token, by_token))
 
 
 def route_and_sort(scores_XE, bias_E, *, interpret=False, **options) -> tuple[jax.Array, jax.Array, Permutation]:

@@ -80,7 +80,7 @@ def on_mesh(x_XD, w_VD, targets_X, *, temperature, interpret=False):
             w_VD = jax.lax.all_gather(w_VD.astype(x_XD.dtype), embed, axis=1, tiled=True)
         return token_logprob(x_XD, w_VD, targets_X, temperature=temperature, vocab_axes=vocab, interpret=interpret)
 
-    return shards.run(
+    return shards.run_on_parts(
         part,
         (x_XD, w_VD, targets_X, jnp.asarray(temperature, jnp.float32)),
         in_specs=(P(rows, None), P(vocab, embed), P(rows), P()),
