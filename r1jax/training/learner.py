@@ -79,6 +79,11 @@ def copy_tree(tree: Tree) -> Tree:
     return tree if is_abstract(tree) else jax.tree.map(jnp.copy, tree)
 
 
+def add_trees(a: Tree, b: Tree) -> Tree:
+    """Array by array, a + b."""
+    return jax.tree.map(jnp.add, a, b)
+
+
 def make_update(
     loss_function: LossFunction,
     optimizer: optax.GradientTransformation,
@@ -86,7 +91,7 @@ def make_update(
     schedule: optax.Schedule,
     state: TrainState,
     bias_rate: float = 0.001,
-    add_metrics: Callable[[Tree, Tree], Tree] = optax.tree.add,
+    add_metrics: Callable[[Tree, Tree], Tree] = add_trees,
 ) -> Update:
     """Makes the jitted functions of an update.
 
@@ -126,7 +131,7 @@ def make_update(
 
     def accumulate(params, buffers, grads_sum, metrics_sum, microbatch):
         (_, metrics), grads = jax.value_and_grad(loss_and_metrics, has_aux=True)(params, buffers, microbatch)
-        return optax.tree.add(grads_sum, grads), add_metrics(metrics_sum, metrics)
+        return add_trees(grads_sum, grads), add_metrics(metrics_sum, metrics)
 
     def apply(state: TrainState, grads: Tree, expert_counts: Tree | None):
         state = {**state, "opt_state": offload.in_program(state["opt_state"], shardings["opt_state"])}
