@@ -23,7 +23,8 @@ def make_preset(name: str, vocab_size: int | None = None) -> ModelConfig:
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=3)
         raise ValueError(f"there is no model preset {name!r}; near it: {near}; all: {sorted(PRESETS)}")
-    return ModelConfig(**PRESETS[name] | ({} if vocab_size is None else {"vocab_size": vocab_size}))
+    changed: dict[str, Any] = {} if vocab_size is None else {"vocab_size": vocab_size}
+    return ModelConfig(**PRESETS[name] | changed)
 
 
 # 671B parameters, 37B active, and one MTP layer (V3 Sec. 4.2).
