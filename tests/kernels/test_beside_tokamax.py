@@ -94,7 +94,7 @@ def test_equals_grouped_matmul_and_moves_fewer_bytes(monkeypatch):
 
     def ours(x, w):
         visits = grouped._visits(offsets, call.shape, for_sums=False)
-        return grouped._rows(call, [x], [w], grouped._same, visits=visits, offsets=offsets, interpret=True)[0]
+        return grouped._rows(call, [x], [w], lambda y: (y,), visits=visits, offsets=offsets, interpret=True)[0]
 
     want = gmm(jnp.asarray(x), jnp.asarray(w), sizes, tiling=(128, 128, 128), dtype=jnp.float32)
     np.testing.assert_allclose(jax.jit(ours)(x, w), want, rtol=2e-5, atol=2e-4)  # sums of 128 products

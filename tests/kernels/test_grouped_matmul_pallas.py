@@ -218,7 +218,7 @@ def test_same_result_as_megablox_and_ragged_dot_with_fewer_bytes_than_megablox()
 
     def ours(x, w):
         visits = pallas_tpu._visits(offsets, call.shape, for_sums=False)
-        return pallas_tpu._rows(call, [x], [w], pallas_tpu._same, visits=visits, offsets=offsets, interpret=True)[0]
+        return pallas_tpu._rows(call, [x], [w], lambda y: (y,), visits=visits, offsets=offsets, interpret=True)[0]
 
     got = jax.jit(ours)(x, w)
     for want in (megablox_gmm(x, w, sizes, interpret=True), jax.lax.ragged_dot(x, w, sizes)):
