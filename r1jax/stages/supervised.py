@@ -28,7 +28,7 @@ from r1jax.stages.auxiliary import balance_loss, check_auxiliary, expert_counts,
 from r1jax.stages.open_run import open_run
 from r1jax.text.chat import check_template, tokenizer_for
 from r1jax.training.learner import NonFiniteError, TrainState, Update, init_state, make_update, update_once
-from r1jax.training.offload import OPTIMIZER, check_offload, to_host
+from r1jax.training.offload import OPTIMIZER, check_offload, to_host_memory
 from r1jax.training.optimizer import make_optimizer
 from r1jax.workdir.metrics import MetricsWriter
 from r1jax.workdir.stop import Stopped
@@ -123,7 +123,7 @@ def build(
     optimizer, schedule = make_optimizer(spec.optimizer, total_steps=num_updates)
     state = init_state(params, buffers, optimizer=optimizer)
     if OPTIMIZER in spec.offload:
-        state["opt_state"] = to_host(state["opt_state"])
+        state["opt_state"] = to_host_memory(state["opt_state"])
     update = make_update(
         make_loss(model, spec),
         optimizer,

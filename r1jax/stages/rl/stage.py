@@ -50,7 +50,7 @@ from r1jax.stages.rl.collect import (
 from r1jax.stages.rl.log import completion_rows, count_tokens, rollout_metrics, update_metrics
 from r1jax.tasks.mixture import TaskSchedule
 from r1jax.training.learner import NonFiniteError, TrainState, Update, copy_tree, init_state, make_update, update_once
-from r1jax.training.offload import OPTIMIZER, REFERENCE, to_device, to_host
+from r1jax.training.offload import OPTIMIZER, REFERENCE, to_device_memory, to_host_memory
 from r1jax.training.optimizer import make_optimizer
 from r1jax.workdir.metrics import CompletionsWriter, MetricsWriter
 from r1jax.workdir.stop import Stopped
@@ -130,7 +130,7 @@ def build(spec: RlSpec, model: Model, params, buffers) -> Build:
     optimizer, schedule = make_optimizer(spec.optimizer, total_steps=spec.num_updates)
     state = init_state(params, buffers, optimizer=optimizer)
     if OPTIMIZER in spec.offload:
-        state["opt_state"] = to_host(state["opt_state"])
+        state["opt_state"] = to_host_memory(state["opt_state"])
     if spec.kl_coef:
         state["reference"] = make_reference(state, spec)
     update = make_update(
@@ -258,7 +258,7 @@ def update_on_groups(
     """
     mark = time.perf_counter()
     rng = np.random.default_rng([spec.seed, updates])
-    reference, minibatches = to_device(state.get("reference")), []
+    reference, minibatches = to_device_memory(state.get("reference")), []
     for questions in split_by_question(len(groups), spec.updates_per_phase, rng):
         microbatches = make_microbatches([groups[question] for question in questions], advantages_PG[questions], spec)
         require_same(microbatches, f"update {updates + 1 + len(minibatches)}: its batch")
@@ -292,4 +292,4 @@ def with_logps(score, state, reference, batch: dict) -> dict:
 def make_reference(state: TrainState, spec: RlSpec) -> dict[str, Any]:
     """A copy of the policy as it is now, in the host's memory where "offload" says so."""
     policy = {"params": state["params"], "buffers": state["buffers"]}
-    return to_host(policy) if REFERENCE in spec.offload else copy_tree(policy)
+    return to_host_memory(policy) if REFERENCE in spec.offload else copy_tree(policy)
