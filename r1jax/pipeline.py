@@ -20,8 +20,7 @@ from typing import Any
 import jax
 
 from r1jax.hf.folder import check_folder
-from r1jax.plan.programs import STAGES as WITH_PROGRAMS
-from r1jax.plan.programs import stage_programs
+from r1jax.plan.programs import WITH_PROGRAMS, stage_programs
 from r1jax.policies.preview import Previews
 from r1jax.sharding import make_mesh
 from r1jax.specs.config_file import ConfigError, Experiment
@@ -48,7 +47,7 @@ _PATH_KEY = re.compile(r"(.*[._])?(path|paths(\[\d+\]|\.[^.]+)?)")
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class PlannedStage:
     """One stage of a run, ready to start."""
 
     name: str  # key in config.stages
@@ -61,7 +60,7 @@ class Stage:
 
 def make_stages(
     experiment: Experiment, workdir: Path, *, only: Sequence[str] | None = None, skip: Sequence[str] = ()
-) -> list[Stage]:
+) -> list[PlannedStage]:
     """The stages to run, in order, when all that can be tried before they run has been.
 
     only, skip: names of the stages that are chosen, all by default, and that are not.
@@ -92,7 +91,7 @@ def make_stages(
     return chosen
 
 
-def plan_stages(experiment: Experiment, workdir: Path) -> list[Stage]:
+def plan_stages(experiment: Experiment, workdir: Path) -> list[PlannedStage]:
     """All stages of an experiment in order, each with its module, its directory and its spec.
 
     Raises ConfigError for a stage or placeholder that is unknown, or a mistake in a spec; the message names the file.
@@ -112,7 +111,7 @@ def plan_stages(experiment: Experiment, workdir: Path) -> list[Stage]:
             raise ConfigError(f"{experiment.file}: {error}") from error
         directories[name] = path
         module = importlib.import_module(f"r1jax.stages.{kind}")
-        planned.append(Stage(name, module, path, spec, written, tuple(changed_code(path, spec))))
+        planned.append(PlannedStage(name, module, path, spec, written, tuple(changed_code(path, spec))))
     return planned
 
 
@@ -135,7 +134,7 @@ def _is_of_this_package(error: Exception) -> bool:
     return type(error).__module__.startswith("r1jax.")
 
 
-def _check_inputs(stage: Stage, others: Sequence[Stage]) -> None:
+def _check_inputs(stage: PlannedStage, others: Sequence[PlannedStage]) -> None:
     """Raises ConfigError if what `stage` reads of `others`, which do not run now, is not there or of another config.
 
     What those read in turn may be gone, but not of another config.
@@ -159,14 +158,14 @@ def _check_inputs(stage: Stage, others: Sequence[Stage]) -> None:
             coming.append(source)
 
 
-def _inputs(stage: Stage, others: Sequence[Stage]) -> Iterator[tuple[str, Stage]]:
+def _inputs(stage: PlannedStage, others: Sequence[PlannedStage]) -> Iterator[tuple[str, PlannedStage]]:
     """(key, the one of `others` in or below whose directory its path is) of every path of a stage's spec."""
     for key, text, *_ in leaves(stage.spec):
         if isinstance(text, str) and text.startswith("/"):
             yield from ((key, other) for other in others if Path(text).is_relative_to(other.workdir))
 
 
-def _check_models(stage: Stage, planned: Sequence[Stage]) -> None:
+def _check_models(stage: PlannedStage, planned: Sequence[PlannedStage]) -> None:
     """Raises ValueError for a model that `stage` starts from, that no stage of this config makes and that is not there."""
     for key, spec in specs_in(stage.spec):
         if not isinstance(spec, StageInit | HuggingFaceInit | ModelReward):

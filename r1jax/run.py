@@ -45,7 +45,7 @@ from absl import logging
 from r1jax.launch.compilation_cache import use_compilation_cache
 from r1jax.launch.distributed import add_arguments, initialise, leave_at_once, lost_a_peer
 from r1jax.launch.host_memory import keep_freed_memory
-from r1jax.pipeline import Stage, make_stages, plan_stages
+from r1jax.pipeline import PlannedStage, make_stages, plan_stages
 from r1jax.processes import OtherProcessError, is_first, on_first
 from r1jax.report import NotAWorkdirError, write_report
 from r1jax.specs.config_file import ConfigError, Experiment, import_from, load_experiment
@@ -57,7 +57,7 @@ BAD_INPUT = 2
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
-def run_stages(stages: Sequence[Stage]) -> dict[str, dict[str, Any]] | None:
+def run_stages(stages: Sequence[PlannedStage]) -> dict[str, dict[str, Any]] | None:
     """Runs each stage that is not DONE; returns the summaries by name, or None if a signal stopped it before the end."""
     summaries = {}
     with graceful_stop() as stop:
@@ -79,7 +79,7 @@ def run_stages(stages: Sequence[Stage]) -> dict[str, dict[str, Any]] | None:
     return summaries
 
 
-def headline(summary: dict[str, Any]) -> str:
+def summary_line(summary: dict[str, Any]) -> str:
     """One line for a person: what was measured before and after, and what it took."""
     parts = []
     before, after = summary.get("before"), summary.get("after")
@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"stopped at once; the same command goes on from the last checkpoint in {workdir}", flush=True)
         return leave_at_once(STOPPED)
-    print(f"{headline(summary)}\nreport: {report}", flush=True)
+    print(f"{summary_line(summary)}\nreport: {report}", flush=True)
     return 0
 
 
@@ -210,7 +210,7 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _total(planned: Sequence[Stage], summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _total(planned: Sequence[PlannedStage], summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The summary of a run: its last stage's, the time of all that are done, now or before, and each stage's own."""
     done = {}
     for stage in planned:

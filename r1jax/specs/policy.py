@@ -69,4 +69,4 @@ class HuggingFaceInit:
     model: dict[str, Any] = option(factory=dict, explanation=_MODEL, how=HOW)
 
 
-Init = RandomInit | StageInit | GgufInit | HuggingFaceInit
+AnyInit = RandomInit | StageInit | GgufInit | HuggingFaceInit

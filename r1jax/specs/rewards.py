@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from r1jax.specs.fields import Count, Names, Natural, NotNegative, PathText, Positive, TemplateName, TopP, option
-from r1jax.specs.policy import Init
+from r1jax.specs.policy import AnyInit
 from r1jax.specs.rollout import EngineSpec
 
 
@@ -39,7 +39,7 @@ class ModelReward(RewardSpec):
     rows_per_batch: Count = option(16, "Responses that it scores at a time.", unit="rows", how=True)
 
 
-Reward = FunctionReward | ModelReward
+AnyReward = FunctionReward | ModelReward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class PolicyChatSpec:
     """A policy of one's own, loaded next to the one that samples."""
 
     kind: Literal["policy"] = "policy"
-    init: Init = option(explanation="The model.")
+    init: AnyInit = option(explanation="The model.")
     template: TemplateName = option("r1", "How a conversation is rendered.")
     temperature: Positive = option(0.6, "Of its answers (R1 Sec. D.1).")
     top_p: TopP | None = option(0.95, "Of its answers (R1 Sec. D.1); None: all tokens.")
@@ -81,7 +81,7 @@ class PolicyChatSpec:
     engine: EngineSpec = option(factory=EngineSpec, explanation="How it samples.", how=True)
 
 
-Chat = EndpointSpec | PolicyChatSpec
+AnyChat = EndpointSpec | PolicyChatSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,4 +97,4 @@ class FilterSpec:
 class AskSpec(FilterSpec):
     """A judge or a rewriter: a function of samples, ``chat`` and ``seed``."""
 
-    chat: Chat | None = option(None, "The model that it asks; None: none.")
+    chat: AnyChat | None = option(None, "The model that it asks; None: none.")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from r1jax.specs.claims import Claim
+from r1jax.specs.claims import AnyClaim
 from r1jax.specs.fields import (
     Count,
     InnerShare,
@@ -16,11 +16,11 @@ from r1jax.specs.fields import (
     option,
 )
 from r1jax.specs.mesh import MeshSpec, RolloutMeshSpec
-from r1jax.specs.policy import Init
-from r1jax.specs.rewards import AskSpec, FilterSpec, Reward
+from r1jax.specs.policy import AnyInit
+from r1jax.specs.rewards import AnyReward, AskSpec, FilterSpec
 from r1jax.specs.rollout import EngineSpec, EvalSpec
 from r1jax.specs.source import RecordsSpec, SourceSpec
-from r1jax.specs.tasks import Task, TestSetSpec
+from r1jax.specs.tasks import AnyTask, TestSetSpec
 from r1jax.specs.training import OptimizerSpec, RewardModelOptimizerSpec, SupervisedOptimizerSpec
 
 _TEMPLATE = "How a conversation is rendered (r1jax.text.templates); 'tokenizer': by the model's own template."
@@ -47,7 +47,7 @@ class MeshStageSpec(StageSpec):
 class TrainingSpec(MeshStageSpec):
     """A stage that trains a model."""
 
-    init: Init = option(explanation=_INIT)
+    init: AnyInit = option(explanation=_INIT)
     bias_rate: NotNegative = option(0.0, "Step of the router's selection bias (V3 Sec. 4.2: 0.001; 0 leaves it).")
     checkpoint_every: Count = option(100, "Updates between checkpoints.", unit="updates", how=True)
     keep_checkpoints: Count = option(2, "How many of the latest checkpoints stay on disk.", how=True)
@@ -58,8 +58,8 @@ class RlSpec(TrainingSpec):
     """GRPO with rule rewards and reward models (R1 Sec. 2, 3)."""
 
     stage: Literal["rl"] = "rl"
-    tasks: tuple[Task, ...] = option(explanation="Where the problems come from; drawn by weight.")
-    rewards: tuple[Reward, ...] = option(explanation="What is paid for.")
+    tasks: tuple[AnyTask, ...] = option(explanation="Where the problems come from; drawn by weight.")
+    rewards: tuple[AnyReward, ...] = option(explanation="What is paid for.")
     template: TemplateName = option("r1_zero", _TEMPLATE)
     rollout_mesh: RolloutMeshSpec | None = option(
         None, "The sampler's mesh, on a copy of the weights; None: the trainer's own arrays.", how=True
@@ -261,9 +261,9 @@ class EvaluateSpec(MeshStageSpec):
     """A policy on held-out problems of several tasks (R1 Sec. D.1)."""
 
     stage: Literal["evaluate"] = "evaluate"
-    init: Init = option(explanation=_INIT)
-    tasks: tuple[Task, ...] = option(explanation="Where the problems come from; each is evaluated by itself.")
-    rewards: tuple[Reward, ...] = option((), "What is logged of each sample; weights play no part.")
+    init: AnyInit = option(explanation=_INIT)
+    tasks: tuple[AnyTask, ...] = option(explanation="Where the problems come from; each is evaluated by itself.")
+    rewards: tuple[AnyReward, ...] = option((), "What is logged of each sample; weights play no part.")
     template: TemplateName = option("r1", _TEMPLATE)
     problems: Count = option(explanation="Held-out problems of each task.")
     samples: Count = option(16, "Of each problem (R1 Sec. D.1: 4 to 64).")
@@ -288,9 +288,9 @@ class RejectSpec(MeshStageSpec):
     """Answers of a policy, sampled, filtered, rewritten, and written as a set (R1 Sec. B.3.2, B.3.3)."""
 
     stage: Literal["reject"] = "reject"
-    init: Init = option(explanation=_INIT)
-    tasks: tuple[Task, ...] = option(explanation="Where the problems come from; drawn by weight.")
-    rewards: tuple[Reward, ...] = option(explanation="What filters may look at, and what is written down.")
+    init: AnyInit = option(explanation=_INIT)
+    tasks: tuple[AnyTask, ...] = option(explanation="Where the problems come from; drawn by weight.")
+    rewards: tuple[AnyReward, ...] = option(explanation="What filters may look at, and what is written down.")
     template: TemplateName = option("r1", _TEMPLATE)
     num_prompts: Count = option(explanation="Prompts that are sampled.")
     first_prompt: Natural = option(0, "Number of the first of them.")
@@ -349,7 +349,7 @@ class ClaimsSpec(StageSpec):
     """Which of the paper's claims held, from what earlier stages wrote."""
 
     stage: Literal["claims"] = "claims"
-    claims: tuple[Claim, ...] = option(explanation="The claims, a row each.")
+    claims: tuple[AnyClaim, ...] = option(explanation="The claims, a row each.")
     note: str = option("", "What a reader must know; printed above the claims.")
 
     def __post_init__(self):

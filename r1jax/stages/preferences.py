@@ -88,11 +88,11 @@ def main(spec: PreferencesSpec, workdir: Path) -> dict:
         pairs, counts = select_pairs(judged, threshold=spec.threshold)
         if not pairs:
             raise ValueError(f"{run.path}: no pair is left of {len(judged)} candidates: {counts}")
-        on_first(lambda: write_set(run.path, pairs))
+        on_first(lambda: write_pairs(run.path, pairs))
         return run.mark_done({"pairs": len(pairs), "counts": counts})
 
 
-def write_set(workdir: Path, pairs: Sequence[Mapping[str, Any]]) -> None:
+def write_pairs(workdir: Path, pairs: Sequence[Mapping[str, Any]]) -> None:
     """Writes data/pairs.jsonl and the manifest."""
     text = "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs)
     (workdir / FOLDER).mkdir(exist_ok=True)

@@ -26,7 +26,7 @@ from r1jax.models.transformer import Model
 from r1jax.objectives.preference import pair_loss, point_loss
 from r1jax.policies.policy import load_policy
 from r1jax.policies.preview import Previews
-from r1jax.policies.reward_model import encode_response, init_head, make_score, pad_rows, score_sequences
+from r1jax.policies.reward_model import encode_response, init_head, make_reward_pass, pad_rows, score_sequences
 from r1jax.sharding import make_mesh
 from r1jax.specs.reader import read
 from r1jax.specs.stages import RewardModelSpec
@@ -141,7 +141,7 @@ def main(spec: RewardModelSpec, workdir: Path) -> dict:
             run.save(updates, state, {"num_tokens": num_tokens})
             if updates < num_updates:
                 raise Stopped
-            scores = evaluate(make_score(policy.model), state, heldout, spec)
+            scores = heldout_figures(make_reward_pass(policy.model), state, heldout, spec)
             metrics.write(updates, {f"eval/{name}": value for name, value in scores.items()})
         center = scores["mean_reward"] if spec.kind == "helpful" else 0.0
         summary = {"kind": spec.kind, "updates": updates, "examples": counts, "heldout": scores, "center": center}
@@ -178,7 +178,7 @@ def batch_of(examples: Sequence[Example], update: int, spec: RewardModelSpec) ->
     return batch
 
 
-def make_microbatches(batch: Sequence[Example], *, rows: int, bucket: int, num_examples: int) -> list[dict[str, Any]]:
+def pad_microbatches(batch: Sequence[Example], *, rows: int, bucket: int, num_examples: int) -> list[dict[str, Any]]:
     """The batch cut into micro-batches of ``rows`` examples of like length; see ``make_loss``."""
     width, microbatches = len(batch[0].sequences), []
     order = sorted(range(len(batch)), key=lambda place: (batch[place].longest, place))
@@ -200,7 +200,7 @@ def update_on_examples(
     state, update: Update, batch: Sequence[Example], spec: RewardModelSpec
 ) -> tuple[TrainState, dict]:
     """One update: (state, metrics row)."""
-    microbatches = make_microbatches(
+    microbatches = pad_microbatches(
         batch,
         rows=spec.examples_per_microbatch,
         bucket=spec.length_bucket,
@@ -211,7 +211,7 @@ def update_on_examples(
     return state, row | _metrics(np.asarray(sums["rewards_BK"])[: len(batch)], batch, spec.kind)
 
 
-def evaluate(score, state, examples: Sequence[Example], spec: RewardModelSpec) -> dict[str, float]:
+def heldout_figures(score, state, examples: Sequence[Example], spec: RewardModelSpec) -> dict[str, float]:
     """Accuracy, margin, rewards, calibration error ("ece") and length bias on examples (``r1jax.evals.reward_model``)."""
     sequences = [ids for example in examples for ids in example.sequences]
     rewards = score_sequences(

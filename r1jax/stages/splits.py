@@ -16,7 +16,7 @@ from r1jax.policies.preview import Previews
 from r1jax.specs.fields import paths_of
 from r1jax.specs.source import SourceSpec
 from r1jax.specs.stages import StageSpec, SupervisedSpec
-from r1jax.specs.tasks import Task
+from r1jax.specs.tasks import AnyTask
 from r1jax.tasks.mixture import make_task
 from r1jax.tasks.problem import recorded_splits
 
@@ -66,7 +66,7 @@ def _fractions(make: Callable[[], None]) -> dict[str, set[float]]:
     return fractions
 
 
-def _make_problems(tasks: Sequence[Task]) -> None:
+def _make_problems(tasks: Sequence[AnyTask]) -> None:
     for spec in tasks:
         make_task(spec).problem(0, split="train")
 

@@ -4,20 +4,20 @@ import bisect
 import itertools
 from collections.abc import Sequence
 
-from r1jax.specs import tasks as specs_of
+from r1jax.specs.tasks import AnyTask, MiniSpec, ReasoningGymSpec
 from r1jax.tasks.problem import GradingError, Problem, Task, canonical_answer, check_index, stable_hash
 
 
-def make_task(spec: specs_of.Task) -> Task:
+def make_task(spec: AnyTask) -> Task:
     """The task that a spec describes; its weight and its first update are for ``make_mixture`` and ``TaskSchedule``.
 
     Raises ValueError for what the task itself refuses.
     """
-    if isinstance(spec, specs_of.ReasoningGymSpec):
+    if isinstance(spec, ReasoningGymSpec):
         from r1jax.tasks.reasoning_gym import ReasoningGymTask
 
         return ReasoningGymTask(spec)
-    if isinstance(spec, specs_of.MiniSpec):
+    if isinstance(spec, MiniSpec):
         from r1jax.tasks.mini.make import make_mini_task
 
         return make_mini_task(spec)
@@ -26,7 +26,7 @@ def make_task(spec: specs_of.Task) -> Task:
     return make_file_task(spec)
 
 
-def make_mixture(specs: Sequence[specs_of.Task], *, seed: int = 0) -> Task:
+def make_mixture(specs: Sequence[AnyTask], *, seed: int = 0) -> Task:
     """One task from several: problem ``index`` comes from a task drawn by weight, by a hash of (seed, index).
 
     A single spec gives its task as it is. Weights need not sum to one.
@@ -37,7 +37,7 @@ def make_mixture(specs: Sequence[specs_of.Task], *, seed: int = 0) -> Task:
     return _mix([make_task(spec) for spec in specs], specs, seed=seed)
 
 
-def _mix(tasks: Sequence[Task], specs: Sequence[specs_of.Task], *, seed: int) -> Task:
+def _mix(tasks: Sequence[Task], specs: Sequence[AnyTask], *, seed: int) -> Task:
     return tasks[0] if len(tasks) == 1 else Mixture(tasks, [spec.weight for spec in specs], seed=seed)
 
 
@@ -95,7 +95,7 @@ class TaskSchedule:
         starts: the update from which each takes part, by name.
     """
 
-    def __init__(self, specs: Sequence[specs_of.Task], *, seed: int = 0):
+    def __init__(self, specs: Sequence[AnyTask], *, seed: int = 0):
         """Raises ValueError: no spec, none that takes part from update 0, or whatever ``make_mixture`` refuses."""
         starts = [spec.from_update for spec in specs]
         if specs and min(starts) > 0:

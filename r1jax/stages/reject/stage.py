@@ -114,7 +114,7 @@ def _check_names(tasks: Iterable[str], names: Sequence[str], *, where: str) -> N
 
 
 @dataclasses.dataclass(frozen=True)
-class Build:
+class Parts:
     """The parts of the stage: what samples and scores, and what decides."""
 
     collector: Collector
@@ -123,7 +123,7 @@ class Build:
     rewriter: Step | None
 
 
-def build(spec: RejectSpec, policy: Policy, mesh) -> Build:
+def build(spec: RejectSpec, policy: Policy, mesh) -> Parts:
     """Sampler with its rewards, filters, judge and rewriter; loads the models that the latter two ask."""
     collector = Collector(
         engine=make_engine(policy.model, spec.engine, pad_id=policy.tokenizer.pad_id),
@@ -137,7 +137,7 @@ def build(spec: RejectSpec, policy: Policy, mesh) -> Build:
     def step(asks: AskSpec | None) -> Step | None:
         return None if asks is None else make_step(asks, chat=make_chat(asks.chat, mesh=mesh))
 
-    return Build(collector, list(map(make_step, spec.filters)), step(spec.judge), step(spec.rewrite))
+    return Parts(collector, list(map(make_step, spec.filters)), step(spec.judge), step(spec.rewrite))
 
 
 def main(spec: RejectSpec, workdir: Path) -> dict:
@@ -182,7 +182,7 @@ def main(spec: RejectSpec, workdir: Path) -> dict:
         return summary
 
 
-def sample_batch(spec: RejectSpec, parts: Build, params, buffers, *, batch: int, model: Mapping[str, Any]) -> dict:
+def sample_batch(spec: RejectSpec, parts: Parts, params, buffers, *, batch: int, model: Mapping[str, Any]) -> dict:
     """What the prompts of a batch gave, JSON-able: records, counts of reasons, one dropped sample of each."""
     collector, size = parts.collector, spec.prompts_per_batch
     first = spec.first_prompt + batch * size

@@ -56,7 +56,7 @@ from r1jax.workdir.metrics import CompletionsWriter, MetricsWriter
 from r1jax.workdir.stop import Stopped
 
 
-def make_score(model):
+def make_logprob_pass(model):
     """(params, buffers, microbatch) -> log π of the targets at the sampling temperature, [R, T]."""
 
     def score(params, buffers, batch):
@@ -141,7 +141,7 @@ def build(spec: RlSpec, model: Model, params, buffers) -> Build:
         bias_rate=spec.bias_rate,
         add_metrics=add_metrics,
     )
-    return Build(state, update, make_score(model))
+    return Build(state, update, make_logprob_pass(model))
 
 
 def main(spec: RlSpec, workdir: Path) -> dict:
