@@ -37,6 +37,11 @@ class Estimate:
         """Half of the interval's width."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
+    @classmethod
+    def around(cls, value: float, half_width: float | None) -> "Estimate":
+        """With the interval around the value; without one where there is no half width."""
+        return cls(value) if half_width is None else cls(value, value - half_width, value + half_width)
+
     def __str__(self) -> str:
         interval = "" if self.low is None or self.high is None else f" [{self.low:.3g}, {self.high:.3g}]"
         return f"{self.value:.3g}{interval}"
@@ -55,13 +60,9 @@ def mean_over(estimates: Sequence[Estimate]) -> Estimate:
     values = [estimate.value for estimate in estimates]
     mean, count = float(np.mean(values)), len(values)
     if count >= FEWEST_SEEDS:
-        half = _t(count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
-        return Estimate(mean, mean - half, mean + half)
-    halves = [half for estimate in estimates if (half := estimate.half_width) is not None]
-    if len(halves) < count:
-        return Estimate(mean)
-    half = math.hypot(*halves) / count
-    return Estimate(mean, mean - half, mean + half)
+        return Estimate.around(mean, _t(count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count))
+    half = _together(estimates)
+    return Estimate.around(mean, None if half is None else half / count)
 
 
 def mean_difference(first: Sequence[Estimate], second: Sequence[Estimate]) -> Estimate:
@@ -71,7 +72,8 @@ def mean_difference(first: Sequence[Estimate], second: Sequence[Estimate]) -> Es
     """
     if len(first) != len(second):
         raise ValueError(f"pairs of runs are compared, but there are {len(first)} and {len(second)}")
-    return mean_over([_less(one, other) for one, other in zip(first, second, strict=True)])
+    pairs = zip(first, second, strict=True)
+    return mean_over([Estimate.around(one.value - other.value, _together([one, other])) for one, other in pairs])
 
 
 def change_of_level(early: Sequence[float], late: Sequence[float]) -> Estimate:
@@ -83,16 +85,13 @@ def change_of_level(early: Sequence[float], late: Sequence[float]) -> Estimate:
         raise ValueError(f"stretches of {len(early)} and {len(late)} values: each needs at least {FEWEST_SEEDS}")
     change = float(np.mean(late) - np.mean(early))
     error = math.hypot(*(float(np.std(values, ddof=1)) / math.sqrt(len(values)) for values in (early, late)))
-    half = _t(min(len(early), len(late)) - 1) * error
-    return Estimate(change, change - half, change + half)
+    return Estimate.around(change, _t(min(len(early), len(late)) - 1) * error)
 
 
-def _less(first: Estimate, second: Estimate) -> Estimate:
-    value, halves = first.value - second.value, (first.half_width, second.half_width)
-    if None in halves:
-        return Estimate(value)
-    half = math.hypot(*(half for half in halves if half is not None))
-    return Estimate(value, value - half, value + half)
+def _together(estimates: Sequence[Estimate]) -> float | None:
+    """The half width of the sum of independent normal variables; None where one of them has no interval."""
+    halves = [estimate.half_width for estimate in estimates if estimate.half_width is not None]
+    return math.hypot(*halves) if len(halves) == len(estimates) else None
 
 
 def _t(freedom: int) -> float:

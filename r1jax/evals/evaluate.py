@@ -97,7 +97,7 @@ def distinct_problems(task: Task, count: int, *, split: str, at_least: int | Non
     return list(problems.values())
 
 
-FEW_PROBLEMS, MANY_PROBLEMS = 64, 256
+MOST_PROBLEMS = 64
 """Of an evaluation along the way, and of the first and last, where the spec does not say; at most what is held out."""
 
 
@@ -109,7 +109,7 @@ def heldout_problems(task: Task, spec: EvalSpec) -> list[Problem]:
         except ValueError as error:
             raise ValueError(f"eval.final_problems={spec.final_problems}: {error}") from error
     try:
-        return distinct_problems(task, MANY_PROBLEMS, split="heldout", at_least=spec.problems or 1)
+        return distinct_problems(task, MOST_PROBLEMS, split="heldout", at_least=spec.problems or 1)
     except ValueError as error:
         raise ValueError(f"eval.problems={spec.problems}: {error}") from error
 

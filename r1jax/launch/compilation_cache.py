@@ -17,16 +17,12 @@ def use_compilation_cache(*, min_compile_seconds: float = 0.5) -> Path:
     The processor is part of the name because a home directory may be shared: a CPU program compiled for one
     machine can hold instructions that another does not have.
     """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    folder = Path(chosen) if chosen else cache_home() / "xla" / processor_fingerprint()
+    folder = Path(chosen) if chosen else home / "r1jax" / "xla" / processor_fingerprint()
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", min_compile_seconds)
     return folder
-
-
-def cache_home() -> Path:
-    """Where r1jax keeps what it can make again: ${XDG_CACHE_HOME:-~/.cache}/r1jax."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "r1jax"
 
 
 def processor_fingerprint() -> str:

@@ -18,34 +18,26 @@ def claims_section(run: Run) -> str:
     parts, notes = [], []
     for stage in run.stages:
         rows = _dicts(read_json(stage.path / "claims.json", notes, list))
-        note = stage.config.get("note")
-        if rows and isinstance(note, str):
+        if not rows:
+            continue
+        if isinstance(note := stage.config.get("note"), str):
             parts.append(f"<p>{escape(note)}</p>")
-        if rows:
-            parts.append(f'<div class="claims">{_table(rows)}</div>')
-            parts += [_details(row, name=f"{stage.name} {index}") for index, row in enumerate(rows)]
+        lines = table([_line(row) for row in rows], head=["claim", "paper", "ours", "held"])
+        parts.append(f'<div class="claims">{lines}</div>')
+        parts += [_details(row, name=f"{stage.name} {index}") for index, row in enumerate(rows)]
     parts += [f'<p class="note">{escape(note)}</p>' for note in notes]
     return f"<h2>The paper's claims</h2>{''.join(parts)}" if parts else ""
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
-    lines = []
-    for row in rows:
-        claim = f'<span class="wide">{_text(row, "claim")}</span>'
-        lines.append([claim, _text(row, "paper"), _text(row, "ours") + _protocol(row), _mark(row.get("held"))])
-    return table(lines, head=["claim", "paper", "ours", "held"])
-
-
-def _protocol(row: dict[str, Any]) -> str:
-    """How the figures of a row were computed, below them."""
-    sentences = row.get("protocol")
-    lines = [escape(str(text)[:_MAX_TEXT]) for text in sentences] if isinstance(sentences, list) else []
-    return f'<small class="protocol">{"<br>".join(lines)}</small>' if lines else ""
-
-
-def _mark(held: Any) -> str:
+def _line(row: dict[str, Any]) -> list[str]:
+    """Of a claim: what it says, the paper's figures, ours with how they were computed below, and whether it held."""
+    protocol = row.get("protocol")
+    sentences = [escape(str(text)[:_MAX_TEXT]) for text in protocol] if isinstance(protocol, list) else []
+    below = f'<small class="protocol">{"<br>".join(sentences)}</small>' if sentences else ""
+    held = row.get("held")
     look, word = ("good", "yes") if held is True else ("bad", "no") if held is False else ("quiet", "open")
-    return f'<span class="{look}">{word}</span>'
+    claim, verdict = f'<span class="wide">{_text(row, "claim")}</span>', f'<span class="{look}">{word}</span>'
+    return [claim, _text(row, "paper"), _text(row, "ours") + below, verdict]
 
 
 def _details(row: dict[str, Any], *, name: str) -> str:

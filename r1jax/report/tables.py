@@ -90,16 +90,15 @@ def _order(name: str) -> tuple[int, str, float]:
 
 def _data_set(data: Mapping[str, Any]) -> str:
     """Samples by domain (R1 v2 Table 5), and the reasons for which others were dropped."""
-    domains = data.get("domains")
+    columns, domains = ("samples", "rounds", "tokens"), data.get("domains")
     rows = [
-        [escape(row.get("domain", "")), *(show(number(row.get(key))) for key in ("samples", "rounds", "tokens"))]
+        [escape(row.get("domain", "")), *(show(number(row.get(key))) for key in columns)]
         for row in (domains if isinstance(domains, list) else [])
         if isinstance(row, Mapping)
     ]
     asked = f"{show(number(data.get('samples')))} samples of {show(number(data.get('prompts')))} prompts"
-    kept = table(rows, head=["domain", "samples", "rounds", "tokens"]) if rows else ""
-    dropped = _counts(f"Dropped, of {asked}", data.get("rejected"))
-    return (f"<h3>The set</h3>{kept}" if kept else "") + dropped
+    kept = f"<h3>The set</h3>{table(rows, head=['domain', *columns])}" if rows else ""
+    return kept + _counts(f"Dropped, of {asked}", data.get("rejected"))
 
 
 def _counts(title: str, counts: Any, meanings: Mapping[str, str] | None = None) -> str:

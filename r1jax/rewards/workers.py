@@ -74,8 +74,11 @@ class WorkerPool:
         """
         if os.getpid() != self._process_id:  # forked: the workers are the parent's
             self._process_id, self._idle = os.getpid(), self._idle_queue()
-        with ThreadPoolExecutor(self.num_workers) as threads:
+        threads = ThreadPoolExecutor(self.num_workers)
+        try:
             return list(threads.map(self._run_one, inputs))
+        finally:  # an interrupt from the keyboard does not wait for what is under way
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def start(self) -> None:
         """Starts all workers now and waits for them; otherwise each starts with its first input."""

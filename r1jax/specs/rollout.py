@@ -40,7 +40,7 @@ class EvalSpec:
     problems: Count | None = option(None, "Of an evaluation along the way; None: at most 64, what is held out.")
     samples: Count = option(4, "Of each problem, along the way.")
     final_problems: Count | None = option(
-        None, "Of the first and the last evaluation; None: at most 256, what is held out."
+        None, "Of the first and the last evaluation; None: at most 64, what is held out."
     )
     final_samples: Count = option(16, "Of each problem, first and last (R1 Fig. 1: cons@16).")
     problems_per_batch: Count = option(64, "Problems that are sampled at a time.")

@@ -53,11 +53,12 @@ def _record(workdir: Path, spec: Any) -> dict[str, Any]:
 def describe_input(path: Path, workdir: Path) -> dict[str, Any]:
     """What is kept of an input; see the module."""
     place = {"path": to_here(path.absolute(), workdir)}
-    if (path / "config.json").is_file() and (path / "environment.json").is_file():
+    config, environment, manifest = (path / name for name in ("config.json", "environment.json", MANIFEST))
+    if config.is_file() and environment.is_file():
         return place | {
-            "config": _sha256(path / "config.json"),
-            "commit": json.loads((path / "environment.json").read_text(encoding="utf-8")).get("commit"),
-            "data": _sha256(path / MANIFEST) if (path / MANIFEST).is_file() else None,
+            "config": hashlib.sha256(config.read_bytes()).hexdigest(),
+            "commit": json.loads(environment.read_text(encoding="utf-8")).get("commit"),
+            "data": hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None,
         }
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     names = [[str(file.relative_to(path)), file.stat().st_size] for file in files]
@@ -73,7 +74,3 @@ def weights_digest(params: Any) -> str:
         for (path, leaf), digest in zip(leaves, digests, strict=True)
     ]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

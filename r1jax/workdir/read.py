@@ -174,7 +174,7 @@ def read_run(workdir: str | Path) -> Run:
             f"{path} is no work directory: neither it nor a folder in it has metrics.jsonl, completions/, "
             "or the config.json of a stage"
         )
-    stages = [read_stage(folder) for folder in sorted(folders, key=lambda folder: (_started(folder), folder.name))]
+    stages = [read_stage(folder) for folder in sorted(folders, key=_started)]
     run = Run(path, tuple(_with_origins(stages)))
     if not any(stage.has_run for stage in run.stages):
         raise NotAWorkdirError(f"{path}: nothing has run yet of its stages {', '.join(s.name for s in stages)}")
@@ -263,9 +263,9 @@ def _with_origins(stages: list[Stage]) -> list[Stage]:
     return result
 
 
-def _started(path: Path) -> float:
-    files = [path / "metrics.jsonl", path / "config.json"]
-    return min((file.stat().st_mtime for file in files if file.is_file()), default=math.inf)
+def _started(path: Path) -> tuple[float, str]:
+    files = [file for file in (path / "metrics.jsonl", path / "config.json") if file.is_file()]
+    return min((file.stat().st_mtime for file in files), default=math.inf), path.name
 
 
 def read_stage(path: Path) -> Stage:
@@ -377,9 +377,7 @@ def with_limits(figures: Any, name: str) -> tuple[float, float, float]:
 def _wall_seconds(summary: dict[str, Any], rows: list[dict[str, Any]]) -> float:
     """Seconds that a stage took: what its summary says, and while there is none, the time of its last row."""
     seconds = number(summary.get("wall_seconds"))
-    if math.isfinite(seconds):
-        return seconds
     times = [time for row in rows if math.isfinite(time := number(row.get("time")))]
-    if not times:
-        return math.nan
+    if math.isfinite(seconds) or not times:
+        return seconds
     return max(times) - min(times) if min(times) > _EPOCH_SECONDS else max(times)

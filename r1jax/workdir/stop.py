@@ -42,11 +42,8 @@ class Stop:
         if self.requested:
             raise KeyboardInterrupt(f"second {name}")
         self.requested = True
-        print(
-            f"\n{name}: ending after the step under way, all is saved; again to quit at once",
-            file=sys.stderr,
-            flush=True,
-        )
+        message = f"\n{name}: ending after the step under way, all is saved; again to quit at once"
+        print(message, file=sys.stderr, flush=True)
 
 
 _open: ContextVar[Stop | None] = ContextVar("open stop", default=None)

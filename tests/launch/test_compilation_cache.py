@@ -3,7 +3,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from r1jax.launch.compilation_cache import cache_home, processor_fingerprint, use_compilation_cache
+from r1jax.launch.compilation_cache import processor_fingerprint, use_compilation_cache
 
 
 @pytest.fixture(autouse=True)
@@ -19,13 +19,12 @@ def restored():
 def test_folder_follows_the_users_variables(monkeypatch, tmp_path):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_home() == tmp_path / "r1jax"
     folder = use_compilation_cache(min_compile_seconds=0.25)
     assert folder == tmp_path / "r1jax" / "xla" / processor_fingerprint()
     assert jax.config.jax_compilation_cache_dir == str(folder)
     assert jax.config.jax_persistent_cache_min_compile_time_secs == 0.25
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_home() == Path.home() / ".cache" / "r1jax"
+    assert use_compilation_cache() == Path.home() / ".cache" / "r1jax" / "xla" / processor_fingerprint()
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "mine"))
     assert use_compilation_cache() == tmp_path / "mine"
 

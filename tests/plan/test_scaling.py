@@ -13,6 +13,7 @@ from r1jax.objectives.sums import add_metrics
 from r1jax.plan.collectives import collective_bytes
 from r1jax.plan.local import Local
 from r1jax.sharding import make_mesh, place_batch, tree_shardings
+from r1jax.specs.training import OptimizerSpec
 from r1jax.stages.supervised import make_loss
 from r1jax.training.learner import init_state, make_update, update_once
 from r1jax.training.optimizer import make_optimizer
@@ -48,7 +49,7 @@ def learning_curve(config, axes) -> list[tuple[float, float]]:
         trees = model.init(jax.random.key(0))
         layouts = map(partial(tree_shardings, mesh=mesh), model.logical_axes(), trees)
         params, buffers = map(jax.device_put, trees, layouts)
-        optimizer, schedule = make_optimizer(learning_rate=3e-3, total_steps=UPDATES)
+        optimizer, schedule = make_optimizer(OptimizerSpec(learning_rate=3e-3), total_steps=UPDATES)
         state = init_state(params, buffers, optimizer=optimizer)
         loss = make_loss(model, aggregation="token")
         update = make_update(loss, optimizer, schedule=schedule, state=state, add_metrics=add_metrics)

@@ -13,6 +13,7 @@ from r1jax.models.transformer import make_model
 from r1jax.objectives.sums import add_metrics
 from r1jax.rollout.engine import Engine
 from r1jax.sharding import make_mesh, place_batch, tree_shardings
+from r1jax.specs.training import OptimizerSpec
 from r1jax.training.learner import init_state, make_update
 from r1jax.training.optimizer import make_optimizer
 from tests.tiny import GQA, V3, shaken
@@ -50,7 +51,7 @@ def step(name, mesh):
     """(log-probs, gradients, state after one update) of two accumulated micro-batches, and the parameters' arrays."""
     model = MODELS[name]
     trees = shaken(model)
-    optimizer, schedule = make_optimizer(learning_rate=0.01, total_steps=10, eps=1e-3, weight_decay=0.1)
+    optimizer, schedule = make_optimizer(OptimizerSpec(learning_rate=0.01, eps=1e-3, weight_decay=0.1), total_steps=10)
     with jax.set_mesh(mesh):
         params, buffers = (
             jax.device_put(tree, tree_shardings(axes, tree, mesh))

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from r1jax.data.prompts import PromptIterator
-from r1jax.evals.evaluate import FEW_PROBLEMS, evaluate
+from r1jax.evals.evaluate import MOST_PROBLEMS, evaluate
 from r1jax.processes import is_first
 from r1jax.rollout.collect import Collector
 from r1jax.rollout.records import Group
@@ -132,7 +132,7 @@ def count_samples(spec: RlSpec, heldout: Sequence[Problem], *, is_full: bool) ->
     """Samples of an evaluation."""
     if is_full:
         return len(heldout) * spec.eval.final_samples
-    return min(len(heldout), spec.eval.problems or FEW_PROBLEMS) * spec.eval.samples
+    return min(len(heldout), spec.eval.problems or MOST_PROBLEMS) * spec.eval.samples
 
 
 def check_scored(phase: Phase, weights: Mapping[str, float]) -> None:
