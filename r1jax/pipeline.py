@@ -70,17 +70,11 @@ def make_stages(
     directory holds a run of another config, or one that is under way.
     """
     planned = plan_stages(experiment, workdir)
-    names = [stage.name for stage in planned]
-    for flag, given in (("--stages", only or ()), ("--skip", skip)):
-        if unknown := [name for name in given if name not in names]:
-            raise ConfigError(f"{flag}: there is no stage {unknown[0]!r}; there are {', '.join(names)}")
-    chosen = [stage for stage in planned if (only is None or stage.name in only) and stage.name not in skip]
-    if not chosen:
-        raise ConfigError(f"--stages and --skip leave none of the stages {', '.join(names)}")
+    chosen = choose(planned, only, skip)
     to_run = [stage for stage in chosen if read_summary(stage.workdir, stage.spec) is None]
     previews = Previews({str(stage.workdir): stage.spec for stage in planned})
     for stage in to_run:
-        _check_inputs(stage, [other for other in planned[: names.index(stage.name)] if other not in chosen])
+        _check_inputs(stage, [other for other in planned[: planned.index(stage)] if other not in chosen])
         with _naming(experiment, stage.name):
             _check_models(stage, planned)
             stage.module.check(stage.spec, previews)
@@ -88,6 +82,18 @@ def make_stages(
     for stage in to_run:
         with open_workdir(stage.workdir, stage.written):
             pass  # refuses another config's, a directory that it cannot write, or one where another run is at work
+    return chosen
+
+
+def choose(planned: Sequence[PlannedStage], only: Sequence[str] | None, skip: Sequence[str]) -> list[PlannedStage]:
+    """The stages that --stages and --skip leave, in order. Raises ConfigError for a name that is unknown, or none left."""
+    names = [stage.name for stage in planned]
+    for flag, given in (("--stages", only or ()), ("--skip", skip)):
+        if unknown := [name for name in given if name not in names]:
+            raise ConfigError(f"{flag}: there is no stage {unknown[0]!r}; there are {', '.join(names)}")
+    chosen = [stage for stage in planned if (only is None or stage.name in only) and stage.name not in skip]
+    if not chosen:
+        raise ConfigError(f"--stages and --skip leave none of the stages {', '.join(names)}")
     return chosen
 
 
@@ -121,17 +127,12 @@ def _naming(experiment: Experiment, name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, ConfigError) or not (
-            _is_of_this_package(error) or isinstance(error, ValueError | OSError | TypeError)
-        ):
+        is_ours = type(error).__module__.startswith("r1jax.") or isinstance(error, ValueError | OSError | TypeError)
+        if isinstance(error, ConfigError) or not is_ours:
             raise
         match = _FIELD.match(str(error))
         is_key = match is not None and match[1] in types_of(STAGES[experiment.stages[name]["stage"]])
         raise ConfigError(f"{experiment.file}: stages.{name}{'.' if is_key else ': '}{error}") from error
-
-
-def _is_of_this_package(error: Exception) -> bool:
-    return type(error).__module__.startswith("r1jax.")
 
 
 def _check_inputs(stage: PlannedStage, others: Sequence[PlannedStage]) -> None:

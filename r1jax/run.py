@@ -45,10 +45,10 @@ from absl import logging
 from r1jax.launch.compilation_cache import use_compilation_cache
 from r1jax.launch.distributed import add_arguments, initialise, leave_at_once, lost_a_peer
 from r1jax.launch.host_memory import keep_freed_memory
-from r1jax.pipeline import PlannedStage, make_stages, plan_stages
+from r1jax.pipeline import PlannedStage, choose, make_stages, plan_stages
 from r1jax.processes import OtherProcessError, is_first, on_first
 from r1jax.report import NotAWorkdirError, write_report
-from r1jax.specs.config_file import ConfigError, Experiment, import_from, load_experiment
+from r1jax.specs.config_file import ConfigError, import_from, load_experiment
 from r1jax.specs.reference import describe_stage
 from r1jax.workdir.directory import read_summary, write_json
 from r1jax.workdir.stop import Stopped, graceful_stop
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for folder in (Path.cwd(), Path(experiment.file).resolve().parent):
             import_from(folder)
         if options.help:
-            return _show_fields(experiment)
+            return _show_fields(choose(plan_stages(experiment, Path("WORKDIR")), options.stages, options.skip))
         if workdir is None:
             raise ConfigError("--workdir=DIR is missing: where everything is written")
         logging.set_verbosity(logging.WARNING)
@@ -163,9 +163,9 @@ def check_backend() -> None:
         ) from error
 
 
-def _show_fields(experiment: Experiment) -> int:
+def _show_fields(stages: Sequence[PlannedStage]) -> int:
     """Prints each stage's fields: value, default, explanation."""
-    text = "\n".join(describe_stage(stage.name, stage.spec) for stage in plan_stages(experiment, Path("WORKDIR")))
+    text = "\n".join(describe_stage(stage.name, stage.spec) for stage in stages)
     try:
         print(text, flush=True)
     except BrokenPipeError:  # `| head` has seen enough; what is left must not be written at exit

@@ -23,9 +23,7 @@ class FunctionReward(RewardSpec):
     """A function of completions and columns: f(prompts, completions, **columns) -> list[float | None]."""
 
     function: str = option(explanation="'module:function', of this package or beside the config file.")
-    options: dict[str, Any] = option(
-        factory=dict, explanation="Keyword arguments that are the same for every completion."
-    )
+    options: dict[str, Any] = option(factory=dict, explanation="Its keyword arguments, the same for every completion.")
     cache: bool = option(True, "Equal completions of a problem are scored once.")
 
 
@@ -52,9 +50,7 @@ class EndpointSpec:
     temperature: NotNegative | None = option(None, "Of the answers; None: the server's own.")
     top_p: TopP | None = option(None, "Of the answers; None: the server's own.")
     max_tokens: Count | None = option(None, "Of an answer; None: the server's own.", unit="tokens")
-    timeout: Positive = option(
-        120.0, "For an attempt to connect, and each wait on a connection.", unit="seconds", how=True
-    )
+    timeout: Positive = option(120.0, "Of an attempt to connect, and of each wait.", unit="seconds", how=True)
     retries: Natural = option(4, "Further attempts after a failure that may pass.", how=True)
     backoff: NotNegative = option(1.0, "Before the second attempt, doubled each time.", unit="seconds", how=True)
     workers: Count = option(8, "Conversations at the same time.", how=True)

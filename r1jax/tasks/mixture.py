@@ -4,6 +4,7 @@ import bisect
 import itertools
 from collections.abc import Sequence
 
+from r1jax.specs.fields import types_of
 from r1jax.specs.tasks import AnyTask, MiniSpec, ReasoningGymSpec
 from r1jax.tasks.problem import GradingError, Problem, Task, canonical_answer, check_index, stable_hash
 
@@ -26,6 +27,18 @@ def make_task(spec: AnyTask) -> Task:
     return make_file_task(spec)
 
 
+def make_tasks(specs: Sequence[AnyTask]) -> list[Task]:
+    """The task of each. Raises ValueError as ``make_task``, beginning with "tasks[i]" and the key that is at fault."""
+    tasks = []
+    for index, spec in enumerate(specs):
+        try:
+            tasks.append(make_task(spec))
+        except ValueError as error:
+            is_key = str(error).partition(":")[0] in types_of(type(spec))
+            raise ValueError(f"tasks[{index}]{'.' if is_key else ': '}{error}") from error
+    return tasks
+
+
 def make_mixture(specs: Sequence[AnyTask], *, seed: int = 0) -> Task:
     """One task from several: problem ``index`` comes from a task drawn by weight, by a hash of (seed, index).
 
@@ -34,7 +47,7 @@ def make_mixture(specs: Sequence[AnyTask], *, seed: int = 0) -> Task:
     Raises:
         ValueError: no spec, two tasks of one name, or whatever ``make_task`` refuses.
     """
-    return _mix([make_task(spec) for spec in specs], specs, seed=seed)
+    return _mix(make_tasks(specs), specs, seed=seed)
 
 
 def _mix(tasks: Sequence[Task], specs: Sequence[AnyTask], *, seed: int) -> Task:
@@ -100,7 +113,7 @@ class TaskSchedule:
         starts = [spec.from_update for spec in specs]
         if specs and min(starts) > 0:
             raise ValueError(f"tasks: none takes part from update 0; the first does from_update={min(starts)}")
-        tasks = [make_task(spec) for spec in specs]
+        tasks = make_tasks(specs)
         self.starts = {task.name: start for task, start in zip(tasks, starts, strict=True)}
         self.periods: dict[int, Task] = {}
         for start in sorted({0, *starts}):
