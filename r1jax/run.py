@@ -2,29 +2,22 @@
 
     r1jax run --config=configs/X.py[:argument] --workdir=DIR [--seed=N] [--stages=a,b] [--skip=c] [--config.a.b=value ...]
 
-(or `python -m r1jax.run`). A config file defines `get_config()`, or `get_config(argument)`, which returns a ConfigDict with the key
-`stages`: an ordered ConfigDict (`sort_keys=False`) from a name to a stage's config, whose key `stage` names the module in
-`r1jax.stages`. It says only what differs from the defaults of `r1jax.specs.stages`; `--help` with a config shows all of them.
+A config file defines `get_config()`, or `get_config(argument)`, which returns a ConfigDict with the key `stages`: an ordered
+ConfigDict (`sort_keys=False`) from a name to a stage's config, whose key `stage` names the module in `r1jax.stages`. It says
+only what differs from the defaults of `r1jax.specs.stages`; `--help` with a config shows all of them.
 
-Each stage runs in DIR/<name>, or in its own `workdir`. In texts "{workdir}/..." stands for a path below DIR and "{<name>}" or
-"{<name>}/..." for the directory of an earlier stage, and in a stage's `workdir` "{hash}" for a digest of what it learns and of the
-source of the modules that its "module:function" texts name, so that a base model is made once and used by every run that
-asks for the same one.
+Each stage runs in DIR/<name>, or in its `workdir`. In texts "{workdir}/..." stands for a path below DIR, "{<name>}" and
+"{<name>}/..." for the directory of an earlier stage, and in a `workdir` "{hash}" for a digest of what the stage learns and of
+the code that it names, so that a base model is made once for all runs that ask for the same one.
 
 All stages are tried before the first one computes. A stage that is DONE is skipped, one that was interrupted goes on from its last
-checkpoint; where a module that the config names was edited since, a line says so and what is there stays. What only says how a
-run is run (mesh, cadences, more updates) may change on the way; what is learned may not. Directories may be moved as
-long as they lie as before to each other: config.json holds the paths between them relative to its own place.
+checkpoint. What only says how a run is run (mesh, cadences, more updates) may change on the way; what is learned may not.
+Directories may be moved as long as they lie as before to each other. What a stage chosen by --stages or --skip reads must have
+been made before, by the same config.
 
---stages and --skip choose among the stages, whose order stays the config's. What a chosen stage reads must have been
-made before, by the same config: else nothing runs, and the error names both stages.
-
-The first Ctrl-C or SIGTERM ends the run when the update or the evaluation's batch under way is done: all is saved,
-no further stage starts. A second one quits at once.
-Exit codes: 0 done, 2 bad input or a run that cannot go on (said in one line), 75 stopped by a signal, the same command goes on.
-
-On several processes, see r1jax.launch.distributed: the first writes and prints, a signal to one stops all. Then 75 is also
-the exit code where another process was lost or hangs, or 134 where JAX had to abort.
+The first Ctrl-C or SIGTERM ends the run when the update or the evaluation's batch under way is done, and all is saved; a second
+one quits at once. Exit codes: 0 done, 2 bad input or a run that cannot go on (said in one line), 75 stopped, by a signal or
+because another process (r1jax.launch.distributed) was lost or hangs: the same command goes on; 134 where JAX had to abort.
 """
 
 from __future__ import annotations

@@ -94,8 +94,6 @@ def test_a_stage_without_checkpoints(tmp_path):
     )
     with open_run(spec, tmp_path) as run:
         assert run.checkpoints is None and not (tmp_path / "checkpoints").exists()
-        with pytest.raises(TypeError, match="a stage of ClaimsSpec has no checkpoints"):
-            run.save(1, {}, {})
         assert run.mark_done({"held": 1, "wall_seconds": 7.0})["wall_seconds"] == 7.0
     assert json.loads((tmp_path / "summary.json").read_text()) == {"held": 1, "wall_seconds": 7.0, "seed": 0}
     with (
