@@ -20,8 +20,7 @@ from typing import Any
 import jax
 
 from r1jax.hf.folder import check_folder
-from r1jax.plan.programs import STAGES as WITH_PROGRAMS
-from r1jax.plan.programs import stage_programs
+from r1jax.plan.programs import WITH_PROGRAMS, stage_programs
 from r1jax.policies.preview import Previews
 from r1jax.sharding import make_mesh
 from r1jax.specs.config_file import ConfigError, Experiment
@@ -48,7 +47,7 @@ _PATH_KEY = re.compile(r"(.*[._])?(path|paths(\[\d+\]|\.[^.]+)?)")
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class PlannedStage:
     """One stage of a run, ready to start."""
 
     name: str  # key in config.stages
@@ -61,7 +60,7 @@ class Stage:
 
 def make_stages(
     experiment: Experiment, workdir: Path, *, only: Sequence[str] | None = None, skip: Sequence[str] = ()
-) -> list[Stage]:
+) -> list[PlannedStage]:
     """The stages to run, in order, when all that can be tried before they run has been.
 
     only, skip: names of the stages that are chosen, all by default, and that are not.
@@ -71,17 +70,11 @@ def make_stages(
     directory holds a run of another config, or one that is under way.
     """
     planned = plan_stages(experiment, workdir)
-    names = [stage.name for stage in planned]
-    for flag, given in (("--stages", only or ()), ("--skip", skip)):
-        if unknown := [name for name in given if name not in names]:
-            raise ConfigError(f"{flag}: there is no stage {unknown[0]!r}; there are {', '.join(names)}")
-    chosen = [stage for stage in planned if (only is None or stage.name in only) and stage.name not in skip]
-    if not chosen:
-        raise ConfigError(f"--stages and --skip leave none of the stages {', '.join(names)}")
+    chosen = choose(planned, only, skip)
     to_run = [stage for stage in chosen if read_summary(stage.workdir, stage.spec) is None]
     previews = Previews({str(stage.workdir): stage.spec for stage in planned})
     for stage in to_run:
-        _check_inputs(stage, [other for other in planned[: names.index(stage.name)] if other not in chosen])
+        _check_inputs(stage, [other for other in planned[: planned.index(stage)] if other not in chosen])
         with _naming(experiment, stage.name):
             _check_models(stage, planned)
             stage.module.check(stage.spec, previews)
@@ -92,7 +85,19 @@ def make_stages(
     return chosen
 
 
-def plan_stages(experiment: Experiment, workdir: Path) -> list[Stage]:
+def choose(planned: Sequence[PlannedStage], only: Sequence[str] | None, skip: Sequence[str]) -> list[PlannedStage]:
+    """The stages that --stages and --skip leave, in order. Raises ConfigError for a name that is unknown, or none left."""
+    names = [stage.name for stage in planned]
+    for flag, given in (("--stages", only or ()), ("--skip", skip)):
+        if unknown := [name for name in given if name not in names]:
+            raise ConfigError(f"{flag}: there is no stage {unknown[0]!r}; there are {', '.join(names)}")
+    chosen = [stage for stage in planned if (only is None or stage.name in only) and stage.name not in skip]
+    if not chosen:
+        raise ConfigError(f"--stages and --skip leave none of the stages {', '.join(names)}")
+    return chosen
+
+
+def plan_stages(experiment: Experiment, workdir: Path) -> list[PlannedStage]:
     """All stages of an experiment in order, each with its module, its directory and its spec.
 
     Raises ConfigError for a stage or placeholder that is unknown, or a mistake in a spec; the message names the file.
@@ -112,7 +117,7 @@ def plan_stages(experiment: Experiment, workdir: Path) -> list[Stage]:
             raise ConfigError(f"{experiment.file}: {error}") from error
         directories[name] = path
         module = importlib.import_module(f"r1jax.stages.{kind}")
-        planned.append(Stage(name, module, path, spec, written, tuple(changed_code(path, spec))))
+        planned.append(PlannedStage(name, module, path, spec, written, tuple(changed_code(path, spec))))
     return planned
 
 
@@ -122,20 +127,15 @@ def _naming(experiment: Experiment, name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, ConfigError) or not (
-            _is_of_this_package(error) or isinstance(error, ValueError | OSError | TypeError)
-        ):
+        is_ours = type(error).__module__.startswith("r1jax.") or isinstance(error, ValueError | OSError | TypeError)
+        if isinstance(error, ConfigError) or not is_ours:
             raise
         match = _FIELD.match(str(error))
         is_key = match is not None and match[1] in types_of(STAGES[experiment.stages[name]["stage"]])
         raise ConfigError(f"{experiment.file}: stages.{name}{'.' if is_key else ': '}{error}") from error
 
 
-def _is_of_this_package(error: Exception) -> bool:
-    return type(error).__module__.startswith("r1jax.")
-
-
-def _check_inputs(stage: Stage, others: Sequence[Stage]) -> None:
+def _check_inputs(stage: PlannedStage, others: Sequence[PlannedStage]) -> None:
     """Raises ConfigError if what `stage` reads of `others`, which do not run now, is not there or of another config.
 
     What those read in turn may be gone, but not of another config.
@@ -159,14 +159,14 @@ def _check_inputs(stage: Stage, others: Sequence[Stage]) -> None:
             coming.append(source)
 
 
-def _inputs(stage: Stage, others: Sequence[Stage]) -> Iterator[tuple[str, Stage]]:
+def _inputs(stage: PlannedStage, others: Sequence[PlannedStage]) -> Iterator[tuple[str, PlannedStage]]:
     """(key, the one of `others` in or below whose directory its path is) of every path of a stage's spec."""
     for key, text, *_ in leaves(stage.spec):
         if isinstance(text, str) and text.startswith("/"):
             yield from ((key, other) for other in others if Path(text).is_relative_to(other.workdir))
 
 
-def _check_models(stage: Stage, planned: Sequence[Stage]) -> None:
+def _check_models(stage: PlannedStage, planned: Sequence[PlannedStage]) -> None:
     """Raises ValueError for a model that `stage` starts from, that no stage of this config makes and that is not there."""
     for key, spec in specs_in(stage.spec):
         if not isinstance(spec, StageInit | HuggingFaceInit | ModelReward):

@@ -2,29 +2,22 @@
 
     r1jax run --config=configs/X.py[:argument] --workdir=DIR [--seed=N] [--stages=a,b] [--skip=c] [--config.a.b=value ...]
 
-(or `python -m r1jax.run`). A config file defines `get_config()`, or `get_config(argument)`, which returns a ConfigDict with the key
-`stages`: an ordered ConfigDict (`sort_keys=False`) from a name to a stage's config, whose key `stage` names the module in
-`r1jax.stages`. It says only what differs from the defaults of `r1jax.specs.stages`; `--help` with a config shows all of them.
+A config file defines `get_config()`, or `get_config(argument)`, which returns a ConfigDict with the key `stages`: an ordered
+ConfigDict (`sort_keys=False`) from a name to a stage's config, whose key `stage` names the module in `r1jax.stages`. It says
+only what differs from the defaults of `r1jax.specs.stages`; `--help` with a config shows all of them.
 
-Each stage runs in DIR/<name>, or in its own `workdir`. In texts "{workdir}/..." stands for a path below DIR and "{<name>}" or
-"{<name>}/..." for the directory of an earlier stage, and in a stage's `workdir` "{hash}" for a digest of what it learns and of the
-source of the modules that its "module:function" texts name, so that a base model is made once and used by every run that
-asks for the same one.
+Each stage runs in DIR/<name>, or in its `workdir`. In texts "{workdir}/..." stands for a path below DIR, "{<name>}" and
+"{<name>}/..." for the directory of an earlier stage, and in a `workdir` "{hash}" for a digest of what the stage learns and of
+the code that it names, so that a base model is made once for all runs that ask for the same one.
 
 All stages are tried before the first one computes. A stage that is DONE is skipped, one that was interrupted goes on from its last
-checkpoint; where a module that the config names was edited since, a line says so and what is there stays. What only says how a
-run is run (mesh, cadences, more updates) may change on the way; what is learned may not. Directories may be moved as
-long as they lie as before to each other: config.json holds the paths between them relative to its own place.
+checkpoint. What only says how a run is run (mesh, cadences, more updates) may change on the way; what is learned may not.
+Directories may be moved as long as they lie as before to each other. What a stage chosen by --stages or --skip reads must have
+been made before, by the same config.
 
---stages and --skip choose among the stages, whose order stays the config's. What a chosen stage reads must have been
-made before, by the same config: else nothing runs, and the error names both stages.
-
-The first Ctrl-C or SIGTERM ends the run when the update or the evaluation's batch under way is done: all is saved,
-no further stage starts. A second one quits at once.
-Exit codes: 0 done, 2 bad input or a run that cannot go on (said in one line), 75 stopped by a signal, the same command goes on.
-
-On several processes, see r1jax.launch.distributed: the first writes and prints, a signal to one stops all. Then 75 is also
-the exit code where another process was lost or hangs, or 134 where JAX had to abort.
+The first Ctrl-C or SIGTERM ends the run when the update or the evaluation's batch under way is done, and all is saved; a second
+one quits at once. Exit codes: 0 done, 2 bad input or a run that cannot go on (said in one line), 75 stopped, by a signal or
+because another process (r1jax.launch.distributed) was lost or hangs: the same command goes on; 134 where JAX had to abort.
 """
 
 from __future__ import annotations
@@ -45,10 +38,10 @@ from absl import logging
 from r1jax.launch.compilation_cache import use_compilation_cache
 from r1jax.launch.distributed import add_arguments, initialise, leave_at_once, lost_a_peer
 from r1jax.launch.host_memory import keep_freed_memory
-from r1jax.pipeline import Stage, make_stages, plan_stages
+from r1jax.pipeline import PlannedStage, choose, make_stages, plan_stages
 from r1jax.processes import OtherProcessError, is_first, on_first
 from r1jax.report import NotAWorkdirError, write_report
-from r1jax.specs.config_file import ConfigError, Experiment, import_from, load_experiment
+from r1jax.specs.config_file import ConfigError, import_from, load_experiment
 from r1jax.specs.reference import describe_stage
 from r1jax.workdir.directory import read_summary, write_json
 from r1jax.workdir.stop import Stopped, graceful_stop
@@ -57,7 +50,7 @@ BAD_INPUT = 2
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
-def run_stages(stages: Sequence[Stage]) -> dict[str, dict[str, Any]] | None:
+def run_stages(stages: Sequence[PlannedStage]) -> dict[str, dict[str, Any]] | None:
     """Runs each stage that is not DONE; returns the summaries by name, or None if a signal stopped it before the end."""
     summaries = {}
     with graceful_stop() as stop:
@@ -79,7 +72,7 @@ def run_stages(stages: Sequence[Stage]) -> dict[str, dict[str, Any]] | None:
     return summaries
 
 
-def headline(summary: dict[str, Any]) -> str:
+def summary_line(summary: dict[str, Any]) -> str:
     """One line for a person: what was measured before and after, and what it took."""
     parts = []
     before, after = summary.get("before"), summary.get("after")
@@ -111,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for folder in (Path.cwd(), Path(experiment.file).resolve().parent):
             import_from(folder)
         if options.help:
-            return _show_fields(experiment)
+            return _show_fields(choose(plan_stages(experiment, Path("WORKDIR")), options.stages, options.skip))
         if workdir is None:
             raise ConfigError("--workdir=DIR is missing: where everything is written")
         logging.set_verbosity(logging.WARNING)
@@ -146,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"stopped at once; the same command goes on from the last checkpoint in {workdir}", flush=True)
         return leave_at_once(STOPPED)
-    print(f"{headline(summary)}\nreport: {report}", flush=True)
+    print(f"{summary_line(summary)}\nreport: {report}", flush=True)
     return 0
 
 
@@ -163,9 +156,9 @@ def check_backend() -> None:
         ) from error
 
 
-def _show_fields(experiment: Experiment) -> int:
+def _show_fields(stages: Sequence[PlannedStage]) -> int:
     """Prints each stage's fields: value, default, explanation."""
-    text = "\n".join(describe_stage(stage.name, stage.spec) for stage in plan_stages(experiment, Path("WORKDIR")))
+    text = "\n".join(describe_stage(stage.name, stage.spec) for stage in stages)
     try:
         print(text, flush=True)
     except BrokenPipeError:  # `| head` has seen enough; what is left must not be written at exit
@@ -210,7 +203,7 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _total(planned: Sequence[Stage], summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _total(planned: Sequence[PlannedStage], summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The summary of a run: its last stage's, the time of all that are done, now or before, and each stage's own."""
     done = {}
     for stage in planned:

@@ -15,8 +15,8 @@ import pytest
 import r1jax.stages
 from r1jax import run
 from r1jax.specs.fields import Natural, PathText, option
-from r1jax.specs.policy import Init
-from r1jax.specs.rewards import Reward
+from r1jax.specs.policy import AnyInit
+from r1jax.specs.rewards import AnyReward
 from r1jax.specs.stages import STAGES, StageSpec
 from r1jax.specs.tasks import FilesSpec
 from r1jax.workdir.directory import open_workdir
@@ -43,7 +43,7 @@ class CountSpec(StageSpec):
     stage: Literal["count"] = "count"
     num_updates: Natural = option(1, "Updates of the whole run.", how=True)
     learning_rate: float = option(0.1, "Of nothing.")
-    rewards: tuple[Reward, ...] = option((), "What is paid for.")
+    rewards: tuple[AnyReward, ...] = option((), "What is paid for.")
     lengths: tuple[int, ...] = option((), "Some numbers.")
     cap: float | None = option(None, "A number, or none.")
     caps: tuple[tuple[int, ...], ...] = option((), "Pairs.")
@@ -51,8 +51,8 @@ class CountSpec(StageSpec):
     name: str = option("", "A text.")
     names: tuple[str, ...] = option((), "Texts.")
     start: PathText | None = option(None, "What it begins from.")
-    init: Init | None = option(None, "The policy that it begins from.")
-    models: tuple[Init | Reward, ...] = option((), "Models that it reads.")
+    init: AnyInit | None = option(None, "The policy that it begins from.")
+    models: tuple[AnyInit | AnyReward, ...] = option((), "Models that it reads.")
     sets: tuple[FilesSpec, ...] = option((), "Files that it reads.")
     options: dict[str, Any] = option(factory=dict, explanation="Anything.")
 

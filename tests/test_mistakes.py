@@ -133,6 +133,7 @@ ZERO_RL = "--config.stages.zero."
         (f"{RL}group_size=1", "stages.rl.group_size=1: a group needs at least 2"),
         (f"{RL}stage=r1", "stages.rl.stage='r1' must be one of supervised, rl, "),  # 15
         (f"{RL}tasks[0].dataset=gsm9k", "gsm9k"),
+        (f"{RL}tasks[0].path=nowhere.jsonl", "mine.py: stages.rl.tasks[0].path: /"),
         (f"{RL}tasks=[{{'kind': 'reasoning_gym', 'dataset': 'chain_sun'}}]", "chain_sun"),
         (f"{REWARD}weight=one", "stages.rl.rewards[0].weight='one' must be a number"),  # 19
         (f"{REWARD}weight=None", "stages.rl.rewards[0].weight='None' must be a number"),
@@ -167,6 +168,14 @@ def test_a_wrong_value_of_the_ten_line_experiment(said, flag, words):
         (f"{ZERO_RL}mesh={{'sequence': 3}}", "stages.zero.mesh"),  # 26
         (f"{ZERO_RL}mesh={{'expert': 3}}", "stages.zero.mesh"),
         ("--config.stages.base.mesh={'sequence': 7}", "stages.base.mesh"),
+        (
+            "--config.stages.base.row_length=4",
+            " tokens and a row holds 4: make row_length larger, or say too_long='cut'",
+        ),
+        (
+            "--config.stages.base.init.preset=mini_v4",
+            "stages.base: there is no model preset 'mini_v4'; near it: mini_v3, ",
+        ),
         (f"{ZERO_RL}rewards[0].function=wrong:alarm", "signal only works in main thread"),  # 27
         ("--config.stages.base.data.function=r1jax.tasks.mini.corpus:corpus_txt", "stages.base.data.function="),  # 30
         (f"{ZERO_RL}template=qwen", "stages.zero.template='qwen'"),

@@ -114,4 +114,8 @@ def test_a_model_from_elsewhere_must_be_there_before_anything_runs(door, stage, 
     made = tmp_path / spec["path"].partition("../")[2]
     made.mkdir(parents=True)
     (made / "DONE").touch()
-    assert door()[0] == 0
+    if spec["kind"] == "hf":  # a folder of files that are there, but no model
+        code, _, err = door()
+        assert code == 2 and f"stages.after.models[0].path: {made}" in err
+    else:
+        assert door()[0] == 0

@@ -267,4 +267,4 @@ def test_other_braces_stay(door, stage, tmp_path):
 
 def test_the_last_line_says_how_many_claims_held():
     summary = {"claims": 7, "held": 5, "wall_seconds": 61.0, "seed": 0}
-    assert run.headline(summary) == "5 of 7 claims held, 1 min 1 s, seed 0"
+    assert run.summary_line(summary) == "5 of 7 claims held, 1 min 1 s, seed 0"

@@ -285,6 +285,6 @@ KINDS: dict[type, Callable[[Any], Verdict]] = {
 """The spec of a claim -> the function that decides it."""
 
 
-def judge_claim(claim: specs.Claim) -> Verdict:
+def judge_claim(claim: specs.AnyClaim) -> Verdict:
     """Whether a claim held."""
     return KINDS[type(claim)](claim)

@@ -22,7 +22,8 @@ def make_preset(name: str, vocab_size: int | None = None) -> ModelConfig:
     """The config of a preset, with another vocabulary where one is given. ValueError: no such preset, with near names."""
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=3)
-        raise ValueError(f"there is no model preset {name!r}; near it: {near}; all: {sorted(PRESETS)}")
+        hint = f"near it: {', '.join(near)}" if near else f"there are {', '.join(sorted(PRESETS))}"
+        raise ValueError(f"there is no model preset {name!r}; {hint}")
     changed: dict[str, Any] = {} if vocab_size is None else {"vocab_size": vocab_size}
     return ModelConfig(**PRESETS[name] | changed)
 

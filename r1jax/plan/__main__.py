@@ -27,7 +27,7 @@ from r1jax.plan import aot, budget, table
 from r1jax.plan.hardware import GIB, Topology, parse_topology
 from r1jax.plan.inputs import Models
 from r1jax.plan.program import Program, ProgramPlan
-from r1jax.plan.programs import STAGES, Assumed, ModelOf, stage_programs
+from r1jax.plan.programs import WITH_PROGRAMS, Assumed, ModelOf, stage_programs
 from r1jax.policies.policy import config_of
 from r1jax.sharding import describe_sharding, make_mesh
 from r1jax.specs.config_file import ConfigError, load_experiment
@@ -76,7 +76,7 @@ def plan(
             accepted.append(plans[-1])
         except aot.DoesNotFitError as error:
             refused.append(f"{error}; its row is by count: {plans[-1].total_bytes / GIB:.2f} GiB")
-    text = table.render(plans, topology, title=title, stage=stage, assumed=assumed)
+    text = table.plan_table(plans, topology, title=title, stage=stage, assumed=assumed)
     return Result(text, tuple(plans), (*refused, *table.misfits(accepted, topology)))
 
 
@@ -145,7 +145,7 @@ def write(result: Result, directory: Path, *, name: str) -> None:
 
 def _stage_name(specs: Mapping[str, Any], wanted: str | None, *, file: str) -> str:
     """The stage that is wanted, or the last one with programs."""
-    names = [name for name, spec in specs.items() if spec.stage in STAGES]
+    names = [name for name, spec in specs.items() if spec.stage in WITH_PROGRAMS]
     if wanted is None and names:
         return names[-1]
     if wanted is None or wanted not in names:

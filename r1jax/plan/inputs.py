@@ -11,7 +11,7 @@ from r1jax.models.config import ModelConfig
 from r1jax.pipeline import plan_stages
 from r1jax.policies.policy import config_of
 from r1jax.specs.config_file import Experiment, load_experiment
-from r1jax.specs.policy import HuggingFaceInit, Init, StageInit
+from r1jax.specs.policy import AnyInit, HuggingFaceInit, StageInit
 
 _ROOT = Path("runs/planned")
 """Where the work directories of the configs would be, each below its file's name."""
@@ -38,7 +38,7 @@ class Models:
         self.stages |= {str(stage.workdir): stage.spec for stage in planned}
         return {stage.name: stage.spec for stage in planned}
 
-    def __call__(self, init: Init) -> ModelConfig:
+    def __call__(self, init: AnyInit) -> ModelConfig:
         """The model of an ``init``. Raises ValueError naming the key and the file."""
         if not isinstance(init, StageInit):
             return config_of(init)

@@ -18,8 +18,8 @@ from r1jax.models.transformer import Model
 from r1jax.plan.program import Program, abstract_array, replicated, with_sharding, without
 from r1jax.plan.sampling import sampling_programs, sampling_weights
 from r1jax.policies.policy import abstract_policy, config_of
-from r1jax.policies.reward_model import abstract_head, make_score
-from r1jax.specs.policy import Init, StageInit
+from r1jax.policies.reward_model import abstract_head, make_reward_pass
+from r1jax.specs.policy import AnyInit, StageInit
 from r1jax.specs.rewards import ModelReward
 from r1jax.specs.stages import EvaluateSpec, MeshStageSpec, RejectSpec, RewardModelSpec, RlSpec, SupervisedSpec
 from r1jax.stages import reward_model, supervised
@@ -62,7 +62,7 @@ class StagePrograms:
     """Of the whole stage."""
 
 
-ModelOf = Callable[[Init], ModelConfig]
+ModelOf = Callable[[AnyInit], ModelConfig]
 """The model of what a stage starts from, whose weights need not be there."""
 _Policy = tuple[Model, Any, Any]
 """A model with its abstract parameters and buffers."""
@@ -77,8 +77,10 @@ def stage_programs(
 
     Raises ValueError for a stage that has none and, with the key, for a mesh that does not divide the model or the rows.
     """
-    if spec.stage not in STAGES:
-        raise ValueError(f"stage {spec.stage!r} has no programs to plan; those with some are {', '.join(STAGES)}")
+    if spec.stage not in WITH_PROGRAMS:
+        raise ValueError(
+            f"stage {spec.stage!r} has no programs to plan; those with some are {', '.join(WITH_PROGRAMS)}"
+        )
     policy = abstract_policy(model_of(spec.init), mesh=mesh)
     state, programs, tokens, num_steps = _MAKERS[spec.stage](spec, policy, mesh, model_of, assumed or Assumed())
     return StagePrograms(spec.stage, policy[0], mesh, state, tuple(programs), tokens, num_steps)
@@ -225,7 +227,7 @@ def _reward_models(spec: RlSpec, mesh: Mesh, model_of: ModelOf, *, resident) -> 
         arguments = (params | abstract_head(model, mesh=mesh), buffers, tokens_BT, lengths_B)
         calls = spec.questions_per_phase * spec.group_size / rows / spec.updates_per_phase
         name, sizes = f"reward model {reward.name}", {"rows": rows, "length": length}
-        programs.append(Program(name, "reward", make_score(model), arguments, calls, sizes, resident=resident))
+        programs.append(Program(name, "reward", make_reward_pass(model), arguments, calls, sizes, resident=resident))
     return programs
 
 
@@ -254,5 +256,5 @@ _MAKERS: dict[str, Callable[..., _Made]] = {
     "reject": _sampled,
     "evaluate": _sampled,
 }
-STAGES = tuple(_MAKERS)
+WITH_PROGRAMS = tuple(_MAKERS)
 """Stages with programs to plan; the others compute nothing on the mesh."""

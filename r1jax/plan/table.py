@@ -11,7 +11,7 @@ from r1jax.plan.programs import Assumed, StagePrograms
 from r1jax.plan.roofline import MATMUL_EFFICIENCY, modelled_time, schedule
 
 
-def render(
+def plan_table(
     plans: Sequence[ProgramPlan],
     topology: Topology,
     *,

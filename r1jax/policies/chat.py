@@ -11,18 +11,17 @@ from r1jax.policies.policy import load_policy
 from r1jax.processes import on_first
 from r1jax.rollout.engine import Engine, make_engine
 from r1jax.rollout.weight_sync import for_sampling
-from r1jax.specs.rewards import Chat, EndpointSpec, PolicyChatSpec
+from r1jax.specs.rewards import AnyChat, EndpointSpec, PolicyChatSpec
 from r1jax.text.chat import encode_prompt, render, stop_ids
 from r1jax.text.endpoint import EndpointChat
-from r1jax.text.sample import Chat as ChatModel
-from r1jax.text.sample import ChatError
+from r1jax.text.sample import Chat, ChatError
 from r1jax.text.tokenizer import Tokenizer
 
 _FEWEST = 2
 """Questions from which on no answer at all means that nobody is there; one alone may be at fault itself."""
 
 
-def make_chat(spec: Chat | None, *, mesh: Mesh) -> ChatModel | None:
+def make_chat(spec: AnyChat | None, *, mesh: Mesh) -> Chat | None:
     """The model of a spec; None for None. A policy is loaded onto the mesh."""
     if spec is None:
         return None
@@ -56,7 +55,7 @@ def check_answered(failures: Sequence[object], *, num_asked: int, who: str, what
 class AskedByFirst:
     """A ``Chat`` that of several processes the first one asks; all hear its answers."""
 
-    chat: ChatModel
+    chat: Chat
 
     def __call__(self, conversations: Sequence[Sequence[Mapping[str, str]]], *, seed: int) -> list[str | ChatError]:
         """As the chat itself, in what it returns and in the ChatError that it raises."""

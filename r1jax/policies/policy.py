@@ -25,7 +25,7 @@ from r1jax.models.transformer import Model, make_model
 from r1jax.processes import is_first
 from r1jax.specs.fields import to_plain
 from r1jax.specs.functions import load_function
-from r1jax.specs.policy import HOW, GgufInit, HuggingFaceInit, Init, RandomInit, StageInit, TokenizerSpec
+from r1jax.specs.policy import HOW, AnyInit, GgufInit, HuggingFaceInit, RandomInit, StageInit, TokenizerSpec
 from r1jax.specs.reader import SpecError, read, read_some
 from r1jax.specs.source import SourceSpec
 from r1jax.text.chat import render
@@ -73,7 +73,7 @@ def count_documents(spec: SourceSpec) -> int | None:
     return None if count is None else count(**spec.arguments)
 
 
-def load_policy(init: Init, *, mesh: Mesh, seed: int) -> tuple[Policy, dict, dict]:
+def load_policy(init: AnyInit, *, mesh: Mesh, seed: int) -> tuple[Policy, dict, dict]:
     """(policy, params, buffers) on the mesh, from what a stage starts from.
 
     Raises ValueError naming a key of the spec, or a file, that is at fault; FileNotFoundError or CheckpointError naming
@@ -90,7 +90,7 @@ def load_policy(init: Init, *, mesh: Mesh, seed: int) -> tuple[Policy, dict, dic
     return policy, params, buffers
 
 
-def config_of(init: Init, *, seed: int | None = None) -> ModelConfig:
+def config_of(init: AnyInit, *, seed: int | None = None) -> ModelConfig:
     """The model that a stage starts from; no weights are read.
 
     seed: of a tokenizer that is trained, whose size the vocabulary has; None: it is taken to be as large as the spec says.
@@ -113,7 +113,7 @@ def config_of(init: Init, *, seed: int | None = None) -> ModelConfig:
     return changed_model(config, init)
 
 
-def tokenizer_of(init: Init, *, seed: int) -> Tokenizer:
+def tokenizer_of(init: AnyInit, *, seed: int) -> Tokenizer:
     """The tokenizer of what a stage starts from; no weights are read. Raises as ``load_policy`` does."""
     if isinstance(init, RandomInit):
         return trained_tokenizer(init.tokenizer, seed=seed)
@@ -162,7 +162,7 @@ def _from_stage(init: StageInit, *, mesh: Mesh) -> tuple[Policy, dict, dict]:
     return policy, state["params"], state["buffers"]
 
 
-def changed_model(config: ModelConfig, init: Init) -> ModelConfig:
+def changed_model(config: ModelConfig, init: AnyInit) -> ModelConfig:
     """The model with what the spec changes of it. Raises SpecError for a key that there is not, or a wrong type."""
     changes = _changes(init)
     if isinstance(init, StageInit) and (fixed := sorted(set(changes) - {*HOW, "dtype"})):
@@ -172,7 +172,7 @@ def changed_model(config: ModelConfig, init: Init) -> ModelConfig:
     return ModelConfig.from_dict(dataclasses.asdict(config) | changes)
 
 
-def _changes(init: Init) -> dict[str, Any]:
+def _changes(init: AnyInit) -> dict[str, Any]:
     return read_some(ModelConfig, init.model, "init.model")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from r1jax.data.records import RecordsMissingError
 from r1jax.models.config import ModelConfig
 from r1jax.policies.policy import changed_model, config_of, tokenizer_of
-from r1jax.specs.policy import Init, StageInit
+from r1jax.specs.policy import AnyInit, StageInit
 from r1jax.specs.reader import SpecError, read
 from r1jax.specs.stages import STAGES, StageSpec, SupervisedSpec
 from r1jax.text.chat import tokenizer_for
@@ -37,6 +37,8 @@ class Previews:
 
     def __init__(self, planned: Mapping[str, StageSpec] | None = None):
         self._planned = dict(planned or {})
+        self.splits: dict[str, dict[str, set[float]]] = {}
+        """Work directory -> what the data of its stage ask of the split, kept by ``r1jax.stages.splits``."""
 
     def stage_at(self, path: str) -> StageSpec | None:
         """The spec of the stage that works at a path, or has worked there; None for what is no stage's directory."""
@@ -48,7 +50,7 @@ class Previews:
         except (OSError, ValueError, KeyError, TypeError, SpecError):
             return None
 
-    def policy(self, init: Init, *, seed: int) -> Preview | None:
+    def policy(self, init: AnyInit, *, seed: int) -> Preview | None:
         """The policy of an ``init``; None where it follows from data that an earlier stage has still to make.
 
         Raises ValueError naming the key or the file that is at fault, FileNotFoundError for what is not there.

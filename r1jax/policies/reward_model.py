@@ -22,14 +22,14 @@ from r1jax.processes import to_host
 from r1jax.rewards.calls import Entry, make_entry
 from r1jax.rewards.learned import LearnedReward
 from r1jax.specs.policy import StageInit
-from r1jax.specs.rewards import FunctionReward, ModelReward, Reward
+from r1jax.specs.rewards import AnyReward, FunctionReward, ModelReward
 from r1jax.text.chat import encode_conversation
 from r1jax.text.templates import Messages
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.training.checkpoint import load_checkpoint
 
 
-def make_score(model: Model) -> Callable:
+def make_reward_pass(model: Model) -> Callable:
     """(params, buffers, tokens_BT, lengths_B) -> rewards [B], jitted: compiled once for each shape."""
 
     def score(params, buffers, tokens_BT, lengths_B):
@@ -93,7 +93,7 @@ def load_reward_model(path: str | Path, *, mesh: Mesh) -> tuple[Policy, dict, di
     return policy, {**params, **state["params"]}, buffers
 
 
-def load_rewards(rewards: Sequence[Reward], *, mesh: Mesh) -> list[FunctionReward | Entry]:
+def load_rewards(rewards: Sequence[AnyReward], *, mesh: Mesh) -> list[FunctionReward | Entry]:
     """What a ``Rubric`` takes of a stage's rewards, with every trained reward model read and made a function on the mesh.
 
     Raises FileNotFoundError, CheckpointError as ``load_reward_model``.
@@ -101,7 +101,7 @@ def load_rewards(rewards: Sequence[Reward], *, mesh: Mesh) -> list[FunctionRewar
     return [_entry(reward, _load(reward, mesh)) if isinstance(reward, ModelReward) else reward for reward in rewards]
 
 
-def stand_in_rewards(rewards: Sequence[Reward]) -> list[FunctionReward | Entry]:
+def stand_in_rewards(rewards: Sequence[AnyReward]) -> list[FunctionReward | Entry]:
     """The same with 0 as every reward model's logit, for a check of a config before there are any."""
     stand_in = LearnedReward(lambda asked: [0.0] * len(asked), part="whole")
     return [_entry(reward, stand_in) if isinstance(reward, ModelReward) else reward for reward in rewards]
@@ -123,7 +123,7 @@ def _load(reward: ModelReward, mesh: Mesh) -> LearnedReward:
     policy, params, buffers = load_reward_model(path, mesh=mesh)
     config, summary = (_read(path / name) for name in ("config.json", "summary.json"))
     check_kind(config["kind"])
-    score = make_score(policy.model)
+    score = make_reward_pass(policy.model)
 
     def logits(asked: Sequence[tuple[Messages, str]]) -> Sequence[float]:
         sequences = [

@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             page = compare(options.workdirs, out=options.out or Path("compare.html"))
     except (ValueError, OSError) as error:
-        print(f"report: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     print(page)
     return 0

@@ -154,7 +154,7 @@ class VotesClaim(ClaimSpec):
     sizes: tuple[Count, ...] = option((1, 2, 4, 8, 16), "Sizes of the votes.")
 
 
-Claim = (
+AnyClaim = (
     TeachesClaim
     | LengthensClaim
     | LanguageRepairedClaim

@@ -19,9 +19,7 @@ class TokenizerSpec:
     template: TemplateName = option("plain", "How a question is rendered in them.")
     vocab_size: Count = option(512, "Tokens at most.", unit="tokens")
     num_texts: Count = option(2000, "Texts that it is trained on.")
-    special_tokens: Names | None = option(
-        None, "Tokens that are never split, the end token first; None: the usual ones."
-    )
+    special_tokens: Names | None = option(None, "Never split, the end token first; None: the usual ones.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,4 +67,4 @@ class HuggingFaceInit:
     model: dict[str, Any] = option(factory=dict, explanation=_MODEL, how=HOW)
 
 
-Init = RandomInit | StageInit | GgufInit | HuggingFaceInit
+AnyInit = RandomInit | StageInit | GgufInit | HuggingFaceInit

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from r1jax.specs.fields import Count, Names, Natural, NotNegative, PathText, Positive, TemplateName, TopP, option
-from r1jax.specs.policy import Init
+from r1jax.specs.policy import AnyInit
 from r1jax.specs.rollout import EngineSpec
 
 
@@ -23,9 +23,7 @@ class FunctionReward(RewardSpec):
     """A function of completions and columns: f(prompts, completions, **columns) -> list[float | None]."""
 
     function: str = option(explanation="'module:function', of this package or beside the config file.")
-    options: dict[str, Any] = option(
-        factory=dict, explanation="Keyword arguments that are the same for every completion."
-    )
+    options: dict[str, Any] = option(factory=dict, explanation="Its keyword arguments, the same for every completion.")
     cache: bool = option(True, "Equal completions of a problem are scored once.")
 
 
@@ -39,7 +37,7 @@ class ModelReward(RewardSpec):
     rows_per_batch: Count = option(16, "Responses that it scores at a time.", unit="rows", how=True)
 
 
-Reward = FunctionReward | ModelReward
+AnyReward = FunctionReward | ModelReward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +50,7 @@ class EndpointSpec:
     temperature: NotNegative | None = option(None, "Of the answers; None: the server's own.")
     top_p: TopP | None = option(None, "Of the answers; None: the server's own.")
     max_tokens: Count | None = option(None, "Of an answer; None: the server's own.", unit="tokens")
-    timeout: Positive = option(
-        120.0, "For an attempt to connect, and each wait on a connection.", unit="seconds", how=True
-    )
+    timeout: Positive = option(120.0, "Of an attempt to connect, and of each wait.", unit="seconds", how=True)
     retries: Natural = option(4, "Further attempts after a failure that may pass.", how=True)
     backoff: NotNegative = option(1.0, "Before the second attempt, doubled each time.", unit="seconds", how=True)
     workers: Count = option(8, "Conversations at the same time.", how=True)
@@ -72,7 +68,7 @@ class PolicyChatSpec:
     """A policy of one's own, loaded next to the one that samples."""
 
     kind: Literal["policy"] = "policy"
-    init: Init = option(explanation="The model.")
+    init: AnyInit = option(explanation="The model.")
     template: TemplateName = option("r1", "How a conversation is rendered.")
     temperature: Positive = option(0.6, "Of its answers (R1 Sec. D.1).")
     top_p: TopP | None = option(0.95, "Of its answers (R1 Sec. D.1); None: all tokens.")
@@ -81,7 +77,7 @@ class PolicyChatSpec:
     engine: EngineSpec = option(factory=EngineSpec, explanation="How it samples.", how=True)
 
 
-Chat = EndpointSpec | PolicyChatSpec
+AnyChat = EndpointSpec | PolicyChatSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,4 +93,4 @@ class FilterSpec:
 class AskSpec(FilterSpec):
     """A judge or a rewriter: a function of samples, ``chat`` and ``seed``."""
 
-    chat: Chat | None = option(None, "The model that it asks; None: none.")
+    chat: AnyChat | None = option(None, "The model that it asks; None: none.")

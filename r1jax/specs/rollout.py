@@ -12,13 +12,9 @@ class EngineSpec:
 
     prompt_bucket: Count = option(32, "Prompts are padded to a multiple of this.", unit="tokens")
     segment: Count = option(32, "Decode steps between two looks at which rows are done.", unit="tokens")
-    cache: Literal["auto", "dense", "paged"] = option(
-        "auto", "The cache's layout; 'auto': pages on TPUs, dense elsewhere."
-    )
+    cache: Literal["auto", "dense", "paged"] = option("auto", "Of keys and values; 'auto': pages on TPUs, else dense.")
     page_size: Count = option(128, "Tokens a page, a multiple of 128.", unit="tokens")
-    max_rows: Count | None = option(
-        None, "Rows sampled at a time, whole prompts with all their samples; None: all.", unit="rows"
-    )
+    max_rows: Count | None = option(None, "Rows sampled at a time, whole groups of samples; None: all.", unit="rows")
 
     def __post_init__(self):
         if self.page_size % 128:
@@ -39,9 +35,7 @@ class EvalSpec:
     every: Count = option(20, "Updates between evaluations along the way.", unit="updates")
     problems: Count | None = option(None, "Of an evaluation along the way; None: at most 64, what is held out.")
     samples: Count = option(4, "Of each problem, along the way.")
-    final_problems: Count | None = option(
-        None, "Of the first and the last evaluation; None: at most 64, what is held out."
-    )
+    final_problems: Count | None = option(None, "Of the first and the last one; None: at most 64, what is held out.")
     final_samples: Count = option(16, "Of each problem, first and last (R1 Fig. 1: cons@16).")
     problems_per_batch: Count = option(64, "Problems that are sampled at a time.")
     temperature: Positive = option(0.6, "Of the samples (R1 Sec. D.1).")

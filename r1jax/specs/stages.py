@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from r1jax.specs.claims import Claim
+from r1jax.specs.claims import AnyClaim
 from r1jax.specs.fields import (
     Count,
     InnerShare,
@@ -16,11 +16,11 @@ from r1jax.specs.fields import (
     option,
 )
 from r1jax.specs.mesh import MeshSpec, RolloutMeshSpec
-from r1jax.specs.policy import Init
-from r1jax.specs.rewards import AskSpec, FilterSpec, Reward
+from r1jax.specs.policy import AnyInit
+from r1jax.specs.rewards import AnyReward, AskSpec, FilterSpec
 from r1jax.specs.rollout import EngineSpec, EvalSpec
 from r1jax.specs.source import RecordsSpec, SourceSpec
-from r1jax.specs.tasks import Task, TestSetSpec
+from r1jax.specs.tasks import AnyTask, TestSetSpec
 from r1jax.specs.training import OptimizerSpec, RewardModelOptimizerSpec, SupervisedOptimizerSpec
 
 _TEMPLATE = "How a conversation is rendered (r1jax.text.templates); 'tokenizer': by the model's own template."
@@ -38,16 +38,14 @@ class StageSpec:
 class MeshStageSpec(StageSpec):
     """A stage that computes on devices."""
 
-    mesh: MeshSpec = option(
-        factory=MeshSpec, explanation="The devices, by mesh axis: {'fsdp': 4, 'tensor': 2}.", how=True
-    )
+    mesh: MeshSpec = option(factory=MeshSpec, explanation="The devices: {'fsdp': 4, 'tensor': 2}.", how=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSpec(MeshStageSpec):
     """A stage that trains a model."""
 
-    init: Init = option(explanation=_INIT)
+    init: AnyInit = option(explanation=_INIT)
     bias_rate: NotNegative = option(0.0, "Step of the router's selection bias (V3 Sec. 4.2: 0.001; 0 leaves it).")
     checkpoint_every: Count = option(100, "Updates between checkpoints.", unit="updates", how=True)
     keep_checkpoints: Count = option(2, "How many of the latest checkpoints stay on disk.", how=True)
@@ -58,23 +56,19 @@ class RlSpec(TrainingSpec):
     """GRPO with rule rewards and reward models (R1 Sec. 2, 3)."""
 
     stage: Literal["rl"] = "rl"
-    tasks: tuple[Task, ...] = option(explanation="Where the problems come from; drawn by weight.")
-    rewards: tuple[Reward, ...] = option(explanation="What is paid for.")
+    tasks: tuple[AnyTask, ...] = option(explanation="Where the problems come from; drawn by weight.")
+    rewards: tuple[AnyReward, ...] = option(explanation="What is paid for.")
     template: TemplateName = option("r1_zero", _TEMPLATE)
     rollout_mesh: RolloutMeshSpec | None = option(
         None, "The sampler's mesh, on a copy of the weights; None: the trainer's own arrays.", how=True
     )
     offload: tuple[Literal["optimizer", "reference"], ...] = option(
-        (), "What waits in the host's memory while it is not used.", how=True
+        (), "Parts of the state that wait on the host.", how=True
     )
 
-    questions_per_phase: Count = option(
-        32, "Questions that are sampled before updates begin (R1 Sec. B.1: 512, in 16 updates of 32)."
-    )
+    questions_per_phase: Count = option(32, "Questions of a phase (R1 Sec. B.1: 512, in 16 updates of 32).")
     group_size: Count = option(16, "Outputs of each question (R1 Sec. B.1).")
-    updates_per_phase: Count = option(
-        1, "Updates that a phase's outputs are split into (R1 Sec. B.1: 16).", unit="updates"
-    )
+    updates_per_phase: Count = option(1, "Updates of a phase (R1 Sec. B.1: 16).", unit="updates")
     num_updates: Count = option(
         100, "Updates of the whole run (R1 Sec. B.1: 10,400); more later go on with it.", unit="updates", how=True
     )
@@ -98,28 +92,18 @@ class RlSpec(TrainingSpec):
         "sequence",
         "Loss as a mean over outputs of means over tokens (DSM Eq. 3), over all tokens (DAPO), or by a constant.",
     )
-    aggregation_constant: Count | None = option(
-        None, "Tokens that aggregation='constant' divides by (Dr. GRPO: the length cap).", unit="tokens"
-    )
+    aggregation_constant: Count | None = option(None, "The 'constant' (Dr. GRPO: the length cap).", unit="tokens")
     clip_low: NotNegative = option(10.0, "The ratio is clipped below at 1 - this (R1 Sec. B.1: 10).")
     clip_high: NotNegative = option(10.0, "The ratio is clipped above at 1 + this (R1 Sec. B.1: 10).")
-    dual_clip: Positive | None = option(
-        None, "Bound of the surrogate where the advantage is negative, above 1; None: none."
-    )
+    dual_clip: Positive | None = option(None, "Bound, above 1, where the advantage is negative; None: none.")
     kl_coef: NotNegative = option(0.001, "Weight of the KL to the reference (R1 Sec. B.1); 0: no reference is kept.")
     kl_estimator: Literal["k1", "k2", "k3", "k3_is"] = option("k3", "Estimator of the KL (R1 Eq. 2: k3).")
-    ratio_level: Literal["token", "sequence"] = option(
-        "token", "The ratio of each token (DSM Eq. 3), or of a sequence (GSPO)."
-    )
+    ratio_level: Literal["token", "sequence"] = option("token", "Of each token (DSM Eq. 3), or of a sequence (GSPO).")
     importance_cap: Positive | None = option(None, "Cap of the sampler's importance weight (TIS); None: no weight.")
     mask_truncated: bool = option(False, "Outputs that were cut off are not learned from (DAPO Sec. 3.4).")
     balance_weight: NotNegative = option(0.0, "α of the sequence-wise balance loss (V3 Eq. 17); 0: not computed.")
-    reference_every: Count = option(
-        400, "Updates after which the reference becomes the policy (R1 Sec. B.1).", unit="updates"
-    )
-    row_length: Count | None = option(
-        None, "Tokens of a packed row; None: the longest prompt and response.", unit="tokens"
-    )
+    reference_every: Count = option(400, "Until the reference is renewed (R1 Sec. B.1).", unit="updates")
+    row_length: Count | None = option(None, "Of a packed row; None: longest prompt and response.", unit="tokens")
     rows_per_microbatch: Count = option(8, "Rows whose gradient is computed at a time.", unit="rows", how=True)
     optimizer: OptimizerSpec = option(factory=OptimizerSpec, explanation="The optimizer.")
     eval: EvalSpec = option(factory=EvalSpec, explanation="Held-out evaluation.", how=True)
@@ -208,25 +192,17 @@ class SupervisedSpec(TrainingSpec):
     template: TemplateName = option("r1", _TEMPLATE)
     loss_on_prompt: bool = option(False, "The prompt's tokens are trained on too.")
     train: Literal["last", "all"] = option("last", "Which assistant turns are trained on.")
-    aggregation: Literal["token", "sequence"] = option(
-        "token", "The loss is a mean over target tokens, or over documents."
-    )
+    aggregation: Literal["token", "sequence"] = option("token", "The loss is a mean over tokens, or documents.")
     documents_per_update: Count = option(64, "Documents of an update (R1 Sec. B.4.2: batch 64).")
     row_length: Count = option(4096, "Tokens of a packed row (R1 Sec. B.4.2: 32,768).", unit="tokens")
     too_long: Literal["raise", "cut", "drop"] = option("raise", "What becomes of a document longer than a row.")
     rows_per_microbatch: Count = option(8, "Rows whose gradient is computed at a time.", unit="rows", how=True)
-    num_updates: Count | None = option(
-        None, "How long it trains, in updates; None: by num_epochs.", unit="updates", how=True
-    )
-    num_epochs: Count | None = option(
-        None, "How long it trains, in epochs (R1 Sec. B.4.2: 2).", unit="epochs", how=True
-    )
+    num_updates: Count | None = option(None, "Of the whole run; None: by num_epochs.", unit="updates", how=True)
+    num_epochs: Count | None = option(None, "Of the whole run (R1 Sec. B.4.2: 2).", unit="epochs", how=True)
     optimizer: SupervisedOptimizerSpec = option(factory=SupervisedOptimizerSpec, explanation="The optimizer.")
     mtp_weight: NotNegative = option(0.0, "λ of multi-token prediction (V3 Eq. 25); 0: not computed.")
     balance_weight: NotNegative = option(0.0, "α of the sequence-wise balance loss (V3 Eq. 17); 0: not computed.")
-    offload: tuple[Literal["optimizer"], ...] = option(
-        (), "What waits in the host's memory while it is not used.", how=True
-    )
+    offload: tuple[Literal["optimizer"], ...] = option((), "Parts of the state that wait on the host.", how=True)
     log_every: Count = option(10, "Updates between rows of metrics.", unit="updates", how=True)
 
     def __post_init__(self):
@@ -244,9 +220,7 @@ class RewardModelSpec(TrainingSpec):
     kind: Literal["helpful", "safety"] = option(explanation="Pairs (Bradley-Terry) or labels (binary cross entropy).")
     data: SourceSpec = option(explanation="The preferences or labels.")
     template: TemplateName = option("r1", _TEMPLATE)
-    max_tokens: Count = option(
-        8192, "Longer examples are left out of training and counted (R1 Sec. B.2).", unit="tokens"
-    )
+    max_tokens: Count = option(8192, "Longer examples are left out and counted (R1 Sec. B.2).", unit="tokens")
     length_bucket: Count = option(64, "Rows are padded to a multiple of this.", unit="tokens")
     examples_per_update: Count = option(256, "Examples of an update (R1 Sec. B.2).")
     examples_per_microbatch: Count = option(16, "Examples whose gradient is computed at a time.", how=True)
@@ -261,9 +235,9 @@ class EvaluateSpec(MeshStageSpec):
     """A policy on held-out problems of several tasks (R1 Sec. D.1)."""
 
     stage: Literal["evaluate"] = "evaluate"
-    init: Init = option(explanation=_INIT)
-    tasks: tuple[Task, ...] = option(explanation="Where the problems come from; each is evaluated by itself.")
-    rewards: tuple[Reward, ...] = option((), "What is logged of each sample; weights play no part.")
+    init: AnyInit = option(explanation=_INIT)
+    tasks: tuple[AnyTask, ...] = option(explanation="Where the problems come from; each is evaluated by itself.")
+    rewards: tuple[AnyReward, ...] = option((), "What is logged of each sample; weights play no part.")
     template: TemplateName = option("r1", _TEMPLATE)
     problems: Count = option(explanation="Held-out problems of each task.")
     samples: Count = option(16, "Of each problem (R1 Sec. D.1: 4 to 64).")
@@ -288,9 +262,9 @@ class RejectSpec(MeshStageSpec):
     """Answers of a policy, sampled, filtered, rewritten, and written as a set (R1 Sec. B.3.2, B.3.3)."""
 
     stage: Literal["reject"] = "reject"
-    init: Init = option(explanation=_INIT)
-    tasks: tuple[Task, ...] = option(explanation="Where the problems come from; drawn by weight.")
-    rewards: tuple[Reward, ...] = option(explanation="What filters may look at, and what is written down.")
+    init: AnyInit = option(explanation=_INIT)
+    tasks: tuple[AnyTask, ...] = option(explanation="Where the problems come from; drawn by weight.")
+    rewards: tuple[AnyReward, ...] = option(explanation="What filters may look at, and what is written down.")
     template: TemplateName = option("r1", _TEMPLATE)
     num_prompts: Count = option(explanation="Prompts that are sampled.")
     first_prompt: Natural = option(0, "Number of the first of them.")
@@ -306,13 +280,9 @@ class RejectSpec(MeshStageSpec):
     judge: AskSpec | None = option(None, "A model that grades answers (R1 Listing 4).")
     rewrite: AskSpec | None = option(None, "A model that rewrites what is kept (R1 Sec. B.3.2).")
     others: tuple[RecordsSpec, ...] = option((), "Conversations from elsewhere that join the set (R1 Table 5).")
-    decontaminate: tuple[TestSetSpec, ...] = option(
-        (), "Test sets that no record may share n-grams with (R1 Sec. D.1)."
-    )
+    decontaminate: tuple[TestSetSpec, ...] = option((), "Test sets that share no n-gram (R1 Sec. D.1).")
     ngram: Count = option(10, "Words in a row that count as shared (R1 Sec. D.1).", unit="words")
-    domains: dict[str, str] = option(
-        factory=dict, explanation="Task -> the row of the table that counts it; others as they are."
-    )
+    domains: dict[str, str] = option(factory=dict, explanation="Task -> its row of the table; else its name.")
     format: Literal["jsonl", "parquet"] = option("jsonl", "Of the set's files.")
     records_per_shard: Count = option(10_000, "Records of a file.", how=True)
 
@@ -349,7 +319,7 @@ class ClaimsSpec(StageSpec):
     """Which of the paper's claims held, from what earlier stages wrote."""
 
     stage: Literal["claims"] = "claims"
-    claims: tuple[Claim, ...] = option(explanation="The claims, a row each.")
+    claims: tuple[AnyClaim, ...] = option(explanation="The claims, a row each.")
     note: str = option("", "What a reader must know; printed above the claims.")
 
     def __post_init__(self):

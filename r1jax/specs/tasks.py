@@ -92,4 +92,4 @@ class FilesTaskSpec(TaskSpec):
         }
 
 
-Task = ReasoningGymSpec | MiniSpec | FilesTaskSpec
+AnyTask = ReasoningGymSpec | MiniSpec | FilesTaskSpec

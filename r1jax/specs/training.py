@@ -22,9 +22,7 @@ class OptimizerSpec:
     eps: Positive = option(1e-8, "Added to the root of the second moment.")
     weight_decay: NotNegative = option(0.0, "Decoupled, times the rate (V3 Sec. 4.2: 0.1 in pre-training).")
     clip_norm: Positive | None = option(1.0, "Gradients are scaled down to this l2 norm (V3 Sec. 4.2); None: never.")
-    moments_dtype: Literal["float32", "bfloat16"] = option(
-        "float32", "How the moments are kept (V3 Sec. 3.3.3: bfloat16)."
-    )
+    moments_dtype: Literal["float32", "bfloat16"] = option("float32", "Of the moments (V3 Sec. 3.3.3).")
 
     def __post_init__(self):
         if self.moments_dtype == "bfloat16" and 1 - max(self.b1, self.b2) <= _HALF_STEP:

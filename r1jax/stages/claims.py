@@ -12,7 +12,7 @@ from typing import Any
 from r1jax.evals.claim_kinds import judge_claim
 from r1jax.policies.preview import Previews
 from r1jax.processes import is_first, on_first
-from r1jax.specs.claims import Claim
+from r1jax.specs.claims import AnyClaim
 from r1jax.specs.reader import read
 from r1jax.specs.stages import ClaimsSpec
 from r1jax.stages.open_run import open_run
@@ -45,7 +45,7 @@ def main(spec: ClaimsSpec, workdir: Path) -> dict[str, Any]:
         return run.mark_done(summary)
 
 
-def row_of(claim: Claim, *, where: str = "claim") -> dict[str, Any]:
+def row_of(claim: AnyClaim, *, where: str = "claim") -> dict[str, Any]:
     """The row of a claim; see the module. ``where`` names the claim in errors."""
     try:
         verdict = judge_claim(claim)

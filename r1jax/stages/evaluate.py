@@ -11,9 +11,8 @@ completions/heldout_000001.jsonl, ... with every sample. A run that was stopped 
 import dataclasses
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -26,8 +25,7 @@ from r1jax.policies.reward_model import load_rewards, stand_in_rewards
 from r1jax.processes import is_first, on_first
 from r1jax.rewards.calls import Entry
 from r1jax.rewards.rubric import Rubric
-from r1jax.rollout.collect import Collector, score_in_background
-from r1jax.rollout.engine import make_engine
+from r1jax.rollout.collect import score_in_background
 from r1jax.rollout.records import Group
 from r1jax.rollout.weight_sync import for_sampling
 from r1jax.sharding import make_mesh
@@ -36,12 +34,12 @@ from r1jax.specs.rewards import FunctionReward
 from r1jax.specs.stages import EvaluateSpec
 from r1jax.stages.open_run import open_run
 from r1jax.stages.rl.log import completion_rows, text_metrics
+from r1jax.stages.sampling import check_prompts, make_collector
 from r1jax.stages.splits import check_same_split
-from r1jax.stages.trial import check_prompts
-from r1jax.tasks.mixture import make_mixture, make_task
+from r1jax.tasks.mixture import make_mixture, make_tasks
 from r1jax.tasks.problem import Problem, Task
 from r1jax.text.chat import check_template, response_form
-from r1jax.workdir.metrics import CompletionsWriter, MetricsWriter
+from r1jax.workdir.metrics import CompletionsWriter
 from r1jax.workdir.read import read_rows
 
 
@@ -69,7 +67,7 @@ def check(spec: EvaluateSpec, previews: Previews | None = None) -> None:
 
 def problems_of(spec: EvaluateSpec) -> list[tuple[Task, list[Problem]]]:
     """Each task with its first distinct held-out problems. Raises ValueError for a task that has not as many."""
-    tasks = [make_task(task) for task in spec.tasks]
+    tasks = make_tasks(spec.tasks)
     try:
         return [(task, distinct_problems(task, spec.problems, split="heldout")) for task in tasks]
     except ValueError as error:
@@ -93,13 +91,13 @@ def main(spec: EvaluateSpec, workdir: Path) -> dict:
         # Policy, sampler, rewards
         policy, params, buffers = load_policy(spec.init, mesh=mesh, seed=spec.seed)
         params, buffers = for_sampling(policy.model, params, buffers, mesh=mesh)
-        engine = make_engine(policy.model, spec.engine, pad_id=policy.tokenizer.pad_id)
         rubric = make_rubric(load_rewards(spec.rewards, mesh=mesh))
+        collector = make_collector(spec, policy, task=problems[0][0], rubric=rubric)
         style, _ = response_form(spec.template, policy.tokenizer)
 
         # Loop
         done = len(on_first(lambda: read_rows(run.path / "metrics.jsonl", [])))
-        with MetricsWriter(run.path, total=len(problems), resume_step=done, progress=run.progress) as metrics:
+        with run.metrics(total=len(problems), done=done) as metrics:
             completions = CompletionsWriter(run.path, resume_step=done)
             for number, (task, asked) in list(enumerate(problems))[done:]:
                 begin = time.perf_counter()
@@ -109,7 +107,7 @@ def main(spec: EvaluateSpec, workdir: Path) -> dict:
                     run.progress.phase(f"evaluating {name}", problems_done * spec.samples, spec.problems * spec.samples)
 
                 scores, groups = evaluate(
-                    Collector(engine, policy.tokenizer, task, rubric, spec.template, spec.max_prompt_tokens),
+                    dataclasses.replace(collector, task=task),
                     params,
                     buffers,
                     asked,
@@ -132,7 +130,10 @@ def main(spec: EvaluateSpec, workdir: Path) -> dict:
 
         # Summary
         rows = on_first(lambda: read_rows(run.path / "metrics.jsonl", []))
-        tasks = {task.name: _of_task(task.name, row) for (task, _), row in zip(problems, rows, strict=True)}
+        tasks = {}
+        for (task, _), row in zip(problems, rows, strict=True):
+            prefix = f"{task.name}/"
+            tasks[task.name] = {key.removeprefix(prefix): row[key] for key in row if key.startswith(prefix)}
         seconds = sum(row["time/step"] for row in rows)
         return run.mark_done({"tasks": tasks, "wall_seconds": seconds})
 
@@ -151,11 +152,6 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
             key = f"rewards/{name}/mean"
             metrics |= {key: float(np.mean(of_problems)), f"{key}_low": low, f"{key}_high": high}
     return metrics
-
-
-def _of_task(name: str, row: Mapping[str, Any]) -> dict[str, float]:
-    prefix = f"{name}/"
-    return {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
 
 
 def _say_failures(groups: Sequence[Group], task: Task) -> None:

@@ -16,6 +16,7 @@ from r1jax.specs.stages import RlSpec, StageSpec, TrainingSpec
 from r1jax.training.checkpoint import Checkpoints
 from r1jax.workdir.directory import Workdir, open_workdir
 from r1jax.workdir.lineage import record_lineage
+from r1jax.workdir.metrics import MetricsWriter
 from r1jax.workdir.progress import Progress
 from r1jax.workdir.stop import Stop, graceful_stop
 
@@ -28,7 +29,7 @@ class OpenRun:
     directory: Workdir
     stop: Stop
     progress: Progress
-    checkpoints: Checkpoints | None  # None where the stage trains nothing
+    checkpoints: Any  # Checkpoints; None where the stage trains nothing
     lineage: dict[str, Any]  # the inputs by the keys of the spec that name them
     started: float  # time.monotonic() of this start
     earlier_seconds: float = 0.0  # of the starts before
@@ -37,6 +38,10 @@ class OpenRun:
     def path(self) -> Path:
         """The work directory."""
         return self.directory.path
+
+    def metrics(self, *, total: int, done: int) -> MetricsWriter:
+        """The writer of metrics.jsonl, of ``total`` updates or batches of which so many were done before."""
+        return MetricsWriter(self.path, total=total, resume_step=done, progress=self.progress)
 
     def wall_seconds(self) -> float:
         """Seconds of running, over all starts that the checkpoint gone on with knows of."""
@@ -47,29 +52,28 @@ class OpenRun:
 
         Raises WorkdirError where the checkpoints to come do not fit on the disk.
         """
-        checkpoints = self._checkpoints()
-        with_best = isinstance(self.spec, RlSpec)
-        self.directory.require_space(checkpoints.bytes_to_come(state, with_best=with_best))
-        if checkpoints.latest_step() is None:
+        to_come = self.checkpoints.bytes_to_come(state, with_best=isinstance(self.spec, RlSpec))
+        self.directory.require_space(to_come)
+        if self.checkpoints.latest_step() is None:
             return state, {}
         self.progress.phase("restoring")
-        state, extra = checkpoints.restore(state)
+        state, extra = self.checkpoints.restore(state)
         self.earlier_seconds = extra["wall_seconds"]
         return state, extra
 
     def is_due(self, updates: int) -> bool:
         """Whether a checkpoint is due after so many updates."""
-        return self._checkpoints().is_due(updates)
+        return self.checkpoints.is_due(updates)
 
     def save(self, updates: int, state: Any, extra: Mapping[str, Any]) -> None:
         """Saves a checkpoint, in the background; see ``Checkpoints.save``."""
         self.progress.phase("saving")
-        self._checkpoints().save(updates, state, extra=self._timed(extra))
+        self.checkpoints.save(updates, state, extra=self._timed(extra))
         self.progress.phase("")
 
     def save_best(self, updates: int, state: Any, extra: Mapping[str, Any], *, metric: str, value: float) -> bool:
         """Saves a checkpoint if its held-out score is the highest yet; see ``Checkpoints.save_best``."""
-        return self._checkpoints().save_best(updates, state, extra=self._timed(extra), metric=metric, value=value)
+        return self.checkpoints.save_best(updates, state, extra=self._timed(extra), metric=metric, value=value)
 
     def mark_done(self, summary: Mapping[str, Any]) -> dict[str, Any]:
         """Waits for the last checkpoint and writes the summary, with "wall_seconds" and "seed" unless it has them."""
@@ -84,11 +88,6 @@ class OpenRun:
     def _timed(self, extra: Mapping[str, Any]) -> dict[str, Any]:
         return {**extra, "wall_seconds": self.wall_seconds()}
 
-    def _checkpoints(self) -> Checkpoints:
-        if self.checkpoints is None:
-            raise TypeError(f"a stage of {type(self.spec).__name__} has no checkpoints")
-        return self.checkpoints
-
 
 @contextlib.contextmanager
 def open_run(spec: StageSpec, workdir: str | Path, mesh: jax.sharding.Mesh | None = None) -> Iterator[OpenRun]:
@@ -97,7 +96,7 @@ def open_run(spec: StageSpec, workdir: str | Path, mesh: jax.sharding.Mesh | Non
         with open_run(spec, workdir, mesh) as run:
             state, extra = run.restore(state)
             updates = int(state["step"])
-            with MetricsWriter(run.path, total=spec.num_updates, resume_step=updates, progress=run.progress) as metrics:
+            with run.metrics(total=spec.num_updates, done=updates) as metrics:
                 while updates < spec.num_updates and not run.stop.agreed():
                     ...
                     if run.is_due(updates):

@@ -11,6 +11,7 @@ Of several processes each asks the judge, and they must hear the same, which is 
 process alone, which also writes.
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -31,7 +32,6 @@ from r1jax.specs.stages import PreferencesSpec
 from r1jax.stages.open_run import open_run
 from r1jax.workdir.directory import read_lines, write_json, write_text
 from r1jax.workdir.lineage import MANIFEST
-from r1jax.workdir.metrics import MetricsWriter
 
 VERDICTS = "verdicts.jsonl"
 
@@ -67,7 +67,7 @@ def main(spec: PreferencesSpec, workdir: Path) -> dict:
         size, path = spec.candidates_per_batch, run.path / VERDICTS
         count = on_first(lambda: keep_whole_batches(path, size=size, limit=len(candidates)))
         judged = read_verdicts(path, count=count)
-        with MetricsWriter(run.path, total=len(candidates), resume_step=len(judged), progress=run.progress) as metrics:
+        with run.metrics(total=len(candidates), done=len(judged)) as metrics:
             while len(judged) < len(candidates):
                 run.stop.check()
                 begin = time.perf_counter()
@@ -78,7 +78,7 @@ def main(spec: PreferencesSpec, workdir: Path) -> dict:
                 check_answered(unanswered, num_asked=num_asked, who="the judge", what="queries")
                 _, counts = select_pairs(verdicts, threshold=spec.threshold, balance_lengths=False)
                 metrics.write(len(judged) + len(verdicts), counts | {"time/step": time.perf_counter() - begin})
-                lines = "".join(_to_line(pair) for pair in verdicts)
+                lines = "".join(json.dumps(dataclasses.asdict(pair), ensure_ascii=False) + "\n" for pair in verdicts)
                 last = len(judged) + len(verdicts) - 1
                 require_same_text(lines, f"the verdicts on candidates {len(judged)} to {last}")
                 on_first(functools.partial(_append, path, lines))
@@ -88,11 +88,11 @@ def main(spec: PreferencesSpec, workdir: Path) -> dict:
         pairs, counts = select_pairs(judged, threshold=spec.threshold)
         if not pairs:
             raise ValueError(f"{run.path}: no pair is left of {len(judged)} candidates: {counts}")
-        on_first(lambda: write_set(run.path, pairs))
+        on_first(lambda: write_pairs(run.path, pairs))
         return run.mark_done({"pairs": len(pairs), "counts": counts})
 
 
-def write_set(workdir: Path, pairs: Sequence[Mapping[str, Any]]) -> None:
+def write_pairs(workdir: Path, pairs: Sequence[Mapping[str, Any]]) -> None:
     """Writes data/pairs.jsonl and the manifest."""
     text = "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs)
     (workdir / FOLDER).mkdir(exist_ok=True)
@@ -126,13 +126,3 @@ def read_verdicts(path: Path, *, count: int) -> list[Judged]:
 def _append(path: Path, text: str) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(text)
-
-
-def _to_line(pair: Judged) -> str:
-    value: dict[str, Any] = {
-        "messages": list(pair.messages),
-        "responses": pair.responses,
-        "verdicts": pair.verdicts,
-        "failures": pair.failures,
-    }
-    return json.dumps(value, ensure_ascii=False) + "\n"

@@ -26,18 +26,17 @@ from r1jax.models.transformer import Model
 from r1jax.objectives.preference import pair_loss, point_loss
 from r1jax.policies.policy import load_policy
 from r1jax.policies.preview import Previews
-from r1jax.policies.reward_model import encode_response, init_head, make_score, pad_rows, score_sequences
+from r1jax.policies.reward_model import encode_response, init_head, make_reward_pass, pad_rows, score_sequences
 from r1jax.sharding import make_mesh
 from r1jax.specs.reader import read
 from r1jax.specs.stages import RewardModelSpec
 from r1jax.stages.auxiliary import expert_counts
 from r1jax.stages.open_run import open_run
+from r1jax.stages.training import finite_update, make_train_state
 from r1jax.text.chat import check_template
 from r1jax.text.response import part_of
 from r1jax.text.tokenizer import Tokenizer
-from r1jax.training.learner import NonFiniteError, TrainState, Update, init_state, make_update, update_once
-from r1jax.training.optimizer import make_optimizer
-from r1jax.workdir.metrics import MetricsWriter
+from r1jax.training.learner import TrainState, Update
 from r1jax.workdir.stop import Stopped
 
 
@@ -90,11 +89,8 @@ def make_loss(model: Model, *, kind: str, num_examples: int):
 
 def build(spec: RewardModelSpec, model: Model, params, buffers, *, num_updates: int) -> tuple[TrainState, Update]:
     """Train state and jitted update from weights (the head among them) that are laid out on their mesh, or their shapes."""
-    optimizer, schedule = make_optimizer(spec.optimizer, total_steps=num_updates)
-    state = init_state(params, buffers, optimizer=optimizer)
     loss_function = make_loss(model, kind=spec.kind, num_examples=spec.examples_per_update)
-    update = make_update(loss_function, optimizer, schedule=schedule, state=state, bias_rate=spec.bias_rate)
-    return state, update
+    return make_train_state(spec, loss_function, params, buffers, num_updates=num_updates)
 
 
 def main(spec: RewardModelSpec, workdir: Path) -> dict:
@@ -122,16 +118,12 @@ def main(spec: RewardModelSpec, workdir: Path) -> dict:
             updates, num_tokens = int(state["step"]), extra["num_tokens"]
 
         # Loop
-        with MetricsWriter(run.path, total=num_updates, resume_step=updates, progress=run.progress) as metrics:
+        with run.metrics(total=num_updates, done=updates) as metrics:
             while updates < num_updates and not run.stop.agreed():
                 begin = time.perf_counter()
                 batch = batch_of(train, updates, spec)
                 state, row = update_on_examples(state, update, batch, spec)
                 updates += 1
-                if not row.pop("finite"):
-                    raise NonFiniteError(
-                        f"update {updates}: the gradient is not finite; the last good checkpoint is kept"
-                    )
                 num_tokens += sum(len(ids) for example in batch for ids in example.sequences)
                 if updates % spec.log_every == 0 or updates == num_updates:
                     row |= {"num_tokens": num_tokens, "epoch": updates / num_updates * spec.epochs}
@@ -141,7 +133,7 @@ def main(spec: RewardModelSpec, workdir: Path) -> dict:
             run.save(updates, state, {"num_tokens": num_tokens})
             if updates < num_updates:
                 raise Stopped
-            scores = evaluate(make_score(policy.model), state, heldout, spec)
+            scores = heldout_figures(make_reward_pass(policy.model), state, heldout, spec)
             metrics.write(updates, {f"eval/{name}": value for name, value in scores.items()})
         center = scores["mean_reward"] if spec.kind == "helpful" else 0.0
         summary = {"kind": spec.kind, "updates": updates, "examples": counts, "heldout": scores, "center": center}
@@ -178,7 +170,7 @@ def batch_of(examples: Sequence[Example], update: int, spec: RewardModelSpec) ->
     return batch
 
 
-def make_microbatches(batch: Sequence[Example], *, rows: int, bucket: int, num_examples: int) -> list[dict[str, Any]]:
+def pad_microbatches(batch: Sequence[Example], *, rows: int, bucket: int, num_examples: int) -> list[dict[str, Any]]:
     """The batch cut into micro-batches of ``rows`` examples of like length; see ``make_loss``."""
     width, microbatches = len(batch[0].sequences), []
     order = sorted(range(len(batch)), key=lambda place: (batch[place].longest, place))
@@ -200,18 +192,18 @@ def update_on_examples(
     state, update: Update, batch: Sequence[Example], spec: RewardModelSpec
 ) -> tuple[TrainState, dict]:
     """One update: (state, metrics row)."""
-    microbatches = make_microbatches(
+    microbatches = pad_microbatches(
         batch,
         rows=spec.examples_per_microbatch,
         bucket=spec.length_bucket,
         num_examples=spec.examples_per_update,
     )
-    state, sums, info = update_once(state, update, microbatches)
+    state, sums, info = finite_update(state, update, microbatches)
     row = {name: float(value) for name, value in info.items()} | {"loss": float(sums["loss"])}
     return state, row | _metrics(np.asarray(sums["rewards_BK"])[: len(batch)], batch, spec.kind)
 
 
-def evaluate(score, state, examples: Sequence[Example], spec: RewardModelSpec) -> dict[str, float]:
+def heldout_figures(score, state, examples: Sequence[Example], spec: RewardModelSpec) -> dict[str, float]:
     """Accuracy, margin, rewards, calibration error ("ece") and length bias on examples (``r1jax.evals.reward_model``)."""
     sequences = [ids for example in examples for ids in example.sequences]
     rewards = score_sequences(

@@ -16,7 +16,7 @@ from r1jax.policies.preview import Previews
 from r1jax.specs.fields import paths_of
 from r1jax.specs.source import SourceSpec
 from r1jax.specs.stages import StageSpec, SupervisedSpec
-from r1jax.specs.tasks import Task
+from r1jax.specs.tasks import AnyTask
 from r1jax.tasks.mixture import make_task
 from r1jax.tasks.problem import recorded_splits
 
@@ -34,14 +34,17 @@ def check_same_split(spec: Any, previews: Previews) -> None:
     here = _fractions(lambda: _make_problems(spec.tasks))
     for path, before in _stages_before(spec.init, previews):
         try:
-            there = _fractions(lambda before=before: _make_data(before))
+            if path not in previews.splits:
+                previews.splits[path] = _fractions(lambda before=before: _make_data(before))
+            there = previews.splits[path]
         except Exception as error:
             print(f"warning: cannot tell which problems {path} was trained on: {error}", file=sys.stderr, flush=True)
             continue
         for space in sorted(here.keys() & there.keys()):
             if len(here[space] | there[space]) > 1:
+                ours, theirs = (" and ".join(map(str, sorted(side[space]))) for side in (here, there))
                 raise ValueError(
-                    f"tasks: heldout_fraction of {space} is {_listed(here[space])} here and {_listed(there[space])} in "
+                    f"tasks: heldout_fraction of {space} is {ours} here and {theirs} in "
                     f"{path}, which the policy comes from: problems held out here would have been trained on there"
                 )
 
@@ -66,7 +69,7 @@ def _fractions(make: Callable[[], None]) -> dict[str, set[float]]:
     return fractions
 
 
-def _make_problems(tasks: Sequence[Task]) -> None:
+def _make_problems(tasks: Sequence[AnyTask]) -> None:
     for spec in tasks:
         make_task(spec).problem(0, split="train")
 
@@ -87,7 +90,3 @@ def _make_data(spec: Any) -> None:
             if source.function is not None:
                 collections.deque(itertools.islice(records_of(source, seed=spec.seed), _NUM_DOCUMENTS), maxlen=0)
     _make_problems(getattr(spec, "tasks", ()))
-
-
-def _listed(fractions: set[float]) -> str:
-    return " and ".join(map(str, sorted(fractions)))

@@ -7,12 +7,14 @@ the loss is the mean over the batch's target tokens ("token") or over documents 
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from r1jax.data.documents import as_messages, make_document_iterator
+from r1jax.data.documents import as_messages, encode_document, fit_documents, make_document_iterator
 from r1jax.data.records import RecordsMissingError
 from r1jax.models.transformer import Model
 from r1jax.objectives.sums import add_metrics, mean_metrics
@@ -26,20 +28,21 @@ from r1jax.specs.reader import read
 from r1jax.specs.stages import SupervisedSpec
 from r1jax.stages.auxiliary import balance_loss, check_auxiliary, expert_counts, mtp_loss
 from r1jax.stages.open_run import open_run
+from r1jax.stages.training import finite_update, make_train_state
 from r1jax.text.chat import check_template, tokenizer_for
-from r1jax.training.learner import NonFiniteError, TrainState, Update, init_state, make_update, update_once
-from r1jax.training.offload import OPTIMIZER, check_offload, to_host_memory
-from r1jax.training.optimizer import make_optimizer
-from r1jax.workdir.metrics import MetricsWriter
+from r1jax.text.tokenizer import Tokenizer
+from r1jax.training.learner import TrainState, Update
+from r1jax.training.offload import check_offload
 from r1jax.workdir.stop import Stopped
 
 FIELDS = ("tokens", "targets", "mask", "segment_ids", "positions")
+_NUM_CHECKED = 16
 _UNKNOWN_UPDATES = 1 << 30
 """Updates of a run whose data an earlier stage has still to make."""
 
 
 def check(spec: SupervisedSpec, previews: Previews | None = None) -> None:
-    """Raises ValueError, naming the key, for what cannot train; costs a document.
+    """Raises ValueError, naming the key, for what cannot train; costs a few documents.
 
     previews: the stages of the run, those that have still to run too.
     """
@@ -52,16 +55,30 @@ def check(spec: SupervisedSpec, previews: Previews | None = None) -> None:
     except ValueError as error:
         raise ValueError(f"data.function={error}") from error
     try:
-        document = as_messages(source(0))
-        check_template(spec.template, document[:-1])
+        documents = [source(index) for index in range(min(spec.documents_per_update, _NUM_CHECKED))]
+        check_template(spec.template, as_messages(documents[0])[:-1])
         num_updates = num_updates_of(spec)
     except RecordsMissingError:  # an earlier stage makes the data; main needs it
-        num_updates = spec.num_updates or _UNKNOWN_UPDATES
+        documents, num_updates = [], spec.num_updates or _UNKNOWN_UPDATES
     spec.optimizer.check_steps(num_updates)
     preview = previews.policy(spec.init, seed=spec.seed)
     if preview is not None:
         check_auxiliary(preview.config, mtp_weight=spec.mtp_weight, balance_weight=spec.balance_weight)
-        tokenizer_for(preview.tokenizer, spec.template)
+        tokenizer = tokenizer_for(preview.tokenizer, spec.template)
+        check_lengths(spec, documents, tokenizer)
+
+
+def check_lengths(spec: SupervisedSpec, documents: Sequence[Any], tokenizer: Tokenizer) -> None:
+    """Raises ValueError for the first documents of an update where training would: one that is too long, or all of them."""
+    encoded = [
+        encode_document(
+            document, tokenizer, template=spec.template, loss_on_prompt=spec.loss_on_prompt, train=spec.train
+        )
+        for document in documents
+    ]
+    is_whole = len(documents) == spec.documents_per_update  # else one that fits may be among the others
+    if encoded and (is_whole or spec.too_long == "raise"):
+        fit_documents(encoded, length=spec.row_length, too_long=spec.too_long)
 
 
 def num_updates_of(spec: SupervisedSpec) -> int:
@@ -120,19 +137,8 @@ def build(
     num_updates: of the whole run; None: as the spec and its data say.
     """
     num_updates = num_updates_of(spec) if num_updates is None else num_updates
-    optimizer, schedule = make_optimizer(spec.optimizer, total_steps=num_updates)
-    state = init_state(params, buffers, optimizer=optimizer)
-    if OPTIMIZER in spec.offload:
-        state["opt_state"] = to_host_memory(state["opt_state"])
-    update = make_update(
-        make_loss(model, spec),
-        optimizer,
-        schedule=schedule,
-        state=state,
-        bias_rate=spec.bias_rate,
-        add_metrics=add_metrics,
-    )
-    return state, update
+    loss_function = make_loss(model, spec)
+    return make_train_state(spec, loss_function, params, buffers, num_updates=num_updates, add_metrics=add_metrics)
 
 
 def main(spec: SupervisedSpec, workdir: Path) -> dict:
@@ -176,16 +182,12 @@ def main(spec: SupervisedSpec, workdir: Path) -> dict:
             run.save(updates, state, {"data": batches.get_state(), "loss": loss, "too_long": too_long})
 
         # Loop
-        with MetricsWriter(run.path, total=num_updates, resume_step=updates, progress=run.progress) as metrics:
+        with run.metrics(total=num_updates, done=updates) as metrics:
             while updates < num_updates and not run.stop.agreed():
                 begin = time.perf_counter()
                 batch = next(batches)
                 state, row = update_on_documents(state, update, batch, rows=spec.rows_per_microbatch)
                 updates += 1
-                if not row.pop("finite"):
-                    raise NonFiniteError(
-                        f"update {updates}: the gradient is not finite; the last good checkpoint is kept"
-                    )
                 loss = row["loss"]
                 too_long += int(batch["num_too_long"])
                 if spec.too_long != "raise":
@@ -215,7 +217,7 @@ def update_on_documents(state, update: Update, batch: dict[str, np.ndarray], *, 
         place_batch({name: batch[name][first : first + rows] for name in FIELDS} | counts)
         for first in range(0, len(batch["tokens"]), rows)
     ]
-    state, sums, info = update_once(state, update, microbatches)
+    state, sums, info = finite_update(state, update, microbatches)
     return state, {name: float(value) for name, value in (mean_metrics(sums) | info).items()}
 
 

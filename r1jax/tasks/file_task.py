@@ -262,7 +262,7 @@ def _check_columns(problem: Problem, columns: Collection[str]) -> None:
 
 
 def _what(spec: FilesTaskSpec, key: str) -> str:
-    return f"data set {spec.dataset!r}, {key!r}" if spec.dataset else repr(key)
+    return f"{key}: data set {spec.dataset!r}" if spec.dataset else key
 
 
 def _stem(path: str) -> str:

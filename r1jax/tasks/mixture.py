@@ -4,20 +4,21 @@ import bisect
 import itertools
 from collections.abc import Sequence
 
-from r1jax.specs import tasks as specs_of
+from r1jax.specs.fields import types_of
+from r1jax.specs.tasks import AnyTask, MiniSpec, ReasoningGymSpec
 from r1jax.tasks.problem import GradingError, Problem, Task, canonical_answer, check_index, stable_hash
 
 
-def make_task(spec: specs_of.Task) -> Task:
+def make_task(spec: AnyTask) -> Task:
     """The task that a spec describes; its weight and its first update are for ``make_mixture`` and ``TaskSchedule``.
 
     Raises ValueError for what the task itself refuses.
     """
-    if isinstance(spec, specs_of.ReasoningGymSpec):
+    if isinstance(spec, ReasoningGymSpec):
         from r1jax.tasks.reasoning_gym import ReasoningGymTask
 
         return ReasoningGymTask(spec)
-    if isinstance(spec, specs_of.MiniSpec):
+    if isinstance(spec, MiniSpec):
         from r1jax.tasks.mini.make import make_mini_task
 
         return make_mini_task(spec)
@@ -26,7 +27,19 @@ def make_task(spec: specs_of.Task) -> Task:
     return make_file_task(spec)
 
 
-def make_mixture(specs: Sequence[specs_of.Task], *, seed: int = 0) -> Task:
+def make_tasks(specs: Sequence[AnyTask]) -> list[Task]:
+    """The task of each. Raises ValueError as ``make_task``, beginning with "tasks[i]" and the key that is at fault."""
+    tasks = []
+    for index, spec in enumerate(specs):
+        try:
+            tasks.append(make_task(spec))
+        except ValueError as error:
+            is_key = str(error).partition(":")[0] in types_of(type(spec))
+            raise ValueError(f"tasks[{index}]{'.' if is_key else ': '}{error}") from error
+    return tasks
+
+
+def make_mixture(specs: Sequence[AnyTask], *, seed: int = 0) -> Task:
     """One task from several: problem ``index`` comes from a task drawn by weight, by a hash of (seed, index).
 
     A single spec gives its task as it is. Weights need not sum to one.
@@ -34,10 +47,10 @@ def make_mixture(specs: Sequence[specs_of.Task], *, seed: int = 0) -> Task:
     Raises:
         ValueError: no spec, two tasks of one name, or whatever ``make_task`` refuses.
     """
-    return _mix([make_task(spec) for spec in specs], specs, seed=seed)
+    return _mix(make_tasks(specs), specs, seed=seed)
 
 
-def _mix(tasks: Sequence[Task], specs: Sequence[specs_of.Task], *, seed: int) -> Task:
+def _mix(tasks: Sequence[Task], specs: Sequence[AnyTask], *, seed: int) -> Task:
     return tasks[0] if len(tasks) == 1 else Mixture(tasks, [spec.weight for spec in specs], seed=seed)
 
 
@@ -95,12 +108,12 @@ class TaskSchedule:
         starts: the update from which each takes part, by name.
     """
 
-    def __init__(self, specs: Sequence[specs_of.Task], *, seed: int = 0):
+    def __init__(self, specs: Sequence[AnyTask], *, seed: int = 0):
         """Raises ValueError: no spec, none that takes part from update 0, or whatever ``make_mixture`` refuses."""
         starts = [spec.from_update for spec in specs]
         if specs and min(starts) > 0:
             raise ValueError(f"tasks: none takes part from update 0; the first does from_update={min(starts)}")
-        tasks = [make_task(spec) for spec in specs]
+        tasks = make_tasks(specs)
         self.starts = {task.name: start for task, start in zip(tasks, starts, strict=True)}
         self.periods: dict[int, Task] = {}
         for start in sorted({0, *starts}):

@@ -17,10 +17,10 @@ from r1jax.policies.policy import Policy, config_of, tokenizer_of
 from r1jax.rewards.sandbox import probe
 from r1jax.sharding import MESH_AXES, partition_spec
 from r1jax.specs.config_file import load_experiment
-from r1jax.specs.policy import Init
+from r1jax.specs.policy import AnyInit
 from r1jax.specs.reader import read
 from r1jax.specs.rewards import ModelReward
-from r1jax.specs.tasks import Task
+from r1jax.specs.tasks import AnyTask
 from r1jax.tasks.mixture import TaskSchedule
 from tests.tiny import POLICY
 
@@ -197,7 +197,7 @@ R1_POLICY = POLICY | {"tokenizer": POLICY["tokenizer"] | {"special_tokens": [END
 def runs(tmp_path_factory):
     """runs/r1 with a row of each data set in its published fields, and a DONE and a random policy where a model is to be."""
     folder = tmp_path_factory.mktemp("runs") / "r1"
-    init = read(Init, R1_POLICY)
+    init = read(AnyInit, R1_POLICY)
     policy = Policy(make_model(config_of(init, seed=0)), tokenizer_of(init, seed=0))
     for name, stage in TRAINS:
         (folder / name / stage).mkdir(parents=True)
@@ -228,7 +228,7 @@ def test_its_stages_accept_every_config_on_one_device_with_a_random_policy(name,
 
 def test_the_mixture_of_stage_2_before_and_after(runs):
     tasks = json.dumps(EXPERIMENTS["rl2"].stages["rl"]["tasks"]).replace("{workdir}/..", str(runs))
-    schedule = TaskSchedule(read(tuple[Task, ...], json.loads(tasks)), seed=0)
+    schedule = TaskSchedule(read(tuple[AnyTask, ...], json.loads(tasks)), seed=0)
     assert set(schedule.at(1280).tasks) == {"math", "code", "stem", "logic"}
     assert set(schedule.at(1296).tasks) == {"math", "code", "stem", "logic", "helpful", "harmless"}
 

@@ -9,7 +9,7 @@ import pytest
 
 from r1jax.evals.claim_kinds import KINDS, judge_claim
 from r1jax.evals.finished import MissingFigureError
-from r1jax.specs.claims import Claim
+from r1jax.specs.claims import AnyClaim
 from r1jax.specs.reader import SpecError, read
 from tests.evals.finished_stages import evaluated, make_stage, with_interval
 
@@ -18,7 +18,7 @@ LANGUAGE = "rewards/language/mean"
 
 def judge(kind, **fields):
     """The verdict on a claim of a kind."""
-    return judge_claim(read(Claim, {"kind": kind, "claim": "c", "paper": "p"} | fields))
+    return judge_claim(read(AnyClaim, {"kind": kind, "claim": "c", "paper": "p"} | fields))
 
 
 def make_zero(path, *, seed=0, before=0.2, after=0.9, half=0.02, rows=(), **config):
@@ -296,7 +296,7 @@ def test_every_verdict_is_json(tmp_path):
 
 
 def test_every_claim_that_can_be_configured_is_decided():
-    assert set(KINDS) == set(typing.get_args(Claim))
+    assert set(KINDS) == set(typing.get_args(AnyClaim))
 
 
 EVAL = {"temperature": 0.6, "top_p": 0.95, "problems": 64, "samples": 4, "final_problems": 256, "final_samples": 16}

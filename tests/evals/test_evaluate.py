@@ -8,14 +8,14 @@ from r1jax.rewards.calls import make_entry
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector
 from r1jax.specs.reader import read
-from r1jax.specs.tasks import Task as TaskSpec
+from r1jax.specs.tasks import AnyTask
 from r1jax.tasks.mixture import make_task
 from r1jax.tasks.problem import Problem
 from tests.rollout.test_collect import Engine, Task, Tokenizer, has_answer, make_problem
 
 
 def test_held_out_problems_are_distinct_up_to_order():
-    problems = distinct_problems(make_task(read(TaskSpec, {"kind": "mini", "name": "pair_sum"})), 512, split="heldout")
+    problems = distinct_problems(make_task(read(AnyTask, {"kind": "mini", "name": "pair_sum"})), 512, split="heldout")
     keys = {(*sorted(p.columns["numbers"]), p.columns["target"]) for p in problems}
     assert len(keys) == 512
 

@@ -40,7 +40,7 @@ def cells(text: str, program: str) -> list[list[str]]:
 
 
 def test_rows_of_a_program():
-    text = table.render(
+    text = table.plan_table(
         [UPDATE, DECODE], V5E, title="mini", stage=stage(), assumed=Assumed(mean_new_tokens=77), efficiency=0.5
     )
     memory, work, collectives = cells(text, "update")
@@ -54,7 +54,7 @@ def test_rows_of_a_program():
 
 def test_what_it_adds_up_to():
     """Two updates of 4 s and one decode of 1 s a step; 86,400 steps are as many days as a step has seconds."""
-    text = table.render(
+    text = table.plan_table(
         [UPDATE, DECODE], V5E, title="mini", stage=stage(), assumed=Assumed(mean_new_tokens=77), efficiency=0.5
     )
     assert text.startswith("# mini\n\n4 chips, 4 devices of 15.75 GiB; mesh {'fsdp': 4}; by count.")
@@ -67,7 +67,7 @@ def test_what_it_adds_up_to():
 
 
 def test_compiled_plans_are_called_so():
-    assert "; compiled." in table.render([DECODE], V5E, title="mini", stage=stage(), assumed=Assumed())
+    assert "; compiled." in table.plan_table([DECODE], V5E, title="mini", stage=stage(), assumed=Assumed())
 
 
 def test_what_does_not_fit_and_by_how_much():

@@ -7,7 +7,7 @@ from r1jax.policies.chat import AskedByFirst, PolicyChat, make_chat
 from r1jax.rollout.records import Completion
 from r1jax.sharding import make_mesh
 from r1jax.specs.reader import read
-from r1jax.specs.rewards import Chat, PolicyChatSpec
+from r1jax.specs.rewards import AnyChat, PolicyChatSpec
 from r1jax.text.comparison import parse_comparison
 from r1jax.text.endpoint import EndpointChat
 from r1jax.text.sample import ChatError, Rejection
@@ -23,7 +23,7 @@ POLICY_CHAT = {
 
 
 def test_an_endpoint():
-    spec = read(Chat, ENDPOINT | {"workers": 2})
+    spec = read(AnyChat, ENDPOINT | {"workers": 2})
     chat = make_chat(spec, mesh=make_mesh())
     assert isinstance(chat, AskedByFirst) and isinstance(chat.chat, EndpointChat) and chat.chat.spec is spec
     assert make_chat(None, mesh=make_mesh()) is None
@@ -42,7 +42,7 @@ def test_what_the_first_process_is_told_is_told_to_all():
 
 
 def test_a_policy_answers_by_seed_and_what_is_cut_off_or_too_long_is_told():
-    chat = make_chat(read(Chat, POLICY_CHAT), mesh=make_mesh())
+    chat = make_chat(read(AnyChat, POLICY_CHAT), mesh=make_mesh())
     assert chat is not None
     asked = [[{"role": "user", "content": text}] for text in ("a", "a" * 200, *"bcdefgh" * 8)]
     answers = chat(asked, seed=1)
@@ -86,4 +86,4 @@ def test_a_thought_that_the_prompt_opened_is_seen_to_be_one():
 )
 def test_a_bad_spec_is_named(spec, words):
     with pytest.raises(ValueError, match=words):
-        read(Chat, spec, "chat")
+        read(AnyChat, spec, "chat")

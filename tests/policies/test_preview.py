@@ -8,7 +8,7 @@ from r1jax.hf import Pretrained, save_pretrained
 from r1jax.policies.policy import load_policy
 from r1jax.policies.preview import Previews
 from r1jax.sharding import make_mesh
-from r1jax.specs.policy import Init, StageInit
+from r1jax.specs.policy import AnyInit, StageInit
 from r1jax.specs.reader import read
 from r1jax.specs.stages import SupervisedSpec
 from r1jax.stages import supervised
@@ -31,7 +31,7 @@ def base_spec(init, **changes):
 def folder(tmp_path_factory):
     """A model as a Hugging Face folder."""
     path = tmp_path_factory.mktemp("hf") / "model"
-    policy, params, buffers = load_policy(read(Init, RANDOM), mesh=make_mesh(), seed=3)
+    policy, params, buffers = load_policy(read(AnyInit, RANDOM), mesh=make_mesh(), seed=3)
     save_pretrained(Pretrained(policy.model, params, buffers, tokenizer=policy.tokenizer), path)
     return path
 
@@ -94,6 +94,6 @@ def test_a_stage_that_leaves_no_model_or_none_at_all_is_named(tmp_path):
 
 def test_a_tokenizer_of_records_that_an_earlier_stage_makes_is_not_known_yet(tmp_path):
     later = POLICY | {"tokenizer": TOKENIZER | {"source": {"path": str(tmp_path / "records")}}}
-    assert Previews().policy(read(Init, later), seed=0) is None
+    assert Previews().policy(read(AnyInit, later), seed=0) is None
     path = str(tmp_path / "base")
     assert Previews({path: base_spec(later)}).policy(StageInit(path=path), seed=0) is None

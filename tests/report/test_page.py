@@ -135,7 +135,7 @@ def test_command_line(tmp_path):
     good = subprocess.run([sys.executable, "-m", "r1jax.report", stage], capture_output=True, text=True)
     assert (good.returncode, good.stdout, good.stderr) == (0, f"{stage / 'report.html'}\n", "")
     bad = subprocess.run([sys.executable, "-m", "r1jax.report", tmp_path / "no"], capture_output=True, text=True)
-    assert bad.returncode == 2 and bad.stderr == f"report: {tmp_path / 'no'}: there is no such folder\n"
+    assert bad.returncode == 2 and bad.stderr == f"error: {tmp_path / 'no'}: there is no such folder\n"
 
 
 @pytest.mark.parametrize("kind", ["model", "folder of models", "nothing has run", "empty"])
@@ -158,4 +158,4 @@ def test_a_folder_without_a_run_is_one_line_and_exit_2(tmp_path, capsys, kind):
     assert main([str(folder)]) == 2 and sorted(folder.rglob("*")) == before
     words = "nothing has run yet of its stages zero" if kind == "nothing has run" else "is no work directory"
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"report: {folder}") and words in line
+    assert line.startswith(f"error: {folder}") and words in line

@@ -5,7 +5,7 @@ import pytest
 from r1jax.rewards.length import cosine, overlong
 from r1jax.rewards.rubric import Rubric
 from r1jax.specs.reader import read
-from r1jax.specs.rewards import Reward
+from r1jax.specs.rewards import AnyReward
 
 
 def ids(*lengths):
@@ -26,15 +26,15 @@ def test_overlong_refuses_bad_options(options):
 
 def test_overlong_takes_its_options_from_a_rubric():
     spec = {"function": "r1jax.rewards.length:overlong", "options": {"max_tokens": 10, "cache_tokens": 5}}
-    assert Rubric([read(Reward, spec)]).score(
+    assert Rubric([read(AnyReward, spec)]).score(
         [""], ["x"], {"completion_ids": ids(10), "answer": ["1"]}
     ).total.tolist() == [-1.0]
     with pytest.raises(
         ValueError, match=r"rewards\[0\].options.maximum: overlong has no such parameter; there are .*, max_tokens"
     ):
-        Rubric([read(Reward, {**spec, "options": {"maximum": 10}})])
+        Rubric([read(AnyReward, {**spec, "options": {"maximum": 10}})])
     with pytest.raises(ValueError, match="'overlong' needs max_tokens"):
-        Rubric([read(Reward, {"function": spec["function"]})]).score([""], ["x"], {"completion_ids": ids(10)})
+        Rubric([read(AnyReward, {"function": spec["function"]})]).score([""], ["x"], {"completion_ids": ids(10)})
 
 
 def test_cosine_prefers_short_right_and_long_wrong_answers():

@@ -11,7 +11,7 @@ from r1jax.rewards.calls import make_entry
 from r1jax.rewards.rubric import Rubric, Scores
 from r1jax.specs.functions import load_function
 from r1jax.specs.reader import SpecError, read
-from r1jax.specs.rewards import Reward
+from r1jax.specs.rewards import AnyReward
 
 PROMPTS, COMPLETIONS = ["p", "q", "r"], ["a", "bb", "ccc"]
 
@@ -285,7 +285,7 @@ def test_a_column_of_the_data_does_not_stand_in_for_the_completions():
     ],
 )
 def test_a_bad_path_is_an_error_at_construction(path, message):
-    rewards = [read(Reward, {"function": "r1jax.rewards.format:r1"}), read(Reward, {"function": path})]
+    rewards = [read(AnyReward, {"function": "r1jax.rewards.format:r1"}), read(AnyReward, {"function": path})]
     with pytest.raises(ValueError) as error:
         Rubric(rewards)
     assert message in str(error.value) and str(error.value).startswith(f"rewards[1].function={path!r}")
@@ -306,13 +306,13 @@ def test_a_bad_path_is_an_error_at_construction(path, message):
 def test_bad_specs_are_errors_that_name_the_key(rewards, message):
     rewards = [{"function": "r1jax.rewards.format:r1"} | reward for reward in rewards]
     with pytest.raises((SpecError, ValueError), match=message):
-        Rubric(read(tuple[Reward, ...], rewards, "rewards"))
+        Rubric(read(tuple[AnyReward, ...], rewards, "rewards"))
 
 
 def test_a_spec_and_an_entry_give_the_same():
     spec = {"function": "r1jax.rewards.repetition:ngrams", "name": "loops", "weight": 0.5, "tasks": ["code"]}
     spec |= {"from_update": 2, "cache": False, "options": {"size": 1}}
-    rubrics = [Rubric([read(Reward, spec)]), rubric_of(spec)]
+    rubrics = [Rubric([read(AnyReward, spec)]), rubric_of(spec)]
     columns = {"completion_ids": [[1, 1], [1, 2], [3]], "task_name": ["code", "code", "math"]}
     for rubric in rubrics:
         assert rubric.weights == {"loops": 0.5} and rubric.at(2).names == ["loops"]

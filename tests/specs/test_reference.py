@@ -199,6 +199,16 @@ def test_help_of_every_config_shows_every_field_of_each_stage(path, capsys):
             assert field == "stage" or re.search(rf"^  {field}( = |: |\n)", section, re.MULTILINE), (name, field)
 
 
+def test_help_of_chosen_stages_shows_no_others(capsys):
+    path = "configs/zero.py"
+    assert run.main([f"--config={path}", "--stages=zero", "--help"]) == 0
+    assert re.findall(r"^stages\.(\w+): ", capsys.readouterr().out, re.MULTILINE) == ["zero"]
+    assert run.main([f"--config={path}", "--skip=zero", "--help"]) == 0
+    assert re.findall(r"^stages\.(\w+): ", capsys.readouterr().out, re.MULTILINE) == ["base"]
+    assert run.main([f"--config={path}", "--stages=nil", "--help"]) == 2
+    assert "--stages: there is no stage 'nil'" in capsys.readouterr().err
+
+
 def test_a_field_s_lines_say_value_default_unit_and_what_it_is():
     values = minimal(STAGES["rl"]) | {"group_size": 8, "init": {"kind": "hf", "path": "/m"}}
     text = describe_stage("zero", read(STAGES["rl"], values))

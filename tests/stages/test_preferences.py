@@ -13,6 +13,7 @@ from r1jax.specs.source import SourceSpec
 from r1jax.specs.stages import PreferencesSpec
 from r1jax.stages import preferences
 from r1jax.text.sample import ChatError
+from r1jax.workdir.metrics import MetricsWriter
 from r1jax.workdir.stop import Stopped
 from tests.tiny import rows_of
 
@@ -91,7 +92,7 @@ def test_a_run_that_was_stopped_asks_only_what_it_has_not(tmp_path):
 @pytest.mark.parametrize("is_written", [False, True])
 def test_a_kill_beside_the_row_of_a_batch_loses_and_doubles_nothing(tmp_path, monkeypatch, is_written):
     preferences.main(tiny_config(), tmp_path / "alone")
-    real, steps = preferences.MetricsWriter.write, []
+    real, steps = MetricsWriter.write, []
 
     def write(self, step, values):
         steps.append(step)
@@ -101,7 +102,7 @@ def test_a_kill_beside_the_row_of_a_batch_loses_and_doubles_nothing(tmp_path, mo
             real(self, step, values)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(preferences.MetricsWriter, "write", write)
+    monkeypatch.setattr(MetricsWriter, "write", write)
     with pytest.raises(KeyboardInterrupt):
         preferences.main(tiny_config(), tmp_path / "killed")
     preferences.main(tiny_config(), tmp_path / "killed")

@@ -11,7 +11,7 @@ import pytest
 from r1jax.models.reward_head import REWARD_HEAD
 from r1jax.models.transformer import make_model
 from r1jax.policies.policy import load_policy
-from r1jax.policies.reward_model import load_reward_model, load_rewards, make_score, score_sequences
+from r1jax.policies.reward_model import load_reward_model, load_rewards, make_reward_pass, score_sequences
 from r1jax.rewards.rubric import Rubric
 from r1jax.specs.policy import StageInit
 from r1jax.specs.reader import read
@@ -158,7 +158,7 @@ def test_the_gradient_does_not_depend_on_the_microbatches(kind):
     loss = jax.jit(jax.value_and_grad(reward_model.make_loss(model, kind=kind, num_examples=4), has_aux=True))
     found = []
     for rows, bucket in ((4, 8), (2, 8)):
-        microbatches = reward_model.make_microbatches(batch, rows=rows, bucket=bucket, num_examples=4)
+        microbatches = reward_model.pad_microbatches(batch, rows=rows, bucket=bucket, num_examples=4)
         parts = [loss(params, buffers, part) for part in microbatches]
         found.append(jax.tree.map(lambda *values: sum(values), *parts))
     ((value, sums), grads), ((other, others), other_grads) = found
@@ -166,7 +166,7 @@ def test_the_gradient_does_not_depend_on_the_microbatches(kind):
     np.testing.assert_allclose(sums["rewards_BK"], others["rewards_BK"], rtol=1e-4, atol=1e-5)
     assert not np.asarray(sums["rewards_BK"])[3].any() and np.asarray(sums["rewards_BK"])[:3].all()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), grads, other_grads)
-    score = make_score(model)
+    score = make_reward_pass(model)
     sequences = [ids for example in batch for ids in example.sequences]
     alone = [score_sequences(score, params, buffers, [ids], rows=1, bucket=8)[0] for ids in sequences]
     np.testing.assert_allclose(np.asarray(sums["rewards_BK"])[:3].ravel(), alone, rtol=1e-4, atol=1e-5)

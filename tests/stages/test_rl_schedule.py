@@ -9,7 +9,7 @@ import pytest
 
 from r1jax.policies.policy import load_policy
 from r1jax.policies.reward_model import init_head
-from r1jax.specs.policy import Init
+from r1jax.specs.policy import AnyInit
 from r1jax.specs.reader import read
 from r1jax.stages.rl import stage as rl
 from r1jax.training.checkpoint import Checkpoints
@@ -34,7 +34,7 @@ def is_even(prompts, completions):
 
 def make_reward_model(path):
     """A work directory as the reward model's stage leaves it, with an untrained model."""
-    policy, params, buffers = load_policy(read(Init, POLICY), mesh=rl.make_mesh(), seed=1)
+    policy, params, buffers = load_policy(read(AnyInit, POLICY), mesh=rl.make_mesh(), seed=1)
     path.mkdir()
     policy.save(path)
     with Checkpoints(path) as checkpoints:

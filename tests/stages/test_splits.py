@@ -8,6 +8,7 @@ from r1jax.policies.preview import Previews
 from r1jax.specs.fields import to_plain
 from r1jax.specs.reader import read
 from r1jax.specs.stages import STAGES
+from r1jax.stages import splits
 from r1jax.stages.reject import stage as reject
 from r1jax.stages.rl import stage as rl
 from r1jax.stages.splits import check_same_split
@@ -101,6 +102,17 @@ def test_whatever_a_path_of_a_stage_before_names_is_looked_at(tmp_path):
     ):
         with pytest.raises(ValueError, match=r"is 0\.1 here and 0\.3 in .*base"):
             check(stage_at(tmp_path / f"next{number}", stage, **values), pairs())
+
+
+def test_the_data_of_a_stage_before_are_made_once_a_run(tmp_path, monkeypatch):
+    init = stage_at(tmp_path / "base", data=corpus())
+    previews, makes, real = Previews(), [], splits.make_source
+    monkeypatch.setattr(splits, "make_source", lambda *args, **kwargs: makes.append(1) or real(*args, **kwargs))
+    for _ in range(3):
+        check_same_split(spec_of("rl", init=init, tasks=pairs()), previews)
+    with pytest.raises(ValueError, match=r"is 0\.2 here and 0\.1 in .*base"):
+        check_same_split(spec_of("rl", init=init, tasks=pairs(heldout_fraction=0.2)), previews)
+    assert len(makes) == 1
 
 
 def test_records_from_a_path_are_no_data_that_cannot_be_made(tmp_path, capsys):

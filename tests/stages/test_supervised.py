@@ -1,5 +1,6 @@
 """The supervised stage as a whole, on a tiny model: it learns, resumes bit for bit, and names bad configs."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -151,6 +152,19 @@ def test_a_disk_that_cannot_hold_the_checkpoints_is_said_before_the_first_update
 def test_a_bad_config_is_said_when_it_is_read(changes, words):
     with pytest.raises(SpecError, match=words):
         tiny_config(**changes)
+
+
+@pytest.mark.parametrize("too_long", ["raise", "drop"])
+def test_documents_that_no_row_holds_are_said_before_training(too_long):
+    spec = tiny_config(too_long=too_long, data={"function": f"{__name__}:every_fifth_is_long"})
+    with pytest.raises(ValueError, match="row_length|leaves nothing to train on: 6 documents exceed the row of 4"):
+        supervised.check(dataclasses.replace(spec, row_length=4))
+    supervised.check(dataclasses.replace(spec, row_length=4096))
+    if too_long == "raise":
+        with pytest.raises(ValueError, match="a row holds 256: make row_length larger"):
+            supervised.check(spec)
+    else:
+        supervised.check(spec)  # the others fit
 
 
 @pytest.mark.parametrize(

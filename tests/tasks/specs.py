@@ -1,12 +1,12 @@
 """Specs of tasks from dicts, as a config gives them."""
 
 from r1jax.specs.reader import read
-from r1jax.specs.tasks import Task
+from r1jax.specs.tasks import AnyTask
 
 
 def spec(values):
-    return read(Task, values, "task")
+    return read(AnyTask, values, "task")
 
 
 def specs(values):
-    return read(tuple[Task, ...], values, "tasks")
+    return read(tuple[AnyTask, ...], values, "tasks")

@@ -199,12 +199,12 @@ def test_a_bad_row_is_found_before_training(tmp_path):
         ({"dataset": "gsm8", "train": "x"}, "data set 'gsm8': known are gsm8k"),
         ({"dataset": "gsm8k"}, "task.path, or train and heldout, must say where the files are"),
         ({"dataset": "gsm8k", "test": "x"}, "there is no key 'task.test'"),
-        ({"dataset": "gsm8k", "train": "/nowhere"}, "data set 'gsm8k', 'train': /nowhere: no such file or folder"),
+        ({"dataset": "gsm8k", "train": "/nowhere"}, "^train: data set 'gsm8k': /nowhere: no such file or folder"),
         ({"dataset": "gsm8k", "train": {"file": "x"}}, "there is no key 'task.train.file'"),
         ({"dataset": "gsm8k", "train": {"split": "x"}}, "the key 'task.train.path' is missing"),
         (
             {"dataset": "gsm8k", "heldout": "/nowhere", "decontaminate": [{"dataset": "aime", "path": "/no"}]},
-            "'heldout': /nowhere",
+            "^heldout: data set 'gsm8k': /nowhere",
         ),
     ],
 )

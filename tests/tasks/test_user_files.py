@@ -185,7 +185,7 @@ def test_a_broken_line_is_named_by_its_line_and_column(tmp_path):
 
 
 def test_a_missing_file_is_named_with_its_key():
-    with pytest.raises(ValueError, match="^'path': /nowhere/a.jsonl: no such file or folder$"):
+    with pytest.raises(ValueError, match="^path: /nowhere/a.jsonl: no such file or folder$"):
         make_task(spec({"kind": "files", "path": "/nowhere/a.jsonl"}))
 
 

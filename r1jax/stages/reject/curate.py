@@ -22,25 +22,15 @@ from r1jax.text.sample import Chat, ChatError, Rejection, Sample, r1_text
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A filter, the judge or the rewriter of a config.
+    """A filter, the judge or the rewriter of a config: its spec, the function that this names, the model that it asks."""
 
-    Attributes:
-        name: the function as the config names it.
-        function: of one sample (a filter), or of samples, ``chat`` and ``seed`` (judge, rewriter).
-        options: its keyword arguments.
-        tasks: names of the tasks that it is for; None for all.
-        chat: the model that it asks.
-    """
-
-    name: str
+    spec: FilterSpec
     function: Callable[..., Any]
-    options: Mapping[str, Any]
-    tasks: frozenset[str] | None = None
     chat: Chat | None = None
 
     def is_for(self, sample: Sample) -> bool:
         """Whether the sample's task is one of its tasks."""
-        return self.tasks is None or sample.columns.get("task") in self.tasks
+        return self.spec.tasks is None or sample.columns.get("task") in self.spec.tasks
 
 
 @dataclasses.dataclass
@@ -55,7 +45,7 @@ class Fate:
     content: str | None = None
     verdict: Mapping[str, str] | None = None  # the judge's
 
-    def reject(self, error: str | Exception, step: str) -> None:
+    def reject(self, error: str | Exception, step: str = "") -> None:
         """Gives the reason, of few words; the rest of an exception is its message."""
         self.content = None
         if isinstance(error, Exception):
@@ -67,8 +57,7 @@ class Fate:
 
 def make_step(spec: FilterSpec, *, chat: Chat | None = None) -> Step:
     """The step of a spec. Raises ValueError for a function that cannot be loaded."""
-    tasks = None if spec.tasks is None else frozenset(spec.tasks)
-    return Step(spec.function, load_function(spec.function), spec.options, tasks, chat)
+    return Step(spec, load_function(spec.function), chat)
 
 
 def fates_of(groups: Sequence[Group], prompts: Sequence[int], *, style: str) -> list[Fate]:
@@ -100,7 +89,7 @@ def curate(
     for fate in _left(fates):
         key = fate.place[0], " ".join(fate.sample.text.split())
         if key in texts:
-            fate.reject(DUPLICATE, "")
+            fate.reject(DUPLICATE)
         texts.add(key)
     if judge is not None:
         asked = [fate for fate in _left(fates) if judge.is_for(fate.sample)]
@@ -110,12 +99,12 @@ def curate(
                 continue
             fate.verdict = verdict
             if verdict["correctness"] != "correct":
-                fate.reject("judge: incorrect", "judge")
+                fate.reject("judge: incorrect")
     kept: dict[int, int] = {}
     for fate in _left(fates):
         kept[fate.place[0]] = kept.get(fate.place[0], 0) + 1
         if kept[fate.place[0]] > keep_per_prompt:
-            fate.reject("more than keep_per_prompt", "")
+            fate.reject("more than keep_per_prompt")
     for fate in _left(fates):
         fate.content = _as_it_is(fate.sample)
     if rewriter is not None:
@@ -133,7 +122,7 @@ def verdicts_of(fate: Fate, *, filters: Sequence[Step]) -> dict[str, Any]:
     rewards = fate.sample.rewards.items()
     return {
         "correct": fate.sample.is_correct,
-        "filters": [step.name for step in filters if step.is_for(fate.sample)],
+        "filters": [step.spec.function for step in filters if step.is_for(fate.sample)],
         "rewards": {name: None if math.isnan(value) else value for name, value in rewards},
         "judge": None if fate.verdict is None else dict(fate.verdict),
     }
@@ -148,12 +137,12 @@ def _filter(fate: Fate, filters: Sequence[Step]) -> None:
         if not step.is_for(fate.sample):
             continue
         try:
-            reason = step.function(fate.sample, **step.options)
+            reason = step.function(fate.sample, **step.spec.options)
         except Exception as error:
-            fate.reject(error, f"filter {step.name}")
+            fate.reject(error, f"filter {step.spec.function}")
             return
         if reason is not None:
-            fate.reject(reason, step.name)
+            fate.reject(reason)
             return
 
 
@@ -161,11 +150,12 @@ def _results(step: Step, fates: Sequence[Fate], *, seed: int, name: str) -> list
     """What the judge or the rewriter returns: a result or an exception for each; a model that fails on all is an error."""
     if not fates:
         return []
-    results = list(step.function([fate.sample for fate in fates], chat=step.chat, seed=seed, **step.options))
+    samples, function = [fate.sample for fate in fates], step.spec.function
+    results = list(step.function(samples, chat=step.chat, seed=seed, **step.spec.options))
     if len(results) != len(fates):
-        raise ValueError(f"{name} {step.name}: returned {len(results)} results for {len(fates)} samples")
+        raise ValueError(f"{name} {function}: returned {len(results)} results for {len(fates)} samples")
     failures = [result for result in results if isinstance(result, ChatError)]
-    check_answered(failures, num_asked=len(results), who=f"{name} {step.name}", what="samples")
+    check_answered(failures, num_asked=len(results), who=f"{name} {function}", what="samples")
     if failures:
         print(f"warning: {name}: {len(failures)} of {len(results)} failed: {failures[0]}", file=sys.stderr, flush=True)
     return results
@@ -175,7 +165,7 @@ def _check_rewritten(fate: Fate, task: Task) -> None:
     """Rejects what is not of the form of R1, or does not give the answer that was graded as right."""
     content = fate.content or ""
     if not parse(content, style="r1").well_formed:
-        fate.reject("rewrite: ill-formed", "rewrite")
+        fate.reject("rewrite: ill-formed")
     elif fate.sample.is_correct:
         answer = final_answer(content, style="r1")
         try:
@@ -184,7 +174,7 @@ def _check_rewritten(fate: Fate, task: Task) -> None:
             fate.reject(error, "rewrite")
             return
         if not is_correct:
-            fate.reject("rewrite: another answer", "rewrite")
+            fate.reject("rewrite: another answer")
     if fate.reason is not None:
         fate.message = content
 

@@ -42,7 +42,6 @@ from r1jax.policies.reward_model import load_rewards, stand_in_rewards
 from r1jax.processes import on_first, require_same_text
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector, check_problems_of
-from r1jax.rollout.engine import make_engine
 from r1jax.rollout.weight_sync import for_sampling
 from r1jax.sharding import make_mesh
 from r1jax.specs.functions import check_function
@@ -51,8 +50,8 @@ from r1jax.specs.rewards import AskSpec, FilterSpec
 from r1jax.specs.stages import RejectSpec
 from r1jax.stages.open_run import open_run
 from r1jax.stages.reject.curate import Step, curate, fates_of, make_step, verdicts_of
+from r1jax.stages.sampling import check_prompts, check_rewards, make_collector, tasks_of
 from r1jax.stages.splits import check_same_split
-from r1jax.stages.trial import check_prompts, check_rewards, tasks_of
 from r1jax.tasks.decontaminate import make_index
 from r1jax.tasks.mixture import make_mixture
 from r1jax.tasks.problem import stable_hash
@@ -60,7 +59,6 @@ from r1jax.text.chat import check_template, response_form
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.workdir.directory import write_json, write_text
 from r1jax.workdir.lineage import MANIFEST, weights_digest
-from r1jax.workdir.metrics import MetricsWriter
 from r1jax.workdir.read import read_rows
 
 _NOT_IN_A_NAME = re.compile(r"[^-.\w]+")
@@ -114,7 +112,7 @@ def _check_names(tasks: Iterable[str], names: Sequence[str], *, where: str) -> N
 
 
 @dataclasses.dataclass(frozen=True)
-class Build:
+class Parts:
     """The parts of the stage: what samples and scores, and what decides."""
 
     collector: Collector
@@ -123,21 +121,15 @@ class Build:
     rewriter: Step | None
 
 
-def build(spec: RejectSpec, policy: Policy, mesh) -> Build:
+def build(spec: RejectSpec, policy: Policy, mesh) -> Parts:
     """Sampler with its rewards, filters, judge and rewriter; loads the models that the latter two ask."""
-    collector = Collector(
-        engine=make_engine(policy.model, spec.engine, pad_id=policy.tokenizer.pad_id),
-        tokenizer=policy.tokenizer,
-        task=make_mixture(spec.tasks, seed=spec.seed),
-        rubric=Rubric(load_rewards(spec.rewards, mesh=mesh)),
-        template=spec.template,
-        max_prompt_tokens=spec.max_prompt_tokens,
-    )
+    rubric = Rubric(load_rewards(spec.rewards, mesh=mesh))
+    collector = make_collector(spec, policy, task=make_mixture(spec.tasks, seed=spec.seed), rubric=rubric)
 
     def step(asks: AskSpec | None) -> Step | None:
         return None if asks is None else make_step(asks, chat=make_chat(asks.chat, mesh=mesh))
 
-    return Build(collector, list(map(make_step, spec.filters)), step(spec.judge), step(spec.rewrite))
+    return Parts(collector, list(map(make_step, spec.filters)), step(spec.judge), step(spec.rewrite))
 
 
 def main(spec: RejectSpec, workdir: Path) -> dict:
@@ -163,7 +155,7 @@ def main(spec: RejectSpec, workdir: Path) -> dict:
         on_first(lambda: folder.mkdir(exist_ok=True))
         is_done = on_first(lambda: [_part_path(folder, batch).is_file() for batch in range(num_batches)])
         done = [*is_done, False].index(False)
-        with MetricsWriter(run.path, total=num_batches, resume_step=done, progress=run.progress) as metrics:
+        with run.metrics(total=num_batches, done=done) as metrics:
             for batch in range(done, num_batches):
                 run.stop.check()
                 begin = time.perf_counter()
@@ -182,7 +174,7 @@ def main(spec: RejectSpec, workdir: Path) -> dict:
         return summary
 
 
-def sample_batch(spec: RejectSpec, parts: Build, params, buffers, *, batch: int, model: Mapping[str, Any]) -> dict:
+def sample_batch(spec: RejectSpec, parts: Parts, params, buffers, *, batch: int, model: Mapping[str, Any]) -> dict:
     """What the prompts of a batch gave, JSON-able: records, counts of reasons, one dropped sample of each."""
     collector, size = parts.collector, spec.prompts_per_batch
     first = spec.first_prompt + batch * size
@@ -229,7 +221,7 @@ def sample_batch(spec: RejectSpec, parts: Build, params, buffers, *, batch: int,
             "sampled_tokens": len(fate.sample.token_ids),
             "verdicts": verdicts_of(fate, filters=parts.filters),
             "rewritten_from": fate.sample.text if is_rewritten else None,
-            "rewriter": parts.rewriter.name if parts.rewriter is not None and is_rewritten else None,
+            "rewriter": parts.rewriter.spec.function if parts.rewriter is not None and is_rewritten else None,
         }
         messages = [*fate.problem.messages, {"role": "assistant", "content": fate.content}]
         name = str(fate.problem.columns["task"])

@@ -1,6 +1,6 @@
 """From scored groups to packed micro-batches: the step between rollout and loss of the RL stage."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -77,8 +77,8 @@ def make_microbatches(groups: Sequence[Group], advantages_PG: np.ndarray, spec: 
         "num_tokens": np.float32(sum(sequence["mask"].sum() for sequence in sequences)),
     }
     return [
-        {name: array[rows] for name, array in arrays.items()} | counts
-        for rows in _slices(len(arrays["tokens"]), spec.rows_per_microbatch)
+        {name: array[start : start + spec.rows_per_microbatch] for name, array in arrays.items()} | counts
+        for start in range(0, len(arrays["tokens"]), spec.rows_per_microbatch)
     ]
 
 
@@ -97,8 +97,3 @@ def _sequence(rollout: Rollout, advantage: float, *, is_masked: bool) -> dict[st
         "advantage": np.full(num_prompt - 1 + num_new, advantage, np.float32),
         "sampler_logp": sampler_logp,
     }
-
-
-def _slices(num_rows: int, size: int) -> Iterator[slice]:
-    for start in range(0, num_rows, size):
-        yield slice(start, start + size)

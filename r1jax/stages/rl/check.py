@@ -9,8 +9,8 @@ from r1jax.rollout.weight_sync import make_rollout_mesh
 from r1jax.sharding import make_mesh
 from r1jax.specs.stages import RlSpec
 from r1jax.stages.auxiliary import check_auxiliary
+from r1jax.stages.sampling import check_prompts, check_rewards, tasks_of
 from r1jax.stages.splits import check_same_split
-from r1jax.stages.trial import check_prompts, check_rewards, tasks_of
 from r1jax.tasks.mixture import TaskSchedule
 from r1jax.text.chat import check_template
 from r1jax.training.offload import check_offload

@@ -105,27 +105,25 @@ def completion_rows(groups: Sequence[Group], advantages_PG=None, *, is_dropped: 
     "errors" holds the messages of the rewards that failed on it. Groups that were sampled but not trained on are
     marked as "dropped".
     """
-    rows = []
-    for place, group in enumerate(groups):
-        for sample, rollout in enumerate(group.rollouts):
-            rows.append(
-                {
-                    "problem": group.problem.columns | {"answer": group.problem.answer},
-                    "prompt": group.problem.messages[-1]["content"],
-                    "completion": rollout.text,
-                    "num_tokens": len(rollout.completion.token_ids),
-                    "stop_reason": rollout.completion.stop_reason,
-                    "rewards": {name: _or_none(value) for name, value in rollout.rewards.items()},
-                    "reward": _or_none(rollout.reward),
-                    "advantage": None if advantages_PG is None else float(advantages_PG[place, sample]),
-                    "errors": dict(rollout.errors),
-                    "dropped": is_dropped,
-                    "answer": rollout.answer,
-                    "correct": bool(rollout.is_correct),
-                    "policy_version": rollout.policy_version,
-                }
-            )
-    return rows
+    return [
+        {
+            "problem": group.problem.columns | {"answer": group.problem.answer},
+            "prompt": group.problem.messages[-1]["content"],
+            "completion": rollout.text,
+            "num_tokens": len(rollout.completion.token_ids),
+            "stop_reason": rollout.completion.stop_reason,
+            "rewards": {name: _or_none(value) for name, value in rollout.rewards.items()},
+            "reward": _or_none(rollout.reward),
+            "advantage": None if advantages_PG is None else float(advantages_PG[index, sample]),
+            "errors": dict(rollout.errors),
+            "dropped": is_dropped,
+            "answer": rollout.answer,
+            "correct": bool(rollout.is_correct),
+            "policy_version": rollout.policy_version,
+        }
+        for index, group in enumerate(groups)
+        for sample, rollout in enumerate(group.rollouts)
+    ]
 
 
 def _or_none(value: float) -> float | None:

@@ -28,8 +28,6 @@ from r1jax.policies.policy import load_policy
 from r1jax.policies.reward_model import load_rewards
 from r1jax.processes import require_same
 from r1jax.rewards.rubric import Rubric
-from r1jax.rollout.collect import Collector
-from r1jax.rollout.engine import make_engine
 from r1jax.rollout.weight_sync import WeightSync
 from r1jax.sharding import make_mesh, place_batch
 from r1jax.specs.reader import read
@@ -48,15 +46,16 @@ from r1jax.stages.rl.collect import (
     skipped_metrics,
 )
 from r1jax.stages.rl.log import completion_rows, count_tokens, rollout_metrics, update_metrics
+from r1jax.stages.sampling import make_collector
+from r1jax.stages.training import finite_update, make_train_state
 from r1jax.tasks.mixture import TaskSchedule
-from r1jax.training.learner import NonFiniteError, TrainState, Update, copy_tree, init_state, make_update, update_once
-from r1jax.training.offload import OPTIMIZER, REFERENCE, to_device_memory, to_host_memory
-from r1jax.training.optimizer import make_optimizer
-from r1jax.workdir.metrics import CompletionsWriter, MetricsWriter
+from r1jax.training.learner import TrainState, Update, copy_tree
+from r1jax.training.offload import REFERENCE, to_device_memory, to_host_memory
+from r1jax.workdir.metrics import CompletionsWriter
 from r1jax.workdir.stop import Stopped
 
 
-def make_score(model):
+def make_logprob_pass(model):
     """(params, buffers, microbatch) -> log π of the targets at the sampling temperature, [R, T]."""
 
     def score(params, buffers, batch):
@@ -127,21 +126,12 @@ class Build(NamedTuple):
 
 def build(spec: RlSpec, model: Model, params, buffers) -> Build:
     """Train state, update and log-prob pass from weights that are laid out on their mesh, or ShapeDtypeStructs of them."""
-    optimizer, schedule = make_optimizer(spec.optimizer, total_steps=spec.num_updates)
-    state = init_state(params, buffers, optimizer=optimizer)
-    if OPTIMIZER in spec.offload:
-        state["opt_state"] = to_host_memory(state["opt_state"])
+    state, update = make_train_state(
+        spec, make_loss(model, spec), params, buffers, num_updates=spec.num_updates, add_metrics=add_metrics
+    )
     if spec.kl_coef:
         state["reference"] = make_reference(state, spec)
-    update = make_update(
-        make_loss(model, spec),
-        optimizer,
-        schedule=schedule,
-        state=state,
-        bias_rate=spec.bias_rate,
-        add_metrics=add_metrics,
-    )
-    return Build(state, update, make_score(model))
+    return Build(state, update, make_logprob_pass(model))
 
 
 def main(spec: RlSpec, workdir: Path) -> dict:
@@ -158,14 +148,8 @@ def main(spec: RlSpec, workdir: Path) -> dict:
         policy.save(run.path)
         sync = WeightSync(policy.model, mesh=mesh, axes=spec.rollout_mesh and spec.rollout_mesh.axes())
         schedule = TaskSchedule(spec.tasks, seed=spec.seed)
-        collector = Collector(
-            engine=make_engine(policy.model, spec.engine, pad_id=policy.tokenizer.pad_id),
-            tokenizer=policy.tokenizer,
-            task=schedule.everything,
-            rubric=Rubric(load_rewards(spec.rewards, mesh=mesh)),
-            template=spec.template,
-            max_prompt_tokens=spec.max_prompt_tokens,
-        )
+        rubric = Rubric(load_rewards(spec.rewards, mesh=mesh))
+        collector = make_collector(spec, policy, task=schedule.everything, rubric=rubric)
         heldout = heldout_problems(schedule.at(0), spec.eval)
         prompts = PromptIterator(
             schedule.everything, batch_size=spec.questions_per_phase, seed=spec.seed, keep=collector.fits
@@ -188,7 +172,7 @@ def main(spec: RlSpec, workdir: Path) -> dict:
             return {"prompts": prompts.get_state(), "before": before, "num_tokens": num_tokens}
 
         # Loop
-        with MetricsWriter(run.path, total=spec.num_updates, resume_step=updates, progress=run.progress) as metrics:
+        with run.metrics(total=spec.num_updates, done=updates) as metrics:
             completions = CompletionsWriter(run.path, resume_step=updates)
             num_few, num_many = (count_samples(spec, heldout, is_full=is_full) for is_full in (False, True))
             run.progress.expect_evaluations(every=spec.eval.every, size=num_few, final_size=num_many)
@@ -270,10 +254,8 @@ def update_on_groups(
     mark = time.perf_counter()
     totals, infos = [], []
     for microbatches in minibatches:
-        state, sums, info = update_once(state, update, microbatches)
+        state, sums, info = finite_update(state, update, microbatches)
         updates += 1
-        if not info.pop("finite"):
-            raise NonFiniteError(f"update {updates}: the gradient is not finite; the last good checkpoint is kept")
         totals, infos = [*totals, sums], [*infos, info]
         if spec.kl_coef and updates % spec.reference_every == 0:
             state["reference"] = make_reference(state, spec)

@@ -115,7 +115,7 @@ def test_the_first_reason_in_the_order_of_the_steps():
     assert fates[2].content == "<think>\nI think 7\n</think>\n\n4"
     assert verdicts_of(fates[2], filters=steps) == {
         "correct": True,
-        "filters": [step.name for step in steps],
+        "filters": [step.spec.function for step in steps],
         "rewards": {"format": 1.0, "other": None},
         "judge": {"analysis": "", "correctness": "correct"},
     }

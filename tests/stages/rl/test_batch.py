@@ -9,7 +9,7 @@ from r1jax.rollout.engine import Engine
 from r1jax.rollout.records import Completion, Group, Rollout
 from r1jax.specs.rollout import EngineSpec
 from r1jax.stages.rl.batch import advantages_of, make_microbatches, split_by_question, teaching
-from r1jax.stages.rl.stage import make_loss, make_score
+from r1jax.stages.rl.stage import make_logprob_pass, make_loss
 from r1jax.tasks.problem import Problem
 from tests.stages.rl.test_stage import tiny_config
 from tests.tiny import V3, shaken
@@ -149,7 +149,7 @@ def test_first_on_policy_update_has_ratio_one_and_clips_nothing(on_policy, mask_
     microbatches = batches(groups, row_length=16, rows=3, mask_truncated=mask_truncated)
     assert max(batch["segment_ids"].max() for batch in microbatches) > 1
     spec = tiny_config(clip_low=0.01, clip_high=0.01, kl_coef=0.1)
-    score, loss = make_score(model), jax.jit(make_loss(model, spec))
+    score, loss = make_logprob_pass(model), jax.jit(make_loss(model, spec))
     total, sums = 0.0, {}
     for batch in microbatches:
         old_logp = score(params, buffers, batch)

@@ -234,7 +234,8 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_update(tmp_pa
         ({"max_new_tokens": [[0, 8], [1, 9]]}, "max_new_tokens.*starts must be multiples of updates_per_phase=2"),
         ({"max_new_tokens": [[0, 8, 1]]}, "max_new_tokens.*pairs of whole numbers"),
         ({"aggregation": "constant"}, "aggregation_constant goes with aggregation='constant'"),
-        ({"aggregation_constant": 8.0}, "aggregation_constant goes with aggregation='constant'"),
+        ({"aggregation_constant": 8}, "aggregation_constant goes with aggregation='constant'"),
+        ({"aggregation_constant": 8.0}, "aggregation_constant=8.0 must be a whole number"),
         ({"dual_clip": 0.5}, "dual_clip=0.5 must be more than 1"),
         ({"optimizer": {"warmup_steps": 4}}, r"optimizer\.warmup_steps=4 must be below the 4 updates"),
         (
@@ -259,7 +260,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_update(tmp_pa
             },
             "task 'leg_counting', training problem 0: reward 'needs_numbers' needs numbers",
         ),
-        ({"template": "qwen"}, "chat template 'qwen'"),
+        ({"template": "qwen"}, "template='qwen' must be one of"),
         ({"mesh": {"data": 3}}, r"mesh \{'data': 3\} is of 3 devices"),
         (
             {"balance_weight": 1e-4, "init": POLICY | {"preset": "mini_llama", "model": {}}},

@@ -1,11 +1,13 @@
-"""What the stages that sample have to try before anything is computed: prompts against their cap, rewards, templates."""
+"""What the stages that sample share: their collector, and what they have to try before anything is computed."""
 
 from collections.abc import Sequence
 from typing import Any
 
+from r1jax.policies.policy import Policy
 from r1jax.policies.preview import Previews
 from r1jax.rewards.rubric import Rubric
-from r1jax.rollout.collect import reward_columns, score_in_background
+from r1jax.rollout.collect import Collector, reward_columns, score_in_background
+from r1jax.rollout.engine import make_engine
 from r1jax.tasks.mixture import Mixture
 from r1jax.tasks.problem import Problem, Task
 from r1jax.text.chat import check_template, encode_prompt
@@ -14,6 +16,18 @@ _NUM_CHECKED = 16
 """Training problems of each task that must have what its rewards need."""
 _NUM_LOOKED_AT = 64
 """Training problems of each task, of which one must have a prompt that fits."""
+
+
+def make_collector(spec: Any, policy: Policy, *, task: Task, rubric: Rubric) -> Collector:
+    """The sampler of a stage with ``engine``, ``template`` and ``max_prompt_tokens``, and what scores its answers."""
+    return Collector(
+        engine=make_engine(policy.model, spec.engine, pad_id=policy.tokenizer.pad_id),
+        tokenizer=policy.tokenizer,
+        task=task,
+        rubric=rubric,
+        template=spec.template,
+        max_prompt_tokens=spec.max_prompt_tokens,
+    )
 
 
 def tasks_of(task: Task) -> list[Task]:
