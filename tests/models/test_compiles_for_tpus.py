@@ -104,7 +104,7 @@ def engine_programs(model, mesh, *, prompts, length):
         state = jax.tree.map(
             lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), prefill.out_info, compiled.output_shardings
         )
-        return compiled, compile_timed(engine._decode.lower(*trees, state, settings, steps=engine.segment))
+        return compiled, compile_timed(engine._decode.lower(*trees, state, settings, steps=engine.spec.segment))
 
 
 @tpu_compile
