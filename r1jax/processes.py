@@ -9,8 +9,6 @@ Every function here but `is_first` must be called by all processes, at the same 
 the others. With one process they cost nothing. How often they have met, `pulse` counts for `r1jax.launch.watchdog`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

@@ -11,15 +11,14 @@ import jax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-GENERATIONS = ("v5e", "v5p", "v6e", "tpu7x")
-"""The TPUs that the kernels are compiled for in the tests."""
 CHIPS = {
     "v5e": (pltpu.ChipVersion.TPU_V5E, 1),
     "v5p": (pltpu.ChipVersion.TPU_V5P, 2),
     "v6e": (pltpu.ChipVersion.TPU_V6E, 1),
     "tpu7x": (pltpu.ChipVersion.TPU_7X, 1),
 }
-"""Chip and TensorCores of one JAX device."""
+"""Chip and TensorCores of one JAX device, of the TPUs that the kernels are compiled for in the tests."""
+GENERATIONS = tuple(CHIPS)
 DEFAULT = "v5e"
 """Blocks are those of this generation where a kernel is interpreted on something that is no TPU."""
 

@@ -12,7 +12,7 @@ def choose(
     """(what ``implementations`` has under ``name``, the further keyword arguments that it takes).
 
     ``name`` "auto" means "pallas_tpu" where a program for one TPU is traced, or for several of an ambient mesh over which it is
-    split by hand (``shards``); ``default`` elsewhere. ``interpret`` runs the kernel without a TPU: True or
+    split by hand (``shards``); ``default`` elsewhere. ``interpret`` runs the kernel anywhere, slowly: True or
     ``pltpu.InterpretParams``.
 
     Raises ValueError, at trace time, for a name that there is not, the kernel where it cannot run, and ``interpret`` with

@@ -1,8 +1,8 @@
 """A kernel on a mesh of several devices: each runs it on its part.
 
-XLA cannot partition a kernel, so it is split by hand, with ``jax.shard_map``. The ``sharded.py`` of an operation says which
-dims are split, by the logical axes of ``r1jax.sharding.RULES``; what no rule splits is whole on every device, and those do the
-same work.
+XLA cannot partition a kernel, so it is split by hand, with ``jax.shard_map``. The ``on_mesh`` of an operation's ``pallas_tpu``
+says which dims are split, by the logical axes of ``r1jax.sharding.RULES``; what no rule splits is whole on every device, and
+those do the same work.
 """
 
 from collections.abc import Callable
@@ -24,9 +24,15 @@ def mesh_to_split() -> AbstractMesh | None:
 
 
 def mesh_axes(
-    names: tuple[str, ...], sizes: tuple[int, ...], mesh: AbstractMesh, *, role: Role = "train"
+    names: tuple[str, ...], sizes: tuple[int, ...], mesh: AbstractMesh | None = None, *, role: Role = "train"
 ) -> list[tuple[str, ...]]:
-    """Mesh axes that split dims of these logical axes and sizes: of each rule those that divide the dim, maybe none."""
+    """Axes of the mesh that split dims of these logical axes and sizes: of each rule those that divide the dim, maybe none.
+
+    ``mesh`` None is ``mesh_to_split``, and none at all where there is none.
+    """
+    mesh = mesh_to_split() if mesh is None else mesh
+    if mesh is None:
+        return [()] * len(names)
     found = []
     for entry, size in zip(partition_spec(names, (mesh.size,) * len(names), mesh, role=role), sizes, strict=True):
         chosen: tuple[str, ...] = ()
@@ -37,10 +43,14 @@ def mesh_axes(
     return found
 
 
-def run(function: Callable, arrays: tuple, *, in_specs: tuple, out_specs: Any) -> Any:
+def run_on_parts(function: Callable, arrays: tuple, *, in_specs: tuple, out_specs: Any) -> Any:
     """``function`` of each device's part of the arrays (None where there is none), results put together.
+
+    Where there is no mesh to split over, the parts are the whole arrays.
 
     Gradients follow from shard_map's rules without ``check_vma``, which kernels would have to be written for: the gradient of
     a result that several devices hold alike is shared out among them, that of such an argument is summed.
     """
+    if mesh_to_split() is None:
+        return function(*arrays)
     return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*arrays)

@@ -1,5 +1,7 @@
 """What the kernels are compared with: the same operations step by step, modelled for the table of ``r1jax.bench kernels``."""
 
+import dataclasses
+
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
@@ -49,13 +51,8 @@ def unfused_bytes(shape, generation: str, *, backward: bool = False) -> int | No
             # Forward writes the logits in float32 and reads them for the maximum, the sum and the entropy. Backward reads them and
             # writes their gradient in the rows' type for two products. That moves fewer bytes backward than the kernel does, which
             # adds to the weights' gradient once a call; but the kernel is bound by FLOPs, and 4·X·V bytes need not exist.
-            logits, rows, vocab, dim, size = (
-                shape.rows * shape.vocab,
-                shape.rows,
-                shape.vocab,
-                shape.dim,
-                shape.itemsize,
-            )
+            rows, vocab, dim, size = dataclasses.astuple(shape)
+            logits = rows * vocab
             if not backward:
                 return 3 * 4 * logits + _matmul_bytes(rows, vocab, dim, size)
             products = _matmul_bytes(rows, dim, vocab, size) + _matmul_bytes(vocab, dim, rows, size)

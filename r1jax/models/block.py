@@ -1,11 +1,12 @@
-"""One layer of the decoder."""
+"""One layer of the decoder, and one depth of multi-token prediction."""
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from r1jax.models.config import ModelConfig
 from r1jax.models.gqa import GQA
-from r1jax.models.layers import RMSNorm, SwiGLU
+from r1jax.models.layers import RMSNorm, SwiGLU, param, project
 from r1jax.models.mla import MLA
 from r1jax.models.moe import MoE
 from r1jax.sharding import TOKENS, constrain
@@ -36,6 +37,29 @@ class Block(nnx.Module):
             else:
                 out_BTD, routing = self.ffn(x_BTD), {}
         return constrain(h_BTD + out_BTD, (*TOKENS, None), role=role), cache, routing
+
+
+class MTP(nnx.Module):
+    """norm(Block(M [norm(Emb(t_{i+1})); norm(h_i)])), one depth of multi-token prediction (V3 Sec. 2.2 Eqs. 21-25; spec A.6).
+
+    Embedding and head are the main model's. Wired as the released weights need it, which deviates from the paper's equations:
+    the projection takes the embedding first and the hidden state second, and that hidden state is the main model's *after* its
+    final norm; a depth further on takes this depth's, after its own.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        dim, eps = config.model_dim, config.rms_eps
+        self.embed_norm = RMSNorm(dim, eps=eps)
+        self.hidden_norm = RMSNorm(dim, eps=eps)
+        self.w_proj_AD = param(rngs, (2 * dim, dim), axes=("embed", None), std=config.init_std)
+        self.block = Block(config, is_moe=config.num_experts > 0, rngs=rngs)
+        self.final_norm = RMSNorm(dim, eps=eps)
+
+    def __call__(self, hidden_BTD: jax.Array, embedded_BTD: jax.Array, **block_inputs):
+        """(hidden [B, T, D] after the depth's norm, what the router says)."""
+        both = jnp.concatenate([self.embed_norm(embedded_BTD), self.hidden_norm(hidden_BTD)], axis=-1)
+        h_BTD, _, routing = self.block(project(both, self.w_proj_AD), **block_inputs)
+        return self.final_norm(h_BTD), routing
 
 
 def stacked(make, num_layers: int, *, rngs: nnx.Rngs):

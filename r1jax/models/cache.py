@@ -49,8 +49,8 @@ def best_kind() -> str:
     return "paged" if hardware.is_tpu() else "dense"
 
 
-def init_cache(config: ModelConfig, *, batch: int, length: int, num_layers: int) -> dict:
-    """Empty dense cache with ``length`` slots for ``batch`` sequences in ``num_layers`` layers, in the model's compute type."""
+def init_cache(config: ModelConfig, *, batch: int, length: int) -> dict:
+    """Empty dense cache with ``length`` slots for ``batch`` sequences in every layer, in the model's compute type."""
     dtype = jnp.dtype(config.dtype)
 
     def layer() -> Layer:
@@ -63,7 +63,7 @@ def init_cache(config: ModelConfig, *, batch: int, length: int, num_layers: int)
         }
 
     return {
-        "layers": tuple(layer() for _ in range(num_layers)),
+        "layers": tuple(layer() for _ in range(config.num_layers)),
         "segments_BS": jnp.zeros((batch, length), jnp.int32),
         "length": jnp.zeros((), jnp.int32),
     }
@@ -116,23 +116,20 @@ class DenseSlots:
 
         return {name: written(old, new[name.replace("_BS", "_BT")]) for name, old in layer.items()}
 
-    def attend_latent(self, layer: Layer, q_latent_BTNC, q_rope_BTNR, *, scale: float) -> jax.Array:
-        """Absorbed attention over a layer that was written, [B, T, N, C]."""
-        latent_BS1C = layer["latent_BSC"][:, :, None]
-        q_BTNA, k_BS1A = with_rope(q_latent_BTNC, latent_BS1C, q_rope_BTNR, layer["rope_BSR"])
-        return attention(q_BTNA, k_BS1A, latent_BS1C, mask_BTS=self._mask(), scale=scale)
-
-    def attend_heads(self, layer: Layer, q_BTNH, *, scale: float) -> jax.Array:
-        """Grouped-query attention over a layer that was written, [B, T, N, H]."""
-        return attention(q_BTNH, layer["k_BSJH"], layer["v_BSJH"], mask_BTS=self._mask(), scale=scale)
+    def attend(self, layer: Layer, q_BTNH, q_rope_BTNR=None, *, scale: float) -> jax.Array:
+        """Attention over a layer that was written, [B, T, N, H]; with the rope part, absorbed MLA's, where H is C."""
+        if q_rope_BTNR is None:
+            k_BSJH, v_BSJH = layer["k_BSJH"], layer["v_BSJH"]
+        else:
+            v_BSJH = layer["latent_BSC"][:, :, None]
+            q_BTNH, k_BSJH = with_rope(q_BTNH, v_BSJH, q_rope_BTNR, layer["rope_BSR"])
+        mask_BTS = attention_mask(self.segments_BT, self.segments_BS, q_offset=self.start)
+        return attention(q_BTNH, k_BSJH, v_BSJH, mask_BTS=mask_BTS, scale=scale)
 
     def advanced(self, layers: tuple[Layer, ...]) -> dict:
         """The cache that holds the new tokens too."""
         length = self.cache["length"] + self.segments_BT.shape[1]
         return {"layers": layers, "segments_BS": self.segments_BS, "length": length}
-
-    def _mask(self):
-        return attention_mask(self.segments_BT, self.segments_BS, q_offset=self.start)
 
 
 @jax.tree_util.register_dataclass
@@ -157,7 +154,7 @@ class PagedCache:
 
 
 def init_paged_cache(
-    config: ModelConfig, *, page_table_BI, num_pages: int, page_size: int, num_layers: int, batch_axes=()
+    config: ModelConfig, *, page_table_BI, num_pages: int, page_size: int, batch_axes: tuple[str, ...] = ()
 ) -> PagedCache:
     """Empty paged cache whose pools have ``num_pages`` pages of ``page_size`` tokens each, in the model's compute type."""
     sizes = {"num_pages": num_pages, "page_size": page_size, "dtype": jnp.dtype(config.dtype)}
@@ -168,7 +165,9 @@ def init_paged_cache(
         return paged_decode.mla.init_pages(latent_dim=config.kv_lora_rank, rope_dim=config.rope_head_dim, **sizes)
 
     return PagedCache(
-        layers=tuple(paged_decode.pages.constrain(layer(), batch_axes=batch_axes) for _ in range(num_layers)),
+        layers=tuple(
+            paged_decode.pages.constrain_pages(layer(), batch_axes=batch_axes) for _ in range(config.num_layers)
+        ),
         page_table_BI=jnp.asarray(page_table_BI, jnp.int32),
         lengths_B=jnp.zeros((page_table_BI.shape[0],), jnp.int32),
         batch_axes=batch_axes,
@@ -227,19 +226,16 @@ class PagedSlots:
         places = {"page_table_BI": self.cache.page_table_BI, "start_B": self.cache.lengths_B}
         return paged_decode.write_pages(layer, new, **places, counts_B=self.counts_B, batch_axes=self.cache.batch_axes)
 
-    def attend_latent(self, layer, q_latent_BTNC, q_rope_BTNR, *, scale):
-        return paged_decode.mla_decode(q_latent_BTNC, q_rope_BTNR, layer, **self._written(), scale=scale)
-
-    def attend_heads(self, layer, q_BTNH, *, scale):
-        return paged_decode.gqa_decode(q_BTNH, layer, **self._written(), scale=scale)
+    def attend(self, layer, q_BTNH, q_rope_BTNR=None, *, scale):
+        lengths_B = self.cache.lengths_B + self.counts_B
+        options = {"page_table_BI": self.cache.page_table_BI, "lengths_B": lengths_B, "scale": scale}
+        options["batch_axes"] = self.cache.batch_axes
+        if q_rope_BTNR is None:
+            return paged_decode.gqa_decode(q_BTNH, layer, **options)
+        return paged_decode.mla_decode(q_BTNH, q_rope_BTNR, layer, **options)
 
     def advanced(self, layers):
         return dataclasses.replace(self.cache, layers=layers, lengths_B=self.cache.lengths_B + self.counts_B)
-
-    def _written(self) -> dict[str, Any]:
-        cache = self.cache
-        lengths_B = cache.lengths_B + self.counts_B
-        return {"page_table_BI": cache.page_table_BI, "lengths_B": lengths_B, "batch_axes": cache.batch_axes}
 
 
 Slots = DenseSlots | PagedSlots

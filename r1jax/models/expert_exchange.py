@@ -1,8 +1,8 @@
-"""Tokens to the devices of their experts and back, once to each device: see ``r1jax.models.expert_parallel``.
+"""Tokens to the devices of their experts and back, once to each device, and what experts give the rows that reached them.
 
-Both exchanges run inside ``jax.shard_map``. The pairs (token, destination) are sorted by destination. In round r a device
-sends of each destination's pairs those that have room there: the next ``room`` (``all_to_all``), or those whose rank among all
-pairs of that receiver is in the round's window (``ragged_all_to_all``).
+See ``r1jax.models.expert_parallel``. All runs inside ``jax.shard_map``. The pairs (token, destination) are sorted by
+destination. In round r a device sends of each destination's pairs those that have room there: the next ``room``
+(``all_to_all``), or those whose rank among all pairs of that receiver is in the round's window (``ragged_all_to_all``).
 """
 
 import functools
@@ -13,18 +13,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from r1jax.kernels.grouped_matmul import expert_ffn
 from r1jax.kernels.grouped_matmul.permute import at_places
 from r1jax.kernels.route import Permutation, permutation
-from r1jax.models.expert_rounds import in_rounds
 
 
-def all_to_all(
+def exchanged(
     here: Callable,
     x_XD: jax.Array,
     experts_XK: jax.Array,
     weights_XK: jax.Array,
     expert_weights,
     *,
+    way: str,
     axes: tuple[str, ...],
     copies: int,
     room: int,
@@ -32,13 +33,21 @@ def all_to_all(
     """Σ over the destinations of a token of what ``here`` gives it there, [X, D] float32; partial where ``here``'s is.
 
     here: (x [R, D], experts [R, K], weights [R, K], expert_weights) -> [R, D]; experts are numbered over all devices, −1 in a
-    row that is no token. copies: the most destinations of a token; room: tokens of one device that another takes a round.
+    row that is no token. way: "all_to_all" or "ragged_all_to_all". copies: the most destinations of a token. room: tokens of
+    one device that another takes a round; "ragged_all_to_all" has it for all senders together, whoever sends them.
     """
     order = _destinations(experts_XK, expert_weights, axes, copies)
-    num_rounds = lax.pmax(-(-jnp.diff(order.offsets).max() // room), axes)
-    one_round = functools.partial(_fixed_round, here=here, axes=axes, room=room)
+    integers: tuple = (experts_XK, order)
+    if way == "all_to_all":
+        num_rounds = lax.pmax(-(-jnp.diff(order.offsets).max() // room), axes)
+        one_round = functools.partial(_fixed_round, here=here, axes=axes, room=room)
+    else:
+        counts_SR = lax.all_gather(jnp.diff(order.offsets), axes)  # senders, receivers
+        integers, size = (*integers, counts_SR), room * counts_SR.shape[0]
+        num_rounds = -(-counts_SR.sum(0).max() // size)
+        one_round = functools.partial(_ragged_round, here=here, axes=axes, size=size)
     most = -(-x_XD.shape[0] // room)
-    return in_rounds(one_round, num_rounds, (x_XD, weights_XK, expert_weights), (experts_XK, order), most=most)
+    return in_rounds(one_round, num_rounds, (x_XD, weights_XK, expert_weights), integers, most=most)
 
 
 def _fixed_round(r, floats, integers, *, here, axes, room):
@@ -61,19 +70,6 @@ def _fixed_round(r, floats, integers, *, here, axes, room):
         return exchange(y_SD.astype(x_SD.dtype))
 
     return _summed_at(there, x_XD, pair_S, slot_XJ)
-
-
-def ragged_all_to_all(here: Callable, x_XD, experts_XK, weights_XK, expert_weights, *, axes, copies, room) -> jax.Array:
-    """As ``all_to_all``; a receiver has room for ``room`` tokens times the number of devices, whoever sends them."""
-    order = _destinations(experts_XK, expert_weights, axes, copies)
-    counts_SR = lax.all_gather(jnp.diff(order.offsets), axes)  # senders, receivers
-    size = room * counts_SR.shape[0]
-    num_rounds = -(-counts_SR.sum(0).max() // size)
-    one_round = functools.partial(_ragged_round, here=here, axes=axes, size=size)
-    most = -(-x_XD.shape[0] // room)
-    return in_rounds(
-        one_round, num_rounds, (x_XD, weights_XK, expert_weights), (experts_XK, order, counts_SR), most=most
-    )
 
 
 def _ragged_round(r, floats, integers, *, here, axes, size):
@@ -132,4 +128,83 @@ def _summed_at(there, x_XD, pair_S, slot_XJ):
     return at_places(there, x_XD, ones_XJ, row_of_place=pair_S, place_TK=slot_XJ).astype(jnp.float32)
 
 
-EXCHANGES = {"all_to_all": all_to_all, "ragged_all_to_all": ragged_all_to_all}
+def in_rounds(one_round: Callable, num_rounds, floats, integers, *, most: int | None = None) -> jax.Array:
+    """Σ one_round(r, floats, integers) over r in 0 .. num_rounds − 1, an array.
+
+    The first round is computed always, and its backward pass keeps what autodiff keeps; the others are a loop of as many as
+    there are, forward and backward, which keeps its inputs alone and computes again. ``num_rounds``: int32, traced; the same on
+    all devices that a round's collectives join; ``most``: it is never more. ``one_round`` closes over no traced array:
+    those with gradients are in ``floats``, the others in ``integers``.
+    """
+    first = one_round(jnp.int32(0), floats, integers)
+    return first if most == 1 else first + _further(one_round, jnp.asarray(num_rounds, jnp.int32), floats, integers)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _further(one_round, num_rounds, floats, integers):
+    out = jax.eval_shape(one_round, jax.ShapeDtypeStruct((), jnp.int32), floats, integers)
+    return _loop(lambda r: one_round(r, floats, integers), num_rounds, jnp.zeros(out.shape, out.dtype))
+
+
+def _further_fwd(one_round, num_rounds, floats, integers):
+    return _further(one_round, num_rounds, floats, integers), (num_rounds, floats, integers)
+
+
+def _further_bwd(one_round, residuals, dout):
+    num_rounds, floats, integers = residuals
+
+    def gradient(r):
+        return jax.vjp(lambda floats: one_round(r, floats, integers), floats)[1](dout)[0]
+
+    return None, _loop(gradient, num_rounds, jax.tree.map(jnp.zeros_like, floats)), None
+
+
+_further.defvjp(_further_fwd, _further_bwd)
+
+
+def _loop(function, num_rounds, zeros):
+    def add(state):
+        r, total = state
+        return r + 1, jax.tree.map(jnp.add, total, function(r))
+
+    return jax.lax.while_loop(lambda state: state[0] < num_rounds, add, (jnp.int32(1), zeros))[1]
+
+
+def local_experts(
+    x_RD, experts_RK, weights_RK, expert_weights, *, capacity: int, implementation: str = "auto"
+) -> jax.Array:
+    """Σ_k weight[r,k] · Expert[r,k](x[r]) over the experts that are here, [R, D] float32, ``capacity`` pairs (r, k) at a time.
+
+    experts_RK: 0 to E − 1, or E where that expert is not here. expert_weights: gate and up [E, D, F], down [E, F, D].
+    implementation: of ``expert_ffn``.
+    """
+    order = permutation(experts_RK, expert_weights[0].shape[0])  # pairs whose expert is elsewhere come last
+    num_rounds = -(-order.offsets[-1] // capacity)
+    one_round = functools.partial(_some_pairs, capacity=capacity, implementation=implementation)
+    most = -(-experts_RK.size // capacity)
+    return in_rounds(one_round, num_rounds, (x_RD, weights_RK, expert_weights), (experts_RK, order), most=most)
+
+
+def _some_pairs(r, floats, integers, *, capacity, implementation):
+    (x_RD, weights_RK, expert_weights), (experts_RK, order) = floats, integers
+    num_rows, num_experts = experts_RK.shape[0], expert_weights[0].shape[0]
+    place_C = jnp.arange(capacity, dtype=jnp.int32)
+    offsets = jnp.clip(order.offsets - r * capacity, 0, capacity)
+    is_pair_C = place_C < offsets[-1]
+    pair_C = order.row_of_place.at[r * capacity + place_C].get(mode="fill", fill_value=0)
+    pair_C = jnp.where(is_pair_C, pair_C, experts_RK.size)
+    row_C = jnp.where(is_pair_C, pair_C // experts_RK.shape[1], num_rows)
+    x_CD = x_RD.at[row_C].get(mode="fill", fill_value=0)
+    weights_C = weights_RK.reshape(-1).at[pair_C].get(mode="fill", fill_value=0)
+    experts_C1 = experts_RK.reshape(-1).at[pair_C].get(mode="fill", fill_value=num_experts)[:, None]
+    here_C = jnp.where(is_pair_C, place_C, capacity)  # they are sorted already; past the last there is no row
+    y_CD = expert_ffn(
+        x_CD,
+        experts_C1,
+        jnp.ones_like(experts_C1, weights_C.dtype),
+        *expert_weights,
+        order=Permutation(here_C, here_C[:, None], offsets),
+        implementation=implementation,
+    )
+    y_CD = y_CD.astype(jnp.float32) * weights_C[:, None]
+    return jnp.zeros((num_rows, x_RD.shape[1]), jnp.float32).at[row_C].add(y_CD, mode="drop")

@@ -32,12 +32,11 @@ from jax.sharding import PartitionSpec
 
 from r1jax.kernels import hardware
 from r1jax.kernels.route import route
-from r1jax.models import expert_exchange
 from r1jax.models.config import ModelConfig
-from r1jax.models.expert_rounds import local_experts
+from r1jax.models.expert_exchange import exchanged, local_experts
 from r1jax.sharding import TOKENS, Role, axes_of, partition_spec
 
-UP, DOWN = ("experts", "embed", "mlp"), ("experts", "mlp", "embed")
+_UP, _DOWN = ("experts", "embed", "mlp"), ("experts", "mlp", "embed")
 
 
 class _Layout(NamedTuple):
@@ -106,8 +105,8 @@ def max_destinations(config: ModelConfig, num_devices: int) -> int:
 def _layout(shape, weights, role: Role) -> _Layout:
     mesh = jax.sharding.get_abstract_mesh()
     tokens = partition_spec((*TOKENS, None), shape, mesh, role=role)
-    up = partition_spec(UP, weights[0].shape, mesh, role=role, name="the experts' gate and up")
-    down = partition_spec(DOWN, weights[2].shape, mesh, role=role, name="the experts' down")
+    up = partition_spec(_UP, weights[0].shape, mesh, role=role, name="the experts' gate and up")
+    down = partition_spec(_DOWN, weights[2].shape, mesh, role=role, name="the experts' down")
     experts, embed, ffn = map(axes_of, up)
     split = {axis for entry in tokens for axis in axes_of(entry)}
     return _Layout(tokens, up, down, experts, tuple(a for a in experts if a in split), embed, ffn)
@@ -138,8 +137,8 @@ def _on_device(x_BTD, logits_BTE, bias_E, weights, *, config, layout: _Layout, r
     else:
         copies = max_destinations(config, moved)
         tokens = room(x_XD.shape[0] * copies / moved, most=x_XD.shape[0])
-        exchange = expert_exchange.EXCHANGES[config.expert_parallel]
-        y_XD = exchange(here, x_XD, experts_XK, weights_XK, weights, axes=layout.moved, copies=copies, room=tokens)
+        options = {"way": config.expert_parallel, "axes": layout.moved, "copies": copies, "room": tokens}
+        y_XD = exchanged(here, x_XD, experts_XK, weights_XK, weights, **options)
         y_XD = _summed(y_XD, layout.ffn)
     return y_XD.astype(x_BTD.dtype).reshape(x_BTD.shape), experts_XK.reshape(*x_BTD.shape[:2], -1)
 

@@ -48,7 +48,7 @@ class GQA(nnx.Module):
         if slots is not None:
             cache = slots.write(cache, {"k_BTJH": k_BTJH, "v_BTJH": v_BTJH})
         if slots is not None and slots.is_read:
-            out_BTNH = slots.attend_heads(cache, q_BTNH, scale=self.config.head_dim**-0.5)
+            out_BTNH = slots.attend(cache, q_BTNH, scale=self.config.head_dim**-0.5)
         else:
             segments, of_keys = (segments_BT, TOKENS), (*TOKENS, "kv_heads", None)
             queries = {"q": (q_BTNH, (*TOKENS, "heads", None)), "segments": segments}

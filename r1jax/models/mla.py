@@ -55,7 +55,11 @@ class MLA(nnx.Module):
         Where the slots are read, attention is over all of the cache, in the absorbed form; else among the given tokens alone.
         """
         c = self.config
-        q_BTNA = self._query(x_BTD)
+        if c.q_lora_rank:
+            q_latent_BTQ = self.q_norm(project(x_BTD, self.w_dq_DQ))
+            q_BTNA = project(q_latent_BTQ, self.w_uq_QNA)
+        else:
+            q_BTNA = project(x_BTD, self.w_q_DNA)
         q_nope_BTNH, q_rope_BTNR = jnp.split(q_BTNA, [c.nope_head_dim], axis=-1)
         q_rope_BTNR = apply_rope(q_rope_BTNR, *angles, interleaved=True)
 
@@ -72,12 +76,6 @@ class MLA(nnx.Module):
                 q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, segments_BT, is_training=slots is None
             )
         return project(out_BTNU, self.w_o_NUD, num_contracted=2), cache
-
-    def _query(self, x_BTD):
-        if not self.config.q_lora_rank:
-            return project(x_BTD, self.w_q_DNA)
-        q_latent_BTQ = self.q_norm(project(x_BTD, self.w_dq_DQ))
-        return project(q_latent_BTQ, self.w_uq_QNA)
 
     def _expanded(self, q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, segments_BT, *, is_training):
         def attend_to(keys, weights):
@@ -102,7 +100,7 @@ class MLA(nnx.Module):
     def _absorbed(self, q_nope_BTNH, q_rope_BTNR, cache, slots: Slots):
         w_uk_CNH, w_uv_CNU = jnp.split(self.w_ukv_CNA[...], [self.config.nope_head_dim], axis=-1)
         q_latent_BTNC = _per_head("btnh,cnh->btnc", q_nope_BTNH, w_uk_CNH)
-        z_BTNC = slots.attend_latent(cache, q_latent_BTNC, q_rope_BTNR, scale=self.softmax_scale)
+        z_BTNC = slots.attend(cache, q_latent_BTNC, q_rope_BTNR, scale=self.softmax_scale)
         return _per_head("btnc,cnu->btnu", z_BTNC, w_uv_CNU)
 
 

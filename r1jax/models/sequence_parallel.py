@@ -41,7 +41,12 @@ def attend_over_sequence(
     arrays = tuple({name: array for name, (array, _) in named.items()} for named in inputs)
     if not is_training or mesh.empty or mesh.shape.get("sequence", 1) == 1:
         return attend_to(*arrays[1:])(arrays[0], 0)
-    _check_divides(queries, mesh)
+    num_tokens, size = next(iter(arrays[0].values())).shape[1], mesh.shape["sequence"]
+    if num_tokens % size:
+        raise ValueError(
+            f"rows of {num_tokens} tokens do not divide over the mesh's 'sequence' axis of {size}; make the row a multiple of "
+            f"{size}, or the axis smaller"
+        )
     specs = tuple(
         {name: partition_spec(axes, array.shape, mesh, name=name) for name, (array, axes) in named.items()}
         for named in inputs
@@ -58,11 +63,8 @@ def attend_over_sequence(
 
 def _in_mirrored_halves(attend: Attend, queries: dict[str, jax.Array]) -> jax.Array:
     """Attention of this device's part of the queries, half of it computed on the device at the mirrored place."""
-    part, num_parts, length = (
-        lax.axis_index("sequence"),
-        lax.axis_size("sequence"),
-        next(iter(queries.values())).shape[1],
-    )
+    part, num_parts = lax.axis_index("sequence"), lax.axis_size("sequence")
+    length = next(iter(queries.values())).shape[1]
     if length % 2:
         return attend(queries, part * length)
     half, mirror = length // 2, [(i, num_parts - 1 - i) for i in range(num_parts)]
@@ -74,12 +76,3 @@ def _in_mirrored_halves(attend: Attend, queries: dict[str, jax.Array]) -> jax.Ar
     early = attend({name: array[:, :half] for name, array in queries.items()}, part * length)
     late = attend(late, (num_parts - 1 - part) * length + half)
     return jnp.concatenate([early, swapped(late)], axis=1)
-
-
-def _check_divides(queries: Named, mesh) -> None:
-    array, _ = next(iter(queries.values()))
-    if array.shape[1] % mesh.shape["sequence"]:
-        raise ValueError(
-            f"rows of {array.shape[1]} tokens do not divide over the mesh's 'sequence' axis of {mesh.shape['sequence']}; "
-            f"make the row a multiple of {mesh.shape['sequence']}, or the axis smaller"
-        )

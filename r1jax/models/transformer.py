@@ -17,10 +17,9 @@ from flax import nnx
 
 from r1jax.kernels.token_logprob import token_logprob
 from r1jax.models import cache as kv_cache
-from r1jax.models.block import Block, stacked
+from r1jax.models.block import MTP, Block, stacked
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import Buffer, RMSNorm, param
-from r1jax.models.mtp import MTP
 from r1jax.models.rope import rope_angles
 from r1jax.sharding import TOKENS, constrain
 
@@ -68,13 +67,17 @@ class Transformer(nnx.Module):
             h_BTD, _, routing = self._scanned(h_BTD, inputs)
         else:
             slots = kv_cache.take_slots(cache, segments_BT, is_prefill=is_prefill)
-            through = self._scanned_into if slots.are_layers_scanned else self._unrolled
-            h_BTD, layers, routing = through(h_BTD, inputs, slots)
+            if slots.are_layers_scanned:
+                inputs |= {"slots": kv_cache.NewTokens(), "cache": {}}
+                h_BTD, new_tokens, routing = self._scanned(h_BTD, inputs)
+                layers = tuple(map(slots.write, slots.layers, new_tokens))
+            else:
+                h_BTD, layers, routing = self._unrolled(h_BTD, inputs, slots)
             cache = slots.advanced(layers)
         return self.final_norm(h_BTD), cache, _aux_of(routing)
 
     def mtp_step(self, hidden_BTD, next_BT, *, depth=0, positions_BT, segments_BT, balance=False):
-        """(hidden [B, T, D], None, aux) of one MTP depth: see ``Model.mtp_hidden``."""
+        """(hidden [B, T, D], aux) of one MTP depth: see ``Model.mtp_hidden``."""
         inputs = {"angles": rope_angles(self.config, positions_BT), "segments_BT": segments_BT, "balance": balance}
         graphdef, state = nnx.split(self.mtp)
 
@@ -82,8 +85,8 @@ class Transformer(nnx.Module):
             return nnx.merge(graphdef, jax.tree.map(lambda a: a[depth], state))(hidden_BTD, embedded_BTD, **inputs)
 
         step = _rematerialised(step, self.config.remat)
-        hidden_BTD, _, routing = step(state, hidden_BTD, self._embed(next_BT, None))
-        return hidden_BTD, None, _aux_of(jax.tree.map(lambda value: value[None], routing))
+        hidden_BTD, routing = step(state, hidden_BTD, self._embed(next_BT, None))
+        return hidden_BTD, _aux_of(jax.tree.map(lambda value: value[None], routing))
 
     def blocks(self):
         """The block of every layer in order, each with its own slice of the stacked arrays."""
@@ -115,11 +118,6 @@ class Transformer(nnx.Module):
             left += [jax.tree.map(lambda a, i=i: a[i], stacked_left) for i in range(num_layers)]
             routing_of_moe |= routing  # {} of dense layers
         return h_BTD, left, routing_of_moe
-
-    def _scanned_into(self, h_BTD, inputs, slots):
-        inputs = inputs | {"slots": kv_cache.NewTokens(), "cache": {}}
-        h_BTD, new_tokens, routing = self._scanned(h_BTD, inputs)
-        return h_BTD, tuple(map(slots.write, slots.layers, new_tokens)), routing
 
     def _unrolled(self, h_BTD, inputs, slots):
         layers, by_layer = [], []
@@ -156,13 +154,13 @@ class Model:
         return nnx.merge(self.graphdef, params, buffers)(tokens_BT, **inputs)
 
     def mtp_hidden(self, params, buffers, hidden_BTD, next_BT, **inputs):
-        """(hidden [B, T, D], None, aux) of MTP depth ``depth``, whose logits predict the token after ``next_BT``.
+        """(hidden [B, T, D], aux) of MTP depth ``depth``, whose logits predict the token after ``next_BT``.
 
         ``inputs`` are those of ``Transformer.mtp_step``.
 
         hidden_BTD: of the depth before, or of the main model (``hidden``'s), at token i. next_BT: token i + 1 + depth.
         positions_BT and segments_BT are those of token i; a position whose next token is not of its own sequence belongs
-        to segment 0. None is in the place of a cache, which a depth has not; aux as ``hidden``'s, L being 1.
+        to segment 0. aux as ``hidden``'s, L being 1.
         """
         return nnx.merge(self.graphdef, params, buffers).mtp_step(hidden_BTD, next_BT, **inputs)
 
@@ -183,16 +181,13 @@ class Model:
         )
         return logp_X.reshape(targets_BT.shape), entropy_X.reshape(targets_BT.shape)
 
-    def init_cache(self, *, batch: int, length: int) -> dict:
-        """Empty dense cache: see ``r1jax.models.cache``."""
-        return kv_cache.init_cache(self.config, batch=batch, length=length, num_layers=self.config.num_layers)
+    def init_cache(self, **sizes) -> dict:
+        """See ``r1jax.models.cache.init_cache``."""
+        return kv_cache.init_cache(self.config, **sizes)
 
-    def init_paged_cache(
-        self, *, page_table_BI, num_pages: int, page_size: int, batch_axes: tuple[str, ...] = ()
-    ) -> kv_cache.PagedCache:
-        """Empty paged cache: see ``r1jax.models.cache``."""
-        sizes = {"num_pages": num_pages, "page_size": page_size, "num_layers": self.config.num_layers}
-        return kv_cache.init_paged_cache(self.config, page_table_BI=page_table_BI, **sizes, batch_axes=batch_axes)
+    def init_paged_cache(self, **sizes) -> kv_cache.PagedCache:
+        """See ``r1jax.models.cache.init_paged_cache``."""
+        return kv_cache.init_paged_cache(self.config, **sizes)
 
     def abstract(self) -> tuple[dict, dict]:
         """(params, buffers) as ShapeDtypeStructs, without allocating."""
@@ -206,10 +201,8 @@ class Model:
             names = variable.get_metadata("axes")
             return (None,) * (variable.get_value().ndim - len(names)) + tuple(names)
 
-        def tree(state):
-            return jax.tree.map(axes, state, is_leaf=lambda node: isinstance(node, nnx.Variable))
-
-        return nnx.to_pure_dict(tree(params)), nnx.to_pure_dict(tree(buffers))
+        trees = jax.tree.map(axes, (params, buffers), is_leaf=lambda node: isinstance(node, nnx.Variable))
+        return nnx.to_pure_dict(trees[0]), nnx.to_pure_dict(trees[1])
 
 
 def _split(config: ModelConfig, key: jax.Array):
@@ -221,11 +214,6 @@ def make_model(config: ModelConfig) -> Model:
     """The pure functions of ``config``; allocates nothing."""
     graphdef = nnx.eval_shape(lambda: _split(config, jax.random.key(0)))[0]
     return Model(config=config, graphdef=graphdef)
-
-
-def count_params(params) -> int:
-    """Number of scalars in a tree of arrays or shapes."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 class ParameterCounts(NamedTuple):
@@ -242,7 +230,7 @@ class ParameterCounts(NamedTuple):
 def parameter_counts(config: ModelConfig) -> ParameterCounts:
     """671,026,419,200, 37,552,297,472 and 11,610,068,224 for DeepSeek-V3; allocates nothing."""
     trees = make_model(config).abstract()
-    mtp = sum(count_params(tree.get("mtp", {})) for tree in trees)
-    total = sum(map(count_params, trees)) - mtp
+    mtp = sum(array.size for array in jax.tree.leaves([tree.get("mtp", {}) for tree in trees]))
+    total = sum(array.size for array in jax.tree.leaves(trees)) - mtp
     idle_experts = config.num_moe_layers * (config.num_experts - config.num_experts_per_token)
     return ParameterCounts(total, total - idle_experts * 3 * config.model_dim * config.expert_ffn_dim, mtp)

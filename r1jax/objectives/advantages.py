@@ -9,8 +9,6 @@ Deviations: 1. The papers leave the kind of standard deviation open; here it is 
 centred rewards add up to 0, and is left out, so that deviation 2 holds there too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import jax
@@ -18,7 +16,7 @@ import jax.numpy as jnp
 
 from r1jax.objectives.shapes import check_shapes
 
-NORMALIZATIONS = ("std", "mean", "leave_one_out")
+_NORMALIZATIONS = ("std", "mean", "leave_one_out")
 
 
 def group_advantages(rewards_PG: jax.Array, *, normalization: str = "std", eps: float = 1e-6) -> jax.Array:
@@ -49,7 +47,7 @@ def group_advantages(rewards_PG: jax.Array, *, normalization: str = "std", eps: 
         return centred_PG
     if normalization == "leave_one_out":
         return centred_PG * (count_P1 / jnp.maximum(count_P1 - 1, 1))
-    raise ValueError(f"normalization must be one of {NORMALIZATIONS}, got {normalization!r}")
+    raise ValueError(f"normalization must be one of {_NORMALIZATIONS}, got {normalization!r}")
 
 
 def decoupled_advantages(

@@ -15,8 +15,6 @@ Deviations: 1. R1 prints whole-output ratios; DSM's token form is the default. 2
 bound 1 - 10 never acts. 3. Log-ratios are clamped to +-20 nats before exp.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 
@@ -27,7 +25,7 @@ from r1jax.objectives.weights import segment_sum, token_weights
 
 __all__ = ["grpo_loss", "token_weights"]
 
-RATIO_LEVELS = ("token", "sequence")
+_RATIO_LEVELS = ("token", "sequence")
 
 
 def grpo_loss(
@@ -83,9 +81,23 @@ def grpo_loss(
         "entropy_BT": entropy_BT,
     }
     check_shapes(2, **inputs, weight_BT=weight_BT, segment_ids_BT=segment_ids_BT)
-    _check_options(inputs, dual_clip, kl_coef, ratio_level, importance_cap)
+    if ratio_level not in _RATIO_LEVELS:
+        raise ValueError(f"ratio_level must be one of {_RATIO_LEVELS}, got {ratio_level!r}")
+    if dual_clip is not None and not dual_clip > 1.0:
+        raise ValueError(f"dual_clip must be above 1, got {dual_clip}")
+    if ref_logp_BT is None and kl_coef != 0.0:
+        raise ValueError(f"kl_coef is {kl_coef} but ref_logp_BT is missing: pass it, or kl_coef=0")
+    if importance_cap is not None and not importance_cap > 0.0:
+        raise ValueError(f"importance_cap must be positive, got {importance_cap}")
+    if importance_cap is not None and sampler_logp_BT is None:
+        raise ValueError(f"importance_cap is {importance_cap} but sampler_logp_BT is missing")
     counted_BT = weight_BT != 0
-    arrays = {name: _clean(array, counted_BT) for name, array in inputs.items() if array is not None}
+    # 0 where nothing counts, so that neither values nor gradients there can spread.
+    arrays = {
+        name: jnp.where(counted_BT, jnp.asarray(array, jnp.float32), 0.0)
+        for name, array in inputs.items()
+        if array is not None
+    }
     logp_BT = arrays.pop("logp_BT")
     constants = jax.lax.stop_gradient(arrays)
     old_logp_BT, advantage_BT = constants["old_logp_BT"], constants["advantage_BT"]
@@ -95,14 +107,24 @@ def grpo_loss(
         log_ratio_BT = _sequence_log_ratio(logp_BT, old_logp_BT, counted_BT, segment_ids_BT)
     ratio_BT = jnp.exp(log_ratio_BT)
     policy_BT = _surrogate(ratio_BT, advantage_BT, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip)
-    sums = _ratio_metrics(ratio_BT, advantage_BT, clip_low=clip_low, clip_high=clip_high)
+    # Where the clip takes the gradient away: below for A < 0, above for A > 0, either (TRL's names).
+    low_BT = (ratio_BT < 1.0 - clip_low) & (advantage_BT < 0)
+    high_BT = (ratio_BT > 1.0 + clip_high) & (advantage_BT > 0)
+    sums = {
+        "ratio/mean": ratio_BT,
+        "clip_ratio/low_mean": low_BT,
+        "clip_ratio/high_mean": high_BT,
+        "clip_ratio/region_mean": low_BT | high_BT,
+    }
     maxima = {"ratio/max": ratio_BT}
 
-    if "sampler_logp_BT" in constants:
-        sampling_sums, maxima["sampling/sampling_logp_difference/max"] = _sampling_metrics(
-            old_logp_BT, constants["sampler_logp_BT"]
-        )
-        sums |= sampling_sums
+    if (
+        "sampler_logp_BT" in constants
+    ):  # against the trainer: |difference|, and the k3 estimate of KL(sampler || trainer)
+        difference_BT = jnp.abs(old_logp_BT - constants["sampler_logp_BT"])
+        sums["sampling/sampling_logp_difference/mean"] = difference_BT
+        sums["sampling/mismatch_kl"] = kl_estimate(constants["sampler_logp_BT"], old_logp_BT, kind="k3")
+        maxima["sampling/sampling_logp_difference/max"] = difference_BT
     if importance_cap is not None:
         importance_BT = truncated_importance(old_logp_BT, constants["sampler_logp_BT"], cap=importance_cap)
         sums["sampling/importance_sampling_ratio/mean"] = importance_BT
@@ -145,30 +167,6 @@ def _sequence_log_ratio(
     return jax.lax.stop_gradient(clamp_log_ratio(mean_BT)) + logp_BT - jax.lax.stop_gradient(logp_BT)
 
 
-def _ratio_metrics(
-    ratio_BT: jax.Array, advantage_BT: jax.Array, *, clip_low: float, clip_high: float
-) -> dict[str, jax.Array]:
-    """The ratio, and where the clip takes the gradient away: below for A < 0, above for A > 0, either (TRL's names)."""
-    low_BT = (ratio_BT < 1.0 - clip_low) & (advantage_BT < 0)
-    high_BT = (ratio_BT > 1.0 + clip_high) & (advantage_BT > 0)
-    return {
-        "ratio/mean": ratio_BT,
-        "clip_ratio/low_mean": low_BT,
-        "clip_ratio/high_mean": high_BT,
-        "clip_ratio/region_mean": low_BT | high_BT,
-    }
-
-
-def _sampling_metrics(old_logp_BT: jax.Array, sampler_logp_BT: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Sampler against trainer, nats: |difference|, and the k3 estimate of KL(sampler || trainer)."""
-    difference_BT = jnp.abs(old_logp_BT - sampler_logp_BT)
-    sums = {
-        "sampling/sampling_logp_difference/mean": difference_BT,
-        "sampling/mismatch_kl": kl_estimate(sampler_logp_BT, old_logp_BT, kind="k3"),
-    }
-    return sums, difference_BT
-
-
 def _reduce(sums: dict[str, jax.Array], maxima: dict[str, jax.Array], counted_BT: jax.Array) -> Metrics:
     """Sums and maxima over the counted tokens; every value of `maxima` is at least 0, so an empty batch gives 0."""
     metrics: Metrics = {
@@ -177,28 +175,3 @@ def _reduce(sums: dict[str, jax.Array], maxima: dict[str, jax.Array], counted_BT
     metrics["num_tokens"] = jnp.sum(counted_BT, dtype=jnp.float32)
     metrics["max"] = {name: jnp.max(jnp.where(counted_BT, value_BT, 0.0)) for name, value_BT in maxima.items()}
     return jax.lax.stop_gradient(metrics)
-
-
-def _clean(array_BT: jax.Array, counted_BT: jax.Array) -> jax.Array:
-    """float32 with 0 where nothing counts, so that neither values nor gradients there can spread."""
-    return jnp.where(counted_BT, jnp.asarray(array_BT, jnp.float32), 0.0)
-
-
-def _check_options(
-    inputs: dict[str, jax.Array | None],
-    dual_clip: float | None,
-    kl_coef: float,
-    ratio_level: str,
-    importance_cap: float | None,
-) -> None:
-    """Raises ValueError naming the option that cannot be honoured."""
-    if ratio_level not in RATIO_LEVELS:
-        raise ValueError(f"ratio_level must be one of {RATIO_LEVELS}, got {ratio_level!r}")
-    if dual_clip is not None and not dual_clip > 1.0:
-        raise ValueError(f"dual_clip must be above 1, got {dual_clip}")
-    if inputs["ref_logp_BT"] is None and kl_coef != 0.0:
-        raise ValueError(f"kl_coef is {kl_coef} but ref_logp_BT is missing: pass it, or kl_coef=0")
-    if importance_cap is not None and not importance_cap > 0.0:
-        raise ValueError(f"importance_cap must be positive, got {importance_cap}")
-    if importance_cap is not None and inputs["sampler_logp_BT"] is None:
-        raise ValueError(f"importance_cap is {importance_cap} but sampler_logp_BT is missing")

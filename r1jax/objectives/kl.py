@@ -14,20 +14,18 @@ has the golden numbers):
 R1 uses k3. Deviation: d and log(policy / old) are clamped to +-20 nats, beyond which the gradient is 0.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 
 from r1jax.objectives.shapes import check_shapes
 
-KINDS = ("k1", "k2", "k3", "k3_is")
-MAX_LOG_RATIO = 20.0  # nats
+_KINDS = ("k1", "k2", "k3", "k3_is")
+_MAX_LOG_RATIO = 20.0  # nats
 
 
 def clamp_log_ratio(log_ratio: jax.Array) -> jax.Array:
     """Keeps exp finite: a log-ratio in nats, clamped to +-20."""
-    return jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return jnp.clip(log_ratio, -_MAX_LOG_RATIO, _MAX_LOG_RATIO)
 
 
 def kl_estimate(logp: jax.Array, ref_logp: jax.Array, *, kind: str, old_logp: jax.Array | None = None) -> jax.Array:
@@ -42,8 +40,8 @@ def kl_estimate(logp: jax.Array, ref_logp: jax.Array, *, kind: str, old_logp: ja
     Raises ValueError for an unknown kind, shapes that differ or a missing `old_logp`.
     """
     check_shapes(jnp.ndim(logp), logp=logp, ref_logp=ref_logp, old_logp=old_logp)
-    if kind not in KINDS:
-        raise ValueError(f"KL estimator must be one of {KINDS}, got {kind!r}")
+    if kind not in _KINDS:
+        raise ValueError(f"KL estimator must be one of {_KINDS}, got {kind!r}")
     logp = jnp.asarray(logp, jnp.float32)
     delta = clamp_log_ratio(jax.lax.stop_gradient(ref_logp) - logp)
     if kind == "k1":

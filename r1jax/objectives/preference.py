@@ -3,8 +3,6 @@
 R1 Sec. 3.1 says pairwise and point-wise and prints no formula; these are the recommended ones (spec B.7, G.14).
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

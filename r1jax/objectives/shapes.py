@@ -1,7 +1,5 @@
 """The shape check that every objective starts with."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

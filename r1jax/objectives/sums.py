@@ -1,7 +1,5 @@
 """Metrics of a loss as sums over tokens: micro-batches add them up, and one division at the end makes the means."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """Cross entropy of next tokens: pretraining, supervised fine-tuning (R1 Sec. 2.3), distillation."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

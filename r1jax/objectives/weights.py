@@ -4,8 +4,6 @@ Token arrays are [B, T]. A row may hold several sequences one after another: `se
 are allowed, no id is above T), 0 is padding, and no sequence spans two rows.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 
@@ -66,12 +64,7 @@ def token_weights(
         if value is None:
             raise ValueError(f"aggregation {aggregation!r} needs {name}")
         denominator = denominator * jnp.maximum(value, 1)  # an empty batch weighs nothing instead of dividing by 0
-    counted_BT = _in_loss(mask_BT, segment_ids_BT)
+    counted_BT = ((mask_BT != 0) & (segment_ids_BT != 0)).astype(jnp.float32)
     if aggregation == "sequence":
         denominator = denominator * jnp.maximum(segment_sum(counted_BT, segment_ids_BT), 1.0)
     return counted_BT / denominator
-
-
-def _in_loss(mask_BT: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:
-    """1.0 where a token counts: inside the mask and not padding."""
-    return ((mask_BT != 0) & (segment_ids_BT != 0)).astype(jnp.float32)

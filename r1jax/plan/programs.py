@@ -24,7 +24,7 @@ from r1jax.specs.rewards import ModelReward
 from r1jax.specs.stages import EvaluateSpec, MeshStageSpec, RejectSpec, RewardModelSpec, RlSpec, SupervisedSpec
 from r1jax.stages import reward_model, supervised
 from r1jax.stages.rl import stage as rl
-from r1jax.training.offload import to_device
+from r1jax.training.offload import to_device_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _rl(spec: RlSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: A
 
     programs.append(log_probs("old", state, without(state, "params", "buffers")))
     if "reference" in state:
-        programs.append(log_probs("reference", to_device(state["reference"]), without(state, "reference")))
+        programs.append(log_probs("reference", to_device_memory(state["reference"]), without(state, "reference")))
     programs += _update(state, update, batch | dict.fromkeys(logps, batch["mask"]), mesh, calls=calls, sizes=sizes)
     programs += (judges := _reward_models(spec, mesh, model_of, resident=state))
     # A reward model's weights are in memory all the time.

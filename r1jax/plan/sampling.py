@@ -12,7 +12,7 @@ from r1jax.kernels.paged_decode.pages import page_specs
 from r1jax.models.transformer import Model
 from r1jax.plan.program import Program, abstract_array, replicated, with_sharding, without
 from r1jax.rollout.engine import MAX_STOP_IDS, Rows, make_engine
-from r1jax.rollout.pages import PagedRows, prompts_at_once
+from r1jax.rollout.rows import PagedRows, prompts_at_once
 from r1jax.rollout.weight_sync import (
     FIRST_DEVICE,
     is_stacked,

@@ -6,7 +6,7 @@ bucketed; temperature, top-p, stop ids and budget are arrays: ``num_compilations
 
 The cache is of one of two kinds (``r1jax.models.cache``), which give the same tokens. A *dense* one is repeated for the samples
 and grows by ``segment`` slots, by copying, because a step reads every allocated slot. A *paged* one has pages for the whole
-budget from the start (``pages``); samples share their prompt's full pages, and a row moves by its row of the page table.
+budget from the start (``rows``); samples share their prompt's full pages, and a row moves by its row of the page table.
 Both take memory by the row: ``max_rows`` bounds it.
 """
 
@@ -20,9 +20,8 @@ import numpy as np
 from r1jax.models import cache as kv_cache
 from r1jax.models.transformer import Model
 from r1jax.processes import to_host
-from r1jax.rollout.pages import PagedRows, make_paged_rows, prompts_at_once
 from r1jax.rollout.records import Completion
-from r1jax.rollout.rows import DenseRows
+from r1jax.rollout.rows import DenseRows, PagedRows, make_paged_rows, prompts_at_once
 from r1jax.rollout.sampling import row_uniforms, sample_tokens
 from r1jax.specs.rollout import EngineSpec
 
@@ -97,7 +96,8 @@ class Engine:
             "budget": jnp.int32(max_new_tokens),
             "key": key,
         }
-        prompt_length = self._bucketed(max(len(p) for p in prompts))
+        bucket = self.spec.prompt_bucket
+        prompt_length = -(-max(len(p) for p in prompts) // bucket) * bucket
         at_once = prompts_at_once(len(prompts), num_samples, self.spec.max_rows)
         completions: dict[int, list[Completion]] = {}
         for first in range(0, len(prompts), at_once):
@@ -112,9 +112,6 @@ class Engine:
 
             self._sample(params, buffers, batch, settings, rows=rows, num_samples=num_samples, finish=finish)
         return [completions[prompt] for prompt in range(len(prompts))]
-
-    def _bucketed(self, num_tokens: int) -> int:
-        return -(-num_tokens // self.spec.prompt_bucket) * self.spec.prompt_bucket
 
     def _rows(self, num_prompts: int, prompt_length: int, *, num_samples: int, max_new_tokens: int) -> Rows:
         """How the rows of so many prompts lie in the cache, on the ambient mesh."""

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-BLOCK = 256
+_BLOCK = 256
 """Vocabulary entries a block of the two-level inverse CDF."""
 
 
@@ -21,13 +21,13 @@ def sample_tokens(logits_BV: jax.Array, uniform_B: jax.Array, *, top_p=None) -> 
     if top_p is not None:
         probs_BV = _nucleus(probs_BV, top_p)
     batch, vocab_size = probs_BV.shape
-    num_blocks = -(-vocab_size // BLOCK)
-    probs_BkV = jnp.pad(probs_BV, ((0, 0), (0, num_blocks * BLOCK - vocab_size))).reshape(batch, num_blocks, BLOCK)
+    num_blocks = -(-vocab_size // _BLOCK)
+    probs_BkV = jnp.pad(probs_BV, ((0, 0), (0, num_blocks * _BLOCK - vocab_size))).reshape(batch, num_blocks, _BLOCK)
 
     block_B, rest_B = _inverse_cdf(probs_BkV.sum(-1), uniform_B)
     within_BV = jnp.take_along_axis(probs_BkV, block_B[:, None, None], axis=1)[:, 0]
     offset_B, _ = _inverse_cdf(within_BV, rest_B)
-    token_B = block_B * BLOCK + offset_B
+    token_B = block_B * _BLOCK + offset_B
     return token_B.astype(jnp.int32), jnp.take_along_axis(logp_BV, token_B[:, None], axis=-1)[:, 0]
 
 

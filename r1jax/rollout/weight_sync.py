@@ -30,25 +30,20 @@ _STACKS = ("dense", "moe", "mtp")
 
 
 def make_rollout_mesh(axes: Mapping[str, int] | None, mesh: Mesh) -> Mesh:
-    """The sampler's mesh beside the trainer's ``mesh``. ``axes``, a config's "rollout_mesh", is one of
+    """The sampler's mesh beside the trainer's ``mesh``. ``axes``, of a ``RolloutMeshSpec``, is one of
 
     None: the trainer's mesh.
     {"tensor": 4, ...}: the trainer's devices, in their order, arranged by these axes (those not named have size 1).
     {"tensor": 4, ..., "first_device": 8}: devices of its own, as many as the axes say, from this number of ``jax.devices()``
       on. Sampler and trainer then have disjoint parts of the machine.
 
-    Raises ValueError, saying what to change, for an unknown axis, a size below 1, another number of devices than the trainer's,
-    devices of its own that do not exist or are the trainer's, and any in a run of several processes, of which each must
-    see the samples.
+    Raises ValueError, saying what to change, for another number of devices than the trainer's, devices of its own that do not
+    exist or are the trainer's, and any in a run of several processes, of which each must see the samples.
     """
     if axes is None:
         return mesh
     axes = dict(axes)
     first = axes.pop(FIRST_DEVICE, None)
-    if unknown := sorted(set(axes) - set(MESH_AXES)):
-        raise ValueError(f"rollout_mesh: unknown mesh axes {unknown}; choose from {[*MESH_AXES, FIRST_DEVICE]}")
-    if any(not isinstance(size, int) or size < 1 for size in axes.values()):
-        raise ValueError(f"rollout_mesh: axes must be whole numbers of at least 1, got {axes}")
     need, devices = math.prod(axes.values()), jax.devices()
     if first is None:
         if need != mesh.size:
@@ -64,9 +59,9 @@ def make_rollout_mesh(axes: Mapping[str, int] | None, mesh: Mesh) -> Mesh:
             f"rollout_mesh: {FIRST_DEVICE}={first} gives the sampler devices of its own, which takes a single process, and this "
             f"run has {jax.process_count()}; leave it out, and the sampler uses the trainer's devices"
         )
-    if not isinstance(first, int) or not 0 <= first <= len(devices) - need:
+    if not 0 <= first <= len(devices) - need:
         raise ValueError(
-            f"rollout_mesh: {axes} from {FIRST_DEVICE}={first!r} on is of {need} devices; there are {len(devices)}"
+            f"rollout_mesh: {axes} from {FIRST_DEVICE}={first} on is of {need} devices; there are {len(devices)}"
         )
     own = devices[first : first + need]
     if shared := sorted(device.id for device in set(own) & set(mesh.devices.flat)):

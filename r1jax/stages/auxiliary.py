@@ -31,7 +31,7 @@ def mtp_loss(
     loss, auxes = jnp.float32(0.0), []
     for depth in range(num_depths):
         segments_BT = jnp.where(segments_BT == _shifted(segments_BT), segments_BT, 0)
-        hidden_BTD, _, aux = model.mtp_hidden(
+        hidden_BTD, aux = model.mtp_hidden(
             params,
             buffers,
             hidden_BTD,

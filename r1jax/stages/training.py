@@ -14,7 +14,7 @@ from r1jax.training.learner import (
     make_update,
     update_once,
 )
-from r1jax.training.offload import OPTIMIZER, to_host
+from r1jax.training.offload import OPTIMIZER, to_host_memory
 from r1jax.training.optimizer import make_optimizer
 
 
@@ -25,7 +25,7 @@ def make_train_state(
     optimizer, schedule = make_optimizer(spec.optimizer, total_steps=num_updates)
     state = init_state(params, buffers, optimizer=optimizer)
     if OPTIMIZER in getattr(spec, "offload", ()):
-        state["opt_state"] = to_host(state["opt_state"])
+        state["opt_state"] = to_host_memory(state["opt_state"])
     update = make_update(
         loss_function, optimizer, schedule=schedule, state=state, bias_rate=spec.bias_rate, add_metrics=add_metrics
     )

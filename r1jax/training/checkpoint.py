@@ -8,8 +8,6 @@ held-out score, which is kept as well as the latest ones. The checksums are of b
 disk has damaged, or a restore has put in the wrong place, is refused and never trained on.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import json
@@ -32,16 +30,12 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be written or read; the message names its folder."""
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     """The checkpoints of one work directory, for the loop that writes them (readers use `load_checkpoint`).
 
-    Opening it clears away what an interrupted save has left. At any moment the checkpoint that best.json names is on disk: it
-    is written when the save is, and the one before it goes with the save after that.
-
-    Args:
-      workdir: the stage's work directory.
-      keep: how many of the latest checkpoints stay on disk (at least 1).
-      every: updates between checkpoints, for `is_due`; None: only at the end.
+    `keep` of the latest ones stay on disk; `every` is the number of updates between two, None: only at the end. Opening it clears
+    away what an interrupted save has left. At any moment the checkpoint that best.json names is on disk: it is written when the
+    save is, and the one before it goes with the save after that.
     """
 
     def __init__(self, workdir: str | Path, *, keep: int = 2, every: int | None = None):
@@ -55,10 +49,7 @@ class Checkpoints:
         with _naming(self.folder, "cannot open"):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._checkpointer = ocp.training.Checkpointer(
-                str(self.folder),
-                context=_context(),
-                preservation_policy=self,
-                cleanup_tmp_directories=True,
+                str(self.folder), context=_context(), preservation_policy=self, cleanup_tmp_directories=True
             )
 
     def is_due(self, step: int) -> bool:
@@ -92,10 +83,8 @@ class Checkpoints:
         that still runs; does nothing if this loop has just saved or restored `step`, even where `extra` has changed: one
         that is written anew would for a while not be there.
 
-        Args:
-          step: number of updates done.
-          state: tree of jax arrays (no typed keys: put `jax.random.key_data` into extra).
-          extra: plain JSON: dicts with string keys, lists, strings, numbers, None.
+        state: tree of jax arrays (no typed keys: put `jax.random.key_data` into extra). extra: plain JSON: dicts with string keys,
+        lists, strings, numbers, None.
 
         Raises CheckpointError for a disk that cannot be written (also one from the save before), ValueError for bad
         arguments.
@@ -170,9 +159,6 @@ class Checkpoints:
         on_first(write)
         self._written = best
 
-    def __enter__(self) -> Checkpoints:
-        return self
-
     def __exit__(self, *error: object) -> None:
         self.close()
 
@@ -195,17 +181,13 @@ def load_checkpoint(
     step: int | Literal["latest", "best"] | None = None,
     partial: bool = False,
 ) -> tuple[Any, dict[str, Any]]:
-    """Reads a checkpoint of another stage's work directory, finished or not, and writes nothing there.
+    """The state, and the `extra` saved with it, of another stage's work directory, finished or not; nothing is written there.
 
     Args:
-      workdir: the work directory that holds `checkpoints`.
       abstract_state: tree of arrays or ShapeDtypeStructs with shardings: what is loaded is laid out like it, whatever
         mesh it was saved from. Structure, shapes and types must be those of the checkpoint.
       step: number of updates done; "best": that of the highest held-out score; "latest" or None: the latest.
       partial: load only what abstract_state names (say {"params": ..., "buffers": ...} of a whole train state).
-
-    Returns:
-      The state, and the `extra` that was saved with it.
 
     Raises CheckpointError, naming the folder, where there is no such step (naming those that there are), it is damaged, or
     it is of another model.

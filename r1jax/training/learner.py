@@ -11,8 +11,6 @@ Losses and metrics are sums whose weights are normalised over the whole batch be
 the exact gradient of the batch loss, whatever the split.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -48,52 +46,32 @@ def init_state(params: Tree, buffers: Tree, *, optimizer: optax.GradientTransfor
     Parameters become float32 master weights, in new arrays. Moments take the sharding of their parameter; scalars and
     buffers are replicated over the same mesh. Of ShapeDtypeStructs with shardings it is the state's, nothing allocated.
     """
-    shardings = jax.tree.map(lambda array: array.sharding, params)
     replicated = _replicated(params)
-    if is_abstract(params):
-        return _abstract_state(params, buffers, optimizer=optimizer, shardings=shardings, replicated=replicated)
-    params = jax.tree.map(lambda a: jnp.array(a, jnp.float32, copy=True), params)
-    params = jax.device_put(params, shardings)
-    opt_shardings = optax.tree.map_params(
+    buffers = buffers if is_abstract(params) else jax.device_put(buffers, replicated)
+
+    def init(params: Tree, buffers: Tree) -> TrainState:
+        params = jax.tree.map(lambda a: jnp.array(a, jnp.float32, copy=True), params)
+        opt_state, buffers = optimizer.init(params), jax.tree.map(jnp.copy, buffers)
+        return {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": opt_state, "buffers": buffers}
+
+    state = jax.eval_shape(init, params, buffers)
+    shardings = jax.tree.map(lambda _: replicated, state)
+    shardings["params"] = jax.tree.map(lambda array: array.sharding, params)
+    shardings["opt_state"] = optax.tree.map_params(
         optimizer,
         lambda _, sharding: sharding,
-        jax.eval_shape(optimizer.init, params),
-        shardings,
+        state["opt_state"],
+        shardings["params"],
         transform_non_params=lambda _: replicated,
     )
-    return {
-        "step": jax.device_put(jnp.zeros((), jnp.int32), replicated),
-        "params": params,
-        "opt_state": jax.jit(optimizer.init, out_shardings=opt_shardings)(params),
-        "buffers": copy_tree(jax.device_put(buffers, replicated)),
-    }
+    if is_abstract(params):
+        return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, shardings)
+    return jax.jit(init, out_shardings=shardings)(params, buffers)
 
 
 def is_abstract(tree: Tree) -> bool:
     """Is this a tree of shapes, to plan or compile with, rather than of arrays?"""
     return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
-
-
-def _abstract_state(params: Tree, buffers: Tree, *, optimizer, shardings: Tree, replicated) -> TrainState:
-    """`init_state` of shapes."""
-
-    def laid_out(shape, sharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
-
-    params = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, jnp.float32, sharding=s), params, shardings)
-    opt_state = optax.tree.map_params(
-        optimizer,
-        laid_out,
-        jax.eval_shape(optimizer.init, params),
-        shardings,
-        transform_non_params=lambda a: laid_out(a, replicated),
-    )
-    return {
-        "step": laid_out(jax.ShapeDtypeStruct((), jnp.int32), replicated),
-        "params": params,
-        "opt_state": opt_state,
-        "buffers": jax.tree.map(lambda a: laid_out(a, replicated), buffers),
-    }
 
 
 def copy_tree(tree: Tree) -> Tree:

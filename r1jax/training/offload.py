@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-HOST, DEVICE = "pinned_host", "device"
+_HOST, _DEVICE = "pinned_host", "device"
 """JAX's names of the two kinds of memory."""
 REFERENCE, OPTIMIZER = "reference", "optimizer"
 
@@ -20,36 +20,36 @@ def check_offload(parts: Sequence[str], *, devices: Iterable[Any]) -> None:
     """Raises ValueError for devices whose host's memory JAX cannot lay arrays in, where some parts of the state are to wait there."""
     for device in devices if parts else ():
         kinds = [memory.kind for memory in device.addressable_memories()]
-        if HOST not in kinds:
+        if _HOST not in kinds:
             raise ValueError(
-                f"offload={list(parts)} needs memory of the kind {HOST!r}, and {device.device_kind} on the platform "
+                f"offload={list(parts)} needs memory of the kind {_HOST!r}, and {device.device_kind} on the platform "
                 f"{device.platform!r} has {kinds}; leave the key out"
             )
 
 
-def to_host(tree: Any) -> Any:
+def to_host_memory(tree: Any) -> Any:
     """A copy in the host's memory, laid out over the mesh as before; of ShapeDtypeStructs others that say so.
 
     Scalars (an optimizer's count) stay where they are.
     """
-    return jax.tree.map(lambda array: _to(array, HOST) if array.ndim else array, tree)
+    return jax.tree.map(lambda array: _to(array, _HOST) if array.ndim else array, tree)
 
 
-def to_device(tree: Any) -> Any:
+def to_device_memory(tree: Any) -> Any:
     """The arrays in the accelerator's memory; those that are there already are handed on."""
-    return jax.tree.map(lambda array: _to(array, DEVICE) if is_on_host(array.sharding) else array, tree)
+    return jax.tree.map(lambda array: _to(array, _DEVICE) if is_on_host(array.sharding) else array, tree)
 
 
 def is_on_host(sharding: jax.sharding.Sharding) -> bool:
     """Whether arrays of this sharding are in the host's memory."""
-    return sharding.memory_kind == HOST
+    return sharding.memory_kind == _HOST
 
 
 def in_program(tree: Any, shardings: Any) -> Any:
-    """``to_device`` within a jitted function, whose arguments have these shardings."""
+    """``to_device_memory`` within a jitted function, whose arguments have these shardings."""
     return jax.tree.map(
         lambda array, sharding: (
-            jax.device_put(array, sharding.with_memory_kind(DEVICE)) if is_on_host(sharding) else array
+            jax.device_put(array, sharding.with_memory_kind(_DEVICE)) if is_on_host(sharding) else array
         ),
         tree,
         shardings,

@@ -5,10 +5,7 @@ R1 trains with AdamW at a constant rate in RL (R1 Sec. B.1) and cosine to a tent
 float32, or kept in bfloat16 as V3 does (V3 Sec. 3.3.3; all of AdamW is still computed in float32): 4 bytes a parameter less.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -48,26 +45,16 @@ def make_rate(spec: OptimizerSpec, *, total_steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, main], [warmup_steps])
 
 
-def make_optimizer(
-    spec: OptimizerSpec, *, total_steps: int, is_decayed: Callable[[str, Any], bool] = is_matrix
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """AdamW after clipping by global norm.
+def make_optimizer(spec: OptimizerSpec, *, total_steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """AdamW after clipping by global norm, and the schedule that it follows (for the log: schedule(state["step"])).
 
-    Args:
-      spec: the settings.
-      total_steps: updates of the whole run, which a cosine goes over.
-      is_decayed: (path, array) -> whether weight decay applies.
-
-    Returns:
-      The transformation and the schedule that it follows (for the log: schedule(state["step"])).
-
-    Raises ValueError for a warm-up that is longer than the run.
+    total_steps: updates of the whole run, which a cosine goes over. Raises ValueError for a warm-up that is longer.
     """
     rate = make_rate(spec, total_steps=total_steps)
 
     def decay_mask(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
-            lambda path, array: is_decayed(jax.tree_util.keystr(path, simple=True, separator="/"), array), params
+            lambda path, array: is_matrix(jax.tree_util.keystr(path, simple=True, separator="/"), array), params
         )
 
     adamw = optax.chain(  # optax.adamw, with moments of a type

@@ -5,7 +5,7 @@ import pytest
 
 from r1jax.hf.config import ARCHITECTURES, family_of, read_config, write_config
 from r1jax.models.config import Llama3Rope, Yarn
-from r1jax.models.presets import PRESETS, deepseek_v3, mini_v3
+from r1jax.models.presets import PRESETS, make_preset
 from tests.tiny import GQA, V3
 
 # The released config.json of DeepSeek-R1, but for what no reader needs (spec A.1.1).
@@ -59,12 +59,12 @@ def without_habits(config):
 
 
 def test_the_released_config_is_the_preset():
-    assert config_of(R1) == without_habits(deepseek_v3())
+    assert config_of(R1) == without_habits(make_preset("deepseek_v3"))
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_comes_back(name):
-    config = without_habits(PRESETS[name](1000) if name.startswith("mini") else PRESETS[name]())
+    config = without_habits(make_preset(name, 1000 if name.startswith("mini") else None))
     raw = json.loads(json.dumps(write_config(config, dtype="bfloat16")))
     assert raw["torch_dtype"] == "bfloat16" and raw["architectures"] == [ARCHITECTURES[raw["model_type"]]]
     assert dataclasses.replace(config_of(raw), max_length=config.max_length) == config
@@ -263,6 +263,6 @@ def test_what_no_family_has():
     ):
         with pytest.raises(ValueError, match="no Hugging Face family has attention='(mla|gqa)'"):
             family_of(config)
-    assert family_of(mini_v3(64)) == "deepseek_v3" and family_of(GQA) == "qwen2"
+    assert family_of(make_preset("mini_v3", 64)) == "deepseek_v3" and family_of(GQA) == "qwen2"
     with pytest.raises(ValueError, match=r"yarn mscale=0\.7"):
         write_config(dataclasses.replace(V3, yarn=Yarn(4.0, 8, mscale=0.7, mscale_all_dim=0.0)), dtype="float32")

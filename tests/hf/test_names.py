@@ -6,7 +6,7 @@ import pytest
 
 from r1jax.hf.names import Place, hf_places
 from r1jax.models.config import ModelConfig
-from r1jax.models.presets import deepseek_v2_lite, deepseek_v3
+from r1jax.models.presets import make_preset
 from r1jax.models.transformer import make_model
 from tests.tiny import V3, shaken
 
@@ -97,7 +97,7 @@ def test_heads_are_consecutive_rows():
 
 def test_the_released_shapes_of_v3():
     """Spec A.8.1."""
-    shapes = {name: place.hf_shape for name, place in hf_places(deepseek_v3()).items()}
+    shapes = {name: place.hf_shape for name, place in hf_places(make_preset("deepseek_v3")).items()}
     layer = "model.layers.60."
     assert {
         name.removeprefix(layer): shape
@@ -140,7 +140,7 @@ def test_the_released_shapes_of_v3():
 
 
 def test_v2_lite_has_one_query_projection_and_no_bias():
-    names = hf_places(deepseek_v2_lite())
+    names = hf_places(make_preset("deepseek_v2_lite"))
     assert names["model.layers.5.self_attn.q_proj.weight"].hf_shape == (16 * 192, 2048)
     assert not [name for name in names if "q_a_" in name or "e_score" in name]
 

@@ -102,7 +102,7 @@ def make_packed(num_tokens, heads, kv_heads, dim, value_dim):
     [(1, 4, 8, (2, 1)), (3, 4, 8, (2, 2)), (13, 4, 8, (3, 1)), (21, 2, 3, (4, 2)), (16, 4, 1, (2, 1))],
 )
 def test_blocks_equal_the_reference_in_value_and_gradient(num_tokens, block, spans, heads, monkeypatch):
-    monkeypatch.setattr(xla, "BLOCK", block)
+    monkeypatch.setattr(xla, "_BLOCK", block)
     monkeypatch.setattr(xla, "MAX_SPANS", spans)
     inputs, segments = make_packed(num_tokens, *heads, 6, 3)
     options = {"q_segments_BT": segments, "kv_segments_BS": segments, "scale": 0.4}
@@ -121,7 +121,7 @@ def test_blocks_equal_the_reference_in_value_and_gradient(num_tokens, block, spa
 
 
 def test_blocks_never_hold_the_square_of_scores(monkeypatch):
-    monkeypatch.setattr(xla, "BLOCK", 8)
+    monkeypatch.setattr(xla, "_BLOCK", 8)
     inputs, segments = make_packed(64, 2, 1, 4, 4)
 
     def loss(*arrays):
@@ -135,7 +135,7 @@ def test_blocks_never_hold_the_square_of_scores(monkeypatch):
 
 def test_default_is_the_reference_up_to_short_and_then_blocks(monkeypatch):
     monkeypatch.setattr(kernel, "SHORT", 8)
-    monkeypatch.setattr(xla, "BLOCK", 4)
+    monkeypatch.setattr(xla, "_BLOCK", 4)
 
     def traced(num_queries, implementation="auto"):
         (q, k, v), segments = make_packed(9, 2, 1, 4, 4)

@@ -138,7 +138,7 @@ def test_cost_is_what_reading_every_page_once_takes():
     assert cost.bytes_accessed == 32 * (4096 * 1152 + 128 * (576 + 512) * 2)
     assert cost.flops == 32 * 128 * 4096 * 2 * (576 + 512)
     table = np.arange(32, dtype=np.int32)
-    specs = pallas_tpu.page_specs((128, 512), count=8, page_size=128, pages_per_sequence=32)
+    specs = pallas_tpu.page_blocks((128, 512), count=8, page_size=128, pages_per_sequence=32)
     assert shapes.pages_per_step(shape) == 8
     for length, pages in ((4096, 32), (4000, 32), (1025, 9), (1024, 8), (5, 8)):
         reads = [[int(spec.index_map(0, step, table, [length])[0]) for step in range(4)] for spec in specs]

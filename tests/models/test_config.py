@@ -7,7 +7,7 @@ import pytest
 
 from r1jax.models.config import Llama3Rope, ModelConfig, Yarn
 from r1jax.models.mla import MLA
-from r1jax.models.presets import PRESETS, deepseek_v3, make_preset, mini_v3
+from r1jax.models.presets import PRESETS, make_preset
 from r1jax.models.transformer import make_model, parameter_counts
 from tests.tiny import GQA, V3
 
@@ -69,9 +69,9 @@ def test_an_unknown_compute_type_raises():
 
 def test_v3_has_671_billion_parameters():
     """Spec, golden numbers, with norms and gate biases."""
-    counts = parameter_counts(deepseek_v3())
+    counts = parameter_counts(make_preset("deepseek_v3"))
     assert counts == (671_026_419_200, 37_552_297_472, 11_610_068_224)
-    params, buffers = make_model(deepseek_v3()).abstract()
+    params, buffers = make_model(make_preset("deepseek_v3")).abstract()
     assert buffers["moe"]["ffn"]["router_bias_E"].shape == (58, 256)
     assert params["dense"]["ffn"]["w_up_DF"].shape == (3, 7168, 18_432)
     assert params["moe"]["ffn"]["w_up_EDF"].shape == (58, 256, 7168, 2048)
@@ -113,14 +113,14 @@ def test_presets_take_a_vocabulary_and_unknown_names_raise():
         make_preset("mini_v4")
 
 
-@pytest.mark.parametrize("config", [deepseek_v3(), make_preset("llama3_1_8b"), GQA])
+@pytest.mark.parametrize("config", [make_preset("deepseek_v3"), make_preset("llama3_1_8b"), GQA])
 def test_a_config_survives_json(config):
     fields = json.loads(json.dumps(dataclasses.asdict(config)))
     assert ModelConfig.from_dict(fields) == config
 
 
 def test_softmax_scale_of_v3():
-    config = deepseek_v3()
+    config = make_preset("deepseek_v3")
     scale = MLA.softmax_scale.fget
     assert scale(_WithConfig(config)) == pytest.approx(0.1352337789, rel=1e-9)
     v2 = make_preset("deepseek_v2")
@@ -134,6 +134,6 @@ class _WithConfig:
 
 
 def test_the_mini_model_has_every_part_of_the_big_one():
-    mini, big = dataclasses.replace(mini_v3(384), num_mtp_layers=1), deepseek_v3()
+    mini, big = dataclasses.replace(make_preset("mini_v3", 384), num_mtp_layers=1), make_preset("deepseek_v3")
     assert jax.tree.structure(make_model(mini).abstract()) == jax.tree.structure(make_model(big).abstract())
-    assert 2_000_000 < parameter_counts(mini_v3(384)).total < 6_000_000
+    assert 2_000_000 < parameter_counts(make_preset("mini_v3", 384)).total < 6_000_000

@@ -16,9 +16,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from r1jax.kernels import hardware
 from r1jax.kernels.route import route
 from r1jax.models import expert_parallel
-from r1jax.models.expert_exchange import _windows
+from r1jax.models.expert_exchange import _windows, in_rounds, local_experts
 from r1jax.models.expert_parallel import max_destinations
-from r1jax.models.expert_rounds import in_rounds, local_experts
 from r1jax.models.moe import MoE
 from r1jax.models.presets import make_preset
 from r1jax.sharding import make_mesh

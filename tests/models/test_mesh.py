@@ -41,7 +41,7 @@ def test_blocked_kernels_under_a_mesh_equal_one_device(name, experts, monkeypatc
     (want_loss, want), want_gradient = value_and_gradient(model, buffers, *arrays)(params)
 
     monkeypatch.setattr(flash_attention, "SHORT", 2)
-    monkeypatch.setattr(flash_attention.xla, "BLOCK", 4)
+    monkeypatch.setattr(flash_attention.xla, "_BLOCK", 4)
     monkeypatch.setattr(token_logprob.xla, "MAX_LOGITS", 512)  # three blocks of the 48 tokens
     monkeypatch.setattr(token_logprob.xla, "MIN_BLOCK", 16)
     monkeypatch.setattr(hardware, "is_cpu", lambda: experts == "xla")

@@ -44,12 +44,12 @@ def alone(lengths=(LENGTH, LENGTH)):
 
 def test_packed_is_alone(trees, inputs, forward):
     hidden, tokens = inputs
-    want, _, aux = forward(trees, hidden, tokens, *alone((5, 4)))
+    want, aux = forward(trees, hidden, tokens, *alone((5, 4)))
     packed = [np.concatenate([a[:1, :5], a[1:, :4], a[:1, 5:8]], axis=1) for a in inputs]
     packed = [np.repeat(a, 2, axis=0) for a in packed]
     positions = np.tile([0, 1, 2, 3, 4, 0, 1, 2, 3, 7, 7, 7], (2, 1))
     segments = np.array([[1] * 5 + [2] * 4 + [0] * 3, [0] * 12])
-    got, _, packed_aux = forward(trees, *packed, positions, segments)
+    got, packed_aux = forward(trees, *packed, positions, segments)
     np.testing.assert_allclose(got[0, :5], want[0, :5], atol=1e-5)
     np.testing.assert_allclose(got[0, 5:9], want[1, :4], atol=1e-5)
     np.testing.assert_array_equal(packed_aux["expert_counts_LE"], aux["expert_counts_LE"])

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from r1jax.models.config import Llama3Rope, Yarn
-from r1jax.models.presets import deepseek_v3
+from r1jax.models.presets import make_preset
 from r1jax.models.rope import apply_rope, rope_angles, rope_frequencies, yarn_mscale
 
 V3_YARN = Yarn(factor=40.0, original_length=4096)
@@ -38,7 +38,7 @@ def test_yarn_mscale(mscale, want):
 
 
 def test_v3_does_not_scale_cos_and_sin():
-    cos, sin = rope_angles(deepseek_v3(), np.array([[0, 3]]))
+    cos, sin = rope_angles(make_preset("deepseek_v3"), np.array([[0, 3]]))
     np.testing.assert_allclose(cos[0, 0], 1.0)
     np.testing.assert_allclose([cos[0, 1, 0], sin[0, 1, 0]], [np.cos(3.0), np.sin(3.0)], rtol=1e-6)
 

@@ -36,8 +36,8 @@ def run(*, is_offloaded):
     params = {name: jax.device_put(array.astype(np.float32), sharding) for name, array in arrays.items()}
     state = init_state(params, {}, optimizer=OPTIMIZER)
     if is_offloaded:
-        state["opt_state"] = offload.to_host(state["opt_state"])
-        state["reference"] = offload.to_host(state["params"])
+        state["opt_state"] = offload.to_host_memory(state["opt_state"])
+        state["reference"] = offload.to_host_memory(state["params"])
     else:
         state["reference"] = copy_tree(state["params"])
     update = make_update(loss_function, OPTIMIZER, schedule=SCHEDULE, state=state)
@@ -66,10 +66,13 @@ def test_updates_are_the_same_and_it_stays_in_the_hosts_memory(state):
 
 
 def test_to_device_brings_back_what_is_away_and_nothing_else(state):
-    reference = offload.to_device(state["reference"])
+    reference = offload.to_device_memory(state["reference"])
     assert kinds(reference) == {"device"} and kinds(state["reference"]) == {"pinned_host"}
     jax.tree.map(np.testing.assert_array_equal, reference, state["reference"])
-    assert offload.to_device(state["params"])["w"] is state["params"]["w"] and offload.to_device(None) is None
+    assert (
+        offload.to_device_memory(state["params"])["w"] is state["params"]["w"]
+        and offload.to_device_memory(None) is None
+    )
 
 
 def test_checkpoints_come_back_bit_for_bit_and_to_the_same_memory(state, tmp_path):
@@ -78,7 +81,7 @@ def test_checkpoints_come_back_bit_for_bit_and_to_the_same_memory(state, tmp_pat
     restored, _ = load_checkpoint(tmp_path, state)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
     assert jax.tree.map(lambda a: a.sharding, restored) == jax.tree.map(lambda a: a.sharding, state)
-    on_device, _ = load_checkpoint(tmp_path, offload.to_device(state))
+    on_device, _ = load_checkpoint(tmp_path, offload.to_device_memory(state))
     assert kinds(on_device) == {"device"}
 
 
@@ -108,7 +111,7 @@ def test_on_a_tpu_they_are_arguments_in_the_hosts_memory(generation):
         transform_non_params=lambda count: jax.ShapeDtypeStruct(count.shape, count.dtype, sharding=whole),
     )
     state = {"step": jax.ShapeDtypeStruct((), jnp.int32, sharding=whole), "params": params, "buffers": {}}
-    state["opt_state"] = offload.to_host(opt_state)
+    state["opt_state"] = offload.to_host_memory(opt_state)
     update = make_update(loss_function, OPTIMIZER, schedule=SCHEDULE, state=state)
     layout = jax.tree.map(lambda array: array.sharding, state)
     apply = jax.jit(update.apply, donate_argnums=0, out_shardings=(layout, whole))
@@ -116,7 +119,7 @@ def test_on_a_tpu_they_are_arguments_in_the_hosts_memory(generation):
     assert memory.host_argument_size_in_bytes == memory.host_output_size_in_bytes == 2 * 2**20
     assert memory.host_alias_size_in_bytes == 2 * 2**20  # given and taken back in place
     assert memory.argument_size_in_bytes < 4.1 * 2**20  # parameters and gradients alone
-    reference = offload.to_host(params)
+    reference = offload.to_host_memory(params)
     shardings = jax.tree.map(lambda array: array.sharding, reference)
     fetch = jax.jit(lambda tree: offload.in_program(tree, shardings)).lower(reference).compile().memory_analysis()
     assert fetch.host_argument_size_in_bytes == 2 * 2**20 and fetch.host_output_size_in_bytes == 0

@@ -2,7 +2,7 @@
 
 import jax
 
-from r1jax.kernels.flash_attention import cudnn, reference, sharded, xla
+from r1jax.kernels.flash_attention import cudnn, pallas_tpu, reference, xla
 from r1jax.kernels.flash_attention.reference import attention, attention_mask, with_rope
 from r1jax.kernels.implementation import choose
 
@@ -10,7 +10,7 @@ IMPLEMENTATIONS = {
     "reference": reference.flash_attention,
     "xla": xla.flash_attention,
     "cudnn": cudnn.flash_attention,
-    "pallas_tpu": sharded.flash_attention,
+    "pallas_tpu": pallas_tpu.on_mesh,
 }
 SHORT = 256
 """Up to so many queries the whole square of scores is faster on a CPU than blocks of it."""
@@ -37,11 +37,10 @@ def flash_attention(
     products take the inputs' type. ``q_offset``: a number or an int32 scalar (chunked prefill). With ``q_rope_BTNR`` and
     ``k_rope_BSR`` the scores are scale · (q kᵀ + q_rope k_ropeᵀ), k_rope shared by all heads (MLA, V3 Sec. 2.1.1).
 
-    ``implementation``: "reference"; "xla" (blocks, linear memory); "pallas_tpu" (on a mesh: ``sharded``); "cudnn" on an NVIDIA
-    GPU, unmeasured; "auto" for the kernel on TPUs, elsewhere the faster of the first two. ``interpret`` runs the kernel without
-    a TPU (True, or ``pltpu.InterpretParams``). Raises ValueError for an unknown implementation or one that cannot run here,
-    heads that key heads do not divide, one rope part without the other, and, for the kernel and cudnn, types or sizes that
-    they do not support.
+    ``implementation`` and ``interpret``: see ``choose``. There are "reference"; "xla" (blocks, linear memory); "pallas_tpu"; and
+    "cudnn" on an NVIDIA GPU, unmeasured; "auto" off TPUs is the faster of the first two. Raises ValueError as ``choose`` does,
+    for heads that key heads do not divide, one rope part without the other, and, for the kernel and cudnn, types or sizes
+    that they do not support.
     """
     short = "reference" if q_BTNH.shape[1] <= SHORT else "xla"
     function, interpreted = choose(
@@ -51,17 +50,12 @@ def flash_attention(
         raise ValueError(f"flash_attention: {q_BTNH.shape[2]} query heads for {k_BSJH.shape[2]} key heads")
     if (q_rope_BTNR is None) != (k_rope_BSR is None):
         raise ValueError("flash_attention: q_rope_BTNR and k_rope_BSR are given together or not at all")
-    options: dict = {
-        "q_segments_BT": q_segments_BT,
-        "kv_segments_BS": kv_segments_BS,
-        "scale": scale,
-        "q_offset": q_offset,
-    }
-    if function is sharded.flash_attention:
+    options: dict = {"q_segments_BT": q_segments_BT, "kv_segments_BS": kv_segments_BS, "scale": scale}
+    if function is pallas_tpu.on_mesh:
         options |= {"q_rope_BTNR": q_rope_BTNR, "k_rope_BSR": k_rope_BSR}
     elif q_rope_BTNR is not None and k_rope_BSR is not None:
         q_BTNH, k_BSJH = with_rope(q_BTNH, k_BSJH, q_rope_BTNR, k_rope_BSR)
-    return function(q_BTNH, k_BSJH, v_BSJU, **options, **interpreted)
+    return function(q_BTNH, k_BSJH, v_BSJU, q_offset=q_offset, **options, **interpreted)
 
 
 __all__ = ["attention", "attention_mask", "flash_attention", "with_rope"]

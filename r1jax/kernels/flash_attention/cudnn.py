@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from r1jax.kernels import hardware
 from r1jax.kernels.flash_attention.reference import attention_mask
 
-DTYPES = ("bfloat16", "float16")
-HEAD_DIM, HEAD_DIM_HOPPER = 128, 256
+_DTYPES = ("bfloat16", "float16")
+_HEAD_DIM, _HEAD_DIM_HOPPER = 128, 256
 """The most for a key, and from compute capability 9.0 on."""
 
 
@@ -34,14 +34,16 @@ def flash_attention(q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, sc
 
 def _check(q_BTNH, k_BSJH, v_BSJU) -> None:
     types = {str(a.dtype) for a in (q_BTNH, k_BSJH, v_BSJU)}
-    if len(types) > 1 or not types <= set(DTYPES):
-        raise ValueError(f"flash_attention: cudnn takes arrays of one type, {' or '.join(DTYPES)}, not {sorted(types)}")
+    if len(types) > 1 or not types <= set(_DTYPES):
+        raise ValueError(
+            f"flash_attention: cudnn takes arrays of one type, {' or '.join(_DTYPES)}, not {sorted(types)}"
+        )
     head_dim, value_dim = k_BSJH.shape[-1], v_BSJU.shape[-1]
-    most = HEAD_DIM_HOPPER if hardware.gpu_capability() >= (9, 0) else HEAD_DIM
+    most = _HEAD_DIM_HOPPER if hardware.gpu_capability() >= (9, 0) else _HEAD_DIM
     if head_dim % 8 or head_dim > most or value_dim > head_dim:
         raise ValueError(
-            f"flash_attention: cudnn supports keys in multiples of 8 up to {HEAD_DIM}, from compute capability 9.0 on up to "
-            f"{HEAD_DIM_HOPPER}, and values no wider than keys, not keys of {head_dim} with values of {value_dim}"
+            f"flash_attention: cudnn supports keys in multiples of 8 up to {_HEAD_DIM}, from compute capability 9.0 on up to "
+            f"{_HEAD_DIM_HOPPER}, and values no wider than keys, not keys of {head_dim} with values of {value_dim}"
         )
     if q_BTNH.shape[1] % 2 or k_BSJH.shape[1] % 2:
         raise ValueError(

@@ -26,16 +26,15 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec as P
 
-from r1jax.kernels import hardware
+from r1jax.kernels import hardware, shards
 from r1jax.kernels.flash_attention import pallas_tpu_kernels as kernels
 from r1jax.kernels.flash_attention import shapes
 from r1jax.kernels.flash_attention.shapes import Blocks, Shape
 from r1jax.kernels.tpu_kernel import DTYPES, LANES, SMEM_TABLE_BYTES, compiler_params
 
-MAX_HEAD_DIM = 512
-NUM_PREFETCHED = 2
-"""The table of blocks and the offset of the queries."""
+_MAX_HEAD_DIM = 512
 
 
 def flash_attention(
@@ -63,6 +62,29 @@ def flash_attention(
     return jnp.swapaxes(out_BNTU[:, :, : shape.queries], 1, 2)  # pyright: ignore[reportIndexIssue]
 
 
+def on_mesh(
+    q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, q_offset=0, q_rope_BTNR=None, k_rope_BSR=None, **options
+):
+    """``flash_attention`` over sequences and heads of the ambient mesh: no device needs anything of another.
+
+    Heads are split where the axis divides the key heads too, so that the query heads of a key head stay together. Queries and
+    keys of one sequence stay on one device: there is no ring over the axis "sequence".
+    """
+    is_static = isinstance(q_offset, int)
+
+    def part(q, k, v, q_segments, kv_segments, q_rope, k_rope, offset):
+        segments = {"q_segments_BT": q_segments, "kv_segments_BS": kv_segments}
+        ropes = {"q_rope_BTNR": q_rope, "k_rope_BSR": k_rope}
+        return flash_attention(q, k, v, **segments, **ropes, q_offset=q_offset if is_static else offset, **options)
+
+    offset = None if is_static else q_offset
+    arrays = (q_BTNH, k_BSJH, v_BSJU, q_segments_BT, kv_segments_BS, q_rope_BTNR, k_rope_BSR, offset)
+    batch, heads = shards.mesh_axes(("batch", "heads"), (q_BTNH.shape[0], k_BSJH.shape[2]))
+    by_head, whole = P(batch, None, heads, None), P(batch, None)
+    in_specs = (by_head, by_head, by_head, whole, whole, by_head, P(batch, None, None), P())
+    return shards.run_on_parts(part, arrays, in_specs=in_specs, out_specs=by_head)
+
+
 def _shape(q_BTNH, k_BSJH, v_BSJU, q_rope_BTNR, k_rope_BSR) -> Shape:
     types = {a.dtype for a in (q_BTNH, k_BSJH, v_BSJU, q_rope_BTNR, k_rope_BSR) if a is not None}
     if len(types) > 1 or str(q_BTNH.dtype) not in DTYPES:
@@ -77,9 +99,9 @@ def _shape(q_BTNH, k_BSJH, v_BSJU, q_rope_BTNR, k_rope_BSR) -> Shape:
 def _check(shape: Shape, blocks: Blocks) -> None:
     for name in ("head_dim", "value_dim", "rope_dim"):
         size = getattr(shape, name)
-        if size % 8 or size > MAX_HEAD_DIM:
+        if size % 8 or size > _MAX_HEAD_DIM:
             raise ValueError(
-                f"flash_attention: pallas_tpu supports {name} in multiples of 8 up to {MAX_HEAD_DIM}, not {size}"
+                f"flash_attention: pallas_tpu supports {name} in multiples of 8 up to {_MAX_HEAD_DIM}, not {size}"
             )
     group = shape.heads // shape.kv_heads
     if blocks.queries % LANES or blocks.keys % LANES or (group % blocks.heads and blocks.heads % group):
@@ -121,20 +143,6 @@ class _Call:
 
     def __hash__(self):
         return hash(self.key)
-
-    def pallas_call(self, kernel, name: str, *, grid, in_specs, out_specs, out_shape, scratch_shapes, semantics):
-        return pl.pallas_call(
-            kernel,
-            name=f"flash_attention_{name}",
-            grid_spec=pltpu.PrefetchScalarGridSpec(
-                num_scalar_prefetch=NUM_PREFETCHED, grid=grid, in_specs=in_specs, out_specs=out_specs,
-                scratch_shapes=scratch_shapes,
-            ),
-            out_shape=out_shape,
-            cost_estimate=self.costs[name],
-            compiler_params=compiler_params(self.generation, *semantics, vmem=1 / 2),
-            interpret=self.interpret,
-        )  # fmt: skip
 
 
 def _block_table(call: _Call, segments, offset_1, *, keys_outside: bool):
@@ -203,15 +211,21 @@ def _run(call: _Call, name: str, kernel, operands: dict, outputs: dict, scratch:
         kernel(dict(zip(names, refs, strict=True)), call)
 
     batch, heads = call.shape.batch, call.head_blocks
-    results = call.pallas_call(
+    semantics = ("arbitrary", "arbitrary") if keys_outside else ("parallel", "arbitrary")
+    results = pl.pallas_call(
         body,
-        name,
-        grid=(batch, call.num_k, heads, call.num_q) if keys_outside else (batch, heads, call.num_q, call.num_k),
-        in_specs=[specs[n.partition(".")[0]] for n in operands],
-        out_specs=[specs[n.partition(".")[0].removeprefix("d")] for n in outputs],
+        name=f"flash_attention_{name}",
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=2,  # the table of blocks and the offset of the queries
+            grid=(batch, call.num_k, heads, call.num_q) if keys_outside else (batch, heads, call.num_q, call.num_k),
+            in_specs=[specs[n.partition(".")[0]] for n in operands],
+            out_specs=[specs[n.partition(".")[0].removeprefix("d")] for n in outputs],
+            scratch_shapes=[pltpu.VMEM(s, jnp.float32) for s in scratch.values()],
+        ),
         out_shape=list(outputs.values()),
-        scratch_shapes=[pltpu.VMEM(s, jnp.float32) for s in scratch.values()],
-        semantics=("parallel", "parallel", *(("arbitrary",) * 2 if keys_outside else ("parallel", "arbitrary"))),
+        cost_estimate=call.costs[name],
+        compiler_params=compiler_params(call.generation, "parallel", "parallel", *semantics, vmem=1 / 2),
+        interpret=call.interpret,
     )(_block_table(call, segments, offset_1, keys_outside=keys_outside), offset_1, *operands.values())
     return dict(zip(outputs, results, strict=True))
 

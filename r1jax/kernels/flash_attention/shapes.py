@@ -14,9 +14,9 @@ from jax.experimental import pallas as pl
 from r1jax.kernels import hardware
 from r1jax.kernels.tpu_kernel import LANES
 
-SIZES = (128, 256, 512, 1024)
+_SIZES = (128, 256, 512, 1024)
 """Block lengths to choose from. More than 1024 brings no intensity that a TPU could use, and slow compilation."""
-MAX_HEADS = 8
+_MAX_HEADS = 8
 """Query heads a block: what they keep in VMEM grows with them."""
 
 
@@ -87,14 +87,14 @@ def choose_blocks(shape: Shape, generation: str) -> Blocks:
     that holds; shorter ones where they would be mostly padding or take more than a quarter of VMEM.
     """
     group = shape.heads // shape.kv_heads
-    heads = max(n for n in range(1, MAX_HEADS + 1) if group % n == 0)
+    heads = max(n for n in range(1, _MAX_HEADS + 1) if group % n == 0)
     if group == 1 and shape.rope_dim and shape.heads % 2 == 0 and 2 * shape.rope_dim <= LANES:
         heads = 2  # the rope parts of two heads fill the 128 lanes of a tile
     balance = hardware.flops_per_byte(generation)
     queries = min(_at_least(2 * balance / min(group, heads)), _at_least(shape.queries))
     keys = min(_at_least(balance), _at_least(shape.keys))
     while vmem_bytes(shape, Blocks(queries, keys, heads)) > hardware.info(generation).vmem_capacity_bytes // 4:
-        if max(queries, keys) == min(SIZES):
+        if max(queries, keys) == min(_SIZES):
             break
         queries, keys = (queries // 2, keys) if queries > keys else (queries, keys // 2)
     return Blocks(queries, keys, heads)
@@ -102,7 +102,7 @@ def choose_blocks(shape: Shape, generation: str) -> Blocks:
 
 def _at_least(length: float) -> int:
     """The shortest block of so many tokens, or the longest there is."""
-    return next((size for size in SIZES if size >= length), max(SIZES))
+    return next((size for size in _SIZES if size >= length), max(_SIZES))
 
 
 def round_up(length: int, multiple: int) -> int:

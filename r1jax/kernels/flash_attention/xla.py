@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from r1jax.kernels.flash_attention.reference import MASKED, attention_mask
 
-BLOCK = 128
+_BLOCK = 128
 """Queries a block."""
 MAX_SPANS = 8
 """Pieces of the causal triangle: 8 compute 9/16 of the square."""
@@ -24,7 +24,7 @@ def flash_attention(q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, sc
     """See ``r1jax.kernels.flash_attention.flash_attention``; keys are in one part."""
     batch, num_queries, num_heads, _ = q_BTNH.shape
     num_kv_heads = k_BSJH.shape[2]
-    block = min(BLOCK, num_queries)
+    block = min(_BLOCK, num_queries)
     padding = -num_queries % block
     q_BTNH = jnp.pad(q_BTNH, ((0, 0), (0, padding), (0, 0), (0, 0)))
     q_segments_BT = jnp.pad(q_segments_BT, ((0, 0), (0, padding)))
@@ -67,20 +67,12 @@ def _attend_fwd(q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, offset, 
             return None, (out, jnp.log(total) + highest)
 
         blocks = _cut(span, q_BJGTH), _cut(span, q_segments_BT, dim=1)
-        _, (out, normaliser) = jax.lax.scan(attend, None, (_starts(span), *blocks))
+        _, (out, normaliser) = jax.lax.scan(attend, None, (jnp.array(span, jnp.int32), *blocks))
         outs.append(_joined(out))
         normalisers.append(_joined(normaliser))
     out_BJGTU, normaliser_BJGT1 = jnp.concatenate(outs, axis=3), jnp.concatenate(normalisers, axis=3)
-    return out_BJGTU, (
-        q_BJGTH,
-        k_BJSH,
-        v_BJSU,
-        q_segments_BT,
-        kv_segments_BS,
-        offset,
-        out_BJGTU,
-        normaliser_BJGT1,
-    )
+    residuals = (q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, offset, out_BJGTU, normaliser_BJGT1)
+    return out_BJGTU, residuals
 
 
 def _attend_bwd(scale, known_offset, residuals, dout_BJGTU):
@@ -112,7 +104,7 @@ def _attend_bwd(scale, known_offset, residuals, dout_BJGTU):
             return (dk, dv), jnp.swapaxes(dq_BJHX, 2, 3).reshape(q.shape).astype(q.dtype)
 
         blocks = [_cut(span, a) for a in (dout_BJGTU, normaliser_BJGT1, delta_BJGT1)]
-        inputs = (_starts(span), _cut(span, q_BJGTH), _cut(span, q_segments_BT, dim=1), *blocks)
+        inputs = (jnp.array(span, jnp.int32), _cut(span, q_BJGTH), _cut(span, q_segments_BT, dim=1), *blocks)
         zeros = jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
         (dk, dv), dq = jax.lax.scan(attend, zeros, inputs)
         dk_BJSH, dv_BJSU = dk_BJSH.at[:, :, :num_keys].add(dk), dv_BJSU.at[:, :, :num_keys].add(dv)
@@ -125,17 +117,13 @@ _attend.defvjp(_attend_fwd, _attend_bwd)
 
 def _spans(num_queries: int, num_keys: int, known_offset: int | None) -> list[tuple[range, int]]:
     """(first queries of the blocks of a span, keys that they may see) in order; all keys where the offset is traced."""
-    block = min(BLOCK, num_queries)
+    block = min(_BLOCK, num_queries)
     starts = range(0, num_queries, block)
     size = -(-len(starts) // MAX_SPANS)
     spans = [starts[first : first + size] for first in range(0, len(starts), size)]
     if known_offset is None:
         return [(span, num_keys) for span in spans]
     return [(span, max(1, min(span[-1] + block + known_offset, num_keys))) for span in spans]
-
-
-def _starts(span: range) -> jax.Array:
-    return jnp.array(span, jnp.int32)
 
 
 def _cut(span: range, array: jax.Array, *, dim: int = 3) -> jax.Array:

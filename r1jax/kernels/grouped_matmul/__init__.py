@@ -3,7 +3,7 @@
 import jax
 
 from r1jax.kernels import hardware
-from r1jax.kernels.grouped_matmul import ragged_dot, reference, sharded, tokamax, xla
+from r1jax.kernels.grouped_matmul import pallas_tpu, ragged_dot, reference, xla
 from r1jax.kernels.grouped_matmul.pallas_tpu import sorted_expert_ffn
 from r1jax.kernels.implementation import choose
 from r1jax.kernels.route import Permutation, permutation
@@ -13,8 +13,8 @@ IMPLEMENTATIONS = {
     "reference": reference.expert_ffn,
     "xla": xla.expert_ffn,
     "ragged_dot": ragged_dot.expert_ffn,
-    "tokamax": tokamax.expert_ffn,
-    "pallas_tpu": sharded.expert_ffn,
+    "tokamax": ragged_dot.with_tokamax,
+    "pallas_tpu": pallas_tpu.on_mesh,
 }
 
 
@@ -36,16 +36,15 @@ def expert_ffn(
     ``order``: the routed rows sorted, as ``route_and_sort`` gives them; None: they are sorted here. ``role``: how tokens and
     weights lie on a mesh (``r1jax.sharding.RULES``).
 
-    ``implementation``: "reference", "xla" (loops for a CPU), "ragged_dot", "tokamax" (that package's kernels for NVIDIA GPUs,
-    unmeasured), "pallas_tpu" (on a mesh: ``sharded``), or "auto": the kernel on TPUs, "xla" for a CPU, "ragged_dot" elsewhere
-    (unmeasured there). ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``. Raises ValueError for
-    an unknown implementation, one that cannot run here, and shapes and types that the kernel does not take; ImportError where
-    the package tokamax is missing.
+    ``implementation`` and ``interpret``: see ``choose``. There are "reference", "xla" (loops for a CPU), "ragged_dot", "tokamax"
+    (that package's kernels for NVIDIA GPUs, unmeasured) and "pallas_tpu"; "auto" off TPUs is "xla" for a CPU, "ragged_dot"
+    elsewhere (unmeasured there). Raises ValueError as ``choose`` does, and for shapes and types that the kernel does not take;
+    ImportError where the package tokamax is missing.
     """
     default = "xla" if hardware.is_cpu() else "ragged_dot"
     function, options = choose("expert_ffn", implementation, IMPLEMENTATIONS, default=default, interpret=interpret)
     options["order"] = permutation(experts_TK, w_gate_EDF.shape[0]) if order is None else order
-    if function is sharded.expert_ffn:
+    if function is pallas_tpu.on_mesh:
         options["role"] = role
     with jax.named_scope("expert_ffn"):
         return function(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, **options)

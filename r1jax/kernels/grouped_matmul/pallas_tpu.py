@@ -25,12 +25,14 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec as P
 
-from r1jax.kernels import hardware
+from r1jax.kernels import hardware, shards
 from r1jax.kernels.grouped_matmul import shapes
 from r1jax.kernels.grouped_matmul.permute import at_places
-from r1jax.kernels.route import Permutation
+from r1jax.kernels.route import Permutation, permutation
 from r1jax.kernels.tpu_kernel import NN, NT, TN, compiler_params, dot
+from r1jax.sharding import Role
 
 
 def expert_ffn(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *, order: Permutation, interpret=False):
@@ -41,6 +43,66 @@ def expert_ffn(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *
         return sorted_expert_ffn(x_RD, order.offsets, *weights, interpret=interpret)
 
     return at_places(through_experts, x_TD, weights_TK, row_of_place=order.row_of_place, place_TK=order.place_XK)
+
+
+def on_mesh(
+    x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *, order: Permutation, role: Role = "train",
+    interpret=False,
+):  # fmt: skip
+    """``expert_ffn`` on a mesh: tokens, experts and their width are split, by ``role``'s rules of "batch", "experts" and "mlp".
+
+    Devices that hold different experts give each other their tokens (all-gather over those axes). Each sorts the routed rows
+    that it has (``order`` is not used), runs those of its own experts, and gets the sum of what all of them computed for its
+    tokens back (reduce-scatter). No row is dropped and no size depends on the data; the price is memory, since all rows might
+    be of one device's experts: what holds routed rows is as many times larger as the axis has devices. With a width that is
+    split too, the sums are over that axis as well.
+
+    Weights whose model dim is split ("embed") are put together for the matmul, in the type of the rows; their gradients are
+    summed and split again by the same step backwards.
+    """
+    weights = (w_gate_EDF, w_up_EDF, w_down_EFD)
+    if shards.mesh_to_split() is None:
+        return expert_ffn(x_TD, experts_TK, weights_TK, *weights, order=order, interpret=interpret)
+    shape = w_gate_EDF.shape
+    tokens, mlp = shards.mesh_axes(("batch", "mlp"), (x_TD.shape[0], shape[2]), role=role)
+    experts, embed = shards.mesh_axes(("experts", "embed"), shape[:2], role=role)
+    gathered = tuple(axis for axis in experts if axis in tokens)
+    summed = tuple(axis for axis in (*experts, *mlp) if axis not in gathered)
+
+    def part(x_TD, experts_TK, weights_TK, weights):
+        if gathered:
+            x_TD, experts_TK, weights_TK = (
+                jax.lax.all_gather(a, gathered, tiled=True) for a in (x_TD, experts_TK, weights_TK)
+            )
+        if embed:
+            weights = [
+                jax.lax.all_gather(w.astype(x_TD.dtype), embed, axis=dim, tiled=True)
+                for w, dim in zip(weights, (1, 1, 2), strict=True)
+            ]
+        first = jax.lax.axis_index(experts) * weights[0].shape[0] if experts else 0
+        own = _own(experts_TK - first, weights[0].shape[0])
+        out_TD = expert_ffn(x_TD, experts_TK, weights_TK, *weights, order=own, interpret=interpret)
+        if summed:
+            out_TD = jax.lax.psum(out_TD, summed)
+        return jax.lax.psum_scatter(out_TD, gathered, tiled=True) if gathered else out_TD
+
+    by_token = P(tokens, None)
+    up, down = P(experts, embed, mlp), P(experts, mlp, embed)
+    in_specs = (by_token, by_token, by_token, (up, up, down))
+    return shards.run_on_parts(part, (x_TD, experts_TK, weights_TK, weights), in_specs=in_specs, out_specs=by_token)
+
+
+def _own(experts_TK, num_experts: int) -> Permutation:
+    """The routed rows sorted by expert, those of experts 0 to num_experts − 1 first; the others have no place."""
+    is_own_TK = (experts_TK >= 0) & (experts_TK < num_experts)
+    order = permutation(jnp.where(is_own_TK, experts_TK, num_experts), num_experts + 1)
+    nowhere = experts_TK.size
+    is_held = jnp.arange(nowhere) < order.offsets[num_experts]
+    return Permutation(
+        jnp.where(is_held, order.row_of_place, nowhere),
+        jnp.where(is_own_TK, order.place_XK, nowhere),
+        order.offsets[: num_experts + 1],
+    )
 
 
 def sorted_expert_ffn(x_RD, offsets, w_gate_EDF, w_up_EDF, w_down_EFD, *, interpret=False):
@@ -93,31 +155,29 @@ def _forward(x_RD, offsets, weights, options, *, saves):
     def finish(gate, up):
         return (*_hidden(gate, up), gate, up) if saves else _hidden(gate, up)
 
-    hidden_RF, *saved = rows(shapes.gate_up(shape, saves=saves), [x_RD], [gate, up], finish)
-    (y_RD,) = rows(shapes.down(shape), [hidden_RF], [down], _same)
+    of_hidden, of_y = shapes.forward(shape, saves=saves)
+    hidden_RF, *saved = rows(of_hidden, [x_RD], [gate, up], finish)
+    (y_RD,) = rows(of_y, [hidden_RF], [down], lambda product: (product,))
     return y_RD, saved
 
 
 def _swiglu_bwd(options, residuals, dy_RD):
     x_RD, offsets, weights, gate_RF, up_RF = residuals
     (gate, up, down), (shape, interpret) = weights, options
+    d_hidden, d_x, d_gate_up, d_down = shapes.backward(shape)
     visits = _visits(offsets, shape, for_sums=False)
     rows = functools.partial(_rows, visits=visits, offsets=offsets, transposed=True, interpret=interpret)
     saved = [gate_RF, up_RF]
-    dgate_RF, dup_RF, hidden_RF = rows(shapes.d_hidden(shape), [dy_RD], [down], _hidden_gradient, extras=saved)
-    (dx_RD,) = rows(shapes.d_x(shape), [dgate_RF, dup_RF], [gate, up], lambda a, b: (a + b,))
+    dgate_RF, dup_RF, hidden_RF = rows(d_hidden, [dy_RD], [down], _hidden_gradient, extras=saved)
+    (dx_RD,) = rows(d_x, [dgate_RF, dup_RF], [gate, up], lambda a, b: (a + b,))
     visits = _visits(offsets, shape, for_sums=True)
     sums = functools.partial(_sums, visits=visits, offsets=offsets, interpret=interpret)
-    dgate_EDF, dup_EDF = sums(shapes.d_gate_up(shape), x_RD, [dgate_RF, dup_RF], dtype=gate.dtype)
-    (ddown_EFD,) = sums(shapes.d_down(shape), hidden_RF, [dy_RD], dtype=down.dtype)
+    dgate_EDF, dup_EDF = sums(d_gate_up, x_RD, [dgate_RF, dup_RF], dtype=gate.dtype)
+    (ddown_EFD,) = sums(d_down, hidden_RF, [dy_RD], dtype=down.dtype)
     return dx_RD, None, (dgate_EDF, dup_EDF, ddown_EFD)
 
 
 _swiglu.defvjp(_swiglu_fwd, _swiglu_bwd)
-
-
-def _same(product):
-    return (product,)
 
 
 def _hidden(gate, up):
@@ -203,7 +263,7 @@ def _sums(call, left_RK, rights_RN, *, visits, offsets, dtype, interpret):
     of_sums = pl.BlockSpec((None, left, right), lambda k, n, v, expert, block, _: (expert[v], k, n))
 
     def kernel(expert_ref, block_ref, offsets_ref, left_ref, *refs):
-        right_refs, out_refs, sum_refs = _thirds(refs)
+        right_refs, out_refs, sum_refs = (refs[n : n + call.products] for n in range(0, len(refs), call.products))
         visit = pl.program_id(2)
 
         @pl.when((visit == 0) | (expert_ref[jnp.maximum(visit - 1, 0)] != expert_ref[visit]))
@@ -239,11 +299,6 @@ def _sums(call, left_RK, rights_RN, *, visits, offsets, dtype, interpret):
         interpret=interpret,
         name=call.name,
     )(expert, block, offsets, left_RK, *rights_RN)
-
-
-def _thirds(refs):
-    third = len(refs) // 3
-    return refs[:third], refs[third : 2 * third], refs[2 * third :]
 
 
 def _is_mine(expert_ref, block_ref, offsets_ref, visit, block_shape):

@@ -115,44 +115,24 @@ class Sums:
         return pl.CostEstimate(flops=2 * s.rows * area, bytes_accessed=bytes_accessed, transcendentals=0)
 
 
-def gate_up(s: Shape, *, saves: bool) -> Rows:
-    """silu(x·gate) * (x·up), and with ``saves`` both products for the backward pass."""
-    return Rows("gate_up", s, s.dim, s.ffn, products=2, outputs=3 if saves else 1, transcendental=True)
-
-
-def down(s: Shape) -> Rows:
-    """hidden · down."""
-    return Rows("down", s, s.ffn, s.dim)
-
-
-def d_hidden(s: Shape) -> Rows:
-    """dy · downᵀ, and from it the gradients of gate·x and up·x, and the hidden rows again."""
-    return Rows("d_hidden", s, s.dim, s.ffn, extras=2, outputs=3, transcendental=True)
-
-
-def d_x(s: Shape) -> Rows:
-    """dgate · gateᵀ + dup · upᵀ."""
-    return Rows("d_x", s, s.ffn, s.dim, inputs=2, products=2)
-
-
-def d_gate_up(s: Shape) -> Sums:
-    """xᵀ · dgate and xᵀ · dup."""
-    return Sums("d_gate_up", s, s.dim, s.ffn, products=2)
-
-
-def d_down(s: Shape) -> Sums:
-    """hiddenᵀ · dy."""
-    return Sums("d_down", s, s.ffn, s.dim)
-
-
-def forward(s: Shape, *, saves: bool = False) -> list[Rows | Sums]:
-    """The calls of a forward pass."""
-    return [gate_up(s, saves=saves), down(s)]
+def forward(s: Shape, *, saves: bool = False) -> list[Rows]:
+    """The calls of a forward pass: silu(x·gate) * (x·up), with ``saves`` both products too, for the way back; hidden · down."""
+    gate_up = Rows("gate_up", s, s.dim, s.ffn, products=2, outputs=3 if saves else 1, transcendental=True)
+    return [gate_up, Rows("down", s, s.ffn, s.dim)]
 
 
 def backward(s: Shape) -> list[Rows | Sums]:
-    """The calls of a backward pass."""
-    return [d_hidden(s), d_x(s), d_gate_up(s), d_down(s)]
+    """The calls of a backward pass.
+
+    dy · downᵀ, and from it the gradients of gate·x and up·x, and the hidden rows again; dgate · gateᵀ + dup · upᵀ; xᵀ · dgate
+    and xᵀ · dup; hiddenᵀ · dy.
+    """
+    return [
+        Rows("d_hidden", s, s.dim, s.ffn, extras=2, outputs=3, transcendental=True),
+        Rows("d_x", s, s.ffn, s.dim, inputs=2, products=2),
+        Sums("d_gate_up", s, s.dim, s.ffn, products=2),
+        Sums("d_down", s, s.ffn, s.dim),
+    ]
 
 
 def cost(calls: Sequence[Rows | Sums], generation: str) -> pl.CostEstimate:

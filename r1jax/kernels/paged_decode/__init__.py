@@ -7,7 +7,9 @@ holds, and how scores and values come of it.
 import functools
 
 import jax
+from jax.sharding import PartitionSpec as P
 
+from r1jax.kernels import shards
 from r1jax.kernels.implementation import choose
 from r1jax.kernels.paged_decode import gqa, mla, pages, pallas_tpu
 from r1jax.kernels.paged_decode.pages import Pages, write_pages
@@ -50,16 +52,27 @@ def decode(
     0. Scores and softmax are float32, products take the inputs' type. No gradient.
 
     On a mesh of several devices (``jax.set_mesh``) each runs the operation on its part. ``batch_axes`` are the mesh axes that cut
-    the sequences and, alike, the pool: a sequence's pages are in its own part of it.
+    the sequences and, alike, the pool: a sequence's pages are in its own part of it. Query heads stay with the key head that
+    they share; a latent, which is every head's, is whole.
 
-    ``implementation``: "reference" (gathers the pages), "pallas_tpu", or "auto": the kernel on a TPU. ``interpret`` runs the
-    kernel without a TPU (True, or ``pltpu.InterpretParams``). Raises ValueError for an unknown implementation or one that
-    cannot run here, and, for the kernel, types, widths or page sizes that it does not support.
+    ``implementation`` ("reference", which gathers the pages, or "pallas_tpu") and ``interpret``: see ``choose``. Raises
+    ValueError as it does, and for types, widths or page sizes that the kernel does not support.
     """
     implementations = {"reference": kind.reference, "pallas_tpu": functools.partial(pallas_tpu.decode, kind)}
     function, interpreted = choose(kind.NAME, implementation, implementations, default="reference", interpret=interpret)
-    function = functools.partial(function, scale=scale, **interpreted)
-    return pages.decode(function, queries, cached, page_table_BI, lengths_B, batch_axes=batch_axes)
+
+    def part(pages, page_table_BI, *arrays):
+        *queries, lengths_B = arrays
+        tables = {"page_table_BI": page_table_BI, "lengths_B": lengths_B}
+        return function(*queries, pages, **tables, scale=scale, **interpreted)
+
+    if "kv_WJSA" in cached:
+        heads = pages.page_specs(cached, batch_axes)["kv_WJSA"][1]
+    else:
+        (heads,) = shards.mesh_axes(("heads",), queries[0].shape[2:3], role="rollout")
+    by_head = P(batch_axes, None, heads, None)
+    specs = {"in_specs": (*[by_head] * len(queries), P(batch_axes)), "out_specs": by_head}
+    return pages.run_on_pages(part, cached, page_table_BI, *queries, lengths_B, **specs, batch_axes=batch_axes)
 
 
 __all__ = ["Pages", "gqa_decode", "mla_decode", "write_pages"]

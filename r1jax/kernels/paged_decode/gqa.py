@@ -4,14 +4,12 @@ A page holds for each of J key heads the rotated key and the value of S tokens, 
 then fills the 128 lanes of a TPU tile, and a page of all heads is one read. Key heads come first so that they can be sharded.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
 from r1jax.kernels.flash_attention.reference import attention
-from r1jax.kernels.paged_decode import shapes
 from r1jax.kernels.paged_decode.pages import Pages, decode_mask
+from r1jax.kernels.paged_decode.shapes import Shape
 from r1jax.kernels.tpu_kernel import NT, dot
 
 NAME = "gqa_decode"
@@ -36,21 +34,6 @@ def page(queries: list, page_of_head: list):
     (q_ref,), (kv_ref,) = queries, page_of_head
     head_dim = q_ref.shape[-1]
     return dot(q_ref[...], kv_ref[:, :head_dim], contracted=NT), kv_ref[:, head_dim:]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shape(shapes.Shape):
-    """Of N query heads and J key heads of H numbers."""
-
-    head_dim: int
-
-    @property
-    def query_dims(self):
-        return {"q_BTNH": self.head_dim}
-
-    @property
-    def page_shapes(self):
-        return {"kv_WJSA": (self.kv_heads, self.page_size, 2 * self.head_dim)}
 
 
 def shape_of(widths: list[int], pages: Pages, **sizes) -> Shape:

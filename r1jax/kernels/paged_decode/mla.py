@@ -5,14 +5,12 @@ numbers in V3), as ``{"latent_WSC", "rope_WRS"}``. The rope part has tokens last
 128 lanes, S = 128 tokens fill them all, so that a page occupies what it holds.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
 from r1jax.kernels.flash_attention.reference import attention, with_rope
-from r1jax.kernels.paged_decode import shapes
 from r1jax.kernels.paged_decode.pages import Pages, decode_mask
+from r1jax.kernels.paged_decode.shapes import Shape
 from r1jax.kernels.tpu_kernel import NT, dot
 
 NAME = "mla_decode"
@@ -42,22 +40,6 @@ def page(queries: list, page_of_head: list):
     (q_latent_ref, q_rope_ref), (latent_ref, rope_ref) = queries, page_of_head
     latent = latent_ref[...]
     return dot(q_latent_ref[...], latent, contracted=NT) + dot(q_rope_ref[...], rope_ref[...]), latent
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shape(shapes.Shape):
-    """Of a latent of C and a shared key of R numbers."""
-
-    latent_dim: int
-    rope_dim: int
-
-    @property
-    def query_dims(self):
-        return {"q_latent_BTNC": self.latent_dim, "q_rope_BTNR": self.rope_dim}
-
-    @property
-    def page_shapes(self):
-        return {"latent_WSC": (self.page_size, self.latent_dim), "rope_WRS": (self.rope_dim, self.page_size)}
 
 
 def shape_of(widths: list[int], pages: Pages, **sizes) -> Shape:

@@ -30,16 +30,11 @@ def write_pages(pages: Pages, new: Pages, *, page_table_BI, start_B, counts_B=No
     ``new`` holds "k_BTJH" and "v_BTJH", or "latent_BTC" and "rope_BTR". A sequence whose ``start_B`` is negative writes nothing,
     nor does a token past the end of the table or, with ``counts_B``, past the first so many of its sequence: padding.
     """
-    mesh = shards.mesh_to_split()
-    if mesh is None:
-        return _write(pages, page_table_BI, new, start_B, counts_B)
-    pool = page_specs(pages, batch_axes, mesh)
+    pool = page_specs(pages, batch_axes)
     heads = pool["kv_WJSA"][1] if "kv_WJSA" in pool else None
     new_specs = {name: P(batch_axes, None, heads, None) if a.ndim == 4 else P(batch_axes) for name, a in new.items()}
-    return _run(
-        _write, pages, page_table_BI, (new, start_B, counts_B), batch_axes=batch_axes, pool=pool,
-        in_specs=(new_specs, P(batch_axes), P(batch_axes)), out_specs=pool,
-    )  # fmt: skip
+    in_specs = (new_specs, P(batch_axes), P(batch_axes))
+    return run_on_pages(_write, pages, page_table_BI, new, start_B, counts_B, in_specs=in_specs, batch_axes=batch_axes)
 
 
 def _write(pages, page_table_BI, new, start_B, counts_B):
@@ -88,46 +83,18 @@ def copy(pages: Pages, *, pages_B2: jax.Array, batch_axes: tuple[str, ...]) -> P
     def part(pages, pages_B2):
         return {name: pool.at[pages_B2[:, 1]].set(pool[pages_B2[:, 0]]) for name, pool in pages.items()}
 
-    mesh = shards.mesh_to_split()
-    if mesh is None:
-        return part(pages, pages_B2)
-    pool = page_specs(pages, batch_axes, mesh)
-    return _run(part, pages, pages_B2, (), batch_axes=batch_axes, pool=pool, in_specs=(), out_specs=pool)
+    return run_on_pages(part, pages, pages_B2, in_specs=(), batch_axes=batch_axes)
 
 
-def constrain(pages: Pages, *, batch_axes: tuple[str, ...]) -> Pages:
+def constrain_pages(pages: Pages, *, batch_axes: tuple[str, ...]) -> Pages:
     """The pool, laid out on the ambient mesh where there is one of several devices."""
-    mesh = shards.mesh_to_split()
-    return pages if mesh is None else jax.lax.with_sharding_constraint(pages, page_specs(pages, batch_axes, mesh))
+    if shards.mesh_to_split() is None:
+        return pages
+    return jax.lax.with_sharding_constraint(pages, page_specs(pages, batch_axes))
 
 
-def decode(function: Callable, queries: tuple, pages: Pages, page_table_BI, lengths_B, *, batch_axes) -> jax.Array:
-    """``function``, an implementation, of each device's part: over sequences, with their pages, and over heads.
-
-    Query heads stay with the key head that they share; a latent, which is every head's, is whole.
-    """
-
-    def part(pages, page_table_BI, *arrays):
-        *queries, lengths_B = arrays
-        return function(*queries, pages, page_table_BI=page_table_BI, lengths_B=lengths_B)
-
-    mesh = shards.mesh_to_split()
-    if mesh is None:
-        return part(pages, page_table_BI, *queries, lengths_B)
-    pool = page_specs(pages, batch_axes, mesh)
-    if "kv_WJSA" in pool:
-        heads = pool["kv_WJSA"][1]
-    else:
-        (heads,) = shards.mesh_axes(("heads",), queries[0].shape[2:3], mesh, role="rollout")
-    by_head = P(batch_axes, None, heads, None)
-    return _run(
-        part, pages, page_table_BI, (*queries, lengths_B), batch_axes=batch_axes, pool=pool,
-        in_specs=(*[by_head] * len(queries), P(batch_axes)), out_specs=by_head,
-    )  # fmt: skip
-
-
-def page_specs(pages: Pages, batch_axes: tuple[str, ...], mesh) -> dict[str, P]:
-    """How the arrays of a pool lie on a mesh: key heads, where there are any, are its second dim."""
+def page_specs(pages: Pages, batch_axes: tuple[str, ...], mesh=None) -> dict[str, P]:
+    """How the arrays of a pool lie on a mesh, by default the ambient one: key heads, where there are any, are its second dim."""
 
     def spec(name: str, array: jax.Array) -> P:
         if name != "kv_WJSA":
@@ -138,18 +105,24 @@ def page_specs(pages: Pages, batch_axes: tuple[str, ...], mesh) -> dict[str, P]:
     return {name: spec(name, array) for name, array in pages.items()}
 
 
-def _run(
-    function: Callable, pages: Pages, page_table_BI, arrays: tuple, *, batch_axes, pool, in_specs: tuple, out_specs
+def run_on_pages(
+    function: Callable, pages: Pages, page_table_BI, *arrays, in_specs: tuple, out_specs=None, batch_axes
 ) -> Any:
-    """function(pages, page_table_BI, *arrays) of each device's part, tables in the numbers of that part's pool."""
+    """function(pages, page_table_BI, *arrays) of each device's part, tables in the numbers of that part's pool.
+
+    ``out_specs`` None: the result is a pool.
+    """
+    if shards.mesh_to_split() is None:
+        return function(pages, page_table_BI, *arrays)
 
     def part(pages, page_table_BI, *arrays):
         num_pages = jax.tree.leaves(pages)[0].shape[0]
         first = jax.lax.axis_index(batch_axes) * num_pages if batch_axes else 0
         return function(pages, page_table_BI - first, *arrays)
 
+    pool = page_specs(pages, batch_axes)
     specs = (pool, P(batch_axes, None), *in_specs)
-    return shards.run(part, (pages, page_table_BI, *arrays), in_specs=specs, out_specs=out_specs)
+    return shards.run_on_parts(part, (pages, page_table_BI, *arrays), in_specs=specs, out_specs=out_specs or pool)
 
 
 def decode_mask(lengths_B, *, num_queries: int, num_keys: int) -> jax.Array:

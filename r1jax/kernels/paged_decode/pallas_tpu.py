@@ -1,12 +1,12 @@
 """Decode for TPUs: one pass over the pages of each sequence with online softmax.
 
 Grid: (sequences, steps). A step takes a few pages. A pool is passed once for each of them, each time with an index map that
-looks up its page in the prefetched page table (``page_specs``), so Pallas' own pipeline reads the pages of the next step, or of
+looks up its page in the prefetched page table (``page_blocks``), so Pallas' own pipeline reads the pages of the next step, or of
 the next sequence, while this step's are worked on. Steps past the end of a sequence repeat the page that is there, which is
 no read, and compute nothing.
 
 A step computes the scores of its pages, takes the new maximum over all of them, and adds the weighted values to the running
-sum, which a larger maximum rescales (FlashAttention-2, Alg. 1; ``add_pages``). For each key head, the query heads that share it
+sum, which a larger maximum rescales (FlashAttention-2, Alg. 1; ``_add_pages``). For each key head, the query heads that share it
 (Ainslie et al. 2023, Sec. 2.2) and the T query tokens are the rows of one product. In the absorbed form of MLA (V2 Sec. 2.1.2,
 after Eq. 11; spec A.3.2) all heads share one key, latent and rope, and one value, the latent: a page is read once and used for
 all T·N rows. V3 makes 2·128·(576 + 512) FLOPs of a token's 1152 bytes, 242 a byte, about what a TPU v5 needs to be busy; more
@@ -49,22 +49,25 @@ def decode(kind, *arrays, page_table_BI, lengths_B, scale: float, interpret=Fals
 
         @pl.when(step == 0)
         def _():
-            start_softmax(*softmax)
+            sum_ref, highest_ref, total_ref = softmax
+            sum_ref[...] = jnp.zeros_like(sum_ref)
+            total_ref[...] = jnp.zeros_like(total_ref)
+            highest_ref[...] = jnp.full_like(highest_ref, MASKED)
 
         @pl.when(first_key < length)
         def _():
             places = [{"first_key": first_key + n * page_size, "num_keys": page_size} for n in range(count)]
-            masks = [visible(length, **place, num_queries=num_queries, rows=rows) for place in places]
+            masks = [_visible(length, **place, num_queries=num_queries, rows=rows) for place in places]
             for head in range(kv_heads):
                 of_head = [ref.at[head] for ref in query_refs]
                 seen = [kind.page(of_head, [_of_head(ref, head) for ref in page_refs[n::count]]) for n in range(count)]
                 scores, values = [scores * scale for scores, _ in seen], [values for _, values in seen]
-                add_pages(scores, masks, values, *(ref.at[head] for ref in softmax))
+                _add_pages(scores, masks, values, *(ref.at[head] for ref in softmax))
 
         @pl.when(step == pl.num_programs(1) - 1)
         def _():
             for head in range(kv_heads):
-                out_ref[head] = finish_softmax(softmax[0].at[head], softmax[2].at[head]).astype(out_ref.dtype)
+                out_ref[head] = _finish_softmax(softmax[0].at[head], softmax[2].at[head]).astype(out_ref.dtype)
 
     def in_rows(q_BTNA):
         """Rows of a key head: its query heads for the first token, for the second, ..."""
@@ -84,7 +87,7 @@ def decode(kind, *arrays, page_table_BI, lengths_B, scale: float, interpret=Fals
             grid=(batch, pl.cdiv(shape.pages_per_sequence, count)),
             in_specs=[
                 *map(row_spec, shape.query_dims.values()),
-                *(spec for block in shape.page_shapes.values() for spec in page_specs(block, **table)),
+                *(spec for block in shape.page_shapes.values() for spec in page_blocks(block, **table)),
             ],
             out_specs=row_spec(width),
             scratch_shapes=[pltpu.VMEM((kv_heads, rows, size), jnp.float32) for size in (width, LANES, LANES)],
@@ -130,7 +133,7 @@ def _check(name: str, shape, dtypes: list, table, lengths) -> None:
         )
 
 
-def page_specs(block: tuple, *, count: int, page_size: int, pages_per_sequence: int) -> list[pl.BlockSpec]:
+def page_blocks(block: tuple, *, count: int, page_size: int, pages_per_sequence: int) -> list[pl.BlockSpec]:
     """Block specs of the ``count`` pages of a step for a pool whose pages are ``block``; the table is prefetched, flat.
 
     Grid (sequences, steps). A page past the end repeats the one that this operand held before, which is no read.
@@ -148,7 +151,7 @@ def page_specs(block: tuple, *, count: int, page_size: int, pages_per_sequence: 
     return [spec(j) for j in range(count)]
 
 
-def visible(length, *, first_key, num_keys: int, num_queries: int, rows: int):
+def _visible(length, *, first_key, num_keys: int, num_queries: int, rows: int):
     """[rows, num_keys] mask of a page whose first token is ``first_key``; rows / T rows in order for each of the T queries."""
     row = jax.lax.broadcasted_iota(jnp.int32, (rows, num_keys), 0)
     key = first_key + jax.lax.broadcasted_iota(jnp.int32, (rows, num_keys), 1)
@@ -156,14 +159,7 @@ def visible(length, *, first_key, num_keys: int, num_queries: int, rows: int):
     return key <= length - num_queries + query
 
 
-def start_softmax(sum_ref, highest_ref, total_ref) -> None:
-    """Nothing seen yet."""
-    sum_ref[...] = jnp.zeros_like(sum_ref)
-    total_ref[...] = jnp.zeros_like(total_ref)
-    highest_ref[...] = jnp.full_like(highest_ref, MASKED)
-
-
-def add_pages(scores: list, masks: list, values: list, sum_ref, highest_ref, total_ref) -> None:
+def _add_pages(scores: list, masks: list, values: list, sum_ref, highest_ref, total_ref) -> None:
     """Online softmax: the pages' scores, [rows, S] each, and values, [S, width] each, into the running sums of the rows."""
     scores = [jnp.where(mask, s, MASKED) for s, mask in zip(scores, masks, strict=True)]
     before = highest_ref[:, :1]
@@ -181,7 +177,7 @@ def add_pages(scores: list, masks: list, values: list, sum_ref, highest_ref, tot
     total_ref[...] = jnp.broadcast_to(total, total_ref.shape)
 
 
-def finish_softmax(sum_ref, total_ref):
+def _finish_softmax(sum_ref, total_ref):
     """The weighted mean of the values; 0 for a row that saw nothing."""
     total = total_ref[:, :1]
     return sum_ref[...] / jnp.where(total > 0, total, 1.0)

@@ -1,6 +1,5 @@
 """Sizes of a call of either kind; pages a grid step; what one call costs."""
 
-import abc
 import dataclasses
 import math
 
@@ -8,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-STEP_BYTES = 2**20
+_STEP_BYTES = 2**20
 """Pages a grid step hold about so much: starting a step takes some 0.35 µs, reading 1 MiB 0.3 to 1.3 µs."""
 MAX_PAGES = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shape(abc.ABC):
-    """T query tokens each of B sequences that have up to I pages of S tokens; a kind adds what it has in a token."""
+class Shape:
+    """T query tokens each of B sequences that have up to I pages of S tokens: GQA's, of ``head_dim``, or else MLA's."""
 
     batch: int
     queries: int
@@ -24,17 +23,26 @@ class Shape(abc.ABC):
     page_size: int
     num_pages: int
     kv_heads: int = 1
+    head_dim: int = 0
+    latent_dim: int = 0
+    rope_dim: int = 0
     dtype: str = "bfloat16"
 
     @property
-    @abc.abstractmethod
     def query_dims(self) -> dict[str, int]:
         """Width of each query by name: a score is a product of their sum, a value is as wide as the first."""
+        return (
+            {"q_BTNH": self.head_dim}
+            if self.head_dim
+            else {"q_latent_BTNC": self.latent_dim, "q_rope_BTNR": self.rope_dim}
+        )
 
     @property
-    @abc.abstractmethod
     def page_shapes(self) -> dict[str, tuple[int, ...]]:
         """A page of each pool by name."""
+        if self.head_dim:
+            return {"kv_WJSA": (self.kv_heads, self.page_size, 2 * self.head_dim)}
+        return {"latent_WSC": (self.page_size, self.latent_dim), "rope_WRS": (self.rope_dim, self.page_size)}
 
     @property
     def value_dim(self) -> int:
@@ -71,7 +79,7 @@ class Shape(abc.ABC):
 def pages_per_step(shape: Shape) -> int:
     """Pages that one grid step reads and works on."""
     page_bytes = shape.page_numbers * shape.itemsize
-    return max(1, min(MAX_PAGES, shape.pages_per_sequence, -(-STEP_BYTES // page_bytes)))
+    return max(1, min(MAX_PAGES, shape.pages_per_sequence, -(-_STEP_BYTES // page_bytes)))
 
 
 def cost(shape: Shape) -> pl.CostEstimate:

@@ -3,10 +3,10 @@
 import jax
 
 from r1jax.kernels.implementation import choose
-from r1jax.kernels.route import reference, sharded
+from r1jax.kernels.route import pallas_tpu, reference
 from r1jax.kernels.route.reference import Permutation, affinities, permutation
 
-IMPLEMENTATIONS = {"reference": reference, "pallas_tpu": sharded}
+IMPLEMENTATIONS = {"reference": reference, "pallas_tpu": pallas_tpu}
 
 
 def route(
@@ -14,9 +14,8 @@ def route(
 ) -> tuple[jax.Array, jax.Array]:
     """(weights, experts), each [X, K]: ``reference.route`` has the options and what they mean.
 
-    ``implementation``: "reference", "pallas_tpu" (on a mesh: ``sharded``), or "auto" for the kernel on TPUs and the
-    reference elsewhere. ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``. Raises ValueError for an
-    unknown implementation, one that cannot run here, and scores and sizes that the kernel does not take.
+    ``implementation`` ("reference" or "pallas_tpu") and ``interpret``: see ``choose``. Raises ValueError as it does, and for
+    scores and sizes that the kernel does not take.
     """
     implement, interpreted = _choose(implementation, interpret)
     return implement.route(scores_XE, bias_E, **interpreted, **options)

@@ -24,14 +24,15 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec as P
 
-from r1jax.kernels import hardware
+from r1jax.kernels import hardware, shards
 from r1jax.kernels.route import reference, shapes
 from r1jax.kernels.route.reference import Permutation
 
-OUT = -(2**31)
+_OUT = -(2**31)
 """Less than the integer of any score."""
-MINUS_INF = -2139095041
+_MINUS_INF = -2139095041
 """The integer of −inf."""
 
 
@@ -50,13 +51,24 @@ class _Options:
 
 
 def route(scores_XE, bias_E, *, interpret=False, **options) -> tuple[jax.Array, jax.Array]:
-    """See ``r1jax.kernels.route.route``; ``interpret`` is that of ``pl.pallas_call``."""
-    weights_XK, experts_XK, _, _ = _pass(scores_XE, bias_E, interpret=interpret, **options)
-    return weights_XK, experts_XK
+    """See ``r1jax.kernels.route.route``; ``interpret`` is that of ``pl.pallas_call``. On a mesh over tokens."""
+
+    def part(scores_XE, bias_E):
+        return _pass(scores_XE, bias_E, interpret=interpret, **options)[:2]
+
+    by_token = P(*shards.mesh_axes(("batch",), scores_XE.shape[:1]), None)
+    return shards.run_on_parts(part, (scores_XE, bias_E), in_specs=(by_token, P()), out_specs=(by_token, by_token))
 
 
 def route_and_sort(scores_XE, bias_E, *, interpret=False, **options) -> tuple[jax.Array, jax.Array, Permutation]:
-    """See ``r1jax.kernels.route.route_and_sort``; ``interpret`` is that of ``pl.pallas_call``."""
+    """See ``r1jax.kernels.route.route_and_sort``; the permutation is that of all tokens, on a mesh too.
+
+    There it comes of a sort, since ranks within an expert depend on the tokens of other devices; experts that are split over
+    devices sort what reaches them and do not use it, and XLA then drops it.
+    """
+    if shards.mesh_to_split() is not None:
+        weights_XK, experts_XK = route(scores_XE, bias_E, interpret=interpret, **options)
+        return weights_XK, experts_XK, reference.permutation(experts_XK, scores_XE.shape[1])
     weights_XK, experts_XK, rank_XK, counts_E = _pass(scores_XE, bias_E, interpret=interpret, **options)
     offsets = jnp.pad(jnp.cumsum(counts_E), (1, 0))
     place_XK = rank_XK + offsets[experts_XK]
@@ -201,7 +213,7 @@ def _discard_groups(keys_ref, group_keys_ref, shape):
     group_keys_ref[...] = is_kept_Gb
     for group in range(shape.groups):
         members = slice(group * size, (group + 1) * size)
-        keys_ref[members, :] = jnp.where(group_keys_ref[group : group + 1, :] > 0, keys_ref[members, :], MINUS_INF)
+        keys_ref[members, :] = jnp.where(group_keys_ref[group : group + 1, :] > 0, keys_ref[members, :], _MINUS_INF)
 
 
 def _take_highest(keys_Nb):
@@ -209,7 +221,7 @@ def _take_highest(keys_Nb):
     index_Nb = _iota(keys_Nb.shape, 0)
     highest_1b = keys_Nb.max(0, keepdims=True)
     index_1b = jnp.where(keys_Nb == highest_1b, index_Nb, keys_Nb.shape[0]).min(0, keepdims=True)
-    return highest_1b, index_1b, jnp.where(index_Nb == index_1b, OUT, keys_Nb)
+    return highest_1b, index_1b, jnp.where(index_Nb == index_1b, _OUT, keys_Nb)
 
 
 def _ordered(value):

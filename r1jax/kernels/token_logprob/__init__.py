@@ -3,12 +3,12 @@
 import jax
 
 from r1jax.kernels.implementation import choose
-from r1jax.kernels.token_logprob import reference, sharded, xla
+from r1jax.kernels.token_logprob import pallas_tpu, reference, xla
 
 IMPLEMENTATIONS = {
     "reference": reference.token_logprob,
     "xla": xla.token_logprob,
-    "pallas_tpu": sharded.token_logprob,
+    "pallas_tpu": pallas_tpu.on_mesh,
 }
 
 
@@ -26,9 +26,8 @@ def token_logprob(
     Products take x's type, sums and softmax are float32. ``temperature``, a float or scalar array > 0, gets no gradient;
     the sampler divides by the same one. Targets lie in [0, V).
 
-    ``implementation``: "reference", "xla" (blocks of the vocabulary), "pallas_tpu" (on a mesh: ``sharded``), or "auto" for
-    the kernel on TPUs and "xla" elsewhere. ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``. Raises
-    ValueError for an unknown implementation, one that cannot run here, and shapes and types that the kernel does not take.
+    ``implementation`` and ``interpret``: see ``choose``. There are "reference", "xla" (blocks of the vocabulary; "auto" off TPUs)
+    and "pallas_tpu". Raises ValueError as ``choose`` does, and for shapes and types that the kernel does not take.
     """
     function, options = choose("token_logprob", implementation, IMPLEMENTATIONS, default="xla", interpret=interpret)
     return function(x_XD, w_VD, targets_X, temperature=temperature, **options)

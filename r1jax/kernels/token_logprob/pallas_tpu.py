@@ -22,17 +22,19 @@ those of all. With the latter the backward pass is the same, since p and log p a
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec as P
 
-from r1jax.kernels import hardware
+from r1jax.kernels import hardware, shards
 from r1jax.kernels.token_logprob import shapes
 from r1jax.kernels.tpu_kernel import NT, TN, compiler_params, dot
 
-CHUNK = 1024
+_CHUNK = 1024
 """Columns of a gradient that are computed at once in VMEM."""
 
 
@@ -60,6 +62,30 @@ def token_logprob(
         own_X = targets_X - jax.lax.axis_index(vocab_axes) * shape.vocab
         targets_X = jnp.where((own_X >= 0) & (own_X < shape.vocab), own_X, -1)
     return _logprob(x_XD, w_VD, targets_X, inverse, (shape, vocab_axes, interpret))
+
+
+def on_mesh(x_XD, w_VD, targets_X, *, temperature, interpret=False):
+    """``token_logprob`` over rows ("batch", and within it "length") and tokens of the vocabulary ("vocab").
+
+    A device has the logits of its rows and tokens only. Weights whose width is split ("embed") are put together for it, in the
+    type of the rows, and their gradients split again.
+    """
+    num_rows, mesh_shape = x_XD.shape[0], jax.sharding.get_abstract_mesh().shape
+    batch, length, vocab = shards.mesh_axes(("batch", "length", "vocab"), (num_rows, num_rows, w_VD.shape[0]))
+    rows = (*batch, *length) if num_rows % math.prod(mesh_shape[axis] for axis in (*batch, *length)) == 0 else batch
+    (embed,) = shards.mesh_axes(("embed",), w_VD.shape[1:])
+
+    def part(x_XD, w_VD, targets_X, temperature):
+        if embed:
+            w_VD = jax.lax.all_gather(w_VD.astype(x_XD.dtype), embed, axis=1, tiled=True)
+        return token_logprob(x_XD, w_VD, targets_X, temperature=temperature, vocab_axes=vocab, interpret=interpret)
+
+    return shards.run_on_parts(
+        part,
+        (x_XD, w_VD, targets_X, jnp.asarray(temperature, jnp.float32)),
+        in_specs=(P(rows, None), P(vocab, embed), P(rows), P()),
+        out_specs=(P(rows), P(rows)),
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -214,8 +240,8 @@ def _backward_kernel(
     def _():
         dx_ref[...] = jnp.zeros_like(dx_ref)
 
-    for start in range(0, x_ref.shape[1], CHUNK):
-        chunk = slice(start, min(start + CHUNK, x_ref.shape[1]))
+    for start in range(0, x_ref.shape[1], _CHUNK):
+        chunk = slice(start, min(start + _CHUNK, x_ref.shape[1]))
         dx_ref[:, chunk] += dot(dlogits_vb, w_vD[:, chunk], contracted=TN)
         dw_vd = dot(dlogits_vb, x_ref[:, chunk])
         dw_ref[:, chunk] = refs[0][:, chunk] + dw_vd if adds else dw_vd

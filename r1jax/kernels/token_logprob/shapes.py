@@ -6,7 +6,7 @@ from jax.experimental import pallas as pl
 
 from r1jax.kernels import hardware
 
-MOST_LOGITS = 1 << 17
+_MOST_LOGITS = 1 << 17
 """Most logits in a block: larger ones take minutes to compile, and these are bound by FLOPs already."""
 
 
@@ -82,7 +82,7 @@ def _blocks(s: Shape, generation, rows, vmem):
     room = hardware.info(generation).vmem_capacity_bytes * 3 // 4
     for size in sorted({min(r, s.rows) for r in rows}, reverse=True):
         for tokens in _tiles(s.vocab):
-            if size * tokens <= max(MOST_LOGITS, 128 * size) and vmem(size, tokens) <= room:
+            if size * tokens <= max(_MOST_LOGITS, 128 * size) and vmem(size, tokens) <= room:
                 return size, tokens
     raise ValueError(f"token_logprob: rows of {s.dim} numbers do not fit the VMEM of a TPU {generation}")
 

@@ -50,7 +50,7 @@ from r1jax.stages.sampling import make_collector
 from r1jax.stages.training import finite_update, make_train_state
 from r1jax.tasks.mixture import TaskSchedule
 from r1jax.training.learner import TrainState, Update, copy_tree
-from r1jax.training.offload import REFERENCE, to_device, to_host
+from r1jax.training.offload import REFERENCE, to_device_memory, to_host_memory
 from r1jax.workdir.metrics import CompletionsWriter
 from r1jax.workdir.stop import Stopped
 
@@ -232,7 +232,7 @@ def update_on_groups(
     """
     mark = time.perf_counter()
     rng = np.random.default_rng([spec.seed, updates])
-    reference, minibatches = to_device(state.get("reference")), []
+    reference, minibatches = to_device_memory(state.get("reference")), []
     for questions in split_by_question(len(groups), spec.updates_per_phase, rng):
         microbatches = make_microbatches([groups[question] for question in questions], advantages_PG[questions], spec)
         require_same(microbatches, f"update {updates + 1 + len(minibatches)}: its batch")
@@ -264,4 +264,4 @@ def with_logps(score, state, reference, batch: dict) -> dict:
 def make_reference(state: TrainState, spec: RlSpec) -> dict[str, Any]:
     """A copy of the policy as it is now, in the host's memory where "offload" says so."""
     policy = {"params": state["params"], "buffers": state["buffers"]}
-    return to_host(policy) if REFERENCE in spec.offload else copy_tree(policy)
+    return to_host_memory(policy) if REFERENCE in spec.offload else copy_tree(policy)

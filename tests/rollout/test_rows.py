@@ -9,7 +9,7 @@ import pytest
 from r1jax.models.transformer import make_model
 from r1jax.rollout import engine as engine_module
 from r1jax.rollout.engine import Engine
-from r1jax.rollout.pages import PagedRows, make_paged_rows, split_rows
+from r1jax.rollout.rows import PagedRows, make_paged_rows, split_rows
 from r1jax.sharding import make_mesh, tree_shardings
 from r1jax.specs.rollout import EngineSpec
 from tests.models.test_paged_cache import MLA
