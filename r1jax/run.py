@@ -175,6 +175,10 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The front door's own flags, and those that change the config."""
+
+    def names(text: str) -> list[str]:
+        return [name.strip() for name in text.split(",") if name.strip()]
+
     parser = _Parser(
         prog="r1jax run",
         description="Runs the stages of one config file in one work directory; a second start goes on or skips.",
@@ -186,8 +190,8 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     parser.add_argument("--config", metavar="FILE.py[:ARGUMENT]", help="the experiment")
     parser.add_argument("--workdir", type=Path, metavar="DIR", help="where everything is written")
     parser.add_argument("--seed", type=int, help="the seed of all stages")
-    parser.add_argument("--stages", type=_names, metavar="A,B", help="run these stages of the config only")
-    parser.add_argument("--skip", type=_names, metavar="C", default=(), help="leave these stages out")
+    parser.add_argument("--stages", type=names, metavar="A,B", help="run these stages of the config only")
+    parser.add_argument("--skip", type=names, metavar="C", default=(), help="leave these stages out")
     parser.add_argument("--traceback", action="store_true", help="on bad input show where it was raised")
     add_arguments(parser)
     options, overrides = parser.parse_known_args(arguments)
@@ -197,10 +201,6 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
             parser.exit(0)
         parser.error("--config=FILE.py is missing: the experiment")
     return options, overrides
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _total(planned: Sequence[PlannedStage], summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

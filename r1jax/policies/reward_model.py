@@ -68,16 +68,15 @@ def score_sequences(
 
 def init_head(policy: Policy, params, *, mesh: Mesh, seed: int):
     """A policy's parameters with a new reward head, laid out over the mesh."""
-    init = jax.jit(
-        lambda key: init_reward_head(policy.model.config, key), out_shardings=_head_shardings(policy.model, mesh)
-    )
+    shardings = jax.tree.map(lambda array: array.sharding, abstract_head(policy.model, mesh=mesh)[REWARD_HEAD])
+    init = jax.jit(lambda key: init_reward_head(policy.model.config, key), out_shardings=shardings)
     return {**params, REWARD_HEAD: init(jax.random.key(seed))}
 
 
 def abstract_head(model: Model, *, mesh: Mesh) -> dict[str, Any]:
     """What a reward model's parameters have beside the policy's, as ShapeDtypeStructs on the mesh."""
-    shapes = _abstract_head(model)
-    shardings = _head_shardings(model, mesh)
+    shapes = jax.eval_shape(lambda: init_reward_head(model.config, jax.random.key(0)))
+    shardings = sharding.tree_shardings(reward_head_axes(), shapes, mesh)
     return {
         REWARD_HEAD: jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
     }
@@ -142,11 +141,3 @@ def _read(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def _abstract_head(model: Model) -> dict[str, Any]:
-    return jax.eval_shape(lambda: init_reward_head(model.config, jax.random.key(0)))
-
-
-def _head_shardings(model: Model, mesh: Mesh) -> Any:
-    return sharding.tree_shardings(reward_head_axes(), _abstract_head(model), mesh)

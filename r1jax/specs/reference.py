@@ -69,22 +69,16 @@ def default_of(field: dataclasses.Field) -> Any:
 def reference() -> str:
     """The page: every spec that a config can reach, a table each."""
     parts = [
-        "# Every field of a config",
-        "",
+        "# Every field of a config\n\n"
         "Made from `r1jax/specs` by `python -m r1jax.specs.reference`; a test keeps it in step.\n"
         "A field can be set in a config file or by `--config.stages.NAME.field=value`.\n"
-        "*how* marks what only says how something is run: a run goes on with another value of it.",
+        "*how* marks what only says how something is run: a run goes on with another value of it."
     ]
     for spec in reachable():
-        parts += [
-            "",
-            f"## {spec.__name__}",
-            "",
-            _heading(spec),
-            "",
-            "| field | type | default | |",
-            "|---|---|---|---|",
-        ]
+        stage = next((name for name, stage in STAGES.items() if stage is spec), None)
+        kind = f'`"stage": "{stage}"`. ' if stage else f'`"kind": "{kind_of(spec)}"`. ' if kind_of(spec) else ""
+        parts.append(f"\n## {spec.__name__}\n\n{kind}{_first_line(spec)}\n")
+        parts.append("| field | type | default | |\n|---|---|---|---|")
         for field in dataclasses.fields(spec):
             if is_tag(spec, field.name):
                 continue
@@ -97,12 +91,6 @@ def reference() -> str:
             cells = (f"`{field.name}`", type_text(types_of(spec)[field.name]), shown, words)
             parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(parts) + "\n"
-
-
-def _heading(spec: type) -> str:
-    stage = next((name for name, stage in STAGES.items() if stage is spec), None)
-    kind = f'`"stage": "{stage}"`. ' if stage else f'`"kind": "{kind_of(spec)}"`. ' if kind_of(spec) else ""
-    return kind + _first_line(spec)
 
 
 def reachable() -> list[type]:

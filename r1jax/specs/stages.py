@@ -111,9 +111,8 @@ class RlSpec(TrainingSpec):
     def __post_init__(self):
         if self.group_size < 2:
             raise ValueError(f"group_size={self.group_size}: a group needs at least 2 outputs to compare")
-        phased = ("questions_per_phase", "num_updates", "reference_every", "eval.every")
-        for name in phased:
-            value = self.eval.every if name == "eval.every" else getattr(self, name)
+        phased = {name: getattr(self, name) for name in ("questions_per_phase", "num_updates", "reference_every")}
+        for name, value in (phased | {"eval.every": self.eval.every}).items():
             if value % self.updates_per_phase:
                 raise ValueError(f"{name}={value} is no multiple of updates_per_phase={self.updates_per_phase}")
         self._check_caps()
@@ -127,7 +126,7 @@ class RlSpec(TrainingSpec):
             self.engine.check_samples(name, count)
         if "reference" in self.offload and not self.kl_coef:
             raise ValueError("offload names 'reference', and with kl_coef=0 there is none")
-        check_joining(self, self.num_updates, self.updates_per_phase)
+        self._check_joining()
 
     def _check_caps(self):
         caps = self.caps
@@ -144,6 +143,23 @@ class RlSpec(TrainingSpec):
                 f"row_length={self.row_length} does not hold max_prompt_tokens={self.max_prompt_tokens} "
                 f"and {self.longest - self.max_prompt_tokens} new tokens"
             )
+
+    def _check_joining(self):
+        """A task or reward may not join within a phase, or never; some must be there at the start."""
+        for key in ("tasks", "rewards"):
+            entries = getattr(self, key)
+            if not entries:
+                raise ValueError(f"{key} needs at least one")
+            for index, entry in enumerate(entries):
+                start, where = entry.from_update, f"{key}[{index}].from_update={entry.from_update}"
+                if start % self.updates_per_phase:
+                    raise ValueError(f"{where} is no multiple of updates_per_phase={self.updates_per_phase}")
+                if start >= self.num_updates:
+                    raise ValueError(f"{where} is never reached with num_updates={self.num_updates}")
+            if min(entry.from_update for entry in entries) > 0:
+                raise ValueError(f"{key}: none takes part from update 0")
+        if not any(reward.weight for reward in self.rewards):
+            raise ValueError("rewards: all weights are 0, so there is nothing to learn from")
 
     @property
     def caps(self) -> tuple[tuple[int, ...], ...]:
@@ -163,24 +179,6 @@ class RlSpec(TrainingSpec):
     def tokens_per_row(self) -> int:
         """``row_length``, or what holds the longest sequence."""
         return self.row_length or self.longest
-
-
-def check_joining(spec: "RlSpec", num_updates: int, updates_per_phase: int) -> None:
-    """Raises ValueError for a task or reward that joins within a phase, or never; or where none is there at the start."""
-    for key in ("tasks", "rewards"):
-        entries = getattr(spec, key)
-        if not entries:
-            raise ValueError(f"{key} needs at least one")
-        for index, entry in enumerate(entries):
-            start, where = entry.from_update, f"{key}[{index}].from_update={entry.from_update}"
-            if start % updates_per_phase:
-                raise ValueError(f"{where} is no multiple of updates_per_phase={updates_per_phase}")
-            if start >= num_updates:
-                raise ValueError(f"{where} is never reached with num_updates={num_updates}")
-        if min(entry.from_update for entry in entries) > 0:
-            raise ValueError(f"{key}: none takes part from update 0")
-    if not any(reward.weight for reward in spec.rewards):
-        raise ValueError("rewards: all weights are 0, so there is nothing to learn from")
 
 
 @dataclass(frozen=True, kw_only=True)

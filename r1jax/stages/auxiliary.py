@@ -1,4 +1,4 @@
-"""What a mixture of experts adds to a stage's loss: multi-token prediction, balance, and counts for the router bias."""
+"""The forward pass of a packed micro-batch, and what a mixture of experts adds to a stage's loss and update."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +8,12 @@ import jax.numpy as jnp
 
 from r1jax.models.config import ModelConfig
 from r1jax.models.transformer import Model
+
+
+def hidden_of(model: Model, params, buffers, batch: Mapping[str, Any], **routing):
+    """``Model.hidden`` of a packed micro-batch."""
+    positions_BT, segments_BT = batch["positions"], batch["segment_ids"]
+    return model.hidden(params, buffers, batch["tokens"], positions_BT=positions_BT, segments_BT=segments_BT, **routing)
 
 
 def mtp_loss(

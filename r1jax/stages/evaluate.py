@@ -44,10 +44,7 @@ from r1jax.workdir.read import read_rows
 
 
 def check(spec: EvaluateSpec, previews: Previews | None = None) -> None:
-    """Raises ValueError, naming the key, for what cannot run; draws the held-out problems.
-
-    previews: the stages of the run, those that have still to run too.
-    """
+    """Raises ValueError, naming the key, for what cannot run; draws the held-out problems."""
     previews = previews or Previews()
     check_template(spec.template)
     make_mesh(spec.mesh.axes())

@@ -47,15 +47,15 @@ class OpenRun:
         """Seconds of running, over all starts that the checkpoint gone on with knows of."""
         return self.earlier_seconds + time.monotonic() - self.started
 
-    def restore(self, state: Any) -> tuple[Any, dict[str, Any]]:
-        """(state, extra) of the latest checkpoint, laid out like `state`; (state, {}) where nothing has been saved yet.
+    def restore(self, state: Any, **fresh: Any) -> tuple[Any, dict[str, Any]]:
+        """(state, extra) of the latest checkpoint, laid out like `state`; (state, fresh) where nothing has been saved yet.
 
         Raises WorkdirError where the checkpoints to come do not fit on the disk.
         """
         to_come = self.checkpoints.bytes_to_come(state, with_best=isinstance(self.spec, RlSpec))
         self.directory.require_space(to_come)
         if self.checkpoints.latest_step() is None:
-            return state, {}
+            return state, fresh
         self.progress.phase("restoring")
         state, extra = self.checkpoints.restore(state)
         self.earlier_seconds = extra["wall_seconds"]
@@ -91,17 +91,7 @@ class OpenRun:
 
 @contextlib.contextmanager
 def open_run(spec: StageSpec, workdir: str | Path, mesh: jax.sharding.Mesh | None = None) -> Iterator[OpenRun]:
-    """Opens the work directory of a stage for as long as it runs.
-
-        with open_run(spec, workdir, mesh) as run:
-            state, extra = run.restore(state)
-            updates = int(state["step"])
-            with run.metrics(total=spec.num_updates, done=updates) as metrics:
-                while updates < spec.num_updates and not run.stop.agreed():
-                    ...
-                    if run.is_due(updates):
-                        run.save(updates, state, {...})
-            return run.mark_done({...})
+    """Opens the work directory of a stage for as long as it runs; the README shows how a main uses it.
 
     mesh: what arrays are laid out on meanwhile; None for a stage that computes nothing on devices.
 

@@ -55,10 +55,7 @@ class Example(NamedTuple):
 
 
 def check(spec: RewardModelSpec, previews: Previews | None = None) -> None:
-    """Raises ValueError, naming the key, for what cannot train.
-
-    previews: the stages of the run, those that have still to run too.
-    """
+    """Raises ValueError, naming the key, for what cannot train."""
     check_template(spec.template)
     make_mesh(spec.mesh.axes())
     check_records(spec.data, where="data")
@@ -112,10 +109,8 @@ def main(spec: RewardModelSpec, workdir: Path) -> dict:
         params = init_head(policy, params, mesh=mesh, seed=spec.seed)
         state, update = build(spec, policy.model, params, buffers, num_updates=num_updates)
         del params, buffers
-        updates, num_tokens = 0, 0
-        state, extra = run.restore(state)
-        if extra:
-            updates, num_tokens = int(state["step"]), extra["num_tokens"]
+        state, extra = run.restore(state, num_tokens=0)
+        updates, num_tokens = int(state["step"]), extra["num_tokens"]
 
         # Loop
         with run.metrics(total=num_updates, done=updates) as metrics:

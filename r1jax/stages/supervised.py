@@ -26,7 +26,7 @@ from r1jax.processes import require_same
 from r1jax.sharding import make_mesh, place_batch
 from r1jax.specs.reader import read
 from r1jax.specs.stages import SupervisedSpec
-from r1jax.stages.auxiliary import balance_loss, check_auxiliary, expert_counts, mtp_loss
+from r1jax.stages.auxiliary import balance_loss, check_auxiliary, expert_counts, hidden_of, mtp_loss
 from r1jax.stages.open_run import open_run
 from r1jax.stages.training import finite_update, make_train_state
 from r1jax.text.chat import check_template, tokenizer_for
@@ -42,10 +42,7 @@ _UNKNOWN_UPDATES = 1 << 30
 
 
 def check(spec: SupervisedSpec, previews: Previews | None = None) -> None:
-    """Raises ValueError, naming the key, for what cannot train; costs a few documents.
-
-    previews: the stages of the run, those that have still to run too.
-    """
+    """Raises ValueError, naming the key, for what cannot train; costs a few documents."""
     previews = previews or Previews()
     check_template(spec.template)
     mesh = make_mesh(spec.mesh.axes())
@@ -99,14 +96,7 @@ def make_loss(model: Model, spec: SupervisedSpec):
     routing = {"balance": spec.balance_weight > 0}
 
     def loss_function(params, buffers, batch):
-        hidden_BTD, _, aux = model.hidden(
-            params,
-            buffers,
-            batch["tokens"],
-            positions_BT=batch["positions"],
-            segments_BT=batch["segment_ids"],
-            **routing,
-        )
+        hidden_BTD, _, aux = hidden_of(model, params, buffers, batch, **routing)
         logp_BT, _ = model.token_logprob(params, hidden_BTD, batch["targets"])
         weight_BT = token_weights(
             batch["mask"],
@@ -172,11 +162,10 @@ def main(spec: SupervisedSpec, workdir: Path) -> dict:
         # Train state
         state, update = build(spec, policy.model, params, buffers, num_updates=num_updates)
         del params, buffers
-        updates, loss, too_long = 0, None, 0
-        state, extra = run.restore(state)
-        if extra:
+        state, extra = run.restore(state, loss=None, too_long=0)
+        if "data" in extra:
             batches.set_state(extra["data"])
-            updates, loss, too_long = int(state["step"]), extra["loss"], extra["too_long"]
+        updates, loss, too_long = int(state["step"]), extra["loss"], extra["too_long"]
 
         def save():
             run.save(updates, state, {"data": batches.get_state(), "loss": loss, "too_long": too_long})

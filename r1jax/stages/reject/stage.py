@@ -71,10 +71,7 @@ class EmptySetError(ValueError):
 
 
 def check(spec: RejectSpec, previews: Previews | None = None) -> None:
-    """Raises ValueError, naming the key, for what cannot run; reads files of problems, makes a few others.
-
-    previews: the stages of the run, those that have still to run too.
-    """
+    """Raises ValueError, naming the key, for what cannot run; reads files of problems, makes a few others."""
     previews = previews or Previews()
     check_template(spec.template)
     make_mesh(spec.mesh.axes())

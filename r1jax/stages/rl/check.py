@@ -17,10 +17,7 @@ from r1jax.training.offload import check_offload
 
 
 def check(spec: RlSpec, previews: Previews | None = None) -> None:
-    """Raises ValueError, naming the key, for what cannot train; reads files of problems, makes a few others.
-
-    previews: the stages of the run, those that have still to run too.
-    """
+    """Raises ValueError, naming the key, for what cannot train; reads files of problems, makes a few others."""
     previews = previews or Previews()
     check_template(spec.template)
     mesh = make_mesh(spec.mesh.axes())

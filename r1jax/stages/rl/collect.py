@@ -3,6 +3,7 @@
 And those of the held-out problems.
 """
 
+import collections
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
@@ -55,7 +56,8 @@ def collect_groups(collector: Collector, weights, prompts, spec: RlSpec, *, upda
     """
     key = jax.random.fold_in(jax.random.key(spec.seed), updates)
     of_rewards = aggregated_weights(collector, spec)
-    seconds, counts = {"generate": 0.0, "rewards": 0.0}, {}
+    seconds = {"generate": 0.0, "rewards": 0.0}
+    counts: dict[str, float] = collections.defaultdict(int)
     useful: list[Group] = []
     idle: list[Group] = []
     for attempt in range(1 + spec.max_refills):
@@ -76,7 +78,7 @@ def collect_groups(collector: Collector, weights, prompts, spec: RlSpec, *, upda
             ("seconds", collected.reward_seconds),
         ):
             for name, count in of_kind.items():
-                counts[f"rewards/{name}/{kind}"] = counts.get(f"rewards/{name}/{kind}", 0) + count
+                counts[f"rewards/{name}/{kind}"] += count
         for name, message in collected.error_messages.items() if is_first() else ():
             print(f"update {updates + 1}: reward {name} failed: {message}", file=sys.stderr, flush=True)
         teaches = teaching(collected.groups, of_rewards)

@@ -32,7 +32,7 @@ from r1jax.rollout.weight_sync import WeightSync
 from r1jax.sharding import make_mesh, place_batch
 from r1jax.specs.reader import read
 from r1jax.specs.stages import RlSpec
-from r1jax.stages.auxiliary import balance_loss, expert_counts
+from r1jax.stages.auxiliary import balance_loss, expert_counts, hidden_of
 from r1jax.stages.open_run import open_run
 from r1jax.stages.rl.batch import advantages_of, make_microbatches, split_by_question
 from r1jax.stages.rl.check import check
@@ -59,9 +59,7 @@ def make_logprob_pass(model):
     """(params, buffers, microbatch) -> log π of the targets at the sampling temperature, [R, T]."""
 
     def score(params, buffers, batch):
-        hidden_BTD, _, _ = model.hidden(
-            params, buffers, batch["tokens"], positions_BT=batch["positions"], segments_BT=batch["segment_ids"]
-        )
+        hidden_BTD, _, _ = hidden_of(model, params, buffers, batch)
         return model.token_logprob(params, hidden_BTD, batch["targets"], temperature=batch["temperature"])[0]
 
     return jax.jit(score)
@@ -71,14 +69,7 @@ def make_loss(model: Model, spec: RlSpec):
     """(params, buffers, microbatch) -> (GRPO loss, sums); the microbatch carries old and reference log-probs."""
 
     def loss_function(params, buffers, batch):
-        hidden_BTD, _, aux = model.hidden(
-            params,
-            buffers,
-            batch["tokens"],
-            positions_BT=batch["positions"],
-            segments_BT=batch["segment_ids"],
-            balance=spec.balance_weight > 0,
-        )
+        hidden_BTD, _, aux = hidden_of(model, params, buffers, batch, balance=spec.balance_weight > 0)
         logp_BT, entropy_BT = model.token_logprob(
             params, hidden_BTD, batch["targets"], temperature=batch["temperature"]
         )
@@ -159,11 +150,10 @@ def main(spec: RlSpec, workdir: Path) -> dict:
         # Train state
         state, update, score = build(spec, policy.model, params, buffers)
         del params, buffers
-        updates, before, num_tokens = 0, None, 0
-        state, extra = run.restore(state)
-        if extra:
+        state, extra = run.restore(state, before=None, num_tokens=0)
+        if "prompts" in extra:
             prompts.set_state(extra["prompts"])
-            updates, before, num_tokens = int(state["step"]), extra["before"], extra["num_tokens"]
+        updates, before, num_tokens = int(state["step"]), extra["before"], extra["num_tokens"]
 
         def save():
             run.save(updates, state, extra_now())
