@@ -21,7 +21,7 @@ from r1jax.policies.policy import abstract_policy, config_of
 from r1jax.policies.reward_model import abstract_head, make_reward_pass
 from r1jax.specs.policy import AnyInit, StageInit
 from r1jax.specs.rewards import ModelReward
-from r1jax.specs.stages import EvaluateSpec, MeshStageSpec, RejectSpec, RewardModelSpec, RlSpec, SupervisedSpec
+from r1jax.specs.stages import EvaluateSpec, RejectSpec, RewardModelSpec, RlSpec, SupervisedSpec
 from r1jax.stages import reward_model, supervised
 from r1jax.stages.rl import stage as rl
 from r1jax.training.offload import to_device_memory
@@ -71,7 +71,7 @@ _Made = tuple[Any, Sequence[Program], float, int]
 
 
 def stage_programs(
-    spec: MeshStageSpec, mesh: Mesh, *, model_of: ModelOf = config_of, assumed: Assumed | None = None
+    spec: Any, mesh: Mesh, *, model_of: ModelOf = config_of, assumed: Assumed | None = None
 ) -> StagePrograms:
     """The programs of one stage on ``mesh``.
 

@@ -50,7 +50,8 @@ def accuracy(
         for text, (extracted, grade) in zip(answers, graded, strict=True)
     ]
     scores = grade_math([None if known else text for text, known in zip(answers, is_graded, strict=True)], answer)
-    return [grade if known else score for score, (_, grade), known in zip(scores, graded, is_graded, strict=True)]
+    known_grades = [grade if known else None for (_, grade), known in zip(graded, is_graded, strict=True)]
+    return [score if grade is None else grade for score, grade in zip(scores, known_grades, strict=True)]
 
 
 def grade_math(answers: Sequence[str | None], references: Sequence[Any]) -> list[float | Exception]:

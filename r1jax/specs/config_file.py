@@ -182,11 +182,12 @@ def _set(stages: dict[str, Any], key: str, text: str, *, file: str) -> None:
                 raise ConfigError(f"{file}: --config.stages.{key}: the file has {count} entries there")
         elif isinstance(node, FlagText) or not isinstance(node, dict):
             raise ConfigError(f"{file}: --config.stages.{key}: {where} is below {node!r}, which has no keys")
+        container: Any = node
         if depth == len(steps) - 1:
-            node[step] = FlagText(text)
+            container[step] = FlagText(text)
             return
-        if not isinstance(step, int) and node.get(step) is None:
-            node[step] = {}
-        if isinstance(node[step], tuple):
-            node[step] = list(node[step])
-        node = node[step]
+        if not isinstance(step, int) and container.get(step) is None:
+            container[step] = {}
+        if isinstance(container[step], tuple):
+            container[step] = list(container[step])
+        node = container[step]

@@ -51,7 +51,8 @@ def read(kind: Any, value: Any, where: str = "") -> Any:
         inner = arguments[1] if arguments else Any
         return {str(key): read(inner, item, _under(where, key)) for key, item in value.items()}
     if base in (tuple, list, Any) and isinstance(value, list | tuple):
-        inner, container = arguments[0] if arguments else Any, type(value) if base is Any else base
+        inner = arguments[0] if arguments else Any
+        container: Any = type(value) if base is Any else base
         return container(read(inner, item, f"{where}[{index}]") for index, item in enumerate(value))
     if base is Literal:
         allowed = any(value == choice and type(value) is type(choice) for choice in arguments)
@@ -64,7 +65,7 @@ def read(kind: Any, value: Any, where: str = "") -> Any:
         allowed, words = False, "finite"
     if not allowed:
         raise SpecError(f"{where}={_shown(value)} must be {words}")
-    return float(value) if base is float else value
+    return float(typing.cast(float, value)) if base is float else value
 
 
 def read_some(spec: type, value: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -98,8 +99,8 @@ def _read_union(kinds: Sequence[Any], value: Any, where: str) -> Any:
     """One of several: None, specs that their key "kind" tells apart, plain types."""
     if type(None) in kinds and (value is None or (isinstance(value, FlagText) and value == "None")):
         return None
-    specs = {kind_of(spec): spec for spec in kinds if dataclasses.is_dataclass(spec)}
-    fields = _literal(dict, value) if isinstance(value, FlagText) and specs else value
+    specs: dict[str | None, Any] = {kind_of(spec): spec for spec in kinds if dataclasses.is_dataclass(spec)}
+    fields: Any = _literal(dict, value) if isinstance(value, FlagText) and specs else value
     if type(fields) in specs.values():
         return fields
     if specs and hasattr(fields, "items"):
@@ -118,7 +119,7 @@ def _read_union(kinds: Sequence[Any], value: Any, where: str) -> Any:
     raise SpecError(f"{where}={_shown(value)} {', or '.join(problems) or 'must be a dict'}")
 
 
-def kind_of(spec: type) -> str | None:
+def kind_of(spec: Any) -> str | None:
     """The value of "kind" that tells a spec from the others of a union; None of one that has no such field."""
     return next(iter(typing.get_args(types_of(spec).get("kind"))), None)
 

@@ -191,7 +191,7 @@ def _ids(path: Path, values: Mapping[str, Any], kind: str, inner: tokenizers.Tok
         value = value.get("content")
     if value is None:
         return ()
-    ids = value if isinstance(value, list) and not is_text else [value]
+    ids: list[Any] = value if isinstance(value, list) and not is_text else [value]
     if is_text:
         ids = [inner.token_to_id(value) if isinstance(value, str) else None]
     if not all(type(item) is int and inner.id_to_token(item) is not None for item in ids):
