@@ -39,6 +39,7 @@ from r1jax.workdir.directory import (
     read_summary,
     to_here,
 )
+from r1jax.workdir.lineage import check_lineage
 
 _RESERVED = ("workdir", "here", "hash")
 _FIELD = re.compile(r"(\w+)[\w.\[\]]*")
@@ -79,6 +80,8 @@ def make_stages(
             _check_models(stage, planned)
             stage.module.check(stage.spec, previews)
             _trace(stage.spec, previews)
+    for stage in to_run:
+        check_lineage(stage.workdir, stage.spec)
     for stage in to_run:
         with open_workdir(stage.workdir, stage.written):
             pass  # refuses another config's, a directory that it cannot write, or one where another run is at work

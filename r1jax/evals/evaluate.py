@@ -4,10 +4,11 @@ import re
 from collections.abc import Callable, Sequence
 
 import jax
+import numpy as np
 
-from r1jax.evals.statistics import ProblemSamples, summarise
+from r1jax.evals.statistics import ProblemSamples, bootstrap_interval, summarise
 from r1jax.rollout.background import or_give_up
-from r1jax.rollout.collect import Collected, Collector
+from r1jax.rollout.collect import Collected, Collector, has_grader
 from r1jax.rollout.records import Group
 from r1jax.specs.rollout import EvalSpec
 from r1jax.tasks.mixture import Mixture
@@ -32,8 +33,9 @@ def evaluate(
     top_p: float | None = None,
     before_batch: Callable[[int], None] = lambda problems_done: None,
 ) -> tuple[dict[str, float], list[Group]]:
-    """(metrics of ``statistics.summarise`` with k = ``num_samples``, "clipped_ratio", failures by reward; the groups).
+    """(metrics, groups). Metrics: those of ``statistics.summarise`` with k = ``num_samples``, "clipped_ratio", ``reward_metrics``.
 
+    Where no problem can be graded (own files without answers), pass@k and votes would say nothing: they are left out.
     ``problems_per_batch`` bounds memory; the last batch may be smaller. ``before_batch`` is called before each batch; by
     raising it ends the evaluation.
     """
@@ -63,11 +65,32 @@ def evaluate(
     samples = [samples_of(group, collector.task, style=style) for group in groups]
     is_clipped = [r.completion.stop_reason == "length" for group in groups for r in group.rollouts]
     metrics = summarise(samples, k=num_samples) | {"clipped_ratio": sum(is_clipped) / len(is_clipped)}
+    if not any(has_grader(collector.task, problem) for problem in problems):
+        metrics = {name: value for name, value in metrics.items() if not name.startswith(("pass@", "cons@"))}
+    metrics |= reward_metrics(groups)
     for batch in collected:
         for kind, counts in (("errors", batch.reward_errors), ("timeouts", batch.reward_timeouts)):
             for name, count in counts.items():
                 metrics[f"rewards/{name}/{kind}"] = metrics.get(f"rewards/{name}/{kind}", 0) + count
     return metrics, groups
+
+
+def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """The mean of each reward with its 95 % interval over problems, and "reward", that of the weighted sum.
+
+    A reward is left out where it applies to none of the problems.
+    """
+    metrics: dict[str, float] = {}
+    values = {f"rewards/{name}/mean": name for name in groups[0].rollouts[0].rewards} | {"reward": None}
+    for key, name in values.items():
+        rewards_PG = [
+            [rollout.reward if name is None else rollout.rewards[name] for rollout in group.rollouts] for group in groups
+        ]
+        of_problems = [float(np.nanmean(rewards)) for rewards in rewards_PG if not np.isnan(rewards).all()]
+        if of_problems:
+            low, high = bootstrap_interval(of_problems, seed=0)
+            metrics |= {key: float(np.mean(of_problems)), f"{key}_low": low, f"{key}_high": high}
+    return metrics
 
 
 def distinct_problems(task: Task, count: int, *, split: str, at_least: int | None = None) -> list[Problem]:

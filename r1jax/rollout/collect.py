@@ -21,7 +21,7 @@ from r1jax.tasks.file_task import check_problems
 from r1jax.tasks.mixture import Mixture
 from r1jax.tasks.problem import GradingError, Problem, Task
 from r1jax.tasks.sources.user_columns import MADE
-from r1jax.text.chat import encode_prompt, render, response_form, stop_ids
+from r1jax.text.chat import TOKENIZERS_OWN, encode_prompt, render, response_form, stop_ids
 from r1jax.text.response import final_answer
 from r1jax.text.tokenizer import Tokenizer
 
@@ -225,11 +225,13 @@ def grade_answers(extracted: Sequence[str | None], problem: Problem, *, task: Ta
     return [by_text[text] for text in extracted]
 
 
-def score_in_background(rubric: Rubric, problem: Problem, answers: Sequence[str], *, task: Task) -> Scores:
+def score_in_background(
+    rubric: Rubric, problem: Problem, answers: Sequence[str], *, task: Task, template: str
+) -> Scores:
     """Scores of texts that are answers to a problem, as training gets them: graded, then scored, in the same threads.
 
-    For checks before anything is sampled, without a tokenizer: the prompt is the question, a text is its answer, and "" is
-    none.
+    For checks before anything is sampled, without a tokenizer: a text is its answer, "" is none, and under the template
+    "tokenizer" the prompt is the question.
 
     Raises:
         ValueError: as ``Rubric.score``.
@@ -239,7 +241,9 @@ def score_in_background(rubric: Rubric, problem: Problem, answers: Sequence[str]
     def start() -> Callable[[], Scores]:
         graded = grade_answers([text or None for text in answers], problem, task=task)
         columns = reward_columns(problem, dummies, graded, task=task)
-        return rubric.start([problem.messages[-1]["content"]] * len(answers), answers, columns)
+        is_known = template != TOKENIZERS_OWN
+        prompt = render(problem.messages, template=template) if is_known else problem.messages[-1]["content"]
+        return rubric.start([prompt] * len(answers), answers, columns)
 
     with or_give_up():
         return run_in_background(start).result()()
@@ -268,6 +272,12 @@ def reward_columns(
         "answer_grade": [answer.grade for answer in answers],
         "grading_error": [answer.error for answer in answers],
     }
+
+
+def has_grader(task: Task, problem: Problem) -> bool:
+    """Whether an answer to the problem can be right: not where the data give none and only rewards judge."""
+    grader = _grader_of(task, problem)
+    return grader != "none" and (grader != "answer" or bool(problem.answer))
 
 
 def _grader_of(task: Task, problem: Problem) -> str | None:

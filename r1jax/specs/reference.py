@@ -34,8 +34,11 @@ def _entries(spec: Any, prefix: str) -> Iterator[list[str]]:
         default = default_of(field)
         differs = "" if default is dataclasses.MISSING or value == default else f"   (default {_text(default)})"
         unit = f" [{field.metadata['unit']}]" if field.metadata["unit"] else ""
-        words = textwrap.wrap(f"{field.metadata['explanation']}{unit}", _WIDTH - 6)
+        type_words = type_text(types_of(type(spec))[field.name]).replace("`", "")
+        how = "; how it is run" if field.metadata["how"] is True else ""
         is_spec = dataclasses.is_dataclass(value)
+        kind = "" if is_spec or "[" in type_words else f" ({type_words}{how})"
+        words = textwrap.wrap(f"{field.metadata['explanation']}{unit}{kind}".replace("`", ""), _WIDTH - 6)
         shown = f": {_heading_of(value)}" if is_spec else f" = {_text(value)}{differs}"
         yield [f"  {key}{shown}", *(f"      {line}" for line in words)]
         if is_spec:

@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from r1jax.evals.evaluate import distinct_problems, evaluate, samples_of
-from r1jax.evals.statistics import bootstrap_interval, vote_metrics
+from r1jax.evals.statistics import vote_metrics
 from r1jax.policies.policy import load_policy
 from r1jax.policies.preview import Previews
 from r1jax.policies.reward_model import load_rewards, stand_in_rewards
@@ -55,7 +54,7 @@ def check(spec: EvaluateSpec, previews: Previews | None = None) -> None:
     for task, (first, *_) in problems:
         try:
             check_template(spec.template, first.messages)
-            score_in_background(rubric, first, ["1"], task=task)
+            score_in_background(rubric, first, ["1"], task=task, template=spec.template)
         except ValueError as error:
             raise ValueError(f"task {task.name!r}: {error}") from error
     check_prompts(spec, previews, heldout=[problem for _, asked in problems for problem in asked])
@@ -119,7 +118,7 @@ def main(spec: EvaluateSpec, workdir: Path) -> dict:
                 )
                 samples = [samples_of(group, task, style=style) for group in groups]
                 row = scores | vote_metrics(samples, spec.cons_at, with_gains=True)
-                row |= group_metrics(groups)
+                row |= text_metrics([rollout for group in groups for rollout in group.rollouts])
                 _say_failures(groups, task)
                 completions.write(number + 1, completion_rows(groups), split="heldout")
                 row = {f"{task.name}/{name}": value for name, value in row.items()}
@@ -133,22 +132,6 @@ def main(spec: EvaluateSpec, workdir: Path) -> dict:
             tasks[task.name] = {key.removeprefix(prefix): row[key] for key in row if key.startswith(prefix)}
         seconds = sum(row["time/step"] for row in rows)
         return run.mark_done({"tasks": tasks, "wall_seconds": seconds})
-
-
-def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Reflection and language (as the RL stage logs them), and the mean of each reward with its 95 % interval over problems.
-
-    A reward is left out where it applies to none of the problems.
-    """
-    metrics = text_metrics([rollout for group in groups for rollout in group.rollouts])
-    for name in groups[0].rollouts[0].rewards:
-        rewards_PG = [[rollout.rewards[name] for rollout in group.rollouts] for group in groups]
-        of_problems = [float(np.nanmean(rewards)) for rewards in rewards_PG if not np.isnan(rewards).all()]
-        if of_problems:
-            low, high = bootstrap_interval(of_problems, seed=0)
-            key = f"rewards/{name}/mean"
-            metrics |= {key: float(np.mean(of_problems)), f"{key}_low": low, f"{key}_high": high}
-    return metrics
 
 
 def _say_failures(groups: Sequence[Group], task: Task) -> None:

@@ -47,7 +47,7 @@ def check_rewards(rubric: Rubric, task: Task, *, template: str) -> None:
             rubric.check_columns(reward_columns(problem, [], [], task=task), task_name=task.name)
             if index == 0:
                 check_template(template, problem.messages)
-                scores = score_in_background(rubric, problem, ["", "1"], task=task)
+                scores = score_in_background(rubric, problem, ["", "1"], task=task, template=template)
                 if failing := [name for name, failed in scores.failed.items() if failed.all()]:
                     raise ValueError(f"reward {failing[0]!r} fails on every answer: {scores.messages[0][failing[0]]}")
         except ValueError as error:

@@ -52,6 +52,11 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
                 str(self.folder), context=_context(), preservation_policy=self, cleanup_tmp_directories=True
             )
 
+    @property
+    def has_best(self) -> bool:
+        """Whether a checkpoint has been saved for its held-out score."""
+        return self._best is not None
+
     def is_due(self, step: int) -> bool:
         """Whether `every` updates or more have been done since the last save or restore (the loop also saves at its end)."""
         return self._every is not None and step - (self._at_step or 0) >= self._every

@@ -102,6 +102,8 @@ def open_workdir(path: str | Path, spec: Any) -> Iterator[Workdir]:
                 path.mkdir(parents=True, exist_ok=True)
                 held.enter_context(_locked(path))
                 _require_space(path, 0)
+                if holds_results(path) and (edited := changed_code(path, spec)):
+                    _record_change(path, {"code": edited})
                 _write_config(path, spec, plain)
                 write_json(path / "environment.json", describe_environment() | {"code": code_digests(spec)})
             except OSError as error:
@@ -119,9 +121,7 @@ def _write_config(path: Path, spec: Any, plain: dict[str, Any]) -> None:
             return
         if holds_results(path):
             is_extended = check_same_config(path, spec)
-            now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-            with (path / "changes.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"update": updates_done(path), "time": now, "changes": how}) + "\n")
+            _record_change(path, {"changes": how})
             words = ", ".join(f"{key} {_shown(before)} -> {_shown(after)}" for key, (before, after) in how.items())
             print(f"{path.name} goes on with other settings: {words}", flush=True)
             if is_extended:
@@ -132,6 +132,13 @@ def _write_config(path: Path, spec: Any, plain: dict[str, Any]) -> None:
                     shutil.rmtree(file)
                 file.unlink(missing_ok=True)
     write_json(path / "config.json", plain)
+
+
+def _record_change(path: Path, change: Mapping[str, Any]) -> None:
+    """Appends to changes.jsonl what is other from now on, and after which update."""
+    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    with (path / "changes.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"update": updates_done(path), "time": now, **change}) + "\n")
 
 
 def holds_results(path: Path) -> bool:

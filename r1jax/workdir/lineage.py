@@ -33,21 +33,34 @@ def record_lineage(workdir: Path, spec: Any) -> dict[str, Any]:
     return on_first(lambda: _record(Path(workdir).absolute(), spec))
 
 
-def _record(workdir: Path, spec: Any) -> dict[str, Any]:
-    paths = {key: Path(from_here(path, workdir)) for key, path in paths_of(spec).items()}
-    inputs = {key: describe_input(path, workdir) for key, path in paths.items() if path.exists()}
+def check_lineage(workdir: Path, spec: Any) -> None:
+    """Raises WorkdirError as ``record_lineage`` does; writes nothing."""
+    workdir = Path(workdir).absolute()
     file = workdir / "lineage.json"
-    if file.is_file() and holds_results(workdir):
-        before = json.loads(file.read_text(encoding="utf-8"))["inputs"]
-        for key in sorted(before.keys() | inputs.keys()):
-            if before.get(key) != inputs.get(key):
-                raise WorkdirError(
-                    f"{workdir}: its input {key} was made anew since this run was begun: {before.get(key)} then, "
-                    f"{inputs.get(key)} now; choose another work directory"
-                )
-    else:
-        write_json(file, {"inputs": inputs})
+    if not file.is_file() or not holds_results(workdir):
+        return
+    before, inputs = json.loads(file.read_text(encoding="utf-8"))["inputs"], _inputs(workdir, spec)
+    for key in sorted(before.keys() | inputs.keys()):
+        then, now = before.get(key), inputs.get(key)
+        if then != now:
+            what = "is not there any more" if now is None else "was made anew" if then is not None else "was not there then"
+            path = from_here((now or then)["path"], workdir)
+            raise WorkdirError(
+                f"{workdir}: its input {key}={path} {what} since this run was begun; choose another work directory"
+            )
+
+
+def _record(workdir: Path, spec: Any) -> dict[str, Any]:
+    check_lineage(workdir, spec)
+    inputs = _inputs(workdir, spec)
+    if not (workdir / "lineage.json").is_file() or not holds_results(workdir):
+        write_json(workdir / "lineage.json", {"inputs": inputs})
     return inputs
+
+
+def _inputs(workdir: Path, spec: Any) -> dict[str, Any]:
+    paths = {key: Path(from_here(path, workdir)) for key, path in paths_of(spec).items()}
+    return {key: describe_input(path, workdir) for key, path in paths.items() if path.exists()}
 
 
 def describe_input(path: Path, workdir: Path) -> dict[str, Any]:

@@ -275,7 +275,8 @@ def read_stage(path: Path) -> Stage:
     config = read_json(path / "config.json", notes)
     rows = read_rows(path / "metrics.jsonl", notes, is_whole=done)
     metrics = _metrics(rows, notes)
-    summary, environment = (read_json(path / name, notes) for name in ("summary.json", "environment.json"))
+    environment = read_json(path / "environment.json", notes)
+    summary = read_json(path / "summary.json", notes) if done else {}  # that of a run that goes on is of before
     kind = config.get("stage", "")
     written = datetime.datetime.fromtimestamp((path / "metrics.jsonl").stat().st_mtime) if rows else None
     return Stage(

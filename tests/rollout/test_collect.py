@@ -394,7 +394,7 @@ def test_a_reward_is_tried_in_the_thread_that_will_call_it():
 
     task = Counting()
     rubric = Rubric([make_entry(alarm), make_entry(model, deferred=True), make_entry(accuracy_reward)])
-    scores = score_in_background(rubric, PROBLEMS[0], ["", "4"], task=task)
+    scores = score_in_background(rubric, PROBLEMS[0], ["", "4"], task=task, template="plain")
     assert scores.errors == {"alarm": 2, "model": 0, "accuracy_reward": 0}
     assert "main thread" in scores.messages[0]["alarm"]
     assert threads == [threading.main_thread()]  # a deferred one is called by whoever waits

@@ -178,14 +178,18 @@ def main(spec: RlSpec, workdir: Path) -> dict:
                 metrics.write(updates, row if is_full else row | {"time/eval": time.perf_counter() - mark})
                 return scores
 
+            def keep_best(scores: dict[str, float]):
+                metric = "pass@1" if "pass@1" in scores else "reward"
+                if metric in scores:
+                    run.save_best(updates, state, extra_now(), metric=metric, value=scores[metric])
+
             try:
                 if before is None:
                     before = evaluate_now(is_full=True)
                     save()
                 while updates < spec.num_updates:
                     if updates and updates % spec.eval.every == 0:
-                        scores = evaluate_now(is_full=False)
-                        run.save_best(updates, state, extra_now(), metric="pass@1", value=scores["pass@1"])
+                        keep_best(evaluate_now(is_full=False))
                     run.stop.check()
                     begin = time.perf_counter()
                     prompts.draw_from(schedule.at(updates))
@@ -214,6 +218,8 @@ def main(spec: RlSpec, workdir: Path) -> dict:
                         save()
                 save()
                 after = evaluate_now(is_full=True)
+                if not run.checkpoints.has_best:  # no evaluation along the way
+                    keep_best(after)
             except Stopped:
                 if before is not None:  # else there is nothing yet that a new start would not have
                     save()
