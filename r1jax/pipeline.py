@@ -41,6 +41,8 @@ from r1jax.workdir.directory import (
 )
 from r1jax.workdir.lineage import check_lineage
 
+_LENGTH = ("num_updates", "num_epochs")
+"""How long a stage learns is part of its digest, though a run may be made longer."""
 _RESERVED = ("workdir", "here", "hash")
 _FIELD = re.compile(r"(\w+)[\w.\[\]]*")
 _PATH_KEY = re.compile(r"(.*[._])?(path|paths(\[\d+\]|\.[^.]+)?)")
@@ -228,7 +230,7 @@ def _locate(name: str, values: dict[str, Any], directories: dict[str, Path]) -> 
     relative = {key: to_here(other, path) for key, other in directories.items()}
     kind = STAGES[values["stage"]]
     spec = read(kind, _resolve(values, relative, key=f"stages.{name}"), f"stages.{name}")
-    learned = {key: value for key, value, is_how, _ in leaves(spec) if not is_how}
+    learned = {key: value for key, value, is_how, _ in leaves(spec) if not is_how or key in _LENGTH}
     text = json.dumps({"config": to_plain(learned), "code": code_digests(spec)}, sort_keys=True)
     return Path(str(path).replace("{hash}", hashlib.sha256(text.encode()).hexdigest()[:10])), spec
 

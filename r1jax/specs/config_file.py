@@ -22,7 +22,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
+from ml_collections.config_dict import RequiredValueError
 
 from r1jax.specs.fields import Seed
 from r1jax.specs.reader import FlagText, SpecError, near, read
@@ -66,7 +67,7 @@ def load_experiment(path: str, overrides: Sequence[str] = (), *, seed: int | Non
         raise ConfigError(
             f"{file}: stages would run in alphabetical order: make them with ConfigDict(..., sort_keys=False)"
         )
-    values = stages.to_dict()
+    values = _own(stages)
     for name, stage in values.items():
         if not isinstance(stage, dict):
             raise ConfigError(f"{file}: stages.{name}={stage!r} must be a dict")
@@ -159,6 +160,27 @@ def _set_shared(config: ConfigDict, key: str, text: str, *, file: str) -> None:
         raise ConfigError(f"{file}: {error}") from error
     with node.unlocked():
         node[name] = value
+
+
+def _own(value: Any) -> Any:
+    """A copy of which no part is shared with another (a list that two stages hold); ConfigDicts become dicts.
+
+    A required placeholder that nothing has filled is left out: the reader says that the key is missing, and a flag may set it.
+    """
+    if isinstance(value, ConfigDict):
+        value = dict(value.items(preserve_field_references=True))
+    if isinstance(value, FieldReference):
+        value = value.get()
+    if isinstance(value, dict):
+        return {key: _own(item) for key, item in value.items() if not _is_unfilled(item)}
+    return type(value)(map(_own, value)) if type(value) in (list, tuple) else value
+
+
+def _is_unfilled(value: Any) -> bool:
+    try:
+        return isinstance(value, FieldReference) and value.get() is value
+    except RequiredValueError:
+        return True
 
 
 def _set(stages: dict[str, Any], key: str, text: str, *, file: str) -> None:

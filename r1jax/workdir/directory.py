@@ -126,11 +126,15 @@ def _write_config(path: Path, spec: Any, plain: dict[str, Any]) -> None:
             print(f"{path.name} goes on with other settings: {words}", flush=True)
             if is_extended:
                 (path / "DONE").unlink(missing_ok=True)
+        elif not (path / "environment.json").exists():
+            raise WorkdirError(f"{path} holds a config.json that is not of a run; choose another work directory")
         else:
             for file in (path / name for name in _OF_A_RUN):
                 if file.is_dir():
                     shutil.rmtree(file)
                 file.unlink(missing_ok=True)
+    elif holds_results(path):
+        raise WorkdirError(f"{path} holds results, but no config.json that says of what; choose another work directory")
     write_json(path / "config.json", plain)
 
 
@@ -296,6 +300,10 @@ def _differences(path: Path, spec: Any) -> tuple[dict[str, list], dict[str, list
             pairs.setdefault(key, [_ABSENT, _ABSENT])[side] = to_plain(leaf)
             how_keys |= {key} if is_how else set()
     changed = {key: pair for key, pair in sorted(pairs.items()) if pair[0] != pair[1]}
+    for key, pair in list(changed.items()):  # {} on one side, on the other keys that are all `how`: those say it
+        below = {other for other in changed if other.startswith(f"{key}.")}
+        if below and below <= how_keys and {} in pair:
+            del changed[key]
     how = {key: changed.pop(key) for key in list(changed) if key in how_keys}
     return how, changed
 

@@ -28,6 +28,7 @@ FIGURES = {
     "completions/mean_length": "length",
     "eval/pass@1": "held-out pass@1",
     "eval/cons@16": "cons@16",
+    "eval/reward": "held-out reward",
     "eval/mean_length": "held-out length",
     "tokens_per_second/generate": "tok/s",
     "tokens_per_second/train": "tok/s trained",
