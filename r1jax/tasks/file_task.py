@@ -118,6 +118,7 @@ class FileTask:
 
     def _problem(self, row: Row) -> Problem:
         answer, columns = self.fields.target(row)
+        columns = {self._renamed.get(name, name): value for name, value in columns.items()}
         prompt = self.fields.prompt if self.spec.prompt is None else self.spec.prompt
         content = prompt.replace("{question}", self.fields.question(row))
         return Problem(
@@ -137,6 +138,8 @@ class FileTask:
         compared = make_index(self.spec.decontaminate, ngram=self.spec.ngram) if is_compared else None
         keys: dict[str, array.array] = {}
         shared: dict[int, tuple[str, str]] = {}
+        names: set[str] = set()
+        taken: set[str] = set()
         for key, source in self.spec.sources.items():
             rows = open_source(source, what=_what(self.spec, key), csv_header=self.fields.csv_header)
             for split in SPLITS if key == "path" else (key,):
@@ -153,9 +156,14 @@ class FileTask:
                     split = split_of(text, heldout_fraction=self.spec.heldout_fraction, space=self._space)
                 self._kept[split].append(index)
                 keys[split].append(stable_hash(text))
-                self._renamed |= self.fields.renamed(row)
+                names.update(row.values)
+                taken |= self.fields.taken(row)
                 if compared is not None and split == "train" and (hit := compared.find(text)):
                     shared[index] = hit
+        for name in sorted(taken):
+            self._renamed[name] = f"data_{name}"
+            while self._renamed[name] in names:
+                self._renamed[name] = f"data_{self._renamed[name]}"
         for split, kept in self._kept.items():
             self.counts[split]["kept"] = len(kept)
         if self.spec.train and self.spec.heldout:

@@ -1,5 +1,6 @@
 """Problem files of any columns: what is read, which side a problem is on, what reaches the rewards."""
 
+import datetime
 import decimal
 import json
 
@@ -223,6 +224,33 @@ def test_answers_and_columns(tmp_path, row, answer, columns):
     expected = columns | ({"answer": None} if "answer" in row and row["answer"] is None else {})
     assert problem.answer == answer
     assert problem.columns == made | {name: value for name, value in expected.items() if name != "answer"}
+
+
+@pytest.mark.parametrize("missing", [float("nan"), None])
+def test_an_answer_that_pandas_says_is_missing_is_none(tmp_path, missing):
+    task, problem = one(tmp_path, prompt="Why?", answer=missing, reward_model={"ground_truth": missing})
+    assert problem.answer == "" and task.grade("nan", problem) == task.grade("NaN", problem) == 0.0
+    assert one(tmp_path, prompt="Why?", answer=missing, solution="5")[1].answer == "5"
+    with pytest.raises(ValueError, match="needs a field 'prompt', "):
+        one(tmp_path, prompt=float("nan"), answer="1")
+
+
+def test_decimal_numbers_and_dates_are_answers_as_texts(tmp_path):
+    for answer, text in ((decimal.Decimal("1.50"), "1.50"), (datetime.date(2025, 1, 22), "2025-01-22")):
+        pq.write_table(pa.Table.from_pylist([{"prompt": "Why?", "answer": answer}]), tmp_path / "a.parquet")
+        problem = heldout(tmp_path / "a.parquet").problem(0, split="heldout")
+        assert problem.answer == text and set(problem.columns) == {"task", "row"}
+    pq.write_table(pa.Table.from_pylist([{"prompt": "Why?", "answer": b"1"}]), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="a.parquet, row 1: field 'answer' holds bytes"):
+        check_problems(heldout(tmp_path / "a.parquet"))
+
+
+def test_columns_are_renamed_alike_in_all_rows(tmp_path, capsys):
+    rows = [{"prompt": "1?", "task": "a"}, {"prompt": "2?", "task": "b", "data_task": "c"}]
+    first, second = heldout(write(tmp_path / "a.jsonl", *rows)).problems("heldout")
+    assert (first.columns["data_data_task"], second.columns["data_data_task"]) == ("a", "b")
+    assert "data_task" not in first.columns and second.columns["data_task"] == "c"
+    assert len(capsys.readouterr().err.splitlines()) == 2
 
 
 def test_columns_with_names_that_are_taken_get_others_and_it_is_said(tmp_path, capsys):
