@@ -212,6 +212,13 @@ def test_a_config_that_cannot_be_read(said, folder, source, words):
     assert words in said()
 
 
+def test_a_reward_by_the_grade_where_no_row_has_an_answer(said, folder):
+    (folder / "bare.jsonl").write_text("".join(f'{{"prompt": "What is {n}?"}}\n' for n in range(40)))
+    flags = [f"{RL}tasks[0].path=bare.jsonl", f"{REWARD}function=r1jax.rewards.accuracy:accuracy_reward"]
+    words = "mine.py: stages.rl.rewards: 'accuracy_reward' scores by the grade of the answer, and no row of "
+    assert f"{words}{folder}/bare.jsonl has an answer" in said(*flags)
+
+
 def test_a_work_directory_that_cannot_be_used(said, folder, monkeypatch):  # 9, 14
     (folder / "out").write_text("a file")
     assert f"{folder}/out/rl: cannot write the work directory" in said()

@@ -277,6 +277,25 @@ def test_a_column_that_one_row_lacks_is_named_with_the_row(tmp_path):
         check_problems(heldout(write(tmp_path / "a.jsonl", *numbered(1), {"prompt": "?"})), {"a": ["answer"]})
 
 
+def test_rewards_by_the_grade_need_an_answer_in_some_row(tmp_path, capsys):
+    path = write(tmp_path / "a.jsonl", {"prompt": "1?"}, {"prompt": "2?", "answer": float("nan")}, {"prompt": "3?"})
+    check_problems(heldout(path), graded={"a": []})
+    with pytest.raises(ValueError) as error:
+        check_problems(heldout(path), graded={"a": ["accuracy_reward"]})
+    assert str(error.value) == (
+        f"rewards: 'accuracy_reward' scores by the grade of the answer, and no row of {path} has an answer "
+        "('answer', 'ground_truth' or 'solution'): its score would be 0.0 always"
+    )
+    path = write(tmp_path / "b.jsonl", *numbered(2), {"prompt": "?"}, {"prompt": "??", "answer": " "})
+    capsys.readouterr()
+    task = heldout(path)
+    for _ in range(2):
+        check_problems(task, graded={"b": ["accuracy_reward", "other"]})
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "task 'b': 2 of 4 problems have no answer; accuracy_reward, other can only give 0.0 there"
+    ]
+
+
 def test_a_chat_that_the_template_cannot_write_is_named_with_its_row(tmp_path):
     task = heldout(write(tmp_path / "a.jsonl", *numbered(2), {"prompt": [SYSTEM, ASK]}))
     for template in (None, "r1", "chatml", "llama3", "tokenizer"):

@@ -56,7 +56,7 @@ class JsonLines:
             except UnicodeEncodeError as error:
                 half = f"\\u{ord(error.object[error.start]):04x}"
                 raise ValueError(
-                    f"{self.path}, row {index + 1}: field {ascii(name)} holds {half}, half of a character: no text has that"
+                    f"{self.path}, row {index + 1}: field {name!a} holds {half}, half of a character: no text has that"
                 ) from error
         return value
 

@@ -26,8 +26,8 @@ class Row:
     """One row: its values by field, and where it stands ("FILE, row 3", counted from 1).
 
     Fields have been published under several names ("problem", "Problem"); every method takes the names in order of
-    preference and uses the first that is there and neither null nor NaN, which pandas writes for null. All but ``get`` raise ValueError, with file, row and field, where
-    none is, or its value is not what is asked for.
+    preference and uses the first that is there and not null; NaN, which pandas writes for it, is null too. All but ``get``
+    raise ValueError, with file, row and field, where none is, or its value is not what is asked for.
     """
 
     def __init__(self, values: Mapping[str, Any], *, where: str):
