@@ -44,6 +44,15 @@ def a_generator(completions, **columns):
 def raises(completions, **columns):
     return [1 / 0 for _ in completions]
 
+def exits(completions, **columns):
+    raise SystemExit("enough")
+
+def several_lines(completions, **columns):
+    raise RuntimeError("line 1\\nline 2")
+
+def document(index, *, seed, **arguments):
+    raise KeyError("what")
+
 def wants_columns(completions, animal, **columns):
     return [1.0 for _ in completions]
 
@@ -123,6 +132,13 @@ ZERO_RL = "--config.stages.zero."
         (f"{REWARD}function=wrong:a_generator", "a_generator"),
         (f"{REWARD}function=wrong:raises", "ZeroDivisionError"),  # 6
         (f"{REWARD}function=wrong:wants_columns", "animal"),
+        (f"{REWARD}function=my_rewards:digit", "module 'my_rewards' has no 'digit'; near it: digits"),
+        (
+            f"{REWARD}function=builtins:max",
+            "mine.py: stages.rl.rewards[0].function='builtins:max': which columns it takes cannot be read",
+        ),
+        (f"{REWARD}function=wrong:exits", "SystemExit: enough"),
+        (f"{REWARD}function=wrong:several_lines", "RuntimeError: line 1 line 2"),
         (f"{RL}mesh.fsdp=3", "mesh"),  # 8
         (f"{RL}mesh={{'fsd': 2}}", "there is no key 'stages.rl.mesh.fsd'; near it: fsdp"),
         (f"{RL}mesh.data=0", "stages.rl.mesh.data=0 must be at least 1"),
@@ -178,6 +194,7 @@ def test_a_wrong_value_of_the_ten_line_experiment(said, flag, words):
         ),
         (f"{ZERO_RL}rewards[0].function=wrong:alarm", "signal only works in main thread"),  # 27
         ("--config.stages.base.data.function=r1jax.tasks.mini.corpus:corpus_txt", "stages.base.data.function="),  # 30
+        ("--config.stages.base.data.function=wrong:document", "stages.base: 'wrong:document' raised KeyError: 'what'"),
         (f"{ZERO_RL}template=qwen", "stages.zero.template='qwen'"),
         (f"{ZERO_RL}init.path={{bas}}", "stages.zero.init.path='{bas}': unknown placeholder"),
         (
