@@ -147,6 +147,13 @@ ZERO_RL = "--config.stages.zero."
         ("--seed=-1", "seed=-1 must be at least 0"),
         (f"{RL}temperature=0", "stages.rl.temperature=0 must be more than 0"),
         (f"{RL}group_size=1", "stages.rl.group_size=1: a group needs at least 2"),
+        (f"{RL}optimizer.clip_norm=none", "stages.rl.optimizer.clip_norm='none' must be a number or None"),
+        (f"{RL}num_updates=1,000", "stages.rl.num_updates=1,000 must be a whole number"),
+        (f"{RL}rewards[1].function=a:b", "the file has 1 reward(s) there; add it in the file"),
+        (
+            f"{RL}tasks[0].train=x.jsonl",
+            "path does not go with train and heldout: leave out path, or train and heldout",
+        ),
         (f"{RL}stage=r1", "stages.rl.stage='r1' must be one of supervised, rl, "),  # 15
         (f"{RL}tasks[0].dataset=gsm9k", "gsm9k"),
         (f"{RL}tasks[0].path=nowhere.jsonl", "mine.py: stages.rl.tasks[0].path: /"),
@@ -234,6 +241,20 @@ def test_a_reward_by_the_grade_where_no_row_has_an_answer(said, folder):
     flags = [f"{RL}tasks[0].path=bare.jsonl", f"{REWARD}function=r1jax.rewards.accuracy:accuracy_reward"]
     words = "mine.py: stages.rl.rewards: 'accuracy_reward' scores by the grade of the answer, and no row of "
     assert f"{words}{folder}/bare.jsonl has an answer" in said(*flags)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("'workdir': 3", "mine.py: stages.rl.workdir=3 must be a text"),
+        ("'stage': ['rl']", "mine.py: stages.rl.stage=['rl'] must be one of supervised, rl, "),
+        ("'temperature': 10**400", "must be finite"),
+    ],
+)
+def test_a_wrong_value_in_the_file(said, folder, entry, words):
+    source = (folder / "mine.py").read_text().replace('"num_updates": 50}', f'"num_updates": 50, {entry}}}')
+    (folder / "mine.py").write_text(source)
+    assert words in said()
 
 
 def test_a_work_directory_that_cannot_be_used(said, folder, monkeypatch):  # 9, 14
