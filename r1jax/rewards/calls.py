@@ -148,11 +148,13 @@ def _copied(value: Any, copies: dict[int, Any]) -> Any:
     if not isinstance(value, list | dict):
         return value
     if id(value) not in copies:
-        copies[id(value)] = (
-            {key: _copied(item, copies) for key, item in value.items()}
-            if isinstance(value, dict)
-            else [_copied(item, copies) if isinstance(item, list | dict) else item for item in value]
-        )
+        if isinstance(value, dict):
+            copy: Any = {key: _copied(item, copies) for key, item in value.items()}
+        elif {list, dict}.isdisjoint(map(type, value)):  # token ids, above all
+            copy = value.copy()
+        else:
+            copy = [_copied(item, copies) for item in value]
+        copies[id(value)] = copy
     return copies[id(value)]
 
 

@@ -64,6 +64,13 @@ def appending_reward(completions, animals, **columns):
     return [float(len(one["names"])) for one in animals]
 
 
+def inner_appending_reward(completions, pairs):
+    for pair in pairs:
+        pair[0].append(1)
+        pair.append([])
+    return [float(len(pair)) for pair in pairs]
+
+
 def counting_reward(completions, animals, **columns):
     return [float(len(one["names"])) for one in animals]
 
@@ -90,6 +97,9 @@ def test_what_a_reward_changes_no_other_sees():
     np.testing.assert_array_equal(scores.by_name["appending_reward"], [2.0, 1.0, 1.0])
     np.testing.assert_array_equal(scores.by_name["counting_reward"], [1.0, 0.0, 0.0])
     assert columns == {"animals": [{"names": ["cat"]}, {"names": []}, {"names": []}]}
+    columns = {"pairs": [[[1]], [[2]], [[3]]]}
+    np.testing.assert_array_equal(score(inner_appending_reward, columns=columns).total, [2.0, 2.0, 2.0])
+    assert columns == {"pairs": [[[1]], [[2]], [[3]]]}
 
 
 def test_an_option_stands_before_a_column_of_its_name():
