@@ -236,6 +236,12 @@ def test_a_config_that_cannot_be_read(said, folder, source, words):
     assert words in said()
 
 
+def test_a_module_that_exits_when_it_is_imported(said, folder):
+    (folder / "leaves.py").write_text("import sys\nsys.exit('no tokens\\nleft')\n")
+    words = "stages.rl.rewards[0].function='leaves:x': cannot import module 'leaves': SystemExit: no tokens left"
+    assert words in said(f"{REWARD}function=leaves:x")
+
+
 def test_a_reward_by_the_grade_where_no_row_has_an_answer(said, folder):
     (folder / "bare.jsonl").write_text("".join(f'{{"prompt": "What is {n}?"}}\n' for n in range(40)))
     flags = [f"{RL}tasks[0].path=bare.jsonl", f"{REWARD}function=r1jax.rewards.accuracy:accuracy_reward"]

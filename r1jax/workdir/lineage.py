@@ -10,6 +10,7 @@ environment.json tell.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -76,12 +77,19 @@ def describe_input(path: Path, workdir: Path) -> dict[str, Any]:
     if config.is_file() and environment.is_file():
         return place | {
             "config": hashlib.sha256(config.read_bytes()).hexdigest(),
-            "commit": json.loads(environment.read_text(encoding="utf-8")).get("commit"),
+            "commit": _commit(environment),
             "data": hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None,
         }
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     names = [[str(file.relative_to(path)), file.stat().st_size] for file in files]
     return place | {"files": hashlib.sha256(json.dumps(names).encode()).hexdigest()}
+
+
+def _commit(environment: Path) -> str | None:
+    """The commit that an environment.json names; None of a damaged one."""
+    with contextlib.suppress(ValueError, AttributeError):
+        return json.loads(environment.read_text(encoding="utf-8")).get("commit")
+    return None
 
 
 def weights_digest(params: Any) -> str:

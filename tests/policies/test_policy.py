@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from r1jax.hf import Pretrained, save_pretrained
+from r1jax.policies import reward_model
 from r1jax.policies.policy import Policy, config_of, load_policy
 from r1jax.sharding import make_mesh
 from r1jax.specs.policy import AnyInit
@@ -132,3 +133,10 @@ def test_a_hugging_face_folder(tmp_path):
     (tmp_path / "folder" / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match=r"no tokenizer in .*folder: tokenizer\.json is missing"):
         load(spec, mesh)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "3"])
+def test_a_damaged_summary_of_a_reward_model_is_named(tmp_path, text):
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/summary.json is damaged: "):
+        reward_model._read(tmp_path / "summary.json")

@@ -66,6 +66,15 @@ def test_a_damaged_list_of_inputs_is_named(tmp_path, text):
         check_lineage(run, spec)
 
 
+@pytest.mark.parametrize("text", ["[]", "{"])
+def test_an_input_with_a_damaged_environment_has_no_commit(tmp_path, text):
+    base = stage_at(tmp_path / "base")
+    (tmp_path / "base" / "environment.json").write_text(text)
+    (tmp_path / "run").mkdir()
+    inputs = record_lineage(tmp_path / "run", Spec(init=StageInit(path=base)))
+    assert inputs["init.path"]["commit"] is None and inputs["init.path"]["config"]
+
+
 def test_weights_are_told_apart_by_every_bit_and_name():
     tree = {"a": jnp.arange(6, dtype=jnp.float32).reshape(2, 3), "b": {"c": jnp.ones(4, jnp.bfloat16)}}
     digest = weights_digest(tree)
