@@ -41,7 +41,9 @@ def check_lineage(workdir: Path, spec: Any) -> None:
     if not file.is_file() or not holds_results(workdir):
         return
     try:
-        before = {key: dict(value, path=value["path"]) for key, value in json.loads(file.read_text("utf-8"))["inputs"].items()}
+        before = json.loads(file.read_text(encoding="utf-8"))["inputs"]
+        if not all("path" in value for value in before.values()):
+            raise KeyError("path")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WorkdirError(
             f"{file} is damaged: what this run was begun from is not known; choose another work directory"
