@@ -123,7 +123,7 @@ def plan_stages(experiment: Experiment, workdir: Path) -> list[PlannedStage]:
         if name in _RESERVED or name in directories:
             raise ConfigError(f"{experiment.file}: stages.{name}: the name {name!r} is taken by a placeholder")
         kind = values.get("stage")
-        if kind not in STAGES:
+        if not isinstance(kind, str) or kind not in STAGES:
             raise ConfigError(f"{experiment.file}: stages.{name}.stage={kind!r} must be one of {', '.join(STAGES)}")
         try:
             path, written = _locate(name, {"seed": experiment.seed} | values, directories)
@@ -264,6 +264,9 @@ def _locate(name: str, values: dict[str, Any], directories: dict[str, Path]) -> 
     """A stage's directory, and its spec with every path to another directory written relative to it."""
     values = dict(values)
     where = values.pop("workdir", None) or f"{{workdir}}/{name}"
+    if not isinstance(where, str):
+        raise ConfigError(f"stages.{name}.workdir={where!r} must be a text")
+    where = os.path.expanduser(where)
     known = {"hash": "{hash}"} | {key: str(path) for key, path in directories.items()}
     if "{" in _resolve(where, dict.fromkeys(known, ""), key=f"stages.{name}.workdir").replace("{hash}", ""):
         raise _unknown_placeholder(f"stages.{name}.workdir", where, known)

@@ -188,7 +188,9 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     )
     parser.add_argument("-h", "--help", action="store_true", help="show this; with --config, every field of its stages")
     parser.add_argument("--config", metavar="FILE.py[:ARGUMENT]", help="the experiment")
-    parser.add_argument("--workdir", type=Path, metavar="DIR", help="where everything is written")
+    parser.add_argument(
+        "--workdir", type=lambda text: Path(text).expanduser(), metavar="DIR", help="where everything is written"
+    )
     parser.add_argument("--seed", type=int, help="the seed of every stage that has none of its own")
     parser.add_argument("--stages", type=names, metavar="A,B", help="run these stages of the config only")
     parser.add_argument("--skip", type=names, metavar="C", default=(), help="leave these stages out")

@@ -44,6 +44,15 @@ def a_generator(completions, **columns):
 def raises(completions, **columns):
     return [1 / 0 for _ in completions]
 
+def exits(completions, **columns):
+    raise SystemExit("enough")
+
+def several_lines(completions, **columns):
+    raise RuntimeError("line 1\\nline 2")
+
+def document(index, *, seed, **arguments):
+    raise KeyError("what")
+
 def wants_columns(completions, animal, **columns):
     return [1.0 for _ in completions]
 
@@ -123,6 +132,13 @@ ZERO_RL = "--config.stages.zero."
         (f"{REWARD}function=wrong:a_generator", "a_generator"),
         (f"{REWARD}function=wrong:raises", "ZeroDivisionError"),  # 6
         (f"{REWARD}function=wrong:wants_columns", "animal"),
+        (f"{REWARD}function=my_rewards:digit", "module 'my_rewards' has no 'digit'; near it: digits"),
+        (
+            f"{REWARD}function=builtins:max",
+            "mine.py: stages.rl.rewards[0].function='builtins:max': which columns it takes cannot be read",
+        ),
+        (f"{REWARD}function=wrong:exits", "SystemExit: enough"),
+        (f"{REWARD}function=wrong:several_lines", "RuntimeError: line 1 line 2"),
         (f"{RL}mesh.fsdp=3", "mesh"),  # 8
         (f"{RL}mesh={{'fsd': 2}}", "there is no key 'stages.rl.mesh.fsd'; near it: fsdp"),
         (f"{RL}mesh.data=0", "stages.rl.mesh.data=0 must be at least 1"),
@@ -131,6 +147,13 @@ ZERO_RL = "--config.stages.zero."
         ("--seed=-1", "seed=-1 must be at least 0"),
         (f"{RL}temperature=0", "stages.rl.temperature=0 must be more than 0"),
         (f"{RL}group_size=1", "stages.rl.group_size=1: a group needs at least 2"),
+        (f"{RL}optimizer.clip_norm=none", "stages.rl.optimizer.clip_norm='none' must be a number or None"),
+        (f"{RL}num_updates=1,000", "stages.rl.num_updates=1,000 must be a whole number"),
+        (f"{RL}rewards[1].function=a:b", "the file has 1 reward(s) there; add it in the file"),
+        (
+            f"{RL}tasks[0].train=x.jsonl",
+            "path does not go with train and heldout: leave out path, or train and heldout",
+        ),
         (f"{RL}stage=r1", "stages.rl.stage='r1' must be one of supervised, rl, "),  # 15
         (f"{RL}tasks[0].dataset=gsm9k", "gsm9k"),
         (f"{RL}tasks[0].path=nowhere.jsonl", "mine.py: stages.rl.tasks[0].path: /"),
@@ -178,6 +201,7 @@ def test_a_wrong_value_of_the_ten_line_experiment(said, flag, words):
         ),
         (f"{ZERO_RL}rewards[0].function=wrong:alarm", "signal only works in main thread"),  # 27
         ("--config.stages.base.data.function=r1jax.tasks.mini.corpus:corpus_txt", "stages.base.data.function="),  # 30
+        ("--config.stages.base.data.function=wrong:document", "stages.base: 'wrong:document' raised KeyError: 'what'"),
         (f"{ZERO_RL}template=qwen", "stages.zero.template='qwen'"),
         (f"{ZERO_RL}init.path={{bas}}", "stages.zero.init.path='{bas}': unknown placeholder"),
         (
@@ -209,6 +233,27 @@ def test_a_config_that_cannot_be_read(said, folder, source, words):
         (folder / "mine.py").unlink()
     else:
         (folder / "mine.py").write_text(source)
+    assert words in said()
+
+
+def test_a_reward_by_the_grade_where_no_row_has_an_answer(said, folder):
+    (folder / "bare.jsonl").write_text("".join(f'{{"prompt": "What is {n}?"}}\n' for n in range(40)))
+    flags = [f"{RL}tasks[0].path=bare.jsonl", f"{REWARD}function=r1jax.rewards.accuracy:accuracy_reward"]
+    words = "mine.py: stages.rl.rewards: 'accuracy_reward' scores by the grade of the answer, and no row of "
+    assert f"{words}{folder}/bare.jsonl has an answer" in said(*flags)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("'workdir': 3", "mine.py: stages.rl.workdir=3 must be a text"),
+        ("'stage': ['rl']", "mine.py: stages.rl.stage=['rl'] must be one of supervised, rl, "),
+        ("'temperature': 10**400", "must be finite"),
+    ],
+)
+def test_a_wrong_value_in_the_file(said, folder, entry, words):
+    source = (folder / "mine.py").read_text().replace('"num_updates": 50}', f'"num_updates": 50, {entry}}}')
+    (folder / "mine.py").write_text(source)
     assert words in said()
 
 

@@ -81,13 +81,25 @@ def test_a_stage_can_live_outside_and_be_shared(door, stage, tmp_path):
     assert len(stage.calls) == 5 and stage.calls[3][0] != where  # another config, another directory
 
 
+def test_a_tilde_is_the_home_folder_in_work_directories(door, stage, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    flags = [f"--config={tmp_path / 'zero.py'}", "--workdir=~/runs", "--config.stages.after.workdir=~/after"]
+    assert run.main(flags) == 0
+    assert [where for where, _ in stage.calls] == [tmp_path / "home" / "runs" / "zero", tmp_path / "home" / "after"]
+    assert (tmp_path / "home" / "runs" / "summary.json").exists() and not (tmp_path / "~").exists()
+
+
 @pytest.mark.parametrize(
     ("flag", "words"),
     [
         ("--config.stages.zero.learning_rte=1", "no key 'stages.zero.learning_rte'; near it: learning_rate"),
         ("--config.zero.num_updates=1", "no key 'zero.num_updates'; near it: stages.zero.num_updates"),
         ("--config.stages.zro.num_updates=1", "no stage 'zro'; near it: zero"),
-        ("--config.stages.zero.rewards[3].weight=1", "--config.stages.zero.rewards[3].weight: the file has 1 entries"),
+        (
+            "--config.stages.zero.rewards[3].weight=1",
+            "--config.stages.zero.rewards[3].weight: the file has 1 reward(s) there; add",
+        ),
         ("--config.stages.zero.num_updates=many", "stages.zero.num_updates='many' must be a whole number"),
         ("--config.stages.zero.num_updates", "write --config.stages.zero.num_updates=value"),
         ("--config.stages.zero.caps=8", "stages.zero.caps=8 must be a list"),

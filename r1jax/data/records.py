@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from r1jax.specs.functions import check_function, load_function
+from r1jax.specs.functions import check_function, load_function, naming_function
 from r1jax.specs.source import SourceSpec
 from r1jax.tasks.problem import stable_hash
 from r1jax.tasks.sources.rows import ENDINGS, Row, Rows, data_files, open_rows
@@ -101,8 +101,9 @@ def records_of(spec: SourceSpec, *, seed: int) -> Iterator[Row]:
         rows = open_records(spec.path, split=spec.split, subset=spec.subset)
         yield from map(rows.row, range(len(rows)))
     elif spec.function is not None:
-        for number, record in enumerate(load_function(spec.function)(seed=seed, **spec.arguments), start=1):
-            yield Row(record, where=f"{spec.function}, record {number}")
+        with naming_function(spec.function):
+            for number, record in enumerate(load_function(spec.function)(seed=seed, **spec.arguments), start=1):
+                yield Row(record, where=f"{spec.function}, record {number}")
 
 
 def messages_of(row: Row) -> list[dict[str, str]]:

@@ -24,7 +24,7 @@ from r1jax.models.presets import make_preset
 from r1jax.models.transformer import Model, make_model
 from r1jax.processes import is_first
 from r1jax.specs.fields import to_plain
-from r1jax.specs.functions import load_function
+from r1jax.specs.functions import load_function, naming_function
 from r1jax.specs.policy import HOW, AnyInit, GgufInit, HuggingFaceInit, RandomInit, StageInit, TokenizerSpec
 from r1jax.specs.reader import SpecError, read, read_some
 from r1jax.specs.source import SourceSpec
@@ -59,7 +59,12 @@ def make_source(spec: SourceSpec, *, seed: int) -> Source:
     if (path := spec.path) is not None:
         return lambda index: documents(index, seed=seed, path=path, split=spec.split, subset=spec.subset)
     function = load_function(str(spec.function))
-    return lambda index: function(index, seed=seed, **spec.arguments)
+
+    def source(index: int) -> Any:
+        with naming_function(str(spec.function)):
+            return function(index, seed=seed, **spec.arguments)
+
+    return source
 
 
 def count_documents(spec: SourceSpec) -> int | None:
@@ -70,7 +75,8 @@ def count_documents(spec: SourceSpec) -> int | None:
     if spec.path is not None:
         return documents.count(path=spec.path, split=spec.split, subset=spec.subset)
     count: Callable[..., int] | None = getattr(load_function(str(spec.function)), "count", None)
-    return None if count is None else count(**spec.arguments)
+    with naming_function(str(spec.function)):
+        return None if count is None else count(**spec.arguments)
 
 
 def load_policy(init: AnyInit, *, mesh: Mesh, seed: int) -> tuple[Policy, dict, dict]:

@@ -138,6 +138,9 @@ def _load(reward: ModelReward, mesh: Mesh) -> LearnedReward:
 def _read(path: Path) -> dict[str, Any]:
     """A JSON object of a work directory. Raises ValueError naming the file."""
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise ValueError(f"must be a JSON object; it is a {type(value).__name__}")
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    return value

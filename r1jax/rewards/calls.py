@@ -67,15 +67,22 @@ def make_entry(
     ``options`` are keyword arguments that are the same for every completion, ``fields`` the others of ``Entry``.
 
     Raises:
-        ValueError: a function that cannot be loaded, or that has no such option.
+        ValueError: a function that cannot be loaded, whose parameters cannot be read, or that has no such option.
     """
+    path = function if isinstance(function, str) else None
     if isinstance(function, str):
         try:
             function = load_function(function)
         except ValueError as error:
             raise ValueError(f"function={error}") from error
     name_of_function = getattr(function, "__name__", type(function).__name__)
-    options, known = dict(options or {}), inspect.signature(function).parameters
+    try:
+        options, known = dict(options or {}), inspect.signature(function).parameters
+    except (ValueError, TypeError) as error:
+        written = path or name_of_function
+        raise ValueError(
+            f"function={written!r}: which columns it takes cannot be read ({error}); call it from a function in Python"
+        ) from error
     for option in options:
         if option not in known:
             raise ValueError(f"options.{option}: {name_of_function} has no such parameter{near(option, known)}")
@@ -96,7 +103,8 @@ def make_entry(
 def start_call(entry: Entry, columns: Mapping[str, Sequence[Any]], *, count: int) -> Callable[[], Outcome]:
     """Calls a plain function now, or sets an async one going; what is returned waits for the outcome on all rows.
 
-    A deferred function is called by what is returned, in the thread that calls that.
+    A deferred function is called by what is returned, in the thread that calls that. The function gets copies of lists and
+    dicts, so that what it changes no other reward sees; and no column of the name of one of its options.
 
     Raises:
         ValueError: a column that the function needs is not there. The returned function: a result that is no list of
@@ -110,14 +118,20 @@ def start_call(entry: Entry, columns: Mapping[str, Sequence[Any]], *, count: int
     if not rows:
         return lambda: _outcome(entry.name, [], [], count, 0.0)
     entry.require(columns)
-    taken = {name: values for name, values in columns.items() if entry.named is None or name in entry.named}
+    options = entry.function.keywords if isinstance(entry.function, functools.partial) else {}
+    taken = {
+        name: values
+        for name, values in columns.items()
+        if name not in options and (entry.named is None or name in entry.named)
+    }
     scored_as = {row: row for row in rows}  # row -> the equal row that is scored
     if entry.cache:
         keyed = [columns["prompts"], columns["completions"], *taken.values()]
         first: dict[Any, int] = {}
         scored_as = {row: first.setdefault(tuple(_key(values[row]) for values in keyed), row) for row in rows}
     scored = sorted(set(scored_as.values()))
-    arguments = {name: [values[row] for row in scored] for name, values in taken.items()}
+    copies: dict[int, Any] = {}
+    arguments = {name: [_copied(values[row], copies) for row in scored] for name, values in taken.items()}
 
     wait = None if entry.deferred else _start(entry, arguments)
 
@@ -127,6 +141,21 @@ def start_call(entry: Entry, columns: Mapping[str, Sequence[Any]], *, count: int
         return _outcome(entry.name, rows, [by_row[scored_as[row]] for row in rows], count, seconds)
 
     return finish
+
+
+def _copied(value: Any, copies: dict[int, Any]) -> Any:
+    """A copy of a list or dict, which the function may change; one for an object that is there several times."""
+    if not isinstance(value, list | dict):
+        return value
+    if id(value) not in copies:
+        if isinstance(value, dict):
+            copy: Any = {key: _copied(item, copies) for key, item in value.items()}
+        elif {list, dict}.isdisjoint(map(type, value)):  # token ids, above all
+            copy = value.copy()
+        else:
+            copy = [_copied(item, copies) for item in value]
+        copies[id(value)] = copy
+    return copies[id(value)]
 
 
 def _start(entry: Entry, arguments: Mapping[str, Any]) -> Callable[[], tuple[Any, float]]:
@@ -153,7 +182,7 @@ def _key(value: Any) -> Any:
 
 def _as_list(name: str, result: Any, count: int) -> list[Any]:
     """A function's result as its scores; the exception for each of them if it raised."""
-    if isinstance(result, Exception):
+    if isinstance(result, BaseException):
         return [result] * count
     if not isinstance(result, Sequence | np.ndarray) or isinstance(result, str):
         raise ValueError(f"reward {name!r} returned a {type(result).__name__}, not a list of {count} scores")
@@ -168,7 +197,7 @@ def _outcome(name: str, rows: Sequence[int], scores: Sequence[Any], count: int, 
     for row, score in zip(rows, scores, strict=True):
         if score is None:
             continue
-        if isinstance(score, Exception):
+        if isinstance(score, BaseException):
             failed[row], timed_out[row], messages[row] = True, isinstance(score, TimeoutError), last_line(score)
         elif not isinstance(score, float | int | np.number | np.bool_):
             raise ValueError(f"reward {name!r} returned {score!r} for completion {row}; a score is a number or None")

@@ -158,6 +158,11 @@ class Rubric:
         required = (entry.required for entry in self._applying_to(task_name))
         return frozenset[str]().union(*required) - _OF_THE_BATCH
 
+    def that_need(self, column: str, *, task_name: str) -> list[str]:
+        """Names of the rewards with a weight that apply to a task's problems and cannot do without a column."""
+        applying = (entry for entry in self._applying_to(task_name) if entry.weight != 0.0)
+        return [entry.name for entry in applying if column in entry.required]
+
     def _applying_to(self, task_name: str) -> list[Entry]:
         """The rewards, logged ones too, that apply to problems of a task."""
         return [entry for entry in self._entries if entry.tasks is None or task_name in entry.tasks]

@@ -290,11 +290,13 @@ def check_problems_of(task: Task, rubric: Rubric, *, template: str) -> None:
 
     Raises:
         ValueError: a column that is not there or empty, or a problem that the verifier cannot use, here or at all; names
-            the data set and the row.
+            the data set and the row. A task of any columns without an answer in any row, where a reward scores by its grade.
     """
     names = task.tasks if isinstance(task, Mixture) else [task.name]
     made = MADE - {"answer"}
-    check_problems(task, {name: rubric.required(name) - made for name in names}, template=template)
+    needed = {name: rubric.required(name) - made for name in names}
+    graded = {name: rubric.that_need("answer_grade", task_name=name) for name in names}
+    check_problems(task, needed, template=template, graded=graded)
 
 
 _Scored = tuple[list[GradedAnswer], Scores]

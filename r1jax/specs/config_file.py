@@ -69,6 +69,8 @@ def load_experiment(path: str, overrides: Sequence[str] = (), *, seed: int | Non
         )
     values = _own(stages)
     for name, stage in values.items():
+        if not re.fullmatch(r"\w+", str(name), re.ASCII):
+            raise ConfigError(f"{file}: the stage {name!r}: a name has letters, digits and underscores only")
         if not isinstance(stage, dict):
             raise ConfigError(f"{file}: stages.{name}={stage!r} must be a dict")
     for key, text in of_stages:
@@ -200,8 +202,11 @@ def _set(stages: dict[str, Any], key: str, text: str, *, file: str) -> None:
         where = "stages." + ".".join(str(done) for done in steps[: depth + 1])
         if isinstance(step, int):
             if not isinstance(node, list | tuple) or step >= len(node):
-                count = len(node) if isinstance(node, list | tuple) else 0
-                raise ConfigError(f"{file}: --config.stages.{key}: the file has {count} entries there")
+                count, name = len(node) if isinstance(node, list | tuple) else 0, str(steps[depth - 1])
+                entries = f"{name.removesuffix('s')}(s)" if name.endswith("s") else "entries"
+                raise ConfigError(
+                    f"{file}: --config.stages.{key}: the file has {count} {entries} there; add it in the file"
+                )
         elif isinstance(node, FlagText) or not isinstance(node, dict):
             raise ConfigError(f"{file}: --config.stages.{key}: {where} is below {node!r}, which has no keys")
         container: Any = node

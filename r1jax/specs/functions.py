@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from r1jax.specs.reader import near
 
 
 def load_function(path: str) -> Callable[..., Any]:
@@ -20,10 +23,12 @@ def load_function(path: str) -> Callable[..., Any]:
         raise ValueError(f"{path!r} must have the form 'module:function'")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{path!r}: cannot import module {module_name!r}: {last_line(error)}") from error
     if not hasattr(module, function_name):
-        raise ValueError(f"{path!r}: module {module_name!r} has no {function_name!r}")
+        known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        hint = near(function_name, known) if known else ""
+        raise ValueError(f"{path!r}: module {module_name!r} has no {function_name!r}{hint}")
     function = getattr(module, function_name)
     if not callable(function):
         raise ValueError(f"{path!r} is a {type(function).__name__}, not a function")
@@ -38,6 +43,19 @@ def check_function(path: str, *, where: str) -> None:
         raise ValueError(f"{where}={error}") from error
 
 
+@contextlib.contextmanager
+def naming_function(path: str) -> Iterator[None]:
+    """Makes any exception of the function that ``path`` names a ValueError of one line; those that are one already stay."""
+    try:
+        yield
+    except (ValueError, OSError, TypeError):
+        raise
+    except Exception as error:
+        if type(error).__module__.startswith("r1jax."):
+            raise
+        raise ValueError(f"{path!r} raised {last_line(error)}") from error
+
+
 def last_line(error: BaseException) -> str:
-    """An exception as the last line of its traceback."""
-    return traceback.format_exception_only(error)[-1].strip()
+    """An exception as the last line of its traceback; a message of several lines is joined to one."""
+    return " ".join(line.strip() for line in traceback.format_exception_only(error)[-1].splitlines()).strip()

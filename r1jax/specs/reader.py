@@ -45,7 +45,7 @@ def read(kind: Any, value: Any, where: str = "") -> Any:
         return _read_union(arguments, value, where)
     if dataclasses.is_dataclass(kind):
         return _read_spec(kind, value, where)
-    base = origin or kind
+    base, typed = origin or kind, value
     value = _literal(base, value) if isinstance(value, FlagText) else value
     if base in (dict, Any) and hasattr(value, "items"):
         inner = arguments[1] if arguments else Any
@@ -55,16 +55,17 @@ def read(kind: Any, value: Any, where: str = "") -> Any:
         container: Any = type(value) if base is Any else base
         return container(read(inner, item, f"{where}[{index}]") for index, item in enumerate(value))
     if base is Literal:
-        allowed = any(value == choice and type(value) is type(choice) for choice in arguments)
+        allowed = any(type(value) is type(choice) and value == choice for choice in arguments)
         words = f"one of {', '.join(map(repr, arguments))}"
     elif base is Any:
         allowed, words = value is None or type(value) in _WORDS, "made of numbers, texts, lists and dicts"
     else:
         allowed, words = type(value) is base or (base, type(value)) == (float, int), _WORDS.get(base, "a list")
-    if allowed and isinstance(value, float) and not math.isfinite(value):
+    if allowed and (isinstance(value, float) or base is float) and not _is_finite(value):
         allowed, words = False, "finite"
     if not allowed:
-        raise SpecError(f"{where}={_shown(value)} must be {words}")
+        is_typed = isinstance(typed, FlagText) and not isinstance(value, str)
+        raise SpecError(f"{where}={str(typed)[:200] if is_typed else _shown(value)} must be {words}")
     return float(typing.cast(float, value)) if base is float else value
 
 
@@ -116,7 +117,10 @@ def _read_union(kinds: Sequence[Any], value: Any, where: str) -> Any:
         except SpecError as error:
             text = str(error)
             problems.append("must" + text.partition(" must")[2] if text.startswith(f"{where}=") else text)
-    raise SpecError(f"{where}={_shown(value)} {', or '.join(problems) or 'must be a dict'}")
+    words = ", or ".join(problems) or "must be a dict"
+    if type(None) in kinds and all(problem.startswith("must") for problem in problems):
+        words += " or None"
+    raise SpecError(f"{where}={_shown(value)} {words}")
 
 
 def kind_of(spec: Any) -> str | None:
@@ -143,10 +147,20 @@ def _literal(kind: Any, text: str) -> Any:
         return str(text)
 
 
+def _is_finite(value: Any) -> bool:
+    """Whether a number is finite as a float."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def _under(where: str, key: Any) -> str:
     return f"{where}.{key}" if where else str(key)
 
 
 def _shown(value: Any) -> str:
-    value = _literal(Any, value) if isinstance(value, FlagText) else value
-    return repr(value)[:200]
+    """A value as it was written, in one line."""
+    if isinstance(value, FlagText) and not isinstance(_literal(Any, value), str):
+        return str(value)[:200]
+    return " ".join(line.strip() for line in repr(value)[:200].splitlines())

@@ -75,7 +75,7 @@ class FilesTaskSpec(TaskSpec):
 
     def __post_init__(self):
         if self.path is not None and (self.train is not None or self.heldout is not None):
-            raise ValueError("path does not go with train and heldout: it is split by a hash of the question")
+            raise ValueError("path does not go with train and heldout: leave out path, or train and heldout")
         if self.path is None and self.train is None and self.heldout is None:
             raise ValueError("path, or train and heldout, must say where the files are")
         if self.prompt is not None and "{question}" not in self.prompt:

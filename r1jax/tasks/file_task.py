@@ -71,6 +71,11 @@ class FileTask:
         self._read()
         self._report()
 
+    @property
+    def path(self) -> str:
+        """The files of all splits."""
+        return ", ".join(dict.fromkeys(rows.path for rows in self._rows.values()))
+
     def problem(self, index: int, *, split: str) -> Problem:
         """The problem at ``index``: past the end of the split it begins anew.
 
@@ -118,6 +123,7 @@ class FileTask:
 
     def _problem(self, row: Row) -> Problem:
         answer, columns = self.fields.target(row)
+        columns = {self._renamed.get(name, name): value for name, value in columns.items()}
         prompt = self.fields.prompt if self.spec.prompt is None else self.spec.prompt
         content = prompt.replace("{question}", self.fields.question(row))
         return Problem(
@@ -137,6 +143,8 @@ class FileTask:
         compared = make_index(self.spec.decontaminate, ngram=self.spec.ngram) if is_compared else None
         keys: dict[str, array.array] = {}
         shared: dict[int, tuple[str, str]] = {}
+        names: set[str] = set()
+        taken: set[str] = set()
         for key, source in self.spec.sources.items():
             rows = open_source(source, what=_what(self.spec, key), csv_header=self.fields.csv_header)
             for split in SPLITS if key == "path" else (key,):
@@ -153,9 +161,14 @@ class FileTask:
                     split = split_of(text, heldout_fraction=self.spec.heldout_fraction, space=self._space)
                 self._kept[split].append(index)
                 keys[split].append(stable_hash(text))
-                self._renamed |= self.fields.renamed(row)
+                names.update(row.values)
+                taken |= self.fields.taken(row)
                 if compared is not None and split == "train" and (hit := compared.find(text)):
                     shared[index] = hit
+        for name in sorted(taken):
+            self._renamed[name] = f"data_{name}"
+            while self._renamed[name] in names:
+                self._renamed[name] = f"data_{self._renamed[name]}"
         for split, kept in self._kept.items():
             self.counts[split]["kept"] = len(kept)
         if self.spec.train and self.spec.heldout:
@@ -215,7 +228,11 @@ def _file_task(spec: FilesTaskSpec, stamps: tuple) -> FileTask:
 
 
 def check_problems(
-    task: Any, names: Mapping[str, Collection[str]] | None = None, *, template: str | None = None
+    task: Any,
+    names: Mapping[str, Collection[str]] | None = None,
+    *,
+    template: str | None = None,
+    graded: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Makes every problem of every file task in a task or mixture, lets the verifier read it, and looks for columns.
 
@@ -226,25 +243,29 @@ def check_problems(
         task: a task or a mixture.
         names: columns that rewards need, by the task's name; "answer" stands for the reference answer.
         template: the chat template that must be able to write every problem's messages; None for any.
+        graded: by the task's name the rewards that score by the grade of an answer. Of problems of any columns, some may
+            have no answer: their number is said on stderr.
 
     Raises:
         ValueError: a row that is not as published, that its verifier cannot use or the template cannot write, or that lacks
-            one of the columns; names data set, file, row and field or column.
+            one of the columns; names data set, file, row and field or column. A graded reward of a task without any answer.
     """
-    names = names or {}
+    names, graded = names or {}, graded or {}
     parts = getattr(task, "tasks", {task.name: task})
     for name, part in parts.items():
         columns = frozenset(names.get(name, ()))
         if isinstance(part, FileTask):
-            _check_files(part, columns, template)
+            _check_files(part, columns, template, tuple(graded.get(name, ())))
         else:
             _check_columns(part.problem(0, split="train"), columns)
 
 
 @functools.lru_cache(maxsize=8)
-def _check_files(task: FileTask, columns: frozenset[str], template: str | None) -> None:
-    shapes = set()
+def _check_files(task: FileTask, columns: frozenset[str], template: str | None, graded: tuple[str, ...]) -> None:
+    shapes, count, unanswered = set(), 0, 0
     for problem in itertools.chain.from_iterable(task.problems(split) for split in SPLITS):
+        count += 1
+        unanswered += not problem.answer.strip()
         _check_columns(problem, columns)
         check_problem(task.grader, problem)
         roles = tuple(message["role"] for message in problem.messages)
@@ -252,6 +273,13 @@ def _check_files(task: FileTask, columns: frozenset[str], template: str | None) 
             shapes.add(roles)
             with naming(problem.columns["row"]):
                 check_template(template, problem.messages)
+    if graded and task.grader == "answer" and unanswered:
+        if unanswered == count:
+            raise ValueError(
+                f"rewards: {graded[0]!r} scores by the grade of the answer, and no row of {task.path} has an answer "
+                "('answer', 'ground_truth' or 'solution'): its score would be 0.0 always"
+            )
+        task._say(f": {unanswered} of {count} problems have no answer; {', '.join(graded)} can only give 0.0 there")
 
 
 def _check_columns(problem: Problem, columns: Collection[str]) -> None:

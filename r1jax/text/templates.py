@@ -18,7 +18,11 @@ MESSAGE_FIELDS = (*THOUGHT_FIELDS, "tool_calls", "tool_call_id", "function_call"
 
 def _one_question(messages: Messages) -> Messages:
     if [message["role"] for message in messages] != ["user"]:
-        raise ValueError(f"takes one user message and got {', '.join(message['role'] for message in messages)}")
+        others = ", ".join(name for name, template in TEMPLATES.items() if template.arrange is not _one_question)
+        raise ValueError(
+            f"takes one user message and got {', '.join(message['role'] for message in messages)}; {others} and "
+            "tokenizer take a system message and several turns"
+        )
     return messages
 
 

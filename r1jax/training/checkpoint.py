@@ -224,10 +224,11 @@ def _choose_step(folder: Path, step: int | str | None) -> int:
 
 def _read_best(workdir: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((workdir / BEST).read_text(encoding="utf-8"))
+        best = json.loads((workdir / BEST).read_text(encoding="utf-8"))
+        return {name: best[name] for name in ("step", "metric", "value")}
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{workdir / BEST} is damaged; without it there is no best checkpoint") from error
 
 

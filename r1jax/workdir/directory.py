@@ -185,7 +185,8 @@ def read_summary(path: Path, spec: Any) -> dict[str, Any] | None:
         is_whole = not check_same_config(path, spec)
     except WorkdirError:
         return None
-    return _read(path, "summary.json") if is_whole else None
+    summary = _read(path, "summary.json") if is_whole else None
+    return summary if isinstance(summary, dict) else None
 
 
 def changed_code(path: Path, spec: Any) -> list[str]:

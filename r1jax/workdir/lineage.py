@@ -41,7 +41,15 @@ def check_lineage(workdir: Path, spec: Any) -> None:
     file = workdir / "lineage.json"
     if not file.is_file() or not holds_results(workdir):
         return
-    before, inputs = json.loads(file.read_text(encoding="utf-8"))["inputs"], _inputs(workdir, spec)
+    try:
+        before = {
+            key: dict(value, path=value["path"]) for key, value in json.loads(file.read_text("utf-8"))["inputs"].items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise WorkdirError(
+            f"{file} is damaged: what this run was begun from is not known; choose another work directory"
+        ) from error
+    inputs = _inputs(workdir, spec)
     for key in sorted(before.keys() | inputs.keys()):
         then, now = before.get(key), inputs.get(key)
         if then != now:

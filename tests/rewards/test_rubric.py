@@ -58,6 +58,66 @@ def score(*rewards, columns=None):
     return rubric_of(*rewards).score(PROMPTS, COMPLETIONS, columns or {})
 
 
+def appending_reward(completions, animals, **columns):
+    for one in animals:
+        one["names"].append("cow")
+    return [float(len(one["names"])) for one in animals]
+
+
+def inner_appending_reward(completions, pairs):
+    for pair in pairs:
+        pair[0].append(1)
+        pair.append([])
+    return [float(len(pair)) for pair in pairs]
+
+
+def counting_reward(completions, animals, **columns):
+    return [float(len(one["names"])) for one in animals]
+
+
+def scaled_reward(completions, scale=1.0, **columns):
+    return [scale for _ in completions]
+
+
+def exiting_reward(completions):
+    raise SystemExit("enough")
+
+
+def several_lines_reward(completions):
+    raise RuntimeError("line 1\n  line 2")
+
+
+async def exiting_async_reward(completions):
+    raise SystemExit("enough")
+
+
+def test_what_a_reward_changes_no_other_sees():
+    columns = {"animals": [{"names": ["cat"]}, {"names": []}, {"names": []}]}
+    scores = score(appending_reward, counting_reward, columns=columns)
+    np.testing.assert_array_equal(scores.by_name["appending_reward"], [2.0, 1.0, 1.0])
+    np.testing.assert_array_equal(scores.by_name["counting_reward"], [1.0, 0.0, 0.0])
+    assert columns == {"animals": [{"names": ["cat"]}, {"names": []}, {"names": []}]}
+    columns = {"pairs": [[[1]], [[2]], [[3]]]}
+    np.testing.assert_array_equal(score(inner_appending_reward, columns=columns).total, [2.0, 2.0, 2.0])
+    assert columns == {"pairs": [[[1]], [[2]], [[3]]]}
+
+
+def test_an_option_stands_before_a_column_of_its_name():
+    columns = {"scale": [7.0, 8.0, 9.0]}
+    scores = score({"function": scaled_reward, "options": {"scale": 3.0}}, columns=columns)
+    np.testing.assert_array_equal(scores.total, [3.0, 3.0, 3.0])
+
+
+def test_a_reward_that_exits_has_failed_and_its_message_is_one_line():
+    scores = score(exiting_reward, exiting_async_reward, several_lines_reward)
+    assert scores.errors == {"exiting_reward": 3, "exiting_async_reward": 3, "several_lines_reward": 3}
+    assert scores.messages[0] == {
+        "exiting_reward": "SystemExit: enough",
+        "exiting_async_reward": "SystemExit: enough",
+        "several_lines_reward": "RuntimeError: line 1 line 2",
+    }
+
+
 def test_weights_none_and_log_only():
     scores = score(
         {"function": length_reward, "weight": 2.0},

@@ -66,7 +66,10 @@ def test_flags_of_stages_set_what_the_file_has_and_what_it_has_not(file):
         ("--config.stages.c.rate=1", "x.py: there is no stage 'c'; there are b, a"),
         ("--config.stages.b=1", "name a field of the stage"),
         ("--config.stages.b.name.long=1", "stages.b.name.long is below 'x', which has no keys"),
-        ("--config.stages.b.rewards[1].weight=1", "--config.stages.b.rewards[1].weight: the file has 1 entries there"),
+        (
+            "--config.stages.b.rewards[1].weight=1",
+            "--config.stages.b.rewards[1].weight: the file has 1 reward(s) there; add it in the file",
+        ),
         ("--config.stages.b.rate[0]=1", "--config.stages.b.rate[0]: the file has 0 entries there"),
         ("--config.stages.b.re wards=1", "'re wards' is no key"),
         ("--config.stages.b.rate", "--config.stages.b.rate: write --config.stages.b.rate=value"),
@@ -96,6 +99,17 @@ def test_files_that_cannot_be_run_are_said_with_their_line(file, source, words):
     with pytest.raises(ConfigError) as error:
         load_experiment(file)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a-b", "a b", "a/b", "", "\u00e9"])
+def test_names_of_stages_are_letters_digits_and_underscores(file, name):
+    source = f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({{'stages': {{{name!r}: {{}}}}}})\n"
+    Path(file).write_text(source)
+    with pytest.raises(ConfigError) as error:
+        load_experiment(file)
+    assert str(error.value) == f"{file}: the stage {name!r}: a name has letters, digits and underscores only"
+    Path(file).write_text(source.replace(repr(name), "'R1_zero'"))
+    assert list(load_experiment(file).stages) == ["R1_zero"]
 
 
 def test_a_config_imports_what_lies_beside_it_and_nothing_else_does(tmp_path):

@@ -4,10 +4,12 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy
 import pytest
 from ml_collections import ConfigDict
 
 from r1jax.specs.fields import Count, Natural, PathText, Share, option
+from r1jax.specs.policy import GgufInit
 from r1jax.specs.reader import FlagText, SpecError, near, read, read_some
 
 
@@ -161,6 +163,10 @@ def test_paths_become_absolute_but_for_those_of_a_work_directory(tmp_path, monke
         ("{here}/../z", "{here}/../z"),
     ):
         assert read(Whole, {"path": text}).path == path and read(Whole, {"source": text}).source == path
+    assert read(GgufInit, {"kind": "gguf", "path": "~/x.gguf"}).path == "/home/me/x.gguf"
+    assert read(GgufInit, {"kind": "gguf", "path": "x.gguf"}).path == f"{tmp_path}/x.gguf"
+    for smollm2 in ("smollm2", FlagText("smollm2")):
+        assert read(GgufInit, {"kind": "gguf", "path": smollm2}).path == "smollm2"
     assert read(Whole, {"path": "package:data"}).path == "package:data"
     assert read(Whole, {"text": "a/b"}).text == "a/b" and os.getcwd() == str(tmp_path)
 
@@ -187,7 +193,14 @@ def test_paths_become_absolute_but_for_those_of_a_work_directory(tmp_path, monke
         ({"choice": ["std"]}, "w.choice=['std'] must be one of 'std', 'mean'"),
         ({"cap": 0}, "w.cap=0 must be at least 1"),
         ({"cap": "many"}, "w.cap='many' must be a whole number"),
-        ({"step": "bestt"}, "w.step='bestt' must be a whole number, or must be one of 'latest', 'best'"),
+        ({"step": "bestt"}, "w.step='bestt' must be a whole number, or must be one of 'latest', 'best' or None"),
+        ({"cap": FlagText("none")}, "w.cap='none' must be a whole number or None"),
+        ({"count": FlagText("1,000")}, "w.count=1,000 must be a whole number"),
+        ({"cap": FlagText("1,000")}, "w.cap=1,000 must be a whole number"),
+        ({"count": FlagText("'4'")}, "w.count='4' must be a whole number"),
+        ({"rate": 10**400}, "w.rate=1000"),
+        ({"choice": numpy.array(["std", "mean"])}, "w.choice=array(['std', 'mean'], dtype='<U4') must be one of"),
+        ({"text": numpy.zeros((2, 2))}, "w.text=array([[0., 0.], [0., 0.]]) must be a text"),
         ({"path": ""}, "w.path='' must name a file or folder"),
         ({"path": 3}, "w.path=3 must be a text"),
         ({"lengths": 3}, "w.lengths=3 must be a list"),

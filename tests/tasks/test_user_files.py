@@ -1,5 +1,6 @@
 """Problem files of any columns: what is read, which side a problem is on, what reaches the rewards."""
 
+import datetime
 import decimal
 import json
 
@@ -225,6 +226,33 @@ def test_answers_and_columns(tmp_path, row, answer, columns):
     assert problem.columns == made | {name: value for name, value in expected.items() if name != "answer"}
 
 
+@pytest.mark.parametrize("missing", [float("nan"), None])
+def test_an_answer_that_pandas_says_is_missing_is_none(tmp_path, missing):
+    task, problem = one(tmp_path, prompt="Why?", answer=missing, reward_model={"ground_truth": missing})
+    assert problem.answer == "" and task.grade("nan", problem) == task.grade("NaN", problem) == 0.0
+    assert one(tmp_path, prompt="Why?", answer=missing, solution="5")[1].answer == "5"
+    with pytest.raises(ValueError, match="needs a field 'prompt', "):
+        one(tmp_path, prompt=float("nan"), answer="1")
+
+
+def test_decimal_numbers_and_dates_are_answers_as_texts(tmp_path):
+    for answer, text in ((decimal.Decimal("1.50"), "1.50"), (datetime.date(2025, 1, 22), "2025-01-22")):
+        pq.write_table(pa.Table.from_pylist([{"prompt": "Why?", "answer": answer}]), tmp_path / "a.parquet")
+        problem = heldout(tmp_path / "a.parquet").problem(0, split="heldout")
+        assert problem.answer == text and set(problem.columns) == {"task", "row"}
+    pq.write_table(pa.Table.from_pylist([{"prompt": "Why?", "answer": b"1"}]), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="a.parquet, row 1: field 'answer' holds bytes"):
+        check_problems(heldout(tmp_path / "a.parquet"))
+
+
+def test_columns_are_renamed_alike_in_all_rows(tmp_path, capsys):
+    rows = [{"prompt": "1?", "task": "a"}, {"prompt": "2?", "task": "b", "data_task": "c"}]
+    first, second = heldout(write(tmp_path / "a.jsonl", *rows)).problems("heldout")
+    assert (first.columns["data_data_task"], second.columns["data_data_task"]) == ("a", "b")
+    assert "data_task" not in first.columns and second.columns["data_task"] == "c"
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
 def test_columns_with_names_that_are_taken_get_others_and_it_is_said(tmp_path, capsys):
     task, problem = one(tmp_path, prompt="Why?", problem="p", task="t", data_task="d", stop_reason=None, row=3)
     columns = problem.columns
@@ -247,6 +275,25 @@ def test_a_column_that_one_row_lacks_is_named_with_the_row(tmp_path):
         check_problems(make_mixture(specs([{"kind": "files", "train": path}])), {"a": ["animals"]})
     with pytest.raises(ValueError, match=r"a.jsonl, row 2: a reward needs answer"):
         check_problems(heldout(write(tmp_path / "a.jsonl", *numbered(1), {"prompt": "?"})), {"a": ["answer"]})
+
+
+def test_rewards_by_the_grade_need_an_answer_in_some_row(tmp_path, capsys):
+    path = write(tmp_path / "a.jsonl", {"prompt": "1?"}, {"prompt": "2?", "answer": float("nan")}, {"prompt": "3?"})
+    check_problems(heldout(path), graded={"a": []})
+    with pytest.raises(ValueError) as error:
+        check_problems(heldout(path), graded={"a": ["accuracy_reward"]})
+    assert str(error.value) == (
+        f"rewards: 'accuracy_reward' scores by the grade of the answer, and no row of {path} has an answer "
+        "('answer', 'ground_truth' or 'solution'): its score would be 0.0 always"
+    )
+    path = write(tmp_path / "b.jsonl", *numbered(2), {"prompt": "?"}, {"prompt": "??", "answer": " "})
+    capsys.readouterr()
+    task = heldout(path)
+    for _ in range(2):
+        check_problems(task, graded={"b": ["accuracy_reward", "other"]})
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "task 'b': 2 of 4 problems have no answer; accuracy_reward, other can only give 0.0 there"
+    ]
 
 
 def test_a_chat_that_the_template_cannot_write_is_named_with_its_row(tmp_path):

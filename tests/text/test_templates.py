@@ -111,7 +111,10 @@ def test_what_a_template_cannot_express_is_an_error():
         ValueError, match="template 'llama': must be one of chatml, llama3, plain, qwen2.5, r1, r1_zero"
     ):
         render(QUESTION, template="llama")
-    with pytest.raises(ValueError, match="'r1_zero': takes one user message and got system, user"):
+    with pytest.raises(
+        ValueError,
+        match="'r1_zero': takes one user message and got system, user; r1, v3, chatml, qwen2.5, llama3 and tokenizer take",
+    ):
         render([{"role": "system", "content": "Be brief."}, *QUESTION], template="r1_zero")
     for messages in ([], [{"role": "assistant", "content": "Hello"}]):
         with pytest.raises(ValueError, match="last message must be the user's"):

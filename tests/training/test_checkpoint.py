@@ -202,6 +202,9 @@ def test_best_json_never_names_what_is_not_on_disk(tmp_path):
             assert best_step(tmp_path) in checkpoint_steps(tmp_path), step
             load_checkpoint(tmp_path, state, step="best")  # a reader, while the next one is being saved
     assert checkpoint_steps(tmp_path) == [4, 400]
+    (tmp_path / "best.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"best\.json is damaged"):
+        best_step(tmp_path)
     (tmp_path / "best.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"best\.json is damaged"):
         load_checkpoint(tmp_path, state, step="best")

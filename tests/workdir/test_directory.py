@@ -95,6 +95,8 @@ def test_new_then_the_same_again(tmp_path):
     assert read_summary(path, Spec(seed=2)) is None
     (path / "summary.json").write_text('{"after": ')
     assert read_summary(path, SPEC) is None  # damaged: the stage runs again
+    (path / "summary.json").write_text("[]")
+    assert read_summary(path, SPEC) is None
     assert not list(path.glob(".*")), "temporary files stay behind"
 
 

@@ -12,7 +12,7 @@ from r1jax.specs.fields import PathText, option
 from r1jax.specs.policy import StageInit
 from r1jax.specs.source import SourceSpec
 from r1jax.workdir.directory import WorkdirError
-from r1jax.workdir.lineage import record_lineage, weights_digest
+from r1jax.workdir.lineage import check_lineage, record_lineage, weights_digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,15 @@ def test_an_input_that_was_made_anew_is_told(tmp_path):
     stage_at(tmp_path / "base", seed=1)
     with pytest.raises(WorkdirError, match=r"its input init\.path=.*/base was made anew"):
         record_lineage(run, spec)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"inputs": ["x"]}', '{"inputs": {"init.path": {}}}', '{"inputs": '])
+def test_a_damaged_list_of_inputs_is_named(tmp_path, text):
+    run, spec = tmp_path / "run", Spec(init=StageInit(path=stage_at(tmp_path / "base")))
+    (run / "checkpoints" / "1").mkdir(parents=True)
+    (run / "lineage.json").write_text(text)
+    with pytest.raises(WorkdirError, match=rf"^{run}/lineage.json is damaged: [^\n]*; choose another work directory$"):
+        check_lineage(run, spec)
 
 
 def test_weights_are_told_apart_by_every_bit_and_name():

@@ -12,6 +12,7 @@ import json
 import mmap
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -49,7 +50,19 @@ class JsonLines:
         value = self.value(index)
         if not isinstance(value, dict):
             raise ValueError(f"{self.path}, row {index + 1}: must be a JSON object; it is a {type(value).__name__}")
+        for name, item in value.items() if self._may_hold_surrogates(index) else ():
+            try:
+                json.dumps([name, item], ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                half = f"\\u{ord(error.object[error.start]):04x}"
+                raise ValueError(
+                    f"{self.path}, row {index + 1}: field {name!a} holds {half}, half of a character: no text has that"
+                ) from error
         return value
+
+    def _may_hold_surrogates(self, index: int) -> bool:
+        start, end = self._spans[2 * index], self._spans[2 * index + 1]
+        return b"\\ud" in self._bytes[start:end].lower()
 
 
 class Csv(JsonLines):
@@ -66,6 +79,7 @@ class Csv(JsonLines):
         first = self.value(0) if self._spans else []
         self._skipped = int(bool(first) and (header is None or first[0] == header[0]))
         self._names = first if self._skipped else list(header or ())
+        _check_names(path, self._names)
 
     def __len__(self) -> int:
         return super().__len__() - self._skipped
@@ -78,6 +92,12 @@ class Csv(JsonLines):
                 f"({', '.join(self._names)})"
             )
         return dict(zip(self._names, values, strict=True))
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{path}: two columns are named {name!r}")
 
 
 def _objects(path: Path) -> list[Any]:
@@ -129,6 +149,7 @@ class Arrow:
             table = ipc.open_file(buffer).read_all() if is_file else ipc.open_stream(buffer).read_all()
         except pyarrow.ArrowException as error:
             raise ValueError(f"{path}: cannot be read: {error}") from error
+        _check_names(path, table.column_names)
         self._table = table  # views of the map, nothing copied
 
     def __len__(self) -> int:
@@ -159,7 +180,7 @@ def open_reader(path: Path, *, csv_header: Sequence[str] | None = None) -> JsonL
             return Csv(path, header=csv_header)
         if path.name.endswith((".parquet", ".arrow")):
             return Arrow(path)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, RecursionError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read: {error}") from error
     raise ValueError(f"{path}: format not known by its ending; known are jsonl, json, csv (also .gz), parquet, arrow")
 

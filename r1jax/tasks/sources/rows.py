@@ -3,10 +3,12 @@
 import bisect
 import contextlib
 import dataclasses
+import decimal
 import glob
 import importlib.util
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,8 +26,8 @@ class Row:
     """One row: its values by field, and where it stands ("FILE, row 3", counted from 1).
 
     Fields have been published under several names ("problem", "Problem"); every method takes the names in order of
-    preference and uses the first that is there and not null. All but ``get`` raise ValueError, with file, row and field, where
-    none is, or its value is not what is asked for.
+    preference and uses the first that is there and not null; NaN, which pandas writes for it, is null too. All but ``get``
+    raise ValueError, with file, row and field, where none is, or its value is not what is asked for.
     """
 
     def __init__(self, values: Mapping[str, Any], *, where: str):
@@ -33,7 +35,7 @@ class Row:
 
     def get(self, *names: str, default: Any = None) -> Any:
         """The value as it is, or the default."""
-        return next((self.values[name] for name in names if self.values.get(name) is not None), default)
+        return next((self.values[name] for name in names if not is_missing(self.values.get(name))), default)
 
     def text(self, *names: str) -> str:
         """A text that is not blank; a number is written out."""
@@ -79,11 +81,16 @@ class Row:
     def first(self, *names: str) -> tuple[str, Any]:
         """(name, value) of the first field that is there; the error lists all names."""
         for name in names:
-            if self.values.get(name) is not None:
+            if not is_missing(self.values.get(name)):
                 return name, self.values[name]
         *others, last = map(repr, names)
         which = f"needs a field {', '.join(others)} or {last}" if others else f"field {last} is missing"
         raise ValueError(f"{self.where}: {which}; there are {', '.join(sorted(map(str, self.values)))}")
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is None or NaN."""
+    return value is None or (isinstance(value, float | decimal.Decimal) and math.isnan(value))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +106,7 @@ class Fields:
         reads: the fields that ``question`` and ``skip`` read, so that columnar files need not give the others; None: all.
         solution: the worked solution, for decontamination; "" where there is none.
         skip: why a row cannot be a problem ("no tests"), or None.
-        renamed: columns that have another name in ``target`` than in the row.
+        taken: columns of ``target`` that must get another name, which the task chooses.
         csv_header: names of the columns of its CSV files, where these have no header line.
     """
 
@@ -111,7 +118,7 @@ class Fields:
     solution: Callable[[Row], str] = lambda row: ""
     skip: Callable[[Row], str | None] = lambda row: None
     history: Callable[[Row], list[dict[str, str]]] = lambda row: []
-    renamed: Callable[[Row], dict[str, str]] = lambda row: {}
+    taken: Callable[[Row], set[str]] = lambda row: set()
     csv_header: tuple[str, ...] | None = None
 
 

@@ -1,21 +1,22 @@
 """Problem files of any columns: a prompt, an answer if there is one, and whatever else the rewards need.
 
     prompt   prompt | question | problem | messages: a text, or a chat as [{"role", "content"}, ...] that the user ends
-    answer   answer | reward_model["ground_truth"] (verl) | ground_truth | solution (TRL); a text or a number. A list or a dict
-             counts as its JSON text. Without one no answer is right by itself: a reward function must say.
+    answer   answer | reward_model["ground_truth"] (verl) | ground_truth | solution (TRL); a text, a number or
+             a date. A list or a dict counts as its JSON text. Without one (null, or pandas' NaN) no answer is right by
+             itself: a reward function must say.
 
 The answer is compared as mathematics where it is some, else as text (``tasks.grading``, kind "answer").
 
 Every column reaches the rewards under its name, and ``ground_truth`` too where it came in ``reward_model``. Names in ``MADE`` are
 taken: rewards get the prompt as ``prompts`` and the answer as a text, and any other column of such a name with "data_" before it,
-a column "task" as "data_task". The task says so when it is made.
+a column "task" as "data_task", in all rows of a task alike. The task says so when it is made.
 """
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from r1jax.tasks.sources.rows import Fields, Row
+from r1jax.tasks.sources.rows import Fields, Row, is_missing
 
 MADE = frozenset(
     {
@@ -29,18 +30,12 @@ _PROMPT = ("prompt", "question", "problem", "messages")
 _ROLES = ("system", "user", "assistant")
 
 
-def renamed(row: Row) -> dict[str, str]:
-    """The columns of a row whose names are made here -> the names under which they reach the rewards."""
+def taken(row: Row) -> set[str]:
+    """The columns of a row that reach the rewards, and whose names are made here."""
     read = {row.first(*_PROMPT)[0]}
-    if isinstance(row.get("answer", default=""), str | int | float):
+    if not isinstance(row.get("answer"), list | dict):
         read.add("answer")
-    return {name: _free(name, row) for name in row.values if name in MADE - read}
-
-
-def _free(name: str, row: Row) -> str:
-    while (name := f"data_{name}") in row.values:
-        pass
-    return name
+    return set(row.values) & (MADE - read)
 
 
 def _conversation(row: Row) -> list[dict[str, str]]:
@@ -72,21 +67,22 @@ def _answer(row: Row) -> tuple[Any, dict[str, Any]]:
     given = row.get("reward_model")
     if isinstance(given, str) and given.startswith("{"):
         given = row.parsed("reward_model")
-    if row.get("answer") is None and isinstance(given, Mapping) and given.get("ground_truth") is not None:
+    if row.get("answer") is None and isinstance(given, Mapping) and not is_missing(given.get("ground_truth")):
         return given["ground_truth"], {"ground_truth": given["ground_truth"]}
     return row.get("answer", "ground_truth", "solution"), {}
 
 
 def _target(row: Row) -> tuple[str, dict[str, Any]]:
     answer, unpacked = _answer(row)
-    names = renamed(row)
+    kept = taken(row)
     columns = {
-        names.get(name, name): _plain(row, name, value)
+        name: _plain(row, name, value)
         for name, value in (unpacked | dict(row.values)).items()
-        if name in names or name not in MADE
+        if name in kept or name not in MADE
     }
     if answer is None:
         return "", columns
+    answer = _plain(row, "answer", answer)
     return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False), columns
 
 
@@ -111,5 +107,5 @@ USER_COLUMNS = Fields(
     target=_target,
     reads=None,
     history=lambda row: _conversation(row)[:-1],
-    renamed=renamed,
+    taken=taken,
 )

@@ -10,6 +10,7 @@ from pyarrow import ipc
 
 from r1jax.tasks.sources.readers import open_reader
 
+CORRUPT = gzip.compress(b"a")[:10] + b"\xff" * 20
 ROWS = [{"question": f"Wie viel ist {n} + {n}?\n那么?", "answer": str(2 * n)} for n in range(600)]
 
 
@@ -122,6 +123,17 @@ def test_csv_without_a_header_takes_the_given_names(tmp_path):
         ("rows.parquet", b"PAR1 no", r"rows.parquet: cannot be read"),
         ("rows.arrow", b"", r"rows.arrow: cannot be read"),
         ("rows.jsonl.gz", b"no gzip", r"rows.jsonl.gz: cannot be read"),
+        ("rows.jsonl.gz", CORRUPT, r"rows.jsonl.gz: cannot be read: Error -3 while decompressing data"),
+        ("rows.json", b"[" * 100_000, r"rows.json: cannot be read: maximum recursion depth exceeded"),
+        ("rows.csv", b"a,b,a\n1,2,3\n", r"rows.csv: two columns are named 'a'"),
+        ("rows.jsonl", rb'{"a": "\ud83d\ude00"} {', r"rows.jsonl, line 1, column 23: no JSON"),
+        (
+            "rows.jsonl",
+            rb'{"a": 1, "b": {"c": ["x\uD800"]}}',
+            r"rows.jsonl, row 1: field 'b' holds \\ud800, half of a char",
+        ),
+        ("rows.jsonl", rb'{"\udc00": 1}', r"rows.jsonl, row 1: field '\\udc00' holds \\udc00"),
+        ("rows.json", rb'[{"a": "\ud800"}]', r"rows.json, row 1: field 'a' holds \\ud800"),
         ("rows.txt", b"", r"rows.txt: format not known by its ending; known are jsonl"),
     ],
 )
@@ -130,6 +142,17 @@ def test_bad_files_are_refused_by_name(tmp_path, name, content, message):
     with pytest.raises(ValueError, match=message):
         reader = open_reader(tmp_path / name)
         [reader.read(place, None) for place in range(len(reader))]
+
+
+def test_a_character_of_two_halves_is_a_text(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(rb'{"a": "\ud83d\ude00", "b": "\\\\ud800"}')
+    assert open_reader(tmp_path / "rows.jsonl").read(0, None) == {"a": "\N{GRINNING FACE}", "b": r"\\ud800"}
+
+
+def test_columnar_files_with_two_columns_of_one_name_are_refused(tmp_path):
+    pq.write_table(pa.table([[1], [2]], names=["a", "a"]), tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match=r"rows.parquet: two columns are named 'a'"):
+        open_reader(tmp_path / "rows.parquet")
 
 
 def test_a_large_file_is_not_held_in_memory(tmp_path):
