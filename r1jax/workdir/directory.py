@@ -4,7 +4,7 @@ README.md lists its files. Every one but LOCK and changes.jsonl is written under
 ever half there. A text of config.json that begins with "{here}/" stands for a path from the work directory: directories that
 name each other so can be moved together.
 
-What is learned is told from how it is run (fields declared with how=True: meshes, micro-batches, cadences, workers). Where a
+What is learned is kept apart from how it is run (fields declared with how=True: meshes, micro-batches, cadences, workers). Where a
 directory holds results, a start with another spec
 
     differs in `how` fields only   goes on; config.json is rewritten and changes.jsonl gets a line
@@ -239,7 +239,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all: beside its place, to the disk, then renamed."""
+    """Writes a file, whole or not at all: next to its place, to the disk, then renamed."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
