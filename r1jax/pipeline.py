@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,7 @@ import jax
 from r1jax.hf.folder import check_folder
 from r1jax.plan.programs import WITH_PROGRAMS, stage_programs
 from r1jax.policies.preview import Previews
+from r1jax.processes import is_first
 from r1jax.sharding import make_mesh
 from r1jax.specs.config_file import ConfigError, Experiment
 from r1jax.specs.fields import leaves, specs_in, to_plain, types_of
@@ -29,17 +31,20 @@ from r1jax.specs.policy import HuggingFaceInit, StageInit
 from r1jax.specs.reader import SpecError, read
 from r1jax.specs.rewards import ModelReward
 from r1jax.specs.stages import STAGES
+from r1jax.training.checkpoint import checkpoint_steps
 from r1jax.workdir.code_digest import code_digests
 from r1jax.workdir.directory import (
     WorkdirError,
     changed_code,
     check_same_config,
+    check_workdir,
     from_here,
     open_workdir,
     read_summary,
     to_here,
 )
 from r1jax.workdir.lineage import check_lineage
+from r1jax.workdir.read import read_json
 
 _LENGTH = ("num_updates", "num_epochs")
 """How long a stage learns is part of its digest, though a run may be made longer."""
@@ -75,18 +80,23 @@ def make_stages(
     planned = plan_stages(experiment, workdir)
     chosen = choose(planned, only, skip)
     to_run = [stage for stage in chosen if read_summary(stage.workdir, stage.spec) is None]
-    previews = Previews({str(stage.workdir): stage.spec for stage in planned})
-    for stage in to_run:
-        _check_inputs(stage, [other for other in planned[: planned.index(stage)] if other not in chosen])
+    for stage in chosen:
+        before = planned[: planned.index(stage)]
+        if stage not in to_run:
+            _warn_of_stale(stage, [other for other in before if other in to_run])
+            continue
+        _check_inputs(stage, [other for other in before if other not in chosen])
+        previews = Previews({str(other.workdir): other.spec for other in before})
         with _naming(experiment, stage.name):
             _check_models(stage, planned)
             stage.module.check(stage.spec, previews)
             _trace(stage.spec, previews)
     for stage in to_run:
+        check_workdir(stage.workdir, stage.spec)
         check_lineage(stage.workdir, stage.spec)
     for stage in to_run:
         with open_workdir(stage.workdir, stage.written):
-            pass  # refuses another config's, a directory that it cannot write, or one where another run is at work
+            pass  # refuses a directory that it cannot write, or one where another run is at work
     return chosen
 
 
@@ -120,6 +130,10 @@ def plan_stages(experiment: Experiment, workdir: Path) -> list[PlannedStage]:
             spec = read(STAGES[kind], from_here(to_plain(written), path), f"stages.{name}")
         except (SpecError, ConfigError) as error:
             raise ConfigError(f"{experiment.file}: {error}") from error
+        if shared := [other for other, directory in directories.items() if directory == path and other != "workdir"]:
+            raise ConfigError(
+                f"{experiment.file}: stages.{name}.workdir: {path} is the directory of the stage {shared[0]!r}"
+            )
         directories[name] = path
         module = importlib.import_module(f"r1jax.stages.{kind}")
         planned.append(PlannedStage(name, module, path, spec, written, tuple(changed_code(path, spec))))
@@ -171,8 +185,20 @@ def _inputs(stage: PlannedStage, others: Sequence[PlannedStage]) -> Iterator[tup
             yield from ((key, other) for other in others if Path(text).is_relative_to(other.workdir))
 
 
+def _warn_of_stale(stage: PlannedStage, to_run: Sequence[PlannedStage]) -> None:
+    """Says so where a stage is done, and what it has read is of a stage that goes on."""
+    for key, source in _inputs(stage, to_run) if is_first() else ():
+        print(
+            f"warning: stages.{stage.name}.{key}: {stage.name!r} is done and stays as it is, with what {source.name!r} was before "
+            f"it goes on; remove {stage.workdir} to run it again",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
 def _check_models(stage: PlannedStage, planned: Sequence[PlannedStage]) -> None:
-    """Raises ValueError for a model that `stage` starts from, that no stage of this config makes and that is not there."""
+    """Raises ValueError for a model that `stage` starts from, that no stage before it makes and that is not there."""
+    before = planned[: planned.index(stage)]
     for key, spec in specs_in(stage.spec):
         if not isinstance(spec, StageInit | HuggingFaceInit | ModelReward):
             continue
@@ -182,15 +208,30 @@ def _check_models(stage: PlannedStage, planned: Sequence[PlannedStage]) -> None:
                 check_folder(path)
             except (ValueError, OSError) as error:
                 raise ValueError(f"{key}.path: {error}") from error
-        elif makers := [other for other in planned if path.is_relative_to(other.workdir)]:
-            if getattr(spec, "step", None) == "best" and makers[0].spec.stage != "rl":
-                raise ValueError(f"{key}.step='best': the stage {makers[0].name!r} has no held-out score")
-        else:
-            if getattr(spec, "step", None) is not None:
-                if not (path / "checkpoints").is_dir():
-                    raise ValueError(f"{key}.path: {path} has no checkpoints")
-            elif not (path / "DONE").exists():
-                raise ValueError(f"{key}.path: {path} is not the work directory of a finished stage: it has no DONE")
+            continue
+        maker = next((other for other in planned if path == other.workdir), None)
+        if maker is not None and maker not in before:
+            raise ValueError(f"{key}.path: the stage {maker.name!r} does not run before this one")
+        kind = None if maker is None else maker.spec.stage
+        if maker is None and (path / "config.json").is_file():
+            kind = read_json(path / "config.json", []).get("stage")
+        if isinstance(spec, ModelReward) and kind not in (None, "reward_model"):
+            raise ValueError(f"{key}.path: {path} is of a stage {kind!r}, not of a reward model")
+        step = getattr(spec, "step", None)
+        is_done = maker is None or read_summary(maker.workdir, maker.spec) is not None
+        if step == "best" and kind not in (None, "rl"):
+            name = path.name if maker is None else maker.name
+            raise ValueError(f"{key}.step='best': the stage {name!r} has no held-out score")
+        if isinstance(step, int) and is_done and step not in checkpoint_steps(path):
+            there = ", ".join(map(str, checkpoint_steps(path))) or "none"
+            raise ValueError(f"{key}.step={step}: {path} has no such checkpoint; there are {there}")
+        num_updates = None if maker is None else getattr(maker.spec, "num_updates", None)
+        if isinstance(step, int) and not is_done and num_updates is not None and step > num_updates:
+            raise ValueError(f"{key}.step={step}: the stage {path.name!r} has {num_updates} updates")
+        if maker is None and step is not None and not checkpoint_steps(path):
+            raise ValueError(f"{key}.path: {path} has no checkpoints")
+        if maker is None and step is None and not (path / "DONE").exists():
+            raise ValueError(f"{key}.path: {path} is not the work directory of a finished stage: it has no DONE")
 
 
 def _trace(spec: Any, previews: Previews) -> None:

@@ -1,7 +1,7 @@
 """What the processes of one run say to each other: who writes, who was asked to stop, outcomes and arrays for all.
 
 A run on a pod is one program in several processes (`r1jax.launch.distributed`). Each draws the same problems, makes the
-same batch and takes the same decisions, and puts only its own shard on its devices: a batch of token ids is small beside
+same batch and takes the same decisions, and puts only its own shard on its devices: a batch of token ids is small next to
 the weights, and packing needs to see all of it. What costs host time, rewards above all, is shared out and exchanged.
 The first process alone writes files, checkpoints apart, which all write together.
 
@@ -81,13 +81,13 @@ def gather(function: Callable[[], Any]) -> list[Any]:
         result = function()
     except Exception as error:
         failed = error
-    told = exchange({"result": result, "error": None if failed is None else str(failed) or type(failed).__name__})
+    outcomes = exchange({"result": result, "error": None if failed is None else str(failed) or type(failed).__name__})
     if failed is not None:
         raise failed
-    for process, outcome in enumerate(told):
+    for process, outcome in enumerate(outcomes):
         if outcome["error"] is not None:
             raise OtherProcessError(f"{outcome['error']} (process {process})")
-    return [outcome["result"] for outcome in told]
+    return [outcome["result"] for outcome in outcomes]
 
 
 def on_first(function: Callable[[], Any]) -> Any:
@@ -106,9 +106,9 @@ def require_same(tree: Any, what: str) -> None:
         digest = zlib.crc32(array.tobytes(), digest)
     digests = _from_all(np.asarray(digest, np.uint32), what)
     if len(set(digests.tolist())) > 1:
-        told = ", ".join(f"{digest:08x}" for digest in digests.tolist())
+        outcomes = ", ".join(f"{digest:08x}" for digest in digests.tolist())
         raise ProcessesDifferError(
-            f"{what} is not the same in all processes (digests by process: {told}): is something drawn at random, read "
+            f"{what} is not the same in all processes (digests by process: {outcomes}): is something drawn at random, read "
             "from a file that differs between hosts, or in the order of a set?"
         )
 

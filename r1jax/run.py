@@ -191,7 +191,7 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     parser.add_argument(
         "--workdir", type=lambda text: Path(os.path.expanduser(text)), metavar="DIR", help="where everything is written"
     )
-    parser.add_argument("--seed", type=int, help="the seed of all stages")
+    parser.add_argument("--seed", type=int, help="the seed of every stage that has none of its own")
     parser.add_argument("--stages", type=names, metavar="A,B", help="run these stages of the config only")
     parser.add_argument("--skip", type=names, metavar="C", default=(), help="leave these stages out")
     parser.add_argument("--traceback", action="store_true", help="on bad input show where it was raised")

@@ -84,7 +84,8 @@ def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
     values = {f"rewards/{name}/mean": name for name in groups[0].rollouts[0].rewards} | {"reward": None}
     for key, name in values.items():
         rewards_PG = [
-            [rollout.reward if name is None else rollout.rewards[name] for rollout in group.rollouts] for group in groups
+            [rollout.reward if name is None else rollout.rewards[name] for rollout in group.rollouts]
+            for group in groups
         ]
         of_problems = [float(np.nanmean(rewards)) for rewards in rewards_PG if not np.isnan(rewards).all()]
         if of_problems:

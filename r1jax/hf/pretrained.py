@@ -81,7 +81,7 @@ def load_pretrained(
       text or as a type of numpy or jax. Buffers are float32.
     mesh: where the arrays go, laid out by `r1jax.sharding`; without one, the first device.
     model: fields of ModelConfig that are to differ from the folder's ("remat", "dtype", "yarn").
-    on_bytes: told the bytes of each piece that was filled.
+    on_bytes: called with the number of bytes of each piece that was filled.
 
     Errors: those of `r1jax.hf.folder.open_folder`; ValueError for an unknown dtype, or for fields of `model` that change the
     shapes of weights. All come before anything is allocated; that an FP8 scale is not finite, when it is read.

@@ -170,7 +170,7 @@ def write_shards(
 ) -> None:
     """Writes the files and, if there are several, the index.
 
-    tensors: (name, array) in the order of the plan; one is held at a time. on_bytes: told the size of each when written.
+    tensors: (name, array) in the order of the plan; one is held at a time. on_bytes: called with the size of each once written.
     """
     source = iter(tensors)
     for file_name, shard in shards.items():

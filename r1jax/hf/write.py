@@ -20,7 +20,7 @@ from r1jax.text.tokenizer import Tokenizer
 
 MAX_SHARD_BYTES = 5_000_000_000
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "fp8": E4M3}
-_MARGIN = 64 << 20  # bytes beside the weights: tokenizer, index, headers
+_MARGIN = 64 << 20  # bytes besides the weights: tokenizer, index, headers
 _BIAS = "e_score_correction_bias"
 
 
@@ -51,8 +51,8 @@ def write_folder(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     on_bytes: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Writes to a folder beside `path` and renames it when it is complete. Errors: see `save_pretrained`."""
-    path = path.resolve()  # "." and links have no folder of their name beside them
+    """Writes to a folder next to `path` and renames it when it is complete. Errors: see `save_pretrained`."""
+    path = path.resolve()  # "." and links have no folder of their name next to them
     plan = list(_plan(source, dtype))
     config = _config(source, dtype)
     check_target(path, num_bytes=sum(item.num_bytes for item in plan))

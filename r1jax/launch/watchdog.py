@@ -1,10 +1,10 @@
 """Ends a run of several processes in which one is gone or hangs, and says which one and what to do.
 
 Each process tells the coordinator ten times in --peer-timeout that it is there, how often it has met the others
-(`r1jax.processes`) and whether it waits for them, and reads what the others told. A run is ended, with exit code 75:
+(`r1jax.processes`) and whether it waits for them, and reads what the others reported. A run is ended, with exit code 75:
 
 1. where a process was not heard of for --peer-timeout: it is gone, was stopped, or does not get to run Python;
-2. where a process has met nobody for --step-timeout, though all are there: a reward or a disk hangs in one of them, or
+2. where a process has met no other for --step-timeout, though all are there: a reward or a disk hangs in one of them, or
    a collective in all. Then every process writes the stacks of its threads to its log before it ends;
 3. where a process waits for one that has ended by itself: an error in that one alone, which its log tells.
 
@@ -12,7 +12,7 @@ The message comes within 1.2 times the timeout, and process 0, which is the coor
 others say is not lost. Behind this stands JAX's own heartbeat at twice --peer-timeout, which aborts (exit code 134). A
 process in which no Python runs for --peer-timeout writes its stacks too, by a thread that needs no interpreter.
 
-Time is counted in turns of this thread: a process that was itself stopped for a while blames nobody.
+Time is counted in turns of this thread: a process that was itself stopped for a while blames no other.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Watchdog:
         self.seconds = peer_timeout / TURNS  # of a turn
         self._store, self._process, self._others = store, process, [p for p in range(num_processes) if p != process]
         self._peer_turns, self._step_turns = TURNS, step_timeout / self.seconds
-        self._told: Mapping[int, Mapping[str, Any]] = {}  # by process, at the latest reply
+        self._reports: Mapping[int, Mapping[str, Any]] = {}  # by process, at the latest reply
         self._replies = self._beats = 0
         self._seen: dict[int, Any] = {}
         self._silent = dict.fromkeys(self._others, 0)  # turns since a process said something new
@@ -65,17 +65,17 @@ class Watchdog:
         own = {"beat": self._beats, "meetings": pulse.meetings, "waits_for": pulse.waits_for, "stuck": self._is_stuck}
         own |= {"host": platform.node(), "pid": os.getpid(), "over": self._is_over.is_set()}
         self._store.key_value_set(f"{_PREFIX}{self._process}", json.dumps(own), allow_overwrite=True)
-        told = self._store.key_value_dir_get(_PREFIX)
-        self._told = {int(key.rpartition("/")[2]): json.loads(value) for key, value in told}
+        reports = self._store.key_value_dir_get(_PREFIX)
+        self._reports = {int(key.rpartition("/")[2]): json.loads(value) for key, value in reports}
         self._replies += 1
 
     def turn(self) -> str | None:
         """One turn has passed: what is wrong now, a sentence or two; None where nothing is."""
-        told, replies = self._told, self._replies
+        reports, replies = self._reports, self._replies
         self._unanswered = 0 if replies != self._replies_seen else self._unanswered + 1
         for other in self._others if replies != self._replies_seen else ():
-            beat = told.get(other, {}).get("beat")
-            is_new = beat != self._seen.get(other) or told.get(other, {}).get("over")
+            beat = reports.get(other, {}).get("beat")
+            is_new = beat != self._seen.get(other) or reports.get(other, {}).get("over")
             self._silent[other], self._seen[other] = 0 if is_new else self._silent[other] + 1, beat
         self._still = 0 if pulse.meetings != self._meetings_seen else self._still + 1
         self._replies_seen, self._meetings_seen = replies, pulse.meetings
@@ -85,12 +85,12 @@ class Watchdog:
         if silent:
             names, turns = ", ".join(map(self._name, silent)), max(self._silent[other] for other in silent)
             return f"{names} not heard of for {self._of(turns)} (--peer-timeout). {_GONE}"
-        ended = [other for other in self._others if told.get(other, {}).get("over")]
+        ended = [other for other in self._others if reports.get(other, {}).get("over")]
         self._forsaken = self._forsaken + 1 if ended and self._still and pulse.waits_for is not None else 0
         if self._forsaken > _FORSAKEN_TURNS:
             return f"{', '.join(map(self._name, ended))} ended while this one waits for {pulse.waits_for}. {_ENDED}"
         self._is_stuck = self._still > self._step_turns
-        if self._is_stuck or any(told.get(other, {}).get("stuck") for other in self._others):
+        if self._is_stuck or any(reports.get(other, {}).get("stuck") for other in self._others):
             return f"the run makes no step for {self._of(self._still)} (--step-timeout). {self._who_is_behind()}"
         return None
 
@@ -144,11 +144,11 @@ class Watchdog:
 
     def _who_is_behind(self) -> str:
         """Which processes the others wait for, as far as their meetings tell."""
-        told = {**self._told, self._process: {"meetings": pulse.meetings, "waits_for": pulse.waits_for}}
-        last = max(one["meetings"] for one in told.values())
-        waits = {process: one["waits_for"] for process, one in sorted(told.items()) if one["meetings"] == last}
+        reports = {**self._reports, self._process: {"meetings": pulse.meetings, "waits_for": pulse.waits_for}}
+        last = max(one["meetings"] for one in reports.values())
+        waits = {process: one["waits_for"] for process, one in sorted(reports.items()) if one["meetings"] == last}
         waiting = {what for what in waits.values() if what is not None}
-        behind = [self._name(process) for process in sorted(told) if waits.get(process) is None]
+        behind = [self._name(process) for process in sorted(reports) if waits.get(process) is None]
         if not behind or not waiting:
             found = "No process is behind the others: a collective hangs in all, or all compute"
         else:
@@ -159,7 +159,7 @@ class Watchdog:
         )
 
     def _name(self, process: int) -> str:
-        one = self._told.get(process)
+        one = self._reports.get(process)
         if process == self._process:
             return f"process {process} (this one)"
         return f"process {process}" + (f" (pid {one['pid']} on {one['host']})" if one is not None else "")

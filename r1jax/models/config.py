@@ -105,7 +105,7 @@ class ModelConfig:
     yarn: Yarn | None = None
     llama3_rope: Llama3Rope | None = None
     max_length: int = 0
-    """Longest sequence that the model is meant for, in tokens; 0 where nobody said. It limits nothing here."""
+    """Longest sequence that the model is meant for, in tokens; 0 where unknown. It limits nothing here."""
     rms_eps: float = 1e-6
     """Of all norms but those of MLA's latents, which have 1e-6."""
     init_std: float = 0.006

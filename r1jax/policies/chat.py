@@ -1,4 +1,4 @@
-"""The model that a judge or a rewriter asks: behind an address, or a policy that is loaded beside the one that samples."""
+"""The model that a judge or a rewriter asks: behind an address, or a policy that is loaded next to the one that samples."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from r1jax.text.sample import Chat, ChatError
 from r1jax.text.tokenizer import Tokenizer
 
 _FEWEST = 2
-"""Questions from which on no answer at all means that nobody is there; one alone may be at fault itself."""
+"""Questions from which on no answer at all means that no server is there; one alone may be at fault itself."""
 
 
 def make_chat(spec: AnyChat | None, *, mesh: Mesh) -> Chat | None:

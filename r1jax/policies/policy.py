@@ -92,6 +92,7 @@ def load_policy(init: AnyInit, *, mesh: Mesh, seed: int) -> tuple[Policy, dict, 
     if isinstance(init, GgufInit):
         return _from_gguf(init, mesh=mesh)
     policy = Policy(make_model(config_of(init, seed=seed)), trained_tokenizer(init.tokenizer, seed=seed))
+    policy.tokenizer.check_fits(policy.model.config.vocab_size)
     params, buffers = jax.jit(policy.model.init, out_shardings=_shardings(policy.model, mesh))(jax.random.key(seed))
     return policy, params, buffers
 

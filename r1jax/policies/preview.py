@@ -17,7 +17,7 @@ from r1jax.specs.reader import SpecError, read
 from r1jax.specs.stages import STAGES, StageSpec, SupervisedSpec
 from r1jax.text.chat import tokenizer_for
 from r1jax.text.tokenizer import Tokenizer
-from r1jax.workdir.directory import from_here
+from r1jax.workdir.directory import from_here, read_summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +50,18 @@ class Previews:
         except (OSError, ValueError, KeyError, TypeError, SpecError):
             return None
 
+    def _is_made(self, path: str) -> bool:
+        """Whether a stage's model is there, and is the one that its spec makes."""
+        is_there = (Path(path) / "model.json").is_file()
+        return is_there and (path not in self._planned or read_summary(Path(path), self._planned[path]) is not None)
+
     def policy(self, init: AnyInit, *, seed: int) -> Preview | None:
         """The policy of an ``init``; None where it follows from data that an earlier stage has still to make.
 
         Raises ValueError naming the key or the file that is at fault, FileNotFoundError for what is not there.
         """
         try:
-            if not isinstance(init, StageInit) or (Path(init.path) / "model.json").is_file():
+            if not isinstance(init, StageInit) or self._is_made(init.path):
                 return Preview(config_of(init, seed=seed), tokenizer_of(init, seed=seed))
         except RecordsMissingError:
             return None

@@ -74,7 +74,7 @@ def init_head(policy: Policy, params, *, mesh: Mesh, seed: int):
 
 
 def abstract_head(model: Model, *, mesh: Mesh) -> dict[str, Any]:
-    """What a reward model's parameters have beside the policy's, as ShapeDtypeStructs on the mesh."""
+    """What a reward model's parameters have besides the policy's, as ShapeDtypeStructs on the mesh."""
     shapes = jax.eval_shape(lambda: init_reward_head(model.config, jax.random.key(0)))
     shardings = sharding.tree_shardings(reward_head_axes(), shapes, mesh)
     return {

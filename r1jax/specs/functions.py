@@ -1,4 +1,4 @@
-"""Functions that a config names: "module:function", of this package, an installed one, or a file beside the config."""
+"""Functions that a config names: "module:function", of this package, an installed one, or a file next to the config."""
 
 from __future__ import annotations
 

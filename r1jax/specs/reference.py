@@ -33,12 +33,16 @@ def _entries(spec: Any, prefix: str) -> Iterator[list[str]]:
         value, key = getattr(spec, field.name), f"{prefix}{field.name}"
         default = default_of(field)
         differs = "" if default is dataclasses.MISSING or value == default else f"   (default {_text(default)})"
-        unit = f" [{field.metadata['unit']}]" if field.metadata["unit"] else ""
         type_words = type_text(types_of(type(spec))[field.name]).replace("`", "")
-        how = "; how it is run" if field.metadata["how"] is True else ""
         is_spec = dataclasses.is_dataclass(value)
-        kind = "" if is_spec or "[" in type_words else f" ({type_words}{how})"
-        words = textwrap.wrap(f"{field.metadata['explanation']}{unit}{kind}".replace("`", ""), _WIDTH - 6)
+        marks = [
+            field.metadata["unit"],
+            "" if is_spec or "[" in type_words else type_words,
+            "how it is run" if field.metadata["how"] is True else "",
+        ]
+        bracket = "; ".join(mark for mark in marks if mark)
+        text = field.metadata["explanation"] + (f" [{bracket}]" if bracket else "")
+        words = textwrap.wrap(text.replace("`", ""), _WIDTH - 6)
         shown = f": {_heading_of(value)}" if is_spec else f" = {_text(value)}{differs}"
         yield [f"  {key}{shown}", *(f"      {line}" for line in words)]
         if is_spec:

@@ -22,7 +22,7 @@ class RewardSpec:
 class FunctionReward(RewardSpec):
     """A function of completions and columns: f(prompts, completions, **columns) -> list[float | None]."""
 
-    function: str = option(explanation="'module:function', of this package or beside the config file.")
+    function: str = option(explanation="'module:function', of this package or next to the config file.")
     options: dict[str, Any] = option(factory=dict, explanation="Its keyword arguments, the same for every completion.")
     cache: bool = option(True, "Equal completions of a problem are scored once.")
 

@@ -1,4 +1,4 @@
-"""What each stage can be told. A config's stages are dicts of these fields, with "stage" saying which one it is."""
+"""The fields of each stage. A config's stages are dicts of these fields, with "stage" saying which one it is."""
 
 from dataclasses import dataclass
 from typing import Literal

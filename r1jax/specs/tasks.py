@@ -11,7 +11,7 @@ class TaskSpec:
     """What every task of a mixture has."""
 
     name: str | None = option(None, "Its name in metrics and rewards; None: that of the data set, or of the file.")
-    weight: Positive = option(1.0, "How often it is drawn, beside the other tasks' weights.")
+    weight: Positive = option(1.0, "How often it is drawn, relative to the other tasks' weights.")
     from_update: Natural = option(0, "Updates after which it joins (R1 Sec. 3.2.2).", unit="updates")
 
 

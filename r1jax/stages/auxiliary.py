@@ -71,7 +71,7 @@ def balance_loss(aux: Mapping[str, jax.Array], mtp_aux: Mapping[str, jax.Array] 
 
     aux, mtp_aux: made with ``balance``; num_sequences counts all micro-batches, so that theirs add up.
     """
-    layers = [told["balance_L"].sum() for told in (aux, mtp_aux) if told]
+    layers = [values["balance_L"].sum() for values in (aux, mtp_aux) if values]
     return sum(layers, jnp.float32(0.0)) / jnp.maximum(num_sequences, 1)
 
 

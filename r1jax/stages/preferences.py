@@ -37,7 +37,7 @@ VERDICTS = "verdicts.jsonl"
 
 
 def check(spec: PreferencesSpec, previews: Previews | None = None) -> None:
-    """Raises ValueError, naming the key, for what cannot run; asks nobody."""
+    """Raises ValueError, naming the key, for what cannot run; asks no model."""
     make_mesh(spec.mesh.axes())
     check_records(spec.candidates, where="candidates")
     check_function(spec.judge.function, where="judge.function")

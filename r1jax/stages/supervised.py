@@ -62,6 +62,7 @@ def check(spec: SupervisedSpec, previews: Previews | None = None) -> None:
     if preview is not None:
         check_auxiliary(preview.config, mtp_weight=spec.mtp_weight, balance_weight=spec.balance_weight)
         tokenizer = tokenizer_for(preview.tokenizer, spec.template)
+        tokenizer.check_fits(preview.config.vocab_size)
         check_lengths(spec, documents, tokenizer)
 
 

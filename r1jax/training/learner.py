@@ -5,7 +5,7 @@ A train state is a plain dict of arrays:
   "params"     float32 master weights
   "opt_state"  optax's, laid out over the mesh as the parameters are
   "buffers"    router biases; no optimizer touches them
-Other keys ("reference", ...) may stand beside these; `apply` hands them on as they are.
+Other keys ("reference", ...) may stand next to these; `apply` hands them on as they are.
 
 Losses and metrics are sums whose weights are normalised over the whole batch beforehand, so adding up micro-batches is
 the exact gradient of the batch loss, whatever the split.

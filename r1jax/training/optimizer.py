@@ -19,7 +19,7 @@ _NOT_DECAYED = re.compile(r"b_.*|.*(scale|bias|norm)(_[A-Z]+)?")
 def is_matrix(path: str, array: jax.Array) -> bool:
     """Whether weight decay applies to the parameter at `path` ("layers/attention/w_q").
 
-    Norm scales and biases are left alone. They are told by name and not by rank, because stacked layers make a norm's
+    Norm scales and biases are left alone. They are known by name and not by rank, because stacked layers make a norm's
     scale [L, D]. Not decayed: any vector, and a last path component that starts with "b_" or ends in "scale", "bias" or
     "norm" (before a suffix of dims).
     """

@@ -4,7 +4,7 @@ README.md lists its files. Every one but LOCK and changes.jsonl is written under
 ever half there. A text of config.json that begins with "{here}/" stands for a path from the work directory: directories that
 name each other so can be moved together.
 
-What is learned is told from how it is run (fields declared with how=True: meshes, micro-batches, cadences, workers). Where a
+What is learned is kept apart from how it is run (fields declared with how=True: meshes, micro-batches, cadences, workers). Where a
 directory holds results, a start with another spec
 
     differs in `how` fields only   goes on; config.json is rewritten and changes.jsonl gets a line
@@ -53,7 +53,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 _ENVIRONMENT_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 _ABSENT = "(absent)"
 _OF_A_RUN = ("lineage.json", "changes.jsonl", "metrics.jsonl", "best.json", "summary.json", "error.txt", "report.html")
-_OF_A_RUN += ("verdicts.jsonl", "completions", "tensorboard", "checkpoints", "parts")
+_OF_A_RUN += ("verdicts.jsonl", "completions", "tensorboard", "checkpoints", "parts", "model.json", "tokenizer")
 """What is cleared when another spec takes over a directory without results."""
 
 
@@ -113,8 +113,22 @@ def open_workdir(path: str | Path, spec: Any) -> Iterator[Workdir]:
         yield Workdir(path)
 
 
+def check_workdir(path: Path, spec: Any) -> None:
+    """Raises WorkdirError for a directory that a run of the spec cannot begin or go on in; writes nothing."""
+    if not (path / "config.json").exists():
+        if holds_results(path):
+            raise WorkdirError(
+                f"{path} holds results and no config.json that says of what; choose another work directory"
+            )
+    elif holds_results(path):
+        check_same_config(path, spec)
+    elif not (path / "environment.json").exists():
+        raise WorkdirError(f"{path} holds a config.json that is not of a run; choose another work directory")
+
+
 def _write_config(path: Path, spec: Any, plain: dict[str, Any]) -> None:
     """Writes config.json where there is none, takes over a directory without results, or goes on with other settings."""
+    check_workdir(path, spec)
     if (path / "config.json").exists():
         how, others = _differences(path, spec)
         if not how and not others:
@@ -125,16 +139,14 @@ def _write_config(path: Path, spec: Any, plain: dict[str, Any]) -> None:
             words = ", ".join(f"{key} {_shown(before)} -> {_shown(after)}" for key, (before, after) in how.items())
             print(f"{path.name} goes on with other settings: {words}", flush=True)
             if is_extended:
+                if getattr(getattr(spec, "optimizer", None), "schedule", None) == "cosine":
+                    print(f"warning: {path.name}: the cosine is that of the longer run now, so the learning rate jumps")
                 (path / "DONE").unlink(missing_ok=True)
-        elif not (path / "environment.json").exists():
-            raise WorkdirError(f"{path} holds a config.json that is not of a run; choose another work directory")
         else:
             for file in (path / name for name in _OF_A_RUN):
                 if file.is_dir():
                     shutil.rmtree(file)
                 file.unlink(missing_ok=True)
-    elif holds_results(path):
-        raise WorkdirError(f"{path} holds results, but no config.json that says of what; choose another work directory")
     write_json(path / "config.json", plain)
 
 
@@ -227,7 +239,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all: beside its place, to the disk, then renamed."""
+    """Writes a file, whole or not at all: next to its place, to the disk, then renamed."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)

@@ -22,6 +22,8 @@ from r1jax.processes import array_digests, on_first
 from r1jax.specs.fields import paths_of
 from r1jax.workdir.directory import WorkdirError, from_here, holds_results, to_here, write_json
 
+_MOST_BYTES = 1 << 28
+"""A larger file is not read whole for its digest."""
 MANIFEST = "manifest.json"
 """What a stage that makes data writes: its files with their digests."""
 
@@ -52,8 +54,8 @@ def check_lineage(workdir: Path, spec: Any) -> None:
     for key in sorted(before.keys() | inputs.keys()):
         then, now = before.get(key), inputs.get(key)
         if then != now:
-            what = "is not there any more" if now is None else "was made anew" if then is not None else "was not there then"
-            path = from_here((now or then)["path"], workdir)
+            path = from_here(((now or then) or {}).get("path", ""), workdir)
+            what = "is new" if then is None else "is gone" if now is None else "was made anew"
             raise WorkdirError(
                 f"{workdir}: its input {key}={path} {what} since this run was begun; choose another work directory"
             )
@@ -82,6 +84,8 @@ def describe_input(path: Path, workdir: Path) -> dict[str, Any]:
             "commit": _commit(environment),
             "data": hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None,
         }
+    if path.is_file() and path.stat().st_size <= _MOST_BYTES:
+        return place | {"data": hashlib.sha256(path.read_bytes()).hexdigest()}
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     names = [[str(file.relative_to(path)), file.stat().st_size] for file in files]
     return place | {"files": hashlib.sha256(json.dumps(names).encode()).hexdigest()}

@@ -222,8 +222,8 @@ def test_its_stages_accept_every_config_on_one_device_with_a_random_policy(name,
             stage["init"] = R1_POLICY
         if stage["stage"] == "rl":
             stage["eval"] |= {"problems": 3, "final_problems": 3}  # a row of each data set is held out
-    planned = make_stages(experiment, runs / name)
-    assert [stage.workdir for stage in planned] == [runs / name / stage for stage in stages]
+    planned = make_stages(experiment, runs / f"{name}_anew")
+    assert [stage.workdir for stage in planned] == [runs / f"{name}_anew" / stage for stage in stages]
 
 
 def test_the_mixture_of_stage_2_before_and_after(runs):

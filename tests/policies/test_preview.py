@@ -23,7 +23,13 @@ RANDOM = POLICY | {"tokenizer": TOKENIZER, "model": POLICY["model"] | {"max_leng
 
 
 def base_spec(init, **changes):
-    values = {"init": init, "data": POLICY["tokenizer"]["source"], "template": "r1", "num_updates": 1, "row_length": 64}
+    values = {
+        "init": init,
+        "data": POLICY["tokenizer"]["source"],
+        "template": "r1",
+        "num_updates": 1,
+        "row_length": 512,
+    }
     return read(SupervisedSpec, values | changes)
 
 

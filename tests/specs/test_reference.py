@@ -213,7 +213,12 @@ def test_a_field_s_lines_say_value_default_unit_and_what_it_is():
     values = minimal(STAGES["rl"]) | {"group_size": 8, "init": {"kind": "hf", "path": "/m"}}
     text = describe_stage("zero", read(STAGES["rl"], values))
     assert text.startswith("stages.zero: rl. GRPO with rule rewards")
-    assert "\n  group_size = 8   (default 16)\n      Outputs of each question (R1 Sec. B.1).\n" in text
+    assert (
+        "\n  group_size = 8   (default 16)\n      Outputs of each question (R1 Sec. B.1). [int (at least 1)]\n" in text
+    )
     assert "\n  temperature = 1.0\n      Of sampling" in text
     assert "\n  init: hf. A folder as Hugging Face lays it out" in text and "\n  init.path = '/m'\n" in text
-    assert "\n  max_prompt_tokens = 1024\n      Longer training prompts are passed over and counted. [tokens]\n" in text
+    assert (
+        "\n  max_prompt_tokens = 1024\n      Longer training prompts are passed over and counted. [tokens; int (at least 1)]\n"
+        in text
+    )

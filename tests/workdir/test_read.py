@@ -155,6 +155,7 @@ def test_time_of_no_named_part_is_other(tmp_path):
 def test_damaged_json_files_become_notes(tmp_path, content):
     for name in ("config.json", "environment.json", "summary.json"):
         (tmp_path / name).write_text(content)
+    (tmp_path / "DONE").touch()
     stage = read_run(tmp_path).stages[0]
     assert (stage.config, stage.environment, stage.summary) == ({}, {}, {})
     assert len(stage.notes) == 3

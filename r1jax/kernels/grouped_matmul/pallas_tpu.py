@@ -109,7 +109,7 @@ def sorted_expert_ffn(x_RD, offsets, w_gate_EDF, w_up_EDF, w_down_EFD, *, interp
     """Rows that lie sorted by expert through the SwiGLU of their own, [R, D]: expert e has rows offsets[e] to offsets[e + 1].
 
     What a device of an expert-parallel mesh runs on the rows that reached it. Rows before offsets[0] and from offsets[E] on
-    are nobody's: what they are given is unspecified, and their gradient too.
+    belong to no group: their result and their gradient are unspecified.
     """
     if not interpret:
         hardware.require_tpu("expert_ffn")

@@ -161,10 +161,11 @@ def main(spec: RlSpec, workdir: Path) -> dict:
         def extra_now() -> dict[str, Any]:
             return {"prompts": prompts.get_state(), "before": before, "num_tokens": num_tokens}
 
+        num_few, num_many = (count_samples(spec, heldout, is_full=is_full) for is_full in (False, True))
+
         # Loop
         with run.metrics(total=spec.num_updates, done=updates) as metrics:
             completions = CompletionsWriter(run.path, resume_step=updates)
-            num_few, num_many = (count_samples(spec, heldout, is_full=is_full) for is_full in (False, True))
             run.progress.expect_evaluations(every=spec.eval.every, size=num_few, final_size=num_many)
 
             def evaluate_now(*, is_full: bool) -> dict[str, float]:
@@ -197,10 +198,8 @@ def main(spec: RlSpec, workdir: Path) -> dict:
                     run.progress.phase("sampling")
                     with sync.lend(state) as weights:
                         phase = collect_groups(collector_now, weights, prompts, spec, updates=updates)
-                    weights_of_rewards = aggregated_weights(collector_now, spec)
-                    advantages_PG = advantages_of(
-                        phase.groups, normalization=spec.advantage, weights=weights_of_rewards
-                    )
+                    of_rewards = aggregated_weights(collector_now, spec)
+                    advantages_PG = advantages_of(phase.groups, normalization=spec.advantage, weights=of_rewards)
                     rows = completion_rows(phase.groups, advantages_PG)
                     rows += completion_rows(phase.dropped, is_dropped=True)
                     completions.write(updates + spec.updates_per_phase, rows)

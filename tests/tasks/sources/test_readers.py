@@ -10,7 +10,7 @@ from pyarrow import ipc
 
 from r1jax.tasks.sources.readers import open_reader
 
-CORRUPT = gzip.compress(b"a")[:10] + b"\xff" * 20
+CORRUPT = gzip.compress(b"a", mtime=0)[:10] + b"\xff" * 20
 ROWS = [{"question": f"Wie viel ist {n} + {n}?\n那么?", "answer": str(2 * n)} for n in range(600)]
 
 
