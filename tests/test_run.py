@@ -87,7 +87,7 @@ def test_a_tilde_is_the_home_folder_in_work_directories(door, stage, tmp_path, m
     flags = [f"--config={tmp_path / 'zero.py'}", "--workdir=~/runs", "--config.stages.after.workdir=~/after"]
     assert run.main(flags) == 0
     assert [where for where, _ in stage.calls] == [tmp_path / "home" / "runs" / "zero", tmp_path / "home" / "after"]
-    assert run.main([flags[0], "--workdir=~nobody-of-this-name"]) == 0  # as a shell leaves it
+    assert run.main([flags[0], "--workdir=~no-such-user"]) == 0  # as a shell leaves it
     assert (tmp_path / "home" / "runs" / "summary.json").exists() and not (tmp_path / "~").exists()
 
 
