@@ -13,6 +13,7 @@ from r1jax.models.transformer import make_model
 from r1jax.objectives.sums import add_metrics
 from r1jax.rollout.engine import Engine
 from r1jax.sharding import make_mesh, place_batch, tree_shardings
+from r1jax.specs.rollout import EngineSpec
 from r1jax.specs.training import OptimizerSpec
 from r1jax.training.learner import init_state, make_update
 from r1jax.training.optimizer import make_optimizer
@@ -125,7 +126,7 @@ def test_generate_gives_the_same_tokens_on_the_mesh(name):
             params, buffers = jax.device_put(
                 trees, tuple(map(partial(tree_shardings, mesh=mesh), model.logical_axes(), trees))
             )
-            engine = Engine(model, pad_id=0, prompt_bucket=4, segment=6)
+            engine = Engine(model, EngineSpec(prompt_bucket=4, segment=6), pad_id=0)
             return engine.generate(
                 params, buffers, [[5, 40, 17], [7]], num_samples=4, max_new_tokens=6, stop_ids=(0, 11),
                 key=jax.random.key(0),
