@@ -33,8 +33,8 @@ def experiment(stage: str, **changes) -> Experiment:
         ),
         (
             "base",
-            {"mesh": {"sequence": 8}, "row_length": 164},
-            "stages.base.row_length=164: mesh.sequence=8 does not divide the tokens of a row",
+            {"mesh": {"sequence": 8}, "row_length": 260},
+            "stages.base.row_length=260: mesh.sequence=8 does not divide the tokens of a row",
         ),
         ("zero", {"mesh": {"expert": 8}}, "'expert' of 8 does not divide 'experts', which is 4; make mesh.expert a divisor"),
         ("zero", {"mesh": {"tensor": 4}}, "'tensor' of 4 does not divide 'heads', which is 2; make mesh.tensor a divisor"),
@@ -62,5 +62,6 @@ def test_a_mesh_that_does_not_divide_is_refused(tmp_path, stage, changes, messag
 
 def test_meshes_that_divide_are_traced(tmp_path):
     """Rows that the mesh does not divide (6 of 8 devices) stay whole: each device computes all of them."""
-    stages = make_stages(experiment("base", mesh={"fsdp": 2, "expert": 4}, rows_per_microbatch=6), tmp_path)
+    mesh = {"fsdp": 2, "expert": 4}
+    stages = make_stages(experiment("base", mesh=mesh, rows_per_microbatch=6, row_length=256), tmp_path)
     assert [stage.name for stage in stages] == ["base"]
