@@ -90,6 +90,7 @@ def make_stages(
         with _naming(experiment, stage.name):
             _check_models(stage, planned)
             stage.module.check(stage.spec, previews)
+            _check_kernels(stage)
             _trace(stage.spec, previews)
     for stage in to_run:
         check_workdir(stage.workdir, stage.spec)
@@ -194,6 +195,18 @@ def _warn_of_stale(stage: PlannedStage, to_run: Sequence[PlannedStage]) -> None:
             file=sys.stderr,
             flush=True,
         )
+
+
+def _check_kernels(stage: PlannedStage) -> None:
+    """Raises ValueError for an implementation of a kernel that cannot run on the devices here."""
+    for key, spec in specs_in(stage.spec):
+        for field in ("attention_implementation", "expert_implementation"):
+            name = (getattr(spec, "model", None) or {}).get(field)
+            backend = {"cudnn": "gpu", "pallas_tpu": "tpu"}.get(name)
+            if backend not in (None, jax.default_backend()):
+                raise ValueError(
+                    f"{key}.model.{field}={name!r} needs a {backend.upper()}; the devices here are {jax.default_backend()}"
+                )
 
 
 def _check_models(stage: PlannedStage, planned: Sequence[PlannedStage]) -> None:

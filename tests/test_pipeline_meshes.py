@@ -1,4 +1,4 @@
-"""A mesh that does not divide a stage's model or rows is refused before anything runs, in one line with the key."""
+"""A mesh that does not divide a stage's model or rows, or a kernel that cannot run here, is refused before anything runs, in one line with the key."""
 
 import pytest
 
@@ -49,10 +49,15 @@ def experiment(stage: str, **changes) -> Experiment:
             "'expert' of 8 does not divide 'experts', which is 4; make rollout_mesh.expert a divisor of 4, such as 4",
         ),
         ("zero", {"mesh": {"fsdp": 8}, "rollout_mesh": {"expert": 4}}, "stages.zero.rollout_mesh {'expert': 4} is of 4 devices"),
+        (
+            "base",
+            {"init": POLICY | {"model": TINY | {"attention_implementation": "cudnn"}}, "row_length": 256},
+            "stages.base.init.model.attention_implementation='cudnn' needs a GPU; the devices here are cpu",
+        ),
         ("zero", {"mesh": {"data": 3}}, "stages.zero.mesh {'data': 3} is of 3 devices, which do not divide the 8 here"),
     ],
 )  # fmt: skip
-def test_a_mesh_that_does_not_divide_is_refused(tmp_path, stage, changes, message):
+def test_a_mesh_or_kernel_that_cannot_run_is_refused(tmp_path, stage, changes, message):
     with pytest.raises(ConfigError) as refused:
         make_stages(experiment(stage, **changes), tmp_path)
     text = str(refused.value)
