@@ -202,7 +202,7 @@ def _check_kernels(stage: PlannedStage) -> None:
     for key, spec in specs_in(stage.spec):
         for field in ("attention_implementation", "expert_implementation"):
             name = (getattr(spec, "model", None) or {}).get(field)
-            backend = {"cudnn": "gpu", "pallas_tpu": "tpu"}.get(name)
+            backend = {"cudnn": "gpu", "pallas_tpu": "tpu"}.get(name or "auto")
             if backend not in (None, jax.default_backend()):
                 raise ValueError(
                     f"{key}.model.{field}={name!r} needs a {backend.upper()}; the devices here are {jax.default_backend()}"

@@ -1,4 +1,4 @@
-"""A mesh that does not divide a stage's model or rows, or a kernel that cannot run here, is refused before anything runs, in one line with the key."""
+"""A mesh that does not divide a stage, or a kernel that cannot run here, is refused before anything runs, in one line."""
 
 import pytest
 
