@@ -200,13 +200,13 @@ def _warn_of_stale(stage: PlannedStage, to_run: Sequence[PlannedStage]) -> None:
 def _check_kernels(stage: PlannedStage) -> None:
     """Raises ValueError for an implementation of a kernel that cannot run on the devices here."""
     for key, spec in specs_in(stage.spec):
+        model = getattr(spec, "model", None)
         for field in ("attention_implementation", "expert_implementation"):
-            name = (getattr(spec, "model", None) or {}).get(field)
+            name = model.get(field) if isinstance(model, dict) else None
             backend = {"cudnn": "gpu", "pallas_tpu": "tpu"}.get(name or "auto")
             if backend not in (None, jax.default_backend()):
-                raise ValueError(
-                    f"{key}.model.{field}={name!r} needs a {backend.upper()}; the devices here are {jax.default_backend()}"
-                )
+                here = jax.default_backend()
+                raise ValueError(f"{key}.model.{field}={name!r} needs a {backend.upper()}; the devices here are {here}")
 
 
 def _check_models(stage: PlannedStage, planned: Sequence[PlannedStage]) -> None:
