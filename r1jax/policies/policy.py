@@ -116,7 +116,10 @@ def config_of(init: AnyInit, *, seed: int | None = None) -> ModelConfig:
     elif init.preset is not None and not Path(init.path).exists():
         config = dataclasses.replace(make_preset(init.preset), dtype="float32")
     else:
-        config = dataclasses.replace(_checked_folder(init).config, dtype="float32")
+        try:
+            config = dataclasses.replace(_checked_folder(init).config, dtype="float32")
+        except FileNotFoundError as error:
+            raise ValueError(f"init.path: {error}; or say with init.preset which model it is") from error
     return changed_model(config, init)
 
 
