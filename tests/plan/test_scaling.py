@@ -13,6 +13,9 @@ from r1jax.objectives.sums import add_metrics
 from r1jax.plan.collectives import collective_bytes
 from r1jax.plan.local import Local
 from r1jax.sharding import make_mesh, place_batch, tree_shardings
+from r1jax.specs.policy import HuggingFaceInit
+from r1jax.specs.source import SourceSpec
+from r1jax.specs.stages import SupervisedSpec
 from r1jax.specs.training import OptimizerSpec
 from r1jax.stages.supervised import make_loss
 from r1jax.training.learner import init_state, make_update, update_once
@@ -20,6 +23,7 @@ from r1jax.training.optimizer import make_optimizer
 from tests.tiny import GQA, V3
 
 ROWS, LENGTH, UPDATES = 8, 16, 4
+SPEC = SupervisedSpec(init=HuggingFaceInit(path="unread"), data=SourceSpec(path="unread"), num_updates=UPDATES)
 DENSE = GQA
 RING = dataclasses.replace(V3, num_layers=2, expert_parallel="ring")
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -51,7 +55,7 @@ def learning_curve(config, axes) -> list[tuple[float, float]]:
         params, buffers = map(jax.device_put, trees, layouts)
         optimizer, schedule = make_optimizer(OptimizerSpec(learning_rate=3e-3), total_steps=UPDATES)
         state = init_state(params, buffers, optimizer=optimizer)
-        loss = make_loss(model, aggregation="token")
+        loss = make_loss(model, SPEC)
         update = make_update(loss, optimizer, schedule=schedule, state=state, add_metrics=add_metrics)
         curve = []
         for batch in batches():
