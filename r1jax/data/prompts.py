@@ -3,6 +3,7 @@
 Tasks are random access and without end, so nothing is shuffled here and a position is one number.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +34,7 @@ class PromptIterator:
         options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         self._task, self._start = task, stable_hash("prompts", seed) % 2**32
         dataset = grain.MapDataset.range(_LENGTH).map(self._problem).to_iter_dataset(options)
-        self._iterator = iter(dataset.filter(self._is_kept).batch(batch_size, batch_fn=list))
+        self._iterator = iter(dataset.filter(self._is_kept))
 
     def _problem(self, index: int) -> Problem:
         return self._task.problem(self._start + index, split="train")
@@ -60,10 +61,14 @@ class PromptIterator:
         return self
 
     def __next__(self) -> list[Problem]:
-        return next(self._iterator)
+        return self.take(self._identity["batch_size"])
+
+    def take(self, count: int) -> list[Problem]:
+        """The next so many problems."""
+        return list(itertools.islice(self._iterator, count))
 
     def get_state(self) -> dict[str, Any]:
-        """The position, JSON-able: the next batch is the first one that a restored iterator gives."""
+        """The position, JSON-able: the next problem is the first one that a restored iterator gives."""
         return {**self._identity, "grain": self._iterator.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Group-relative advantages (R1 Eq. 3; DSM Sec. 4.1.2), and GDPO's for several rewards (arXiv 2601.05242).
 
 A reward that is NaN is none: its output gets advantage 0 and takes no part in the mean and the deviation of its group.
+Rewards are centred in float64, so that a group keeps its signal where all of its rewards are large.
 A group with fewer than two rewards has nothing to compare and gets 0.
 
 Deviations: 1. The papers leave the kind of standard deviation open; here it is the population's (ddof 0) plus `eps`.
@@ -13,13 +14,14 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from r1jax.objectives.shapes import check_shapes
 
 _NORMALIZATIONS = ("std", "mean", "leave_one_out")
 
 
-def group_advantages(rewards_PG: jax.Array, *, normalization: str = "std", eps: float = 1e-6) -> jax.Array:
+def group_advantages(rewards_PG: jax.Array | np.ndarray, *, normalization: str = "std", eps: float = 1e-6) -> jax.Array:
     """How much better each output is than its group: rewards [P, G] -> advantages [P, G] float32.
 
     Args:
@@ -33,25 +35,32 @@ def group_advantages(rewards_PG: jax.Array, *, normalization: str = "std", eps: 
     check_shapes(2, rewards_PG=rewards_PG)
     if rewards_PG.shape[1] < 2:
         raise ValueError(f"a group needs at least 2 outputs to compare, got rewards of shape {rewards_PG.shape}")
-    rewards_PG = jnp.asarray(rewards_PG, jnp.float32)
-    valid_PG = ~jnp.isnan(rewards_PG)
-    count_P1 = jnp.sum(valid_PG, axis=1, keepdims=True)
+    if normalization not in _NORMALIZATIONS:
+        raise ValueError(f"normalization must be one of {_NORMALIZATIONS}, got {normalization!r}")
+    rewards_PG = np.asarray(rewards_PG, np.float64)
+    valid_PG = ~np.isnan(rewards_PG)
+    count_P1 = np.maximum(valid_PG.sum(axis=1, keepdims=True), 1)
     teaches_P1 = ~is_zero_variance(rewards_PG)[:, None]
-    rewards_PG = jnp.where(valid_PG, rewards_PG, 0.0)
-    mean_P1 = jnp.sum(rewards_PG, axis=1, keepdims=True) / jnp.maximum(count_P1, 1)
-    centred_PG = jnp.where(valid_PG & teaches_P1, rewards_PG - mean_P1, 0.0)
-    if normalization == "std":
-        variance_P1 = jnp.sum(centred_PG**2, axis=1, keepdims=True) / jnp.maximum(count_P1, 1)
-        return centred_PG / (jnp.sqrt(variance_P1) + eps)
-    if normalization == "mean":
-        return centred_PG
+    rewards_PG = np.where(valid_PG, rewards_PG, 0.0)
+    centred_PG = rewards_PG - rewards_PG.sum(axis=1, keepdims=True) / count_P1
+    centred_PG = np.where(valid_PG & teaches_P1, centred_PG, 0.0)
     if normalization == "leave_one_out":
-        return centred_PG * (count_P1 / jnp.maximum(count_P1 - 1, 1))
-    raise ValueError(f"normalization must be one of {_NORMALIZATIONS}, got {normalization!r}")
+        centred_PG *= count_P1 / np.maximum(count_P1 - 1, 1)
+    if normalization != "std":
+        return jnp.asarray(centred_PG, jnp.float32)
+    # In float32, as the deviations of a group are of one size once they are scaled by a power of two, which is exact.
+    _, exponent_P1 = np.frexp(np.abs(centred_PG).max(axis=1, keepdims=True))
+    scaled_PG = jnp.asarray(np.ldexp(centred_PG, -exponent_P1), jnp.float32)
+    variance_P1 = jnp.sum(scaled_PG**2, axis=1, keepdims=True) / count_P1
+    return scaled_PG / (jnp.sqrt(variance_P1) + np.ldexp(np.float32(eps), -exponent_P1))
 
 
 def decoupled_advantages(
-    rewards: Sequence[jax.Array], weights: Sequence[float], *, normalization: str = "std", eps: float = 1e-6
+    rewards: Sequence[jax.Array | np.ndarray],
+    weights: Sequence[float],
+    *,
+    normalization: str = "std",
+    eps: float = 1e-6,
 ) -> jax.Array:
     """GDPO: each reward becomes an advantage in its group by itself, then they are summed: -> [P, G] float32.
 
@@ -69,15 +78,21 @@ def decoupled_advantages(
         weight * group_advantages(rewards_PG, normalization=normalization, eps=eps)
         for rewards_PG, weight in zip(rewards, weights, strict=True)
     )
-    applies_PG = ~jnp.isnan(jnp.stack(rewards)).all(axis=0)
-    mean_square = jnp.sum(total_PG**2) / jnp.maximum(jnp.sum(applies_PG), 1)
+    num_applying = (~np.isnan(np.stack(rewards)).all(axis=0)).sum()
+    mean_square = jnp.sum(total_PG**2) / np.maximum(num_applying, 1)
     return total_PG / (jnp.sqrt(mean_square) + eps)
 
 
-def is_zero_variance(rewards_PG: jax.Array) -> jax.Array:
-    """True for each group whose rewards are all equal, or fewer than two: it teaches nothing. [P, G] -> [P] bool."""
+def is_zero_variance(rewards_PG: jax.Array | np.ndarray) -> np.ndarray:
+    """True for each group whose rewards are all equal, or fewer than two: it teaches nothing. [P, G] -> [P] bool.
+
+    Equal up to float64's rounding: a weighted sum of rewards may differ in its last digits where its terms came in another
+    order.
+    """
     check_shapes(2, rewards_PG=rewards_PG)
-    valid_PG = ~jnp.isnan(rewards_PG)
-    highest_P = jnp.max(jnp.where(valid_PG, rewards_PG, -jnp.inf), axis=1)
-    lowest_P = jnp.min(jnp.where(valid_PG, rewards_PG, jnp.inf), axis=1)
-    return highest_P <= lowest_P
+    rewards_PG = np.asarray(rewards_PG, np.float64)
+    valid_PG = ~np.isnan(rewards_PG)
+    highest_P = np.where(valid_PG, rewards_PG, -np.inf).max(axis=1)
+    lowest_P = np.where(valid_PG, rewards_PG, np.inf).min(axis=1)
+    rounding_P = 8 * np.finfo(np.float64).eps * np.where(valid_PG, np.abs(rewards_PG), 0.0).max(axis=1)
+    return (valid_PG.sum(axis=1) < 2) | (highest_P - lowest_P <= rounding_P)

@@ -106,15 +106,19 @@ class Collector:
         key: jax.Array,
         policy_version: int,
         top_p: float | None = None,
+        pad_to: int = 0,
     ) -> Callable[[], Collected]:
         """``collect`` in two steps: all is sampled when this returns; what it returns waits for the scores.
 
-        Prompts are checked before anything is generated. The second step raises what ``Rubric.score`` raises.
+        Prompts are checked before anything is generated. Where there are fewer than ``pad_to``, so many are sampled, for
+        programs of one size; the surplus is thrown away. The second step raises what ``Rubric.score`` raises.
         """
         prompts = [self.encode(problem) for problem in problems]
         scoring: dict[int, Future] = {}
 
         def score(index: int, completions: list[Completion]) -> None:
+            if index >= len(problems):
+                return
             is_here = index % jax.process_count() == jax.process_index()
             scoring[index] = run_in_background(self._start_scoring, problems[index], completions, is_here)
 
@@ -123,7 +127,7 @@ class Collector:
             completions = self.engine.generate(
                 params,
                 buffers,
-                prompts,
+                prompts + prompts[-1:] * (pad_to - len(prompts)),
                 num_samples=num_samples,
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
@@ -132,7 +136,7 @@ class Collector:
                 key=key,
                 on_done=score,
             )
-        for index, group in enumerate(completions):
+        for index, group in enumerate(completions[: len(problems)]):
             if index not in scoring:
                 score(index, group)
         generate_seconds = time.perf_counter() - begin

@@ -11,6 +11,7 @@ from r1jax.specs.fields import (
     NotNegative,
     Positive,
     Seed,
+    Share,
     TemplateName,
     TopP,
     option,
@@ -52,6 +53,20 @@ class TrainingSpec(MeshStageSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DoctorSpec:
+    """Signs that a run goes wrong without an error, and what is done about them."""
+
+    phases: Count = option(5, "Phases in a row that a sign must be there before it is said.", unit="phases")
+    stop: bool = option(False, "The run stops there, after a checkpoint; False: it is said on stderr, once.")
+    min_length_share: Share = option(0.2, "Mean length of a phase over the highest so far; less is a sign.")
+    min_entropy: NotNegative = option(1e-3, "Less entropy of the policy is a sign.", unit="nats")
+    max_sampler_difference: Positive = option(
+        0.1, "More mean difference between log-probs of sampler and trainer is a sign.", unit="nats"
+    )
+    max_error_share: Share = option(0.1, "More completions that a reward fails on are a sign.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RlSpec(TrainingSpec):
     """GRPO with rule rewards and reward models (R1 Sec. 2, 3)."""
 
@@ -79,7 +94,8 @@ class RlSpec(TrainingSpec):
         "Of a response; or pairs [[0, 32768], [8200, 65536]]: from which update on how many (R1 Sec. B.1).",
         unit="tokens",
     )
-    max_refills: Natural = option(0, "How often groups with equal rewards are sampled anew (DAPO Sec. 3.2).")
+    max_refills: Natural = option(0, "How often groups with equal rewards are replaced by new ones (DAPO Sec. 3.2).")
+    refill_reward: str | None = option(None, "Name of the reward that decides on refills; None: those trained on.")
     engine: EngineSpec = option(factory=EngineSpec, explanation="The sampler.", how=True)
 
     advantage: Literal["std", "mean", "leave_one_out"] = option(
@@ -101,12 +117,16 @@ class RlSpec(TrainingSpec):
     ratio_level: Literal["token", "sequence"] = option("token", "Of each token (DSM Eq. 3), or of a sequence (GSPO).")
     importance_cap: Positive | None = option(None, "Cap of the sampler's importance weight (TIS); None: no weight.")
     mask_truncated: bool = option(False, "Outputs that were cut off are not learned from (DAPO Sec. 3.4).")
+    truncated_in_baseline: bool = option(
+        True, "Masked outputs count in their group's mean and deviation (as in DAPO and TRL)."
+    )
     balance_weight: NotNegative = option(0.0, "α of the sequence-wise balance loss (V3 Eq. 17); 0: not computed.")
     reference_every: Count = option(400, "Until the reference is renewed (R1 Sec. B.1).", unit="updates")
     row_length: Count | None = option(None, "Of a packed row; None: longest prompt and response.", unit="tokens")
     rows_per_microbatch: Count = option(8, "Rows whose gradient is computed at a time.", unit="rows", how=True)
     optimizer: OptimizerSpec = option(factory=OptimizerSpec, explanation="The optimizer.")
     eval: EvalSpec = option(factory=EvalSpec, explanation="Held-out evaluation.", how=True)
+    doctor: DoctorSpec = option(factory=DoctorSpec, explanation="Signs that a run goes wrong.", how=True)
 
     def __post_init__(self):
         if self.group_size < 2:

@@ -107,3 +107,24 @@ def test_group_of_one_and_unknown_normalization_are_errors():
         group_advantages(jnp.ones(4))
     with pytest.raises(ValueError, match=r"normalization must be one of .*'rank'"):
         group_advantages(REWARDS_PG, normalization="rank")
+
+
+@pytest.mark.parametrize("normalization", ["std", "mean", "leave_one_out"])
+def test_large_rewards_keep_their_signal(normalization):
+    small_PG = np.array([[0.0, 1.0, 2.0, 3.0]])
+    want_PG = group_advantages(small_PG / 100, normalization=normalization)
+    got_PG = group_advantages(1e6 + small_PG / 100, normalization=normalization)
+    np.testing.assert_allclose(got_PG, want_PG, rtol=1e-4)
+
+
+def test_huge_rewards_do_not_overflow():
+    got_PG = group_advantages(np.array([[-1e20, 1e20, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]))
+    root = np.sqrt(2.0)
+    np.testing.assert_allclose(got_PG[0], [-root, root, 0, 0], rtol=1e-6)
+    np.testing.assert_array_equal(got_PG[1:], group_advantages(np.array([[1.0, 0.0, 0.0, 0.0]])))
+
+
+def test_rounding_of_a_sum_is_no_difference():
+    rewards_PG = np.array([[0.1 + 0.2, 0.3], [1e6, 1e6 + 0.01]])
+    assert rewards_PG[0, 0] != rewards_PG[0, 1]
+    np.testing.assert_array_equal(is_zero_variance(rewards_PG), [True, False])

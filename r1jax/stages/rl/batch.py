@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from r1jax.data.packing import pack
@@ -14,36 +13,52 @@ from r1jax.specs.stages import RlSpec
 Microbatch = dict[str, Any]
 
 
+def is_learned_from(rollout: Rollout, *, mask_truncated: bool) -> bool:
+    """Whether a rollout's tokens are in the loss: it has a reward, and if cut-off ones are masked it is none (DAPO Sec. 3.4)."""
+    return not (np.isnan(rollout.reward) or (mask_truncated and rollout.completion.stop_reason == "length"))
+
+
 def advantages_of(
-    groups: Sequence[Group], *, normalization: str, weights: Mapping[str, float] | None = None
+    groups: Sequence[Group],
+    *,
+    normalization: str,
+    weights: Mapping[str, float] | None = None,
+    without_truncated: bool = False,
 ) -> np.ndarray:
     """[P, G] float32 advantages of every rollout (R1 Eq. 3), 0 for one whose reward is NaN.
 
     With ``weights`` by reward's name each reward is normalised in its group by itself (GDPO), else their sum is.
+    ``without_truncated``: those that were cut off are not in the mean and the deviation of their group, and get 0.
     """
     if weights is None:
-        return np.asarray(group_advantages(jnp.asarray(_rewards(groups)), normalization=normalization))
+        rewards_PG = _rewards(groups, mask_truncated=without_truncated)
+        return np.asarray(group_advantages(rewards_PG, normalization=normalization))
     weights = {name: weight for name, weight in weights.items() if weight != 0.0}
-    rewards = [jnp.asarray(_rewards(groups, name)) for name in weights]
+    rewards = [_rewards(groups, name, mask_truncated=without_truncated) for name in weights]
     return np.asarray(decoupled_advantages(rewards, list(weights.values()), normalization=normalization))
 
 
-def teaching(groups: Sequence[Group], weights: Mapping[str, float] | None = None) -> np.ndarray:
-    """[P] bool: whether the rewards in a group differ (any of ``weights``, or their sum); one where none does teaches nothing."""
+def teaching(
+    groups: Sequence[Group], weights: Mapping[str, float] | None = None, *, mask_truncated: bool = False
+) -> np.ndarray:
+    """[P] bool: whether the rewards of those that are learned from differ in a group; one where they do not teaches nothing.
+
+    Of the sum of the rewards, or of any that has a weight in ``weights``.
+    """
     names = [None] if weights is None else [name for name, weight in weights.items() if weight != 0.0]
-    equal = [np.asarray(is_zero_variance(jnp.asarray(_rewards(groups, name)))) for name in names]
+    equal = [is_zero_variance(_rewards(groups, name, mask_truncated=mask_truncated)) for name in names]
     return ~np.all(equal, axis=0)
 
 
-def _rewards(groups: Sequence[Group], name: str | None = None) -> np.ndarray:
-    """[P, G] float32: the summed rewards, or those of one name; NaN where the rollout is not to be learned from."""
-    return np.array(
-        [
-            [np.nan if np.isnan(r.reward) else r.reward if name is None else r.rewards[name] for r in group.rollouts]
-            for group in groups
-        ],
-        np.float32,
-    )
+def _rewards(groups: Sequence[Group], name: str | None = None, *, mask_truncated: bool) -> np.ndarray:
+    """[P, G] float64: the summed rewards, or those of one name; NaN where the rollout is not to be learned from."""
+
+    def reward(rollout: Rollout) -> float:
+        if not is_learned_from(rollout, mask_truncated=mask_truncated):
+            return np.nan
+        return rollout.reward if name is None else rollout.rewards[name]
+
+    return np.array([[reward(rollout) for rollout in group.rollouts] for group in groups], np.float64)
 
 
 def split_by_question(num_questions: int, num_updates: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -56,15 +71,14 @@ def make_microbatches(groups: Sequence[Group], advantages_PG: np.ndarray, spec: 
 
     Fields: tokens, targets, mask (1 where the target was sampled), advantage, sampler_logp, segment_ids, positions; scalars
     temperature, num_sequences (those with a target), num_segments (all), num_tokens. A zero-variance group without KL would
-    teach nothing, but it is kept: the mean is over all. A rollout without a reward (NaN: its verifier failed) is not in its
-    group: it has no targets, so no token of it is in the loss, the KL or the mean. With ``mask_truncated`` neither has one
-    that was cut off (DAPO Sec. 3.4).
+    teach nothing, but it is kept: the mean is over all. A rollout that is not learned from (`is_learned_from`) has no
+    targets, so no token of it is in the loss, the KL or the mean.
     """
     sequences = [
         _sequence(
             rollout,
             advantage,
-            is_masked=np.isnan(rollout.reward) or (spec.mask_truncated and rollout.completion.stop_reason == "length"),
+            is_masked=not is_learned_from(rollout, mask_truncated=spec.mask_truncated),
         )
         for group, advantages in zip(groups, advantages_PG, strict=True)
         for rollout, advantage in zip(group.rollouts, advantages, strict=True)

@@ -27,6 +27,9 @@ def check(spec: RlSpec, previews: Previews | None = None) -> None:
     rubric = Rubric(stand_in_rewards(spec.rewards))
     schedule = TaskSchedule(spec.tasks, seed=spec.seed)
     rubric.check_tasks(schedule.starts)
+    if spec.refill_reward is not None and spec.refill_reward not in rubric.names:
+        names = ", ".join(rubric.names)
+        raise ValueError(f"refill_reward: there is no reward {spec.refill_reward!r}; there are {names}")
     for index, (name, start) in enumerate(schedule.starts.items()):
         if not rubric.at(start).applies_to(name):
             raise ValueError(

@@ -50,21 +50,27 @@ def aggregated_weights(collector: Collector, spec: RlSpec) -> dict[str, float] |
 
 
 def collect_groups(collector: Collector, weights, prompts, spec: RlSpec, *, updates: int) -> Phase:
-    """One phase's groups; with refills, zero-variance ones are replaced by others as long as attempts are left.
+    """One phase's groups; with refills, those that teach nothing are replaced by others as long as attempts are left.
+
+    A refill asks for as many questions as are missing; what teaches stays. ``refill_reward`` may decide what that is.
 
     weights: what the sampler is lent (``WeightSync.lend``): "params" and "buffers".
     """
     key = jax.random.fold_in(jax.random.key(spec.seed), updates)
     of_rewards = aggregated_weights(collector, spec)
+    deciding = of_rewards if spec.refill_reward is None else {spec.refill_reward: 1.0}
+    wanted = spec.questions_per_phase
     seconds = {"generate": 0.0, "rewards": 0.0}
     counts: dict[str, float] = collections.defaultdict(int)
     useful: list[Group] = []
     idle: list[Group] = []
     for attempt in range(1 + spec.max_refills):
+        missing = wanted - len(useful)
         collected = collector.collect(
             weights["params"],
             weights["buffers"],
-            next(prompts),
+            prompts.take(missing),
+            pad_to=min(wanted, 1 << (missing - 1).bit_length()),  # few sizes, so that few programs are compiled
             num_samples=spec.group_size,
             max_new_tokens=spec.cap_at(updates),
             temperature=spec.temperature,
@@ -81,15 +87,15 @@ def collect_groups(collector: Collector, weights, prompts, spec: RlSpec, *, upda
                 counts[f"rewards/{name}/{kind}"] += count
         for name, message in collected.error_messages.items() if is_first() else ():
             print(f"update {updates + 1}: reward {name} failed: {message}", file=sys.stderr, flush=True)
-        teaches = teaching(collected.groups, of_rewards)
-        useful += [group for group, is_useful in zip(collected.groups, teaches, strict=True) if is_useful]
-        idle = [group for group, is_useful in zip(collected.groups, teaches, strict=True) if not is_useful] + idle
-        if len(useful) >= spec.questions_per_phase:
+        decisions = teaching(collected.groups, deciding, mask_truncated=spec.mask_truncated)
+        useful += [group for group, is_useful in zip(collected.groups, decisions, strict=True) if is_useful]
+        idle = [group for group, is_useful in zip(collected.groups, decisions, strict=True) if not is_useful] + idle
+        if len(useful) >= wanted:
             break
     every = useful + idle
-    metrics = {"frac_reward_zero_std": len(idle) / len(every), "num_questions_sampled": len(every)} | counts
-    kept = spec.questions_per_phase
-    return Phase(every[:kept], every[kept:], seconds, metrics)
+    teaches = teaching(every, of_rewards, mask_truncated=spec.mask_truncated)
+    metrics = {"frac_reward_zero_std": float(np.mean(~teaches)), "num_questions_sampled": len(every)} | counts
+    return Phase(every[:wanted], every[wanted:], seconds, metrics)
 
 
 def evaluate_heldout(

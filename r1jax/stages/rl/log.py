@@ -7,7 +7,7 @@ completions sampled for training since the run began. Differences, all intended:
 1. A deviation of fewer than two values, and the mean of none, are left out, where TRL writes NaN or (lengths of
    terminated completions) 0.
 2. `frac_reward_zero_std` is a share of groups under either aggregation; so is what refills drop counted in it.
-3. With refills all other figures are of the groups that are trained on.
+3. With refills all other figures are of the groups that are trained on, but for `frac_groups_all_right` and `_wrong`.
 4. What is summed over tokens of the loss (`num_loss_tokens`, `kl`, `entropy`, ratios) leaves out completions without a
    reward, since a verifier failed on them; lengths and `num_tokens` count them, as they were sampled.
 """
@@ -40,8 +40,11 @@ def rollout_metrics(
     spreads = [values.std() for group in groups if (values := _known(r.reward for r in group.rollouts)).size > 1]
     if spreads:
         row["reward_std_in_groups"] = float(np.mean(spreads))
+    right_PG = np.array([[r.is_correct for r in group.rollouts] for group in [*groups, *dropped]])
     row |= {
         "correct": float(np.mean([r.is_correct for r in rollouts])),
+        "frac_groups_all_right": float(right_PG.all(axis=1).mean()),
+        "frac_groups_all_wrong": float((~right_PG).all(axis=1).mean()),
         "completions/mean_length": float(lengths.mean()),
         "completions/median_length": float(np.median(lengths)),
         "completions/min_length": int(lengths.min()),

@@ -45,6 +45,7 @@ from r1jax.stages.rl.collect import (
     evaluate_heldout,
     skipped_metrics,
 )
+from r1jax.stages.rl.doctor import Doctor, UnhealthyRunError
 from r1jax.stages.rl.log import completion_rows, count_tokens, rollout_metrics, update_metrics
 from r1jax.stages.sampling import make_collector
 from r1jax.stages.training import finite_update, make_train_state
@@ -163,6 +164,8 @@ def main(spec: RlSpec, workdir: Path) -> dict:
 
         num_few, num_many = (count_samples(spec, heldout, is_full=is_full) for is_full in (False, True))
 
+        doctor = Doctor(spec.doctor, group_size=spec.group_size)
+
         # Loop
         with run.metrics(total=spec.num_updates, done=updates) as metrics:
             completions = CompletionsWriter(run.path, resume_step=updates)
@@ -199,7 +202,12 @@ def main(spec: RlSpec, workdir: Path) -> dict:
                     with sync.lend(state) as weights:
                         phase = collect_groups(collector_now, weights, prompts, spec, updates=updates)
                     of_rewards = aggregated_weights(collector_now, spec)
-                    advantages_PG = advantages_of(phase.groups, normalization=spec.advantage, weights=of_rewards)
+                    advantages_PG = advantages_of(
+                        phase.groups,
+                        normalization=spec.advantage,
+                        weights=of_rewards,
+                        without_truncated=spec.mask_truncated and not spec.truncated_in_baseline,
+                    )
                     rows = completion_rows(phase.groups, advantages_PG)
                     rows += completion_rows(phase.dropped, is_dropped=True)
                     completions.write(updates + spec.updates_per_phase, rows)
@@ -213,13 +221,14 @@ def main(spec: RlSpec, workdir: Path) -> dict:
                     seconds |= phase.seconds | {"step": time.perf_counter() - begin}
                     row |= phase.metrics | rollout_metrics(phase.groups, phase.dropped, seconds=seconds)
                     metrics.write(updates, row | {"num_tokens": num_tokens} | skipped_metrics(prompts))
+                    doctor.examine(updates, row)
                     if run.is_due(updates):
                         save()
                 save()
                 after = evaluate_now(is_full=True)
                 if not run.checkpoints.has_best:  # no evaluation along the way
                     keep_best(after)
-            except Stopped:
+            except (Stopped, UnhealthyRunError):
                 if before is not None:  # else there is nothing yet that a new start would not have
                     save()
                 raise
@@ -233,7 +242,8 @@ def update_on_groups(
 ) -> tuple[TrainState, dict[str, float], dict[str, float]]:
     """The updates of one phase: (state, metrics row, {"logprobs", "update"} seconds).
 
-    Old and reference log-probs of all of them come first, from the weights that sampled. Raises NonFiniteError.
+    Old and reference log-probs of all of them come first, from the weights that sampled. An update without a token in its
+    loss counts as one and changes nothing: neither moments nor weight decay move the weights. Raises NonFiniteError.
     """
     mark = time.perf_counter()
     rng = np.random.default_rng([spec.seed, updates])
@@ -249,12 +259,15 @@ def update_on_groups(
     mark = time.perf_counter()
     totals, infos = [], []
     for microbatches in minibatches:
-        state, sums, info = finite_update(state, update, microbatches)
+        if float(microbatches[0]["num_tokens"]):
+            state, sums, info = finite_update(state, update, microbatches)
+            totals, infos = [*totals, sums], [*infos, info]
+        else:
+            state = {**state, "step": state["step"] + 1}
         updates += 1
-        totals, infos = [*totals, sums], [*infos, info]
         if spec.kl_coef and updates % spec.reference_every == 0:
             state["reference"] = make_reference(state, spec)
-    row = update_metrics(totals, infos)
+    row = update_metrics(totals, infos) if totals else {"num_loss_tokens": 0}
     return state, row, seconds | {"update": time.perf_counter() - mark}
 
 

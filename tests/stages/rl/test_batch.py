@@ -171,3 +171,15 @@ def test_first_on_policy_update_has_ratio_one_and_clips_nothing(on_policy, mask_
     )
     assert counted.any() and counted.all() != mask_truncated
     assert total == pytest.approx(-advantages[counted].mean(), abs=1e-5)
+
+
+def test_truncated_outputs_may_be_left_out_of_the_baseline():
+    counted = [rollout([1], [2, 3], reward=1.0), rollout([1], [2, 3], reward=0.0)]
+    cut = rollout([1], [2, 3], reward=4.0, reason="length")
+    groups = [Group(PROBLEM, (*counted, cut))]
+    with_cut = advantages_of(groups, normalization="mean")
+    np.testing.assert_allclose(with_cut, [[1 - 5 / 3, -5 / 3, 4 - 5 / 3]], rtol=1e-6)
+    without = advantages_of(groups, normalization="mean", without_truncated=True)
+    np.testing.assert_allclose(without, [[0.5, -0.5, 0.0]])
+    by_name = advantages_of(groups, normalization="mean", weights={"r": 1.0}, without_truncated=True)
+    np.testing.assert_allclose(by_name, [[1.0, -1.0, 0.0]], atol=1e-5)

@@ -17,12 +17,13 @@ from tests.stages.rl.test_stage import tiny_config
 NAN = math.nan
 
 
-def make_group(rewards, *, name="r", errors="no"):
+def make_group(rewards, *, name="r", errors="no", reasons=None):
     """A group of these rewards; NaN is a verifier's failure."""
-    completion = Completion(np.array([1, 2], np.int32), np.zeros(2, np.float32), "stop")
+    reasons = reasons or ["stop"] * len(rewards)
+    completions = [Completion(np.array([1, 2], np.int32), np.zeros(2, np.float32), reason) for reason in reasons]
     rollouts = [
         Rollout(np.array([1]), completion, "", 0, {name: r}, r, r == 1, None, {name: errors} if r != r else {})
-        for r in rewards
+        for r, completion in zip(rewards, completions, strict=True)
     ]
     return Group(Problem(({"role": "user", "content": "?"},), "", {"task": "t"}), tuple(rollouts))
 
@@ -34,15 +35,19 @@ class FakeCollector:
         self.batches = iter(batches)
         self.rubric = types.SimpleNamespace(weights={"a": 1.0, "b": 1.0})
 
+        self.asked = []
+
     def collect(self, params, buffers, problems, **settings):
         groups = next(self.batches)
+        self.asked.append((len(problems), settings["pad_to"]))
         return Collected(groups, {"generate": 1.0, "rewards": 0.5}, {"r": 1}, {"r": 0}, {"r": 0.25})
 
 
-def collect(collector, **changes):
+def collect(collector, *, questions=2, **changes):
     state = {"params": None, "buffers": None}
-    config = tiny_config(questions_per_phase=2, **changes)
-    return collect_groups(collector, state, iter([None] * 4), config, updates=0)
+    config = tiny_config(questions_per_phase=questions, **changes)
+    prompts = types.SimpleNamespace(take=lambda count: [None] * count)
+    return collect_groups(collector, state, prompts, config, updates=0)
 
 
 def rewards_of(groups):
@@ -50,17 +55,17 @@ def rewards_of(groups):
 
 
 def test_refills_replace_groups_that_teach_nothing_and_keep_what_they_drop():
-    batches = [make_group([0, 0]), make_group([0, 1])], [make_group([1, 0]), make_group([1, 1])], []
+    batches = [make_group([0, 0]), make_group([0, 1])], [make_group([1, 1])], [make_group([1, 0])], []
     phase = collect(FakeCollector(*batches), max_refills=3)
     assert rewards_of(phase.groups) == [[0, 1], [1, 0]]
     assert rewards_of(phase.dropped) == [[1, 1], [0, 0]]
-    assert phase.seconds == {"generate": 2.0, "rewards": 1.0}
+    assert phase.seconds == {"generate": 3.0, "rewards": 1.5}
     assert phase.metrics == {
         "frac_reward_zero_std": 0.5,
         "num_questions_sampled": 4,
-        "rewards/r/errors": 2,
+        "rewards/r/errors": 3,
         "rewards/r/timeouts": 0,
-        "rewards/r/seconds": 0.5,
+        "rewards/r/seconds": 0.75,
     }
     assert count_tokens(phase.groups + phase.dropped) == 8 * 3
 
@@ -72,10 +77,41 @@ def test_attempts_that_run_out_leave_the_latest_groups():
     assert rewards_of(phase.dropped) == [[0, 0], [1, 1]]
 
 
+def test_a_refill_asks_for_what_is_missing():
+    first = [make_group([0, 1])] * 2 + [make_group([0, 0])] * 3
+    fake = FakeCollector(first, [make_group([0, 0]), make_group([0, 1]), make_group([1, 0])], [make_group([1, 0])])
+    phase = collect(fake, questions=5, max_refills=5, updates_per_phase=1)
+    assert fake.asked == [(5, 5), (3, 4), (1, 1)]  # (problems, size of the program)
+    assert len(phase.groups) == 5 and rewards_of(phase.dropped) == [[0, 0]] * 4
+
+
+def test_a_reward_may_decide_on_refills():
+    completion = Completion(np.array([1], np.int32), np.zeros(1, np.float32), "stop")
+
+    def group(*pairs):
+        rollouts = [Rollout(np.array([1]), completion, "", 0, {"a": a, "b": b}, a + b, False, None) for a, b in pairs]
+        return Group(Problem((), "", {"task": "t"}), tuple(rollouts))
+
+    by_style, by_answer = group((1.0, 0.0), (1.0, 0.5)), group((0.0, 0.0), (1.0, 0.0))
+    assert len(collect(FakeCollector([by_style] * 2), max_refills=1).groups) == 2
+    phase = collect(FakeCollector([by_style] * 2, [by_answer] * 2), max_refills=1, refill_reward="a")
+    assert phase.groups == [by_answer] * 2 and phase.dropped == [by_style] * 2
+    assert phase.metrics["frac_reward_zero_std"] == 0.0  # what is trained on has a signal in all of them
+
+
+def test_masked_outputs_make_no_group_teach():
+    cut = make_group([1, 1, 0], reasons=["stop", "stop", "length"])
+    assert collect(FakeCollector([cut, cut])).metrics["frac_reward_zero_std"] == 0.0
+    phase = collect(
+        FakeCollector([cut, make_group([1, 0, 0])], [make_group([0, 1, 1])]), mask_truncated=True, max_refills=1
+    )
+    assert phase.dropped == [cut] and phase.metrics["frac_reward_zero_std"] == pytest.approx(1 / 3)
+
+
 def test_a_group_with_one_reward_left_is_refilled():
-    batches = [make_group([NAN, 1]), make_group([0, 1])], [make_group([1, 0]), make_group([NAN, NAN])]
+    batches = [make_group([NAN, 1]), make_group([0, 1])], [make_group([1, 0])]
     phase = collect(FakeCollector(*batches), max_refills=1)
-    assert rewards_of(phase.groups) == [[0, 1], [1, 0]] and len(phase.dropped) == 2
+    assert rewards_of(phase.groups) == [[0, 1], [1, 0]] and len(phase.dropped) == 1
 
 
 def test_rewards_that_cancel_out_teach_where_each_is_normalised_by_itself():

@@ -16,6 +16,7 @@ from r1jax.specs.reader import read
 from r1jax.specs.stages import RlSpec
 from r1jax.stages.open_run import open_run
 from r1jax.stages.rl import stage as rl
+from r1jax.stages.rl.doctor import UnhealthyRunError
 from r1jax.training.checkpoint import load_checkpoint
 from r1jax.training.learner import NonFiniteError
 from r1jax.workdir.directory import WorkdirError
@@ -31,6 +32,12 @@ def length_reward(prompts, completions, **columns):
 def failing_reward(prompts, completions, **columns):
     """Fails on the first sample of each group."""
     return [TimeoutError("1 s") if place == 0 else 0.0 for place in range(len(completions))]
+
+
+def silent_reward(prompts, completions, completion_ids, **columns):
+    if {len(ids) for ids in completion_ids} == {1}:  # the dummies that a config is checked with
+        return [0.0] * len(completions)
+    return [None] * len(completions)
 
 
 def raising_reward(prompts, completions, **columns):
@@ -218,9 +225,23 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_update(tmp_pa
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == ["0"]
 
 
+def test_an_update_without_a_token_in_its_loss_changes_no_weight_and_the_doctor_stops_the_run(tmp_path):
+    spec = tiny_config(
+        rewards=[{"function": f"{__name__}:silent_reward"}], optimizer={"weight_decay": 0.5},
+        doctor={"phases": 1, "stop": True}, num_updates=8,
+    )  # fmt: skip
+    with pytest.raises(UnhealthyRunError, match="update 2: for 1 phases no completion had a reward"):
+        rl.main(spec, tmp_path)
+    assert load_checkpoint(tmp_path, {"step": jax.numpy.int32(0)}, partial=True)[0]["step"] == 2
+    _, before, _ = rl.load_policy(spec.init, mesh=rl.make_mesh(), seed=spec.seed)
+    jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path, spec), before)
+    assert [row["num_loss_tokens"] for row in rows_of(tmp_path) if "num_tokens" in row] == [0]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"refill_reward": "style"}, "refill_reward: there is no reward 'style'; there are length_reward"),
         ({"group_size": 1}, "group_size=1"),
         ({"group_sise": 4}, "'group_sise'; near it: group_size"),
         ({"clip_low": -0.2}, "clip_low=-0.2 must be at least 0"),

@@ -1,0 +1,97 @@
+"""What goes wrong in a run without an error, said while it runs: signs in the metrics of its latest phases.
+
+Each sign is said once, in one line with what to look at, and again only after it was gone.
+"""
+
+import collections
+import sys
+from collections.abc import Iterator, Mapping
+
+from r1jax.processes import is_first
+from r1jax.specs.stages import DoctorSpec
+
+
+class UnhealthyRunError(RuntimeError):
+    """A sign was there for as many phases as the config allows, and it says that the run then stops."""
+
+
+class Doctor:
+    """Looks at the metrics of each phase.
+
+    Args:
+      spec: the bounds, and for how many phases in a row a sign must be there.
+      group_size: completions of a question.
+    """
+
+    def __init__(self, spec: DoctorSpec, *, group_size: int):
+        self._spec, self._group_size = spec, group_size
+        self._counts: dict[str, int] = collections.Counter()  # sign -> phases in a row
+        self._longest = 0.0  # highest mean length of a phase
+
+    def examine(self, updates: int, row: Mapping[str, float]) -> None:
+        """Says on stderr what the metrics of a phase that ended after so many ``updates`` complete.
+
+        Raises UnhealthyRunError instead, if the spec says ``stop``.
+        """
+        self._longest = max(self._longest, row["completions/mean_length"])
+        signs = dict(self._signs(row))
+        self._counts = collections.Counter({name: self._counts[name] + 1 for name in signs})
+        for name, words in signs.items():
+            if self._counts[name] != self._spec.phases:
+                continue
+            text = f"update {updates}: for {self._spec.phases} phases {words}"
+            if self._spec.stop:
+                raise UnhealthyRunError(text)
+            if is_first():
+                print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def _signs(self, row: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+        """(name, what is the matter and what to look at) of each sign that a phase's metrics show."""
+        spec = self._spec
+        if "reward" not in row:
+            yield (
+                "no reward",
+                "no completion had a reward; see the errors in completions/, and which tasks the rewards are for",
+            )
+        elif row["frac_reward_zero_std"] == 1.0:
+            right, wrong = row["frac_groups_all_right"], row["frac_groups_all_wrong"]
+            yield (
+                "no signal",
+                "the rewards were equal in all groups, so nothing is learned "
+                f"({right:.0%} of the groups all right, {wrong:.0%} all wrong); look at completions/, then at the difficulty "
+                "of the problems, max_new_tokens and the rewards",
+            )
+        if row["completions/clipped_ratio"] == 1.0:
+            yield (
+                "cut off",
+                "all completions were cut off; raise max_new_tokens, or see whether the policy writes its stop token",
+            )
+        if row["completions/mean_length"] < spec.min_length_share * self._longest:
+            length = row["completions/mean_length"]
+            yield (
+                "length",
+                f"completions had {length:.3g} tokens where they had {self._longest:.3g}; see whether a reward pays for short "
+                "ones, and aggregation",
+            )
+        if row.get("entropy", spec.min_entropy) < spec.min_entropy:
+            yield (
+                "entropy",
+                f"the entropy was below {spec.min_entropy:g} nats ({row['entropy']:.2g}); all samples of a question are alike: "
+                "lower the learning rate, or raise clip_high, kl_coef or temperature",
+            )
+        difference = row.get("sampling/sampling_logp_difference/mean", 0.0)
+        if difference > spec.max_sampler_difference:
+            yield (
+                "sampler",
+                f"log-probs of sampler and trainer differed by {difference:.2g} nats a token, more than "
+                f"{spec.max_sampler_difference:g}; see their dtypes and kernels, or set importance_cap",
+            )
+        completions = row["num_questions_sampled"] * self._group_size
+        for name, count in row.items():
+            if name.startswith("rewards/") and name.endswith("/errors") and count > spec.max_error_share * completions:
+                reward = name.removeprefix("rewards/").removesuffix("/errors")
+                yield (
+                    name,
+                    f"reward {reward} failed on more than {spec.max_error_share:.0%} of the completions "
+                    f"({count / completions:.0%}); the messages are in completions/ under 'errors'",
+                )
