@@ -12,16 +12,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # room or file -> the rooms of r1jax that it may import besides itself; a file's own line comes before its room's.
 LOW = {"kernels", "sharding", "processes", "objectives", "text", "rewards", "tasks", "models", "data", "hf", "training"}
-LOW |= {"specs", "workdir"}
+LOW |= {"specs", "workdir", "background"}
 TOP = {"policies", "stages", "serve", "launch", "plan", "bench"}
 MAY_IMPORT = {
+    "background": set(),
     "specs": set(),
     "kernels": {"sharding"},
     "sharding": set(),
     "processes": set(),
     "objectives": set(),
     "text": {"specs"},
-    "rewards": {"specs", "text"},
+    "rewards": {"specs", "text", "background"},
     "tasks": {"specs", "text", "rewards"},
     "models": {"kernels", "sharding"},
     "data": {"specs", "text", "tasks", "rewards"},
@@ -30,7 +31,7 @@ MAY_IMPORT = {
     "workdir": {"specs", "processes"},
     "rollout": {"specs", "models", "sharding", "processes"},
     "rollout.records": {"models", "sharding", "processes", "tasks"},  # a Rollout's Group holds its Problem
-    "rollout.collect": {"specs", "models", "sharding", "processes", "text", "tasks", "rewards"},
+    "rollout.collect": {"background", "specs", "models", "sharding", "processes", "text", "tasks", "rewards"},
     "evals": LOW | {"rollout"},
     **{room: LOW | TOP | {"rollout", "evals"} for room in TOP},
     **{room: LOW | TOP | {"rollout", "evals", "pipeline"} for room in ("plan", "bench")},

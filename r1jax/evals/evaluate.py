@@ -7,8 +7,7 @@ import jax
 import numpy as np
 
 from r1jax.evals.statistics import ProblemSamples, bootstrap_interval, summarise
-from r1jax.rollout.background import or_give_up
-from r1jax.rollout.collect import Collected, Collector, has_grader
+from r1jax.rollout.collect import Collected, Collector, has_grader, or_give_up
 from r1jax.rollout.records import Group
 from r1jax.specs.rollout import EvalSpec
 from r1jax.tasks.mixture import Mixture

@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
-def check_shapes(rank: int, **arrays: jax.Array | None) -> None:
+def check_shapes(rank: int, **arrays: jax.Array | np.ndarray | None) -> None:
     """Raises ValueError, naming the array, unless all arrays that are not None have this rank and one shape."""
     shapes = {name: jnp.shape(array) for name, array in arrays.items() if array is not None}
     first_name, first = next(iter(shapes.items()))

@@ -8,11 +8,11 @@ them if it takes ``**columns``; which there are in training says ``rollout.colle
 - An exception in place of a score, or a score that is not finite: the verifier failed on this completion. It counts
   as an error, a TimeoutError as a timeout too, and is no score: the completion has no total (unless the weight is 0),
   so that nothing is learned from it.
-- A function that raises has failed on the whole batch, likewise.
+- A function that raises, takes longer than its ``timeout`` or returns no list of as many entries has failed on the whole
+  batch, likewise.
 
-Equal completions of a prompt are scored once: rows with the same prompt and completion and the same value in every
-column that the function is given. A function whose score depends on the other rows (a reward for variety) has
-``cache=False`` in its spec; it sees whole groups, one a call.
+It sees whole groups, one a call. With ``cache``, which functions of this package have, equal completions of a prompt are
+scored once: rows with the same prompt and completion and the same value in every column that the function is given.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from r1jax.rewards.calls import Entry, Outcome, make_entry, start_call
+from r1jax.rewards.calls import Entry, Outcome, TrainerState, make_entry, start_call
 from r1jax.specs.rewards import FunctionReward
 
 _OF_THE_BATCH = frozenset({"prompts", "completions"})
@@ -39,16 +39,16 @@ class Scores:
         outcomes = {}
         for name, one in self.outcomes.items():
             arrays = [one.values.tolist(), one.failed.tolist(), one.timed_out.tolist()]
-            outcomes[name] = [*arrays, one.messages, one.seconds]
+            outcomes[name] = [*arrays, one.messages, one.seconds, one.extra, one.metrics]
         return {"total": self.total.tolist(), "outcomes": outcomes}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Scores":
         """What ``to_json`` gave in another process."""
         outcomes = {}
-        for name, (values, failed, timed_out, messages, seconds) in value["outcomes"].items():
+        for name, (values, failed, timed_out, messages, *rest) in value["outcomes"].items():
             arrays = np.array(values, np.float64), np.array(failed, bool), np.array(timed_out, bool)
-            outcomes[name] = Outcome(*arrays, {int(row): message for row, message in messages.items()}, seconds)
+            outcomes[name] = Outcome(*arrays, {int(row): message for row, message in messages.items()}, *rest)
         return cls(np.array(value["total"], np.float64), outcomes)
 
     @property
@@ -68,6 +68,17 @@ class Scores:
             {name: outcome.messages[row] for name, outcome in self.outcomes.items() if row in outcome.messages}
             for row in range(len(self.total))
         ]
+
+    @property
+    def extra(self) -> list[dict[str, Any]]:
+        """For each completion what the functions logged of it, as "reward/column"."""
+        columns = {f"{name}/{key}": column for name, one in self.outcomes.items() for key, column in one.extra.items()}
+        return [{key: column[row] for key, column in columns.items()} for row in range(len(self.total))]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures that the functions logged, as "reward/figure"."""
+        return {f"{name}/{key}": value for name, one in self.outcomes.items() for key, value in one.metrics.items()}
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -167,16 +178,25 @@ class Rubric:
         """The rewards, logged ones too, that apply to problems of a task."""
         return [entry for entry in self._entries if entry.tasks is None or task_name in entry.tasks]
 
-    def score(self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Scores:
+    def score(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
+        state: TrainerState | None = None,
+    ) -> Scores:
         """Scores a batch. Plain functions run one after the other, async ones at the same time.
 
-        ValueError: a column, or what a function returned, has not N entries; a function needs a column that is not there;
-        an entry that is no number, None or exception.
+        ValueError: a column has not N entries; a function needs a column that is not there.
         """
-        return self.start(prompts, completions, columns)()
+        return self.start(prompts, completions, columns, state)()
 
     def start(
-        self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
+        state: TrainerState | None = None,
     ) -> Callable[[], Scores]:
         """``score`` in two steps: plain functions have run and async ones have begun when this returns.
 
@@ -187,7 +207,7 @@ class Rubric:
         for name, values in available.items():
             if len(values) != count:
                 raise ValueError(f"rewards: column {name!r} has {len(values)} entries for {count} completions")
-        calls = [start_call(entry, available, count=count) for entry in self._entries]
+        calls = [start_call(entry, available, count=count, state=state) for entry in self._entries]
 
         def finish() -> Scores:
             outcomes = {entry.name: call() for entry, call in zip(self._entries, calls, strict=True)}
@@ -200,9 +220,10 @@ class Rubric:
         total, applies, is_bad = np.zeros(count), np.zeros(count, bool), np.zeros(count, bool)
         for name, weight in self.weights.items():
             if weight != 0.0:
-                total += weight * np.nan_to_num(outcomes[name].values)
-                applies |= ~np.isnan(outcomes[name].values)
-                is_bad |= outcomes[name].failed
+                outcome = outcomes[name] = outcomes[name].weighed(weight)
+                total += weight * np.nan_to_num(outcome.values)
+                applies |= ~np.isnan(outcome.values)
+                is_bad |= outcome.failed
         return Scores(np.where(applies & ~is_bad, total, np.nan), outcomes)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from r1jax.background import Background
 from r1jax.processes import gather
+from r1jax.rewards.calls import CALLS, TrainerState
 from r1jax.rewards.rubric import Rubric, Scores
-from r1jax.rollout.background import or_give_up, run_in_background
 from r1jax.rollout.engine import Engine
 from r1jax.rollout.records import Completion, GradedAnswer, Group, Rollout
 from r1jax.specs.functions import last_line
@@ -24,6 +25,16 @@ from r1jax.tasks.sources.user_columns import MADE
 from r1jax.text.chat import TOKENIZERS_OWN, encode_prompt, render, response_form, stop_ids
 from r1jax.text.response import final_answer
 from r1jax.text.tokenizer import Tokenizer
+
+SCORING = Background("scoring")
+"""The thread that grades and scores while the device samples."""
+
+
+@contextlib.contextmanager
+def or_give_up() -> Iterator[None]:
+    """Where what is done in it raises, what is being scored is given up: see ``Background.or_give_up``."""
+    with SCORING.or_give_up(), CALLS.or_give_up():
+        yield
 
 
 class PromptTooLongError(ValueError):
@@ -43,6 +54,8 @@ class Collected:
     """Those of them that ran out of time."""
     reward_seconds: dict[str, float]
     """What each reward function took, wherever it ran."""
+    reward_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Figures that rewards logged, as "reward/figure", means over the groups that have them."""
 
     @property
     def error_messages(self) -> dict[str, str]:
@@ -71,6 +84,8 @@ class Collector:
     rubric: Rubric
     template: str
     max_prompt_tokens: int
+    num_updates: int = 0
+    """Of the whole run, for rewards that ask; 0 where nothing is trained."""
 
     def encode(self, problem: Problem) -> list[int]:
         """Token ids of a problem's prompt. Raises PromptTooLongError, quoting the question, if it exceeds the budget."""
@@ -115,12 +130,13 @@ class Collector:
         """
         prompts = [self.encode(problem) for problem in problems]
         scoring: dict[int, Future] = {}
+        state = TrainerState(policy_version, self.num_updates)
 
         def score(index: int, completions: list[Completion]) -> None:
             if index >= len(problems):
                 return
             is_here = index % jax.process_count() == jax.process_index()
-            scoring[index] = run_in_background(self._start_scoring, problems[index], completions, is_here)
+            scoring[index] = SCORING.run(self._start_scoring, problems[index], completions, is_here, state)
 
         begin = time.perf_counter()
         with or_give_up():
@@ -152,7 +168,9 @@ class Collector:
                 answers, scores = scored[index]
                 if self.rubric.part(deferred=True).names:
                     with _naming(problem):
-                        deferred = self._start_rewards(problem, completions[index], texts, answers, deferred=True)()
+                        deferred = self._start_rewards(
+                            problem, completions[index], texts, answers, state, deferred=True
+                        )()
                     scores = self.rubric.join([scores, deferred])
                 rollouts = _rollouts(prompts[index], completions[index], texts, answers, scores, policy_version)
                 groups.append(Group(problem, rollouts))
@@ -165,12 +183,13 @@ class Collector:
                 | ({"task_metric": num_ungraded} if num_ungraded else {}),
                 reward_timeouts=_summed(scores.timeouts for scores in all_scores),
                 reward_seconds=_summed(scores.seconds for scores in all_scores),
+                reward_metrics=_means([scores.metrics for scores in all_scores]),
             )
 
         return finish
 
     def _start_scoring(
-        self, problem: Problem, completions: list[Completion], is_here: bool
+        self, problem: Problem, completions: list[Completion], is_here: bool, state: TrainerState
     ) -> tuple[list[str], Callable[[], tuple[list[GradedAnswer], Scores]] | None]:
         """(texts, what waits for grades and plain rewards) of one group; the latter only where this process scores it."""
         texts = [self._text(completion) for completion in completions]
@@ -184,7 +203,7 @@ class Collector:
             for completion, text in zip(completions, texts, strict=True)
         ]
         answers = grade_answers(extracted, problem, task=self.task)
-        scores_of = self._start_rewards(problem, completions, texts, answers, deferred=False)
+        scores_of = self._start_rewards(problem, completions, texts, answers, state, deferred=False)
         return texts, lambda: (answers, scores_of())
 
     def _start_rewards(
@@ -193,12 +212,13 @@ class Collector:
         completions: list[Completion],
         texts: list[str],
         answers: list[GradedAnswer],
+        state: TrainerState,
         *,
         deferred: bool,
     ) -> Callable[[], Scores]:
         prompt = render(problem.messages, template=self.template, tokenizer=self.tokenizer)
         columns = reward_columns(problem, completions, answers, task=self.task)
-        return self.rubric.part(deferred=deferred).start([prompt] * len(texts), texts, columns)
+        return self.rubric.part(deferred=deferred).start([prompt] * len(texts), texts, columns, state)
 
     def _text(self, completion: Completion) -> str:
         ids = completion.token_ids
@@ -250,7 +270,7 @@ def score_in_background(
         return rubric.start([prompt] * len(answers), answers, columns)
 
     with or_give_up():
-        return run_in_background(start).result()()
+        return SCORING.run(start).result()()
 
 
 def reward_columns(
@@ -339,7 +359,7 @@ def _rollouts(
     scores: Scores,
     policy_version: int,
 ) -> tuple[Rollout, ...]:
-    prompt_ids, by_name, messages = np.asarray(prompt, np.int32), scores.by_name, scores.messages
+    prompt_ids, by_name, messages, extra = np.asarray(prompt, np.int32), scores.by_name, scores.messages, scores.extra
     return tuple(
         Rollout(
             prompt_ids=prompt_ids,
@@ -351,6 +371,7 @@ def _rollouts(
             is_correct=answer.grade is not None and answer.grade >= 1.0,
             answer=answer.text,
             errors=messages[index] | ({} if answer.error is None else {"task_metric": answer.error}),
+            extra=extra[index],
         )
         for index, (completion, text, answer) in enumerate(zip(completions, texts, answers, strict=True))
     )
@@ -364,6 +385,12 @@ def _naming(problem: Problem) -> Iterator[None]:
     except ValueError as error:
         question = problem.messages[-1]["content"]
         raise ValueError(f"task {problem.columns['task']!r}, problem {question[:80]!r}: {error}") from error
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The means by name, each over those that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
 
 
 def _summed(counts: Iterable[Mapping[str, float]]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -54,6 +54,8 @@ class Rollout:
     """The extracted answer."""
     errors: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """The message of each reward that failed on it; under "task_metric" the task's own."""
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What rewards logged of it, as "reward/column"; JSON's types."""
 
 
 @dataclasses.dataclass(frozen=True)

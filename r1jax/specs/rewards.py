@@ -24,7 +24,10 @@ class FunctionReward(RewardSpec):
 
     function: str = option(explanation="'module:function', of this package or next to the config file.")
     options: dict[str, Any] = option(factory=dict, explanation="Its keyword arguments, the same for every completion.")
-    cache: bool = option(True, "Equal completions of a problem are scored once.")
+    cache: bool | None = option(
+        None, "Equal completions of a problem are scored once; None: only by functions of this package."
+    )
+    timeout: Positive = option(600.0, "Of a call; its completions then have no reward.", unit="seconds", how=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ def make_collector(spec: Any, policy: Policy, *, task: Task, rubric: Rubric) -> 
         rubric=rubric,
         template=spec.template,
         max_prompt_tokens=spec.max_prompt_tokens,
+        num_updates=getattr(spec, "num_updates", 0),
     )
 
 

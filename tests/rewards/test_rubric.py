@@ -2,16 +2,20 @@ import asyncio
 import json
 import math
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from r1jax.rewards.calls import make_entry
+from r1jax.rewards import calls
+from r1jax.rewards.accuracy import accuracy_reward
+from r1jax.rewards.calls import TrainerState, make_entry
 from r1jax.rewards.rubric import Rubric, Scores
 from r1jax.specs.functions import load_function
 from r1jax.specs.reader import SpecError, read
 from r1jax.specs.rewards import AnyReward
+from r1jax.tasks.problem import Problem
 
 PROMPTS, COMPLETIONS = ["p", "q", "r"], ["a", "bb", "ccc"]
 
@@ -180,7 +184,7 @@ def test_a_failure_on_one_completion_spares_the_others():
     np.testing.assert_array_equal(scores.total, [1.0, math.nan, math.nan])
     np.testing.assert_array_equal(scores.failed["f"], [False, True, True])
     assert scores.errors == {"f": 2} and scores.timeouts == {"f": 0}
-    assert scores.messages == [{}, {"f": "OSError: gone"}, {"f": "score inf is not finite"}]
+    assert scores.messages == [{}, {"f": "OSError: gone"}, {"f": "score inf is no finite number, and not None"}]
 
 
 def test_a_timeout_is_an_error_and_a_timeout():
@@ -222,7 +226,7 @@ SAME_COLUMNS = {
 
 def scored_once(function, prompts=("p",) * 4, **spec):
     counting = Counting()
-    rubric = rubric_of({"function": getattr(counting, function), "name": "f", **spec})
+    rubric = rubric_of({"function": getattr(counting, function), "name": "f", "cache": True, **spec})
     return rubric.score(list(prompts), SAME, SAME_COLUMNS), counting.asked
 
 
@@ -253,9 +257,19 @@ def test_failures_and_none_are_shared_by_equal_completions():
     assert np.isnan(scores.by_name["f"]).all() and scores.errors == {"f": 1}
 
 
-def test_without_the_cache_a_function_sees_every_completion():
-    _, asked = scored_once("text", cache=False)
-    assert asked == [("p", text) for text in SAME]
+def test_a_function_sees_every_completion_unless_it_is_of_this_package():
+    for cache in (False, None):
+        _, asked = scored_once("text", cache=cache)
+        assert asked == [("p", text) for text in SAME]
+    assert make_entry(accuracy_reward).cache and make_entry("r1jax.rewards.format:r1").cache
+    assert not make_entry("r1jax.rewards.format:r1", cache=False).cache
+
+
+def test_a_reward_for_the_majority_sees_how_many_agree():
+    def majority(completions):
+        return [completions.count(text) / len(completions) for text in completions]
+
+    np.testing.assert_array_equal(rubric_of(majority).score(["p"] * 4, SAME, {}).total, [0.75, 0.25, 0.75, 0.75])
 
 
 def test_a_reward_for_some_tasks_does_not_apply_to_others_and_needs_no_columns_there():
@@ -293,18 +307,145 @@ def test_async_rewards_of_several_batches_run_at_the_same_time():
 
 
 @pytest.mark.parametrize(
-    ("result", "message"),
+    ("result", "message", "num_failed"),
     [
-        ([1.0, 2.0], "'f' returned 2 scores for 3 completions"),
-        (1.0, "'f' returned a float, not a list of 3 scores"),
-        ("abc", "'f' returned a str"),
-        (None, "'f' returned a NoneType"),
-        ([1.0, "2", 3.0], "'f' returned '2' for completion 1"),
+        ([1.0, 2.0], "ValueError: it returned 2 scores for 3 completions", 3),
+        (1.0, "TypeError: it returned a float, not a list of 3 scores", 3),
+        ("abc", "TypeError: it returned a str", 3),
+        (None, "TypeError: it returned a NoneType", 3),
+        (iter([1.0] * 3), "TypeError: it returned a list_iterator", 3),
+        ([1.0, "2", 3.0], "score '2' is no finite number", 1),
+        ([1.0, 10**400, 3.0], "score 1000", 1),
+        ([1.0, 1j, 3.0], "score 1j is no finite number", 1),
+        ([1.0, np.complex128(1j), 3.0], "score np.complex128(1j) is no", 1),
+        ([1.0, asyncio.CancelledError("away"), 3.0], "asyncio.exceptions.CancelledError: away", 1),
+        ([1.0, SystemExit(3), 3.0], "SystemExit: 3", 1),
     ],
 )
-def test_a_wrong_result_names_the_function(result, message):
-    with pytest.raises(ValueError, match=message):
-        score({"function": lambda prompts, completions, **columns: result, "name": "f"})
+def test_a_wrong_result_is_an_error_of_what_it_is_wrong_for(result, message, num_failed):
+    scores = score({"function": lambda prompts, completions, **columns: result, "name": "f"}, length_reward)
+    assert scores.errors == {"f": num_failed, "length_reward": 0} and len(scores.messages[1]["f"]) < 200
+    assert scores.messages[1]["f"].startswith(message)
+    assert np.isnan(scores.total).sum() == num_failed
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, GeneratorExit, SystemExit, MemoryError, RecursionError])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_whatever_a_call_raises_is_an_error_of_its_completions(error, is_async):
+    def plain(completions):
+        raise error("enough")
+
+    async def later(completions):
+        raise error("enough")
+
+    scores = score({"function": later if is_async else plain, "name": "f"})
+    assert scores.errors == {"f": 3} and scores.messages[0]["f"].endswith("enough")
+
+
+def test_a_sum_that_is_not_finite_is_no_reward():
+    scores = score({"function": lambda completions: [1.0, 1e300, -1e300], "name": "f", "weight": 1e300})
+    np.testing.assert_array_equal(scores.total, [1e300, math.nan, math.nan])
+    assert scores.errors == {"f": 2} and scores.messages[1] == {"f": "score 1e+300 times weight 1e+300 is not finite"}
+
+
+def test_nothing_that_a_reward_gets_is_shared():
+    """Neither with another row of the group, nor with the problem, nor with the next phase."""
+    problem = Problem(({"role": "user", "content": "?"},), "1", {"task": "t", "left": [4, 3, 2, 1]})
+    columns = {"left": [problem.columns["left"]] * 4, "problem": [problem] * 4, "pair": [([1],)] * 4}
+    columns["array"] = [np.zeros(1)] * 4
+
+    def popping(completions, left, problem, pair, array):
+        for one in array:
+            one += 1
+        return [
+            float(a.pop(0) + b.columns["left"].pop(0) + len(c[0])) + d[0]
+            for a, b, c, d in zip(left, problem, pair, array, strict=True)
+            if c[0].append(0) is None
+        ]
+
+    for _ in range(2):
+        scores = rubric_of(popping).score(["p"] * 4, ["a"] * 4, columns)
+        np.testing.assert_array_equal(scores.total, [4 + 4 + 2 + 1] * 4)
+    assert problem.columns["left"] == [4, 3, 2, 1] and columns["pair"][0] == ([1],)
+
+
+@pytest.mark.parametrize("kind", ["plain", "async", "async that blocks"])
+def test_a_call_that_hangs_is_a_timeout_and_the_next_reward_is_called(kind, monkeypatch):
+    monkeypatch.setattr(calls, "_GRACE", 0.1)
+    gate = threading.Event()
+
+    def plain(completions):
+        gate.wait(60)
+        return [1.0] * 3
+
+    async def waits(completions):
+        await asyncio.sleep(60)
+
+    async def blocks(completions):
+        gate.wait(60)
+
+    function = {"plain": plain, "async": waits, "async that blocks": blocks}[kind]
+    begin = time.monotonic()
+    scores = score({"function": function, "name": "f", "timeout": 0.2, "weight": 0.0}, slow_reward, length_reward)
+    gate.set()
+    assert time.monotonic() - begin < 30
+    assert scores.errors == {"f": 3, "slow_reward": 0, "length_reward": 0} and scores.timeouts["f"] == 3
+    assert scores.messages[0] == {"f": "TimeoutError: it took longer than timeout=0.2 s"}
+    np.testing.assert_array_equal(scores.total, [2.0, 4.0, 6.0])
+    np.testing.assert_array_equal(score(slow_reward).total, [1.0, 2.0, 3.0])
+
+
+def test_a_reward_gets_the_number_of_updates_and_may_log():
+    def warms_up(completions, trainer_state, log_extra, log_metric):
+        log_extra("length", [len(text) for text in completions])
+        log_metric("shortest", min(map(len, completions)))
+        return [trainer_state.global_step / trainer_state.max_steps] * len(completions)
+
+    rubric = rubric_of(warms_up, {"function": length_reward, "weight": 0.0})
+    assert rubric.required("t") == frozenset()
+    scores = rubric.score(PROMPTS, COMPLETIONS, {}, TrainerState(global_step=5, max_steps=20))
+    np.testing.assert_array_equal(scores.total, [0.25] * 3)
+    assert scores.extra == [{"warms_up/length": length} for length in (1, 2, 3)]
+    assert scores.metrics == {"warms_up/shortest": 1.0}
+    sent = Scores.from_json(json.loads(json.dumps(scores.to_json())))
+    assert sent.extra == scores.extra and sent.metrics == scores.metrics
+
+
+@pytest.mark.parametrize("values", [[1], [object()] * 3])
+def test_a_column_that_cannot_be_logged_is_an_error_of_the_call(values):
+    def logs(completions, log_extra):
+        log_extra("x", values)
+        return [1.0] * len(completions)
+
+    assert score(logs).errors == {"logs": 3}
+
+
+class Novelty:
+    """A reward with state: how many texts it has seen before these."""
+
+    def __init__(self, scale: float = 1.0):
+        self.scale, self.seen = scale, 0
+
+    def __call__(self, completions):
+        self.seen += len(completions)
+        return [self.scale * (self.seen - len(completions))] * len(completions)
+
+
+class Fragile:
+    def __init__(self):
+        raise OSError("no disk")
+
+
+def test_a_reward_may_be_an_object_with_state():
+    rewards = [{"function": f"{__name__}:Novelty", "options": {"scale": 2.0}}, {"function": Novelty(), "name": "own"}]
+    rubric = rubric_of(*rewards)
+    assert rubric.names == ["Novelty", "own"]
+    for want in ([0.0] * 3, [9.0] * 3):
+        np.testing.assert_array_equal(rubric.score(PROMPTS, COMPLETIONS, {}).total, want)
+    with pytest.raises(ValueError, match=r"options.skale: Novelty has no such parameter.*scale"):
+        rubric_of({"function": f"{__name__}:Novelty", "options": {"skale": 2.0}})
+    with pytest.raises(ValueError, match="test_rubric:Fragile' cannot be made: OSError: no disk"):
+        rubric_of({"function": f"{__name__}:Fragile"})
 
 
 def test_arrays_are_scores_too():
@@ -321,8 +462,10 @@ def test_columns_are_passed_by_name():
     def everything(prompts, completions, **rest):
         return [float(len(rest)) for _ in completions]
 
-    scores = score(by_name, everything, columns=columns)
-    np.testing.assert_array_equal(scores.total, [3.0, 2.0, 2.0])
+    scores = score(
+        by_name, everything, columns=columns
+    )  # those of the call too: TRL's trainer_state, log_extra, log_metric
+    np.testing.assert_array_equal(scores.total, [6.0, 5.0, 5.0])
     with pytest.raises(ValueError, match="'by_name' needs answer; there are completions, prompts"):
         score(by_name)
     with pytest.raises(ValueError, match="column 'answer' has 2 entries for 3 completions"):
@@ -357,6 +500,8 @@ def test_a_bad_path_is_an_error_at_construction(path, message):
         ([{}, {}], "two are named 'r1'"),
         ([{"weight": math.nan}], r"\[0\].weight=nan must be finite"),
         ([{"wieght": 1.0}], "wieght"),
+        ([{"weight": None}], r"\[0\].weight=None must be a number"),
+        ([{"timeout": 0}], r"\[0\].timeout=0 must be more than 0"),
         ([{"weight": "one"}], r"\[0\].weight='one' must be a number"),
         ([{"tasks": "math"}], r"\[0\].tasks='math' must be a list"),
         ([{"from_update": -1}], r"\[0\].from_update=-1 must be at least 0"),

@@ -408,10 +408,27 @@ def test_a_task_that_cannot_grade_is_counted_and_stops_nothing():
     assert not any(r.is_correct for group in collected.groups for r in group.rollouts)
 
 
-def test_a_reward_of_the_wrong_length_raises():
-    collector = make_collector(Engine(), rewards=(lambda prompts, completions, **columns: [1.0],))
-    with pytest.raises(ValueError, match=r"task 'sums', problem '2\+2=\?': .* 1 scores for 3 completions"):
-        collect(collector)
+def test_a_reward_of_the_wrong_length_fails_on_its_group():
+    def short(prompts, completions, **columns):
+        return [1.0]
+
+    collected = collect(make_collector(Engine(), rewards=(short,)))
+    assert collected.reward_errors == {"short": 6}
+    assert collected.error_messages == {"short": "ValueError: it returned 1 scores for 3 completions"}
+
+
+def test_rewards_know_the_update_and_what_they_log_is_kept():
+    def logs(completions, trainer_state, log_extra, log_metric):
+        log_extra("length", [len(text) for text in completions])
+        log_metric("step", trainer_state.global_step)
+        return [trainer_state.global_step / trainer_state.max_steps] * len(completions)
+
+    collector = dataclasses.replace(make_collector(Engine(), rewards=(logs,)), num_updates=20)
+    collected = collect(collector)
+    assert collected.reward_metrics == {"logs/step": 6.0}
+    rollouts = [rollout for group in collected.groups for rollout in group.rollouts]
+    assert {rollout.reward for rollout in rollouts} == {0.3}
+    assert [rollout.extra for rollout in rollouts] == [{"logs/length": len(rollout.text)} for rollout in rollouts]
 
 
 class R1Tokenizer(Tokenizer):

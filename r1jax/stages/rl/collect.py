@@ -85,6 +85,7 @@ def collect_groups(collector: Collector, weights, prompts, spec: RlSpec, *, upda
         ):
             for name, count in of_kind.items():
                 counts[f"rewards/{name}/{kind}"] += count
+        counts |= {f"rewards/{name}": value for name, value in collected.reward_metrics.items()}
         for name, message in collected.error_messages.items() if is_first() else ():
             print(f"update {updates + 1}: reward {name} failed: {message}", file=sys.stderr, flush=True)
         decisions = teaching(collected.groups, deciding, mask_truncated=spec.mask_truncated)

@@ -105,8 +105,8 @@ def update_metrics(totals: Sequence[dict], infos: Sequence[dict]) -> dict[str, f
 def completion_rows(groups: Sequence[Group], advantages_PG=None, *, is_dropped: bool = False) -> list[dict]:
     """One JSON-able dict a completion; NaN (a reward that does not apply, or failed) becomes None.
 
-    "errors" holds the messages of the rewards that failed on it. Groups that were sampled but not trained on are
-    marked as "dropped".
+    "errors" holds the messages of the rewards that failed on it, "extra" what rewards logged of it. Groups that were
+    sampled but not trained on are marked as "dropped".
     """
     return [
         {
@@ -119,6 +119,7 @@ def completion_rows(groups: Sequence[Group], advantages_PG=None, *, is_dropped: 
             "reward": _or_none(rollout.reward),
             "advantage": None if advantages_PG is None else float(advantages_PG[index, sample]),
             "errors": dict(rollout.errors),
+            **({"extra": dict(rollout.extra)} if rollout.extra else {}),
             "dropped": is_dropped,
             "answer": rollout.answer,
             "correct": bool(rollout.is_correct),

@@ -267,7 +267,7 @@ def update_on_groups(
         updates += 1
         if spec.kl_coef and updates % spec.reference_every == 0:
             state["reference"] = make_reference(state, spec)
-    row = update_metrics(totals, infos) if totals else {"num_loss_tokens": 0}
+    row = update_metrics(totals, infos) if totals else {"num_loss_tokens": 0.0}
     return state, row, seconds | {"update": time.perf_counter() - mark}
 
 

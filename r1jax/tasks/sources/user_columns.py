@@ -23,6 +23,7 @@ MADE = frozenset(
         *("prompt", "prompts", "completions", "completion_ids", "stop_reason"),
         *("problem", "answer", "task", "task_name", "row"),
         *("extracted_answer", "answer_grade", "grading_error", "answer_grader"),
+        *("trainer_state", "log_extra", "log_metric"),
     }
 )
 """Names under which rewards and logs get something else than the row's column."""

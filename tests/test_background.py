@@ -5,7 +5,9 @@ import time
 
 import pytest
 
-from r1jax.rollout.background import or_give_up, run_in_background
+from r1jax.background import Background
+
+LANE = Background("a test's")
 
 
 def test_jobs_run_in_order_one_at_a_time_in_one_other_thread():
@@ -16,14 +18,14 @@ def test_jobs_run_in_order_one_at_a_time_in_one_other_thread():
         seen.append((number, threading.get_ident()))
         return number * 10
 
-    futures = [run_in_background(job, number) for number in range(3)]
+    futures = [LANE.run(job, number) for number in range(3)]
     assert [future.result(timeout=10) for future in futures] == [0, 10, 20]
     assert [number for number, _ in seen] == [0, 1, 2]
     assert {thread for _, thread in seen}.isdisjoint({threading.get_ident()}) and len({t for _, t in seen}) == 1
 
 
 def test_what_a_job_raises_is_raised_by_its_future_and_the_next_runs():
-    failed, fine = run_in_background(int, "x"), run_in_background(int, "7")
+    failed, fine = LANE.run(int, "x"), LANE.run(int, "7")
     with pytest.raises(ValueError, match="'x'"):
         failed.result(timeout=10)
     assert fine.result(timeout=10) == 7
@@ -31,10 +33,10 @@ def test_what_a_job_raises_is_raised_by_its_future_and_the_next_runs():
 
 def test_a_cancelled_job_does_not_run():
     gate, seen = threading.Event(), []
-    first, second = run_in_background(gate.wait, 10), run_in_background(seen.append, 1)
+    first, second = LANE.run(gate.wait, 10), LANE.run(seen.append, 1)
     assert second.cancel()
     gate.set()
-    assert first.result(timeout=10) and run_in_background(len, seen).result(timeout=10) == 0
+    assert first.result(timeout=10) and LANE.run(len, seen).result(timeout=10) == 0
 
 
 def test_who_gives_up_leaves_a_job_that_hangs_behind_and_cancels_what_waits():
@@ -44,19 +46,19 @@ def test_who_gives_up_leaves_a_job_that_hangs_behind_and_cancels_what_waits():
         began.set()
         return gate.wait(60)
 
-    with pytest.raises(KeyboardInterrupt), or_give_up():
-        hanging, waiting = run_in_background(hang), run_in_background(seen.append, 1)
+    with pytest.raises(KeyboardInterrupt), LANE.or_give_up():
+        hanging, waiting = LANE.run(hang), LANE.run(seen.append, 1)
         assert began.wait(10)
         raise KeyboardInterrupt
     assert waiting.cancelled() and not hanging.done()
-    assert run_in_background(len, seen).result(timeout=10) == 0  # in a thread of its own
+    assert LANE.run(len, seen).result(timeout=10) == 0  # in a thread of its own
     gate.set()
     assert hanging.result(timeout=10)
-    with or_give_up():
-        later = run_in_background(time.sleep, 0.05), run_in_background(len, "ab")
+    with LANE.or_give_up():
+        later = LANE.run(time.sleep, 0.05), LANE.run(len, "ab")
     assert later[1].result(timeout=10) == 2  # who does not raise gives nothing up
 
 
 def test_a_job_that_hangs_does_not_keep_the_program_from_ending():
-    code = "import time; from r1jax.rollout.background import run_in_background; run_in_background(time.sleep, 600); time.sleep(0.2)"
+    code = "import time; from r1jax.background import Background; Background('x').run(time.sleep, 600); time.sleep(0.2)"
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
