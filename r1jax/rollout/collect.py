@@ -4,9 +4,9 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,10 +17,8 @@ from r1jax.rollout.background import or_give_up, run_in_background
 from r1jax.rollout.engine import Engine
 from r1jax.rollout.records import Completion, GradedAnswer, Group, Rollout
 from r1jax.specs.functions import last_line
-from r1jax.tasks.file_task import check_problems
 from r1jax.tasks.mixture import Mixture
 from r1jax.tasks.problem import GradingError, Problem, Task
-from r1jax.tasks.sources.user_columns import MADE
 from r1jax.text.chat import TOKENIZERS_OWN, encode_prompt, render, response_form, stop_ids
 from r1jax.text.response import final_answer
 from r1jax.text.tokenizer import Tokenizer
@@ -37,21 +35,10 @@ class Collected:
     groups: list[Group]
     seconds: dict[str, float]
     """"generate"; "rewards": what scoring took after the last token, the rest of it went on meanwhile."""
-    reward_errors: dict[str, int]
-    """Completions that each reward function failed on; "task_metric" where the task itself could not grade some."""
-    reward_timeouts: dict[str, int]
-    """Those of them that ran out of time."""
-    reward_seconds: dict[str, float]
-    """What each reward function took, wherever it ran."""
-
-    @property
-    def error_messages(self) -> dict[str, str]:
-        """The first failure of each function that failed."""
-        messages: dict[str, str] = {}
-        for group in self.groups:
-            for rollout in group.rollouts:
-                messages = {**rollout.errors, **messages}
-        return messages
+    counts: Mapping[str, float]
+    """"rewards/<name>/errors", completions that each reward failed on; "rewards/<name>/timeouts", those of them that ran out of time;
+    "rewards/<name>/seconds", what it took, wherever it ran. The name "task_metric" is there where the task itself could not grade
+    some."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,21 +78,11 @@ class Collector:
         return True
 
     def collect(self, params, buffers, problems: Sequence[Problem], **settings) -> Collected:
-        """``num_samples`` scored rollouts of each problem; the settings are those of ``start``."""
+        """``num_samples`` scored rollouts of each problem; the settings are those of ``Engine.generate``."""
         return self.start(params, buffers, problems, **settings)()
 
     def start(
-        self,
-        params,
-        buffers,
-        problems: Sequence[Problem],
-        *,
-        num_samples: int,
-        max_new_tokens: int,
-        temperature: float,
-        key: jax.Array,
-        policy_version: int,
-        top_p: float | None = None,
+        self, params, buffers, problems: Sequence[Problem], *, policy_version: int, **settings
     ) -> Callable[[], Collected]:
         """``collect`` in two steps: all is sampled when this returns; what it returns waits for the scores.
 
@@ -120,18 +97,8 @@ class Collector:
 
         begin = time.perf_counter()
         with or_give_up():
-            completions = self.engine.generate(
-                params,
-                buffers,
-                prompts,
-                num_samples=num_samples,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                stop_ids=stop_ids(self.tokenizer, self.template),
-                key=key,
-                on_done=score,
-            )
+            stops = stop_ids(self.tokenizer, self.template)
+            completions = self.engine.generate(params, buffers, prompts, stop_ids=stops, on_done=score, **settings)
         for index, group in enumerate(completions):
             if index not in scoring:
                 score(index, group)
@@ -142,7 +109,7 @@ class Collector:
             begin = time.perf_counter()
             indices = range(jax.process_index(), len(problems), jax.process_count())
             scored = _exchanged(lambda: {index: _finished(scoring[index], problems[index]) for index in indices})
-            groups, all_scores = [], []
+            groups, counts = [], Counter()
             for index, problem in enumerate(problems):
                 texts, _ = scoring[index].result()
                 answers, scores = scored[index]
@@ -152,16 +119,12 @@ class Collector:
                     scores = self.rubric.join([scores, deferred])
                 rollouts = _rollouts(prompts[index], completions[index], texts, answers, scores, policy_version)
                 groups.append(Group(problem, rollouts))
-                all_scores.append(scores)
-            num_ungraded = sum("task_metric" in rollout.errors for group in groups for rollout in group.rollouts)
-            return Collected(
-                groups,
-                seconds={"generate": generate_seconds, "rewards": time.perf_counter() - begin},
-                reward_errors=_summed(scores.errors for scores in all_scores)
-                | ({"task_metric": num_ungraded} if num_ungraded else {}),
-                reward_timeouts=_summed(scores.timeouts for scores in all_scores),
-                reward_seconds=_summed(scores.seconds for scores in all_scores),
-            )
+                for kind in ("errors", "timeouts", "seconds"):
+                    counts.update({f"rewards/{name}/{kind}": n for name, n in getattr(scores, kind).items()})
+            if num_ungraded := sum("task_metric" in rollout.errors for group in groups for rollout in group.rollouts):
+                counts["rewards/task_metric/errors"] = num_ungraded
+            seconds = {"generate": generate_seconds, "rewards": time.perf_counter() - begin}
+            return Collected(groups, seconds, counts)
 
         return finish
 
@@ -285,20 +248,6 @@ def _grader_of(task: Task, problem: Problem) -> str | None:
     return getattr(task.task_of(problem) if isinstance(task, Mixture) else task, "grader", None)
 
 
-def check_problems_of(task: Task, rubric: Rubric, *, template: str) -> None:
-    """Looks through every problem of a task's files for what its rewards and its own verifier need.
-
-    Raises:
-        ValueError: a column that is not there or empty, or a problem that the verifier cannot use, here or at all; names
-            the data set and the row. A task of any columns without an answer in any row, where a reward scores by its grade.
-    """
-    names = task.tasks if isinstance(task, Mixture) else [task.name]
-    made = MADE - {"answer"}
-    needed = {name: rubric.required(name) - made for name in names}
-    graded = {name: rubric.that_need("answer_grade", task_name=name) for name in names}
-    check_problems(task, needed, template=template, graded=graded)
-
-
 _Scored = tuple[list[GradedAnswer], Scores]
 """A group's answers and plain rewards."""
 
@@ -360,11 +309,3 @@ def _naming(problem: Problem) -> Iterator[None]:
     except ValueError as error:
         question = problem.messages[-1]["content"]
         raise ValueError(f"task {problem.columns['task']!r}, problem {question[:80]!r}: {error}") from error
-
-
-def _summed(counts: Iterable[Mapping[str, float]]) -> dict[str, Any]:
-    """The sums by name."""
-    total: dict[str, Any] = {}
-    for count in counts:
-        total = {name: total.get(name, 0) + value for name, value in count.items()}
-    return total

@@ -1,7 +1,7 @@
 """Records that travel from the sampler to the trainer."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -62,3 +62,11 @@ class Group:
 
     problem: Problem
     rollouts: tuple[Rollout, ...]
+
+
+def error_messages(groups: Sequence[Group]) -> dict[str, str]:
+    """The first message of each reward that failed on some rollouts."""
+    messages: dict[str, str] = {}
+    for rollout in (rollout for group in groups for rollout in group.rollouts):
+        messages = {**rollout.errors, **messages}
+    return messages

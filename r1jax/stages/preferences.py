@@ -57,32 +57,31 @@ def main(spec: PreferencesSpec, workdir: Path) -> dict:
     """
     spec = read(PreferencesSpec, spec)
     check(spec)
-    mesh = make_mesh(spec.mesh.axes())
-    with open_run(spec, workdir, mesh) as run:
+    with open_run(spec, workdir) as run:
         records = records_of(spec.candidates, seed=spec.seed)
         candidates = [parse_candidate(row.values, where=row.where) for row in records]
-        judge = build(spec, mesh)
+        judge = build(spec, run.mesh)
 
         # Loop
         size, path = spec.candidates_per_batch, run.path / VERDICTS
         count = on_first(lambda: keep_whole_batches(path, size=size, limit=len(candidates)))
         judged = read_verdicts(path, count=count)
-        with run.metrics(total=len(candidates), done=len(judged)) as metrics:
-            while len(judged) < len(candidates):
-                run.stop.check()
-                begin = time.perf_counter()
-                batch = candidates[len(judged) : len(judged) + size]
-                verdicts = judge_pairs(batch, judge, queries=spec.queries, seed=spec.seed)
-                unanswered = [why.message for pair in verdicts for why in pair.failures if why.kind == "error"]
-                num_asked = len(verdicts) * spec.queries
-                check_answered(unanswered, num_asked=num_asked, who="the judge", what="queries")
-                _, counts = select_pairs(verdicts, threshold=spec.threshold, balance_lengths=False)
-                metrics.write(len(judged) + len(verdicts), counts | {"time/step": time.perf_counter() - begin})
-                lines = "".join(json.dumps(dataclasses.asdict(pair), ensure_ascii=False) + "\n" for pair in verdicts)
-                last = len(judged) + len(verdicts) - 1
-                require_same_text(lines, f"the verdicts on candidates {len(judged)} to {last}")
-                on_first(functools.partial(_append, path, lines))
-                judged += verdicts
+        metrics = run.open_metrics(total=len(candidates), done=len(judged))
+        while len(judged) < len(candidates):
+            run.stop.check()
+            begin = time.perf_counter()
+            batch = candidates[len(judged) : len(judged) + size]
+            verdicts = judge_pairs(batch, judge, queries=spec.queries, seed=spec.seed)
+            unanswered = [why.message for pair in verdicts for why in pair.failures if why.kind == "error"]
+            num_asked = len(verdicts) * spec.queries
+            check_answered(unanswered, num_asked=num_asked, who="the judge", what="queries")
+            _, counts = select_pairs(verdicts, threshold=spec.threshold, balance_lengths=False)
+            metrics.write(len(judged) + len(verdicts), counts | {"time/step": time.perf_counter() - begin})
+            lines = "".join(json.dumps(dataclasses.asdict(pair), ensure_ascii=False) + "\n" for pair in verdicts)
+            last = len(judged) + len(verdicts) - 1
+            require_same_text(lines, f"the verdicts on candidates {len(judged)} to {last}")
+            on_first(functools.partial(_append, path, lines))
+            judged += verdicts
 
         # The set
         pairs, counts = select_pairs(judged, threshold=spec.threshold)

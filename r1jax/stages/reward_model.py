@@ -9,7 +9,6 @@ that RL scores may be of any length. 2. No balance loss; the router bias is upda
 """
 
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,14 +29,12 @@ from r1jax.policies.reward_model import encode_response, init_head, make_reward_
 from r1jax.sharding import make_mesh
 from r1jax.specs.reader import read
 from r1jax.specs.stages import RewardModelSpec
-from r1jax.stages.auxiliary import expert_counts
 from r1jax.stages.open_run import open_run
-from r1jax.stages.training import finite_update, make_train_state
+from r1jax.stages.training import expert_counts, finite_update, make_train_state
 from r1jax.text.chat import check_template
 from r1jax.text.response import part_of
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.training.learner import TrainState, Update
-from r1jax.workdir.stop import Stopped
 
 
 class Example(NamedTuple):
@@ -97,41 +94,32 @@ def main(spec: RewardModelSpec, workdir: Path) -> dict:
     """
     spec = read(RewardModelSpec, spec)
     check(spec)
-    mesh = make_mesh(spec.mesh.axes())
-    with open_run(spec, workdir, mesh) as run:
+    with open_run(spec, workdir) as run:
         # Policy and data
-        policy, params, buffers = load_policy(spec.init, mesh=mesh, seed=spec.seed)
+        policy, params, buffers = load_policy(spec.init, mesh=run.mesh, seed=spec.seed)
         policy.save(run.path)
         train, heldout, counts = make_examples(spec, policy.tokenizer)
         num_updates = math.ceil(len(train) * spec.epochs / spec.examples_per_update)
 
         # Train state
-        params = init_head(policy, params, mesh=mesh, seed=spec.seed)
-        state, update = build(spec, policy.model, params, buffers, num_updates=num_updates)
+        params = init_head(policy, params, mesh=run.mesh, seed=spec.seed)
+        run.state, update = build(spec, policy.model, params, buffers, num_updates=num_updates)
         del params, buffers
-        state, extra = run.restore(state, num_tokens=0)
-        updates, num_tokens = int(state["step"]), extra["num_tokens"]
+        run.restore(total=num_updates, streams={}, num_tokens=0)
 
         # Loop
-        with run.metrics(total=num_updates, done=updates) as metrics:
-            while updates < num_updates and not run.stop.agreed():
-                begin = time.perf_counter()
-                batch = batch_of(train, updates, spec)
-                state, row = update_on_examples(state, update, batch, spec)
-                updates += 1
-                num_tokens += sum(len(ids) for example in batch for ids in example.sequences)
-                if updates % spec.log_every == 0 or updates == num_updates:
-                    row |= {"num_tokens": num_tokens, "epoch": updates / num_updates * spec.epochs}
-                    metrics.write(updates, row | {"time/step": time.perf_counter() - begin})
-                if run.is_due(updates):
-                    run.save(updates, state, {"num_tokens": num_tokens})
-            run.save(updates, state, {"num_tokens": num_tokens})
-            if updates < num_updates:
-                raise Stopped
-            scores = heldout_figures(make_reward_pass(policy.model), state, heldout, spec)
-            metrics.write(updates, {f"eval/{name}": value for name, value in scores.items()})
+        for updates in run.loop():
+            batch = batch_of(train, updates, spec)
+            run.state, row = update_on_examples(run.state, update, batch, spec)
+            run.kept["num_tokens"] += sum(len(ids) for example in batch for ids in example.sequences)
+            epoch = (updates + 1) / num_updates * spec.epochs
+            run.log(row | run.kept | {"epoch": epoch}, every=spec.log_every)
+
+        # Held-out figures
+        scores = heldout_figures(make_reward_pass(policy.model), run.state, heldout, spec)
+        run.metrics.write(num_updates, {f"eval/{name}": value for name, value in scores.items()})
         center = scores["mean_reward"] if spec.kind == "helpful" else 0.0
-        summary = {"kind": spec.kind, "updates": updates, "examples": counts, "heldout": scores, "center": center}
+        summary = {"kind": spec.kind, "updates": num_updates, "examples": counts, "heldout": scores, "center": center}
         return run.mark_done(summary)
 
 

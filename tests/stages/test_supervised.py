@@ -187,9 +187,7 @@ def test_packed_is_alone_in_logits_loss_and_gradient(quick_compilation):
     """Three documents in one row, each in a row of its own, and each in a batch of its own (V3 Sec. 5.1)."""
     policy, params, buffers = supervised.load_policy(tiny_config().init, mesh=supervised.make_mesh(), seed=0)
     model, source = policy.model, supervised.make_source(tiny_config().data, seed=0)
-    documents = [
-        encode_document(source(index), policy.tokenizer, template="plain", loss_on_prompt=False) for index in range(3)
-    ]
+    documents = [encode_document(source(index), policy.tokenizer, tiny_config()) for index in range(3)]
     sizes = [len(document["tokens"]) for document in documents]
 
     @jax.jit

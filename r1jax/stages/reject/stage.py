@@ -41,7 +41,7 @@ from r1jax.policies.preview import Previews
 from r1jax.policies.reward_model import load_rewards, stand_in_rewards
 from r1jax.processes import on_first, require_same_text
 from r1jax.rewards.rubric import Rubric
-from r1jax.rollout.collect import Collector, check_problems_of
+from r1jax.rollout.collect import Collector
 from r1jax.rollout.weight_sync import for_sampling
 from r1jax.sharding import make_mesh
 from r1jax.specs.functions import check_function
@@ -50,8 +50,7 @@ from r1jax.specs.rewards import AskSpec, FilterSpec
 from r1jax.specs.stages import RejectSpec
 from r1jax.stages.open_run import open_run
 from r1jax.stages.reject.curate import Step, curate, fates_of, make_step, verdicts_of
-from r1jax.stages.sampling import check_prompts, check_rewards, make_collector, tasks_of
-from r1jax.stages.splits import check_same_split
+from r1jax.stages.sampling import check_sampled, make_collector, tasks_of
 from r1jax.tasks.decontaminate import make_index
 from r1jax.tasks.mixture import make_mixture
 from r1jax.tasks.problem import stable_hash
@@ -79,9 +78,6 @@ def check(spec: RejectSpec, previews: Previews | None = None) -> None:
     names = [part.name for part in tasks_of(task)]
     rubric = Rubric(stand_in_rewards(spec.rewards))
     rubric.check_tasks(names)
-    for part in tasks_of(task):
-        check_rewards(rubric, part, template=spec.template)
-    check_problems_of(task, rubric, template=spec.template)
     for where, step in _steps(spec):
         check_function(step.function, where=f"{where}.function")
         _check_names(step.tasks or (), names, where=f"{where}.tasks")
@@ -92,8 +88,7 @@ def check(spec: RejectSpec, previews: Previews | None = None) -> None:
             for row in itertools.islice(records_of(other, seed=spec.seed), 1):
                 messages_of(row)
     make_index(spec.decontaminate, ngram=spec.ngram)
-    check_prompts(spec, previews, trained=tasks_of(task))
-    check_same_split(spec, previews)
+    check_sampled(spec, previews, rubric, trained=task)
 
 
 def _steps(spec: RejectSpec) -> Iterator[tuple[str, FilterSpec]]:
@@ -139,29 +134,28 @@ def main(spec: RejectSpec, workdir: Path) -> dict:
     for other in spec.others:
         for row in records_of(other, seed=spec.seed):
             messages_of(row)  # what is no conversation is said before anything is sampled
-    mesh = make_mesh(spec.mesh.axes())
-    with open_run(spec, workdir, mesh) as run:
+    with open_run(spec, workdir) as run:
         # Policy, sampler, judge, rewriter
-        policy, params, buffers = load_policy(spec.init, mesh=mesh, seed=spec.seed)
-        parts = build(spec, policy, mesh)
+        policy, params, buffers = load_policy(spec.init, mesh=run.mesh, seed=spec.seed)
+        parts = build(spec, policy, run.mesh)
         model = {"path": run.lineage.get("init.path", {}).get("path"), "weights": weights_digest(params)}
-        params, buffers = for_sampling(policy.model, params, buffers, mesh=mesh)
+        params, buffers = for_sampling(policy.model, params, buffers, mesh=run.mesh)
 
         # Loop
         folder, num_batches = run.path / "parts", spec.num_prompts // spec.prompts_per_batch
         on_first(lambda: folder.mkdir(exist_ok=True))
         is_done = on_first(lambda: [_part_path(folder, batch).is_file() for batch in range(num_batches)])
         done = [*is_done, False].index(False)
-        with run.metrics(total=num_batches, done=done) as metrics:
-            for batch in range(done, num_batches):
-                run.stop.check()
-                begin = time.perf_counter()
-                part = sample_batch(spec, parts, params, buffers, batch=batch, model=model)
-                seconds = time.perf_counter() - begin
-                text = json.dumps(part, ensure_ascii=False, allow_nan=False)
-                require_same_text(text, f"batch {batch}: what became of its samples")
-                metrics.write(batch + 1, _metrics_of(part, seconds))
-                on_first(functools.partial(write_text, _part_path(folder, batch), text))
+        metrics = run.open_metrics(total=num_batches, done=done)
+        for batch in range(done, num_batches):
+            run.stop.check()
+            begin = time.perf_counter()
+            part = sample_batch(spec, parts, params, buffers, batch=batch, model=model)
+            seconds = time.perf_counter() - begin
+            text = json.dumps(part, ensure_ascii=False, allow_nan=False)
+            require_same_text(text, f"batch {batch}: what became of its samples")
+            metrics.write(batch + 1, _metrics_of(part, seconds))
+            on_first(functools.partial(write_text, _part_path(folder, batch), text))
         run.stop.check()
 
         # The set

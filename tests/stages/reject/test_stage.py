@@ -17,7 +17,7 @@ from r1jax.specs.reader import read
 from r1jax.specs.stages import EvaluateSpec, RejectSpec, SupervisedSpec
 from r1jax.stages import supervised
 from r1jax.stages.reject import stage as reject
-from r1jax.stages.splits import check_same_split
+from r1jax.stages.sampling import check_same_split
 from r1jax.text.sample import ChatError, Rejection, r1_text
 from r1jax.workdir.lineage import weights_digest
 from r1jax.workdir.stop import Stopped

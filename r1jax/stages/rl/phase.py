@@ -1,0 +1,248 @@
+"""One phase of RL: its rollouts, with refills until enough groups teach something (DAPO Sec. 3.2), and their micro-batches.
+
+And the rollouts of the held-out problems.
+"""
+
+import collections
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r1jax.data.packing import pack
+from r1jax.data.prompts import PromptIterator
+from r1jax.evals.evaluate import MOST_PROBLEMS, evaluate
+from r1jax.objectives.advantages import decoupled_advantages, group_advantages, is_zero_variance
+from r1jax.processes import is_first
+from r1jax.rollout.collect import Collector
+from r1jax.rollout.records import Group, Rollout
+from r1jax.specs.stages import RlSpec
+from r1jax.stages.open_run import OpenRun
+from r1jax.stages.rl.log import say_failures
+from r1jax.tasks.problem import Problem
+
+Microbatch = dict[str, Any]
+
+
+class RewardsFailedError(RuntimeError):
+    """A reward that is trained on failed on every completion of a phase: there is nothing to learn from."""
+
+
+class Phase(NamedTuple):
+    """What a phase is trained on, and what it took."""
+
+    groups: list[Group]
+    """``questions_per_phase`` of them."""
+    dropped: list[Group]
+    """Sampled as well, but replaced since they teach nothing."""
+    advantages_PG: np.ndarray
+    """Of ``groups``."""
+    seconds: dict[str, float]
+    """"generate", "rewards"."""
+    metrics: dict[str, float]
+
+
+def at_update(collector: Collector, updates: int) -> Collector:
+    """The collector with the rewards that apply after ``updates`` ("from_update" of a reward's spec)."""
+    return dataclasses.replace(collector, rubric=collector.rubric.at(updates))
+
+
+def collect_groups(collector: Collector, weights, prompts, spec: RlSpec, *, updates: int) -> Phase:
+    """One phase's groups; with refills, zero-variance ones are replaced by others as long as attempts are left.
+
+    weights: what the sampler is lent (``WeightSync.lend``): "params" and "buffers".
+    """
+    key = jax.random.fold_in(jax.random.key(spec.seed), updates)
+    is_decoupled = spec.multi_objective_aggregation == "normalize_then_sum"
+    of_rewards = collector.rubric.weights if is_decoupled else None
+    seconds = {"generate": 0.0, "rewards": 0.0}
+    counts: collections.Counter[str] = collections.Counter()
+    useful: list[Group] = []
+    idle: list[Group] = []
+    for attempt in range(1 + spec.max_refills):
+        collected = collector.collect(
+            weights["params"],
+            weights["buffers"],
+            next(prompts),
+            num_samples=spec.group_size,
+            max_new_tokens=spec.cap_at(updates),
+            temperature=spec.temperature,
+            key=jax.random.fold_in(key, attempt),
+            policy_version=updates,
+        )
+        seconds = {name: seconds[name] + collected.seconds[name] for name in seconds}
+        counts.update(collected.counts)
+        say_failures(collected.groups, where=f"update {updates + 1}")
+        teaches = list(zip(collected.groups, teaching(collected.groups, of_rewards), strict=True))
+        useful += [group for group, is_useful in teaches if is_useful]
+        idle = [group for group, is_useful in teaches if not is_useful] + idle
+        if len(useful) >= spec.questions_per_phase:
+            break
+    every, kept = useful + idle, spec.questions_per_phase
+    shares = {"frac_reward_zero_std": len(idle) / len(every), "num_questions_sampled": len(every)}
+    advantages_PG = advantages_of(every[:kept], normalization=spec.advantage, weights=of_rewards)
+    return Phase(every[:kept], every[kept:], advantages_PG, seconds, {**shares, **counts})
+
+
+def advantages_of(
+    groups: Sequence[Group], *, normalization: str, weights: Mapping[str, float] | None = None
+) -> np.ndarray:
+    """[P, G] float32 advantages of every rollout (R1 Eq. 3), 0 for one whose reward is NaN.
+
+    With ``weights`` by reward's name each reward is normalised in its group by itself (GDPO), else their sum is.
+    """
+    if weights is None:
+        return np.asarray(group_advantages(jnp.asarray(_rewards(groups)), normalization=normalization))
+    weights = {name: weight for name, weight in weights.items() if weight != 0.0}
+    rewards = [jnp.asarray(_rewards(groups, name)) for name in weights]
+    return np.asarray(decoupled_advantages(rewards, list(weights.values()), normalization=normalization))
+
+
+def teaching(groups: Sequence[Group], weights: Mapping[str, float] | None = None) -> np.ndarray:
+    """[P] bool: whether the rewards in a group differ (any of ``weights``, or their sum); one where none does teaches nothing."""
+    names = [None] if weights is None else [name for name, weight in weights.items() if weight != 0.0]
+    equal = [np.asarray(is_zero_variance(jnp.asarray(_rewards(groups, name)))) for name in names]
+    return ~np.all(equal, axis=0)
+
+
+def _rewards(groups: Sequence[Group], name: str | None = None) -> np.ndarray:
+    """[P, G] float32: the summed rewards, or those of one name; NaN where the rollout is not to be learned from."""
+    return np.array(
+        [
+            [np.nan if np.isnan(r.reward) else r.reward if name is None else r.rewards[name] for r in group.rollouts]
+            for group in groups
+        ],
+        np.float32,
+    )
+
+
+def split_by_question(num_questions: int, num_updates: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Indices of the questions of each update: a shuffle cut into equal parts, groups kept whole (spec G.3)."""
+    return np.split(rng.permutation(num_questions), num_updates)
+
+
+def make_microbatches(groups: Sequence[Group], advantages_PG: np.ndarray, spec: RlSpec) -> list[Microbatch]:
+    """The rollouts of one update, packed: dicts of [R, T] arrays with the counts of the whole update in each.
+
+    Fields: tokens, targets, mask (1 where the target was sampled), advantage, sampler_logp, segment_ids, positions; scalars
+    temperature, num_sequences (those with a target), num_segments (all), num_tokens. A zero-variance group without KL would
+    teach nothing, but it is kept: the mean is over all. A rollout without a reward (NaN: its verifier failed) is not in its
+    group: it has no targets, so no token of it is in the loss, the KL or the mean. With ``mask_truncated`` neither has one
+    that was cut off (DAPO Sec. 3.4).
+    """
+    sequences = [
+        _sequence(
+            rollout,
+            advantage,
+            is_masked=np.isnan(rollout.reward) or (spec.mask_truncated and rollout.completion.stop_reason == "length"),
+        )
+        for group, advantages in zip(groups, advantages_PG, strict=True)
+        for rollout, advantage in zip(group.rollouts, advantages, strict=True)
+    ]
+    arrays, _ = pack(sequences, length=spec.tokens_per_row, rows_multiple=spec.rows_per_microbatch)
+    counts = {
+        "temperature": np.float32(spec.temperature),
+        "num_sequences": np.float32(sum(sequence["mask"].any() for sequence in sequences)),
+        "num_segments": np.float32(len(sequences)),
+        "num_tokens": np.float32(sum(sequence["mask"].sum() for sequence in sequences)),
+    }
+    return [
+        {name: array[start : start + spec.rows_per_microbatch] for name, array in arrays.items()} | counts
+        for start in range(0, len(arrays["tokens"]), spec.rows_per_microbatch)
+    ]
+
+
+def _sequence(rollout: Rollout, advantage: float, *, is_masked: bool) -> dict[str, np.ndarray]:
+    """Fields of one rollout, each [n − 1] for n tokens: position t holds token t and what belongs to target t + 1."""
+    num_prompt, num_new = len(rollout.prompt_ids), len(rollout.completion.token_ids)
+    ids = np.concatenate([rollout.prompt_ids, rollout.completion.token_ids]).astype(np.int32)
+    mask = np.zeros(len(ids) - 1, np.float32)
+    mask[num_prompt - 1 :] = 0.0 if is_masked else 1.0
+    sampler_logp = np.zeros(len(ids) - 1, np.float32)
+    sampler_logp[num_prompt - 1 :] = rollout.completion.logps
+    return {
+        "tokens": ids[:-1],
+        "targets": ids[1:],
+        "mask": mask,
+        "advantage": np.full(num_prompt - 1 + num_new, advantage, np.float32),
+        "sampler_logp": sampler_logp,
+    }
+
+
+def evaluate_heldout(
+    collector: Collector,
+    weights,
+    heldout: Sequence[Problem],
+    spec: RlSpec,
+    run: OpenRun,
+    *,
+    is_full: bool,
+) -> tuple[dict[str, float], list[Group]]:
+    """(metrics, groups) on the first of the held-out problems: few samples along the way, many at the two ends.
+
+    weights: what the sampler is lent (``WeightSync.lend``). Raises Stopped between batches.
+    """
+    num_samples = spec.eval.final_samples if is_full else spec.eval.samples
+    name = "final evaluation" if is_full and run.updates == spec.num_updates else "evaluating"
+    total = count_samples(spec, heldout, is_full=is_full)
+
+    def before_batch(problems_done: int):
+        run.stop.check()
+        run.progress.phase(name, problems_done * num_samples, total)
+
+    return evaluate(
+        collector,
+        weights["params"],
+        weights["buffers"],
+        heldout[: total // num_samples],
+        num_samples=num_samples,
+        max_new_tokens=spec.cap_at(run.updates),
+        temperature=spec.eval.temperature,
+        top_p=spec.eval.top_p,
+        key=jax.random.key(spec.eval.seed),
+        policy_version=run.updates,
+        problems_per_batch=spec.eval.problems_per_batch,
+        before_batch=before_batch,
+    )
+
+
+def count_samples(spec: RlSpec, heldout: Sequence[Problem], *, is_full: bool) -> int:
+    """Samples of an evaluation."""
+    if is_full:
+        return len(heldout) * spec.eval.final_samples
+    return min(len(heldout), spec.eval.problems or MOST_PROBLEMS) * spec.eval.samples
+
+
+def check_scored(phase: Phase, weights: Mapping[str, float]) -> None:
+    """Raises RewardsFailedError naming a reward that is trained on and failed on all completions that it applies to.
+
+    A single group out of many is no reason to stop: its problem may be at fault.
+    """
+    groups = phase.groups + phase.dropped
+    for name in (name for name, weight in weights.items() if weight != 0.0):
+        failed = [[r.errors[name] for r in group.rollouts if name in r.errors] for group in groups]
+        has_scores = any(not np.isnan(r.rewards[name]) for group in groups for r in group.rollouts)
+        of_groups = [messages for messages in failed if messages]
+        if not has_scores and len(of_groups) >= min(2, len(groups)):
+            raise RewardsFailedError(
+                f"reward {name!r} failed on all {sum(map(len, of_groups))} completions of a phase that it applies to, "
+                f"the first time with: {of_groups[0][0]}"
+            )
+
+
+def skipped_metrics(prompts: PromptIterator) -> dict[str, int]:
+    """How many training problems were passed over, since their prompts are too long; the first is said on stderr."""
+    skipped: list[Problem] = prompts.take_skipped()
+    if skipped and is_first():
+        question = skipped[0].messages[-1]["content"]
+        print(
+            f"warning: {len(skipped)} training prompt(s) longer than max_prompt_tokens skipped, the first: "
+            f"{question[:120]!r}",
+            file=sys.stderr,
+            flush=True,
+        )
+    return {"prompts/too_long": len(skipped)}
