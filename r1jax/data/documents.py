@@ -11,7 +11,7 @@ from r1jax.specs.stages import SupervisedSpec
 from r1jax.text.chat import Messages, encode_conversation
 from r1jax.text.tokenizer import Tokenizer
 
-Source = Callable[[int], tuple[str, str] | Messages]
+DocumentSource = Callable[[int], tuple[str, str] | Messages]
 """index -> (question, completion), or the messages of a conversation that the assistant ends; endless, deterministic."""
 
 
@@ -61,7 +61,7 @@ def fit_documents(
     return fitting, count
 
 
-def make_document_iterator(source: Source, spec: SupervisedSpec, *, tokenizer: Tokenizer) -> Any:
+def make_document_iterator(source: DocumentSource, spec: SupervisedSpec, *, tokenizer: Tokenizer) -> Any:
     """Grain iterator of the packed batches of updates: dicts of [R, row_length] arrays, R a multiple of the micro-batch's rows.
 
     Fields: tokens, targets, mask, segment_ids, positions; and "num_too_long", how many documents of the batch were longer

@@ -1,4 +1,4 @@
-"""The stream of training problems: a grain pipeline over a task's indices, its position saved and never replayed.
+"""The stream of training problems, its position saved and never replayed.
 
 Tasks are random access and without end, so nothing is shuffled here and a position is one number.
 """
@@ -6,11 +6,7 @@ Tasks are random access and without end, so nothing is shuffled here and a posit
 from collections.abc import Callable
 from typing import Any
 
-import grain
-
 from r1jax.tasks.problem import Problem, Task, stable_hash
-
-_LENGTH = 2**40
 
 
 class PromptIterator:
@@ -27,22 +23,8 @@ class PromptIterator:
         self, task: Task, *, batch_size: int, seed: int, keep: Callable[[Problem], bool] = lambda problem: True
     ):
         self._identity = {"task": task.name, "batch_size": batch_size, "seed": seed}
-        self._keep, self._skipped = keep, []
-        # No read-ahead threads: a generator may touch global random state, and making problems costs far less than
-        # sampling.
-        options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        self._task, self._start = task, stable_hash("prompts", seed) % 2**32
-        dataset = grain.MapDataset.range(_LENGTH).map(self._problem).to_iter_dataset(options)
-        self._iterator = iter(dataset.filter(self._is_kept).batch(batch_size, batch_fn=list))
-
-    def _problem(self, index: int) -> Problem:
-        return self._task.problem(self._start + index, split="train")
-
-    def _is_kept(self, problem: Problem) -> bool:
-        is_kept = self._keep(problem)
-        if not is_kept:
-            self._skipped.append(problem)
-        return is_kept
+        self._task, self._keep, self._skipped = task, keep, []
+        self._start, self._next = stable_hash("prompts", seed) % 2**32, 0
 
     def draw_from(self, task: Task) -> None:
         """From now on the problems are those of another task, at the indices where the stream stands.
@@ -60,19 +42,20 @@ class PromptIterator:
         return self
 
     def __next__(self) -> list[Problem]:
-        return next(self._iterator)
+        batch: list[Problem] = []
+        while len(batch) < self._identity["batch_size"]:
+            problem = self._task.problem(self._start + self._next, split="train")
+            self._next += 1
+            (batch if self._keep(problem) else self._skipped).append(problem)
+        return batch
 
     def get_state(self) -> dict[str, Any]:
         """The position, JSON-able: the next batch is the first one that a restored iterator gives."""
-        return {**self._identity, "grain": self._iterator.get_state()}
+        return {**self._identity, "next": self._next}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a saved position, at once.
-
-        Raises:
-            ValueError: the state is of another task, batch size or seed.
-        """
+        """Goes to a saved position, at once. Raises ValueError for one of another task, batch size or seed."""
         for key, value in self._identity.items():
             if state.get(key) != value:
                 raise ValueError(f"prompts: the saved position has {key} {state.get(key)!r} and this run has {value!r}")
-        self._iterator.set_state(state["grain"])
+        self._next = state["next"] if "next" in state else state["grain"]["next_index"]

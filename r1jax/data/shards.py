@@ -48,7 +48,7 @@ def unshared(
             yield record
 
 
-def write_shards(
+def write_records(
     records: Iterable[Mapping[str, Any]], folder: Path, *, file_format: str, records_per_shard: int
 ) -> dict[str, Any]:
     """Writes ``folder`` with files train-00000-of-00003.jsonl, ...; all of it appears at once, or nothing.

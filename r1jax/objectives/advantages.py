@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from r1jax.objectives.shapes import check_shapes
+from r1jax.objectives.sums import check_shapes
 
 _NORMALIZATIONS = ("std", "mean", "leave_one_out")
 

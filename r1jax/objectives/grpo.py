@@ -19,11 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax.objectives.kl import clamp_log_ratio, kl_estimate
-from r1jax.objectives.shapes import check_shapes
-from r1jax.objectives.sums import Metrics
-from r1jax.objectives.weights import segment_sum, token_weights
-
-__all__ = ["grpo_loss", "token_weights"]
+from r1jax.objectives.sums import Metrics, check_shapes, segment_sum
 
 _RATIO_LEVELS = ("token", "sequence")
 

@@ -17,7 +17,7 @@ R1 uses k3. Deviation: d and log(policy / old) are clamped to +-20 nats, beyond 
 import jax
 import jax.numpy as jnp
 
-from r1jax.objectives.shapes import check_shapes
+from r1jax.objectives.sums import check_shapes
 
 _KINDS = ("k1", "k2", "k3", "k3_is")
 _MAX_LOG_RATIO = 20.0  # nats

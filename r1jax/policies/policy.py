@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from r1jax import sharding
-from r1jax.data.documents import Source, as_messages
+from r1jax.data.documents import DocumentSource, as_messages
 from r1jax.data.records import documents
 from r1jax.hf import gguf, load_pretrained
 from r1jax.hf.folder import Folder, check_folder
@@ -51,7 +51,7 @@ class Policy:
         self.tokenizer.save(workdir / "tokenizer")
 
 
-def make_source(spec: SourceSpec, *, seed: int) -> Source:
+def make_source(spec: SourceSpec, *, seed: int) -> DocumentSource:
     """index -> document: a record of the path, or what the function gives of index and seed.
 
     Raises ValueError for a function that cannot be imported.

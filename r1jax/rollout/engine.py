@@ -28,7 +28,7 @@ from r1jax.specs.rollout import EngineSpec
 MAX_STOP_IDS = 8
 MIN_ROWS = 16
 """Alive rows are not gathered into batches smaller than this."""
-Rows = DenseRows | PagedRows
+RowLayout = DenseRows | PagedRows
 
 
 class Engine:
@@ -113,7 +113,7 @@ class Engine:
             self._sample(params, buffers, batch, settings, rows=rows, num_samples=num_samples, finish=finish)
         return [completions[prompt] for prompt in range(len(prompts))]
 
-    def _rows(self, num_prompts: int, prompt_length: int, *, num_samples: int, max_new_tokens: int) -> Rows:
+    def _rows(self, num_prompts: int, prompt_length: int, *, num_samples: int, max_new_tokens: int) -> RowLayout:
         """How the rows of so many prompts lie in the cache, on the ambient mesh."""
         kind = kv_cache.best_kind() if self.spec.cache == "auto" else self.spec.cache
         if kind == "dense":
@@ -124,7 +124,7 @@ class Engine:
         )  # fmt: skip
 
     def _sample(
-        self, params, buffers, batch: dict, settings: dict, *, rows: Rows, num_samples: int,
+        self, params, buffers, batch: dict, settings: dict, *, rows: RowLayout, num_samples: int,
         finish: Callable[[int, list[Completion]], None],
     ) -> None:  # fmt: skip
         """Prefill and decode until all rows are done; ``finish(prompt, its completions)`` as soon as a prompt is."""
@@ -164,7 +164,7 @@ class Engine:
         taken = self._take(arrays | {"cache": kv_cache.per_sequence(state["cache"])}, rows_B)
         return state | taken | {"cache": kv_cache.with_sequences(state["cache"], taken["cache"])}
 
-    def _prefill_fn(self, params, buffers, batch, *, rows: Rows) -> dict:
+    def _prefill_fn(self, params, buffers, batch, *, rows: RowLayout) -> dict:
         """Decode state of all rows: the prompts' cache and their last hidden."""
         self._num_traces += 1
         segments_PT = batch["segments_PT"]

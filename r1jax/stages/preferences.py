@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from r1jax.data.preferences import Failure, Judge, Judged, judge_pairs, parse_candidate, select_pairs
+from r1jax.data.preferences import Judge, Judged, judge_pairs, parse_candidate, select_pairs
 from r1jax.data.records import FOLDER, check_records, records_of
 from r1jax.policies.chat import check_answered, make_chat
 from r1jax.policies.preview import Previews
@@ -72,7 +72,7 @@ def main(spec: PreferencesSpec, workdir: Path) -> dict:
             begin = time.perf_counter()
             batch = candidates[len(judged) : len(judged) + size]
             verdicts = judge_pairs(batch, judge, queries=spec.queries, seed=spec.seed)
-            unanswered = [why.message for pair in verdicts for why in pair.failures if why.kind == "error"]
+            unanswered = [message for pair in verdicts for kind, message in pair.failures if kind == "error"]
             num_asked = len(verdicts) * spec.queries
             check_answered(unanswered, num_asked=num_asked, who="the judge", what="queries")
             _, counts = select_pairs(verdicts, threshold=spec.threshold, balance_lengths=False)
@@ -115,7 +115,7 @@ def read_verdicts(path: Path, *, count: int) -> list[Judged]:
     for number, line in enumerate(read_lines(path)[:count], start=1):
         try:
             value = json.loads(line)
-            failures = tuple(Failure(*failure) for failure in value["failures"])
+            failures = tuple((kind, message) for kind, message in value["failures"])
             judged.append(Judged(value["messages"], tuple(value["responses"]), tuple(value["verdicts"]), failures))
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path}, line {number} is no verdict: {line[:80]!r}") from error

@@ -22,7 +22,7 @@ from r1jax.data.records import check_records, records_of
 from r1jax.evals.reward_model import length_bias, pair_calibration, pair_metrics, point_calibration, point_metrics
 from r1jax.models.reward_head import rewards_at_end
 from r1jax.models.transformer import Model
-from r1jax.objectives.preference import pair_loss, point_loss
+from r1jax.objectives.likelihood import pair_loss, point_loss
 from r1jax.policies.policy import load_policy
 from r1jax.policies.preview import Previews
 from r1jax.policies.reward_model import encode_response, init_head, make_reward_pass, pad_rows, score_sequences

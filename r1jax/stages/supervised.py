@@ -14,9 +14,8 @@ import numpy as np
 from r1jax.data.documents import as_messages, encode_document, fit_documents, make_document_iterator
 from r1jax.data.records import RecordsMissingError
 from r1jax.models.transformer import Model
-from r1jax.objectives.sums import add_metrics, mean_metrics
-from r1jax.objectives.supervised import cross_entropy_loss
-from r1jax.objectives.weights import token_weights
+from r1jax.objectives.likelihood import cross_entropy_loss
+from r1jax.objectives.sums import add_metrics, mean_metrics, token_weights
 from r1jax.policies.policy import count_documents, load_policy, make_source
 from r1jax.policies.preview import Previews
 from r1jax.processes import require_same

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from r1jax.data.records import RecordsMissingError, documents, open_records
-from r1jax.data.shards import write_shards
+from r1jax.data.shards import write_records
 
 
 def turns(question, answer):
@@ -63,7 +63,7 @@ def test_the_work_directory_of_a_stage_is_read_when_it_is_done(tmp_path):
         open_records(stage)
     record = {"messages": turns("a", "b"), "domain": "d", "task": None, "rounds": 1, "num_tokens": 2, "provenance": {}}
     for file_format in ("jsonl", "parquet"):
-        write_shards([record] * 3, stage / "data", file_format=file_format, records_per_shard=2)
+        write_records([record] * 3, stage / "data", file_format=file_format, records_per_shard=2)
         assert documents.count(path=str(stage)) == 3
         assert documents(2, seed=0, path=str(stage)) == turns("a", "b")
 

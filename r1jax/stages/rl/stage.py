@@ -22,8 +22,7 @@ from r1jax.data.prompts import PromptIterator
 from r1jax.evals.evaluate import heldout_problems
 from r1jax.models.transformer import Model
 from r1jax.objectives.grpo import grpo_loss
-from r1jax.objectives.sums import add_metrics
-from r1jax.objectives.weights import token_weights
+from r1jax.objectives.sums import add_metrics, token_weights
 from r1jax.policies.policy import load_policy
 from r1jax.policies.preview import Previews
 from r1jax.policies.reward_model import load_rewards, stand_in_rewards
