@@ -133,7 +133,9 @@ def judge_pairs(
     judged = [Judged(messages, responses, ()) for messages, responses in pairs]
     for query in range(queries if pairs else 0):
         signs = [_draw_order(pair, seed, query) for pair in judged]
-        shown = [[summary_of(r) or "" for r in pair.responses][::sign] for pair, sign in zip(judged, signs, strict=True)]
+        shown = [
+            [summary_of(r) or "" for r in pair.responses][::sign] for pair, sign in zip(judged, signs, strict=True)
+        ]
         asked = [messages for messages, _ in pairs], [first for first, _ in shown], [second for _, second in shown]
         try:
             replies = list(judge(*asked, seed=stable_hash("judge", seed, query) % 2**31))

@@ -24,10 +24,6 @@ from r1jax.text.response import final_answer
 from r1jax.text.tokenizer import Tokenizer
 
 
-class PromptTooLongError(ValueError):
-    """A prompt has more tokens than the budget allows."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Collected:
     """Groups in the order of the problems, and what they cost."""
@@ -60,22 +56,21 @@ class Collector:
     max_prompt_tokens: int
 
     def encode(self, problem: Problem) -> list[int]:
-        """Token ids of a problem's prompt. Raises PromptTooLongError, quoting the question, if it exceeds the budget."""
-        ids = encode_prompt(problem.messages, self.tokenizer, template=self.template)
+        """Token ids of a problem's prompt. Raises ValueError, quoting the question, if it exceeds the budget."""
+        ids = self._prompt_ids(problem)
         if len(ids) > self.max_prompt_tokens:
             question = problem.messages[-1]["content"]
-            raise PromptTooLongError(
+            raise ValueError(
                 f"a prompt has {len(ids)} tokens, more than max_prompt_tokens={self.max_prompt_tokens}: {question[:120]!r}"
             )
         return ids
 
+    def _prompt_ids(self, problem: Problem) -> list[int]:
+        return encode_prompt(problem.messages, self.tokenizer, template=self.template)
+
     def fits(self, problem: Problem) -> bool:
         """Whether a problem's prompt is within the budget."""
-        try:
-            self.encode(problem)
-        except PromptTooLongError:
-            return False
-        return True
+        return len(self._prompt_ids(problem)) <= self.max_prompt_tokens
 
     def collect(self, params, buffers, problems: Sequence[Problem], **settings) -> Collected:
         """``num_samples`` scored rollouts of each problem; the settings are those of ``Engine.generate``."""

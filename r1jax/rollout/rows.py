@@ -32,8 +32,7 @@ from r1jax.sharding import MESH_AXES, RULES
 class DenseRows:
     """Prompts of ``prompt_length`` slots with the padding on the left, a dense cache that grows by copying.
 
-    ``num_samples``: rows of each sequence that is prefilled. ``num_parts``: blocks of consecutive rows that stay on devices of
-    their own.
+    ``num_samples``: rows of each sequence that is prefilled. ``num_parts``: blocks of consecutive rows, each on other devices.
     """
 
     prompt_length: int
@@ -42,12 +41,7 @@ class DenseRows:
 
     def lay_out(self, prompts: Sequence[Sequence[int]], *, pad_id: int) -> dict[str, np.ndarray]:
         """What prefill takes: "tokens_PT", "segments_PT", and what else the kind needs."""
-        tokens_PT = np.full((len(prompts), self.prompt_length), pad_id, np.int32)
-        segments_PT = np.zeros_like(tokens_PT)
-        for row, prompt in enumerate(prompts):
-            tokens_PT[row, self.prompt_length - len(prompt) :] = prompt
-            segments_PT[row, self.prompt_length - len(prompt) :] = 1
-        return {"tokens_PT": tokens_PT, "segments_PT": segments_PT}
+        return _padded(prompts, length=self.prompt_length, pad_id=pad_id, on_the_left=True)
 
     def init_cache(self, model: Model, batch: dict) -> Any:
         """An empty cache for the prompts."""
@@ -64,6 +58,15 @@ class DenseRows:
     def with_room(self, cache: Any, num_new: int) -> Any:
         """The cache with room for ``num_new`` tokens after the prompts."""
         return _grow(cache, length=self.prompt_length + num_new)
+
+
+def _padded(prompts: Sequence[Sequence[int]], *, length: int, pad_id: int, on_the_left: bool) -> dict[str, np.ndarray]:
+    tokens_PT = np.full((len(prompts), length), pad_id, np.int32)
+    segments_PT = np.zeros_like(tokens_PT)
+    for row, prompt in enumerate(prompts):
+        columns = slice(length - len(prompt), None) if on_the_left else slice(len(prompt))
+        tokens_PT[row, columns], segments_PT[row, columns] = prompt, 1
+    return {"tokens_PT": tokens_PT, "segments_PT": segments_PT}
 
 
 _grow = jax.jit(kv_cache.grow, static_argnames=("length",))
@@ -86,11 +89,6 @@ class PagedRows:
     batch_axes: tuple[str, ...]
 
     @property
-    def pages_per_part(self) -> int:
-        """Pages of a part's pool."""
-        return self.num_prompts // self.num_parts * self._pages_per_prompt
-
-    @property
     def _prompt_pages(self) -> int:
         return self.prompt_length // self.page_size
 
@@ -102,14 +100,15 @@ class PagedRows:
     def _pages_per_prompt(self) -> int:
         return self._prompt_pages + self.num_samples * self._own_pages
 
+    @property
+    def pages_per_part(self) -> int:
+        """Pages of a part's pool."""
+        return self.num_prompts // self.num_parts * self._pages_per_prompt
+
     def lay_out(self, prompts, *, pad_id):
         prompts = [prompt for prompt in prompts for _ in range(self.num_copies)]
-        tokens_PT = np.full((self.num_prompts, self.prompt_length), pad_id, np.int32)
-        segments_PT = np.zeros_like(tokens_PT)
         table_PGI = np.zeros((self.num_prompts, self.num_samples, self._prompt_pages + self._own_pages), np.int32)
         for row, prompt in enumerate(prompts):
-            tokens_PT[row, : len(prompt)] = prompt
-            segments_PT[row, : len(prompt)] = 1
             first, shared = row * self._pages_per_prompt, len(prompt) // self.page_size
             own_G1 = first + self._prompt_pages + self._own_pages * np.arange(self.num_samples)[:, None]
             table_PGI[row, :, :shared] = first + np.arange(shared)
@@ -117,8 +116,8 @@ class PagedRows:
                 own_G1 + self._own_pages - 1
             )  # past a row's last page it repeats, within its part
             table_PGI[row, :, shared : shared + self._own_pages] = own_G1 + np.arange(self._own_pages)
-        table_BI = table_PGI.reshape(-1, table_PGI.shape[-1])
-        return {"tokens_PT": tokens_PT, "segments_PT": segments_PT, "page_table_BI": table_BI}
+        padded = _padded(prompts, length=self.prompt_length, pad_id=pad_id, on_the_left=False)
+        return padded | {"page_table_BI": table_PGI.reshape(-1, table_PGI.shape[-1])}
 
     def init_cache(self, model, batch):
         return model.init_paged_cache(

@@ -1,12 +1,9 @@
 """The trainer's weights for the sampler: another layout, another type, perhaps other devices.
 
-The trainer keeps float32 weights that are gathered when they are used; the sampler wants them where it computes
-(``sharding.RULES``), in the type that it computes in. The copy is made array by array, and of stacked layers one after the
-other, so that beside the copy itself no more is held at any time than a layer of one array (all of that layer at worst, where
-XLA finds no shorter way between two layouts than to gather it). It lives only while something is sampled.
-
-A cast copy gives the same numbers, bit for bit: the model casts its weights to ``ModelConfig.dtype`` wherever it uses them. The
-exceptions, used in float32 (``_IN_FLOAT32``), are not cast.
+The sampler wants them where it computes (``sharding.RULES``), in the type that it computes in. The copy is made array by array,
+and of stacked layers one after the other, so that besides the copy no more is held at any time than a layer of one array. It
+lives only while something is sampled. It gives the same numbers, bit for bit: the model casts its weights to
+``ModelConfig.dtype`` wherever it uses them, and those that it uses in float32 (``_IN_FLOAT32``) are not cast.
 """
 
 import contextlib
@@ -30,15 +27,14 @@ _STACKS = ("dense", "moe", "mtp")
 
 
 def make_rollout_mesh(axes: Mapping[str, int] | None, mesh: Mesh) -> Mesh:
-    """The sampler's mesh beside the trainer's ``mesh``. ``axes``, of a ``RolloutMeshSpec``, is one of
+    """The sampler's mesh next to the trainer's ``mesh``. ``axes``, of a ``RolloutMeshSpec``, is one of
 
     None: the trainer's mesh.
     {"tensor": 4, ...}: the trainer's devices, in their order, arranged by these axes (those not named have size 1).
-    {"tensor": 4, ..., "first_device": 8}: devices of its own, as many as the axes say, from this number of ``jax.devices()``
-      on. Sampler and trainer then have disjoint parts of the machine.
+    {"tensor": 4, ..., "first_device": 8}: other devices, as many as the axes say, from this number of ``jax.devices()`` on.
 
-    Raises ValueError, saying what to change, for another number of devices than the trainer's, devices of its own that do not
-    exist or are the trainer's, and any in a run of several processes, of which each must see the samples.
+    Raises ValueError, saying what to change, for another number of devices than the trainer's, other devices that do not exist
+    or are the trainer's, and any in a run of several processes, of which each must see the samples.
     """
     if axes is None:
         return mesh
@@ -75,12 +71,8 @@ def make_rollout_mesh(axes: Mapping[str, int] | None, mesh: Mesh) -> Mesh:
 class WeightSync:
     """Lends the weights of a train state to the sampler, laid out and typed for it on its mesh.
 
-    Args:
-      model: the policy's architecture.
-      mesh: the trainer's.
-      axes: a config's "rollout_mesh", see ``make_rollout_mesh``. None: the sampler gets the trainer's own arrays.
-
-    Raises ValueError as ``make_rollout_mesh`` does, and naming a parameter that an axis of the mesh does not divide.
+    mesh: the trainer's. axes: see ``make_rollout_mesh``; None: the sampler gets the trainer's arrays. Raises ValueError as that
+    does, and naming a parameter that an axis of the mesh does not divide.
     """
 
     def __init__(self, model: Model, *, mesh: Mesh, axes: Mapping[str, int] | None):
@@ -90,10 +82,7 @@ class WeightSync:
 
     @contextlib.contextmanager
     def lend(self, state: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """{"params", "buffers"} of ``state`` for the sampler, whose mesh is the ambient one as long as the context lasts.
-
-        Then the dict is emptied, and a copy that nobody else has kept is freed.
-        """
+        """{"params", "buffers"} of ``state``, on the sampler's mesh, which is the ambient one; emptied when the context ends."""
         params, buffers = state["params"], state["buffers"]
         if self._shardings is not None:
             params, buffers = to_rollout(self._model, params, buffers, shardings=self._shardings)
@@ -125,8 +114,7 @@ def to_rollout(
 ) -> tuple[Any, Any]:
     """(params, buffers) as the sampler wants them: laid out by ``shardings`` and, but for ``_IN_FLOAT32``, in the compute type.
 
-    An array that is so already is handed on. With ``is_consumed`` the others are deleted as soon as their copies are there, so
-    that all of both are never there together.
+    An array that is so already is handed on. With ``is_consumed`` the others are deleted as soon as their copies are there.
     """
 
     def moved(path, array: jax.Array, target: NamedSharding) -> jax.Array:

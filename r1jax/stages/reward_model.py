@@ -59,22 +59,22 @@ def check(spec: RewardModelSpec, previews: Previews | None = None) -> None:
     (previews or Previews()).policy(spec.init, seed=spec.seed)
 
 
-def make_loss(model: Model, *, kind: str, num_examples: int):
+def make_loss(model: Model, spec: RewardModelSpec):
     """(params, buffers, microbatch) -> (loss, sums): the loss of the batch's share, and "rewards_BK" of its examples.
 
     A microbatch holds R examples of K sequences (2 of kind "helpful", else 1): tokens [R·K, T], lengths [R·K], labels [R],
-    weights [R] (0 for padding), places [R], where in the batch of at most ``num_examples`` each stands.
+    weights [R] (0 for padding), places [R], where in the batch of at most ``examples_per_update`` each stands.
     """
-    width = 2 if kind == "helpful" else 1
+    width = 2 if spec.kind == "helpful" else 1
 
     def loss_function(params, buffers, batch):
         rewards_B, aux = rewards_at_end(model, params, buffers, batch["tokens"], batch["lengths"])
         rewards_RK = rewards_B.reshape(-1, width)
-        if kind == "helpful":
+        if spec.kind == "helpful":
             loss = pair_loss(rewards_RK[:, 0], rewards_RK[:, 1], weight_B=batch["weights"])
         else:
             loss = point_loss(rewards_RK[:, 0], batch["labels"], weight_B=batch["weights"])
-        rewards_BK = jnp.zeros((num_examples, width)).at[batch["places"]].set(rewards_RK, mode="drop")
+        rewards_BK = jnp.zeros((spec.examples_per_update, width)).at[batch["places"]].set(rewards_RK, mode="drop")
         sums = {"rewards_BK": jax.lax.stop_gradient(rewards_BK), "expert_counts": expert_counts(buffers, aux)}
         return loss, sums
 
@@ -83,8 +83,7 @@ def make_loss(model: Model, *, kind: str, num_examples: int):
 
 def build(spec: RewardModelSpec, model: Model, params, buffers, *, num_updates: int) -> tuple[TrainState, Update]:
     """Train state and jitted update from weights (the head among them) that are laid out on their mesh, or their shapes."""
-    loss_function = make_loss(model, kind=spec.kind, num_examples=spec.examples_per_update)
-    return make_train_state(spec, loss_function, params, buffers, num_updates=num_updates)
+    return make_train_state(spec, make_loss(model, spec), params, buffers, num_updates=num_updates)
 
 
 def main(spec: RewardModelSpec, workdir: Path) -> dict:
@@ -145,29 +144,28 @@ def make_examples(spec: RewardModelSpec, tokenizer: Tokenizer) -> tuple[list[Exa
 def batch_of(examples: Sequence[Example], update: int, spec: RewardModelSpec) -> list[Example]:
     """The examples of an update: each epoch goes through all of them in an order of its own; the last may be fewer."""
     size, batch = spec.examples_per_update, []
-    for place in range(update * size, min((update + 1) * size, spec.epochs * len(examples))):
-        epoch, within = divmod(place, len(examples))
+    for position in range(update * size, min((update + 1) * size, spec.epochs * len(examples))):
+        epoch, within = divmod(position, len(examples))
         if not batch or within == 0:
             order = np.random.default_rng([spec.seed, epoch]).permutation(len(examples))
         batch.append(examples[order[within]])
     return batch
 
 
-def pad_microbatches(batch: Sequence[Example], *, rows: int, bucket: int, num_examples: int) -> list[dict[str, Any]]:
-    """The batch cut into micro-batches of ``rows`` examples of like length; see ``make_loss``."""
-    width, microbatches = len(batch[0].sequences), []
-    order = sorted(range(len(batch)), key=lambda place: (batch[place].longest, place))
+def pad_microbatches(batch: Sequence[Example], spec: RewardModelSpec) -> list[dict[str, Any]]:
+    """The batch cut into micro-batches of examples of like length; see ``make_loss``."""
+    rows, width, microbatches = spec.examples_per_microbatch, len(batch[0].sequences), []
+    order = sorted(range(len(batch)), key=lambda index: (batch[index].longest, index))
     for start in range(0, len(order), rows):
-        places = order[start : start + rows]
-        sequences = [ids for place in places for ids in batch[place].sequences]
-        tokens_BT, lengths_B = pad_rows(sequences, rows=rows * width, bucket=bucket)
-        weights, labels = np.zeros(rows, np.float32), np.zeros(rows, np.float32)
-        weights[: len(places)] = 1 / len(batch)
-        labels[: len(places)] = [batch[place].label for place in places]
-        padded = np.array([*places, *[num_examples] * (rows - len(places))], np.int32)
-        microbatches.append(
-            {"tokens": tokens_BT, "lengths": lengths_B, "labels": labels, "weights": weights, "places": padded}
-        )
+        indices = order[start : start + rows]
+        sequences = [ids for index in indices for ids in batch[index].sequences]
+        tokens_BT, lengths_B = pad_rows(sequences, rows=rows * width, bucket=spec.length_bucket)
+        labels, weights = np.zeros((2, rows), np.float32)
+        labels[: len(indices)] = [batch[index].label for index in indices]
+        weights[: len(indices)] = 1 / len(batch)
+        places = np.array([*indices, *[spec.examples_per_update] * (rows - len(indices))], np.int32)
+        fields = {"tokens": tokens_BT, "lengths": lengths_B, "labels": labels, "weights": weights, "places": places}
+        microbatches.append(fields)
     return microbatches
 
 
@@ -175,13 +173,7 @@ def update_on_examples(
     state, update: Update, batch: Sequence[Example], spec: RewardModelSpec
 ) -> tuple[TrainState, dict]:
     """One update: (state, metrics row)."""
-    microbatches = pad_microbatches(
-        batch,
-        rows=spec.examples_per_microbatch,
-        bucket=spec.length_bucket,
-        num_examples=spec.examples_per_update,
-    )
-    state, sums, info = finite_update(state, update, microbatches)
+    state, sums, info = finite_update(state, update, pad_microbatches(batch, spec))
     row = {name: float(value) for name, value in info.items()} | {"loss": float(sums["loss"])}
     return state, row | _metrics(np.asarray(sums["rewards_BK"])[: len(batch)], batch, spec.kind)
 
@@ -189,15 +181,10 @@ def update_on_examples(
 def heldout_figures(score, state, examples: Sequence[Example], spec: RewardModelSpec) -> dict[str, float]:
     """Accuracy, margin, rewards, calibration error ("ece") and length bias on examples (``r1jax.evals.reward_model``)."""
     sequences = [ids for example in examples for ids in example.sequences]
-    rewards = score_sequences(
-        score,
-        state["params"],
-        state["buffers"],
-        sequences,
-        rows=spec.examples_per_microbatch,
-        bucket=spec.length_bucket,
+    sizes = {"rows": spec.examples_per_microbatch, "bucket": spec.length_bucket}
+    rewards_BK = score_sequences(score, state["params"], state["buffers"], sequences, **sizes).reshape(
+        len(examples), -1
     )
-    rewards_BK = rewards.reshape(len(examples), -1)
     lengths_BK = np.array([len(ids) for ids in sequences]).reshape(rewards_BK.shape)
     labels_B = np.array([example.label for example in examples])
     is_pairs = spec.kind == "helpful"

@@ -15,7 +15,7 @@ from r1jax.data.documents import as_messages, encode_document, fit_documents, ma
 from r1jax.data.records import RecordsMissingError
 from r1jax.models.transformer import Model
 from r1jax.objectives.likelihood import cross_entropy_loss
-from r1jax.objectives.sums import add_metrics, mean_metrics, token_weights
+from r1jax.objectives.sums import mean_metrics
 from r1jax.policies.policy import count_documents, load_policy, make_source
 from r1jax.policies.preview import Previews
 from r1jax.processes import require_same
@@ -29,6 +29,7 @@ from r1jax.stages.training import (
     expert_counts,
     finite_update,
     hidden_of,
+    loss_weights,
     make_train_state,
     mtp_loss,
 )
@@ -90,13 +91,7 @@ def make_loss(model: Model, spec: SupervisedSpec):
     def loss_function(params, buffers, batch):
         hidden_BTD, _, aux = hidden_of(model, params, buffers, batch, **routing)
         logp_BT, _ = model.token_logprob(params, hidden_BTD, batch["targets"])
-        weight_BT = token_weights(
-            batch["mask"],
-            batch["segment_ids"],
-            aggregation=spec.aggregation,
-            num_sequences=batch["num_sequences"],
-            num_tokens=batch["num_tokens"],
-        )
+        weight_BT = loss_weights(batch, spec)
         loss, metrics = cross_entropy_loss(logp_BT, weight_BT=weight_BT)
         extras, mtp_aux = {}, None
         if spec.mtp_weight:
@@ -119,8 +114,7 @@ def build(
     num_updates: of the whole run; None: as the spec and its data say.
     """
     num_updates = num_updates_of(spec) if num_updates is None else num_updates
-    loss_function = make_loss(model, spec)
-    return make_train_state(spec, loss_function, params, buffers, num_updates=num_updates, add_metrics=add_metrics)
+    return make_train_state(spec, make_loss(model, spec), params, buffers, num_updates=num_updates)
 
 
 def main(spec: SupervisedSpec, workdir: Path) -> dict:

@@ -11,31 +11,22 @@ import jax.numpy as jnp
 
 from r1jax.models.config import ModelConfig
 from r1jax.models.transformer import Model
-from r1jax.training.learner import (
-    NonFiniteError,
-    TrainState,
-    Update,
-    add_trees,
-    init_state,
-    make_update,
-    update_once,
-)
+from r1jax.objectives.sums import add_metrics, token_weights
+from r1jax.training.learner import NonFiniteError, TrainState, Update, init_state, make_update, update_once
 from r1jax.training.offload import OPTIMIZER, to_host_memory
 from r1jax.training.optimizer import make_optimizer
 
 
 def make_train_state(
-    spec: Any, loss_function: Callable, params, buffers, *, num_updates: int, add_metrics: Callable = add_trees
+    spec: Any, loss_function: Callable, params, buffers, *, num_updates: int
 ) -> tuple[TrainState, Update]:
     """Train state and jitted update from weights that are laid out on their mesh, or ShapeDtypeStructs of them."""
     optimizer, schedule = make_optimizer(spec.optimizer, total_steps=num_updates)
     state = init_state(params, buffers, optimizer=optimizer)
     if OPTIMIZER in getattr(spec, "offload", ()):
         state["opt_state"] = to_host_memory(state["opt_state"])
-    update = make_update(
-        loss_function, optimizer, schedule=schedule, state=state, bias_rate=spec.bias_rate, add_metrics=add_metrics
-    )
-    return state, update
+    options = {"schedule": schedule, "bias_rate": spec.bias_rate, "add_metrics": add_metrics}
+    return state, make_update(loss_function, optimizer, state=state, **options)
 
 
 def finite_update(
@@ -55,6 +46,13 @@ def hidden_of(model: Model, params, buffers, batch: Mapping[str, Any], **routing
     return model.hidden(params, buffers, batch["tokens"], positions_BT=positions_BT, segments_BT=segments_BT, **routing)
 
 
+def loss_weights(batch: Mapping[str, Any], spec: Any) -> jax.Array:
+    """[R, T] ``token_weights`` of a micro-batch that carries the counts of the whole batch."""
+    counts = {name: batch[name] for name in ("num_sequences", "num_tokens")}
+    constant = getattr(spec, "aggregation_constant", None)
+    return token_weights(batch["mask"], batch["segment_ids"], aggregation=spec.aggregation, constant=constant, **counts)
+
+
 def mtp_loss(
     model: Model, params, buffers, hidden_BTD: jax.Array, batch: Mapping[str, Any], weight_BT: jax.Array, **routing
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -70,16 +68,8 @@ def mtp_loss(
     loss, auxes = jnp.float32(0.0), []
     for depth in range(num_depths):
         segments_BT = jnp.where(segments_BT == _shifted(segments_BT), segments_BT, 0)
-        hidden_BTD, aux = model.mtp_hidden(
-            params,
-            buffers,
-            hidden_BTD,
-            next_BT,
-            depth=depth,
-            positions_BT=batch["positions"],
-            segments_BT=segments_BT,
-            **routing,
-        )
+        where = {"depth": depth, "positions_BT": batch["positions"], "segments_BT": segments_BT}
+        hidden_BTD, aux = model.mtp_hidden(params, buffers, hidden_BTD, next_BT, **where, **routing)
         next_BT, weight_BT = _shifted(next_BT), _shifted(weight_BT)
         logp_BT, _ = model.token_logprob(params, hidden_BTD, next_BT)
         counted_BT = (segments_BT > 0) & (weight_BT != 0)

@@ -13,7 +13,7 @@ B.1 calls the 16 an acceleration); 2. responses have 1,024 tokens, not 32,768, w
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,7 +22,6 @@ from r1jax.data.prompts import PromptIterator
 from r1jax.evals.evaluate import heldout_problems
 from r1jax.models.transformer import Model
 from r1jax.objectives.grpo import grpo_loss
-from r1jax.objectives.sums import add_metrics, token_weights
 from r1jax.policies.policy import load_policy
 from r1jax.policies.preview import Previews
 from r1jax.policies.reward_model import load_rewards, stand_in_rewards
@@ -51,6 +50,7 @@ from r1jax.stages.training import (
     expert_counts,
     finite_update,
     hidden_of,
+    loss_weights,
     make_train_state,
 )
 from r1jax.tasks.mixture import TaskSchedule
@@ -101,19 +101,11 @@ def make_loss(model: Model, spec: RlSpec):
         logp_BT, entropy_BT = model.token_logprob(
             params, hidden_BTD, batch["targets"], temperature=batch["temperature"]
         )
-        weight_BT = token_weights(
-            batch["mask"],
-            batch["segment_ids"],
-            aggregation=spec.aggregation,
-            num_sequences=batch["num_sequences"],
-            num_tokens=batch["num_tokens"],
-            constant=spec.aggregation_constant,
-        )
         loss, metrics = grpo_loss(
             logp_BT,
             old_logp_BT=batch["old_logp"],
             advantage_BT=batch["advantage"],
-            weight_BT=weight_BT,
+            weight_BT=loss_weights(batch, spec),
             segment_ids_BT=batch["segment_ids"],
             ref_logp_BT=batch.get("ref_logp"),
             sampler_logp_BT=batch["sampler_logp"],
@@ -135,22 +127,12 @@ def make_loss(model: Model, spec: RlSpec):
     return loss_function
 
 
-class Build(NamedTuple):
-    """The step functions of the stage, jitted, and the state that they start from."""
-
-    state: TrainState
-    update: Update
-    score: Callable
-
-
-def build(spec: RlSpec, model: Model, params, buffers) -> Build:
+def build(spec: RlSpec, model: Model, params, buffers) -> tuple[TrainState, Update, Callable]:
     """Train state, update and log-prob pass from weights that are laid out on their mesh, or ShapeDtypeStructs of them."""
-    state, update = make_train_state(
-        spec, make_loss(model, spec), params, buffers, num_updates=spec.num_updates, add_metrics=add_metrics
-    )
+    state, update = make_train_state(spec, make_loss(model, spec), params, buffers, num_updates=spec.num_updates)
     if spec.kl_coef:
         state["reference"] = make_reference(state, spec)
-    return Build(state, update, make_logprob_pass(model))
+    return state, update, make_logprob_pass(model)
 
 
 def main(spec: RlSpec, workdir: Path) -> dict:

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from r1jax.data.records import documents
+from r1jax.data.records import document_at
 from r1jax.pipeline import make_stages
 from r1jax.policies.preview import Previews
 from r1jax.rewards.filters import finished
@@ -167,7 +167,7 @@ def test_the_front_door_samples_a_set_and_trains_on_it_for_two_epochs(tmp_path):
     manifest = (tmp_path / "cold_start" / "manifest.json").read_bytes()
     assert lineage["path"] == "{here}/../cold_start" and lineage["data"] == hashlib.sha256(manifest).hexdigest()
     path = str(tmp_path / "cold_start")
-    assert len({documents(n, seed=0, path=path)[1]["content"] for n in range(count)}) == count
+    assert len({document_at(n, seed=0, path=path)[1]["content"] for n in range(count)}) == count
     again = run_stages(make_stages(experiment, tmp_path))  # both are done
     assert again is not None and again["cold_start"]["kept"] == count
 
@@ -219,7 +219,7 @@ def test_a_rewriter_that_is_away_stops_the_run_with_the_batches_kept(tmp_path):
 
 def test_questions_of_a_test_set_are_dropped(tmp_path):
     reject.main(tiny_config(num_prompts=4), tmp_path / "all")
-    record = documents(0, seed=0, path=str(tmp_path / "all"))
+    record = document_at(0, seed=0, path=str(tmp_path / "all"))
     tests = tmp_path / "test.jsonl"
     tests.write_text(json.dumps({"question": record[0]["content"], "answer": "#### 4"}) + "\n")
     summary = reject.main(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from r1jax.data.prompts import PromptIterator
-from r1jax.rollout.collect import Collected, PromptTooLongError
+from r1jax.rollout.collect import Collected
 from r1jax.rollout.records import Completion, Group, Rollout
 from r1jax.stages.rl.log import count_tokens
 from r1jax.stages.rl.phase import Phase, check_scored, collect_groups, skipped_metrics
@@ -116,10 +116,6 @@ class Lengths:
 
     def problem(self, index, *, split):
         return Problem(({"role": "user", "content": "x" * (index % 5)},), "", {"task": self.name})
-
-    def encode(self, problem):
-        if not self.fits(problem):
-            raise PromptTooLongError(f"{len(problem.messages[-1]['content'])} tokens")
 
     def fits(self, problem):
         return len(problem.messages[-1]["content"]) <= 3
