@@ -36,12 +36,9 @@ FAILURES = ("malformed", "error")
 class Preference:
     """One example of a reward model."""
 
-    messages: Messages
-    """The conversation, which the user ends."""
-    responses: tuple[str, ...]
-    """(chosen, rejected), or the one that has a label."""
-    is_safe: bool | None = None
-    """The label; None of a pair."""
+    messages: Messages  # the conversation, which the user ends
+    responses: tuple[str, ...]  # (chosen, rejected), or the one that has a label
+    is_safe: bool | None = None  # the label; None of a pair
 
 
 def check_kind(kind: str) -> None:
@@ -95,14 +92,11 @@ def split_preferences(
 class Judged:
     """Two responses to a prompt and what the judge said of them."""
 
-    messages: Messages
-    """The conversation, which the user ends."""
-    responses: tuple[str, str]
-    """The first and the second, as given."""
+    messages: Messages  # the conversation, which the user ends
+    responses: tuple[str, str]  # the first and the second, as given
     verdicts: tuple[int | None, ...]
     """Of each query, how much better the first is, in [-2, 2]; None where the query failed."""
-    failures: tuple[tuple[str, str], ...] = ()
-    """(one of ``FAILURES``, message) for each query that failed."""
+    failures: tuple[tuple[str, str], ...] = ()  # (one of ``FAILURES``, message) for each query that failed
 
     @property
     def delta(self) -> float | None:

@@ -102,7 +102,10 @@ def grpo_loss(
     if ratio_level == "sequence":
         log_ratio_BT = _sequence_log_ratio(logp_BT, old_logp_BT, counted_BT, segment_ids_BT)
     ratio_BT = jnp.exp(log_ratio_BT)
-    policy_BT = _surrogate(ratio_BT, advantage_BT, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip)
+    clipped_BT = jnp.clip(ratio_BT, 1.0 - clip_low, 1.0 + clip_high) * advantage_BT
+    policy_BT = jnp.minimum(ratio_BT * advantage_BT, clipped_BT)  # R1 Eq. 1
+    if dual_clip is not None:
+        policy_BT = jnp.where(advantage_BT < 0, jnp.maximum(policy_BT, dual_clip * advantage_BT), policy_BT)
     # Where the clip takes the gradient away: below for A < 0, above for A > 0, either (TRL's names).
     low_BT = (ratio_BT < 1.0 - clip_low) & (advantage_BT < 0)
     high_BT = (ratio_BT > 1.0 + clip_high) & (advantage_BT > 0)
@@ -141,17 +144,6 @@ def grpo_loss(
 def truncated_importance(old_logp: jax.Array, sampler_logp: jax.Array, *, cap: float) -> jax.Array:
     """min(old / sampler, cap) at each token: makes up for a sampler that is not quite the policy (TIS). No gradient."""
     return jax.lax.stop_gradient(jnp.minimum(jnp.exp(clamp_log_ratio(old_logp - sampler_logp)), cap))
-
-
-def _surrogate(
-    ratio_BT: jax.Array, advantage_BT: jax.Array, *, clip_low: float, clip_high: float, dual_clip: float | None
-) -> jax.Array:
-    """min(rho A, clip(rho) A) (R1 Eq. 1), at least `dual_clip` A where A < 0 (dual-clip PPO)."""
-    clipped_BT = jnp.clip(ratio_BT, 1.0 - clip_low, 1.0 + clip_high) * advantage_BT
-    surrogate_BT = jnp.minimum(ratio_BT * advantage_BT, clipped_BT)
-    if dual_clip is None:
-        return surrogate_BT
-    return jnp.where(advantage_BT < 0, jnp.maximum(surrogate_BT, dual_clip * advantage_BT), surrogate_BT)
 
 
 def _sequence_log_ratio(

@@ -11,7 +11,7 @@ Both take memory by the row: ``max_rows`` bounds it.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -101,12 +101,10 @@ class Engine:
             rows = self._rows(len(some), prompt_length, num_samples=num_samples, max_new_tokens=max_new_tokens)
             batch = rows.lay_out(some, pad_id=self.pad_id) | {"first_row": np.int32(first * num_samples)}
 
-            def finish(prompt: int, samples: list[Completion], first=first) -> None:
+            for prompt, samples in self._sample(params, buffers, batch, settings, rows=rows, num_samples=num_samples):
                 completions[first + prompt] = samples
                 if on_done is not None:
                     on_done(first + prompt, samples)
-
-            self._sample(params, buffers, batch, settings, rows=rows, num_samples=num_samples, finish=finish)
         return [completions[prompt] for prompt in range(len(prompts))]
 
     def _rows(self, num_prompts: int, prompt_length: int, *, num_samples: int, max_new_tokens: int) -> RowLayout:
@@ -120,39 +118,34 @@ class Engine:
         )  # fmt: skip
 
     def _sample(
-        self, params, buffers, batch: dict, settings: dict, *, rows: RowLayout, num_samples: int,
-        finish: Callable[[int, list[Completion]], None],
-    ) -> None:  # fmt: skip
-        """Prefill and decode until all rows are done; ``finish(prompt, its completions)`` as soon as a prompt is."""
-        state = self._prefill(params, buffers, batch, rows=rows)
+        self, params, buffers, batch: dict, settings: dict, *, rows: RowLayout, num_samples: int
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """Prefill and decode until all rows are done; gives (prompt, its completions) as soon as a prompt is."""
+        state, segment = self._prefill(params, buffers, batch, rows=rows), self.spec.segment
         num_rows = state["done_B"].shape[0]
         tokens_BN = np.zeros((num_rows, 0), np.int32)
         logps_BN = np.zeros((num_rows, 0), np.float32)
         row_B, done_B = np.arange(num_rows), np.zeros(num_rows, bool)
         budget, stop_ids = int(settings["budget"]), to_host(settings["stop_ids"]).tolist()
-        finished: set[int] = set()
-
-        def finish_all(prompts: Iterable[int]) -> None:
-            for prompt in map(int, prompts):
-                if prompt not in finished:
-                    finished.add(prompt)
-                    own = range(prompt * num_samples, (prompt + 1) * num_samples)
-                    finish(prompt, [_completion(tokens_BN[row], logps_BN[row], stop_ids) for row in own])
-
-        for start in range(0, budget, self.spec.segment):
-            state = state | {"cache": rows.with_room(state["cache"], start + self.spec.segment)}
-            state, new_tokens, new_logps = self._decode(params, buffers, state, settings, steps=self.spec.segment)
-            tokens_BN = np.pad(tokens_BN, ((0, 0), (0, self.spec.segment)), constant_values=-1)
-            logps_BN = np.pad(logps_BN, ((0, 0), (0, self.spec.segment)))
+        given_P = np.zeros(num_rows // num_samples, bool)
+        for start in range(0, budget, segment):
+            state = state | {"cache": rows.with_room(state["cache"], start + segment)}
+            state, new_tokens, new_logps = self._decode(params, buffers, state, settings, steps=segment)
+            tokens_BN = np.pad(tokens_BN, ((0, 0), (0, segment)), constant_values=-1)
+            logps_BN = np.pad(logps_BN, ((0, 0), (0, segment)))
             tokens_BN[row_B, start:], logps_BN[row_B, start:] = to_host(new_tokens), to_host(new_logps)
             done_B[row_B] = to_host(state["done_B"])
-            finish_all(np.flatnonzero(done_B.reshape(-1, num_samples).all(1)))
-            if done_B.all():
-                break
+            is_last = bool(done_B.all()) or start + segment >= budget
+            ready_P = ~given_P & (done_B.reshape(-1, num_samples).all(1) | is_last)
+            for prompt in map(int, np.flatnonzero(ready_P)):
+                samples = range(prompt * num_samples, (prompt + 1) * num_samples)
+                yield prompt, [_completion(tokens_BN[row], logps_BN[row], stop_ids) for row in samples]
+            given_P |= ready_P
+            if is_last:
+                return
             keep = _rows_to_keep(done_B[row_B], rows.num_parts)
             if len(keep) < len(row_B):
                 state, row_B = self._gather(state, keep), row_B[keep]
-        finish_all(range(num_rows // num_samples))
 
     def _gather(self, state: dict, rows_B: np.ndarray) -> dict:
         """The decode state of the rows ``rows_B``; a pool of pages is not touched."""
@@ -245,9 +238,7 @@ def _completion(tokens_N: np.ndarray, logps_N: np.ndarray, stop_ids: Sequence[in
     num_tokens = int((tokens_N >= 0).sum())
     token_ids = tokens_N[:num_tokens].copy()  # not a view: the whole batch would stay in memory with it
     stopped = num_tokens > 0 and int(token_ids[-1]) in stop_ids
-    return Completion(
-        token_ids=token_ids, logps=logps_N[:num_tokens].copy(), stop_reason="stop" if stopped else "length"
-    )
+    return Completion(token_ids, logps_N[:num_tokens].copy(), "stop" if stopped else "length")
 
 
 def sample_tokens(logits_BV: jax.Array, uniform_B: jax.Array, *, top_p=None) -> tuple[jax.Array, jax.Array]:

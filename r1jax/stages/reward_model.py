@@ -40,10 +40,8 @@ from r1jax.training.learner import TrainState, Update
 class Example(NamedTuple):
     """A preference as token ids."""
 
-    sequences: tuple[list[int], ...]
-    """Chosen and rejected, or the one response."""
-    label: float
-    """1 for safe, 0 for unsafe; of a pair always 1."""
+    sequences: tuple[list[int], ...]  # chosen and rejected, or the one response
+    label: float  # 1 for safe, 0 for unsafe; of a pair always 1
 
     @property
     def longest(self) -> int:

@@ -190,17 +190,9 @@ def sample_batch(
 
 def _example(fate: Fate) -> dict[str, Any]:
     """A dropped sample, for rejected.jsonl."""
-    sample = fate.sample
-    return {
-        "reason": fate.reason,
-        "message": fate.message,
-        "question": sample.question,
-        "text": sample.text,
-        "answer": sample.answer,
-        "reference": sample.reference,
-        "prompt": fate.prompt,
-        "sample": fate.number,
-    }
+    of_sample = {name: getattr(fate.sample, name) for name in ("question", "text", "answer", "reference")}
+    why = {"reason": fate.reason, "message": fate.message}
+    return why | of_sample | {"prompt": fate.prompt, "sample": fate.number}
 
 
 def _record_of(fate: Fate, spec: RejectSpec, steps: Steps, tokenizer: Tokenizer, model: Mapping[str, Any]) -> dict:

@@ -15,7 +15,7 @@ import numpy as np
 
 from r1jax.data.packing import pack
 from r1jax.data.prompts import PromptIterator
-from r1jax.evals.evaluate import MOST_PROBLEMS, evaluate
+from r1jax.evals.evaluate import evaluate
 from r1jax.objectives.advantages import decoupled_advantages, group_advantages, is_zero_variance
 from r1jax.processes import is_first
 from r1jax.rollout.collect import Collector
@@ -35,14 +35,10 @@ class RewardsFailedError(RuntimeError):
 class Phase(NamedTuple):
     """What a phase is trained on, and what it took."""
 
-    groups: list[Group]
-    """``questions_per_phase`` of them."""
-    dropped: list[Group]
-    """Sampled as well, but replaced since they teach nothing."""
-    advantages_PG: np.ndarray
-    """Of ``groups``."""
-    seconds: dict[str, float]
-    """"generate", "rewards"."""
+    groups: list[Group]  # ``questions_per_phase`` of them
+    dropped: list[Group]  # sampled as well, but replaced since they teach nothing
+    advantages_PG: np.ndarray  # of ``groups``
+    seconds: dict[str, float]  # "generate", "rewards"
     metrics: dict[str, float]
 
 
@@ -176,19 +172,19 @@ def _sequence(rollout: Rollout, advantage: float, *, is_masked: bool) -> dict[st
 def evaluate_heldout(
     collector: Collector,
     weights,
-    heldout: Sequence[Problem],
+    problems: Sequence[Problem],
     spec: RlSpec,
     run: OpenRun,
     *,
     is_full: bool,
 ) -> tuple[dict[str, float], list[Group]]:
-    """(metrics, groups) on the first of the held-out problems: few samples along the way, many at the two ends.
+    """(metrics, groups) on held-out problems: few samples along the way, many at the two ends.
 
     weights: what the sampler is lent (``WeightSync.lend``). Raises Stopped between batches.
     """
     num_samples = spec.eval.final_samples if is_full else spec.eval.samples
     name = "final evaluation" if is_full and run.updates == spec.num_updates else "evaluating"
-    total = count_samples(spec, heldout, is_full=is_full)
+    total = num_samples * len(problems)
 
     def before_batch(problems_done: int):
         run.stop.check()
@@ -198,7 +194,7 @@ def evaluate_heldout(
         collector,
         weights["params"],
         weights["buffers"],
-        heldout[: total // num_samples],
+        problems,
         num_samples=num_samples,
         max_new_tokens=spec.cap_at(run.updates),
         temperature=spec.eval.temperature,
@@ -208,13 +204,6 @@ def evaluate_heldout(
         problems_per_batch=spec.eval.problems_per_batch,
         before_batch=before_batch,
     )
-
-
-def count_samples(spec: RlSpec, heldout: Sequence[Problem], *, is_full: bool) -> int:
-    """Samples of an evaluation."""
-    if is_full:
-        return len(heldout) * spec.eval.final_samples
-    return min(len(heldout), spec.eval.problems or MOST_PROBLEMS) * spec.eval.samples
 
 
 def check_scored(phase: Phase, weights: Mapping[str, float]) -> None:

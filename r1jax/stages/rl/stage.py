@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from r1jax.data.prompts import PromptIterator
-from r1jax.evals.evaluate import heldout_problems
+from r1jax.evals.evaluate import MOST_PROBLEMS, heldout_problems
 from r1jax.models.transformer import Model
 from r1jax.objectives.grpo import grpo_loss
 from r1jax.policies.policy import load_policy
@@ -37,7 +37,6 @@ from r1jax.stages.rl.phase import (
     at_update,
     check_scored,
     collect_groups,
-    count_samples,
     evaluate_heldout,
     make_microbatches,
     skipped_metrics,
@@ -161,14 +160,16 @@ def main(spec: RlSpec, workdir: Path) -> dict:
         del params, buffers
         run.restore(total=spec.num_updates, streams={"prompts": prompts}, before=None, num_tokens=0)
         completions = CompletionsWriter(run.path, resume_step=run.updates)
-        num_few, num_many = (count_samples(spec, heldout, is_full=is_full) for is_full in (False, True))
-        run.progress.expect_evaluations(every=spec.eval.every, size=num_few, final_size=num_many)
+        few = heldout[: spec.eval.problems or MOST_PROBLEMS]
+        sizes = {"size": len(few) * spec.eval.samples, "final_size": len(heldout) * spec.eval.final_samples}
+        run.progress.expect_evaluations(every=spec.eval.every, **sizes)
 
         def evaluate_now(*, is_full: bool) -> dict[str, float]:
             mark = time.perf_counter()
             with sync.lend(run.state) as weights:
                 collector_now = at_update(collector, run.updates)
-                scores, groups = evaluate_heldout(collector_now, weights, heldout, spec, run, is_full=is_full)
+                problems = heldout if is_full else few
+                scores, groups = evaluate_heldout(collector_now, weights, problems, spec, run, is_full=is_full)
             completions.write(run.updates, completion_rows(groups), split="heldout")
             row = {f"eval/{name}": value for name, value in scores.items()}
             run.metrics.write(run.updates, row if is_full else row | {"time/eval": time.perf_counter() - mark})
