@@ -10,13 +10,9 @@ from r1jax.tasks.problem import Problem, Task, stable_hash
 
 
 class PromptIterator:
-    """Batches of ``batch_size`` training problems of a task, in order.
+    """Batches of ``batch_size`` training problems of a task, in order; the seed decides where in its sequence they begin.
 
-    Args:
-        task: the source of problems.
-        batch_size: problems in each batch.
-        seed: decides where in the task's endless sequence the stream begins.
-        keep: problems of which it says no are passed over, and kept for ``take_skipped``.
+    Problems of which ``keep`` says no are passed over, and kept for ``take_skipped``.
     """
 
     def __init__(

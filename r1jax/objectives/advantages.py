@@ -58,10 +58,8 @@ def decoupled_advantages(
     What rewards of different ranges say is not drowned in one sum ("normalize_then_sum" of TRL). The weighted sum is
     divided by its standard deviation over the batch (GDPO Sec. 3), so the scale does not grow with the rewards.
 
-    Args:
-      rewards: an array [P, G] for each reward, NaN where it does not apply. An output to which none applies gets 0.
-      weights: one for each reward.
-      normalization, eps: as for `group_advantages`, of each reward.
+    rewards: an array [P, G] for each reward, NaN where it does not apply. An output to which none applies gets 0.
+    normalization, eps: as for `group_advantages`, of each reward.
 
     Raises ValueError as `group_advantages` does, and for another number of weights than of rewards.
     """

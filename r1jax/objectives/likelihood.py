@@ -14,10 +14,7 @@ from r1jax.objectives.sums import Metrics, check_shapes
 def cross_entropy_loss(logp_BT: jax.Array, *, weight_BT: jax.Array) -> tuple[jax.Array, Metrics]:
     """- sum w log p, and its metrics: "nll", the sum of -log p over counted tokens, and "num_tokens", for `add_metrics`.
 
-    Args:
-      logp_BT: log-probs of the target tokens, nats.
-      weight_BT: from `token_weights` (the usual loss is its aggregation "token").
-
+    logp_BT: log-probs of the target tokens, nats. weight_BT: from `token_weights` (the usual loss is its aggregation "token").
     Raises ValueError unless both are [B, T].
     """
     check_shapes(2, logp_BT=logp_BT, weight_BT=weight_BT)
@@ -30,10 +27,7 @@ def cross_entropy_loss(logp_BT: jax.Array, *, weight_BT: jax.Array) -> tuple[jax
 def pair_loss(chosen_B: jax.Array, rejected_B: jax.Array, *, weight_B: jax.Array) -> jax.Array:
     """- sum w log sigmoid(r_chosen - r_rejected).
 
-    Args:
-      chosen_B, rejected_B: rewards (logits, no unit) of the two responses to one prompt.
-      weight_B: 1 / pairs of the whole batch.
-
+    chosen_B, rejected_B: rewards (logits, no unit) of the two responses to one prompt. weight_B: 1 / pairs of the whole batch.
     Raises ValueError unless all are [B].
     """
     check_shapes(1, chosen_B=chosen_B, rejected_B=rejected_B, weight_B=weight_B)
@@ -43,12 +37,8 @@ def pair_loss(chosen_B: jax.Array, rejected_B: jax.Array, *, weight_B: jax.Array
 def point_loss(reward_B: jax.Array, label_B: jax.Array, *, weight_B: jax.Array) -> jax.Array:
     """- sum w (y log sigmoid(r) + (1 - y) log sigmoid(-r)).
 
-    Args:
-      reward_B: rewards; sigmoid(r) is the probability that the response is of class 1 (safe).
-      label_B: 1 for safe, 0 for unsafe.
-      weight_B: 1 / responses of the whole batch.
-
-    Raises ValueError unless all are [B].
+    reward_B: rewards; sigmoid(r) is the probability that the response is of class 1 (safe). label_B: 1 for safe, 0 for unsafe.
+    weight_B: 1 / responses of the whole batch. Raises ValueError unless all are [B].
     """
     check_shapes(1, reward_B=reward_B, label_B=label_B, weight_B=weight_B)
     label_B = jnp.asarray(label_B, jnp.float32)

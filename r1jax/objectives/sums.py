@@ -29,11 +29,8 @@ def segment_sum(values_BT: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:
     Padding gets the sum over the row's padding. Rows stay apart, so the rows may be sharded.
     """
     num_buckets = values_BT.shape[1] + 1  # a row of T tokens has at most T sequences, and padding
-
-    def sum_row(values_T: jax.Array, segment_ids_T: jax.Array) -> jax.Array:
-        return jax.ops.segment_sum(values_T, segment_ids_T, num_segments=num_buckets)[segment_ids_T]
-
-    return jax.vmap(sum_row)(values_BT, segment_ids_BT)
+    sum_rows = jax.vmap(lambda values_T, ids_T: jax.ops.segment_sum(values_T, ids_T, num_segments=num_buckets)[ids_T])
+    return sum_rows(values_BT, segment_ids_BT)
 
 
 def token_weights(
@@ -47,19 +44,15 @@ def token_weights(
 ) -> jax.Array:
     """Weights w such that the loss of a batch is the plain sum of w x token loss over *all* its micro-batches.
 
-    Because the counts are those of the whole batch, micro-batching, order, packing and padding do not change the loss.
-
     Args:
       mask_BT: non-zero where a token counts: generated tokens including the end token where one was produced, never
         prompt or padding. To leave truncated outputs out (overlong filtering), put 0 at all of their tokens.
-      segment_ids_BT: sequence of each token within its row, 0 = padding.
       aggregation: over the N = `num_sequences` sequences o_i of the batch,
         "sequence": 1 / (N |o_i|), mean of each sequence, then of sequences (DSM Eq. 3; R1's mini-batch mean);
         "token": 1 / `num_tokens`, every token alike (DAPO Eq. 8, over the batch and not per question);
         "constant": 1 / (N `constant`), no length bias (Dr. GRPO Sec. 3.2; the constant is its token budget).
-      num_sequences, num_tokens: counts over the whole batch, so that they include every micro-batch. Sequences that
-        the mask drops entirely should not be among them.
-      constant: tokens, see above.
+      num_sequences, num_tokens: counts over the whole batch, so that micro-batching, order and packing do not change the
+        loss. Sequences that the mask drops entirely should not be among them.
 
     Returns float32 [B, T], 0 outside the mask; all 0 when the counts are 0. Raises ValueError for an unknown
     aggregation or a missing count.

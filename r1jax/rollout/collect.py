@@ -189,10 +189,7 @@ def score_in_background(
     """Scores of texts that are answers to a problem, as training gets them: graded, then scored, in the same threads.
 
     For checks before anything is sampled, without a tokenizer: a text is its answer, "" is none, and under the template
-    "tokenizer" the prompt is the question.
-
-    Raises:
-        ValueError: as ``Rubric.score``.
+    "tokenizer" the prompt is the question. Raises ValueError as ``Rubric.score``.
     """
     dummies = [Completion(np.zeros(1, np.int32), np.zeros(1, np.float32), "stop")] * len(answers)
 

@@ -144,16 +144,10 @@ def make_paged_rows(
     """The pages of a call, on the ambient mesh (``jax.set_mesh``) where there is one of several devices."""
     axes, num_parts = split_here(num_prompts, num_samples)
     samples = min(num_samples, num_prompts * num_samples // num_parts)
-    return PagedRows(
-        num_prompts=num_prompts * num_samples // samples,
-        num_samples=samples,
-        num_copies=num_samples // samples,
-        prompt_length=prompt_length,
-        page_size=page_size,
-        budget_pages=-(-max_new_tokens // page_size),
-        num_parts=num_parts,
-        batch_axes=axes,
-    )
+    copies, budget_pages = num_samples // samples, -(-max_new_tokens // page_size)
+    sizes = {"num_prompts": num_prompts * copies, "num_samples": samples, "num_copies": copies}
+    pages = {"prompt_length": prompt_length, "page_size": page_size, "budget_pages": budget_pages}
+    return PagedRows(**sizes, **pages, num_parts=num_parts, batch_axes=axes)
 
 
 def split_here(num_prompts: int, num_samples: int) -> tuple[tuple[str, ...], int]:

@@ -43,10 +43,8 @@ def make_rollout_mesh(axes: Mapping[str, int] | None, mesh: Mesh) -> Mesh:
     need, devices = math.prod(axes.values()), jax.devices()
     if first is None:
         if need != mesh.size:
-            raise ValueError(
-                f"rollout_mesh {axes} is of {need} devices, and the trainer has {mesh.size}; make its product {mesh.size}, or "
-                f"give it devices of its own by {FIRST_DEVICE!r}"
-            )
+            words = f"rollout_mesh {axes} is of {need} devices, and the trainer has {mesh.size}; make its product {mesh.size}"
+            raise ValueError(f"{words}, or give it devices of its own by {FIRST_DEVICE!r}")
         # In the trainer's order, so that one program can go from one layout to the other.
         shape = [axes.get(name, 1) for name in MESH_AXES]
         return Mesh(mesh.devices.reshape(shape), MESH_AXES, axis_types=mesh.axis_types)

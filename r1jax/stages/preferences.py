@@ -1,11 +1,9 @@
 """Preferences stage: a judge compares two responses to each prompt, and the clear cases become pairs (R1 Sec. 3.1, spec B.7).
 
 Four queries a pair in random order, the mean verdict, |mean| > 1, lengths balanced over the set: see `r1jax.data.preferences`.
-Candidates are records {"messages": [...], "responses": [two texts]}. What it leaves, besides what every work directory has:
-
-    data/pairs.jsonl   records of kind "helpful" for the reward model's stage, whose ``data.path`` is this directory
-    manifest.json      the file with its digest
-    verdicts.jsonl     every candidate with the verdict of each query and why one failed; a run that was stopped goes on there
+Candidates are records {"messages": [...], "responses": [two texts]}. It leaves data/pairs.jsonl, records of kind "helpful" for the
+reward model's stage; manifest.json, the file with its digest; verdicts.jsonl, every candidate with the verdict of each query and
+why one failed. A run that was stopped goes on there.
 
 Of several processes each asks the judge, and they must hear the same, which is checked. An endpoint is asked by the first
 process alone, which also writes.

@@ -1,7 +1,7 @@
 """Supervised stage: next-token training on documents. Pretraining of the mini base, cold start, SFT and distillation.
 
-Documents are rendered by a chat template, packed into rows of one length by best fit (segment ids keep them apart, V3 Sec. 5.1), and
-the loss is the mean over the batch's target tokens ("token") or over documents ("sequence").
+Documents are rendered by a chat template and packed into rows of one length (segment ids keep them apart, V3 Sec. 5.1); the loss
+is the mean over the batch's target tokens ("token") or over documents ("sequence").
 """
 
 import dataclasses
@@ -106,14 +106,8 @@ def make_loss(model: Model, spec: SupervisedSpec):
     return loss_function
 
 
-def build(
-    spec: SupervisedSpec, model: Model, params, buffers, *, num_updates: int | None = None
-) -> tuple[TrainState, Update]:
-    """Train state and jitted update from weights that are laid out on their mesh, or ShapeDtypeStructs of them.
-
-    num_updates: of the whole run; None: as the spec and its data say.
-    """
-    num_updates = num_updates_of(spec) if num_updates is None else num_updates
+def build(spec: SupervisedSpec, model: Model, params, buffers, *, num_updates: int) -> tuple[TrainState, Update]:
+    """Train state and jitted update from weights that are laid out on their mesh, or ShapeDtypeStructs of them."""
     return make_train_state(spec, make_loss(model, spec), params, buffers, num_updates=num_updates)
 
 
@@ -156,8 +150,8 @@ def update_on_documents(state, update: Update, batch: dict[str, np.ndarray], *, 
     """One update over the micro-batches of a packed batch: (state, metrics row)."""
     counts = {
         "num_tokens": np.float32(batch["mask"].sum()),
-        "num_sequences": np.float32(_count_segments(batch["segment_ids"] * (batch["mask"] > 0))),
-        "num_segments": np.float32(_count_segments(batch["segment_ids"])),
+        "num_sequences": _count_segments(batch["segment_ids"] * (batch["mask"] > 0)),
+        "num_segments": _count_segments(batch["segment_ids"]),
     }
     require_same(batch, "the batch of documents")
     microbatches = [
@@ -170,6 +164,6 @@ def update_on_documents(state, update: Update, batch: dict[str, np.ndarray], *, 
     return state, row
 
 
-def _count_segments(segment_ids_RT: np.ndarray) -> int:
+def _count_segments(segment_ids_RT: np.ndarray) -> np.float32:
     """Documents in packed rows, padding (0) aside."""
-    return sum(len(np.setdiff1d(row, [0])) for row in segment_ids_RT)
+    return np.float32(sum(len(np.setdiff1d(row, [0])) for row in segment_ids_RT))

@@ -106,7 +106,7 @@ def balance_loss(aux: Mapping[str, jax.Array], mtp_aux: Mapping[str, jax.Array] 
 
 def check_auxiliary(config: ModelConfig, *, mtp_weight: float = 0.0, balance_weight: float = 0.0) -> None:
     """Raises ValueError for a weight on a part that the model does not have."""
-    parts = {"mtp_weight": (mtp_weight, "num_mtp_layers"), "balance_weight": (balance_weight, "num_experts")}
-    for name, (weight, field) in parts.items():
-        if weight and not getattr(config, field):
-            raise ValueError(f"{name}={weight}, but the model has {field}=0")
+    if mtp_weight and not config.num_mtp_layers:
+        raise ValueError(f"mtp_weight={mtp_weight}, but the model has num_mtp_layers=0")
+    if balance_weight and not config.num_experts:
+        raise ValueError(f"balance_weight={balance_weight}, but the model has num_experts=0")

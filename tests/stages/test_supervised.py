@@ -43,7 +43,7 @@ def tiny_config(**changes) -> SupervisedSpec:
 
 def state_of(workdir, spec):
     policy, params, buffers = supervised.load_policy(spec.init, mesh=supervised.make_mesh(), seed=0)
-    state, _ = supervised.build(spec, policy.model, params, buffers)
+    state, _ = supervised.build(spec, policy.model, params, buffers, num_updates=spec.num_updates)
     return load_checkpoint(workdir, state)[0]
 
 

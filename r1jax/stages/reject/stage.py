@@ -4,12 +4,8 @@ Twice in the recipe (spec C.1, C.3). Cold start: R1-Zero at temperature 1, filte
 rewritten into clean first person. Rejection sampling: the policy of the first RL stage, correct answers kept, mixed
 languages, long paragraphs and code in the thought dropped, other conversations ("others") added.
 
-What it leaves, besides what every work directory has:
-
-    data/            train-00000-of-00003.jsonl (or .parquet): see ``data.shards`` for a record's fields
-    manifest.json    the files of data/ with their digests
-    table.json, .md  samples, average rounds and tokens by domain (R1 v2 Table 5), and how many were dropped for which reason
-    rejected.jsonl   some of the dropped samples of each reason
+What it leaves: data/ (``data.shards``) with manifest.json, its files' digests; table.json and .md, samples, average rounds and
+tokens by domain (R1 v2 Table 5), and how many were dropped for which reason; rejected.jsonl, some of those of each reason.
 
 Prompts are taken by number, in batches; what a batch gave is a file in parts/ that appears whole. A run that was killed
 goes on with the first batch that has none, and ends with the same bytes. parts/ is removed when all is written.
@@ -45,7 +41,6 @@ from r1jax.rollout.weight_sync import for_sampling
 from r1jax.sharding import make_mesh
 from r1jax.specs.functions import check_function
 from r1jax.specs.reader import read
-from r1jax.specs.rewards import FilterSpec
 from r1jax.specs.stages import RejectSpec
 from r1jax.stages.open_run import open_run
 from r1jax.stages.reject.curate import Fate, Steps, curate, fates_of, make_step
@@ -77,9 +72,12 @@ def check(spec: RejectSpec, previews: Previews | None = None) -> None:
     names = [part.name for part in tasks_of(task)]
     rubric = Rubric(stand_in_rewards(spec.rewards))
     rubric.check_tasks(names)
-    for where, step in _steps(spec):
-        check_function(step.function, where=f"{where}.function")
-        _check_names(step.tasks or (), names, where=f"{where}.tasks")
+    steps = {f"filters[{number}]": step for number, step in enumerate(spec.filters)}
+    steps |= {"judge": spec.judge, "rewrite": spec.rewrite}
+    for where, step in steps.items():
+        if step is not None:
+            check_function(step.function, where=f"{where}.function")
+            _check_names(step.tasks or (), names, where=f"{where}.tasks")
     _check_names(spec.domains, names, where="domains")
     for number, other in enumerate(spec.others):
         check_records(other, where=f"others[{number}]")
@@ -88,12 +86,6 @@ def check(spec: RejectSpec, previews: Previews | None = None) -> None:
                 messages_of(row)
     make_index(spec.decontaminate, ngram=spec.ngram)
     check_sampled(spec, previews, rubric, trained=task)
-
-
-def _steps(spec: RejectSpec) -> Iterator[tuple[str, FilterSpec]]:
-    """(key, spec) of every filter, the judge and the rewriter."""
-    yield from ((f"filters[{number}]", step) for number, step in enumerate(spec.filters))
-    yield from ((name, step) for name in ("judge", "rewrite") if (step := getattr(spec, name)) is not None)
 
 
 def _check_names(tasks: Iterable[str], names: Sequence[str], *, where: str) -> None:

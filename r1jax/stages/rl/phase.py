@@ -25,8 +25,6 @@ from r1jax.stages.open_run import OpenRun
 from r1jax.stages.rl.log import say_failures
 from r1jax.tasks.problem import Problem
 
-Microbatch = dict[str, Any]
-
 
 class RewardsFailedError(RuntimeError):
     """A reward that is trained on failed on every completion of a phase: there is nothing to learn from."""
@@ -107,13 +105,11 @@ def teaching(groups: Sequence[Group], weights: Mapping[str, float] | None = None
 
 def _rewards(groups: Sequence[Group], name: str | None = None) -> np.ndarray:
     """[P, G] float32: the summed rewards, or those of one name; NaN where the rollout is not to be learned from."""
-    return np.array(
-        [
-            [np.nan if np.isnan(r.reward) else r.reward if name is None else r.rewards[name] for r in group.rollouts]
-            for group in groups
-        ],
-        np.float32,
-    )
+
+    def reward_of(rollout: Rollout) -> float:
+        return rollout.reward if name is None or np.isnan(rollout.reward) else rollout.rewards[name]
+
+    return np.array([[reward_of(rollout) for rollout in group.rollouts] for group in groups], np.float32)
 
 
 def split_by_question(num_questions: int, num_updates: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -121,7 +117,7 @@ def split_by_question(num_questions: int, num_updates: int, rng: np.random.Gener
     return np.split(rng.permutation(num_questions), num_updates)
 
 
-def make_microbatches(groups: Sequence[Group], advantages_PG: np.ndarray, spec: RlSpec) -> list[Microbatch]:
+def make_microbatches(groups: Sequence[Group], advantages_PG: np.ndarray, spec: RlSpec) -> list[dict[str, Any]]:
     """The rollouts of one update, packed: dicts of [R, T] arrays with the counts of the whole update in each.
 
     Fields: tokens, targets, mask (1 where the target was sampled), advantage, sampler_logp, segment_ids, positions; scalars
@@ -131,11 +127,7 @@ def make_microbatches(groups: Sequence[Group], advantages_PG: np.ndarray, spec: 
     that was cut off (DAPO Sec. 3.4).
     """
     sequences = [
-        _sequence(
-            rollout,
-            advantage,
-            is_masked=np.isnan(rollout.reward) or (spec.mask_truncated and rollout.completion.stop_reason == "length"),
-        )
+        _sequence(rollout, advantage, mask_truncated=spec.mask_truncated)
         for group, advantages in zip(groups, advantages_PG, strict=True)
         for rollout, advantage in zip(group.rollouts, advantages, strict=True)
     ]
@@ -152,8 +144,9 @@ def make_microbatches(groups: Sequence[Group], advantages_PG: np.ndarray, spec: 
     ]
 
 
-def _sequence(rollout: Rollout, advantage: float, *, is_masked: bool) -> dict[str, np.ndarray]:
+def _sequence(rollout: Rollout, advantage: float, *, mask_truncated: bool) -> dict[str, np.ndarray]:
     """Fields of one rollout, each [n − 1] for n tokens: position t holds token t and what belongs to target t + 1."""
+    is_masked = np.isnan(rollout.reward) or (mask_truncated and rollout.completion.stop_reason == "length")
     num_prompt, num_new = len(rollout.prompt_ids), len(rollout.completion.token_ids)
     ids = np.concatenate([rollout.prompt_ids, rollout.completion.token_ids]).astype(np.int32)
     mask = np.zeros(len(ids) - 1, np.float32)
@@ -227,11 +220,6 @@ def skipped_metrics(prompts: PromptIterator) -> dict[str, int]:
     """How many training problems were passed over, since their prompts are too long; the first is said on stderr."""
     skipped: list[Problem] = prompts.take_skipped()
     if skipped and is_first():
-        question = skipped[0].messages[-1]["content"]
-        print(
-            f"warning: {len(skipped)} training prompt(s) longer than max_prompt_tokens skipped, the first: "
-            f"{question[:120]!r}",
-            file=sys.stderr,
-            flush=True,
-        )
+        words = f"warning: {len(skipped)} training prompt(s) longer than max_prompt_tokens skipped, the first: "
+        print(words + repr(skipped[0].messages[-1]["content"][:120]), file=sys.stderr, flush=True)
     return {"prompts/too_long": len(skipped)}
