@@ -92,6 +92,21 @@ def test_a_signal_in_the_last_update_still_ends_the_stage_as_done_and_one_before
     assert len(calls) == 6 and (tmp_path / "DONE").exists()
 
 
+def test_a_signal_before_the_first_update_locks_nothing(tmp_path, monkeypatch):
+    real = supervised.make_document_iterator
+
+    def make_document_iterator(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(supervised, "make_document_iterator", make_document_iterator)
+    with pytest.raises(Stopped):
+        supervised.main(tiny_config(), tmp_path)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+    monkeypatch.setattr(supervised, "make_document_iterator", real)
+    assert supervised.main(tiny_config(seed=1, num_updates=2), tmp_path)["updates"] == 2
+
+
 def every_fifth_is_long(index, *, seed, **arguments):
     return "?", "yes " * (300 if index % 5 == 0 else 3)
 
