@@ -16,8 +16,6 @@ import jax.numpy as jnp
 
 from r1jax.objectives.sums import check_shapes
 
-_NORMALIZATIONS = ("std", "mean", "leave_one_out")
-
 
 def group_advantages(rewards_PG: jax.Array, *, normalization: str = "std", eps: float = 1e-6) -> jax.Array:
     """How much better each output is than its group: rewards [P, G] -> advantages [P, G] float32.
@@ -47,7 +45,7 @@ def group_advantages(rewards_PG: jax.Array, *, normalization: str = "std", eps: 
         return centred_PG
     if normalization == "leave_one_out":
         return centred_PG * (count_P1 / jnp.maximum(count_P1 - 1, 1))
-    raise ValueError(f"normalization must be one of {_NORMALIZATIONS}, got {normalization!r}")
+    raise ValueError(f"normalization must be one of std, mean, leave_one_out, got {normalization!r}")
 
 
 def decoupled_advantages(

@@ -21,8 +21,6 @@ import jax.numpy as jnp
 from r1jax.objectives.kl import clamp_log_ratio, kl_estimate
 from r1jax.objectives.sums import Metrics, check_shapes, segment_sum
 
-_RATIO_LEVELS = ("token", "sequence")
-
 
 def grpo_loss(
     logp_BT: jax.Array,
@@ -77,8 +75,8 @@ def grpo_loss(
         "entropy_BT": entropy_BT,
     }
     check_shapes(2, **inputs, weight_BT=weight_BT, segment_ids_BT=segment_ids_BT)
-    if ratio_level not in _RATIO_LEVELS:
-        raise ValueError(f"ratio_level must be one of {_RATIO_LEVELS}, got {ratio_level!r}")
+    if ratio_level not in ("token", "sequence"):
+        raise ValueError(f"ratio_level must be one of token, sequence, got {ratio_level!r}")
     if dual_clip is not None and not dual_clip > 1.0:
         raise ValueError(f"dual_clip must be above 1, got {dual_clip}")
     if ref_logp_BT is None and kl_coef != 0.0:

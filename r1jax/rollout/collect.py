@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import jax
 import numpy as np
@@ -131,25 +132,16 @@ class Collector:
         if not is_here:
             return texts, None
         style, where = response_form(self.template, self.tokenizer)
+        where = problem.answer_in or where
         extracted = [
-            None
-            if completion.stop_reason == "length"
-            else final_answer(text, style=style, answer=problem.answer_in or where)
+            None if completion.stop_reason == "length" else final_answer(text, style=style, answer=where)
             for completion, text in zip(completions, texts, strict=True)
         ]
         answers = grade_answers(extracted, problem, task=self.task)
         scores_of = self._start_rewards(problem, completions, texts, answers, deferred=False)
         return texts, lambda: (answers, scores_of())
 
-    def _start_rewards(
-        self,
-        problem: Problem,
-        completions: list[Completion],
-        texts: list[str],
-        answers: list[GradedAnswer],
-        *,
-        deferred: bool,
-    ) -> Callable[[], Scores]:
+    def _start_rewards(self, problem: Problem, completions, texts, answers, *, deferred: bool) -> Callable[[], Scores]:
         prompt = render(problem.messages, template=self.template, tokenizer=self.tokenizer)
         columns = reward_columns(problem, completions, answers, task=self.task)
         return self.rubric.part(deferred=deferred).start([prompt] * len(texts), texts, columns)
@@ -248,15 +240,17 @@ def _exchanged(function: Callable[[], dict[int, _Scored]]) -> dict[int, _Scored]
     """What the function returns in all processes together, by index."""
     if jax.process_count() == 1:
         return function()
-    of_processes = gather(
-        lambda: [
-            [index, [dataclasses.astuple(answer) for answer in answers], scores.to_json()]
-            for index, (answers, scores) in function().items()
+
+    def as_json() -> list[Any]:
+        scored = function().items()
+        return [
+            [i, [dataclasses.astuple(answer) for answer in answers], scores.to_json()]
+            for i, (answers, scores) in scored
         ]
-    )
+
     return {
         index: ([GradedAnswer(*answer) for answer in answers], Scores.from_json(scores))
-        for of_process in of_processes
+        for of_process in gather(as_json)
         for index, answers, scores in of_process
     }
 
@@ -269,12 +263,7 @@ def _finished(scoring: Future, problem: Problem) -> _Scored:
 
 
 def _rollouts(
-    prompt: Sequence[int],
-    completions: Sequence[Completion],
-    texts: Sequence[str],
-    answers: Sequence[GradedAnswer],
-    scores: Scores,
-    policy_version: int,
+    prompt: Sequence[int], completions, texts, answers: list[GradedAnswer], scores: Scores, policy_version: int
 ) -> tuple[Rollout, ...]:
     prompt_ids, by_name, messages = np.asarray(prompt, np.int32), scores.by_name, scores.messages
     return tuple(

@@ -16,7 +16,6 @@ import jax
 
 from r1jax.evals.evaluate import distinct_problems, evaluate, samples_of
 from r1jax.evals.statistics import vote_metrics
-from r1jax.policies.policy import load_policy
 from r1jax.policies.preview import Previews
 from r1jax.policies.reward_model import load_rewards, stand_in_rewards
 from r1jax.processes import on_first
@@ -80,7 +79,7 @@ def main(spec: EvaluateSpec, workdir: Path) -> dict:
     problems = problems_of(spec)
     with open_run(spec, workdir) as run:
         # Policy, sampler, rewards
-        policy, params, buffers = load_policy(spec.init, mesh=run.mesh, seed=spec.seed)
+        policy, params, buffers = run.load_policy()
         params, buffers = for_sampling(policy.model, params, buffers, mesh=run.mesh)
         rubric = make_rubric(load_rewards(spec.rewards, mesh=run.mesh))
         collector = make_collector(spec, policy, task=problems[0][0], rubric=rubric)

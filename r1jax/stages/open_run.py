@@ -12,9 +12,11 @@ from typing import Any
 
 import jax
 
+from r1jax.policies.policy import Policy, load_policy
 from r1jax.processes import is_first
 from r1jax.sharding import make_mesh
 from r1jax.specs.stages import MeshStageSpec, RlSpec, StageSpec, TrainingSpec
+from r1jax.text.chat import tokenizer_for
 from r1jax.training.checkpoint import Checkpoints
 from r1jax.workdir.directory import Workdir, open_workdir
 from r1jax.workdir.lineage import record_lineage
@@ -27,7 +29,7 @@ from r1jax.workdir.stop import Stop, Stopped, graceful_stop
 class OpenRun:
     """A stage that is under way in its work directory; made by ``open_run``."""
 
-    spec: StageSpec
+    spec: Any  # a StageSpec
     directory: Workdir
     mesh: Any  # what arrays are laid out on; None where the stage computes nothing on devices
     stop: Stop
@@ -50,6 +52,18 @@ class OpenRun:
     def path(self) -> Path:
         """The work directory."""
         return self.directory.path
+
+    def load_policy(self, *, template: str | None = None) -> tuple[Policy, Any, Any]:
+        """(policy, params, buffers) of ``init`` on the mesh; a stage that trains leaves model.json and tokenizer/.
+
+        template: whose end of a turn the tokenizer that is left has; None: it stays as it was.
+        """
+        policy, params, buffers = load_policy(self.spec.init, mesh=self.mesh, seed=self.spec.seed)
+        if template is not None:
+            policy = dataclasses.replace(policy, tokenizer=tokenizer_for(policy.tokenizer, template))
+        if isinstance(self.spec, TrainingSpec):
+            policy.save(self.path)
+        return policy, params, buffers
 
     def open_metrics(self, *, total: int, done: int, evaluates: bool = False) -> MetricsWriter:
         """The writer of metrics.jsonl, of ``total`` updates or batches of which so many were done before.

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from r1jax.data.preferences import Judge, Judged, judge_pairs, parse_candidate, select_pairs
+from r1jax.data.preferences import Judged, judge_pairs, parse_candidate, select_pairs
 from r1jax.data.records import FOLDER, check_records, records_of
 from r1jax.policies.chat import check_answered, make_chat
 from r1jax.policies.preview import Previews
@@ -41,12 +41,6 @@ def check(spec: PreferencesSpec, previews: Previews | None = None) -> None:
     check_function(spec.judge.function, where="judge.function")
 
 
-def build(spec: PreferencesSpec, mesh) -> Judge:
-    """The judge; loads the model that it asks, if it is a policy."""
-    chat = make_chat(spec.judge.chat, mesh=mesh)
-    return functools.partial(load_function(spec.judge.function), chat=chat, **spec.judge.options)
-
-
 def main(spec: PreferencesSpec, workdir: Path) -> dict:
     """Asks the judge, writes the pairs. Returns the summary with how many candidates were left out, and why.
 
@@ -58,7 +52,8 @@ def main(spec: PreferencesSpec, workdir: Path) -> dict:
     with open_run(spec, workdir) as run:
         records = records_of(spec.candidates, seed=spec.seed)
         candidates = [parse_candidate(row.values, where=row.where) for row in records]
-        judge = build(spec, run.mesh)
+        chat = make_chat(spec.judge.chat, mesh=run.mesh)  # loads the model that the judge asks, if it is a policy
+        judge = functools.partial(load_function(spec.judge.function), chat=chat, **spec.judge.options)
 
         # Loop
         size, path = spec.candidates_per_batch, run.path / VERDICTS
@@ -94,8 +89,8 @@ def write_pairs(workdir: Path, pairs: Sequence[Mapping[str, Any]]) -> None:
     text = "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs)
     (workdir / FOLDER).mkdir(exist_ok=True)
     write_text(workdir / FOLDER / "pairs.jsonl", text)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    write_json(workdir / MANIFEST, {"files": {"pairs.jsonl": {"records": len(pairs), "sha256": digest}}})
+    file = {"records": len(pairs), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    write_json(workdir / MANIFEST, {"files": {"pairs.jsonl": file}})
 
 
 def keep_whole_batches(path: Path, *, size: int, limit: int) -> int:

@@ -23,7 +23,6 @@ from r1jax.evals.reward_model import length_bias, pair_calibration, pair_metrics
 from r1jax.models.reward_head import rewards_at_end
 from r1jax.models.transformer import Model
 from r1jax.objectives.likelihood import pair_loss, point_loss
-from r1jax.policies.policy import load_policy
 from r1jax.policies.preview import Previews
 from r1jax.policies.reward_model import encode_response, init_head, make_reward_pass, pad_rows, score_sequences
 from r1jax.sharding import make_mesh
@@ -79,11 +78,6 @@ def make_loss(model: Model, spec: RewardModelSpec):
     return loss_function
 
 
-def build(spec: RewardModelSpec, model: Model, params, buffers, *, num_updates: int) -> tuple[TrainState, Update]:
-    """Train state and jitted update from weights (the head among them) that are laid out on their mesh, or their shapes."""
-    return make_train_state(spec, make_loss(model, spec), params, buffers, num_updates=num_updates)
-
-
 def main(spec: RewardModelSpec, workdir: Path) -> dict:
     """Trains, and leaves checkpoints, model.json and tokenizer/ in ``workdir``. Returns the summary with held-out figures.
 
@@ -93,14 +87,14 @@ def main(spec: RewardModelSpec, workdir: Path) -> dict:
     check(spec)
     with open_run(spec, workdir) as run:
         # Policy and data
-        policy, params, buffers = load_policy(spec.init, mesh=run.mesh, seed=spec.seed)
-        policy.save(run.path)
+        policy, params, buffers = run.load_policy()
         train, heldout, counts = make_examples(spec, policy.tokenizer)
         num_updates = math.ceil(len(train) * spec.epochs / spec.examples_per_update)
 
         # Train state
         params = init_head(policy, params, mesh=run.mesh, seed=spec.seed)
-        run.state, update = build(spec, policy.model, params, buffers, num_updates=num_updates)
+        loss_function = make_loss(policy.model, spec)
+        run.state, update = make_train_state(spec, loss_function, params, buffers, num_updates=num_updates)
         del params, buffers
         run.restore(total=num_updates, streams={}, num_tokens=0)
 

@@ -4,7 +4,6 @@ Documents are rendered by a chat template and packed into rows of one length (se
 is the mean over the batch's target tokens ("token") or over documents ("sequence").
 """
 
-import dataclasses
 import math
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from r1jax.data.records import RecordsMissingError
 from r1jax.models.transformer import Model
 from r1jax.objectives.likelihood import cross_entropy_loss
 from r1jax.objectives.sums import mean_metrics
-from r1jax.policies.policy import count_documents, load_policy, make_source
+from r1jax.policies.policy import count_documents, make_source
 from r1jax.policies.preview import Previews
 from r1jax.processes import require_same
 from r1jax.sharding import make_mesh, place_batch
@@ -106,11 +105,6 @@ def make_loss(model: Model, spec: SupervisedSpec):
     return loss_function
 
 
-def build(spec: SupervisedSpec, model: Model, params, buffers, *, num_updates: int) -> tuple[TrainState, Update]:
-    """Train state and jitted update from weights that are laid out on their mesh, or ShapeDtypeStructs of them."""
-    return make_train_state(spec, make_loss(model, spec), params, buffers, num_updates=num_updates)
-
-
 def main(spec: SupervisedSpec, workdir: Path) -> dict:
     """Trains, and leaves checkpoints, model.json and tokenizer/ in ``workdir``. Returns the summary.
 
@@ -123,13 +117,12 @@ def main(spec: SupervisedSpec, workdir: Path) -> dict:
     num_updates = num_updates_of(spec)
     with open_run(spec, workdir) as run:
         # Policy and data
-        policy, params, buffers = load_policy(spec.init, mesh=run.mesh, seed=spec.seed)
-        policy = dataclasses.replace(policy, tokenizer=tokenizer_for(policy.tokenizer, spec.template))
-        policy.save(run.path)
+        policy, params, buffers = run.load_policy(template=spec.template)
         batches = make_document_iterator(source, spec, tokenizer=policy.tokenizer)
 
         # Train state
-        run.state, update = build(spec, policy.model, params, buffers, num_updates=num_updates)
+        loss_function = make_loss(policy.model, spec)
+        run.state, update = make_train_state(spec, loss_function, params, buffers, num_updates=num_updates)
         del params, buffers
         run.restore(total=num_updates, streams={"data": batches}, loss=None, too_long=0)
         kept = run.kept

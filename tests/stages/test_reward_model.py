@@ -14,13 +14,13 @@ from r1jax.models.transformer import make_model
 from r1jax.policies.policy import load_policy
 from r1jax.policies.reward_model import load_reward_model, load_rewards, make_reward_pass, score_sequences
 from r1jax.rewards.rubric import Rubric
+from r1jax.sharding import make_mesh
 from r1jax.specs.policy import StageInit
 from r1jax.specs.reader import read
 from r1jax.specs.rewards import ModelReward
 from r1jax.specs.stages import RewardModelSpec
 from r1jax.stages import reward_model
 from r1jax.stages.reward_model import Example
-from r1jax.stages.supervised import make_mesh
 from r1jax.tasks.problem import Problem
 from r1jax.training.checkpoint import CheckpointError, Checkpoints
 from r1jax.workdir.directory import WorkdirError

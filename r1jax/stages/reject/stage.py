@@ -31,7 +31,7 @@ import jax
 from r1jax.data.records import FOLDER, RecordsMissingError, check_records, messages_of, records_of
 from r1jax.data.shards import as_markdown, unshared, write_records
 from r1jax.policies.chat import make_chat
-from r1jax.policies.policy import Policy, load_policy
+from r1jax.policies.policy import Policy
 from r1jax.policies.preview import Previews
 from r1jax.policies.reward_model import load_rewards, stand_in_rewards
 from r1jax.processes import on_first, require_same_text
@@ -117,7 +117,7 @@ def main(spec: RejectSpec, workdir: Path) -> dict:
             messages_of(row)  # what is no conversation is said before anything is sampled
     with open_run(spec, workdir) as run:
         # Policy, sampler, judge, rewriter
-        policy, params, buffers = load_policy(spec.init, mesh=run.mesh, seed=spec.seed)
+        policy, params, buffers = run.load_policy()
         collector, steps = build(spec, policy, run.mesh)
         model = {"path": run.lineage.get("init.path", {}).get("path"), "weights": weights_digest(params)}
         params, buffers = for_sampling(policy.model, params, buffers, mesh=run.mesh)

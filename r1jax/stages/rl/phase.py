@@ -163,13 +163,7 @@ def _sequence(rollout: Rollout, advantage: float, *, mask_truncated: bool) -> di
 
 
 def evaluate_heldout(
-    collector: Collector,
-    weights,
-    problems: Sequence[Problem],
-    spec: RlSpec,
-    run: OpenRun,
-    *,
-    is_full: bool,
+    collector: Collector, weights, problems: Sequence[Problem], spec: RlSpec, run: OpenRun, *, is_full: bool
 ) -> tuple[dict[str, float], list[Group]]:
     """(metrics, groups) on held-out problems: few samples along the way, many at the two ends.
 

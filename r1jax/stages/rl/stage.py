@@ -22,7 +22,6 @@ from r1jax.data.prompts import PromptIterator
 from r1jax.evals.evaluate import MOST_PROBLEMS, heldout_problems
 from r1jax.models.transformer import Model
 from r1jax.objectives.grpo import grpo_loss
-from r1jax.policies.policy import load_policy
 from r1jax.policies.preview import Previews
 from r1jax.policies.reward_model import load_rewards, stand_in_rewards
 from r1jax.processes import require_same
@@ -143,8 +142,7 @@ def main(spec: RlSpec, workdir: Path) -> dict:
     check(spec)
     with open_run(spec, workdir) as run:
         # Policy, problems, sampler, rewards
-        policy, params, buffers = load_policy(spec.init, mesh=run.mesh, seed=spec.seed)
-        policy.save(run.path)
+        policy, params, buffers = run.load_policy()
         sync = WeightSync(policy.model, mesh=run.mesh, axes=spec.rollout_mesh and spec.rollout_mesh.axes())
         schedule = TaskSchedule(spec.tasks, seed=spec.seed)
         rubric = Rubric(load_rewards(spec.rewards, mesh=run.mesh))

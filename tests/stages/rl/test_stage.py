@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from r1jax.policies.policy import load_policy
 from r1jax.rollout.collect import Collector
 from r1jax.sharding import make_mesh
 from r1jax.specs.reader import read
@@ -79,7 +80,7 @@ def tiny_config(**changes) -> RlSpec:
 
 
 def params_of(workdir: Path, spec: RlSpec):
-    _, params, _ = rl.load_policy(spec.init, mesh=make_mesh(), seed=spec.seed)
+    _, params, _ = load_policy(spec.init, mesh=make_mesh(), seed=spec.seed)
     return load_checkpoint(workdir, {"params": params}, partial=True)[0]["params"]
 
 
@@ -316,7 +317,7 @@ def test_a_reward_model_that_was_made_anew_is_refused_on_resume(tmp_path, monkey
     def interrupt(*args, **kwargs):
         raise InterruptedError
 
-    monkeypatch.setattr(rl, "load_policy", interrupt)
+    monkeypatch.setattr("r1jax.stages.open_run.load_policy", interrupt)
     (tmp_path / "helpful").mkdir()
     for name in ("config.json", "environment.json"):
         (tmp_path / "helpful" / name).write_text("{}")
