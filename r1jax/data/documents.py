@@ -26,10 +26,9 @@ def as_messages(document: tuple[str, str] | Messages) -> Messages:
 def encode_document(
     document: tuple[str, str] | Messages, tokenizer: Tokenizer, spec: SupervisedSpec
 ) -> dict[str, np.ndarray]:
-    """Inputs, targets and loss mask, each [n - 1], of a conversation of n tokens (`encode_conversation`).
+    """Inputs, targets t + 1 and loss mask, each [n - 1], of a conversation of n tokens (`encode_conversation`).
 
-    Position t holds token t and the target t + 1; the mask is 1 where the target is a word of the trained assistant turns
-    or ends one; with ``loss_on_prompt`` everywhere.
+    The mask is 1 where the target is a word of the trained assistant turns or ends one; with ``loss_on_prompt`` everywhere.
     """
     ids, mask = encode_conversation(as_messages(document), tokenizer, template=spec.template, train=spec.train)
     tokens = np.array(ids, np.int32)

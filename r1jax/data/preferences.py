@@ -28,8 +28,7 @@ READS = {"helpful": "summary", "safety": "whole"}
 """The part of a response that each kind of reward model reads (R1 Sec. 3.1; ``r1jax.text.response.part_of``)."""
 _FIELDS = {"helpful": {"chosen": str, "rejected": str}, "safety": {"response": str, "is_safe": bool}}
 Judge = Callable[..., Sequence[Any]]
-FAILURES = ("malformed", "error")
-"""Kinds: a reply that is no verdict, and no reply."""
+FAILURES = ("malformed", "error")  # kinds: a reply that is no verdict, and no reply
 
 
 @dataclasses.dataclass(frozen=True)

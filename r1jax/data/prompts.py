@@ -23,10 +23,7 @@ class PromptIterator:
         self._start, self._next = stable_hash("prompts", seed) % 2**32, 0
 
     def draw_from(self, task: Task) -> None:
-        """From now on the problems are those of another task, at the indices where the stream stands.
-
-        A position says nothing of the task: whoever goes on from a saved one says again which it is.
-        """
+        """From now on the problems are those of another task, at the indices where the stream stands; no position says which."""
         self._task = task
 
     def take_skipped(self) -> list[Problem]:

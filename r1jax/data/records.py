@@ -23,8 +23,7 @@ from r1jax.tasks.problem import stable_hash
 from r1jax.tasks.sources.rows import ENDINGS, Row, Rows, data_files, open_rows
 from r1jax.text.templates import MESSAGE_FIELDS
 
-FOLDER = "data"
-"""Where a stage that makes records leaves them, in its work directory."""
+FOLDER = "data"  # where a stage that makes records leaves them, in its work directory
 _ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 
 

@@ -1,10 +1,8 @@
 """One background thread, for work that goes on while the device computes.
 
-It is a daemon: a reward function that hangs does not keep an interrupted program from ending, as a
-`ThreadPoolExecutor`'s would. An idle one is ended before the interpreter is.
-
-In a notebook the program outlives its runs: who no longer waits for what he gave gives it up (`or_give_up`), so that the
-next run does not stand in line behind a reward that hangs.
+It is a daemon: a reward function that hangs does not keep an interrupted program from ending, as a `ThreadPoolExecutor`'s would.
+In a notebook, where the program outlives its runs, what is no longer waited for is given up (`or_give_up`), so that the next run
+does not stand in line behind a reward that hangs.
 """
 
 import atexit
@@ -16,8 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
-_PATIENCE = 2.0
-"""Seconds that the end of the program waits for a job under way."""
+_PATIENCE = 2.0  # seconds that the end of the program waits for a job under way
 
 
 def run_in_background(function: Callable[..., Any], *arguments: Any) -> Future:

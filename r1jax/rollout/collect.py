@@ -232,8 +232,7 @@ def _grader_of(task: Task, problem: Problem) -> str | None:
     return getattr(task.task_of(problem) if isinstance(task, Mixture) else task, "grader", None)
 
 
-_Scored = tuple[list[GradedAnswer], Scores]
-"""A group's answers and plain rewards."""
+_Scored = tuple[list[GradedAnswer], Scores]  # a group's answers and plain rewards
 
 
 def _exchanged(function: Callable[[], dict[int, _Scored]]) -> dict[int, _Scored]:

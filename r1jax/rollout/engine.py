@@ -25,10 +25,8 @@ from r1jax.rollout.rows import DenseRows, PagedRows, make_paged_rows, prompts_at
 from r1jax.specs.rollout import EngineSpec
 
 MAX_STOP_IDS = 8
-_BLOCK = 256
-"""Vocabulary entries a block of the two-level inverse CDF."""
-MIN_ROWS = 16
-"""Alive rows are not gathered into batches smaller than this."""
+_BLOCK = 256  # vocabulary entries a block of the two-level inverse CDF
+MIN_ROWS = 16  # alive rows are not gathered into batches smaller than this
 RowLayout = DenseRows | PagedRows
 
 

@@ -20,10 +20,8 @@ from r1jax.models.transformer import Model
 from r1jax.sharding import MESH_AXES, make_mesh, tree_shardings
 
 FIRST_DEVICE = "first_device"
-_IN_FLOAT32 = ("scale", "w_router_DE")
-"""Last name of a parameter that is used in float32: norms, and the router."""
-_STACKS = ("dense", "moe", "mtp")
-"""First name of the parameters whose leading dim is layers."""
+_IN_FLOAT32 = ("scale", "w_router_DE")  # last name of a parameter that is used in float32: norms, and the router
+_STACKS = ("dense", "moe", "mtp")  # first name of the parameters whose leading dim is layers
 
 
 def make_rollout_mesh(axes: Mapping[str, int] | None, mesh: Mesh) -> Mesh:

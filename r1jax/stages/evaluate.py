@@ -124,5 +124,4 @@ def main(spec: EvaluateSpec, workdir: Path) -> dict:
         for (task, _), row in zip(problems, rows, strict=True):
             prefix = f"{task.name}/"
             tasks[task.name] = {key.removeprefix(prefix): row[key] for key in row if key.startswith(prefix)}
-        seconds = sum(row["time/step"] for row in rows)
-        return run.mark_done({"tasks": tasks, "wall_seconds": seconds})
+        return run.mark_done({"tasks": tasks, "wall_seconds": sum(row["time/step"] for row in rows)})

@@ -15,7 +15,7 @@ import jax
 from r1jax.policies.policy import Policy, load_policy
 from r1jax.processes import is_first
 from r1jax.sharding import make_mesh
-from r1jax.specs.stages import MeshStageSpec, RlSpec, StageSpec, TrainingSpec
+from r1jax.specs.stages import MeshStageSpec, StageSpec, TrainingSpec
 from r1jax.text.chat import tokenizer_for
 from r1jax.training.checkpoint import Checkpoints
 from r1jax.workdir.directory import Workdir, open_workdir
@@ -70,21 +70,18 @@ class OpenRun:
 
         evaluates: whether an evaluation along the way comes next.
         """
-        writer = MetricsWriter(
-            self.path, total=total, resume_step=done, progress=self.progress, evaluates_again=evaluates
-        )
-        self.metrics = self.resources.enter_context(writer)
-        return writer
+        options = {"resume_step": done, "progress": self.progress, "evaluates_again": evaluates}
+        self.metrics = self.resources.enter_context(MetricsWriter(self.path, total=total, **options))
+        return self.metrics
 
-    def restore(self, *, total: int, streams: Mapping[str, Any], **kept: Any) -> None:
+    def restore(self, *, total: int, streams: Mapping[str, Any], evaluate_every: int = 0, **kept: Any) -> None:
         """Goes on from the latest checkpoint, if there is one, laid out like ``state``; opens the metrics.
 
-        streams: have ``get_state`` and ``set_state``. kept: first values, plain JSON, of what else checkpoints hold.
+        streams: have ``get_state`` and ``set_state``. evaluate_every: updates between evaluations, the best of which is kept; 0:
+        none. kept: first values, plain JSON, of what else checkpoints hold.
         Raises WorkdirError where the checkpoints to come do not fit on the disk.
         """
-        evaluate_every = self.spec.eval.every if isinstance(self.spec, RlSpec) else 0
-        to_come = self.checkpoints.bytes_to_come(self.state, with_best=bool(evaluate_every))
-        self.directory.require_space(to_come)
+        self.directory.require_space(self.checkpoints.bytes_to_come(self.state, with_best=bool(evaluate_every)))
         self.streams, self.kept, self.total = streams, kept, total
         if self.checkpoints.latest_step() is not None:
             self.progress.phase("restoring")

@@ -5,8 +5,7 @@ Candidates are records {"messages": [...], "responses": [two texts]}. It leaves 
 reward model's stage; manifest.json, the file with its digest; verdicts.jsonl, every candidate with the verdict of each query and
 why one failed. A run that was stopped goes on there.
 
-Of several processes each asks the judge, and they must hear the same, which is checked. An endpoint is asked by the first
-process alone, which also writes.
+Of several processes each asks the judge, and they must hear the same. An endpoint is asked by the first alone, which also writes.
 """
 
 import dataclasses
@@ -50,8 +49,8 @@ def main(spec: PreferencesSpec, workdir: Path) -> dict:
     spec = read(PreferencesSpec, spec)
     check(spec)
     with open_run(spec, workdir) as run:
-        records = records_of(spec.candidates, seed=spec.seed)
-        candidates = [parse_candidate(row.values, where=row.where) for row in records]
+        rows = records_of(spec.candidates, seed=spec.seed)
+        candidates = [parse_candidate(row.values, where=row.where) for row in rows]
         chat = make_chat(spec.judge.chat, mesh=run.mesh)  # loads the model that the judge asks, if it is a policy
         judge = functools.partial(load_function(spec.judge.function), chat=chat, **spec.judge.options)
 

@@ -5,7 +5,6 @@ follows from its content and from ``heldout_fraction`` alone. So two stages that
 two that do not would let held-out problems into training without a word.
 """
 
-import collections
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -29,8 +28,7 @@ from r1jax.text.chat import check_template, encode_prompt
 
 _NUM_CHECKED = 16
 """Training problems of each task that must have what its rewards need; documents that are made to see their split."""
-_NUM_LOOKED_AT = 64
-"""Training problems of each task, of which one must have a prompt that fits."""
+_NUM_LOOKED_AT = 64  # training problems of each task, of which one must have a prompt that fits
 
 
 def make_collector(spec: Any, policy: Policy, *, task: Task, rubric: Rubric) -> Collector:
@@ -76,8 +74,8 @@ def check_sampled(
 def _check_rewards(rubric: Rubric, task: Task, *, template: str) -> None:
     """Lets the rewards score a training problem of a task, and asks for the columns of more.
 
-    Raises ValueError, naming the problem's row, for a column that a reward needs and it has not, a reward that fails on every
-    answer, or a template that its messages do not fit.
+    Raises ValueError, naming the problem's row, for a missing column, a reward that fails on every answer, or a template that its
+    messages do not fit.
     """
     for index in range(_NUM_CHECKED):
         problem = task.problem(index, split="train")
@@ -107,15 +105,12 @@ def _check_prompts(spec: Any, previews: Previews, *, trained: Sequence[Task], he
         return len(encode_prompt(problem.messages, preview.tokenizer, template=spec.template))
 
     for task in trained:
-        lengths = []
-        for index in range(_NUM_LOOKED_AT):
-            lengths.append(length(task.problem(index, split="train")))
-            if lengths[-1] <= spec.max_prompt_tokens:
-                break
-        else:
+        lengths = (length(task.problem(index, split="train")) for index in range(_NUM_LOOKED_AT))
+        too_long = list(itertools.takewhile(lambda count: count > spec.max_prompt_tokens, lengths))
+        if len(too_long) == _NUM_LOOKED_AT:
             raise ValueError(
                 f"max_prompt_tokens={spec.max_prompt_tokens}: the first {_NUM_LOOKED_AT} training prompts of task "
-                f"{task.name!r} have {min(lengths)} tokens and more"
+                f"{task.name!r} have {min(too_long)} tokens and more"
             )
     for problem in heldout:
         if (count := length(problem)) > spec.max_prompt_tokens:
@@ -126,12 +121,10 @@ def _check_prompts(spec: Any, previews: Previews, *, trained: Sequence[Task], he
 
 
 def check_same_split(spec: Any, previews: Previews) -> None:
-    """Compares the split of a stage's tasks with those of the stages that its policy comes from.
+    """Raises ValueError where a stage that the policy comes from splits a task in another way, naming it and both fractions.
 
-    A few problems or documents of each are made, and what they ask of ``split_of`` is compared. A stage whose data
-    cannot be made here is named on stderr and left out.
-
-    Raises ValueError naming both fractions and the stage before.
+    A few problems or documents of each are made, and what they ask of ``split_of`` is compared. A stage whose data cannot be
+    made here is named on stderr and left out.
     """
     here = _fractions(lambda: _make_problems(spec.tasks))
     for path, before in _stages_before(spec.init, previews):
@@ -190,5 +183,5 @@ def _make_data(spec: Any) -> None:
         sources: list[SourceSpec] = [getattr(spec, name) for name in ("data", "candidates") if hasattr(spec, name)]
         for source in (*sources, *getattr(spec, "others", ())):
             if source.function is not None:
-                collections.deque(itertools.islice(records_of(source, seed=spec.seed), _NUM_CHECKED), maxlen=0)
+                list(itertools.islice(records_of(source, seed=spec.seed), _NUM_CHECKED))
     _make_problems(getattr(spec, "tasks", ()))

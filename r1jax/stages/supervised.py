@@ -38,8 +38,7 @@ from r1jax.training.offload import check_offload
 
 FIELDS = ("tokens", "targets", "mask", "segment_ids", "positions")
 _NUM_CHECKED = 16
-_UNKNOWN_UPDATES = 1 << 30
-"""Updates of a run whose data an earlier stage has still to make."""
+_UNKNOWN_UPDATES = 1 << 30  # updates of a run whose data an earlier stage has still to make
 
 
 def check(spec: SupervisedSpec, previews: Previews | None = None) -> None:
@@ -125,9 +124,9 @@ def main(spec: SupervisedSpec, workdir: Path) -> dict:
         run.state, update = make_train_state(spec, loss_function, params, buffers, num_updates=num_updates)
         del params, buffers
         run.restore(total=num_updates, streams={"data": batches}, loss=None, too_long=0)
-        kept = run.kept
 
         # Loop
+        kept = run.kept
         for _ in run.loop():
             batch = next(batches)
             run.state, row = update_on_documents(run.state, update, batch, rows=spec.rows_per_microbatch)

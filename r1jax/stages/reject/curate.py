@@ -158,12 +158,11 @@ def _check_rewritten(fate: Fate, task: Task) -> None:
     elif fate.sample.is_correct:
         answer = final_answer(content, style="r1")
         try:
-            is_correct = answer is not None and task.grade(answer, fate.problem) >= 1.0
+            if answer is None or task.grade(answer, fate.problem) < 1.0:
+                fate.reject("rewrite: another answer")
         except GradingError as error:
             fate.reject(error, "rewrite")
             return
-        if not is_correct:
-            fate.reject("rewrite: another answer")
     if fate.reason is not None:
         fate.message = content
 

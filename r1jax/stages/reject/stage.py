@@ -55,8 +55,7 @@ from r1jax.workdir.lineage import MANIFEST, weights_digest
 from r1jax.workdir.read import read_rows
 
 _NOT_IN_A_NAME = re.compile(r"[^-.\w]+")
-_EXAMPLES = 20
-"""Dropped samples of each reason in rejected.jsonl; of a batch one of each."""
+_EXAMPLES = 20  # dropped samples of each reason in rejected.jsonl; of a batch one of each
 
 
 class EmptySetError(ValueError):

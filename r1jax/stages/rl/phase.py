@@ -121,10 +121,9 @@ def make_microbatches(groups: Sequence[Group], advantages_PG: np.ndarray, spec: 
     """The rollouts of one update, packed: dicts of [R, T] arrays with the counts of the whole update in each.
 
     Fields: tokens, targets, mask (1 where the target was sampled), advantage, sampler_logp, segment_ids, positions; scalars
-    temperature, num_sequences (those with a target), num_segments (all), num_tokens. A zero-variance group without KL would
-    teach nothing, but it is kept: the mean is over all. A rollout without a reward (NaN: its verifier failed) is not in its
-    group: it has no targets, so no token of it is in the loss, the KL or the mean. With ``mask_truncated`` neither has one
-    that was cut off (DAPO Sec. 3.4).
+    temperature, num_sequences (those with a target), num_segments (all), num_tokens. A zero-variance group is kept: the mean is
+    over all. A rollout without a reward (NaN: its verifier failed) has no targets, so no token of it is in the loss, the KL or
+    the mean; with ``mask_truncated`` neither has one that was cut off (DAPO Sec. 3.4).
     """
     sequences = [
         _sequence(rollout, advantage, mask_truncated=spec.mask_truncated)

@@ -156,7 +156,8 @@ def main(spec: RlSpec, workdir: Path) -> dict:
         # Train state
         run.state, update, score = build(spec, policy.model, params, buffers)
         del params, buffers
-        run.restore(total=spec.num_updates, streams={"prompts": prompts}, before=None, num_tokens=0)
+        cadence = {"total": spec.num_updates, "evaluate_every": spec.eval.every}
+        run.restore(**cadence, streams={"prompts": prompts}, before=None, num_tokens=0)
         completions = CompletionsWriter(run.path, resume_step=run.updates)
         few = heldout[: spec.eval.problems or MOST_PROBLEMS]
         sizes = {"size": len(few) * spec.eval.samples, "final_size": len(heldout) * spec.eval.final_samples}
@@ -166,8 +167,8 @@ def main(spec: RlSpec, workdir: Path) -> dict:
             mark = time.perf_counter()
             with sync.lend(run.state) as weights:
                 collector_now = at_update(collector, run.updates)
-                problems = heldout if is_full else few
-                scores, groups = evaluate_heldout(collector_now, weights, problems, spec, run, is_full=is_full)
+                asked = heldout if is_full else few
+                scores, groups = evaluate_heldout(collector_now, weights, asked, spec, run, is_full=is_full)
             completions.write(run.updates, completion_rows(groups), split="heldout")
             row = {f"eval/{name}": value for name, value in scores.items()}
             run.metrics.write(run.updates, row if is_full else row | {"time/eval": time.perf_counter() - mark})
