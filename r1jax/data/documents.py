@@ -28,7 +28,7 @@ def encode_document(
 ) -> dict[str, np.ndarray]:
     """Inputs, targets t + 1 and loss mask, each [n - 1], of a conversation of n tokens (`encode_conversation`).
 
-    The mask is 1 where the target is a word of the trained assistant turns or ends one; with ``loss_on_prompt`` everywhere.
+    The mask is 1 where the target is in a trained assistant turn or ends one; with ``loss_on_prompt`` everywhere.
     """
     ids, mask = encode_conversation(as_messages(document), tokenizer, template=spec.template, train=spec.train)
     tokens = np.array(ids, np.int32)
@@ -61,7 +61,7 @@ def fit_documents(
 
 
 def make_document_iterator(source: DocumentSource, spec: SupervisedSpec, *, tokenizer: Tokenizer) -> Any:
-    """Grain iterator of the packed batches of updates: dicts of [R, row_length] arrays, R a multiple of the micro-batch's rows.
+    """Grain iterator of packed batches: dicts of [R, row_length] arrays, R a multiple of ``rows_per_microbatch``.
 
     Fields: tokens, targets, mask, segment_ids, positions; and "num_too_long", how many documents of the batch were longer
     than a row. ``get_state``/``set_state`` save and restore the position. A batch raises what ``fit_documents`` does.

@@ -10,7 +10,7 @@ from r1jax.tasks.problem import Problem, Task, stable_hash
 
 
 class PromptIterator:
-    """Batches of ``batch_size`` training problems of a task, in order; the seed decides where in its sequence they begin.
+    """Batches of training problems of a task, in order; the seed decides where in its sequence they begin.
 
     Problems of which ``keep`` says no are passed over, and kept for ``take_skipped``.
     """
@@ -23,7 +23,7 @@ class PromptIterator:
         self._start, self._next = stable_hash("prompts", seed) % 2**32, 0
 
     def draw_from(self, task: Task) -> None:
-        """From now on the problems are those of another task, at the indices where the stream stands; no position says which."""
+        """From now on the problems are another task's, at the indices where the stream stands; no position says which."""
         self._task = task
 
     def take_skipped(self) -> list[Problem]:

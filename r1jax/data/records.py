@@ -34,7 +34,7 @@ class RecordsMissingError(FileNotFoundError):
 def document_at(
     index: int, *, seed: int, path: str, split: str | None = None, subset: str | None = None
 ) -> list[dict[str, str]]:
-    """The conversation at ``index`` of the endless sequence of epochs, each of which has an order of its own, by the seed.
+    """The conversation at ``index`` of the endless sequence of epochs, each in a new order, by the seed.
 
     Raises what ``open_records`` and ``messages_of`` raise.
     """
@@ -46,8 +46,8 @@ def document_at(
 def open_records(path: str | Path, *, split: str | None = None, subset: str | None = None) -> Rows:
     """The rows of a set of records, opened once as long as the file or folder does not change.
 
-    path: a work directory of a stage that makes records, or what ``tasks.sources.rows.open_rows`` reads; split, subset: of a
-    folder that holds several.
+    path: a work directory of a stage that makes records, or what ``tasks.sources.rows.open_rows`` reads; split, subset:
+    of a folder that holds several.
 
     Raises RecordsMissingError where a folder is not there, or of a stage that has not finished; ValueError for a file that
     is not there.
@@ -74,7 +74,7 @@ def check_records(spec: SourceSpec, *, where: str) -> None:
 def records_of(spec: SourceSpec, *, seed: int) -> Iterator[Row]:
     """The records of a path (``open_records``) or of a function, read as they are asked for.
 
-    A function yields records; it is called with the seed and the arguments. Raises ValueError, or what ``open_records`` raises.
+    A function is called with the seed and the arguments, and yields records. Raises what ``open_records`` raises.
     """
     if spec.path is not None:
         rows = open_records(spec.path, split=spec.split, subset=spec.subset)
@@ -86,7 +86,7 @@ def records_of(spec: SourceSpec, *, seed: int) -> Iterator[Row]:
 
 
 def messages_of(row: Row) -> list[dict[str, str]]:
-    """The conversation of a record. Raises ValueError, naming file, row and field, where it is none that the assistant ends."""
+    """The conversation of a record. Raises ValueError, naming file, row and field, unless the assistant ends it."""
     keys = {"messages": ("role", "content"), "conversations": ("from", "value")}
     field = next((name for name in keys if row.get(name) is not None), "prompt")
     if field == "prompt":

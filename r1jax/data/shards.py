@@ -26,8 +26,8 @@ def unshared(
 ) -> Iterator[dict[str, Any]]:
     """The records whose conversation was not there before and that share no n-gram with a test set.
 
-    Any content is looked at, questions and answers (R1 v2 Sec. D.1); white space does not tell records apart. Of equal records
-    the first stays; a hash of each is kept in memory. What is left out is counted in ``rejected``, by reason.
+    Any content is looked at, questions and answers (R1 v2 Sec. D.1); white space does not tell records apart. Of equal
+    records the first stays; a hash of each is kept in memory. What is left out is counted in ``rejected``, by reason.
     """
     seen: set[int] = set()
     for record in records:

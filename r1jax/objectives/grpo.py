@@ -59,8 +59,8 @@ def grpo_loss(
       ratio_level: "token", or "sequence" for exp(mean of the sequence's log-ratios) (GSPO, token form).
       importance_cap: c_t = min(exp(old - sampler), cap) on the policy term, no gradient; None for none.
 
-    Returns float32 scalars: the loss, and metrics: sums over the tokens of non-zero weight, "num_tokens", and under "max" what
-    is joined by maximum (`add_metrics`, then `mean_metrics` once).
+    Returns float32 scalars: the loss, and metrics: sums over the tokens of non-zero weight, "num_tokens", and under
+    "max" what is joined by maximum (`add_metrics`, then `mean_metrics` once).
 
     Raises ValueError for shapes that differ, an unknown option or a missing input.
     """

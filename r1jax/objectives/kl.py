@@ -30,8 +30,8 @@ def clamp_log_ratio(log_ratio: jax.Array) -> jax.Array:
 def kl_estimate(logp: jax.Array, ref_logp: jax.Array, *, kind: str, old_logp: jax.Array | None = None) -> jax.Array:
     """The estimate at each token, in nats: arrays of one shape -> float32 of that shape, see the module's table.
 
-    logp: log-probs of the sampled tokens under the policy that is differentiated; ref_logp, old_logp: under the reference, and
-    the policy that sampled them ("k3_is" alone needs it); constants to the gradient.
+    logp: log-probs of the sampled tokens under the policy that is differentiated; ref_logp, old_logp: under the
+    reference, and the policy that sampled them ("k3_is" alone needs it); constants to the gradient.
 
     Raises ValueError for an unknown kind, shapes that differ or a missing `old_logp`.
     """

@@ -51,7 +51,7 @@ def token_weights(
         "sequence": 1 / (N |o_i|), mean of each sequence, then of sequences (DSM Eq. 3; R1's mini-batch mean);
         "token": 1 / `num_tokens`, every token alike (DAPO Eq. 8, over the batch and not per question);
         "constant": 1 / (N `constant`), no length bias (Dr. GRPO Sec. 3.2; the constant is its token budget).
-      num_sequences, num_tokens: counts over the whole batch, so that micro-batching, order and packing do not change the
+      num_sequences, num_tokens: counts over the whole batch, so that micro-batches, order and packing do not change the
         loss. Sequences that the mask drops entirely should not be among them.
 
     Returns float32 [B, T], 0 outside the mask; all 0 when the counts are 0. Raises ValueError for an unknown

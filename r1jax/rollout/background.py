@@ -1,8 +1,8 @@
 """One background thread, for work that goes on while the device computes.
 
-It is a daemon: a reward function that hangs does not keep an interrupted program from ending, as a `ThreadPoolExecutor`'s would.
-In a notebook, where the program outlives its runs, what is no longer waited for is given up (`or_give_up`), so that the next run
-does not stand in line behind a reward that hangs.
+It is a daemon: a reward function that hangs does not keep an interrupted program from ending, as a
+`ThreadPoolExecutor`'s would. In a notebook, where the program outlives its runs, what is no longer waited for is given
+up (`or_give_up`), so that the next run does not stand in line behind a reward that hangs.
 """
 
 import atexit

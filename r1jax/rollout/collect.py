@@ -33,9 +33,8 @@ class Collected:
     seconds: dict[str, float]
     """"generate"; "rewards": what scoring took after the last token, the rest of it went on meanwhile."""
     counts: Mapping[str, float]
-    """"rewards/<name>/errors", completions that each reward failed on; "rewards/<name>/timeouts", those of them that ran out of time;
-    "rewards/<name>/seconds", what it took, wherever it ran. The name "task_metric" is there where the task itself could not grade
-    some."""
+    """"rewards/<name>/errors": completions that each reward failed on, "task_metric" where the task could not grade some;
+    ".../timeouts": those of them that ran out of time; ".../seconds": what it took, wherever it ran."""
 
 
 @dataclasses.dataclass(frozen=True)

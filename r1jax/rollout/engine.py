@@ -31,7 +31,7 @@ RowLayout = DenseRows | PagedRows
 
 
 class Engine:
-    """Samples completions of a batch of prompts under given weights. pad_id: any token id; fills slots that are never read."""
+    """Samples completions of prompts under given weights. pad_id: any token id; fills slots that are never read."""
 
     def __init__(self, model: Model, spec: EngineSpec, *, pad_id: int):
         self.model, self.spec, self.pad_id = model, spec, pad_id

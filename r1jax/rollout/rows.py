@@ -1,11 +1,11 @@
 """How the sequences of one call lie in the engine's cache: P prompts, each with ``num_samples`` rows one after the other.
 
-``DenseRows`` says what every kind does; ``PagedRows`` is the other. Both are sizes alone, so a program can be compiled for them.
+``DenseRows`` says what every kind does; ``PagedRows`` is the other. Both are sizes alone: programs are compiled for them.
 
-Which page (``r1jax.models.cache``) each token gets is decided on the host before anything runs. The samples of a prompt share its
-full pages; each has the rest of the prompt and its tokens in other pages, enough for the whole budget. So no page is given out
-later, and a decode step never waits for the host. Pages of S tokens: P · ⌊T / S⌋ + B · (⌈budget / S⌉ + 1) for B rows of P
-prompts of up to T tokens. ``Engine`` bounds B (``max_rows``).
+Which page (``r1jax.models.cache``) each token gets is decided on the host before anything runs. The samples of a prompt
+share its full pages; each has the rest of the prompt and its tokens in other pages, enough for the whole budget. So no
+page is given out later, and a decode step never waits for the host. Pages of S tokens: P · ⌊T / S⌋ + B · (⌈budget / S⌉
++ 1) for B rows of P prompts of up to T tokens. ``Engine`` bounds B (``max_rows``).
 
 On a mesh the rows are cut into parts, one for each group of devices that the "batch" of the role "rollout" is split over, and
 the pool alike: a row's pages are in its part's pool, so reading them needs no other device. A prompt whose samples are in several
@@ -30,7 +30,7 @@ from r1jax.sharding import MESH_AXES, RULES
 class DenseRows:
     """Prompts of ``prompt_length`` slots with the padding on the left, a dense cache that grows by copying.
 
-    ``num_samples``: rows of each sequence that is prefilled. ``num_parts``: blocks of consecutive rows, each on other devices.
+    ``num_samples``: rows of each prefilled sequence. ``num_parts``: blocks of consecutive rows, each on other devices.
     """
 
     prompt_length: int
@@ -158,8 +158,8 @@ def split_here(num_prompts: int, num_samples: int) -> tuple[tuple[str, ...], int
 def prompts_at_once(num_prompts: int, num_samples: int, max_rows: int | None) -> int:
     """Prompts of a batch, of which no more than ``max_rows`` rows are sampled.
 
-    So many that the fewest rows are on one device at a time (batches that the mesh does not cut are whole on each); of those
-    numbers the smallest, which makes the batches as even as can be.
+    So many that the fewest rows are on one device at a time (batches that the mesh does not cut are whole on each); of
+    those numbers the smallest, which makes the batches as even as can be.
     """
     if max_rows is None:
         return num_prompts

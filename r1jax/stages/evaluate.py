@@ -1,10 +1,10 @@
 """Evaluate stage: a policy on held-out problems of several tasks, with intervals over problems (R1 v2 App. D.1).
 
-Of each task the first ``problems`` distinct held-out problems, ``samples`` of each: pass@1, majority votes of several sizes,
-lengths, language, reflection and every reward; their weight and from_update, of a list that an RL stage shares, play no part.
+Of each task the first ``problems`` distinct held-out problems, ``samples`` of each: pass@1, majority votes of several
+sizes, lengths, language, reflection and every reward; their weight and from_update play no part.
 
-It leaves metrics.jsonl with a row a task (step 1 the first, ...), and completions/heldout_000001.jsonl, ... with every sample. A
-run that was stopped goes on with the first task that has no row.
+It leaves metrics.jsonl with a row a task (step 1 the first, ...), and completions/heldout_000001.jsonl, ... with every
+sample. A run that was stopped goes on with the first task that has no row.
 """
 
 import dataclasses

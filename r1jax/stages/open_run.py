@@ -77,8 +77,8 @@ class OpenRun:
     def restore(self, *, total: int, streams: Mapping[str, Any], evaluate_every: int = 0, **kept: Any) -> None:
         """Goes on from the latest checkpoint, if there is one, laid out like ``state``; opens the metrics.
 
-        streams: have ``get_state`` and ``set_state``. evaluate_every: updates between evaluations, the best of which is kept; 0:
-        none. kept: first values, plain JSON, of what else checkpoints hold.
+        streams: have ``get_state`` and ``set_state``. evaluate_every: updates between evaluations, the best of which is
+        kept; 0: none. kept: first values, plain JSON, of what else checkpoints hold.
         Raises WorkdirError where the checkpoints to come do not fit on the disk.
         """
         self.directory.require_space(self.checkpoints.bytes_to_come(self.state, with_best=bool(evaluate_every)))
@@ -133,7 +133,7 @@ class OpenRun:
         self.progress.phase("")
 
     def save_best(self, scores: Mapping[str, float]) -> None:
-        """Saves a checkpoint if its held-out score is the highest yet: pass@1, or the reward where none can be graded."""
+        """Saves a checkpoint if its held-out score is the highest yet: pass@1, or the reward where that is not there."""
         metric = "pass@1" if "pass@1" in scores else "reward"
         if metric in scores:
             value = scores[metric]

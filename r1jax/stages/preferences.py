@@ -1,11 +1,11 @@
 """Preferences stage: a judge compares two responses to each prompt, and the clear cases become pairs (R1 Sec. 3.1, spec B.7).
 
-Four queries a pair in random order, the mean verdict, |mean| > 1, lengths balanced over the set: see `r1jax.data.preferences`.
-Candidates are records {"messages": [...], "responses": [two texts]}. It leaves data/pairs.jsonl, records of kind "helpful" for the
-reward model's stage; manifest.json, the file with its digest; verdicts.jsonl, every candidate with the verdict of each query and
-why one failed. A run that was stopped goes on there.
+Four queries a pair in random order, the mean verdict, |mean| > 1, lengths balanced over the set: see
+`r1jax.data.preferences`. Candidates are records {"messages": [...], "responses": [two texts]}. It leaves
+data/pairs.jsonl, records of kind "helpful" for the reward model's stage; manifest.json, the file with its digest;
+verdicts.jsonl, every candidate with the verdict of each query and why one failed. A run that was stopped goes on there.
 
-Of several processes each asks the judge, and they must hear the same. An endpoint is asked by the first alone, which also writes.
+Of several processes each asks the judge, and they must hear the same; the first alone asks an endpoint, and writes.
 """
 
 import dataclasses

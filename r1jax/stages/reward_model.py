@@ -1,8 +1,8 @@
 """Reward-model stage: a policy with a scalar head learns which of two responses is better, or whether one is safe.
 
-Two kinds (R1 Sec. 3.1, spec B.7): "helpful" learns pairs by Bradley-Terry and reads the summary alone, "safety" learns labels
-by binary cross entropy and reads the whole response. Which examples make up an update follows from the seed and its number, so
-a resumed run needs no other position.
+Two kinds (R1 Sec. 3.1, spec B.7): "helpful" learns pairs by Bradley-Terry and reads the summary alone, "safety" learns
+labels by binary cross entropy and reads the whole response. Which examples make up an update follows from the seed and
+its number, so a resumed run needs no other position.
 
 Deviations: 1. examples longer than ``max_tokens`` (R1: 8192) are left out of training and counted; held-out ones and those
 that RL scores may be of any length. 2. No balance loss; the router bias is updated if there is one.

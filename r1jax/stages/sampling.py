@@ -1,8 +1,8 @@
 """What the stages that sample share: their collector, and what they have to try before anything is computed.
 
-One split holds for a whole pipeline: what a stage holds out, no stage before it may have trained on. Which side a problem is on
-follows from its content and from ``heldout_fraction`` alone. So two stages that agree on the fraction agree on the split, and
-two that do not would let held-out problems into training without a word.
+One split holds for a whole pipeline: what a stage holds out, no stage before it may have trained on. Which side a
+problem is on follows from its content and from ``heldout_fraction`` alone. So two stages that agree on the fraction
+agree on the split, and two that do not would let held-out problems into training without a word.
 """
 
 import itertools
@@ -53,11 +53,11 @@ def check_sampled(
 ) -> None:
     """Tries what a stage samples: rewards and columns of the training problems, prompts against their cap, the split.
 
-    spec: of a stage with ``init``, ``tasks``, ``template`` and ``max_prompt_tokens``. Every problem of a file is looked at, of
-    other tasks a few.
+    spec: of a stage with ``init``, ``tasks``, ``template`` and ``max_prompt_tokens``. Every problem of a file is looked
+    at, of other tasks a few.
 
-    Raises ValueError naming the key, or the data set and the row: a column that is not there or empty, a problem that its
-    verifier cannot use, a task without an answer in any row where a reward scores by its grade.
+    Raises ValueError naming the key, or the data set and the row: a column that is not there or empty, a problem that
+    its verifier cannot use, a task without an answer in any row where a reward scores by its grade.
     """
     tasks = [] if trained is None else tasks_of(trained)
     for task in tasks:
@@ -74,8 +74,8 @@ def check_sampled(
 def _check_rewards(rubric: Rubric, task: Task, *, template: str) -> None:
     """Lets the rewards score a training problem of a task, and asks for the columns of more.
 
-    Raises ValueError, naming the problem's row, for a missing column, a reward that fails on every answer, or a template that its
-    messages do not fit.
+    Raises ValueError, naming the problem's row, for a missing column, a reward that fails on every answer, or a
+    template that its messages do not fit.
     """
     for index in range(_NUM_CHECKED):
         problem = task.problem(index, split="train")
@@ -121,10 +121,10 @@ def _check_prompts(spec: Any, previews: Previews, *, trained: Sequence[Task], he
 
 
 def check_same_split(spec: Any, previews: Previews) -> None:
-    """Raises ValueError where a stage that the policy comes from splits a task in another way, naming it and both fractions.
+    """Raises ValueError, naming both fractions, where a stage that the policy comes from splits a task in another way.
 
-    A few problems or documents of each are made, and what they ask of ``split_of`` is compared. A stage whose data cannot be
-    made here is named on stderr and left out.
+    A few problems or documents of each are made, and what they ask of ``split_of`` is compared. A stage whose data
+    cannot be made here is named on stderr and left out.
     """
     here = _fractions(lambda: _make_problems(spec.tasks))
     for path, before in _stages_before(spec.init, previews):

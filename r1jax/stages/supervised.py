@@ -1,7 +1,7 @@
 """Supervised stage: next-token training on documents. Pretraining of the mini base, cold start, SFT and distillation.
 
-Documents are rendered by a chat template and packed into rows of one length (segment ids keep them apart, V3 Sec. 5.1); the loss
-is the mean over the batch's target tokens ("token") or over documents ("sequence").
+Documents are rendered by a chat template and packed into rows of one length (segment ids keep them apart, V3 Sec. 5.1);
+the loss is the mean over the batch's target tokens ("token") or over documents ("sequence").
 """
 
 import math

@@ -4,8 +4,9 @@ Twice in the recipe (spec C.1, C.3). Cold start: R1-Zero at temperature 1, filte
 rewritten into clean first person. Rejection sampling: the policy of the first RL stage, correct answers kept, mixed
 languages, long paragraphs and code in the thought dropped, other conversations ("others") added.
 
-What it leaves: data/ (``data.shards``) with manifest.json, its files' digests; table.json and .md, samples, average rounds and
-tokens by domain (R1 v2 Table 5), and how many were dropped for which reason; rejected.jsonl, some of those of each reason.
+What it leaves: data/ (``data.shards``) with manifest.json, its files' digests; table.json and .md, samples, average
+rounds and tokens by domain (R1 v2 Table 5), and how many were dropped for which reason; rejected.jsonl, some of those
+of each reason.
 
 Prompts are taken by number, in batches; what a batch gave is a file in parts/ that appears whole. A run that was killed
 goes on with the first batch that has none, and ends with the same bytes. parts/ is removed when all is written.

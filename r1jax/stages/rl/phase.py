@@ -1,4 +1,4 @@
-"""One phase of RL: its rollouts, with refills until enough groups teach something (DAPO Sec. 3.2), and their micro-batches.
+"""One phase of RL: its rollouts, refilled until enough groups teach something (DAPO Sec. 3.2), and their micro-batches.
 
 And the rollouts of the held-out problems.
 """
@@ -120,10 +120,10 @@ def split_by_question(num_questions: int, num_updates: int, rng: np.random.Gener
 def make_microbatches(groups: Sequence[Group], advantages_PG: np.ndarray, spec: RlSpec) -> list[dict[str, Any]]:
     """The rollouts of one update, packed: dicts of [R, T] arrays with the counts of the whole update in each.
 
-    Fields: tokens, targets, mask (1 where the target was sampled), advantage, sampler_logp, segment_ids, positions; scalars
-    temperature, num_sequences (those with a target), num_segments (all), num_tokens. A zero-variance group is kept: the mean is
-    over all. A rollout without a reward (NaN: its verifier failed) has no targets, so no token of it is in the loss, the KL or
-    the mean; with ``mask_truncated`` neither has one that was cut off (DAPO Sec. 3.4).
+    Fields: tokens, targets, mask (1 where the target was sampled), advantage, sampler_logp, segment_ids, positions;
+    scalars temperature, num_sequences (those with a target), num_segments (all), num_tokens. A zero-variance group is
+    kept: the mean is over all. A rollout without a reward (NaN: its verifier failed) has no targets, so no token of it
+    is in the loss, the KL or the mean; with ``mask_truncated`` neither has one that was cut off (DAPO Sec. 3.4).
     """
     sequences = [
         _sequence(rollout, advantage, mask_truncated=spec.mask_truncated)
