@@ -39,6 +39,7 @@ from r1jax.workdir.directory import (
     check_same_config,
     check_workdir,
     from_here,
+    holds_results,
     open_workdir,
     read_summary,
     to_here,
@@ -95,6 +96,7 @@ def make_stages(
     for stage in to_run:
         check_workdir(stage.workdir, stage.spec)
         check_lineage(stage.workdir, stage.spec)
+        _check_inputs_stay(stage, to_run[: to_run.index(stage)])
     for stage in to_run:
         with open_workdir(stage.workdir, stage.written):
             pass  # refuses a directory that it cannot write, or one where another run is at work
@@ -177,6 +179,19 @@ def _check_inputs(stage: PlannedStage, others: Sequence[PlannedStage]) -> None:
                     f"{where}, which is not done in {source.workdir}: run it before, with --stages={source.name}"
                 )
             coming.append(source)
+
+
+def _check_inputs_stay(stage: PlannedStage, to_run: Sequence[PlannedStage]) -> None:
+    """Raises WorkdirError where `stage` has results of what one of `to_run` was before it is made longer."""
+    for key, source in _inputs(stage, to_run) if holds_results(stage.workdir) else ():
+        if not (source.workdir / "config.json").exists():
+            continue
+        if longer := check_same_config(source.workdir, source.spec):
+            words = ", ".join(f"{name}={before} there, {after} now" for name, (before, after) in longer.items())
+            raise WorkdirError(
+                f"{stage.workdir} was begun from what {source.name!r} was before it is made longer ({key}: {words}); choose "
+                "another work directory"
+            )
 
 
 def _inputs(stage: PlannedStage, others: Sequence[PlannedStage]) -> Iterator[tuple[str, PlannedStage]]:

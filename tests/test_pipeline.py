@@ -119,3 +119,14 @@ def test_a_model_from_elsewhere_must_be_there_before_anything_runs(door, stage, 
         assert code == 2 and f"stages.after.models[0].path: {made}" in err
     else:
         assert door()[0] == 0
+
+
+def test_a_stage_after_one_that_is_made_longer_goes_on_only_if_it_holds_nothing_yet(door, stage, tmp_path):
+    stage.stop_at = 2
+    assert door()[0] == 75 and calls_of(stage) == ["zero", "after"]
+    (tmp_path / "w" / "after" / "checkpoints" / "1").mkdir(parents=True)
+    code, _, err = door("--config.stages.zero.num_updates=5")
+    assert code == 2 and len(stage.calls) == 2  # said before anything is computed
+    assert f"{tmp_path}/w/after was begun from what 'zero' was before" in err and "num_updates=3 there, 5 now" in err
+    (tmp_path / "w" / "after" / "checkpoints" / "1").rmdir()
+    assert door("--config.stages.zero.num_updates=5")[0] == 0 and calls_of(stage)[2:] == ["zero", "after"]

@@ -24,8 +24,7 @@ from r1jax.sharding import make_mesh
 from r1jax.specs.config_file import load_experiment
 from r1jax.specs.stages import RlSpec
 from r1jax.stages import rl
-from r1jax.stages.rl.batch import advantages_of
-from r1jax.stages.rl.collect import collect_groups
+from r1jax.stages.rl.phase import collect_groups
 from r1jax.stages.rl.stage import update_on_groups
 from r1jax.tasks.mixture import make_mixture
 from r1jax.text.tokenizer import Tokenizer
@@ -52,8 +51,7 @@ def run(config_path: str, *, phases: int) -> dict[str, Any]:
         rows = []
         for phase in range(phases + 1):
             begin = time.perf_counter()
-            groups, _, seconds, _ = collect_groups(collector, state, prompts, spec, updates=phase)
-            advantages_PG = advantages_of(groups, normalization=spec.advantage)
+            groups, _, advantages_PG, seconds, _ = collect_groups(collector, state, prompts, spec, updates=phase)
             state, _, spent = update_on_groups(groups, advantages_PG, state, update, score, spec, updates=phase)
             jax.block_until_ready(state)
             rows.append(seconds | spent | {"step": time.perf_counter() - begin})

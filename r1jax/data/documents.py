@@ -7,13 +7,12 @@ import grain
 import numpy as np
 
 from r1jax.data.packing import pack
+from r1jax.specs.stages import SupervisedSpec
 from r1jax.text.chat import Messages, encode_conversation
 from r1jax.text.tokenizer import Tokenizer
 
-Source = Callable[[int], tuple[str, str] | Messages]
+DocumentSource = Callable[[int], tuple[str, str] | Messages]
 """index -> (question, completion), or the messages of a conversation that the assistant ends; endless, deterministic."""
-
-_LENGTH = 2**40
 
 
 def as_messages(document: tuple[str, str] | Messages) -> Messages:
@@ -25,21 +24,15 @@ def as_messages(document: tuple[str, str] | Messages) -> Messages:
 
 
 def encode_document(
-    document: tuple[str, str] | Messages,
-    tokenizer: Tokenizer,
-    *,
-    template: str,
-    loss_on_prompt: bool,
-    train: str = "last",
+    document: tuple[str, str] | Messages, tokenizer: Tokenizer, spec: SupervisedSpec
 ) -> dict[str, np.ndarray]:
-    """Inputs, targets and loss mask, each [n - 1], of a conversation of n tokens (`encode_conversation`).
+    """Inputs, targets t + 1 and loss mask, each [n - 1], of a conversation of n tokens (`encode_conversation`).
 
-    Position t holds token t and the target t + 1; the mask is 1 where the target is a word of the trained assistant turns
-    or ends one; with ``loss_on_prompt`` everywhere.
+    The mask is 1 where the target is in a trained assistant turn or ends one; with ``loss_on_prompt`` everywhere.
     """
-    ids, mask = encode_conversation(as_messages(document), tokenizer, template=template, train=train)
+    ids, mask = encode_conversation(as_messages(document), tokenizer, template=spec.template, train=spec.train)
     tokens = np.array(ids, np.int32)
-    weights = np.ones(len(ids), np.float32) if loss_on_prompt else np.array(mask, np.float32)
+    weights = np.ones(len(ids), np.float32) if spec.loss_on_prompt else np.array(mask, np.float32)
     return {"tokens": tokens[:-1], "targets": tokens[1:], "mask": weights[1:]}
 
 
@@ -67,34 +60,21 @@ def fit_documents(
     return fitting, count
 
 
-def make_document_iterator(
-    source: Source,
-    *,
-    tokenizer: Tokenizer,
-    template: str,
-    loss_on_prompt: bool,
-    documents_per_batch: int,
-    length: int,
-    rows_multiple: int,
-    train: str = "last",
-    too_long: str = "raise",
-) -> Any:
-    """Grain iterator of packed batches: dicts of [R, length] arrays, R a multiple of ``rows_multiple``.
+def make_document_iterator(source: DocumentSource, spec: SupervisedSpec, *, tokenizer: Tokenizer) -> Any:
+    """Grain iterator of packed batches: dicts of [R, row_length] arrays, R a multiple of ``rows_per_microbatch``.
 
     Fields: tokens, targets, mask, segment_ids, positions; and "num_too_long", how many documents of the batch were longer
-    than a row. ``get_state``/``set_state`` save and restore the position.
-
-    too_long: what becomes of a longer document: "raise" ValueError on the batch that holds it, "cut" to its first tokens,
-    "drop".
+    than a row. ``get_state``/``set_state`` save and restore the position. A batch raises what ``fit_documents`` does.
     """
 
     def encode(index: int) -> dict[str, np.ndarray]:
-        return encode_document(source(index), tokenizer, template=template, loss_on_prompt=loss_on_prompt, train=train)
+        return encode_document(source(index), tokenizer, spec)
 
     def pack_batch(documents: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        fitting, count = fit_documents(documents, length=length, too_long=too_long)
-        arrays, _ = pack(fitting, length=length, rows_multiple=rows_multiple)
+        fitting, count = fit_documents(documents, length=spec.row_length, too_long=spec.too_long)
+        arrays, _ = pack(fitting, length=spec.row_length, rows_multiple=spec.rows_per_microbatch)
         return arrays | {"num_too_long": np.array(count)}
 
-    dataset = grain.MapDataset.range(_LENGTH).map(encode).batch(documents_per_batch, batch_fn=list).map(pack_batch)
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
+    dataset = grain.MapDataset.range(2**40).map(encode)
+    batches = dataset.batch(spec.documents_per_update, batch_fn=list).map(pack_batch)
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))

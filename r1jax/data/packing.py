@@ -27,16 +27,15 @@ def pack(
     """Packs sequences into rows of `length` tokens by best fit, longest sequence first.
 
     Args:
-      sequences: one dict a sequence, field name -> array [T_i]; every sequence has the same fields (tokens, loss mask,
-        advantages, ...), all of them of the sequence's own length. Two names are taken: `segment_ids`, `positions`.
+      sequences: one dict a sequence, field name -> array [T_i]; every sequence has the same fields, all of them of its
+        length. Two names are taken: `segment_ids`, `positions`.
       length: T, tokens in a row.
-      rows_multiple: the number of rows is rounded up to a multiple of this (at least one multiple) with empty rows,
-        so that a batch divides into micro-batches and over the mesh.
+      rows_multiple: the number of rows is rounded up to a multiple of this (at least one) with empty rows.
 
     Returns:
       arrays: every field as [B, T], zero where there is padding, plus `segment_ids` [B, T] int32 (1, 2, ... within a
         row, 0 = padding) and `positions` [B, T] int32 (from 0 in each segment, 0 in padding).
-      slots: the place of each sequence, in the order of `sequences`.
+      slots: where each sequence lies, in the order of `sequences`.
 
     The result depends on the sequences' lengths and order alone. Raises ValueError for a sequence that is empty or
     longer than a row (naming its index and the lengths), and for fields that differ.
@@ -57,31 +56,27 @@ def pack(
     slots, num_rows = _best_fit(sizes, length)
     num_rows += -num_rows % rows_multiple
     arrays = {name: np.zeros((num_rows, length), np.asarray(value).dtype) for name, value in sequences[0].items()}
-    segment_ids = np.zeros((num_rows, length), np.int32)
-    positions = np.zeros((num_rows, length), np.int32)
+    arrays |= {name: np.zeros((num_rows, length), np.int32) for name in ("segment_ids", "positions")}
     segments_in_row = [0] * num_rows
     for slot, fields in sorted(zip(slots, sequences, strict=True), key=lambda pair: pair[0]):
-        place = slice(slot.start, slot.stop)
         segments_in_row[slot.row] += 1
-        segment_ids[slot.row, place] = segments_in_row[slot.row]
-        positions[slot.row, place] = np.arange(slot.stop - slot.start)
-        for name, value in fields.items():
-            arrays[name][slot.row, place] = value
-    return {**arrays, "segment_ids": segment_ids, "positions": positions}, slots
+        positions = np.arange(slot.stop - slot.start)
+        for name, value in {**fields, "segment_ids": segments_in_row[slot.row], "positions": positions}.items():
+            arrays[name][slot.row, slot.start : slot.stop] = value
+    return arrays, slots
 
 
 def _best_fit(sizes: list[int], length: int) -> tuple[list[Slot], int]:
     """Places each size in the fullest row that still holds it; a new row where none does."""
-    free: list[
-        tuple[int, int, int]
-    ] = []  # (free tokens, minus the turn, row): of equal space the latest row comes first
+    # (free tokens, minus the turn, row): of equal space the latest row comes first
+    free: list[tuple[int, int, int]] = []
     slots: dict[int, Slot] = {}
     num_rows = 0
     for turn, index in enumerate(sorted(range(len(sizes)), key=lambda i: (-sizes[i], i))):
         size = sizes[index]
-        found = bisect.bisect_left(free, (size,))
-        if found < len(free):
-            space, _, row = free.pop(found)
+        fullest = bisect.bisect_left(free, (size,))
+        if fullest < len(free):
+            space, _, row = free.pop(fullest)
         else:
             space, row = length, num_rows
             num_rows += 1

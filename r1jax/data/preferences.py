@@ -16,7 +16,7 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from r1jax.tasks.problem import split_of, stable_hash
 from r1jax.text.comparison import parse_comparison
@@ -26,25 +26,18 @@ from r1jax.text.templates import MESSAGE_FIELDS, Messages
 
 READS = {"helpful": "summary", "safety": "whole"}
 """The part of a response that each kind of reward model reads (R1 Sec. 3.1; ``r1jax.text.response.part_of``)."""
-FIELDS = {"helpful": {"chosen": str, "rejected": str}, "safety": {"response": str, "is_safe": bool}}
+_FIELDS = {"helpful": {"chosen": str, "rejected": str}, "safety": {"response": str, "is_safe": bool}}
 Judge = Callable[..., Sequence[Any]]
-FAILURES = ("malformed", "error")
-"""Kinds: a reply that is no verdict, and no reply."""
+FAILURES = ("malformed", "error")  # kinds: a reply that is no verdict, and no reply
 
 
 @dataclasses.dataclass(frozen=True)
 class Preference:
-    """One example of a reward model.
+    """One example of a reward model."""
 
-    Attributes:
-        messages: the conversation, which the user ends.
-        responses: (chosen, rejected), or the one that has a label.
-        is_safe: the label; None of a pair.
-    """
-
-    messages: Messages
-    responses: tuple[str, ...]
-    is_safe: bool | None = None
+    messages: Messages  # the conversation, which the user ends
+    responses: tuple[str, ...]  # (chosen, rejected), or the one that has a label
+    is_safe: bool | None = None  # the label; None of a pair
 
 
 def check_kind(kind: str) -> None:
@@ -57,7 +50,7 @@ def parse_preference(record: Any, kind: str, *, where: str = "record") -> Prefer
     """A record as an example. Raises ValueError naming ``where`` and the field for anything else."""
     check_kind(kind)
     messages = check_messages(record, where=where)
-    for name, of_type in FIELDS[kind].items():
+    for name, of_type in _FIELDS[kind].items():
         if not isinstance(record.get(name), of_type):
             raise ValueError(f"{where}: {name!r} must be a {of_type.__name__}, got {record.get(name)!r:.80}")
     if kind == "safety":
@@ -94,28 +87,15 @@ def split_preferences(
     return sides["train"], sides["heldout"]
 
 
-class Failure(NamedTuple):
-    """Why a query gave no verdict."""
-
-    kind: str  # one of FAILURES
-    message: str
-
-
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """Two responses to a prompt and what the judge said of them.
+    """Two responses to a prompt and what the judge said of them."""
 
-    Attributes:
-        messages: the conversation, which the user ends.
-        responses: the first and the second, as given.
-        verdicts: of each query, how much better the first is, in [-2, 2]; None where the query failed.
-        failures: one for each query that failed.
-    """
-
-    messages: Messages
-    responses: tuple[str, str]
+    messages: Messages  # the conversation, which the user ends
+    responses: tuple[str, str]  # the first and the second, as given
     verdicts: tuple[int | None, ...]
-    failures: tuple[Failure, ...] = ()
+    """Of each query, how much better the first is, in [-2, 2]; None where the query failed."""
+    failures: tuple[tuple[str, str], ...] = ()  # (one of ``FAILURES``, message) for each query that failed
 
     @property
     def delta(self) -> float | None:
@@ -143,13 +123,12 @@ def judge_pairs(
     pairs. Raises ValueError for a judge that returns another number of replies.
     """
     pairs = list(candidates)
-    verdicts: list[list[int | None]] = [[] for _ in pairs]
-    failures: list[list[Failure]] = [[] for _ in pairs]
+    judged = [Judged(messages, responses, ()) for messages, responses in pairs]
     for query in range(queries if pairs else 0):
-        texts = [(*(message["content"] for message in messages), *responses) for messages, responses in pairs]
-        swapped = [stable_hash("order", seed, query, *text) % 2 == 1 for text in texts]
-        shown = [[summary_of(response) or "" for response in responses] for _, responses in pairs]
-        shown = [texts[::-1] if is_swapped else texts for texts, is_swapped in zip(shown, swapped, strict=True)]
+        signs = [_draw_order(pair, seed, query) for pair in judged]
+        shown = [
+            [summary_of(r) or "" for r in pair.responses][::sign] for pair, sign in zip(judged, signs, strict=True)
+        ]
         asked = [messages for messages, _ in pairs], [first for first, _ in shown], [second for _, second in shown]
         try:
             replies = list(judge(*asked, seed=stable_hash("judge", seed, query) % 2**31))
@@ -157,14 +136,29 @@ def judge_pairs(
             replies = [error] * len(pairs)
         if len(replies) != len(pairs):
             raise ValueError(f"the judge gave {len(replies)} replies to {len(pairs)} comparisons")
-        for place, reply in enumerate(replies):
-            verdict, failure = _read(reply)
-            verdicts[place].append(-verdict if swapped[place] and verdict is not None else verdict)
-            failures[place] += [failure] if failure else []
-    return [
-        Judged(messages, responses, tuple(given), tuple(failed))
-        for (messages, responses), given, failed in zip(pairs, verdicts, failures, strict=True)
-    ]
+        judged = [_with_reply(*values) for values in zip(judged, replies, signs, strict=True)]
+    return judged
+
+
+def _draw_order(pair: Judged, seed: int, query: int) -> int:
+    """1, or -1 where the second response is shown first."""
+    texts = (*(message["content"] for message in pair.messages), *pair.responses)
+    return -1 if stable_hash("order", seed, query, *texts) % 2 == 1 else 1
+
+
+def _with_reply(pair: Judged, reply: Any, sign: int) -> Judged:
+    """With one verdict more, or why there is none."""
+    verdict, failures = None, pair.failures
+    if isinstance(reply, Exception):
+        failures += (("error", f"{type(reply).__name__}: {reply}"),)
+    elif not isinstance(reply, str):
+        failures += (("malformed", f"a reply must be text, got {reply!r:.80}"),)
+    else:
+        try:
+            verdict = sign * parse_comparison(reply)
+        except Rejection as error:
+            failures += (("malformed", str(error)),)
+    return dataclasses.replace(pair, verdicts=(*pair.verdicts, verdict), failures=failures)
 
 
 def select_pairs(
@@ -179,16 +173,15 @@ def select_pairs(
     records = []
     for pair in judged:
         counts["candidates"] += 1
-        counts.update(failure.kind for failure in pair.failures)
+        counts.update(kind for kind, _ in pair.failures)
         if pair.delta is None:
             counts["judge_failed"] += 1
         elif not abs(pair.delta) > threshold:
             counts["unclear"] += 1
         else:
             chosen, rejected = pair.responses if pair.delta > 0 else pair.responses[::-1]
-            records.append(
-                {"messages": list(pair.messages), "chosen": chosen, "rejected": rejected, "delta": abs(pair.delta)}
-            )
+            record = {"messages": list(pair.messages), "chosen": chosen, "rejected": rejected}
+            records.append(record | {"delta": abs(pair.delta)})
     kept = _balanced(records) if balance_lengths else records
     return kept, {**counts, "unbalanced": len(records) - len(kept), "kept": len(kept)}
 
@@ -201,15 +194,3 @@ def _balanced(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     larger, surplus = (longer if len(longer) > len(shorter) else shorter), abs(len(longer) - len(shorter))
     dropped = set(sorted(larger, key=lambda place: (-abs(differences[place]), place))[:surplus])
     return [record for place, record in enumerate(records) if place not in dropped]
-
-
-def _read(reply: Any) -> tuple[int | None, Failure | None]:
-    """(verdict, None), or (None, why there is none)."""
-    if isinstance(reply, Exception):
-        return None, Failure("error", f"{type(reply).__name__}: {reply}")
-    if not isinstance(reply, str):
-        return None, Failure("malformed", f"a reply must be text, got {reply!r:.80}")
-    try:
-        return parse_comparison(reply), None
-    except Rejection as error:
-        return None, Failure("malformed", str(error))

@@ -1,7 +1,5 @@
 """Records from files, another stage's work directory or a function; conversations among them as a finite source of documents.
 
-In a config: ``"data": {"function": "r1jax.data.records:documents", "arguments": {"path": "{cold_start}"}}``.
-
 A record is a row of a jsonl, parquet, csv or arrow file with one of
 
     messages                   [{"role", "content"}, ...], the last by the assistant
@@ -9,7 +7,7 @@ A record is a row of a jsonl, parquet, csv or arrow file with one of
     prompt and completion      two texts (or "response" for the second)
 
 and whatever else; a message may have what ``text.templates.MESSAGE_FIELDS`` lists, such as ``reasoning_content``. A list may
-be written as JSON text. Epochs are gone through in a new order each, by the seed.
+be written as JSON text.
 """
 
 import functools
@@ -25,8 +23,7 @@ from r1jax.tasks.problem import stable_hash
 from r1jax.tasks.sources.rows import ENDINGS, Row, Rows, data_files, open_rows
 from r1jax.text.templates import MESSAGE_FIELDS
 
-FOLDER = "data"
-"""Where a stage that makes records leaves them, in its work directory."""
+FOLDER = "data"  # where a stage that makes records leaves them, in its work directory
 _ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 
 
@@ -34,53 +31,37 @@ class RecordsMissingError(FileNotFoundError):
     """The stage that makes the records has not finished: an error when they are needed, none when a config is checked."""
 
 
-class Documents:
-    """The source ``documents``: index -> conversation, over and over, and ``count``, which tells that it is finite."""
+def document_at(
+    index: int, *, seed: int, path: str, split: str | None = None, subset: str | None = None
+) -> list[dict[str, str]]:
+    """The conversation at ``index`` of the endless sequence of epochs, each in a new order, by the seed.
 
-    def __call__(
-        self, index: int, *, seed: int, path: str, split: str | None = None, subset: str | None = None
-    ) -> list[dict[str, str]]:
-        """The messages of the record at ``index`` of the endless sequence of epochs.
-
-        Args:
-            index: at least 0; epoch ``index // count``.
-            seed: of the order in every epoch.
-            path: a work directory of a stage that makes records, or what ``tasks.sources.rows.open_rows`` reads.
-            split, subset: of a folder that holds several.
-
-        Raises:
-            RecordsMissingError: nothing there yet.
-            ValueError: a record that is no conversation, naming file and row.
-        """
-        rows = open_records(path, split=split, subset=subset)
-        epoch, place = divmod(index, len(rows))
-        return messages_of(rows.row(int(_order(len(rows), seed, epoch)[place])))
-
-    def count(self, *, path: str, split: str | None = None, subset: str | None = None) -> int:
-        """The number of records, which is the length of an epoch; raises as a call does."""
-        return len(open_records(path, split=split, subset=subset))
-
-
-documents = Documents()
+    Raises what ``open_records`` and ``messages_of`` raise.
+    """
+    rows = open_records(path, split=split, subset=subset)
+    epoch, within = divmod(index, len(rows))
+    return messages_of(rows.row(int(_order(len(rows), seed, epoch)[within])))
 
 
 def open_records(path: str | Path, *, split: str | None = None, subset: str | None = None) -> Rows:
-    """The rows of a set of records; see ``Documents``. Opened once as long as the file or folder does not change.
+    """The rows of a set of records, opened once as long as the file or folder does not change.
+
+    path: a work directory of a stage that makes records, or what ``tasks.sources.rows.open_rows`` reads; split, subset:
+    of a folder that holds several.
 
     Raises RecordsMissingError where a folder is not there, or of a stage that has not finished; ValueError for a file that
     is not there.
     """
-    place = Path(path).expanduser()
+    folder = Path(path).expanduser()
     is_file = str(path).startswith("package:") or str(path).endswith(ENDINGS) or "*" in str(path)
-    if (place / "config.json").is_file() and not (place / "DONE").is_file():
+    is_done = (folder / "DONE").is_file()
+    if (folder / "config.json").is_file() and not is_done:
         raise RecordsMissingError(f"{path}: is not the work directory of a finished stage: it has no DONE")
-    if not is_file and not place.exists():
+    if not is_file and not folder.exists():
         raise RecordsMissingError(f"{path}: there is no such folder with records")
-    if (place / "DONE").is_file():
-        if not (place / FOLDER).is_dir():
-            raise ValueError(f"{path}: is the work directory of a stage that made no records: it has no {FOLDER}/")
-        place = place / FOLDER
-    location = str(path) if is_file else str(place)
+    if is_done and not (folder / FOLDER).is_dir():
+        raise ValueError(f"{path}: is the work directory of a stage that made no records: it has no {FOLDER}/")
+    location = str(path) if is_file else str(folder / FOLDER if is_done else folder)
     return _opened(location, split, subset, _stamp(location))
 
 
@@ -91,11 +72,9 @@ def check_records(spec: SourceSpec, *, where: str) -> None:
 
 
 def records_of(spec: SourceSpec, *, seed: int) -> Iterator[Row]:
-    """The records of a path or of a function, read as they are asked for.
+    """The records of a path (``open_records``) or of a function, read as they are asked for.
 
-    A path is a file, a folder (with "split" and "subset", if it holds several), or the work directory of a finished stage. A
-    function yields records; it is called with the seed and the arguments. Raises ValueError, or what
-    ``open_records`` raises, for what is not there.
+    A function is called with the seed and the arguments, and yields records. Raises what ``open_records`` raises.
     """
     if spec.path is not None:
         rows = open_records(spec.path, split=spec.split, subset=spec.subset)
@@ -107,18 +86,12 @@ def records_of(spec: SourceSpec, *, seed: int) -> Iterator[Row]:
 
 
 def messages_of(row: Row) -> list[dict[str, str]]:
-    """The conversation of a record.
-
-    Raises:
-        ValueError: naming file, row and field, where it is none that the assistant ends, or a content is no text.
-    """
+    """The conversation of a record. Raises ValueError, naming file, row and field, unless the assistant ends it."""
     keys = {"messages": ("role", "content"), "conversations": ("from", "value")}
     field = next((name for name in keys if row.get(name) is not None), "prompt")
     if field == "prompt":
-        messages = [
-            {"role": "user", "content": row.text("prompt")},
-            {"role": "assistant", "content": row.text("completion", "response")},
-        ]
+        texts = {"user": row.text("prompt"), "assistant": row.text("completion", "response")}
+        messages = [{"role": role, "content": content} for role, content in texts.items()]
     else:
         given = row.parsed(field)
         if not isinstance(given, list):

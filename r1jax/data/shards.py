@@ -26,13 +26,8 @@ def unshared(
 ) -> Iterator[dict[str, Any]]:
     """The records whose conversation was not there before and that share no n-gram with a test set.
 
-    Any content is looked at, questions and answers (R1 v2 Sec. D.1); white space does not tell records apart. A hash
-    of each record is kept in memory.
-
-    Args:
-        records: in order; of equal ones the first stays.
-        index: of the test sets; None for none.
-        rejected: what is left out is counted here, by reason.
+    Any content is looked at, questions and answers (R1 v2 Sec. D.1); white space does not tell records apart. Of equal
+    records the first stays; a hash of each is kept in memory. What is left out is counted in ``rejected``, by reason.
     """
     seen: set[int] = set()
     for record in records:
@@ -48,17 +43,16 @@ def unshared(
             yield record
 
 
-def write_shards(
+def write_records(
     records: Iterable[Mapping[str, Any]], folder: Path, *, file_format: str, records_per_shard: int
 ) -> dict[str, Any]:
     """Writes ``folder`` with files train-00000-of-00003.jsonl, ...; all of it appears at once, or nothing.
 
-    file_format: "jsonl" or "parquet". In parquet, "provenance" is JSON text: its keys differ from record to record.
+    file_format: "jsonl" or "parquet", in which "provenance" is JSON text: its keys differ from record to record.
 
-    Returns:
-        {"files": {name: {"records", "sha256"}}, "table": what ``table_of`` gives}.
+    Returns {"files": {name: {"records", "sha256"}}, "table": what ``table_of`` gives}.
     """
-    write = _write_parquet if file_format == "parquet" else _write_jsonl
+    encode = _as_parquet if file_format == "parquet" else _as_jsonl
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -67,7 +61,11 @@ def write_shards(
     while shard := list(itertools.islice(source, records_per_shard)):
         for record in shard:
             sums[record["domain"]].update(samples=1, rounds=record["rounds"], tokens=record["num_tokens"])
-        write(temporary / f"{len(sizes)}", shard)
+        with (temporary / f"{len(sizes)}").open("wb") as file:
+            encode(shard, file)
+            file.flush()
+            with contextlib.suppress(OSError):
+                os.fsync(file.fileno())
         sizes.append(len(shard))
     files = {}
     for number, size in enumerate(sizes):
@@ -79,18 +77,14 @@ def write_shards(
     return {"files": files, "table": table_of(sums)}
 
 
-def table_of(sums: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+def table_of(sums: Mapping[str, collections.Counter[str]]) -> list[dict[str, Any]]:
     """Rows {"domain", "samples", "rounds", "tokens"} in order of samples, the last a "Total"; averages in the latter two."""
-    ordered = sorted(sums, key=lambda domain: (-sums[domain]["samples"], domain))
-    total = sum((collections.Counter(sums[domain]) for domain in ordered), collections.Counter())
+    ordered = sorted(sums.items(), key=lambda item: (-item[1]["samples"], item[0]))
+    total = sum((of for _, of in ordered), collections.Counter())
     return [
-        {
-            "domain": domain,
-            "samples": of["samples"],
-            "rounds": of["rounds"] / max(of["samples"], 1),
-            "tokens": of["tokens"] / max(of["samples"], 1),
-        }
-        for domain, of in [*((domain, sums[domain]) for domain in ordered), ("Total", total)]
+        {"domain": domain, "samples": of["samples"]}
+        | {name: of[name] / max(of["samples"], 1) for name in ("rounds", "tokens")}
+        for domain, of in [*ordered, ("Total", total)]
     ]
 
 
@@ -101,14 +95,12 @@ def as_markdown(table: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write_jsonl(path: Path, records: list[Mapping[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for record in records:
-            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-        _to_disk(file)
+def _as_jsonl(records: list[Mapping[str, Any]], file: Any) -> None:
+    for record in records:
+        file.write((json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def _write_parquet(path: Path, records: list[Mapping[str, Any]]) -> None:
+def _as_parquet(records: list[Mapping[str, Any]], file: Any) -> None:
     import pyarrow
     from pyarrow import parquet
 
@@ -117,12 +109,4 @@ def _write_parquet(path: Path, records: list[Mapping[str, Any]]) -> None:
     fields = [("messages", pyarrow.list_(message)), *((name, pyarrow.string()) for name in texts)]
     schema = pyarrow.schema([*fields, *((name, pyarrow.int64()) for name in counts)])
     rows = [{**record, "provenance": json.dumps(record["provenance"], ensure_ascii=False)} for record in records]
-    with path.open("wb") as file:
-        parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), file)
-        _to_disk(file)
-
-
-def _to_disk(file: Any) -> None:
-    file.flush()
-    with contextlib.suppress(OSError):
-        os.fsync(file.fileno())
+    parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), file)

@@ -1,6 +1,7 @@
 """Held-out evaluation of a policy: k samples a problem, pass@1, pass@k, cons@k with intervals over problems."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import jax
@@ -23,37 +24,23 @@ def evaluate(
     buffers,
     problems: Sequence[Problem],
     *,
-    num_samples: int,
-    max_new_tokens: int,
-    temperature: float,
     key: jax.Array,
-    policy_version: int,
     problems_per_batch: int,
-    top_p: float | None = None,
     before_batch: Callable[[int], None] = lambda problems_done: None,
+    **settings,
 ) -> tuple[dict[str, float], list[Group]]:
-    """(metrics, groups). Metrics: those of ``statistics.summarise`` with k = ``num_samples``, "clipped_ratio", ``reward_metrics``.
+    """(metrics, groups). Metrics: those of ``statistics.summarise`` with k samples, "clipped_ratio", ``reward_metrics``.
 
     Where no problem can be graded (own files without answers), pass@k and votes would say nothing: they are left out.
     ``problems_per_batch`` bounds memory; the last batch may be smaller. ``before_batch`` is called before each batch; by
-    raising it ends the evaluation.
+    raising it ends the evaluation. The settings are those of ``Collector.collect``.
     """
     collected: list[Collected] = []
     finish: Callable[[], Collected] | None = None  # the batch before is scored while this one is sampled
     for start in range(0, len(problems), problems_per_batch):
         before_batch(start)
         batch = problems[start : start + problems_per_batch]
-        scores_of = collector.start(
-            params,
-            buffers,
-            batch,
-            num_samples=num_samples,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            key=jax.random.fold_in(key, start),
-            policy_version=policy_version,
-        )
+        scores_of = collector.start(params, buffers, batch, key=jax.random.fold_in(key, start), **settings)
         if finish is not None:
             collected.append(finish())
         finish = scores_of
@@ -63,15 +50,14 @@ def evaluate(
     style, _ = response_form(collector.template, collector.tokenizer)
     samples = [samples_of(group, collector.task, style=style) for group in groups]
     is_clipped = [r.completion.stop_reason == "length" for group in groups for r in group.rollouts]
-    metrics = summarise(samples, k=num_samples) | {"clipped_ratio": sum(is_clipped) / len(is_clipped)}
+    metrics = summarise(samples, k=len(groups[0].rollouts)) | {"clipped_ratio": sum(is_clipped) / len(is_clipped)}
     if not any(has_grader(collector.task, problem) for problem in problems):
         metrics = {name: value for name, value in metrics.items() if not name.startswith(("pass@", "cons@"))}
     metrics |= reward_metrics(groups)
+    counts = Counter()
     for batch in collected:
-        for kind, counts in (("errors", batch.reward_errors), ("timeouts", batch.reward_timeouts)):
-            for name, count in counts.items():
-                metrics[f"rewards/{name}/{kind}"] = metrics.get(f"rewards/{name}/{kind}", 0) + count
-    return metrics, groups
+        counts.update({name: count for name, count in batch.counts.items() if not name.endswith("/seconds")})
+    return metrics | counts, groups
 
 
 def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:

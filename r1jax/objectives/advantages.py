@@ -16,9 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax.objectives.shapes import check_shapes
-
-_NORMALIZATIONS = ("std", "mean", "leave_one_out")
+from r1jax.objectives.sums import check_shapes
 
 
 def group_advantages(rewards_PG: jax.Array | np.ndarray, *, normalization: str = "std", eps: float = 1e-6) -> jax.Array:
@@ -35,8 +33,8 @@ def group_advantages(rewards_PG: jax.Array | np.ndarray, *, normalization: str =
     check_shapes(2, rewards_PG=rewards_PG)
     if rewards_PG.shape[1] < 2:
         raise ValueError(f"a group needs at least 2 outputs to compare, got rewards of shape {rewards_PG.shape}")
-    if normalization not in _NORMALIZATIONS:
-        raise ValueError(f"normalization must be one of {_NORMALIZATIONS}, got {normalization!r}")
+    if normalization not in ("std", "mean", "leave_one_out"):
+        raise ValueError(f"normalization must be one of std, mean, leave_one_out, got {normalization!r}")
     rewards_PG = np.asarray(rewards_PG, np.float64)
     valid_PG = ~np.isnan(rewards_PG)
     count_P1 = np.maximum(valid_PG.sum(axis=1, keepdims=True), 1)
@@ -67,10 +65,8 @@ def decoupled_advantages(
     What rewards of different ranges say is not drowned in one sum ("normalize_then_sum" of TRL). The weighted sum is
     divided by its standard deviation over the batch (GDPO Sec. 3), so the scale does not grow with the rewards.
 
-    Args:
-      rewards: an array [P, G] for each reward, NaN where it does not apply. An output to which none applies gets 0.
-      weights: one for each reward.
-      normalization, eps: as for `group_advantages`, of each reward.
+    rewards: an array [P, G] for each reward, NaN where it does not apply. An output to which none applies gets 0.
+    normalization, eps: as for `group_advantages`, of each reward.
 
     Raises ValueError as `group_advantages` does, and for another number of weights than of rewards.
     """

@@ -19,13 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax.objectives.kl import clamp_log_ratio, kl_estimate
-from r1jax.objectives.shapes import check_shapes
-from r1jax.objectives.sums import Metrics
-from r1jax.objectives.weights import segment_sum, token_weights
-
-__all__ = ["grpo_loss", "token_weights"]
-
-_RATIO_LEVELS = ("token", "sequence")
+from r1jax.objectives.sums import Metrics, check_shapes, segment_sum
 
 
 def grpo_loss(
@@ -65,10 +59,8 @@ def grpo_loss(
       ratio_level: "token", or "sequence" for exp(mean of the sequence's log-ratios) (GSPO, token form).
       importance_cap: c_t = min(exp(old - sampler), cap) on the policy term, no gradient; None for none.
 
-    Returns:
-      loss: float32 scalar.
-      metrics: sums over the tokens of non-zero weight, and "num_tokens"; under "max" what is joined by maximum
-        (`add_metrics`, then `mean_metrics` once). All float32 scalars.
+    Returns float32 scalars: the loss, and metrics: sums over the tokens of non-zero weight, "num_tokens", and under
+    "max" what is joined by maximum (`add_metrics`, then `mean_metrics` once).
 
     Raises ValueError for shapes that differ, an unknown option or a missing input.
     """
@@ -81,8 +73,8 @@ def grpo_loss(
         "entropy_BT": entropy_BT,
     }
     check_shapes(2, **inputs, weight_BT=weight_BT, segment_ids_BT=segment_ids_BT)
-    if ratio_level not in _RATIO_LEVELS:
-        raise ValueError(f"ratio_level must be one of {_RATIO_LEVELS}, got {ratio_level!r}")
+    if ratio_level not in ("token", "sequence"):
+        raise ValueError(f"ratio_level must be one of token, sequence, got {ratio_level!r}")
     if dual_clip is not None and not dual_clip > 1.0:
         raise ValueError(f"dual_clip must be above 1, got {dual_clip}")
     if ref_logp_BT is None and kl_coef != 0.0:
@@ -106,7 +98,10 @@ def grpo_loss(
     if ratio_level == "sequence":
         log_ratio_BT = _sequence_log_ratio(logp_BT, old_logp_BT, counted_BT, segment_ids_BT)
     ratio_BT = jnp.exp(log_ratio_BT)
-    policy_BT = _surrogate(ratio_BT, advantage_BT, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip)
+    clipped_BT = jnp.clip(ratio_BT, 1.0 - clip_low, 1.0 + clip_high) * advantage_BT
+    policy_BT = jnp.minimum(ratio_BT * advantage_BT, clipped_BT)  # R1 Eq. 1
+    if dual_clip is not None:
+        policy_BT = jnp.where(advantage_BT < 0, jnp.maximum(policy_BT, dual_clip * advantage_BT), policy_BT)
     # Where the clip takes the gradient away: below for A < 0, above for A > 0, either (TRL's names).
     low_BT = (ratio_BT < 1.0 - clip_low) & (advantage_BT < 0)
     high_BT = (ratio_BT > 1.0 + clip_high) & (advantage_BT > 0)
@@ -145,17 +140,6 @@ def grpo_loss(
 def truncated_importance(old_logp: jax.Array, sampler_logp: jax.Array, *, cap: float) -> jax.Array:
     """min(old / sampler, cap) at each token: makes up for a sampler that is not quite the policy (TIS). No gradient."""
     return jax.lax.stop_gradient(jnp.minimum(jnp.exp(clamp_log_ratio(old_logp - sampler_logp)), cap))
-
-
-def _surrogate(
-    ratio_BT: jax.Array, advantage_BT: jax.Array, *, clip_low: float, clip_high: float, dual_clip: float | None
-) -> jax.Array:
-    """min(rho A, clip(rho) A) (R1 Eq. 1), at least `dual_clip` A where A < 0 (dual-clip PPO)."""
-    clipped_BT = jnp.clip(ratio_BT, 1.0 - clip_low, 1.0 + clip_high) * advantage_BT
-    surrogate_BT = jnp.minimum(ratio_BT * advantage_BT, clipped_BT)
-    if dual_clip is None:
-        return surrogate_BT
-    return jnp.where(advantage_BT < 0, jnp.maximum(surrogate_BT, dual_clip * advantage_BT), surrogate_BT)
 
 
 def _sequence_log_ratio(

@@ -1,6 +1,6 @@
 """The programs that a stage runs, as jitted functions with abstract arguments on a mesh that need not be here.
 
-They are the stage's own: ``build`` of ``r1jax.stages`` gives update and log-probs, ``Engine`` prefill and decode. What only a run
+They are the stage's own: ``r1jax.stages`` gives update and log-probs, ``Engine`` prefill and decode. What only a run
 can know is assumed (``Assumed``), such as the mean length of responses.
 """
 
@@ -24,6 +24,7 @@ from r1jax.specs.rewards import ModelReward
 from r1jax.specs.stages import EvaluateSpec, RejectSpec, RewardModelSpec, RlSpec, SupervisedSpec
 from r1jax.stages import reward_model, supervised
 from r1jax.stages.rl import stage as rl
+from r1jax.stages.training import make_train_state
 from r1jax.training.offload import to_device_memory
 
 
@@ -140,7 +141,9 @@ def _supervised(spec: SupervisedSpec, policy: _Policy, mesh: Mesh, model_of: Mod
     num_updates = spec.num_updates
     if num_updates is None:
         num_updates = math.ceil((spec.num_epochs or 1) * assumed.num_documents / spec.documents_per_update)
-    state, update = supervised.build(spec, *policy, num_updates=num_updates)
+    model, params, buffers = policy
+    loss_function = supervised.make_loss(model, spec)
+    state, update = make_train_state(spec, loss_function, params, buffers, num_updates=num_updates)
     fields = {"int32": ("tokens", "targets", "segment_ids", "positions"), "float32": ("mask",)}
     scalars = ("num_sequences", "num_segments", "num_tokens")
     batch = _batch(fields, scalars, rows=rows, length=length, mesh=mesh)
@@ -158,7 +161,8 @@ def _reward_model(spec: RewardModelSpec, policy: _Policy, mesh: Mesh, model_of: 
     width, num_examples = (2, assumed.num_helpful) if spec.kind == "helpful" else (1, assumed.num_safety)
     num_trained = spec.epochs * num_examples * (1 - spec.heldout_fraction)
     num_updates = math.ceil(num_trained / spec.examples_per_update)
-    state, update = reward_model.build(spec, model, params, buffers, num_updates=num_updates)
+    loss_function = reward_model.make_loss(model, spec)
+    state, update = make_train_state(spec, loss_function, params, buffers, num_updates=num_updates)
     examples = spec.examples_per_microbatch
     rows, length = examples * width, math.ceil(spec.max_tokens / spec.length_bucket) * spec.length_bucket
     batch = _batch({"int32": ("tokens",)}, (), rows=rows, length=length, mesh=mesh)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from r1jax.kernels.paged_decode.pages import page_specs
 from r1jax.models.transformer import Model
 from r1jax.plan.program import Program, abstract_array, replicated, with_sharding, without
-from r1jax.rollout.engine import MAX_STOP_IDS, Rows, make_engine
+from r1jax.rollout.engine import MAX_STOP_IDS, RowLayout, make_engine
 from r1jax.rollout.rows import PagedRows, prompts_at_once
 from r1jax.rollout.weight_sync import (
     FIRST_DEVICE,
@@ -129,7 +129,7 @@ def _reshard(state, params, mesh: Mesh, *, steps: int) -> Program:
     return Program(f"reshard ({name})", "reshard", function, arguments, calls / steps, sizes, resident=resident)
 
 
-def decode_state(model: Model, rows: Rows, batch, *, mesh: Mesh, slots: int) -> dict[str, Any]:
+def decode_state(model: Model, rows: RowLayout, batch, *, mesh: Mesh, slots: int) -> dict[str, Any]:
     """What the engine's prefill gives and its decode takes, abstract, laid out by the rules of the role "rollout".
 
     slots: of a dense cache at its longest.

@@ -15,8 +15,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from r1jax import sharding
-from r1jax.data.documents import Source, as_messages
-from r1jax.data.records import documents
+from r1jax.data.documents import DocumentSource, as_messages
+from r1jax.data.records import document_at, open_records
 from r1jax.hf import gguf, load_pretrained
 from r1jax.hf.folder import Folder, check_folder
 from r1jax.models.config import ModelConfig
@@ -51,13 +51,13 @@ class Policy:
         self.tokenizer.save(workdir / "tokenizer")
 
 
-def make_source(spec: SourceSpec, *, seed: int) -> Source:
+def make_source(spec: SourceSpec, *, seed: int) -> DocumentSource:
     """index -> document: a record of the path, or what the function gives of index and seed.
 
     Raises ValueError for a function that cannot be imported.
     """
     if (path := spec.path) is not None:
-        return lambda index: documents(index, seed=seed, path=path, split=spec.split, subset=spec.subset)
+        return lambda index: document_at(index, seed=seed, path=path, split=spec.split, subset=spec.subset)
     function = load_function(str(spec.function))
 
     def source(index: int) -> Any:
@@ -73,7 +73,7 @@ def count_documents(spec: SourceSpec) -> int | None:
     A function that is finite has an attribute ``count``: a function of its arguments. Raises RecordsMissingError.
     """
     if spec.path is not None:
-        return documents.count(path=spec.path, split=spec.split, subset=spec.subset)
+        return len(open_records(spec.path, split=spec.split, subset=spec.subset))
     count: Callable[..., int] | None = getattr(load_function(str(spec.function)), "count", None)
     with naming_function(str(spec.function)):
         return None if count is None else count(**spec.arguments)

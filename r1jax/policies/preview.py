@@ -38,7 +38,7 @@ class Previews:
     def __init__(self, planned: Mapping[str, StageSpec] | None = None):
         self._planned = dict(planned or {})
         self.splits: dict[str, dict[str, set[float]]] = {}
-        """Work directory -> what the data of its stage ask of the split, kept by ``r1jax.stages.splits``."""
+        """Work directory -> what the data of its stage ask of the split, kept by ``r1jax.stages.sampling``."""
 
     def stage_at(self, path: str) -> StageSpec | None:
         """The spec of the stage that works at a path, or has worked there; None for what is no stage's directory."""

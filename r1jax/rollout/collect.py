@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -18,10 +19,8 @@ from r1jax.rewards.rubric import Rubric, Scores
 from r1jax.rollout.engine import Engine
 from r1jax.rollout.records import Completion, GradedAnswer, Group, Rollout
 from r1jax.specs.functions import last_line
-from r1jax.tasks.file_task import check_problems
 from r1jax.tasks.mixture import Mixture
 from r1jax.tasks.problem import GradingError, Problem, Task
-from r1jax.tasks.sources.user_columns import MADE
 from r1jax.text.chat import TOKENIZERS_OWN, encode_prompt, render, response_form, stop_ids
 from r1jax.text.response import final_answer
 from r1jax.text.tokenizer import Tokenizer
@@ -37,10 +36,6 @@ def or_give_up() -> Iterator[None]:
         yield
 
 
-class PromptTooLongError(ValueError):
-    """A prompt has more tokens than the budget allows."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Collected:
     """Groups in the order of the problems, and what they cost."""
@@ -48,23 +43,11 @@ class Collected:
     groups: list[Group]
     seconds: dict[str, float]
     """"generate"; "rewards": what scoring took after the last token, the rest of it went on meanwhile."""
-    reward_errors: dict[str, int]
-    """Completions that each reward function failed on; "task_metric" where the task itself could not grade some."""
-    reward_timeouts: dict[str, int]
-    """Those of them that ran out of time."""
-    reward_seconds: dict[str, float]
-    """What each reward function took, wherever it ran."""
-    reward_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Figures that rewards logged, as "reward/figure", means over the groups that have them."""
-
-    @property
-    def error_messages(self) -> dict[str, str]:
-        """The first failure of each function that failed."""
-        messages: dict[str, str] = {}
-        for group in self.groups:
-            for rollout in group.rollouts:
-                messages = {**rollout.errors, **messages}
-        return messages
+    counts: Mapping[str, float]
+    """"rewards/<name>/errors": completions that each reward failed on, "task_metric" where the task could not grade some;
+    ".../timeouts": those of them that ran out of time; ".../seconds": what it took, wherever it ran."""
+    logged: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """"rewards/<name>/<figure>": what the rewards logged, means over the groups that have it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,40 +71,28 @@ class Collector:
     """Of the whole run, for rewards that ask; 0 where nothing is trained."""
 
     def encode(self, problem: Problem) -> list[int]:
-        """Token ids of a problem's prompt. Raises PromptTooLongError, quoting the question, if it exceeds the budget."""
-        ids = encode_prompt(problem.messages, self.tokenizer, template=self.template)
+        """Token ids of a problem's prompt. Raises ValueError, quoting the question, if it exceeds the budget."""
+        ids = self._prompt_ids(problem)
         if len(ids) > self.max_prompt_tokens:
             question = problem.messages[-1]["content"]
-            raise PromptTooLongError(
+            raise ValueError(
                 f"a prompt has {len(ids)} tokens, more than max_prompt_tokens={self.max_prompt_tokens}: {question[:120]!r}"
             )
         return ids
 
+    def _prompt_ids(self, problem: Problem) -> list[int]:
+        return encode_prompt(problem.messages, self.tokenizer, template=self.template)
+
     def fits(self, problem: Problem) -> bool:
         """Whether a problem's prompt is within the budget."""
-        try:
-            self.encode(problem)
-        except PromptTooLongError:
-            return False
-        return True
+        return len(self._prompt_ids(problem)) <= self.max_prompt_tokens
 
     def collect(self, params, buffers, problems: Sequence[Problem], **settings) -> Collected:
-        """``num_samples`` scored rollouts of each problem; the settings are those of ``start``."""
+        """``num_samples`` scored rollouts of each problem; the settings are those of ``Engine.generate``."""
         return self.start(params, buffers, problems, **settings)()
 
     def start(
-        self,
-        params,
-        buffers,
-        problems: Sequence[Problem],
-        *,
-        num_samples: int,
-        max_new_tokens: int,
-        temperature: float,
-        key: jax.Array,
-        policy_version: int,
-        top_p: float | None = None,
-        pad_to: int = 0,
+        self, params, buffers, problems: Sequence[Problem], *, policy_version: int, pad_to: int = 0, **settings
     ) -> Callable[[], Collected]:
         """``collect`` in two steps: all is sampled when this returns; what it returns waits for the scores.
 
@@ -140,18 +111,9 @@ class Collector:
 
         begin = time.perf_counter()
         with or_give_up():
-            completions = self.engine.generate(
-                params,
-                buffers,
-                prompts + prompts[-1:] * (pad_to - len(prompts)),
-                num_samples=num_samples,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                stop_ids=stop_ids(self.tokenizer, self.template),
-                key=key,
-                on_done=score,
-            )
+            stops = stop_ids(self.tokenizer, self.template)
+            asked = prompts + prompts[-1:] * (pad_to - len(prompts))
+            completions = self.engine.generate(params, buffers, asked, stop_ids=stops, on_done=score, **settings)
         for index, group in enumerate(completions[: len(problems)]):
             if index not in scoring:
                 score(index, group)
@@ -162,7 +124,7 @@ class Collector:
             begin = time.perf_counter()
             indices = range(jax.process_index(), len(problems), jax.process_count())
             scored = _exchanged(lambda: {index: _finished(scoring[index], problems[index]) for index in indices})
-            groups, all_scores = [], []
+            groups, counts, logged = [], Counter(), []
             for index, problem in enumerate(problems):
                 texts, _ = scoring[index].result()
                 answers, scores = scored[index]
@@ -174,17 +136,13 @@ class Collector:
                     scores = self.rubric.join([scores, deferred])
                 rollouts = _rollouts(prompts[index], completions[index], texts, answers, scores, policy_version)
                 groups.append(Group(problem, rollouts))
-                all_scores.append(scores)
-            num_ungraded = sum("task_metric" in rollout.errors for group in groups for rollout in group.rollouts)
-            return Collected(
-                groups,
-                seconds={"generate": generate_seconds, "rewards": time.perf_counter() - begin},
-                reward_errors=_summed(scores.errors for scores in all_scores)
-                | ({"task_metric": num_ungraded} if num_ungraded else {}),
-                reward_timeouts=_summed(scores.timeouts for scores in all_scores),
-                reward_seconds=_summed(scores.seconds for scores in all_scores),
-                reward_metrics=_means([scores.metrics for scores in all_scores]),
-            )
+                for kind in ("errors", "timeouts", "seconds"):
+                    counts.update({f"rewards/{name}/{kind}": n for name, n in getattr(scores, kind).items()})
+                logged.append(scores.metrics)
+            if num_ungraded := sum("task_metric" in rollout.errors for group in groups for rollout in group.rollouts):
+                counts["rewards/task_metric/errors"] = num_ungraded
+            seconds = {"generate": generate_seconds, "rewards": time.perf_counter() - begin}
+            return Collected(groups, seconds, counts, _means(logged))
 
         return finish
 
@@ -196,10 +154,9 @@ class Collector:
         if not is_here:
             return texts, None
         style, where = response_form(self.template, self.tokenizer)
+        where = problem.answer_in or where
         extracted = [
-            None
-            if completion.stop_reason == "length"
-            else final_answer(text, style=style, answer=problem.answer_in or where)
+            None if completion.stop_reason == "length" else final_answer(text, style=style, answer=where)
             for completion, text in zip(completions, texts, strict=True)
         ]
         answers = grade_answers(extracted, problem, task=self.task)
@@ -207,14 +164,7 @@ class Collector:
         return texts, lambda: (answers, scores_of())
 
     def _start_rewards(
-        self,
-        problem: Problem,
-        completions: list[Completion],
-        texts: list[str],
-        answers: list[GradedAnswer],
-        state: TrainerState,
-        *,
-        deferred: bool,
+        self, problem: Problem, completions, texts, answers, state: TrainerState, *, deferred: bool
     ) -> Callable[[], Scores]:
         prompt = render(problem.messages, template=self.template, tokenizer=self.tokenizer)
         columns = reward_columns(problem, completions, answers, task=self.task)
@@ -255,10 +205,7 @@ def score_in_background(
     """Scores of texts that are answers to a problem, as training gets them: graded, then scored, in the same threads.
 
     For checks before anything is sampled, without a tokenizer: a text is its answer, "" is none, and under the template
-    "tokenizer" the prompt is the question.
-
-    Raises:
-        ValueError: as ``Rubric.score``.
+    "tokenizer" the prompt is the question. Raises ValueError as ``Rubric.score``.
     """
     dummies = [Completion(np.zeros(1, np.int32), np.zeros(1, np.float32), "stop")] * len(answers)
 
@@ -309,37 +256,24 @@ def _grader_of(task: Task, problem: Problem) -> str | None:
     return getattr(task.task_of(problem) if isinstance(task, Mixture) else task, "grader", None)
 
 
-def check_problems_of(task: Task, rubric: Rubric, *, template: str) -> None:
-    """Looks through every problem of a task's files for what its rewards and its own verifier need.
-
-    Raises:
-        ValueError: a column that is not there or empty, or a problem that the verifier cannot use, here or at all; names
-            the data set and the row. A task of any columns without an answer in any row, where a reward scores by its grade.
-    """
-    names = task.tasks if isinstance(task, Mixture) else [task.name]
-    made = MADE - {"answer"}
-    needed = {name: rubric.required(name) - made for name in names}
-    graded = {name: rubric.that_need("answer_grade", task_name=name) for name in names}
-    check_problems(task, needed, template=template, graded=graded)
-
-
-_Scored = tuple[list[GradedAnswer], Scores]
-"""A group's answers and plain rewards."""
+_Scored = tuple[list[GradedAnswer], Scores]  # a group's answers and plain rewards
 
 
 def _exchanged(function: Callable[[], dict[int, _Scored]]) -> dict[int, _Scored]:
     """What the function returns in all processes together, by index."""
     if jax.process_count() == 1:
         return function()
-    of_processes = gather(
-        lambda: [
-            [index, [dataclasses.astuple(answer) for answer in answers], scores.to_json()]
-            for index, (answers, scores) in function().items()
+
+    def as_json() -> list[Any]:
+        scored = function().items()
+        return [
+            [i, [dataclasses.astuple(answer) for answer in answers], scores.to_json()]
+            for i, (answers, scores) in scored
         ]
-    )
+
     return {
         index: ([GradedAnswer(*answer) for answer in answers], Scores.from_json(scores))
-        for of_process in of_processes
+        for of_process in gather(as_json)
         for index, answers, scores in of_process
     }
 
@@ -352,12 +286,7 @@ def _finished(scoring: Future, problem: Problem) -> _Scored:
 
 
 def _rollouts(
-    prompt: Sequence[int],
-    completions: Sequence[Completion],
-    texts: Sequence[str],
-    answers: Sequence[GradedAnswer],
-    scores: Scores,
-    policy_version: int,
+    prompt: Sequence[int], completions, texts, answers: list[GradedAnswer], scores: Scores, policy_version: int
 ) -> tuple[Rollout, ...]:
     prompt_ids, by_name, messages, extra = np.asarray(prompt, np.int32), scores.by_name, scores.messages, scores.extra
     return tuple(
@@ -388,14 +317,6 @@ def _naming(problem: Problem) -> Iterator[None]:
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The means by name, each over those that have it."""
+    """The means by name, each over those that have it, as "rewards/<name>"."""
     names = dict.fromkeys(name for row in rows for name in row)
-    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
-
-
-def _summed(counts: Iterable[Mapping[str, float]]) -> dict[str, Any]:
-    """The sums by name."""
-    total: dict[str, Any] = {}
-    for count in counts:
-        total = {name: total.get(name, 0) + value for name, value in count.items()}
-    return total
+    return {f"rewards/{name}": float(np.mean([row[name] for row in rows if name in row])) for name in names}

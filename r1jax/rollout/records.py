@@ -1,7 +1,7 @@
 """Records that travel from the sampler to the trainer."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,45 +13,34 @@ from r1jax.tasks.problem import Problem
 class Completion:
     """What the engine returns for one sequence: token ids only, no text."""
 
-    token_ids: np.ndarray
-    """[n] int32, the stop token included where one was produced."""
+    token_ids: np.ndarray  # [n] int32, the stop token included where one was produced
     logps: np.ndarray
     """[n] float32, log-probability of each token at the sampling temperature, over the whole vocabulary (also with top-p)."""
-    stop_reason: Literal["stop", "length"]
-    """"stop": a stop token was produced; "length": the budget ran out."""
+    stop_reason: Literal["stop", "length"]  # "stop": a stop token was produced; "length": the budget ran out
 
 
 @dataclasses.dataclass(frozen=True)
 class GradedAnswer:
     """The answer of one completion and what its task says of it, once for rewards, metric and evaluation."""
 
-    text: str | None
-    """As extracted from the completion; None where there is none."""
-    grade: float | None
-    """In [0, 1], 0.0 without an answer; None where grading failed."""
-    error: str | None = None
-    """Why grading failed."""
+    text: str | None  # as extracted from the completion; None where there is none
+    grade: float | None  # in [0, 1], 0.0 without an answer; None where grading failed
+    error: str | None = None  # why grading failed
 
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
     """One scored sample of one problem."""
 
-    prompt_ids: np.ndarray
-    """[p] int32, the rendered prompt."""
+    prompt_ids: np.ndarray  # [p] int32, the rendered prompt
     completion: Completion
-    text: str
-    """The completion decoded, without its stop token."""
-    policy_version: int
-    """Number of updates that the sampling weights had seen."""
-    rewards: Mapping[str, float]
-    """Each raw reward by name; NaN where it does not apply or its verifier failed."""
+    text: str  # the completion decoded, without its stop token
+    policy_version: int  # number of updates that the sampling weights had seen
+    rewards: Mapping[str, float]  # each raw reward by name; NaN where it does not apply or its verifier failed
     reward: float
     """The weighted sum; NaN where no weighted reward applies or one failed: nothing is learned from this rollout."""
-    is_correct: bool
-    """The task's own metric, apart from any reward."""
-    answer: str | None
-    """The extracted answer."""
+    is_correct: bool  # the task's own metric, apart from any reward
+    answer: str | None  # the extracted answer
     errors: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """The message of each reward that failed on it; under "task_metric" the task's own."""
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -64,3 +53,11 @@ class Group:
 
     problem: Problem
     rollouts: tuple[Rollout, ...]
+
+
+def error_messages(groups: Sequence[Group]) -> dict[str, str]:
+    """The first message of each reward that failed on some rollouts."""
+    messages: dict[str, str] = {}
+    for rollout in (rollout for group in groups for rollout in group.rollouts):
+        messages = {**rollout.errors, **messages}
+    return messages

@@ -1,13 +1,11 @@
 """How the sequences of one call lie in the engine's cache: P prompts, each with ``num_samples`` rows one after the other.
 
-``DenseRows`` says what every kind does; ``PagedRows`` is the other. Both are sizes alone, so that a program can be compiled for
-them.
+``DenseRows`` says what every kind does; ``PagedRows`` is the other. Both are sizes alone: programs are compiled for them.
 
-Which page of the pool each token gets is decided on the host before anything runs. The pages of S tokens are those of
-``r1jax.models.cache``. The samples of a prompt share its full pages; each has the rest of the prompt and its own tokens in
-pages of its own, enough for the whole budget. So no page is given out later, a decode step never waits for the host, and the
-size of the pool is known: P · ⌊T / S⌋ + B · (⌈budget / S⌉ + 1) pages for B rows of P prompts of up to T tokens. ``Engine``
-bounds B (``max_rows``).
+Which page (``r1jax.models.cache``) each token gets is decided on the host before anything runs. The samples of a prompt
+share its full pages; each has the rest of the prompt and its tokens in other pages, enough for the whole budget. So no
+page is given out later, and a decode step never waits for the host. Pages of S tokens: P · ⌊T / S⌋ + B · (⌈budget / S⌉
++ 1) for B rows of P prompts of up to T tokens. ``Engine`` bounds B (``max_rows``).
 
 On a mesh the rows are cut into parts, one for each group of devices that the "batch" of the role "rollout" is split over, and
 the pool alike: a row's pages are in its part's pool, so reading them needs no other device. A prompt whose samples are in several
@@ -32,8 +30,7 @@ from r1jax.sharding import MESH_AXES, RULES
 class DenseRows:
     """Prompts of ``prompt_length`` slots with the padding on the left, a dense cache that grows by copying.
 
-    ``num_samples``: rows of each sequence that is prefilled. ``num_parts``: blocks of consecutive rows that stay on devices of
-    their own.
+    ``num_samples``: rows of each prefilled sequence. ``num_parts``: blocks of consecutive rows, each on other devices.
     """
 
     prompt_length: int
@@ -42,12 +39,7 @@ class DenseRows:
 
     def lay_out(self, prompts: Sequence[Sequence[int]], *, pad_id: int) -> dict[str, np.ndarray]:
         """What prefill takes: "tokens_PT", "segments_PT", and what else the kind needs."""
-        tokens_PT = np.full((len(prompts), self.prompt_length), pad_id, np.int32)
-        segments_PT = np.zeros_like(tokens_PT)
-        for row, prompt in enumerate(prompts):
-            tokens_PT[row, self.prompt_length - len(prompt) :] = prompt
-            segments_PT[row, self.prompt_length - len(prompt) :] = 1
-        return {"tokens_PT": tokens_PT, "segments_PT": segments_PT}
+        return _padded(prompts, length=self.prompt_length, pad_id=pad_id, on_the_left=True)
 
     def init_cache(self, model: Model, batch: dict) -> Any:
         """An empty cache for the prompts."""
@@ -64,6 +56,15 @@ class DenseRows:
     def with_room(self, cache: Any, num_new: int) -> Any:
         """The cache with room for ``num_new`` tokens after the prompts."""
         return _grow(cache, length=self.prompt_length + num_new)
+
+
+def _padded(prompts: Sequence[Sequence[int]], *, length: int, pad_id: int, on_the_left: bool) -> dict[str, np.ndarray]:
+    tokens_PT = np.full((len(prompts), length), pad_id, np.int32)
+    segments_PT = np.zeros_like(tokens_PT)
+    for row, prompt in enumerate(prompts):
+        columns = slice(length - len(prompt), None) if on_the_left else slice(len(prompt))
+        tokens_PT[row, columns], segments_PT[row, columns] = prompt, 1
+    return {"tokens_PT": tokens_PT, "segments_PT": segments_PT}
 
 
 _grow = jax.jit(kv_cache.grow, static_argnames=("length",))
@@ -86,11 +87,6 @@ class PagedRows:
     batch_axes: tuple[str, ...]
 
     @property
-    def pages_per_part(self) -> int:
-        """Pages of a part's pool."""
-        return self.num_prompts // self.num_parts * self._pages_per_prompt
-
-    @property
     def _prompt_pages(self) -> int:
         return self.prompt_length // self.page_size
 
@@ -102,14 +98,15 @@ class PagedRows:
     def _pages_per_prompt(self) -> int:
         return self._prompt_pages + self.num_samples * self._own_pages
 
+    @property
+    def pages_per_part(self) -> int:
+        """Pages of a part's pool."""
+        return self.num_prompts // self.num_parts * self._pages_per_prompt
+
     def lay_out(self, prompts, *, pad_id):
         prompts = [prompt for prompt in prompts for _ in range(self.num_copies)]
-        tokens_PT = np.full((self.num_prompts, self.prompt_length), pad_id, np.int32)
-        segments_PT = np.zeros_like(tokens_PT)
         table_PGI = np.zeros((self.num_prompts, self.num_samples, self._prompt_pages + self._own_pages), np.int32)
         for row, prompt in enumerate(prompts):
-            tokens_PT[row, : len(prompt)] = prompt
-            segments_PT[row, : len(prompt)] = 1
             first, shared = row * self._pages_per_prompt, len(prompt) // self.page_size
             own_G1 = first + self._prompt_pages + self._own_pages * np.arange(self.num_samples)[:, None]
             table_PGI[row, :, :shared] = first + np.arange(shared)
@@ -117,8 +114,8 @@ class PagedRows:
                 own_G1 + self._own_pages - 1
             )  # past a row's last page it repeats, within its part
             table_PGI[row, :, shared : shared + self._own_pages] = own_G1 + np.arange(self._own_pages)
-        table_BI = table_PGI.reshape(-1, table_PGI.shape[-1])
-        return {"tokens_PT": tokens_PT, "segments_PT": segments_PT, "page_table_BI": table_BI}
+        padded = _padded(prompts, length=self.prompt_length, pad_id=pad_id, on_the_left=False)
+        return padded | {"page_table_BI": table_PGI.reshape(-1, table_PGI.shape[-1])}
 
     def init_cache(self, model, batch):
         return model.init_paged_cache(
@@ -145,16 +142,10 @@ def make_paged_rows(
     """The pages of a call, on the ambient mesh (``jax.set_mesh``) where there is one of several devices."""
     axes, num_parts = split_here(num_prompts, num_samples)
     samples = min(num_samples, num_prompts * num_samples // num_parts)
-    return PagedRows(
-        num_prompts=num_prompts * num_samples // samples,
-        num_samples=samples,
-        num_copies=num_samples // samples,
-        prompt_length=prompt_length,
-        page_size=page_size,
-        budget_pages=-(-max_new_tokens // page_size),
-        num_parts=num_parts,
-        batch_axes=axes,
-    )
+    copies, budget_pages = num_samples // samples, -(-max_new_tokens // page_size)
+    sizes = {"num_prompts": num_prompts * copies, "num_samples": samples, "num_copies": copies}
+    pages = {"prompt_length": prompt_length, "page_size": page_size, "budget_pages": budget_pages}
+    return PagedRows(**sizes, **pages, num_parts=num_parts, batch_axes=axes)
 
 
 def split_here(num_prompts: int, num_samples: int) -> tuple[tuple[str, ...], int]:
@@ -167,7 +158,7 @@ def split_here(num_prompts: int, num_samples: int) -> tuple[tuple[str, ...], int
 def prompts_at_once(num_prompts: int, num_samples: int, max_rows: int | None) -> int:
     """Prompts of a batch, of which no more than ``max_rows`` rows are sampled.
 
-    So many that the fewest rows are on one device at a time, since batches that the mesh does not cut are whole on each; of
+    So many that the fewest rows are on one device at a time (batches that the mesh does not cut are whole on each); of
     those numbers the smallest, which makes the batches as even as can be.
     """
     if max_rows is None:

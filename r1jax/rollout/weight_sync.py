@@ -1,12 +1,9 @@
 """The trainer's weights for the sampler: another layout, another type, perhaps other devices.
 
-The trainer keeps float32 weights that are gathered when they are used; the sampler wants them where it computes
-(``sharding.RULES``), in the type that it computes in. The copy is made array by array, and of stacked layers one after the
-other, so that beside the copy itself no more is held at any time than a layer of one array (all of that layer at worst, where
-XLA finds no shorter way between two layouts than to gather it). It lives only while something is sampled.
-
-A cast copy gives the same numbers, bit for bit: the model casts its weights to ``ModelConfig.dtype`` wherever it uses them. The
-exceptions, used in float32 (``_IN_FLOAT32``), are not cast.
+The sampler wants them where it computes (``sharding.RULES``), in the type that it computes in. The copy is made array
+by array, and of stacked layers one after the other, so that besides the copy no more is held than a layer of one array.
+It lives only while something is sampled. It gives the same numbers, bit for bit: the model casts its weights to
+``ModelConfig.dtype`` wherever it uses them, and those that it uses in float32 (``_IN_FLOAT32``) are not cast.
 """
 
 import contextlib
@@ -23,22 +20,19 @@ from r1jax.models.transformer import Model
 from r1jax.sharding import MESH_AXES, make_mesh, tree_shardings
 
 FIRST_DEVICE = "first_device"
-_IN_FLOAT32 = ("scale", "w_router_DE")
-"""Last name of a parameter that is used in float32: norms, and the router."""
-_STACKS = ("dense", "moe", "mtp")
-"""First name of the parameters whose leading dim is layers."""
+_IN_FLOAT32 = ("scale", "w_router_DE")  # last name of a parameter that is used in float32: norms, and the router
+_STACKS = ("dense", "moe", "mtp")  # first name of the parameters whose leading dim is layers
 
 
 def make_rollout_mesh(axes: Mapping[str, int] | None, mesh: Mesh) -> Mesh:
-    """The sampler's mesh beside the trainer's ``mesh``. ``axes``, of a ``RolloutMeshSpec``, is one of
+    """The sampler's mesh next to the trainer's ``mesh``. ``axes``, of a ``RolloutMeshSpec``, is one of
 
     None: the trainer's mesh.
     {"tensor": 4, ...}: the trainer's devices, in their order, arranged by these axes (those not named have size 1).
-    {"tensor": 4, ..., "first_device": 8}: devices of its own, as many as the axes say, from this number of ``jax.devices()``
-      on. Sampler and trainer then have disjoint parts of the machine.
+    {"tensor": 4, ..., "first_device": 8}: as many other devices as the axes say, from this one of ``jax.devices()`` on.
 
-    Raises ValueError, saying what to change, for another number of devices than the trainer's, devices of its own that do not
-    exist or are the trainer's, and any in a run of several processes, of which each must see the samples.
+    Raises ValueError, saying what to change, for another number of devices than the trainer's, other devices that do
+    not exist or are the trainer's, and any in a run of several processes, of which each must see the samples.
     """
     if axes is None:
         return mesh
@@ -47,10 +41,9 @@ def make_rollout_mesh(axes: Mapping[str, int] | None, mesh: Mesh) -> Mesh:
     need, devices = math.prod(axes.values()), jax.devices()
     if first is None:
         if need != mesh.size:
-            raise ValueError(
-                f"rollout_mesh {axes} is of {need} devices, and the trainer has {mesh.size}; make its product {mesh.size}, or "
-                f"give it devices of its own by {FIRST_DEVICE!r}"
-            )
+            words = f"rollout_mesh {axes} is of {need} devices, and the trainer has {mesh.size}"
+            other = f"give it devices of its own by {FIRST_DEVICE!r}"
+            raise ValueError(f"{words}; make its product {mesh.size}, or {other}")
         # In the trainer's order, so that one program can go from one layout to the other.
         shape = [axes.get(name, 1) for name in MESH_AXES]
         return Mesh(mesh.devices.reshape(shape), MESH_AXES, axis_types=mesh.axis_types)
@@ -75,12 +68,8 @@ def make_rollout_mesh(axes: Mapping[str, int] | None, mesh: Mesh) -> Mesh:
 class WeightSync:
     """Lends the weights of a train state to the sampler, laid out and typed for it on its mesh.
 
-    Args:
-      model: the policy's architecture.
-      mesh: the trainer's.
-      axes: a config's "rollout_mesh", see ``make_rollout_mesh``. None: the sampler gets the trainer's own arrays.
-
-    Raises ValueError as ``make_rollout_mesh`` does, and naming a parameter that an axis of the mesh does not divide.
+    mesh: the trainer's. axes: see ``make_rollout_mesh``; None: the sampler gets the trainer's arrays. Raises ValueError
+    as that does, and naming a parameter that an axis of the mesh does not divide.
     """
 
     def __init__(self, model: Model, *, mesh: Mesh, axes: Mapping[str, int] | None):
@@ -90,10 +79,7 @@ class WeightSync:
 
     @contextlib.contextmanager
     def lend(self, state: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """{"params", "buffers"} of ``state`` for the sampler, whose mesh is the ambient one as long as the context lasts.
-
-        Then the dict is emptied, and a copy that nobody else has kept is freed.
-        """
+        """{"params", "buffers"} of ``state`` on the sampler's mesh, the ambient one meanwhile; emptied at the end."""
         params, buffers = state["params"], state["buffers"]
         if self._shardings is not None:
             params, buffers = to_rollout(self._model, params, buffers, shardings=self._shardings)
@@ -125,8 +111,7 @@ def to_rollout(
 ) -> tuple[Any, Any]:
     """(params, buffers) as the sampler wants them: laid out by ``shardings`` and, but for ``_IN_FLOAT32``, in the compute type.
 
-    An array that is so already is handed on. With ``is_consumed`` the others are deleted as soon as their copies are there, so
-    that all of both are never there together.
+    An array that is so already is handed on. With ``is_consumed`` the others are deleted once their copies are there.
     """
 
     def moved(path, array: jax.Array, target: NamedSharding) -> jax.Array:

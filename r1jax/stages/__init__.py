@@ -1,1 +1,1 @@
-"""The stages of R1, one module each: `build(config, mesh)` and `main(config, workdir)`."""
+"""The stages of R1, one module each: `check(spec, previews)` and `main(spec, workdir)`."""

@@ -6,6 +6,7 @@ can set it.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +33,21 @@ def main(spec: ClaimsSpec, workdir: Path) -> dict[str, Any]:
     """
     spec = read(ClaimsSpec, spec)
     with open_run(spec, workdir) as run:
-        rows = on_first(lambda: [row_of(claim, where=f"claims[{index}]") for index, claim in enumerate(spec.claims)])
+        rows = on_first(lambda: rows_of(spec.claims))
         if is_first():
             write_json(run.path / CLAIMS, rows)
         held = [row["held"] for row in rows]
-        summary = {
-            "claims": len(rows),
-            "held": held.count(True),
-            "not_held": held.count(False),
-            "open": held.count(None),
-        }
-        return run.mark_done(summary)
+        counts = {"held": held.count(True), "not_held": held.count(False), "open": held.count(None)}
+        return run.mark_done({"claims": len(rows)} | counts)
 
 
-def row_of(claim: AnyClaim, *, where: str = "claim") -> dict[str, Any]:
-    """The row of a claim; see the module. ``where`` names the claim in errors."""
-    try:
-        verdict = judge_claim(claim)
-    except ValueError as error:
-        raise ValueError(f"{where} ({claim.kind}): {error}") from error
-    return {"claim": claim.claim, "paper": claim.paper, "kind": claim.kind} | dataclasses.asdict(verdict)
+def rows_of(claims: Sequence[AnyClaim]) -> list[dict[str, Any]]:
+    """The row of each claim; see the module."""
+    rows = []
+    for index, claim in enumerate(claims):
+        try:
+            verdict = dataclasses.asdict(judge_claim(claim))
+        except ValueError as error:
+            raise ValueError(f"claims[{index}] ({claim.kind}): {error}") from error
+        rows.append({"claim": claim.claim, "paper": claim.paper, "kind": claim.kind} | verdict)
+    return rows

@@ -1,15 +1,13 @@
 """Evaluate stage: a policy on held-out problems of several tasks, with intervals over problems (R1 v2 App. D.1).
 
-Of each task the first ``problems`` distinct held-out problems, ``samples`` of each: pass@1, majority votes of several sizes,
-lengths, language, reflection and every reward. Rewards are logged only: their weight and from_update may be there,
-so that a list is shared with an RL stage, and play no part.
+Of each task the first ``problems`` distinct held-out problems, ``samples`` of each: pass@1, majority votes of several
+sizes, lengths, language, reflection and every reward; their weight and from_update play no part.
 
-What it leaves, besides what every work directory has: metrics.jsonl with a row a task (step 1 the first, ...), and
-completions/heldout_000001.jsonl, ... with every sample. A run that was stopped goes on with the first task that has no row.
+It leaves metrics.jsonl with a row a task (step 1 the first, ...), and completions/heldout_000001.jsonl, ... with every
+sample. A run that was stopped goes on with the first task that has no row.
 """
 
 import dataclasses
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,23 +16,20 @@ import jax
 
 from r1jax.evals.evaluate import distinct_problems, evaluate, samples_of
 from r1jax.evals.statistics import vote_metrics
-from r1jax.policies.policy import load_policy
 from r1jax.policies.preview import Previews
 from r1jax.policies.reward_model import load_rewards, stand_in_rewards
-from r1jax.processes import is_first, on_first
+from r1jax.processes import on_first
 from r1jax.rewards.calls import Entry
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import score_in_background
-from r1jax.rollout.records import Group
 from r1jax.rollout.weight_sync import for_sampling
 from r1jax.sharding import make_mesh
 from r1jax.specs.reader import read
 from r1jax.specs.rewards import FunctionReward
 from r1jax.specs.stages import EvaluateSpec
 from r1jax.stages.open_run import open_run
-from r1jax.stages.rl.log import completion_rows, text_metrics
-from r1jax.stages.sampling import check_prompts, make_collector
-from r1jax.stages.splits import check_same_split
+from r1jax.stages.rl.log import completion_rows, say_failures, text_metrics
+from r1jax.stages.sampling import check_sampled, make_collector
 from r1jax.tasks.mixture import make_mixture, make_tasks
 from r1jax.tasks.problem import Problem, Task
 from r1jax.text.chat import check_template, response_form
@@ -57,8 +52,7 @@ def check(spec: EvaluateSpec, previews: Previews | None = None) -> None:
             score_in_background(rubric, first, ["1"], task=task, template=spec.template)
         except ValueError as error:
             raise ValueError(f"task {task.name!r}: {error}") from error
-    check_prompts(spec, previews, heldout=[problem for _, asked in problems for problem in asked])
-    check_same_split(spec, previews)
+    check_sampled(spec, previews, rubric, heldout=[problem for _, asked in problems for problem in asked])
 
 
 def problems_of(spec: EvaluateSpec) -> list[tuple[Task, list[Problem]]]:
@@ -82,47 +76,47 @@ def main(spec: EvaluateSpec, workdir: Path) -> dict:
     """
     spec = read(EvaluateSpec, spec)
     check(spec)
-    mesh, problems = make_mesh(spec.mesh.axes()), problems_of(spec)
-    with open_run(spec, workdir, mesh) as run:
+    problems = problems_of(spec)
+    with open_run(spec, workdir) as run:
         # Policy, sampler, rewards
-        policy, params, buffers = load_policy(spec.init, mesh=mesh, seed=spec.seed)
-        params, buffers = for_sampling(policy.model, params, buffers, mesh=mesh)
-        rubric = make_rubric(load_rewards(spec.rewards, mesh=mesh))
+        policy, params, buffers = run.load_policy()
+        params, buffers = for_sampling(policy.model, params, buffers, mesh=run.mesh)
+        rubric = make_rubric(load_rewards(spec.rewards, mesh=run.mesh))
         collector = make_collector(spec, policy, task=problems[0][0], rubric=rubric)
         style, _ = response_form(spec.template, policy.tokenizer)
 
         # Loop
         done = len(on_first(lambda: read_rows(run.path / "metrics.jsonl", [])))
-        with run.metrics(total=len(problems), done=done) as metrics:
-            completions = CompletionsWriter(run.path, resume_step=done)
-            for number, (task, asked) in list(enumerate(problems))[done:]:
-                begin = time.perf_counter()
+        metrics = run.open_metrics(total=len(problems), done=done)
+        completions = CompletionsWriter(run.path, resume_step=done)
+        for number, (task, asked) in list(enumerate(problems))[done:]:
+            begin = time.perf_counter()
 
-                def before_batch(problems_done: int, name=task.name):
-                    run.stop.check()
-                    run.progress.phase(f"evaluating {name}", problems_done * spec.samples, spec.problems * spec.samples)
+            def before_batch(problems_done: int, name=task.name):
+                run.stop.check()
+                run.progress.phase(f"evaluating {name}", problems_done * spec.samples, spec.problems * spec.samples)
 
-                scores, groups = evaluate(
-                    dataclasses.replace(collector, task=task),
-                    params,
-                    buffers,
-                    asked,
-                    num_samples=spec.samples,
-                    max_new_tokens=spec.max_new_tokens,
-                    temperature=spec.temperature,
-                    top_p=spec.top_p,
-                    key=jax.random.fold_in(jax.random.key(spec.seed), number),
-                    policy_version=0,
-                    problems_per_batch=spec.problems_per_batch,
-                    before_batch=before_batch,
-                )
-                samples = [samples_of(group, task, style=style) for group in groups]
-                row = scores | vote_metrics(samples, spec.cons_at, with_gains=True)
-                row |= text_metrics([rollout for group in groups for rollout in group.rollouts])
-                _say_failures(groups, task)
-                completions.write(number + 1, completion_rows(groups), split="heldout")
-                row = {f"{task.name}/{name}": value for name, value in row.items()}
-                metrics.write(number + 1, row | {"time/step": time.perf_counter() - begin})
+            scores, groups = evaluate(
+                dataclasses.replace(collector, task=task),
+                params,
+                buffers,
+                asked,
+                num_samples=spec.samples,
+                max_new_tokens=spec.max_new_tokens,
+                temperature=spec.temperature,
+                top_p=spec.top_p,
+                key=jax.random.fold_in(jax.random.key(spec.seed), number),
+                policy_version=0,
+                problems_per_batch=spec.problems_per_batch,
+                before_batch=before_batch,
+            )
+            samples = [samples_of(group, task, style=style) for group in groups]
+            row = scores | vote_metrics(samples, spec.cons_at, with_gains=True)
+            row |= text_metrics([rollout for group in groups for rollout in group.rollouts])
+            say_failures(groups, where=f"warning: task {task.name}")
+            completions.write(number + 1, completion_rows(groups), split="heldout")
+            row = {f"{task.name}/{name}": value for name, value in row.items()}
+            metrics.write(number + 1, row | {"time/step": time.perf_counter() - begin})
 
         # Summary
         rows = on_first(lambda: read_rows(run.path / "metrics.jsonl", []))
@@ -130,14 +124,4 @@ def main(spec: EvaluateSpec, workdir: Path) -> dict:
         for (task, _), row in zip(problems, rows, strict=True):
             prefix = f"{task.name}/"
             tasks[task.name] = {key.removeprefix(prefix): row[key] for key in row if key.startswith(prefix)}
-        seconds = sum(row["time/step"] for row in rows)
-        return run.mark_done({"tasks": tasks, "wall_seconds": seconds})
-
-
-def _say_failures(groups: Sequence[Group], task: Task) -> None:
-    """On stderr the first message of every reward that failed on some samples of a task."""
-    messages: dict[str, str] = {}
-    for rollout in (rollout for group in groups for rollout in group.rollouts):
-        messages = {**rollout.errors, **messages}
-    for name, message in messages.items() if is_first() else ():
-        print(f"warning: task {task.name}: reward {name} failed: {message}", file=sys.stderr, flush=True)
+        return run.mark_done({"tasks": tasks, "wall_seconds": sum(row["time/step"] for row in rows)})

@@ -1,14 +1,11 @@
 """Preferences stage: a judge compares two responses to each prompt, and the clear cases become pairs (R1 Sec. 3.1, spec B.7).
 
-Four queries a pair in random order, the mean verdict, |mean| > 1, lengths balanced over the set: see `r1jax.data.preferences`.
-Candidates are records {"messages": [...], "responses": [two texts]}. What it leaves, besides what every work directory has:
+Four queries a pair in random order, the mean verdict, |mean| > 1, lengths balanced over the set: see
+`r1jax.data.preferences`. Candidates are records {"messages": [...], "responses": [two texts]}. It leaves
+data/pairs.jsonl, records of kind "helpful" for the reward model's stage; manifest.json, the file with its digest;
+verdicts.jsonl, every candidate with the verdict of each query and why one failed. A run that was stopped goes on there.
 
-    data/pairs.jsonl   records of kind "helpful" for the reward model's stage, whose ``data.path`` is this directory
-    manifest.json      the file with its digest
-    verdicts.jsonl     every candidate with the verdict of each query and why one failed; a run that was stopped goes on there
-
-Of several processes each asks the judge, and they must hear the same, which is checked. An endpoint is asked by the first
-process alone, which also writes.
+Of several processes each asks the judge, and they must hear the same; the first alone asks an endpoint, and writes.
 """
 
 import dataclasses
@@ -20,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from r1jax.data.preferences import Failure, Judge, Judged, judge_pairs, parse_candidate, select_pairs
+from r1jax.data.preferences import Judged, judge_pairs, parse_candidate, select_pairs
 from r1jax.data.records import FOLDER, check_records, records_of
 from r1jax.policies.chat import check_answered, make_chat
 from r1jax.policies.preview import Previews
@@ -43,12 +40,6 @@ def check(spec: PreferencesSpec, previews: Previews | None = None) -> None:
     check_function(spec.judge.function, where="judge.function")
 
 
-def build(spec: PreferencesSpec, mesh) -> Judge:
-    """The judge; loads the model that it asks, if it is a policy."""
-    chat = make_chat(spec.judge.chat, mesh=mesh)
-    return functools.partial(load_function(spec.judge.function), chat=chat, **spec.judge.options)
-
-
 def main(spec: PreferencesSpec, workdir: Path) -> dict:
     """Asks the judge, writes the pairs. Returns the summary with how many candidates were left out, and why.
 
@@ -57,32 +48,32 @@ def main(spec: PreferencesSpec, workdir: Path) -> dict:
     """
     spec = read(PreferencesSpec, spec)
     check(spec)
-    mesh = make_mesh(spec.mesh.axes())
-    with open_run(spec, workdir, mesh) as run:
-        records = records_of(spec.candidates, seed=spec.seed)
-        candidates = [parse_candidate(row.values, where=row.where) for row in records]
-        judge = build(spec, mesh)
+    with open_run(spec, workdir) as run:
+        rows = records_of(spec.candidates, seed=spec.seed)
+        candidates = [parse_candidate(row.values, where=row.where) for row in rows]
+        chat = make_chat(spec.judge.chat, mesh=run.mesh)  # loads the model that the judge asks, if it is a policy
+        judge = functools.partial(load_function(spec.judge.function), chat=chat, **spec.judge.options)
 
         # Loop
         size, path = spec.candidates_per_batch, run.path / VERDICTS
         count = on_first(lambda: keep_whole_batches(path, size=size, limit=len(candidates)))
         judged = read_verdicts(path, count=count)
-        with run.metrics(total=len(candidates), done=len(judged)) as metrics:
-            while len(judged) < len(candidates):
-                run.stop.check()
-                begin = time.perf_counter()
-                batch = candidates[len(judged) : len(judged) + size]
-                verdicts = judge_pairs(batch, judge, queries=spec.queries, seed=spec.seed)
-                unanswered = [why.message for pair in verdicts for why in pair.failures if why.kind == "error"]
-                num_asked = len(verdicts) * spec.queries
-                check_answered(unanswered, num_asked=num_asked, who="the judge", what="queries")
-                _, counts = select_pairs(verdicts, threshold=spec.threshold, balance_lengths=False)
-                metrics.write(len(judged) + len(verdicts), counts | {"time/step": time.perf_counter() - begin})
-                lines = "".join(json.dumps(dataclasses.asdict(pair), ensure_ascii=False) + "\n" for pair in verdicts)
-                last = len(judged) + len(verdicts) - 1
-                require_same_text(lines, f"the verdicts on candidates {len(judged)} to {last}")
-                on_first(functools.partial(_append, path, lines))
-                judged += verdicts
+        metrics = run.open_metrics(total=len(candidates), done=len(judged))
+        while len(judged) < len(candidates):
+            run.stop.check()
+            begin = time.perf_counter()
+            batch = candidates[len(judged) : len(judged) + size]
+            verdicts = judge_pairs(batch, judge, queries=spec.queries, seed=spec.seed)
+            unanswered = [message for pair in verdicts for kind, message in pair.failures if kind == "error"]
+            num_asked = len(verdicts) * spec.queries
+            check_answered(unanswered, num_asked=num_asked, who="the judge", what="queries")
+            _, counts = select_pairs(verdicts, threshold=spec.threshold, balance_lengths=False)
+            metrics.write(len(judged) + len(verdicts), counts | {"time/step": time.perf_counter() - begin})
+            lines = "".join(json.dumps(dataclasses.asdict(pair), ensure_ascii=False) + "\n" for pair in verdicts)
+            last = len(judged) + len(verdicts) - 1
+            require_same_text(lines, f"the verdicts on candidates {len(judged)} to {last}")
+            on_first(functools.partial(_append, path, lines))
+            judged += verdicts
 
         # The set
         pairs, counts = select_pairs(judged, threshold=spec.threshold)
@@ -97,8 +88,8 @@ def write_pairs(workdir: Path, pairs: Sequence[Mapping[str, Any]]) -> None:
     text = "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs)
     (workdir / FOLDER).mkdir(exist_ok=True)
     write_text(workdir / FOLDER / "pairs.jsonl", text)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    write_json(workdir / MANIFEST, {"files": {"pairs.jsonl": {"records": len(pairs), "sha256": digest}}})
+    file = {"records": len(pairs), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    write_json(workdir / MANIFEST, {"files": {"pairs.jsonl": file}})
 
 
 def keep_whole_batches(path: Path, *, size: int, limit: int) -> int:
@@ -116,7 +107,7 @@ def read_verdicts(path: Path, *, count: int) -> list[Judged]:
     for number, line in enumerate(read_lines(path)[:count], start=1):
         try:
             value = json.loads(line)
-            failures = tuple(Failure(*failure) for failure in value["failures"])
+            failures = tuple((kind, message) for kind, message in value["failures"])
             judged.append(Judged(value["messages"], tuple(value["responses"]), tuple(value["verdicts"]), failures))
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path}, line {number} is no verdict: {line[:80]!r}") from error

@@ -1,15 +1,14 @@
 """Reward-model stage: a policy with a scalar head learns which of two responses is better, or whether one is safe.
 
-Two kinds (R1 Sec. 3.1, spec B.7): "helpful" learns pairs by Bradley-Terry and reads the summary alone, "safety" learns labels
-by binary cross entropy and reads the whole response. Batch 256, learning rate 6e-6 and one epoch are the defaults, as in the
-paper. Which examples make up an update follows from the seed and its number, so a resumed run needs no other position.
+Two kinds (R1 Sec. 3.1, spec B.7): "helpful" learns pairs by Bradley-Terry and reads the summary alone, "safety" learns
+labels by binary cross entropy and reads the whole response. Which examples make up an update follows from the seed and
+its number, so a resumed run needs no other position.
 
 Deviations: 1. examples longer than ``max_tokens`` (R1: 8192) are left out of training and counted; held-out ones and those
 that RL scores may be of any length. 2. No balance loss; the router bias is updated if there is one.
 """
 
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,30 +22,25 @@ from r1jax.data.records import check_records, records_of
 from r1jax.evals.reward_model import length_bias, pair_calibration, pair_metrics, point_calibration, point_metrics
 from r1jax.models.reward_head import rewards_at_end
 from r1jax.models.transformer import Model
-from r1jax.objectives.preference import pair_loss, point_loss
-from r1jax.policies.policy import load_policy
+from r1jax.objectives.likelihood import pair_loss, point_loss
 from r1jax.policies.preview import Previews
 from r1jax.policies.reward_model import encode_response, init_head, make_reward_pass, pad_rows, score_sequences
 from r1jax.sharding import make_mesh
 from r1jax.specs.reader import read
 from r1jax.specs.stages import RewardModelSpec
-from r1jax.stages.auxiliary import expert_counts
 from r1jax.stages.open_run import open_run
-from r1jax.stages.training import finite_update, make_train_state
+from r1jax.stages.training import expert_counts, finite_update, make_train_state
 from r1jax.text.chat import check_template
 from r1jax.text.response import part_of
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.training.learner import TrainState, Update
-from r1jax.workdir.stop import Stopped
 
 
 class Example(NamedTuple):
     """A preference as token ids."""
 
-    sequences: tuple[list[int], ...]
-    """Chosen and rejected, or the one response."""
-    label: float
-    """1 for safe, 0 for unsafe; of a pair always 1."""
+    sequences: tuple[list[int], ...]  # chosen and rejected, or the one response
+    label: float  # 1 for safe, 0 for unsafe; of a pair always 1
 
     @property
     def longest(self) -> int:
@@ -62,32 +56,26 @@ def check(spec: RewardModelSpec, previews: Previews | None = None) -> None:
     (previews or Previews()).policy(spec.init, seed=spec.seed)
 
 
-def make_loss(model: Model, *, kind: str, num_examples: int):
+def make_loss(model: Model, spec: RewardModelSpec):
     """(params, buffers, microbatch) -> (loss, sums): the loss of the batch's share, and "rewards_BK" of its examples.
 
     A microbatch holds R examples of K sequences (2 of kind "helpful", else 1): tokens [R·K, T], lengths [R·K], labels [R],
-    weights [R] (0 for padding), places [R], where in the batch of at most ``num_examples`` each stands.
+    weights [R] (0 for padding), places [R], where in the batch of at most ``examples_per_update`` each stands.
     """
-    width = 2 if kind == "helpful" else 1
+    width = 2 if spec.kind == "helpful" else 1
 
     def loss_function(params, buffers, batch):
         rewards_B, aux = rewards_at_end(model, params, buffers, batch["tokens"], batch["lengths"])
         rewards_RK = rewards_B.reshape(-1, width)
-        if kind == "helpful":
+        if spec.kind == "helpful":
             loss = pair_loss(rewards_RK[:, 0], rewards_RK[:, 1], weight_B=batch["weights"])
         else:
             loss = point_loss(rewards_RK[:, 0], batch["labels"], weight_B=batch["weights"])
-        rewards_BK = jnp.zeros((num_examples, width)).at[batch["places"]].set(rewards_RK, mode="drop")
+        rewards_BK = jnp.zeros((spec.examples_per_update, width)).at[batch["places"]].set(rewards_RK, mode="drop")
         sums = {"rewards_BK": jax.lax.stop_gradient(rewards_BK), "expert_counts": expert_counts(buffers, aux)}
         return loss, sums
 
     return loss_function
-
-
-def build(spec: RewardModelSpec, model: Model, params, buffers, *, num_updates: int) -> tuple[TrainState, Update]:
-    """Train state and jitted update from weights (the head among them) that are laid out on their mesh, or their shapes."""
-    loss_function = make_loss(model, kind=spec.kind, num_examples=spec.examples_per_update)
-    return make_train_state(spec, loss_function, params, buffers, num_updates=num_updates)
 
 
 def main(spec: RewardModelSpec, workdir: Path) -> dict:
@@ -97,41 +85,32 @@ def main(spec: RewardModelSpec, workdir: Path) -> dict:
     """
     spec = read(RewardModelSpec, spec)
     check(spec)
-    mesh = make_mesh(spec.mesh.axes())
-    with open_run(spec, workdir, mesh) as run:
+    with open_run(spec, workdir) as run:
         # Policy and data
-        policy, params, buffers = load_policy(spec.init, mesh=mesh, seed=spec.seed)
-        policy.save(run.path)
+        policy, params, buffers = run.load_policy()
         train, heldout, counts = make_examples(spec, policy.tokenizer)
         num_updates = math.ceil(len(train) * spec.epochs / spec.examples_per_update)
 
         # Train state
-        params = init_head(policy, params, mesh=mesh, seed=spec.seed)
-        state, update = build(spec, policy.model, params, buffers, num_updates=num_updates)
+        params = init_head(policy, params, mesh=run.mesh, seed=spec.seed)
+        loss_function = make_loss(policy.model, spec)
+        run.state, update = make_train_state(spec, loss_function, params, buffers, num_updates=num_updates)
         del params, buffers
-        state, extra = run.restore(state, num_tokens=0)
-        updates, num_tokens = int(state["step"]), extra["num_tokens"]
+        run.restore(total=num_updates, streams={}, num_tokens=0)
 
         # Loop
-        with run.metrics(total=num_updates, done=updates) as metrics:
-            while updates < num_updates and not run.stop.agreed():
-                begin = time.perf_counter()
-                batch = batch_of(train, updates, spec)
-                state, row = update_on_examples(state, update, batch, spec)
-                updates += 1
-                num_tokens += sum(len(ids) for example in batch for ids in example.sequences)
-                if updates % spec.log_every == 0 or updates == num_updates:
-                    row |= {"num_tokens": num_tokens, "epoch": updates / num_updates * spec.epochs}
-                    metrics.write(updates, row | {"time/step": time.perf_counter() - begin})
-                if run.is_due(updates):
-                    run.save(updates, state, {"num_tokens": num_tokens})
-            run.save(updates, state, {"num_tokens": num_tokens})
-            if updates < num_updates:
-                raise Stopped
-            scores = heldout_figures(make_reward_pass(policy.model), state, heldout, spec)
-            metrics.write(updates, {f"eval/{name}": value for name, value in scores.items()})
+        for updates in run.loop():
+            batch = batch_of(train, updates, spec)
+            run.state, row = update_on_examples(run.state, update, batch, spec)
+            run.kept["num_tokens"] += sum(len(ids) for example in batch for ids in example.sequences)
+            epoch = (updates + 1) / num_updates * spec.epochs
+            run.log(row | run.kept | {"epoch": epoch}, every=spec.log_every)
+
+        # Held-out figures
+        scores = heldout_figures(make_reward_pass(policy.model), run.state, heldout, spec)
+        run.metrics.write(num_updates, {f"eval/{name}": value for name, value in scores.items()})
         center = scores["mean_reward"] if spec.kind == "helpful" else 0.0
-        summary = {"kind": spec.kind, "updates": updates, "examples": counts, "heldout": scores, "center": center}
+        summary = {"kind": spec.kind, "updates": num_updates, "examples": counts, "heldout": scores, "center": center}
         return run.mark_done(summary)
 
 
@@ -157,29 +136,28 @@ def make_examples(spec: RewardModelSpec, tokenizer: Tokenizer) -> tuple[list[Exa
 def batch_of(examples: Sequence[Example], update: int, spec: RewardModelSpec) -> list[Example]:
     """The examples of an update: each epoch goes through all of them in an order of its own; the last may be fewer."""
     size, batch = spec.examples_per_update, []
-    for place in range(update * size, min((update + 1) * size, spec.epochs * len(examples))):
-        epoch, within = divmod(place, len(examples))
+    for position in range(update * size, min((update + 1) * size, spec.epochs * len(examples))):
+        epoch, within = divmod(position, len(examples))
         if not batch or within == 0:
             order = np.random.default_rng([spec.seed, epoch]).permutation(len(examples))
         batch.append(examples[order[within]])
     return batch
 
 
-def pad_microbatches(batch: Sequence[Example], *, rows: int, bucket: int, num_examples: int) -> list[dict[str, Any]]:
-    """The batch cut into micro-batches of ``rows`` examples of like length; see ``make_loss``."""
-    width, microbatches = len(batch[0].sequences), []
-    order = sorted(range(len(batch)), key=lambda place: (batch[place].longest, place))
+def pad_microbatches(batch: Sequence[Example], spec: RewardModelSpec) -> list[dict[str, Any]]:
+    """The batch cut into micro-batches of examples of like length; see ``make_loss``."""
+    rows, width, microbatches = spec.examples_per_microbatch, len(batch[0].sequences), []
+    order = sorted(range(len(batch)), key=lambda index: (batch[index].longest, index))
     for start in range(0, len(order), rows):
-        places = order[start : start + rows]
-        sequences = [ids for place in places for ids in batch[place].sequences]
-        tokens_BT, lengths_B = pad_rows(sequences, rows=rows * width, bucket=bucket)
-        weights, labels = np.zeros(rows, np.float32), np.zeros(rows, np.float32)
-        weights[: len(places)] = 1 / len(batch)
-        labels[: len(places)] = [batch[place].label for place in places]
-        padded = np.array([*places, *[num_examples] * (rows - len(places))], np.int32)
-        microbatches.append(
-            {"tokens": tokens_BT, "lengths": lengths_B, "labels": labels, "weights": weights, "places": padded}
-        )
+        indices = order[start : start + rows]
+        sequences = [ids for index in indices for ids in batch[index].sequences]
+        tokens_BT, lengths_B = pad_rows(sequences, rows=rows * width, bucket=spec.length_bucket)
+        labels, weights = np.zeros((2, rows), np.float32)
+        labels[: len(indices)] = [batch[index].label for index in indices]
+        weights[: len(indices)] = 1 / len(batch)
+        places = np.array([*indices, *[spec.examples_per_update] * (rows - len(indices))], np.int32)
+        fields = {"tokens": tokens_BT, "lengths": lengths_B, "labels": labels, "weights": weights, "places": places}
+        microbatches.append(fields)
     return microbatches
 
 
@@ -187,13 +165,7 @@ def update_on_examples(
     state, update: Update, batch: Sequence[Example], spec: RewardModelSpec
 ) -> tuple[TrainState, dict]:
     """One update: (state, metrics row)."""
-    microbatches = pad_microbatches(
-        batch,
-        rows=spec.examples_per_microbatch,
-        bucket=spec.length_bucket,
-        num_examples=spec.examples_per_update,
-    )
-    state, sums, info = finite_update(state, update, microbatches)
+    state, sums, info = finite_update(state, update, pad_microbatches(batch, spec))
     row = {name: float(value) for name, value in info.items()} | {"loss": float(sums["loss"])}
     return state, row | _metrics(np.asarray(sums["rewards_BK"])[: len(batch)], batch, spec.kind)
 
@@ -201,15 +173,10 @@ def update_on_examples(
 def heldout_figures(score, state, examples: Sequence[Example], spec: RewardModelSpec) -> dict[str, float]:
     """Accuracy, margin, rewards, calibration error ("ece") and length bias on examples (``r1jax.evals.reward_model``)."""
     sequences = [ids for example in examples for ids in example.sequences]
-    rewards = score_sequences(
-        score,
-        state["params"],
-        state["buffers"],
-        sequences,
-        rows=spec.examples_per_microbatch,
-        bucket=spec.length_bucket,
+    sizes = {"rows": spec.examples_per_microbatch, "bucket": spec.length_bucket}
+    rewards_BK = score_sequences(score, state["params"], state["buffers"], sequences, **sizes).reshape(
+        len(examples), -1
     )
-    rewards_BK = rewards.reshape(len(examples), -1)
     lengths_BK = np.array([len(ids) for ids in sequences]).reshape(rewards_BK.shape)
     labels_B = np.array([example.label for example in examples])
     is_pairs = spec.kind == "helpful"

@@ -1,15 +1,11 @@
 """Supervised stage: next-token training on documents. Pretraining of the mini base, cold start, SFT and distillation.
 
-Documents are rendered by a chat template, packed into rows of one length by best fit (segment ids keep them apart, V3 Sec. 5.1), and
+Documents are rendered by a chat template and packed into rows of one length (segment ids keep them apart, V3 Sec. 5.1);
 the loss is the mean over the batch's target tokens ("token") or over documents ("sequence").
 """
 
-import dataclasses
 import math
-import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,28 +13,32 @@ import numpy as np
 from r1jax.data.documents import as_messages, encode_document, fit_documents, make_document_iterator
 from r1jax.data.records import RecordsMissingError
 from r1jax.models.transformer import Model
-from r1jax.objectives.sums import add_metrics, mean_metrics
-from r1jax.objectives.supervised import cross_entropy_loss
-from r1jax.objectives.weights import token_weights
-from r1jax.policies.policy import count_documents, load_policy, make_source
+from r1jax.objectives.likelihood import cross_entropy_loss
+from r1jax.objectives.sums import mean_metrics
+from r1jax.policies.policy import count_documents, make_source
 from r1jax.policies.preview import Previews
 from r1jax.processes import require_same
 from r1jax.sharding import make_mesh, place_batch
 from r1jax.specs.reader import read
 from r1jax.specs.stages import SupervisedSpec
-from r1jax.stages.auxiliary import balance_loss, check_auxiliary, expert_counts, hidden_of, mtp_loss
 from r1jax.stages.open_run import open_run
-from r1jax.stages.training import finite_update, make_train_state
+from r1jax.stages.training import (
+    balance_loss,
+    check_auxiliary,
+    expert_counts,
+    finite_update,
+    hidden_of,
+    loss_weights,
+    make_train_state,
+    mtp_loss,
+)
 from r1jax.text.chat import check_template, tokenizer_for
-from r1jax.text.tokenizer import Tokenizer
 from r1jax.training.learner import TrainState, Update
 from r1jax.training.offload import check_offload
-from r1jax.workdir.stop import Stopped
 
 FIELDS = ("tokens", "targets", "mask", "segment_ids", "positions")
 _NUM_CHECKED = 16
-_UNKNOWN_UPDATES = 1 << 30
-"""Updates of a run whose data an earlier stage has still to make."""
+_UNKNOWN_UPDATES = 1 << 30  # updates of a run whose data an earlier stage has still to make
 
 
 def check(spec: SupervisedSpec, previews: Previews | None = None) -> None:
@@ -63,20 +63,10 @@ def check(spec: SupervisedSpec, previews: Previews | None = None) -> None:
         check_auxiliary(preview.config, mtp_weight=spec.mtp_weight, balance_weight=spec.balance_weight)
         tokenizer = tokenizer_for(preview.tokenizer, spec.template)
         tokenizer.check_fits(preview.config.vocab_size)
-        check_lengths(spec, documents, tokenizer)
-
-
-def check_lengths(spec: SupervisedSpec, documents: Sequence[Any], tokenizer: Tokenizer) -> None:
-    """Raises ValueError for the first documents of an update where training would: one that is too long, or all of them."""
-    encoded = [
-        encode_document(
-            document, tokenizer, template=spec.template, loss_on_prompt=spec.loss_on_prompt, train=spec.train
-        )
-        for document in documents
-    ]
-    is_whole = len(documents) == spec.documents_per_update  # else one that fits may be among the others
-    if encoded and (is_whole or spec.too_long == "raise"):
-        fit_documents(encoded, length=spec.row_length, too_long=spec.too_long)
+        encoded = [encode_document(document, tokenizer, spec) for document in documents]
+        is_whole = len(documents) == spec.documents_per_update  # else one that fits may be among the others
+        if encoded and (is_whole or spec.too_long == "raise"):
+            fit_documents(encoded, length=spec.row_length, too_long=spec.too_long)
 
 
 def num_updates_of(spec: SupervisedSpec) -> int:
@@ -99,13 +89,7 @@ def make_loss(model: Model, spec: SupervisedSpec):
     def loss_function(params, buffers, batch):
         hidden_BTD, _, aux = hidden_of(model, params, buffers, batch, **routing)
         logp_BT, _ = model.token_logprob(params, hidden_BTD, batch["targets"])
-        weight_BT = token_weights(
-            batch["mask"],
-            batch["segment_ids"],
-            aggregation=spec.aggregation,
-            num_sequences=batch["num_sequences"],
-            num_tokens=batch["num_tokens"],
-        )
+        weight_BT = loss_weights(batch, spec)
         loss, metrics = cross_entropy_loss(logp_BT, weight_BT=weight_BT)
         extras, mtp_aux = {}, None
         if spec.mtp_weight:
@@ -120,18 +104,6 @@ def make_loss(model: Model, spec: SupervisedSpec):
     return loss_function
 
 
-def build(
-    spec: SupervisedSpec, model: Model, params, buffers, *, num_updates: int | None = None
-) -> tuple[TrainState, Update]:
-    """Train state and jitted update from weights that are laid out on their mesh, or ShapeDtypeStructs of them.
-
-    num_updates: of the whole run; None: as the spec and its data say.
-    """
-    num_updates = num_updates_of(spec) if num_updates is None else num_updates
-    loss_function = make_loss(model, spec)
-    return make_train_state(spec, loss_function, params, buffers, num_updates=num_updates, add_metrics=add_metrics)
-
-
 def main(spec: SupervisedSpec, workdir: Path) -> dict:
     """Trains, and leaves checkpoints, model.json and tokenizer/ in ``workdir``. Returns the summary.
 
@@ -142,65 +114,36 @@ def main(spec: SupervisedSpec, workdir: Path) -> dict:
     source = make_source(spec.data, seed=spec.seed)
     source(0)  # data that is not there is said now
     num_updates = num_updates_of(spec)
-    mesh = make_mesh(spec.mesh.axes())
-    with open_run(spec, workdir, mesh) as run:
+    with open_run(spec, workdir) as run:
         # Policy and data
-        policy, params, buffers = load_policy(spec.init, mesh=mesh, seed=spec.seed)
-        policy = dataclasses.replace(policy, tokenizer=tokenizer_for(policy.tokenizer, spec.template))
-        policy.save(run.path)
-        batches = make_document_iterator(
-            source,
-            tokenizer=policy.tokenizer,
-            template=spec.template,
-            loss_on_prompt=spec.loss_on_prompt,
-            documents_per_batch=spec.documents_per_update,
-            length=spec.row_length,
-            rows_multiple=spec.rows_per_microbatch,
-            train=spec.train,
-            too_long=spec.too_long,
-        )
+        policy, params, buffers = run.load_policy(template=spec.template)
+        batches = make_document_iterator(source, spec, tokenizer=policy.tokenizer)
 
         # Train state
-        state, update = build(spec, policy.model, params, buffers, num_updates=num_updates)
+        loss_function = make_loss(policy.model, spec)
+        run.state, update = make_train_state(spec, loss_function, params, buffers, num_updates=num_updates)
         del params, buffers
-        state, extra = run.restore(state, loss=None, too_long=0)
-        if "data" in extra:
-            batches.set_state(extra["data"])
-        updates, loss, too_long = int(state["step"]), extra["loss"], extra["too_long"]
-
-        def save():
-            run.save(updates, state, {"data": batches.get_state(), "loss": loss, "too_long": too_long})
+        run.restore(total=num_updates, streams={"data": batches}, loss=None, too_long=0)
 
         # Loop
-        with run.metrics(total=num_updates, done=updates) as metrics:
-            while updates < num_updates and not run.stop.agreed():
-                begin = time.perf_counter()
-                batch = next(batches)
-                state, row = update_on_documents(state, update, batch, rows=spec.rows_per_microbatch)
-                updates += 1
-                loss = row["loss"]
-                too_long += int(batch["num_too_long"])
-                if spec.too_long != "raise":
-                    row["data/too_long"] = too_long
-                if updates % spec.log_every == 0 or updates == num_updates:
-                    seconds = time.perf_counter() - begin
-                    row["num_loss_tokens"] = row.pop("num_tokens")  # TRL's num_tokens is of the whole run
-                    row |= {"tokens_per_second/train": row["num_loss_tokens"] / seconds, "time/step": seconds}
-                    metrics.write(updates, row)
-                if run.is_due(updates):
-                    save()
-            save()
-        if updates < num_updates:
-            raise Stopped
-        return run.mark_done({"updates": updates, "loss": loss})
+        kept = run.kept
+        for _ in run.loop():
+            batch = next(batches)
+            run.state, row = update_on_documents(run.state, update, batch, rows=spec.rows_per_microbatch)
+            kept |= {"loss": row["loss"], "too_long": kept["too_long"] + int(batch["num_too_long"])}
+            if spec.too_long != "raise":
+                row["data/too_long"] = kept["too_long"]
+            rate = row["num_loss_tokens"] / run.seconds()
+            run.log(row | {"tokens_per_second/train": rate}, every=spec.log_every)
+        return run.mark_done({"updates": num_updates, "loss": kept["loss"]})
 
 
 def update_on_documents(state, update: Update, batch: dict[str, np.ndarray], *, rows: int) -> tuple[TrainState, dict]:
     """One update over the micro-batches of a packed batch: (state, metrics row)."""
     counts = {
         "num_tokens": np.float32(batch["mask"].sum()),
-        "num_sequences": np.float32(_count_segments(batch["segment_ids"] * (batch["mask"] > 0))),
-        "num_segments": np.float32(_count_segments(batch["segment_ids"])),
+        "num_sequences": _count_segments(batch["segment_ids"] * (batch["mask"] > 0)),
+        "num_segments": _count_segments(batch["segment_ids"]),
     }
     require_same(batch, "the batch of documents")
     microbatches = [
@@ -208,9 +151,11 @@ def update_on_documents(state, update: Update, batch: dict[str, np.ndarray], *, 
         for first in range(0, len(batch["tokens"]), rows)
     ]
     state, sums, info = finite_update(state, update, microbatches)
-    return state, {name: float(value) for name, value in (mean_metrics(sums) | info).items()}
+    row = {name: float(value) for name, value in (mean_metrics(sums) | info).items()}
+    row["num_loss_tokens"] = row.pop("num_tokens")  # TRL's num_tokens is of the whole run
+    return state, row
 
 
-def _count_segments(segment_ids_RT: np.ndarray) -> int:
+def _count_segments(segment_ids_RT: np.ndarray) -> np.float32:
     """Documents in packed rows, padding (0) aside."""
-    return sum(len(np.setdiff1d(row, [0])) for row in segment_ids_RT)
+    return np.float32(sum(len(np.setdiff1d(row, [0])) for row in segment_ids_RT))

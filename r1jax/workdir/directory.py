@@ -321,8 +321,8 @@ def _differences(path: Path, spec: Any) -> tuple[dict[str, list], dict[str, list
     return how, changed
 
 
-def check_same_config(path: Path, spec: Any) -> bool:
-    """Whether a directory's run becomes longer with the spec.
+def check_same_config(path: Path, spec: Any) -> dict[str, list]:
+    """What makes a directory's run longer with the spec, as key -> [value there, value now]; {} where it does not.
 
     Raises WorkdirError if it cannot go on with it, naming the keys that differ with both values.
     """
@@ -344,7 +344,7 @@ def check_same_config(path: Path, spec: Any) -> bool:
     is_longer = epochs is not None or (updates is not None and updates != done)
     if is_longer and done is None and (path / "DONE").exists():
         raise WorkdirError(f"{path}: the run is done and its checkpoints are gone, so it cannot be made longer")
-    return is_longer
+    return {key: how[key] for key in ("num_updates", "num_epochs") if key in how} if is_longer else {}
 
 
 def _shown(value: Any) -> str:

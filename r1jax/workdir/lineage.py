@@ -3,9 +3,9 @@
     {"inputs": {"init.path": {"path": "{here}/../base", "config": ..., "commit": ..., "data": ...}, ...}}
 
 An input is whatever lies at a path of the spec (``fields.paths_of``). Of another stage's work directory the digest of its
-config, its commit and the digest of the list of files that it made are kept; of other files and folders a digest of names
-and sizes (to read a model's weights would take as long as loading them). What the stage itself is, config.json and
-environment.json tell.
+config, its commit, the digest of the list of files that it made and the number of its updates are kept; of other files and
+folders a digest of names and sizes (to read a model's weights would take as long as loading them). What the stage itself is,
+config.json and environment.json tell.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import jax
 
 from r1jax.processes import array_digests, on_first
 from r1jax.specs.fields import paths_of
-from r1jax.workdir.directory import WorkdirError, from_here, holds_results, to_here, write_json
+from r1jax.workdir.directory import WorkdirError, from_here, holds_results, to_here, updates_done, write_json
 
 _MOST_BYTES = 1 << 28
 """A larger file is not read whole for its digest."""
@@ -52,12 +52,16 @@ def check_lineage(workdir: Path, spec: Any) -> None:
         ) from error
     inputs = _inputs(workdir, spec)
     for key in sorted(before.keys() | inputs.keys()):
-        then, now = before.get(key), inputs.get(key)
+        sides = [dict(side.get(key) or {}) for side in (before, inputs)]
+        then_updates, now_updates = (side.pop("updates", None) for side in sides)  # of an input that goes on
+        then, now = sides
         if then != now:
-            path = from_here(((now or then) or {}).get("path", ""), workdir)
-            what = "is new" if then is None else "is gone" if now is None else "was made anew"
+            path = from_here((now or then).get("path", ""), workdir)
+            what = "is new" if not then else "is gone" if not now else "was made anew"
+            is_longer = then_updates is not None and now_updates not in (None, then_updates)
+            words = f" ({then_updates} updates then, {now_updates} now)" if is_longer else ""
             raise WorkdirError(
-                f"{workdir}: its input {key}={path} {what} since this run was begun; choose another work directory"
+                f"{workdir}: its input {key}={path} {what} since this run was begun{words}; choose another work directory"
             )
 
 
@@ -83,6 +87,7 @@ def describe_input(path: Path, workdir: Path) -> dict[str, Any]:
             "config": hashlib.sha256(config.read_bytes()).hexdigest(),
             "commit": _commit(environment),
             "data": hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None,
+            "updates": updates_done(path),
         }
     if path.is_file() and path.stat().st_size <= _MOST_BYTES:
         return place | {"data": hashlib.sha256(path.read_bytes()).hexdigest()}

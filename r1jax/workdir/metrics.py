@@ -32,14 +32,28 @@ class MetricsWriter:
       resume_step: the step that the run goes on from (0 at the start): rows of later steps are cut.
       total: updates of the whole run, for the progress line.
       progress: the line of this run, which stays open.
+      evaluates_again: whether the policy of resume_step is evaluated along the way next: the last evaluation of a run that ended
+        there, before it was made longer, is cut.
     """
 
-    def __init__(self, workdir: str | Path, *, resume_step: int, total: int = 0, progress: Progress | None = None):
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        resume_step: int,
+        total: int = 0,
+        progress: Progress | None = None,
+        evaluates_again: bool = False,
+    ):
         self.path = Path(workdir) / "metrics.jsonl"
         self._writes = is_first()
         if not self._writes:
             return
-        kept = _rows_up_to(self.path, resume_step)
+        kept = [
+            (line, row)
+            for line, row in _rows_up_to(self.path, resume_step)
+            if not evaluates_again or row["step"] < resume_step or {"time/step", "time/eval"} & row.keys()
+        ]
         write_text(self.path, "".join(line for line, _ in kept))
         self._kept_rows = {(row["step"], *sorted(row)) for _, row in kept}
         self._started = time.monotonic() - (kept[-1][1]["time"] if kept else 0.0)

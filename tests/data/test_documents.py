@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from r1jax.data.documents import encode_document, fit_documents, make_document_iterator
+from r1jax.specs.reader import read
+from r1jax.specs.stages import SupervisedSpec
 from r1jax.text.chat import encode_prompt
 from r1jax.text.tokenizer import Tokenizer
 from tests.text.bpe import DEEPSEEK, make_bpe
@@ -16,6 +18,11 @@ MESSAGES = [
 ]
 
 
+def make_spec(**values):
+    needed = {"init": {"kind": "hf", "path": "model"}, "data": {"path": "data"}, "num_updates": 1, "template": "plain"}
+    return read(SupervisedSpec, needed | values)
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     inner = make_bpe(*DEEPSEEK)
@@ -24,8 +31,7 @@ def tokenizer():
 
 
 def test_a_document_is_the_prompt_of_sampling_then_the_completion_and_its_end(tokenizer):
-    options = {"template": "plain", "loss_on_prompt": False}
-    document = encode_document(("6*7?", " 42"), tokenizer, **options)
+    document = encode_document(("6*7?", " 42"), tokenizer, make_spec())
     prompt = encode_prompt([{"role": "user", "content": "6*7?"}], tokenizer, template="plain")
     assert prompt[0] == tokenizer.bos_id
     ids = [*prompt, *tokenizer.encode(" 42"), tokenizer.eos_id]
@@ -36,13 +42,13 @@ def test_a_document_is_the_prompt_of_sampling_then_the_completion_and_its_end(to
     assert {name: value.dtype for name, value in document.items()} == {
         "tokens": np.int32, "targets": np.int32, "mask": np.float32,
     }  # fmt: skip
-    whole = encode_document(("6*7?", " 42"), tokenizer, **options | {"loss_on_prompt": True})
+    whole = encode_document(("6*7?", " 42"), tokenizer, make_spec(loss_on_prompt=True))
     assert whole["mask"].all() and len(whole["mask"]) == len(ids) - 1
 
 
 def test_messages_train_the_last_turn_or_all(tokenizer):
     def trained(**options):
-        document = encode_document(MESSAGES, tokenizer, template="r1", loss_on_prompt=False, **options)
+        document = encode_document(MESSAGES, tokenizer, make_spec(template="r1", **options))
         return tokenizer.decode(document["targets"][document["mask"] > 0])
 
     end = DEEPSEEK[1]
@@ -73,10 +79,8 @@ def iterator(tokenizer, **options):
     def source(index):
         return f"{index}?", " 42" * (1 + 5 * (index % 3 == 2))
 
-    return make_document_iterator(
-        source, tokenizer=tokenizer, template="plain", loss_on_prompt=False, documents_per_batch=3, length=20,
-        rows_multiple=2, **options,
-    )  # fmt: skip
+    spec = make_spec(documents_per_update=3, row_length=20, rows_per_microbatch=2, **options)
+    return make_document_iterator(source, spec, tokenizer=tokenizer)
 
 
 def test_batches_are_packed_and_say_how_many_were_too_long(tokenizer):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from r1jax.data.shards import as_markdown, unshared, write_shards
+from r1jax.data.shards import as_markdown, unshared, write_records
 from r1jax.tasks.decontaminate import NgramIndex
 from r1jax.tasks.sources.rows import open_rows
 
@@ -42,7 +42,7 @@ def test_shards_manifest_and_table(tmp_path, file_format):
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "train-00000-of-00009.jsonl").write_text("old")
-    written = write_shards(iter(records), folder, file_format=file_format, records_per_shard=2)
+    written = write_records(iter(records), folder, file_format=file_format, records_per_shard=2)
     names = [f"train-0000{n}-of-00003.{file_format}" for n in range(3)]
     assert sorted(path.name for path in folder.iterdir()) == names
     assert [written["files"][name]["records"] for name in names] == [2, 2, 1]
@@ -68,14 +68,14 @@ def test_the_same_records_give_the_same_bytes_and_a_crash_leaves_the_old_set(tmp
         yield record("a", "b")
         raise KeyboardInterrupt
 
-    first = write_shards([record("a", "b")], tmp_path / "data", file_format="jsonl", records_per_shard=1)
+    first = write_records([record("a", "b")], tmp_path / "data", file_format="jsonl", records_per_shard=1)
     with pytest.raises(KeyboardInterrupt):
-        write_shards(failing(), tmp_path / "data", file_format="jsonl", records_per_shard=1)
+        write_records(failing(), tmp_path / "data", file_format="jsonl", records_per_shard=1)
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["train-00000-of-00001.jsonl"]
-    assert write_shards([record("a", "b")], tmp_path / "data", file_format="jsonl", records_per_shard=1) == first
+    assert write_records([record("a", "b")], tmp_path / "data", file_format="jsonl", records_per_shard=1) == first
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_nothing_at_all_is_a_table_of_zeros(tmp_path):
-    written = write_shards([], tmp_path / "data", file_format="jsonl", records_per_shard=1)
+    written = write_records([], tmp_path / "data", file_format="jsonl", records_per_shard=1)
     assert written == {"files": {}, "table": [{"domain": "Total", "samples": 0, "rounds": 0.0, "tokens": 0.0}]}

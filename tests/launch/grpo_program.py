@@ -33,8 +33,8 @@ from r1jax.sharding import make_mesh, place, tree_shardings
 from r1jax.specs.reader import read
 from r1jax.specs.stages import RlSpec
 from r1jax.stages.rl import stage as rl
-from r1jax.stages.rl.batch import advantages_of
 from r1jax.stages.rl.log import completion_rows
+from r1jax.stages.rl.phase import advantages_of
 from r1jax.tasks.problem import Problem
 from r1jax.training.checkpoint import Checkpoints
 from r1jax.workdir.directory import open_workdir
@@ -105,7 +105,7 @@ def run(workdir: Path):
         collected = collect(scored)
         groups = collected.groups
         figures = [[dict(r.rewards), r.reward, r.text, r.errors, r.is_correct] for g in groups for r in g.rollouts]
-        figures = json.dumps([figures, collected.reward_errors, collected.reward_timeouts])
+        figures = json.dumps([figures, {n: c for n, c in collected.counts.items() if not n.endswith("seconds")}])
         state, update, score = initial_state(mesh)
         advantages = advantages_of(groups, normalization="std")
         state, row, _ = rl.update_on_groups(groups, advantages, state, update, score, SPEC, updates=0)

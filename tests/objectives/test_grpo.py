@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from r1jax.objectives.advantages import group_advantages
-from r1jax.objectives.grpo import grpo_loss, token_weights, truncated_importance
-from r1jax.objectives.sums import add_metrics, mean_metrics
+from r1jax.objectives.grpo import grpo_loss, truncated_importance
+from r1jax.objectives.sums import add_metrics, mean_metrics, token_weights
 
 LENGTHS = (3, 1, 4, 2, 5, 2)  # generated tokens; each sequence has one prompt token before them
 ADVANTAGES = (1.5, -0.5, -1.0, 2.0, 0.0, -2.0)

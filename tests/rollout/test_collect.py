@@ -14,7 +14,7 @@ from r1jax.rewards.accuracy import accuracy_reward
 from r1jax.rewards.calls import make_entry
 from r1jax.rewards.rubric import Rubric, Scores
 from r1jax.rollout.collect import Collector, grade_answers, reward_columns, score_in_background
-from r1jax.rollout.records import Completion
+from r1jax.rollout.records import Completion, error_messages
 from r1jax.specs.reader import read
 from r1jax.specs.tasks import FilesTaskSpec
 from r1jax.tasks.grading import grade_answer
@@ -89,6 +89,16 @@ def make_collector(engine, *, max_prompt_tokens=40, rewards=(has_answer, sees_co
     return Collector(engine, Tokenizer(), Task(), rubric, template="plain", max_prompt_tokens=max_prompt_tokens)
 
 
+def counts_of(collected, kind):
+    """Reward -> how many failures, time-outs or seconds."""
+    ends = "rewards/", f"/{kind}"
+    return {
+        name.removeprefix(ends[0]).removesuffix(ends[1]): count
+        for name, count in collected.counts.items()
+        if name.endswith(ends[1])
+    }
+
+
 def collect(collector, problems=PROBLEMS, num_samples=3):
     return collector.collect(
         {}, {}, problems, num_samples=num_samples, max_new_tokens=50, temperature=0.7, key=jax.random.key(0),
@@ -114,11 +124,11 @@ def test_groups_are_scored_in_order():
     assert {r.policy_version for r in first.rollouts} == {6}
     prompts, settings = engine.calls[0]
     np.testing.assert_array_equal(first.rollouts[2].prompt_ids, prompts[0])
-    assert settings["stop_ids"] == (0,) and settings["temperature"] == 0.7 and settings["top_p"] is None
+    assert settings["stop_ids"] == (0,) and settings["temperature"] == 0.7 and "top_p" not in settings
     assert set(collected.seconds) == {"generate", "rewards"}
-    assert collected.reward_errors == collected.reward_timeouts == {"has_answer": 0, "sees_columns": 0}
-    assert collected.reward_seconds.keys() == {"has_answer", "sees_columns"}
-    assert collected.error_messages == {} and first.rollouts[0].errors == {}
+    assert counts_of(collected, "errors") == counts_of(collected, "timeouts") == {"has_answer": 0, "sees_columns": 0}
+    assert counts_of(collected, "seconds").keys() == {"has_answer", "sees_columns"}
+    assert error_messages(collected.groups) == {} and first.rollouts[0].errors == {}
 
 
 def test_a_prompt_over_the_budget_raises_before_anything_is_generated():
@@ -137,8 +147,8 @@ def fails(prompts, completions, **columns):
 
 def test_a_reward_that_raises_is_counted_and_the_completions_are_kept():
     collected = collect(make_collector(Engine(), rewards=(has_answer, fails)))
-    assert collected.reward_errors == {"has_answer": 0, "fails": 6}
-    assert collected.error_messages == {"fails": "RuntimeError: no network"}
+    assert counts_of(collected, "errors") == {"has_answer": 0, "fails": 6}
+    assert error_messages(collected.groups) == {"fails": "RuntimeError: no network"}
     rollouts = collected.groups[0].rollouts
     assert [r.rewards["has_answer"] for r in rollouts] == [1.0, 0.0, 1.0]
     assert all(np.isnan(r.reward) and np.isnan(r.rewards["fails"]) for r in rollouts)
@@ -151,7 +161,7 @@ def slow_on_some(prompts, completions, answer, **columns):
 
 def test_a_failure_and_its_message_stay_with_their_completion():
     collected = collect(make_collector(Engine(), rewards=(has_answer, slow_on_some)))
-    assert collected.reward_errors == collected.reward_timeouts == {"has_answer": 0, "slow_on_some": 3}
+    assert counts_of(collected, "errors") == counts_of(collected, "timeouts") == {"has_answer": 0, "slow_on_some": 3}
     first, second = collected.groups
     assert [r.reward for r in first.rollouts] == [2.0, 1.0, 2.0] and first.rollouts[0].errors == {}
     assert all(np.isnan(r.reward) for r in second.rollouts)
@@ -373,8 +383,8 @@ def test_two_processes_give_what_one_gives(monkeypatch):
                 [other.rewards, other.reward, other.answer, other.is_correct, other.errors],
             )
     assert (
-        together.reward_errors
-        == alone.reward_errors
+        counts_of(together, "errors")
+        == counts_of(alone, "errors")
         == {"fails": 6, "model": 0, "accuracy_reward": 0, "slow_on_some": 3}
     )
 
@@ -403,8 +413,8 @@ def test_a_reward_is_tried_in_the_thread_that_will_call_it():
 
 def test_a_task_that_cannot_grade_is_counted_and_stops_nothing():
     collected = collect(make_collector(Engine(["<answer>broken</answer>"] * 2), rewards=(has_answer,)))
-    assert collected.reward_errors == {"has_answer": 0, "task_metric": 4}
-    assert collected.error_messages == {"task_metric": "the verifier is out of order"}
+    assert counts_of(collected, "errors") == {"has_answer": 0, "task_metric": 4}
+    assert error_messages(collected.groups) == {"task_metric": "the verifier is out of order"}
     assert not any(r.is_correct for group in collected.groups for r in group.rollouts)
 
 

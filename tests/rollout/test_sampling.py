@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.rollout.sampling import row_uniforms, sample_tokens
+from r1jax.rollout.engine import row_uniforms, sample_tokens
 
 sample = jax.jit(sample_tokens)
 

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from r1jax.sharding import make_mesh
 from r1jax.specs.reader import read
 from r1jax.specs.stages import ClaimsSpec, SupervisedSpec
 from r1jax.stages.open_run import open_run
@@ -18,32 +17,29 @@ from r1jax.workdir.stop import Stopped
 
 def make_spec(**values):
     values = {"init": {"kind": "hf", "path": "/models/a"}, "data": {"path": "/data/a"}, "num_updates": 6} | values
-    return read(SupervisedSpec, {"stage": "supervised", "checkpoint_every": 2} | values)
+    return read(
+        SupervisedSpec, {"stage": "supervised", "checkpoint_every": 2, "log_every": 1, "mesh": {"data": 2}} | values
+    )
 
 
 def main(spec, workdir, *, interrupt_after=None):
     """A stage that counts."""
-    with open_run(spec, workdir, make_mesh({"data": 2})) as run:
-        state, extra = run.restore({"step": jnp.zeros((), jnp.int32), "sum": jnp.zeros((8,))})
-        updates, seen = int(state["step"]), extra.get("seen", [])
-        with run.metrics(total=spec.num_updates, done=updates) as metrics:
-            while updates < spec.num_updates and not run.stop.agreed():
-                state = {"step": state["step"] + 1, "sum": state["sum"] + updates}
-                updates += 1
-                seen = [*seen, updates]
-                metrics.write(updates, {"loss": float(state["sum"][0]), "time/step": 0.1})
-                if run.is_due(updates):
-                    run.save(updates, state, {"seen": seen})
-                if updates == interrupt_after:
-                    os.kill(os.getpid(), signal.SIGTERM)
-            run.save(updates, state, {"seen": seen})
-            if updates < spec.num_updates:
-                raise Stopped
-        return run.mark_done({"seen": seen, "sum": float(state["sum"][0])})
+    with open_run(spec, workdir) as run:
+        run.state = {"step": jnp.zeros((), jnp.int32), "sum": jnp.zeros((8,))}
+        run.restore(total=spec.num_updates, streams={}, seen=[])
+        for updates in run.loop():
+            run.state = {"step": run.state["step"] + 1, "sum": run.state["sum"] + updates}
+            run.kept["seen"] = [*run.kept["seen"], updates + 1]
+            run.log({"loss": float(run.state["sum"][0])}, every=spec.log_every)
+            if updates + 1 == interrupt_after:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return run.mark_done(run.kept | {"sum": float(run.state["sum"][0])})
 
 
 def rows(workdir):
-    return [{**json.loads(line), "time": 0} for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {**json.loads(line), "time": 0, "time/step": 0} for line in (workdir / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def test_a_stage_is_stopped_goes_on_is_done_and_is_made_longer(tmp_path, capsys):
@@ -79,7 +75,7 @@ def test_seconds_of_earlier_starts_count(tmp_path, monkeypatch):
 
 def test_what_is_opened_is_closed_after_an_error(tmp_path):
     before = signal.getsignal(signal.SIGTERM), jax.sharding.get_mesh()
-    with pytest.raises(ZeroDivisionError), open_run(make_spec(), tmp_path, make_mesh({"data": 2})) as run:
+    with pytest.raises(ZeroDivisionError), open_run(make_spec(), tmp_path) as run:
         assert jax.sharding.get_mesh().shape["data"] == 2
         raise ZeroDivisionError
     assert (signal.getsignal(signal.SIGTERM), jax.sharding.get_mesh()) == before

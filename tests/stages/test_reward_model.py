@@ -1,5 +1,6 @@
 """The reward models' stage on a tiny model: it learns, resumes bit for bit, is loaded as a reward, and names bad input."""
 
+import dataclasses
 import json
 import shutil
 from collections import namedtuple
@@ -13,13 +14,13 @@ from r1jax.models.transformer import make_model
 from r1jax.policies.policy import load_policy
 from r1jax.policies.reward_model import load_reward_model, load_rewards, make_reward_pass, score_sequences
 from r1jax.rewards.rubric import Rubric
+from r1jax.sharding import make_mesh
 from r1jax.specs.policy import StageInit
 from r1jax.specs.reader import read
 from r1jax.specs.rewards import ModelReward
 from r1jax.specs.stages import RewardModelSpec
 from r1jax.stages import reward_model
 from r1jax.stages.reward_model import Example
-from r1jax.stages.supervised import make_mesh
 from r1jax.tasks.problem import Problem
 from r1jax.training.checkpoint import CheckpointError, Checkpoints
 from r1jax.workdir.directory import WorkdirError
@@ -155,10 +156,11 @@ def test_the_gradient_does_not_depend_on_the_microbatches(kind):
     rng = np.random.default_rng(0)
     sizes = [(3, 7), (5, 2), (6, 6)] if kind == "helpful" else [(3,), (7,), (5,)]
     batch = [Example(tuple(rng.integers(1, 48, n).tolist() for n in of), float(i % 2)) for i, of in enumerate(sizes)]
-    loss = jax.jit(jax.value_and_grad(reward_model.make_loss(model, kind=kind, num_examples=4), has_aux=True))
+    spec = tiny_config(kind, examples_per_update=4, length_bucket=8)
+    loss = jax.jit(jax.value_and_grad(reward_model.make_loss(model, spec), has_aux=True))
     found = []
-    for rows, bucket in ((4, 8), (2, 8)):
-        microbatches = reward_model.pad_microbatches(batch, rows=rows, bucket=bucket, num_examples=4)
+    for rows in (4, 2):
+        microbatches = reward_model.pad_microbatches(batch, dataclasses.replace(spec, examples_per_microbatch=rows))
         parts = [loss(params, buffers, part) for part in microbatches]
         found.append(jax.tree.map(lambda *values: sum(values), *parts))
     ((value, sums), grads), ((other, others), other_grads) = found

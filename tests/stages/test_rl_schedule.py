@@ -9,6 +9,7 @@ import pytest
 
 from r1jax.policies.policy import load_policy
 from r1jax.policies.reward_model import init_head
+from r1jax.sharding import make_mesh
 from r1jax.specs.policy import AnyInit
 from r1jax.specs.reader import read
 from r1jax.stages.rl import stage as rl
@@ -34,11 +35,11 @@ def is_even(prompts, completions):
 
 def make_reward_model(path):
     """A work directory as the reward model's stage leaves it, with an untrained model."""
-    policy, params, buffers = load_policy(read(AnyInit, POLICY), mesh=rl.make_mesh(), seed=1)
+    policy, params, buffers = load_policy(read(AnyInit, POLICY), mesh=make_mesh(), seed=1)
     path.mkdir()
     policy.save(path)
     with Checkpoints(path) as checkpoints:
-        params = init_head(policy, params, mesh=rl.make_mesh(), seed=1)
+        params = init_head(policy, params, mesh=make_mesh(), seed=1)
         checkpoints.save(1, {"params": params, "buffers": buffers}, extra={})
     (path / "config.json").write_text(json.dumps({"kind": "safety", "template": "plain", "length_bucket": 64}))
     (path / "summary.json").write_text(json.dumps({"center": 0.25}))

@@ -8,10 +8,10 @@ from r1jax.policies.preview import Previews
 from r1jax.specs.fields import to_plain
 from r1jax.specs.reader import read
 from r1jax.specs.stages import STAGES
-from r1jax.stages import splits
+from r1jax.stages import sampling
 from r1jax.stages.reject import stage as reject
 from r1jax.stages.rl import stage as rl
-from r1jax.stages.splits import check_same_split
+from r1jax.stages.sampling import check_same_split
 from r1jax.tasks.mini.pair_sum import PairSum
 from r1jax.tasks.mini.sum_traces import sum_trace
 from tests.stages.rl.test_stage import LENGTH, tiny_config
@@ -106,8 +106,8 @@ def test_whatever_a_path_of_a_stage_before_names_is_looked_at(tmp_path):
 
 def test_the_data_of_a_stage_before_are_made_once_a_run(tmp_path, monkeypatch):
     init = stage_at(tmp_path / "base", data=corpus())
-    previews, makes, real = Previews(), [], splits.make_source
-    monkeypatch.setattr(splits, "make_source", lambda *args, **kwargs: makes.append(1) or real(*args, **kwargs))
+    previews, makes, real = Previews(), [], sampling.make_source
+    monkeypatch.setattr(sampling, "make_source", lambda *args, **kwargs: makes.append(1) or real(*args, **kwargs))
     for _ in range(3):
         check_same_split(spec_of("rl", init=init, tasks=pairs()), previews)
     with pytest.raises(ValueError, match=r"is 0\.2 here and 0\.1 in .*base"):

@@ -14,9 +14,12 @@ import pytest
 
 from r1jax.data.documents import encode_document
 from r1jax.data.packing import pack
+from r1jax.policies.policy import load_policy
+from r1jax.sharding import make_mesh
 from r1jax.specs.reader import SpecError, read
 from r1jax.specs.stages import SupervisedSpec
 from r1jax.stages import supervised
+from r1jax.stages.training import make_train_state
 from r1jax.text.templates import R1_JINJA, TEMPLATES
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.training.checkpoint import load_checkpoint
@@ -42,8 +45,9 @@ def tiny_config(**changes) -> SupervisedSpec:
 
 
 def state_of(workdir, spec):
-    policy, params, buffers = supervised.load_policy(spec.init, mesh=supervised.make_mesh(), seed=0)
-    state, _ = supervised.build(spec, policy.model, params, buffers)
+    policy, params, buffers = load_policy(spec.init, mesh=make_mesh(), seed=0)
+    loss_function = supervised.make_loss(policy.model, spec)
+    state, _ = make_train_state(spec, loss_function, params, buffers, num_updates=spec.num_updates)
     return load_checkpoint(workdir, state)[0]
 
 
@@ -90,6 +94,21 @@ def test_a_signal_in_the_last_update_still_ends_the_stage_as_done_and_one_before
     assert len(calls) == 3 and not (tmp_path / "DONE").exists()
     assert supervised.main(config, tmp_path)["updates"] == 6
     assert len(calls) == 6 and (tmp_path / "DONE").exists()
+
+
+def test_a_signal_before_the_first_update_locks_nothing(tmp_path, monkeypatch):
+    real = supervised.make_document_iterator
+
+    def make_document_iterator(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(supervised, "make_document_iterator", make_document_iterator)
+    with pytest.raises(Stopped):
+        supervised.main(tiny_config(), tmp_path)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+    monkeypatch.setattr(supervised, "make_document_iterator", real)
+    assert supervised.main(tiny_config(seed=1, num_updates=2), tmp_path)["updates"] == 2
 
 
 def every_fifth_is_long(index, *, seed, **arguments):
@@ -185,11 +204,9 @@ def test_what_cannot_train_is_named_before_compute(changes, words):
 
 def test_packed_is_alone_in_logits_loss_and_gradient(quick_compilation):
     """Three documents in one row, each in a row of its own, and each in a batch of its own (V3 Sec. 5.1)."""
-    policy, params, buffers = supervised.load_policy(tiny_config().init, mesh=supervised.make_mesh(), seed=0)
+    policy, params, buffers = load_policy(tiny_config().init, mesh=make_mesh(), seed=0)
     model, source = policy.model, supervised.make_source(tiny_config().data, seed=0)
-    documents = [
-        encode_document(source(index), policy.tokenizer, template="plain", loss_on_prompt=False) for index in range(3)
-    ]
+    documents = [encode_document(source(index), policy.tokenizer, tiny_config()) for index in range(3)]
     sizes = [len(document["tokens"]) for document in documents]
 
     @jax.jit

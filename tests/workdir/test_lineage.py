@@ -57,6 +57,19 @@ def test_an_input_that_was_made_anew_is_told(tmp_path):
         record_lineage(run, spec)
 
 
+def test_an_input_that_was_made_longer_is_named_with_both_numbers_of_updates(tmp_path):
+    spec, run = Spec(init=StageInit(path=stage_at(tmp_path / "base", num_updates=6))), tmp_path / "run"
+    (tmp_path / "base" / "checkpoints" / "6").mkdir(parents=True)
+    run.mkdir()
+    record_lineage(run, spec)
+    (run / "checkpoints" / "1").mkdir(parents=True)
+    (tmp_path / "base" / "checkpoints" / "8").mkdir()
+    check_lineage(run, spec)  # it goes on, as it was asked to when this run was begun
+    stage_at(tmp_path / "base", num_updates=8)
+    with pytest.raises(WorkdirError, match=r"its input init\.path=.*/base was made anew .*\(6 updates then, 8 now\);"):
+        check_lineage(run, spec)
+
+
 @pytest.mark.parametrize("text", ["{}", "[]", '{"inputs": ["x"]}', '{"inputs": {"init.path": {}}}', '{"inputs": '])
 def test_a_damaged_list_of_inputs_is_named(tmp_path, text):
     run, spec = tmp_path / "run", Spec(init=StageInit(path=stage_at(tmp_path / "base")))

@@ -4,10 +4,11 @@ The steps, in order (R1 v2 Sec. B.3.2, B.3.3): the filters; equal answers to one
 ``keep_per_prompt`` answers of a prompt, the first ones; the rewriter; and of what it wrote, form and answer once more.
 """
 
+import collections
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from r1jax.data.shards import DUPLICATE
@@ -33,13 +34,28 @@ class Step:
         return self.spec.tasks is None or sample.columns.get("task") in self.spec.tasks
 
 
+def make_step(spec: FilterSpec, *, chat: Chat | None = None) -> Step:
+    """The step of a spec. Raises ValueError for a function that cannot be loaded."""
+    return Step(spec, load_function(spec.function), chat)
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """The steps of a stage that a config names."""
+
+    filters: Sequence[Step] = ()
+    judge: Step | None = None
+    rewriter: Step | None = None
+
+
 @dataclasses.dataclass
 class Fate:
     """One sample on its way: the conversation's last message as it will be, or why there is none."""
 
     sample: Sample
     problem: Problem
-    place: tuple[int, int]  # prompt, sample
+    prompt: int  # its number
+    number: int  # of the sample among those of the prompt
     reason: str | None = None
     message: str = ""  # more about the reason
     content: str | None = None
@@ -47,85 +63,56 @@ class Fate:
 
     def reject(self, error: str | Exception, step: str = "") -> None:
         """Gives the reason, of few words; the rest of an exception is its message."""
-        self.content = None
-        if isinstance(error, Exception):
-            self.reason = str(error) if isinstance(error, Rejection) else f"{step}: {type(error).__name__}"
-            self.message = "" if isinstance(error, Rejection) else last_line(error)
-        else:
-            self.reason = error
+        self.content, self.reason = None, str(error)
+        if isinstance(error, Exception) and not isinstance(error, Rejection):
+            self.reason, self.message = f"{step}: {type(error).__name__}", last_line(error)
 
-
-def make_step(spec: FilterSpec, *, chat: Chat | None = None) -> Step:
-    """The step of a spec. Raises ValueError for a function that cannot be loaded."""
-    return Step(spec, load_function(spec.function), chat)
+    def verdicts(self, filters: Sequence[Step]) -> dict[str, Any]:
+        """What was said of a sample that is kept, JSON-able."""
+        rewards = self.sample.rewards.items()
+        return {
+            "correct": self.sample.is_correct,
+            "filters": [step.spec.function for step in filters if step.is_for(self.sample)],
+            "rewards": {name: None if math.isnan(value) else value for name, value in rewards},
+            "judge": None if self.verdict is None else dict(self.verdict),
+        }
 
 
 def fates_of(groups: Sequence[Group], prompts: Sequence[int], *, style: str) -> list[Fate]:
     """The samples of groups, whose prompts have the given numbers, in order."""
     return [
-        Fate(_sample(group.problem, rollout, style=style), group.problem, (prompt, number))
+        Fate(_sample(group.problem, rollout, style=style), group.problem, prompt, number)
         for prompt, group in zip(prompts, groups, strict=True)
         for number, rollout in enumerate(group.rollouts)
     ]
 
 
-def curate(
-    fates: Sequence[Fate],
-    *,
-    filters: Sequence[Step],
-    judge: Step | None,
-    rewriter: Step | None,
-    keep_per_prompt: int,
-    task: Task,
-    seed: int,
-) -> None:
+def curate(fates: Sequence[Fate], steps: Steps, *, keep_per_prompt: int, task: Task, seed: int) -> None:
     """Gives every sample a content or a reason. One call of the judge and of the rewriter for all.
 
     Raises ChatError if a model that judges or rewrites fails on every one of at least two samples: it is not there.
     """
     for fate in fates:
-        _filter(fate, filters)
+        _filter(fate, steps.filters)
     texts: set[tuple[int, str]] = set()
     for fate in _left(fates):
-        key = fate.place[0], " ".join(fate.sample.text.split())
+        key = fate.prompt, " ".join(fate.sample.text.split())
         if key in texts:
             fate.reject(DUPLICATE)
         texts.add(key)
-    if judge is not None:
-        asked = [fate for fate in _left(fates) if judge.is_for(fate.sample)]
-        for fate, verdict in zip(asked, _results(judge, asked, seed=seed, name="judge"), strict=True):
-            if isinstance(verdict, Exception):
-                fate.reject(verdict, "judge")
-                continue
-            fate.verdict = verdict
-            if verdict["correctness"] != "correct":
-                fate.reject("judge: incorrect")
-    kept: dict[int, int] = {}
+    for fate, verdict in _answers(steps.judge, fates, seed=seed, name="judge"):
+        fate.verdict = verdict
+        if verdict["correctness"] != "correct":
+            fate.reject("judge: incorrect")
+    kept: collections.Counter[int] = collections.Counter()
     for fate in _left(fates):
-        kept[fate.place[0]] = kept.get(fate.place[0], 0) + 1
-        if kept[fate.place[0]] > keep_per_prompt:
-            fate.reject("more than keep_per_prompt")
-    for fate in _left(fates):
+        kept[fate.prompt] += 1
         fate.content = _as_it_is(fate.sample)
-    if rewriter is not None:
-        asked = [fate for fate in _left(fates) if rewriter.is_for(fate.sample)]
-        for fate, text in zip(asked, _results(rewriter, asked, seed=seed, name="rewrite"), strict=True):
-            if isinstance(text, Exception):
-                fate.reject(text, "rewrite")
-            else:
-                fate.content = text
-                _check_rewritten(fate, task)
-
-
-def verdicts_of(fate: Fate, *, filters: Sequence[Step]) -> dict[str, Any]:
-    """What was said of a sample that is kept, JSON-able."""
-    rewards = fate.sample.rewards.items()
-    return {
-        "correct": fate.sample.is_correct,
-        "filters": [step.spec.function for step in filters if step.is_for(fate.sample)],
-        "rewards": {name: None if math.isnan(value) else value for name, value in rewards},
-        "judge": None if fate.verdict is None else dict(fate.verdict),
-    }
+        if kept[fate.prompt] > keep_per_prompt:
+            fate.reject("more than keep_per_prompt")
+    for fate, text in _answers(steps.rewriter, fates, seed=seed, name="rewrite"):
+        fate.content = text
+        _check_rewritten(fate, task)
 
 
 def _left(fates: Sequence[Fate]) -> list[Fate]:
@@ -134,31 +121,33 @@ def _left(fates: Sequence[Fate]) -> list[Fate]:
 
 def _filter(fate: Fate, filters: Sequence[Step]) -> None:
     for step in filters:
-        if not step.is_for(fate.sample):
-            continue
-        try:
-            reason = step.function(fate.sample, **step.spec.options)
-        except Exception as error:
-            fate.reject(error, f"filter {step.spec.function}")
-            return
-        if reason is not None:
-            fate.reject(reason)
-            return
+        if fate.reason is None and step.is_for(fate.sample):
+            try:
+                reason = step.function(fate.sample, **step.spec.options)
+            except Exception as error:
+                fate.reject(error, f"filter {step.spec.function}")
+            else:
+                fate.reason = reason
 
 
-def _results(step: Step, fates: Sequence[Fate], *, seed: int, name: str) -> list[Any]:
-    """What the judge or the rewriter returns: a result or an exception for each; a model that fails on all is an error."""
-    if not fates:
-        return []
-    samples, function = [fate.sample for fate in fates], step.spec.function
-    results = list(step.function(samples, chat=step.chat, seed=seed, **step.spec.options))
-    if len(results) != len(fates):
-        raise ValueError(f"{name} {function}: returned {len(results)} results for {len(fates)} samples")
+def _answers(step: Step | None, fates: Sequence[Fate], *, seed: int, name: str) -> Iterator[tuple[Fate, Any]]:
+    """(fate, answer) of those left that the judge or the rewriter is for; where it fails on one, that is its reason."""
+    asked = [fate for fate in _left(fates) if step is not None and step.is_for(fate.sample)]
+    if step is None or not asked:
+        return
+    function = step.spec.function
+    results = list(step.function([fate.sample for fate in asked], chat=step.chat, seed=seed, **step.spec.options))
+    if len(results) != len(asked):
+        raise ValueError(f"{name} {function}: returned {len(results)} results for {len(asked)} samples")
     failures = [result for result in results if isinstance(result, ChatError)]
     check_answered(failures, num_asked=len(results), who=f"{name} {function}", what="samples")
     if failures:
         print(f"warning: {name}: {len(failures)} of {len(results)} failed: {failures[0]}", file=sys.stderr, flush=True)
-    return results
+    for fate, result in zip(asked, results, strict=True):
+        if isinstance(result, Exception):
+            fate.reject(result, name)
+        else:
+            yield fate, result
 
 
 def _check_rewritten(fate: Fate, task: Task) -> None:
@@ -169,12 +158,11 @@ def _check_rewritten(fate: Fate, task: Task) -> None:
     elif fate.sample.is_correct:
         answer = final_answer(content, style="r1")
         try:
-            is_correct = answer is not None and task.grade(answer, fate.problem) >= 1.0
+            if answer is None or task.grade(answer, fate.problem) < 1.0:
+                fate.reject("rewrite: another answer")
         except GradingError as error:
             fate.reject(error, "rewrite")
             return
-        if not is_correct:
-            fate.reject("rewrite: another answer")
     if fate.reason is not None:
         fate.message = content
 

@@ -27,12 +27,10 @@ class Doctor:
         self._spec, self._group_size = spec, group_size
         self._counts: dict[str, int] = collections.Counter()  # sign -> phases in a row
         self._longest = 0.0  # highest mean length of a phase
+        self.verdict = ""  # why the run is to stop, if the spec says ``stop``
 
     def examine(self, updates: int, row: Mapping[str, float]) -> None:
-        """Says on stderr what the metrics of a phase that ended after so many ``updates`` complete.
-
-        Raises UnhealthyRunError instead, if the spec says ``stop``.
-        """
+        """Looks at the metrics of a phase that ended after so many ``updates``; what is wrong is said on stderr or is the verdict."""
         self._longest = max(self._longest, row["completions/mean_length"])
         signs = dict(self._signs(row))
         self._counts = collections.Counter({name: self._counts[name] + 1 for name in signs})
@@ -41,8 +39,8 @@ class Doctor:
                 continue
             text = f"update {updates}: for {self._spec.phases} phases {words}"
             if self._spec.stop:
-                raise UnhealthyRunError(text)
-            if is_first():
+                self.verdict = self.verdict or text
+            elif is_first():
                 print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def _signs(self, row: Mapping[str, float]) -> Iterator[tuple[str, str]]:

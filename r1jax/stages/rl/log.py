@@ -13,14 +13,16 @@ completions sampled for training since the run began. Differences, all intended:
 """
 
 import functools
+import sys
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from r1jax.objectives.sums import add_metrics, mean_metrics
+from r1jax.processes import is_first
 from r1jax.rewards.language import chinese_share, is_mixed
 from r1jax.rewards.reflection import count_reflections
-from r1jax.rollout.records import Group, Rollout
+from r1jax.rollout.records import Group, Rollout, error_messages
 
 
 def rollout_metrics(
@@ -128,6 +130,12 @@ def completion_rows(groups: Sequence[Group], advantages_PG=None, *, is_dropped: 
         for index, group in enumerate(groups)
         for sample, rollout in enumerate(group.rollouts)
     ]
+
+
+def say_failures(groups: Sequence[Group], *, where: str) -> None:
+    """On stderr the first message of every reward that failed on some completions."""
+    for name, message in error_messages(groups).items() if is_first() else ():
+        print(f"{where}: reward {name} failed: {message}", file=sys.stderr, flush=True)
 
 
 def _or_none(value: float) -> float | None:

@@ -13,47 +13,76 @@ B.1 calls the 16 an acceleration); 2. responses have 1,024 tokens, not 32,768, w
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from r1jax.data.prompts import PromptIterator
-from r1jax.evals.evaluate import heldout_problems
+from r1jax.evals.evaluate import MOST_PROBLEMS, heldout_problems
 from r1jax.models.transformer import Model
 from r1jax.objectives.grpo import grpo_loss
-from r1jax.objectives.sums import add_metrics
-from r1jax.objectives.weights import token_weights
-from r1jax.policies.policy import load_policy
-from r1jax.policies.reward_model import load_rewards
+from r1jax.policies.preview import Previews
+from r1jax.policies.reward_model import load_rewards, stand_in_rewards
 from r1jax.processes import require_same
 from r1jax.rewards.rubric import Rubric
-from r1jax.rollout.weight_sync import WeightSync
+from r1jax.rollout.weight_sync import WeightSync, make_rollout_mesh
 from r1jax.sharding import make_mesh, place_batch
 from r1jax.specs.reader import read
 from r1jax.specs.stages import RlSpec
-from r1jax.stages.auxiliary import balance_loss, expert_counts, hidden_of
 from r1jax.stages.open_run import open_run
-from r1jax.stages.rl.batch import advantages_of, make_microbatches, split_by_question
-from r1jax.stages.rl.check import check
-from r1jax.stages.rl.collect import (
-    aggregated_weights,
+from r1jax.stages.rl.doctor import Doctor, UnhealthyRunError
+from r1jax.stages.rl.log import completion_rows, count_tokens, rollout_metrics, update_metrics
+from r1jax.stages.rl.phase import (
     at_update,
     check_scored,
     collect_groups,
-    count_samples,
     evaluate_heldout,
+    make_microbatches,
     skipped_metrics,
+    split_by_question,
 )
-from r1jax.stages.rl.doctor import Doctor, UnhealthyRunError
-from r1jax.stages.rl.log import completion_rows, count_tokens, rollout_metrics, update_metrics
-from r1jax.stages.sampling import make_collector
-from r1jax.stages.training import finite_update, make_train_state
+from r1jax.stages.sampling import check_sampled, make_collector
+from r1jax.stages.training import (
+    balance_loss,
+    check_auxiliary,
+    expert_counts,
+    finite_update,
+    hidden_of,
+    loss_weights,
+    make_train_state,
+)
 from r1jax.tasks.mixture import TaskSchedule
+from r1jax.text.chat import check_template
 from r1jax.training.learner import TrainState, Update, copy_tree
-from r1jax.training.offload import REFERENCE, to_device_memory, to_host_memory
+from r1jax.training.offload import REFERENCE, check_offload, to_device_memory, to_host_memory
 from r1jax.workdir.metrics import CompletionsWriter
-from r1jax.workdir.stop import Stopped
+
+
+def check(spec: RlSpec, previews: Previews | None = None) -> None:
+    """Raises ValueError, naming the key, for what cannot train; reads files of problems, makes a few others."""
+    previews = previews or Previews()
+    check_template(spec.template)
+    mesh = make_mesh(spec.mesh.axes())
+    if spec.rollout_mesh is not None:
+        make_rollout_mesh(spec.rollout_mesh.axes(), mesh)
+    check_offload(spec.offload, devices=mesh.local_devices)
+    rubric = Rubric(stand_in_rewards(spec.rewards))
+    schedule = TaskSchedule(spec.tasks, seed=spec.seed)
+    rubric.check_tasks(schedule.starts)
+    if spec.refill_reward is not None and spec.refill_reward not in rubric.names:
+        names = ", ".join(rubric.names)
+        raise ValueError(f"refill_reward: there is no reward {spec.refill_reward!r}; there are {names}")
+    for index, (name, start) in enumerate(schedule.starts.items()):
+        if not rubric.at(start).applies_to(name):
+            raise ValueError(
+                f"tasks[{index}]: no reward with a weight applies to {name!r} when it joins, at update {start}"
+            )
+    heldout = heldout_problems(schedule.at(0), spec.eval)
+    preview = previews.policy(spec.init, seed=spec.seed)
+    if preview is not None:
+        check_auxiliary(preview.config, balance_weight=spec.balance_weight)
+    check_sampled(spec, previews, rubric, trained=schedule.everything, heldout=heldout)
 
 
 def make_logprob_pass(model):
@@ -74,19 +103,11 @@ def make_loss(model: Model, spec: RlSpec):
         logp_BT, entropy_BT = model.token_logprob(
             params, hidden_BTD, batch["targets"], temperature=batch["temperature"]
         )
-        weight_BT = token_weights(
-            batch["mask"],
-            batch["segment_ids"],
-            aggregation=spec.aggregation,
-            num_sequences=batch["num_sequences"],
-            num_tokens=batch["num_tokens"],
-            constant=spec.aggregation_constant,
-        )
         loss, metrics = grpo_loss(
             logp_BT,
             old_logp_BT=batch["old_logp"],
             advantage_BT=batch["advantage"],
-            weight_BT=weight_BT,
+            weight_BT=loss_weights(batch, spec),
             segment_ids_BT=batch["segment_ids"],
             ref_logp_BT=batch.get("ref_logp"),
             sampler_logp_BT=batch["sampler_logp"],
@@ -108,22 +129,12 @@ def make_loss(model: Model, spec: RlSpec):
     return loss_function
 
 
-class Build(NamedTuple):
-    """The step functions of the stage, jitted, and the state that they start from."""
-
-    state: TrainState
-    update: Update
-    score: Callable
-
-
-def build(spec: RlSpec, model: Model, params, buffers) -> Build:
+def build(spec: RlSpec, model: Model, params, buffers) -> tuple[TrainState, Update, Callable]:
     """Train state, update and log-prob pass from weights that are laid out on their mesh, or ShapeDtypeStructs of them."""
-    state, update = make_train_state(
-        spec, make_loss(model, spec), params, buffers, num_updates=spec.num_updates, add_metrics=add_metrics
-    )
+    state, update = make_train_state(spec, make_loss(model, spec), params, buffers, num_updates=spec.num_updates)
     if spec.kl_coef:
         state["reference"] = make_reference(state, spec)
-    return Build(state, update, make_logprob_pass(model))
+    return state, update, make_logprob_pass(model)
 
 
 def main(spec: RlSpec, workdir: Path) -> dict:
@@ -133,14 +144,12 @@ def main(spec: RlSpec, workdir: Path) -> dict:
     """
     spec = read(RlSpec, spec)
     check(spec)
-    mesh = make_mesh(spec.mesh.axes())
-    with open_run(spec, workdir, mesh) as run:
+    with open_run(spec, workdir) as run:
         # Policy, problems, sampler, rewards
-        policy, params, buffers = load_policy(spec.init, mesh=mesh, seed=spec.seed)
-        policy.save(run.path)
-        sync = WeightSync(policy.model, mesh=mesh, axes=spec.rollout_mesh and spec.rollout_mesh.axes())
+        policy, params, buffers = run.load_policy()
+        sync = WeightSync(policy.model, mesh=run.mesh, axes=spec.rollout_mesh and spec.rollout_mesh.axes())
         schedule = TaskSchedule(spec.tasks, seed=spec.seed)
-        rubric = Rubric(load_rewards(spec.rewards, mesh=mesh))
+        rubric = Rubric(load_rewards(spec.rewards, mesh=run.mesh))
         collector = make_collector(spec, policy, task=schedule.everything, rubric=rubric)
         heldout = heldout_problems(schedule.at(0), spec.eval)
         prompts = PromptIterator(
@@ -149,90 +158,63 @@ def main(spec: RlSpec, workdir: Path) -> dict:
         compiled_before = collector.engine.num_compilations()
 
         # Train state
-        state, update, score = build(spec, policy.model, params, buffers)
+        run.state, update, score = build(spec, policy.model, params, buffers)
         del params, buffers
-        state, extra = run.restore(state, before=None, num_tokens=0)
-        if "prompts" in extra:
-            prompts.set_state(extra["prompts"])
-        updates, before, num_tokens = int(state["step"]), extra["before"], extra["num_tokens"]
+        cadence = {"total": spec.num_updates, "evaluate_every": spec.eval.every}
+        run.restore(**cadence, streams={"prompts": prompts}, before=None, num_tokens=0)
+        completions = CompletionsWriter(run.path, resume_step=run.updates)
+        few = heldout[: spec.eval.problems or MOST_PROBLEMS]
+        sizes = {"size": len(few) * spec.eval.samples, "final_size": len(heldout) * spec.eval.final_samples}
+        run.progress.expect_evaluations(every=spec.eval.every, **sizes)
 
-        def save():
-            run.save(updates, state, extra_now())
-
-        def extra_now() -> dict[str, Any]:
-            return {"prompts": prompts.get_state(), "before": before, "num_tokens": num_tokens}
-
-        num_few, num_many = (count_samples(spec, heldout, is_full=is_full) for is_full in (False, True))
+        def evaluate_now(*, is_full: bool) -> dict[str, float]:
+            mark = time.perf_counter()
+            with sync.lend(run.state) as weights:
+                collector_now = at_update(collector, run.updates)
+                asked = heldout if is_full else few
+                scores, groups = evaluate_heldout(collector_now, weights, asked, spec, run, is_full=is_full)
+            completions.write(run.updates, completion_rows(groups), split="heldout")
+            row = {f"eval/{name}": value for name, value in scores.items()}
+            run.metrics.write(run.updates, row if is_full else row | {"time/eval": time.perf_counter() - mark})
+            if run.updates and not (is_full and run.checkpoints.has_best):
+                run.save_best(scores)
+            return scores
 
         doctor = Doctor(spec.doctor, group_size=spec.group_size)
 
         # Loop
-        with run.metrics(total=spec.num_updates, done=updates) as metrics:
-            completions = CompletionsWriter(run.path, resume_step=updates)
-            run.progress.expect_evaluations(every=spec.eval.every, size=num_few, final_size=num_many)
-
-            def evaluate_now(*, is_full: bool) -> dict[str, float]:
-                mark = time.perf_counter()
-                with sync.lend(state) as weights:
-                    scores, groups = evaluate_heldout(
-                        at_update(collector, updates), weights, heldout, spec, run, updates=updates, is_full=is_full
-                    )
-                completions.write(updates, completion_rows(groups), split="heldout")
-                row = {f"eval/{name}": value for name, value in scores.items()}
-                metrics.write(updates, row if is_full else row | {"time/eval": time.perf_counter() - mark})
-                return scores
-
-            def keep_best(scores: dict[str, float]):
-                metric = "pass@1" if "pass@1" in scores else "reward"
-                if metric in scores:
-                    run.save_best(updates, state, extra_now(), metric=metric, value=scores[metric])
-
-            try:
-                if before is None:
-                    before = evaluate_now(is_full=True)
-                    save()
-                while updates < spec.num_updates:
-                    if updates and updates % spec.eval.every == 0:
-                        keep_best(evaluate_now(is_full=False))
-                    run.stop.check()
-                    begin = time.perf_counter()
-                    prompts.draw_from(schedule.at(updates))
-                    collector_now = at_update(collector, updates)
-                    run.progress.phase("sampling")
-                    with sync.lend(state) as weights:
-                        phase = collect_groups(collector_now, weights, prompts, spec, updates=updates)
-                    of_rewards = aggregated_weights(collector_now, spec)
-                    advantages_PG = advantages_of(
-                        phase.groups,
-                        normalization=spec.advantage,
-                        weights=of_rewards,
-                        without_truncated=spec.mask_truncated and not spec.truncated_in_baseline,
-                    )
-                    rows = completion_rows(phase.groups, advantages_PG)
-                    rows += completion_rows(phase.dropped, is_dropped=True)
-                    completions.write(updates + spec.updates_per_phase, rows)
-                    check_scored(phase, collector_now.rubric.weights)
-                    run.progress.phase("updating")
-                    state, row, seconds = update_on_groups(
-                        phase.groups, advantages_PG, state, update, score, spec, updates=updates
-                    )
-                    updates += spec.updates_per_phase
-                    num_tokens += count_tokens(phase.groups + phase.dropped)
-                    seconds |= phase.seconds | {"step": time.perf_counter() - begin}
-                    row |= phase.metrics | rollout_metrics(phase.groups, phase.dropped, seconds=seconds)
-                    metrics.write(updates, row | {"num_tokens": num_tokens} | skipped_metrics(prompts))
-                    doctor.examine(updates, row)
-                    if run.is_due(updates):
-                        save()
-                save()
-                after = evaluate_now(is_full=True)
-                if not run.checkpoints.has_best:  # no evaluation along the way
-                    keep_best(after)
-            except (Stopped, UnhealthyRunError):
-                if before is not None:  # else there is nothing yet that a new start would not have
-                    save()
-                raise
-        summary = {"before": before, "after": after, "updates": updates}
+        if run.kept["before"] is None:
+            run.kept["before"] = evaluate_now(is_full=True)
+            run.save()
+        for updates in run.loop(spec.updates_per_phase):
+            if doctor.verdict:
+                run.save()
+                raise UnhealthyRunError(doctor.verdict)
+            if updates and updates % spec.eval.every == 0:
+                evaluate_now(is_full=False)
+                run.stop.check()
+            begin = time.perf_counter()
+            prompts.draw_from(schedule.at(updates))
+            collector_now = at_update(collector, updates)
+            run.progress.phase("sampling")
+            with sync.lend(run.state) as weights:
+                phase = collect_groups(collector_now, weights, prompts, spec, updates=updates)
+            rows = completion_rows(phase.groups, phase.advantages_PG)
+            rows += completion_rows(phase.dropped, is_dropped=True)
+            completions.write(updates + spec.updates_per_phase, rows)
+            check_scored(phase, collector_now.rubric.weights)
+            run.progress.phase("updating")
+            run.state, row, seconds = update_on_groups(
+                phase.groups, phase.advantages_PG, run.state, update, score, spec, updates=updates
+            )
+            run.kept["num_tokens"] += count_tokens(phase.groups + phase.dropped)
+            seconds |= phase.seconds | {"step": time.perf_counter() - begin}
+            row |= phase.metrics | rollout_metrics(phase.groups, phase.dropped, seconds=seconds)
+            row |= {"num_tokens": run.kept["num_tokens"]} | skipped_metrics(prompts)
+            run.metrics.write(updates + spec.updates_per_phase, row)
+            doctor.examine(updates + spec.updates_per_phase, row)
+        after = evaluate_now(is_full=True)
+        summary = {"before": run.kept["before"], "after": after, "updates": run.updates}
         summary["compilations"] = collector.engine.num_compilations() - compiled_before
         return run.mark_done(summary)
 

@@ -8,7 +8,7 @@ import pytest
 from r1jax.rollout.records import Completion, Group, Rollout
 from r1jax.specs.reader import read
 from r1jax.specs.rewards import AskSpec
-from r1jax.stages.reject.curate import curate, fates_of, make_step, verdicts_of
+from r1jax.stages.reject.curate import Steps, curate, fates_of, make_step
 from r1jax.tasks.problem import GradingError, Problem
 from r1jax.text.sample import ChatError, Rejection, r1_text
 
@@ -75,9 +75,7 @@ def run(groups, *, filters=(), judge=None, rewriter=None, keep=99, style="r1_zer
 
     steps = list(map(step, filters))
     fates = fates_of(groups, range(10, 10 + len(groups)), style=style)
-    curate(
-        fates, filters=steps, judge=step(judge), rewriter=step(rewriter), keep_per_prompt=keep, task=Task(), seed=7
-    )  # fmt: skip
+    curate(fates, Steps(steps, step(judge), step(rewriter)), keep_per_prompt=keep, task=Task(), seed=7)
     assert all((fate.reason is None) == (fate.content is not None) for fate in fates)
     return fates, steps
 
@@ -111,9 +109,9 @@ def test_the_first_reason_in_the_order_of_the_steps():
         f"filter {HERE}:breaks: KeyError", None, "more than keep_per_prompt", None,
     ]  # fmt: skip
     assert fates[6].message.endswith("ChatError: out of time") and fates[11].message == "KeyError: 'hm'"
-    assert [fate.place for fate in fates[-2:]] == [(10, 13), (11, 0)]
+    assert [(fate.prompt, fate.number) for fate in fates[-2:]] == [(10, 13), (11, 0)]
     assert fates[2].content == "<think>\nI think 7\n</think>\n\n4"
-    assert verdicts_of(fates[2], filters=steps) == {
+    assert fates[2].verdicts(steps) == {
         "correct": True,
         "filters": [step.spec.function for step in steps],
         "rewards": {"format": 1.0, "other": None},
@@ -129,9 +127,7 @@ def test_steps_are_for_their_tasks_and_options_reach_them():
     )
     assert [fate.reason for fate in fates] == [None, "hum", None, None, None, "judge: incorrect"]
     assert fates[0].content == "noise 4" and "I think" in (fates[3].content or "")
-    assert (
-        verdicts_of(fates[3], filters=steps)["filters"] == [] and verdicts_of(fates[0], filters=steps)["judge"] is None
-    )
+    assert fates[3].verdicts(steps)["filters"] == [] and fates[0].verdicts(steps)["judge"] is None
 
 
 def test_without_a_rewriter_an_answer_in_the_form_of_r1_gets_both_tags():

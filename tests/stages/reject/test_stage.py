@@ -7,17 +7,19 @@ import signal
 
 import pytest
 
-from r1jax.data.records import documents
+from r1jax.data.records import document_at
 from r1jax.pipeline import make_stages
+from r1jax.policies.policy import load_policy
 from r1jax.policies.preview import Previews
 from r1jax.rewards.filters import finished
 from r1jax.run import run_stages
+from r1jax.sharding import make_mesh
 from r1jax.specs.config_file import Experiment
 from r1jax.specs.reader import read
 from r1jax.specs.stages import EvaluateSpec, RejectSpec, SupervisedSpec
 from r1jax.stages import supervised
 from r1jax.stages.reject import stage as reject
-from r1jax.stages.splits import check_same_split
+from r1jax.stages.sampling import check_same_split
 from r1jax.text.sample import ChatError, Rejection, r1_text
 from r1jax.workdir.lineage import weights_digest
 from r1jax.workdir.stop import Stopped
@@ -101,7 +103,7 @@ def test_a_run_leaves_a_complete_set(finished_run):
     places = [(record["provenance"]["prompt"], record["provenance"]["sample"]) for record in records[:-1]]
     assert places == sorted(set(places)) and max(prompt for prompt, _ in places) > 7
     assert records[-1]["provenance"] == {"other": 0, "row": 0} and records[-1]["domain"] == "General"
-    policy, params, _ = reject.load_policy(config.init, mesh=reject.make_mesh(), seed=0)
+    policy, params, _ = load_policy(config.init, mesh=make_mesh(), seed=0)
     assert records[0]["provenance"]["model"] == {"path": None, "weights": weights_digest(params)}
     tokens = [sum(len(policy.tokenizer.encode(m["content"])) for m in record["messages"]) for record in records]
     assert tokens == [record["num_tokens"] for record in records]
@@ -167,7 +169,7 @@ def test_the_front_door_samples_a_set_and_trains_on_it_for_two_epochs(tmp_path):
     manifest = (tmp_path / "cold_start" / "manifest.json").read_bytes()
     assert lineage["path"] == "{here}/../cold_start" and lineage["data"] == hashlib.sha256(manifest).hexdigest()
     path = str(tmp_path / "cold_start")
-    assert len({documents(n, seed=0, path=path)[1]["content"] for n in range(count)}) == count
+    assert len({document_at(n, seed=0, path=path)[1]["content"] for n in range(count)}) == count
     again = run_stages(make_stages(experiment, tmp_path))  # both are done
     assert again is not None and again["cold_start"]["kept"] == count
 
@@ -219,7 +221,7 @@ def test_a_rewriter_that_is_away_stops_the_run_with_the_batches_kept(tmp_path):
 
 def test_questions_of_a_test_set_are_dropped(tmp_path):
     reject.main(tiny_config(num_prompts=4), tmp_path / "all")
-    record = documents(0, seed=0, path=str(tmp_path / "all"))
+    record = document_at(0, seed=0, path=str(tmp_path / "all"))
     tests = tmp_path / "test.jsonl"
     tests.write_text(json.dumps({"question": record[0]["content"], "answer": "#### 4"}) + "\n")
     summary = reject.main(

@@ -8,7 +8,7 @@ from r1jax.models.transformer import make_model
 from r1jax.rollout.engine import Engine
 from r1jax.rollout.records import Completion, Group, Rollout
 from r1jax.specs.rollout import EngineSpec
-from r1jax.stages.rl.batch import advantages_of, make_microbatches, split_by_question, teaching
+from r1jax.stages.rl.phase import advantages_of, make_microbatches, split_by_question, teaching
 from r1jax.stages.rl.stage import make_logprob_pass, make_loss
 from r1jax.tasks.problem import Problem
 from tests.stages.rl.test_stage import tiny_config

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from r1jax.data.prompts import PromptIterator
-from r1jax.rollout.collect import Collected, PromptTooLongError
+from r1jax.rollout.collect import Collected
 from r1jax.rollout.records import Completion, Group, Rollout
-from r1jax.stages.rl.collect import Phase, check_scored, collect_groups, skipped_metrics
 from r1jax.stages.rl.log import count_tokens
+from r1jax.stages.rl.phase import Phase, check_scored, collect_groups, skipped_metrics
 from r1jax.tasks.problem import Problem
 from tests.stages.rl.test_stage import tiny_config
 
@@ -40,7 +40,11 @@ class FakeCollector:
     def collect(self, params, buffers, problems, **settings):
         groups = next(self.batches)
         self.asked.append((len(problems), settings["pad_to"]))
-        return Collected(groups, {"generate": 1.0, "rewards": 0.5}, {"r": 1}, {"r": 0}, {"r": 0.25})
+        return Collected(
+            groups,
+            {"generate": 1.0, "rewards": 0.5},
+            {"rewards/r/errors": 1, "rewards/r/timeouts": 0, "rewards/r/seconds": 0.25},
+        )
 
 
 def collect(collector, *, questions=2, **changes):
@@ -126,7 +130,7 @@ def test_rewards_that_cancel_out_teach_where_each_is_normalised_by_itself():
 
 
 def test_a_reward_that_failed_on_all_is_named_with_its_first_message():
-    phase = Phase([make_group([NAN, NAN], errors="gone"), make_group([NAN, NAN])], [], {}, {})
+    phase = Phase([make_group([NAN, NAN], errors="gone"), make_group([NAN, NAN])], [], np.zeros((2, 2)), {}, {})
     with pytest.raises(RuntimeError, match="reward 'r' failed on all 4 completions .* first time with: gone"):
         check_scored(phase, {"r": 1.0})
     check_scored(phase, {"r": 0.0})
@@ -148,10 +152,6 @@ class Lengths:
 
     def problem(self, index, *, split):
         return Problem(({"role": "user", "content": "x" * (index % 5)},), "", {"task": self.name})
-
-    def encode(self, problem):
-        if not self.fits(problem):
-            raise PromptTooLongError(f"{len(problem.messages[-1]['content'])} tokens")
 
     def fits(self, problem):
         return len(problem.messages[-1]["content"]) <= 3

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from r1jax.rollout.records import Completion, Group, Rollout
-from r1jax.stages.rl.batch import advantages_of, teaching
 from r1jax.stages.rl.log import completion_rows, count_tokens, rollout_metrics
+from r1jax.stages.rl.phase import advantages_of, teaching
 from r1jax.tasks.problem import Problem
 
 NAN = math.nan

@@ -11,7 +11,9 @@ import jax
 import numpy as np
 import pytest
 
+from r1jax.policies.policy import load_policy
 from r1jax.rollout.collect import Collector
+from r1jax.sharding import make_mesh
 from r1jax.specs.reader import read
 from r1jax.specs.stages import RlSpec
 from r1jax.stages.open_run import open_run
@@ -85,7 +87,7 @@ def tiny_config(**changes) -> RlSpec:
 
 
 def params_of(workdir: Path, spec: RlSpec):
-    _, params, _ = rl.load_policy(spec.init, mesh=rl.make_mesh(), seed=spec.seed)
+    _, params, _ = load_policy(spec.init, mesh=make_mesh(), seed=spec.seed)
     return load_checkpoint(workdir, {"params": params}, partial=True)[0]["params"]
 
 
@@ -219,7 +221,9 @@ def test_a_reward_that_fails_on_all_stops_the_run_with_the_completions_saved(tmp
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_update(tmp_path, monkeypatch):
-    monkeypatch.setattr(rl, "advantages_of", lambda groups, **_: np.full((len(groups), 4), np.nan, np.float32))
+    monkeypatch.setattr(
+        "r1jax.stages.rl.phase.advantages_of", lambda groups, **_: np.full((len(groups), 4), np.nan, np.float32)
+    )
     with pytest.raises(NonFiniteError, match="update 1"):
         rl.main(tiny_config(), tmp_path)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == ["0"]
@@ -326,7 +330,7 @@ def test_top_p_of_the_evaluation_reaches_the_engine(tmp_path):
 
     with open_run(config, tmp_path) as run, pytest.raises(InterruptedError):
         weights = {"params": 0, "buffers": 0}
-        rl.evaluate_heldout(Engine(), weights, [None] * 4, config, run, updates=0, is_full=True)
+        rl.evaluate_heldout(Engine(), weights, [None] * 4, config, run, is_full=True)
     assert seen == [0.95]
 
 
@@ -334,7 +338,7 @@ def test_a_reward_model_that_was_made_anew_is_refused_on_resume(tmp_path, monkey
     def interrupt(*args, **kwargs):
         raise InterruptedError
 
-    monkeypatch.setattr(rl, "load_policy", interrupt)
+    monkeypatch.setattr("r1jax.stages.open_run.load_policy", interrupt)
     (tmp_path / "helpful").mkdir()
     for name in ("config.json", "environment.json"):
         (tmp_path / "helpful" / name).write_text("{}")

@@ -12,8 +12,8 @@ from r1jax.specs.reader import read
 from r1jax.specs.stages import SupervisedSpec
 from r1jax.specs.training import OptimizerSpec
 from r1jax.stages import supervised
-from r1jax.stages.auxiliary import check_auxiliary, expert_counts, mtp_loss
 from r1jax.stages.rl import stage as rl
+from r1jax.stages.training import check_auxiliary, expert_counts, mtp_loss
 from r1jax.training.learner import init_state, make_update
 from r1jax.training.optimizer import make_optimizer
 from tests.stages.rl.test_stage import tiny_config
