@@ -1,4 +1,4 @@
-"""The stream of training problems, its position saved and never replayed.
+"""The stream of training problems: a grain pipeline over a task's indices, its position saved and never replayed.
 
 Tasks are random access and without end, so nothing is shuffled here and a position is one number.
 """
@@ -7,13 +7,21 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import grain
+
 from r1jax.tasks.problem import Problem, Task, stable_hash
+
+_LENGTH = 2**40
 
 
 class PromptIterator:
-    """Batches of training problems of a task, in order; the seed decides where in its sequence they begin.
+    """Batches of ``batch_size`` training problems of a task, in order.
 
-    Problems of which ``keep`` says no are passed over, and kept for ``take_skipped``.
+    Args:
+        task: the source of problems.
+        batch_size: problems in each batch.
+        seed: decides where in the task's endless sequence the stream begins.
+        keep: problems of which it says no are passed over, and kept for ``take_skipped``.
     """
 
     def __init__(
@@ -38,7 +46,10 @@ class PromptIterator:
         return is_kept
 
     def draw_from(self, task: Task) -> None:
-        """From now on the problems are another task's, at the indices where the stream stands; no position says which."""
+        """From now on the problems are those of another task, at the indices where the stream stands.
+
+        A position says nothing of the task: whoever goes on from a saved one says again which it is.
+        """
         self._task = task
 
     def take_skipped(self) -> list[Problem]:
@@ -61,8 +72,12 @@ class PromptIterator:
         return {**self._identity, "grain": self._iterator.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a saved position, at once. Raises ValueError for one of another task, batch size or seed."""
+        """Goes to a saved position, at once.
+
+        Raises:
+            ValueError: the state is of another task, batch size or seed.
+        """
         for key, value in self._identity.items():
             if state.get(key) != value:
                 raise ValueError(f"prompts: the saved position has {key} {state.get(key)!r} and this run has {value!r}")
-        self._next = state["next"] if "next" in state else state["grain"]["next_index"]
+        self._iterator.set_state(state["grain"])
