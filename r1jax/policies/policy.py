@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from r1jax import sharding
 from r1jax.data.documents import Source, as_messages
 from r1jax.data.records import documents
-from r1jax.hf import gguf, load_pretrained
-from r1jax.hf.folder import Folder, check_folder
+from r1jax.hf import load_pretrained
+from r1jax.hf.folder import ModelFiles, open_folder
+from r1jax.hf.gguf import find_smollm2, open_gguf
 from r1jax.models.config import ModelConfig
 from r1jax.models.presets import make_preset
 from r1jax.models.transformer import Model, make_model
@@ -29,7 +29,6 @@ from r1jax.specs.policy import HOW, AnyInit, GgufInit, HuggingFaceInit, RandomIn
 from r1jax.specs.reader import SpecError, read, read_some
 from r1jax.specs.source import SourceSpec
 from r1jax.text.chat import render
-from r1jax.text.gguf_tokenizer import gguf_tokenizer
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.text.train_tokenizer import SPECIAL_TOKENS, train_tokenizer
 from r1jax.training.checkpoint import load_checkpoint
@@ -87,14 +86,16 @@ def load_policy(init: AnyInit, *, mesh: Mesh, seed: int) -> tuple[Policy, dict, 
     """
     if isinstance(init, StageInit):
         return _from_stage(init, mesh=mesh)
-    if isinstance(init, HuggingFaceInit):
-        return _from_folder(init, mesh=mesh)
-    if isinstance(init, GgufInit):
-        return _from_gguf(init, mesh=mesh)
-    policy = Policy(make_model(config_of(init, seed=seed)), trained_tokenizer(init.tokenizer, seed=seed))
-    policy.tokenizer.check_fits(policy.model.config.vocab_size)
-    params, buffers = jax.jit(policy.model.init, out_shardings=_shardings(policy.model, mesh))(jax.random.key(seed))
-    return policy, params, buffers
+    if isinstance(init, RandomInit):
+        policy = Policy(make_model(config_of(init, seed=seed)), trained_tokenizer(init.tokenizer, seed=seed))
+        policy.tokenizer.check_fits(policy.model.config.vocab_size)
+        params, buffers = jax.jit(policy.model.init, out_shardings=_shardings(policy.model, mesh))(jax.random.key(seed))
+        return policy, params, buffers
+    files = _open(init, compares_copies=True)
+    _changed_files(files, init)
+    loaded = load_pretrained(files, dtype="float32", mesh=mesh, model=_changes(init))
+    assert loaded.tokenizer is not None  # _open asks for one
+    return Policy(loaded.model, loaded.tokenizer), loaded.params, loaded.buffers
 
 
 def config_of(init: AnyInit, *, seed: int | None = None) -> ModelConfig:
@@ -106,21 +107,23 @@ def config_of(init: AnyInit, *, seed: int | None = None) -> ModelConfig:
     """
     if isinstance(init, RandomInit):
         size = init.tokenizer.vocab_size if seed is None else trained_tokenizer(init.tokenizer, seed=seed).vocab_size
-        config = make_preset(init.preset, size)
-    elif isinstance(init, StageInit):
-        if not (Path(init.path) / "model.json").is_file():
+        return changed_model(make_preset(init.preset, size), init)
+    if isinstance(init, StageInit):
+        file = Path(init.path) / "model.json"
+        if not file.is_file():
             raise ValueError(f"init.path={init.path!r} is no stage's work directory yet: there is no model.json")
-        config = _read_config(Path(init.path) / "model.json")
-    elif isinstance(init, GgufInit):
-        config = gguf.read_gguf(_gguf_path(init)).config()
-    elif init.preset is not None and not Path(init.path).exists():
-        config = dataclasses.replace(make_preset(init.preset), dtype="float32")
-    else:
         try:
-            config = dataclasses.replace(_checked_folder(init).config, dtype="float32")
-        except FileNotFoundError as error:
-            raise ValueError(f"init.path: {error}; or say with init.preset which model it is") from error
-    return changed_model(config, init)
+            config = ModelConfig.from_dict(json.loads(file.read_text()))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file} is damaged, or of another version: {error}") from error
+        return changed_model(config, init)
+    if isinstance(init, HuggingFaceInit) and init.preset is not None and not Path(init.path).exists():
+        return changed_model(dataclasses.replace(make_preset(init.preset), dtype="float32"), init)
+    try:
+        return _changed_files(_open(init), init)
+    except FileNotFoundError as error:
+        hint = "; or say with init.preset which model it is" if isinstance(init, HuggingFaceInit) else ""
+        raise ValueError(f"init.path: {error}{hint}") from error
 
 
 def tokenizer_of(init: AnyInit, *, seed: int) -> Tokenizer:
@@ -129,10 +132,8 @@ def tokenizer_of(init: AnyInit, *, seed: int) -> Tokenizer:
         return trained_tokenizer(init.tokenizer, seed=seed)
     if isinstance(init, StageInit):
         return Tokenizer.load(Path(init.path) / "tokenizer")
-    if isinstance(init, GgufInit):
-        return gguf_tokenizer(gguf.read_gguf(_gguf_path(init)).metadata)
-    tokenizer = _checked_folder(init).tokenizer
-    assert tokenizer is not None  # check_folder asks for one
+    tokenizer = _open(init).tokenizer
+    assert tokenizer is not None  # _open asks for one
     return tokenizer
 
 
@@ -186,28 +187,6 @@ def _changes(init: AnyInit) -> dict[str, Any]:
     return read_some(ModelConfig, init.model, "init.model")
 
 
-def _read_config(path: Path) -> ModelConfig:
-    """The model of a model.json. Raises FileNotFoundError or ValueError, naming the file."""
-    try:
-        return ModelConfig.from_dict(json.loads(path.read_text()))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged, or of another version: {error}") from error
-
-
-def _gguf_path(init: GgufInit) -> Path:
-    return gguf.find_smollm2() if init.path == "smollm2" else Path(init.path)
-
-
-def _from_gguf(init: GgufInit, *, mesh: Mesh) -> tuple[Policy, dict, dict]:
-    file = gguf.read_gguf(_gguf_path(init))
-    tokenizer = gguf_tokenizer(file.metadata)
-    config, params = gguf.load_gguf(file, **_changes(init))
-    tokenizer.check_fits(config.vocab_size)
-    model = make_model(config)
-    params = jax.tree.map(lambda a, s: sharding.place(np.asarray(a), s), params, _shardings(model, mesh)[0])
-    return Policy(model, tokenizer), params, {}
-
-
 _FREE = (
     "dtype", "remat", "init_std", "max_length", "expert_parallel", "expert_capacity", "num_mtp_layers",
     "attention_implementation", "expert_implementation",
@@ -215,12 +194,15 @@ _FREE = (
 """Fields that say how a model is computed or began, or what a folder may leave out: a preset's may differ."""
 
 
-def _checked_folder(init: HuggingFaceInit) -> Folder:
-    """The folder, whose weights are not read.
+def _open(init: HuggingFaceInit | GgufInit, *, compares_copies: bool = False) -> ModelFiles:
+    """The files, of which no weight is read but to compare copies.
 
-    Raises what ``check_folder`` raises; ValueError, naming the fields, where its model is not the one that "preset" names.
+    Raises what ``open_folder`` and ``open_gguf`` raise; ValueError, naming the fields, where the model of a folder is not the
+    one that "preset" names.
     """
-    folder = check_folder(init.path)
+    if isinstance(init, GgufInit):
+        return open_gguf(find_smollm2() if init.path == "smollm2" else init.path)
+    folder = open_folder(init.path, needs_tokenizer=True, compares_copies=compares_copies)
     if init.preset is not None:
         expected, there = (dataclasses.asdict(config) for config in (make_preset(init.preset), folder.config))
         differ = [name for name in expected if name not in _FREE and expected[name] != there[name]]
@@ -230,11 +212,27 @@ def _checked_folder(init: HuggingFaceInit) -> Folder:
     return folder
 
 
-def _from_folder(init: HuggingFaceInit, *, mesh: Mesh) -> tuple[Policy, dict, dict]:
-    _checked_folder(init)
-    loaded = load_pretrained(init.path, dtype="float32", mesh=mesh, model=_changes(init))
-    assert loaded.tokenizer is not None  # check_folder asks for one
-    return Policy(loaded.model, loaded.tokenizer), loaded.params, loaded.buffers
+def _changed_files(files: ModelFiles, init: HuggingFaceInit | GgufInit) -> ModelConfig:
+    """The model of the files with what the spec changes of it. Raises SpecError, naming the key, where weights would not fit."""
+    there = dataclasses.replace(files.config, dtype="float32")
+    changed = changed_model(there, init)
+    shapes = make_model(there).abstract()
+    if make_model(changed).abstract() != shapes:
+        keys = [key for key in init.model if getattr(changed, key) != getattr(there, key)]
+        key = next((key for key in keys if _shapes_with(there, key, getattr(changed, key)) != shapes), keys[0])
+        raise SpecError(
+            f"init.model.{key}={getattr(changed, key)!r} does not fit the weights of {init.path}, which have "
+            f"{key}={getattr(there, key)!r}"
+        )
+    return changed
+
+
+def _shapes_with(config: ModelConfig, key: str, value: Any) -> Any:
+    """The shapes of a model's weights with one field changed; None where no model has it so."""
+    try:
+        return make_model(dataclasses.replace(config, **{key: value})).abstract()
+    except ValueError:
+        return None
 
 
 def _shardings(model: Model, mesh: Mesh):

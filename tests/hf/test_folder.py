@@ -10,7 +10,7 @@ import pytest
 
 from r1jax.hf.folder import check_folder, open_folder
 from r1jax.hf.pretrained import Pretrained, load_pretrained, save_pretrained
-from r1jax.hf.safetensors_file import Planned, Stored, read_header, split_shards, write_shards
+from r1jax.hf.safetensors_file import Planned, Stored, read_header, split_shards, write_files
 from r1jax.models.transformer import make_model
 from tests.tiny import GQA, V3, shaken
 
@@ -53,7 +53,7 @@ def rewrite(path, tensors, *, max_shard_bytes=10**9):
     for file in [*path.glob("*.safetensors"), *path.glob("*.index.json")]:
         file.unlink()
     plan = [Planned(name, array.dtype, array.shape) for name, array in tensors.items()]
-    write_shards(path, split_shards(plan, max_shard_bytes=max_shard_bytes), tensors.items())
+    write_files(path, split_shards(plan, max_shard_bytes=max_shard_bytes), tensors.items())
 
 
 def faults_of(path):

@@ -28,7 +28,7 @@ def tokenizers():
         "r1": Tokenizer(deepseek, eos_id=deepseek.token_to_id(END), bos_id=deepseek.token_to_id(BEGIN), adds_bos=True),
         "llama3": Tokenizer(llama3, eos_id=ids[1], bos_id=ids[0], stop_ids=(ids[1], ids[4]), adds_bos=True),
         "qwen2.5": Tokenizer.from_tokenizers(make_bpe(*QWEN), eos="<|endoftext|>"),
-        "chatml": gguf_tokenizer(read_gguf(find_smollm2()).metadata),
+        "chatml": gguf_tokenizer(read_gguf(find_smollm2())[0]),
     }
 
 

@@ -11,7 +11,7 @@ from r1jax.text.gguf_tokenizer import gguf_tokenizer
 
 @pytest.fixture(scope="module")
 def smollm2_metadata():
-    return read_gguf(find_smollm2()).metadata
+    return read_gguf(find_smollm2())[0]
 
 
 @pytest.fixture(scope="module")
