@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import re
+import runpy
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -53,33 +53,28 @@ def load_experiment(path: str, overrides: Sequence[str] = (), *, seed: int | Non
     """
     file, _, argument = path.partition(":")
     config = _run(file, argument)
-    flags = [_split(flag) for flag in overrides]
-    if seed is not None:
-        flags.append(("seed", str(seed)))
-    of_stages = [(key.removeprefix("stages."), text) for key, text in flags if key.startswith("stages.")]
-    for key, text in flags:
-        if not key.startswith("stages."):
-            _set_shared(config, key, text, file=file)
-    stages: Any = config.get("stages")
-    if not isinstance(stages, ConfigDict) or not stages:
-        raise ConfigError(f"{file}: the config has no stages: a dict from a name to a stage's config")
-    if len(stages) > 1 and stages._sort_keys:
-        raise ConfigError(
-            f"{file}: stages would run in alphabetical order: make them with ConfigDict(..., sort_keys=False)"
-        )
-    values = _own(stages)
-    for name, stage in values.items():
-        if not re.fullmatch(r"\w+", str(name), re.ASCII):
-            raise ConfigError(f"{file}: the stage {name!r}: a name has letters, digits and underscores only")
-        if not isinstance(stage, dict):
-            raise ConfigError(f"{file}: stages.{name}={stage!r} must be a dict")
-    for key, text in of_stages:
-        _set(values, key, text, file=file)
+    flags = [_split(flag) for flag in overrides] + ([] if seed is None else [("seed", str(seed))])
     try:
-        shared_seed = read(Seed, config.get("seed", 0), "seed")
+        for key, text in flags:
+            if not key.startswith("stages."):
+                _set_shared(config, key, text)
+        stages: Any = config.get("stages")
+        if not isinstance(stages, ConfigDict) or not stages:
+            raise SpecError("the config has no stages: a dict from a name to a stage's config")
+        if len(stages) > 1 and stages._sort_keys:
+            raise SpecError("stages would run in alphabetical order: make them with ConfigDict(..., sort_keys=False)")
+        values = _own(stages)
+        for name, stage in values.items():
+            if not re.fullmatch(r"\w+", str(name), re.ASCII):
+                raise SpecError(f"the stage {name!r}: a name has letters, digits and underscores only")
+            if not isinstance(stage, dict):
+                raise SpecError(f"stages.{name}={stage!r} must be a dict")
+        for key, text in flags:
+            if key.startswith("stages."):
+                _set(values, key.removeprefix("stages."), text)
+        return Experiment(file=file, seed=read(Seed, config.get("seed", 0), "seed"), stages=values)
     except SpecError as error:
         raise ConfigError(f"{file}: {error}") from error
-    return Experiment(file=file, seed=shared_seed, stages=values)
 
 
 def import_from(folder: Path) -> None:
@@ -91,24 +86,20 @@ def import_from(folder: Path) -> None:
 def _run(file: str, argument: str) -> ConfigDict:
     """What `get_config` of a file returns."""
     path = Path(file).resolve()
-    spec = importlib.util.spec_from_file_location("r1jax_config", path)
-    if not path.is_file() or spec is None or spec.loader is None:
+    if not path.is_file() or path.suffix != ".py":
         raise ConfigError(f"--config={file}: there is no such Python file")
-    module = importlib.util.module_from_spec(spec)
     try:
         with _importing_from(path.parent):
-            spec.loader.exec_module(module)
-            if not hasattr(module, "get_config"):
-                raise ConfigError(f"{file} defines no get_config()")
-            config = module.get_config(argument) if argument else module.get_config()
-    except ConfigError:
-        raise
+            get_config = runpy.run_path(str(path), run_name="r1jax_config").get("get_config")
+            config = get_config and get_config(*filter(None, [argument]))
     except SyntaxError as error:
         raise ConfigError(f"{error.filename or file}, line {error.lineno}: {error.msg}") from error
     except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{file}, line {lines[-1]}" if lines else file
         raise ConfigError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    if get_config is None:
+        raise ConfigError(f"{file} defines no get_config()")
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{file}: get_config() returned a {type(config).__name__}, not a ConfigDict")
     return config
@@ -140,7 +131,7 @@ def _split(flag: str) -> tuple[str, str]:
     return name.removeprefix("--config."), text
 
 
-def _set_shared(config: ConfigDict, key: str, text: str, *, file: str) -> None:
+def _set_shared(config: ConfigDict, key: str, text: str) -> None:
     """Sets a key that is no stage's, "seed" or "shared.rate", and with it all that refers to it; its type stays."""
     *parents, name = key.split(".")
     node: Any = config
@@ -150,18 +141,13 @@ def _set_shared(config: ConfigDict, key: str, text: str, *, file: str) -> None:
         stages = config.get("stages")
         of_stage = isinstance(stages, ConfigDict) and key.partition(".")[0] in stages
         hint = f"; near it: stages.{key}" if of_stage else near(key, [*config, "seed"])
-        raise ConfigError(f"{file}: there is no key {key!r}{hint}")
+        raise SpecError(f"there is no key {key!r}{hint}")
     before = node.get(name, 0)
     if isinstance(before, ConfigDict):
-        raise ConfigError(
-            f"{file}: --config.{key} is a dict; set a key below it, as in --config.{key}.{next(iter(before), 'key')}=1"
-        )
-    try:
-        value = read(Any if before is None else type(before), FlagText(text), key)
-    except SpecError as error:
-        raise ConfigError(f"{file}: {error}") from error
+        example = f"--config.{key}.{next(iter(before), 'key')}=1"
+        raise SpecError(f"--config.{key} is a dict; set a key below it, as in {example}")
     with node.unlocked():
-        node[name] = value
+        node[name] = read(Any if before is None else type(before), FlagText(text), key)
 
 
 def _own(value: Any) -> Any:
@@ -185,36 +171,34 @@ def _is_unfilled(value: Any) -> bool:
         return True
 
 
-def _set(stages: dict[str, Any], key: str, text: str, *, file: str) -> None:
+def _set(stages: dict[str, Any], key: str, text: str) -> None:
     """Sets what is below a stage, "zero.rewards[0].weight"; dicts on the way that the file does not have are made."""
-    steps: list[str | int] = []
+    flag, steps = f"--config.stages.{key}", []
     for part in key.split("."):
         match = _STEP.fullmatch(part)
         if match is None:
-            raise ConfigError(f"--config.stages.{key}: {part!r} is no key")
+            raise SpecError(f"{flag}: {part!r} is no key")
         steps += [match[1], *map(int, re.findall(r"\d+", match[2]))]
     if steps[0] not in stages:
-        raise ConfigError(f"{file}: there is no stage {steps[0]!r}{near(str(steps[0]), stages)}")
+        raise SpecError(f"there is no stage {steps[0]!r}{near(steps[0], stages)}")
     if len(steps) == 1:
-        raise ConfigError(f"--config.stages.{key}: name a field of the stage, as in --config.stages.{key}.seed={text}")
+        raise SpecError(f"{flag}: name a field of the stage, as in {flag}.seed={text}")
     node: Any = stages
     for depth, step in enumerate(steps):
-        where = "stages." + ".".join(str(done) for done in steps[: depth + 1])
         if isinstance(step, int):
-            if not isinstance(node, list | tuple) or step >= len(node):
-                count, name = len(node) if isinstance(node, list | tuple) else 0, str(steps[depth - 1])
+            count = len(node) if isinstance(node, list) else 0
+            if step >= count:
+                name = str(steps[depth - 1])
                 entries = f"{name.removesuffix('s')}(s)" if name.endswith("s") else "entries"
-                raise ConfigError(
-                    f"{file}: --config.stages.{key}: the file has {count} {entries} there; add it in the file"
-                )
-        elif isinstance(node, FlagText) or not isinstance(node, dict):
-            raise ConfigError(f"{file}: --config.stages.{key}: {where} is below {node!r}, which has no keys")
-        container: Any = node
+                raise SpecError(f"{flag}: the file has {count} {entries} there; add it in the file")
+        elif not isinstance(node, dict):
+            where = "stages." + ".".join(map(str, steps[: depth + 1]))
+            raise SpecError(f"{flag}: {where} is below {node!r}, which has no keys")
         if depth == len(steps) - 1:
-            container[step] = FlagText(text)
+            node[step] = FlagText(text)
             return
-        if not isinstance(step, int) and container.get(step) is None:
-            container[step] = {}
-        if isinstance(container[step], tuple):
-            container[step] = list(container[step])
-        node = container[step]
+        if not isinstance(step, int) and node.get(step) is None:
+            node[step] = {}
+        if isinstance(node[step], tuple):
+            node[step] = list(node[step])
+        node = node[step]

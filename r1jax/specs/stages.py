@@ -4,17 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from r1jax.specs.claims import AnyClaim
-from r1jax.specs.fields import (
-    Count,
-    InnerShare,
-    Natural,
-    NotNegative,
-    Positive,
-    Seed,
-    TemplateName,
-    TopP,
-    option,
-)
+from r1jax.specs.fields import Count, InnerShare, Natural, NotNegative, Positive, Seed, TemplateName, TopP, option
 from r1jax.specs.mesh import MeshSpec, RolloutMeshSpec
 from r1jax.specs.policy import AnyInit
 from r1jax.specs.rewards import AnyReward, AskSpec, FilterSpec

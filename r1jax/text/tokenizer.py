@@ -4,6 +4,7 @@ Nothing is added or cut that the caller did not write: no BOS (whatever the file
 no padding. A template that wants a special token writes its text (`<|im_start|>`), and `encode` turns it into one id.
 """
 
+import copy
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 import tokenizers
 
-from r1jax.text.tokenizer_files import TOKENIZER, config_files, read_folder, write_folder
+from r1jax.text.tokenizer_files import CONFIG, GENERATION, TOKENIZER, ends_file, read_folder, write_folder
 
 
 class Tokenizer:
@@ -83,9 +84,8 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
         """The text of `ids`, exactly: no space is cleaned up, special tokens appear unless skipped.
 
-        Bytes that are not UTF-8 become U+FFFD. So does an id that has no token (a model's vocabulary may be
-        padded beyond its tokenizer's, and a sampled completion must stay decodable). A negative id is a
-        ValueError.
+        Bytes that are not UTF-8 become U+FFFD, and so does an id without a token: a model's vocabulary may be padded beyond
+        its tokenizer's. A negative id is a ValueError.
         """
         runs: list[list[int]] = [[]]
         for item in ids:
@@ -133,13 +133,11 @@ class Tokenizer:
         Args:
             renamed: the text of a special token of this tokenizer -> its new text, which no token may have.
             eos, bos: the end and begin tokens afterwards; a text begins with `bos` if one is given.
-            chat_template: the jinja text that belongs to them.
 
         Raises:
             ValueError: naming a token that is not special here, or a new text that is taken.
         """
-        added = self._inner.get_added_tokens_decoder()
-        special = {token.content for token in added.values() if token.special}
+        special = {token.content for token in self._inner.get_added_tokens_decoder().values() if token.special}
         for old, new in renamed.items():
             if old not in special:
                 raise ValueError(f"{old!r} is no special token of this tokenizer")
@@ -162,37 +160,35 @@ class Tokenizer:
 
         KeyError names an absent token.
         """
-        return Tokenizer(
-            self._inner,
-            eos_id=self.token_id(eos),
-            bos_id=self.bos_id,
-            pad_id=self.pad_id,
-            stop_ids=self.stop_ids,
-            adds_bos=self.adds_bos,
-            chat_template=chat_template,
-        )
+        other = copy.copy(self)
+        other.chat_template, other.eos_id, other._files = chat_template, self.token_id(eos), {}
+        other.stop_ids = tuple(dict.fromkeys((other.eos_id, *self.stop_ids)))
+        return other
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a folder that `load` and transformers' `AutoTokenizer` read, with the original files if it has some."""
-        files = self._files or {
-            TOKENIZER: self._inner.to_str(),
-            **config_files(
-                eos=self.token_text(self.eos_id),
-                bos=None if self.bos_id is None else self.token_text(self.bos_id),
-                pad=self.token_text(self.pad_id),
-                stop_ids=self.stop_ids,
-                adds_bos=self.adds_bos,
-                chat_template=self.chat_template,
-            ),
-        }
+        files = self._files
+        if not files:
+            config: dict[str, Any] = {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "eos_token": self.token_text(self.eos_id),
+                "bos_token": None if self.bos_id is None else self.token_text(self.bos_id),
+                "pad_token": self.token_text(self.pad_id),
+                "add_bos_token": self.adds_bos,
+                "clean_up_tokenization_spaces": False,
+            }
+            if self.chat_template is not None:
+                config["chat_template"] = self.chat_template
+            files = {TOKENIZER: self._inner.to_str(), CONFIG: json.dumps(config, indent=2, ensure_ascii=False) + "\n"}
+            if len(self.stop_ids) > 1:
+                files[GENERATION] = ends_file(self.stop_ids)
         write_folder(Path(path), files)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
         """Reads a folder of `save`'s or of Hugging Face's. FileNotFoundError or ValueError name the file and key."""
-        folder = Path(path)
-        inner, fields, files = read_folder(folder)
+        inner, fields, files = read_folder(Path(path))
         try:
             return cls(inner, files=files, **fields)
         except ValueError as error:
-            raise ValueError(f"{folder}: {error}") from error
+            raise ValueError(f"{Path(path)}: {error}") from error

@@ -78,31 +78,12 @@ def read_folder(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any], dic
     }
     kept = {name: text for name, text in texts.items() if name != MODEL}
     if ends.get(MODEL) and GENERATION not in kept:  # `config.json` belongs to the model: it is not kept
-        kept[GENERATION] = _generation(ends[MODEL])
+        kept[GENERATION] = ends_file(ends[MODEL])
     return inner, fields, kept
 
 
-def config_files(
-    *, eos: str, bos: str | None, pad: str, stop_ids: tuple[int, ...], adds_bos: bool, chat_template: str | None
-) -> dict[str, str]:
-    """The texts of tokenizer_config.json (and, for more than one end, generation_config.json) of a tokenizer of ours."""
-    config: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": eos,
-        "bos_token": bos,
-        "pad_token": pad,
-        "add_bos_token": adds_bos,
-        "clean_up_tokenization_spaces": False,
-    }
-    if chat_template is not None:
-        config["chat_template"] = chat_template
-    files = {CONFIG: json.dumps(config, indent=2, ensure_ascii=False) + "\n"}
-    if len(stop_ids) > 1:
-        files[GENERATION] = _generation(stop_ids)
-    return files
-
-
-def _generation(stop_ids: tuple[int, ...]) -> str:
+def ends_file(stop_ids: tuple[int, ...]) -> str:
+    """The text of a generation_config.json with these ends."""
     return json.dumps({"eos_token_id": list(stop_ids)}) + "\n"
 
 
