@@ -11,7 +11,7 @@ from typing import Any
 
 from r1jax.models.config import Llama3Rope, ModelConfig, Yarn
 
-ARCHITECTURES = {
+FAMILIES = {
     "deepseek_v2": "DeepseekV2ForCausalLM",
     "deepseek_v3": "DeepseekV3ForCausalLM",
     "llama": "LlamaForCausalLM",
@@ -113,8 +113,8 @@ def read_config(raw: Mapping[str, Any]) -> tuple[ModelConfig | None, list[str]]:
     With faults the config is None. `dtype` and `remat` are not in the file; the caller sets them.
     """
     family = raw.get("model_type")
-    if not isinstance(family, str) or family not in ARCHITECTURES:
-        return None, [f"config.json: model_type={family!r} is not supported; known: {', '.join(ARCHITECTURES)}"]
+    if not isinstance(family, str) or family not in FAMILIES:
+        return None, [f"config.json: model_type={family!r} is not supported; known: {', '.join(FAMILIES)}"]
     faults: list[str] = []
     reader = _Reader(raw, faults)
     fields = _common(reader) | (_mla(reader, family) if family.startswith("deepseek") else _gqa(reader, family))
@@ -239,7 +239,7 @@ def family_of(config: ModelConfig) -> str:
     raise ValueError(
         f"no Hugging Face family has attention={c.attention!r} with num_experts={c.num_experts}, score_function="
         f"{c.score_function!r}, router_bias={c.router_bias}, normalize_weights={c.normalize_weights}, "
-        f"num_mtp_layers={c.num_mtp_layers}; known: {', '.join(ARCHITECTURES)}"
+        f"num_mtp_layers={c.num_mtp_layers}; known: {', '.join(FAMILIES)}"
     )
 
 
@@ -247,7 +247,7 @@ def write_config(config: ModelConfig, *, dtype: str) -> dict[str, Any]:
     """config.json of a model, with what transformers, vLLM and SGLang read; `dtype` is that of the weights on disk."""
     c, family = config, family_of(config)
     raw: dict[str, Any] = {
-        "architectures": [ARCHITECTURES[family]],
+        "architectures": [FAMILIES[family]],
         "model_type": family,
         "hidden_act": "silu",
         "attention_dropout": 0.0,

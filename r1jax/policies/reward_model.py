@@ -32,8 +32,8 @@ from r1jax.training.checkpoint import load_checkpoint
 def make_reward_pass(model: Model) -> Callable:
     """(params, buffers, tokens_BT, lengths_B) -> rewards [B], jitted: compiled once for each shape."""
 
-    def score(params, buffers, tokens_BT, lengths_B):
-        return rewards_at_end(model, params, buffers, tokens_BT, lengths_B)[0]
+    def score(*arguments):
+        return rewards_at_end(model, *arguments)[0]
 
     return jax.jit(score)
 
@@ -58,11 +58,11 @@ def score_sequences(
 ) -> np.ndarray:
     """[N] float32 rewards of token sequences, in their order; sorted by length into batches of ``rows``."""
     rewards_N = np.zeros(len(sequences), np.float32)
-    order = sorted(range(len(sequences)), key=lambda place: (len(sequences[place]), place))
+    order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
     for start in range(0, len(order), rows):
-        places = order[start : start + rows]
-        tokens_BT, lengths_B = pad_rows([sequences[place] for place in places], rows=rows, bucket=bucket)
-        rewards_N[places] = to_host(score(params, buffers, tokens_BT, lengths_B))[: len(places)]
+        batch = order[start : start + rows]
+        padded = pad_rows([sequences[index] for index in batch], rows=rows, bucket=bucket)
+        rewards_N[batch] = to_host(score(params, buffers, *padded))[: len(batch)]
     return rewards_N
 
 
@@ -97,24 +97,22 @@ def load_rewards(rewards: Sequence[AnyReward], *, mesh: Mesh) -> list[FunctionRe
 
     Raises FileNotFoundError, CheckpointError as ``load_reward_model``.
     """
-    return [_entry(reward, _load(reward, mesh)) if isinstance(reward, ModelReward) else reward for reward in rewards]
+    return _entries(rewards, lambda reward: _load(reward, mesh))
 
 
 def stand_in_rewards(rewards: Sequence[AnyReward]) -> list[FunctionReward | Entry]:
     """The same with 0 as every reward model's logit, for a check of a config before there are any."""
-    stand_in = LearnedReward(lambda asked: [0.0] * len(asked), part="whole")
-    return [_entry(reward, stand_in) if isinstance(reward, ModelReward) else reward for reward in rewards]
+    return _entries(rewards, lambda _: LearnedReward(lambda asked: [0.0] * len(asked), part="whole"))
 
 
-def _entry(reward: ModelReward, function: LearnedReward) -> Entry:
-    return make_entry(
-        function,
-        name=reward.name,
-        weight=reward.weight,
-        tasks=reward.tasks,
-        from_update=reward.from_update,
-        deferred=True,
-    )
+def _entries(rewards: Sequence[AnyReward], learned: Callable[[ModelReward], LearnedReward]) -> list:
+    shared = ("name", "weight", "tasks", "from_update")
+    return [
+        make_entry(learned(reward), **{field: getattr(reward, field) for field in shared}, deferred=True)
+        if isinstance(reward, ModelReward)
+        else reward
+        for reward in rewards
+    ]
 
 
 def _load(reward: ModelReward, mesh: Mesh) -> LearnedReward:
@@ -125,9 +123,8 @@ def _load(reward: ModelReward, mesh: Mesh) -> LearnedReward:
     score = make_reward_pass(policy.model)
 
     def logits(asked: Sequence[tuple[Messages, str]]) -> Sequence[float]:
-        sequences = [
-            encode_response(messages, text, policy.tokenizer, template=config["template"]) for messages, text in asked
-        ]
+        options = {"tokenizer": policy.tokenizer, "template": config["template"]}
+        sequences = [encode_response(messages, text, **options) for messages, text in asked]
         rows, bucket = reward.rows_per_batch, config["length_bucket"]
         with jax.set_mesh(mesh):
             return score_sequences(score, params, buffers, sequences, rows=rows, bucket=bucket).tolist()
@@ -139,8 +136,8 @@ def _read(path: Path) -> dict[str, Any]:
     """A JSON object of a work directory. Raises ValueError naming the file."""
     try:
         value = json.loads(path.read_text())
-        if not isinstance(value, dict):
-            raise ValueError(f"must be a JSON object; it is a {type(value).__name__}")
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: must be a JSON object; it is a {type(value).__name__}")
     return value
