@@ -34,14 +34,11 @@ def render(
 ) -> str:
     """The text of a conversation, ending with what opens the assistant's turn.
 
-    Args:
-        messages: ``{"role", "content"}`` each, and what else of ``MESSAGE_FIELDS`` the template writes; the last one is the user's.
-        template: a name in ``TEMPLATES``, or "tokenizer" for the tokenizer's own.
-        tokenizer: needed by "tokenizer" alone.
-        add_generation_prompt: False renders a finished conversation, whoever spoke last.
+    messages: ``{"role", "content"}`` each, and what else of ``MESSAGE_FIELDS`` the template writes; the last one is the user's.
+    template: a name in ``TEMPLATES``, or "tokenizer" for the tokenizer's own, which is then needed.
+    add_generation_prompt: False renders a finished conversation, whoever spoke last.
 
-    Raises:
-        ValueError: unknown template, or a conversation that the template cannot express.
+    Raises ValueError for an unknown template, or a conversation that the template cannot express.
     """
     check_template(template)
     if not messages or (add_generation_prompt and messages[-1].get("role") != "user"):
@@ -65,8 +62,7 @@ def check_template(template: str, messages: Messages | None = None) -> None:
 def encode_prompt(messages: Messages, tokenizer: Tokenizer, *, template: str) -> list[int]:
     """The token ids of ``render(messages)``, with the BOS that the module's rule gives.
 
-    Raises:
-        ValueError: as ``render``; or the tokenizer lacks a special token of the template (it would be written as text).
+    Raises ValueError as ``render``, or where the tokenizer lacks a special token of the template (it would be written as text).
     """
     _check_special_tokens(tokenizer, template)
     return _begin(tokenizer, template) + tokenizer.encode(render(messages, template=template, tokenizer=tokenizer))
@@ -84,13 +80,10 @@ def encode_conversation(
     Where the template cuts reasoning from history, only the last turn keeps it. A template that opens the thought does
     so for an answer that holds ``</think>`` (whose own ``<think>`` is left out); one without is written as in history.
 
-    Args:
-        messages: the last one is the assistant's.
-        train: "last": mask the last assistant turn alone; "all": the earlier ones too, as history shows them.
+    train: "last": mask the last assistant turn alone; "all": the earlier ones too, as history shows them.
 
-    Raises:
-        ValueError: as ``encode_prompt``; the last message is not the assistant's; "all" for the template "tokenizer",
-            which does not tell whose words are whose.
+    Raises ValueError as ``encode_prompt``; where the last message is not the assistant's; for "all" with the template
+    "tokenizer", which does not say whose words are whose.
     """
     if train not in TRAIN:
         raise ValueError(f"train={train!r}: must be one of {', '.join(TRAIN)}")
@@ -160,14 +153,11 @@ def _pieces(messages: Messages, template: str) -> list[tuple[str, bool]]:
         arranged = form.arrange(messages)
     except ValueError as error:
         raise _refusal(template, str(error)) from error
-    for message in arranged:
-        if message["role"] not in form.before:
-            roles = ", ".join(form.before)
-            raise _refusal(template, f"role {message['role']!r} must be one of {roles}")
     pieces = [(form.begin, False)]
     for message in arranged:
-        role, content = message["role"], message["content"]
-        content = content.strip() if form.trims else content
+        role, content = message["role"], message["content"].strip() if form.trims else message["content"]
+        if role not in form.before:
+            raise _refusal(template, f"role {role!r} must be one of {', '.join(form.before)}")
         if role == "assistant":
             content = content.split("</think>")[-1] if form.cuts_reasoning else content
             pieces += [(form.before[role], False), (content + form.end, True), (form.gap, False)]

@@ -22,28 +22,17 @@ TODAY = datetime.datetime(2024, 7, 26)
 
 
 def render_jinja(
-    source: str,
-    messages: Sequence[Mapping[str, Any]],
-    *,
-    add_generation_prompt: bool,
-    **variables: Any,
+    source: str, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool, **variables: Any
 ) -> str:
-    """The text of a conversation.
+    """The text of a conversation by the jinja text `source`.
 
-    Args:
-        source: the jinja text.
-        messages: "role", "content" and what else the template knows.
-        add_generation_prompt: end with what opens the assistant's turn.
-        variables: what else the template takes ("bos_token", "eos_token", "tools", "enable_thinking").
+    messages: "role", "content" and what else the template knows; variables: what else it takes ("bos_token", "tools").
 
-    Raises:
-        ValueError: not a jinja template, or the template itself refuses the messages, with its words.
+    ValueError: not a jinja template, or the template itself refuses the messages, with its words.
     """
     try:
         return _compile(source).render(
-            messages=[dict(message) for message in messages],
-            add_generation_prompt=add_generation_prompt,
-            **variables,
+            messages=[dict(message) for message in messages], add_generation_prompt=add_generation_prompt, **variables
         )
     except (jinja2.TemplateError, TypeError, LookupError, ArithmeticError) as error:
         raise ValueError(f"the tokenizer's chat template: {type(error).__name__}: {error}") from error

@@ -14,13 +14,8 @@ from typing import Any
 
 import tokenizers
 
-TOKENIZER, CONFIG, SPECIAL, GENERATION, MODEL = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "config.json",
-)
+TOKENIZER, CONFIG, SPECIAL = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+GENERATION, MODEL = "generation_config.json", "config.json"
 TEMPLATE, ADDED = "chat_template.jinja", "added_tokens.json"
 KEPT = (TOKENIZER, CONFIG, SPECIAL, GENERATION, TEMPLATE, ADDED, "vocab.json", "merges.txt")
 """What a folder holds of a tokenizer, and what is written back as it was."""
@@ -29,14 +24,10 @@ _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
 
 def read_folder(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any], dict[str, str]]:
-    """(tokenizer, fields, text of each file of `KEPT` that is there) of a folder.
+    """(tokenizer, keyword arguments of `Tokenizer`, text of each file of `KEPT` that is there) of a folder.
 
-    The fields are the keyword arguments of `Tokenizer`: eos_id, bos_id, pad_id, stop_ids, adds_bos, chat_template.
-
-    Raises:
-        FileNotFoundError: there is no tokenizer.json.
-        ValueError: naming the file and the key: not JSON, a token that the vocabulary lacks, an added token whose id it
-            cannot have, no file that says the end, a setting that is not supported.
+    FileNotFoundError: there is no tokenizer.json. ValueError, naming the file and the key: not JSON, a token that the
+    vocabulary lacks, an added token whose id it cannot have, no file that says the end, a setting that is not supported.
     """
     if not (folder / TOKENIZER).is_file():
         others = [name for name in ("tokenizer.model", "vocab.json", "vocab.txt") if (folder / name).is_file()]
@@ -47,25 +38,23 @@ def read_folder(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any], dic
         inner = tokenizers.Tokenizer.from_str(texts[TOKENIZER])
     except Exception as error:  # the library raises plain Exception
         raise ValueError(f"{folder / TOKENIZER} is not a tokenizer: {error}") from error
-    configs = {
-        name: _object(folder / name, texts[name]) for name in (CONFIG, SPECIAL, GENERATION, MODEL) if name in texts
-    }
-
-    if configs.get(CONFIG, {}).get("split_special_tokens"):
+    known = (CONFIG, SPECIAL, GENERATION, MODEL, ADDED)
+    configs = {name: _object(folder / name, texts[name]) if name in texts else {} for name in known}
+    added, config = configs.pop(ADDED), configs[CONFIG]
+    if config.get("split_special_tokens"):
         raise ValueError(
             f"{folder / CONFIG}: split_special_tokens=true is not supported: special tokens are one id here"
         )
-    added = _object(folder / ADDED, texts[ADDED]) if ADDED in texts else {}
-    _add_tokens(inner, folder, configs.get(CONFIG, {}), configs.get(SPECIAL, {}), added)
-    ends = {name: _ids(folder / name, values, "eos", inner) for name, values in configs.items()}
+    _add_tokens(inner, folder, config, configs[SPECIAL], added)
+    ends = {name: _ids(folder / name, values, "eos", inner) for name, values in configs.items() if name in texts}
     eos_ids = next((found for found in ends.values() if found), None)
     if eos_ids is None:
         raise ValueError(f"{folder}: no eos_token in {CONFIG} or {SPECIAL}, no eos_token_id in {GENERATION} or {MODEL}")
     bos_ids, pad_ids = (
-        next((ids for name in names if (ids := _ids(folder / name, configs.get(name, {}), key, inner))), (None,))
+        next((ids for name in names if (ids := _ids(folder / name, configs[name], key, inner))), (None,))
         for key, names in (("bos", (CONFIG, SPECIAL)), ("pad", (CONFIG, SPECIAL, GENERATION)))
     )
-    adds_bos = configs.get(CONFIG, {}).get("add_bos_token")
+    adds_bos = config.get("add_bos_token")
     if adds_bos is None:
         adds_bos = bos_ids[0] is not None and inner.encode("").ids[:1] == [bos_ids[0]]
     fields = {
@@ -74,7 +63,7 @@ def read_folder(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any], dic
         "pad_id": pad_ids[0],
         "stop_ids": (*eos_ids, *ends.get(GENERATION, ends.get(MODEL, ()))),
         "adds_bos": bool(adds_bos),
-        "chat_template": texts.get(TEMPLATE) or _template(folder / CONFIG, configs.get(CONFIG, {})),
+        "chat_template": texts.get(TEMPLATE) or _template(folder / CONFIG, config),
     }
     kept = {name: text for name, text in texts.items() if name != MODEL}
     if ends.get(MODEL) and GENERATION not in kept:  # `config.json` belongs to the model: it is not kept
@@ -172,9 +161,8 @@ def _ids(path: Path, values: Mapping[str, Any], kind: str, inner: tokenizers.Tok
         value = value.get("content")
     if value is None:
         return ()
-    ids: list[Any] = value if isinstance(value, list) and not is_text else [value]
-    if is_text:
-        ids = [inner.token_to_id(value) if isinstance(value, str) else None]
+    ids = [inner.token_to_id(value) if isinstance(value, str) else None] if is_text else value
+    ids = ids if isinstance(ids, list) else [ids]
     if not all(type(item) is int and inner.id_to_token(item) is not None for item in ids):
         raise ValueError(f"{path}: {key} {value!r} is not in the vocabulary of {TOKENIZER}")
     return tuple(ids)
@@ -187,9 +175,8 @@ def _template(path: Path, values: Mapping[str, Any]) -> str | None:
         named = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
         value = named.get("default")
         if value is None:
-            raise ValueError(
-                f"{path}: chat_template is a list without the name 'default', it has {sorted(map(str, named))}"
-            )
+            there = sorted(map(str, named))
+            raise ValueError(f"{path}: chat_template is a list without the name 'default', it has {there}")
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{path}: chat_template is neither text nor a list of templates")
     return value
