@@ -33,22 +33,14 @@ _HUB_ID = re.compile(r"(?:\w+:/+)?(?:huggingface\.co/)?([A-Za-z0-9][\w.-]*/[A-Za
 
 @dataclasses.dataclass(frozen=True)
 class ModelFiles:
-    """A folder, or a GGUF file, that holds what its config says.
-
-    path: where it is.
-    config: ours; `dtype` and `remat` are the defaults. It has the MTP depths that config.json and files agree on.
-    generation: generation_config.json as it is; {} without one.
-    tokenizer: None without a tokenizer.json.
-    places: every tensor's place in our trees, by Hugging Face's name.
-    stored: every tensor's place on disk, by the same name; FP8 scales are there as `<name>_scale_inv`.
-    """
+    """A folder, or a GGUF file, that holds what its config says."""
 
     path: Path
-    config: ModelConfig
-    generation: dict[str, Any]
-    tokenizer: Tokenizer | None
-    places: dict[str, Place]
-    stored: Mapping[str, Stored]
+    config: ModelConfig  # with the MTP depths that config.json and files agree on; `dtype` and `remat` are the defaults
+    generation: dict[str, Any]  # generation_config.json as it is; {} without one
+    tokenizer: Tokenizer | None  # None without a tokenizer.json
+    places: dict[str, Place]  # of every tensor in our trees, by Hugging Face's name
+    stored: Mapping[str, Stored]  # every tensor on disk, by the same name; FP8 scales as `<name>_scale_inv`
 
     def read(self, name: str, part: tuple[slice, ...] | None = None) -> np.ndarray:
         """The slices `part` of a tensor in Hugging Face's layout, in the file's type or dequantised to float32.

@@ -47,14 +47,10 @@ _SPLITS_DIGITS = {"smollm": True, "gpt-2": False}
 
 @dataclass(frozen=True)
 class GgufTensor(Stored):
-    """A tensor of a GGUF file, which is read dequantised to float32, in Hugging Face's order of rows.
+    """A tensor of a GGUF file, which is read dequantised to float32, in Hugging Face's order of rows."""
 
-    tensor: as the file stores it.
-    num_heads: of q and k, whose rows llama.cpp permutes; else 0.
-    """
-
-    tensor: gguf.ReaderTensor
-    num_heads: int
+    tensor: gguf.ReaderTensor  # as the file stores it
+    num_heads: int  # of q and k, whose rows llama.cpp permutes; else 0
 
     def read(self, part: tuple[slice, ...] | None = None) -> np.ndarray:
         data, kind = self.tensor.data, self.tensor.tensor_type
@@ -67,9 +63,7 @@ class GgufTensor(Stored):
 
 
 def read_gguf(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, gguf.ReaderTensor]]:
-    """(metadata: the key-value header as Python values, tensors as they are stored) of a GGUF file, by GGUF's names.
-
-    It is checked against its own tensor table; weights are read only when looked up.
+    """(metadata as Python values, tensors as they are stored) by GGUF's names; the file is checked against its tensor table.
 
     FileNotFoundError: no such file. ValueError, naming the file: not GGUF, cut short or damaged, or a tensor in a
     quantisation that the `gguf` package cannot undo.

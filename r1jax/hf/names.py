@@ -75,20 +75,13 @@ HF_DEEPSEEK = _COMMON | {
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where one Hugging Face tensor lies in our trees.
+    """Where one Hugging Face tensor lies in our trees."""
 
-    path: keys of the tree, outermost first: "params" or "buffers", then the parameter's own.
-    index: into the leading dims (layer, expert) of a stacked array; () for an array that is not stacked.
-    num_inputs: leading dims of ours that are inputs of the product; 0 for a vector; AS_IS.
-    shape: shape of our array, without the stacked dims.
-    is_copy: the array has another name too, and is loaded under that one.
-    """
-
-    path: tuple[str, ...]
-    index: tuple[int, ...]
-    num_inputs: int
-    shape: tuple[int, ...]
-    is_copy: bool = False
+    path: tuple[str, ...]  # keys, outermost first: "params" or "buffers", then the parameter's own
+    index: tuple[int, ...]  # into the leading dims (layer, expert) of a stacked array
+    num_inputs: int  # leading dims of ours that are inputs of the product; 0 for a vector; AS_IS
+    shape: tuple[int, ...]  # of our array, without the stacked dims
+    is_copy: bool = False  # the array has another name too, and is loaded under that one
 
     @property
     def _groups(self) -> list[list[int]]:

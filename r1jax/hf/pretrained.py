@@ -27,19 +27,14 @@ _ALIGNMENT = 64  # bytes; XLA's CPU client takes over a numpy array that begins 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A model with its weights. Called with token ids [B, T] it gives the logits [B, T, V] in float32.
+    """A model with its weights. Called with token ids [B, T] it gives the logits [B, T, V] in float32."""
 
-    model: the pure functions; `config` is its config.
-    params, buffers: the weights; buffers hold the router's biases.
-    tokenizer: None where the folder has none.
-    generation: generation_config.json; {}: `save_pretrained` writes the one that came with the tokenizer.
-    """
-
-    model: Model
+    model: Model  # the pure functions
     params: dict
-    buffers: dict
+    buffers: dict  # the router's biases
     tokenizer: Tokenizer | None = None
     generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """generation_config.json; {}: `save_pretrained` writes the one that came with the tokenizer."""
 
     @property
     def config(self) -> ModelConfig:

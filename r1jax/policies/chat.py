@@ -37,10 +37,7 @@ def make_chat(spec: AnyChat | None, *, mesh: Mesh) -> Chat | None:
 def check_answered(failures: Sequence[object], *, num_asked: int, who: str, what: str) -> None:
     """Raises ChatError, with the first of the failures, where all that was asked failed: the model is not there.
 
-    Args:
-        failures: why there was no answer; what an answer says is no matter.
-        num_asked: how many questions there were.
-        who, what: names of the asked and of the questions, for the message.
+    who, what: names of the asked and of the questions, for the message.
     """
     if len(failures) == num_asked >= _FEWEST:
         raise ChatError(

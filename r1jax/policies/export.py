@@ -16,13 +16,9 @@ BAD_INPUT = 2
 
 
 def export(workdir: Path, target: Path, *, step: int | str | None = None, dtype: str | None = None) -> None:
-    """Writes a stage's weights, with its tokenizer, for transformers, vLLM and SGLang.
+    """Writes a stage's weights, with its tokenizer, to a new folder for transformers, vLLM and SGLang.
 
-    Args:
-        workdir: the stage's work directory.
-        target: a new folder.
-        step: which checkpoint, see ``StageInit``; None: the last one of a finished stage.
-        dtype: "float32", "bfloat16" or "fp8"; None keeps float32, in which stages train.
+    step: which checkpoint, see ``StageInit``; dtype: None keeps float32, in which stages train.
 
     Errors: those of `load_policy` for the work directory, of `save_pretrained` for the target; ValueError for the directory of
     a run, naming its stages.

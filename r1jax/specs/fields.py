@@ -53,13 +53,10 @@ def option(
 ) -> Any:
     """A field of a spec.
 
-    Args:
-        default: its value where a config says nothing; without one the field is required.
-        explanation: one line, with the place in the paper.
-        unit: of a number ("tokens", "updates", "seconds").
-        how: it says how something is run and not what is learned: a run goes on with another value of it. Of a dict, the
-            keys of which this holds.
-        factory: makes the default, where that is a spec of its own.
+    default: its value where a config says nothing; without one, or a factory that makes a spec, the field is required.
+    explanation: one line, with the place in the paper. unit: of a number ("tokens", "updates", "seconds").
+    how: it says how something is run and not what is learned: a run goes on with another value of it. Of a dict, the keys of
+      which this holds.
     """
     metadata = {"explanation": explanation, "unit": unit, "how": how}
     if factory is not None:

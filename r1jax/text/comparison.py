@@ -45,8 +45,7 @@ def comparison_prompt(question: Messages, response_a: str, response_b: str) -> l
 def parse_comparison(reply: str) -> int:
     """How much better A is, from -2 to 2, by the one mark that a reply holds (after its thought, if it has one).
 
-    Raises:
-        Rejection: no mark, an unknown one, several that differ, or a thought without end.
+    Raises Rejection for no mark, an unknown one, several that differ, or a thought without end.
     """
     found = {"".join(mark.split()) for mark in _MARK.findall(summary_of(reply) or "")}
     if len(found) != 1 or not found <= MARKS.keys():

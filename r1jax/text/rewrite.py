@@ -50,12 +50,8 @@ def rewrite_by_model(
 ) -> list[str | Exception]:
     """The samples, which need a closed thought, rewritten by ``chat``; or why one was not.
 
-    Args:
-        thought_prompt, summary_prompt: with "{question}" and "{thought}" in them.
-        examples: few-shot examples of the first request, restyled by people: {"question", "thought", "rewritten"} each.
-
-    Raises:
-        ValueError: no model, or a prompt that lacks one of the two fields.
+    thought_prompt, summary_prompt: with "{question}" and "{thought}" in them; ValueError without, or without a model.
+    examples: few-shot examples of the first request, restyled by people: {"question", "thought", "rewritten"} each.
     """
     if chat is None:
         raise ValueError("rewrite_by_model: needs a 'chat' that says which model")

@@ -29,12 +29,7 @@ class Chat(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One sampled answer to one problem.
-
-    rewards: score of each reward by name; nan where it does not apply or failed.
-    errors: message of each verifier that failed; under "task_metric" the task's own.
-    columns: the problem's further columns; "task" is the name of its task.
-    """
+    """One sampled answer to one problem."""
 
     messages: Sequence[Mapping[str, str]]  # that were answered; the last one is the user's
     text: str  # the answer, without its stop token
@@ -44,9 +39,9 @@ class Sample:
     answer: str | None = None  # the final answer in the text
     is_correct: bool = False  # the task's verdict on that
     reference: str = ""  # the task's own answer; empty where it has none
-    rewards: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    errors: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    rewards: Mapping[str, float] = dataclasses.field(default_factory=dict)  # nan: it does not apply, or failed
+    errors: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of verifiers; of the task's: "task_metric"
+    columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the problem; "task" is its task's name
 
     @property
     def question(self) -> str:

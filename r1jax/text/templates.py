@@ -38,30 +38,18 @@ def _default_system(text: str, messages: Messages) -> Messages:
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-    """How a conversation is written, and how the answer is read.
+    """How a conversation is written, and how the answer is read (`style`, `answer`: see `r1jax.text.response`)."""
 
-    begin: before everything.
-    before, after: by role, around the content of a message. "assistant" is no key of `after`: see `end`, `gap`.
-    end: the token that ends an assistant's turn; empty: the tokenizer's end token, in training only.
-    gap: what follows `end`.
-    opens: what the generation prompt adds after `before["assistant"]`.
-    cuts_reasoning: of earlier assistant turns only what follows the last `</think>` is written.
-    trims: white space around every content is left out.
-    arrange: order and defaults of the messages; raises ValueError for what cannot be expressed.
-    tokens: the special tokens that it writes. Without any, the text begins with the tokenizer's BOS if it `adds_bos`.
-    style, answer: how `r1jax.text.response` reads the response.
-    """
-
-    before: Mapping[str, str]
-    after: Mapping[str, str]
-    arrange: Callable[[Messages], Messages] = tuple
-    begin: str = ""
-    end: str = ""
-    gap: str = ""
-    opens: str = ""
-    cuts_reasoning: bool = False
-    trims: bool = False
-    tokens: tuple[str, ...] = ()
+    before: Mapping[str, str]  # by role, before the content of a message
+    after: Mapping[str, str]  # and after it, but for "assistant": see `end`, `gap`
+    arrange: Callable[[Messages], Messages] = tuple  # order and defaults; ValueError for what cannot be expressed
+    begin: str = ""  # before everything
+    end: str = ""  # the token that ends an assistant's turn; empty: the tokenizer's end token, in training only
+    gap: str = ""  # what follows `end`
+    opens: str = ""  # what the generation prompt adds after `before["assistant"]`
+    cuts_reasoning: bool = False  # of earlier assistant turns only what follows the last `</think>` is written
+    trims: bool = False  # white space around every content is left out
+    tokens: tuple[str, ...] = ()  # special tokens it writes; without any, BOS comes first if the tokenizer `adds_bos`
     style: str = "r1_zero"
     answer: str = "tags_or_boxed"
 

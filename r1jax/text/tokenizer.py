@@ -17,16 +17,7 @@ from r1jax.text.tokenizer_files import CONFIG, GENERATION, TOKENIZER, ends_file,
 
 
 class Tokenizer:
-    """Encodes and decodes text and knows the ids of the end, begin and padding tokens.
-
-    vocab_size: one more than the largest id, so every id indexes an embedding of `vocab_size` rows.
-    eos_id: the id that ends a text.
-    bos_id: the id that begins a text, or None where the model has none.
-    pad_id: the id that fills rows; it may equal `eos_id`, so masks must never be derived from it.
-    stop_ids: every id that ends a generation; `eos_id` first.
-    adds_bos: the model was trained on texts that begin with `bos_id`; `r1jax.text.chat` says who writes it.
-    chat_template: the jinja text that came with the tokenizer, or None.
-    """
+    """Encodes and decodes text and knows the ids of the end, begin and padding tokens."""
 
     def __init__(
         self,
@@ -52,13 +43,13 @@ class Tokenizer:
         self._known_ids = frozenset(inner.get_vocab(with_added_tokens=True).values())
         if not self._known_ids:
             raise ValueError("the tokenizer has an empty vocabulary")
-        self.vocab_size: int = max(self._known_ids) + 1
-        self.eos_id: int = eos_id
-        self.bos_id: int | None = bos_id
-        self.pad_id: int = eos_id if pad_id is None else pad_id
-        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((eos_id, *stop_ids)))
-        self.adds_bos: bool = adds_bos
-        self.chat_template: str | None = chat_template
+        self.vocab_size: int = max(self._known_ids) + 1  # so every id indexes an embedding of as many rows
+        self.eos_id: int = eos_id  # ends a text
+        self.bos_id: int | None = bos_id  # begins a text; None where the model has none
+        self.pad_id: int = eos_id if pad_id is None else pad_id  # fills rows; it may be eos_id: derive no mask from it
+        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((eos_id, *stop_ids)))  # all that end a generation
+        self.adds_bos: bool = adds_bos  # the model was trained on texts that begin with bos_id, see `r1jax.text.chat`
+        self.chat_template: str | None = chat_template  # jinja
         named = {"eos_id": eos_id, "bos_id": bos_id, "pad_id": self.pad_id}
         for name, value in [*named.items(), *(("stop_ids", stop) for stop in self.stop_ids)]:
             if value is not None and value not in self._known_ids:
@@ -130,12 +121,10 @@ class Tokenizer:
     ) -> "Tokenizer":
         """The same ids with some special tokens written otherwise, as DeepSeek made the students' from Qwen's and Llama's.
 
-        Args:
-            renamed: the text of a special token of this tokenizer -> its new text, which no token may have.
-            eos, bos: the end and begin tokens afterwards; a text begins with `bos` if one is given.
+        renamed: the text of a special token of this tokenizer -> its new text, which no token may have.
+        eos, bos: the end and begin tokens afterwards; a text begins with `bos` if one is given.
 
-        Raises:
-            ValueError: naming a token that is not special here, or a new text that is taken.
+        ValueError names a token that is not special here, or a new text that is taken.
         """
         special = {token.content for token in self._inner.get_added_tokens_decoder().values() if token.special}
         for old, new in renamed.items():
