@@ -29,6 +29,7 @@ from r1jax.specs.fields import Seed
 from r1jax.specs.reader import FlagText, SpecError, near, read
 
 _STEP = re.compile(r"(\w+)((?:\[\d+\])*)")
+_UNFILLED = object()
 
 
 class ConfigError(ValueError):
@@ -157,17 +158,13 @@ def _own(value: Any) -> Any:
     if isinstance(value, ConfigDict):
         value = dict(value.items(preserve_field_references=True))
     if isinstance(value, FieldReference):
-        value = value.get()
+        try:
+            value = value.get()
+        except RequiredValueError:
+            return _UNFILLED
     if isinstance(value, dict):
-        return {key: _own(item) for key, item in value.items() if not _is_unfilled(item)}
+        return {key: inner for key, item in value.items() if (inner := _own(item)) is not _UNFILLED}
     return type(value)(map(_own, value)) if type(value) in (list, tuple) else value
-
-
-def _is_unfilled(value: Any) -> bool:
-    try:
-        return isinstance(value, FieldReference) and value.get() is value
-    except RequiredValueError:
-        return True
 
 
 def _set(stages: dict[str, Any], key: str, text: str) -> None:

@@ -16,15 +16,14 @@ class MeshSpec:
     tensor: Count = option(1, "Parts of heads, feed-forward and vocabulary.", unit="devices")
     sequence: Count = option(1, "Parts of the tokens of a row.", unit="devices")
     slices: dict[str, Count] = option(
-        factory=dict, explanation="Which axes go from one slice (pod, or GPU host) to the next: {'data': 2}."
+        factory=dict, explanation="Axes from slice (pod, GPU host) to slice: {'data': 2}."
     )
 
     def axes(self) -> dict[str, Any]:
         """What ``r1jax.sharding.make_mesh`` takes: the axes that cut anything."""
         sizes = {name: getattr(self, name) for name in ("data", "fsdp", "expert", "tensor", "sequence")}
-        return {name: size for name, size in sizes.items() if size > 1} | (
-            {"slices": self.slices} if self.slices else {}
-        )
+        cut = {name: size for name, size in sizes.items() if size > 1}
+        return cut | ({"slices": self.slices} if self.slices else {})
 
 
 @dataclass(frozen=True, kw_only=True)

