@@ -30,6 +30,18 @@ _COMMON = {
     "initializer_range": ("init_std", 0.02),
 }
 """Key of config.json -> (field of ModelConfig, default where it is absent, or the type of what must be there)."""
+_NOTHING_ELSE = {
+    "hidden_act": ("silu",),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "attention_dropout": (0.0,),
+    "is_causal": (True,),  # False: transformers lets a token see the later ones
+    "per_layer_config": (),
+    "partial_rotary_factor": (1, 1.0),
+    "rope_interleave": (True,),
+    "moe_layer_freq": (1,),
+}
+"""Key -> what it may be where it is there."""
 _MLA = {
     "q_lora_rank": ("q_lora_rank", 0),
     "kv_lora_rank": ("kv_lora_rank", int),
@@ -117,24 +129,15 @@ def read_config(raw: Mapping[str, Any]) -> tuple[ModelConfig | None, list[str]]:
         return None, [f"config.json: model_type={family!r} is not supported; known: {', '.join(FAMILIES)}"]
     faults: list[str] = []
     reader = _Reader(raw, faults)
-    fields = _common(reader) | (_mla(reader, family) if family.startswith("deepseek") else _gqa(reader, family))
-    fields |= _rope(reader)
+    for key, known in _NOTHING_ELSE.items():
+        reader.only(key, *known)
+    fields = reader.fields(_COMMON) | (_mla if family.startswith("deepseek") else _gqa)(reader, family) | _rope(reader)
     if faults:
         return None, list(dict.fromkeys(faults))
     try:
         return ModelConfig(**fields), []
     except ValueError as error:
         return None, [f"config.json: {error}"]
-
-
-def _common(r: _Reader) -> dict[str, Any]:
-    r.only("hidden_act", "silu")
-    for key in ("attention_bias", "mlp_bias"):
-        r.only(key, False)
-    r.only("attention_dropout", 0, 0.0)
-    r.only("is_causal", True)  # False: transformers lets a token see the later ones
-    r.only("per_layer_config")
-    return r.fields(_COMMON)
 
 
 def _gqa(r: _Reader, family: str) -> dict[str, Any]:
@@ -159,8 +162,6 @@ def _mla(r: _Reader, family: str) -> dict[str, Any]:
     for key in _DEFAULTS_DIFFER:
         if is_v3 and key not in r.values:
             r.faults.append(f"config.json: {key} is missing")
-    r.only("moe_layer_freq", 1)
-    r.only("rope_interleave", True)
     r.only("num_key_value_heads", r.values.get("num_attention_heads"))
     r.only("scoring_func", "sigmoid" if is_v3 else "softmax")
     r.only("topk_method", *(("noaux_tc",) if is_v3 else ("greedy", "group_limited_greedy")))
@@ -181,7 +182,6 @@ def _mla(r: _Reader, family: str) -> dict[str, Any]:
 
 def _rope(r: _Reader) -> dict[str, Any]:
     """The fields that `rope_scaling` or `rope_parameters` give; a fault where both are there and differ."""
-    r.only("partial_rotary_factor", 1, 1.0)
     keys = [key for key in ("rope_scaling", "rope_parameters") if r.values.get(key)]
     first, *others = [_rope_of(r, key) for key in keys or ["rope_scaling"]]
     for other in others:

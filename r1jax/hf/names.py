@@ -194,8 +194,9 @@ def tensor_faults(shapes: Mapping[str, tuple[int, ...]], places: Mapping[str, Pl
 def raise_faults(source: str, faults: Iterable[str]) -> None:
     """ValueError that lists the faults of `source`, if there are any: the first of each kind, and how many more there are."""
     by_kind: dict[tuple[str, ...], list[str]] = {}
-    for fault in faults:
-        by_kind.setdefault(_kind(fault), []).append(fault)
+    for fault in faults:  # of a kind: the same words, but for those that name tensors, files and shapes
+        kind = tuple(word for word in fault.split() if "=" in word or not re.search(r"[.\d(]", word))
+        by_kind.setdefault(kind, []).append(fault)
     lines = []
     for alike in by_kind.values():
         lines += alike[:_LISTED]
@@ -208,11 +209,6 @@ def raise_faults(source: str, faults: Iterable[str]) -> None:
 
 _LISTED = 4
 """Faults of a kind that are listed: a model has tens of thousands of tensors."""
-
-
-def _kind(fault: str) -> tuple[str, ...]:
-    """The words of a fault without those that name tensors, files and shapes."""
-    return tuple(word for word in fault.split() if "=" in word or not re.search(r"[.\d(]", word))
 
 
 def at(tree: Any, path: tuple[str, ...]) -> Any:

@@ -84,18 +84,25 @@ def load_policy(init: AnyInit, *, mesh: Mesh, seed: int) -> tuple[Policy, dict, 
     Raises ValueError naming a key of the spec, or a file, that is at fault; FileNotFoundError or CheckpointError naming
     what is missing.
     """
-    if isinstance(init, StageInit):
-        return _from_stage(init, mesh=mesh)
+    if isinstance(init, HuggingFaceInit | GgufInit):
+        files = _open(init, compares_copies=True)
+        config = dataclasses.asdict(_changed_files(files, init))
+        loaded = load_pretrained(files, dtype="float32", mesh=mesh, model=config)
+        assert loaded.tokenizer is not None  # _open asks for one
+        return Policy(loaded.model, loaded.tokenizer), loaded.params, loaded.buffers
+    if isinstance(init, StageInit) and init.step is None and not (Path(init.path) / "DONE").is_file():
+        raise FileNotFoundError(
+            f"{init.path} is not the work directory of a finished stage: it has no DONE; step='latest' takes its last "
+            "checkpoint"
+        )
+    policy = Policy(make_model(config_of(init, seed=seed)), tokenizer_of(init, seed=seed))
+    policy.tokenizer.check_fits(policy.model.config.vocab_size)
     if isinstance(init, RandomInit):
-        policy = Policy(make_model(config_of(init, seed=seed)), trained_tokenizer(init.tokenizer, seed=seed))
-        policy.tokenizer.check_fits(policy.model.config.vocab_size)
         params, buffers = jax.jit(policy.model.init, out_shardings=_shardings(policy.model, mesh))(jax.random.key(seed))
         return policy, params, buffers
-    files = _open(init, compares_copies=True)
-    _changed_files(files, init)
-    loaded = load_pretrained(files, dtype="float32", mesh=mesh, model=_changes(init))
-    assert loaded.tokenizer is not None  # _open asks for one
-    return Policy(loaded.model, loaded.tokenizer), loaded.params, loaded.buffers
+    _, *abstract = abstract_policy(policy.model.config, mesh=mesh)
+    state, _ = load_checkpoint(init.path, {"params": abstract[0], "buffers": abstract[1]}, step=init.step, partial=True)
+    return policy, state["params"], state["buffers"]
 
 
 def config_of(init: AnyInit, *, seed: int | None = None) -> ModelConfig:
@@ -160,31 +167,14 @@ def _trained_tokenizer(text: str, seed: int) -> Tokenizer:
     return train_tokenizer(texts, vocab_size=spec.vocab_size, special_tokens=special)
 
 
-def _from_stage(init: StageInit, *, mesh: Mesh) -> tuple[Policy, dict, dict]:
-    path = Path(init.path)
-    if init.step is None and not (path / "DONE").is_file():
-        raise FileNotFoundError(
-            f"{path} is not the work directory of a finished stage: it has no DONE; step='latest' takes its last checkpoint"
-        )
-    policy = Policy(make_model(config_of(init)), Tokenizer.load(path / "tokenizer"))
-    policy.tokenizer.check_fits(policy.model.config.vocab_size)
-    _, *abstract = abstract_policy(policy.model.config, mesh=mesh)
-    state, _ = load_checkpoint(path, {"params": abstract[0], "buffers": abstract[1]}, step=init.step, partial=True)
-    return policy, state["params"], state["buffers"]
-
-
 def changed_model(config: ModelConfig, init: AnyInit) -> ModelConfig:
     """The model with what the spec changes of it. Raises SpecError for a key that there is not, or a wrong type."""
-    changes = _changes(init)
+    changes = read_some(ModelConfig, init.model, "init.model")
     if isinstance(init, StageInit) and (fixed := sorted(set(changes) - {*HOW, "dtype"})):
         raise SpecError(
             f"init.model.{fixed[0]} is fixed by the stage that trained it; what can change is {', '.join(HOW)}, dtype"
         )
     return ModelConfig.from_dict(dataclasses.asdict(config) | changes)
-
-
-def _changes(init: AnyInit) -> dict[str, Any]:
-    return read_some(ModelConfig, init.model, "init.model")
 
 
 _FREE = (

@@ -64,7 +64,7 @@ def encode_prompt(messages: Messages, tokenizer: Tokenizer, *, template: str) ->
 
     Raises ValueError as ``render``, or where the tokenizer lacks a special token of the template (it would be written as text).
     """
-    _check_special_tokens(tokenizer, template)
+    check_template(template)
     return _begin(tokenizer, template) + tokenizer.encode(render(messages, template=template, tokenizer=tokenizer))
 
 
@@ -105,7 +105,6 @@ def encode_conversation(
         if form.opens and "</think>" in content:
             opening, content = opening + form.opens, _OPENING.sub("", content)
         pieces += [(opening, False), (content + form.end, True), (form.gap, False)]
-    _check_special_tokens(tokenizer, template)
     ids = _begin(tokenizer, template)
     mask = [0] * len(ids)
     for is_trained, run in itertools.groupby(filter(operator.itemgetter(0), pieces), key=operator.itemgetter(1)):
@@ -127,7 +126,7 @@ def tokenizer_for(tokenizer: Tokenizer, template: str) -> Tokenizer:
     """The tokenizer that belongs to a model trained under a template: with "r1", its folder tells other programs so."""
     if template != "r1" or tokenizer.chat_template == R1_JINJA:
         return tokenizer
-    _check_special_tokens(tokenizer, template)
+    _begin(tokenizer, template)  # it has the special tokens
     return tokenizer.with_chat_template(R1_JINJA, eos=TEMPLATES[template].end)
 
 
@@ -225,14 +224,10 @@ def _own_conversation(messages: Messages, prompt: str, tokenizer: Tokenizer) -> 
     return [(opening, False), (content + end, True), (rest.removeprefix(end), False)]
 
 
-def _check_special_tokens(tokenizer: Tokenizer, template: str) -> None:
-    """ValueError if the tokenizer lacks a special token of the template."""
+def _begin(tokenizer: Tokenizer, template: str) -> list[int]:
+    """The BOS of the module's rule. ValueError if the tokenizer lacks a special token of the template."""
     tokens = () if template == TOKENIZERS_OWN else TEMPLATES[template].tokens
     if missing := [text for text in tokens if len(tokenizer.encode(text)) != 1]:
         raise _refusal(template, f"the tokenizer has no special token {', '.join(missing)}")
-
-
-def _begin(tokenizer: Tokenizer, template: str) -> list[int]:
-    """The BOS of the module's rule."""
-    writes_its_own = template == TOKENIZERS_OWN or TEMPLATES[template].tokens
+    writes_its_own = template == TOKENIZERS_OWN or tokens
     return [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None and not writes_its_own else []
