@@ -1,4 +1,4 @@
-"""`python -m r1jax.hf.convert --from DIR --to DIR [--dtype float32|bfloat16|fp8]`: a Hugging Face folder in other types.
+"""`r1jax convert --from DIR --to DIR [--dtype float32|bfloat16|fp8]`: a Hugging Face folder in other types.
 
 `--from` may also be a GGUF file of the Llama architecture. Checks everything first, then holds one tensor at a time.
 """
@@ -54,9 +54,7 @@ def convert(source: Path, target: Path, *, dtype: str | None = None, max_shard_b
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; 1 and a message without traceback for what the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="python -m r1jax.hf.convert", description="A Hugging Face folder in other types."
-    )
+    parser = argparse.ArgumentParser(prog="r1jax convert", description="A Hugging Face folder in other types.")
     parser.add_argument("--from", dest="source", type=Path, required=True, help="Hugging Face folder, or a GGUF file")
     parser.add_argument("--to", dest="target", type=Path, required=True, help="new folder")
     parser.add_argument("--dtype", choices=sorted(WEIGHT_TYPES), help="type of the weights; without it, as they are")
@@ -71,7 +69,3 @@ def main(arguments: list[str] | None = None) -> int:
     seconds = time.monotonic() - start
     print(f"{options.target}: {total / 1e9:.3f} GB in {seconds:.1f} s, {total / 1e6 / seconds:.0f} MB/s")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

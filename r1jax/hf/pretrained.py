@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from jax.typing import DTypeLike
 
 from r1jax import sharding
 from r1jax.hf.folder import ModelFiles, open_folder
-from r1jax.hf.names import Place, at, hf_places
+from r1jax.hf.names import Place, hf_places
 from r1jax.hf.write import MAX_SHARD_BYTES, write_model
 from r1jax.models.config import ModelConfig, dtype_name
 from r1jax.models.transformer import Model, make_model
@@ -165,7 +166,7 @@ def save_pretrained(
             raise ValueError("save_pretrained: the arrays are spread over several hosts; gather them on one first")
     places = hf_places(model.config)
     trees = {"params": model.params, "buffers": model.buffers}
-    leaves = {place.path: at(trees, place.path) for place in places.values()}
+    leaves = {place.path: functools.reduce(operator.getitem, place.path, trees) for place in places.values()}
 
     write_model(
         Path(path),

@@ -50,7 +50,3 @@ def main(arguments: list[str] | None = None) -> int:
         return BAD_INPUT
     print(options.target)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -17,7 +17,7 @@ from tests.hf.test_gguf import tiny_tensors, write_gguf
 
 def test_fp8_and_back_by_command_line(folders, tmp_path):  # noqa: F811
     """The FP8 of a folder is the FP8 that saving writes; back again gives its dequantised values."""
-    command = [sys.executable, "-m", "r1jax.hf.convert", "--from", folders / "v3", "--to", tmp_path / "fp8"]
+    command = [sys.executable, "-m", "r1jax", "convert", "--from", folders / "v3", "--to", tmp_path / "fp8"]
     run = subprocess.run([*command, "--dtype", "fp8"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "fp8: 0.000 GB in" in run.stdout and "MB/s" in run.stdout and "weights" in run.stderr
