@@ -89,10 +89,7 @@ class _Reader:
         self.values, self.faults, self.prefix = values, faults, prefix
 
     def get(self, key: str, default: Any) -> Any:
-        """The value of a key, of the default's type; null counts as absent; a fault gives that type's zero.
-
-        Where the default is a type, a value of it must be there.
-        """
+        """The value of a key, of the default's type, or of the type that must be there; null is absent; a fault gives its zero."""
         kind = default if isinstance(default, type) else type(default)
         value = self.values.get(key)
         if value is None:
@@ -204,21 +201,18 @@ def _rope_of(r: _Reader, key: str) -> dict[str, Any]:
         return fields
     if rope.values.get("type"):
         rope.only("type", kind)
-    for name in sorted(
-        {*rope.values} - {"rope_type", "type", "rope_theta", "partial_rotary_factor", *_ROPE_KEYS[kind]}
-    ):
-        if rope.values[name] is not None:
-            r.faults.append(f"config.json: {key}.{name}={rope.values[name]!r} says nothing where rope_type is {kind!r}")
+    known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *_ROPE_KEYS[kind]}
+    for name, value in sorted(rope.values.items()):
+        if name not in known and value is not None:
+            r.faults.append(f"config.json: {key}.{name}={value!r} says nothing where rope_type is {kind!r}")
     length = r.get("max_position_embeddings", int)
     if kind == "yarn":
         rope.only("attention_factor")
         rope.only("truncate", True)
         if bool(rope.values.get("mscale")) != bool(rope.values.get("mscale_all_dim")):
             r.faults.append(f"config.json: {key} has one of mscale and mscale_all_dim: it must have both or neither")
-        original = {"original_max_position_embeddings": ("original_length", length)}
-        scaling: dict[str, Any] = rope.fields(_YARN | original)
-        scaling["mscale"] = scaling["mscale"] or 1.0
-        fields["yarn"] = Yarn(**scaling)
+        scaling = rope.fields(_YARN | {"original_max_position_embeddings": ("original_length", length)})
+        fields["yarn"] = Yarn(**scaling | {"mscale": scaling["mscale"] or 1.0})
     if kind == "llama3":
         fields["llama3_rope"] = Llama3Rope(**rope.fields(_LLAMA3))
     if kind != "default":  # read by no version of transformers at the top

@@ -59,17 +59,15 @@ class ModelFiles:
 def open_folder(
     path: str | os.PathLike[str], *, needs_tokenizer: bool = False, compares_copies: bool = True
 ) -> ModelFiles:
-    """Opens and checks a folder. Errors:
-
-    FileNotFoundError: no folder (a name of the hub is none), or not one of a model. ValueError, with a line for each fault,
-    of which there are a few of each kind: config.json says what is not supported or leaves out what is needed; the index
-    names absent files; a file is cut short or damaged; the tokenizer cannot be read, has more ids than the model, or is
-    missing and `needs_tokenizer`; and, where all the files can be read: tensors are missing, unknown, misshapen, or of a type
-    that holds no weights; an FP8 weight without scale or a scale without weight; the MTP layer's copies of embedding and head
-    differ from the originals.
+    """Opens and checks a folder.
 
     compares_copies: False reads no weight, and takes a second or two for hundreds of gigabytes; then only what the weights
       themselves say is not known: that copies of the embedding are copies, and that FP8 scales are finite.
+
+    FileNotFoundError: no folder (a name of the hub is none), or not one of a model. ValueError, with a line for each fault
+    (a few of each kind): of config.json, the index, the files, the tokenizer, or its absence where it is needed; and, where
+    all files can be read, of the tensors: missing, unknown, misshapen, of another type, FP8 without scale or a scale without
+    weight, the MTP layer's copies of embedding and head unlike the originals.
 
     MTP layers that config.json does not count are left out, as in transformers; a line on stderr says so.
     """

@@ -1,8 +1,6 @@
 """GGUF files (llama.cpp's format) of the Llama architecture: weights, configuration and tokenizer.
 
-Weights are dequantised with numpy, one tensor at a time, at each load: 0.8-2 s for 135M parameters, about as long as reading
-them back from a float32 cache of 540 MB would take, so there is none.
-
+Weights are dequantised at each load: 0.8-2 s for 135M parameters, about as long as a float32 cache would take to be read.
 Layout facts (llama.cpp's convert_hf_to_gguf): matrices are [out, in] as in Hugging Face's files, and the rows of q
 and k are permuted per head from the half-rotation layout to interleaved pairs. `GgufTensor` undoes that, since our RoPE
 and Hugging Face's rotate halves (spec A.4.1).

@@ -151,15 +151,14 @@ def save_pretrained(
 ) -> None:
     """Writes a folder that transformers, vLLM and SGLang load: config.json, weights, tokenizer, generation_config.json.
 
-    The folder appears when it is complete; one tensor at a time is held in memory.
+    The folder appears when it is complete; one tensor at a time is held in memory. Nothing is left behind by an error.
 
     dtype: of the weights on disk: float32, bfloat16 (as text or as a type) or "fp8" (as DeepSeek's: projections in 128 × 128
       blocks, the rest bfloat16); None keeps the parameters' own. The router's bias is float32 in any case.
     max_shard_bytes: a file is larger only if its one tensor is.
 
-    Errors: FileExistsError: the folder is there and holds something, or is a mount point. OSError: too little room on the
-    disk. ValueError: the config is in no family; arrays are spread over several hosts; a weight that is not finite cannot
-    be FP8. Nothing is left behind.
+    FileExistsError: the folder holds something, or is a mount point. OSError: too little room on the disk. ValueError: the
+    config is in no family; arrays are spread over several hosts; a weight that is not finite cannot be FP8.
     """
     for leaf in jax.tree.leaves((model.params, model.buffers)):
         if not leaf.is_fully_addressable:

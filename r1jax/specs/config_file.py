@@ -1,13 +1,7 @@
-"""Config files: Python files that define `get_config()`, and the flags that change a value of what it returns.
+"""Config files, which README explains: Python files that define `get_config()`, and the flags that change what it returns.
 
-    from ml_collections import ConfigDict
-
-    def get_config():
-        return ConfigDict({"stages": {"rl": {"stage": "rl", "init": {...}, "tasks": [...], "rewards": [...]}}})
-
-A config says only what differs from the defaults of `r1jax.specs.stages`. `--config.stages.NAME.field=value` sets any field, in
-the file or not; `--config.key=value` any other key of the file, with all that refers to it (`config.get_ref`). A config file
-may import the modules that lie next to it, as a script may; functions that it names may be in such a module too.
+`--config.stages.NAME.field=value` sets any field, in the file or not; `--config.key=value` any other key of the file, with all
+that refers to it. A config file may import the modules that lie next to it, as a script may.
 """
 
 from __future__ import annotations
