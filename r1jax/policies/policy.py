@@ -25,9 +25,8 @@ from r1jax.models.transformer import Model, make_model
 from r1jax.processes import is_first
 from r1jax.specs.fields import to_plain
 from r1jax.specs.functions import load_function, naming_function
-from r1jax.specs.policy import HOW, AnyInit, GgufInit, HuggingFaceInit, RandomInit, StageInit, TokenizerSpec
+from r1jax.specs.policy import HOW, AnyInit, GgufInit, HuggingFaceInit, RandomInit, SourceSpec, StageInit, TokenizerSpec
 from r1jax.specs.reader import SpecError, read, read_some
-from r1jax.specs.source import SourceSpec
 from r1jax.text.chat import render
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.text.train_tokenizer import SPECIAL_TOKENS, train_tokenizer

@@ -97,22 +97,18 @@ def load_rewards(rewards: Sequence[AnyReward], *, mesh: Mesh) -> list[FunctionRe
 
     Raises FileNotFoundError, CheckpointError as ``load_reward_model``.
     """
-    return _entries(rewards, lambda reward: _load(reward, mesh))
+    return [_entry(reward, _load(reward, mesh)) if isinstance(reward, ModelReward) else reward for reward in rewards]
 
 
 def stand_in_rewards(rewards: Sequence[AnyReward]) -> list[FunctionReward | Entry]:
     """The same with 0 as every reward model's logit, for a check of a config before there are any."""
-    return _entries(rewards, lambda _: LearnedReward(lambda asked: [0.0] * len(asked), part="whole"))
+    stand_in = LearnedReward(lambda asked: [0.0] * len(asked), part="whole")
+    return [_entry(reward, stand_in) if isinstance(reward, ModelReward) else reward for reward in rewards]
 
 
-def _entries(rewards: Sequence[AnyReward], learned: Callable[[ModelReward], LearnedReward]) -> list:
-    shared = ("name", "weight", "tasks", "from_update")
-    return [
-        make_entry(learned(reward), **{field: getattr(reward, field) for field in shared}, deferred=True)
-        if isinstance(reward, ModelReward)
-        else reward
-        for reward in rewards
-    ]
+def _entry(reward: ModelReward, function: LearnedReward) -> Entry:
+    shared = {field: getattr(reward, field) for field in ("name", "weight", "tasks", "from_update")}
+    return make_entry(function, **shared, deferred=True)
 
 
 def _load(reward: ModelReward, mesh: Mesh) -> LearnedReward:

@@ -5,13 +5,17 @@ from typing import Literal
 
 from r1jax.specs.claims import AnyClaim
 from r1jax.specs.fields import Count, InnerShare, Natural, NotNegative, Positive, Seed, TemplateName, TopP, option
-from r1jax.specs.mesh import MeshSpec, RolloutMeshSpec
-from r1jax.specs.policy import AnyInit
+from r1jax.specs.policy import AnyInit, RecordsSpec, SourceSpec
 from r1jax.specs.rewards import AnyReward, AskSpec, FilterSpec
 from r1jax.specs.rollout import EngineSpec, EvalSpec
-from r1jax.specs.source import RecordsSpec, SourceSpec
 from r1jax.specs.tasks import AnyTask, TestSetSpec
-from r1jax.specs.training import OptimizerSpec, RewardModelOptimizerSpec, SupervisedOptimizerSpec
+from r1jax.specs.training import (
+    MeshSpec,
+    OptimizerSpec,
+    RewardModelOptimizerSpec,
+    RolloutMeshSpec,
+    SupervisedOptimizerSpec,
+)
 
 _TEMPLATE = "How a conversation is rendered (r1jax.text.templates); 'tokenizer': by the model's own template."
 _INIT = "The policy that it starts from."

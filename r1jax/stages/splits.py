@@ -14,7 +14,7 @@ from r1jax.data.records import records_of
 from r1jax.policies.policy import make_source
 from r1jax.policies.preview import Previews
 from r1jax.specs.fields import paths_of
-from r1jax.specs.source import SourceSpec
+from r1jax.specs.policy import SourceSpec
 from r1jax.specs.stages import StageSpec, SupervisedSpec
 from r1jax.specs.tasks import AnyTask
 from r1jax.tasks.mixture import make_task

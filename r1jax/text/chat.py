@@ -16,8 +16,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from r1jax.text.jinja_template import render_jinja
-from r1jax.text.templates import MESSAGE_FIELDS, R1_JINJA, TEMPLATES, THOUGHT_FIELDS, Messages
+from r1jax.text.templates import MESSAGE_FIELDS, R1_JINJA, TEMPLATES, THOUGHT_FIELDS, Messages, render_jinja
 from r1jax.text.tokenizer import Tokenizer
 
 TOKENIZERS_OWN = "tokenizer"
