@@ -3,6 +3,7 @@
 A stage's work directory holds ``model.json``, ``tokenizer/`` and ``checkpoints/``; the next stage's config names that directory.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -43,10 +44,9 @@ class Policy:
 
     def save(self, workdir: Path) -> None:
         """Writes model.json and tokenizer/ into a stage's work directory; of several processes the first does."""
-        if not is_first():
-            return
-        write_json(workdir / "model.json", dataclasses.asdict(self.model.config))
-        self.tokenizer.save(workdir / "tokenizer")
+        if is_first():
+            write_json(workdir / "model.json", dataclasses.asdict(self.model.config))
+            self.tokenizer.save(workdir / "tokenizer")
 
 
 def make_source(spec: SourceSpec, *, seed: int) -> Source:
@@ -206,22 +206,15 @@ def _changed_files(files: ModelFiles, init: HuggingFaceInit | GgufInit) -> Model
     there = dataclasses.replace(files.config, dtype="float32")
     changed = changed_model(there, init)
     shapes = make_model(there).abstract()
-    if make_model(changed).abstract() != shapes:
-        keys = [key for key in init.model if getattr(changed, key) != getattr(there, key)]
-        key = next((key for key in keys if _shapes_with(there, key, getattr(changed, key)) != shapes), keys[0])
+    for key in init.model if make_model(changed).abstract() != shapes else ():
+        before, after = getattr(there, key), getattr(changed, key)
+        with contextlib.suppress(ValueError):  # a model that cannot be, with this change alone
+            if make_model(dataclasses.replace(there, **{key: after})).abstract() == shapes:
+                continue
         raise SpecError(
-            f"init.model.{key}={getattr(changed, key)!r} does not fit the weights of {init.path}, which have "
-            f"{key}={getattr(there, key)!r}"
+            f"init.model.{key}={after!r} does not fit the weights of {init.path}, which have {key}={before!r}"
         )
     return changed
-
-
-def _shapes_with(config: ModelConfig, key: str, value: Any) -> Any:
-    """The shapes of a model's weights with one field changed; None where no model has it so."""
-    try:
-        return make_model(dataclasses.replace(config, **{key: value})).abstract()
-    except ValueError:
-        return None
 
 
 def _shardings(model: Model, mesh: Mesh):

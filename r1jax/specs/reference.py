@@ -85,15 +85,11 @@ def reference_page() -> str:
 
 def reachable() -> list[type]:
     """The stages' specs, and those of their fields, in the order in which they are met."""
-    specs: dict[type, None] = dict.fromkeys(STAGES.values())
-    coming = list(specs)
-    while coming:
-        for kind in types_of(coming.pop(0)).values():
-            for inner in _specs_of(kind):
-                if inner not in specs:
-                    specs[inner] = None
-                    coming.append(inner)
-    return list(specs)
+    specs = list(STAGES.values())
+    for spec in specs:  # which grow on the way
+        for kind in types_of(spec).values():
+            specs += [inner for inner in _specs_of(kind) if inner not in specs]
+    return specs
 
 
 def _specs_of(kind: Any) -> Iterator[type]:
