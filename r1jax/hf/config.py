@@ -211,8 +211,9 @@ def _rope_of(r: _Reader, key: str) -> dict[str, Any]:
         rope.only("truncate", True)
         if bool(rope.values.get("mscale")) != bool(rope.values.get("mscale_all_dim")):
             r.faults.append(f"config.json: {key} has one of mscale and mscale_all_dim: it must have both or neither")
-        scaling = rope.fields(_YARN | {"original_max_position_embeddings": ("original_length", length)})
-        fields["yarn"] = Yarn(**scaling | {"mscale": scaling["mscale"] or 1.0})
+        scaling: dict[str, Any] = rope.fields(_YARN | {"original_max_position_embeddings": ("original_length", length)})
+        scaling["mscale"] = scaling["mscale"] or 1.0
+        fields["yarn"] = Yarn(**scaling)
     if kind == "llama3":
         fields["llama3_rope"] = Llama3Rope(**rope.fields(_LLAMA3))
     if kind != "default":  # read by no version of transformers at the top

@@ -164,7 +164,7 @@ def save_pretrained(
         if not leaf.is_fully_addressable:
             raise ValueError("save_pretrained: the arrays are spread over several hosts; gather them on one first")
     places = hf_places(model.config)
-    trees = {"params": model.params, "buffers": model.buffers}
+    trees: Any = {"params": model.params, "buffers": model.buffers}
     leaves = {place.path: functools.reduce(operator.getitem, place.path, trees) for place in places.values()}
 
     write_model(

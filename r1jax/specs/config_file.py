@@ -187,7 +187,7 @@ def _set(stages: dict[str, Any], key: str, text: str) -> None:
         if depth == len(steps) - 1:
             node[step] = FlagText(text)
             return
-        if not isinstance(step, int) and node.get(step) is None:
+        if isinstance(node, dict) and node.get(step) is None:
             node[step] = {}
         if isinstance(node[step], tuple):
             node[step] = list(node[step])

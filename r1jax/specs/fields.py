@@ -71,7 +71,7 @@ def types_of(spec: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(spec)}
 
 
-def is_spec(value: Any) -> bool:
+def is_spec(value: Any) -> typing.TypeGuard[Any]:
     """Whether a value is an instance of a spec."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 

@@ -61,7 +61,11 @@ def read(kind: Any, value: Any, where: str = "") -> Any:
         allowed, words = value is None or type(value) in _WORDS, "made of numbers, texts, lists and dicts"
     else:
         allowed, words = type(value) is base or (base, type(value)) == (float, int), _WORDS.get(base, "a list")
-    if allowed and (isinstance(value, float) or base is float) and not abs(value) <= sys.float_info.max:
+    if (
+        allowed
+        and (isinstance(value, float) or base is float)
+        and not abs(typing.cast(float, value)) <= sys.float_info.max
+    ):
         allowed, words = False, "finite"
     if not allowed:
         is_typed = isinstance(typed, FlagText) and not isinstance(value, str)

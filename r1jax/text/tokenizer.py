@@ -322,7 +322,7 @@ def _ids(path: Path, values: Mapping[str, Any], kind: str, inner: tokenizers.Tok
         value = value.get("content")
     if value is None:
         return ()
-    ids = [inner.token_to_id(value) if isinstance(value, str) else None] if is_text else value
+    ids: Any = [inner.token_to_id(value) if isinstance(value, str) else None] if is_text else value
     ids = ids if isinstance(ids, list) else [ids]
     if not all(type(item) is int and inner.id_to_token(item) is not None for item in ids):
         raise ValueError(f"{path}: {key} {value!r} is not in the vocabulary of {TOKENIZER}")
