@@ -92,8 +92,7 @@ def read_gguf(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, g
 def open_gguf(path: str | os.PathLike[str]) -> ModelFiles:
     """Opens and checks a GGUF file; no weight is read.
 
-    Errors: those of `read_gguf`, `gguf_config` and `gguf_tokenizer`; ValueError that lists every missing, unknown or
-    misshapen tensor.
+    Errors: of `read_gguf`, `gguf_config`, `gguf_tokenizer`; ValueError that lists the missing, unknown and misshapen tensors.
     """
     path = Path(path)
     metadata, tensors = read_gguf(path)
@@ -101,12 +100,10 @@ def open_gguf(path: str | os.PathLike[str]) -> ModelFiles:
     places = hf_places(config)
     table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_layers)
     hf_names = {table.get_name(name, try_suffixes=(".weight",)): name for name in places}
-    stored = {}
+    stored, heads = {}, {".q_proj.": config.num_heads, ".k_proj.": config.num_kv_heads}
     for name, tensor in tensors.items():
         name = hf_names.get(name, name)
-        num_heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}.get(
-            name.rpartition(".")[0].rpartition(".")[2], 0
-        )
+        num_heads = sum(count for part, count in heads.items() if part in name)
         shape = tuple(int(size) for size in reversed(tensor.shape))
         stored[name] = GgufTensor(name, np.dtype(np.float32), shape, path, 0, tensor, num_heads)
     raise_faults(str(path), tensor_faults({name: item.shape for name, item in stored.items()}, places))

@@ -15,10 +15,8 @@ import numpy as np
 from r1jax.models.config import ModelConfig
 from r1jax.models.transformer import make_model
 
-AS_IS = -1
-"""In place of a number of inputs: the array is stored as ours is."""
-COPY = -2
-"""The same, and it is a second, physical copy of an array that has another name too."""
+AS_IS = -1  # in place of a number of inputs: the array is stored as ours is
+COPY = -2  # the same, and it is a second, physical copy of an array that has another name too
 
 # Hugging Face's name -> (path in our trees, how many leading dims of ours are inputs of the product). "{i}" is the
 # layer, "{e}" the expert, "{block}" the stack that the layer is in: dense, moe or mtp/block. A name whose path the

@@ -42,10 +42,7 @@ class Pretrained:
         return self.model.config
 
     def __call__(self, tokens_BT) -> jax.Array:
-        """Logits [B, T, V] float32 after each token; every row is one sequence without padding.
-
-        ValueError: the tokens are not whole numbers [B, T].
-        """
+        """Every row is one sequence without padding. ValueError: the tokens are not whole numbers [B, T]."""
         tokens_BT = jnp.asarray(tokens_BT)
         if tokens_BT.ndim != 2 or not jnp.issubdtype(tokens_BT.dtype, jnp.integer):
             raise ValueError(f"token ids must be whole numbers [B, T], got {tokens_BT.dtype}{list(tokens_BT.shape)}")
@@ -72,8 +69,8 @@ def load_pretrained(
     Each array is filled a device's shard at a time, one tensor after another, of which only the rows that the shard
     needs are read: a host needs room for its own shards and one tensor. FP8 weights are dequantised on the way.
 
-    dtype: type of the parameters and, unless `model` says otherwise, of the activations: float32, bfloat16 or float16, as
-      text or as a type of numpy or jax. Buffers are float32.
+    dtype: of the parameters and, unless `model` says otherwise, of the activations: float32, bfloat16 or float16, as text or
+      as a type of numpy or jax. Buffers are float32.
     mesh: where the arrays go, laid out by `r1jax.sharding`; without one, the first device.
     model: fields of ModelConfig that are to differ from the folder's ("remat", "dtype", "yarn").
 

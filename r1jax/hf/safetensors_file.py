@@ -18,10 +18,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-INDEX = "model.safetensors.index.json"
-"""Of a folder of several files: which of them holds which tensor."""
-SINGLE = "model.safetensors"
-"""The one file of a folder without an index."""
+INDEX = "model.safetensors.index.json"  # of a folder of several files: which of them holds which tensor
+SINGLE = "model.safetensors"  # the one file of a folder without an index
 TYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16), "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),

@@ -18,8 +18,7 @@ from r1jax.text.sample import Chat, ChatError
 from r1jax.text.templates import Messages
 from r1jax.text.tokenizer import Tokenizer
 
-_FEWEST = 2
-"""Questions from which on no answer at all means that no server is there; one alone may be at fault itself."""
+_FEWEST = 2  # questions from which on no answer means that no server is there; one alone may be at fault itself
 
 
 def make_chat(spec: AnyChat | None, *, mesh: Mesh) -> Chat | None:

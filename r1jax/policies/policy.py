@@ -50,10 +50,7 @@ class Policy:
 
 
 def make_source(spec: SourceSpec, *, seed: int) -> Source:
-    """index -> document: a record of the path, or what the function gives of index and seed.
-
-    Raises ValueError for a function that cannot be imported.
-    """
+    """index -> document: a record, or what the function gives of index and seed. ValueError: it cannot be imported."""
     if (path := spec.path) is not None:
         return lambda index: documents(index, seed=seed, path=path, split=spec.split, subset=spec.subset)
     function = load_function(str(spec.function))
@@ -80,8 +77,7 @@ def count_documents(spec: SourceSpec) -> int | None:
 def load_policy(init: AnyInit, *, mesh: Mesh, seed: int) -> tuple[Policy, dict, dict]:
     """(policy, params, buffers) on the mesh, from what a stage starts from.
 
-    Raises ValueError naming a key of the spec, or a file, that is at fault; FileNotFoundError or CheckpointError naming
-    what is missing.
+    ValueError names a key of the spec, or a file, that is at fault; FileNotFoundError or CheckpointError what is missing.
     """
     if isinstance(init, HuggingFaceInit | GgufInit):
         files = _open(init, compares_copies=True)
@@ -108,8 +104,7 @@ def config_of(init: AnyInit, *, seed: int | None = None) -> ModelConfig:
     """The model that a stage starts from; no weights are read.
 
     seed: of a tokenizer that is trained, whose size the vocabulary has; None: it is taken to be as large as the spec says.
-
-    Raises ValueError naming the key, or what is missing: a folder that is not there needs "preset".
+    ValueError names the key, or what is missing: a folder that is not there needs "preset".
     """
     if isinstance(init, RandomInit):
         size = init.tokenizer.vocab_size if seed is None else trained_tokenizer(init.tokenizer, seed=seed).vocab_size
@@ -184,11 +179,7 @@ _FREE = (
 
 
 def _open(init: HuggingFaceInit | GgufInit, *, compares_copies: bool = False) -> ModelFiles:
-    """The files, of which no weight is read but to compare copies.
-
-    Raises what ``open_folder`` and ``open_gguf`` raise; ValueError, naming the fields, where the model of a folder is not the
-    one that "preset" names.
-    """
+    """The files, of which no weight is read but to compare copies. ValueError where a folder is not of the preset's model."""
     if isinstance(init, GgufInit):
         return open_gguf(find_smollm2() if init.path == "smollm2" else init.path)
     folder = open_folder(init.path, needs_tokenizer=True, compares_copies=compares_copies)

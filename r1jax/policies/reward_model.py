@@ -1,4 +1,4 @@
-"""A trained reward model as a function: conversations in, logits out. Used by its own stage and by RL.
+"""A trained reward model as a function, conversations in, logits out, for its own stage and for RL.
 
 A reward model's work directory holds what every stage's does; its parameters have one entry more, "reward_head", its config
 says which part of a response it reads, under which template, and its summary where its rewards are centred.
@@ -93,10 +93,7 @@ def load_reward_model(path: str | Path, *, mesh: Mesh) -> tuple[Policy, dict, di
 
 
 def load_rewards(rewards: Sequence[AnyReward], *, mesh: Mesh) -> list[FunctionReward | Entry]:
-    """What a ``Rubric`` takes of a stage's rewards, with every trained reward model read and made a function on the mesh.
-
-    Raises FileNotFoundError, CheckpointError as ``load_reward_model``.
-    """
+    """What a ``Rubric`` takes of a stage's rewards: of each trained reward model the function of ``load_reward_model``'s."""
     return [_entry(reward, _load(reward, mesh)) if isinstance(reward, ModelReward) else reward for reward in rewards]
 
 

@@ -42,8 +42,7 @@ class Experiment:
 def load_experiment(path: str, overrides: Sequence[str] = (), *, seed: int | None = None) -> Experiment:
     """The experiment of `path` ("configs/X.py" or "configs/X.py:argument") with overrides like "--config.a.b=1".
 
-    seed: in the place of the file's own. Raises ConfigError if there is no such file, it cannot be run, it returns no config,
-    or an override has no place.
+    seed: in the place of the file's own. ConfigError: no such file, it cannot be run, or a flag that it cannot take.
     """
     file, _, argument = path.partition(":")
     config = _run(file, argument)

@@ -1,7 +1,5 @@
 """How a field of a spec is declared: its default, one line that explains it, its unit, its bounds, and whether it only says how it runs.
 
-    num_updates: Count = option(100, "Updates of the whole run.", unit="updates", how=True)
-
 A spec is a frozen dataclass of such fields. Where fields depend on each other, its ``__post_init__`` raises ValueError with a
 message that begins with the name of a field; ``reader.read`` puts the way to it in front.
 """

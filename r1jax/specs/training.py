@@ -5,8 +5,7 @@ from typing import Any, Literal
 
 from r1jax.specs.fields import Count, Decay, Natural, NotNegative, Positive, Share, option
 
-_HALF_STEP = 2.0**-8
-"""Half of bfloat16's largest step from one number to the next, relative to the number."""
+_HALF_STEP = 2.0**-8  # half of bfloat16's largest step from one number to the next, relative to the number
 
 
 @dataclass(frozen=True, kw_only=True)

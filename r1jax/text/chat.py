@@ -1,9 +1,8 @@
 """From a conversation to the text and the token ids that the model continues or is trained on.
 
 One rule for the token that begins a text (BOS): a template with special tokens writes what it wants of it itself; for
-one without ("plain", "r1_zero") `encode_prompt` puts `tokenizer.bos_id` first if the model was trained so
-(`tokenizer.adds_bos`). Nothing else ever adds one, so it is never doubled. SFT and RL share `encode_prompt`: the ids
-before the trained turn are those that the sampler gets.
+one without ("plain", "r1_zero") `encode_prompt` puts `tokenizer.bos_id` first if the model was trained so. Nothing else
+adds one. SFT and RL share `encode_prompt`: the ids before the trained turn are those that the sampler gets.
 
 A thought that a message holds apart (`reasoning_content`) is written where the template reads that field. Under "r1", and
 an own template that knows only `</think>`, it becomes the beginning of the content. Elsewhere the message is refused, as it is
@@ -19,11 +18,8 @@ from typing import Any
 from r1jax.text.templates import MESSAGE_FIELDS, R1_JINJA, TEMPLATES, THOUGHT_FIELDS, Messages, render_jinja
 from r1jax.text.tokenizer import Tokenizer
 
-TOKENIZERS_OWN = "tokenizer"
-"""The name of the template that came with the tokenizer (`Tokenizer.chat_template`)."""
-
+TOKENIZERS_OWN = "tokenizer"  # the name of the template that came with the tokenizer (`Tokenizer.chat_template`)
 TRAIN = ("last", "all")
-
 _OPENING = re.compile(r"\A\s*<think>\n?")
 _SENTINEL, _THOUGHT_SENTINEL = "\ue000answer\ue000", "\ue000thought\ue000"
 
@@ -79,10 +75,8 @@ def encode_conversation(
     Where the template cuts reasoning from history, only the last turn keeps it. A template that opens the thought does
     so for an answer that holds ``</think>`` (whose own ``<think>`` is left out); one without is written as in history.
 
-    train: "last": mask the last assistant turn alone; "all": the earlier ones too, as history shows them.
-
-    Raises ValueError as ``encode_prompt``; where the last message is not the assistant's; for "all" with the template
-    "tokenizer", which does not say whose words are whose.
+    train: "last": mask the last assistant turn alone; "all": the earlier ones too, as history shows them; ValueError with the
+      template "tokenizer", which does not say whose words are whose. Other errors: as of ``encode_prompt``.
     """
     if train not in TRAIN:
         raise ValueError(f"train={train!r}: must be one of {', '.join(TRAIN)}")

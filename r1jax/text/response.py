@@ -3,8 +3,7 @@ r"""Parts of a response: the reasoning, the answer, whether the form is the aske
 Style "r1_zero" (R1 v2 Table 1): ``<think>reasoning</think> <answer>answer</answer>``.
 Style "r1": ``<think>reasoning</think>summary``; the opening tag may be part of the prompt and so be absent.
 
-The answer to be graded is found in one of the ways of ``ANSWERS``; which one, and the style, a chat template says
-(`r1jax.text.chat.response_form`).
+The style, and in which of ``ANSWERS`` the answer to be graded is, a chat template says (`r1jax.text.chat.response_form`).
 """
 
 import dataclasses

@@ -134,16 +134,13 @@ R1_JINJA = (
 )
 """The template "r1" as jinja, for the folder of a tokenizer whose model learned it (`r1jax.text.chat.tokenizer_for`)."""
 
-TODAY = datetime.datetime(2024, 7, 26)
-"""What `strftime_now` takes for today."""
+TODAY = datetime.datetime(2024, 7, 26)  # what `strftime_now` takes for today
 
 
 def render_jinja(
     source: str, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool, **variables: Any
 ) -> str:
-    """The text of a conversation by the jinja text `source`.
-
-    messages: "role", "content" and what else the template knows; variables: what else it takes ("bos_token", "tools").
+    """The text of a conversation by the jinja text `source`; variables: what else it takes ("bos_token", "tools").
 
     ValueError: not a jinja template, or the template itself refuses the messages, with its words.
     """

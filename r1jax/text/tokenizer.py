@@ -132,10 +132,8 @@ class Tokenizer:
     ) -> "Tokenizer":
         """The same ids with some special tokens written otherwise, as DeepSeek made the students' from Qwen's and Llama's.
 
-        renamed: the text of a special token of this tokenizer -> its new text, which no token may have.
+        renamed: the text of a special token -> its new text; ValueError names one that is not special here, or is taken.
         eos, bos: the end and begin tokens afterwards; a text begins with `bos` if one is given.
-
-        ValueError names a token that is not special here, or a new text that is taken.
         """
         special = {token.content for token in self._inner.get_added_tokens_decoder().values() if token.special}
         for old, new in renamed.items():

@@ -24,10 +24,8 @@ def train_tokenizer(
 ) -> Tokenizer:
     """A byte-level BPE tokenizer trained on `texts`, a sample of what the model will see.
 
-    vocab_size: at most this many ids: the special tokens, 256 bytes, then merges (fewer if no pair is left to merge).
+    vocab_size: at most this many ids: the special tokens, 256 bytes, then merges. ValueError where the first two do not fit.
     special_tokens: the end-of-text token, then the padding token if there are two or more, then any others.
-
-    ValueError: no special token, or a vocabulary smaller than the special tokens and the 256 bytes.
     """
     if not special_tokens:
         raise ValueError("special_tokens is empty: the first one must be the end-of-text token")
