@@ -93,7 +93,7 @@ def load_reward_model(path: str | Path, *, mesh: Mesh) -> tuple[Policy, dict, di
 
 
 def load_rewards(rewards: Sequence[AnyReward], *, mesh: Mesh) -> list[FunctionReward | Entry]:
-    """What a ``Rubric`` takes of a stage's rewards: of each trained reward model the function of ``load_reward_model``'s."""
+    """What a ``Rubric`` takes of a stage's rewards; every trained reward model is read and made a function on the mesh."""
     return [_entry(reward, _load(reward, mesh)) if isinstance(reward, ModelReward) else reward for reward in rewards]
 
 

@@ -14,9 +14,7 @@ from r1jax.text.response import summary_of
 from r1jax.text.sample import Chat, Rejection
 from r1jax.text.templates import Messages
 
-MARKS = {"A>>B": 2, "A>B": 1, "A=B": 0, "B>A": -1, "B>>A": -2}
-"""How much better A is than B (spec B.7)."""
-
+MARKS = {"A>>B": 2, "A>B": 1, "A=B": 0, "B>A": -1, "B>>A": -2}  # how much better A is than B (spec B.7)
 _MARK = re.compile(r"\[\[\s*([AB]\s*[<>=]+\s*[AB])\s*\]\]")  # not what else stands in brackets, such as a matrix
 
 COMPARISON_PROMPT = """You compare two responses to a user's prompt. The order in which they are shown means nothing, and neither \
