@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 
-from r1jax.hf.folder import check_folder
+from r1jax.hf.folder import open_folder
 from r1jax.plan.programs import WITH_PROGRAMS, stage_programs
 from r1jax.policies.preview import Previews
 from r1jax.processes import is_first
@@ -233,7 +233,7 @@ def _check_models(stage: PlannedStage, planned: Sequence[PlannedStage]) -> None:
         path = Path(spec.path)
         if isinstance(spec, HuggingFaceInit):
             try:
-                check_folder(path)
+                open_folder(path, needs_tokenizer=True, compares_copies=False)
             except (ValueError, OSError) as error:
                 raise ValueError(f"{key}.path: {error}") from error
             continue

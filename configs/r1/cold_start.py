@@ -27,6 +27,6 @@ def get_config() -> ConfigDict:
         samples_per_prompt=4,
         keep_per_prompt=1,
         filters=filters(*names, one_language={"options": {"minimum_share": 0.3}}),
-        rewrite={"function": "r1jax.text.rewrite:by_model", "options": {"examples": []}, "chat": ENDPOINT},
+        rewrite={"function": "r1jax.text.rewrite:rewrite_by_model", "options": {"examples": []}, "chat": ENDPOINT},
     )
     return experiment(reject=samples, supervised=supervised(pretrained("deepseek_v3_base"), "{reject}"))

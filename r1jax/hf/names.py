@@ -8,7 +8,6 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,10 +15,8 @@ import numpy as np
 from r1jax.models.config import ModelConfig
 from r1jax.models.transformer import make_model
 
-AS_IS = -1
-"""In place of a number of inputs: the array is stored as ours is."""
-COPY = -2
-"""The same, and it is a second, physical copy of an array that has another name too."""
+AS_IS = -1  # in place of a number of inputs: the array is stored as ours is
+COPY = -2  # the same, and it is a second, physical copy of an array that has another name too
 
 # Hugging Face's name -> (path in our trees, how many leading dims of ours are inputs of the product). "{i}" is the
 # layer, "{e}" the expert, "{block}" the stack that the layer is in: dense, moe or mtp/block. A name whose path the
@@ -75,20 +72,13 @@ HF_DEEPSEEK = _COMMON | {
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where one Hugging Face tensor lies in our trees.
+    """Where one Hugging Face tensor lies in our trees."""
 
-    path: keys of the tree, outermost first: "params" or "buffers", then the parameter's own.
-    index: into the leading dims (layer, expert) of a stacked array; () for an array that is not stacked.
-    num_inputs: leading dims of ours that are inputs of the product; 0 for a vector; AS_IS.
-    shape: shape of our array, without the stacked dims.
-    is_copy: the array has another name too, and is loaded under that one.
-    """
-
-    path: tuple[str, ...]
-    index: tuple[int, ...]
-    num_inputs: int
-    shape: tuple[int, ...]
-    is_copy: bool = False
+    path: tuple[str, ...]  # keys, outermost first: "params" or "buffers", then the parameter's own
+    index: tuple[int, ...]  # into the leading dims (layer, expert) of a stacked array
+    num_inputs: int  # leading dims of ours that are inputs of the product; 0 for a vector; AS_IS
+    shape: tuple[int, ...]  # of our array, without the stacked dims
+    is_copy: bool = False  # the array has another name too, and is loaded under that one
 
     @property
     def _groups(self) -> list[list[int]]:
@@ -123,31 +113,27 @@ class Place:
     def fill(self, target: np.ndarray, array: np.ndarray, part: tuple[slice, ...]) -> None:
         """target[...] = to_ours(array, part), cast; for a matrix many times faster."""
         if self.num_inputs > 0 and target.size == array.size and target.flags.c_contiguous:
-            columns = _bits(target.reshape(array.shape[1], array.shape[0]))
-            for row in range(0, array.shape[0], _STRIP):
-                strip = array[row : row + _STRIP].astype(target.dtype, copy=False)
-                columns[:, row : row + _STRIP] = _bits(strip).T
+            _transpose(array, target.reshape(array.shape[1], array.shape[0]))
         else:
             target[...] = self.to_ours(array, part)
 
     def to_hf(self, array: np.ndarray) -> np.ndarray:
         """Hugging Face's array of ours, contiguous."""
+        array = np.ascontiguousarray(array)
         if self.num_inputs <= 0:
-            return np.ascontiguousarray(array).reshape(self.hf_shape)
+            return array.reshape(self.hf_shape)
         rows = np.empty(self.hf_shape, array.dtype)
-        columns = _bits(np.ascontiguousarray(array).reshape(self.hf_shape[::-1]))
-        for column in range(0, columns.shape[0], _STRIP):
-            _bits(rows)[:, column : column + _STRIP] = columns[column : column + _STRIP].T
+        _transpose(array.reshape(self.hf_shape[::-1]), rows)
         return rows
 
 
-_STRIP = 16
-"""Rows that are transposed at a time: numpy transposes a large matrix at a tenth of the speed of such strips."""
-
-
-def _bits(array: np.ndarray) -> np.ndarray:
-    """The same memory as unsigned integers: numpy copies types that it does not know an element at a time."""
-    return array.view(f"u{array.dtype.itemsize}")
+def _transpose(source: np.ndarray, target: np.ndarray) -> None:
+    """target[...] = source.T, cast. numpy does it at a tenth of the speed of these strips, and types that it does not know
+    an element at a time: hence as unsigned integers."""
+    bits = f"u{target.dtype.itemsize}"
+    for row in range(0, source.shape[0], 16):
+        strip = source[row : row + 16].astype(target.dtype, copy=False)
+        target.view(bits)[:, row : row + 16] = strip.view(bits).T
 
 
 def hf_places(config: ModelConfig) -> dict[str, Place]:
@@ -198,11 +184,15 @@ def tensor_faults(shapes: Mapping[str, tuple[int, ...]], places: Mapping[str, Pl
     return faults
 
 
+_LISTED = 4  # faults of a kind: a model has tens of thousands of tensors
+
+
 def raise_faults(source: str, faults: Iterable[str]) -> None:
     """ValueError that lists the faults of `source`, if there are any: the first of each kind, and how many more there are."""
     by_kind: dict[tuple[str, ...], list[str]] = {}
-    for fault in faults:
-        by_kind.setdefault(_kind(fault), []).append(fault)
+    for fault in faults:  # of a kind: the same words, but for those that name tensors, files and shapes
+        kind = tuple(word for word in fault.split() if "=" in word or not re.search(r"[.\d(]", word))
+        by_kind.setdefault(kind, []).append(fault)
     lines = []
     for alike in by_kind.values():
         lines += alike[:_LISTED]
@@ -211,19 +201,3 @@ def raise_faults(source: str, faults: Iterable[str]) -> None:
     if lines:
         gap = "\n  " if lines[1:] else " "
         raise ValueError(f"{source} does not hold the model of its config:{gap}" + gap.join(lines))
-
-
-_LISTED = 4
-"""Faults of a kind that are listed: a model has tens of thousands of tensors."""
-
-
-def _kind(fault: str) -> tuple[str, ...]:
-    """The words of a fault without those that name tensors, files and shapes."""
-    return tuple(word for word in fault.split() if "=" in word or not re.search(r"[.\d(]", word))
-
-
-def at(tree: Any, path: tuple[str, ...]) -> Any:
-    """What lies at the keys `path` of nested dicts."""
-    for key in path:
-        tree = tree[key]
-    return tree

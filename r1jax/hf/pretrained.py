@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import operator
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.typing import DTypeLike
 
 from r1jax import sharding
-from r1jax.hf.folder import Folder, open_folder
-from r1jax.hf.names import Place, at, hf_places
-from r1jax.hf.write import MAX_SHARD_BYTES, Source, write_folder
+from r1jax.hf.folder import ModelFiles, open_folder
+from r1jax.hf.names import Place, hf_places
+from r1jax.hf.write import MAX_SHARD_BYTES, write_model
 from r1jax.models.config import ModelConfig, dtype_name
 from r1jax.models.transformer import Model, make_model
 from r1jax.text.tokenizer import Tokenizer
@@ -27,29 +28,21 @@ _ALIGNMENT = 64  # bytes; XLA's CPU client takes over a numpy array that begins 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A model with its weights. Called with token ids [B, T] it gives the logits [B, T, V] in float32.
+    """A model with its weights. Called with token ids [B, T] it gives the logits [B, T, V] in float32."""
 
-    model: the pure functions; `config` is its config.
-    params, buffers: the weights; buffers hold the router's biases.
-    tokenizer: None where the folder has none.
-    generation: generation_config.json; {}: `save_pretrained` writes the one that came with the tokenizer.
-    """
-
-    model: Model
+    model: Model  # the pure functions
     params: dict
-    buffers: dict
+    buffers: dict  # the router's biases
     tokenizer: Tokenizer | None = None
     generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """generation_config.json; {}: `save_pretrained` writes the one that came with the tokenizer."""
 
     @property
     def config(self) -> ModelConfig:
         return self.model.config
 
     def __call__(self, tokens_BT) -> jax.Array:
-        """Logits [B, T, V] float32 after each token; every row is one sequence without padding.
-
-        ValueError: the tokens are not whole numbers [B, T].
-        """
+        """Every row is one sequence without padding. ValueError: the tokens are not whole numbers [B, T]."""
         tokens_BT = jnp.asarray(tokens_BT)
         if tokens_BT.ndim != 2 or not jnp.issubdtype(tokens_BT.dtype, jnp.integer):
             raise ValueError(f"token ids must be whole numbers [B, T], got {tokens_BT.dtype}{list(tokens_BT.shape)}")
@@ -65,23 +58,21 @@ def _logits(model: Model, params, buffers, tokens_BT):
 
 
 def load_pretrained(
-    path: str | os.PathLike[str],
+    source: str | os.PathLike[str] | ModelFiles,
     *,
     dtype: DTypeLike,
     mesh: Mesh | None = None,
     model: Mapping[str, Any] | None = None,
-    on_bytes: Callable[[int], None] = lambda count: None,
 ) -> Pretrained:
-    """The model of a Hugging Face folder (DeepSeek-V2/V3, Llama, Qwen2).
+    """The model of a Hugging Face folder (DeepSeek-V2/V3, Llama, Qwen2), or of files that are open already.
 
     Each array is filled a device's shard at a time, one tensor after another, of which only the rows that the shard
     needs are read: a host needs room for its own shards and one tensor. FP8 weights are dequantised on the way.
 
-    dtype: type of the parameters and, unless `model` says otherwise, of the activations: float32, bfloat16 or float16, as
-      text or as a type of numpy or jax. Buffers are float32.
+    dtype: of the parameters and, unless `model` says otherwise, of the activations: float32, bfloat16 or float16, as text or
+      as a type of numpy or jax. Buffers are float32.
     mesh: where the arrays go, laid out by `r1jax.sharding`; without one, the first device.
     model: fields of ModelConfig that are to differ from the folder's ("remat", "dtype", "yarn").
-    on_bytes: called with the number of bytes of each piece that was filled.
 
     Errors: those of `r1jax.hf.folder.open_folder`; ValueError for an unknown dtype, or for fields of `model` that change the
     shapes of weights. All come before anything is allocated; that an FP8 scale is not finite, when it is read.
@@ -89,15 +80,14 @@ def load_pretrained(
     dtype = dtype_name(dtype)
     if dtype not in _LOADED_AS:
         raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(_LOADED_AS)}")
-    folder = open_folder(path)
-    config = ModelConfig.from_dict(dataclasses.asdict(folder.config) | {"dtype": dtype} | dict(model or {}))
-    pure = make_model(config)
-    if pure.abstract() != make_model(folder.config).abstract():
-        raise ValueError(f"model={dict(model or {})} gives the weights other shapes than {folder.path} has")
+    files = source if isinstance(source, ModelFiles) else open_folder(source)
+    pure = make_model(ModelConfig.from_dict(dataclasses.asdict(files.config) | {"dtype": dtype} | dict(model or {})))
+    if pure.abstract() != make_model(files.config).abstract():
+        raise ValueError(f"model={dict(model or {})} gives the weights other shapes than {files.path} has")
     shapes = dict(zip(("params", "buffers"), pure.abstract(), strict=True))
     axes = dict(zip(("params", "buffers"), pure.logical_axes(), strict=True))
     by_path: dict[tuple[str, ...], list[tuple[str, Place]]] = {}
-    for name, place in folder.places.items():
+    for name, place in files.places.items():
         if not place.is_copy:
             by_path.setdefault(place.path, []).append((name, place))
 
@@ -108,13 +98,13 @@ def load_pretrained(
         if mesh is not None:
             spec = sharding.partition_spec(leaf_axes, leaf.shape, mesh, name="/".join(keys))
             layout = NamedSharding(mesh, spec)
-        return _load_array(folder, by_path[keys], leaf.shape, leaf_dtype, layout, on_bytes)
+        return _load_array(files, by_path[keys], leaf.shape, leaf_dtype, layout)
 
     trees = jax.tree_util.tree_map_with_path(load, axes, shapes, is_leaf=lambda node: isinstance(node, tuple))
-    return Pretrained(pure, trees["params"], trees["buffers"], folder.tokenizer, folder.generation)
+    return Pretrained(pure, trees["params"], trees["buffers"], files.tokenizer, files.generation)
 
 
-def _load_array(folder: Folder, places, shape, dtype: np.dtype, layout, on_bytes) -> jax.Array:
+def _load_array(files: ModelFiles, places, shape, dtype: np.dtype, layout) -> jax.Array:
     """One array of ours from the tensors at `places`, a device's shard at a time; replicas share the host's copy."""
     by_bounds: dict[tuple[tuple[int, int], ...], list] = {}
     for device, index in layout.addressable_devices_indices_map(shape).items():
@@ -129,8 +119,7 @@ def _load_array(folder: Folder, places, shape, dtype: np.dtype, layout, on_bytes
             stack, part = index[:num_stacked], index[num_stacked:]
             if all(s.start <= i < s.stop for s, i in zip(stack, place.index, strict=True)):
                 target = host[tuple(i - s.start for s, i in zip(stack, place.index, strict=True))]
-                place.fill(target, folder.read(name, place.hf_part(part)), part)
-                on_bytes(target.nbytes)
+                place.fill(target, files.read(name, place.hf_part(part)), part)
         shards += jax.block_until_ready([jax.device_put(host, device) for device in devices])  # then `host` is free
     return jax.make_array_from_single_device_arrays(shape, layout, shards)
 
@@ -156,37 +145,32 @@ def save_pretrained(
     *,
     dtype: DTypeLike | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
-    on_bytes: Callable[[int], None] = lambda count: None,
 ) -> None:
     """Writes a folder that transformers, vLLM and SGLang load: config.json, weights, tokenizer, generation_config.json.
 
-    The folder appears when it is complete; one tensor at a time is held in memory.
+    The folder appears when it is complete; one tensor at a time is held in memory. Nothing is left behind by an error.
 
     dtype: of the weights on disk: float32, bfloat16 (as text or as a type) or "fp8" (as DeepSeek's: projections in 128 × 128
       blocks, the rest bfloat16); None keeps the parameters' own. The router's bias is float32 in any case.
     max_shard_bytes: a file is larger only if its one tensor is.
 
-    Errors: FileExistsError: the folder is there and holds something, or is a mount point. OSError: too little room on the
-    disk. ValueError: the config is in no family; arrays are spread over several hosts; a weight that is not finite cannot
-    be FP8. Nothing is left behind.
+    FileExistsError: the folder holds something, or is a mount point. OSError: too little room on the disk. ValueError: the
+    config is in no family; arrays are spread over several hosts; a weight that is not finite cannot be FP8.
     """
     for leaf in jax.tree.leaves((model.params, model.buffers)):
         if not leaf.is_fully_addressable:
             raise ValueError("save_pretrained: the arrays are spread over several hosts; gather them on one first")
     places = hf_places(model.config)
-    trees = {"params": model.params, "buffers": model.buffers}
-    leaves = {place.path: at(trees, place.path) for place in places.values()}
+    trees: Any = {"params": model.params, "buffers": model.buffers}
+    leaves = {place.path: functools.reduce(operator.getitem, place.path, trees) for place in places.values()}
 
-    def tensors() -> Iterator[tuple[str, np.ndarray]]:
-        for name, place in places.items():
-            yield name, place.to_hf(_host_array(leaves[place.path], place.index))
-
-    source = Source(
-        config=model.config,
+    write_model(
+        Path(path),
+        model.config,
+        read=lambda name: places[name].to_hf(_host_array(leaves[places[name].path], places[name].index)),
         dtypes={name: np.dtype(leaves[place.path].dtype) for name, place in places.items()},
-        tensors=tensors,
         tokenizer=model.tokenizer,
         generation=model.generation,
+        dtype=None if dtype is None else dtype_name(dtype),
+        max_shard_bytes=max_shard_bytes,
     )
-    name = None if dtype is None else dtype_name(dtype)
-    write_folder(Path(path), source, dtype=name, max_shard_bytes=max_shard_bytes, on_bytes=on_bytes)

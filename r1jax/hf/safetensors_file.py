@@ -1,9 +1,9 @@
 """safetensors files, read a part of a tensor at a time and written a tensor at a time.
 
 The format: 8 bytes of header length (little-endian), a JSON header {name: {dtype, shape, data_offsets}}, the tensors'
-bytes. The `safetensors` package (0.8.0) reads no float8 into numpy, names no tensor that is at fault, takes a name that comes
-twice, and writes a file from tensors that are all in memory; so this module reads by the header's offsets. It reads rather than
-maps: three times as fast when every page is new.
+bytes. The `safetensors` package (0.8.0) reads no float8 into numpy, names few tensors that are at fault, takes a name that
+comes twice, and writes a file from tensors that are all in memory; so this module reads by the header's offsets. It reads
+rather than maps: three times as fast when every page is new.
 """
 
 import dataclasses
@@ -11,43 +11,43 @@ import json
 import math
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-INDEX = "model.safetensors.index.json"
-"""Of a folder of several files: which of them holds which tensor."""
-SINGLE = "model.safetensors"
-"""The one file of a folder without an index."""
-DTYPES: dict[str, np.dtype] = {
+INDEX = "model.safetensors.index.json"  # of a folder of several files: which of them holds which tensor
+SINGLE = "model.safetensors"  # the one file of a folder without an index
+TYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16), "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
     "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
 }  # fmt: skip
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_NAMES = {dtype: name for name, dtype in TYPES.items()}
 _LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors package
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
-    """One tensor on disk.
+class Planned:
+    """A tensor to be written: its Hugging Face name, type and shape."""
 
-    file: which file.
-    dtype, shape: as stored.
-    offset: of its first byte in the file.
-    """
-
-    file: Path
+    name: str
     dtype: np.dtype
     shape: tuple[int, ...]
-    offset: int
 
     @property
     def num_bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored(Planned):
+    """A tensor on disk: its file, and the offset of its first byte there."""
+
+    file: Path
+    offset: int
 
     def read(self, part: tuple[slice, ...] | None = None) -> np.ndarray:
         """The slices `part` (with start and stop) of it; the rows of the first are read, and no others."""
@@ -62,10 +62,10 @@ class Stored:
         return raw.view(self.dtype).reshape(-1, *self.shape[1:])[:, *rest]
 
 
-def read_header(file: Path) -> tuple[dict[str, Stored], set[str], list[str]]:
-    """(name -> tensor, names whose entries are at fault, faults of the file, a line each that names it).
+def read_header(file: Path) -> tuple[dict[str, Stored], list[str]]:
+    """(name -> tensor, a line for each fault, which names the file). The header alone is read.
 
-    Reads the header alone.
+    A tensor that is at fault is there too: its name is not missing, and it cannot be read.
     """
     try:
         with file.open("rb") as stream:
@@ -73,16 +73,38 @@ def read_header(file: Path) -> tuple[dict[str, Stored], set[str], list[str]]:
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else _LARGEST_HEADER + 1
             if length > min(_LARGEST_HEADER, size - 8):
                 reason = f"cut short or not a safetensors file ({size} bytes do not hold its header)"
-                return {}, set(), [f"{file.name}: {reason}"]
+                return {}, [f"{file.name}: {reason}"]
             header = json.loads(stream.read(length), object_pairs_hook=_object)
         if not isinstance(header, dict) or not all(isinstance(fields, dict) for fields in header.values()):
             raise ValueError("it is not an object of objects")
     except OSError as error:
-        return {}, set(), [f"{file.name}: it cannot be read ({error.strerror})"]
+        return {}, [f"{file.name}: it cannot be read ({error.strerror})"]
     except (ValueError, RecursionError) as error:
-        return {}, set(), [f"{file.name}: its header is damaged ({error})"]
+        return {}, [f"{file.name}: its header is damaged ({error})"]
     header.pop("__metadata__", None)
-    return _tensors(file, header, size - 8 - length, 8 + length)
+    tensors, spans, faults = {}, [], []
+    for name, fields in header.items():
+        kind, shape, offsets = str(fields.get("dtype")), fields.get("shape"), fields.get("data_offsets")
+        is_sound = _are_counts(shape) and _are_counts(offsets) and len(offsets) == 2 and offsets[0] <= offsets[1]
+        first, last = offsets if is_sound else (0, 0)
+        dtype = TYPES.get(kind, np.dtype(np.uint8))
+        tensors[name] = stored = Stored(name, dtype, tuple(shape) if is_sound else (), file, 8 + length + first)
+        spans.append((first, last, name))
+        if not is_sound:
+            faults.append(f"{name} has no sound shape and offsets in the header")
+        elif kind not in TYPES:
+            faults.append(f"{name} has type {kind}; known: {', '.join(TYPES)}")
+        elif stored.num_bytes != last - first:
+            faults.append(f"{name} has {last - first} bytes, its shape {stored.shape} needs more or less")
+    end, room = 0, size - 8 - length
+    for first, last, name in sorted(spans):
+        if first < end:
+            faults.append(f"{name} begins within another tensor")
+        end = max(end, last)
+    if end != room:
+        word = "cut short" if end > room else "too long"
+        faults.append(f"{word}: its header tells of {end} bytes of tensors, it holds {room}")
+    return tensors, [f"{file.name}: {fault}" for fault in faults]
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -93,56 +115,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _tensors(
-    file: Path, header: dict[str, dict], room: int, start: int
-) -> tuple[dict[str, Stored], set[str], list[str]]:
-    tensors: dict[str, Stored] = {}
-    faults: list[str] = []
-    places: list[tuple[int, int, str]] = []
-    for name, fields in header.items():
-        kind, shape, offsets = fields.get("dtype"), _counts(fields.get("shape")), _counts(fields.get("data_offsets"))
-        if shape is None or offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
-            faults.append(f"{file.name}: {name} has no sound shape and offsets in the header")
-            continue
-        places.append((offsets[0], offsets[1], name))
-        dtype = DTYPES.get(str(kind))
-        if dtype is None:
-            faults.append(f"{file.name}: {name} has type {kind}; known: {', '.join(DTYPES)}")
-            continue
-        stored = Stored(file, dtype, tuple(shape), start + offsets[0])
-        if stored.num_bytes != offsets[1] - offsets[0]:
-            faults.append(
-                f"{file.name}: {name} has {offsets[1] - offsets[0]} bytes, its shape {tuple(shape)} needs more or less"
-            )
-            continue
-        tensors[name] = stored
-    end = 0
-    for first, last, name in sorted(places):
-        if first < end:
-            faults.append(f"{file.name}: {name} begins within another tensor")
-        end = max(end, last)
-    if end != room:
-        word = "cut short" if end > room else "too long"
-        faults.append(f"{file.name}: {word}: its header tells of {end} bytes of tensors, it holds {room}")
-    return tensors, set(header) - set(tensors), faults
-
-
-def _counts(value: Any) -> list[int] | None:
-    """The value, if it is a list of whole numbers that are not negative."""
-    return value if isinstance(value, list) and all(type(item) is int and item >= 0 for item in value) else None
-
-
-@dataclasses.dataclass(frozen=True)
-class Planned:
-    """A tensor to be written: its Hugging Face name, type and shape."""
-
-    name: str
-    dtype: np.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
 
 
 def split_shards(planned: Iterable[Planned], *, max_shard_bytes: int) -> dict[str, list[Planned]]:
@@ -161,17 +135,8 @@ def split_shards(planned: Iterable[Planned], *, max_shard_bytes: int) -> dict[st
     return {f"model-{i:05}-of-{count:05}.safetensors": shard for i, shard in enumerate(shards, 1)}
 
 
-def write_shards(
-    folder: Path,
-    shards: Mapping[str, list[Planned]],
-    tensors: Iterable[tuple[str, np.ndarray]],
-    *,
-    on_bytes: Callable[[int], None] = lambda count: None,
-) -> None:
-    """Writes the files and, if there are several, the index.
-
-    tensors: (name, array) in the order of the plan; one is held at a time. on_bytes: called with the size of each once written.
-    """
+def write_files(folder: Path, shards: Mapping[str, list[Planned]], tensors: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Writes the files and, if there are several, the index; `tensors` are in the order of the plan, and one is held at a time."""
     source = iter(tensors)
     for file_name, shard in shards.items():
         offsets, position = {}, 0
@@ -179,7 +144,7 @@ def write_shards(
         for item in sorted(shard, key=lambda item: -item.dtype.itemsize):  # so that each is aligned to its type
             offsets[item.name] = position
             header[item.name] = {
-                "dtype": NAMES[item.dtype],
+                "dtype": _NAMES[item.dtype],
                 "shape": list(item.shape),
                 "data_offsets": [position, position + item.num_bytes],
             }
@@ -194,7 +159,6 @@ def write_shards(
                     raise ValueError(f"{name} {array.dtype}{array.shape} came where {item} was planned")
                 stream.seek(8 + len(text) + offsets[name])
                 stream.write(np.ascontiguousarray(array).view(np.uint8).data)
-                on_bytes(item.num_bytes)
     if len(shards) > 1:
         weight_map = {item.name: file_name for file_name, shard in shards.items() for item in shard}
         total = sum(item.num_bytes for shard in shards.values() for item in shard)

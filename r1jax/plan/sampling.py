@@ -23,8 +23,8 @@ from r1jax.rollout.weight_sync import (
     rollout_shardings,
 )
 from r1jax.sharding import bytes_on_device
-from r1jax.specs.mesh import RolloutMeshSpec
 from r1jax.specs.stages import EvaluateSpec, RejectSpec, RlSpec
+from r1jax.specs.training import RolloutMeshSpec
 
 
 def sampling_weights(model: Model, state, mesh: Mesh) -> tuple[Any, Any]:

@@ -5,34 +5,14 @@ import sys
 from pathlib import Path
 
 from r1jax.hf import Pretrained, save_pretrained
-from r1jax.hf.write import DTYPES
+from r1jax.hf.write import WEIGHT_TYPES
 from r1jax.policies.policy import load_policy
 from r1jax.sharding import make_mesh
 from r1jax.specs.policy import StageInit
-from r1jax.specs.reader import SpecError, read
+from r1jax.specs.reader import FlagText, read
 from r1jax.training.checkpoint import CheckpointError
 
 BAD_INPUT = 2
-
-
-def export(workdir: Path, target: Path, *, step: int | str | None = None, dtype: str | None = None) -> None:
-    """Writes a stage's weights, with its tokenizer, for transformers, vLLM and SGLang.
-
-    Args:
-        workdir: the stage's work directory.
-        target: a new folder.
-        step: which checkpoint, see ``StageInit``; None: the last one of a finished stage.
-        dtype: "float32", "bfloat16" or "fp8"; None keeps float32, in which stages train.
-
-    Errors: those of `load_policy` for the work directory, of `save_pretrained` for the target; ValueError for the directory of
-    a run, naming its stages.
-    """
-    stages = sorted(path.parent for path in Path(workdir).glob("*/model.json"))
-    if stages and not (Path(workdir) / "model.json").exists():
-        raise ValueError(f"{workdir} is the directory of a run; say which stage: {', '.join(map(str, stages))}")
-    init = read(StageInit, {"path": str(workdir), "step": step})
-    policy, params, buffers = load_policy(init, mesh=make_mesh(), seed=0)
-    save_pretrained(Pretrained(policy.model, params, buffers, tokenizer=policy.tokenizer), target, dtype=dtype)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,21 +20,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="r1jax export", description="A stage's model as a Hugging Face folder.")
     parser.add_argument("--from", dest="workdir", type=Path, required=True, help="work directory of a stage")
     parser.add_argument("--to", dest="target", type=Path, required=True, help="new folder")
-    parser.add_argument(
-        "--step",
-        help="a number of updates, 'latest' or 'best' (by held-out score); without it, the last of a finished stage",
-    )
-    parser.add_argument("--dtype", choices=sorted(DTYPES), help="type of the weights; without it, float32")
+    steps = "a number of updates, 'latest' or 'best' (by held-out score); without it, the last of a finished stage"
+    parser.add_argument("--step", type=FlagText, help=steps)
+    parser.add_argument("--dtype", choices=sorted(WEIGHT_TYPES), help="type of the weights; without it, float32")
     options = parser.parse_args(arguments)
-    step = int(options.step) if options.step and options.step.isdecimal() else options.step
+    stages = sorted(path.parent for path in options.workdir.glob("*/model.json"))
     try:
-        export(options.workdir, options.target, step=step, dtype=options.dtype)
-    except (SpecError, ValueError, OSError, CheckpointError) as error:
+        if stages and not (options.workdir / "model.json").exists():
+            names = ", ".join(map(str, stages))
+            raise ValueError(f"{options.workdir} is the directory of a run; say which stage: {names}")
+        init = read(StageInit, {"path": str(options.workdir), "step": options.step})
+        policy, params, buffers = load_policy(init, mesh=make_mesh(), seed=0)
+        model = Pretrained(policy.model, params, buffers, tokenizer=policy.tokenizer)
+        save_pretrained(model, options.target, dtype=options.dtype)
+    except (ValueError, OSError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     print(options.target)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

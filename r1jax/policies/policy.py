@@ -3,6 +3,7 @@
 A stage's work directory holds ``model.json``, ``tokenizer/`` and ``checkpoints/``; the next stage's config names that directory.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -11,25 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from r1jax import sharding
 from r1jax.data.documents import DocumentSource, as_messages
 from r1jax.data.records import document_at, open_records
-from r1jax.hf import gguf, load_pretrained
-from r1jax.hf.folder import Folder, check_folder
+from r1jax.hf import load_pretrained
+from r1jax.hf.folder import ModelFiles, open_folder
+from r1jax.hf.gguf import find_smollm2, open_gguf
 from r1jax.models.config import ModelConfig
 from r1jax.models.presets import make_preset
 from r1jax.models.transformer import Model, make_model
 from r1jax.processes import is_first
 from r1jax.specs.fields import to_plain
 from r1jax.specs.functions import load_function, naming_function
-from r1jax.specs.policy import HOW, AnyInit, GgufInit, HuggingFaceInit, RandomInit, StageInit, TokenizerSpec
+from r1jax.specs.policy import HOW, AnyInit, GgufInit, HuggingFaceInit, RandomInit, SourceSpec, StageInit, TokenizerSpec
 from r1jax.specs.reader import SpecError, read, read_some
-from r1jax.specs.source import SourceSpec
 from r1jax.text.chat import render
-from r1jax.text.gguf_tokenizer import gguf_tokenizer
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.text.train_tokenizer import SPECIAL_TOKENS, train_tokenizer
 from r1jax.training.checkpoint import load_checkpoint
@@ -45,17 +44,13 @@ class Policy:
 
     def save(self, workdir: Path) -> None:
         """Writes model.json and tokenizer/ into a stage's work directory; of several processes the first does."""
-        if not is_first():
-            return
-        write_json(workdir / "model.json", dataclasses.asdict(self.model.config))
-        self.tokenizer.save(workdir / "tokenizer")
+        if is_first():
+            write_json(workdir / "model.json", dataclasses.asdict(self.model.config))
+            self.tokenizer.save(workdir / "tokenizer")
 
 
 def make_source(spec: SourceSpec, *, seed: int) -> DocumentSource:
-    """index -> document: a record of the path, or what the function gives of index and seed.
-
-    Raises ValueError for a function that cannot be imported.
-    """
+    """index -> document: a record, or what the function gives of index and seed. ValueError: it cannot be imported."""
     if (path := spec.path) is not None:
         return lambda index: document_at(index, seed=seed, path=path, split=spec.split, subset=spec.subset)
     function = load_function(str(spec.function))
@@ -82,45 +77,54 @@ def count_documents(spec: SourceSpec) -> int | None:
 def load_policy(init: AnyInit, *, mesh: Mesh, seed: int) -> tuple[Policy, dict, dict]:
     """(policy, params, buffers) on the mesh, from what a stage starts from.
 
-    Raises ValueError naming a key of the spec, or a file, that is at fault; FileNotFoundError or CheckpointError naming
-    what is missing.
+    ValueError names a key of the spec, or a file, that is at fault; FileNotFoundError or CheckpointError what is missing.
     """
-    if isinstance(init, StageInit):
-        return _from_stage(init, mesh=mesh)
-    if isinstance(init, HuggingFaceInit):
-        return _from_folder(init, mesh=mesh)
-    if isinstance(init, GgufInit):
-        return _from_gguf(init, mesh=mesh)
-    policy = Policy(make_model(config_of(init, seed=seed)), trained_tokenizer(init.tokenizer, seed=seed))
+    if isinstance(init, HuggingFaceInit | GgufInit):
+        files = _open(init, compares_copies=True)
+        config = dataclasses.asdict(_changed_files(files, init))
+        loaded = load_pretrained(files, dtype="float32", mesh=mesh, model=config)
+        assert loaded.tokenizer is not None  # _open asks for one
+        return Policy(loaded.model, loaded.tokenizer), loaded.params, loaded.buffers
+    if isinstance(init, StageInit) and init.step is None and not (Path(init.path) / "DONE").is_file():
+        raise FileNotFoundError(
+            f"{init.path} is not the work directory of a finished stage: it has no DONE; step='latest' takes its last "
+            "checkpoint"
+        )
+    policy = Policy(make_model(config_of(init, seed=seed)), tokenizer_of(init, seed=seed))
     policy.tokenizer.check_fits(policy.model.config.vocab_size)
-    params, buffers = jax.jit(policy.model.init, out_shardings=_shardings(policy.model, mesh))(jax.random.key(seed))
-    return policy, params, buffers
+    if isinstance(init, RandomInit):
+        params, buffers = jax.jit(policy.model.init, out_shardings=_shardings(policy.model, mesh))(jax.random.key(seed))
+        return policy, params, buffers
+    _, *abstract = abstract_policy(policy.model.config, mesh=mesh)
+    state, _ = load_checkpoint(init.path, {"params": abstract[0], "buffers": abstract[1]}, step=init.step, partial=True)
+    return policy, state["params"], state["buffers"]
 
 
 def config_of(init: AnyInit, *, seed: int | None = None) -> ModelConfig:
     """The model that a stage starts from; no weights are read.
 
     seed: of a tokenizer that is trained, whose size the vocabulary has; None: it is taken to be as large as the spec says.
-
-    Raises ValueError naming the key, or what is missing: a folder that is not there needs "preset".
+    ValueError names the key, or what is missing: a folder that is not there needs "preset".
     """
     if isinstance(init, RandomInit):
         size = init.tokenizer.vocab_size if seed is None else trained_tokenizer(init.tokenizer, seed=seed).vocab_size
-        config = make_preset(init.preset, size)
-    elif isinstance(init, StageInit):
-        if not (Path(init.path) / "model.json").is_file():
+        return changed_model(make_preset(init.preset, size), init)
+    if isinstance(init, StageInit):
+        file = Path(init.path) / "model.json"
+        if not file.is_file():
             raise ValueError(f"init.path={init.path!r} is no stage's work directory yet: there is no model.json")
-        config = _read_config(Path(init.path) / "model.json")
-    elif isinstance(init, GgufInit):
-        config = gguf.read_gguf(_gguf_path(init)).config()
-    elif init.preset is not None and not Path(init.path).exists():
-        config = dataclasses.replace(make_preset(init.preset), dtype="float32")
-    else:
         try:
-            config = dataclasses.replace(_checked_folder(init).config, dtype="float32")
-        except FileNotFoundError as error:
-            raise ValueError(f"init.path: {error}; or say with init.preset which model it is") from error
-    return changed_model(config, init)
+            config = ModelConfig.from_dict(json.loads(file.read_text()))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file} is damaged, or of another version: {error}") from error
+        return changed_model(config, init)
+    if isinstance(init, HuggingFaceInit) and init.preset is not None and not Path(init.path).exists():
+        return changed_model(dataclasses.replace(make_preset(init.preset), dtype="float32"), init)
+    try:
+        return _changed_files(_open(init), init)
+    except FileNotFoundError as error:
+        hint = "; or say with init.preset which model it is" if isinstance(init, HuggingFaceInit) else ""
+        raise ValueError(f"init.path: {error}{hint}") from error
 
 
 def tokenizer_of(init: AnyInit, *, seed: int) -> Tokenizer:
@@ -129,10 +133,8 @@ def tokenizer_of(init: AnyInit, *, seed: int) -> Tokenizer:
         return trained_tokenizer(init.tokenizer, seed=seed)
     if isinstance(init, StageInit):
         return Tokenizer.load(Path(init.path) / "tokenizer")
-    if isinstance(init, GgufInit):
-        return gguf_tokenizer(gguf.read_gguf(_gguf_path(init)).metadata)
-    tokenizer = _checked_folder(init).tokenizer
-    assert tokenizer is not None  # check_folder asks for one
+    tokenizer = _open(init).tokenizer
+    assert tokenizer is not None  # _open asks for one
     return tokenizer
 
 
@@ -159,53 +161,14 @@ def _trained_tokenizer(text: str, seed: int) -> Tokenizer:
     return train_tokenizer(texts, vocab_size=spec.vocab_size, special_tokens=special)
 
 
-def _from_stage(init: StageInit, *, mesh: Mesh) -> tuple[Policy, dict, dict]:
-    path = Path(init.path)
-    if init.step is None and not (path / "DONE").is_file():
-        raise FileNotFoundError(
-            f"{path} is not the work directory of a finished stage: it has no DONE; step='latest' takes its last checkpoint"
-        )
-    policy = Policy(make_model(config_of(init)), Tokenizer.load(path / "tokenizer"))
-    policy.tokenizer.check_fits(policy.model.config.vocab_size)
-    _, *abstract = abstract_policy(policy.model.config, mesh=mesh)
-    state, _ = load_checkpoint(path, {"params": abstract[0], "buffers": abstract[1]}, step=init.step, partial=True)
-    return policy, state["params"], state["buffers"]
-
-
 def changed_model(config: ModelConfig, init: AnyInit) -> ModelConfig:
     """The model with what the spec changes of it. Raises SpecError for a key that there is not, or a wrong type."""
-    changes = _changes(init)
+    changes = read_some(ModelConfig, init.model, "init.model")
     if isinstance(init, StageInit) and (fixed := sorted(set(changes) - {*HOW, "dtype"})):
         raise SpecError(
             f"init.model.{fixed[0]} is fixed by the stage that trained it; what can change is {', '.join(HOW)}, dtype"
         )
     return ModelConfig.from_dict(dataclasses.asdict(config) | changes)
-
-
-def _changes(init: AnyInit) -> dict[str, Any]:
-    return read_some(ModelConfig, init.model, "init.model")
-
-
-def _read_config(path: Path) -> ModelConfig:
-    """The model of a model.json. Raises FileNotFoundError or ValueError, naming the file."""
-    try:
-        return ModelConfig.from_dict(json.loads(path.read_text()))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged, or of another version: {error}") from error
-
-
-def _gguf_path(init: GgufInit) -> Path:
-    return gguf.find_smollm2() if init.path == "smollm2" else Path(init.path)
-
-
-def _from_gguf(init: GgufInit, *, mesh: Mesh) -> tuple[Policy, dict, dict]:
-    file = gguf.read_gguf(_gguf_path(init))
-    tokenizer = gguf_tokenizer(file.metadata)
-    config, params = gguf.load_gguf(file, **_changes(init))
-    tokenizer.check_fits(config.vocab_size)
-    model = make_model(config)
-    params = jax.tree.map(lambda a, s: sharding.place(np.asarray(a), s), params, _shardings(model, mesh)[0])
-    return Policy(model, tokenizer), params, {}
 
 
 _FREE = (
@@ -215,12 +178,11 @@ _FREE = (
 """Fields that say how a model is computed or began, or what a folder may leave out: a preset's may differ."""
 
 
-def _checked_folder(init: HuggingFaceInit) -> Folder:
-    """The folder, whose weights are not read.
-
-    Raises what ``check_folder`` raises; ValueError, naming the fields, where its model is not the one that "preset" names.
-    """
-    folder = check_folder(init.path)
+def _open(init: HuggingFaceInit | GgufInit, *, compares_copies: bool = False) -> ModelFiles:
+    """The files, of which no weight is read but to compare copies. ValueError where a folder is not of the preset's model."""
+    if isinstance(init, GgufInit):
+        return open_gguf(find_smollm2() if init.path == "smollm2" else init.path)
+    folder = open_folder(init.path, needs_tokenizer=True, compares_copies=compares_copies)
     if init.preset is not None:
         expected, there = (dataclasses.asdict(config) for config in (make_preset(init.preset), folder.config))
         differ = [name for name in expected if name not in _FREE and expected[name] != there[name]]
@@ -230,11 +192,20 @@ def _checked_folder(init: HuggingFaceInit) -> Folder:
     return folder
 
 
-def _from_folder(init: HuggingFaceInit, *, mesh: Mesh) -> tuple[Policy, dict, dict]:
-    _checked_folder(init)
-    loaded = load_pretrained(init.path, dtype="float32", mesh=mesh, model=_changes(init))
-    assert loaded.tokenizer is not None  # check_folder asks for one
-    return Policy(loaded.model, loaded.tokenizer), loaded.params, loaded.buffers
+def _changed_files(files: ModelFiles, init: HuggingFaceInit | GgufInit) -> ModelConfig:
+    """The model of the files with what the spec changes of it. Raises SpecError, naming the key, where weights would not fit."""
+    there = dataclasses.replace(files.config, dtype="float32")
+    changed = changed_model(there, init)
+    shapes = make_model(there).abstract()
+    for key in init.model if make_model(changed).abstract() != shapes else ():
+        before, after = getattr(there, key), getattr(changed, key)
+        with contextlib.suppress(ValueError):  # a model that cannot be, with this change alone
+            if make_model(dataclasses.replace(there, **{key: after})).abstract() == shapes:
+                continue
+        raise SpecError(
+            f"init.model.{key}={after!r} does not fit the weights of {init.path}, which have {key}={before!r}"
+        )
+    return changed
 
 
 def _shardings(model: Model, mesh: Mesh):

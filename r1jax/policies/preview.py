@@ -29,11 +29,7 @@ class Preview:
 
 
 class Previews:
-    """The stages of a run by their work directories, done or not.
-
-    Args:
-        planned: work directory -> spec of each stage of the run; other directories are read as they are.
-    """
+    """The stages of a run by their work directories, done or not; those that are not `planned` are read as they are."""
 
     def __init__(self, planned: Mapping[str, StageSpec] | None = None):
         self._planned = dict(planned or {})

@@ -1,4 +1,4 @@
-"""A trained reward model as a function: conversations in, logits out. Used by its own stage and by RL.
+"""A trained reward model as a function, conversations in, logits out, for its own stage and for RL.
 
 A reward model's work directory holds what every stage's does; its parameters have one entry more, "reward_head", its config
 says which part of a response it reads, under which template, and its summary where its rewards are centred.
@@ -32,8 +32,8 @@ from r1jax.training.checkpoint import load_checkpoint
 def make_reward_pass(model: Model) -> Callable:
     """(params, buffers, tokens_BT, lengths_B) -> rewards [B], jitted: compiled once for each shape."""
 
-    def score(params, buffers, tokens_BT, lengths_B):
-        return rewards_at_end(model, params, buffers, tokens_BT, lengths_B)[0]
+    def score(*arguments):
+        return rewards_at_end(model, *arguments)[0]
 
     return jax.jit(score)
 
@@ -58,11 +58,11 @@ def score_sequences(
 ) -> np.ndarray:
     """[N] float32 rewards of token sequences, in their order; sorted by length into batches of ``rows``."""
     rewards_N = np.zeros(len(sequences), np.float32)
-    order = sorted(range(len(sequences)), key=lambda place: (len(sequences[place]), place))
+    order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
     for start in range(0, len(order), rows):
-        places = order[start : start + rows]
-        tokens_BT, lengths_B = pad_rows([sequences[place] for place in places], rows=rows, bucket=bucket)
-        rewards_N[places] = to_host(score(params, buffers, tokens_BT, lengths_B))[: len(places)]
+        batch = order[start : start + rows]
+        padded = pad_rows([sequences[index] for index in batch], rows=rows, bucket=bucket)
+        rewards_N[batch] = to_host(score(params, buffers, *padded))[: len(batch)]
     return rewards_N
 
 
@@ -93,10 +93,7 @@ def load_reward_model(path: str | Path, *, mesh: Mesh) -> tuple[Policy, dict, di
 
 
 def load_rewards(rewards: Sequence[AnyReward], *, mesh: Mesh) -> list[FunctionReward | Entry]:
-    """What a ``Rubric`` takes of a stage's rewards, with every trained reward model read and made a function on the mesh.
-
-    Raises FileNotFoundError, CheckpointError as ``load_reward_model``.
-    """
+    """What a ``Rubric`` takes of a stage's rewards; every trained reward model is read and made a function on the mesh."""
     return [_entry(reward, _load(reward, mesh)) if isinstance(reward, ModelReward) else reward for reward in rewards]
 
 
@@ -107,14 +104,8 @@ def stand_in_rewards(rewards: Sequence[AnyReward]) -> list[FunctionReward | Entr
 
 
 def _entry(reward: ModelReward, function: LearnedReward) -> Entry:
-    return make_entry(
-        function,
-        name=reward.name,
-        weight=reward.weight,
-        tasks=reward.tasks,
-        from_update=reward.from_update,
-        deferred=True,
-    )
+    shared = {field: getattr(reward, field) for field in ("name", "weight", "tasks", "from_update")}
+    return make_entry(function, **shared, deferred=True)
 
 
 def _load(reward: ModelReward, mesh: Mesh) -> LearnedReward:
@@ -125,9 +116,8 @@ def _load(reward: ModelReward, mesh: Mesh) -> LearnedReward:
     score = make_reward_pass(policy.model)
 
     def logits(asked: Sequence[tuple[Messages, str]]) -> Sequence[float]:
-        sequences = [
-            encode_response(messages, text, policy.tokenizer, template=config["template"]) for messages, text in asked
-        ]
+        options = {"tokenizer": policy.tokenizer, "template": config["template"]}
+        sequences = [encode_response(messages, text, **options) for messages, text in asked]
         rows, bucket = reward.rows_per_batch, config["length_bucket"]
         with jax.set_mesh(mesh):
             return score_sequences(score, params, buffers, sequences, rows=rows, bucket=bucket).tolist()
@@ -139,8 +129,8 @@ def _read(path: Path) -> dict[str, Any]:
     """A JSON object of a work directory. Raises ValueError naming the file."""
     try:
         value = json.loads(path.read_text())
-        if not isinstance(value, dict):
-            raise ValueError(f"must be a JSON object; it is a {type(value).__name__}")
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: must be a JSON object; it is a {type(value).__name__}")
     return value

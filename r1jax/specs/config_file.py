@@ -1,21 +1,15 @@
-"""Config files: Python files that define `get_config()`, and the flags that change a value of what it returns.
+"""Config files, which README explains: Python files that define `get_config()`, and the flags that change what it returns.
 
-    from ml_collections import ConfigDict
-
-    def get_config():
-        return ConfigDict({"stages": {"rl": {"stage": "rl", "init": {...}, "tasks": [...], "rewards": [...]}}})
-
-A config says only what differs from the defaults of `r1jax.specs.stages`. `--config.stages.NAME.field=value` sets any field, in
-the file or not; `--config.key=value` any other key of the file, with all that refers to it (`config.get_ref`). A config file
-may import the modules that lie next to it, as a script may; functions that it names may be in such a module too.
+`--config.stages.NAME.field=value` sets any field, in the file or not; `--config.key=value` any other key of the file, with all
+that refers to it. A config file may import the modules that lie next to it, as a script may.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import re
+import runpy
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -29,6 +23,7 @@ from r1jax.specs.fields import Seed
 from r1jax.specs.reader import FlagText, SpecError, near, read
 
 _STEP = re.compile(r"(\w+)((?:\[\d+\])*)")
+_UNFILLED = object()
 
 
 class ConfigError(ValueError):
@@ -47,39 +42,32 @@ class Experiment:
 def load_experiment(path: str, overrides: Sequence[str] = (), *, seed: int | None = None) -> Experiment:
     """The experiment of `path` ("configs/X.py" or "configs/X.py:argument") with overrides like "--config.a.b=1".
 
-    seed: in the place of the file's own.
-
-    Raises ConfigError if there is no such file, it cannot be run, it returns no config, or an override has no place.
+    seed: in the place of the file's own. ConfigError: no such file, it cannot be run, or a flag that it cannot take.
     """
     file, _, argument = path.partition(":")
     config = _run(file, argument)
-    flags = [_split(flag) for flag in overrides]
-    if seed is not None:
-        flags.append(("seed", str(seed)))
-    of_stages = [(key.removeprefix("stages."), text) for key, text in flags if key.startswith("stages.")]
-    for key, text in flags:
-        if not key.startswith("stages."):
-            _set_shared(config, key, text, file=file)
-    stages: Any = config.get("stages")
-    if not isinstance(stages, ConfigDict) or not stages:
-        raise ConfigError(f"{file}: the config has no stages: a dict from a name to a stage's config")
-    if len(stages) > 1 and stages._sort_keys:
-        raise ConfigError(
-            f"{file}: stages would run in alphabetical order: make them with ConfigDict(..., sort_keys=False)"
-        )
-    values = _own(stages)
-    for name, stage in values.items():
-        if not re.fullmatch(r"\w+", str(name), re.ASCII):
-            raise ConfigError(f"{file}: the stage {name!r}: a name has letters, digits and underscores only")
-        if not isinstance(stage, dict):
-            raise ConfigError(f"{file}: stages.{name}={stage!r} must be a dict")
-    for key, text in of_stages:
-        _set(values, key, text, file=file)
+    flags = [_split(flag) for flag in overrides] + ([] if seed is None else [("seed", str(seed))])
     try:
-        shared_seed = read(Seed, config.get("seed", 0), "seed")
+        for key, text in flags:
+            if not key.startswith("stages."):
+                _set_shared(config, key, text)
+        stages: Any = config.get("stages")
+        if not isinstance(stages, ConfigDict) or not stages:
+            raise SpecError("the config has no stages: a dict from a name to a stage's config")
+        if len(stages) > 1 and stages._sort_keys:
+            raise SpecError("stages would run in alphabetical order: make them with ConfigDict(..., sort_keys=False)")
+        values = _own(stages)
+        for name, stage in values.items():
+            if not re.fullmatch(r"\w+", str(name), re.ASCII):
+                raise SpecError(f"the stage {name!r}: a name has letters, digits and underscores only")
+            if not isinstance(stage, dict):
+                raise SpecError(f"stages.{name}={stage!r} must be a dict")
+        for key, text in flags:
+            if key.startswith("stages."):
+                _set(values, key.removeprefix("stages."), text)
+        return Experiment(file=file, seed=read(Seed, config.get("seed", 0), "seed"), stages=values)
     except SpecError as error:
         raise ConfigError(f"{file}: {error}") from error
-    return Experiment(file=file, seed=shared_seed, stages=values)
 
 
 def import_from(folder: Path) -> None:
@@ -91,24 +79,20 @@ def import_from(folder: Path) -> None:
 def _run(file: str, argument: str) -> ConfigDict:
     """What `get_config` of a file returns."""
     path = Path(file).resolve()
-    spec = importlib.util.spec_from_file_location("r1jax_config", path)
-    if not path.is_file() or spec is None or spec.loader is None:
+    if not path.is_file() or path.suffix != ".py":
         raise ConfigError(f"--config={file}: there is no such Python file")
-    module = importlib.util.module_from_spec(spec)
     try:
         with _importing_from(path.parent):
-            spec.loader.exec_module(module)
-            if not hasattr(module, "get_config"):
-                raise ConfigError(f"{file} defines no get_config()")
-            config = module.get_config(argument) if argument else module.get_config()
-    except ConfigError:
-        raise
+            get_config = runpy.run_path(str(path), run_name="r1jax_config").get("get_config")
+            config = get_config and get_config(*filter(None, [argument]))
     except SyntaxError as error:
         raise ConfigError(f"{error.filename or file}, line {error.lineno}: {error.msg}") from error
     except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{file}, line {lines[-1]}" if lines else file
         raise ConfigError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    if get_config is None:
+        raise ConfigError(f"{file} defines no get_config()")
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{file}: get_config() returned a {type(config).__name__}, not a ConfigDict")
     return config
@@ -140,7 +124,7 @@ def _split(flag: str) -> tuple[str, str]:
     return name.removeprefix("--config."), text
 
 
-def _set_shared(config: ConfigDict, key: str, text: str, *, file: str) -> None:
+def _set_shared(config: ConfigDict, key: str, text: str) -> None:
     """Sets a key that is no stage's, "seed" or "shared.rate", and with it all that refers to it; its type stays."""
     *parents, name = key.split(".")
     node: Any = config
@@ -150,18 +134,13 @@ def _set_shared(config: ConfigDict, key: str, text: str, *, file: str) -> None:
         stages = config.get("stages")
         of_stage = isinstance(stages, ConfigDict) and key.partition(".")[0] in stages
         hint = f"; near it: stages.{key}" if of_stage else near(key, [*config, "seed"])
-        raise ConfigError(f"{file}: there is no key {key!r}{hint}")
+        raise SpecError(f"there is no key {key!r}{hint}")
     before = node.get(name, 0)
     if isinstance(before, ConfigDict):
-        raise ConfigError(
-            f"{file}: --config.{key} is a dict; set a key below it, as in --config.{key}.{next(iter(before), 'key')}=1"
-        )
-    try:
-        value = read(Any if before is None else type(before), FlagText(text), key)
-    except SpecError as error:
-        raise ConfigError(f"{file}: {error}") from error
+        example = f"--config.{key}.{next(iter(before), 'key')}=1"
+        raise SpecError(f"--config.{key} is a dict; set a key below it, as in {example}")
     with node.unlocked():
-        node[name] = value
+        node[name] = read(Any if before is None else type(before), FlagText(text), key)
 
 
 def _own(value: Any) -> Any:
@@ -172,49 +151,43 @@ def _own(value: Any) -> Any:
     if isinstance(value, ConfigDict):
         value = dict(value.items(preserve_field_references=True))
     if isinstance(value, FieldReference):
-        value = value.get()
+        try:
+            value = value.get()
+        except RequiredValueError:
+            return _UNFILLED
     if isinstance(value, dict):
-        return {key: _own(item) for key, item in value.items() if not _is_unfilled(item)}
+        return {key: inner for key, item in value.items() if (inner := _own(item)) is not _UNFILLED}
     return type(value)(map(_own, value)) if type(value) in (list, tuple) else value
 
 
-def _is_unfilled(value: Any) -> bool:
-    try:
-        return isinstance(value, FieldReference) and value.get() is value
-    except RequiredValueError:
-        return True
-
-
-def _set(stages: dict[str, Any], key: str, text: str, *, file: str) -> None:
+def _set(stages: dict[str, Any], key: str, text: str) -> None:
     """Sets what is below a stage, "zero.rewards[0].weight"; dicts on the way that the file does not have are made."""
-    steps: list[str | int] = []
+    flag, steps = f"--config.stages.{key}", []
     for part in key.split("."):
         match = _STEP.fullmatch(part)
         if match is None:
-            raise ConfigError(f"--config.stages.{key}: {part!r} is no key")
+            raise SpecError(f"{flag}: {part!r} is no key")
         steps += [match[1], *map(int, re.findall(r"\d+", match[2]))]
     if steps[0] not in stages:
-        raise ConfigError(f"{file}: there is no stage {steps[0]!r}{near(str(steps[0]), stages)}")
+        raise SpecError(f"there is no stage {steps[0]!r}{near(steps[0], stages)}")
     if len(steps) == 1:
-        raise ConfigError(f"--config.stages.{key}: name a field of the stage, as in --config.stages.{key}.seed={text}")
+        raise SpecError(f"{flag}: name a field of the stage, as in {flag}.seed={text}")
     node: Any = stages
     for depth, step in enumerate(steps):
-        where = "stages." + ".".join(str(done) for done in steps[: depth + 1])
         if isinstance(step, int):
-            if not isinstance(node, list | tuple) or step >= len(node):
-                count, name = len(node) if isinstance(node, list | tuple) else 0, str(steps[depth - 1])
+            count = len(node) if isinstance(node, list) else 0
+            if step >= count:
+                name = str(steps[depth - 1])
                 entries = f"{name.removesuffix('s')}(s)" if name.endswith("s") else "entries"
-                raise ConfigError(
-                    f"{file}: --config.stages.{key}: the file has {count} {entries} there; add it in the file"
-                )
-        elif isinstance(node, FlagText) or not isinstance(node, dict):
-            raise ConfigError(f"{file}: --config.stages.{key}: {where} is below {node!r}, which has no keys")
-        container: Any = node
+                raise SpecError(f"{flag}: the file has {count} {entries} there; add it in the file")
+        elif not isinstance(node, dict):
+            where = "stages." + ".".join(map(str, steps[: depth + 1]))
+            raise SpecError(f"{flag}: {where} is below {node!r}, which has no keys")
         if depth == len(steps) - 1:
-            container[step] = FlagText(text)
+            node[step] = FlagText(text)
             return
-        if not isinstance(step, int) and container.get(step) is None:
-            container[step] = {}
-        if isinstance(container[step], tuple):
-            container[step] = list(container[step])
-        node = container[step]
+        if isinstance(node, dict) and node.get(step) is None:
+            node[step] = {}
+        if isinstance(node[step], tuple):
+            node[step] = list(node[step])
+        node = node[step]

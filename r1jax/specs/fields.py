@@ -1,7 +1,5 @@
 """How a field of a spec is declared: its default, one line that explains it, its unit, its bounds, and whether it only says how it runs.
 
-    num_updates: Count = option(100, "Updates of the whole run.", unit="updates", how=True)
-
 A spec is a frozen dataclass of such fields. Where fields depend on each other, its ``__post_init__`` raises ValueError with a
 message that begins with the name of a field; ``reader.read`` puts the way to it in front.
 """
@@ -53,13 +51,10 @@ def option(
 ) -> Any:
     """A field of a spec.
 
-    Args:
-        default: its value where a config says nothing; without one the field is required.
-        explanation: one line, with the place in the paper.
-        unit: of a number ("tokens", "updates", "seconds").
-        how: it says how something is run and not what is learned: a run goes on with another value of it. Of a dict, the
-            keys of which this holds.
-        factory: makes the default, where that is a spec of its own.
+    default: its value where a config says nothing; without one, or a factory that makes a spec, the field is required.
+    explanation: one line, with the place in the paper. unit: of a number ("tokens", "updates", "seconds").
+    how: it says how something is run and not what is learned: a run goes on with another value of it. Of a dict, the keys of
+      which this holds.
     """
     metadata = {"explanation": explanation, "unit": unit, "how": how}
     if factory is not None:
@@ -74,41 +69,53 @@ def types_of(spec: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(spec)}
 
 
+def is_spec(value: Any) -> typing.TypeGuard[Any]:
+    """Whether a value is an instance of a spec."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
 def to_plain(value: Any) -> Any:
     """A spec as JSON's types: dicts, lists, strings, numbers, None."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if is_spec(value):
         return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): to_plain(inner) for key, inner in value.items()}
     return [to_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def leaves(
-    value: Any, key: str = "", *, how: bool | tuple[str, ...] = False, kind: Any = Any
-) -> Iterator[tuple[str, Any, bool, bool]]:
-    """(dotted key, value, whether it only says how the run is run, whether it is a path) of all that a spec holds."""
-    annotations = set(getattr(kind, "__metadata__", ()))
-    is_path = any(isinstance(note, IsPath) for note in annotations)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        types = types_of(type(value))
+def _nodes(value: Any, key: str, how: bool | tuple[str, ...], kind: Any) -> Iterator[tuple[str, Any, bool, bool]]:
+    """What ``leaves`` gives of a value and of all below it, each container before what it holds."""
+    kinds = (kind, *typing.get_args(kind)) if isinstance(value, str) else (kind,)  # of a union: a text is its path
+    yield key, value, how is True, any(IsPath() in getattr(option, "__metadata__", ()) for option in kinds)
+    if is_spec(value):
         for field in dataclasses.fields(value):
             inner_how = how is True or field.metadata.get("how", False)
             name = f"{key}.{field.name}".lstrip(".")
-            yield from leaves(getattr(value, field.name), name, how=inner_how, kind=types[field.name])
-    elif isinstance(value, Mapping) and value:
+            yield from _nodes(getattr(value, field.name), name, inner_how, types_of(type(value))[field.name])
+    elif isinstance(value, Mapping):
         for name, inner in value.items():
             inner_how = how is True or (how is not False and name in how)
-            yield from leaves(inner, f"{key}.{name}".lstrip("."), how=inner_how, kind=_item_type(kind))
-    elif isinstance(value, list | tuple) and value:
+            yield from _nodes(inner, f"{key}.{name}".lstrip("."), inner_how, _item_type(kind))
+    elif isinstance(value, list | tuple):
         for index, inner in enumerate(value):
-            yield from leaves(inner, f"{key}[{index}]", how=how, kind=_item_type(kind))
-    else:
-        yield key, value, how is True, is_path or (isinstance(value, str) and _may_be_path(kind))
+            yield from _nodes(inner, f"{key}[{index}]", how, _item_type(kind))
+
+
+def leaves(value: Any) -> Iterator[tuple[str, Any, bool, bool]]:
+    """(dotted key, value, whether it only says how the run is run, whether it is a path) of all that a spec holds."""
+    for node in _nodes(value, "", False, Any):
+        if not is_spec(node[1]) and not (node[1] and isinstance(node[1], Mapping | list | tuple)):
+            yield node
 
 
 def paths_of(spec: Any) -> dict[str, str]:
     """Dotted key -> path of every file or folder that a spec names."""
     return {key: value for key, value, _, is_path in leaves(spec) if is_path and isinstance(value, str)}
+
+
+def specs_in(value: Any) -> Iterator[tuple[str, Any]]:
+    """(dotted key, spec) of a spec and of every one below it."""
+    return ((key, inner) for key, inner, *_ in _nodes(value, "", False, Any) if is_spec(inner))
 
 
 def _item_type(kind: Any) -> Any:
@@ -117,25 +124,3 @@ def _item_type(kind: Any) -> Any:
         kind = typing.get_args(kind)[0]
     arguments = [argument for argument in typing.get_args(kind) if argument is not Ellipsis]
     return arguments[-1] if arguments else Any
-
-
-def _may_be_path(kind: Any) -> bool:
-    """Whether a text of a union (``PathText | FileSource | None``) is its path."""
-    return any(IsPath() in getattr(argument, "__metadata__", ()) for argument in typing.get_args(kind))
-
-
-def specs_in(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, spec) of a spec and of every one below it."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield key, value
-        children = [
-            (f"{key}.{field.name}".lstrip("."), getattr(value, field.name)) for field in dataclasses.fields(value)
-        ]
-    elif isinstance(value, Mapping):
-        children = [(f"{key}.{name}".lstrip("."), inner) for name, inner in value.items()]
-    elif isinstance(value, list | tuple):
-        children = [(f"{key}[{index}]", inner) for index, inner in enumerate(value)]
-    else:
-        return
-    for name, inner in children:
-        yield from specs_in(inner, name)

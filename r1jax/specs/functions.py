@@ -14,9 +14,7 @@ from r1jax.specs.reader import near
 def load_function(path: str) -> Callable[..., Any]:
     """The function that "module:function" names.
 
-    Raises:
-        ValueError: not of that form, the module cannot be imported, it has no such name, or that is not callable. The message
-            begins with the text as it was given.
+    ValueError, which begins with that text: another form, a module that cannot be imported or lacks the name, no function.
     """
     module_name, colon, function_name = path.partition(":")
     if not (colon and module_name and function_name):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
-import math
 import os
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -61,7 +61,11 @@ def read(kind: Any, value: Any, where: str = "") -> Any:
         allowed, words = value is None or type(value) in _WORDS, "made of numbers, texts, lists and dicts"
     else:
         allowed, words = type(value) is base or (base, type(value)) == (float, int), _WORDS.get(base, "a list")
-    if allowed and (isinstance(value, float) or base is float) and not _is_finite(value):
+    if (
+        allowed
+        and (isinstance(value, float) or base is float)
+        and not abs(typing.cast(float, value)) <= sys.float_info.max
+    ):
         allowed, words = False, "finite"
     if not allowed:
         is_typed = isinstance(typed, FlagText) and not isinstance(value, str)
@@ -145,14 +149,6 @@ def _literal(kind: Any, text: str) -> Any:
         return float(text) if kind is float else ast.literal_eval(text)
     except (SyntaxError, ValueError, TypeError):
         return str(text)
-
-
-def _is_finite(value: Any) -> bool:
-    """Whether a number is finite as a float."""
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
 
 
 def _under(where: str, key: Any) -> str:

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Union
 
-from r1jax.specs.fields import IsPath, types_of
+from r1jax.specs.fields import IsPath, is_spec, types_of
 from r1jax.specs.reader import kind_of
 from r1jax.specs.stages import STAGES
 
@@ -21,36 +21,34 @@ _WIDTH = 100
 
 def describe_stage(name: str, spec: Any) -> str:
     """The fields of a stage, those of its specs too: `key = value`, where it differs the default, and what it is."""
-    lines = [f"stages.{name}: {spec.stage}. {_first_line(type(spec))}", ""]
-    lines += [line for entry in _entries(spec, "") for line in entry]
-    return "\n".join([*lines, ""])
+    return "\n".join([f"stages.{name}: {spec.stage}. {_first_line(type(spec))}", "", *_lines(spec, ""), ""])
 
 
-def _entries(spec: Any, prefix: str) -> Iterator[list[str]]:
-    for field in dataclasses.fields(spec):
-        if is_tag(spec, field.name):
-            continue
+def _lines(spec: Any, prefix: str) -> Iterator[str]:
+    for field, kind, marks in _described(type(spec)):
         value, key = getattr(spec, field.name), f"{prefix}{field.name}"
-        default = default_of(field)
-        differs = "" if default is dataclasses.MISSING or value == default else f"   (default {_text(default)})"
-        type_words = type_text(types_of(type(spec))[field.name]).replace("`", "")
-        is_spec = dataclasses.is_dataclass(value)
-        marks = [
-            field.metadata["unit"],
-            "" if is_spec or "[" in type_words else type_words,
-            "how it is run" if field.metadata["how"] is True else "",
-        ]
-        bracket = "; ".join(mark for mark in marks if mark)
-        text = field.metadata["explanation"] + (f" [{bracket}]" if bracket else "")
-        words = textwrap.wrap(text.replace("`", ""), _WIDTH - 6)
-        shown = f": {_heading_of(value)}" if is_spec else f" = {_text(value)}{differs}"
-        yield [f"  {key}{shown}", *(f"      {line}" for line in words)]
-        if is_spec:
-            yield from _entries(value, f"{key}.")
-        elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
-            for index, inner in enumerate(value):
-                yield [f"  {key}[{index}]: {_heading_of(inner)}"]
-                yield from _entries(inner, f"{key}[{index}].")
+        differs = value != default_of(field) is not dataclasses.MISSING
+        shown = f" = {_text(value)}" + (f"   (default {_text(default_of(field))})" if differs else "")
+        yield f"  {key}: {_heading_of(value)}" if is_spec(value) else f"  {key}{shown}"
+        bracket = "; ".join(filter(None, [marks[0], "" if is_spec(value) or "[" in kind else kind, *marks[1:]]))
+        words = field.metadata["explanation"] + (f" [{bracket}]" if bracket else "")
+        yield from textwrap.wrap(words.replace("`", ""), _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        below = [(key, value)] if is_spec(value) else []
+        if isinstance(value, tuple) and value and is_spec(value[0]):
+            below = [(f"{key}[{index}]", inner) for index, inner in enumerate(value)]
+        for inner_key, inner in below:
+            if inner is not value:
+                yield f"  {inner_key}: {_heading_of(inner)}"
+            yield from _lines(inner, f"{inner_key}.")
+
+
+def _described(spec: type) -> Iterator[tuple[dataclasses.Field, str, tuple[str, str]]]:
+    """(field, its type in words, (unit, "how it is run" if it only says that)) of the fields that are set."""
+    for field in dataclasses.fields(spec):
+        kind = types_of(spec)[field.name]
+        if not (field.name in ("stage", "kind") and len(typing.get_args(kind)) == 1):  # which says what spec it is
+            how = "how it is run" if field.metadata["how"] is True else ""
+            yield field, type_text(kind), (field.metadata["unit"], how)
 
 
 def _heading_of(spec: Any) -> str:
@@ -58,23 +56,13 @@ def _heading_of(spec: Any) -> str:
     return f"{kind}. {_first_line(type(spec))}" if kind else _first_line(type(spec))
 
 
-def is_tag(spec: Any, name: str) -> bool:
-    """Whether a field only says which spec this is: "stage", or the "kind" that tells it from others."""
-    return (
-        name in ("stage", "kind")
-        and len(typing.get_args(types_of(spec if isinstance(spec, type) else type(spec))[name])) == 1
-    )
-
-
 def default_of(field: dataclasses.Field) -> Any:
     """The default of a field; MISSING where it must be given."""
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def reference() -> str:
-    """The page: every spec that a config can reach, a table each."""
+def reference_page() -> str:
+    """Every spec that a config can reach, a table each."""
     parts = [
         "# Every field of a config\n\n"
         "Made from `r1jax/specs` by `python -m r1jax.specs.reference`; a test keeps it in step.\n"
@@ -86,31 +74,22 @@ def reference() -> str:
         kind = f'`"stage": "{stage}"`. ' if stage else f'`"kind": "{kind_of(spec)}"`. ' if kind_of(spec) else ""
         parts.append(f"\n## {spec.__name__}\n\n{kind}{_first_line(spec)}\n")
         parts.append("| field | type | default | |\n|---|---|---|---|")
-        for field in dataclasses.fields(spec):
-            if is_tag(spec, field.name):
-                continue
+        for field, type_words, (unit, how) in _described(spec):
             default = default_of(field)
-            shown = f"`{_text(default)}`"
-            if default is dataclasses.MISSING or dataclasses.is_dataclass(default):
-                shown = "*required*" if default is dataclasses.MISSING else "its defaults"
-            marks = [field.metadata["unit"], "*how*" if field.metadata["how"] is True else ""]
-            words = " · ".join([field.metadata["explanation"], *filter(None, marks)])
-            cells = (f"`{field.name}`", type_text(types_of(spec)[field.name]), shown, words)
+            shown = "*required*" if default is dataclasses.MISSING else f"`{_text(default)}`"
+            words = " · ".join(filter(None, [field.metadata["explanation"], unit, how and "*how*"]))
+            cells = (f"`{field.name}`", type_words, "its defaults" if is_spec(default) else shown, words)
             parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(parts) + "\n"
 
 
 def reachable() -> list[type]:
     """The stages' specs, and those of their fields, in the order in which they are met."""
-    specs: dict[type, None] = dict.fromkeys(STAGES.values())
-    coming = list(specs)
-    while coming:
-        for kind in types_of(coming.pop(0)).values():
-            for inner in _specs_of(kind):
-                if inner not in specs:
-                    specs[inner] = None
-                    coming.append(inner)
-    return list(specs)
+    specs = list(STAGES.values())
+    for spec in specs:  # which grow on the way
+        for kind in types_of(spec).values():
+            specs += [inner for inner in _specs_of(kind) if inner not in specs]
+    return specs
 
 
 def _specs_of(kind: Any) -> Iterator[type]:
@@ -156,4 +135,4 @@ def _text(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    print(reference(), end="")
+    print(reference_page(), end="")

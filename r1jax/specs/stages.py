@@ -16,13 +16,17 @@ from r1jax.specs.fields import (
     TopP,
     option,
 )
-from r1jax.specs.mesh import MeshSpec, RolloutMeshSpec
-from r1jax.specs.policy import AnyInit
+from r1jax.specs.policy import AnyInit, RecordsSpec, SourceSpec
 from r1jax.specs.rewards import AnyReward, AskSpec, FilterSpec
 from r1jax.specs.rollout import EngineSpec, EvalSpec
-from r1jax.specs.source import RecordsSpec, SourceSpec
 from r1jax.specs.tasks import AnyTask, TestSetSpec
-from r1jax.specs.training import OptimizerSpec, RewardModelOptimizerSpec, SupervisedOptimizerSpec
+from r1jax.specs.training import (
+    MeshSpec,
+    OptimizerSpec,
+    RewardModelOptimizerSpec,
+    RolloutMeshSpec,
+    SupervisedOptimizerSpec,
+)
 
 _TEMPLATE = "How a conversation is rendered (r1jax.text.templates); 'tokenizer': by the model's own template."
 _INIT = "The policy that it starts from."
@@ -78,15 +82,13 @@ class RlSpec(TrainingSpec):
         None, "The sampler's mesh, on a copy of the weights; None: the trainer's own arrays.", how=True
     )
     offload: tuple[Literal["optimizer", "reference"], ...] = option(
-        (), "Parts of the state that wait on the host.", how=True
+        (), "Parts of the state kept on the host.", how=True
     )
 
     questions_per_phase: Count = option(32, "Questions of a phase (R1 Sec. B.1: 512, in 16 updates of 32).")
     group_size: Count = option(16, "Outputs of each question (R1 Sec. B.1).")
     updates_per_phase: Count = option(1, "Updates of a phase (R1 Sec. B.1: 16).", unit="updates")
-    num_updates: Count = option(
-        100, "Updates of the whole run (R1 Sec. B.1: 10,400); more later go on with it.", unit="updates", how=True
-    )
+    num_updates: Count = option(100, "Updates in all (R1 Sec. B.1: 10,400); can be raised.", unit="updates", how=True)
     temperature: Positive = option(1.0, "Of sampling and of the loss (R1 Sec. B.1: 1.0; 0.7 in stage 2).")
     max_prompt_tokens: Count = option(1024, "Longer training prompts are passed over and counted.", unit="tokens")
     max_new_tokens: Count | tuple[tuple[int, ...], ...] = option(
@@ -149,13 +151,11 @@ class RlSpec(TrainingSpec):
         self._check_joining()
 
     def _check_caps(self):
-        caps = self.caps
+        caps, phase = self.caps, self.updates_per_phase
         if any(len(cap) != 2 for cap in caps):
             raise ValueError(f"max_new_tokens={caps}: entries must be pairs of whole numbers, (from_update, tokens)")
-        if any(first % self.updates_per_phase for first, _ in caps):
-            raise ValueError(
-                f"max_new_tokens={caps}: starts must be multiples of updates_per_phase={self.updates_per_phase}"
-            )
+        if any(first % phase for first, _ in caps):
+            raise ValueError(f"max_new_tokens={caps}: starts must be multiples of updates_per_phase={phase}")
         if not caps or caps[0][0] != 0 or list(caps) != sorted(caps) or min(tokens for _, tokens in caps) < 1:
             raise ValueError(f"max_new_tokens={caps}: entries (from_update, tokens), in order, the first from update 0")
         if self.row_length is not None and self.longest > self.row_length + 1:
@@ -220,7 +220,7 @@ class SupervisedSpec(TrainingSpec):
     optimizer: SupervisedOptimizerSpec = option(factory=SupervisedOptimizerSpec, explanation="The optimizer.")
     mtp_weight: NotNegative = option(0.0, "λ of multi-token prediction (V3 Eq. 25); 0: not computed.")
     balance_weight: NotNegative = option(0.0, "α of the sequence-wise balance loss (V3 Eq. 17); 0: not computed.")
-    offload: tuple[Literal["optimizer"], ...] = option((), "Parts of the state that wait on the host.", how=True)
+    offload: tuple[Literal["optimizer"], ...] = option((), "Parts of the state kept on the host.", how=True)
     log_every: Count = option(10, "Updates between rows of metrics.", unit="updates", how=True)
 
     def __post_init__(self):

@@ -1,12 +1,42 @@
-"""The optimizer."""
+"""The devices (``r1jax.sharding`` has the rules) and the optimizer."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from r1jax.specs.fields import Decay, Natural, NotNegative, Positive, Share, option
+from r1jax.specs.fields import Count, Decay, Natural, NotNegative, Positive, Share, option
 
-_HALF_STEP = 2.0**-8
-"""Half of bfloat16's largest step from one number to the next, relative to the number."""
+_HALF_STEP = 2.0**-8  # half of bfloat16's largest step from one number to the next, relative to the number
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshSpec:
+    """Devices as a grid; the product of the axes is the number of devices."""
+
+    data: Count = option(1, "Parts of the batch, each with all weights.", unit="devices")
+    fsdp: Count = option(1, "Parts of the batch among which the weights are split too (ZeRO-3).", unit="devices")
+    expert: Count = option(1, "Parts of the experts; a part of the batch each.", unit="devices")
+    tensor: Count = option(1, "Parts of heads, feed-forward and vocabulary.", unit="devices")
+    sequence: Count = option(1, "Parts of the tokens of a row.", unit="devices")
+    slices: dict[str, Count] = option(
+        factory=dict, explanation="Axes from slice (pod, GPU host) to slice: {'data': 2}."
+    )
+
+    def axes(self) -> dict[str, Any]:
+        """What ``r1jax.sharding.make_mesh`` takes: the axes that cut anything."""
+        sizes = {name: getattr(self, name) for name in ("data", "fsdp", "expert", "tensor", "sequence")}
+        cut = {name: size for name, size in sizes.items() if size > 1}
+        return cut | ({"slices": self.slices} if self.slices else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutMeshSpec(MeshSpec):
+    """The sampler's arrangement of the trainer's devices, or devices of its own."""
+
+    first_device: Natural | None = option(None, "Its first device, where it has some of its own; None: the trainer's.")
+
+    def axes(self) -> dict[str, Any]:
+        """What ``r1jax.rollout.weight_sync.make_rollout_mesh`` takes."""
+        return super().axes() | ({} if self.first_device is None else {"first_device": self.first_device})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector, reward_columns, score_in_background
 from r1jax.rollout.engine import make_engine
 from r1jax.specs.fields import paths_of
-from r1jax.specs.source import SourceSpec
+from r1jax.specs.policy import SourceSpec
 from r1jax.specs.stages import StageSpec, SupervisedSpec
 from r1jax.specs.tasks import AnyTask
 from r1jax.tasks.file_task import check_problems

@@ -1,9 +1,8 @@
 """From a conversation to the text and the token ids that the model continues or is trained on.
 
 One rule for the token that begins a text (BOS): a template with special tokens writes what it wants of it itself; for
-one without ("plain", "r1_zero") `encode_prompt` puts `tokenizer.bos_id` first if the model was trained so
-(`tokenizer.adds_bos`). Nothing else ever adds one, so it is never doubled. SFT and RL share `encode_prompt`: the ids
-before the trained turn are those that the sampler gets.
+one without ("plain", "r1_zero") `encode_prompt` puts `tokenizer.bos_id` first if the model was trained so. Nothing else
+adds one. SFT and RL share `encode_prompt`: the ids before the trained turn are those that the sampler gets.
 
 A thought that a message holds apart (`reasoning_content`) is written where the template reads that field. Under "r1", and
 an own template that knows only `</think>`, it becomes the beginning of the content. Elsewhere the message is refused, as it is
@@ -16,15 +15,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from r1jax.text.jinja_template import render_jinja
-from r1jax.text.templates import MESSAGE_FIELDS, R1_JINJA, TEMPLATES, THOUGHT_FIELDS, Messages
+from r1jax.text.templates import MESSAGE_FIELDS, R1_JINJA, TEMPLATES, THOUGHT_FIELDS, Messages, render_jinja
 from r1jax.text.tokenizer import Tokenizer
 
-TOKENIZERS_OWN = "tokenizer"
-"""The name of the template that came with the tokenizer (`Tokenizer.chat_template`)."""
-
+TOKENIZERS_OWN = "tokenizer"  # the name of the template that came with the tokenizer (`Tokenizer.chat_template`)
 TRAIN = ("last", "all")
-
 _OPENING = re.compile(r"\A\s*<think>\n?")
 _SENTINEL, _THOUGHT_SENTINEL = "\ue000answer\ue000", "\ue000thought\ue000"
 
@@ -34,14 +29,11 @@ def render(
 ) -> str:
     """The text of a conversation, ending with what opens the assistant's turn.
 
-    Args:
-        messages: ``{"role", "content"}`` each, and what else of ``MESSAGE_FIELDS`` the template writes; the last one is the user's.
-        template: a name in ``TEMPLATES``, or "tokenizer" for the tokenizer's own.
-        tokenizer: needed by "tokenizer" alone.
-        add_generation_prompt: False renders a finished conversation, whoever spoke last.
+    messages: ``{"role", "content"}`` each, and what else of ``MESSAGE_FIELDS`` the template writes; the last one is the user's.
+    template: a name in ``TEMPLATES``, or "tokenizer" for the tokenizer's own, which is then needed.
+    add_generation_prompt: False renders a finished conversation, whoever spoke last.
 
-    Raises:
-        ValueError: unknown template, or a conversation that the template cannot express.
+    Raises ValueError for an unknown template, or a conversation that the template cannot express.
     """
     check_template(template)
     if not messages or (add_generation_prompt and messages[-1].get("role") != "user"):
@@ -65,10 +57,9 @@ def check_template(template: str, messages: Messages | None = None) -> None:
 def encode_prompt(messages: Messages, tokenizer: Tokenizer, *, template: str) -> list[int]:
     """The token ids of ``render(messages)``, with the BOS that the module's rule gives.
 
-    Raises:
-        ValueError: as ``render``; or the tokenizer lacks a special token of the template (it would be written as text).
+    Raises ValueError as ``render``, or where the tokenizer lacks a special token of the template (it would be written as text).
     """
-    _check_special_tokens(tokenizer, template)
+    check_template(template)
     return _begin(tokenizer, template) + tokenizer.encode(render(messages, template=template, tokenizer=tokenizer))
 
 
@@ -84,13 +75,8 @@ def encode_conversation(
     Where the template cuts reasoning from history, only the last turn keeps it. A template that opens the thought does
     so for an answer that holds ``</think>`` (whose own ``<think>`` is left out); one without is written as in history.
 
-    Args:
-        messages: the last one is the assistant's.
-        train: "last": mask the last assistant turn alone; "all": the earlier ones too, as history shows them.
-
-    Raises:
-        ValueError: as ``encode_prompt``; the last message is not the assistant's; "all" for the template "tokenizer",
-            which does not tell whose words are whose.
+    train: "last": mask the last assistant turn alone; "all": the earlier ones too, as history shows them; ValueError with the
+      template "tokenizer", which does not say whose words are whose. Other errors: as of ``encode_prompt``.
     """
     if train not in TRAIN:
         raise ValueError(f"train={train!r}: must be one of {', '.join(TRAIN)}")
@@ -112,7 +98,6 @@ def encode_conversation(
         if form.opens and "</think>" in content:
             opening, content = opening + form.opens, _OPENING.sub("", content)
         pieces += [(opening, False), (content + form.end, True), (form.gap, False)]
-    _check_special_tokens(tokenizer, template)
     ids = _begin(tokenizer, template)
     mask = [0] * len(ids)
     for is_trained, run in itertools.groupby(filter(operator.itemgetter(0), pieces), key=operator.itemgetter(1)):
@@ -134,7 +119,7 @@ def tokenizer_for(tokenizer: Tokenizer, template: str) -> Tokenizer:
     """The tokenizer that belongs to a model trained under a template: with "r1", its folder tells other programs so."""
     if template != "r1" or tokenizer.chat_template == R1_JINJA:
         return tokenizer
-    _check_special_tokens(tokenizer, template)
+    _begin(tokenizer, template)  # it has the special tokens
     return tokenizer.with_chat_template(R1_JINJA, eos=TEMPLATES[template].end)
 
 
@@ -160,14 +145,11 @@ def _pieces(messages: Messages, template: str) -> list[tuple[str, bool]]:
         arranged = form.arrange(messages)
     except ValueError as error:
         raise _refusal(template, str(error)) from error
-    for message in arranged:
-        if message["role"] not in form.before:
-            roles = ", ".join(form.before)
-            raise _refusal(template, f"role {message['role']!r} must be one of {roles}")
     pieces = [(form.begin, False)]
     for message in arranged:
-        role, content = message["role"], message["content"]
-        content = content.strip() if form.trims else content
+        role, content = message["role"], message["content"].strip() if form.trims else message["content"]
+        if role not in form.before:
+            raise _refusal(template, f"role {role!r} must be one of {', '.join(form.before)}")
         if role == "assistant":
             content = content.split("</think>")[-1] if form.cuts_reasoning else content
             pieces += [(form.before[role], False), (content + form.end, True), (form.gap, False)]
@@ -235,14 +217,10 @@ def _own_conversation(messages: Messages, prompt: str, tokenizer: Tokenizer) -> 
     return [(opening, False), (content + end, True), (rest.removeprefix(end), False)]
 
 
-def _check_special_tokens(tokenizer: Tokenizer, template: str) -> None:
-    """ValueError if the tokenizer lacks a special token of the template."""
+def _begin(tokenizer: Tokenizer, template: str) -> list[int]:
+    """The BOS of the module's rule. ValueError if the tokenizer lacks a special token of the template."""
     tokens = () if template == TOKENIZERS_OWN else TEMPLATES[template].tokens
     if missing := [text for text in tokens if len(tokenizer.encode(text)) != 1]:
         raise _refusal(template, f"the tokenizer has no special token {', '.join(missing)}")
-
-
-def _begin(tokenizer: Tokenizer, template: str) -> list[int]:
-    """The BOS of the module's rule."""
-    writes_its_own = template == TOKENIZERS_OWN or TEMPLATES[template].tokens
+    writes_its_own = template == TOKENIZERS_OWN or tokens
     return [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None and not writes_its_own else []

@@ -3,8 +3,7 @@ r"""Parts of a response: the reasoning, the answer, whether the form is the aske
 Style "r1_zero" (R1 v2 Table 1): ``<think>reasoning</think> <answer>answer</answer>``.
 Style "r1": ``<think>reasoning</think>summary``; the opening tag may be part of the prompt and so be absent.
 
-The answer to be graded is found in one of the ways of ``ANSWERS``; which one, and the style, a chat template says
-(`r1jax.text.chat.response_form`).
+The style, and in which of ``ANSWERS`` the answer to be graded is, a chat template says (`r1jax.text.chat.response_form`).
 """
 
 import dataclasses
@@ -26,46 +25,44 @@ _MAX_BOXES = 40
 
 @dataclasses.dataclass(frozen=True)
 class Response:
-    """What a response consists of.
-
-    answer: style "r1_zero": inside of the last closed <answer>; "r1": the summary after </think>. Trimmed; None where
-        absent or empty.
-    well_formed: the whole text has the asked form, with letters or digits in the reasoning (dots are no thought) and
-        something to be seen in the answer.
-    """
+    """What a response consists of."""
 
     think: str | None  # the reasoning, trimmed; None without a closed think block
-    answer: str | None
+    answer: str | None  # "r1_zero": the last closed <answer>; "r1": the summary. Trimmed; None where absent or empty
     well_formed: bool
+    """The whole text has the asked form, with letters or digits in the reasoning (dots are no thought) and something to be
+    seen in the answer."""
 
 
 def parse(text: str, *, style: str = "r1_zero") -> Response:
     """Splits a response into its parts. ValueError: unknown style.
 
-    An ill-formed response still gives what can be found in it: accuracy and format are judged apart.
+    An ill-formed response still gives what can be seen in it: accuracy and format are judged apart.
     """
     _require("response style", style, STYLES)
-    return _parse_r1(text) if style == "r1" else _parse_r1_zero(text)
+    if style == "r1_zero":
+        think, closing, _ = text.partition("<think>")[2].partition("</think>")
+        whole = _R1_ZERO.fullmatch(text) if all(text.count(tag) == 1 for tag in _TAGS) else None
+        well_formed = whole is not None and _has_content(whole[1], whole[2])
+        return Response(think.strip() if closing else None, _last_tagged(text), well_formed)
+    before, closing, after = text.partition("</think>")
+    if not closing:
+        return Response(None, None, False)
+    think, summary = before.strip().removeprefix("<think>").strip(), after.strip()
+    tags_left = any(tag in part for part in (think, summary) for tag in ("<think>", "</think>"))
+    return Response(think, summary or None, _has_content(think, summary) and not tags_left)
 
 
 def final_answer(text: str, *, style: str = "r1_zero", answer: str | None = None) -> str | None:
-    r"""The answer to be graded, trimmed, or None where there is none.
+    r"""The answer to be graded, trimmed, or None where there is none. ValueError: unknown style or way.
 
-    With style "r1" nothing before ``</think>`` is an answer, and a text without it has none.
+    It follows ``</think>``: with style "r1" a text without it has no answer, with "r1_zero" all of it is looked at.
 
-    Args:
-        style: how the response is written; "r1_zero" or "r1".
-        answer: "tags": the inside of the last closed ``<answer>`` after ``</think>`` (in all of the text, if no thought
-            was closed), of which the last balanced ``\boxed{...}`` if it has one; "boxed": the last balanced
-            ``\boxed{...}`` there; "tags_or_boxed": the first of these that is there; "summary": the same, or else all
-            that follows ``</think>``. By default "tags" with style "r1_zero" and "summary" with "r1". Adjoining boxes are one answer
-            of several values, see ``boxed_answer``.
-
-    Raises:
-        ValueError: unknown style or way.
+    answer: "tags" (by default with "r1_zero"): the inside of the last closed ``<answer>``, of which the boxes if it has some;
+      "boxed": the boxes, see ``boxed_answer``; "tags_or_boxed": the first of these that is there; "summary" (by default with
+      "r1"): the same, or else all that follows the thought.
     """
-    if answer is None:
-        answer = "summary" if style == "r1" else "tags"
+    answer = answer or ("summary" if style == "r1" else "tags")
     _require("response style", style, STYLES)
     _require("answer", answer, ANSWERS)
     _, closing, after = text.rpartition("</think>") if style == "r1_zero" else text.partition("</think>")
@@ -100,29 +97,27 @@ def part_of(text: str, part: str, *, prompt: str = "") -> str | None:
 
 def boxed(text: str) -> str | None:
     r"""The trimmed content of the last ``\boxed{...}`` with balanced braces (``\{``, ``\}`` are none), or None."""
-    run = boxes(text)
-    return run[-1] if run else None
+    return (_boxes(text) or [None])[-1]
 
 
 def boxed_answer(text: str) -> str | None:
-    """The contents of ``boxes`` with a comma between them: one answer of several values; None where there is no box."""
-    run = boxes(text)
+    """That of the last box and of those before it with only a comma, "and" or "or" between, joined by commas: one answer."""
+    run = _boxes(text)
     return ", ".join(run) if run else None
 
 
-def boxes(text: str) -> list[str]:
-    """The trimmed contents of the last balanced box and of those before it with only a comma, "and" or "or" between."""
-    found, open_braces = [], []
+def _boxes(text: str) -> list[str]:
+    boxes, open_braces = [], []
     for match in _BRACES.finditer(text):
         if match.group().endswith("{") and match.group() != r"\{":
             open_braces.append(match)
         elif match.group() == "}" and open_braces:
             opening = open_braces.pop()
             if opening.group() != "{":
-                found.append((opening.start(), match.end(), text[opening.end() : match.start()].strip()))
-    found.sort(reverse=True)
-    run = found[:1]
-    for box in found[1:_MAX_BOXES]:
+                boxes.append((opening.start(), match.end(), text[opening.end() : match.start()].strip()))
+    boxes.sort(reverse=True)
+    run = boxes[:1]
+    for box in boxes[1:_MAX_BOXES]:
         if box[1] > run[-1][0] or not _BETWEEN_BOXES.fullmatch(text, box[1], run[-1][0]):
             break
         run.append(box)
@@ -143,25 +138,6 @@ def _last_tagged(text: str) -> str | None:
     """The inside of the last closed ``<answer>``, trimmed; None where absent or empty."""
     answers = _ANSWER.findall(text)
     return (answers[-1].strip() or None) if answers else None
-
-
-def _parse_r1_zero(text: str) -> Response:
-    think, closing, _ = text.partition("<think>")[2].partition("</think>")
-    whole = _R1_ZERO.fullmatch(text) if all(text.count(tag) == 1 for tag in _TAGS) else None
-    return Response(
-        think=think.strip() if closing else None,
-        answer=_last_tagged(text),
-        well_formed=whole is not None and _has_content(whole[1], whole[2]),
-    )
-
-
-def _parse_r1(text: str) -> Response:
-    before, closing, after = text.partition("</think>")
-    if not closing:
-        return Response(None, None, False)
-    think, summary = before.strip().removeprefix("<think>").strip(), after.strip()
-    tags_left = any(tag in part for part in (think, summary) for tag in ("<think>", "</think>"))
-    return Response(think, summary or None, _has_content(think, summary) and not tags_left)
 
 
 def _has_content(think: str, answer: str) -> bool:

@@ -39,7 +39,7 @@ Reasoning:
 {thought}"""
 
 
-def by_model(
+def rewrite_by_model(
     samples: Sequence[Sample],
     *,
     chat: Chat | None,
@@ -50,19 +50,15 @@ def by_model(
 ) -> list[str | Exception]:
     """The samples, which need a closed thought, rewritten by ``chat``; or why one was not.
 
-    Args:
-        thought_prompt, summary_prompt: with "{question}" and "{thought}" in them.
-        examples: few-shot examples of the first request, restyled by people: {"question", "thought", "rewritten"} each.
-
-    Raises:
-        ValueError: no model, or a prompt that lacks a place.
+    thought_prompt, summary_prompt: with "{question}" and "{thought}" in them; ValueError without, or without a model.
+    examples: few-shot examples of the first request, restyled by people: {"question", "thought", "rewritten"} each.
     """
     if chat is None:
-        raise ValueError("rewrite by_model: needs a 'chat' that says which model")
+        raise ValueError("rewrite_by_model: needs a 'chat' that says which model")
     for prompt in (thought_prompt, summary_prompt):
         if "{question}" not in prompt or "{thought}" not in prompt:
             raise ValueError(
-                f"rewrite by_model: a prompt must have {{question}} and {{thought}} in it: {prompt[:80]!r}"
+                f"rewrite_by_model: a prompt must have {{question}} and {{thought}} in it: {prompt[:80]!r}"
             )
     shown = []
     for example in examples:
@@ -70,30 +66,25 @@ def by_model(
         shown.append({"role": "user", "content": request})
         shown.append({"role": "assistant", "content": example["rewritten"]})
     results: list[str | Exception] = [Rejection("rewrite: no thought to rewrite")] * len(samples)
-    thoughts = {place: thought for place, sample in enumerate(samples) if (thought := sample.parts.think)}
-    thoughts, failed = _asked(chat, thoughts, samples, prompt=thought_prompt, before=shown, seed=seed)
-    summaries, failed_later = _asked(chat, thoughts, samples, prompt=summary_prompt, before=[], seed=seed)
-    for place, error in (failed | failed_later).items():
-        results[place] = error
-    for place, summary in summaries.items():
-        results[place] = r1_text(thoughts[place], summary)
+
+    def asked(thoughts: Mapping[int, str], prompt: str, before: Sequence[Mapping[str, str]]) -> dict[int, str]:
+        """The answers by the samples' numbers; what failed is in the results."""
+        conversations = [
+            [*before, {"role": "user", "content": prompt.format(question=samples[index].question, thought=thought)}]
+            for index, thought in thoughts.items()
+        ]
+        answers = {}
+        for index, answer in zip(thoughts, chat(conversations, seed=seed), strict=True):
+            if isinstance(answer, ChatError):
+                results[index] = answer
+            elif text := summary_of(answer):
+                answers[index] = text
+            else:
+                results[index] = Rejection("rewrite: empty answer")
+        return answers
+
+    thoughts = {index: thought for index, sample in enumerate(samples) if (thought := sample.parts.think)}
+    thoughts = asked(thoughts, thought_prompt, shown)
+    for index, summary in asked(thoughts, summary_prompt, []).items():
+        results[index] = r1_text(thoughts[index], summary)
     return results
-
-
-def _asked(
-    chat: Chat, thoughts: Mapping[int, str], samples: Sequence[Sample], *, prompt: str, before: list, seed: int
-) -> tuple[dict[int, str], dict[int, Exception]]:
-    """(answers, failures) by the samples' places."""
-    conversations = [
-        [*before, {"role": "user", "content": prompt.format(question=samples[place].question, thought=thought)}]
-        for place, thought in thoughts.items()
-    ]
-    answers, failed = {}, {}
-    for place, answer in zip(thoughts, chat(conversations, seed=seed), strict=True):
-        if isinstance(answer, ChatError):
-            failed[place] = answer
-        elif text := summary_of(answer):
-            answers[place] = text
-        else:
-            failed[place] = Rejection("rewrite: empty answer")
-    return answers, failed

@@ -5,8 +5,8 @@ exception in its place: that sample failed, and is counted. A ``Rejection`` amon
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from r1jax.text.response import Response, parse
 
@@ -19,22 +19,13 @@ class ChatError(RuntimeError):
     """A model that was asked gave no answer: unreachable, out of time, cut off, or nonsense in place of a reply."""
 
 
-class Chat(Protocol):
-    """A model that answers conversations, wherever it runs."""
-
-    def __call__(self, conversations: Sequence[Sequence[Mapping[str, str]]], *, seed: int) -> list[str | ChatError]:
-        """The assistant's next message of each conversation, whose last message is the user's; or why there is none."""
-        ...
+Chat = Callable[..., list[str | ChatError]]
+"""``chat(conversations, *, seed)``: a model's next message of each conversation, whose last is the user's; or why there is none."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One sampled answer to one problem.
-
-    rewards: score of each reward by name; nan where it does not apply or failed.
-    errors: message of each verifier that failed; under "task_metric" the task's own.
-    columns: the problem's further columns; "task" is the name of its task.
-    """
+    """One sampled answer to one problem."""
 
     messages: Sequence[Mapping[str, str]]  # that were answered; the last one is the user's
     text: str  # the answer, without its stop token
@@ -44,9 +35,9 @@ class Sample:
     answer: str | None = None  # the final answer in the text
     is_correct: bool = False  # the task's verdict on that
     reference: str = ""  # the task's own answer; empty where it has none
-    rewards: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    errors: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    rewards: Mapping[str, float] = dataclasses.field(default_factory=dict)  # nan: it does not apply, or failed
+    errors: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of verifiers; of the task's: "task_metric"
+    columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the problem; "task" is its task's name
 
     @property
     def question(self) -> str:

@@ -2,11 +2,24 @@
 
 `r1_zero` is R1 (v2) Table 1, byte for byte; the full stop after the question is part of it. R1-Zero has no chat tokens.
 `r1` is the template of DeepSeek-R1 and its six students since February 2025 (spec A.9.2): the prompt opens the thought.
+
+`render_jinja` renders a tokenizer's own template as transformers does. It is a stranger's program: it runs in jinja's immutable
+sandbox, and sees the messages but not the clock: a template that writes today's date would change the prompt from day to
+day, also between a run and its continuation. It is given `TODAY` instead, as Llama 3's template is without a clock.
 """
 
 import dataclasses
+import datetime
 import functools
+import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import jinja2
+import jinja2.ext
+import jinja2.parser
+import jinja2.sandbox
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -38,30 +51,18 @@ def _default_system(text: str, messages: Messages) -> Messages:
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-    """How a conversation is written, and how the answer is read.
+    """How a conversation is written, and how the answer is read (`style`, `answer`: see `r1jax.text.response`)."""
 
-    begin: before everything.
-    before, after: by role, around the content of a message. "assistant" is no key of `after`: see `end`, `gap`.
-    end: the token that ends an assistant's turn; empty: the tokenizer's end token, in training only.
-    gap: what follows `end`.
-    opens: what the generation prompt adds after `before["assistant"]`.
-    cuts_reasoning: of earlier assistant turns only what follows the last `</think>` is written.
-    trims: white space around every content is left out.
-    arrange: order and defaults of the messages; raises ValueError for what cannot be expressed.
-    tokens: the special tokens that it writes. Without any, the text begins with the tokenizer's BOS if it `adds_bos`.
-    style, answer: how `r1jax.text.response` reads the response.
-    """
-
-    before: Mapping[str, str]
-    after: Mapping[str, str]
-    arrange: Callable[[Messages], Messages] = tuple
-    begin: str = ""
-    end: str = ""
-    gap: str = ""
-    opens: str = ""
-    cuts_reasoning: bool = False
-    trims: bool = False
-    tokens: tuple[str, ...] = ()
+    before: Mapping[str, str]  # by role, before the content of a message
+    after: Mapping[str, str]  # and after it, but for "assistant": see `end`, `gap`
+    arrange: Callable[[Messages], Messages] = tuple  # order and defaults; ValueError for what cannot be expressed
+    begin: str = ""  # before everything
+    end: str = ""  # the token that ends an assistant's turn; empty: the tokenizer's end token, in training only
+    gap: str = ""  # what follows `end`
+    opens: str = ""  # what the generation prompt adds after `before["assistant"]`
+    cuts_reasoning: bool = False  # of earlier assistant turns only what follows the last `</think>` is written
+    trims: bool = False  # white space around every content is left out
+    tokens: tuple[str, ...] = ()  # special tokens it writes; without any, BOS comes first if the tokenizer `adds_bos`
     style: str = "r1_zero"
     answer: str = "tags_or_boxed"
 
@@ -132,3 +133,53 @@ R1_JINJA = (
     "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\\n' }}{% endif %}"
 )
 """The template "r1" as jinja, for the folder of a tokenizer whose model learned it (`r1jax.text.chat.tokenizer_for`)."""
+
+TODAY = datetime.datetime(2024, 7, 26)  # what `strftime_now` takes for today
+
+
+def render_jinja(
+    source: str, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool, **variables: Any
+) -> str:
+    """The text of a conversation by the jinja text `source`; variables: what else it takes ("bos_token", "tools").
+
+    ValueError: not a jinja template, or the template itself refuses the messages, with its words.
+    """
+    try:
+        return _compile(source).render(
+            messages=[dict(message) for message in messages], add_generation_prompt=add_generation_prompt, **variables
+        )
+    except (jinja2.TemplateError, TypeError, LookupError, ArithmeticError) as error:
+        raise ValueError(f"the tokenizer's chat template: {type(error).__name__}: {error}") from error
+
+
+class _Generation(jinja2.ext.Extension):
+    """`{% generation %} ... {% endgeneration %}`, which marks the assistant's words in some templates: plain text here."""
+
+    tags: ClassVar[set[str]] = {"generation"}
+
+    def parse(self, parser: jinja2.parser.Parser):
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+@functools.lru_cache(maxsize=16)
+def _compile(source: str) -> jinja2.Template:
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)  # jinja's own escapes it for HTML
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment.from_string(source)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+@functools.cache
+def _strftime_now(pattern: str) -> str:
+    text = TODAY.strftime(pattern)
+    note = f"warning: the tokenizer's chat template writes today's date; it is always given {text}, so that prompts stay alike"
+    print(note, file=sys.stderr, flush=True)
+    return text

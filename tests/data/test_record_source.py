@@ -4,8 +4,8 @@ from collections import Counter
 import pytest
 
 from r1jax.data.records import check_records, records_of
+from r1jax.specs.policy import SourceSpec
 from r1jax.specs.reader import read
-from r1jax.specs.source import SourceSpec
 
 TAKEN = Counter()
 

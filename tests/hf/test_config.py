@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from r1jax.hf.config import ARCHITECTURES, family_of, read_config, write_config
+from r1jax.hf.config import FAMILIES, family_of, read_config, write_config
 from r1jax.models.config import Llama3Rope, Yarn
 from r1jax.models.presets import PRESETS, make_preset
 from tests.tiny import GQA, V3
@@ -66,7 +66,7 @@ def test_the_released_config_is_the_preset():
 def test_every_preset_comes_back(name):
     config = without_habits(make_preset(name, 1000 if name.startswith("mini") else None))
     raw = json.loads(json.dumps(write_config(config, dtype="bfloat16")))
-    assert raw["torch_dtype"] == "bfloat16" and raw["architectures"] == [ARCHITECTURES[raw["model_type"]]]
+    assert raw["torch_dtype"] == "bfloat16" and raw["architectures"] == [FAMILIES[raw["model_type"]]]
     assert dataclasses.replace(config_of(raw), max_length=config.max_length) == config
     assert raw["max_position_embeddings"] == config.max_length or not config.max_length
 

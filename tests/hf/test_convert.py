@@ -7,16 +7,17 @@ import jax
 import numpy as np
 import pytest
 
-from r1jax.hf import gguf, load_pretrained
+from r1jax.hf import load_pretrained
 from r1jax.hf.convert import convert, main
 from r1jax.hf.folder import open_folder
+from r1jax.hf.gguf import open_gguf
 from tests.hf.test_folder import folders, rewrite, tensors_of  # noqa: F401
 from tests.hf.test_gguf import tiny_tensors, write_gguf
 
 
 def test_fp8_and_back_by_command_line(folders, tmp_path):  # noqa: F811
     """The FP8 of a folder is the FP8 that saving writes; back again gives its dequantised values."""
-    command = [sys.executable, "-m", "r1jax.hf.convert", "--from", folders / "v3", "--to", tmp_path / "fp8"]
+    command = [sys.executable, "-m", "r1jax", "convert", "--from", folders / "v3", "--to", tmp_path / "fp8"]
     run = subprocess.run([*command, "--dtype", "fp8"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "fp8: 0.000 GB in" in run.stdout and "MB/s" in run.stdout and "weights" in run.stderr
@@ -26,7 +27,8 @@ def test_fp8_and_back_by_command_line(folders, tmp_path):  # noqa: F811
         np.testing.assert_array_equal(converted.stored[name].read().view(np.uint8), item.read().view(np.uint8))
     assert main(["--from", str(tmp_path / "fp8"), "--to", str(tmp_path / "back"), "--dtype", "float32"]) == 0
     back = open_folder(tmp_path / "back")
-    assert "quantization_config" not in back.raw and not [n for n in back.stored if n.endswith("_scale_inv")]
+    assert "quantization_config" not in (tmp_path / "back" / "config.json").read_text()
+    assert not [n for n in back.stored if n.endswith("_scale_inv")]
     for name in back.places:
         np.testing.assert_array_equal(back.read(name), converted.read(name).astype(np.float32))
 
@@ -38,7 +40,7 @@ def test_types_are_kept_unless_named(folders, tmp_path):  # noqa: F811
     index = json.loads((tmp_path / "same" / "model.safetensors.index.json").read_text())
     assert total == index["metadata"]["total_size"]
     convert(folders / "fp8", tmp_path / "plain")
-    assert open_folder(tmp_path / "plain").raw["torch_dtype"] == "bfloat16"
+    assert json.loads((tmp_path / "plain" / "config.json").read_text())["torch_dtype"] == "bfloat16"
     stored = open_folder(tmp_path / "plain").stored
     assert {item.dtype.name for item in stored.values()} == {"bfloat16", "float32"}
 
@@ -62,10 +64,10 @@ def test_fp8_stays_as_it_is(folders, tmp_path):  # noqa: F811
 def test_a_gguf_file_becomes_a_folder(tmp_path):
     path = write_gguf(tmp_path / "tiny.gguf", tiny_tensors())
     assert main(["--from", str(path), "--to", str(tmp_path / "folder")]) == 0
-    config, params = gguf.load_gguf(gguf.read_gguf(path))
+    file = load_pretrained(open_gguf(path), dtype="float32")
     model = load_pretrained(tmp_path / "folder", dtype="float32")
-    jax.tree.map(np.testing.assert_array_equal, model.params, params)
-    assert model.config.num_heads == config.num_heads and model.tokenizer is not None
+    jax.tree.map(np.testing.assert_array_equal, model.params, file.params)
+    assert model.config.num_heads == file.config.num_heads and model.tokenizer is not None
 
 
 def test_what_the_user_can_mend_is_one_message(folders, tmp_path, capsys):  # noqa: F811

@@ -8,9 +8,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from r1jax.hf.folder import check_folder, open_folder
+from r1jax.hf.folder import open_folder
 from r1jax.hf.pretrained import Pretrained, load_pretrained, save_pretrained
-from r1jax.hf.safetensors_file import Planned, Stored, read_header, split_shards, write_shards
+from r1jax.hf.safetensors_file import Planned, Stored, read_header, split_shards, write_files
 from r1jax.models.transformer import make_model
 from tests.tiny import GQA, V3, shaken
 
@@ -53,7 +53,7 @@ def rewrite(path, tensors, *, max_shard_bytes=10**9):
     for file in [*path.glob("*.safetensors"), *path.glob("*.index.json")]:
         file.unlink()
     plan = [Planned(name, array.dtype, array.shape) for name, array in tensors.items()]
-    write_shards(path, split_shards(plan, max_shard_bytes=max_shard_bytes), tensors.items())
+    write_files(path, split_shards(plan, max_shard_bytes=max_shard_bytes), tensors.items())
 
 
 def faults_of(path):
@@ -104,7 +104,7 @@ def test_no_folder_and_no_config(tmp_path):
 def test_a_name_of_the_hub_is_no_folder(tmp_path, monkeypatch, start):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "Qwen" / "Qwen2.5-0.5B" if start == "here" else f"{start}Qwen/Qwen2.5-0.5B"
-    for act in (open_folder, check_folder, lambda path: load_pretrained(path, dtype="float32")):
+    for act in (open_folder, lambda path: load_pretrained(path, dtype="float32")):
         with pytest.raises(FileNotFoundError) as error:
             act(path)
         text = str(error.value)
@@ -149,10 +149,10 @@ def test_the_check_reads_no_weights(folders, folder, monkeypatch):
     copy[name][7, 3] += 1
     rewrite(path, copy)
     monkeypatch.setattr(Stored, "read", None)
-    checked = check_folder(path, needs_tokenizer=False)
+    checked = open_folder(path, compares_copies=False)
     assert checked.config == dataclasses.replace(MTP, max_length=32768) and checked.tokenizer is None
     for fp8 in ("fp8", "qwen"):
-        check_folder(folders / fp8, needs_tokenizer=False)
+        open_folder(folders / fp8, compares_copies=False)
     with pytest.raises(TypeError):  # it would read
         open_folder(path)
 
@@ -176,7 +176,7 @@ def test_the_check_finds_what_a_stage_would_stumble_over(folder, damage, words):
     path = folder("qwen")
     damage(path)
     with pytest.raises(ValueError, match=words):
-        check_folder(path)
+        open_folder(path, needs_tokenizer=True, compares_copies=False)
 
 
 def test_every_fault_is_in_one_error(folder):

@@ -10,9 +10,8 @@ import pytest
 from tokenizers import pre_tokenizers
 
 from r1jax.hf import gguf as r1gguf
+from r1jax.hf import load_pretrained
 from r1jax.models.config import Yarn
-from r1jax.models.transformer import make_model
-from r1jax.text.gguf_tokenizer import gguf_tokenizer
 
 LAYERS, DIM, HEADS, KV_HEADS, HEAD, FFN = 2, 32, 2, 1, 16, 64
 TOKENS = ["<eos>", "<bos>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "Ġa"]
@@ -76,18 +75,17 @@ def write_gguf(path, tensors=None, *, architecture="llama", quantise=(), scaling
     return path
 
 
-def load(path):
-    return r1gguf.load_gguf(r1gguf.read_gguf(path))
+def load(path, **changes):
+    return load_pretrained(r1gguf.open_gguf(path), dtype="float32", model=changes)
 
 
 def test_every_weight_comes_to_its_place(tmp_path):
     tensors = tiny_tensors()
     path = write_gguf(tmp_path / "tiny.gguf", tensors)
-    file = r1gguf.read_gguf(path)
     yarn = {"factor": 4.0, "original_length": 8}  # as a stage's config says it
-    config, params = r1gguf.load_gguf(file, dtype="bfloat16", yarn=yarn)
+    model = load(path, dtype="bfloat16", yarn=yarn)
+    config, params, tokenizer = model.config, model.params, model.tokenizer
     assert config.yarn == Yarn(4.0, 8)
-    tokenizer = gguf_tokenizer(file.metadata)
 
     assert (config.num_layers, config.model_dim, config.ffn_dim) == (2, 32, 64)
     assert (config.num_heads, config.num_kv_heads, config.head_dim, config.vocab_size) == (2, 1, 16, 259)
@@ -109,12 +107,14 @@ def test_every_weight_comes_to_its_place(tmp_path):
 
 def test_quantised_tensors_are_dequantised_when_looked_up(tmp_path):
     tensors = tiny_tensors()
-    file = r1gguf.read_gguf(write_gguf(tmp_path / "q.gguf", tensors, quantise=("blk.0.ffn_up.weight",)))
-    array = file.read("blk.0.ffn_up.weight")
+    file = r1gguf.open_gguf(write_gguf(tmp_path / "q.gguf", tensors, quantise=("blk.0.ffn_up.weight",)))
+    array = file.read("model.layers.0.mlp.up_proj.weight")
     assert array.dtype == np.float32 and array.shape == (64, 32)
     np.testing.assert_allclose(array, tensors["blk.0.ffn_up.weight"], atol=0.5 * 4.0 / 127)
-    with pytest.raises(KeyError, match="nothing"):
-        file.read("nothing")
+    part = (slice(3, 9), slice(1, 30))
+    for name in ("mlp.up_proj", "self_attn.q_proj"):
+        whole = file.read(f"model.layers.0.{name}.weight")
+        np.testing.assert_array_equal(file.read(f"model.layers.0.{name}.weight", part), whole[part])
 
 
 def test_missing_file():
@@ -177,7 +177,7 @@ def test_what_is_not_supported_is_named(tmp_path, changes, message):
     ],
 )
 def test_keys_that_would_change_the_logits_are_named(tmp_path, key, value):
-    metadata = r1gguf.read_gguf(write_gguf(tmp_path / "x.gguf")).metadata
+    metadata, _ = r1gguf.read_gguf(write_gguf(tmp_path / "x.gguf"))
     r1gguf.gguf_config(metadata)
     with pytest.raises(ValueError, match=f"{key}={value} is not supported"):
         r1gguf.gguf_config(metadata | {key: value})
@@ -199,10 +199,8 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def smollm2():
     """(logits of rows of token ids, tokenizer) of the real model."""
-    file = r1gguf.read_gguf(r1gguf.find_smollm2())
-    tokenizer = gguf_tokenizer(file.metadata)
-    config, params = r1gguf.load_gguf(file)
-    model = make_model(config)
+    loaded = load(r1gguf.find_smollm2())
+    model, params = loaded.model, loaded.params
 
     @jax.jit
     def forward(params, tokens_BT, segments_BT):
@@ -215,7 +213,7 @@ def smollm2():
         segments_BT = np.array([[1] * len(row) + [0] * (length - len(row)) for row in rows])
         return np.asarray(forward(params, tokens_BT, segments_BT))
 
-    return logits, tokenizer
+    return logits, loaded.tokenizer
 
 
 def test_smollm2_logits_are_the_recorded_ones(smollm2):

@@ -239,7 +239,7 @@ def test_targets_that_are_links_or_the_current_folder(model, tmp_path, monkeypat
 def test_a_mount_point_is_refused_first(model, tmp_path, monkeypatch):
     (tmp_path / "volume").mkdir()
     monkeypatch.setattr(hf_write.Path, "is_mount", lambda path: path.name == "volume")
-    monkeypatch.setattr(hf_write, "write_shards", None)
+    monkeypatch.setattr(hf_write, "write_files", None)
     with pytest.raises(FileExistsError, match="is a mount point"):
         save_pretrained(model, tmp_path / "volume")
 

@@ -13,8 +13,7 @@ from r1jax.objectives.sums import add_metrics
 from r1jax.plan.collectives import collective_bytes
 from r1jax.plan.local import Local
 from r1jax.sharding import make_mesh, place_batch, tree_shardings
-from r1jax.specs.policy import HuggingFaceInit
-from r1jax.specs.source import SourceSpec
+from r1jax.specs.policy import HuggingFaceInit, SourceSpec
 from r1jax.specs.stages import SupervisedSpec
 from r1jax.specs.training import OptimizerSpec
 from r1jax.stages.supervised import make_loss

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-from r1jax.policies.chat import AskedByFirst, PolicyChat, make_chat
+from r1jax.policies.chat import ask_policy, asked_by_first, make_chat
 from r1jax.rollout.records import Completion
 from r1jax.sharding import make_mesh
 from r1jax.specs.reader import read
 from r1jax.specs.rewards import AnyChat, PolicyChatSpec
 from r1jax.text.comparison import parse_comparison
-from r1jax.text.endpoint import EndpointChat
 from r1jax.text.sample import ChatError, Rejection
 from r1jax.text.templates import TEMPLATES
 from r1jax.text.train_tokenizer import train_tokenizer
@@ -23,9 +22,11 @@ POLICY_CHAT = {
 
 
 def test_an_endpoint():
-    spec = read(AnyChat, ENDPOINT | {"workers": 2})
+    spec = read(AnyChat, ENDPOINT | {"key_variable": "NO_SUCH_KEY"})
     chat = make_chat(spec, mesh=make_mesh())
-    assert isinstance(chat, AskedByFirst) and isinstance(chat.chat, EndpointChat) and chat.chat.spec is spec
+    assert chat is not None
+    with pytest.raises(ChatError, match=r"http://127\.0\.0\.1:1/v1: .*NO_SUCH_KEY"):
+        chat([[{"role": "user", "content": "?"}]], seed=0)
     assert make_chat(None, mesh=make_mesh()) is None
 
 
@@ -35,10 +36,10 @@ def test_what_the_first_process_is_told_is_told_to_all():
             raise ChatError("no key")
         return ["yes", ChatError("cut off")]
 
-    text, error = AskedByFirst(chat)([[], []], seed=1)
+    text, error = asked_by_first(chat)([[], []], seed=1)
     assert text == "yes" and isinstance(error, ChatError) and str(error) == "cut off"
     with pytest.raises(ChatError, match="no key"):
-        AskedByFirst(chat)([[], []], seed=0)
+        asked_by_first(chat)([[], []], seed=0)
 
 
 def test_a_policy_answers_by_seed_and_what_is_cut_off_or_too_long_is_told():
@@ -66,8 +67,8 @@ def test_a_thought_that_the_prompt_opened_is_seen_to_be_one():
             return [[Completion(ids, np.zeros(len(ids), np.float32), "stop")] for _ in prompts]
 
     spec = read(PolicyChatSpec, {"init": POLICY, "template": "r1", "max_prompt_tokens": 100})
-    chat = PolicyChat(spec, Engine(), ({}, {}), tokenizer)
-    (answer,) = chat([[{"role": "user", "content": "which?"}]], seed=0)
+    asked = [[{"role": "user", "content": "which?"}]]
+    (answer,) = ask_policy(spec, Engine(), ({}, {}), tokenizer, asked, seed=0)
     assert answer == "<think>\nso [[A>>B]]"
     with pytest.raises(Rejection):
         parse_comparison(answer)

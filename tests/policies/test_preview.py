@@ -103,3 +103,28 @@ def test_a_tokenizer_of_records_that_an_earlier_stage_makes_is_not_known_yet(tmp
     assert Previews().policy(read(AnyInit, later), seed=0) is None
     path = str(tmp_path / "base")
     assert Previews({path: base_spec(later)}).policy(StageInit(path=path), seed=0) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "key", "there"),
+    [
+        ("hf", {"remat": "full", "ffn_dim": 96}, "ffn_dim=96", "ffn_dim=48"),
+        ("hf", {"num_layers": 3}, "num_layers=3", "num_layers=2"),
+        ("hf", {"rope_theta": 5e5, "tie_embeddings": True}, "tie_embeddings=True", "tie_embeddings=False"),
+        ("gguf", {"remat": "full", "ffn_dim": 96}, "ffn_dim=96", "ffn_dim=64"),
+        ("gguf", {"num_kv_heads": 2}, "num_kv_heads=2", "num_kv_heads=1"),
+    ],
+)
+def test_weights_that_would_not_fit_are_named_before_one_is_read(
+    kind, changes, key, there, folder, tmp_path, monkeypatch
+):
+    """The folder's headers say it, of a stage that starts from the folder and of one that starts from such a stage."""
+    path = str(folder if kind == "hf" else write_gguf(tmp_path / "tiny.gguf"))
+    monkeypatch.setattr("r1jax.hf.folder.ModelFiles.read", None)
+    good, bad = (read(AnyInit, {"kind": kind, "path": path, "model": model}) for model in ({"remat": "full"}, changes))
+    later = StageInit(path=str(tmp_path / "base"))
+    assert Previews({later.path: base_spec(good, template="plain")}).policy(later, seed=0).config.remat == "full"
+    for init in (bad, later):
+        with pytest.raises(ValueError) as error:
+            Previews({later.path: base_spec(bad, template="plain")}).policy(init, seed=0)
+        assert str(error.value) == f"init.model.{key} does not fit the weights of {path}, which have {there}"

@@ -12,7 +12,7 @@ from r1jax import run
 from r1jax.specs.config_file import load_experiment
 from r1jax.specs.fields import TemplateName, types_of
 from r1jax.specs.reader import FlagText, SpecError, read
-from r1jax.specs.reference import default_of, describe_stage, reachable, reference
+from r1jax.specs.reference import default_of, describe_stage, reachable, reference_page
 from r1jax.specs.stages import STAGES
 from r1jax.text.chat import TOKENIZERS_OWN
 from r1jax.text.templates import TEMPLATES
@@ -169,13 +169,13 @@ def test_the_names_of_templates_are_those_that_there_are():
 
 
 def test_the_page_of_the_repository_is_that_of_the_specs():
-    assert (REPOSITORY / "r1jax" / "specs" / "REFERENCE.md").read_text(encoding="utf-8") == reference(), (
+    assert (REPOSITORY / "r1jax" / "specs" / "REFERENCE.md").read_text(encoding="utf-8") == reference_page(), (
         "python -m r1jax.specs.reference > r1jax/specs/REFERENCE.md"
     )
 
 
 def test_the_page_has_a_table_of_every_spec_and_a_row_of_every_field():
-    page = reference()
+    page = reference_page()
     for spec in reachable():
         (table,) = re.findall(rf"^## {spec.__name__}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
         rows = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)

@@ -8,8 +8,8 @@ import pytest
 
 from r1jax.data.preferences import parse_preference
 from r1jax.data.records import records_of
+from r1jax.specs.policy import SourceSpec
 from r1jax.specs.reader import read
-from r1jax.specs.source import SourceSpec
 from r1jax.specs.stages import PreferencesSpec
 from r1jax.stages import preferences
 from r1jax.text.sample import ChatError

@@ -2,9 +2,8 @@
 
 import pytest
 
-from r1jax.hf.gguf import find_smollm2, read_gguf
+from r1jax.hf.gguf import find_smollm2, gguf_tokenizer, read_gguf
 from r1jax.text.chat import encode_conversation, encode_prompt, render, response_form, stop_ids, tokenizer_for
-from r1jax.text.gguf_tokenizer import gguf_tokenizer
 from r1jax.text.templates import R1_JINJA
 from r1jax.text.tokenizer import Tokenizer
 from tests.text.bpe import DEEPSEEK, LLAMA3, QWEN, make_bpe
@@ -28,7 +27,7 @@ def tokenizers():
         "r1": Tokenizer(deepseek, eos_id=deepseek.token_to_id(END), bos_id=deepseek.token_to_id(BEGIN), adds_bos=True),
         "llama3": Tokenizer(llama3, eos_id=ids[1], bos_id=ids[0], stop_ids=(ids[1], ids[4]), adds_bos=True),
         "qwen2.5": Tokenizer.from_tokenizers(make_bpe(*QWEN), eos="<|endoftext|>"),
-        "chatml": gguf_tokenizer(read_gguf(find_smollm2()).metadata),
+        "chatml": gguf_tokenizer(read_gguf(find_smollm2())[0]),
     }
 
 

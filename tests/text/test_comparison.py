@@ -1,6 +1,6 @@
 import pytest
 
-from r1jax.text.comparison import MARKS, by_model, comparison_prompt, parse_comparison
+from r1jax.text.comparison import MARKS, compare_by_model, comparison_prompt, parse_comparison
 from r1jax.text.sample import ChatError, Rejection
 
 QUESTION = [{"role": "user", "content": "Name a river"}]
@@ -53,7 +53,7 @@ def test_a_model_is_asked_all_comparisons_at_once():
         asked.append((len(conversations), seed))
         return ["[[A>B]]", ChatError("out of time")]
 
-    replies = by_model([QUESTION] * 2, ["a", "c"], ["b", "d"], chat=chat, seed=3)
+    replies = compare_by_model([QUESTION] * 2, ["a", "c"], ["b", "d"], chat=chat, seed=3)
     assert asked == [(2, 3)] and replies[0] == "[[A>B]]" and isinstance(replies[1], ChatError)
     with pytest.raises(ValueError, match="needs a 'chat'"):
-        by_model([QUESTION], ["a"], ["b"], chat=None, seed=0)
+        compare_by_model([QUESTION], ["a"], ["b"], chat=None, seed=0)

@@ -1,6 +1,7 @@
 """The client against a server on this machine: what is sent, which failures are tried again, and what is no reply."""
 
 import contextlib
+import functools
 import http.server
 import json
 import threading
@@ -12,14 +13,14 @@ import pytest
 from r1jax.specs.reader import read
 from r1jax.specs.rewards import EndpointSpec
 from r1jax.text import endpoint
-from r1jax.text.endpoint import EndpointChat
+from r1jax.text.endpoint import ask_endpoint
 from r1jax.text.sample import ChatError
 
 ASKED = [{"role": "user", "content": "6*7?"}]
 
 
 def make_chat(url, model="m", **options):
-    return EndpointChat(EndpointSpec(url=url, model=model, **options))
+    return functools.partial(ask_endpoint, EndpointSpec(url=url, model=model, **options))
 
 
 @contextlib.contextmanager

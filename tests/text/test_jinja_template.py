@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from r1jax.text import jinja_template
-from r1jax.text.jinja_template import render_jinja
+from r1jax.text import templates
+from r1jax.text.templates import render_jinja
 
 MESSAGES = [{"role": "system", "content": " s "}, {"role": "user", "content": "<b> & 中"}]
 
@@ -43,7 +43,7 @@ LLAMA_DATE = """{%- if not date_string is defined %}
 
 
 def test_a_template_that_writes_the_date_writes_the_same_every_day_and_it_is_said_once(capsys):
-    jinja_template._strftime_now.cache_clear()
+    templates._strftime_now.cache_clear()
     assert rendered(LLAMA_DATE) == rendered(LLAMA_DATE) == "Today Date: 26 Jul 2024"
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: the tokenizer's chat template writes today's date; it is always given 26 Jul 2024")

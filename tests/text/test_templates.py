@@ -6,8 +6,7 @@ import random
 import pytest
 
 from r1jax.text.chat import check_template, render
-from r1jax.text.jinja_template import render_jinja
-from r1jax.text.templates import R1_JINJA, TEMPLATES
+from r1jax.text.templates import R1_JINJA, TEMPLATES, render_jinja
 
 QUESTION = [{"role": "user", "content": "What is {2} + 2?"}]
 TURNS = [

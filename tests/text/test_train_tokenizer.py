@@ -1,4 +1,4 @@
-"""The mini tokenizer: whole words, single digits or whole numbers, exact round trips, saved and loaded."""
+"""The mini tokenizer: whole words, frequent numbers, exact round trips, saved and loaded."""
 
 import pytest
 
@@ -7,34 +7,27 @@ from r1jax.text.tokenizer import Tokenizer
 from r1jax.text.train_tokenizer import train_tokenizer
 
 
-def train(**options):
+def train():
     documents = [corpus_text(index, seed=0, mixture={"careful": 1.0}) for index in range(1000)]
-    return train_tokenizer(
-        [f"User: {prompt}. Assistant:{text}" for prompt, text in documents], vocab_size=512, **options
-    )
+    return train_tokenizer([f"User: {prompt}. Assistant:{text}" for prompt, text in documents], vocab_size=512)
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train(split_digits=True)
+    return train()
 
 
 def pieces(tokenizer, text):
     return [tokenizer.decode([item]) for item in tokenizer.encode(text)]
 
 
-def test_words_tags_and_digits_are_single_tokens(tokenizer):
-    text = " <think> 27 + 58 = 85 vs 71 wrong retry 再试 </think> <answer>"
-    expected = " <think>| 2|7| +| 5|8| =| 8|5| vs| 7|1| wrong| retry| 再试| </think>| <answer>"
+def test_words_and_tags_are_single_tokens(tokenizer):
+    text = " <think> 17 + 8 vs 9 wrong retry 再试 </think> <answer>"
+    expected = " <think>| 17| +| 8| vs| 9| wrong| retry| 再试| </think>| <answer>"
     assert pieces(tokenizer, text) == expected.split("|")
 
 
-def test_digits_never_merge(tokenizer):
-    assert pieces(tokenizer, "2026") == ["2", "0", "2", "6"]
-
-
-def test_frequent_numbers_may_be_single_tokens():
-    tokenizer = train()
+def test_frequent_numbers_are_single_tokens(tokenizer):
     text = " 17 + 8 = 25 vs 9, 3 make 20."
     assert pieces(tokenizer, text) == [" 17", " +", " 8", " =", " 25", " vs", " 9", ",", " 3", " make", " 20", "."]
     assert tokenizer.decode(tokenizer.encode("2026 1234567")) == "2026 1234567"
@@ -68,7 +61,7 @@ def test_special_tokens_and_size(tokenizer):
 
 
 def test_training_is_deterministic_and_survives_the_disk(tokenizer, tmp_path):
-    train(split_digits=True).save(tmp_path)
+    train().save(tmp_path)
     loaded = Tokenizer.load(tmp_path)
     text = "User: Which two of 17, 8, 10, 3 make 18. Assistant: <think> 等等"
     assert loaded.encode(text) == tokenizer.encode(text)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from r1jax.specs.fields import PathText, option
-from r1jax.specs.mesh import MeshSpec
 from r1jax.specs.reader import read
 from r1jax.specs.stages import RlSpec, SupervisedSpec
+from r1jax.specs.training import MeshSpec
 from r1jax.workdir.directory import (
     WorkdirError,
     changed_code,
@@ -306,7 +306,7 @@ def test_a_second_run_is_refused_while_the_first_writes(tmp_path):
 def test_the_lock_goes_with_a_killed_process(tmp_path):
     script = (
         "import sys, time\nfrom r1jax.workdir.directory import open_workdir\n"
-        "from r1jax.specs.mesh import MeshSpec\n"
+        "from r1jax.specs.training import MeshSpec\n"
         "with open_workdir(sys.argv[1], MeshSpec()):\n    print('open', flush=True)\n    time.sleep(60)"
     )
     with subprocess.Popen(

@@ -9,8 +9,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r1jax.specs.fields import PathText, option
-from r1jax.specs.policy import StageInit
-from r1jax.specs.source import SourceSpec
+from r1jax.specs.policy import SourceSpec, StageInit
 from r1jax.workdir.directory import WorkdirError
 from r1jax.workdir.lineage import check_lineage, record_lineage, weights_digest
 

@@ -5,13 +5,12 @@ import random
 
 import pytest
 
-from r1jax.hf.gguf import find_smollm2, read_gguf
-from r1jax.text.gguf_tokenizer import gguf_tokenizer
+from r1jax.hf.gguf import find_smollm2, gguf_tokenizer, read_gguf
 
 
 @pytest.fixture(scope="module")
 def smollm2_metadata():
-    return read_gguf(find_smollm2()).metadata
+    return read_gguf(find_smollm2())[0]
 
 
 @pytest.fixture(scope="module")
