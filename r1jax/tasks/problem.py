@@ -23,6 +23,8 @@ class Problem:
             one may be the system's.
         answer: the reference answer; empty where the task's verifier needs none.
         columns: JSON-able extras that rewards receive by name; ``"task"`` (the task's name) is always there.
+        question: the problem's own text, without the wording of a prompt, an instruction or earlier messages; "" means that
+            it is the last message.
         answer_in: where the answer that the task grades is found, one of ``text.response.ANSWERS``; None leaves it to the
             chat template.
     """
@@ -31,6 +33,11 @@ class Problem:
     answer: str
     columns: dict[str, Any]
     answer_in: str | None = None
+    question: str = ""
+
+    def __post_init__(self):
+        if not self.question and self.messages:
+            object.__setattr__(self, "question", self.messages[-1]["content"])
 
 
 class GradingError(Exception):

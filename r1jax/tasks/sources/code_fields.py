@@ -162,7 +162,6 @@ CODE_DATASETS: dict[str, Fields] = {
         prompt=FUNCTION_PROMPT,
         question=lambda row: row.text("prompt").rstrip(),
         target=_humaneval,
-        reads=("prompt",),
         solution=lambda row: row.get("canonical_solution", default=""),
     ),
     "mbpp": Fields(
@@ -170,7 +169,6 @@ CODE_DATASETS: dict[str, Fields] = {
         prompt=PROGRAM_PROMPT,
         question=_mbpp_question,
         target=_mbpp,
-        reads=("text", "prompt", "test_list", "code"),
         solution=lambda row: row.get("code", default=""),
         skip=lambda row: None if len(_mbpp_names(row)) == 1 else "whose tests do not call one function of the solution",
     ),
@@ -179,17 +177,12 @@ CODE_DATASETS: dict[str, Fields] = {
         prompt=PROGRAM_PROMPT,
         question=_livecodebench_question,
         target=_livecodebench,
-        reads=("question_content", "starter_code"),
     ),
     "codeforces": Fields(
         grader="code",
         prompt=PROGRAM_PROMPT,
         question=_codeforces_question,
         target=_codeforces,
-        reads=(
-            *("title", "description", *_CODEFORCES_PARTS.values(), "examples", "time_limit", "memory_limit"),
-            *("interaction_format", "input_mode", "executable", "official_tests_complete", "testset_size"),
-        ),
         solution=lambda row: row.get("editorial", default=""),
         skip=_codeforces_skip,
     ),

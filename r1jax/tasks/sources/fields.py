@@ -17,7 +17,6 @@ which ``{question}`` stands for the question. Field names are those of the data 
     none named     any columns: see ``user_columns``
 """
 
-import dataclasses
 import random
 import re
 import string
@@ -36,7 +35,6 @@ CHOICE_PROMPT = (
     "Answer this multiple choice question. Reason step by step, and put the letter of the right option within \\boxed{}.\n\n"
     "{question}"
 )
-_OPTION_FIELDS = ("A", "B", "C", "D")
 
 
 def fields_of(dataset: str | None) -> Fields:
@@ -60,7 +58,6 @@ def _math(
         prompt=MATH_PROMPT,
         question=lambda row: row.text(*question),
         target=lambda row: (answer(row), _kept(row, keep)),
-        reads=question,
         solution=lambda row: str(row.get(solution, default="")),
     )
 
@@ -69,7 +66,6 @@ def _choice(
     options: Callable[[Row], tuple[list[str], int]],
     question: str,
     *,
-    reads: tuple[str, ...],
     keep: Mapping[str, str] = {},
     solution: str = "",
     csv_header: tuple[str, ...] | None = None,
@@ -87,7 +83,6 @@ def _choice(
         prompt=CHOICE_PROMPT,
         question=with_options,
         target=target,
-        reads=(question, *reads),
         solution=lambda row: str(row.get(solution, default="")),
         csv_header=csv_header,
     )
@@ -105,17 +100,13 @@ def _gsm8k_answer(row: Row) -> str:
 
 
 def _math_answer(row: Row) -> str:
-    answer = _box(row)
-    if not answer:
-        raise row.error("solution", r"must hold the answer in \boxed{}")
-    return answer
-
-
-def _box(row: Row) -> str | None:
     r"""The last box of a solution; some are written ``\fbox{7}`` or ``\boxed 7``."""
     solution = row.text("solution").replace(r"\fbox", r"\boxed")
     bare = re.findall(r"\\boxed ([^\s{}$]+)", solution)
-    return boxed(solution) or (bare[-1].rstrip(".,") if bare else None)
+    answer = boxed(solution) or (bare[-1].rstrip(".,") if bare else None)
+    if not answer:
+        raise row.error("solution", r"must hold the answer in \boxed{}")
+    return answer
 
 
 def _gpqa_options(row: Row) -> tuple[list[str], int]:
@@ -129,7 +120,7 @@ def _gpqa_options(row: Row) -> tuple[list[str], int]:
 
 def _mmlu_options(row: Row) -> tuple[list[str], int]:
     given = row.get("choices")
-    options = [row.text(name) for name in _OPTION_FIELDS] if given is None else row.items("choices")
+    options = [row.text(name) for name in "ABCD"] if given is None else row.items("choices")
     return options, _place(row, len(options))
 
 
@@ -167,11 +158,7 @@ def _instructions(row: Row) -> tuple[str, dict[str, Any]]:
 
 DATASETS: dict[str, Fields] = {
     "gsm8k": _math(("question",), _gsm8k_answer, solution="answer"),
-    "math": dataclasses.replace(
-        _math(("problem",), _math_answer, keep={"level": "level", "subject": "type"}),
-        reads=("problem", "solution"),
-        skip=lambda row: None if _box(row) else "without a box that can be read",
-    ),
+    "math": _math(("problem",), _math_answer, keep={"level": "level", "subject": "type"}),
     "math500": _math(
         ("problem",), lambda row: row.text("answer").strip(), keep={"level": "level", "subject": "subject"}
     ),
@@ -180,27 +167,22 @@ DATASETS: dict[str, Fields] = {
     "gpqa": _choice(
         _gpqa_options,
         "Question",
-        reads=("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"),
         keep={"subject": "High-level domain"},
         solution="Explanation",
     ),
     "mmlu": _choice(
         _mmlu_options,
         "question",
-        reads=("choices", "answer", *_OPTION_FIELDS),
         keep={"subject": "subject"},
-        csv_header=("question", *_OPTION_FIELDS, "answer"),
+        csv_header=("question", *"ABCD", "answer"),
     ),
-    "mmlu_pro": _choice(
-        _mmlu_pro_options, "question", reads=("options", "answer", "answer_index"), keep={"subject": "category"}
-    ),
+    "mmlu_pro": _choice(_mmlu_pro_options, "question", keep={"subject": "category"}),
     **CODE_DATASETS,
     "ifeval": Fields(
         grader="instructions",
         prompt="{question}",
         question=lambda row: row.text("prompt"),
         target=_instructions,
-        reads=("prompt", "instruction_id_list"),
         skip=_instructions_skip,
     ),
     "prompts": Fields(
@@ -208,6 +190,5 @@ DATASETS: dict[str, Fields] = {
         prompt="{question}",
         question=lambda row: row.text("prompt", "question", "instruction"),
         target=lambda row: (str(row.get("answer", default="")), {}),
-        reads=("prompt", "question", "instruction"),
     ),
 }

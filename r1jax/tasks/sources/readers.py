@@ -8,6 +8,7 @@ for it: the format allows nothing else.
 import array
 import csv
 import gzip
+import itertools
 import json
 import mmap
 import shutil
@@ -36,21 +37,20 @@ class JsonLines:
     def __len__(self) -> int:
         return len(self._spans) // 2
 
-    def value(self, index: int) -> Any:
-        """What the line of a row holds."""
+    def read(self, index: int) -> dict[str, Any]:
+        """The row at ``index``."""
         start, end = self._spans[2 * index], self._spans[2 * index + 1]
+        line = self._bytes[start:end]
         try:
-            return json.loads(self._bytes[start:end].rstrip().decode("utf-8-sig"))
+            value = json.loads(line.rstrip().decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
-            line = self._bytes[:start].count(b"\n") + 1  # blank lines count, though they are no rows
-            raise ValueError(f"{self.path}, line {line}{_what_is_wrong(error)}") from error
-
-    def read(self, index: int, fields: Sequence[str] | None) -> dict[str, Any]:
-        """The row at ``index``, whole; columnar files read only ``fields``."""
-        value = self.value(index)
+            number = self._bytes[:start].count(b"\n") + 1  # blank lines count, though they are no rows
+            raise ValueError(f"{self.path}, line {number}{_what_is_wrong(error)}") from error
         if not isinstance(value, dict):
-            raise ValueError(f"{self.path}, row {index + 1}: must be a JSON object; it is a {type(value).__name__}")
-        for name, item in value.items() if self._may_hold_surrogates(index) else ():
+            is_csv = self.path.endswith((".csv", ".csv.gz"))
+            what = value if is_csv else f"must be a JSON object; it is a {type(value).__name__}"
+            raise ValueError(f"{self.path}, row {index + 1}: {what}")
+        for name, item in value.items() if b"\\ud" in line.lower() else ():
             try:
                 json.dumps([name, item], ensure_ascii=False).encode()
             except UnicodeEncodeError as error:
@@ -59,39 +59,6 @@ class JsonLines:
                     f"{self.path}, row {index + 1}: field {name!a} holds {half}, half of a character: no text has that"
                 ) from error
         return value
-
-    def _may_hold_surrogates(self, index: int) -> bool:
-        start, end = self._spans[2 * index], self._spans[2 * index + 1]
-        return b"\\ud" in self._bytes[start:end].lower()
-
-
-class Csv(JsonLines):
-    """Comma-separated values in UTF-8, quoted as Excel does; all values are texts. Fields may span lines.
-
-    Args:
-        path: the file.
-        header: names of the columns, where the file may come without a header line: it has one if its first value is
-            the first name.
-    """
-
-    def __init__(self, path: Path, *, header: Sequence[str] | None = None):
-        super().__init__(path, _as_lines(_records(path)))
-        first = self.value(0) if self._spans else []
-        self._skipped = int(bool(first) and (header is None or first[0] == header[0]))
-        self._names = first if self._skipped else list(header or ())
-        _check_names(path, self._names)
-
-    def __len__(self) -> int:
-        return super().__len__() - self._skipped
-
-    def read(self, index: int, fields: Sequence[str] | None) -> dict[str, Any]:
-        values = self.value(index + self._skipped)
-        if len(values) != len(self._names):
-            raise ValueError(
-                f"{self.path}, row {index + 1}: has {len(values)} values for {len(self._names)} columns "
-                f"({', '.join(self._names)})"
-            )
-        return dict(zip(self._names, values, strict=True))
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
@@ -116,13 +83,25 @@ def _objects(path: Path) -> list[Any]:
     return next(iter(lists.values()))
 
 
-def _records(path: Path) -> Iterator[list[str]]:
-    """The records of a CSV file that are not blank."""
+def _csv_rows(path: Path, header: Sequence[str] | None) -> Iterator[dict[str, str] | str]:
+    """The rows of a file of comma-separated values, quoted as Excel does; all values are texts, which may span lines.
+
+    In the place of a row that has more or fewer values than there are columns, what is wrong with it.
+
+    header: names of the columns, where the file may come without a header line: it has one if its first value is the first.
+    """
     opened = gzip.open if path.name.endswith(".gz") else open
     with opened(path, "rt", encoding="utf-8-sig", newline="") as text:
         reader = csv.reader(text, strict=True)
+        records = filter(None, reader)
         try:
-            yield from filter(None, reader)
+            first = next(records, [])
+            names = list(header) if header and first and first[0] != header[0] else first
+            _check_names(path, names)
+            for values in records if names is first else itertools.chain([first], records):
+                is_whole = len(values) == len(names)
+                wrong = f"has {len(values)} values for {len(names)} columns ({', '.join(names)})"
+                yield dict(zip(names, values, strict=True)) if is_whole else wrong
         except csv.Error as error:
             raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
 
@@ -155,11 +134,8 @@ class Arrow:
     def __len__(self) -> int:
         return self._table.num_rows
 
-    def read(self, index: int, fields: Sequence[str] | None) -> dict[str, Any]:
-        table = self._table
-        if fields is not None:
-            table = table.select([name for name in table.column_names if name in fields])
-        return next(iter(table.slice(index, 1).to_pylist()), {})
+    def read(self, index: int) -> dict[str, Any]:
+        return self._table.slice(index, 1).to_pylist()[0]
 
 
 def open_reader(path: Path, *, csv_header: Sequence[str] | None = None) -> JsonLines | Arrow:
@@ -177,7 +153,7 @@ def open_reader(path: Path, *, csv_header: Sequence[str] | None = None) -> JsonL
         if name.endswith(".json"):
             return JsonLines(path, _as_lines(_objects(path)))
         if name.endswith(".csv"):
-            return Csv(path, header=csv_header)
+            return JsonLines(path, _as_lines(_csv_rows(path, csv_header)))
         if path.name.endswith((".parquet", ".arrow")):
             return Arrow(path)
     except (OSError, EOFError, UnicodeDecodeError, RecursionError, zlib.error) as error:

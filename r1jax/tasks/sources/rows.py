@@ -103,7 +103,6 @@ class Fields:
         question: the text of the question, options and examples included.
         history: the messages before the question; the first one may be the system's.
         target: the reference answer ("" where the verifier needs none), and the columns that the verifier needs.
-        reads: the fields that ``question`` and ``skip`` read, so that columnar files need not give the others; None: all.
         solution: the worked solution, for decontamination; "" where there is none.
         skip: why a row cannot be a problem ("no tests"), or None.
         taken: columns of ``target`` that must get another name, which the task chooses.
@@ -114,7 +113,6 @@ class Fields:
     prompt: str
     question: Callable[[Row], str]
     target: Callable[[Row], tuple[str, dict[str, Any]]]
-    reads: tuple[str, ...] | None
     solution: Callable[[Row], str] = lambda row: ""
     skip: Callable[[Row], str | None] = lambda row: None
     history: Callable[[Row], list[dict[str, str]]] = lambda row: []
@@ -133,8 +131,8 @@ class Rows:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def row(self, index: int, *, fields: Sequence[str] | None = None) -> Row:
-        """The row at ``index``; of columnar files only the ``fields`` are read, all of them if None.
+    def row(self, index: int) -> Row:
+        """The row at ``index``.
 
         Raises:
             ValueError: the row cannot be read.
@@ -145,7 +143,7 @@ class Rows:
         number = bisect.bisect_right(self._ends, index)
         inner = index - (self._ends[number - 1] if number else 0)
         reader = self._readers[number]
-        return Row(reader.read(inner, fields), where=f"{reader.path}, row {inner + 1}")
+        return Row(reader.read(inner), where=f"{reader.path}, row {inner + 1}")
 
 
 def open_rows(

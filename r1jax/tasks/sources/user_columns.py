@@ -105,7 +105,6 @@ USER_COLUMNS = Fields(
     prompt="{question}",
     question=lambda row: _conversation(row)[-1]["content"],
     target=_target,
-    reads=None,
     history=lambda row: _conversation(row)[:-1],
     taken=taken,
 )
