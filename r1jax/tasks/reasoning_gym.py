@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from r1jax.specs.tasks import ReasoningGymSpec
-from r1jax.tasks.answer_guard import confirms, is_safe
+from r1jax.tasks.answer_guard import confirms, is_harmless
 from r1jax.tasks.problem import GradingError, Problem, canonical_answer, check_index, check_task, split_of, stable_hash
 
 _INDICES_PER_SLICE = 250
@@ -104,7 +104,8 @@ class ReasoningGymTask:
             GradingError: the scorer fails on the reference answer too, or the problem is not this task's.
         """
         entry = self.entry(problem)
-        if answer is None or not answer.strip() or not is_safe(answer, self.dataset):
+        reference = str(entry["answer"])
+        if answer is None or not answer.strip() or not is_harmless(answer, self.dataset, reference=reference):
             return 0.0
         try:
             score = self._score(answer.strip(), entry)
@@ -116,7 +117,7 @@ class ReasoningGymTask:
                     f"reasoning_gym {self.dataset!r}: its scorer fails on its own answer: {error!r}"
                 ) from error
             return 0.0
-        if score >= 1.0 and not confirms(self.dataset, answer.strip(), str(entry["answer"]), entry["metadata"]):
+        if score >= 1.0 and not confirms(self.dataset, answer.strip(), reference, entry["metadata"]):
             return 0.0
         return min(max(score, 0.0), 1.0)
 

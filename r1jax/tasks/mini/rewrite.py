@@ -28,18 +28,19 @@ from r1jax.tasks.problem import stable_hash
 from r1jax.text.response import final_answer
 from r1jax.text.sample import Chat, Rejection, Sample, r1_text
 
-_KINDS = {"big": BIG, "small": SMALL, "hit": HIT, "go on": GO_ON, "notice": NOTICE, "verify": VERIFY, "count": COUNT}
-_WORDS = {
-    word: (kind, forms["en"][place])
-    for kind, forms in (_KINDS | {"give up": GIVE_UP}).items()
-    for words in forms.values()
-    for place, word in enumerate(words)
-}
-"""Every word of the corpus -> (its kind, the same in English)."""
-_VERDICTS = {"big": "too big", "small": "too small", "hit": "yes"}
-_OPENINGS = {"retry": "I retry with", "wait": "Wait, I try", "wrong": "That is wrong, I try"}
-_EVENT = re.compile(
-    r"(?:(?P<word>[^\W\d]+)|(?P<a>\d+) \+ (?P<b>\d+) = (?P<total>\d+)(?: vs (?P<target>\d+))?)(?:\s+|$)"
+
+def _any(*kinds: Mapping[str, Sequence[str]]) -> str:
+    """A pattern of any word of these kinds, in either language."""
+    return "|".join(word for kind in kinds for words in kind.values() for word in words)
+
+
+_TRIED = ("I retry with", "Wait, I try", "That is wrong, I try")  # in the order of `GO_ON`
+_OPENINGS = {word: text for words in GO_ON.values() for word, text in zip(words, _TRIED, strict=True)}
+_VERDICTS = {"too big": BIG, "too small": SMALL, "yes": HIT}
+_ATTEMPT = re.compile(
+    rf"(?:(?P<verify>{_any(VERIFY)}) |(?:(?P<go_on>{_any(GO_ON)}) )?(?:(?:{_any(COUNT)}) )*)"
+    rf"(?P<slips>(?:\d+ \+ \d+ = \d+ (?:{_any(NOTICE)}) )*)"
+    rf"(?P<sum>\d+ \+ \d+ = (?P<total>\d+)) vs (?P<target>\d+) (?P<verdict>{_any(*_VERDICTS.values())})(?: |$)"
 )
 _TRIES = 100
 _CANONICAL = PairSum().canonical
@@ -108,49 +109,31 @@ def _rewritten(sample: Sample) -> str | Rejection:
 
 
 def _lines(notes: str, *, numbers: Sequence[int], target: int) -> tuple[list[str], tuple[int, int]]:
-    """A line for each attempt, and the pair that fits."""
+    """A line for each attempt, and the pair that fits. Raises Rejection for notes that are wrong or unreadable."""
+    notes = " ".join(notes.split())
     lines: list[str] = []
-    opening, pair, last = "I try", (0, 0), "go on"
-    text = ""  # of the attempt that has begun
-    for event in _events(notes):
-        kind, word = _WORDS.get(event["word"] or "", ("", ""))
-        if kind == "count" and last == "go on" and not text:
-            continue
-        if event["word"] is None and last in ("go on", "verify", "notice"):
-            pair = int(event["a"] or 0), int(event["b"] or 0)
+    pair, end, is_hit = (0, 0), 0, False
+    while end < len(notes):
+        attempt = _ATTEMPT.match(notes, end)
+        if lines and not is_hit and re.compile(_any(GIVE_UP)).match(notes, end):
+            raise Rejection("rewrite: gives up")
+        if attempt is None or bool(attempt["verify"]) != is_hit or bool(attempt["go_on"]) != (bool(lines) and not is_hit):
+            raise Rejection("rewrite: unreadable notes")
+        for first, second, _ in _SUM.findall(attempt[0]):
+            pair = int(first), int(second)
             if pair[0] == pair[1] or not set(pair) <= set(numbers):
                 raise Rejection("rewrite: another pair")
-            tried = f"{event['a']} + {event['b']} = {event['total']}"
-            text = " ".join(part for part in (text, opening, tried) if part)
-            last = "sum"
-            if event["target"] is not None:
-                if sum(pair) != int(event["total"] or 0):
-                    raise Rejection("rewrite: wrong sum")
-                if int(event["target"]) != target:
-                    raise Rejection("rewrite: another target")
-                text, last = f"{text} vs {event['target']}", "compared"
-        elif kind == "notice" and last == "sum":
-            text, opening, last = f"{text}, let me check:", "", "notice"
-        elif kind in _VERDICTS and last == "compared":
-            if kind != ("hit" if sum(pair) == target else "big" if sum(pair) > target else "small"):
-                raise Rejection("rewrite: wrong comparison")
-            lines.append(f"{text}, {_VERDICTS[kind]}.")
-            text, last = "", "hit" if kind == "hit" else "miss"
-        elif (kind == "go on" and last == "miss") or (kind == "verify" and last == "hit"):
-            opening, last = ("I verify:" if kind == "verify" else _OPENINGS[word]), kind
-        elif kind == "give up" and last == "miss":
-            raise Rejection("rewrite: gives up")
-        else:
-            raise Rejection("rewrite: unreadable notes")
-    if last != "hit":
+        if sum(pair) != int(attempt["total"]):
+            raise Rejection("rewrite: wrong sum")
+        if int(attempt["target"]) != target:
+            raise Rejection("rewrite: another target")
+        verdict = "yes" if sum(pair) == target else "too big" if sum(pair) > target else "too small"
+        if attempt["verdict"] not in sum(_VERDICTS[verdict].values(), ()):
+            raise Rejection("rewrite: wrong comparison")
+        opening = "I verify:" if attempt["verify"] else _OPENINGS.get(attempt["go_on"], "I try")
+        steps = re.sub(rf" (?:{_any(NOTICE)}) ", ", let me check: ", attempt["slips"]) + attempt["sum"]
+        lines.append(f"{opening} {steps} vs {target}, {verdict}.")
+        end, is_hit = attempt.end(), verdict == "yes"
+    if not is_hit:
         raise Rejection("rewrite: unreadable notes")
     return lines, pair
-
-
-def _events(notes: str) -> list[dict[str, str | None]]:
-    """The words and sums of the notes, in order. Raises Rejection for anything else between them."""
-    notes = " ".join(notes.split())
-    events = list(_EVENT.finditer(notes))
-    if "".join(event[0] for event in events) != notes:
-        raise Rejection("rewrite: unreadable notes")
-    return [event.groupdict() for event in events]
