@@ -84,7 +84,7 @@ def test_the_order_of_problems_from_files(tmp_path):
     ("make", "expected"),
     [
         (lambda i: corpus.corpus_text(i, seed=2, warmup_documents=10, config={"count": 5}), "b88ebde61f4cbe23"),
-        (lambda i: general_texts.corpus_text(i, seed=2, general_share=0.5, prose_share=0.2), "69dc33e6707bc323"),
+        (lambda i: general_texts.world_text(i, seed=2, general_share=0.5, prose_share=0.2), "69dc33e6707bc323"),
         (lambda i: general_texts.tokenizer_text(i, seed=2, general_share=0.5), "87286a2aabc34a5a"),
         (
             lambda i: sum_trace(i, seed=1, config={"min_terms": 2, "max_terms": 3}, steps_share=0.5),

@@ -44,7 +44,7 @@ COUNT = {
     "en": ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
     "zh": ("一", "二", "三", "四", "五", "六", "七", "八", "九", "十"),
 }
-LANGUAGES = {"en": 0.5, "zh": 0.3, "mixed": 0.2}
+_LANGUAGE_SHARES = {"en": 0.5, "zh": 0.3, "mixed": 0.2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ class _Writer:
     def __init__(self, rng: random.Random, author: Author, problem: Problem):
         self.rng, self.author = rng, author
         self.numbers, self.target = problem.columns["numbers"], problem.columns["target"]
-        self.language = rng.choices(list(LANGUAGES), weights=list(LANGUAGES.values()))[0]
+        self.language = rng.choices(list(_LANGUAGE_SHARES), weights=list(_LANGUAGE_SHARES.values()))[0]
         self.counts = rng.random() < 0.5
         self.parts: list[str] = []
 

@@ -117,7 +117,11 @@ def _lines(notes: str, *, numbers: Sequence[int], target: int) -> tuple[list[str
         attempt = _ATTEMPT.match(notes, end)
         if lines and not is_hit and re.compile(_any(GIVE_UP)).match(notes, end):
             raise Rejection("rewrite: gives up")
-        if attempt is None or bool(attempt["verify"]) != is_hit or bool(attempt["go_on"]) != (bool(lines) and not is_hit):
+        if (
+            attempt is None
+            or bool(attempt["verify"]) != is_hit
+            or bool(attempt["go_on"]) != (bool(lines) and not is_hit)
+        ):
             raise Rejection("rewrite: unreadable notes")
         for first, second, _ in _SUM.findall(attempt[0]):
             pair = int(first), int(second)
