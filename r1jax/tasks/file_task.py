@@ -37,7 +37,6 @@ from r1jax.tasks.problem import (
     canonical_answer,
     check_index,
     check_task,
-    record_fraction,
     split_of,
     stable_hash,
 )
@@ -82,11 +81,6 @@ class FileTask:
         self._read()
         self._report()
 
-    @property
-    def path(self) -> str:
-        """The files of all splits."""
-        return ", ".join(dict.fromkeys(rows.path for rows in self._rows.values()))
-
     def problem(self, index: int, *, split: str) -> Problem:
         """The problem at ``index``: past the end of the split it begins anew. Raises ValueError for a split without files too."""
         check_index(index, split)
@@ -94,7 +88,7 @@ class FileTask:
             there = " and ".join(self._rows)
             raise ValueError(f"task {self.name!r} has only {there} problems: give its {split!r} files to get others")
         if self._space:
-            record_fraction(self.spec.heldout_fraction, space=self._space)
+            split_of("", heldout_fraction=self.spec.heldout_fraction, space=self._space)  # for ``recorded_splits``
         epoch, number = divmod(index, len(self._kept[split]))
         if split == "train":
             number = _order(len(self._kept[split]), stable_hash("epoch", self.spec.seed, epoch))[number]
@@ -300,8 +294,9 @@ def _check_files(task: FileTask, columns: frozenset[str], template: str | None, 
                     raise ValueError(str(error)) from error
         shapes.add(roles)
     if graded and task.grader == "answer" and not is_answered:
+        files = ", ".join(dict.fromkeys(source.path for source in task.spec.sources.values()))
         raise ValueError(
-            f"rewards: {graded[0]!r} scores by the grade of the answer, and no row of {task.path} has an answer "
+            f"rewards: {graded[0]!r} scores by the grade of the answer, and no row of {files} has an answer "
             "('answer', 'ground_truth' or 'solution'): its score would be 0.0 always"
         )
 

@@ -45,26 +45,19 @@ class GradingError(Exception):
 
 
 class Task(Protocol):
-    """A source of problems: random access by index, infinite, deterministic, with its own metric.
-
-    ``name`` is unique within a mixture and stands in ``problem.columns["task"]``.
-    """
+    """A source of problems: random access by index, infinite, deterministic, with its own metric."""
 
     name: str
+    """Unique within a mixture; it stands in ``problem.columns["task"]``."""
 
     def problem(self, index: int, *, split: str) -> Problem:
-        """The problem at ``index`` (>= 0). No question of split "train" ever occurs in split "heldout".
-
-        Raises:
-            ValueError: unknown split or negative index (``check_index``).
-        """
+        """The problem at ``index``. No question of split "train" occurs in "heldout". ValueError as ``check_index``."""
         ...
 
     def grade(self, answer: str | None, problem: Problem) -> float:
         """The task metric in [0, 1]; only 1.0 counts as right. None (nothing extracted) and any bad text give 0.0.
 
-        Raises:
-            GradingError: the problem is of another task (``check_task``), or the verifier fails whatever the answer.
+        Raises GradingError for a problem of another task, or where the verifier fails whatever the answer.
         """
         ...
 
@@ -107,13 +100,6 @@ def recorded_splits() -> Iterator[dict[str, set[float]]]:
         _RECORD.reset(token)
 
 
-def record_fraction(heldout_fraction: float, *, space: str) -> None:
-    """Notes a held-out fraction for ``recorded_splits``; ``split_of`` does it, and who keeps the answers of ``split_of``."""
-    record = _RECORD.get()
-    if record is not None:
-        record.setdefault(space, set()).add(heldout_fraction)
-
-
 def split_of(content: str, *, heldout_fraction: float, space: str = "problems") -> str:
     """The split that a problem's content belongs to, by hash: the same content never lies on both sides.
 
@@ -123,12 +109,14 @@ def split_of(content: str, *, heldout_fraction: float, space: str = "problems") 
         space: the kind of problem; two sources whose contents can be equal give the same. Only ``recorded_splits``
             looks at it, by which stages of a pipeline find out that their fractions differ.
     """
-    record_fraction(heldout_fraction, space=space)
+    record = _RECORD.get()
+    if record is not None:
+        record.setdefault(space, set()).add(heldout_fraction)
     return "heldout" if stable_hash("split", content) < heldout_fraction * 2**64 else "train"
 
 
 _GROUPED_NUMBER = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
-_NUMBER = re.compile(r"(?P<sign>[+-]?)(?P<whole>\d*)(\.(?P<fraction>\d*))?")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
 
 
 def canonical_answer(answer: str) -> str:
@@ -139,10 +127,8 @@ def canonical_answer(answer: str) -> str:
     """
     text = " ".join(answer.strip().strip("$").split()).removesuffix(".")
     number = text.replace(",", "") if _GROUPED_NUMBER.fullmatch(text) else text
-    match = _NUMBER.fullmatch(number)
-    if match is None or not (match["whole"] or match["fraction"]):
+    if not _NUMBER.fullmatch(number):
         return text
-    whole = match["whole"].lstrip("0") or "0"
-    fraction = (match["fraction"] or "").rstrip("0")
-    value = f"{whole}.{fraction}" if fraction else whole
-    return f"-{value}" if match["sign"] == "-" and value != "0" else value
+    whole, _, fraction = number.lstrip("+-").partition(".")
+    value = f"{whole.lstrip('0') or '0'}.{fraction.rstrip('0')}".removesuffix(".")
+    return f"-{value}" if number[0] == "-" and value != "0" else value

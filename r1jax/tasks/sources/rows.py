@@ -57,9 +57,9 @@ class Row:
             raise self.error(name, f"must be a whole number; it is {value!r:.80}")
         return number
 
-    def items(self, *names: str, of: type = str) -> list[Any]:
+    def items(self, *names: str, of: type = str, or_none: bool = False) -> list[Any]:
         """A list of texts (or of another type); a text that holds it as JSON counts too."""
-        value = self.parsed(*names)
+        value = [] if or_none and not self.get(*names) else self.parsed(*names)
         if not isinstance(value, list) or not all(isinstance(item, of) for item in value):
             raise self.error(self.first(*names)[0], f"must be a list of {of.__name__}; it is {value!r:.80}")
         return value
