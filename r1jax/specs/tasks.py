@@ -45,6 +45,11 @@ class FilesSpec:
     subset: str | None = option(None, "The subset, of a folder that holds several.")
 
     @property
+    def location(self) -> dict[str, Any]:
+        """The fields that say where the files are."""
+        return {"path": self.path, "split": self.split, "subset": self.subset}
+
+    @property
     def label(self) -> str:
         """What the files are called."""
         parts = (getattr(self, name, None) for name in ("dataset", "subset", "split", "path"))

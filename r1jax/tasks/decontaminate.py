@@ -10,7 +10,6 @@ training set and 10^6 of a test set, one false alarm is expected in a million ru
 """
 
 import functools
-import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,12 +17,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from r1jax.specs.tasks import TestSetSpec
+from r1jax.tasks.problem import stable_hash
 from r1jax.tasks.sources.fields import fields_of
-from r1jax.tasks.sources.rows import open_source, stamp_of
+from r1jax.tasks.sources.rows import open_rows, stamps_of
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_word_hash = functools.lru_cache(maxsize=2**16)(stable_hash)
 
 
 class NgramIndex:
@@ -35,11 +36,7 @@ class NgramIndex:
     """
 
     def __init__(self, against: Mapping[str, Iterable[str]], *, n: int = 10):
-        """Raises ValueError for n < 1."""
-        if n < 1:
-            raise ValueError(f"decontamination: n={n} must be at least 1")
-        self.n = n
-        self.names = list(against)
+        self.n, self.names = n, list(against)
         hashes, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int32)]
         for owner, texts in enumerate(against.values()):
             for text in texts:
@@ -75,12 +72,12 @@ def make_index(test_sets: Sequence[TestSetSpec], *, ngram: int) -> NgramIndex:
     Raises:
         ValueError: naming the test set: an unknown data set, nothing there, a bad row.
     """
-    return _index(tuple(test_sets), ngram, stamps_of(test_sets))
+    return _index(tuple(test_sets), ngram, stamps_of(named(test_sets)))
 
 
-def stamps_of(test_sets: Sequence[TestSetSpec]) -> tuple:
-    """What changes when a file of the test sets does; ValueError as ``make_index``."""
-    return tuple(stamp_of(spec, what=f"decontaminate {spec.label}") for spec in test_sets)
+def named(test_sets: Sequence[TestSetSpec]) -> dict[str, TestSetSpec]:
+    """Test sets by what errors call them."""
+    return {f"decontaminate {spec.label}": spec for spec in test_sets}
 
 
 @functools.lru_cache(maxsize=2)
@@ -90,7 +87,7 @@ def _index(test_sets: tuple[TestSetSpec, ...], ngram: int, stamps: tuple) -> Ngr
 
 def _texts(spec: TestSetSpec) -> Iterator[str]:
     fields = fields_of(spec.dataset)
-    rows = open_source(spec, what=f"decontaminate {spec.label}", csv_header=fields.csv_header)
+    rows = open_rows(**spec.location, csv_header=fields.csv_header)
     for index in range(len(rows)):
         row = rows.row(index)
         yield fields.question(row)
@@ -114,8 +111,3 @@ def _ngram_hashes(text_words: list[str], n: int) -> np.ndarray:
         mixed = (mixed ^ hashes[offset : len(hashes) - width + 1 + offset]) * _FACTOR
         mixed ^= mixed >> np.uint64(29)
     return mixed
-
-
-@functools.lru_cache(maxsize=2**16)
-def _word_hash(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")

@@ -29,7 +29,7 @@ from r1jax.rewards.choice import read_letter
 from r1jax.rewards.code_tests import check_tests
 from r1jax.rewards.sandbox import SandboxUnavailable
 from r1jax.specs.tasks import FilesTaskSpec
-from r1jax.tasks.decontaminate import make_index, stamps_of
+from r1jax.tasks.decontaminate import make_index, named
 from r1jax.tasks.grading import check_problem, grade_answer
 from r1jax.tasks.problem import (
     SPLITS,
@@ -41,7 +41,7 @@ from r1jax.tasks.problem import (
     stable_hash,
 )
 from r1jax.tasks.sources.fields import fields_of
-from r1jax.tasks.sources.rows import ENDINGS, Row, Rows, naming, open_source, stamp_of
+from r1jax.tasks.sources.rows import ENDINGS, Row, Rows, naming, open_rows, stamps_of
 from r1jax.text.chat import check_template
 
 _SHOWN = 3
@@ -143,7 +143,9 @@ class FileTask:
         taken: set[str] = set()
         unanswered: dict[tuple[str, int], str] = {}
         for key in sorted(self.spec.sources):  # "heldout" before "train"
-            rows = open_source(self.spec.sources[key], what=_what(self.spec, key), csv_header=self.fields.csv_header)
+            source = self.spec.sources[key]
+            with naming(_what(self.spec, key)):
+                rows = open_rows(**source.location, csv_header=self.fields.csv_header)
             for split in SPLITS if key == "path" else (key,):
                 self._rows[split], self._kept[split] = rows, array.array("Q")
                 self.counts[split] = collections.Counter(kept=0)
@@ -236,8 +238,8 @@ def make_file_task(spec: FilesTaskSpec) -> FileTask:
     """
     fields_of(spec.dataset)  # an unknown name is said before a missing file
     spec = dataclasses.replace(spec, weight=1.0, from_update=0)
-    stamps = tuple(stamp_of(source, what=_what(spec, key)) for key, source in spec.sources.items())
-    return _file_task(spec, stamps + stamps_of(spec.decontaminate))
+    sources = {_what(spec, key): source for key, source in spec.sources.items()}
+    return _file_task(spec, stamps_of(sources | named(spec.decontaminate)))
 
 
 @functools.lru_cache(maxsize=8)

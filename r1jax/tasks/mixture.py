@@ -44,14 +44,14 @@ def make_mixture(specs: Sequence[AnyTask], *, seed: int = 0) -> Task:
 
     A single spec gives its task as it is. Weights need not sum to one.
 
-    Raises:
-        ValueError: no spec, two tasks of one name, or whatever ``make_task`` refuses.
+    Raises ValueError for no spec, two tasks of one name, or whatever ``make_task`` refuses.
     """
-    return _mix(make_tasks(specs), specs, seed=seed)
+    return _mix([(task, spec.weight) for task, spec in zip(make_tasks(specs), specs, strict=True)], seed=seed)
 
 
-def _mix(tasks: Sequence[Task], specs: Sequence[AnyTask], *, seed: int) -> Task:
-    return tasks[0] if len(tasks) == 1 else Mixture(tasks, [spec.weight for spec in specs], seed=seed)
+def _mix(weighted: Sequence[tuple[Task, float]], *, seed: int) -> Task:
+    tasks = [task for task, _ in weighted]
+    return tasks[0] if len(tasks) == 1 else Mixture(tasks, [weight for _, weight in weighted], seed=seed)
 
 
 class Mixture:
@@ -76,11 +76,7 @@ class Mixture:
         return list(self.tasks.values())[drawn].problem(index, split=split)
 
     def task_of(self, problem: Problem) -> Task:
-        """The task that a problem came from.
-
-        Raises:
-            GradingError: the problem is of none of the mixture's tasks.
-        """
+        """The task that a problem came from. Raises GradingError for a problem of none of the mixture's tasks."""
         name = problem.columns.get("task")
         if name not in self.tasks:
             raise GradingError(f"mixture {self.name!r} was given a problem of task {name!r}")
@@ -117,8 +113,10 @@ class TaskSchedule:
         self.starts = {task.name: start for task, start in zip(tasks, starts, strict=True)}
         self.periods: dict[int, Task] = {}
         for start in sorted({0, *starts}):
-            present = [number for number, first in enumerate(starts) if first <= start]
-            self.periods[start] = _mix([tasks[i] for i in present], [specs[i] for i in present], seed=seed)
+            present = [
+                (task, spec.weight) for task, spec in zip(tasks, specs, strict=True) if spec.from_update <= start
+            ]
+            self.periods[start] = _mix(present, seed=seed)
         self.everything = self.periods[max(self.periods)]
 
     def at(self, updates: int) -> Task:

@@ -82,8 +82,8 @@ def check_task(name: str, problem: Problem) -> None:
 
 def stable_hash(*parts: object) -> int:
     """A 64-bit hash of the parts' texts, the same in every process and Python version (unlike ``hash``)."""
-    digest = hashlib.blake2b("\x1f".join(str(part) for part in parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
+    text = "\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
 _RECORD: contextvars.ContextVar[dict[str, set[float]] | None] = contextvars.ContextVar("splits", default=None)

@@ -175,17 +175,14 @@ def open_rows(
     return rows
 
 
-def open_source(source: FilesSpec, *, what: str, csv_header: Sequence[str] | None = None) -> Rows:
-    """The rows of the files of a spec; ValueError as ``open_rows``, after what the source is for."""
-    with naming(what):
-        return open_rows(source.path, split=source.split, subset=source.subset, csv_header=csv_header)
-
-
-def stamp_of(source: FilesSpec, *, what: str) -> tuple:
-    """Names, sizes and times of change of the files of a spec; ValueError as ``open_source``."""
-    with naming(what):
-        files = data_files(source.path, split=source.split, subset=source.subset)
-    return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+def stamps_of(sources: Mapping[str, FilesSpec]) -> tuple:
+    """Names, sizes and times of change of the files of specs; ValueError as ``data_files``, after the name of the spec."""
+    stamps = []
+    for what, source in sources.items():
+        with naming(what):
+            stats = [(str(file), file.stat()) for file in data_files(**source.location)]
+        stamps += [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return tuple(stamps)
 
 
 @contextlib.contextmanager
@@ -276,10 +273,5 @@ def _ending(file: Path) -> str:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: must be a JSON object")
-    return content
+    with naming(str(file)):
+        return json.loads(file.read_text(encoding="utf-8"))

@@ -32,9 +32,7 @@ _ROLES = ("system", "user", "assistant")
 
 def taken(row: Row) -> set[str]:
     """The columns of a row that reach the rewards, and whose names are made here."""
-    read = {row.first(*_PROMPT)[0]}
-    if not isinstance(row.get("answer"), list | dict):
-        read.add("answer")
+    read = {row.first(*_PROMPT)[0], *([] if isinstance(row.get("answer"), list | dict) else ["answer"])}
     return set(row.values) & (MADE - read)
 
 
@@ -62,27 +60,20 @@ def _message(row: Row, field: str, message: Any) -> dict[str, str]:
     return given
 
 
-def _answer(row: Row) -> tuple[Any, dict[str, Any]]:
-    """The answer as it is in the row, None without one, and the columns that it was unpacked to."""
-    given = row.get("reward_model")
-    if isinstance(given, str) and given.startswith("{"):
-        given = row.parsed("reward_model")
-    if row.get("answer") is None and isinstance(given, Mapping) and not is_missing(given.get("ground_truth")):
-        return given["ground_truth"], {"ground_truth": given["ground_truth"]}
-    return row.get("answer", "ground_truth", "solution"), {}
-
-
 def _target(row: Row) -> tuple[str, dict[str, Any]]:
-    answer, unpacked = _answer(row)
+    """The answer as a text, "" without one, and the columns."""
     kept = taken(row)
-    columns = {
-        name: _plain(row, name, value)
-        for name, value in (unpacked | dict(row.values)).items()
-        if name in kept or name not in MADE
-    }
-    if answer is None:
-        return "", columns
+    columns = {name: value for name, value in row.values.items() if name in kept or name not in MADE}
+    answer, packed = row.get("answer"), row.get("reward_model")
+    if isinstance(packed, str) and packed.startswith("{"):
+        packed = row.parsed("reward_model")
+    if answer is None and isinstance(packed, Mapping) and not is_missing(packed.get("ground_truth")):
+        answer = packed["ground_truth"]
+        columns = {"ground_truth": answer} | columns
+    elif answer is None:
+        answer = row.get("ground_truth", "solution", default="")
     answer = _plain(row, "answer", answer)
+    columns = {name: _plain(row, name, value) for name, value in columns.items()}
     return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False), columns
 
 
