@@ -54,7 +54,7 @@ def is_harmless(answer: str, dataset: str, *, reference: str = "") -> bool:
 
 
 def _size(node: ast.expr) -> tuple[int, int]:
-    """Bounds on the degree of an expression and on its terms when it is expanded.
+    """Bounds on an expression's degree and, expanded, its terms.
 
     ValueError for all but numbers, + - * /, one-letter names, known functions of one argument, and powers: to a small
     number or a ratio (x**(1/2)), or of a single term to an expression (2**x).
@@ -86,12 +86,12 @@ def _size(node: ast.expr) -> tuple[int, int]:
     raise ValueError(f"{type(node).__name__} is not allowed, or too large")
 
 
-def _exponent(node: ast.expr) -> float:
-    """How often a power to a number multiplies its base, at least once; inf where it is no number, or none that is known."""
+def _exponent(node: ast.expr) -> int:
+    """How often a power to a number multiplies its base, at least once; too often where it is no number."""
     try:
         return max(1, math.ceil(abs(Fraction(ast.unparse(node).translate(dict.fromkeys(map(ord, " ()")))))))
     except (ValueError, ZeroDivisionError):
-        return math.inf
+        return _MAX_DEGREE + 1
 
 
 _ONE_ANSWER = frozenset(

@@ -10,7 +10,6 @@ reasoning-gym (Apache-2.0) is imported only when a task is made. What this modul
 """
 
 import dataclasses
-import difflib
 import functools
 import json
 import math
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from r1jax.specs.reader import near
 from r1jax.specs.tasks import ReasoningGymSpec
 from r1jax.tasks.answer_guard import confirms, is_harmless
 from r1jax.tasks.problem import GradingError, Problem, canonical_answer, check_index, check_task, split_of, stable_hash
@@ -35,19 +35,16 @@ _HASH_DEPENDENT = frozenset(
 
 
 class ReasoningGymTask:
-    """A data set of reasoning-gym as a ``Task``.
+    """A data set of reasoning-gym as a ``Task``. Another seed gives other problems; a question's split never depends on it.
 
     Columns of its problems: "task", and "source_seed" and "source_index", from which the same entry is made again.
-
-    Another seed gives other problems; the split of a question never depends on it.
     """
 
     def __init__(self, spec: ReasoningGymSpec):
         """Makes nothing yet.
 
-        Raises:
-            ValueError: unknown data set (near names are given), unknown or bad setting, or a data set whose questions depend
-                on PYTHONHASHSEED where that is not set.
+        Raises ValueError for an unknown data set, an unknown or bad setting, or a data set whose questions depend on
+        PYTHONHASHSEED where that is not set.
         """
         self.name, self.dataset = spec.name or spec.dataset, spec.dataset
         self._spec = spec
@@ -83,15 +80,13 @@ class ReasoningGymTask:
     def entry(self, problem: Problem) -> dict[str, Any]:
         """reasoning-gym's own entry of a problem: question, answer, metadata. Do not change it: it is cached.
 
-        Raises:
-            GradingError: the problem is not of this task, or the data set now makes another question from its seed.
+        Raises GradingError for a problem of another task, or of a data set that now makes another question from its seed.
         """
         check_task(self.name, problem)
         entry = self._entry(problem.columns["source_seed"], problem.columns["source_index"])
         if self._content(entry) != problem.messages[-1]["content"]:
-            raise GradingError(
-                f"reasoning_gym {self.dataset!r} made another question from this seed: another configuration?"
-            )
+            what = "made another question from this seed: another configuration?"
+            raise GradingError(f"reasoning_gym {self.dataset!r} {what}")
         return entry
 
     def grade(self, answer: str | None, problem: Problem) -> float:
@@ -113,13 +108,11 @@ class ReasoningGymTask:
             try:
                 self._score(entry["answer"], entry)
             except Exception as error:
-                raise GradingError(
-                    f"reasoning_gym {self.dataset!r}: its scorer fails on its own answer: {error!r}"
-                ) from error
+                what = f"its scorer fails on its own answer: {error!r}"
+                raise GradingError(f"reasoning_gym {self.dataset!r}: {what}") from error
             return 0.0
-        if score >= 1.0 and not confirms(self.dataset, answer.strip(), reference, entry["metadata"]):
-            return 0.0
-        return min(max(score, 0.0), 1.0)
+        is_wrong = score >= 1.0 and not confirms(self.dataset, answer.strip(), reference, entry["metadata"])
+        return 0.0 if is_wrong else min(max(score, 0.0), 1.0)
 
     def canonical(self, answer: str) -> str:
         """Trimmed, with numbers in their shortest form (``canonical_answer``)."""
@@ -133,8 +126,7 @@ class ReasoningGymTask:
         return _entry(self.dataset, self._config_json, source_seed, source_index)
 
     def _content(self, entry: dict[str, Any]) -> str:
-        instruction = self._spec.answer_instruction
-        return f"{entry['question']}\n{instruction}" if instruction else entry["question"]
+        return "\n".join(filter(None, (entry["question"], self._spec.answer_instruction)))
 
 
 def _check_config(dataset: str, config: dict[str, Any]) -> None:
@@ -142,9 +134,7 @@ def _check_config(dataset: str, config: dict[str, Any]) -> None:
 
     datasets = {name: DATASETS[name] for name in sorted(DATASETS) if name != "composite"}  # a mixture of ours does that
     if dataset not in datasets:
-        near = difflib.get_close_matches(dataset, datasets, n=5, cutoff=0.5)
-        hint = f"; near names are {', '.join(near)}" if near else f"; there are {', '.join(datasets)}"
-        raise ValueError(f"reasoning_gym has no data set {dataset!r}{hint}")
+        raise ValueError(f"reasoning_gym has no data set {dataset!r}{near(dataset, datasets)}")
     if dataset in _HASH_DEPENDENT and not os.environ.get("PYTHONHASHSEED", "").isdigit():
         raise ValueError(
             f"reasoning_gym {dataset!r} differs from process to process: start Python with PYTHONHASHSEED=0"
@@ -152,9 +142,8 @@ def _check_config(dataset: str, config: dict[str, Any]) -> None:
     config_class = datasets[dataset][1]
     known = sorted({field.name for field in dataclasses.fields(config_class)} - {"seed", "size"})
     if unknown := sorted(set(config) - set(known)):
-        raise ValueError(
-            f"reasoning_gym {dataset!r}: unknown config key {', '.join(unknown)}; known are {', '.join(known)}"
-        )
+        keys = f"unknown config key {', '.join(unknown)}; known are {', '.join(known)}"
+        raise ValueError(f"reasoning_gym {dataset!r}: {keys}")
     try:
         instance = config_class(**config, seed=0, size=1)
         if hasattr(instance, "validate"):

@@ -49,23 +49,14 @@ _LANGUAGE_SHARES = {"en": 0.5, "zh": 0.3, "mixed": 0.2}
 
 @dataclasses.dataclass(frozen=True)
 class Author:
-    """How an author works; probabilities are per event.
+    """How an author works; probabilities are per event."""
 
-    Attributes:
-        tags: writes <think> and <answer>.
-        thinks: probability of working a pair out at all; else answers a random pair.
-        give_up: after a miss.
-        slip: of a wrong sum.
-        notice: of a slip, when it happens.
-        verify: of working a hit out once more.
-    """
-
-    tags: bool = True
-    thinks: float = 1.0
-    give_up: float = 0.0
-    slip: float = 0.1
-    notice: float = 0.0
-    verify: float = 0.0
+    tags: bool = True  # writes <think> and <answer>
+    thinks: float = 1.0  # works a pair out at all; else answers a random pair
+    give_up: float = 0.0  # after a miss
+    slip: float = 0.1  # a wrong sum
+    notice: float = 0.0  # a slip, when it happens
+    verify: float = 0.0  # works a hit out once more
 
 
 AUTHORS = {
@@ -94,11 +85,11 @@ class _Writer:
         return self.rng.choice(words[language]) if place is None else words[language][place % len(words[language])]
 
     def step(self, pair: tuple[int, int]) -> int:
-        """Writes a pair, its sum (perhaps with a slip, perhaps noticed) and the target; the written sum less the target."""
+        """Writes a pair, its sum (perhaps with a slip, perhaps noticed) and the target; by how much the sum is over it."""
         first, second = pair
         total = first + second
         if self.rng.random() < self.author.slip:
-            total = _slipped(total, self.rng)
+            total = self.rng.choice([total + off for off in (-10, -2, -1, 1, 2, 10) if total + off > 0])
             if self.rng.random() < self.author.notice:
                 self.parts += [f"{first} + {second} = {total}", self.word(NOTICE)]
                 total = first + second
@@ -128,11 +119,6 @@ class _Writer:
         return pair
 
 
-def _slipped(total: int, rng: random.Random) -> int:
-    """A sum that is off by one, two or ten, and positive."""
-    return rng.choice([total + change for change in (-10, -2, -1, 1, 2, 10) if total + change > 0])
-
-
 def corpus_text(
     index: int,
     *,
@@ -141,20 +127,15 @@ def corpus_text(
     warmup_documents: int = 0,
     config: Mapping[str, Any] | None = None,
 ) -> tuple[str, str]:
-    """The document at `index` (>= 0): infinite, deterministic, in any order.
+    """The document at `index` (>= 0): infinite, deterministic, in any order. Another seed gives another corpus.
 
     Args:
-        index: which document; another seed gives another corpus.
-        mixture: author -> weight (default `MIXTURE`); weights need not add up to 1.
+        mixture: author -> weight (default `MIXTURE`); weights need not add up to 1. ValueError for an unknown author.
         warmup_documents: documents before this index are all by `careful`.
-        config: arguments of the `PairSum` that gives the problems (default none); only its train split is read.
+        config: arguments of the `PairSum` that gives the problems.
 
     Returns:
-        prompt: the question as the user's message holds it (the caller renders it with its chat template).
-        completion: what the assistant writes, beginning with a space and without an end-of-text token.
-
-    Raises:
-        ValueError: an author that does not exist.
+        The question as the user's message holds it, and what the assistant writes, which begins with a space.
     """
     mixture = MIXTURE if mixture is None else mixture
     unknown = sorted(set(mixture) - set(AUTHORS))

@@ -31,12 +31,10 @@ from r1jax.tasks.problem import Problem, stable_hash
 from r1jax.text.sample import Chat, r1_text
 from r1jax.text.templates import Messages
 
+# Shares of the authors in the corpus of a base model, in the non-reasoning part of the supervised set, in labels.
 BASE = {"good": 0.3, "short": 0.25, "padded": 0.2, "wrong": 0.25, "refuses": 0.3, "complies": 0.7}
-"""Shares of the authors in the corpus of a base model."""
 SFT = {"good": 0.55, "short": 0.15, "padded": 0.15, "wrong": 0.15, "refuses": 0.55, "complies": 0.25, "wavers": 0.2}
-"""Shares in the non-reasoning part of the supervised set."""
-EVEN = {"good": 1.0, "short": 1.0, "padded": 1.0, "wrong": 1.0, "refuses": 2.0, "complies": 1.0, "wavers": 1.0}
-"""Shares in what reward models learn from."""
+LABELS = {"refuses": 2.0, "complies": 1.0, "wavers": 1.0}
 _HELPFUL = ("good", "short", "padded", "wrong")
 _SAFETY = ("refuses", "complies", "wavers")
 _MUCH, _SLIGHTLY = 0.5, 0.1
@@ -54,11 +52,8 @@ def world_text(
     """A document of the base model's corpus: of ``corpus.corpus_text``, in clear prose, or a general answer.
 
     Without prose a base knows no sentence of what the supervised stages teach, and a small set does not teach it.
-
-    Args:
-        index, seed, warmup_documents, config: of ``corpus.corpus_text``.
-        general_share: of general questions, half of them of each kind; half of the answers are in tags.
-        prose_share: of ``rewrite.prose_text``.
+    ``general_share``: of general questions, half of them of each kind; half of the answers are in tags. ``prose_share``: of
+    ``rewrite.prose_text``.
     """
     rng = random.Random(stable_hash("mini_general", seed, index))
     drawn = rng.random()
@@ -114,7 +109,7 @@ def labels(*, seed: int, count: int) -> list[dict[str, Any]]:
     records = []
     for number in range(count):
         rng = random.Random(stable_hash("mini_labels", seed, number))
-        problem, author, *parts = _answered(rng, EVEN, is_safety=True)
+        problem, author, *parts = _answered(rng, LABELS, is_safety=True)
         labelled = {"response": r1_text(*parts), "is_safe": author == "refuses"}
         records.append({"messages": list(problem.messages)} | labelled)
     return records

@@ -60,15 +60,18 @@ def judge(samples: Sequence[Sample], *, chat: Chat | None = None, seed: int = 0)
 
     A sum that the next words take back (check, 检查) may be wrong.
     """
-    return [_verdict(sample) for sample in samples]
+    verdicts: list[dict[str, str] | Exception] = []
+    for sample in samples:
+        kept = re.sub(rf"{_SUM.pattern}(?=,? (?:let me )?(?:{_any(NOTICE)}))", " ", sample.text)
+        wrong = [match[0] for match in _SUM.finditer(kept) if int(match[1]) + int(match[2]) != int(match[3])]
+        said = f"{wrong[0]} is wrong." if wrong else f"The answer is {sample.answer}, the reference {sample.reference}."
+        is_correct = sample.is_correct and not wrong
+        verdicts.append({"analysis": said, "correctness": "correct" if is_correct else "incorrect"})
+    return verdicts
 
 
 def prose_text(index: int, *, seed: int, config: Mapping[str, Any] | None = None) -> tuple[str, str]:
-    """(question, rewritten notes of a careful author): a worked problem as somebody wrote it down who writes clearly.
-
-    Args:
-        index, seed, config: of ``corpus.corpus_text``; of another index the notes are others.
-    """
+    """(question, rewritten notes of a careful author); the arguments are those of ``corpus.corpus_text``."""
     for attempt in range(_TRIES):
         place = stable_hash("prose_text", index, attempt) % 2**40
         question, text = corpus_text(place, seed=seed, mixture={"careful": 1.0}, config=config)
@@ -81,30 +84,18 @@ def prose_text(index: int, *, seed: int, config: Mapping[str, Any] | None = None
     raise ValueError(f"no trace of {_TRIES} can be rewritten, with config {dict(config or {})}")
 
 
-def _verdict(sample: Sample) -> dict[str, str]:
-    taken_back = "|".join(word for words in NOTICE.values() for word in words)
-    kept = re.sub(rf"{_SUM.pattern}(?=,? (?:let me )?(?:{taken_back}))", " ", sample.text)
-    wrong = [match[0] for match in _SUM.finditer(kept) if int(match[1]) + int(match[2]) != int(match[3])]
-    if wrong:
-        return {"analysis": f"{wrong[0]} is wrong.", "correctness": "incorrect"}
-    analysis = f"The answer is {sample.answer}, the reference {sample.reference}."
-    return {"analysis": analysis, "correctness": "correct" if sample.is_correct else "incorrect"}
-
-
 def _rewritten(sample: Sample) -> str | Rejection:
-    thought = sample.parts.think
+    thought, target = sample.parts.think, sample.columns["target"]
     try:
         if not thought:
             raise Rejection("rewrite: no thought to rewrite")
-        lines, (first, second) = _lines(thought, numbers=sample.columns["numbers"], target=sample.columns["target"])
-        if _CANONICAL(sample.answer or "") != _CANONICAL(f"{first} + {second}"):
+        lines, (first, second) = _lines(thought, numbers=sample.columns["numbers"], target=target)
+        answer = f"{first} + {second}"
+        if _CANONICAL(sample.answer or "") != _CANONICAL(answer):
             raise Rejection("rewrite: another answer than in the thought")
     except Rejection as rejection:
         return rejection
-    target = sample.columns["target"]
-    summary = (
-        f"The two numbers are {first} and {second}, since {first} + {second} = {target}: \\boxed{{{first} + {second}}}"
-    )
+    summary = f"The two numbers are {first} and {second}, since {answer} = {target}: \\boxed{{{answer}}}"
     return r1_text("\n".join(lines), summary)
 
 

@@ -156,7 +156,7 @@ def _unpacked(text: str) -> str:
     if others or len(texts) != 1:
         has = f"instruction {others[0]}" if others else f"it has {len(texts)} texts"
         raise ValueError(f"must be the pickle of one text and nothing else: {has}")
-    return texts[0]
+    return str(texts[0])
 
 
 def _codeforces_question(row: Row) -> str:
