@@ -38,11 +38,7 @@ CHOICE_PROMPT = (
 
 
 def fields_of(dataset: str | None) -> Fields:
-    """The mapping of a data set; of None that of files with any columns.
-
-    Raises:
-        ValueError: unknown name; the message lists the known ones.
-    """
+    """The mapping of a data set; of None that of files with any columns. ValueError lists the names that are known."""
     if dataset is None:
         return USER_COLUMNS
     if dataset not in DATASETS:
@@ -63,12 +59,7 @@ def _math(
 
 
 def _choice(
-    options: Callable[[Row], tuple[list[str], int]],
-    question: str,
-    *,
-    keep: Mapping[str, str] = {},
-    solution: str = "",
-    csv_header: tuple[str, ...] | None = None,
+    options: Callable[[Row], tuple[list[str], int]], question: str, *, keep: Mapping[str, str], **others: Any
 ) -> Fields:
     def with_options(row: Row) -> str:
         lines = [f"{letter}) {text}" for letter, text in zip(string.ascii_uppercase, options(row)[0], strict=False)]
@@ -83,8 +74,7 @@ def _choice(
         prompt=CHOICE_PROMPT,
         question=with_options,
         target=target,
-        solution=lambda row: str(row.get(solution, default="")),
-        csv_header=csv_header,
+        **others,
     )
 
 
@@ -135,15 +125,11 @@ def _mmlu_pro_options(row: Row) -> tuple[list[str], int]:
 def _place(row: Row, count: int) -> int:
     """The index of the right option, from its letter or its index."""
     value = row.get("answer")
-    is_letter = isinstance(value, str) and value.strip() in string.ascii_uppercase and len(value.strip()) == 1
+    is_letter = isinstance(value, str) and value.strip() in tuple(string.ascii_uppercase)
     place = string.ascii_uppercase.index(value.strip()) if is_letter else row.integer("answer")
     if not 0 <= place < count <= len(string.ascii_uppercase):
         raise row.error("answer", f"is {value!r}: no letter or index of {count} options")
     return place
-
-
-def _instructions_skip(row: Row) -> str | None:
-    return None if set(row.items("instruction_id_list")) <= set(CHECKERS) else "with an instruction that has no checker"
 
 
 def _instructions(row: Row) -> tuple[str, dict[str, Any]]:
@@ -168,7 +154,7 @@ DATASETS: dict[str, Fields] = {
         _gpqa_options,
         "Question",
         keep={"subject": "High-level domain"},
-        solution="Explanation",
+        solution=lambda row: row.get("Explanation", default=""),
     ),
     "mmlu": _choice(
         _mmlu_options,
@@ -183,7 +169,11 @@ DATASETS: dict[str, Fields] = {
         prompt="{question}",
         question=lambda row: row.text("prompt"),
         target=_instructions,
-        skip=_instructions_skip,
+        skip=lambda row: (
+            None
+            if set(row.items("instruction_id_list")) <= set(CHECKERS)
+            else "with an instruction that has no checker"
+        ),
     ),
     "prompts": Fields(
         grader="none",

@@ -45,7 +45,12 @@ class JsonLines:
             value = json.loads(line.rstrip().decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
             number = self._bytes[:start].count(b"\n") + 1  # blank lines count, though they are no rows
-            raise ValueError(f"{self.path}, line {number}{_what_is_wrong(error)}") from error
+            where, what = f"line {number}", str(error)
+            if isinstance(error, json.JSONDecodeError):
+                where, what = f"{where}, column {error.colno}", error.msg
+            elif isinstance(error, UnicodeDecodeError):
+                where, what = f"{where}, byte {error.start + 1}", f"not in utf-8 ({error.reason})"
+            raise ValueError(f"{self.path}, {where}: no JSON: {what}") from error
         if not isinstance(value, dict):
             is_csv = self.path.endswith((".csv", ".csv.gz"))
             what = value if is_csv else f"must be a JSON object; it is a {type(value).__name__}"
@@ -54,17 +59,14 @@ class JsonLines:
             try:
                 json.dumps([name, item], ensure_ascii=False).encode()
             except UnicodeEncodeError as error:
-                half = f"\\u{ord(error.object[error.start]):04x}"
-                raise ValueError(
-                    f"{self.path}, row {index + 1}: field {name!a} holds {half}, half of a character: no text has that"
-                ) from error
+                what = f"field {name!a} holds \\u{ord(error.object[error.start]):04x}, half of a character"
+                raise ValueError(f"{self.path}, row {index + 1}: {what}: no text has that") from error
         return value
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{path}: two columns are named {name!r}")
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{path}: two columns are named {repeated[0]!r}")
 
 
 def _objects(path: Path) -> list[Any]:
@@ -73,13 +75,13 @@ def _objects(path: Path) -> list[Any]:
         content = json.loads(bytes(_mapped(path)))
     except ValueError as error:
         raise ValueError(f"{path}: no JSON: {error}") from error
-    if not isinstance(content, dict):
-        return content if isinstance(content, list) else [content]
-    lists = {key: value for key, value in content.items() if isinstance(value, list) and value}
-    lists = {key: value for key, value in lists.items() if all(isinstance(item, dict) for item in value)}
+    if isinstance(content, list):
+        return content
+    values = content.items() if isinstance(content, dict) else ()
+    lists = {key: value for key, value in values if isinstance(value, list) and value and isinstance(value[0], dict)}
     if len(lists) != 1:
-        found = f"; it has {', '.join(lists)}" if lists else ""
-        raise ValueError(f"{path}: must be a list of objects, or an object with one such list{found}")
+        has = f"; it has {', '.join(lists)}" if lists else ""
+        raise ValueError(f"{path}: must be a list of objects, or an object with one such list{has}")
     return next(iter(lists.values()))
 
 
@@ -176,11 +178,11 @@ def _unpacked_parquet(path: Path) -> mmap.mmap | bytes:
 
 def _mapped(path: Path) -> mmap.mmap | bytes:
     """The bytes of a file, unpacked if its name ends in .gz."""
-    if path.name.endswith(".gz"):
-        with gzip.open(path) as packed, tempfile.TemporaryFile() as file:
-            shutil.copyfileobj(packed, file)
+    if not path.name.endswith(".gz"):
+        with path.open("rb") as file:
             return _map(file)
-    with path.open("rb") as file:
+    with gzip.open(path) as packed, tempfile.TemporaryFile() as file:
+        shutil.copyfileobj(packed, file)
         return _map(file)
 
 
@@ -188,13 +190,3 @@ def _map(file: BinaryIO | Any) -> mmap.mmap | bytes:
     file.flush()
     file.seek(0, 2)
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b""
-
-
-def _what_is_wrong(error: Exception) -> str:
-    """The column, where it is known, and what is wrong there with a line of JSON."""
-    match error:
-        case json.JSONDecodeError():
-            return f", column {error.colno}: no JSON: {error.msg}"
-        case UnicodeDecodeError():
-            return f", byte {error.start + 1}: no JSON: not in utf-8 ({error.reason})"
-    return f": no JSON: {error}"

@@ -8,8 +8,7 @@
 The answer is compared as mathematics where it is some, else as text (``tasks.grading``, kind "answer").
 
 Every column reaches the rewards under its name, and ``ground_truth`` too where it came in ``reward_model``. Names in ``MADE`` are
-taken: rewards get the prompt as ``prompts`` and the answer as a text, and any other column of such a name with "data_" before it,
-a column "task" as "data_task", in all rows of a task alike. The task says so when it is made.
+taken: a column "task" is "data_task", in all rows of a task alike. The task says so when it is made.
 """
 
 import json
@@ -27,7 +26,6 @@ MADE = frozenset(
 )
 """Names under which rewards and logs get something else than the row's column."""
 _PROMPT = ("prompt", "question", "problem", "messages")
-_ROLES = ("system", "user", "assistant")
 
 
 def taken(row: Row) -> set[str]:
@@ -51,10 +49,9 @@ def _conversation(row: Row) -> list[dict[str, str]]:
 
 def _message(row: Row, field: str, message: Any) -> dict[str, str]:
     given = {key: value for key, value in message.items() if value is not None} if isinstance(message, Mapping) else {}
-    if given.get("role") not in _ROLES or not isinstance(given.get("content"), str):
-        raise row.error(
-            field, f"has a message without a role (system, user or assistant) and a text as content: {message!r:.80}"
-        )
+    if given.get("role") not in ("system", "user", "assistant") or not isinstance(given.get("content"), str):
+        what = f"a message without a role (system, user or assistant) and a text as content: {message!r:.80}"
+        raise row.error(field, f"has {what}")
     if more := sorted(set(given) - {"role", "content"}):
         raise row.error(field, f"has a message with {more[0]!r}; a prompt's messages have a role and a content only")
     return given
@@ -79,16 +76,13 @@ def _target(row: Row) -> tuple[str, dict[str, Any]]:
 
 def _plain(row: Row, name: str, value: Any) -> Any:
     """A value as JSON's types: rewards may run in other processes. A date or a decimal number is written out."""
-    try:
-        return json.loads(json.dumps(value, default=_written))
-    except TypeError as error:
-        raise row.error(name, str(error)) from error
 
+    def written(value: Any) -> str:
+        if isinstance(value, bytes):
+            raise row.error(name, "holds bytes, which rewards cannot be given: leave the column out of the file")
+        return str(value)
 
-def _written(value: Any) -> str:
-    if isinstance(value, bytes):
-        raise TypeError("holds bytes, which rewards cannot be given: leave the column out of the file")
-    return str(value)
+    return json.loads(json.dumps(value, default=written))
 
 
 USER_COLUMNS = Fields(
