@@ -30,15 +30,7 @@ from r1jax.rewards.sandbox import SandboxUnavailable
 from r1jax.specs.tasks import FilesTaskSpec
 from r1jax.tasks.decontaminate import make_index, named
 from r1jax.tasks.grading import check_problem, grade_answer
-from r1jax.tasks.problem import (
-    SPLITS,
-    Problem,
-    canonical_answer,
-    check_index,
-    check_task,
-    split_of,
-    stable_hash,
-)
+from r1jax.tasks.problem import SPLITS, Problem, canonical_answer, check_index, check_task, split_of, stable_hash
 from r1jax.tasks.sources.fields import fields_of
 from r1jax.tasks.sources.rows import Row, Rows, naming, open_rows, stamps_of, stem
 from r1jax.text.chat import check_template
@@ -184,9 +176,13 @@ class FileTask:
                 self._renamed[name] = f"data_{self._renamed[name]}"
 
     def _judged(self, row: Row) -> Problem:
-        problem = self._problem(row)
-        with contextlib.suppress(SandboxUnavailable):  # no fault of the row: ``check_problems`` raises it
-            check_problem(self.grader, problem)
+        """The problem of a row; ValueError for one that cannot be judged, whatever is wrong with it."""
+        try:
+            problem = self._problem(row)
+            with contextlib.suppress(SandboxUnavailable):  # no fault of the row: ``check_problems`` raises it
+                check_problem(self.grader, problem)
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"{row.where}: is not as published: {error!r}") from error
         return problem
 
     def _bad(self, message: str) -> str:
@@ -203,17 +199,14 @@ class FileTask:
         names = {"train": "train", "heldout": "held out"} if self.spec.path else dict.fromkeys(SPLITS, "kept")
         parts = {}
         for split in filter(self._rows.get, SPLITS):
-            named = {
-                names[split] if reason == "kept" else reason: count for reason, count in self.counts[split].items()
-            }
-            parts[split] = ", ".join(f"{count} {reason}" for reason, count in named.items())
+            counts = dict(self.counts[split])
+            others = [f"{count} {reason}" for reason, count in counts.items() if reason != "kept"]
+            parts[split] = ", ".join([f"{counts['kept']} {names[split]}", *others])
             if not self._kept[split]:
                 hint = f"{by_hash}: change it, add problems, or give two files as 'train' and 'heldout'"
-                raise ValueError(
-                    f"task {self.name!r}: no {split} problem is left of {self._rows[split].path}: {parts[split]} of "
-                    f"{len(self._rows[split])} rows{hint if self.spec.path else ''}"
-                    + "".join(f"; {message}" for message in self.bad_rows[:1])
-                )
+                left = f"no {split} problem is left of {self._rows[split].path}: {parts[split]} of {len(self._rows[split])} rows"
+                why = f"{hint if self.spec.path else ''}{''.join(f'; {message}' for message in self.bad_rows[:1])}"
+                raise ValueError(f"task {self.name!r}: {left}{why}")
         if self.spec.path:
             self._say(f": {', '.join(parts.values())} of {len(self._rows['train'])} rows{by_hash}")
         else:
@@ -296,9 +289,9 @@ def _check_files(task: FileTask, columns: frozenset[str], template: str | None, 
         shapes.add(roles)
     if graded and task.grader == "answer" and not is_answered:
         files = ", ".join(dict.fromkeys(source.path for source in task.spec.sources.values()))
+        has = f"no row of {files} has an answer ('answer', 'ground_truth' or 'solution')"
         raise ValueError(
-            f"rewards: {graded[0]!r} scores by the grade of the answer, and no row of {files} has an answer "
-            "('answer', 'ground_truth' or 'solution'): its score would be 0.0 always"
+            f"rewards: {graded[0]!r} scores by the grade of the answer, and {has}: its score would be 0.0 always"
         )
 
 

@@ -87,7 +87,7 @@ class Mixture:
         return self.task_of(problem).grade(answer, problem)
 
     def canonical(self, answer: str) -> str:
-        """The default form; for a task's own form use ``task_of(problem).canonical(answer)``."""
+        """The default form; a task's own is ``task_of(problem).canonical(answer)``."""
         return canonical_answer(answer)
 
 
@@ -95,8 +95,7 @@ class TaskSchedule:
     """Tasks of which each is drawn from once the policy has had "from_update" updates.
 
     R1's second RL stage draws general prompts only in the last 400 of 1,700 updates (R1 Sec. 3.2.2; spec B.6.4). Which tasks
-    take part, and so which problem stands at an index, follows from the number of updates alone. Weights are among the tasks
-    that take part; without any "from_update" it is ``make_mixture`` all along.
+    take part, and so which problem stands at an index, follows from the number of updates alone. Weights are among them.
 
     Attributes:
         periods: first update of each period -> the task that is drawn from in it.

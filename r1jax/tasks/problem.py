@@ -16,24 +16,18 @@ SPLITS = ("train", "heldout")
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One problem as a task gives it.
-
-    Attributes:
-        messages: the conversation to answer, each ``{"role": ..., "content": ...}``; the last one is the user's, the first
-            one may be the system's.
-        answer: the reference answer; empty where the task's verifier needs none.
-        columns: JSON-able extras that rewards receive by name; ``"task"`` (the task's name) is always there.
-        question: the problem's own text, without the wording of a prompt, an instruction or earlier messages; "" means that
-            it is the last message.
-        answer_in: where the answer that the task grades is found, one of ``text.response.ANSWERS``; None leaves it to the
-            chat template.
-    """
+    """One problem as a task gives it."""
 
     messages: tuple[dict[str, str], ...]
+    """The conversation to answer, each {"role", "content"}; the last one is the user's, the first may be the system's."""
     answer: str
+    """The reference answer; empty where the task's verifier needs none."""
     columns: dict[str, Any]
+    """JSON-able extras that rewards receive by name; "task" (the task's name) is always there."""
     answer_in: str | None = None
+    """Where the answer that is graded stands, one of ``text.response.ANSWERS``; None leaves it to the chat template."""
     question: str = ""
+    """The problem's text without the wording of a prompt, an instruction or earlier messages; "" is the last message."""
 
     def __post_init__(self):
         if not self.question and self.messages:
@@ -101,10 +95,9 @@ def recorded_splits() -> Iterator[dict[str, set[float]]]:
 
 
 def split_of(content: str, *, heldout_fraction: float, space: str = "problems") -> str:
-    """The split that a problem's content belongs to, by hash: the same content never lies on both sides.
+    """The split of a problem's content (the question, or its numbers in order), by hash: never the same on both sides.
 
     Args:
-        content: what makes the problem this problem (the question, or its numbers in a fixed order).
         heldout_fraction: share of the hash space that is held out, in (0, 1). Another fraction is another split.
         space: the kind of problem; two sources whose contents can be equal give the same. Only ``recorded_splits``
             looks at it, by which stages of a pipeline find out that their fractions differ.

@@ -9,16 +9,9 @@ Every attempt writes a pair, its sum and the target beside it, so the comparison
 out: "big" and "small" teach the comparison sooner than a mere "no" would. Attempts take the pairs in the order of the list.
 After a miss an author goes on (a word that reconsiders: retry, wait, wrong) or gives up ("whatever") and answers the pair
 tried last. A *slip* is a wrong sum; who *notices* it writes "check" and the right one; else a hit may be missed, or a miss
-called a hit.
-
-Authors (`AUTHORS` has the rates, `MIXTURE` the shares of a base model's corpus):
-    plain    no tags: two numbers out of the blue, or one attempt and then its pair whatever it gave.
-    direct   no thinking: `<answer>` with two random numbers.
-    once     one attempt; a miss is answered all the same. Notices half of its slips.
-    few      gives up after each miss with probability 0.5. Notices its slips, works a tenth of its hits out again.
-    careful  goes on until a pair hits (or all have been tried). Notices its slips, works a quarter of its hits out again.
-All slip in 0.1 of their sums. A base learns from `careful` alone first (`warmup_documents`): copying, adding and comparing are
-learned several times sooner from traces that are long and mostly determined; the mixture then teaches bad habits.
+called a hit. `AUTHORS` has the authors and their rates, `MIXTURE` their shares of a base model's corpus. A base learns from
+`careful` alone first (`warmup_documents`): copying, adding and comparing are learned several times sooner from traces that
+are long and mostly determined; the mixture then teaches bad habits.
 
 Language: a completion is English (0.5), Chinese (0.3) or mixed word by word (0.2). Half of the completions count their
 attempts with number words (one, two, ... / 一, 二, ...). All problems are of the train split: nothing here is held out.
@@ -60,13 +53,12 @@ class Author:
 
 
 AUTHORS = {
-    "plain": Author(tags=False, thinks=0.5, give_up=1.0),
-    "direct": Author(thinks=0.0),
-    "once": Author(give_up=1.0, notice=0.5),
+    "plain": Author(tags=False, thinks=0.5, give_up=1.0),  # two numbers out of the blue, or one attempt and its pair
+    "direct": Author(thinks=0.0),  # `<answer>` with two random numbers
+    "once": Author(give_up=1.0, notice=0.5),  # one attempt; a miss is answered all the same
     "few": Author(give_up=0.5, notice=1.0, verify=0.1),
-    "careful": Author(notice=1.0, verify=0.25),
+    "careful": Author(notice=1.0, verify=0.25),  # goes on until a pair hits, or all have been tried
 }
-
 MIXTURE = {"plain": 0.2, "direct": 0.17, "once": 0.33, "few": 0.22, "careful": 0.08}
 
 

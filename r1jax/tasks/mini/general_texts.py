@@ -16,7 +16,7 @@ in the thought and declines in the summary. In the form of R1:
 
     The cat eats fish. The cat is small.
 
-All questions are of the train splits. `compare`, the scripted judge of preferences, compares the true scores: better by half or more is
+All questions are of the train splits. `compare` is a scripted judge of preferences by the true scores: better by half or more is
 "much better", by a tenth or more "better". It has no taste and makes no mistakes, which is said wherever its figures are shown.
 """
 

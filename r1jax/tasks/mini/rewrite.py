@@ -15,7 +15,7 @@ become English in the first person, step by step and faithful: nothing is added,
 
     The two numbers are 8 and 10, since 8 + 10 = 18: \boxed{8 + 10}
 
-Notes that cannot be told so, since they are wrong or unreadable, are rejected with the reason. Same notes, same text.
+Notes that are wrong or unreadable are rejected with the reason. Same notes, same text.
 """
 
 import re
@@ -48,10 +48,7 @@ _SUM = re.compile(r"(\d+)\s*\+\s*(\d+)\s*=\s*(\d+)")
 
 
 def rewrite(samples: Sequence[Sample], *, chat: Chat | None = None, seed: int = 0) -> list[str | Exception]:
-    """The samples as clean English in the form of R1, a ``Rejection`` in the place of one that cannot be told so.
-
-    The columns "numbers" and "target" of the problems are needed; no model is asked.
-    """
+    """The samples in the form of R1, or a ``Rejection``, from the columns "numbers" and "target"; no model is asked."""
     return [_rewritten(sample) for sample in samples]
 
 
