@@ -15,6 +15,7 @@ import json
 import math
 import os
 import random
+import sys
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from r1jax.specs.tasks import ReasoningGymSpec
 from r1jax.tasks.answer_guard import confirms, is_harmless
 from r1jax.tasks.problem import GradingError, Problem, canonical_answer, check_index, check_task, split_of, stable_hash
 
+_SHOWN = 3
 _INDICES_PER_SLICE = 250
 _SLICE_SIZE = 5000
 _TRIES_PER_SLICE = _SLICE_SIZE // _INDICES_PER_SLICE
@@ -37,6 +39,8 @@ _HASH_DEPENDENT = frozenset(
 class ReasoningGymTask:
     """A data set of reasoning-gym as a ``Task``. Another seed gives other problems; a question's split never depends on it.
 
+    passed_over: how often a question that was made could not be a problem.
+
     Columns of its problems: "task", and "source_seed" and "source_index", from which the same entry is made again.
     """
 
@@ -48,6 +52,7 @@ class ReasoningGymTask:
         """
         self.name, self.dataset = spec.name or spec.dataset, spec.dataset
         self._spec = spec
+        self.passed_over = 0
         _check_config(spec.dataset, spec.config)
         self._config_json = json.dumps(spec.config, sort_keys=True)
         self._max_tries = math.ceil(64 / min(spec.heldout_fraction, 1 - spec.heldout_fraction))
@@ -55,26 +60,41 @@ class ReasoningGymTask:
     def problem(self, index: int, *, split: str) -> Problem:
         """The problem at ``index`` of the split; on average 1 / (the split's share) questions are made for it.
 
+        Passed over, and said on stderr, is one that the generator fails to make (codeio's: once in 40), or whose own answer
+        its scorer does not give 1.0. Where there is no own answer, nothing is asked.
+
         Raises:
             ValueError: unknown split, negative index, or a data set so small that no question of it falls in the split.
         """
         check_index(index, split)
         slice_index, offset = divmod(index, _INDICES_PER_SLICE)
-        fraction = self._spec.heldout_fraction
+        fraction, reason = self._spec.heldout_fraction, ""
         for attempt in range(self._max_tries):
             round_index, turn = divmod(attempt, _TRIES_PER_SLICE)
             source_seed = stable_hash("reasoning_gym", self._spec.seed, slice_index, round_index) % 2**31
             source_index = offset + _INDICES_PER_SLICE * turn
-            entry = self._entry(source_seed, source_index)
-            if split_of(entry["question"], heldout_fraction=fraction, space=self.dataset) == split:
-                return Problem(
+            try:
+                entry = self._entry(source_seed, source_index)
+                if split_of(entry["question"], heldout_fraction=fraction, space=self.dataset) != split:
+                    continue
+                problem = Problem(
                     messages=({"role": "user", "content": self._content(entry)},),
                     answer="" if entry["answer"] is None else str(entry["answer"]),
                     columns={"task": self.name, "source_seed": source_seed, "source_index": source_index},
+                    question=entry["question"],
                 )
+                if entry["answer"] is None or self.grade(problem.answer, problem) >= 1.0:
+                    return problem
+                reason = f"its own answer {problem.answer!r:.80} does not score 1.0"
+            except Exception as error:  # whatever the package's code does
+                reason = f"it cannot be made or scored: {error!r:.200}"
+            self.passed_over += 1
+            if self.passed_over <= _SHOWN:
+                print(f"task {self.name!r}, question {index} passed over: {reason}", file=sys.stderr)
         raise ValueError(
             f"reasoning_gym {self.dataset!r}: no {split} question among {self._max_tries} generated for index {index}: "
             f"with config {self._spec.config} it has too few different questions for heldout_fraction {fraction}"
+            f"{f'; the last one passed over: {reason}' if reason else ''}"
         )
 
     def entry(self, problem: Problem) -> dict[str, Any]:
