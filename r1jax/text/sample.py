@@ -47,6 +47,7 @@ class Sample:
     rewards: Mapping[str, float] = dataclasses.field(default_factory=dict)
     errors: Mapping[str, str] = dataclasses.field(default_factory=dict)
     columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    problem_text: str = ""  # the problem's, without the wording of a prompt; "" is the question
 
     @property
     def question(self) -> str:
