@@ -139,7 +139,9 @@ def test_consistency_is_the_share_of_words_in_the_language_of_the_question():
 
 def test_the_target_is_that_of_the_problem_and_not_of_the_template():
     problem = Problem(({"role": "user", "content": "二加二等于几?"},), "4", {"task": "t"})
-    prompt = "A conversation of the User and the Assistant, which is to think and to answer. User: 二加二等于几? Assistant:"
+    prompt = (
+        "A conversation of the User and the Assistant, which is to think and to answer. User: 二加二等于几? Assistant:"
+    )
     assert consistency([prompt], ["二加二"], problem=[problem]) == [1.0]
     assert consistency([prompt], ["二加二"]) == [0.0]
     assert consistency([prompt], ["二加二"], problem=[problem], language=["en"]) == [0.0]
