@@ -5,8 +5,11 @@ import itertools
 from collections.abc import Sequence
 
 from r1jax.specs.fields import types_of
-from r1jax.specs.tasks import AnyTask, MiniSpec, ReasoningGymSpec
+from r1jax.specs.tasks import AnyTask, FilesTaskSpec, MiniSpec
+from r1jax.tasks.file_task import make_file_task
+from r1jax.tasks.mini.make import make_mini_task
 from r1jax.tasks.problem import GradingError, Problem, Task, canonical_answer, check_index, stable_hash
+from r1jax.tasks.reasoning_gym import ReasoningGymTask
 
 
 def make_task(spec: AnyTask) -> Task:
@@ -14,17 +17,9 @@ def make_task(spec: AnyTask) -> Task:
 
     Raises ValueError for what the task itself refuses.
     """
-    if isinstance(spec, ReasoningGymSpec):
-        from r1jax.tasks.reasoning_gym import ReasoningGymTask
-
-        return ReasoningGymTask(spec)
-    if isinstance(spec, MiniSpec):
-        from r1jax.tasks.mini.make import make_mini_task
-
-        return make_mini_task(spec)
-    from r1jax.tasks.file_task import make_file_task
-
-    return make_file_task(spec)
+    if isinstance(spec, FilesTaskSpec):
+        return make_file_task(spec)
+    return make_mini_task(spec) if isinstance(spec, MiniSpec) else ReasoningGymTask(spec)
 
 
 def make_tasks(specs: Sequence[AnyTask]) -> list[Task]:

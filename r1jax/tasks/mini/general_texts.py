@@ -127,18 +127,19 @@ def compare(
 
     Raises ValueError for a question that is not of `helpful`.
     """
-    return [_compared(*asked) for asked in zip(questions, responses_a, responses_b, strict=True)]
-
-
-def _compared(question: Messages, *responses: str) -> str:
-    words = question[-1]["content"].split()
-    counts = [number for number, text in COUNTS.items() if text.split()[0] in words]
-    if len(counts) != 1:
-        raise ValueError(f"the scripted judge knows helpful questions only, not {question[-1]['content']!r:.80}")
-    first, second = (helpfulness_of(text, topic=words[-1], count=counts[0], is_bounded=False) for text in responses)
-    better = first - second
-    mark = ">>" if abs(better) >= _MUCH else ">" if abs(better) >= _SLIGHTLY else "="
-    return f"A {first:.2f}, B {second:.2f}: [[{'A' if better >= 0 else 'B'}{mark}{'B' if better >= 0 else 'A'}]]"
+    replies = []
+    for question, *responses in zip(questions, responses_a, responses_b, strict=True):
+        words = question[-1]["content"].split()
+        counts = [number for number, text in COUNTS.items() if text.split()[0] in words]
+        if len(counts) != 1:
+            raise ValueError(f"the scripted judge knows helpful questions only, not {question[-1]['content']!r:.80}")
+        asked = {"topic": words[-1], "count": counts[0], "is_bounded": False}
+        first, second = (helpfulness_of(text, **asked) for text in responses)
+        better = first - second
+        mark = ">>" if abs(better) >= _MUCH else ">" if abs(better) >= _SLIGHTLY else "="
+        verdict = f"{'A' if better >= 0 else 'B'}{mark}{'B' if better >= 0 else 'A'}"
+        replies.append(f"A {first:.2f}, B {second:.2f}: [[{verdict}]]")
+    return replies
 
 
 def _answered(rng: random.Random, shares: Mapping[str, float], *, is_safety: bool) -> tuple[Problem, str, str, str]:
