@@ -118,10 +118,12 @@ def test_programs_without_usable_tests_are_bad(tmp_path):
 
 
 def test_rows_of_csv_and_parquet_are_left_out_too(tmp_path):
-    (tmp_path / "a.csv").write_text("question,answer\n1?,1\n2?,2,3\n3?,3\n4?,\n")
+    (tmp_path / "a.csv").write_bytes(b'question,answer\n1?,1\n2?,2,3\n"5" 6?,1\n\xff?,5\n3?,3\n4?,\n')
     task = task_of(tmp_path / "a.csv", "math_answers")
     assert [problem.answer for problem in task.problems("heldout")] == ["1", "3"]
+    assert task.counts["heldout"] == {"kept": 2, "that cannot be judged": 4}
     assert "row 2: has 3 values for 2 columns (question, answer)" in task.bad_rows[0]
+    assert "row 3: line 4: " in task.bad_rows[1] and "row 4: field 'question' holds" in task.bad_rows[2]
     pq.write_table(pa.Table.from_pylist([*GOOD, {"question": None, "answer": "1"}]), tmp_path / "a.parquet")
     assert task_of(tmp_path / "a.parquet", "math_answers").num_problems("heldout") == 6
 

@@ -8,7 +8,6 @@ for it: the format allows nothing else.
 import array
 import csv
 import gzip
-import itertools
 import json
 import mmap
 import shutil
@@ -26,25 +25,24 @@ class JsonLines:
 
     def __init__(self, path: Path, content: mmap.mmap | bytes):
         self.path, self._bytes = str(path), content
-        self._spans = array.array("Q")  # begin and end of each row
-        start = 0
+        self._spans = array.array("Q")  # begin, end and number of each row's line
+        start, number = 0, 1
         while start < len(content):
             end = content.find(b"\n", start) + 1 or len(content)
             if content[start:end].strip():
-                self._spans.extend((start, end))
-            start = end
+                self._spans.extend((start, end, number))
+            start, number = end, number + 1
 
     def __len__(self) -> int:
-        return len(self._spans) // 2
+        return len(self._spans) // 3
 
     def read(self, index: int) -> dict[str, Any]:
         """The row at ``index``."""
-        start, end = self._spans[2 * index], self._spans[2 * index + 1]
+        start, end, number = self._spans[3 * index : 3 * index + 3]
         line = self._bytes[start:end]
         try:
             value = json.loads(line.rstrip().decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
-            number = self._bytes[:start].count(b"\n") + 1  # blank lines count, though they are no rows
             where, what = f"line {number}", str(error)
             if isinstance(error, json.JSONDecodeError):
                 where, what = f"{where}, column {error.colno}", error.msg
@@ -88,24 +86,31 @@ def _objects(path: Path) -> list[Any]:
 def _csv_rows(path: Path, header: Sequence[str] | None) -> Iterator[dict[str, str] | str]:
     """The rows of a file of comma-separated values, quoted as Excel does; all values are texts, which may span lines.
 
-    In the place of a row that has more or fewer values than there are columns, what is wrong with it.
-
+    In the place of a row that cannot be read, or has more or fewer values than there are columns, what is wrong with it.
     header: names of the columns, where the file may come without a header line: it has one if its first value is the first.
     """
     opened = gzip.open if path.name.endswith(".gz") else open
-    with opened(path, "rt", encoding="utf-8-sig", newline="") as text:
+    with opened(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
         reader = csv.reader(text, strict=True)
-        records = filter(None, reader)
-        try:
-            first = next(records, [])
-            names = list(header) if header and first and first[0] != header[0] else first
-            _check_names(path, names)
-            for values in records if names is first else itertools.chain([first], records):
-                is_whole = len(values) == len(names)
-                wrong = f"has {len(values)} values for {len(names)} columns ({', '.join(names)})"
-                yield dict(zip(names, values, strict=True)) if is_whole else wrong
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+        names: list[str] = []
+        while True:
+            try:
+                values = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if not names:
+                    raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+                yield f"line {reader.line_num}: {error}"
+                continue
+            if not names and values:
+                names = values if header is None or values[0] == header[0] else list(header)
+                _check_names(path, names)
+                values = [] if names is values else values
+            if values and len(values) == len(names):
+                yield dict(zip(names, values, strict=True))
+            elif values:
+                yield f"has {len(values)} values for {len(names)} columns ({', '.join(names)})"
 
 
 def _as_lines(values: Iterable[Any]) -> mmap.mmap | bytes:
