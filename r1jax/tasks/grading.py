@@ -24,12 +24,8 @@ def grade_answer(grader: str, answer: str, problem: Problem) -> float:
     white space and a closing full stop (as mathematics "was" would be "saw"). Of a reference the box counts, or what follows
     "####". Without a reference no answer is right.
 
-    Raises:
-        GradingError: the verifier fails, whatever the answer.
-        ValueError: unknown kind.
+    Raises GradingError where the verifier fails, whatever the answer.
     """
-    if grader not in GRADERS:
-        raise ValueError(f"no reward for answers of kind {grader!r}")
     where = problem.columns.get("row")
     try:
         score = GRADERS[grader](answer, problem)

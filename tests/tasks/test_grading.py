@@ -53,8 +53,6 @@ def test_what_the_verifier_cannot_judge_is_an_error():
         grade_answer("instructions", "1", problem(instruction_id_list=["new"], kwargs=[{}]))
     with pytest.raises(GradingError, match="F, row 2: "):
         grade_answer("instructions", "1", problem())
-    with pytest.raises(ValueError, match="no reward for answers of kind 'poem'"):
-        grade_answer("poem", "1", problem())
 
 
 def test_references_are_checked_without_an_answer():

@@ -72,9 +72,10 @@ class _Writer:
         self.counts = rng.random() < 0.5
         self.parts: list[str] = []
 
-    def word(self, words: Mapping[str, tuple[str, ...]], place: int | None = None) -> str:
+    def write(self, words: Mapping[str, tuple[str, ...]], number: int | None = None) -> None:
         language = self.rng.choice(("en", "zh")) if self.language == "mixed" else self.language
-        return self.rng.choice(words[language]) if place is None else words[language][place % len(words[language])]
+        forms = words[language]
+        self.parts.append(self.rng.choice(forms) if number is None else forms[number % len(forms)])
 
     def step(self, pair: tuple[int, int]) -> int:
         """Writes a pair, its sum (perhaps with a slip, perhaps noticed) and the target; by how much the sum is over it."""
@@ -83,11 +84,12 @@ class _Writer:
         if self.rng.random() < self.author.slip:
             total = self.rng.choice([total + off for off in (-10, -2, -1, 1, 2, 10) if total + off > 0])
             if self.rng.random() < self.author.notice:
-                self.parts += [f"{first} + {second} = {total}", self.word(NOTICE)]
+                self.parts.append(f"{first} + {second} = {total}")
+                self.write(NOTICE)
                 total = first + second
         excess = total - self.target
         self.parts.append(f"{first} + {second} = {total} vs {self.target}")
-        self.parts.append(self.word(HIT if excess == 0 else BIG if excess > 0 else SMALL))
+        self.write(HIT if excess == 0 else BIG if excess > 0 else SMALL)
         return excess
 
     def think(self) -> tuple[int, int]:
@@ -96,18 +98,17 @@ class _Writer:
         pair = pairs[0]
         for attempt, pair in enumerate(pairs):
             if self.counts:
-                self.parts.append(self.word(COUNT, attempt))
+                self.write(COUNT, attempt)
             excess = self.step(pair)
             if excess == 0 and self.rng.random() < self.author.verify:
-                self.parts.append(self.word(VERIFY))
+                self.write(VERIFY)
                 excess = self.step(pair)
             if excess == 0:
                 return pair
-            last = attempt == len(pairs) - 1
-            if last or self.rng.random() < self.author.give_up:
+            if attempt == len(pairs) - 1 or self.rng.random() < self.author.give_up:
                 break
-            self.parts.append(self.word(GO_ON))
-        self.parts.append(self.word(GIVE_UP))
+            self.write(GO_ON)
+        self.write(GIVE_UP)
         return pair
 
 
@@ -141,8 +142,7 @@ def corpus_text(
     thinks = rng.random() < author.thinks
     first, second = writer.think() if thinks else rng.sample(problem.columns["numbers"], 2)
     answer, body = f"{first} + {second}", " ".join(writer.parts)
-    if not author.tags:
-        text = f"{body} so {answer}" if thinks else answer
-    else:
-        text = f"<think> {body} </think> <answer> {answer} </answer>" if thinks else f"<answer> {answer} </answer>"
-    return problem.messages[-1]["content"], f" {text}"
+    thought, ending = (
+        (f"<think> {body} </think> ", f"<answer> {answer} </answer>") if author.tags else (f"{body} so ", answer)
+    )
+    return problem.question, f" {thought if thinks else ''}{ending}"

