@@ -113,12 +113,7 @@ _NUMBER = re.compile(r"[-+]?[\d,]*\.?\d*(?:e[-+]?\d{1,3}|/\d+)?")  # the fractio
 
 
 def confirms(dataset: str, answer: str, reference: str, metadata: Mapping[str, Any]) -> bool:
-    """Whether an answer that reasoning-gym's scorer of ``dataset`` calls right is right.
-
-    Args:
-        answer: what was scored.
-        reference, metadata: of reasoning-gym's entry.
-    """
+    """Whether an answer that the scorer of ``dataset`` calls right is right; the other arguments are of the entry."""
     if dataset in _ARITHMETIC_SCORERS:
         target = int(metadata["target"]) if dataset == "countdown" else 24
         return solves(answer, [int(number) for number in metadata["numbers"]], target, allow_negation=True)

@@ -28,14 +28,10 @@ _word_hash = functools.lru_cache(maxsize=2**16)(stable_hash)
 
 
 class NgramIndex:
-    """The n-grams of test sets: 12 bytes for each, whatever the length of the texts.
-
-    Args:
-        against: test texts by the name of their set; each iterable is read once.
-        n: words in a row, at least 1.
-    """
+    """The n-grams of test sets: 12 bytes for each, whatever the length of the texts."""
 
     def __init__(self, against: Mapping[str, Iterable[str]], *, n: int = 10):
+        """Of the texts by the name of their set, each iterable read once; ``n`` words in a row, at least 1."""
         self.n, self.names = n, list(against)
         hashes, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int32)]
         for owner, texts in enumerate(against.values()):
@@ -69,8 +65,7 @@ class NgramIndex:
 def make_index(test_sets: Sequence[TestSetSpec], *, ngram: int) -> NgramIndex:
     """The n-grams of the questions and solutions of test sets; of equal specs and files that have not changed the same index.
 
-    Raises:
-        ValueError: naming the test set: an unknown data set, nothing there, a bad row.
+    Raises ValueError, naming the test set, for an unknown data set, nothing there, or a bad row.
     """
     return _index(tuple(test_sets), ngram, stamps_of(named(test_sets)))
 

@@ -43,32 +43,24 @@ class FileTask:
 
     Columns of its problems: "task", "row" (where it stands), and what its verifier needs (see ``sources.fields``), or all of
     the row's (see ``sources.user_columns``).
-
-    Attributes:
-        name: by default that of the data set, without one that of the file or folder.
-        fields: how a row becomes a problem.
-        dropped: training row, counted from 0 -> (test set, n-gram) for sharing which it was dropped.
-        counts: of both splits, how many rows were kept, and left out for which reason.
-        bad_rows: what is wrong with the first rows that cannot be judged.
     """
 
     def __init__(self, spec: FilesTaskSpec):
         """Reads all rows.
 
-        Raises:
-            ValueError: unknown data set, nothing there, no problem left in a split, or with ``bad_rows="refuse"`` a row that
-                cannot be judged; the message names the data set or the key, the file, the row and the field.
+        Raises ValueError for an unknown data set, nothing there, no problem left in a split, or with ``bad_rows="refuse"`` a
+        row that cannot be judged; names the data set or the key, the file, the row and the field.
         """
-        self.spec, self.fields = spec, fields_of(spec.dataset)
+        self.spec, self.fields = spec, fields_of(spec.dataset)  # how a row becomes a problem
         self.grader = self.fields.grader  # see rollout.collect.reward_columns
         self.name = spec.name or spec.dataset or stem(next(iter(spec.sources.values())).path)
         self._space = spec.sources["path"].label if spec.path else ""  # of the split by hash
-        self.counts: dict[str, collections.Counter[str]] = {}
-        self.dropped: dict[int, tuple[str, str]] = {}
+        self.counts: dict[str, collections.Counter[str]] = {}  # of a split: rows kept, and left out for which reason
+        self.dropped: dict[int, tuple[str, str]] = {}  # training row, from 0 -> the test set and n-gram that it shares
+        self.bad_rows: list[str] = []  # what is wrong with the first rows that cannot be judged
         self._rows: dict[str, Rows] = {}
         self._kept: dict[str, array.array] = {}
         self._renamed: dict[str, str] = {}
-        self.bad_rows: list[str] = []
         self._read()
         self._report()
 
@@ -246,13 +238,11 @@ def check_problems(
     template: str | None = None,
     graded: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Makes every problem of every file task in a task or mixture, and looks for what rewards, template and machine need.
+    """Looks in every problem of a task's or mixture's files for what rewards, template and machine need.
 
-    Reads the files whole, about a millisecond a problem, once for an equal task and columns. Of other tasks, which make
-    their problems, one is looked at.
+    Reads the files whole, once for an equal task and columns. Of other tasks, which make their problems, one is looked at.
 
     Args:
-        task: a task or a mixture.
         names: columns that rewards need, by the task's name; "answer" stands for the reference answer.
         template: the chat template that must be able to write every problem's messages; None for any.
         graded: by the task's name the rewards that score by the grade of an answer.

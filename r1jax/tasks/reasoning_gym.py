@@ -60,11 +60,9 @@ class ReasoningGymTask:
     def problem(self, index: int, *, split: str) -> Problem:
         """The problem at ``index`` of the split; on average 1 / (the split's share) questions are made for it.
 
-        Passed over, and said on stderr, is one that the generator fails to make (codeio's: once in 40), or whose own answer
-        its scorer does not give 1.0. Where there is no own answer, nothing is asked.
-
-        Raises:
-            ValueError: unknown split, negative index, or a data set so small that no question of it falls in the split.
+        Passed over, and said on stderr, is one that the generator fails to make (codeio's: once in 40), or whose reference,
+        where it has one, its scorer does not give 1.0. Raises ValueError for an unknown split, a negative index, or a data set
+        so small that no question of it falls in the split.
         """
         check_index(index, split)
         slice_index, offset = divmod(index, _INDICES_PER_SLICE)
@@ -110,13 +108,10 @@ class ReasoningGymTask:
         return entry
 
     def grade(self, answer: str | None, problem: Problem) -> float:
-        """The data set's own score in [0, 1]; only 1.0 is right (some give 0.01 to anything). Unsafe or absent: 0.0.
+        """The data set's own score in [0, 1]; only 1.0 is right (some give 0.01 to anything).
 
-        An answer that `answer_guard` does not confirm is wrong, whatever the scorer says: 0.0.
-        Where the scorer raises on an answer but not on the reference answer, the answer is at fault: 0.0.
-
-        Raises:
-            GradingError: the scorer fails on the reference answer too, or the problem is not this task's.
+        0.0 for an answer that is absent, unsafe or not confirmed by `answer_guard`, and where the scorer raises on the answer
+        but not on the reference. Where it does on both, and for a problem of another task, it raises GradingError.
         """
         entry = self.entry(problem)
         reference = str(entry["answer"])

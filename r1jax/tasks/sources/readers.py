@@ -146,11 +146,7 @@ class Arrow:
 
 
 def open_reader(path: Path, *, csv_header: Sequence[str] | None = None) -> JsonLines | Arrow:
-    """The reader for a file, by the ending of its name.
-
-    Raises:
-        ValueError: unknown ending, no such file, or a file that is not what its ending says.
-    """
+    """The reader for a file by the ending of its name; ValueError for one that is not what it says, or is not known."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     name = path.name.removesuffix(".gz")
