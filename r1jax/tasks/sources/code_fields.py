@@ -199,14 +199,14 @@ CODE_DATASETS: dict[str, Fields] = {
         prompt=FUNCTION_PROMPT,
         question=lambda row: row.text("prompt").rstrip(),
         target=_humaneval,
-        solution=lambda row: row.get("canonical_solution", default=""),
+        solution="canonical_solution",
     ),
     "mbpp": Fields(
         grader="code",
         prompt=PROGRAM_PROMPT,
         question=_mbpp_question,
         target=_mbpp,
-        solution=lambda row: row.get("code", default=""),
+        solution="code",
         skip=lambda row: None if len(_mbpp_names(row)) == 1 else "whose tests do not call one function of the solution",
     ),
     "livecodebench": Fields(
@@ -220,7 +220,7 @@ CODE_DATASETS: dict[str, Fields] = {
         prompt=PROGRAM_PROMPT,
         question=_codeforces_question,
         target=_codeforces,
-        solution=lambda row: row.get("editorial", default=""),
+        solution="editorial",
         skip=_codeforces_skip,
     ),
 }

@@ -54,7 +54,7 @@ def _math(
         prompt=MATH_PROMPT,
         question=lambda row: row.text(*question),
         target=lambda row: (answer(row), _kept(row, keep)),
-        solution=lambda row: str(row.get(solution, default="")),
+        solution=solution,
     )
 
 
@@ -154,7 +154,7 @@ DATASETS: dict[str, Fields] = {
         _gpqa_options,
         "Question",
         keep={"subject": "High-level domain"},
-        solution=lambda row: row.get("Explanation", default=""),
+        solution="Explanation",
     ),
     "mmlu": _choice(
         _mmlu_options,

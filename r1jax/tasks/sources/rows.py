@@ -99,7 +99,7 @@ class Fields:
     prompt: str  # the default wording; ``{question}`` is replaced
     question: Callable[[Row], str]  # its text, options and examples included
     target: Callable[[Row], tuple[str, dict[str, Any]]]  # the reference answer, or "", and the columns for the verifier
-    solution: Callable[[Row], str] = lambda row: ""  # the worked solution, for decontamination
+    solution: str = "solution"  # the field of the worked solution, for decontamination
     skip: Callable[[Row], str | None] = lambda row: None  # why a row cannot be a problem ("without tests")
     history: Callable[[Row], list[dict[str, str]]] = lambda row: []  # the messages before the question
     taken: Callable[[Row], set[str]] = lambda row: set()  # columns of ``target`` that the task must give another name
