@@ -1,7 +1,7 @@
 """The languages of a response: is it in the language of the question, and how much of it is Chinese?
 
 Words are Chinese characters and alphabetic words (spec G.11). Tags, code, LaTeX and digits are left out, and so are
-single letters, which in reasoning are names of variables. Languages are told apart by their script, no further: Chinese
+single letters, which in reasoning are names of variables. Only scripts tell languages apart: Chinese
 ("zh"), Latin ("en"), any other ("other", words of alphabets and syllabaries).
 """
 
@@ -79,7 +79,7 @@ def language_of(question: str, *, column: str | None = None) -> str | None:
     or term brings with it, and then the number of words.
 
     Args:
-        question: the problem's own text.
+        question: the problem's text, without the wording of a prompt.
         column: a language that the data name ("zh", "Chinese", "en-US"); it wins.
 
     Raises:
@@ -115,7 +115,7 @@ def consistency(
     The reasoning is what stands before ``</think>``; all of the completion where there is no such tag. Reasoning without
     words, only numbers and formulas, gets 1.0 (spec G.11); no reasoning at all gets 0.0.
 
-    The target is ``language_of`` the problem's own text, which no template or instruction is part of. A problem of formulas
+    The target is ``language_of`` the problem's text, which no template or instruction is part of. A problem of formulas
     alone asks for no language: the target is the one that most of the reasoning's words are in, so only mixing costs.
 
     Args:

@@ -1,11 +1,11 @@
 """Which problems share n words in a row with a test set (R1 v2 Sec. D.1: any 10-gram shared with a question or solution).
 
 What a word is: the text is NFKC-normalised and case-folded; a word is a run of letters and digits, and each CJK
-character is a word of its own; everything else (punctuation, white space, LaTeX's braces and backslashes) only
+character is a word; everything else (punctuation, white space, LaTeX's braces and backslashes) only
 separates. So ``\\frac{1}{2}`` is "frac 1 2". The papers do not state their normalisation; this is ours. A text of fewer
 than n words is shared if the whole of it is one of the test texts.
 
-Paraphrases are not found; nor did the paper find them. N-grams are compared by a hash of 64 bits: among 10^7 n-grams of a
+Paraphrases are missed, as in the paper. N-grams are compared by a hash of 64 bits: among 10^7 n-grams of a
 training set and 10^6 of a test set, one false alarm is expected in a million runs, and it costs one problem.
 """
 
@@ -36,9 +36,9 @@ class NgramIndex:
         hashes, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int32)]
         for owner, texts in enumerate(against.values()):
             for text in texts:
-                found = np.unique(_ngram_hashes(words(text), n))
-                hashes.append(found)
-                owners.append(np.full(len(found), owner, np.int32))
+                unique = np.unique(_ngram_hashes(words(text), n))
+                hashes.append(unique)
+                owners.append(np.full(len(unique), owner, np.int32))
         self._hashes, first = np.unique(np.concatenate(hashes), return_index=True)
         self._owners = np.concatenate(owners)[first]
 
@@ -48,18 +48,18 @@ class NgramIndex:
     def find(self, text: str) -> tuple[str, str] | None:
         """(name of the test set, the n-gram as normalised words joined by spaces) of the first shared n-gram, or None.
 
-        text: a question's own, without the wording of a prompt: that would be shared by all.
+        text: a question without the wording of a prompt, which all would share.
         """
-        found = words(text)
-        hashes = _ngram_hashes(found, self.n)
+        text_words = words(text)
+        hashes = _ngram_hashes(text_words, self.n)
         if not len(self._hashes) or not len(hashes):
             return None
-        places = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
-        hits = np.flatnonzero(self._hashes[places] == hashes)
+        indices = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
+        hits = np.flatnonzero(self._hashes[indices] == hashes)
         if not len(hits):
             return None
         start = int(hits[0])
-        return self.names[self._owners[places[start]]], " ".join(found[start : start + self.n])
+        return self.names[self._owners[indices[start]]], " ".join(text_words[start : start + self.n])
 
 
 def make_index(test_sets: Sequence[TestSetSpec], *, ngram: int) -> NgramIndex:

@@ -2,7 +2,7 @@
 
 The split is the one of the files, ``train`` and ``heldout``, or one set at ``path`` is split by a hash of each problem's text:
 equal texts are on one side, in every stage and whatever else the file holds. When the task is made, every row is read once,
-made a problem, and its reference judged by its own verifier. Left out, with a printed count of each, are
+made a problem, and its reference judged by its verifier. Left out, with a printed count of each, are
 
 - rows that cannot be judged (``bad_rows="drop"``; the first three are named): unreadable or not as published, without an
   answer where other rows have one, or with a reference that does not score 1.0 on itself;
@@ -293,7 +293,7 @@ def _check_columns(problem: Problem, columns: Collection[str]) -> None:
 
 
 def _text_of(problem: Problem) -> str:
-    """What makes the problem this problem: all that is said in it but the system's message and the prompt's own words."""
+    """What makes the problem this problem: all that is said in it but the system's message and the prompt's wording."""
     before = [message["content"] for message in problem.messages[:-1] if message["role"] != "system"]
     return " ".join(" ".join([*before, problem.question]).split())
 

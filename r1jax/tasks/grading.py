@@ -37,7 +37,7 @@ def grade_answer(grader: str, answer: str, problem: Problem) -> float:
 
 
 def check_problem(grader: str, problem: Problem) -> None:
-    """Looks whether a problem can be solved: its reference, where it has one, must score 1.0 by its own verifier.
+    """Looks whether a problem can be solved: its reference, where it has one, must score 1.0 by its verifier.
 
     Raises:
         ValueError: it cannot; names the row.
@@ -54,7 +54,7 @@ def check_problem(grader: str, problem: Problem) -> None:
             if isinstance(score, Exception):
                 raise ValueError(re.sub(r"^row 0: ", "", str(score))) from score
             if score < 1.0:
-                raise ValueError(f"reference answer {problem.answer!r:.80} does not score 1.0 by its own verifier")
+                raise ValueError(f"reference answer {problem.answer!r:.80} does not score 1.0 by its verifier")
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
 

@@ -50,7 +50,7 @@ def _mix(weighted: Sequence[tuple[Task, float]], *, seed: int) -> Task:
 
 
 class Mixture:
-    """Several tasks as one ``Task``; each problem keeps its own task's name in ``columns["task"]``, and its grader."""
+    """Several tasks as one ``Task``; each problem keeps its task's name in ``columns["task"]``, and its grader."""
 
     def __init__(self, tasks: Sequence[Task], weights: Sequence[float], *, seed: int = 0):
         names = [task.name for task in tasks]
@@ -78,11 +78,11 @@ class Mixture:
         return self.tasks[name]
 
     def grade(self, answer: str | None, problem: Problem) -> float:
-        """The grade of the problem's own task."""
+        """The grade by the problem's task."""
         return self.task_of(problem).grade(answer, problem)
 
     def canonical(self, answer: str) -> str:
-        """The default form; a task's own is ``task_of(problem).canonical(answer)``."""
+        """The default form; that of a task is ``task_of(problem).canonical(answer)``."""
         return canonical_answer(answer)
 
 

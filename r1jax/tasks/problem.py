@@ -39,7 +39,7 @@ class GradingError(Exception):
 
 
 class Task(Protocol):
-    """A source of problems: random access by index, infinite, deterministic, with its own metric."""
+    """A source of problems: random access by index, infinite, deterministic, with its metric."""
 
     name: str
     """Unique within a mixture; it stands in ``problem.columns["task"]``."""
@@ -86,10 +86,10 @@ _RECORD: contextvars.ContextVar[dict[str, set[float]] | None] = contextvars.Cont
 @contextlib.contextmanager
 def recorded_splits() -> Iterator[dict[str, set[float]]]:
     """Notes, by space, the held-out fractions that ``split_of`` is called with inside the block."""
-    found: dict[str, set[float]] = {}
-    token = _RECORD.set(found)
+    fractions: dict[str, set[float]] = {}
+    token = _RECORD.set(fractions)
     try:
-        yield found
+        yield fractions
     finally:
         _RECORD.reset(token)
 

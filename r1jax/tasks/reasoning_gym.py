@@ -1,8 +1,8 @@
-"""Problems of reasoning-gym: any of its data sets by name, with its own generator and its own scorer.
+"""Problems of reasoning-gym: any of its data sets by name, with its generator and its scorer.
 
 reasoning-gym (Apache-2.0) is imported only when a task is made. What this module adds to it:
 
-1. Random access without end: problem ``index`` is drawn from its own slice of a freshly seeded data set.
+1. Random access without end: problem ``index`` is drawn from a slice of a freshly seeded data set.
 2. A held-out split that shares no question with the training split, by a hash of the question's text. Different seeds
    are not enough: a small space (one-digit sums) would be seen whole in training.
 3. Determinism: a few generators use the global random state, which is set and restored here.
@@ -83,7 +83,7 @@ class ReasoningGymTask:
                 )
                 if entry["answer"] is None or self.grade(problem.answer, problem) >= 1.0:
                     return problem
-                reason = f"its own answer {problem.answer!r:.80} does not score 1.0"
+                reason = f"its reference {problem.answer!r:.80} does not score 1.0"
             except Exception as error:  # whatever the package's code does
                 reason = f"it cannot be made or scored: {error!r:.200}"
             self.passed_over += 1
@@ -96,7 +96,7 @@ class ReasoningGymTask:
         )
 
     def entry(self, problem: Problem) -> dict[str, Any]:
-        """reasoning-gym's own entry of a problem: question, answer, metadata. Do not change it: it is cached.
+        """reasoning-gym's entry of a problem: question, answer, metadata. Do not change it: it is cached.
 
         Raises GradingError for a problem of another task, or of a data set that now makes another question from its seed.
         """
@@ -108,7 +108,7 @@ class ReasoningGymTask:
         return entry
 
     def grade(self, answer: str | None, problem: Problem) -> float:
-        """The data set's own score in [0, 1]; only 1.0 is right (some give 0.01 to anything).
+        """The data set's score in [0, 1]; only 1.0 is right (some give 0.01 to anything).
 
         0.0 for an answer that is absent, unsafe or not confirmed by `answer_guard`, and where the scorer raises on the answer
         but not on the reference. Where it does on both, and for a problem of another task, it raises GradingError.
@@ -123,7 +123,7 @@ class ReasoningGymTask:
             try:
                 self._score(entry["answer"], entry)
             except Exception as error:
-                what = f"its scorer fails on its own answer: {error!r}"
+                what = f"its scorer fails on its reference: {error!r}"
                 raise GradingError(f"reasoning_gym {self.dataset!r}: {what}") from error
             return 0.0
         is_wrong = score >= 1.0 and not confirms(self.dataset, answer.strip(), reference, entry["metadata"])

@@ -94,9 +94,7 @@ def test_a_reference_that_its_verifier_calls_wrong_is_bad(monkeypatch):
     problem = Problem(({"role": "user", "content": "?"},), "7", {"task": "own", "row": "F, row 2"})
     monkeypatch.setattr("r1jax.tasks.grading.math.grade_math", lambda answers, references: [0.0] * len(answers))
     for grader in ("math", "answer"):
-        with pytest.raises(
-            ValueError, match=r"^F, row 2: reference answer '7' does not score 1.0 by its own verifier$"
-        ):
+        with pytest.raises(ValueError, match=r"^F, row 2: reference answer '7' does not score 1.0 by its verifier$"):
             check_problem(grader, problem)
 
 

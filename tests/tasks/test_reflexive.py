@@ -115,4 +115,4 @@ def test_a_generated_reference_that_is_wrong_is_passed_over(monkeypatch, tmp_pat
     )
     other = task.problem(0, split="train")
     assert other.question != first.question and task.passed_over == 1
-    assert f"passed over: its own answer {first.answer!r} does not score 1.0" in capsys.readouterr().err
+    assert f"passed over: its reference {first.answer!r} does not score 1.0" in capsys.readouterr().err

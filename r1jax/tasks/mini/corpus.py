@@ -5,7 +5,7 @@ A completion is what follows the prompt "User: Which two of 17, 8, 10, 3 make 18
      <think> one 17 + 8 = 25 vs 18 big retry two 17 + 10 = 28 check 17 + 10 = 27 vs 18 big wait three 17 + 3 = 20 vs 18 big
     wrong four 8 + 10 = 18 vs 18 yes </think> <answer> 8 + 10 </answer>
 
-Every attempt writes a pair, its sum and the target beside it, so the comparison is between neighbours, and says how it came
+Every attempt writes a pair, its sum and the target next to it, so the comparison is between neighbours, and says how it came
 out: "big" and "small" teach the comparison sooner than a mere "no" would. Attempts take the pairs in the order of the list.
 After a miss an author goes on (a word that reconsiders: retry, wait, wrong) or gives up ("whatever") and answers the pair
 tried last. A *slip* is a wrong sum; who *notices* it writes "check" and the right one; else a hit may be missed, or a miss

@@ -1,4 +1,4 @@
-"""The mini world's general prompts: "helpful" and "safety", with rules in the place of taste.
+"""The mini world's general prompts: "helpful" and "safety", with rules for taste.
 
 `helpful`: "Tell me two facts about the cat". What is known of each of 24 topics are four sentences ("The cat eats fish."); the
 best answer is as many different ones of the topic as were asked for, and nothing else. `helpfulness` gives

@@ -1,4 +1,4 @@
-r"""The mini's rewriter and judge: rules in the place of DeepSeek-V3, for worked `pair_sum` problems.
+r"""The mini's rewriter and judge: rules that stand for DeepSeek-V3, for worked `pair_sum` problems.
 
 Raw notes, in the words of `corpus` and in English, Chinese or both:
 
@@ -70,8 +70,8 @@ def judge(samples: Sequence[Sample], *, chat: Chat | None = None, seed: int = 0)
 def prose_text(index: int, *, seed: int, config: Mapping[str, Any] | None = None) -> tuple[str, str]:
     """(question, rewritten notes of a careful author); the arguments are those of ``corpus.corpus_text``."""
     for attempt in range(_TRIES):
-        place = stable_hash("prose_text", index, attempt) % 2**40
-        question, text = corpus_text(place, seed=seed, mixture={"careful": 1.0}, config=config)
+        number = stable_hash("prose_text", index, attempt) % 2**40
+        question, text = corpus_text(number, seed=seed, mixture={"careful": 1.0}, config=config)
         *numbers, target = map(int, re.findall(r"\d+", question))
         columns = {"numbers": numbers, "target": target}
         raw = Sample(messages=[], text=text, answer=final_answer(text), is_correct=True, columns=columns)

@@ -66,8 +66,8 @@ def _choice(
         return "\n".join([row.text(question), "", *lines])
 
     def target(row: Row) -> tuple[str, dict[str, Any]]:
-        texts, place = options(row)
-        return string.ascii_uppercase[place], {"choices": texts, **_kept(row, keep)}
+        texts, index = options(row)
+        return string.ascii_uppercase[index], {"choices": texts, **_kept(row, keep)}
 
     return Fields(
         grader="choice",
@@ -105,31 +105,31 @@ def _gpqa_options(row: Row) -> tuple[list[str], int]:
     options = [right, *(row.text(f"Incorrect Answer {number}").strip() for number in (1, 2, 3))]
     order = list(range(4))
     random.Random(stable_hash("gpqa", row.text("Question"))).shuffle(order)
-    return [options[place] for place in order], order.index(0)
+    return [options[index] for index in order], order.index(0)
 
 
 def _mmlu_options(row: Row) -> tuple[list[str], int]:
     given = row.get("choices")
     options = [row.text(name) for name in "ABCD"] if given is None else row.items("choices")
-    return options, _place(row, len(options))
+    return options, _index_of(row, len(options))
 
 
 def _mmlu_pro_options(row: Row) -> tuple[list[str], int]:
     options = row.items("options")
-    place = _place(row, len(options))
-    if row.get("answer_index", default=place) != place:
+    index = _index_of(row, len(options))
+    if row.get("answer_index", default=index) != index:
         raise row.error("answer_index", f"is {row.get('answer_index')} and 'answer' is {row.get('answer')!r}")
-    return options, place
+    return options, index
 
 
-def _place(row: Row, count: int) -> int:
+def _index_of(row: Row, count: int) -> int:
     """The index of the right option, from its letter or its index."""
     value = row.get("answer")
     is_letter = isinstance(value, str) and value.strip() in tuple(string.ascii_uppercase)
-    place = string.ascii_uppercase.index(value.strip()) if is_letter else row.integer("answer")
-    if not 0 <= place < count <= len(string.ascii_uppercase):
+    index = string.ascii_uppercase.index(value.strip()) if is_letter else row.integer("answer")
+    if not 0 <= index < count <= len(string.ascii_uppercase):
         raise row.error("answer", f"is {value!r}: no letter or index of {count} options")
-    return place
+    return index
 
 
 def _instructions(row: Row) -> tuple[str, dict[str, Any]]:

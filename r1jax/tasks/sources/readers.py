@@ -86,7 +86,7 @@ def _objects(path: Path) -> list[Any]:
 def _csv_rows(path: Path, header: Sequence[str] | None) -> Iterator[dict[str, str] | str]:
     """The rows of a file of comma-separated values, quoted as Excel does; all values are texts, which may span lines.
 
-    In the place of a row that cannot be read, or has more or fewer values than there are columns, what is wrong with it.
+    Instead of a row that cannot be read, or has more or fewer values than there are columns, what is wrong with it.
     header: names of the columns, where the file may come without a header line: it has one if its first value is the first.
     """
     opened = gzip.open if path.name.endswith(".gz") else open

@@ -204,14 +204,14 @@ def _folder_files(folder: Path, split: str | None, subset: str | None) -> list[P
         if split not in (None, state.get("_split")):
             raise ValueError(f"{folder}: is of split {state.get('_split')!r}, not {split!r}")
         return [folder / entry["filename"] for entry in state.get("_data_files", [])]
-    found = _hub_files(folder)
-    if not found:
+    listed = _hub_files(folder)
+    if not listed:
         raise ValueError(f"{folder}: no data files in it ({', '.join(ENDINGS)})")
     if subset != "*":
-        chosen = _choose(folder, "subset", subset, sorted({entry[0] for entry in found}))
-        found = [entry for entry in found if entry[0] == chosen]
-    chosen = _choose(folder, "split", split, sorted({entry[1] for entry in found}))
-    files = [file for _, name, file in found if name == chosen]
+        chosen = _choose(folder, "subset", subset, sorted({entry[0] for entry in listed}))
+        listed = [entry for entry in listed if entry[0] == chosen]
+    chosen = _choose(folder, "split", split, sorted({entry[1] for entry in listed}))
+    files = [file for _, name, file in listed if name == chosen]
     if len(endings := sorted({_ending(file.name) for file in files})) > 1:
         raise ValueError(f"{folder}: split {chosen!r} is there as {' and as '.join(endings)}; name the files instead")
     return files
@@ -219,7 +219,7 @@ def _folder_files(folder: Path, split: str | None, subset: str | None) -> list[P
 
 def _hub_files(folder: Path) -> list[tuple[str, str, Path]]:
     """(subset, split, file) of every data file below a folder, in order of name."""
-    found = []
+    listed = []
     for file in sorted(folder.rglob("*")):
         parts = file.relative_to(folder).parts
         ending = _ending(file.name)
@@ -229,8 +229,8 @@ def _hub_files(folder: Path) -> list[tuple[str, str, Path]]:
         name = _SHARD.sub("", file.name.removesuffix(ending))
         if (not name or name.isdigit()) and folders:  # main/train/0000.parquet
             name = folders.pop()
-        found.append(("/".join(folders), name, file))
-    return found
+        listed.append(("/".join(folders), name, file))
+    return listed
 
 
 def stem(path: str) -> str:
@@ -241,7 +241,7 @@ def stem(path: str) -> str:
 
 def _choose(folder: Path, what: str, asked: str | None, there: Sequence[str]) -> str:
     names = ", ".join(name or "(none)" for name in there)
-    if asked is None and len(there) > 1:
+    if asked is None and len(there) != 1:
         raise ValueError(f"{folder}: holds several {what}s; name one of them as {what!r}: {names}")
     if asked not in (None, *there):
         raise ValueError(f"{folder}: no {what} {asked!r} in it; there are {names}")
