@@ -36,11 +36,13 @@ _NO_WORD = re.compile(
     r"|\b(?:a?(?:sin|cos|tan|cot|sec|csc)h?|arc\w+|log|ln|lg|exp|max|min|gcd|lcm|mod|sqrt|lim|det|pi|theta|alpha|beta)\b"
     r"|\b(?:[kcmd]m|[km]g|m[ls]|kwh|hz|cm|km)\b"
     r"|\b[A-Z]{2,}\b|(?<=[^.!?:：。！？\s])\s*\b[A-Z][a-z]+\b",  # abbreviations, names
+    re.ASCII,  # a Chinese character ends a word
 )
 _SMALL_ZH = re.compile("[的是了在有和几吗个与为若则设求证解请问么多少何怎哪已知到从把被每比该这那它他她们等于]")
 _SMALL_EN = re.compile(
     r"\b(?:a|an|the|is|are|was|be|of|in|on|to|and|or|if|what|which|how|who|where|when|why|do|does|did|for|with|by|at"
-    r"|from|as|it|its|he|she|they|his|her|has|have|had|that|this|there|then|than|many|much|each|into|i|you)\b"
+    r"|from|as|it|its|he|she|they|his|her|has|have|had|that|this|there|then|than|many|much|each|into|i|you)\b",
+    re.ASCII,
 )
 
 
