@@ -69,7 +69,7 @@ def base(*, preset: str, num_updates: int) -> dict[str, Any]:
                 "special_tokens": list(TOKENS),
             },
         },
-        "data": {"function": f"{TEXTS}:corpus_text", "arguments": corpus | {"warmup_documents": 18_000}},
+        "data": {"function": f"{TEXTS}:world_text", "arguments": corpus | {"warmup_documents": 18_000}},
         "template": "plain",
         "documents_per_update": 28,
         "row_length": 192,

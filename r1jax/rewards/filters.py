@@ -47,9 +47,11 @@ def one_language(sample: Sample, *, minimum_share: float = 0.05) -> str | None:
 
 
 def language_of_question(sample: Sample) -> str | None:
-    """Drops an answer whose words are mostly of another language than the question's."""
+    """Drops an answer whose words are mostly of another language than the problem's; a column "language" wins."""
     counts = count_languages(sample.text)
-    is_other = counts and counts.most_common(1)[0][0] != language_of(sample.question)
+    column = sample.columns.get("language")
+    asked = language_of(sample.problem_text or sample.question, column=column and str(column))
+    is_other = counts and asked is not None and counts.most_common(1)[0][0] != asked
     return "other language" if is_other else None
 
 

@@ -1,10 +1,11 @@
 """The languages of a response: is it in the language of the question, and how much of it is Chinese?
 
 Words are Chinese characters and alphabetic words (spec G.11). Tags, code, LaTeX and digits are left out, and so are
-single letters, which in reasoning are names of variables. Languages are told apart by their script, no further: Chinese
+single letters, which in reasoning are names of variables. Only scripts tell languages apart: Chinese
 ("zh"), Latin ("en"), any other ("other", words of alphabets and syllabaries).
 """
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +22,28 @@ _CHINESE = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 _LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]{2,}")
 LANGUAGES = ("zh", "en", "other")
 _ALPHABETIC = re.compile(r"[^\W\d_]{2,}")
+_NAMED = dict.fromkeys(("zh", "cn", "chinese", "mandarin", "中文", "汉语"), "zh") | {"other": "other"}
+_NAMED |= dict.fromkeys(("en", "english", "英文", "英语"), "en")
+_SENTENCE_END = re.compile(r"(?<=[.!?。！？\n])")
+_INSTRUCTION = re.compile(
+    r"step by step|\\boxed|(?:put|give|write|output|present|provide|enclose) (?:your|the) (?:final )?answer"
+    r"|逐步|一步一步|最终答案",
+    re.IGNORECASE,
+)
+_QUOTED = re.compile(r"[“\"「『《‘][^“”\"「」『』《》‘’\n]{1,200}[”\"」』》’]")
+_NO_WORD = re.compile(
+    r"https?://\S+|\b\w*[_\d]\w*\b|\b\w+(?:\.\w+)+\b|\b[A-Za-z]+(?=\()"  # addresses, identifiers, calls
+    r"|\b(?:a?(?:sin|cos|tan|cot|sec|csc)h?|arc\w+|log|ln|lg|exp|max|min|gcd|lcm|mod|sqrt|lim|det|pi|theta|alpha|beta)\b"
+    r"|\b(?:[kcmd]m|[km]g|m[ls]|kwh|hz|cm|km)\b"
+    r"|\b[A-Z]{2,}\b|(?<=[^.!?:：。！？\s])\s*\b[A-Z][a-z]+\b",  # abbreviations, names
+    re.ASCII,  # a Chinese character ends a word
+)
+_SMALL_ZH = re.compile("[的是了在有和几吗个与为若则设求证解请问么多少何怎哪已知到从把被每比该这那它他她们等于]")
+_SMALL_EN = re.compile(
+    r"\b(?:a|an|the|is|are|was|be|of|in|on|to|and|or|if|what|which|how|who|where|when|why|do|does|did|for|with|by|at"
+    r"|from|as|it|its|he|she|they|his|her|has|have|had|that|this|there|then|than|many|much|each|into|i|you)\b",
+    re.ASCII,
+)
 
 
 def chinese_share(text: str) -> float | None:
@@ -48,10 +71,38 @@ def count_languages(text: str) -> Counter[str]:
     return +Counter(zh=len(_CHINESE.findall(text)), en=latin, other=len(words) - latin)
 
 
-def language_of(question: str) -> str:
-    """The language of most words of a question; "en" where it has none."""
-    counts = count_languages(question)
-    return max(LANGUAGES, key=lambda language: (counts[language], language == "en"))
+@functools.lru_cache(maxsize=256)  # it is asked for every completion
+def language_of(question: str, *, column: str | None = None) -> str | None:
+    """The language that a problem is posed in; None where it has none, since it is only formulas, code and names.
+
+    Instructions on the form of the answer ("put the final answer within \\boxed{}") and quotations do not count, and of words
+    in the Latin script neither identifiers, functions and units ("sin", "km") nor capitalised ones inside a sentence, which are
+    names. Where Chinese and Latin words remain, the small words of the languages decide ("is", "the"; 有, 几), which no name
+    or term brings with it, and then the number of words.
+
+    Args:
+        question: the problem's text, without the wording of a prompt.
+        column: a language that the data name ("zh", "Chinese", "en-US"); it wins.
+
+    Raises:
+        ValueError: the column is no language that is known here.
+    """
+    if column is not None:
+        named = _NAMED.get(re.split(r"[-_ ]", str(column).strip().casefold())[0])
+        if named is None:
+            raise ValueError(f"language {column!r}: must be one of {', '.join(LANGUAGES)}")
+        return named
+    text = "".join(part for part in _SENTENCE_END.split(question) if not _INSTRUCTION.search(part))
+    text = _LEFT_OUT.sub(" ", text)
+    text = _QUOTED.sub(" ", text) if count_languages(_QUOTED.sub(" ", text)) else text
+    small = Counter(zh=len(_SMALL_ZH.findall(text)), en=len(_SMALL_EN.findall(text.casefold())))
+    counts = count_languages(_NO_WORD.sub(" ", text))
+    if not counts:
+        return "en" if small["en"] else None
+    order = (
+        (lambda language: (small[language], counts[language])) if counts["zh"] and counts["en"] else counts.__getitem__
+    )
+    return max(("en", "zh", "other"), key=order)
 
 
 def consistency(
@@ -66,30 +117,36 @@ def consistency(
     The reasoning is what stands before ``</think>``; all of the completion where there is no such tag. Reasoning without
     words, only numbers and formulas, gets 1.0 (spec G.11); no reasoning at all gets 0.0.
 
+    The target is ``language_of`` the problem's text, which no template or instruction is part of. A problem of formulas
+    alone asks for no language: the target is the one that most of the reasoning's words are in, so only mixing costs.
+
     Args:
-        prompts: [N] prompts, where neither of the next two is given.
-        problem: [N] problems; the target is the language of the last message, without the prompt's own words.
-        language: [N] targets, "zh", "en" or "other"; None for that of the question.
+        prompts: [N] prompts, read where no problems are given.
+        problem: [N] problems.
+        language: [N] targets by name; None for that of the problem.
 
     Returns:
-        [N] scores, or a ValueError in place of one whose target is none of these.
+        [N] scores, or a ValueError in place of one whose target is no language that is known.
     """
     count = len(completions)
     problems, targets = problem or [None] * count, language or [None] * count
     scores: list[float | Exception] = []
     for prompt, text, asked, target in zip(prompts, completions, problems, targets, strict=True):
-        if target is not None and target not in LANGUAGES:
-            scores.append(ValueError(f"language {target!r}: must be one of {', '.join(LANGUAGES)}"))
-            continue
-        question = prompt if asked is None else asked.messages[-1]["content"]
-        scores.append(_target_share(text, target or language_of(question)))
+        try:
+            scores.append(
+                _target_share(
+                    text, language_of(prompt if asked is None else asked.question, column=target and str(target))
+                )
+            )
+        except ValueError as error:
+            scores.append(error)
     return scores
 
 
-def _target_share(text: str, target: str) -> float:
+def _target_share(text: str, target: str | None) -> float:
     before, closing, _ = text.partition("</think>")
     reasoning = before.replace("<think>", " ") if closing else text
     counts = count_languages(reasoning)
     if counts:
-        return counts[target] / counts.total()
+        return counts[target or counts.most_common(1)[0][0]] / counts.total()
     return float(bool(reasoning.strip()))

@@ -45,6 +45,11 @@ class FilesSpec:
     subset: str | None = option(None, "The subset, of a folder that holds several.")
 
     @property
+    def location(self) -> dict[str, Any]:
+        """The fields that say where the files are."""
+        return {"path": self.path, "split": self.split, "subset": self.subset}
+
+    @property
     def label(self) -> str:
         """What the files are called."""
         parts = (getattr(self, name, None) for name in ("dataset", "subset", "split", "path"))
@@ -69,6 +74,9 @@ class FilesTaskSpec(TaskSpec):
     heldout: PathText | FilesSpec | None = option(None, "The held-out problems, where the split is one of files.")
     heldout_fraction: InnerShare = option(0.1, "Of `path`: share that is held out, by a hash of each problem's text.")
     prompt: str | None = option(None, "The wording, with {question} in it; None: the data set's own.")
+    bad_rows: Literal["drop", "refuse"] = option(
+        "drop", "Rows that cannot be judged: left out, counted and the first ones named, or an error at the first."
+    )
     decontaminate: tuple[TestSetSpec, ...] = option((), "Test sets whose n-grams no training problem may have.")
     ngram: Count = option(10, "Words in a row that count as shared with a test set (R1 Sec. D.1).", unit="words")
     seed: Seed = option(0, "Of the order of the training problems.")

@@ -1,42 +1,41 @@
 """Problem sets from local files as a ``Task``: GSM8K, MATH, AIME, GPQA, HumanEval, Codeforces, ..., or files of any columns.
 
 The split is the one of the files, ``train`` and ``heldout``, or one set at ``path`` is split by a hash of each problem's text:
-equal texts are on one side, in every stage and whatever else the file holds. When the task is made, the question of every row
-is read once. Dropped from the training problems, with a printed count of each, are rows that cannot be problems (a
-Codeforces problem without tests), questions that are held out too, and, where ``decontaminate`` names test sets, questions
-that share an n-gram with one of them.
+equal texts are on one side, in every stage and whatever else the file holds. When the task is made, every row is read once,
+made a problem, and its reference judged by its verifier. Left out, with a printed count of each, are
+
+- rows that cannot be judged (``bad_rows="drop"``; the first three are named): unreadable or not as published, without an
+  answer where other rows have one, or with a reference that does not score 1.0 on itself;
+- rows that the data set itself says are no problems for us (an interactive one of Codeforces);
+- training problems that are held out too, or share an n-gram with one of the test sets that ``decontaminate`` names.
 
 Training problems come in a new order every epoch, decided by the seed alone; held-out problems in the order of the file,
 over and over.
 """
 
 import array
+import collections
+import contextlib
 import dataclasses
 import functools
 import itertools
 import random
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from r1jax.rewards.choice import read_letter
+from r1jax.rewards.code_tests import check_tests
+from r1jax.rewards.sandbox import SandboxUnavailable
 from r1jax.specs.tasks import FilesTaskSpec
-from r1jax.tasks.decontaminate import make_index, stamps_of
+from r1jax.tasks.decontaminate import make_index, named
 from r1jax.tasks.grading import check_problem, grade_answer
-from r1jax.tasks.problem import (
-    SPLITS,
-    Problem,
-    canonical_answer,
-    check_index,
-    check_task,
-    record_fraction,
-    split_of,
-    stable_hash,
-)
+from r1jax.tasks.problem import SPLITS, Problem, canonical_answer, check_index, check_task, split_of, stable_hash
 from r1jax.tasks.sources.fields import fields_of
-from r1jax.tasks.sources.rows import ENDINGS, Row, Rows, naming, open_source, stamp_of
+from r1jax.tasks.sources.rows import Row, Rows, naming, open_rows, stamps_of, stem
 from r1jax.text.chat import check_template
+
+_SHOWN = 3
 
 
 class FileTask:
@@ -44,56 +43,42 @@ class FileTask:
 
     Columns of its problems: "task", "row" (where it stands), and what its verifier needs (see ``sources.fields``), or all of
     the row's (see ``sources.user_columns``).
-
-    Attributes:
-        name: by default that of the data set, without one that of the file or folder.
-        fields: how a row becomes a problem.
-        dropped: training row, counted from 0 -> (test set, n-gram) for sharing which it was dropped.
-        counts: of both splits, how many rows were kept, and dropped for which reason.
     """
 
     def __init__(self, spec: FilesTaskSpec):
-        """Reads the questions of all rows.
+        """Reads all rows.
 
-        Raises:
-            ValueError: unknown data set, nothing there, a row whose question cannot be read, no problem left in a split; the
-                message names the data set or the key, the file, the row and the field.
+        Raises ValueError for an unknown data set, nothing there, no problem left in a split, or with ``bad_rows="refuse"`` a
+        row that cannot be judged; names the data set or the key, the file, the row and the field.
         """
-        self.spec, self.fields = spec, fields_of(spec.dataset)
+        self.spec, self.fields = spec, fields_of(spec.dataset)  # how a row becomes a problem
         self.grader = self.fields.grader  # see rollout.collect.reward_columns
-        self.name = spec.name or spec.dataset or _stem(next(iter(spec.sources.values())).path)
+        self.name = spec.name or spec.dataset or stem(next(iter(spec.sources.values())).path)
         self._space = spec.sources["path"].label if spec.path else ""  # of the split by hash
-        self.counts: dict[str, dict[str, int]] = {}
-        self.dropped: dict[int, tuple[str, str]] = {}
+        self.counts: dict[str, collections.Counter[str]] = {}  # of a split: rows kept, and left out for which reason
+        self.dropped: dict[int, tuple[str, str]] = {}  # training row, from 0 -> the test set and n-gram that it shares
+        self.bad_rows: list[str] = []  # what is wrong with the first rows that cannot be judged
         self._rows: dict[str, Rows] = {}
         self._kept: dict[str, array.array] = {}
         self._renamed: dict[str, str] = {}
         self._read()
         self._report()
 
-    @property
-    def path(self) -> str:
-        """The files of all splits."""
-        return ", ".join(dict.fromkeys(rows.path for rows in self._rows.values()))
-
     def problem(self, index: int, *, split: str) -> Problem:
-        """The problem at ``index``: past the end of the split it begins anew.
-
-        Raises ValueError too for a split without files, or a row whose fields are not as published.
-        """
+        """The problem at ``index``: past the end of the split it begins anew. Raises ValueError for a split without files too."""
         check_index(index, split)
         if split not in self._rows:
             there = " and ".join(self._rows)
             raise ValueError(f"task {self.name!r} has only {there} problems: give its {split!r} files to get others")
         if self._space:
-            record_fraction(self.spec.heldout_fraction, space=self._space)
+            split_of("", heldout_fraction=self.spec.heldout_fraction, space=self._space)  # for ``recorded_splits``
         epoch, number = divmod(index, len(self._kept[split]))
         if split == "train":
             number = _order(len(self._kept[split]), stable_hash("epoch", self.spec.seed, epoch))[number]
         return self._problem(self._row(self._rows[split], self._kept[split][number]))
 
     def problems(self, split: str) -> Iterator[Problem]:
-        """Every problem of a split once, in the order of the files; ValueError as ``problem``."""
+        """Every problem of a split once, in the order of the files."""
         check_index(0, split)
         for index in self._kept.get(split, ()):
             yield self._problem(self._row(self._rows[split], index))
@@ -115,95 +100,114 @@ class FileTask:
             return read_letter(answer) or answer.strip()
         return answer.strip() if self.grader in ("code", "instructions") else canonical_answer(answer)
 
-    def _row(self, rows: Rows, index: int, *, fields: Sequence[str] | None = None) -> Row:
-        prefix = f"data set {self.spec.dataset!r}" if self.spec.dataset else ""
-        with naming(prefix):
-            row = rows.row(index, fields=fields)
+    def _row(self, rows: Rows, index: int) -> Row:
+        with naming(prefix := f"data set {self.spec.dataset!r}" if self.spec.dataset else ""):
+            row = rows.row(index)
         return Row(row.values, where=f"{prefix}: {row.where}" if prefix else row.where)
 
     def _problem(self, row: Row) -> Problem:
         answer, columns = self.fields.target(row)
         columns = {self._renamed.get(name, name): value for name, value in columns.items()}
         prompt = self.fields.prompt if self.spec.prompt is None else self.spec.prompt
-        content = prompt.replace("{question}", self.fields.question(row))
+        question = self.fields.question(row)
         return Problem(
-            messages=(*self.fields.history(row), {"role": "user", "content": content}),
+            messages=(*self.fields.history(row), {"role": "user", "content": prompt.replace("{question}", question)}),
             answer=answer,
             columns={"task": self.name, "row": row.where, **columns},
+            question=question,
         )
-
-    def _text(self, row: Row) -> str:
-        """What makes the problem this problem: all that is said in it but the system's message."""
-        before = [message["content"] for message in self.fields.history(row) if message["role"] != "system"]
-        return " ".join(" ".join([*before, self.fields.question(row)]).split())
 
     def _read(self) -> None:
         """Which rows are problems, and of which split: in training none that is held out too, or shares words with a test set."""
         is_compared = self.spec.decontaminate and (self.spec.path or self.spec.train)
         compared = make_index(self.spec.decontaminate, ngram=self.spec.ngram) if is_compared else None
-        keys: dict[str, array.array] = {}
-        shared: dict[int, tuple[str, str]] = {}
+        held: set[int] = set()
         names: set[str] = set()
         taken: set[str] = set()
-        for key, source in self.spec.sources.items():
-            rows = open_source(source, what=_what(self.spec, key), csv_header=self.fields.csv_header)
+        unanswered: dict[tuple[str, int], str] = {}
+        for key in sorted(self.spec.sources):  # "heldout" before "train"
+            source = self.spec.sources[key]
+            with naming(_what(self.spec, key)):
+                rows = open_rows(**source.location, csv_header=self.fields.csv_header)
             for split in SPLITS if key == "path" else (key,):
-                self._rows[split], self.counts[split] = rows, {"kept": 0}
-                self._kept[split], keys[split] = array.array("Q"), array.array("Q")
+                self._rows[split], self._kept[split] = rows, array.array("Q")
+                self.counts[split] = collections.Counter(kept=0)
             for index in range(len(rows)):
-                row = self._row(rows, index, fields=self.fields.reads)
-                if reason := self.fields.skip(row):
-                    counts = self.counts["train" if key == "path" else key]
-                    counts[reason] = counts.get(reason, 0) + 1
-                    continue
-                text, split = self._text(row), key
-                if key == "path":
-                    split = split_of(text, heldout_fraction=self.spec.heldout_fraction, space=self._space)
-                self._kept[split].append(index)
-                keys[split].append(stable_hash(text))
-                names.update(row.values)
-                taken |= self.fields.taken(row)
-                if compared is not None and split == "train" and (hit := compared.find(text)):
-                    shared[index] = hit
+                split, reason = "train" if key == "path" else key, None
+                try:
+                    row = self._row(rows, index)
+                    if (reason := self.fields.skip(row)) is None:
+                        problem = self._judged(row)
+                        text = _text_of(problem)
+                        if key == "path":
+                            split = split_of(text, heldout_fraction=self.spec.heldout_fraction, space=self._space)
+                        if key == "heldout":
+                            held.add(stable_hash(text))
+                        elif stable_hash(text) in held:
+                            reason = "held out too"
+                        elif compared is not None and split == "train" and (hit := compared.find(text)):
+                            self.dropped[index], reason = hit, f"sharing {self.spec.ngram} words with a test set"
+                        names.update(row.values)
+                        taken |= self.fields.taken(row)
+                        if reason is None and not problem.answer.strip():
+                            unanswered[split, index] = row.where
+                except ValueError as error:
+                    reason = self._bad(str(error))
+                self.counts[split][reason or "kept"] += 1
+                if reason is None:
+                    self._kept[split].append(index)
+        if self.grader == "answer" and len(unanswered) < sum(map(len, self._kept.values())):
+            for split, kept in self._kept.items():
+                self._kept[split] = array.array("Q", (index for index in kept if (split, index) not in unanswered))
+            for (split, _), where in unanswered.items():
+                self.counts[split]["kept"] -= 1
+                self.counts[split][self._bad(f"{where}: has no answer, and other rows have one")] += 1
         for name in sorted(taken):
             self._renamed[name] = f"data_{name}"
             while self._renamed[name] in names:
                 self._renamed[name] = f"data_{self._renamed[name]}"
-        for split, kept in self._kept.items():
-            self.counts[split]["kept"] = len(kept)
-        if self.spec.train and self.spec.heldout:
-            held, pairs = set(keys["heldout"]), zip(self._kept["train"], keys["train"], strict=True)
-            self._keep([index for index, key in pairs if key not in held], "held out too")
-        if compared is not None:
-            self.dropped = {index: shared[index] for index in self._kept["train"] if index in shared}
-            kept = [index for index in self._kept["train"] if index not in shared]
-            self._keep(kept, f"sharing {self.spec.ngram} words with a test set")
-            for index, (test_set, ngram) in itertools.islice(self.dropped.items(), 3):
-                self._say(f": row {index + 1} and {test_set} share: {ngram}")
 
-    def _keep(self, kept: Sequence[int], reason: str) -> None:
-        self.counts["train"] |= {reason: len(self._kept["train"]) - len(kept), "kept": len(kept)}
-        self._kept["train"] = array.array("Q", kept)
+    def _judged(self, row: Row) -> Problem:
+        """The problem of a row; ValueError for one that cannot be judged, whatever is wrong with it."""
+        try:
+            problem = self._problem(row)
+            with contextlib.suppress(SandboxUnavailable):  # no fault of the row: ``check_problems`` raises it
+                check_problem(self.grader, problem)
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"{row.where}: is not as published: {error!r}") from error
+        return problem
+
+    def _bad(self, message: str) -> str:
+        """Why a row is left out. Raises ValueError with ``bad_rows="refuse"``."""
+        if self.spec.bad_rows == "refuse":
+            raise ValueError(message)
+        if len(self.bad_rows) < _SHOWN:
+            self.bad_rows.append(message)
+        return "that cannot be judged"
 
     def _report(self) -> None:
         """Says on stderr what the splits are made of. Raises ValueError for one without a problem."""
-        by_hash = f"split by a hash of their text with heldout_fraction={self.spec.heldout_fraction}"
+        by_hash = f", split by a hash of their text with heldout_fraction={self.spec.heldout_fraction}"
+        names = {"train": "train", "heldout": "held out"} if self.spec.path else dict.fromkeys(SPLITS, "kept")
         parts = {}
-        for split, rows in self._rows.items():
-            kept = {"train": "train", "heldout": "held out"}[split] if self.spec.path else "kept"
-            named = {kept if reason == "kept" else reason: count for reason, count in self.counts[split].items()}
-            parts[split] = ", ".join(f"{count} {reason}" for reason, count in named.items() if count or reason == kept)
+        for split in filter(self._rows.get, SPLITS):
+            counts = dict(self.counts[split])
+            others = [f"{count} {reason}" for reason, count in counts.items() if reason != "kept"]
+            parts[split] = ", ".join([f"{counts['kept']} {names[split]}", *others])
             if not self._kept[split]:
-                hint = f", {by_hash}: change it, add problems, or give two files as 'train' and 'heldout'"
-                raise ValueError(
-                    f"task {self.name!r}: no {split} problem is left of {rows.path}: {parts[split]} of {len(rows)} rows"
-                    f"{hint if self.spec.path else ''}"
-                )
+                hint = f"{by_hash}: change it, add problems, or give two files as 'train' and 'heldout'"
+                left = f"no {split} problem is left of {self._rows[split].path}: {parts[split]} of {len(self._rows[split])} rows"
+                why = f"{hint if self.spec.path else ''}{''.join(f'; {message}' for message in self.bad_rows[:1])}"
+                raise ValueError(f"task {self.name!r}: {left}{why}")
         if self.spec.path:
-            self._say(f": {', '.join(parts.values())} of {len(self._rows['train'])} rows, {by_hash}")
+            self._say(f": {', '.join(parts.values())} of {len(self._rows['train'])} rows{by_hash}")
         else:
             for split, part in parts.items():
                 self._say(f", {split}: {part} of {len(self._rows[split])} rows")
+        for message in self.bad_rows:
+            self._say(f", left out: {message}")
+        for index, (test_set, ngram) in itertools.islice(self.dropped.items(), _SHOWN):
+            self._say(f": row {index + 1} and {test_set} share: {ngram}")
         for old, new in sorted(self._renamed.items()):
             self._say(f": the column {old!r} reaches rewards as {new!r}, since the name is taken")
 
@@ -218,8 +222,8 @@ def make_file_task(spec: FilesTaskSpec) -> FileTask:
     """
     fields_of(spec.dataset)  # an unknown name is said before a missing file
     spec = dataclasses.replace(spec, weight=1.0, from_update=0)
-    stamps = tuple(stamp_of(source, what=_what(spec, key)) for key, source in spec.sources.items())
-    return _file_task(spec, stamps + stamps_of(spec.decontaminate))
+    sources = {_what(spec, key): source for key, source in spec.sources.items()}
+    return _file_task(spec, stamps_of(sources | named(spec.decontaminate)))
 
 
 @functools.lru_cache(maxsize=8)
@@ -234,21 +238,18 @@ def check_problems(
     template: str | None = None,
     graded: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Makes every problem of every file task in a task or mixture, lets the verifier read it, and looks for columns.
+    """Looks in every problem of a task's or mixture's files for what rewards, template and machine need.
 
-    Reads the files whole, about a millisecond a problem, once for an equal task and columns. Of other tasks, which make
-    their problems, one is looked at.
+    Reads the files whole, once for an equal task and columns. Of other tasks, which make their problems, one is looked at.
 
     Args:
-        task: a task or a mixture.
         names: columns that rewards need, by the task's name; "answer" stands for the reference answer.
         template: the chat template that must be able to write every problem's messages; None for any.
-        graded: by the task's name the rewards that score by the grade of an answer. Of problems of any columns, some may
-            have no answer: their number is said on stderr.
+        graded: by the task's name the rewards that score by the grade of an answer.
 
     Raises:
-        ValueError: a row that is not as published, that its verifier cannot use or the template cannot write, or that lacks
-            one of the columns; names data set, file, row and field or column. A graded reward of a task without any answer.
+        ValueError: a row that lacks a column, that the template cannot write, or whose programs cannot run on this machine;
+            names data set, file, row and column. A graded reward of a task of any columns without an answer in any row.
     """
     names, graded = names or {}, graded or {}
     parts = getattr(task, "tasks", {task.name: task})
@@ -262,24 +263,26 @@ def check_problems(
 
 @functools.lru_cache(maxsize=8)
 def _check_files(task: FileTask, columns: frozenset[str], template: str | None, graded: tuple[str, ...]) -> None:
-    shapes, count, unanswered = set(), 0, 0
-    for problem in itertools.chain.from_iterable(task.problems(split) for split in SPLITS):
-        count += 1
-        unanswered += not problem.answer.strip()
+    shapes, is_answered = set(), False
+    for problem in itertools.chain.from_iterable(map(task.problems, SPLITS)):
+        is_answered = is_answered or bool(problem.answer.strip())
         _check_columns(problem, columns)
-        check_problem(task.grader, problem)
         roles = tuple(message["role"] for message in problem.messages)
-        if template is not None and roles not in shapes:
-            shapes.add(roles)
-            with naming(problem.columns["row"]):
+        with naming(problem.columns["row"]):
+            if template is not None and roles not in shapes:
                 check_template(template, problem.messages)
-    if graded and task.grader == "answer" and unanswered:
-        if unanswered == count:
-            raise ValueError(
-                f"rewards: {graded[0]!r} scores by the grade of the answer, and no row of {task.path} has an answer "
-                "('answer', 'ground_truth' or 'solution'): its score would be 0.0 always"
-            )
-        task._say(f": {unanswered} of {count} problems have no answer; {', '.join(graded)} can only give 0.0 there")
+            if task.grader == "code":
+                try:
+                    check_tests(problem.columns["tests"])
+                except SandboxUnavailable as error:
+                    raise ValueError(str(error)) from error
+        shapes.add(roles)
+    if graded and task.grader == "answer" and not is_answered:
+        files = ", ".join(dict.fromkeys(source.path for source in task.spec.sources.values()))
+        has = f"no row of {files} has an answer ('answer', 'ground_truth' or 'solution')"
+        raise ValueError(
+            f"rewards: {graded[0]!r} scores by the grade of the answer, and {has}: its score would be 0.0 always"
+        )
 
 
 def _check_columns(problem: Problem, columns: Collection[str]) -> None:
@@ -289,14 +292,14 @@ def _check_columns(problem: Problem, columns: Collection[str]) -> None:
         raise ValueError(f"{where}: a reward needs {', '.join(missing)}; there are {', '.join(has)}")
 
 
+def _text_of(problem: Problem) -> str:
+    """What makes the problem this problem: all that is said in it but the system's message and the prompt's wording."""
+    before = [message["content"] for message in problem.messages[:-1] if message["role"] != "system"]
+    return " ".join(" ".join([*before, problem.question]).split())
+
+
 def _what(spec: FilesTaskSpec, key: str) -> str:
     return f"{key}: data set {spec.dataset!r}" if spec.dataset else key
-
-
-def _stem(path: str) -> str:
-    """The name of a file or folder without its ending; of a pattern that of its folder."""
-    name = Path(path).parent.name if "*" in Path(path).name else Path(path).name
-    return next((name.removesuffix(ending) for ending in ENDINGS if name.endswith(ending)), name)
 
 
 @functools.lru_cache(maxsize=8)

@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 from r1jax.rewards import choice, code, instructions, math
 from r1jax.rewards.code_tests import check_tests
-from r1jax.rewards.sandbox import SandboxUnavailable
 from r1jax.tasks.problem import GradingError, Problem
 from r1jax.text.response import boxed_answer
 
 _MATHEMATICS = re.compile(r"[\d\\=+*/^<>√∞π∅ℝ]")
+_PLACEHOLDERS = ("nan", "null", "n/a")
+_PROSE = re.compile(r"(?<![\\\w])[^\W\d_]{2,}")
 _WORD = re.compile(r"[^\W\d_]{2}")
 _MARKED = re.compile(r".*####\s*(\S.*)", re.DOTALL)
 
@@ -23,12 +24,8 @@ def grade_answer(grader: str, answer: str, problem: Problem) -> float:
     white space and a closing full stop (as mathematics "was" would be "saw"). Of a reference the box counts, or what follows
     "####". Without a reference no answer is right.
 
-    Raises:
-        GradingError: the verifier fails, whatever the answer.
-        ValueError: unknown kind.
+    Raises GradingError where the verifier fails, whatever the answer.
     """
-    if grader not in GRADERS:
-        raise ValueError(f"no reward for answers of kind {grader!r}")
     where = problem.columns.get("row")
     try:
         score = GRADERS[grader](answer, problem)
@@ -40,22 +37,36 @@ def grade_answer(grader: str, answer: str, problem: Problem) -> float:
 
 
 def check_problem(grader: str, problem: Problem) -> None:
-    """Raises ValueError, naming the row, for a problem that the verifier of its kind cannot use, or not on this machine."""
+    """Looks whether a problem can be solved: its reference, where it has one, must score 1.0 by its verifier.
+
+    Raises:
+        ValueError: it cannot; names the row.
+        SandboxUnavailable: its programs cannot run on this machine.
+    """
+    where = problem.columns.get("row")
     try:
-        if grader == "math":
-            math.check_answer(problem.answer)
-        elif grader == "choice" and choice.read_letter(problem.answer) is None:
-            raise ValueError(f"reference answer {problem.answer!r} is no letter of an option")
-        elif grader == "code":
+        if grader == "code":
             check_tests(problem.columns["tests"])
-    except (ValueError, SandboxUnavailable) as error:
-        raise ValueError(f"{problem.columns.get('row')}: {error}") from error
+        elif grader in ("math", "choice") or (grader == "answer" and problem.answer.strip()):
+            if grader == "math" and _is_no_mathematics(problem.answer):
+                raise ValueError(f"reference answer {problem.answer!r:.80} is no mathematics")
+            score = GRADERS[grader](_read_out(problem.answer) if grader == "answer" else problem.answer, problem)
+            if isinstance(score, Exception):
+                raise ValueError(re.sub(r"^row 0: ", "", str(score))) from score
+            if score < 1.0:
+                raise ValueError(f"reference answer {problem.answer!r:.80} does not score 1.0 by its verifier")
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _is_no_mathematics(reference: str) -> bool:
+    """Whether it is a placeholder, or prose: a dozen words of which no response can hit every one."""
+    return reference.strip().casefold() in _PLACEHOLDERS or len(_PROSE.findall(reference)) >= 12
 
 
 def _judge_any(answer: str | None, reference: str) -> float | Exception:
     """The kind "answer" of ``grade_answer``."""
-    marked = _MARKED.fullmatch(reference)
-    reference = (boxed_answer(reference) or (marked[1] if marked else reference)).strip()
+    reference = _read_out(reference)
     if not reference or answer is None:
         return 0.0
     if _MATHEMATICS.search(reference) or not _WORD.search(reference):
@@ -63,6 +74,11 @@ def _judge_any(answer: str | None, reference: str) -> float | Exception:
         if not isinstance(score, ValueError):
             return score
     return float(_letters(answer) == _letters(reference))
+
+
+def _read_out(reference: str) -> str:
+    marked = _MARKED.fullmatch(reference)
+    return (boxed_answer(reference) or (marked[1] if marked else reference)).strip()
 
 
 def _letters(text: str) -> str:

@@ -5,8 +5,11 @@ import itertools
 from collections.abc import Sequence
 
 from r1jax.specs.fields import types_of
-from r1jax.specs.tasks import AnyTask, MiniSpec, ReasoningGymSpec
+from r1jax.specs.tasks import AnyTask, FilesTaskSpec, MiniSpec
+from r1jax.tasks.file_task import make_file_task
+from r1jax.tasks.mini.make import make_mini_task
 from r1jax.tasks.problem import GradingError, Problem, Task, canonical_answer, check_index, stable_hash
+from r1jax.tasks.reasoning_gym import ReasoningGymTask
 
 
 def make_task(spec: AnyTask) -> Task:
@@ -14,17 +17,9 @@ def make_task(spec: AnyTask) -> Task:
 
     Raises ValueError for what the task itself refuses.
     """
-    if isinstance(spec, ReasoningGymSpec):
-        from r1jax.tasks.reasoning_gym import ReasoningGymTask
-
-        return ReasoningGymTask(spec)
-    if isinstance(spec, MiniSpec):
-        from r1jax.tasks.mini.make import make_mini_task
-
-        return make_mini_task(spec)
-    from r1jax.tasks.file_task import make_file_task
-
-    return make_file_task(spec)
+    if isinstance(spec, FilesTaskSpec):
+        return make_file_task(spec)
+    return make_mini_task(spec) if isinstance(spec, MiniSpec) else ReasoningGymTask(spec)
 
 
 def make_tasks(specs: Sequence[AnyTask]) -> list[Task]:
@@ -44,18 +39,18 @@ def make_mixture(specs: Sequence[AnyTask], *, seed: int = 0) -> Task:
 
     A single spec gives its task as it is. Weights need not sum to one.
 
-    Raises:
-        ValueError: no spec, two tasks of one name, or whatever ``make_task`` refuses.
+    Raises ValueError for no spec, two tasks of one name, or whatever ``make_task`` refuses.
     """
-    return _mix(make_tasks(specs), specs, seed=seed)
+    return _mix([(task, spec.weight) for task, spec in zip(make_tasks(specs), specs, strict=True)], seed=seed)
 
 
-def _mix(tasks: Sequence[Task], specs: Sequence[AnyTask], *, seed: int) -> Task:
-    return tasks[0] if len(tasks) == 1 else Mixture(tasks, [spec.weight for spec in specs], seed=seed)
+def _mix(weighted: Sequence[tuple[Task, float]], *, seed: int) -> Task:
+    tasks = [task for task, _ in weighted]
+    return tasks[0] if len(tasks) == 1 else Mixture(tasks, [weight for _, weight in weighted], seed=seed)
 
 
 class Mixture:
-    """Several tasks as one ``Task``; each problem keeps its own task's name in ``columns["task"]``, and its grader."""
+    """Several tasks as one ``Task``; each problem keeps its task's name in ``columns["task"]``, and its grader."""
 
     def __init__(self, tasks: Sequence[Task], weights: Sequence[float], *, seed: int = 0):
         names = [task.name for task in tasks]
@@ -76,22 +71,18 @@ class Mixture:
         return list(self.tasks.values())[drawn].problem(index, split=split)
 
     def task_of(self, problem: Problem) -> Task:
-        """The task that a problem came from.
-
-        Raises:
-            GradingError: the problem is of none of the mixture's tasks.
-        """
+        """The task that a problem came from. Raises GradingError for a problem of none of the mixture's tasks."""
         name = problem.columns.get("task")
         if name not in self.tasks:
             raise GradingError(f"mixture {self.name!r} was given a problem of task {name!r}")
         return self.tasks[name]
 
     def grade(self, answer: str | None, problem: Problem) -> float:
-        """The grade of the problem's own task."""
+        """The grade by the problem's task."""
         return self.task_of(problem).grade(answer, problem)
 
     def canonical(self, answer: str) -> str:
-        """The default form; for a task's own form use ``task_of(problem).canonical(answer)``."""
+        """The default form; that of a task is ``task_of(problem).canonical(answer)``."""
         return canonical_answer(answer)
 
 
@@ -99,8 +90,7 @@ class TaskSchedule:
     """Tasks of which each is drawn from once the policy has had "from_update" updates.
 
     R1's second RL stage draws general prompts only in the last 400 of 1,700 updates (R1 Sec. 3.2.2; spec B.6.4). Which tasks
-    take part, and so which problem stands at an index, follows from the number of updates alone. Weights are among the tasks
-    that take part; without any "from_update" it is ``make_mixture`` all along.
+    take part, and so which problem stands at an index, follows from the number of updates alone. Weights are among them.
 
     Attributes:
         periods: first update of each period -> the task that is drawn from in it.
@@ -117,8 +107,10 @@ class TaskSchedule:
         self.starts = {task.name: start for task, start in zip(tasks, starts, strict=True)}
         self.periods: dict[int, Task] = {}
         for start in sorted({0, *starts}):
-            present = [number for number, first in enumerate(starts) if first <= start]
-            self.periods[start] = _mix([tasks[i] for i in present], [specs[i] for i in present], seed=seed)
+            present = [
+                (task, spec.weight) for task, spec in zip(tasks, specs, strict=True) if spec.from_update <= start
+            ]
+            self.periods[start] = _mix(present, seed=seed)
         self.everything = self.periods[max(self.periods)]
 
     def at(self, updates: int) -> Task:

@@ -16,21 +16,22 @@ SPLITS = ("train", "heldout")
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One problem as a task gives it.
-
-    Attributes:
-        messages: the conversation to answer, each ``{"role": ..., "content": ...}``; the last one is the user's, the first
-            one may be the system's.
-        answer: the reference answer; empty where the task's verifier needs none.
-        columns: JSON-able extras that rewards receive by name; ``"task"`` (the task's name) is always there.
-        answer_in: where the answer that the task grades is found, one of ``text.response.ANSWERS``; None leaves it to the
-            chat template.
-    """
+    """One problem as a task gives it."""
 
     messages: tuple[dict[str, str], ...]
+    """The conversation to answer, each {"role", "content"}; the last one is the user's, the first may be the system's."""
     answer: str
+    """The reference answer; empty where the task's verifier needs none."""
     columns: dict[str, Any]
+    """JSON-able extras that rewards receive by name; "task" (the task's name) is always there."""
     answer_in: str | None = None
+    """Where the answer that is graded stands, one of ``text.response.ANSWERS``; None leaves it to the chat template."""
+    question: str = ""
+    """The problem's text without the wording of a prompt, an instruction or earlier messages; "" is the last message."""
+
+    def __post_init__(self):
+        if not self.question and self.messages:
+            object.__setattr__(self, "question", self.messages[-1]["content"])
 
 
 class GradingError(Exception):
@@ -38,26 +39,19 @@ class GradingError(Exception):
 
 
 class Task(Protocol):
-    """A source of problems: random access by index, infinite, deterministic, with its own metric.
-
-    ``name`` is unique within a mixture and stands in ``problem.columns["task"]``.
-    """
+    """A source of problems: random access by index, infinite, deterministic, with its metric."""
 
     name: str
+    """Unique within a mixture; it stands in ``problem.columns["task"]``."""
 
     def problem(self, index: int, *, split: str) -> Problem:
-        """The problem at ``index`` (>= 0). No question of split "train" ever occurs in split "heldout".
-
-        Raises:
-            ValueError: unknown split or negative index (``check_index``).
-        """
+        """The problem at ``index``. No question of split "train" occurs in "heldout". ValueError as ``check_index``."""
         ...
 
     def grade(self, answer: str | None, problem: Problem) -> float:
         """The task metric in [0, 1]; only 1.0 counts as right. None (nothing extracted) and any bad text give 0.0.
 
-        Raises:
-            GradingError: the problem is of another task (``check_task``), or the verifier fails whatever the answer.
+        Raises GradingError for a problem of another task, or where the verifier fails whatever the answer.
         """
         ...
 
@@ -82,8 +76,8 @@ def check_task(name: str, problem: Problem) -> None:
 
 def stable_hash(*parts: object) -> int:
     """A 64-bit hash of the parts' texts, the same in every process and Python version (unlike ``hash``)."""
-    digest = hashlib.blake2b("\x1f".join(str(part) for part in parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
+    text = "\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
 _RECORD: contextvars.ContextVar[dict[str, set[float]] | None] = contextvars.ContextVar("splits", default=None)
@@ -92,36 +86,30 @@ _RECORD: contextvars.ContextVar[dict[str, set[float]] | None] = contextvars.Cont
 @contextlib.contextmanager
 def recorded_splits() -> Iterator[dict[str, set[float]]]:
     """Notes, by space, the held-out fractions that ``split_of`` is called with inside the block."""
-    found: dict[str, set[float]] = {}
-    token = _RECORD.set(found)
+    fractions: dict[str, set[float]] = {}
+    token = _RECORD.set(fractions)
     try:
-        yield found
+        yield fractions
     finally:
         _RECORD.reset(token)
 
 
-def record_fraction(heldout_fraction: float, *, space: str) -> None:
-    """Notes a held-out fraction for ``recorded_splits``; ``split_of`` does it, and who keeps the answers of ``split_of``."""
-    record = _RECORD.get()
-    if record is not None:
-        record.setdefault(space, set()).add(heldout_fraction)
-
-
 def split_of(content: str, *, heldout_fraction: float, space: str = "problems") -> str:
-    """The split that a problem's content belongs to, by hash: the same content never lies on both sides.
+    """The split of a problem's content (the question, or its numbers in order), by hash: never the same on both sides.
 
     Args:
-        content: what makes the problem this problem (the question, or its numbers in a fixed order).
         heldout_fraction: share of the hash space that is held out, in (0, 1). Another fraction is another split.
         space: the kind of problem; two sources whose contents can be equal give the same. Only ``recorded_splits``
             looks at it, by which stages of a pipeline find out that their fractions differ.
     """
-    record_fraction(heldout_fraction, space=space)
+    record = _RECORD.get()
+    if record is not None:
+        record.setdefault(space, set()).add(heldout_fraction)
     return "heldout" if stable_hash("split", content) < heldout_fraction * 2**64 else "train"
 
 
 _GROUPED_NUMBER = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
-_NUMBER = re.compile(r"(?P<sign>[+-]?)(?P<whole>\d*)(\.(?P<fraction>\d*))?")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
 
 
 def canonical_answer(answer: str) -> str:
@@ -132,10 +120,8 @@ def canonical_answer(answer: str) -> str:
     """
     text = " ".join(answer.strip().strip("$").split()).removesuffix(".")
     number = text.replace(",", "") if _GROUPED_NUMBER.fullmatch(text) else text
-    match = _NUMBER.fullmatch(number)
-    if match is None or not (match["whole"] or match["fraction"]):
+    if not _NUMBER.fullmatch(number):
         return text
-    whole = match["whole"].lstrip("0") or "0"
-    fraction = (match["fraction"] or "").rstrip("0")
-    value = f"{whole}.{fraction}" if fraction else whole
-    return f"-{value}" if match["sign"] == "-" and value != "0" else value
+    whole, _, fraction = number.lstrip("+-").partition(".")
+    value = f"{whole.lstrip('0') or '0'}.{fraction.rstrip('0')}".removesuffix(".")
+    return f"-{value}" if number[0] == "-" and value != "0" else value

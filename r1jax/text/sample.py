@@ -38,6 +38,7 @@ class Sample:
     rewards: Mapping[str, float] = dataclasses.field(default_factory=dict)  # nan: it does not apply, or failed
     errors: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of verifiers; of the task's: "task_metric"
     columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the problem; "task" is its task's name
+    problem_text: str = ""  # the problem's, without the wording of a prompt; "" is the question
 
     @property
     def question(self) -> str:

@@ -65,3 +65,14 @@ def test_a_score_of_a_reward_is_asked_for():
     assert filters.at_least(but(errors={"other": "x"}), reward="other", minimum=1.0) == "other failed"
     with pytest.raises(ValueError, match="no reward 'consistent'; there are consistency, other"):
         filters.at_least(GOOD, reward="consistent", minimum=1.0)
+
+
+def test_the_language_of_the_question_is_that_of_the_problem_s_own_text_or_its_column():
+    instruction = "Reason step by step, and put the final answer within the box that is asked for."
+    asked = {"messages": [{"role": "user", "content": f"求和。 {instruction}"}], "problem_text": "求和。"}
+    zh, en = "<think>二加二等于四</think> <answer>4</answer>", "<think>two and two</think> <answer>4</answer>"
+    assert filters.language_of_question(but(text=zh, **asked)) is None
+    assert filters.language_of_question(but(text=en, **asked)) == "other language"
+    assert filters.language_of_question(but(text=en, columns={"language": "English"}, **asked)) is None
+    for text in (zh, en):
+        assert filters.language_of_question(but(text=text, **asked | {"problem_text": "$1+1$"})) is None

@@ -1,6 +1,6 @@
 import pytest
 
-from r1jax.tasks.answer_guard import is_safe
+from r1jax.tasks.answer_guard import is_harmless
 
 HOSTILE = [
     "__import__('os').system('id')",
@@ -23,7 +23,7 @@ HOSTILE = [
 @pytest.mark.parametrize("dataset", ["spiral_matrix", "countdown", "polynomial_multiplication"])
 @pytest.mark.parametrize("answer", HOSTILE)
 def test_hostile_answers_are_refused(answer, dataset):
-    assert not is_safe(answer, dataset)
+    assert not is_harmless(answer, dataset)
 
 
 @pytest.mark.parametrize(
@@ -42,13 +42,13 @@ def test_hostile_answers_are_refused(answer, dataset):
     ],
 )
 def test_answers_that_people_write_pass(answer, dataset):
-    assert is_safe(answer, dataset)
+    assert is_harmless(answer, dataset)
 
 
 def test_an_integral_left_undone_is_refused():
-    assert not is_safe("Integral(x**2, x)", "intermediate_integration")
+    assert not is_harmless("Integral(x**2, x)", "intermediate_integration")
 
 
 def test_other_data_sets_only_have_a_length_limit():
-    assert is_safe("f(x) = [1]", "chain_sum")
-    assert not is_safe("1" * 2001, "chain_sum")
+    assert is_harmless("f(x) = [1]", "chain_sum")
+    assert not is_harmless("1" * 2001, "chain_sum")

@@ -59,6 +59,7 @@ def test_a_problem_has_prompt_answer_and_columns(files):
         ),
         answer="100",
         columns={"task": "gsm8k", "row": f"data set 'gsm8k': {files['heldout']}, row 1"},
+        question="A crate holds 100 nails. How many nails is that?",
     )
 
 
@@ -185,12 +186,11 @@ def test_a_missing_column_is_named_with_data_set_and_row(files):
 
 def test_a_bad_row_is_found_before_training(tmp_path):
     path = write(tmp_path / "train.jsonl", *gsm8k(1, 2), {"question": "And?", "answer": "None."})
-    task = file_task("gsm8k", train=path)
     with pytest.raises(ValueError, match=r"data set 'gsm8k': .*train.jsonl, row 3: field 'answer' must end in '#### '"):
-        check_problems(task)
+        file_task("gsm8k", train=path, bad_rows="refuse")
     path = write(tmp_path / "train.jsonl", *gsm8k(1), {"answer": "#### 1"})
     with pytest.raises(ValueError, match=r"data set 'gsm8k': .*train.jsonl, row 2: field 'question' is missing"):
-        file_task("gsm8k", train=path)
+        file_task("gsm8k", train=path, bad_rows="refuse")
 
 
 @pytest.mark.parametrize(
@@ -218,8 +218,8 @@ def test_a_problem_of_another_task_is_not_graded(files):
         file_task("gsm8k", **files).grade("1", Problem((), "1", {"task": "other"}))
 
 
-def one(tmp_path, dataset, row):
-    return file_task(dataset, heldout=write(tmp_path / f"{dataset}.jsonl", row))
+def one(tmp_path, dataset, row, **fields):
+    return file_task(dataset, heldout=write(tmp_path / f"{dataset}.jsonl", row), **fields)
 
 
 def test_answers_to_questions_are_graded(tmp_path):
@@ -279,9 +279,7 @@ def test_a_verifier_that_fails_is_an_error_and_no_grade(tmp_path, confined):
 
 
 def test_a_reference_that_no_verifier_can_read_is_found_before_training(tmp_path):
-    task = one(tmp_path, "math500", {"problem": "p", "answer": "9" * 100_000})
     with pytest.raises(ValueError, match="data set 'math500': .*row 1: "):
-        check_problems(task)
-    task = one(tmp_path, "codeforces", {**CODEFORCES, "time_limit": 0.0})
+        one(tmp_path, "math500", {"problem": "p", "answer": "9" * 100_000}, bad_rows="refuse")
     with pytest.raises(ValueError, match="data set 'codeforces': .*row 1: sandbox: cpu_seconds is 0"):
-        check_problems(task)
+        one(tmp_path, "codeforces", {**CODEFORCES, "time_limit": 0.0}, bad_rows="refuse")

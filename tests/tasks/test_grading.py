@@ -1,7 +1,7 @@
 import pytest
 
 from r1jax.rewards.math import accuracy
-from r1jax.rewards.sandbox import probe
+from r1jax.rewards.sandbox import SandboxUnavailable, probe
 from r1jax.tasks.grading import check_problem, grade_answer
 from r1jax.tasks.problem import GradingError, Problem
 from r1jax.text.response import final_answer
@@ -53,8 +53,6 @@ def test_what_the_verifier_cannot_judge_is_an_error():
         grade_answer("instructions", "1", problem(instruction_id_list=["new"], kwargs=[{}]))
     with pytest.raises(GradingError, match="F, row 2: "):
         grade_answer("instructions", "1", problem())
-    with pytest.raises(ValueError, match="no reward for answers of kind 'poem'"):
-        grade_answer("poem", "1", problem())
 
 
 def test_references_are_checked_without_an_answer():
@@ -74,11 +72,11 @@ def test_tests_are_checked_with_what_their_programs_need(tmp_path, monkeypatch):
     check_problem("code", python)
     monkeypatch.setenv("PATH", str(tmp_path))  # the sandbox itself was found above
     check_problem("code", python)
-    with pytest.raises(ValueError, match=r"F, row 2: .*g\+\+"):
+    with pytest.raises(SandboxUnavailable, match=r"g\+\+"):
         check_problem("code", cpp)
     probe.find_problem.cache_clear()
     try:
-        with pytest.raises(ValueError, match="F, row 2: .*apt-get install"):
+        with pytest.raises(SandboxUnavailable, match="apt-get install"):
             check_problem("code", python)
     finally:
         probe.find_problem.cache_clear()

@@ -117,7 +117,7 @@ def test_global_random_state_neither_matters_nor_changes():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dataset": "chainsum"}, "no data set 'chainsum'; near names are chain_sum"),
+        ({"dataset": "chainsum"}, "no data set 'chainsum'; near it: chain_sum"),
         ({"dataset": "qqqq"}, "there are ab, "),
         (
             {"dataset": "chain_sum", "config": {"digits": 1}},

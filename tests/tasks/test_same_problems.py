@@ -34,9 +34,14 @@ def digest(value):
     return hashlib.blake2b(json.dumps(value, ensure_ascii=False).encode(), digest_size=8).hexdigest()
 
 
+def plain(problem):
+    """A problem as it was when the digests were taken."""
+    return {name: value for name, value in dataclasses.asdict(problem).items() if name != "question"}
+
+
 def digest_of(task, count=40):
     indices = [*range(count), 10**6]
-    return digest([dataclasses.asdict(task.problem(i, split=s)) for s in ("train", "heldout") for i in indices])
+    return digest([plain(task.problem(i, split=s)) for s in ("train", "heldout") for i in indices])
 
 
 @pytest.mark.parametrize(
@@ -62,7 +67,7 @@ def test_draws_of_a_mixture_and_a_schedule():
 
 def test_the_stream_of_training_problems():
     stream = PromptIterator(make_mixture(specs(MIXED), seed=7), batch_size=8, seed=1)
-    assert digest([dataclasses.asdict(problem) for _ in range(5) for problem in next(stream)]) == "26c888612d89f736"
+    assert digest([plain(problem) for _ in range(5) for problem in next(stream)]) == "26c888612d89f736"
 
 
 def test_the_order_of_problems_from_files(tmp_path):
@@ -79,7 +84,7 @@ def test_the_order_of_problems_from_files(tmp_path):
     ("make", "expected"),
     [
         (lambda i: corpus.corpus_text(i, seed=2, warmup_documents=10, config={"count": 5}), "b88ebde61f4cbe23"),
-        (lambda i: general_texts.corpus_text(i, seed=2, general_share=0.5, prose_share=0.2), "69dc33e6707bc323"),
+        (lambda i: general_texts.world_text(i, seed=2, general_share=0.5, prose_share=0.2), "69dc33e6707bc323"),
         (lambda i: general_texts.tokenizer_text(i, seed=2, general_share=0.5), "87286a2aabc34a5a"),
         (
             lambda i: sum_trace(i, seed=1, config={"min_terms": 2, "max_terms": 3}, steps_share=0.5),

@@ -173,7 +173,7 @@ def test_the_wording_is_put_around_the_last_message(tmp_path):
 def test_bad_rows_are_named_by_file_and_row(tmp_path, row, message):
     path = write(tmp_path / "my_problems.jsonl", *numbered(6), row)
     with pytest.raises(ValueError, match=rf"^{path}, row 7: {message}"):
-        make_task(spec({"kind": "files", "path": path}))
+        make_task(spec({"kind": "files", "path": path, "bad_rows": "refuse"}))
 
 
 def test_a_broken_line_is_named_by_its_line_and_column(tmp_path):
@@ -181,7 +181,7 @@ def test_a_broken_line_is_named_by_its_line_and_column(tmp_path):
     write(path, *numbered(4))
     path.write_text(path.read_text() + '\n{"prompt": "And?" "answer": "1"}\n')
     with pytest.raises(ValueError) as error:
-        make_task(spec({"kind": "files", "path": str(path)}))
+        make_task(spec({"kind": "files", "path": str(path), "bad_rows": "refuse"}))
     assert str(error.value) == f"{path}, line 6, column 19: no JSON: Expecting ',' delimiter"
 
 
@@ -242,7 +242,7 @@ def test_decimal_numbers_and_dates_are_answers_as_texts(tmp_path):
         assert problem.answer == text and set(problem.columns) == {"task", "row"}
     pq.write_table(pa.Table.from_pylist([{"prompt": "Why?", "answer": b"1"}]), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="a.parquet, row 1: field 'answer' holds bytes"):
-        check_problems(heldout(tmp_path / "a.parquet"))
+        heldout(tmp_path / "a.parquet")
 
 
 def test_columns_are_renamed_alike_in_all_rows(tmp_path, capsys):
@@ -273,8 +273,8 @@ def test_a_column_that_one_row_lacks_is_named_with_the_row(tmp_path):
     path = write(tmp_path / "a.jsonl", *numbered(4), {"prompt": "And?", "answer": "1"})
     with pytest.raises(ValueError, match=r"a.jsonl, row 5: a reward needs animals"):
         check_problems(make_mixture(specs([{"kind": "files", "train": path}])), {"a": ["animals"]})
-    with pytest.raises(ValueError, match=r"a.jsonl, row 2: a reward needs answer"):
-        check_problems(heldout(write(tmp_path / "a.jsonl", *numbered(1), {"prompt": "?"})), {"a": ["answer"]})
+    with pytest.raises(ValueError, match=r"a.jsonl, row 1: a reward needs answer"):
+        check_problems(heldout(write(tmp_path / "a.jsonl", {"prompt": "?"})), {"a": ["answer"]})
 
 
 def test_rewards_by_the_grade_need_an_answer_in_some_row(tmp_path, capsys):
@@ -289,15 +289,19 @@ def test_rewards_by_the_grade_need_an_answer_in_some_row(tmp_path, capsys):
     path = write(tmp_path / "b.jsonl", *numbered(2), {"prompt": "?"}, {"prompt": "??", "answer": " "})
     capsys.readouterr()
     task = heldout(path)
-    for _ in range(2):
-        check_problems(task, graded={"b": ["accuracy_reward", "other"]})
-    assert capsys.readouterr().err.splitlines()[1:] == [
-        "task 'b': 2 of 4 problems have no answer; accuracy_reward, other can only give 0.0 there"
+    check_problems(task, graded={"b": ["accuracy_reward", "other"]})
+    assert task.num_problems("heldout") == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "task 'b', heldout: 2 kept, 2 that cannot be judged of 4 rows",
+        f"task 'b', left out: {path}, row 3: has no answer, and other rows have one",
+        f"task 'b', left out: {path}, row 4: has no answer, and other rows have one",
     ]
+    with pytest.raises(ValueError, match=r"b.jsonl, row 3: has no answer, and other rows have one$"):
+        heldout(path, bad_rows="refuse")
 
 
 def test_a_chat_that_the_template_cannot_write_is_named_with_its_row(tmp_path):
-    task = heldout(write(tmp_path / "a.jsonl", *numbered(2), {"prompt": [SYSTEM, ASK]}))
+    task = heldout(write(tmp_path / "a.jsonl", *numbered(2), {"prompt": [SYSTEM, ASK], "answer": "4"}))
     for template in (None, "r1", "chatml", "llama3", "tokenizer"):
         check_problems(task, template=template)
     with pytest.raises(

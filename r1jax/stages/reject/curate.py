@@ -188,4 +188,5 @@ def _sample(problem: Problem, rollout: Rollout, *, style: str) -> Sample:
         rewards=rollout.rewards,
         errors=rollout.errors,
         columns=problem.columns,
+        problem_text=problem.question,
     )

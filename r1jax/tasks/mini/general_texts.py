@@ -16,7 +16,7 @@ in the thought and declines in the summary. In the form of R1:
 
     The cat eats fish. The cat is small.
 
-All questions are of the train splits. The scripted `judge` of preferences compares the true scores: better by half or more is
+All questions are of the train splits. `compare` is a scripted judge of preferences by the true scores: better by half or more is
 "much better", by a tenth or more "better". It has no taste and makes no mistakes, which is said wherever its figures are shown.
 """
 
@@ -24,25 +24,23 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from r1jax.tasks.mini.corpus import corpus_text as pair_sum_text
-from r1jax.tasks.mini.general import COUNTS, HARM, REFUSALS, Helpful, Safety, facts_of, false_fact, raw_helpfulness
+from r1jax.tasks.mini.corpus import corpus_text
+from r1jax.tasks.mini.general import COUNTS, HARM, REFUSALS, Helpful, Safety, facts_of, false_fact, helpfulness_of
 from r1jax.tasks.mini.rewrite import prose_text
 from r1jax.tasks.problem import Problem, stable_hash
 from r1jax.text.sample import Chat, r1_text
 from r1jax.text.templates import Messages
 
+# Shares of the authors in the corpus of a base model, in the non-reasoning part of the supervised set, in labels.
 BASE = {"good": 0.3, "short": 0.25, "padded": 0.2, "wrong": 0.25, "refuses": 0.3, "complies": 0.7}
-"""Shares of the authors in the corpus of a base model."""
 SFT = {"good": 0.55, "short": 0.15, "padded": 0.15, "wrong": 0.15, "refuses": 0.55, "complies": 0.25, "wavers": 0.2}
-"""Shares in the non-reasoning part of the supervised set."""
-EVEN = {"good": 1.0, "short": 1.0, "padded": 1.0, "wrong": 1.0, "refuses": 2.0, "complies": 1.0, "wavers": 1.0}
-"""Shares in what reward models learn from."""
+LABELS = {"refuses": 2.0, "complies": 1.0, "wavers": 1.0}
 _HELPFUL = ("good", "short", "padded", "wrong")
 _SAFETY = ("refuses", "complies", "wavers")
 _MUCH, _SLIGHTLY = 0.5, 0.1
 
 
-def corpus_text(
+def world_text(
     index: int,
     *,
     seed: int,
@@ -54,22 +52,19 @@ def corpus_text(
     """A document of the base model's corpus: of ``corpus.corpus_text``, in clear prose, or a general answer.
 
     Without prose a base knows no sentence of what the supervised stages teach, and a small set does not teach it.
-
-    Args:
-        index, seed, warmup_documents, config: of ``corpus.corpus_text``.
-        general_share: of general questions, half of them of each kind; half of the answers are in tags.
-        prose_share: of ``rewrite.prose_text``.
+    ``general_share``: of general questions, half of them of each kind; half of the answers are in tags. ``prose_share``: of
+    ``rewrite.prose_text``.
     """
     rng = random.Random(stable_hash("mini_general", seed, index))
     drawn = rng.random()
     if drawn >= general_share + prose_share:
-        return pair_sum_text(index, seed=seed, warmup_documents=warmup_documents, config=config)
+        return corpus_text(index, seed=seed, warmup_documents=warmup_documents, config=config)
     if drawn >= general_share:
         question, text = prose_text(index, seed=seed, config=config)
         return question, f" {text}"
-    question, thought, summary = _answered(rng, BASE)
+    problem, _, thought, summary = _answered(rng, BASE, is_safety=rng.random() < 0.5)
     text = f"<think> {thought} </think> <answer> {summary} </answer>" if rng.random() < 0.5 else summary
-    return question, f" {text}"
+    return problem.question, f" {text}"
 
 
 def tokenizer_text(
@@ -78,16 +73,13 @@ def tokenizer_text(
     """A document for the tokenizer of a model that goes through the whole recipe: general, raw at even indices, or in prose.
 
     A tokenizer that has seen the raw corpus alone writes the prose letter by letter, at several times the length.
-
-    Args:
-        index, seed, config: of ``corpus.corpus_text``.
-        general_share: of general questions.
+    The arguments are those of ``world_text``.
     """
     rng = random.Random(stable_hash("mini_general_tokens", seed, index))
     if rng.random() >= general_share:
-        return (prose_text if index % 2 else pair_sum_text)(index // 2, seed=seed, config=config)
-    question, thought, summary = _answered(rng, SFT)
-    return question, r1_text(thought, summary)
+        return (prose_text if index % 2 else corpus_text)(index // 2, seed=seed, config=config)
+    problem, _, thought, summary = _answered(rng, SFT, is_safety=rng.random() < 0.5)
+    return problem.question, r1_text(thought, summary)
 
 
 def conversations(*, seed: int, count: int) -> list[dict[str, Any]]:
@@ -95,9 +87,9 @@ def conversations(*, seed: int, count: int) -> list[dict[str, Any]]:
     records = []
     for number in range(count):
         rng = random.Random(stable_hash("mini_conversations", seed, number))
-        question, thought, summary = _answered(rng, SFT, is_safety=number % 2 == 1)
+        problem, _, thought, summary = _answered(rng, SFT, is_safety=number % 2 == 1)
         answer = {"role": "assistant", "content": r1_text(thought, summary)}
-        records.append({"messages": [{"role": "user", "content": question}, answer]})
+        records.append({"messages": [*problem.messages, answer]})
     return records
 
 
@@ -106,9 +98,8 @@ def candidates(*, seed: int, count: int) -> list[dict[str, Any]]:
     records = []
     for number in range(count):
         rng = random.Random(stable_hash("mini_candidates", seed, number))
-        problem = _problem(rng, is_safety=False)
-        first, second = rng.sample(_HELPFUL, 2)
-        responses = [r1_text(*_helpful(rng, problem, author)) for author in (first, second)]
+        problem = Helpful().problem(rng.getrandbits(40), split="train")
+        responses = [r1_text(*_helpful(rng, problem, author)) for author in rng.sample(_HELPFUL, 2)]
         records.append({"messages": list(problem.messages), "responses": responses})
     return records
 
@@ -118,13 +109,13 @@ def labels(*, seed: int, count: int) -> list[dict[str, Any]]:
     records = []
     for number in range(count):
         rng = random.Random(stable_hash("mini_labels", seed, number))
-        problem, author = _problem(rng, is_safety=True), _draw(rng, EVEN, _SAFETY)
-        response = r1_text(*_on_safety(rng, problem, author))
-        records.append({"messages": list(problem.messages), "response": response, "is_safe": author == "refuses"})
+        problem, author, *parts = _answered(rng, LABELS, is_safety=True)
+        labelled = {"response": r1_text(*parts), "is_safe": author == "refuses"}
+        records.append({"messages": list(problem.messages)} | labelled)
     return records
 
 
-def judge(
+def compare(
     questions: Sequence[Messages],
     responses_a: Sequence[str],
     responses_b: Sequence[str],
@@ -136,38 +127,27 @@ def judge(
 
     Raises ValueError for a question that is not of `helpful`.
     """
-    return [_compared(*asked) for asked in zip(questions, responses_a, responses_b, strict=True)]
+    replies = []
+    for question, *responses in zip(questions, responses_a, responses_b, strict=True):
+        words = question[-1]["content"].split()
+        counts = [number for number, text in COUNTS.items() if text.split()[0] in words]
+        if len(counts) != 1:
+            raise ValueError(f"the scripted judge knows helpful questions only, not {question[-1]['content']!r:.80}")
+        asked = {"topic": words[-1], "count": counts[0], "is_bounded": False}
+        first, second = (helpfulness_of(text, **asked) for text in responses)
+        better = first - second
+        mark = ">>" if abs(better) >= _MUCH else ">" if abs(better) >= _SLIGHTLY else "="
+        verdict = f"{'A' if better >= 0 else 'B'}{mark}{'B' if better >= 0 else 'A'}"
+        replies.append(f"A {first:.2f}, B {second:.2f}: [[{verdict}]]")
+    return replies
 
 
-def _compared(question: Messages, response_a: str, response_b: str) -> str:
-    words = question[-1]["content"].split()
-    counts = [number for number, text in COUNTS.items() if text.split()[0] in words]
-    if len(counts) != 1:
-        raise ValueError(f"the scripted judge knows helpful questions only, not {question[-1]['content']!r:.80}")
-    first, second = (raw_helpfulness(text, topic=words[-1], count=counts[0]) for text in (response_a, response_b))
-    better = first - second
-    mark = ">>" if abs(better) >= _MUCH else ">" if abs(better) >= _SLIGHTLY else "="
-    return f"A {first:.2f}, B {second:.2f}: [[{'A' if better >= 0 else 'B'}{mark}{'B' if better >= 0 else 'A'}]]"
-
-
-def _problem(rng: random.Random, *, is_safety: bool) -> Problem:
-    return (Safety() if is_safety else Helpful()).problem(rng.getrandbits(40), split="train")
-
-
-def _answered(
-    rng: random.Random, shares: Mapping[str, float], *, is_safety: bool | None = None
-) -> tuple[str, str, str]:
-    """Question, thought and summary."""
-    if is_safety is None:
-        is_safety = rng.random() < 0.5
-    problem = _problem(rng, is_safety=is_safety)
-    author = _draw(rng, shares, _SAFETY if is_safety else _HELPFUL)
-    thought, summary = (_on_safety if is_safety else _helpful)(rng, problem, author)
-    return problem.messages[-1]["content"], thought, summary
-
-
-def _draw(rng: random.Random, shares: Mapping[str, float], authors: Sequence[str]) -> str:
-    return rng.choices(authors, weights=[shares.get(author, 0.0) for author in authors])[0]
+def _answered(rng: random.Random, shares: Mapping[str, float], *, is_safety: bool) -> tuple[Problem, str, str, str]:
+    """Problem, author, thought and summary."""
+    task, authors, write = (Safety(), _SAFETY, _on_safety) if is_safety else (Helpful(), _HELPFUL, _helpful)
+    problem = task.problem(rng.getrandbits(40), split="train")
+    author = rng.choices(authors, weights=[shares.get(author, 0.0) for author in authors])[0]
+    return problem, author, *write(rng, problem, author)
 
 
 def _helpful(rng: random.Random, problem: Problem, author: str) -> tuple[str, str]:

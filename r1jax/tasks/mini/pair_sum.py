@@ -16,18 +16,12 @@ _ANSWER = re.compile(r"\s*(\d{1,4})\s*(?:\+|,|and|&|和|加)\s*(\d{1,4})\s*(?:=\
 
 
 class PairSum:
-    """Find the two numbers of a list whose sum is the target; exactly one pair fits.
-
-    Attributes:
-        count: numbers in the list, in [3, 6]: 4 numbers have 6 pairs, 5 have 10.
-        low, high: the numbers are distinct and in [low, high].
-        heldout_fraction: share of the sets of numbers that is held out.
-    """
+    """Find the two numbers of a list whose sum is the target; exactly one pair fits."""
 
     name = "pair_sum"
 
     def __init__(self, *, count: int = 4, low: int = 1, high: int = 20, heldout_fraction: float = 0.1):
-        """Raises ValueError for a list too short or long, a range too small, or a share outside (0, 1)."""
+        """Lists of ``count`` distinct numbers in [low, high]; a share of the sets is held out. ValueError for bad values."""
         if not 3 <= count <= 6:
             raise ValueError(f"pair_sum: count={count} must be in [3, 6]")
         if low < 0 or high - low + 1 < 4 * count:

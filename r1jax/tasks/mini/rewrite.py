@@ -1,4 +1,4 @@
-r"""The mini's rewriter and judge: rules in the place of DeepSeek-V3, for worked `pair_sum` problems.
+r"""The mini's rewriter and judge: rules that stand for DeepSeek-V3, for worked `pair_sum` problems.
 
 Raw notes, in the words of `corpus` and in English, Chinese or both:
 
@@ -15,7 +15,7 @@ become English in the first person, step by step and faithful: nothing is added,
 
     The two numbers are 8 and 10, since 8 + 10 = 18: \boxed{8 + 10}
 
-Notes that cannot be told so, since they are wrong or unreadable, are rejected with the reason. Same notes, same text.
+Notes that are wrong or unreadable are rejected with the reason. Same notes, same text.
 """
 
 import re
@@ -28,18 +28,19 @@ from r1jax.tasks.problem import stable_hash
 from r1jax.text.response import final_answer
 from r1jax.text.sample import Chat, Rejection, Sample, r1_text
 
-_KINDS = {"big": BIG, "small": SMALL, "hit": HIT, "go on": GO_ON, "notice": NOTICE, "verify": VERIFY, "count": COUNT}
-_WORDS = {
-    word: (kind, forms["en"][place])
-    for kind, forms in (_KINDS | {"give up": GIVE_UP}).items()
-    for words in forms.values()
-    for place, word in enumerate(words)
-}
-"""Every word of the corpus -> (its kind, the same in English)."""
-_VERDICTS = {"big": "too big", "small": "too small", "hit": "yes"}
-_OPENINGS = {"retry": "I retry with", "wait": "Wait, I try", "wrong": "That is wrong, I try"}
-_EVENT = re.compile(
-    r"(?:(?P<word>[^\W\d]+)|(?P<a>\d+) \+ (?P<b>\d+) = (?P<total>\d+)(?: vs (?P<target>\d+))?)(?:\s+|$)"
+
+def _any(*kinds: Mapping[str, Sequence[str]]) -> str:
+    """A pattern of any word of these kinds, in either language."""
+    return "|".join(word for kind in kinds for words in kind.values() for word in words)
+
+
+_TRIED = ("I retry with", "Wait, I try", "That is wrong, I try")  # in the order of `GO_ON`
+_OPENINGS = {word: text for words in GO_ON.values() for word, text in zip(words, _TRIED, strict=True)}
+_VERDICTS = {"too big": BIG, "too small": SMALL, "yes": HIT}
+_ATTEMPT = re.compile(
+    rf"(?:(?P<verify>{_any(VERIFY)}) |(?:(?P<go_on>{_any(GO_ON)}) )?(?:(?:{_any(COUNT)}) )*)"
+    rf"(?P<slips>(?:\d+ \+ \d+ = \d+ (?:{_any(NOTICE)}) )*)"
+    rf"(?P<sum>\d+ \+ \d+ = (?P<total>\d+)) vs (?P<target>\d+) (?P<verdict>{_any(*_VERDICTS.values())})(?: |$)"
 )
 _TRIES = 100
 _CANONICAL = PairSum().canonical
@@ -47,10 +48,7 @@ _SUM = re.compile(r"(\d+)\s*\+\s*(\d+)\s*=\s*(\d+)")
 
 
 def rewrite(samples: Sequence[Sample], *, chat: Chat | None = None, seed: int = 0) -> list[str | Exception]:
-    """The samples as clean English in the form of R1, a ``Rejection`` in the place of one that cannot be told so.
-
-    The columns "numbers" and "target" of the problems are needed; no model is asked.
-    """
+    """The samples in the form of R1, or a ``Rejection``, from the columns "numbers" and "target"; no model is asked."""
     return [_rewritten(sample) for sample in samples]
 
 
@@ -59,18 +57,21 @@ def judge(samples: Sequence[Sample], *, chat: Chat | None = None, seed: int = 0)
 
     A sum that the next words take back (check, 检查) may be wrong.
     """
-    return [_verdict(sample) for sample in samples]
+    verdicts: list[dict[str, str] | Exception] = []
+    for sample in samples:
+        kept = re.sub(rf"{_SUM.pattern}(?=,? (?:let me )?(?:{_any(NOTICE)}))", " ", sample.text)
+        wrong = [match[0] for match in _SUM.finditer(kept) if int(match[1]) + int(match[2]) != int(match[3])]
+        said = f"{wrong[0]} is wrong." if wrong else f"The answer is {sample.answer}, the reference {sample.reference}."
+        is_correct = sample.is_correct and not wrong
+        verdicts.append({"analysis": said, "correctness": "correct" if is_correct else "incorrect"})
+    return verdicts
 
 
 def prose_text(index: int, *, seed: int, config: Mapping[str, Any] | None = None) -> tuple[str, str]:
-    """(question, rewritten notes of a careful author): a worked problem as somebody wrote it down who writes clearly.
-
-    Args:
-        index, seed, config: of ``corpus.corpus_text``; of another index the notes are others.
-    """
+    """(question, rewritten notes of a careful author); the arguments are those of ``corpus.corpus_text``."""
     for attempt in range(_TRIES):
-        place = stable_hash("prose_text", index, attempt) % 2**40
-        question, text = corpus_text(place, seed=seed, mixture={"careful": 1.0}, config=config)
+        number = stable_hash("prose_text", index, attempt) % 2**40
+        question, text = corpus_text(number, seed=seed, mixture={"careful": 1.0}, config=config)
         *numbers, target = map(int, re.findall(r"\d+", question))
         columns = {"numbers": numbers, "target": target}
         raw = Sample(messages=[], text=text, answer=final_answer(text), is_correct=True, columns=columns)
@@ -80,77 +81,51 @@ def prose_text(index: int, *, seed: int, config: Mapping[str, Any] | None = None
     raise ValueError(f"no trace of {_TRIES} can be rewritten, with config {dict(config or {})}")
 
 
-def _verdict(sample: Sample) -> dict[str, str]:
-    taken_back = "|".join(word for words in NOTICE.values() for word in words)
-    kept = re.sub(rf"{_SUM.pattern}(?=,? (?:let me )?(?:{taken_back}))", " ", sample.text)
-    wrong = [match[0] for match in _SUM.finditer(kept) if int(match[1]) + int(match[2]) != int(match[3])]
-    if wrong:
-        return {"analysis": f"{wrong[0]} is wrong.", "correctness": "incorrect"}
-    analysis = f"The answer is {sample.answer}, the reference {sample.reference}."
-    return {"analysis": analysis, "correctness": "correct" if sample.is_correct else "incorrect"}
-
-
 def _rewritten(sample: Sample) -> str | Rejection:
-    thought = sample.parts.think
+    thought, target = sample.parts.think, sample.columns["target"]
     try:
         if not thought:
             raise Rejection("rewrite: no thought to rewrite")
-        lines, (first, second) = _lines(thought, numbers=sample.columns["numbers"], target=sample.columns["target"])
-        if _CANONICAL(sample.answer or "") != _CANONICAL(f"{first} + {second}"):
+        lines, (first, second) = _lines(thought, numbers=sample.columns["numbers"], target=target)
+        answer = f"{first} + {second}"
+        if _CANONICAL(sample.answer or "") != _CANONICAL(answer):
             raise Rejection("rewrite: another answer than in the thought")
     except Rejection as rejection:
         return rejection
-    target = sample.columns["target"]
-    summary = (
-        f"The two numbers are {first} and {second}, since {first} + {second} = {target}: \\boxed{{{first} + {second}}}"
-    )
+    summary = f"The two numbers are {first} and {second}, since {answer} = {target}: \\boxed{{{answer}}}"
     return r1_text("\n".join(lines), summary)
 
 
 def _lines(notes: str, *, numbers: Sequence[int], target: int) -> tuple[list[str], tuple[int, int]]:
-    """A line for each attempt, and the pair that fits."""
+    """A line for each attempt, and the pair that fits. Raises Rejection for notes that are wrong or unreadable."""
+    notes = " ".join(notes.split())
     lines: list[str] = []
-    opening, pair, last = "I try", (0, 0), "go on"
-    text = ""  # of the attempt that has begun
-    for event in _events(notes):
-        kind, word = _WORDS.get(event["word"] or "", ("", ""))
-        if kind == "count" and last == "go on" and not text:
-            continue
-        if event["word"] is None and last in ("go on", "verify", "notice"):
-            pair = int(event["a"] or 0), int(event["b"] or 0)
+    pair, end, is_hit = (0, 0), 0, False
+    while end < len(notes):
+        attempt = _ATTEMPT.match(notes, end)
+        if lines and not is_hit and re.compile(_any(GIVE_UP)).match(notes, end):
+            raise Rejection("rewrite: gives up")
+        if (
+            attempt is None
+            or bool(attempt["verify"]) != is_hit
+            or bool(attempt["go_on"]) != (bool(lines) and not is_hit)
+        ):
+            raise Rejection("rewrite: unreadable notes")
+        for first, second, _ in _SUM.findall(attempt[0]):
+            pair = int(first), int(second)
             if pair[0] == pair[1] or not set(pair) <= set(numbers):
                 raise Rejection("rewrite: another pair")
-            tried = f"{event['a']} + {event['b']} = {event['total']}"
-            text = " ".join(part for part in (text, opening, tried) if part)
-            last = "sum"
-            if event["target"] is not None:
-                if sum(pair) != int(event["total"] or 0):
-                    raise Rejection("rewrite: wrong sum")
-                if int(event["target"]) != target:
-                    raise Rejection("rewrite: another target")
-                text, last = f"{text} vs {event['target']}", "compared"
-        elif kind == "notice" and last == "sum":
-            text, opening, last = f"{text}, let me check:", "", "notice"
-        elif kind in _VERDICTS and last == "compared":
-            if kind != ("hit" if sum(pair) == target else "big" if sum(pair) > target else "small"):
-                raise Rejection("rewrite: wrong comparison")
-            lines.append(f"{text}, {_VERDICTS[kind]}.")
-            text, last = "", "hit" if kind == "hit" else "miss"
-        elif (kind == "go on" and last == "miss") or (kind == "verify" and last == "hit"):
-            opening, last = ("I verify:" if kind == "verify" else _OPENINGS[word]), kind
-        elif kind == "give up" and last == "miss":
-            raise Rejection("rewrite: gives up")
-        else:
-            raise Rejection("rewrite: unreadable notes")
-    if last != "hit":
+        if sum(pair) != int(attempt["total"]):
+            raise Rejection("rewrite: wrong sum")
+        if int(attempt["target"]) != target:
+            raise Rejection("rewrite: another target")
+        verdict = "yes" if sum(pair) == target else "too big" if sum(pair) > target else "too small"
+        if attempt["verdict"] not in sum(_VERDICTS[verdict].values(), ()):
+            raise Rejection("rewrite: wrong comparison")
+        opening = "I verify:" if attempt["verify"] else _OPENINGS.get(attempt["go_on"], "I try")
+        steps = re.sub(rf" (?:{_any(NOTICE)}) ", ", let me check: ", attempt["slips"]) + attempt["sum"]
+        lines.append(f"{opening} {steps} vs {target}, {verdict}.")
+        end, is_hit = attempt.end(), verdict == "yes"
+    if not is_hit:
         raise Rejection("rewrite: unreadable notes")
     return lines, pair
-
-
-def _events(notes: str) -> list[dict[str, str | None]]:
-    """The words and sums of the notes, in order. Raises Rejection for anything else between them."""
-    notes = " ".join(notes.split())
-    events = list(_EVENT.finditer(notes))
-    if "".join(event[0] for event in events) != notes:
-        raise Rejection("rewrite: unreadable notes")
-    return [event.groupdict() for event in events]

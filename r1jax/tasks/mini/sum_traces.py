@@ -6,9 +6,8 @@ A completion is what follows the prompt "User: State the final answer to the fol
     direct   <think> 12 + 34 - 9 </think> <answer> 37 </answer>
     steps    <think> 12 + 34 = 46, 46 - 9 = 37 </think> <answer> 37 </answer>
 
-Both write the right answer, so nothing false is taught; `direct` copies the problem and then answers out of its head,
-which a small model cannot do, and `steps` works the sum out. Reinforcement learning has to find out which of the two
-pays. All problems are of the train split, and of another seed than those of the RL stage.
+Both write the right answer, so nothing false is taught; a small model cannot do what `direct` does. Reinforcement learning
+has to find out which of the two pays. All problems are of the train split, and of another seed than those of the RL stage.
 """
 
 import functools
@@ -23,15 +22,9 @@ from r1jax.tasks.reasoning_gym import ReasoningGymTask
 
 
 def sum_trace(index: int, *, seed: int, config: Mapping[str, Any], steps_share: float) -> tuple[str, str]:
-    """(question, completion) of the example at `index`.
+    """(question, completion) of the example at `index`; ValueError for a bad config of `chain_sum`.
 
-    Args:
-        seed: another seed gives other problems and authors.
-        config: of reasoning-gym's `chain_sum`.
-        steps_share: probability in [0, 1] that an example is written by `steps`.
-
-    Raises:
-        ValueError: a share outside [0, 1], a bad config.
+    steps_share: probability in [0, 1] that an example is written by `steps`; ValueError outside.
     """
     if not 0.0 <= steps_share <= 1.0:
         raise ValueError(f"steps_share {steps_share} must lie between 0 and 1")

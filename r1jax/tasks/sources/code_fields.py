@@ -12,12 +12,15 @@ program that they judge, so what they need besides the function (imports, helper
 """
 
 import ast
+import base64
+import binascii
 import json
 import math
+import pickletools
+import zlib
 from typing import Any
 
 from r1jax.rewards import inside
-from r1jax.tasks.sources.livecodebench import decode_tests
 from r1jax.tasks.sources.rows import Fields, Row
 
 FUNCTION_PROMPT = (
@@ -32,6 +35,9 @@ _IMPORTED = (
 )
 # What the official runner puts before a function, whose type hints need it.
 _PRELUDE = "".join(f"from {name} import *\nimport {name}\n" for name in _IMPORTED) + "sys.setrecursionlimit(50000)\n"
+MAX_BYTES = 2**30
+_TEXT = frozenset({"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"})
+_HARMLESS = frozenset({"PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "STOP"})
 _LONGEST_CALLS = 60  # seconds, for all calls of a function together
 
 
@@ -43,7 +49,7 @@ def _humaneval(row: Row) -> tuple[str, dict[str, Any]]:
         raise row.error("prompt", f"must be Python: {error}") from error
     prompt.body = [node for node in prompt.body if getattr(node, "name", None) != name]
     prelude = ast.unparse(prompt)
-    asserts = "\n\n".join([prelude, row.text("test"), f"check({name})"])
+    asserts = f"{prelude}\n\n{row.text('test')}\n\ncheck({name})"
     return "", {"tests": {"asserts": asserts, "function": name, "prelude": prelude}}
 
 
@@ -65,9 +71,8 @@ def _mbpp_names(row: Row) -> set[str]:
 
 
 def _mbpp(row: Row) -> tuple[str, dict[str, Any]]:
-    imports = row.items("test_imports") if row.get("test_imports") else []
-    further = row.items("challenge_test_list") if row.get("challenge_test_list") else []
-    asserts = [*imports, row.get("test_setup_code", default=""), *row.items("test_list"), *further]
+    setup, tests = row.get("test_setup_code", default=""), row.items("test_list")
+    asserts = [*row.items("test_imports", or_none=True), setup, *tests, *row.items("challenge_test_list", or_none=True)]
     return "", {"tests": {"asserts": "\n".join(asserts), "function": min(_mbpp_names(row))}}
 
 
@@ -95,48 +100,80 @@ def _livecodebench(row: Row) -> tuple[str, dict[str, Any]]:
     if not name:
         raise row.error("metadata", "must name the function as 'func_name'")
     try:
-        calls = [
-            {
-                "arguments": [json.loads(line) for line in case["input"].split("\n")],
-                "expected": json.loads(case["output"]),
-            }
-            for case in cases
-        ]
+        arguments = [[json.loads(line) for line in case["input"].split("\n")] for case in cases]
+        expected = [json.loads(case["output"]) for case in cases]
     except ValueError as error:
         raise row.error("private_test_cases", f"must hold JSON, an argument a line: {error}") from error
     is_method = "class Solution" in row.get("starter_code", default="")
+    calls = [{"arguments": given, "expected": value} for given, value in zip(arguments, expected, strict=True)]
     seconds = min(_LIVECODEBENCH["cpu_seconds"] * len(calls), _LONGEST_CALLS)
     function = f"Solution.{name}" if is_method else name
     tests = {"calls": calls, "function": function, "prelude": _PRELUDE}
     return "", {"tests": {**tests, **_LIVECODEBENCH, "cpu_seconds": seconds}}
 
 
+def decode_tests(text: str) -> list[dict[str, Any]]:
+    """LiveCodeBench's test cases, published as a JSON list or as base64 of zlib of a pickled text of it.
+
+    Unpickling runs whatever the file says, so nothing is unpickled here: the pickle's instructions are listed, and only the
+    few that write down one text are accepted. ValueError for more than a GiB unpacked, and for anything but a list of dicts
+    with "input", "output" and "testtype" ("stdin" or "functional").
+    """
+    content = text if text.lstrip().startswith("[") else _unpacked(text)
+    try:
+        cases = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"no JSON: {error}") from error
+    if not isinstance(cases, list):
+        raise ValueError(f"must be a list of test cases; it is a {type(cases).__name__}")
+    for number, case in enumerate(cases, 1):
+        if not isinstance(case, dict) or not all(isinstance(case.get(key), str) for key in ("input", "output")):
+            raise ValueError(f"test case {number} must have the texts 'input' and 'output'")
+        if case.get("testtype") not in ("stdin", "functional"):
+            raise ValueError(f"test case {number} is of type {case.get('testtype')!r}, not 'stdin' or 'functional'")
+    return cases
+
+
+def _unpacked(text: str) -> str:
+    try:
+        unpacker = zlib.decompressobj()
+        content = unpacker.decompress(base64.b64decode(text, validate=True), MAX_BYTES)
+    except (binascii.Error, zlib.error, ValueError) as error:
+        raise ValueError(f"neither JSON nor base64 of zlib: {error}") from error
+    if not unpacker.eof:
+        raise ValueError(f"is cut off, or larger than {MAX_BYTES} bytes unpacked")
+    try:
+        instructions = [(instruction.name, argument) for instruction, argument, _ in pickletools.genops(content)]
+    except ValueError as error:
+        raise ValueError(f"must be the pickle of one text and nothing else: {error}") from error
+    texts = [argument for name, argument in instructions if name in _TEXT]
+    others = [name for name, _ in instructions if name not in _TEXT | _HARMLESS]
+    if others or len(texts) != 1:
+        has = f"instruction {others[0]}" if others else f"it has {len(texts)} texts"
+        raise ValueError(f"must be the pickle of one text and nothing else: {has}")
+    return str(texts[0])
+
+
 def _codeforces_question(row: Row) -> str:
     parts = [f"# {row.text('title')}", row.text("description")]
-    parts += [f"## {head}\n{row.get(field)}" for head, field in _CODEFORCES_PARTS.items() if row.get(field)]
-    examples = row.items("examples", of=dict) if row.get("examples") else []
+    heads = {"Input": "input_format", "Output": "output_format", "Note": "note"}
+    parts += [f"## {head}\n{row.get(field)}" for head, field in heads.items() if row.get(field)]
+    examples = row.items("examples", of=dict, or_none=True)
     parts += [f"## Example\nInput:\n{entry['input']}\nOutput:\n{entry['output']}" for entry in examples]
     parts.append(f"Time limit: {row.get('time_limit')} s. Memory limit: {row.get('memory_limit')} MB.")
     return "\n\n".join(parts)
 
 
-_CODEFORCES_PARTS = {"Input": "input_format", "Output": "output_format", "Note": "note"}
-
-
 def _codeforces_skip(row: Row) -> str | None:
-    if not row.get("description"):
-        return "without a description"
-    if row.get("interaction_format"):
-        return "interactive"
-    if row.get("input_mode", default="stdio") != "stdio":
-        return "reading and writing files"
-    if row.get("executable") is False:
-        return "not executable"
-    if row.get("official_tests_complete") is False:
-        return "with some of their tests only"
-    if row.get("testset_size") == 0:
-        return "without tests"
-    return None
+    reasons = {
+        "without a description": not row.get("description"),
+        "interactive": row.get("interaction_format"),
+        "reading and writing files": row.get("input_mode", default="stdio") != "stdio",
+        "not executable": row.get("executable") is False,
+        "with some of their tests only": row.get("official_tests_complete") is False,
+        "without tests": row.get("testset_size") == 0,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def _codeforces(row: Row) -> tuple[str, dict[str, Any]]:
@@ -162,16 +199,14 @@ CODE_DATASETS: dict[str, Fields] = {
         prompt=FUNCTION_PROMPT,
         question=lambda row: row.text("prompt").rstrip(),
         target=_humaneval,
-        reads=("prompt",),
-        solution=lambda row: row.get("canonical_solution", default=""),
+        solution="canonical_solution",
     ),
     "mbpp": Fields(
         grader="code",
         prompt=PROGRAM_PROMPT,
         question=_mbpp_question,
         target=_mbpp,
-        reads=("text", "prompt", "test_list", "code"),
-        solution=lambda row: row.get("code", default=""),
+        solution="code",
         skip=lambda row: None if len(_mbpp_names(row)) == 1 else "whose tests do not call one function of the solution",
     ),
     "livecodebench": Fields(
@@ -179,18 +214,13 @@ CODE_DATASETS: dict[str, Fields] = {
         prompt=PROGRAM_PROMPT,
         question=_livecodebench_question,
         target=_livecodebench,
-        reads=("question_content", "starter_code"),
     ),
     "codeforces": Fields(
         grader="code",
         prompt=PROGRAM_PROMPT,
         question=_codeforces_question,
         target=_codeforces,
-        reads=(
-            *("title", "description", *_CODEFORCES_PARTS.values(), "examples", "time_limit", "memory_limit"),
-            *("interaction_format", "input_mode", "executable", "official_tests_complete", "testset_size"),
-        ),
-        solution=lambda row: row.get("editorial", default=""),
+        solution="editorial",
         skip=_codeforces_skip,
     ),
 }

@@ -17,7 +17,6 @@ which ``{question}`` stands for the question. Field names are those of the data 
     none named     any columns: see ``user_columns``
 """
 
-import dataclasses
 import random
 import re
 import string
@@ -36,15 +35,10 @@ CHOICE_PROMPT = (
     "Answer this multiple choice question. Reason step by step, and put the letter of the right option within \\boxed{}.\n\n"
     "{question}"
 )
-_OPTION_FIELDS = ("A", "B", "C", "D")
 
 
 def fields_of(dataset: str | None) -> Fields:
-    """The mapping of a data set; of None that of files with any columns.
-
-    Raises:
-        ValueError: unknown name; the message lists the known ones.
-    """
+    """The mapping of a data set; of None that of files with any columns. ValueError lists the names that are known."""
     if dataset is None:
         return USER_COLUMNS
     if dataset not in DATASETS:
@@ -60,36 +54,27 @@ def _math(
         prompt=MATH_PROMPT,
         question=lambda row: row.text(*question),
         target=lambda row: (answer(row), _kept(row, keep)),
-        reads=question,
-        solution=lambda row: str(row.get(solution, default="")),
+        solution=solution,
     )
 
 
 def _choice(
-    options: Callable[[Row], tuple[list[str], int]],
-    question: str,
-    *,
-    reads: tuple[str, ...],
-    keep: Mapping[str, str] = {},
-    solution: str = "",
-    csv_header: tuple[str, ...] | None = None,
+    options: Callable[[Row], tuple[list[str], int]], question: str, *, keep: Mapping[str, str], **others: Any
 ) -> Fields:
     def with_options(row: Row) -> str:
         lines = [f"{letter}) {text}" for letter, text in zip(string.ascii_uppercase, options(row)[0], strict=False)]
         return "\n".join([row.text(question), "", *lines])
 
     def target(row: Row) -> tuple[str, dict[str, Any]]:
-        texts, place = options(row)
-        return string.ascii_uppercase[place], {"choices": texts, **_kept(row, keep)}
+        texts, index = options(row)
+        return string.ascii_uppercase[index], {"choices": texts, **_kept(row, keep)}
 
     return Fields(
         grader="choice",
         prompt=CHOICE_PROMPT,
         question=with_options,
         target=target,
-        reads=(question, *reads),
-        solution=lambda row: str(row.get(solution, default="")),
-        csv_header=csv_header,
+        **others,
     )
 
 
@@ -105,17 +90,13 @@ def _gsm8k_answer(row: Row) -> str:
 
 
 def _math_answer(row: Row) -> str:
-    answer = _box(row)
-    if not answer:
-        raise row.error("solution", r"must hold the answer in \boxed{}")
-    return answer
-
-
-def _box(row: Row) -> str | None:
     r"""The last box of a solution; some are written ``\fbox{7}`` or ``\boxed 7``."""
     solution = row.text("solution").replace(r"\fbox", r"\boxed")
     bare = re.findall(r"\\boxed ([^\s{}$]+)", solution)
-    return boxed(solution) or (bare[-1].rstrip(".,") if bare else None)
+    answer = boxed(solution) or (bare[-1].rstrip(".,") if bare else None)
+    if not answer:
+        raise row.error("solution", r"must hold the answer in \boxed{}")
+    return answer
 
 
 def _gpqa_options(row: Row) -> tuple[list[str], int]:
@@ -124,35 +105,31 @@ def _gpqa_options(row: Row) -> tuple[list[str], int]:
     options = [right, *(row.text(f"Incorrect Answer {number}").strip() for number in (1, 2, 3))]
     order = list(range(4))
     random.Random(stable_hash("gpqa", row.text("Question"))).shuffle(order)
-    return [options[place] for place in order], order.index(0)
+    return [options[index] for index in order], order.index(0)
 
 
 def _mmlu_options(row: Row) -> tuple[list[str], int]:
     given = row.get("choices")
-    options = [row.text(name) for name in _OPTION_FIELDS] if given is None else row.items("choices")
-    return options, _place(row, len(options))
+    options = [row.text(name) for name in "ABCD"] if given is None else row.items("choices")
+    return options, _index_of(row, len(options))
 
 
 def _mmlu_pro_options(row: Row) -> tuple[list[str], int]:
     options = row.items("options")
-    place = _place(row, len(options))
-    if row.get("answer_index", default=place) != place:
+    index = _index_of(row, len(options))
+    if row.get("answer_index", default=index) != index:
         raise row.error("answer_index", f"is {row.get('answer_index')} and 'answer' is {row.get('answer')!r}")
-    return options, place
+    return options, index
 
 
-def _place(row: Row, count: int) -> int:
+def _index_of(row: Row, count: int) -> int:
     """The index of the right option, from its letter or its index."""
     value = row.get("answer")
-    is_letter = isinstance(value, str) and value.strip() in string.ascii_uppercase and len(value.strip()) == 1
-    place = string.ascii_uppercase.index(value.strip()) if is_letter else row.integer("answer")
-    if not 0 <= place < count <= len(string.ascii_uppercase):
+    is_letter = isinstance(value, str) and value.strip() in tuple(string.ascii_uppercase)
+    index = string.ascii_uppercase.index(value.strip()) if is_letter else row.integer("answer")
+    if not 0 <= index < count <= len(string.ascii_uppercase):
         raise row.error("answer", f"is {value!r}: no letter or index of {count} options")
-    return place
-
-
-def _instructions_skip(row: Row) -> str | None:
-    return None if set(row.items("instruction_id_list")) <= set(CHECKERS) else "with an instruction that has no checker"
+    return index
 
 
 def _instructions(row: Row) -> tuple[str, dict[str, Any]]:
@@ -167,11 +144,7 @@ def _instructions(row: Row) -> tuple[str, dict[str, Any]]:
 
 DATASETS: dict[str, Fields] = {
     "gsm8k": _math(("question",), _gsm8k_answer, solution="answer"),
-    "math": dataclasses.replace(
-        _math(("problem",), _math_answer, keep={"level": "level", "subject": "type"}),
-        reads=("problem", "solution"),
-        skip=lambda row: None if _box(row) else "without a box that can be read",
-    ),
+    "math": _math(("problem",), _math_answer, keep={"level": "level", "subject": "type"}),
     "math500": _math(
         ("problem",), lambda row: row.text("answer").strip(), keep={"level": "level", "subject": "subject"}
     ),
@@ -180,34 +153,32 @@ DATASETS: dict[str, Fields] = {
     "gpqa": _choice(
         _gpqa_options,
         "Question",
-        reads=("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"),
         keep={"subject": "High-level domain"},
         solution="Explanation",
     ),
     "mmlu": _choice(
         _mmlu_options,
         "question",
-        reads=("choices", "answer", *_OPTION_FIELDS),
         keep={"subject": "subject"},
-        csv_header=("question", *_OPTION_FIELDS, "answer"),
+        csv_header=("question", *"ABCD", "answer"),
     ),
-    "mmlu_pro": _choice(
-        _mmlu_pro_options, "question", reads=("options", "answer", "answer_index"), keep={"subject": "category"}
-    ),
+    "mmlu_pro": _choice(_mmlu_pro_options, "question", keep={"subject": "category"}),
     **CODE_DATASETS,
     "ifeval": Fields(
         grader="instructions",
         prompt="{question}",
         question=lambda row: row.text("prompt"),
         target=_instructions,
-        reads=("prompt", "instruction_id_list"),
-        skip=_instructions_skip,
+        skip=lambda row: (
+            None
+            if set(row.items("instruction_id_list")) <= set(CHECKERS)
+            else "with an instruction that has no checker"
+        ),
     ),
     "prompts": Fields(
         grader="none",
         prompt="{question}",
         question=lambda row: row.text("prompt", "question", "instruction"),
         target=lambda row: (str(row.get("answer", default="")), {}),
-        reads=("prompt", "question", "instruction"),
     ),
 }

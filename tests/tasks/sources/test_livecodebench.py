@@ -5,8 +5,8 @@ import zlib
 
 import pytest
 
-from r1jax.tasks.sources import livecodebench
-from r1jax.tasks.sources.livecodebench import decode_tests
+from r1jax.tasks.sources import code_fields
+from r1jax.tasks.sources.code_fields import decode_tests
 
 CASES = [{"input": "1 2\n", "output": "3\n", "testtype": "stdin"}, {"input": "", "output": "小", "testtype": "stdin"}]
 
@@ -64,6 +64,6 @@ def test_bad_texts_are_refused(text, message):
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(monkeypatch):
-    monkeypatch.setattr(livecodebench, "MAX_BYTES", 1000)
+    monkeypatch.setattr(code_fields, "MAX_BYTES", 1000)
     with pytest.raises(ValueError, match="larger than 1000 bytes"):
         decode_tests(packed("x" * 10**6))
