@@ -14,6 +14,7 @@ import array
 import dataclasses
 import functools
 import itertools
+import os
 import random
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from r1jax.rewards.choice import read_letter
-from r1jax.specs.tasks import FilesTaskSpec
+from r1jax.specs.tasks import FilesSpec, FilesTaskSpec
 from r1jax.tasks.decontaminate import make_index, stamps_of
 from r1jax.tasks.grading import check_problem, grade_answer
 from r1jax.tasks.problem import (
@@ -62,7 +63,7 @@ class FileTask:
         self.spec, self.fields = spec, fields_of(spec.dataset)
         self.grader = self.fields.grader  # see rollout.collect.reward_columns
         self.name = spec.name or spec.dataset or _stem(next(iter(spec.sources.values())).path)
-        self._space = spec.sources["path"].label if spec.path else ""  # of the split by hash
+        self._space = _label(spec.sources["path"]) if spec.path else ""  # of the split by hash
         self.counts: dict[str, dict[str, int]] = {}
         self.dropped: dict[int, tuple[str, str]] = {}
         self._rows: dict[str, Rows] = {}
@@ -291,6 +292,12 @@ def _check_columns(problem: Problem, columns: Collection[str]) -> None:
 
 def _what(spec: FilesTaskSpec, key: str) -> str:
     return f"{key}: data set {spec.dataset!r}" if spec.dataset else key
+
+
+def _label(source: FilesSpec) -> str:
+    """What the files are called, the same by whatever link they are named."""
+    path = os.path.realpath(source.path) if os.path.isabs(source.path) else source.path
+    return dataclasses.replace(source, path=path).label
 
 
 def _stem(path: str) -> str:
