@@ -20,6 +20,7 @@ from r1jax.specs.rewards import AnyReward
 from r1jax.specs.stages import STAGES, StageSpec
 from r1jax.specs.tasks import FilesSpec
 from r1jax.workdir.directory import open_workdir
+from r1jax.workdir.lineage import record_lineage
 from r1jax.workdir.stop import Stopped
 
 CONFIG = """
@@ -82,6 +83,7 @@ def stage(monkeypatch):
     def main(spec, workdir):
         module.calls.append((workdir, spec))
         with open_workdir(workdir, spec) as opened:
+            record_lineage(workdir, spec)
             if module.error:
                 raise module.error
             if len(module.calls) == module.signal_at:

@@ -1,8 +1,8 @@
 """A work directory: what a stage was asked to do, where it ran, and whether it has finished.
 
 README.md lists its files. Every one but LOCK and changes.jsonl is written under another name and then renamed, so none is
-ever half there. A text of config.json that begins with "{here}/" stands for a path from the work directory: directories that
-name each other so can be moved together.
+ever half there. A text of config.json that begins with "{here}/" stands for a path from the work directory: so are written the
+paths inside of it, those inside of the run that it is a stage of, and those of other stages, which all can be moved together.
 
 What is learned is kept apart from how it is run (fields declared with how=True: meshes, micro-batches, cadences, workers). Where a
 directory holds results, a start with another spec
@@ -36,7 +36,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def open_workdir(path: str | Path, spec: Any) -> Iterator[Workdir]:
     TypeError, naming the key, where JSON cannot hold a value.
     """
     path = Path(path).absolute()
-    plain = _to_json(spec)
+    plain = inside_to_here(_to_json(spec), path, root=path)
     with contextlib.ExitStack() as held:
 
         def begin() -> None:
@@ -197,19 +197,28 @@ def changed_code(path: Path, spec: Any) -> list[str]:
 
 
 def from_here(value: Any, path: Path) -> Any:
-    """`value` with "{here}/" at the start of every string made the absolute path of what lies there."""
-    if isinstance(value, Mapping):
-        return {key: from_here(child, path) for key, child in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(from_here(child, path) for child in value)
-    if isinstance(value, str) and value.startswith(HERE):
-        return os.path.normpath(path / value.removeprefix(HERE))
-    return value
+    """`value` with "{here}/" at the start of every text made the absolute path of what lies there."""
+    return _map_texts(
+        lambda text: os.path.normpath(path / text.removeprefix(HERE)) if text.startswith(HERE) else text, value
+    )
 
 
 def to_here(target: Path, path: Path) -> str:
-    """The string that `from_here` at `path` turns into `target`; both absolute."""
+    """The text that `from_here` at `path` turns into `target`; both absolute."""
     return HERE + os.path.relpath(target, path)
+
+
+def inside_to_here(value: Any, path: Path, *, root: Path) -> Any:
+    """`value` with every text that is a path inside of `root`, which is moved as a whole, written as `to_here` at `path` does."""
+    return _map_texts(lambda text: to_here(Path(text), path) if Path(text).is_relative_to(root) else text, value)
+
+
+def _map_texts(function: Callable[[str], str], value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _map_texts(function, child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_map_texts(function, child) for child in value)
+    return function(value) if isinstance(value, str) else value
 
 
 def describe_environment() -> dict[str, Any]:

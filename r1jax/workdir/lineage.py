@@ -53,12 +53,17 @@ def check_lineage(workdir: Path, spec: Any) -> None:
     inputs = _inputs(workdir, spec)
     for key in sorted(before.keys() | inputs.keys()):
         then, now = before.get(key), inputs.get(key)
-        if then != now:
+        if _made(then) != _made(now):
             path = from_here(((now or then) or {}).get("path", ""), workdir)
             what = "is new" if then is None else "is gone" if now is None else "was made anew"
             raise WorkdirError(
                 f"{workdir}: its input {key}={path} {what} since this run was begun; choose another work directory"
             )
+
+
+def _made(described: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What an input is, wherever it lies: config.json says where."""
+    return described and {name: value for name, value in described.items() if name != "path"}
 
 
 def _record(workdir: Path, spec: Any) -> dict[str, Any]:
