@@ -26,7 +26,7 @@ def status(stage: Stage) -> str:
 def evaluations(stage: Stage) -> dict[str, dict[str, Any]]:
     """The first and the last held-out evaluation, "before" and "after", by the names of the figures.
 
-    From summary.json; while there is none, from the rows of full evaluations.
+    From summary.json, which has no "before" where that was sampled otherwise; while there is none, from the rows of full evaluations.
     """
     ends: dict[str, dict[str, Any]] = {"before": {}, "after": {}}
     for name, series in stage.metrics.items():
@@ -35,7 +35,9 @@ def evaluations(stage: Stage) -> dict[str, dict[str, Any]]:
             ends["before"][name.removeprefix("eval/")] = full[-1].values[0]
         if full and len(full[-1].values) > 1:
             ends["after"][name.removeprefix("eval/")] = full[-1].values[-1]
-    return {when: s if isinstance(s := stage.summary.get(when), dict) else figures for when, figures in ends.items()}
+    if not isinstance(stage.summary.get("after"), dict):
+        return ends
+    return {when: s if isinstance(s := stage.summary.get(when), dict) else {} for when in ends}
 
 
 def evaluation_size(stage: Stage, prefix: str) -> str:

@@ -137,6 +137,15 @@ def count_samples(spec: RlSpec, heldout: Sequence[Problem], *, is_full: bool) ->
     return min(len(heldout), spec.eval.problems or MOST_PROBLEMS) * spec.eval.samples
 
 
+def protocol_of(spec: RlSpec, heldout: Sequence[Problem], *, is_full: bool) -> str:
+    """How an evaluation is sampled: figures of different protocols cannot be compared."""
+    samples = spec.eval.final_samples if is_full else spec.eval.samples
+    problems = count_samples(spec, heldout, is_full=is_full) // samples
+    tokens = "all tokens" if spec.eval.top_p is None else f"top-p {spec.eval.top_p}"
+    how = f"temperature {spec.eval.temperature}, {tokens}, seed {spec.eval.seed}"
+    return f"{problems} problems, {samples} samples of each, {how}"
+
+
 def check_scored(phase: Phase, weights: Mapping[str, float]) -> None:
     """Raises RewardsFailedError naming a reward that is trained on and failed on all completions that it applies to.
 

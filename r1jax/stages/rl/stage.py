@@ -26,7 +26,7 @@ from r1jax.objectives.sums import add_metrics
 from r1jax.objectives.weights import token_weights
 from r1jax.policies.policy import load_policy
 from r1jax.policies.reward_model import load_rewards
-from r1jax.processes import require_same
+from r1jax.processes import is_first, require_same
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.weight_sync import WeightSync
 from r1jax.sharding import make_mesh, place_batch
@@ -43,6 +43,7 @@ from r1jax.stages.rl.collect import (
     collect_groups,
     count_samples,
     evaluate_heldout,
+    protocol_of,
     skipped_metrics,
 )
 from r1jax.stages.rl.log import completion_rows, count_tokens, rollout_metrics, update_metrics
@@ -150,16 +151,27 @@ def main(spec: RlSpec, workdir: Path) -> dict:
         # Train state
         state, update, score = build(spec, policy.model, params, buffers)
         del params, buffers
-        state, extra = run.restore(state, before=None, num_tokens=0)
+        protocol = protocol_of(spec, heldout, is_full=True)
+        state, extra = run.restore(state, before=None, protocol=protocol, num_tokens=0)
         if "prompts" in extra:
             prompts.set_state(extra["prompts"])
         updates, before, num_tokens = int(state["step"]), extra["before"], extra["num_tokens"]
+        first_protocol = extra.get("protocol", protocol)
+        if first_protocol != protocol and is_first():
+            print(
+                f"the first evaluation was of {first_protocol}; now it is {protocol}: they are not compared", flush=True
+            )
 
         def save():
             run.save(updates, state, extra_now())
 
         def extra_now() -> dict[str, Any]:
-            return {"prompts": prompts.get_state(), "before": before, "num_tokens": num_tokens}
+            return {
+                "prompts": prompts.get_state(),
+                "before": before,
+                "protocol": first_protocol,
+                "num_tokens": num_tokens,
+            }
 
         num_few, num_many = (count_samples(spec, heldout, is_full=is_full) for is_full in (False, True))
 
@@ -179,10 +191,11 @@ def main(spec: RlSpec, workdir: Path) -> dict:
                 metrics.write(updates, row if is_full else row | {"time/eval": time.perf_counter() - mark})
                 return scores
 
-            def keep_best(scores: dict[str, float]):
+            def keep_best(scores: dict[str, float], *, is_full: bool = False):
                 metric = "pass@1" if "pass@1" in scores else "reward"
                 if metric in scores:
-                    run.save_best(updates, state, extra_now(), metric=metric, value=scores[metric])
+                    named = f"{metric} of {protocol_of(spec, heldout, is_full=is_full)}"
+                    run.save_best(updates, state, extra_now(), metric=named, value=scores[metric])
 
             try:
                 if before is None:
@@ -218,12 +231,12 @@ def main(spec: RlSpec, workdir: Path) -> dict:
                 save()
                 after = evaluate_now(is_full=True)
                 if not run.checkpoints.has_best:  # no evaluation along the way
-                    keep_best(after)
+                    keep_best(after, is_full=True)
             except Stopped:
                 if before is not None:  # else there is nothing yet that a new start would not have
                     save()
                 raise
-        summary = {"before": before, "after": after, "updates": updates}
+        summary = {"before": before if first_protocol == protocol else None, "after": after, "updates": updates}
         summary["compilations"] = collector.engine.num_compilations() - compiled_before
         return run.mark_done(summary)
 
