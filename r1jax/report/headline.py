@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from r1jax.report.markup import duration, escape, show
+from r1jax.report.markup import duration, show
 from r1jax.workdir.read import Stage, dig, number, with_limits
 
 
 def status(stage: Stage) -> str:
-    """HTML: whether the stage is finished, and where it stands."""
+    """Whether the stage is finished, and where it stands."""
     total = stage.config.get("num_updates")
     of = f" of {total:,}" if isinstance(total, int) else ""
     if stage.done:
@@ -62,11 +62,6 @@ def score_names(stage: Stage, *, with_pass_at_k: bool = False) -> list[str]:
     return list(dict.fromkeys(leading))
 
 
-def seed_of(stage: Stage) -> str:
-    """The seed as text; "" if none is recorded."""
-    return "" if stage.seed is None else str(stage.seed)
-
-
 def updates_of(stage: Stage) -> int:
     """Updates done: of the summary, else the last row's."""
     updates = number(stage.summary.get("updates"))
@@ -82,8 +77,8 @@ def length_ends(stage: Stage) -> tuple[float, float]:
     return before, after
 
 
-def headline(stage: Stage) -> str:
-    """HTML cards."""
+def headline(stage: Stage) -> list[tuple[str, str, str]]:
+    """(figure, what it is, a note) of each card."""
     cards = []
     for name in score_names(stage):
         (before, *first), (after, *last) = score(stage, name, "before"), score(stage, name, "after")
@@ -104,7 +99,6 @@ def headline(stage: Stage) -> str:
         cards.append((f"{updates_of(stage):,}", "updates", ""))
     if math.isfinite(stage.wall_seconds):
         cards.append((duration(stage.wall_seconds), "wall time" if stage.done else "wall time so far", ""))
-    if seed_of(stage):
-        cards.append((escape(seed_of(stage)), "seed", ""))
-    texts = [f"<div><b>{figure}</b><span>{label}</span><span>{note}</span></div>" for figure, label, note in cards]
-    return f'<div class="cards">{"".join(texts)}</div>'
+    if stage.seed is not None:
+        cards.append((str(stage.seed), "seed", ""))
+    return cards

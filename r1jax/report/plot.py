@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -34,7 +35,7 @@ class Curve:
 
     steps: np.ndarray
     values: np.ndarray
-    colour: int  # of NUM_LOOKS colours and dashes
+    look: int  # of NUM_LOOKS colours and dashes
     low: np.ndarray | None = None
     high: np.ndarray | None = None
     label: str = ""  # in the legend; "" leaves it out there
@@ -72,13 +73,13 @@ class Curve:
         return dataclasses.replace(self, **means)
 
 
-def draw(curves: Sequence[Curve], panel: Panel, *, title: str = "", raw: bool = True) -> str:
+def draw(curves: Sequence[Curve], panel: Panel, *, title: str = "", raw: bool = True) -> Markup:
     """Draws at least one curve on the axes of a panel and returns an <svg> element.
 
     Args:
         curves: lines and points, or, of a panel that is stacked, areas on top of each other.
         panel: its unit and the ends of its axis; where `low` or `high` is None the data decide.
-        title: read out by screen readers; plain text without markup.
+        title: read out by screen readers.
         raw: show the unsmoothed values faintly behind the smoothed ones.
     """
     curves = [curve.thinned() for curve in curves]
@@ -114,8 +115,8 @@ def draw(curves: Sequence[Curve], panel: Panel, *, title: str = "", raw: bool = 
 
 
 def _line(axes, curve: Curve, *, raw: bool, has_gaps: bool) -> None:
-    colour = _COLOURS[curve.colour % NUM_COLOURS]
-    group = curve.colour // NUM_COLOURS % len(_DASHES)
+    colour = _COLOURS[curve.look % NUM_COLOURS]
+    group = curve.look // NUM_COLOURS % len(_DASHES)
     if curve.low is not None and curve.high is not None:
         if curve.is_points:
             axes.vlines(curve.steps, curve.low, curve.high, color=colour, linewidth=1.2)
@@ -151,7 +152,7 @@ def _stack(axes, curves: Sequence[Curve]) -> None:
     for curve in curves:
         values = np.zeros(len(steps))
         values[np.searchsorted(steps, curve.steps)] = curve.values
-        colour = _COLOURS[curve.colour % NUM_COLOURS]
+        colour = _COLOURS[curve.look % NUM_COLOURS]
         axes.fill_between(steps, base, base + values, color=colour, alpha=0.75, linewidth=0.5, step="mid")
         base = base + values
 
@@ -184,11 +185,11 @@ def _bounds(axes, low: float | None, high: float | None, *, is_fixed: bool) -> N
     axes.set_ylim(bottom, top)
 
 
-def _inline(svg: str, title: str) -> str:
+def _inline(svg: str, title: str) -> Markup:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     _, _, rest = svg.partition('viewBox="')
     box, body = rest.partition('"')[0], rest.partition(">")[2]
     body = re.sub(r'<g id="[^"]*"', "<g", body)  # equal in every plot; the ids that are referred to are salted
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, variable)
-    return re.sub(r">\s+<", "><", f'<svg viewBox="{box}" role="img" aria-label="{title}">{body}')
+    return Markup(re.sub(r">\s+<", "><", f'<svg viewBox="{box}" role="img" aria-label="{escape(title)}">{body}'))

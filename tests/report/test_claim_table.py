@@ -90,7 +90,7 @@ def test_hostile_claims_are_shown_or_left_out(tmp_path):
             "held": bad,
             "protocol": bad,
             "table": {"head": 5, "rows": [[bad], 7]},
-            "figures": [{"curves": curves}],
+            "figures": [{"curves": curves, "unit": "\ud800", "title": "\ud800"}],
         },
         {"figures": 5, "table": [1], "protocol": [bad, 5]},
         7,
