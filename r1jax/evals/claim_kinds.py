@@ -60,8 +60,11 @@ def teaches(claim: specs.TeachesClaim) -> Verdict:
         for metric in claim.metrics
         if (logged := [stage for stage in stages if stage.has_series(f"eval/{metric}")])
     ]
-    limits = [[stage.limits(when, metric) for when in ends] for metric in claim.metrics for stage in stages]
-    is_above = [after[0] > before[1] for before, after in limits]
+    is_above = [
+        stage.limits("after", metric)[0] > stage.limits("before", metric)[1]
+        for metric in claim.metrics
+        for stage in stages
+    ]
     ways = [Finished.how_held_out, *([lambda stage: stage.how_held_out(is_full=False)] if figures else [])]
     return Verdict(
         ours=f"{'; '.join(f'{metric} {gain}' for metric, gain in gains.items())} ({_runs(stages)})",

@@ -95,22 +95,15 @@ class Finished:
         return metric in self._stage.metrics
 
     def curves(self, label: str, metric: str) -> list[dict[str, Any]]:
-        """A metric of metrics.jsonl for a figure of claims.json: one curve, or one for each kind of held-out evaluation.
-
-        Each has its interval where "<metric>_low" and "<metric>_high" were logged as often.
-        """
+        """A metric of metrics.jsonl for a figure of claims.json: one curve, or one for each kind of held-out evaluation."""
         self.series(metric)
-        edges = {name: self._stage.metrics.get(f"{metric}_{name}") for name in ("low", "high")}
-        drawn = []
-        parts = self._stage.curves(metric)
-        for kind, series, is_points in parts:
-            curve: dict[str, Any] = {"label": label, "steps": series.steps.tolist(), "values": series.values.tolist()}
-            limits = {name: edge.by_kind().get(kind) for name, edge in edges.items() if edge is not None}
-            if len(limits) == 2 and all(s is not None and len(s.steps) == len(series.steps) for s in limits.values()):
-                curve |= {name: edge.values.tolist() for name, edge in limits.items() if edge is not None}
-            curve |= {"label": f"{label}, {kind}", "run": label} if len(parts) > 1 else {}
-            curve |= {"is_points": True} if is_points else {}
-            drawn.append(curve)
+        parts, drawn = self._stage.curves(metric), []
+        for kind, series, low, high, is_points in parts:
+            drawn.append({"label": label, "steps": series.steps.tolist(), "values": series.values.tolist()})
+            if low is not None and high is not None:
+                drawn[-1] |= {"low": low.tolist(), "high": high.tolist()}
+            drawn[-1] |= {"label": f"{label}, {kind}", "run": label} if len(parts) > 1 else {}
+            drawn[-1] |= {"is_points": True} if is_points else {}
         return drawn
 
     def training_tokens(self) -> float:

@@ -3,28 +3,20 @@
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from r1jax.report import plot
 from r1jax.report.figures import Drawn, draw_panel
-from r1jax.report.markup import render, visible
+from r1jax.report.markup import visible
 from r1jax.report.panels import Panel
-from r1jax.workdir.read import Run, number, read_json
+from r1jax.workdir.read import Stage, number
 
 
-def claims_section(run: Run) -> Markup:
-    """The claims of every stage that has claims.json; "" without one."""
-    notes: list[str] = []
-    stages = []
-    for stage in run.stages:
-        rows = _of(dict, read_json(stage.path / "claims.json", notes, list))
-        claims = [_claim(row, name=f"{stage.name} {index}") for index, row in enumerate(rows)]
-        stages += [(stage.config.get("note"), claims)] if claims else []
-    return render("claims.html", stages=stages, notes=notes)
+def claims(stage: Stage) -> list[dict[str, Any]]:
+    """The rows of claims.json, with what is a list there, and with their figures drawn."""
+    return [_claim(row, name=f"{stage.name} {index}") for index, row in enumerate(_of(dict, stage.claims))]
 
 
 def _claim(row: dict[str, Any], *, name: str) -> dict[str, Any]:
-    """A row of claims.json, with what is a list there, and with its figures drawn."""
     cells = row["table"] if isinstance(row.get("table"), dict) else {}
     figures = [drawn for one in _of(dict, row.get("figures")) if (drawn := _drawn(one, name=name))]
     return row | {

@@ -1,7 +1,7 @@
 """Panels with their curves: title, legend with first and last value, notes and the plot."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +10,8 @@ from markupsafe import Markup
 from r1jax.report import plot
 from r1jax.report.headline import evaluation_size
 from r1jax.report.markup import show, visible
-from r1jax.report.panels import OTHER, Line, Panel
-from r1jax.workdir.read import Series, Stage
+from r1jax.report.panels import OTHER, Line, Panel, resolve
+from r1jax.workdir.read import Stage
 
 _COMPARED = "Points, and the figures above: first and last evaluation. Lines: along the way."
 _SMOOTHED = "Smoothed over a tenth of the run"
@@ -35,7 +35,7 @@ class Section(NamedTuple):
     is_folded: bool
 
 
-def stage_figures(stage: Stage, sections: dict[str, list[Panel]]) -> list[Section]:
+def stage_figures(stage: Stage) -> list[Section]:
     """Every panel of one stage, under the headings of its sections."""
 
     def draw(panel: Panel) -> Iterator[Drawn | str]:
@@ -45,10 +45,10 @@ def stage_figures(stage: Stage, sections: dict[str, list[Panel]]) -> list[Sectio
         if curves:
             yield draw_panel(dataclasses.replace(panel, note=note), curves, name=f"{stage.name} {panel.title}")
 
-    return _sections(sections, draw)
+    return _sections(stage.metrics, draw)
 
 
-def compared_figures(stages: dict[str, Stage], sections: dict[str, list[Panel]]) -> list[Section]:
+def compared_figures(stages: dict[str, Stage]) -> list[Section]:
     """Every metric of every panel with one curve a run. Keys are the runs' labels, in order of their looks."""
     drawn: set[str] = set()  # a line may be one of several panels
 
@@ -69,7 +69,7 @@ def compared_figures(stages: dict[str, Stage], sections: dict[str, list[Panel]])
             alone = dataclasses.replace(panel, title=title, note=note, stacked=False)
             yield draw_panel(alone, curves, name=title, raw=len(runs) <= 4)
 
-    return _sections(sections, draw)
+    return _sections({name: None for stage in stages.values() for name in stage.metrics}, draw)
 
 
 def draw_panel(panel: Panel, curves: list[plot.Curve], *, name: str, raw: bool = True) -> Drawn | str:
@@ -90,9 +90,10 @@ def draw_panel(panel: Panel, curves: list[plot.Curve], *, name: str, raw: bool =
     return Drawn(panel.title, curves, " ".join(filter(None, notes)), svg)
 
 
-def _sections(sections: dict[str, list[Panel]], draw: Callable[[Panel], Iterator[Drawn | str]]) -> list[Section]:
+def _sections(names: Collection[str], draw: Callable[[Panel], Iterator[Drawn | str]]) -> list[Section]:
+    """The sections that metrics of these names fill."""
     results = []
-    for title, panels in sections.items():
+    for title, panels in resolve(names).items():
         figures = [figure for panel in panels for figure in draw(panel)]
         drawn = [figure for figure in figures if isinstance(figure, Drawn)]
         constant = [figure for figure in figures if isinstance(figure, str)]
@@ -103,18 +104,15 @@ def _sections(sections: dict[str, list[Panel]], draw: Callable[[Panel], Iterator
 def _curves(stage: Stage, line: Line, look: int, panel: Panel, *, label: str, band: bool = True) -> list[plot.Curve]:
     """The curves of one metric: first and last evaluations as points, apart from those along the way."""
     curves = []
-    parts = stage.curves(line.metric)
-    edges = [stage.metrics[name].by_kind() for name in (line.low, line.high) if band and name in stage.metrics]
-    for kind, series, is_points in parts:
+    parts = stage.curves(line.metric, (line.low, line.high))
+    for kind, series, low, high, is_points in parts:
         if is_points and panel.is_along_the_way and stage.is_evaluated_along_the_way:
             continue
-        limits = [_at(series.steps, edge[kind]) for edge in edges if kind in edge]
-        low, high = limits if len(limits) == 2 else (None, None)
         when = f"{kind}" if len(parts) > 2 else "first and last" if is_points else "along the way"
         name = f"{label}, {when}" if len(parts) > 1 else label
-        curves.append(
-            plot.Curve(series.steps, series.values, look, low, high, name, panel.is_exact, is_points=is_points)
-        )
+        low, high = (low, high) if band else (None, None)
+        curve = plot.Curve(series.steps, series.values, look, low, high, name, panel.is_exact, is_points=is_points)
+        curves.append(curve)
     return curves
 
 
@@ -129,12 +127,6 @@ def _with_one_label(curves: list[plot.Curve], label: str) -> list[plot.Curve]:
         dataclasses.replace(line, label=label, ends=ends),
         *(dataclasses.replace(other, label="") for other in others),
     ]
-
-
-def _at(steps: np.ndarray, series: Series) -> np.ndarray:
-    """The values of a series at `steps` [n], nan where it has none."""
-    values = dict(zip(series.steps, series.values, strict=True))
-    return np.array([values.get(step, np.nan) for step in steps])
 
 
 def _evaluated_on(panel: Panel, stage: Stage, curves: list[plot.Curve]) -> str:

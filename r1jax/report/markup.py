@@ -22,7 +22,7 @@ _PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t
 
 def render(template: str, **values: Any) -> Markup:
     """A template of this folder, filled in: what is no `Markup` is escaped, and nothing stays hidden."""
-    return Markup(visible(_TEMPLATES.get_template(template).render(values)))
+    return Markup(visible(TEMPLATES.get_template(template).render(values)))
 
 
 def visible(text: str) -> str:
@@ -83,9 +83,9 @@ def setting(value: Any) -> str:
     return clip(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str), 300)
 
 
-_TEMPLATES = jinja2.Environment(
+TEMPLATES = jinja2.Environment(
     # Line breaks and indentation are for the reader of a template: none gets into a page.
     loader=jinja2.FunctionLoader(lambda name: re.sub(r"\n\s*", "", Path(__file__).with_name(name).read_text("utf-8"))),
     autoescape=True,
 )
-_TEMPLATES.filters |= {"clip": clip, "highlight": highlight, "show": show, "duration": duration, "setting": setting}
+TEMPLATES.filters |= {"clip": clip, "highlight": highlight, "show": show, "duration": duration, "setting": setting}

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from r1jax.report.claim_table import claims_section
+from r1jax.report.claim_table import claims
 from r1jax.report.examples import examples
 from r1jax.report.figures import compared_figures, stage_figures
 from r1jax.report.headline import headline, length_ends, score, score_names, status, updates_of
 from r1jax.report.markup import duration, render, show, show_interval
-from r1jax.report.panels import resolve
 from r1jax.report.tables import scores, tables
 from r1jax.workdir.read import Stage, flatten, read_run
 
@@ -32,31 +31,9 @@ def write_report(workdir: str | Path, *, out: str | Path | None = None) -> Path:
     # What a reader looks for first: the stages that learn from rewards. Those before them are folded.
     leading = [] if is_long else [stage for stage in run.stages if stage.is_rl] or list(run.stages)
     seconds = [stage.wall_seconds for stage in run.stages if math.isfinite(stage.wall_seconds)]
-    views = [_view(stage, is_leading=stage in leading, is_folded=is_long or stage.done) for stage in run.stages]
-    values = {"name": run.path.resolve().name, "claims": claims_section(run), "stages": views, "is_long": is_long}
     total = f"{len(run.stages)} stages" + (f", {duration(sum(seconds))} altogether" if seconds else "")
+    values = {"name": run.path.resolve().name, "stages": run.stages, "is_long": is_long, "leading": leading}
     return _save(Path(out) if out else run.path / "report.html", "run.html", **values, total_time=total)
-
-
-def _view(stage: Stage, *, is_leading: bool, is_folded: bool) -> dict[str, Any]:
-    """What the page shows of a stage."""
-    notes = list(stage.notes)
-    return {
-        "stage": stage,
-        "is_leading": is_leading,
-        "is_folded": is_folded and not is_leading,
-        "status": status(stage),
-        "facts": _facts(stage),
-        "cards": headline(stage),
-        "tables": tables(stage, notes),
-        "sections": stage_figures(stage, resolve(stage.metrics)) if stage.has_curves else [],
-        "examples": examples(stage),
-        "settings": {
-            title: [(key, value) for key, value in flatten(tree) if key]
-            for title, tree in (("Settings", stage.config), ("Environment", stage.environment))
-        },
-        "notes": notes,
-    }
 
 
 def _facts(stage: Stage) -> list[str]:
@@ -106,41 +83,25 @@ def _labels(paths: list[Path]) -> list[str]:
 
 
 def _group(stages: dict[str, Stage]) -> dict[str, Any]:
-    """What the page shows of the stages that go together."""
+    """What the page shows of the stages that go together, by the labels of their runs."""
     every = list(stages.values())
     titles = list(dict.fromkeys(stage.name for stage in every))
     names = list(dict.fromkeys(name for stage in every for name in score_names(stage, with_pass_at_k=True)))
     finals = [[score(stage, name, "after")[0] for stage in every] for name in names]
-    has_spread = len(every) > 1 and any(np.isfinite(values).sum() > 1 for values in finals)
+    has_spread = any(np.isfinite(values).sum() > 1 for values in finals)
     settings = {label: dict(flatten(stage.config)) for label, stage in stages.items()}
     keys = dict.fromkeys(key for tree in settings.values() for key in tree if key)
     lines = [[key, *(tree.get(key, "–") for tree in settings.values())] for key in keys]
-    metrics = {name: None for stage in every for name in stage.metrics}
-    has_curves = all(stage.has_curves for stage in every)
     return {
         "title": " / ".join(titles) if len(stages) <= 4 else every[0].name,
+        "stages": stages,
         "names": names,
         "has_lengths": any(np.isfinite(length_ends(stage)).any() for stage in every),
         "has_scores": any(map(scores, every)),
-        "runs": {label: _scored(stage, names) for label, stage in stages.items()},
         "spreads": [_spread(values) for values in finals] if has_spread else [],
         "has_settings": any(settings.values()),
         "different": [line for line in lines if len({json.dumps(value, default=str) for value in line[1:]}) > 1],
-        "notes": [f"{label}: {note}" for label, stage in stages.items() for note in stage.notes],
-        "sections": compared_figures(stages, resolve(metrics)) if has_curves else [],
-    }
-
-
-def _scored(stage: Stage, names: Sequence[str]) -> dict[str, Any]:
-    """The line of a run in the table: figures before and after, and how it was made."""
-    ends = [(show(score(stage, name, "before")[0]), show_interval(*score(stage, name, "after"))) for name in names]
-    state = "finished" if stage.done else status(stage)
-    seed = "" if stage.seed is None else stage.seed
-    return {
-        "ends": ends,
-        "length": [show(round(value, 1)) for value in length_ends(stage)],
-        "scores": scores(stage),
-        "made": [f"{updates_of(stage):,}", duration(stage.wall_seconds), seed, state],
+        "sections": compared_figures(stages) if all(stage.has_curves for stage in every) else [],
     }
 
 
@@ -153,8 +114,26 @@ def _save(path: Path, template: str, **values: Any) -> Path:
     """Writes a page in one move, so that a reader never sees half of it."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(render(template, **values), encoding="utf-8")
+        part.write_text(render(template, **_FUNCTIONS, **values), encoding="utf-8")
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+_FUNCTIONS: dict[str, Any] = {
+    "claims": claims,
+    "examples": examples,
+    "facts": _facts,
+    "figures": stage_figures,
+    "flatten": flatten,
+    "headline": headline,
+    "interval": show_interval,
+    "length_ends": length_ends,
+    "score": score,
+    "scores": scores,
+    "status": status,
+    "tables": tables,
+    "updates_of": updates_of,
+}
+"""What the templates call."""

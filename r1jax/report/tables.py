@@ -9,7 +9,7 @@ from markupsafe import escape
 
 from r1jax.report.headline import evaluation_size, evaluations
 from r1jax.report.markup import show, show_interval
-from r1jax.workdir.read import Stage, dig, number, read_json, with_limits
+from r1jax.workdir.read import Stage, dig, number, with_limits
 
 
 class Table(NamedTuple):
@@ -40,9 +40,9 @@ _MEANINGS = {
 """Of a reward model's held-out figures (r1jax.evals.reward_model)."""
 
 
-def tables(stage: Stage, notes: list[str]) -> list[Table]:
+def tables(stage: Stage) -> list[Table]:
     """What there is of an evaluation's tasks, a set's domains and dropped samples, pairs, a reward model's figures."""
-    summary, data = stage.summary, read_json(stage.path / "table.json", notes)
+    summary, data = stage.summary, stage.table
     ends = {when: figures for when, figures in evaluations(stage).items() if figures}
     size = evaluation_size(stage, "final_")
     asked = f"{show(number(data.get('samples')))} samples of {show(number(data.get('prompts')))} prompts"

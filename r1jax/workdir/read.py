@@ -8,9 +8,9 @@ import datetime
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -65,6 +65,16 @@ class Series:
         return float(self.values[0]), float(self.values[-1])
 
 
+class Curve(NamedTuple):
+    """Points [n] of a metric that belong together, with the edges of their band [n] where each has them."""
+
+    kind: Evaluation | None  # None: of no evaluation
+    series: Series
+    low: np.ndarray | None
+    high: np.ndarray | None
+    is_points: bool  # no line joins them
+
+
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """What one stage's folder holds."""
@@ -75,6 +85,8 @@ class Stage:
     config: dict[str, Any]
     environment: dict[str, Any]
     summary: dict[str, Any]
+    table: dict[str, Any]  # of a stage that made data: table.json
+    claims: list[Any]  # of a stage that judged them: claims.json
     metrics: Mapping[str, Series]
     last_step: int  # of the last row; 0 if there is none
     last_time: str  # when the last row was written, local time; "" without rows
@@ -99,14 +111,22 @@ class Stage:
         files += (self.path / "completions").glob("*.jsonl")
         return self.done or bool(self.last_time) or any(file.is_file() for file in files)
 
-    def curves(self, metric: str) -> list[tuple[Evaluation | None, Series, bool]]:
-        """(kind, series, whether its points are single ones) of each kind of evaluation; one of what is no held-out metric.
+    def curves(self, metric: str, band: Sequence[str] = ()) -> list[Curve]:
+        """A metric by kinds of evaluation, in order of samples; one curve of what is no held-out metric.
 
-        Between the first and the last evaluation others were made, or none: no line joins them.
+        Between the first and the last evaluation others were made, or none: no line joins them. The edges of the band are in
+        <metric>_low and <metric>_high, unless it names others.
         """
-        parts = self.metrics[metric].by_kind().items()
-        single = self.is_evaluated_along_the_way
-        return [(k, s, k is not None and k.is_full and (single or len(s.steps) <= 2)) for k, s in parts]
+        names = band or (f"{metric}_low", f"{metric}_high")
+        edges = [self.metrics[name].by_kind() for name in names if name in self.metrics]
+        curves = []
+        for kind, series in self.metrics[metric].by_kind().items():
+            of_kind = [edge[kind] for edge in edges if kind in edge]
+            limits = [edge.values for edge in of_kind if np.array_equal(edge.steps, series.steps)]
+            low, high = limits if len(limits) == 2 else (None, None)
+            is_single = self.is_evaluated_along_the_way or len(series.steps) <= 2
+            curves.append(Curve(kind, series, low, high, is_points=kind is not None and kind.is_full and is_single))
+        return curves
 
     @property
     def is_evaluated_along_the_way(self) -> bool:
@@ -286,6 +306,8 @@ def read_stage(path: Path) -> Stage:
         config=config,
         environment=environment,
         summary=summary,
+        table=read_json(path / "table.json", notes),
+        claims=read_json(path / "claims.json", notes, list),
         metrics=metrics,
         last_step=int(max((series.steps[-1] for series in metrics.values()), default=0)),
         last_time=f"{written:%Y-%m-%d %H:%M:%S}" if written else "",

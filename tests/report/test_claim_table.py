@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from r1jax.report.claim_table import claims_section
-from r1jax.workdir.read import read_run
+from r1jax.report import write_report
+from tests.report.test_page import read
 
 CURVE = {
     "label": "seed 0",
@@ -37,7 +37,8 @@ def section(tmp_path, text, **config):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"stage": "claims", **config}))
     (folder / "claims.json").write_text(text)
-    return claims_section(read_run(tmp_path))
+    (folder / "DONE").touch()
+    return read(write_report(tmp_path))
 
 
 def test_every_claim_has_a_line_with_its_mark_and_below_it_what_it_rests_on(tmp_path):
@@ -66,7 +67,8 @@ def test_without_claims_there_is_no_section(tmp_path):
     (tmp_path / "rl").mkdir()
     (tmp_path / "rl" / "config.json").write_text('{"stage": "rl"}')
     (tmp_path / "rl" / "DONE").touch()
-    assert claims_section(read_run(tmp_path)) == ""
+    text = read(write_report(tmp_path))
+    assert "The paper's claims" not in text and 'class="claims"' not in text and "<details open>" not in text
 
 
 @pytest.mark.parametrize("text", ['{"claim": 1}', "[", ""])
@@ -97,4 +99,4 @@ def test_hostile_claims_are_shown_or_left_out(tmp_path):
     ]
     text = section(tmp_path, json.dumps(rows), note=[bad])
     assert "<script" not in text and "&lt;script&gt;" in text
-    assert text.count("<svg") == 1 and text.count("<details") == 2
+    assert text.count("<svg") == 1 and text.count("<details open>") == 2

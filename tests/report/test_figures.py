@@ -3,11 +3,10 @@ import re
 
 import numpy as np
 import pytest
-from markupsafe import Markup
 
 from r1jax.report import compare, write_report
 from r1jax.report.figures import Drawn, draw_panel
-from r1jax.report.markup import render
+from r1jax.report.markup import TEMPLATES
 from r1jax.report.panels import Panel
 from r1jax.report.plot import NUM_LOOKS, Curve
 from tests.report.synthetic import evaluated_rows, short_row, write_lines
@@ -98,12 +97,8 @@ def test_stacked_outliers_are_cut_off_and_said(tmp_path):
 
 def test_looks_tell_all_runs_apart(tmp_path):
     for is_points in (False, True):
-        curves = [
-            Curve(np.arange(2.0), np.arange(2.0), look, label="x", is_points=is_points) for look in range(NUM_LOOKS)
-        ]
-        drawn = [Drawn("", [curve], "", Markup("")) for curve in curves]
-        claims = [("", [{"figures": drawn}])]
-        swatches = re.findall("<i [^>]*>", render("claims.html", stages=claims, notes=[]))
+        swatch = TEMPLATES.get_template("parts.html").module.swatch
+        swatches = [swatch(look, is_points) for look in range(NUM_LOOKS)]
         assert len(set(swatches)) == len(swatches) == NUM_LOOKS >= 16
     runs = [make_evaluated(tmp_path / f"run_{i:02}", [s + 0.01 * i for s in SCORES]) for i in range(16)]
     text = read(compare(runs, out=tmp_path / "page.html"))
