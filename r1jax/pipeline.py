@@ -32,12 +32,12 @@ from r1jax.specs.reader import SpecError, read
 from r1jax.specs.rewards import ModelReward
 from r1jax.specs.stages import STAGES
 from r1jax.training.checkpoint import checkpoint_steps
-from r1jax.workdir.code_digest import code_digests
 from r1jax.workdir.directory import (
     WorkdirError,
     changed_code,
     check_same_config,
     check_workdir,
+    code_digests,
     from_here,
     inside_to_here,
     open_workdir,

@@ -14,7 +14,7 @@ import jax
 from r1jax.processes import is_first
 from r1jax.specs.stages import RlSpec, StageSpec, TrainingSpec
 from r1jax.training.checkpoint import Checkpoints
-from r1jax.workdir.directory import Workdir, open_workdir
+from r1jax.workdir.directory import mark_done, open_workdir, require_space
 from r1jax.workdir.lineage import record_lineage
 from r1jax.workdir.metrics import MetricsWriter
 from r1jax.workdir.progress import Progress
@@ -26,18 +26,13 @@ class OpenRun:
     """A stage that is under way in its work directory; made by ``open_run``."""
 
     spec: StageSpec
-    directory: Workdir
+    path: Path  # the work directory
     stop: Stop
     progress: Progress
     checkpoints: Any  # Checkpoints; None where the stage trains nothing
     lineage: dict[str, Any]  # the inputs by the keys of the spec that name them
     started: float  # time.monotonic() of this start
     earlier_seconds: float = 0.0  # of the starts before
-
-    @property
-    def path(self) -> Path:
-        """The work directory."""
-        return self.directory.path
 
     def metrics(self, *, total: int, done: int) -> MetricsWriter:
         """The writer of metrics.jsonl, of ``total`` updates or batches of which so many were done before."""
@@ -53,7 +48,7 @@ class OpenRun:
         Raises WorkdirError where the checkpoints to come do not fit on the disk.
         """
         to_come = self.checkpoints.bytes_to_come(state, with_best=isinstance(self.spec, RlSpec))
-        self.directory.require_space(to_come)
+        require_space(self.path, to_come)
         if self.checkpoints.latest_step() is None:
             return state, fresh
         self.progress.phase("restoring")
@@ -81,7 +76,7 @@ class OpenRun:
             self.progress.phase("saving")
             self.checkpoints.wait()
         summary = {"wall_seconds": self.wall_seconds(), "seed": self.spec.seed} | dict(summary)
-        self.directory.mark_done(summary)
+        mark_done(self.path, summary)
         self.progress.phase("")
         return summary
 
@@ -99,14 +94,14 @@ def open_run(spec: StageSpec, workdir: str | Path, mesh: jax.sharding.Mesh | Non
     """
     with contextlib.ExitStack() as stack:
         started = time.monotonic()
-        directory = stack.enter_context(open_workdir(workdir, spec))
+        path = stack.enter_context(open_workdir(workdir, spec))
         progress = stack.enter_context(contextlib.closing(Progress(shown=is_first())))
         if mesh is not None:
             stack.enter_context(jax.set_mesh(mesh))
         stop = stack.enter_context(graceful_stop())
-        lineage = record_lineage(directory.path, spec)
+        lineage = record_lineage(path, spec)
         checkpoints = None
         if isinstance(spec, TrainingSpec):
-            checkpoints = Checkpoints(directory.path, keep=spec.keep_checkpoints, every=spec.checkpoint_every)
+            checkpoints = Checkpoints(path, keep=spec.keep_checkpoints, every=spec.checkpoint_every)
             stack.enter_context(checkpoints)
-        yield OpenRun(spec, directory, stop, progress, checkpoints, lineage, started)
+        yield OpenRun(spec, path, stop, progress, checkpoints, lineage, started)

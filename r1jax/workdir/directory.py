@@ -26,13 +26,16 @@ must see the directory, for checkpoints are written by all.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import fcntl
+import hashlib
 import importlib.metadata
+import importlib.util
+import inspect
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -45,12 +48,13 @@ import jax
 from r1jax.processes import on_first
 from r1jax.specs.fields import leaves, to_plain
 from r1jax.specs.reader import HERE, SpecError, read
-from r1jax.workdir.code_digest import code_digests
+from r1jax.workdir.read import read_json
 
 MARGIN_BYTES = 1 << 26
 """Free space beyond the checkpoints: metrics, completions, TensorBoard."""
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "reasoning-gym")
 _ENVIRONMENT_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+_FUNCTION = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
 _ABSENT = "(absent)"
 _OF_A_RUN = ("lineage.json", "changes.jsonl", "metrics.jsonl", "best.json", "summary.json", "error.txt", "report.html")
 _OF_A_RUN += ("verdicts.jsonl", "completions", "tensorboard", "checkpoints", "parts", "model.json", "tokenizer")
@@ -61,29 +65,24 @@ class WorkdirError(RuntimeError):
     """A work directory cannot be used; the message names it and says why."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Workdir:
-    """An open work directory."""
+def require_space(path: Path, num_bytes: int) -> None:
+    """Raises WorkdirError unless the disk has `num_bytes` and MARGIN_BYTES free; call it before anything is computed."""
+    on_first(lambda: _require_space(path, num_bytes))
 
-    path: Path
 
-    def require_space(self, num_bytes: int) -> None:
-        """Raises WorkdirError unless its disk has `num_bytes` and MARGIN_BYTES free; call it before anything is computed."""
-        on_first(lambda: _require_space(self.path, num_bytes))
+def mark_done(path: Path, summary: Mapping[str, Any]) -> None:
+    """Writes summary.json, then DONE."""
 
-    def mark_done(self, summary: Mapping[str, Any]) -> None:
-        """Writes summary.json, then DONE."""
+    def write() -> None:
+        write_json(path / "summary.json", summary)
+        write_text(path / "DONE", "")
 
-        def write() -> None:
-            write_json(self.path / "summary.json", summary)
-            write_text(self.path / "DONE", "")
-
-        on_first(write)
+    on_first(write)
 
 
 @contextlib.contextmanager
-def open_workdir(path: str | Path, spec: Any) -> Iterator[Workdir]:
-    """Makes or reopens a work directory and keeps it locked while the context lasts.
+def open_workdir(path: str | Path, spec: Any) -> Iterator[Path]:
+    """Makes or reopens a work directory and keeps it locked while the context lasts; gives its absolute path.
 
     Args:
       path: the directory; made, with its parents, where there is none.
@@ -110,7 +109,7 @@ def open_workdir(path: str | Path, spec: Any) -> Iterator[Workdir]:
                 raise WorkdirError(f"{path}: cannot write the work directory: {error}") from error
 
         on_first(begin)
-        yield Workdir(path)
+        yield path
 
 
 def check_workdir(path: Path, spec: Any) -> None:
@@ -182,17 +181,34 @@ def read_summary(path: Path, spec: Any) -> dict[str, Any] | None:
     if not (path / "DONE").exists():
         return None
     try:
-        is_whole = not check_same_config(path, spec)
+        is_longer = check_same_config(path, spec)
     except WorkdirError:
         return None
-    summary = _read(path, "summary.json") if is_whole else None
-    return summary if isinstance(summary, dict) else None
+    return None if is_longer else read_json(path / "summary.json", []) or None
+
+
+def code_digests(spec: Any) -> dict[str, str]:
+    """Digest of each module that a "module:function" text anywhere in a spec (or in dicts and lists) names.
+
+    The key is the module. Where it has no file (a notebook's __main__) the key is the whole string and the digest that
+    of the function's source. What has no source at all is left out; so is what those modules import.
+    """
+    sources: dict[str, bytes] = {}
+    for name in sorted({text for _, text, _, _ in leaves(spec) if isinstance(text, str) and _FUNCTION.fullmatch(text)}):
+        module, _, function = name.partition(":")
+        # Packages above it are code of others: whoever calls the function says what is wrong with them.
+        with contextlib.suppress(Exception):
+            if (found := importlib.util.find_spec(module)) and found.origin:
+                sources[module] = Path(found.origin).read_bytes()
+        if module not in sources:
+            with contextlib.suppress(AttributeError, OSError, TypeError):
+                sources[name] = inspect.getsource(getattr(sys.modules.get(module), function)).encode()
+    return {name: hashlib.sha256(source).hexdigest()[:16] for name, source in sources.items()}
 
 
 def changed_code(path: Path, spec: Any) -> list[str]:
     """The modules and functions that the spec names whose source is not what it was at the directory's latest start."""
-    environment = _read(path, "environment.json")
-    before = environment.get("code", {}) if isinstance(environment, dict) else {}
+    before = read_json(path / "environment.json", []).get("code", {})
     return [name for name, digest in code_digests(spec).items() if before.get(name, digest) != digest]
 
 
@@ -276,12 +292,6 @@ def _to_json(spec: Any) -> dict[str, Any]:
     return to_plain(spec)
 
 
-def _read(path: Path, name: str) -> Any:
-    """What a JSON file of the work directory holds; None if there is none or it is damaged."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
-        return from_here(json.loads((path / name).read_text(encoding="utf-8")), path)
-
-
 def _require_space(path: Path, num_bytes: int) -> None:
     free, needed = shutil.disk_usage(path).free, num_bytes + MARGIN_BYTES
     if free < needed:
@@ -310,12 +320,13 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _differences(path: Path, spec: Any) -> tuple[dict[str, list], dict[str, list]]:
     """Dotted key -> [value there, value now], of `how` fields and of others. Raises WorkdirError if config.json is damaged."""
-    plain = _read(path, "config.json")
-    if not isinstance(plain, dict):
+    notes: list[str] = []
+    there = from_here(read_json(path / "config.json", notes), path)
+    if notes:
         raise WorkdirError(f"{path / 'config.json'} is damaged")
     pairs: dict[str, list] = {}
     how_keys = set()
-    for side, values in enumerate((plain, from_here(to_plain(spec), path))):
+    for side, values in enumerate((there, from_here(to_plain(spec), path))):
         with contextlib.suppress(SpecError):  # of an older version, or another stage
             values = read(type(spec), values)  # fills in defaults, and says of each leaf what it is
         for key, leaf, is_how, _ in leaves(values):
