@@ -300,7 +300,7 @@ def _updates_with(stage: Finished, metric: str) -> int:
     return int(steps[-1] - steps[0]) + of_a_row
 
 
-KINDS: dict[type, Callable[[Any], Verdict]] = {
+VERDICT_OF: dict[type, Callable[[Any], Verdict]] = {
     specs.TeachesClaim: teaches,
     specs.LengthensClaim: lengthens,
     specs.LanguageRepairedClaim: language_repaired,
@@ -314,4 +314,4 @@ KINDS: dict[type, Callable[[Any], Verdict]] = {
 
 def judge_claim(claim: specs.AnyClaim) -> Verdict:
     """Whether a claim held."""
-    return KINDS[type(claim)](claim)
+    return VERDICT_OF[type(claim)](claim)

@@ -8,7 +8,7 @@ from r1jax.report import plot
 from r1jax.report.figures import Drawn, draw_panel
 from r1jax.report.markup import visible
 from r1jax.report.panels import Panel
-from r1jax.workdir.read import Stage, number
+from r1jax.workdir.read import Stage, to_float
 
 
 def claims(stage: Stage) -> list[dict[str, Any]]:
@@ -47,7 +47,7 @@ def _drawn(one: dict[str, Any], *, name: str) -> Drawn | str:
 
 def _numbers(values: Any) -> np.ndarray:
     """The list as an array; empty if it is none, or holds what is no finite number."""
-    array = np.array([number(value) for value in values] if isinstance(values, list) else [])
+    array = np.array([to_float(value) for value in values] if isinstance(values, list) else [])
     return array if np.isfinite(array).all() else np.array([])
 
 

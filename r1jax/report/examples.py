@@ -9,14 +9,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from r1jax.report.markup import count_marked, render, show
-from r1jax.workdir.read import Stage, dig, number, read_rows, step_of
+from r1jax.report.markup import count_marked, fill, show
+from r1jax.workdir.read import Stage, dig, read_rows, step_of, to_float
 
 _MAX_ROWS = 20_000  # a file; more are not looked at
 _MAX_PAIRS = 4  # a split
 _MAX_EXTREMES = 2
 
-Rows = list[dict[str, Any]]
+Completions = list[dict[str, Any]]
 
 
 def examples(stage: Stage) -> Markup:
@@ -38,10 +38,10 @@ def examples(stage: Stage) -> Markup:
             when, rows = ends[-1]
             parts.append({"title": f"{title}: {' and '.join(when for when, _ in ends)}", "pairs": _pairs(ends)})
             parts[-1] |= {"when": when, "extremes": _extremes(when, rows) if split == "train" else []}
-    return render("examples.html", parts=parts, notes=notes)
+    return fill("examples.html", parts=parts, notes=notes)
 
 
-def pair_up(first: Rows, last: Rows, *, limit: int) -> list[tuple[Rows, Rows]]:
+def pair_up(first: Completions, last: Completions, *, limit: int) -> list[tuple[Completions, Completions]]:
     """Pairs groups of completions: of the same problem where both have it, else of the same kind.
 
     Kinds take turns and problems come in the order of the file, so that nothing is picked for its score.
@@ -69,7 +69,7 @@ def question(row: dict[str, Any]) -> str:
     return asked if isinstance(asked, str) and asked else str(row.get("prompt", ""))
 
 
-def _read(path: Path, notes: list[str]) -> Rows:
+def _read(path: Path, notes: list[str]) -> Completions:
     return [row for row in read_rows(path, notes, limit=_MAX_ROWS) if isinstance(row.get("completion"), str)]
 
 
@@ -78,7 +78,7 @@ def _kind(row: dict[str, Any]) -> str:
     return next((kind for kind in kinds if isinstance(kind, str)), "")
 
 
-def _by_problem(rows: Rows) -> dict[str, Rows]:
+def _by_problem(rows: Completions) -> dict[str, Completions]:
     return _group_by(rows, lambda r: json.dumps([r.get("problem"), r.get("prompt")], sort_keys=True, default=str))
 
 
@@ -89,14 +89,14 @@ def _group_by(items: Iterable[Any], key: Callable[[Any], str]) -> dict[str, list
     return groups
 
 
-def _pairs(ends: list[tuple[str, Rows]]) -> list[dict[str, Any]]:
+def _pairs(ends: list[tuple[str, Completions]]) -> list[dict[str, Any]]:
     """Of one or two sets of completions, each with the words that say when they are from."""
     whens, sets = zip(*ends, strict=True)
     groups = pair_up(*sets, limit=_MAX_PAIRS) if len(ends) > 1 else [(group,) for group in _by_problem(*sets).values()]
     return [_pair(whens, groups) for groups in groups[:_MAX_PAIRS]]
 
 
-def _pair(whens: Sequence[str], groups: Sequence[Rows]) -> dict[str, Any]:
+def _pair(whens: Sequence[str], groups: Sequence[Completions]) -> dict[str, Any]:
     """The first completion of each group, and the question: once if all were asked the same."""
     rows = [group[0] for group in groups]
     asked = dict.fromkeys((_kind(rows[0]), question(row), _answer(row)) for row in rows)
@@ -108,7 +108,7 @@ def _answer(row: dict[str, Any]) -> str:
     return str(answer) if isinstance(answer, (str, int, float)) else ""
 
 
-def _card(when: str, group: Rows) -> dict[str, Any]:
+def _card(when: str, group: Completions) -> dict[str, Any]:
     """The first completion of a group, and (text, look) of what is known of it."""
     row, *others = group
     facts = [(when, "when")] if when else []
@@ -120,12 +120,12 @@ def _card(when: str, group: Rows) -> dict[str, Any]:
             facts.append((f"{sum(_value(r, 'correct') >= 1 for r in group)} of {len(group)} samples right", ""))
     parts = row.get("rewards")
     if "reward" in row:
-        by_name = [f"{name} {show(number(v))}" for name, v in parts.items()] if isinstance(parts, dict) else []
-        facts.append((f"reward {show(number(row['reward']))}" + (f" ({', '.join(by_name)})" if by_name else ""), ""))
+        by_name = [f"{name} {show(to_float(v))}" for name, v in parts.items()] if isinstance(parts, dict) else []
+        facts.append((f"reward {show(to_float(row['reward']))}" + (f" ({', '.join(by_name)})" if by_name else ""), ""))
     if math.isfinite(_value(row, "advantage")):
-        facts.append((f"advantage {show(number(row['advantage']))}", ""))
+        facts.append((f"advantage {show(to_float(row['advantage']))}", ""))
     if "num_tokens" in row:
-        facts.append((f"{show(number(row['num_tokens']))} tokens", ""))
+        facts.append((f"{show(to_float(row['num_tokens']))} tokens", ""))
     failed = row.get("errors")
     if isinstance(failed, dict) and failed:
         facts.append((f"no verdict of {', '.join(map(str, failed))}", "bad"))
@@ -137,10 +137,10 @@ def _card(when: str, group: Rows) -> dict[str, Any]:
 def _value(row: dict[str, Any], key: str) -> float:
     """A number or a truth value as a float; nan if it is neither."""
     value = row.get(key)
-    return float(value) if isinstance(value, bool) else number(value)
+    return float(value) if isinstance(value, bool) else to_float(value)
 
 
-def _extremes(when: str, rows: Rows) -> list[tuple[str, list[dict[str, Any]]]]:
+def _extremes(when: str, rows: Completions) -> list[tuple[str, list[dict[str, Any]]]]:
     """Highest and lowest reward, and most reflection words, of one update; one completion a problem."""
     scored = sorted((row for row in rows if math.isfinite(_value(row, "reward"))), key=lambda r: -_value(r, "reward"))
     wordy = sorted(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from r1jax.report.markup import duration, show
-from r1jax.workdir.read import Stage, dig, number, with_limits
+from r1jax.workdir.read import Stage, dig, to_float, with_limits
 
 
 def status(stage: Stage) -> str:
@@ -64,7 +64,7 @@ def score_names(stage: Stage, *, with_pass_at_k: bool = False) -> list[str]:
 
 def updates_of(stage: Stage) -> int:
     """Updates done: of the summary, else the last row's."""
-    updates = number(stage.summary.get("updates"))
+    updates = to_float(stage.summary.get("updates"))
     return int(updates) if math.isfinite(updates) else stage.last_step
 
 

@@ -1,4 +1,4 @@
-"""Text and figures as a page shows them. Everything that a model or a config wrote gets into a page through `render`."""
+"""Text and figures as a page shows them. Everything that a model or a config wrote gets into a page through `fill`."""
 
 import html
 import json
@@ -20,9 +20,9 @@ _BROKEN = re.compile("[\x80-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 _PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
 
 
-def render(template: str, **values: Any) -> Markup:
+def fill(template: str, **values: Any) -> Markup:
     """A template of this folder, filled in: what is no `Markup` is escaped, and nothing stays hidden."""
-    return Markup(visible(TEMPLATES.get_template(template).render(values)))
+    return Markup(visible(PAGES.get_template(template).render(values)))
 
 
 def visible(text: str) -> str:
@@ -83,9 +83,9 @@ def setting(value: Any) -> str:
     return clip(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str), 300)
 
 
-TEMPLATES = jinja2.Environment(
+PAGES = jinja2.Environment(
     # Line breaks and indentation are for the reader of a template: none gets into a page.
     loader=jinja2.FunctionLoader(lambda name: re.sub(r"\n\s*", "", Path(__file__).with_name(name).read_text("utf-8"))),
     autoescape=True,
 )
-TEMPLATES.filters |= {"clip": clip, "highlight": highlight, "show": show, "duration": duration, "setting": setting}
+PAGES.filters |= {"clip": clip, "highlight": highlight, "show": show, "duration": duration, "setting": setting}

@@ -14,7 +14,7 @@ from r1jax.report.claim_table import claims
 from r1jax.report.examples import examples
 from r1jax.report.figures import compared_figures, stage_figures
 from r1jax.report.headline import headline, length_ends, score, score_names, status, updates_of
-from r1jax.report.markup import duration, render, show, show_interval
+from r1jax.report.markup import duration, fill, show, show_interval
 from r1jax.report.tables import scores, tables
 from r1jax.workdir.read import Stage, flatten, read_run
 
@@ -114,7 +114,7 @@ def _save(path: Path, template: str, **values: Any) -> Path:
     """Writes a page in one move, so that a reader never sees half of it."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(render(template, **_FUNCTIONS, **values), encoding="utf-8")
+        part.write_text(fill(template, **_FUNCTIONS, **values), encoding="utf-8")
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -94,7 +94,9 @@ def draw(curves: Sequence[Curve], panel: Panel, *, title: str = "", raw: bool = 
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.add_subplot()
         if panel.stacked:
-            _stack(axes, curves)
+            steps, values = _stacked(curves)
+            colours = [_COLOURS[curve.look % NUM_COLOURS] for curve in curves]
+            axes.stackplot(steps, values, colors=colours, alpha=0.75, linewidth=0.5, step="mid")
         else:
             for curve in curves:
                 _line(axes, curve, raw=raw, has_gaps=panel.across == "update")
@@ -146,27 +148,23 @@ def gaps_of(steps: np.ndarray) -> np.ndarray:
     return widths > 1.5 * around
 
 
-def _stack(axes, curves: Sequence[Curve]) -> None:
+def _stacked(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
+    """(steps [n] of any curve, values [curves, n], 0 where a curve has none)."""
     steps = np.unique(np.concatenate([curve.steps for curve in curves]))
-    base = np.zeros(len(steps))
-    for curve in curves:
-        values = np.zeros(len(steps))
-        values[np.searchsorted(steps, curve.steps)] = curve.values
-        colour = _COLOURS[curve.look % NUM_COLOURS]
-        axes.fill_between(steps, base, base + values, color=colour, alpha=0.75, linewidth=0.5, step="mid")
-        base = base + values
+    values = np.zeros((len(curves), len(steps)))
+    for row, curve in zip(values, curves, strict=True):
+        row[np.searchsorted(steps, curve.steps)] = curve.values
+    return steps, values
 
 
 def outliers(curves: Sequence[Curve]) -> tuple[float | None, list[tuple[float, float]]]:
     """Where the sums of stacked curves dwarf all others: (the largest of the others, [(step, sum), ...]), or (None, [])."""
-    sums: dict[float, float] = {}
-    for curve in curves:
-        for step, value in zip(curve.steps, curve.values, strict=True):
-            sums[step] = sums.get(step, 0.0) + value
-    limit = 3 * float(np.quantile(list(sums.values()), 0.75))
-    high = [(step, value) for step, value in sums.items() if value > limit]
-    others = [value for value in sums.values() if value <= limit]
-    return (max(others), high) if 0 < len(high) <= 3 and max(others) > 0 else (None, [])
+    steps, values = _stacked(curves)
+    sums = values.sum(axis=0)
+    is_high = sums > 3 * np.quantile(sums, 0.75)
+    largest = sums[~is_high].max()
+    high = list(zip(steps[is_high], sums[is_high], strict=True))
+    return (float(largest), high) if 0 < len(high) <= 3 and largest > 0 else (None, [])
 
 
 def _bounds(axes, low: float | None, high: float | None, *, is_fixed: bool) -> None:

@@ -9,7 +9,7 @@ from markupsafe import escape
 
 from r1jax.report.headline import evaluation_size, evaluations
 from r1jax.report.markup import show, show_interval
-from r1jax.workdir.read import Stage, dig, number, with_limits
+from r1jax.workdir.read import Stage, dig, to_float, with_limits
 
 
 class Table(NamedTuple):
@@ -45,7 +45,7 @@ def tables(stage: Stage) -> list[Table]:
     summary, data = stage.summary, stage.table
     ends = {when: figures for when, figures in evaluations(stage).items() if figures}
     size = evaluation_size(stage, "final_")
-    asked = f"{show(number(data.get('samples')))} samples of {show(number(data.get('prompts')))} prompts"
+    asked = f"{show(to_float(data.get('samples')))} samples of {show(to_float(data.get('prompts')))} prompts"
     every = [
         _evaluation("", dict(_mappings(summary.get("tasks")))),
         # What RL changed: both evaluations are of the same problems, with as many samples.
@@ -66,10 +66,10 @@ def scores(stage: Stage) -> list[str]:
         facts += [escape(task) + " " + show_interval(*with_limits(metrics, "pass@1"))] if "pass@1" in metrics else []
     shown = {"held-out accuracy {}": ("heldout", "accuracy"), "{} samples kept": ("kept",), "{} pairs": ("pairs",)}
     for words, keys in shown.items():
-        figure = number(dig(summary, *keys))
+        figure = to_float(dig(summary, *keys))
         facts += [words.format(show(figure))] if math.isfinite(figure) else []
     if isinstance(summary.get("claims"), int):
-        facts.append(f"{show(number(summary.get('held')))} of {summary['claims']} claims held")
+        facts.append(f"{show(to_float(summary.get('held')))} of {summary['claims']} claims held")
     return facts
 
 
@@ -84,7 +84,7 @@ def _evaluation(title: str, by_task: Mapping[str, Mapping[str, Any]], note: str 
 def _is_shown(name: str, by_task: Mapping[str, Mapping[str, Any]]) -> bool:
     if name.endswith(("_low", "_high", "/seconds")):
         return False
-    return not _FAILURES.fullmatch(name) or any(number(metrics.get(name)) > 0 for metrics in by_task.values())
+    return not _FAILURES.fullmatch(name) or any(to_float(metrics.get(name)) > 0 for metrics in by_task.values())
 
 
 def _order(name: str) -> tuple[int, str, float]:
@@ -92,14 +92,14 @@ def _order(name: str) -> tuple[int, str, float]:
     rank = next((rank for rank, start in enumerate(_LEADING) if name.startswith(start)), len(_LEADING))
     stem, _, size = name.partition("@")
     size = size.removesuffix("_gain")
-    return rank, f"{stem}{'_gain' if name.endswith('_gain') else ''}", number(int(size)) if size.isdecimal() else 0.0
+    return rank, f"{stem}{'_gain' if name.endswith('_gain') else ''}", to_float(int(size)) if size.isdecimal() else 0.0
 
 
 def _data_set(domains: Any) -> Table:
     """Samples by domain (R1 v2 Table 5)."""
     columns = ("samples", "rounds", "tokens")
     rows = [
-        [str(row.get("domain", "")), *(show(number(row.get(key))) for key in columns)]
+        [str(row.get("domain", "")), *(show(to_float(row.get(key))) for key in columns)]
         for row in (domains if isinstance(domains, list) else [])
         if isinstance(row, Mapping)
     ]
@@ -109,9 +109,9 @@ def _data_set(domains: Any) -> Table:
 def _counts(title: str, counts: Any, meanings: Mapping[str, str] | None = None) -> Table:
     """A line for each number, with what it means where that is known."""
     rows = [
-        [str(name), show(number(value)), *([] if meanings is None else [meanings.get(name, "")])]
+        [str(name), show(to_float(value)), *([] if meanings is None else [meanings.get(name, "")])]
         for name, value in (counts.items() if isinstance(counts, Mapping) else ())
-        if math.isfinite(number(value))
+        if math.isfinite(to_float(value))
     ]
     return Table(title, rows)
 

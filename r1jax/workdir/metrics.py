@@ -64,8 +64,6 @@ class MetricsWriter:
         if not self._writes:
             return
         row = {name: _scalar(name, value) for name, value in values.items()}
-        if reserved := {"step", "time"} & row.keys():
-            raise ValueError(f"metric {min(reserved)!r} is the writer's own")
         row = {"step": int(step), "time": round(time.monotonic() - self._started, 3), **row}
         if self._progress is not None:
             self._progress.update(row)
@@ -109,8 +107,6 @@ class CompletionsWriter:
 
     def write(self, step: int, rows: Iterable[Mapping[str, Any]], *, split: str = "train") -> None:
         """Writes the completions of a step; each row gets "step" and "split" in front of its own keys."""
-        if split not in _FILE_PREFIX:
-            raise ValueError(f"split must be one of {sorted(_FILE_PREFIX)}, got {split!r}")
         if not self._writes:
             return
         lines = [

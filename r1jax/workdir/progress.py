@@ -104,31 +104,24 @@ class Progress:
     def update(self, row: Mapping[str, Any]) -> None:
         """Shows a metrics row: its "step" is the number of updates done. A row without "time/step" is an evaluation."""
         figures = [f"{label} {_number(row[name])}" for name, label in FIGURES.items() if row.get(name) is not None]
-        is_evaluation, is_first = "time/step" not in row, self._row_time is None
-        step, now = row["step"], time.monotonic()
-        if is_evaluation:
-            if "evaluat" not in self._name and (seconds := row.get("time/eval")):
-                self._aside += seconds
-                self._unit_seconds = seconds / max(self._size, 1)
-            elif self._of is not None:
-                self._done = self._of
-            self._next_evaluation = step + 1
+        is_first, step, now = self._row_time is None, row["step"], time.monotonic()
+        if "time/step" not in row:
+            self._done, self._next_evaluation = self._of, step + 1
             self._final_size = 0 if step == self._total else self._final_size
-        self._begin_phase("compiling" if is_evaluation and is_first and self._total != self._step else "")
-        if is_evaluation:
+            self._begin_phase("compiling" if is_first and self._total != self._step else "")
             self._reckon()
             if figures:
                 self._print(_fit([f"update {step}"], figures, "", self._width()))
             return
+        self._begin_phase("")
         if self._row_time is not None and step > self._step:
             self._paces.append((now - self._row_time - self._aside) / (step - self._step))
         self._row_time, self._aside, self._step, self._figures = now, 0.0, step, figures
         self._next_evaluation = max(self._next_evaluation, step)
         self._reckon()
-        is_last = self._total is not None and step >= self._total
         if self._live is not None:
             self._live.refresh()
-        elif is_first or is_last or now - self._last_line >= self._every_seconds:
+        elif is_first or step == self._total or now - self._last_line >= self._every_seconds:
             self._print(self._line(_LOG_WIDTH))
 
     def close(self) -> None:

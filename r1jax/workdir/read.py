@@ -65,7 +65,7 @@ class Series:
         return float(self.values[0]), float(self.values[-1])
 
 
-class Curve(NamedTuple):
+class Points(NamedTuple):
     """Points [n] of a metric that belong together, with the edges of their band [n] where each has them."""
 
     kind: Evaluation | None  # None: of no evaluation
@@ -111,7 +111,7 @@ class Stage:
         files += (self.path / "completions").glob("*.jsonl")
         return self.done or bool(self.last_time) or any(file.is_file() for file in files)
 
-    def curves(self, metric: str, band: Sequence[str] = ()) -> list[Curve]:
+    def curves(self, metric: str, band: Sequence[str] = ()) -> list[Points]:
         """A metric by kinds of evaluation, in order of samples; one curve of what is no held-out metric.
 
         Between the first and the last evaluation others were made, or none: no line joins them. The edges of the band are in
@@ -125,7 +125,7 @@ class Stage:
             limits = [edge.values for edge in of_kind if np.array_equal(edge.steps, series.steps)]
             low, high = limits if len(limits) == 2 else (None, None)
             is_single = self.is_evaluated_along_the_way or len(series.steps) <= 2
-            curves.append(Curve(kind, series, low, high, is_points=kind is not None and kind.is_full and is_single))
+            curves.append(Points(kind, series, low, high, is_points=kind is not None and kind.is_full and is_single))
         return curves
 
     @property
@@ -322,13 +322,13 @@ def _metrics(rows: list[dict[str, Any]], notes: list[str]) -> dict[str, Series]:
     kinds: dict[str, dict[float, Evaluation]] = {}
     lost: dict[str, list[int]] = {}
     for row in rows:
-        step, kind = number(row.get("step")), _evaluation_of(row)
+        step, kind = to_float(row.get("step")), _evaluation_of(row)
         if not math.isfinite(step):
             continue
         for name, value in row.items():
             if name in ("step", "time") or isinstance(value, bool) or not isinstance(value, int | float | None):
                 continue
-            value = number(value)
+            value = to_float(value)
             if not math.isfinite(value):
                 lost.setdefault(name, []).append(int(step))
                 continue
@@ -374,7 +374,7 @@ def _add_other_time(values: dict[str, dict[float, float]]) -> None:
         values["time/other"] = {s: max(0.0, seconds - sum(part.get(s, 0.0) for part in parts)) for s, seconds in whole}
 
 
-def number(value: Any) -> float:
+def to_float(value: Any) -> float:
     """`value` as a float; nan if it is no number, too large, or a bool."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return math.nan
@@ -393,14 +393,14 @@ def dig(tree: Any, *keys: str) -> Any:
 
 def with_limits(figures: Any, name: str) -> tuple[float, float, float]:
     """(value, low, high) of "<name>", "<name>_low" and "<name>_high" in a dict; nan where there is none."""
-    value, low, high = (number(dig(figures, f"{name}{end}")) for end in ("", "_low", "_high"))
+    value, low, high = (to_float(dig(figures, f"{name}{end}")) for end in ("", "_low", "_high"))
     return value, low, high
 
 
 def _wall_seconds(summary: dict[str, Any], rows: list[dict[str, Any]]) -> float:
     """Seconds that a stage took: what its summary says, and while there is none, the time of its last row."""
-    seconds = number(summary.get("wall_seconds"))
-    times = [time for row in rows if math.isfinite(time := number(row.get("time")))]
+    seconds = to_float(summary.get("wall_seconds"))
+    times = [time for row in rows if math.isfinite(time := to_float(row.get("time")))]
     if math.isfinite(seconds) or not times:
         return seconds
     return max(times) - min(times) if min(times) > _EPOCH_SECONDS else max(times)

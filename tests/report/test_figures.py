@@ -6,7 +6,7 @@ import pytest
 
 from r1jax.report import compare, write_report
 from r1jax.report.figures import Drawn, draw_panel
-from r1jax.report.markup import TEMPLATES
+from r1jax.report.markup import PAGES
 from r1jax.report.panels import Panel
 from r1jax.report.plot import NUM_LOOKS, Curve
 from tests.report.synthetic import evaluated_rows, short_row, write_lines
@@ -97,7 +97,7 @@ def test_stacked_outliers_are_cut_off_and_said(tmp_path):
 
 def test_looks_tell_all_runs_apart(tmp_path):
     for is_points in (False, True):
-        swatch = TEMPLATES.get_template("parts.html").module.swatch
+        swatch = PAGES.get_template("parts.html").module.swatch
         swatches = [swatch(look, is_points) for look in range(NUM_LOOKS)]
         assert len(set(swatches)) == len(swatches) == NUM_LOOKS >= 16
     runs = [make_evaluated(tmp_path / f"run_{i:02}", [s + 0.01 * i for s in SCORES]) for i in range(16)]

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from r1jax.report.markup import clip, count_marked, duration, highlight, render, show, visible
+from r1jax.report.markup import clip, count_marked, duration, fill, highlight, show, visible
 from r1jax.rewards.reflection import REFLECTION_WORDS, count_reflections
 
 
 def shown(text):
     """A text as a page shows it."""
-    return render("examples.html", notes=[text]).removeprefix('<p class="note">').removesuffix("</p>")
+    return fill("examples.html", notes=[text]).removeprefix('<p class="note">').removesuffix("</p>")
 
 
 @pytest.mark.parametrize("make", [visible, shown])
@@ -69,7 +69,7 @@ def test_duration():
 
 
 def test_page_forbids_scripts_and_loads():
-    text = render("run.html", name="a<b", stages=[])
+    text = fill("run.html", name="a<b", stages=[])
     assert "<title>a&lt;b: r1jax report</title>" in text
     assert "Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"" in text
     assert "://" not in text

@@ -135,10 +135,7 @@ def test_time_left_leaves_out_compiling_and_counts_the_evaluations_to_come(clock
     progress.update(row(6))
     assert progress._paces[-1] == 10  # the evaluation is no part of it
     assert left() == 14 * 10 + 2 * 10 + 100
-    progress.update({"step": 10, "eval/pass@1": 0.5, "time/eval": 20.0})  # without a phase
-    assert progress._unit_seconds == 2.0 and progress._aside == 20.0
     progress.update(row(20))
-    progress._unit_seconds = 1.0
     progress.phase("final evaluation", 0, 100)
     assert left() == 100
     clock[0] += 90

@@ -137,7 +137,7 @@ def count_samples(spec: RlSpec, heldout: Sequence[Problem], *, is_full: bool) ->
     return min(len(heldout), spec.eval.problems or MOST_PROBLEMS) * spec.eval.samples
 
 
-def protocol_of(spec: RlSpec, heldout: Sequence[Problem], *, is_full: bool) -> str:
+def evaluation_protocol(spec: RlSpec, heldout: Sequence[Problem], *, is_full: bool) -> str:
     """How an evaluation is sampled: figures of different protocols cannot be compared."""
     samples = spec.eval.final_samples if is_full else spec.eval.samples
     problems = count_samples(spec, heldout, is_full=is_full) // samples

@@ -43,7 +43,7 @@ from r1jax.stages.rl.collect import (
     collect_groups,
     count_samples,
     evaluate_heldout,
-    protocol_of,
+    evaluation_protocol,
     skipped_metrics,
 )
 from r1jax.stages.rl.log import completion_rows, count_tokens, rollout_metrics, update_metrics
@@ -151,7 +151,7 @@ def main(spec: RlSpec, workdir: Path) -> dict:
         # Train state
         state, update, score = build(spec, policy.model, params, buffers)
         del params, buffers
-        protocol = protocol_of(spec, heldout, is_full=True)
+        protocol = evaluation_protocol(spec, heldout, is_full=True)
         state, extra = run.restore(state, before=None, protocol=protocol, num_tokens=0)
         if "prompts" in extra:
             prompts.set_state(extra["prompts"])
@@ -194,7 +194,7 @@ def main(spec: RlSpec, workdir: Path) -> dict:
             def keep_best(scores: dict[str, float], *, is_full: bool = False):
                 metric = "pass@1" if "pass@1" in scores else "reward"
                 if metric in scores:
-                    named = f"{metric} of {protocol_of(spec, heldout, is_full=is_full)}"
+                    named = f"{metric} of {evaluation_protocol(spec, heldout, is_full=is_full)}"
                     run.save_best(updates, state, extra_now(), metric=named, value=scores[metric])
 
             try:
