@@ -134,12 +134,10 @@ def _rows_up_to(path: Path, step: int) -> list[tuple[str, dict[str, Any]]]:
 
 def _scalar(name: str, value: Any) -> int | float | None:
     array = np.asarray(value)
+    array = array.astype(np.float32) if array.dtype.name == "bfloat16" else array
     if array.shape != () or array.dtype.kind not in "fiub":
-        if array.dtype.name != "bfloat16" or array.shape != ():
-            raise TypeError(f"metric {name!r} must be a scalar number, got {value!r}")
-        array = array.astype(np.float32)
-    number = array.item()
-    return None if isinstance(number, float) and not math.isfinite(number) else number
+        raise TypeError(f"metric {name!r} must be a scalar number, got {value!r}")
+    return _plain(array)
 
 
 def _plain(value: Any) -> Any:

@@ -55,7 +55,8 @@ class Progress:
         self._last_line, self._said = self._started, ""
         self._step, self._total, self._figures = 0, None, []
         self._row_time, self._aside, self._paces = None, 0.0, collections.deque(maxlen=64)
-        self._evaluate_every, self._size, self._final_size, self._next_evaluation = None, 0, 0, 1
+        self._evaluations: Mapping[int, int] = {}
+        self._next_evaluation = 1
         self._unit_seconds, self._left = 0.0, None  # _left: seconds, and when they were reckoned
         self._name, self._done, self._of, self._phase_started = "starting", None, None, self._started
         self._live: Live | None = None
@@ -77,15 +78,9 @@ class Progress:
         self._next_evaluation = max(start, 1)
         self.phase("compiling")
 
-    def expect_evaluations(self, *, every: int, size: int = 1, final_size: int = 0) -> None:
-        """Says which evaluations will come, for the time left.
-
-        Args:
-          every: updates between evaluations along the way; none is at the last update.
-          size: what `phase("evaluating", done, size)` counts in one of them.
-          final_size: the same of the one at the end; 0: there is none.
-        """
-        self._evaluate_every, self._size, self._final_size = every, size, final_size
+    def expect_evaluations(self, sizes: Mapping[int, int]) -> None:
+        """After which updates there will be evaluations, and what `phase("evaluating", done, size)` counts in each."""
+        self._evaluations = sizes
         self._reckon()
 
     def phase(self, name: str, done: int | None = None, total: int | None = None) -> None:
@@ -107,7 +102,6 @@ class Progress:
         is_first, step, now = self._row_time is None, row["step"], time.monotonic()
         if "time/step" not in row:
             self._done, self._next_evaluation = self._of, step + 1
-            self._final_size = 0 if step == self._total else self._final_size
             self._begin_phase("compiling" if is_first and self._total != self._step else "")
             self._reckon()
             if figures:
@@ -150,10 +144,7 @@ class Progress:
             return
         num_updates = max(self._total - self._step, 0)
         seconds = statistics.median(self._paces) * num_updates if num_updates else 0.0
-        units = self._final_size
-        if self._evaluate_every:
-            first = -(-self._next_evaluation // self._evaluate_every)
-            units += self._size * max(-(-self._total // self._evaluate_every) - first, 0)
+        units = sum(size for step, size in self._evaluations.items() if step >= self._next_evaluation)
         if "evaluat" in self._name:
             units -= self._done or 0
         self._left = seconds + self._unit_seconds * max(units, 0), time.monotonic()

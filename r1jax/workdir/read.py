@@ -22,7 +22,6 @@ _WITHOUT_CURVES = ("evaluate", "claims")
 _WITHOUT_UPDATES = (*_WITHOUT_CURVES, "reject", "preferences")
 _FAILURES = re.compile(r"(eval/)?rewards/[^/]+/(errors|timeouts)")
 _OF_K_SAMPLES = re.compile(r"eval/(?:pass|cons)@([0-9]{1,9})")
-_EPOCH_SECONDS = 1e9  # a "time" above this counts from 1970, below it from the start of the run
 
 
 class NotAWorkdirError(ValueError):
@@ -323,13 +322,10 @@ def _metrics(rows: list[dict[str, Any]], notes: list[str]) -> dict[str, Series]:
     lost: dict[str, list[int]] = {}
     for row in rows:
         step, kind = to_float(row.get("step")), _evaluation_of(row)
-        if not math.isfinite(step):
-            continue
-        for name, value in row.items():
-            if name in ("step", "time") or isinstance(value, bool) or not isinstance(value, int | float | None):
+        for name, logged in row.items() if math.isfinite(step) else ():
+            if name in ("step", "time") or isinstance(logged, bool) or not isinstance(logged, int | float | None):
                 continue
-            value = to_float(value)
-            if not math.isfinite(value):
+            if not math.isfinite(value := to_float(logged)):
                 lost.setdefault(name, []).append(int(step))
                 continue
             if name.startswith("eval/"):
@@ -354,9 +350,9 @@ def _metrics(rows: list[dict[str, Any]], notes: list[str]) -> dict[str, Series]:
     _add_other_time(values)
     metrics = {}
     for name, points in values.items():
-        steps = sorted(points)
+        steps, logged = zip(*sorted(points.items()), strict=True)
         of_steps = tuple(kinds[name][step] for step in steps) if name in kinds else ()
-        metrics[name] = Series(np.array(steps), np.array([points[step] for step in steps]), of_steps)
+        metrics[name] = Series(np.array(steps), np.array(logged), of_steps)
     return metrics
 
 
@@ -401,6 +397,4 @@ def _wall_seconds(summary: dict[str, Any], rows: list[dict[str, Any]]) -> float:
     """Seconds that a stage took: what its summary says, and while there is none, the time of its last row."""
     seconds = to_float(summary.get("wall_seconds"))
     times = [time for row in rows if math.isfinite(time := to_float(row.get("time")))]
-    if math.isfinite(seconds) or not times:
-        return seconds
-    return max(times) - min(times) if min(times) > _EPOCH_SECONDS else max(times)
+    return seconds if math.isfinite(seconds) else max(times, default=math.nan)

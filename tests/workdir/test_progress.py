@@ -99,7 +99,7 @@ def test_figures_are_dropped_from_the_right_until_the_line_fits(clock, progress,
 
 def test_time_left_leaves_out_compiling_and_counts_the_evaluations_to_come(clock, progress, log):
     progress.begin(20)
-    progress.expect_evaluations(every=5, size=10, final_size=100)  # at 5, 10, 15, and at the end
+    progress.expect_evaluations({5: 10, 10: 10, 15: 10, 20: 100})
 
     def evaluate(name, size):
         progress.phase(name, 0, size)

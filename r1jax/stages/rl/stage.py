@@ -178,7 +178,8 @@ def main(spec: RlSpec, workdir: Path) -> dict:
         # Loop
         with run.metrics(total=spec.num_updates, done=updates) as metrics:
             completions = CompletionsWriter(run.path, resume_step=updates)
-            run.progress.expect_evaluations(every=spec.eval.every, size=num_few, final_size=num_many)
+            along_the_way = range(spec.eval.every, spec.num_updates, spec.eval.every)
+            run.progress.expect_evaluations(dict.fromkeys(along_the_way, num_few) | {spec.num_updates: num_many})
 
             def evaluate_now(*, is_full: bool) -> dict[str, float]:
                 mark = time.perf_counter()
