@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from r1jax.report.markup import count_marked, fill, show
-from r1jax.workdir.read import Stage, dig, read_rows, step_of, to_float
+from r1jax.workdir.read import Stage, read_rows, step_of, to_float
 
 _MAX_ROWS = 20_000  # a file; more are not looked at
 _MAX_PAIRS = 4  # a split
@@ -59,23 +59,13 @@ def pair_up(first: Completions, last: Completions, *, limit: int) -> list[tuple[
     return [pair for pair in mixed if pair is not None][:limit]
 
 
-def question(row: dict[str, Any]) -> str:
-    """What was asked: the last message of the problem, else the problem as text, else the prompt."""
-    problem = row.get("problem")
-    messages = dig(problem, "messages")
-    if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
-        return str(messages[-1].get("content", ""))
-    asked = dig(problem, "question") if isinstance(problem, dict) else problem
-    return asked if isinstance(asked, str) and asked else str(row.get("prompt", ""))
-
-
 def _read(path: Path, notes: list[str]) -> Completions:
-    return [row for row in read_rows(path, notes, limit=_MAX_ROWS) if isinstance(row.get("completion"), str)]
+    rows = read_rows(path, notes, limit=_MAX_ROWS)
+    return [row for row in rows if isinstance(row.get("completion"), str) and isinstance(row.get("problem"), dict)]
 
 
 def _kind(row: dict[str, Any]) -> str:
-    kinds = [dig(row, *way, "task") for way in ((), ("problem", "columns"), ("problem",))]
-    return next((kind for kind in kinds if isinstance(kind, str)), "")
+    return str(row["problem"].get("task", ""))
 
 
 def _by_problem(rows: Completions) -> dict[str, Completions]:
@@ -99,13 +89,10 @@ def _pairs(ends: list[tuple[str, Completions]]) -> list[dict[str, Any]]:
 def _pair(whens: Sequence[str], groups: Sequence[Completions]) -> dict[str, Any]:
     """The first completion of each group, and the question: once if all were asked the same."""
     rows = [group[0] for group in groups]
-    asked = dict.fromkeys((_kind(rows[0]), question(row), _answer(row)) for row in rows)
+    asked = dict.fromkeys(
+        (_kind(row), str(row.get("prompt", "")), str(row["problem"].get("answer", ""))) for row in rows
+    )
     return {"asked": list(asked), "cards": [_card(when, group) for when, group in zip(whens, groups, strict=True)]}
-
-
-def _answer(row: dict[str, Any]) -> str:
-    answer = dig(row, "problem", "answer") if isinstance(row.get("problem"), dict) else row.get("answer")
-    return str(answer) if isinstance(answer, (str, int, float)) else ""
 
 
 def _card(when: str, group: Completions) -> dict[str, Any]:

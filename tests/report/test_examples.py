@@ -55,8 +55,10 @@ def test_hostile_rows_are_shown_or_left_out(tmp_path):
     rows = [
         {"problem": {"task": hostile, "answer": hostile}, "prompt": hostile, "completion": hostile, "reward": hostile}
         | {"rewards": {hostile: None}, "advantage": hostile, "num_tokens": hostile, "correct": hostile},
-        {"problem": None, "completion": "", "correct": True, "rewards": [1], "reward": 10**400},
-        {"problem": ["x"], "prompt": 5, "completion": "fine", "reward": 1.0, "correct": 0.5, "stop_reason": "length"},
+        {"problem": {}, "completion": "", "correct": True, "rewards": [1], "reward": 10**400},
+        {"problem": {"task": ["x"]}, "prompt": 5, "completion": "fine", "reward": 1.0, "correct": 0.5}
+        | {"stop_reason": "length"},
+        {"problem": None, "completion": "no problem"},
         {"completion": None},
         {},
     ]
