@@ -7,7 +7,7 @@ figure is a MissingFigureError.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,31 +30,15 @@ class Verdict:
     table: dict[str, Any] | None = None  # {"head": [...], "rows": [[text, ...], ...]}
 
 
-class Compared:
-    """A figure on two sides of a claim, which are runs in pairs, and how much more the second has."""
-
-    def __init__(self, first: Sequence[Estimate], second: Sequence[Estimate], *, names: tuple[str, str, str]):
-        """names: what the first, the second and the difference are called."""
-        self.names, self.sides, self.difference = names, (first, second), mean_difference(second, first)
-        self.first, self.second = mean_over(first), mean_over(second)
-
-    def __str__(self) -> str:
-        return f"{self.first} → {self.second}, {self.names[2]} {self.difference}"
-
-    def to_json(self) -> dict[str, Any]:
-        """The estimates of each run, and the difference, by name."""
-        sides = {name: [run.to_json() for run in side] for name, side in zip(self.names, self.sides, strict=False)}
-        return sides | {self.names[2]: self.difference.to_json()}
-
-
 def teaches(claim: specs.TeachesClaim) -> Verdict:
     """Held-out scores before and after RL, one RL stage a seed."""
     stages = [Finished(path) for path in claim.paths]
-    ends = ("before", "after")
-    gains = {
-        metric: Compared(*([stage.estimate(when, metric) for stage in stages] for when in ends), names=(*ends, "gain"))
-        for metric in claim.metrics
-    }
+    texts: list[str] = []
+    values: dict[str, Any] = {"seeds": [stage.seed for stage in stages]}
+    for metric in claim.metrics:
+        ends = {when: [stage.estimate(when, metric) for stage in stages] for when in ("before", "after")}
+        _, text, values[metric] = _compared(ends, "gain")
+        texts.append(f"{metric} {text}")
     figures = [
         _figure(f"Held-out {metric}", "share of problems", _curves_by_seed(logged, f"eval/{metric}"))
         for metric in claim.metrics
@@ -67,8 +51,8 @@ def teaches(claim: specs.TeachesClaim) -> Verdict:
     ]
     ways = [Finished.how_held_out, *([lambda stage: stage.how_held_out(is_full=False)] if figures else [])]
     return Verdict(
-        ours=f"{'; '.join(f'{metric} {gain}' for metric, gain in gains.items())} ({_runs(stages)})",
-        values={"seeds": [stage.seed for stage in stages]} | {metric: gain.to_json() for metric, gain in gains.items()},
+        ours=f"{'; '.join(texts)} ({_runs(stages)})",
+        values=values,
         held=False not in is_above,
         rule=f"of every seed and of {' and '.join(claim.metrics)}: the 95 % interval over problems after RL lies above that before",
         protocol=protocol_of(stages, *ways),
@@ -86,12 +70,13 @@ def lengthens(claim: specs.LengthensClaim) -> Verdict:
         (claim.reflection, "reflection words a response", "words"),
     ):
         levels = [stage.series(metric, least=2 * phases)[1] for stage in stages]
-        ends = ([Estimate(float(np.mean(level[part]))) for level in levels] for part in _ends(phases))
-        change = Compared(*ends, names=("first", "last", "change"))
-        ratio = change.second.value / change.first.value if change.first.value else None
-        values[metric] = change.to_json() | {"ratio": ratio}
-        texts.append(f"{words} {change}" + ("" if ratio is None else f" (× {ratio:.2f})"))
-        rises.append(change.difference.is_above_zero)
+        ends = {"first": [level[:phases] for level in levels], "last": [level[-phases:] for level in levels]}
+        means = {when: [Estimate(float(np.mean(part))) for part in parts] for when, parts in ends.items()}
+        change, text, values[metric] = _compared(means, "change")
+        first, last = (mean_over(of_runs).value for of_runs in means.values())
+        values[metric]["ratio"] = last / first if first else None
+        texts.append(f"{words} {text}" + (f" (× {last / first:.2f})" if first else ""))
+        rises.append(change.is_above_zero)
         figures.append(_figure(words.capitalize(), unit, _curves_by_seed(stages, metric)))
     return Verdict(
         ours=f"{'; '.join(texts)} ({_runs(stages)})",
@@ -110,13 +95,13 @@ def language_repaired(claim: specs.LanguageRepairedClaim) -> Verdict:
         "without": [Finished(path) for path in claim.without_paths],
         "with": [Finished(path) for path in claim.with_paths],
     }
-    consistency, score = (
-        Compared(
-            *([stage.score(metric, task=claim.task, phases=claim.phases) for stage in side] for side in sides.values()),
-            names=("without", "with", "difference"),
-        )
-        for metric in (claim.consistency, claim.score)
-    )
+
+    def levels(metric: str) -> dict[str, list[Estimate]]:
+        how = {"task": claim.task, "phases": claim.phases}
+        return {name: [stage.score(metric, **how) for stage in side] for name, side in sides.items()}
+
+    repaired, consistency, of_consistency = _compared(levels(claim.consistency), "difference")
+    cost, score, of_score = _compared(levels(claim.score), "difference")
     curves = [
         curve
         for name in ("with", "without")
@@ -124,15 +109,14 @@ def language_repaired(claim: specs.LanguageRepairedClaim) -> Verdict:
         if stage.has_series(claim.consistency)
         for curve in stage.curves(f"{name}, seed {stage.seed}", claim.consistency)
     ]
-    repaired = consistency.difference.is_above_zero
     return Verdict(
         ours=f"without → with: consistency {consistency}; {claim.score} {score} ({_runs(sides['with'])} each)",
         values={
             "seeds": [stage.seed for stage in sides["with"]],
-            "consistency": consistency.to_json(),
-            "score": score.to_json(),
+            "consistency": of_consistency,
+            "score": of_score,
         },
-        held=None if repaired is None else repaired and score.difference.value >= -claim.max_cost,
+        held=repaired.is_above_zero and cost.value >= -claim.max_cost,
         rule=f"consistency is higher with the reward by the 95 % interval of the difference, and {claim.score} lower by at most "
         f"{claim.max_cost}",
         protocol=protocol_of(
@@ -205,11 +189,12 @@ def stage_table(claim: specs.StageTableClaim) -> Verdict:
 def distils(claim: specs.DistilsClaim) -> Verdict:
     """The distilled student against RL alone: evaluate (or RL) stages in pairs of a seed, and what training each side took."""
     metric = claim.metric
-    evaluated = [[Finished(path) for path in paths] for paths in (claim.rl_paths, claim.distilled_paths)]
-    scores = Compared(
-        *([stage.score(metric, task=claim.task) for stage in side] for side in evaluated),
-        names=("RL", "distilled", "difference"),
-    )
+    evaluated = {
+        "RL": [Finished(path) for path in claim.rl_paths],
+        "distilled": [Finished(path) for path in claim.distilled_paths],
+    }
+    scores = {name: [stage.score(metric, task=claim.task) for stage in side] for name, side in evaluated.items()}
+    difference, _, values = _compared(scores, "difference")
     compute, took = {}, []
     for name, paths in (("distilled", claim.distilled_trained_paths), ("RL", claim.rl_trained_paths)):
         stages = [Finished(path) for path in paths]
@@ -219,12 +204,12 @@ def distils(claim: specs.DistilsClaim) -> Verdict:
         compute[name] = {"stages": names, "training_tokens": tokens, "wall_seconds": seconds}
         took += [f"{name}: {tokens / 1e6:.2f}M tokens, {seconds / 60:.1f} min"] if stages else []
     return Verdict(
-        ours=f"{metric} {scores.second} distilled, {scores.first} by RL, difference {scores.difference}"
+        ours=f"{metric} {mean_over(scores['distilled'])} distilled, {mean_over(scores['RL'])} by RL, difference {difference}"
         + (f" (training: {'; '.join(took)})" if took else ""),
-        values={"metric": metric, **scores.to_json(), "compute": compute},
-        held=scores.difference.is_above_zero,
+        values={"metric": metric, **values, "compute": compute},
+        held=difference.is_above_zero,
         rule=f"{metric} of the distilled model is higher by the 95 % interval of the difference",
-        protocol=protocol_of([*evaluated[1], *evaluated[0]], lambda stage: stage.how_scored(metric)),
+        protocol=protocol_of([*evaluated["distilled"], *evaluated["RL"]], lambda stage: stage.how_scored(metric)),
     )
 
 
@@ -249,8 +234,7 @@ def exposure_hacks(claim: specs.ExposureHacksClaim) -> Verdict:
             levels = {which: stage.estimate("tasks", *where) for which, stage in evaluated.items()}
             change[name] = mean_difference([levels["long"]], [levels["short"]])
         else:
-            last = _ends(phases)[1]
-            ends = {which: stage.series(metric, least=phases)[1][last].tolist() for which, stage in trained.items()}
+            ends = {which: stage.series(metric, least=phases)[1][-phases:].tolist() for which, stage in trained.items()}
             levels = {which: Estimate(float(np.mean(level))) for which, level in ends.items()}
             change[name] = change_of_level(ends["short"], ends["long"])
         of_both = {which: estimate.to_json() for which, estimate in levels.items()}
@@ -279,9 +263,13 @@ def _runs(stages: Sequence[Finished]) -> str:
     return f"{len(stages)} seed{'s' * (len(stages) > 1)}: {', '.join(str(stage.seed) for stage in stages)}"
 
 
-def _ends(count: int) -> tuple[slice, slice]:
-    """The first and the last ``count`` of a series."""
-    return slice(count), slice(-count, None)
+def _compared(sides: Mapping[str, Sequence[Estimate]], name: str) -> tuple[Estimate, str, dict[str, Any]]:
+    """(difference, text, JSON) of two sides of a claim, which are runs in pairs: how much more the second has, by ``name``."""
+    first, second = sides.values()
+    difference = mean_difference(second, first)
+    values: dict[str, Any] = {side: [run.to_json() for run in runs] for side, runs in sides.items()}
+    text = f"{mean_over(first)} → {mean_over(second)}, {name} {difference}"
+    return difference, text, values | {name: difference.to_json()}
 
 
 def _curves_by_seed(stages: Sequence[Finished], metric: str) -> list[dict[str, Any]]:
