@@ -89,9 +89,8 @@ def _pairs(ends: list[tuple[str, Completions]]) -> list[dict[str, Any]]:
 def _pair(whens: Sequence[str], groups: Sequence[Completions]) -> dict[str, Any]:
     """The first completion of each group, and the question: once if all were asked the same."""
     rows = [group[0] for group in groups]
-    asked = dict.fromkeys(
-        (_kind(row), str(row.get("prompt", "")), str(row["problem"].get("answer", ""))) for row in rows
-    )
+    answers = ["" if (answer := row["problem"].get("answer")) is None else str(answer) for row in rows]
+    asked = {(_kind(row), str(row.get("prompt", "")), answer): None for row, answer in zip(rows, answers, strict=True)}
     return {"asked": list(asked), "cards": [_card(when, group) for when, group in zip(whens, groups, strict=True)]}
 
 
