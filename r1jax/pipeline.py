@@ -32,14 +32,15 @@ from r1jax.specs.reader import SpecError, read
 from r1jax.specs.rewards import ModelReward
 from r1jax.specs.stages import STAGES
 from r1jax.training.checkpoint import checkpoint_steps
-from r1jax.workdir.code_digest import code_digests
 from r1jax.workdir.directory import (
     WorkdirError,
     changed_code,
     check_same_config,
     check_workdir,
+    code_digests,
     from_here,
     holds_results,
+    inside_to_here,
     open_workdir,
     read_summary,
     to_here,
@@ -289,7 +290,7 @@ def _trace(spec: Any, previews: Previews) -> None:
 
 
 def _locate(name: str, values: dict[str, Any], directories: dict[str, Path]) -> tuple[Path, Any]:
-    """A stage's directory, and its spec with every path to another directory written relative to it."""
+    """A stage's directory, and its spec with every path to another directory, or inside of the run's, written relative to it."""
     values = dict(values)
     where = values.pop("workdir", None) or f"{{workdir}}/{name}"
     if not isinstance(where, str):
@@ -302,6 +303,7 @@ def _locate(name: str, values: dict[str, Any], directories: dict[str, Path]) -> 
     relative = {key: to_here(other, path) for key, other in directories.items()}
     kind = STAGES[values["stage"]]
     spec = read(kind, _resolve(values, relative, key=f"stages.{name}"), f"stages.{name}")
+    spec = read(kind, inside_to_here(to_plain(spec), path, root=directories["workdir"]), f"stages.{name}")
     learned = {key: value for key, value, is_how, _ in leaves(spec) if not is_how or key in _LENGTH}
     text = json.dumps({"config": to_plain(learned), "code": code_digests(spec)}, sort_keys=True)
     return Path(str(path).replace("{hash}", hashlib.sha256(text.encode()).hexdigest()[:10])), spec

@@ -19,7 +19,8 @@ from r1jax.specs.policy import AnyInit
 from r1jax.specs.rewards import AnyReward
 from r1jax.specs.stages import STAGES, StageSpec
 from r1jax.specs.tasks import FilesSpec
-from r1jax.workdir.directory import open_workdir
+from r1jax.workdir.directory import mark_done, open_workdir
+from r1jax.workdir.lineage import record_lineage
 from r1jax.workdir.stop import Stopped
 
 CONFIG = """
@@ -81,7 +82,8 @@ def stage(monkeypatch):
 
     def main(spec, workdir):
         module.calls.append((workdir, spec))
-        with open_workdir(workdir, spec) as opened:
+        with open_workdir(workdir, spec):
+            record_lineage(workdir, spec)
             if module.error:
                 raise module.error
             if len(module.calls) == module.signal_at:
@@ -95,7 +97,7 @@ def stage(monkeypatch):
                 "before": {"pass@1": 0.156, "cons@16": 0.25},
                 "after": {"pass@1": 0.779, "cons@16": 0.867},
             }
-            opened.mark_done(summary)
+            mark_done(workdir, summary)
         return summary
 
     module.check, module.main = check, main

@@ -15,7 +15,7 @@ from r1jax.policies import export
 from r1jax.report import __main__ as report
 from r1jax.specs.reader import read
 from r1jax.specs.stages import RlSpec
-from r1jax.workdir.directory import open_workdir
+from r1jax.workdir.directory import mark_done, open_workdir
 from tests import front_door
 from tests.mine import write_mine
 
@@ -280,7 +280,7 @@ def test_a_work_directory_that_cannot_be_used(said, folder, monkeypatch):  # 9, 
     )
     with open_workdir(folder / "out" / "rl", spec) as workdir:
         assert f"{folder}/out/rl is in use by process" in said()
-        workdir.mark_done({})
+        mark_done(workdir, {})
     assert f"{folder}/out/rl holds a run of another config" in said()
 
 
@@ -336,9 +336,9 @@ def test_a_start_after_an_error_runs_with_the_config_mended(said, folder, monkey
     assert (folder / "out" / "rl" / "config.json").exists()
 
     def ends(spec, workdir):
-        with open_workdir(workdir, spec) as opened:
+        with open_workdir(workdir, spec):
             summary = {"wall_seconds": 1.0, "seed": spec.seed}
-            opened.mark_done(summary)
+            mark_done(workdir, summary)
         return summary
 
     monkeypatch.setattr("r1jax.stages.rl.main", ends)

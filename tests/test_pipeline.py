@@ -130,3 +130,32 @@ def test_a_stage_after_one_that_is_made_longer_goes_on_only_if_it_holds_nothing_
     assert f"{tmp_path}/w/after was begun from what 'zero' was before" in err and "num_updates=3 there, 5 now" in err
     (tmp_path / "w" / "after" / "checkpoints" / "1").rmdir()
     assert door("--config.stages.zero.num_updates=5")[0] == 0 and calls_of(stage)[2:] == ["zero", "after"]
+
+
+def test_a_moved_run_goes_on_with_the_copies_of_its_inputs_that_moved_with_it(stage, tmp_path, capsys):
+    """And with the inputs outside of it, which stayed."""
+    (tmp_path / "outside.jsonl").write_text("{}")
+
+    def start(root):
+        sets = [{"path": f"{root}/data.jsonl"}, {"path": f"{tmp_path}/outside.jsonl"}]
+        spec = f'"name": "{{x}}", "sets": {sets}, "models": [{{"kind": "stage", "path": "{root}/model"}}]'
+        (tmp_path / "zero.py").write_text(CONFIG.replace('"name": "{x}"', spec))
+        code = run.main([f"--config={tmp_path / 'zero.py'}", f"--workdir={root}", "--stages=zero,after"])
+        return code, capsys.readouterr().err
+
+    old, new = tmp_path / "w", tmp_path / "far" / "away" / "w"
+    (old / "model").mkdir(parents=True)
+    for name in ("model/DONE", "model/config.json", "data.jsonl"):
+        (old / name).write_text("{}")
+    assert start(old) == (0, "")
+    config = json.loads((old / "after" / "config.json").read_text())
+    assert config["models"][0]["path"] == "{here}/../model" and config["sets"][0]["path"] == "{here}/../data.jsonl"
+    assert config["sets"][1]["path"] == f"{tmp_path}/outside.jsonl"
+    (old / "after" / "DONE").unlink()  # it has to go on
+    new.parent.mkdir(parents=True)
+    shutil.move(old, new)
+    assert start(new) == (0, "") and calls_of(stage) == ["zero", "after", "after"]
+    (new / "after" / "DONE").unlink()
+    (new / "data.jsonl").write_text("{ }")
+    code, err = start(new)
+    assert code == 2 and f"its input sets[0].path={new}/data.jsonl was made anew since this run was begun" in err

@@ -6,51 +6,56 @@ figures by ``rule``, and is None where there are too few runs to say. Intervals 
 figure is a MissingFigureError.
 """
 
-import functools
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from r1jax.evals.estimates import FEWEST_SEEDS, Estimate, change_of_level, mean_difference, mean_over
-from r1jax.evals.finished import Finished, MissingFigureError
-from r1jax.evals.verdicts import (
-    Verdict,
-    along_the_way,
-    figure,
-    first_and_last,
-    limits_of,
-    listed,
-    protocol,
-    runs,
-    scored,
-    training,
-)
+from r1jax.evals.finished import Finished, MissingFigureError, protocol_of
 from r1jax.specs import claims as specs
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What the runs say of a claim; all of it JSON-able."""
+
+    ours: str  # the figures in a sentence
+    values: dict[str, Any]  # every figure that it rests on, with intervals and by run
+    held: bool | None
+    rule: str  # how ``held`` follows from the figures
+    protocol: tuple[str, ...] = ()  # how the figures were computed: runs and bases, problems, samples, temperature
+    figures: tuple[dict[str, Any], ...] = ()  # what the report draws: {"title", "unit", "across", "curves"}
+    table: dict[str, Any] | None = None  # {"head": [...], "rows": [[text, ...], ...]}
 
 
 def teaches(claim: specs.TeachesClaim) -> Verdict:
     """Held-out scores before and after RL, one RL stage a seed."""
     stages = [Finished(path) for path in claim.paths]
+    texts: list[str] = []
     values: dict[str, Any] = {"seeds": [stage.seed for stage in stages]}
-    texts, is_better, figures = [], True, []
     for metric in claim.metrics:
-        before, after = ([stage.estimate(when, metric) for stage in stages] for when in ("before", "after"))
-        gain = mean_difference(after, before)
-        values[metric] = {"before": listed(before), "after": listed(after), "gain": gain.to_json()}
-        texts.append(f"{metric} {mean_over(before)} → {mean_over(after)}, gain {gain}")
-        for stage in stages:
-            is_better &= limits_of(stage, "after", metric)[0] > limits_of(stage, "before", metric)[1]
-        logged = [stage for stage in stages if stage.has_series(f"eval/{metric}")]
-        if logged:
-            curves = [curve for stage in logged for curve in stage.curves(f"seed {stage.seed}", f"eval/{metric}")]
-            figures.append(figure(f"Held-out {metric}", "share of problems", curves))
+        ends = {when: [stage.estimate(when, metric) for stage in stages] for when in ("before", "after")}
+        _, text, values[metric] = _compared(ends, "gain")
+        texts.append(f"{metric} {text}")
+    figures = [
+        _figure(f"Held-out {metric}", "share of problems", _curves_by_seed(logged, f"eval/{metric}"))
+        for metric in claim.metrics
+        if (logged := [stage for stage in stages if stage.has_series(f"eval/{metric}")])
+    ]
+    is_above = [
+        stage.limits("after", metric)[0] > stage.limits("before", metric)[1]
+        for metric in claim.metrics
+        for stage in stages
+    ]
+    ways = [Finished.how_held_out, *([lambda stage: stage.how_held_out(is_full=False)] if figures else [])]
     return Verdict(
-        ours=f"{'; '.join(texts)} ({runs(stages)})",
+        ours=f"{'; '.join(texts)} ({_runs(stages)})",
         values=values,
-        held=is_better,
+        held=False not in is_above,
         rule=f"of every seed and of {' and '.join(claim.metrics)}: the 95 % interval over problems after RL lies above that before",
-        protocol=protocol(stages, first_and_last, *([along_the_way] if figures else [])),
+        protocol=protocol_of(stages, *ways),
         figures=tuple(figures),
     )
 
@@ -59,88 +64,85 @@ def lengthens(claim: specs.LengthensClaim) -> Verdict:
     """Length and reflection words, first against last phases of RL stages, one a seed."""
     stages, phases = [Finished(path) for path in claim.paths], claim.phases
     values: dict[str, Any] = {"seeds": [stage.seed for stage in stages], "phases": phases}
-    texts, changes, figures = [], [], []
-    for metric, words in ((claim.length, "mean length"), (claim.reflection, "reflection words a response")):
+    texts, rises, figures = [], [], []
+    for metric, words, unit in (
+        (claim.length, "mean length", "tokens"),
+        (claim.reflection, "reflection words a response", "words"),
+    ):
         levels = [stage.series(metric, least=2 * phases)[1] for stage in stages]
-        first = [Estimate(float(np.mean(level[:phases]))) for level in levels]
-        last = [Estimate(float(np.mean(level[-phases:]))) for level in levels]
-        changes.append(mean_difference(last, first))
-        start, end = mean_over(first), mean_over(last)
-        ratio = end.value / start.value if start.value else None
-        values[metric] = {"first": listed(first), "last": listed(last), "change": changes[-1].to_json(), "ratio": ratio}
-        times = "" if ratio is None else f" (× {ratio:.2f})"
-        texts.append(f"{words} {start} → {end}{times}, change {changes[-1]}")
-        curves = [curve for stage in stages for curve in stage.curves(f"seed {stage.seed}", metric)]
-        figures.append(figure(words.capitalize(), "tokens" if metric == claim.length else "words", curves))
-    rises = [change.is_above_zero for change in changes]
+        ends = {"first": [level[:phases] for level in levels], "last": [level[-phases:] for level in levels]}
+        means = {when: [Estimate(float(np.mean(part))) for part in parts] for when, parts in ends.items()}
+        change, text, values[metric] = _compared(means, "change")
+        first, last = (mean_over(of_runs).value for of_runs in means.values())
+        values[metric]["ratio"] = last / first if first else None
+        texts.append(f"{words} {text}" + (f" (× {last / first:.2f})" if first else ""))
+        rises.append(change.is_above_zero)
+        figures.append(_figure(words.capitalize(), unit, _curves_by_seed(stages, metric)))
     return Verdict(
-        ours=f"{'; '.join(texts)} ({runs(stages)})",
+        ours=f"{'; '.join(texts)} ({_runs(stages)})",
         values=values,
         held=False if False in rises else None if None in rises else True,
         rule=f"the change of both from the first to the last {phases} phases is above 0 by its 95 % interval over seeds "
         f"(which needs {FEWEST_SEEDS} of them)",
-        protocol=protocol(stages, training),
+        protocol=protocol_of(stages, Finished.how_trained),
         figures=tuple(figures),
     )
 
 
 def language_repaired(claim: specs.LanguageRepairedClaim) -> Verdict:
     """Consistency and score with and without the language reward: RL or evaluate stages, in pairs of the same seed."""
-    consistency, score = claim.consistency, claim.score
     sides = {
-        "with": [Finished(path) for path in claim.with_paths],
         "without": [Finished(path) for path in claim.without_paths],
+        "with": [Finished(path) for path in claim.with_paths],
     }
-    levels = {
-        metric: [
-            [stage.score(metric, task=claim.task, phases=claim.phases) for stage in side] for side in sides.values()
-        ]
-        for metric in (consistency, score)
-    }
-    gain, cost = (mean_difference(*levels[metric]) for metric in (consistency, score))
-    values: dict[str, Any] = {"seeds": [stage.seed for stage in sides["with"]]} | {
-        name: {"with": listed(levels[metric][0]), "without": listed(levels[metric][1]), "difference": one.to_json()}
-        for name, metric, one in (("consistency", consistency, gain), ("score", score, cost))
-    }
+
+    def levels(metric: str) -> dict[str, list[Estimate]]:
+        how = {"task": claim.task, "phases": claim.phases}
+        return {name: [stage.score(metric, **how) for stage in side] for name, side in sides.items()}
+
+    repaired, consistency, of_consistency = _compared(levels(claim.consistency), "difference")
+    cost, score, of_score = _compared(levels(claim.score), "difference")
     curves = [
         curve
-        for name, side in sides.items()
-        for stage in side
-        if stage.has_series(consistency)
-        for curve in stage.curves(f"{name}, seed {stage.seed}", consistency)
+        for name in ("with", "without")
+        for stage in sides[name]
+        if stage.has_series(claim.consistency)
+        for curve in stage.curves(f"{name}, seed {stage.seed}", claim.consistency)
     ]
-    repaired = gain.is_above_zero
-    ways = [functools.partial(scored, metric=metric) for metric in (consistency, score)]
     return Verdict(
-        ours=f"consistency {mean_over(levels[consistency][1])} without → {mean_over(levels[consistency][0])} with, "
-        f"difference {gain}; {score} {mean_over(levels[score][1])} → {mean_over(levels[score][0])}, difference {cost} "
-        f"({runs(sides['with'])} each)",
-        values=values,
-        held=None if repaired is None else repaired and cost.value >= -claim.max_cost,
-        rule=f"consistency is higher with the reward by the 95 % interval of the difference, and {score} lower by at most "
+        ours=f"without → with: consistency {consistency}; {claim.score} {score} ({_runs(sides['with'])} each)",
+        values={
+            "seeds": [stage.seed for stage in sides["with"]],
+            "consistency": of_consistency,
+            "score": of_score,
+        },
+        held=repaired.is_above_zero and cost.value >= -claim.max_cost,
+        rule=f"consistency is higher with the reward by the 95 % interval of the difference, and {claim.score} lower by at most "
         f"{claim.max_cost}",
-        protocol=protocol([*sides["with"], *sides["without"]], *ways),
-        figures=(figure("Language consistency", "share of words", curves),) if curves else (),
+        protocol=protocol_of(
+            [*sides["with"], *sides["without"]],
+            lambda stage: stage.how_scored(claim.consistency),
+            lambda stage: stage.how_scored(claim.score),
+        ),
+        figures=(_figure("Language consistency", "share of words", curves),) if curves else (),
     )
 
 
 def votes(claim: specs.VotesClaim) -> Verdict:
     """cons@k against k, of an evaluate stage whose "cons_at" has all of the sizes."""
     stage, task, sizes = Finished(claim.path), claim.task, sorted(claim.sizes)
-    levels = [stage.estimate("tasks", task, f"cons@{size}") for size in sizes]
-    limits = [limits_of(stage, "tasks", task, f"cons@{size}") for size in sizes]
+    levels = {f"cons@{size}": stage.estimate("tasks", task, f"cons@{size}") for size in sizes}
+    low, high = zip(*(stage.limits("tasks", task, name) for name in levels), strict=True)
     gain = stage.estimate("tasks", task, f"cons@{sizes[-1]}_gain")
-    drawn = {"label": task, "steps": sizes, "values": [estimate.value for estimate in levels]}
-    drawn |= {"low": [low for low, _ in limits], "high": [high for _, high in limits]}
+    drawn = {"label": task, "steps": sizes, "values": [level.value for level in levels.values()]}
+    drawn |= {"low": list(low), "high": list(high)}
     return Verdict(
-        ours=", ".join(f"cons@{size} {estimate}" for size, estimate in zip(sizes, levels, strict=True))
-        + f"; cons@{sizes[-1]} less pass@1: {gain}",
-        values={f"cons@{size}": one.to_json() for size, one in zip(sizes, levels, strict=True)}
-        | {"gain": gain.to_json()},
+        ours=f"{', '.join(f'{name} {level}' for name, level in levels.items())}; cons@{sizes[-1]} less pass@1: {gain}",
+        values={name: level.to_json() for name, level in levels.items()} | {"gain": gain.to_json()},
         held=gain.is_above_zero,
         rule=f"cons@{sizes[-1]} is higher than pass@1 by the 95 % interval of their difference over problems",
-        protocol=protocol([stage], first_and_last),
-        figures=(figure("Majority vote", "share of problems", [drawn], across="samples in the vote"),),
+        protocol=protocol_of([stage], Finished.how_held_out),
+        figures=(_figure("Majority vote", "share of problems", [drawn], across="samples in the vote"),),
     )
 
 
@@ -176,7 +178,7 @@ def stage_table(claim: specs.StageTableClaim) -> Verdict:
         held=not broken,
         rule=f"by 95 % intervals over problems: {', '.join(result['ordering'] for result in results)} "
         "(> above, >= not below, beyond the interval of the difference)",
-        protocol=protocol(list(stages.values()), first_and_last),
+        protocol=protocol_of(list(stages.values()), Finished.how_held_out),
         table={
             "head": ["stage", *(column.name for column in claim.columns)],
             "rows": [[name, *map(str, row.values())] for name, row in cells.items()],
@@ -187,39 +189,27 @@ def stage_table(claim: specs.StageTableClaim) -> Verdict:
 def distils(claim: specs.DistilsClaim) -> Verdict:
     """The distilled student against RL alone: evaluate (or RL) stages in pairs of a seed, and what training each side took."""
     metric = claim.metric
-    sides = {
-        "distilled": (claim.distilled_paths, claim.distilled_trained_paths),
-        "RL": (claim.rl_paths, claim.rl_trained_paths),
+    evaluated = {
+        "RL": [Finished(path) for path in claim.rl_paths],
+        "distilled": [Finished(path) for path in claim.distilled_paths],
     }
-    scores, compute, evaluated = {}, {}, []
-    for name, (paths, trained) in sides.items():
+    scores = {name: [stage.score(metric, task=claim.task) for stage in side] for name, side in evaluated.items()}
+    difference, _, values = _compared(scores, "difference")
+    compute, took = {}, []
+    for name, paths in (("distilled", claim.distilled_trained_paths), ("RL", claim.rl_trained_paths)):
         stages = [Finished(path) for path in paths]
-        scores[name] = [stage.score(metric, task=claim.task) for stage in stages]
-        evaluated += stages
-        stages = [Finished(path) for path in trained]
-        compute[name] = {
-            "stages": [stage.name for stage in stages],
-            "training_tokens": sum(stage.training_tokens() for stage in stages),
-            "wall_seconds": sum(stage.summary("wall_seconds") for stage in stages),
-        }
-    difference = mean_difference(scores["distilled"], scores["RL"])
-    took = "; ".join(
-        f"{name}: {cost['training_tokens'] / 1e6:.2f}M tokens, {cost['wall_seconds'] / 60:.1f} min"
-        for name, cost in compute.items()
-        if cost["stages"]
-    )
+        tokens = sum(stage.training_tokens() for stage in stages)
+        seconds = sum(stage.summary("wall_seconds") for stage in stages)
+        names = [stage.name for stage in stages]
+        compute[name] = {"stages": names, "training_tokens": tokens, "wall_seconds": seconds}
+        took += [f"{name}: {tokens / 1e6:.2f}M tokens, {seconds / 60:.1f} min"] if stages else []
     return Verdict(
         ours=f"{metric} {mean_over(scores['distilled'])} distilled, {mean_over(scores['RL'])} by RL, difference {difference}"
-        + (f" (training: {took})" if took else ""),
-        values={
-            "metric": metric,
-            **{name: listed(levels) for name, levels in scores.items()},
-            "difference": difference.to_json(),
-            "compute": compute,
-        },
+        + (f" (training: {'; '.join(took)})" if took else ""),
+        values={"metric": metric, **values, "compute": compute},
         held=difference.is_above_zero,
         rule=f"{metric} of the distilled model is higher by the 95 % interval of the difference",
-        protocol=protocol(evaluated, functools.partial(scored, metric=metric)),
+        protocol=protocol_of([*evaluated["distilled"], *evaluated["RL"]], lambda stage: stage.how_scored(metric)),
     )
 
 
@@ -251,7 +241,7 @@ def exposure_hacks(claim: specs.ExposureHacksClaim) -> Verdict:
         values[name] = {"metric": metric, **of_both, "change": change[name].to_json()}
         texts.append(f"{words} {levels['short']} → {levels['long']}, change {change[name]}")
         curves = [curve for which, stage in trained.items() for curve in stage.curves(which, metric)]
-        figures.append(figure(f"Exposure: {words}", "reward", curves))
+        figures.append(_figure(f"Exposure: {words}", "reward", curves))
     falls = [name for name in ("true", "reasoning") if change[name].is_below_zero]
     updates = {which: _updates_with(stage, model) for which, stage in trained.items()}
     compared = "on held-out problems" if evaluated else f"over the last {phases} phases of each run"
@@ -261,9 +251,34 @@ def exposure_hacks(claim: specs.ExposureHacksClaim) -> Verdict:
         held=bool(change["model"].is_above_zero) and bool(falls),
         rule=f"{compared} the model's score is higher in the long one, and the true score or reasoning is lower, "
         "each by the 95 % interval of the difference",
-        protocol=protocol(list((evaluated or trained).values()), first_and_last if evaluated else training),
+        protocol=protocol_of(
+            list((evaluated or trained).values()), Finished.how_held_out if evaluated else Finished.how_trained
+        ),
         figures=tuple(figures),
     )
+
+
+def _runs(stages: Sequence[Finished]) -> str:
+    """How many runs, and of which seeds: "3 seeds: 0, 1, 2"."""
+    return f"{len(stages)} seed{'s' * (len(stages) > 1)}: {', '.join(str(stage.seed) for stage in stages)}"
+
+
+def _compared(sides: Mapping[str, Sequence[Estimate]], name: str) -> tuple[Estimate, str, dict[str, Any]]:
+    """(difference, text, JSON) of two sides of a claim, which are runs in pairs: how much more the second has, by ``name``."""
+    first, second = sides.values()
+    difference = mean_difference(second, first)
+    values: dict[str, Any] = {side: [run.to_json() for run in runs] for side, runs in sides.items()}
+    text = f"{mean_over(first)} → {mean_over(second)}, {name} {difference}"
+    return difference, text, values | {name: difference.to_json()}
+
+
+def _curves_by_seed(stages: Sequence[Finished], metric: str) -> list[dict[str, Any]]:
+    return [curve for stage in stages for curve in stage.curves(f"seed {stage.seed}", metric)]
+
+
+def _figure(title: str, unit: str, curves: Sequence[dict[str, Any]], *, across: str = "update") -> dict[str, Any]:
+    """A plot of curves: ``unit`` is the vertical axis's, ``across`` the horizontal one's."""
+    return {"title": title, "unit": unit, "across": across, "curves": list(curves)}
 
 
 def _updates_with(stage: Finished, metric: str) -> int:
@@ -273,7 +288,7 @@ def _updates_with(stage: Finished, metric: str) -> int:
     return int(steps[-1] - steps[0]) + of_a_row
 
 
-KINDS: dict[type, Callable[[Any], Verdict]] = {
+VERDICT_OF: dict[type, Callable[[Any], Verdict]] = {
     specs.TeachesClaim: teaches,
     specs.LengthensClaim: lengthens,
     specs.LanguageRepairedClaim: language_repaired,
@@ -287,4 +302,4 @@ KINDS: dict[type, Callable[[Any], Verdict]] = {
 
 def judge_claim(claim: specs.AnyClaim) -> Verdict:
     """Whether a claim held."""
-    return KINDS[type(claim)](claim)
+    return VERDICT_OF[type(claim)](claim)

@@ -66,23 +66,13 @@ def mean_over(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def mean_difference(first: Sequence[Estimate], second: Sequence[Estimate]) -> Estimate:
-    """First less second, over pairs of runs (the same seed each): intervals as ``mean_over`` of the pairs' differences.
-
-    Raises ValueError unless there are as many of both.
-    """
-    if len(first) != len(second):
-        raise ValueError(f"pairs of runs are compared, but there are {len(first)} and {len(second)}")
+    """First less second, over pairs of runs (the same seed each): intervals as ``mean_over`` of the pairs' differences."""
     pairs = zip(first, second, strict=True)
     return mean_over([Estimate.around(one.value - other.value, _together([one, other])) for one, other in pairs])
 
 
 def change_of_level(early: Sequence[float], late: Sequence[float]) -> Estimate:
-    """Mean of late less mean of early, two stretches of a noisy curve: Welch's interval, degrees of freedom those of the shorter.
-
-    Raises ValueError for a stretch of fewer than three values.
-    """
-    if min(len(early), len(late)) < FEWEST_SEEDS:
-        raise ValueError(f"stretches of {len(early)} and {len(late)} values: each needs at least {FEWEST_SEEDS}")
+    """Mean of late less mean of early, two stretches of a noisy curve: Welch's interval, degrees of freedom those of the shorter."""
     change = float(np.mean(late) - np.mean(early))
     error = math.hypot(*(float(np.std(values, ddof=1)) / math.sqrt(len(values)) for values in (early, late)))
     return Estimate.around(change, _t(min(len(early), len(late)) - 1) * error)

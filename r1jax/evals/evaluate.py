@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from r1jax.evals.statistics import ProblemSamples, bootstrap_interval, summarise
+from r1jax.evals.statistics import ProblemSamples, summarise, with_interval
 from r1jax.rollout.collect import Collected, Collector, has_grader, or_give_up
 from r1jax.rollout.records import Group
 from r1jax.specs.rollout import EvalSpec
@@ -36,16 +36,14 @@ def evaluate(
     raising it ends the evaluation. The settings are those of ``Collector.collect``.
     """
     collected: list[Collected] = []
-    finish: Callable[[], Collected] | None = None  # the batch before is scored while this one is sampled
+    started: list[Callable[[], Collected]] = []  # the batch before is scored while this one is sampled
     for start in range(0, len(problems), problems_per_batch):
         before_batch(start)
         batch = problems[start : start + problems_per_batch]
-        scores_of = collector.start(params, buffers, batch, key=jax.random.fold_in(key, start), **settings)
-        if finish is not None:
-            collected.append(finish())
-        finish = scores_of
-    if finish is not None:
-        collected.append(finish())
+        started.append(collector.start(params, buffers, batch, key=jax.random.fold_in(key, start), **settings))
+        if len(started) > 1:
+            collected.append(started.pop(0)())
+    collected += [finish() for finish in started]
     groups = [group for batch in collected for group in batch.groups]
     style, _ = response_form(collector.template, collector.tokenizer)
     samples = [samples_of(group, collector.task, style=style) for group in groups]
@@ -73,9 +71,7 @@ def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
             for group in groups
         ]
         of_problems = [float(np.nanmean(rewards)) for rewards in rewards_PG if not np.isnan(rewards).all()]
-        if of_problems:
-            low, high = bootstrap_interval(of_problems, seed=0)
-            metrics |= {key: float(np.mean(of_problems)), f"{key}_low": low, f"{key}_high": high}
+        metrics |= with_interval(key, of_problems, seed=0) if of_problems else {}
     return metrics
 
 
@@ -112,15 +108,13 @@ MOST_PROBLEMS = 64
 
 def heldout_problems(task: Task, spec: EvalSpec) -> list[Problem]:
     """The problems of the first and the last evaluation. Raises ValueError, naming the key, where fewer are held out."""
-    if spec.final_problems is not None:
-        try:
-            return distinct_problems(task, spec.final_problems, split="heldout")
-        except ValueError as error:
-            raise ValueError(f"eval.final_problems={spec.final_problems}: {error}") from error
+    key, count, at_least = "final_problems", spec.final_problems, None
+    if count is None:
+        key, count, at_least = "problems", MOST_PROBLEMS, spec.problems or 1
     try:
-        return distinct_problems(task, MOST_PROBLEMS, split="heldout", at_least=spec.problems or 1)
+        return distinct_problems(task, count, split="heldout", at_least=at_least)
     except ValueError as error:
-        raise ValueError(f"eval.problems={spec.problems}: {error}") from error
+        raise ValueError(f"eval.{key}={getattr(spec, key)}: {error}") from error
 
 
 def samples_of(group: Group, task: Task, *, style: str = "r1_zero") -> ProblemSamples:

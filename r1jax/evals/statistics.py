@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+_LEVEL = 0.95  # of the intervals
+
 
 @dataclasses.dataclass(frozen=True)
 class ProblemSamples:
@@ -71,23 +73,25 @@ def cons_at_k(
     return float(np.mean(winners @ worth / winners.sum(1)))
 
 
-def bootstrap_interval(
-    per_problem: Sequence[float], *, seed: int, num_resamples: int = 2000, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean, problems resampled with replacement; fixed by `seed`.
+def bootstrap_interval(per_problem: Sequence[float], *, seed: int) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean, problems resampled with replacement; fixed by `seed`.
 
     It speaks of the choice of problems; the noise of sampling answers enters as it shows in the problems' values.
-    Raises ValueError for no problems, values that are not finite or a level outside (0, 1).
+    Raises ValueError for no problems or values that are not finite.
     """
     values = np.asarray(per_problem, np.float64)
     if values.ndim != 1 or not values.size or not np.isfinite(values).all():
         raise ValueError(f"need a list of finite values, one a problem, got {per_problem!r}")
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")
     rng = np.random.default_rng(seed)
-    means = [values[rng.integers(values.size, size=values.size)].mean() for _ in range(num_resamples)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    means = [values[rng.integers(values.size, size=values.size)].mean() for _ in range(2000)]
+    low, high = np.quantile(means, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     return float(low), float(high)
+
+
+def with_interval(name: str, per_problem: Sequence[float], *, seed: int) -> dict[str, float]:
+    """The mean over problems as "<name>", and the limits of its interval as "<name>_low" and "<name>_high"."""
+    low, high = bootstrap_interval(per_problem, seed=seed)
+    return {name: float(np.mean(per_problem)), f"{name}_low": low, f"{name}_high": high}
 
 
 def summarise(problems: Sequence[ProblemSamples], *, k: int, seed: int = 0) -> dict[str, float]:
@@ -106,7 +110,7 @@ def summarise(problems: Sequence[ProblemSamples], *, k: int, seed: int = 0) -> d
     for index, problem in enumerate(problems):
         if len(problem.answers) < k:
             raise ValueError(f"problem {index} has {len(problem.answers)} samples, fewer than k={k}")
-    summary = _with_interval("pass@1", [float(np.mean(p.correct)) for p in problems], seed=seed)
+    summary = with_interval("pass@1", [float(np.mean(p.correct)) for p in problems], seed=seed)
     return (
         summary
         | vote_metrics(problems, [k], seed=seed)
@@ -131,16 +135,11 @@ def vote_metrics(
     metrics: dict[str, float] = {}
     for k in sizes:
         values = [cons_at_k(p.answers, p.correct, k, seed=seed + i) for i, p in enumerate(problems)]
-        metrics |= _with_interval(f"cons@{k}", values, seed=seed)
+        metrics |= with_interval(f"cons@{k}", values, seed=seed)
         if with_gains:
             gains = [value - float(np.mean(p.correct)) for value, p in zip(values, problems, strict=True)]
-            metrics |= _with_interval(f"cons@{k}_gain", gains, seed=seed)
+            metrics |= with_interval(f"cons@{k}_gain", gains, seed=seed)
     return metrics
-
-
-def _with_interval(name: str, values: Sequence[float], *, seed: int) -> dict[str, float]:
-    low, high = bootstrap_interval(values, seed=seed)
-    return {name: float(np.mean(values)), f"{name}_low": low, f"{name}_high": high}
 
 
 def _subsets(num_samples: int, k: int, *, seed: int, max_subsets: int) -> np.ndarray:

@@ -4,8 +4,7 @@ Reads files only (config.json, environment.json, metrics.jsonl, summary.json, ta
 completions/), so it needs neither jax nor an accelerator, and works on a run that has not ended.
 """
 
-from r1jax.report.compare import compare
-from r1jax.report.page import write_report
+from r1jax.report.page import compare, write_report
 from r1jax.workdir.read import NotAWorkdirError
 
 __all__ = ["NotAWorkdirError", "compare", "write_report"]

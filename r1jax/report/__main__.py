@@ -4,8 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from r1jax.report.compare import compare
-from r1jax.report.page import write_report
+from r1jax.report.page import compare, write_report
 
 
 def main(arguments: list[str] | None = None) -> int:

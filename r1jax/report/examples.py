@@ -3,46 +3,45 @@
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from r1jax.report.markup import clip, count_marked, escape, highlight, show, visible
-from r1jax.workdir.read import Stage, dig, number, read_rows, step_of
+from markupsafe import Markup
+
+from r1jax.report.markup import count_marked, fill, show
+from r1jax.workdir.read import Stage, read_rows, step_of, to_float
 
 _MAX_ROWS = 20_000  # a file; more are not looked at
 _MAX_PAIRS = 4  # a split
 _MAX_EXTREMES = 2
 
-Rows = list[dict[str, Any]]
+Completions = list[dict[str, Any]]
 
 
-def examples(stage: Stage) -> str:
-    """HTML: first and last completions in pairs, then best, worst and most reflecting; "" if none was kept.
+def examples(stage: Stage) -> Markup:
+    """First and last completions in pairs, then best, worst and most reflecting; "" if none was kept.
 
     Of an evaluation, whose files are its tasks, some of each.
     """
     notes: list[str] = []
     parts = []
-    for split, heading in (("heldout", "Held-out problems"), ("train", "Training problems")):
+    for split, title in (("heldout", "Held-out problems"), ("train", "Training problems")):
         files = stage.completion_files(split)
         if stage.kind == "evaluate":
-            for rows in (_read(path, notes) for path in files):
-                parts += [f"<h3>{heading}</h3>", _side_by_side([("", rows)])] if rows else []
+            parts += [{"title": title, "pairs": _pairs([("", rows)])} for path in files if (rows := _read(path, notes))]
             continue
         ends = [
             (f"update {step_of(path):,}", rows) for path in (files[:1] + files[1:][-1:]) if (rows := _read(path, notes))
         ]
         if ends:
-            parts.append(f"<h3>{heading}: {' and '.join(when for when, _ in ends)}</h3>")
-            parts.append(_side_by_side(ends))
-            if split == "train":
-                parts.append(_extremes(*ends[-1]))
-    parts += [f'<p class="note">{escape(note)}</p>' for note in notes]
-    return "".join(parts)
+            when, rows = ends[-1]
+            parts.append({"title": f"{title}: {' and '.join(when for when, _ in ends)}", "pairs": _pairs(ends)})
+            parts[-1] |= {"when": when, "extremes": _extremes(when, rows) if split == "train" else []}
+    return fill("examples.html", parts=parts, notes=notes)
 
 
-def pair_up(first: Rows, last: Rows, *, limit: int) -> list[tuple[Rows, Rows]]:
+def pair_up(first: Completions, last: Completions, *, limit: int) -> list[tuple[Completions, Completions]]:
     """Pairs groups of completions: of the same problem where both have it, else of the same kind.
 
     Kinds take turns and problems come in the order of the file, so that nothing is picked for its score.
@@ -60,26 +59,16 @@ def pair_up(first: Rows, last: Rows, *, limit: int) -> list[tuple[Rows, Rows]]:
     return [pair for pair in mixed if pair is not None][:limit]
 
 
-def question(row: dict[str, Any]) -> str:
-    """What was asked: the last message of the problem, else the problem as text, else the prompt."""
-    problem = row.get("problem")
-    messages = dig(problem, "messages")
-    if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
-        return str(messages[-1].get("content", ""))
-    asked = dig(problem, "question") if isinstance(problem, dict) else problem
-    return asked if isinstance(asked, str) and asked else str(row.get("prompt", ""))
-
-
-def _read(path: Path, notes: list[str]) -> Rows:
-    return [row for row in read_rows(path, notes, limit=_MAX_ROWS) if isinstance(row.get("completion"), str)]
+def _read(path: Path, notes: list[str]) -> Completions:
+    rows = read_rows(path, notes, limit=_MAX_ROWS)
+    return [row for row in rows if isinstance(row.get("completion"), str) and isinstance(row.get("problem"), dict)]
 
 
 def _kind(row: dict[str, Any]) -> str:
-    kinds = [dig(row, *way, "task") for way in ((), ("problem", "columns"), ("problem",))]
-    return next((kind for kind in kinds if isinstance(kind, str)), "")
+    return str(row["problem"].get("task", ""))
 
 
-def _by_problem(rows: Rows) -> dict[str, Rows]:
+def _by_problem(rows: Completions) -> dict[str, Completions]:
     return _group_by(rows, lambda r: json.dumps([r.get("problem"), r.get("prompt")], sort_keys=True, default=str))
 
 
@@ -90,88 +79,63 @@ def _group_by(items: Iterable[Any], key: Callable[[Any], str]) -> dict[str, list
     return groups
 
 
-def _side_by_side(ends: list[tuple[str, Rows]]) -> str:
+def _pairs(ends: list[tuple[str, Completions]]) -> list[dict[str, Any]]:
     """Of one or two sets of completions, each with the words that say when they are from."""
     whens, sets = zip(*ends, strict=True)
-    if len(ends) == 1:
-        shown = [(group,) for group in itertools.islice(_by_problem(sets[0]).values(), _MAX_PAIRS)]
-    else:
-        shown = pair_up(*sets, limit=_MAX_PAIRS)
-    return "".join(
-        _asked(groups) + _pair(_card(group[0], when, group) for when, group in zip(whens, groups, strict=True))
-        for groups in shown
-    )
+    groups = pair_up(*sets, limit=_MAX_PAIRS) if len(ends) > 1 else [(group,) for group in _by_problem(*sets).values()]
+    return [_pair(whens, groups) for groups in groups[:_MAX_PAIRS]]
 
 
-def _asked(groups: Iterable[Rows]) -> str:
-    """The question, once if both sides were asked the same."""
+def _pair(whens: Sequence[str], groups: Sequence[Completions]) -> dict[str, Any]:
+    """The first completion of each group, and the question: once if all were asked the same."""
     rows = [group[0] for group in groups]
-    kind = f"{escape(_kind(rows[0]))}: " if _kind(rows[0]) else ""
-    texts = list(dict.fromkeys((question(row), _answer(row)) for row in rows))
-    return "".join(
-        f'<p class="prompt">{kind}{escape(clip(text, 500))}{f" <b>= {escape(clip(answer, 80))}</b>" if answer else ""}</p>'
-        for text, answer in texts
-    )
+    answers = ["" if (answer := row["problem"].get("answer")) is None else str(answer) for row in rows]
+    asked = {(_kind(row), str(row.get("prompt", "")), answer): None for row, answer in zip(rows, answers, strict=True)}
+    return {"asked": list(asked), "cards": [_card(when, group) for when, group in zip(whens, groups, strict=True)]}
 
 
-def _answer(row: dict[str, Any]) -> str:
-    answer = dig(row, "problem", "answer") if isinstance(row.get("problem"), dict) else row.get("answer")
-    return str(answer) if isinstance(answer, (str, int, float)) else ""
-
-
-def _pair(cards: Iterable[str]) -> str:
-    return f'<div class="pair">{"".join(cards)}</div>'
-
-
-def _card(row: dict[str, Any], heading: str, group: Rows) -> str:
-    facts = [f"<b>{escape(heading)}</b>"] if heading else []
+def _card(when: str, group: Completions) -> dict[str, Any]:
+    """The first completion of a group, and (text, look) of what is known of it."""
+    row, *others = group
+    facts = [(when, "when")] if when else []
     correct = _value(row, "correct")
     if math.isfinite(correct):
         verdict = "right" if correct >= 1 else "wrong" if correct <= 0 else show(correct)
-        facts.append(f'<span class="{"good" if correct >= 1 else "bad"}">{verdict}</span>')
-        if len(group) > 1:
-            facts.append(f"{sum(_value(r, 'correct') >= 1 for r in group)} of {len(group)} samples right")
+        facts.append((verdict, "good" if correct >= 1 else "bad"))
+        if others:
+            facts.append((f"{sum(_value(r, 'correct') >= 1 for r in group)} of {len(group)} samples right", ""))
     parts = row.get("rewards")
     if "reward" in row:
-        by_name = [f"{escape(k)} {show(number(v))}" for k, v in parts.items()] if isinstance(parts, dict) else []
-        facts.append(f"reward {show(number(row['reward']))}" + (f" ({', '.join(by_name)})" if by_name else ""))
+        by_name = [f"{name} {show(to_float(v))}" for name, v in parts.items()] if isinstance(parts, dict) else []
+        facts.append((f"reward {show(to_float(row['reward']))}" + (f" ({', '.join(by_name)})" if by_name else ""), ""))
     if math.isfinite(_value(row, "advantage")):
-        facts.append(f"advantage {show(number(row['advantage']))}")
+        facts.append((f"advantage {show(to_float(row['advantage']))}", ""))
     if "num_tokens" in row:
-        facts.append(f"{show(number(row['num_tokens']))} tokens")
+        facts.append((f"{show(to_float(row['num_tokens']))} tokens", ""))
     failed = row.get("errors")
     if isinstance(failed, dict) and failed:
-        facts.append(f'<span class="bad">no verdict of {escape(", ".join(map(str, failed)))}</span>')
-    if row.get("dropped") is True:
-        facts.append("not trained on")
-    if row.get("stop_reason") == "length":
-        facts.append('<span class="bad">cut off</span>')
-    text = row["completion"]
-    body = highlight(clip(text)) if text.strip() else f'<span class="quiet">(empty) {escape(visible(text))}</span>'
-    return f'<div class="answer"><header>{" · ".join(facts)}</header><pre>{body}</pre></div>'
+        facts.append((f"no verdict of {', '.join(map(str, failed))}", "bad"))
+    facts += [("not trained on", "")] if row.get("dropped") is True else []
+    facts += [("cut off", "bad")] if row.get("stop_reason") == "length" else []
+    return {"facts": facts, "text": row["completion"]}
 
 
 def _value(row: dict[str, Any], key: str) -> float:
     """A number or a truth value as a float; nan if it is neither."""
     value = row.get(key)
-    return float(value) if isinstance(value, bool) else number(value)
+    return float(value) if isinstance(value, bool) else to_float(value)
 
 
-def _extremes(when: str, rows: Rows) -> str:
+def _extremes(when: str, rows: Completions) -> list[tuple[str, list[dict[str, Any]]]]:
     """Highest and lowest reward, and most reflection words, of one update; one completion a problem."""
-    rewarded = [row for row in rows if math.isfinite(_value(row, "reward"))]
-    scored = sorted(rewarded, key=lambda row: -_value(row, "reward"))
-    marked = [row for row in rows if count_marked(row["completion"])]
-    wordy = sorted(marked, key=lambda row: -count_marked(row["completion"]))
+    scored = sorted((row for row in rows if math.isfinite(_value(row, "reward"))), key=lambda r: -_value(r, "reward"))
+    wordy = sorted(
+        (row for row in rows if count_marked(row["completion"])), key=lambda r: -count_marked(r["completion"])
+    )
     rankings = {"Highest reward": scored, "Lowest reward": scored[::-1], "Most reflection words": wordy}
-    parts = []
+    extremes = []
     for title, ranked in rankings.items():
-        best = {json.dumps(row.get("problem"), default=str): row for row in reversed(ranked)}
-        cards = [
-            f"<div>{_asked([[row]])}{_card(row, when, [row])}</div>" for row in [*best.values()][::-1][:_MAX_EXTREMES]
-        ]
-        parts += [f"<h3>{title}, {when}</h3>{_pair(cards)}"] if cards else []
-    if not parts:
-        return ""
-    title = f"<summary>Best, worst and most reflecting completions of {when}</summary>"
-    return f"<details>{title}{''.join(parts)}</details>"
+        best = _group_by(ranked, lambda row: json.dumps(row.get("problem"), default=str)).values()
+        pairs = [_pair([when], [[group[0]]]) for group in itertools.islice(best, _MAX_EXTREMES)]
+        extremes += [(title, pairs)] if pairs else []
+    return extremes

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from r1jax.report.markup import duration, escape, show
-from r1jax.workdir.read import Stage, dig, number, with_limits
+from r1jax.report.markup import duration, show
+from r1jax.workdir.read import Stage, dig, to_float, with_limits
 
 
 def status(stage: Stage) -> str:
-    """HTML: whether the stage is finished, and where it stands."""
+    """Whether the stage is finished, and where it stands."""
     total = stage.config.get("num_updates")
     of = f" of {total:,}" if isinstance(total, int) else ""
     if stage.done:
@@ -26,7 +26,7 @@ def status(stage: Stage) -> str:
 def evaluations(stage: Stage) -> dict[str, dict[str, Any]]:
     """The first and the last held-out evaluation, "before" and "after", by the names of the figures.
 
-    From summary.json; while there is none, from the rows of full evaluations.
+    From summary.json, which has no "before" where that was sampled otherwise; while there is none, from the rows of full evaluations.
     """
     ends: dict[str, dict[str, Any]] = {"before": {}, "after": {}}
     for name, series in stage.metrics.items():
@@ -35,7 +35,9 @@ def evaluations(stage: Stage) -> dict[str, dict[str, Any]]:
             ends["before"][name.removeprefix("eval/")] = full[-1].values[0]
         if full and len(full[-1].values) > 1:
             ends["after"][name.removeprefix("eval/")] = full[-1].values[-1]
-    return {when: s if isinstance(s := stage.summary.get(when), dict) else figures for when, figures in ends.items()}
+    if not isinstance(stage.summary.get("after"), dict):
+        return ends
+    return {when: s if isinstance(s := stage.summary.get(when), dict) else {} for when in ends}
 
 
 def evaluation_size(stage: Stage, prefix: str) -> str:
@@ -60,14 +62,9 @@ def score_names(stage: Stage, *, with_pass_at_k: bool = False) -> list[str]:
     return list(dict.fromkeys(leading))
 
 
-def seed_of(stage: Stage) -> str:
-    """The seed as text; "" if none is recorded."""
-    return "" if stage.seed is None else str(stage.seed)
-
-
 def updates_of(stage: Stage) -> int:
     """Updates done: of the summary, else the last row's."""
-    updates = number(stage.summary.get("updates"))
+    updates = to_float(stage.summary.get("updates"))
     return int(updates) if math.isfinite(updates) else stage.last_step
 
 
@@ -80,8 +77,8 @@ def length_ends(stage: Stage) -> tuple[float, float]:
     return before, after
 
 
-def headline(stage: Stage) -> str:
-    """HTML cards."""
+def headline(stage: Stage) -> list[tuple[str, str, str]]:
+    """(figure, what it is, a note) of each card."""
     cards = []
     for name in score_names(stage):
         (before, *first), (after, *last) = score(stage, name, "before"), score(stage, name, "after")
@@ -102,7 +99,6 @@ def headline(stage: Stage) -> str:
         cards.append((f"{updates_of(stage):,}", "updates", ""))
     if math.isfinite(stage.wall_seconds):
         cards.append((duration(stage.wall_seconds), "wall time" if stage.done else "wall time so far", ""))
-    if seed_of(stage):
-        cards.append((escape(seed_of(stage)), "seed", ""))
-    texts = [f"<div><b>{figure}</b><span>{label}</span><span>{note}</span></div>" for figure, label, note in cards]
-    return f'<div class="cards">{"".join(texts)}</div>'
+    if stage.seed is not None:
+        cards.append((str(stage.seed), "seed", ""))
+    return cards

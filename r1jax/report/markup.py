@@ -1,12 +1,14 @@
-"""Puts untrusted text and figures into HTML: everything a model or a config wrote passes through here."""
+"""Text and figures as a page shows them. Everything that a model or a config wrote gets into a page through `fill`."""
 
 import html
 import json
 import math
 import re
-import string
 from pathlib import Path
 from typing import Any
+
+import jinja2
+from markupsafe import Markup
 
 # As r1jax.rewards.reflection counts them: spec E's list (R1v2 C.2) and its Chinese equivalents. A test holds them equal.
 _ENGLISH = "wait|mistake|however|but|retry|error|verify|wrong|evaluate|check"
@@ -18,20 +20,20 @@ _BROKEN = re.compile("[\x80-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 _PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
 
 
+def fill(template: str, **values: Any) -> Markup:
+    """A template of this folder, filled in: what is no `Markup` is escaped, and nothing stays hidden."""
+    return Markup(visible(PAGES.get_template(template).render(values)))
+
+
 def visible(text: str) -> str:
     """`text` with nothing hidden: control characters as pictures, direction marks by code, broken ones as U+FFFD."""
     text = _BROKEN.sub("\ufffd", text.translate(_PICTURES))
     return _INVISIBLE.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
 
 
-def escape(text: Any) -> str:
-    """`text` safe between tags and inside a quoted attribute."""
-    return html.escape(visible(str(text)), quote=True)
-
-
-def highlight(text: str) -> str:
-    """Escaped `text` with each reflection word in a <mark>."""
-    return _REFLECTION.sub(r"<mark>\g<0></mark>", escape(text))
+def highlight(text: str) -> Markup:
+    """`text` with each reflection word in a <mark>."""
+    return Markup(_REFLECTION.sub(r"<mark>\g<0></mark>", html.escape(text)))
 
 
 def count_marked(text: str) -> int:
@@ -59,10 +61,10 @@ def show(value: float) -> str:
     return f"{value:,.{digits}f}"
 
 
-def show_interval(value: float, low: float, high: float) -> str:
-    """HTML: a figure and the interval that it lies in, if there is one."""
+def show_interval(value: float, low: float, high: float) -> Markup:
+    """A figure and the interval that it lies in, if there is one."""
     interval = f' <span class="quiet">({low:.3f}–{high:.3f})</span>' if math.isfinite(low + high) else ""
-    return f"{show(value)}{interval}"
+    return Markup(f"{show(value)}{interval}")
 
 
 def duration(seconds: float) -> str:
@@ -76,20 +78,14 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def table(rows: list[list[str]], *, head: list[str] | None = None) -> str:
-    """A table that scrolls sideways on a narrow screen. Cells are HTML already."""
-    top = f"<thead><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr></thead>" if head else ""
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table>{top}<tbody>{body}</tbody></table></div>'
-
-
 def setting(value: Any) -> str:
-    """One leaf of a config, escaped and cut to a readable length."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return escape(clip(text, 300))
+    """One leaf of a config, cut to a readable length."""
+    return clip(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str), 300)
 
 
-def page(title: str, body: str) -> str:
-    """A whole HTML page that loads nothing and runs no script, whatever `body` holds."""
-    template, style = (Path(__file__).with_name(name).read_text("utf-8") for name in ("page.html", "style.css"))
-    return string.Template(template).substitute(title=escape(title), style=style, body=body)
+PAGES = jinja2.Environment(
+    # Line breaks and indentation are for the reader of a template: none gets into a page.
+    loader=jinja2.FunctionLoader(lambda name: re.sub(r"\n\s*", "", Path(__file__).with_name(name).read_text("utf-8"))),
+    autoescape=True,
+)
+PAGES.filters |= {"clip": clip, "highlight": highlight, "show": show, "duration": duration, "setting": setting}

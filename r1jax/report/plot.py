@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -34,7 +35,7 @@ class Curve:
 
     steps: np.ndarray
     values: np.ndarray
-    colour: int  # of NUM_LOOKS colours and dashes
+    look: int  # of NUM_LOOKS colours and dashes
     low: np.ndarray | None = None
     high: np.ndarray | None = None
     label: str = ""  # in the legend; "" leaves it out there
@@ -72,13 +73,13 @@ class Curve:
         return dataclasses.replace(self, **means)
 
 
-def draw(curves: Sequence[Curve], panel: Panel, *, title: str = "", raw: bool = True) -> str:
+def draw(curves: Sequence[Curve], panel: Panel, *, title: str = "", raw: bool = True) -> Markup:
     """Draws at least one curve on the axes of a panel and returns an <svg> element.
 
     Args:
         curves: lines and points, or, of a panel that is stacked, areas on top of each other.
         panel: its unit and the ends of its axis; where `low` or `high` is None the data decide.
-        title: read out by screen readers; plain text without markup.
+        title: read out by screen readers.
         raw: show the unsmoothed values faintly behind the smoothed ones.
     """
     curves = [curve.thinned() for curve in curves]
@@ -93,7 +94,9 @@ def draw(curves: Sequence[Curve], panel: Panel, *, title: str = "", raw: bool = 
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.add_subplot()
         if panel.stacked:
-            _stack(axes, curves)
+            steps, values = _stacked(curves)
+            colours = [_COLOURS[curve.look % NUM_COLOURS] for curve in curves]
+            axes.stackplot(steps, values, colors=colours, alpha=0.75, linewidth=0.5, step="mid")
         else:
             for curve in curves:
                 _line(axes, curve, raw=raw, has_gaps=panel.across == "update")
@@ -114,8 +117,8 @@ def draw(curves: Sequence[Curve], panel: Panel, *, title: str = "", raw: bool = 
 
 
 def _line(axes, curve: Curve, *, raw: bool, has_gaps: bool) -> None:
-    colour = _COLOURS[curve.colour % NUM_COLOURS]
-    group = curve.colour // NUM_COLOURS % len(_DASHES)
+    colour = _COLOURS[curve.look % NUM_COLOURS]
+    group = curve.look // NUM_COLOURS % len(_DASHES)
     if curve.low is not None and curve.high is not None:
         if curve.is_points:
             axes.vlines(curve.steps, curve.low, curve.high, color=colour, linewidth=1.2)
@@ -145,27 +148,23 @@ def gaps_of(steps: np.ndarray) -> np.ndarray:
     return widths > 1.5 * around
 
 
-def _stack(axes, curves: Sequence[Curve]) -> None:
+def _stacked(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
+    """(steps [n] of any curve, values [curves, n], 0 where a curve has none)."""
     steps = np.unique(np.concatenate([curve.steps for curve in curves]))
-    base = np.zeros(len(steps))
-    for curve in curves:
-        values = np.zeros(len(steps))
-        values[np.searchsorted(steps, curve.steps)] = curve.values
-        colour = _COLOURS[curve.colour % NUM_COLOURS]
-        axes.fill_between(steps, base, base + values, color=colour, alpha=0.75, linewidth=0.5, step="mid")
-        base = base + values
+    values = np.zeros((len(curves), len(steps)))
+    for row, curve in zip(values, curves, strict=True):
+        row[np.searchsorted(steps, curve.steps)] = curve.values
+    return steps, values
 
 
 def outliers(curves: Sequence[Curve]) -> tuple[float | None, list[tuple[float, float]]]:
     """Where the sums of stacked curves dwarf all others: (the largest of the others, [(step, sum), ...]), or (None, [])."""
-    sums: dict[float, float] = {}
-    for curve in curves:
-        for step, value in zip(curve.steps, curve.values, strict=True):
-            sums[step] = sums.get(step, 0.0) + value
-    limit = 3 * float(np.quantile(list(sums.values()), 0.75))
-    high = [(step, value) for step, value in sums.items() if value > limit]
-    others = [value for value in sums.values() if value <= limit]
-    return (max(others), high) if 0 < len(high) <= 3 and max(others) > 0 else (None, [])
+    steps, values = _stacked(curves)
+    sums = values.sum(axis=0)
+    is_high = sums > 3 * np.quantile(sums, 0.75)
+    largest = sums[~is_high].max()
+    high = list(zip(steps[is_high], sums[is_high], strict=True))
+    return (float(largest), high) if 0 < len(high) <= 3 and largest > 0 else (None, [])
 
 
 def _bounds(axes, low: float | None, high: float | None, *, is_fixed: bool) -> None:
@@ -184,11 +183,11 @@ def _bounds(axes, low: float | None, high: float | None, *, is_fixed: bool) -> N
     axes.set_ylim(bottom, top)
 
 
-def _inline(svg: str, title: str) -> str:
+def _inline(svg: str, title: str) -> Markup:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     _, _, rest = svg.partition('viewBox="')
     box, body = rest.partition('"')[0], rest.partition(">")[2]
     body = re.sub(r'<g id="[^"]*"', "<g", body)  # equal in every plot; the ids that are referred to are salted
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, variable)
-    return re.sub(r">\s+<", "><", f'<svg viewBox="{box}" role="img" aria-label="{title}">{body}')
+    return Markup(re.sub(r">\s+<", "><", f'<svg viewBox="{box}" role="img" aria-label="{escape(title)}">{body}'))

@@ -18,7 +18,7 @@ from r1jax.sharding import make_mesh
 from r1jax.specs.stages import MeshStageSpec, StageSpec, TrainingSpec
 from r1jax.text.chat import tokenizer_for
 from r1jax.training.checkpoint import Checkpoints
-from r1jax.workdir.directory import Workdir, open_workdir
+from r1jax.workdir.directory import mark_done, open_workdir, require_space
 from r1jax.workdir.lineage import record_lineage
 from r1jax.workdir.metrics import MetricsWriter
 from r1jax.workdir.progress import Progress
@@ -30,7 +30,7 @@ class OpenRun:
     """A stage that is under way in its work directory; made by ``open_run``."""
 
     spec: Any  # a StageSpec
-    directory: Workdir
+    path: Path  # the work directory
     mesh: Any  # what arrays are laid out on; None where the stage computes nothing on devices
     stop: Stop
     progress: Progress
@@ -47,11 +47,6 @@ class OpenRun:
     kept: dict[str, Any] = dataclasses.field(default_factory=dict)  # what a checkpoint holds besides the state
     streams: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # iterators whose position it holds
     began: float = 0.0  # time.perf_counter() of the update under way
-
-    @property
-    def path(self) -> Path:
-        """The work directory."""
-        return self.directory.path
 
     def load_policy(self, *, template: str | None = None) -> tuple[Policy, Any, Any]:
         """(policy, params, buffers) of ``init`` on the mesh; a stage that trains leaves model.json and tokenizer/.
@@ -81,7 +76,7 @@ class OpenRun:
         kept; 0: none. kept: first values, plain JSON, of what else checkpoints hold.
         Raises WorkdirError where the checkpoints to come do not fit on the disk.
         """
-        self.directory.require_space(self.checkpoints.bytes_to_come(self.state, with_best=bool(evaluate_every)))
+        require_space(self.path, self.checkpoints.bytes_to_come(self.state, with_best=bool(evaluate_every)))
         self.streams, self.kept, self.total = streams, kept, total
         if self.checkpoints.latest_step() is not None:
             self.progress.phase("restoring")
@@ -132,12 +127,15 @@ class OpenRun:
         self.checkpoints.save(self.updates, self.state, extra=self._extra())
         self.progress.phase("")
 
-    def save_best(self, scores: Mapping[str, float]) -> None:
-        """Saves a checkpoint if its held-out score is the highest yet: pass@1, or the reward where that is not there."""
+    def save_best(self, scores: Mapping[str, float], *, protocol: str) -> None:
+        """Saves a checkpoint if its held-out score is the highest yet: pass@1, or the reward where that is not there.
+
+        Scores of another ``protocol`` are not compared.
+        """
         metric = "pass@1" if "pass@1" in scores else "reward"
         if metric in scores:
-            value = scores[metric]
-            self.checkpoints.save_best(self.updates, self.state, extra=self._extra(), metric=metric, value=value)
+            named, value = f"{metric} of {protocol}", scores[metric]
+            self.checkpoints.save_best(self.updates, self.state, extra=self._extra(), metric=named, value=value)
 
     def mark_done(self, summary: Mapping[str, Any]) -> dict[str, Any]:
         """Waits for the last checkpoint and writes the summary, with "wall_seconds" and "seed" unless it has them."""
@@ -145,7 +143,7 @@ class OpenRun:
             self.progress.phase("saving")
             self.checkpoints.wait()
         summary = {"wall_seconds": self.wall_seconds(), "seed": self.spec.seed} | dict(summary)
-        self.directory.mark_done(summary)
+        mark_done(self.path, summary)
         self.progress.phase("")
         return summary
 
@@ -159,17 +157,17 @@ def open_run(spec: StageSpec, workdir: str | Path) -> Iterator[OpenRun]:
     mesh = make_mesh(spec.mesh.axes()) if isinstance(spec, MeshStageSpec) else None
     with contextlib.ExitStack() as stack:
         started = time.monotonic()
-        directory = stack.enter_context(open_workdir(workdir, spec))
+        path = stack.enter_context(open_workdir(workdir, spec))
         progress = stack.enter_context(contextlib.closing(Progress(shown=is_first())))
         if mesh is not None:
             stack.enter_context(jax.set_mesh(mesh))
         stop = stack.enter_context(graceful_stop())
-        lineage = record_lineage(directory.path, spec)
+        lineage = record_lineage(path, spec)
         checkpoints = None
         if isinstance(spec, TrainingSpec):
-            checkpoints = Checkpoints(directory.path, keep=spec.keep_checkpoints, every=spec.checkpoint_every)
+            checkpoints = Checkpoints(path, keep=spec.keep_checkpoints, every=spec.checkpoint_every)
             stack.enter_context(checkpoints)
-        run = OpenRun(spec, directory, mesh, stop, progress, checkpoints, lineage, stack, started)
+        run = OpenRun(spec, path, mesh, stop, progress, checkpoints, lineage, stack, started)
         try:
             yield run
         except Stopped:

@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import os
 import random
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from typing import Any
 from r1jax.rewards.choice import read_letter
 from r1jax.rewards.code_tests import check_tests
 from r1jax.rewards.sandbox import SandboxUnavailable
-from r1jax.specs.tasks import FilesTaskSpec
+from r1jax.specs.tasks import FilesSpec, FilesTaskSpec
 from r1jax.tasks.decontaminate import make_index, named
 from r1jax.tasks.grading import check_problem, grade_answer
 from r1jax.tasks.problem import SPLITS, Problem, canonical_answer, check_index, check_task, split_of, stable_hash
@@ -54,7 +55,7 @@ class FileTask:
         self.spec, self.fields = spec, fields_of(spec.dataset)  # how a row becomes a problem
         self.grader = self.fields.grader  # see rollout.collect.reward_columns
         self.name = spec.name or spec.dataset or stem(next(iter(spec.sources.values())).path)
-        self._space = spec.sources["path"].label if spec.path else ""  # of the split by hash
+        self._space = _label(spec.sources["path"]) if spec.path else ""  # of the split by hash
         self.counts: dict[str, collections.Counter[str]] = {}  # of a split: rows kept, and left out for which reason
         self.dropped: dict[int, tuple[str, str]] = {}  # training row, from 0 -> the test set and n-gram that it shares
         self.bad_rows: list[str] = []  # what is wrong with the first rows that cannot be judged
@@ -300,6 +301,12 @@ def _text_of(problem: Problem) -> str:
 
 def _what(spec: FilesTaskSpec, key: str) -> str:
     return f"{key}: data set {spec.dataset!r}" if spec.dataset else key
+
+
+def _label(source: FilesSpec) -> str:
+    """What the files are called, the same by whatever link they are named."""
+    path = os.path.realpath(source.path) if os.path.isabs(source.path) else source.path
+    return dataclasses.replace(source, path=path).label
 
 
 @functools.lru_cache(maxsize=8)

@@ -132,7 +132,9 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         # What is known at this step: best.json may be of a step that was lost, or miss what came with the last save.
         there = checkpoint_steps(self.folder.parent)
         known = [best for best in (record.get("best"), self._written) if best is not None and best["step"] in there]
-        self._best = max(known, key=lambda best: (best["value"], -best["step"]), default=None)
+        newest = max(known, key=lambda best: best["step"], default=None)
+        alike = [best for best in known if best["metric"] == newest["metric"]] if newest else []
+        self._best = max(alike, key=lambda best: (best["value"], -best["step"]), default=None)
         self._write_best()
         return state, record["extra"]
 

@@ -1,8 +1,8 @@
 """A work directory: what a stage was asked to do, where it ran, and whether it has finished.
 
 README.md lists its files. Every one but LOCK and changes.jsonl is written under another name and then renamed, so none is
-ever half there. A text of config.json that begins with "{here}/" stands for a path from the work directory: directories that
-name each other so can be moved together.
+ever half there. A text of config.json that begins with "{here}/" stands for a path from the work directory: so are written the
+paths inside of it, those inside of the run that it is a stage of, and those of other stages, which all can be moved together.
 
 What is learned is kept apart from how it is run (fields declared with how=True: meshes, micro-batches, cadences, workers). Where a
 directory holds results, a start with another spec
@@ -26,17 +26,20 @@ must see the directory, for checkpoints are written by all.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import fcntl
+import hashlib
 import importlib.metadata
+import importlib.util
+import inspect
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +48,13 @@ import jax
 from r1jax.processes import on_first
 from r1jax.specs.fields import leaves, to_plain
 from r1jax.specs.reader import HERE, SpecError, read
-from r1jax.workdir.code_digest import code_digests
+from r1jax.workdir.read import read_json
 
 MARGIN_BYTES = 1 << 26
 """Free space beyond the checkpoints: metrics, completions, TensorBoard."""
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "reasoning-gym")
 _ENVIRONMENT_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+_FUNCTION = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
 _ABSENT = "(absent)"
 _OF_A_RUN = ("lineage.json", "changes.jsonl", "metrics.jsonl", "best.json", "summary.json", "error.txt", "report.html")
 _OF_A_RUN += ("verdicts.jsonl", "completions", "tensorboard", "checkpoints", "parts", "model.json", "tokenizer")
@@ -61,29 +65,24 @@ class WorkdirError(RuntimeError):
     """A work directory cannot be used; the message names it and says why."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Workdir:
-    """An open work directory."""
+def require_space(path: Path, num_bytes: int) -> None:
+    """Raises WorkdirError unless the disk has `num_bytes` and MARGIN_BYTES free; call it before anything is computed."""
+    on_first(lambda: _require_space(path, num_bytes))
 
-    path: Path
 
-    def require_space(self, num_bytes: int) -> None:
-        """Raises WorkdirError unless its disk has `num_bytes` and MARGIN_BYTES free; call it before anything is computed."""
-        on_first(lambda: _require_space(self.path, num_bytes))
+def mark_done(path: Path, summary: Mapping[str, Any]) -> None:
+    """Writes summary.json, then DONE."""
 
-    def mark_done(self, summary: Mapping[str, Any]) -> None:
-        """Writes summary.json, then DONE."""
+    def write() -> None:
+        write_json(path / "summary.json", summary)
+        write_text(path / "DONE", "")
 
-        def write() -> None:
-            write_json(self.path / "summary.json", summary)
-            write_text(self.path / "DONE", "")
-
-        on_first(write)
+    on_first(write)
 
 
 @contextlib.contextmanager
-def open_workdir(path: str | Path, spec: Any) -> Iterator[Workdir]:
-    """Makes or reopens a work directory and keeps it locked while the context lasts.
+def open_workdir(path: str | Path, spec: Any) -> Iterator[Path]:
+    """Makes or reopens a work directory and keeps it locked while the context lasts; gives its absolute path.
 
     Args:
       path: the directory; made, with its parents, where there is none.
@@ -94,7 +93,7 @@ def open_workdir(path: str | Path, spec: Any) -> Iterator[Workdir]:
     TypeError, naming the key, where JSON cannot hold a value.
     """
     path = Path(path).absolute()
-    plain = _to_json(spec)
+    plain = inside_to_here(_to_json(spec), path, root=path)
     with contextlib.ExitStack() as held:
 
         def begin() -> None:
@@ -110,7 +109,7 @@ def open_workdir(path: str | Path, spec: Any) -> Iterator[Workdir]:
                 raise WorkdirError(f"{path}: cannot write the work directory: {error}") from error
 
         on_first(begin)
-        yield Workdir(path)
+        yield path
 
 
 def check_workdir(path: Path, spec: Any) -> None:
@@ -182,34 +181,60 @@ def read_summary(path: Path, spec: Any) -> dict[str, Any] | None:
     if not (path / "DONE").exists():
         return None
     try:
-        is_whole = not check_same_config(path, spec)
+        is_longer = check_same_config(path, spec)
     except WorkdirError:
         return None
-    summary = _read(path, "summary.json") if is_whole else None
-    return summary if isinstance(summary, dict) else None
+    return None if is_longer else read_json(path / "summary.json", []) or None
+
+
+def code_digests(spec: Any) -> dict[str, str]:
+    """Digest of each module that a "module:function" text anywhere in a spec (or in dicts and lists) names.
+
+    The key is the module. Where it has no file (a notebook's __main__) the key is the whole string and the digest that
+    of the function's source. What has no source at all is left out; so is what those modules import.
+    """
+    sources: dict[str, bytes] = {}
+    for name in sorted({text for _, text, _, _ in leaves(spec) if isinstance(text, str) and _FUNCTION.fullmatch(text)}):
+        module, _, function = name.partition(":")
+        # Packages above it are code of others: whoever calls the function says what is wrong with them.
+        with contextlib.suppress(Exception):
+            if (found := importlib.util.find_spec(module)) and found.origin:
+                sources[module] = Path(found.origin).read_bytes()
+        if module not in sources:
+            with contextlib.suppress(AttributeError, OSError, TypeError):
+                sources[name] = inspect.getsource(getattr(sys.modules.get(module), function)).encode()
+    return {name: hashlib.sha256(source).hexdigest()[:16] for name, source in sources.items()}
 
 
 def changed_code(path: Path, spec: Any) -> list[str]:
     """The modules and functions that the spec names whose source is not what it was at the directory's latest start."""
-    environment = _read(path, "environment.json")
-    before = environment.get("code", {}) if isinstance(environment, dict) else {}
+    before = read_json(path / "environment.json", []).get("code", {})
     return [name for name, digest in code_digests(spec).items() if before.get(name, digest) != digest]
 
 
 def from_here(value: Any, path: Path) -> Any:
-    """`value` with "{here}/" at the start of every string made the absolute path of what lies there."""
-    if isinstance(value, Mapping):
-        return {key: from_here(child, path) for key, child in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(from_here(child, path) for child in value)
-    if isinstance(value, str) and value.startswith(HERE):
-        return os.path.normpath(path / value.removeprefix(HERE))
-    return value
+    """`value` with "{here}/" at the start of every text made the absolute path of what lies there."""
+    return _map_texts(
+        lambda text: os.path.normpath(path / text.removeprefix(HERE)) if text.startswith(HERE) else text, value
+    )
 
 
 def to_here(target: Path, path: Path) -> str:
-    """The string that `from_here` at `path` turns into `target`; both absolute."""
+    """The text that `from_here` at `path` turns into `target`; both absolute."""
     return HERE + os.path.relpath(target, path)
+
+
+def inside_to_here(value: Any, path: Path, *, root: Path) -> Any:
+    """`value` with every text that is a path inside of `root`, which is moved as a whole, written as `to_here` at `path` does."""
+    return _map_texts(lambda text: to_here(Path(text), path) if Path(text).is_relative_to(root) else text, value)
+
+
+def _map_texts(function: Callable[[str], str], value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _map_texts(function, child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_map_texts(function, child) for child in value)
+    return function(value) if isinstance(value, str) else value
 
 
 def describe_environment() -> dict[str, Any]:
@@ -267,12 +292,6 @@ def _to_json(spec: Any) -> dict[str, Any]:
     return to_plain(spec)
 
 
-def _read(path: Path, name: str) -> Any:
-    """What a JSON file of the work directory holds; None if there is none or it is damaged."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
-        return from_here(json.loads((path / name).read_text(encoding="utf-8")), path)
-
-
 def _require_space(path: Path, num_bytes: int) -> None:
     free, needed = shutil.disk_usage(path).free, num_bytes + MARGIN_BYTES
     if free < needed:
@@ -301,12 +320,13 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _differences(path: Path, spec: Any) -> tuple[dict[str, list], dict[str, list]]:
     """Dotted key -> [value there, value now], of `how` fields and of others. Raises WorkdirError if config.json is damaged."""
-    plain = _read(path, "config.json")
-    if not isinstance(plain, dict):
+    notes: list[str] = []
+    there = from_here(read_json(path / "config.json", notes), path)
+    if notes:
         raise WorkdirError(f"{path / 'config.json'} is damaged")
     pairs: dict[str, list] = {}
     how_keys = set()
-    for side, values in enumerate((plain, from_here(to_plain(spec), path))):
+    for side, values in enumerate((there, from_here(to_plain(spec), path))):
         with contextlib.suppress(SpecError):  # of an older version, or another stage
             values = read(type(spec), values)  # fills in defaults, and says of each leaf what it is
         for key, leaf, is_how, _ in leaves(values):

@@ -10,7 +10,6 @@ config.json and environment.json tell.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -21,6 +20,7 @@ import jax
 from r1jax.processes import array_digests, on_first
 from r1jax.specs.fields import paths_of
 from r1jax.workdir.directory import WorkdirError, from_here, holds_results, to_here, updates_done, write_json
+from r1jax.workdir.read import read_json
 
 _MOST_BYTES = 1 << 28
 """A larger file is not read whole for its digest."""
@@ -54,9 +54,11 @@ def check_lineage(workdir: Path, spec: Any) -> None:
     for key in sorted(before.keys() | inputs.keys()):
         sides = [dict(side.get(key) or {}) for side in (before, inputs)]
         then_updates, now_updates = (side.pop("updates", None) for side in sides)  # of an input that goes on
+        path = from_here((sides[1] or sides[0]).get("path", ""), workdir)
+        for side in sides:
+            side.pop("path", None)  # wherever it lies: config.json says where
         then, now = sides
         if then != now:
-            path = from_here((now or then).get("path", ""), workdir)
             what = "is new" if not then else "is gone" if not now else "was made anew"
             is_longer = then_updates is not None and now_updates not in (None, then_updates)
             words = f" ({then_updates} updates then, {now_updates} now)" if is_longer else ""
@@ -75,17 +77,17 @@ def _record(workdir: Path, spec: Any) -> dict[str, Any]:
 
 def _inputs(workdir: Path, spec: Any) -> dict[str, Any]:
     paths = {key: Path(from_here(path, workdir)) for key, path in paths_of(spec).items()}
-    return {key: describe_input(path, workdir) for key, path in paths.items() if path.exists()}
+    return {key: _describe(path, workdir) for key, path in paths.items() if path.exists()}
 
 
-def describe_input(path: Path, workdir: Path) -> dict[str, Any]:
+def _describe(path: Path, workdir: Path) -> dict[str, Any]:
     """What is kept of an input; see the module."""
     place = {"path": to_here(path.absolute(), workdir)}
     config, environment, manifest = (path / name for name in ("config.json", "environment.json", MANIFEST))
     if config.is_file() and environment.is_file():
         return place | {
             "config": hashlib.sha256(config.read_bytes()).hexdigest(),
-            "commit": _commit(environment),
+            "commit": read_json(environment, []).get("commit"),
             "data": hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None,
             "updates": updates_done(path),
         }
@@ -94,13 +96,6 @@ def describe_input(path: Path, workdir: Path) -> dict[str, Any]:
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     names = [[str(file.relative_to(path)), file.stat().st_size] for file in files]
     return place | {"files": hashlib.sha256(json.dumps(names).encode()).hexdigest()}
-
-
-def _commit(environment: Path) -> str | None:
-    """The commit that an environment.json names; None of a damaged one."""
-    with contextlib.suppress(ValueError, AttributeError):
-        return json.loads(environment.read_text(encoding="utf-8")).get("commit")
-    return None
 
 
 def weights_digest(params: Any) -> str:

@@ -78,8 +78,6 @@ class MetricsWriter:
         if not self._writes:
             return
         row = {name: _scalar(name, value) for name, value in values.items()}
-        if reserved := {"step", "time"} & row.keys():
-            raise ValueError(f"metric {min(reserved)!r} is the writer's own")
         row = {"step": int(step), "time": round(time.monotonic() - self._started, 3), **row}
         if self._progress is not None:
             self._progress.update(row)
@@ -123,8 +121,6 @@ class CompletionsWriter:
 
     def write(self, step: int, rows: Iterable[Mapping[str, Any]], *, split: str = "train") -> None:
         """Writes the completions of a step; each row gets "step" and "split" in front of its own keys."""
-        if split not in _FILE_PREFIX:
-            raise ValueError(f"split must be one of {sorted(_FILE_PREFIX)}, got {split!r}")
         if not self._writes:
             return
         lines = [
@@ -152,12 +148,10 @@ def _rows_up_to(path: Path, step: int) -> list[tuple[str, dict[str, Any]]]:
 
 def _scalar(name: str, value: Any) -> int | float | None:
     array = np.asarray(value)
+    array = array.astype(np.float32) if array.dtype.name == "bfloat16" else array
     if array.shape != () or array.dtype.kind not in "fiub":
-        if array.dtype.name != "bfloat16" or array.shape != ():
-            raise TypeError(f"metric {name!r} must be a scalar number, got {value!r}")
-        array = array.astype(np.float32)
-    number = array.item()
-    return None if isinstance(number, float) and not math.isfinite(number) else number
+        raise TypeError(f"metric {name!r} must be a scalar number, got {value!r}")
+    return _plain(array)
 
 
 def _plain(value: Any) -> Any:

@@ -55,7 +55,8 @@ class Progress:
         self._last_line, self._said = self._started, ""
         self._step, self._total, self._figures = 0, None, []
         self._row_time, self._aside, self._paces = None, 0.0, collections.deque(maxlen=64)
-        self._evaluate_every, self._size, self._final_size, self._next_evaluation = None, 0, 0, 1
+        self._evaluations: Mapping[int, int] = {}
+        self._next_evaluation = 1
         self._unit_seconds, self._left = 0.0, None  # _left: seconds, and when they were reckoned
         self._name, self._done, self._of, self._phase_started = "starting", None, None, self._started
         self._live: Live | None = None
@@ -77,15 +78,9 @@ class Progress:
         self._next_evaluation = max(start, 1)
         self.phase("compiling")
 
-    def expect_evaluations(self, *, every: int, size: int = 1, final_size: int = 0) -> None:
-        """Says which evaluations will come, for the time left.
-
-        Args:
-          every: updates between evaluations along the way; none is at the last update.
-          size: what `phase("evaluating", done, size)` counts in one of them.
-          final_size: the same of the one at the end; 0: there is none.
-        """
-        self._evaluate_every, self._size, self._final_size = every, size, final_size
+    def expect_evaluations(self, sizes: Mapping[int, int]) -> None:
+        """After which updates there will be evaluations, and what `phase("evaluating", done, size)` counts in each."""
+        self._evaluations = sizes
         self._reckon()
 
     def phase(self, name: str, done: int | None = None, total: int | None = None) -> None:
@@ -104,31 +99,23 @@ class Progress:
     def update(self, row: Mapping[str, Any]) -> None:
         """Shows a metrics row: its "step" is the number of updates done. A row without "time/step" is an evaluation."""
         figures = [f"{label} {_number(row[name])}" for name, label in FIGURES.items() if row.get(name) is not None]
-        is_evaluation, is_first = "time/step" not in row, self._row_time is None
-        step, now = row["step"], time.monotonic()
-        if is_evaluation:
-            if "evaluat" not in self._name and (seconds := row.get("time/eval")):
-                self._aside += seconds
-                self._unit_seconds = seconds / max(self._size, 1)
-            elif self._of is not None:
-                self._done = self._of
-            self._next_evaluation = step + 1
-            self._final_size = 0 if step == self._total else self._final_size
-        self._begin_phase("compiling" if is_evaluation and is_first and self._total != self._step else "")
-        if is_evaluation:
+        is_first, step, now = self._row_time is None, row["step"], time.monotonic()
+        if "time/step" not in row:
+            self._done, self._next_evaluation = self._of, step + 1
+            self._begin_phase("compiling" if is_first and self._total != self._step else "")
             self._reckon()
             if figures:
                 self._print(_fit([f"update {step}"], figures, "", self._width()))
             return
+        self._begin_phase("")
         if self._row_time is not None and step > self._step:
             self._paces.append((now - self._row_time - self._aside) / (step - self._step))
         self._row_time, self._aside, self._step, self._figures = now, 0.0, step, figures
         self._next_evaluation = max(self._next_evaluation, step)
         self._reckon()
-        is_last = self._total is not None and step >= self._total
         if self._live is not None:
             self._live.refresh()
-        elif is_first or is_last or now - self._last_line >= self._every_seconds:
+        elif is_first or step == self._total or now - self._last_line >= self._every_seconds:
             self._print(self._line(_LOG_WIDTH))
 
     def close(self) -> None:
@@ -157,10 +144,7 @@ class Progress:
             return
         num_updates = max(self._total - self._step, 0)
         seconds = statistics.median(self._paces) * num_updates if num_updates else 0.0
-        units = self._final_size
-        if self._evaluate_every:
-            first = -(-self._next_evaluation // self._evaluate_every)
-            units += self._size * max(-(-self._total // self._evaluate_every) - first, 0)
+        units = sum(size for step, size in self._evaluations.items() if step >= self._next_evaluation)
         if "evaluat" in self._name:
             units -= self._done or 0
         self._left = seconds + self._unit_seconds * max(units, 0), time.monotonic()

@@ -8,9 +8,9 @@ import datetime
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,6 @@ _WITHOUT_CURVES = ("evaluate", "claims")
 _WITHOUT_UPDATES = (*_WITHOUT_CURVES, "reject", "preferences")
 _FAILURES = re.compile(r"(eval/)?rewards/[^/]+/(errors|timeouts)")
 _OF_K_SAMPLES = re.compile(r"eval/(?:pass|cons)@([0-9]{1,9})")
-_EPOCH_SECONDS = 1e9  # a "time" above this counts from 1970, below it from the start of the run
 
 
 class NotAWorkdirError(ValueError):
@@ -65,6 +64,16 @@ class Series:
         return float(self.values[0]), float(self.values[-1])
 
 
+class Points(NamedTuple):
+    """Points [n] of a metric that belong together, with the edges of their band [n] where each has them."""
+
+    kind: Evaluation | None  # None: of no evaluation
+    series: Series
+    low: np.ndarray | None
+    high: np.ndarray | None
+    is_points: bool  # no line joins them
+
+
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """What one stage's folder holds."""
@@ -75,6 +84,8 @@ class Stage:
     config: dict[str, Any]
     environment: dict[str, Any]
     summary: dict[str, Any]
+    table: dict[str, Any]  # of a stage that made data: table.json
+    claims: list[Any]  # of a stage that judged them: claims.json
     metrics: Mapping[str, Series]
     last_step: int  # of the last row; 0 if there is none
     last_time: str  # when the last row was written, local time; "" without rows
@@ -99,14 +110,22 @@ class Stage:
         files += (self.path / "completions").glob("*.jsonl")
         return self.done or bool(self.last_time) or any(file.is_file() for file in files)
 
-    def curves(self, metric: str) -> list[tuple[Evaluation | None, Series, bool]]:
-        """(kind, series, whether its points are single ones) of each kind of evaluation; one of what is no held-out metric.
+    def curves(self, metric: str, band: Sequence[str] = ()) -> list[Points]:
+        """A metric by kinds of evaluation, in order of samples; one curve of what is no held-out metric.
 
-        Between the first and the last evaluation others were made, or none: no line joins them.
+        Between the first and the last evaluation others were made, or none: no line joins them. The edges of the band are in
+        <metric>_low and <metric>_high, unless it names others.
         """
-        parts = self.metrics[metric].by_kind().items()
-        single = self.is_evaluated_along_the_way
-        return [(k, s, k is not None and k.is_full and (single or len(s.steps) <= 2)) for k, s in parts]
+        names = band or (f"{metric}_low", f"{metric}_high")
+        edges = [self.metrics[name].by_kind() for name in names if name in self.metrics]
+        curves = []
+        for kind, series in self.metrics[metric].by_kind().items():
+            of_kind = [edge[kind] for edge in edges if kind in edge]
+            limits = [edge.values for edge in of_kind if np.array_equal(edge.steps, series.steps)]
+            low, high = limits if len(limits) == 2 else (None, None)
+            is_single = self.is_evaluated_along_the_way or len(series.steps) <= 2
+            curves.append(Points(kind, series, low, high, is_points=kind is not None and kind.is_full and is_single))
+        return curves
 
     @property
     def is_evaluated_along_the_way(self) -> bool:
@@ -286,6 +305,8 @@ def read_stage(path: Path) -> Stage:
         config=config,
         environment=environment,
         summary=summary,
+        table=read_json(path / "table.json", notes),
+        claims=read_json(path / "claims.json", notes, list),
         metrics=metrics,
         last_step=int(max((series.steps[-1] for series in metrics.values()), default=0)),
         last_time=f"{written:%Y-%m-%d %H:%M:%S}" if written else "",
@@ -300,14 +321,11 @@ def _metrics(rows: list[dict[str, Any]], notes: list[str]) -> dict[str, Series]:
     kinds: dict[str, dict[float, Evaluation]] = {}
     lost: dict[str, list[int]] = {}
     for row in rows:
-        step, kind = number(row.get("step")), _evaluation_of(row)
-        if not math.isfinite(step):
-            continue
-        for name, value in row.items():
-            if name in ("step", "time") or isinstance(value, bool) or not isinstance(value, int | float | None):
+        step, kind = to_float(row.get("step")), _evaluation_of(row)
+        for name, logged in row.items() if math.isfinite(step) else ():
+            if name in ("step", "time") or isinstance(logged, bool) or not isinstance(logged, int | float | None):
                 continue
-            value = number(value)
-            if not math.isfinite(value):
+            if not math.isfinite(value := to_float(logged)):
                 lost.setdefault(name, []).append(int(step))
                 continue
             if name.startswith("eval/"):
@@ -332,9 +350,9 @@ def _metrics(rows: list[dict[str, Any]], notes: list[str]) -> dict[str, Series]:
     _add_other_time(values)
     metrics = {}
     for name, points in values.items():
-        steps = sorted(points)
+        steps, logged = zip(*sorted(points.items()), strict=True)
         of_steps = tuple(kinds[name][step] for step in steps) if name in kinds else ()
-        metrics[name] = Series(np.array(steps), np.array([points[step] for step in steps]), of_steps)
+        metrics[name] = Series(np.array(steps), np.array(logged), of_steps)
     return metrics
 
 
@@ -352,7 +370,7 @@ def _add_other_time(values: dict[str, dict[float, float]]) -> None:
         values["time/other"] = {s: max(0.0, seconds - sum(part.get(s, 0.0) for part in parts)) for s, seconds in whole}
 
 
-def number(value: Any) -> float:
+def to_float(value: Any) -> float:
     """`value` as a float; nan if it is no number, too large, or a bool."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return math.nan
@@ -371,14 +389,12 @@ def dig(tree: Any, *keys: str) -> Any:
 
 def with_limits(figures: Any, name: str) -> tuple[float, float, float]:
     """(value, low, high) of "<name>", "<name>_low" and "<name>_high" in a dict; nan where there is none."""
-    value, low, high = (number(dig(figures, f"{name}{end}")) for end in ("", "_low", "_high"))
+    value, low, high = (to_float(dig(figures, f"{name}{end}")) for end in ("", "_low", "_high"))
     return value, low, high
 
 
 def _wall_seconds(summary: dict[str, Any], rows: list[dict[str, Any]]) -> float:
     """Seconds that a stage took: what its summary says, and while there is none, the time of its last row."""
-    seconds = number(summary.get("wall_seconds"))
-    times = [time for row in rows if math.isfinite(time := number(row.get("time")))]
-    if math.isfinite(seconds) or not times:
-        return seconds
-    return max(times) - min(times) if min(times) > _EPOCH_SECONDS else max(times)
+    seconds = to_float(summary.get("wall_seconds"))
+    times = [time for row in rows if math.isfinite(time := to_float(row.get("time")))]
+    return seconds if math.isfinite(seconds) else max(times, default=math.nan)

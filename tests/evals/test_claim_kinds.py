@@ -7,7 +7,7 @@ import typing
 
 import pytest
 
-from r1jax.evals.claim_kinds import KINDS, judge_claim
+from r1jax.evals.claim_kinds import VERDICT_OF, judge_claim
 from r1jax.evals.finished import MissingFigureError
 from r1jax.specs.claims import AnyClaim
 from r1jax.specs.reader import SpecError, read
@@ -296,7 +296,7 @@ def test_every_verdict_is_json(tmp_path):
 
 
 def test_every_claim_that_can_be_configured_is_decided():
-    assert set(KINDS) == set(typing.get_args(AnyClaim))
+    assert set(VERDICT_OF) == set(typing.get_args(AnyClaim))
 
 
 EVAL = {"temperature": 0.6, "top_p": 0.95, "problems": 64, "samples": 4, "final_problems": 256, "final_samples": 16}

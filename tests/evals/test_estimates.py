@@ -25,7 +25,7 @@ def test_a_difference_is_of_pairs():
     one = mean_difference([Estimate(0.5, 0.47, 0.53)], [Estimate(0.4, 0.36, 0.44)])
     assert (one.low, one.high) == (pytest.approx(0.05), pytest.approx(0.15))
     assert mean_difference([Estimate(0.5)], [Estimate(0.4, 0.3, 0.5)]).is_above_zero is None
-    with pytest.raises(ValueError, match="there are 1 and 2"):
+    with pytest.raises(ValueError, match="longer"):
         mean_difference([Estimate(0.5)], second[:2])
 
 
@@ -38,5 +38,3 @@ def test_a_change_of_level_by_welch():
     assert (found.low, found.high) == (pytest.approx(10 - half, abs=1e-5), pytest.approx(10 + half, abs=1e-5))
     assert found.is_above_zero and not found.is_below_zero
     assert change_of_level(late, early).is_below_zero
-    with pytest.raises(ValueError, match="stretches of 4 and 2 values"):
-        change_of_level(early, late[:2])

@@ -37,7 +37,7 @@ from r1jax.stages.rl.log import completion_rows
 from r1jax.stages.rl.phase import advantages_of
 from r1jax.tasks.problem import Problem
 from r1jax.training.checkpoint import Checkpoints
-from r1jax.workdir.directory import open_workdir
+from r1jax.workdir.directory import mark_done, open_workdir
 from r1jax.workdir.metrics import CompletionsWriter, MetricsWriter
 from r1jax.workdir.stop import Stopped, graceful_stop
 from tests.rollout.test_collect import Task, Tokenizer
@@ -100,7 +100,7 @@ def initial_state(mesh):
 def run(workdir: Path):
     """(groups' figures, state after an update on them as host arrays, metrics); saves it in the work directory."""
     mesh = make_mesh(MESH)
-    with open_workdir(workdir, {"stage": "test"}) as opened, jax.set_mesh(mesh), Checkpoints(workdir) as checkpoints:
+    with open_workdir(workdir, {"stage": "test"}), jax.set_mesh(mesh), Checkpoints(workdir) as checkpoints:
         scored = []
         collected = collect(scored)
         groups = collected.groups
@@ -115,7 +115,7 @@ def run(workdir: Path):
         CompletionsWriter(workdir, resume_step=0).write(1, completion_rows(groups, advantages))
         checkpoints.save(1, state, extra={"from": jax.process_count()})
         checkpoints.wait()
-        opened.mark_done({"updates": 1})
+        mark_done(workdir, {"updates": 1})
         assert (workdir / "DONE").exists()
         return figures, jax.tree.map(to_host, state), metrics, scored
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from r1jax.report.claim_table import claims_section
-from r1jax.workdir.read import read_run
+from r1jax.report import write_report
+from tests.report.test_page import read
 
 CURVE = {
     "label": "seed 0",
@@ -37,7 +37,8 @@ def section(tmp_path, text, **config):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"stage": "claims", **config}))
     (folder / "claims.json").write_text(text)
-    return claims_section(read_run(tmp_path))
+    (folder / "DONE").touch()
+    return read(write_report(tmp_path))
 
 
 def test_every_claim_has_a_line_with_its_mark_and_below_it_what_it_rests_on(tmp_path):
@@ -56,7 +57,10 @@ def test_every_claim_has_a_line_with_its_mark_and_below_it_what_it_rests_on(tmp_
 def test_a_claim_says_how_its_figures_were_computed(tmp_path):
     """And a curve of many samples is drawn as points, in the colour of its run."""
     curves = [CURVE | {"run": "seed 0"}, CURVE | {"run": "seed 0", "label": "seed 0, full", "is_points": True}]
-    row = VOTES | {"protocol": ["1 seed (0)", "held-out: <64> problems"], "figures": [{"title": "T", "curves": curves}]}
+    row = VOTES | {
+        "protocol": ["1 seed (0)", "held-out: <64> problems"],
+        "figures": [{"title": "T", "unit": "", "across": "update", "curves": curves}],
+    }
     text = section(tmp_path, json.dumps([row]))
     assert '[0.6, 0.8]<small class="protocol">1 seed (0)<br>held-out: &lt;64&gt; problems</small></td>' in text
     assert '<i class="points dash0" style="--c:var(--c0)"></i>seed 0, full 0.500 → 0.700<' in text
@@ -66,7 +70,8 @@ def test_without_claims_there_is_no_section(tmp_path):
     (tmp_path / "rl").mkdir()
     (tmp_path / "rl" / "config.json").write_text('{"stage": "rl"}')
     (tmp_path / "rl" / "DONE").touch()
-    assert claims_section(read_run(tmp_path)) == ""
+    text = read(write_report(tmp_path))
+    assert "The paper's claims" not in text and 'class="claims"' not in text and "<details open>" not in text
 
 
 @pytest.mark.parametrize("text", ['{"claim": 1}', "[", ""])
@@ -76,25 +81,20 @@ def test_a_damaged_file_is_a_note(tmp_path, text):
 
 def test_hostile_claims_are_shown_or_left_out(tmp_path):
     bad = "</td><script>x</script>"
-    curves = [
-        CURVE | {"values": [0.5, "x", 0.7]},
-        CURVE | {"steps": [1]},
-        {"label": bad},
-        5,
-        CURVE | {"low": [1], "label": bad},
-    ]
+    figure = {"curves": [CURVE | {"label": bad}], "unit": "\ud800", "title": f"\ud800{bad}", "across": bad}
+    table = {"head": [bad], "rows": [[bad], [7]]}
+    shown = dict.fromkeys(VOTES, bad) | {"figures": [figure], "table": table, "protocol": [bad, 5]}
+    broken = [CURVE | {"values": [0.5, "x", 0.7]}, CURVE | {"steps": [1]}, {"label": bad}, 5, CURVE | {"low": [1, 2]}]
     rows = [
-        {
-            "claim": bad,
-            "paper": [bad],
-            "held": bad,
-            "protocol": bad,
-            "table": {"head": 5, "rows": [[bad], 7]},
-            "figures": [{"curves": curves}],
-        },
-        {"figures": 5, "table": [1], "protocol": [bad, 5]},
+        shown,
+        *(shown | {"figures": [figure | {"curves": [curve]}]} for curve in broken),
+        shown | {"figures": 5},
+        shown | {"table": [1]},
+        shown | {"table": {"head": 5, "rows": [[bad], 7]}},
+        {"claim": bad},
         7,
     ]
     text = section(tmp_path, json.dumps(rows), note=[bad])
     assert "<script" not in text and "&lt;script&gt;" in text
-    assert text.count("<svg") == 1 and text.count("<details") == 2
+    assert text.count("<svg") == 1 and text.count("<details open>") == 1
+    assert '<p class="note">claims.json: 10 damaged, left out.</p>' in text

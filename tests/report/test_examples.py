@@ -49,14 +49,24 @@ def test_what_failed_or_was_dropped_is_said(tmp_path):
     assert "no verdict of accuracy" in text and "not trained on" in text and "TimeoutError" not in text
 
 
+def test_a_problem_without_an_answer_shows_none(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    rows = [{"problem": {"task": "t", "answer": answer}, "prompt": "?", "completion": "x"} for answer in (None, 7)]
+    write_lines(tmp_path / "completions" / "heldout_000001.jsonl", rows)
+    text = examples(read_run(tmp_path).stages[0])
+    assert '<p class="prompt">t: ?</p>' in text and '<p class="prompt">t: ? <b>= 7</b></p>' in text
+
+
 def test_hostile_rows_are_shown_or_left_out(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     hostile = "<script>alert(1)</script></pre><img src=x onerror=y>\x00\ud800\u202e" + "<" * 5000
     rows = [
         {"problem": {"task": hostile, "answer": hostile}, "prompt": hostile, "completion": hostile, "reward": hostile}
         | {"rewards": {hostile: None}, "advantage": hostile, "num_tokens": hostile, "correct": hostile},
-        {"problem": None, "completion": "", "correct": True, "rewards": [1], "reward": 10**400},
-        {"problem": ["x"], "prompt": 5, "completion": "fine", "reward": 1.0, "correct": 0.5, "stop_reason": "length"},
+        {"problem": {}, "completion": "", "correct": True, "rewards": [1], "reward": 10**400},
+        {"problem": {"task": ["x"]}, "prompt": 5, "completion": "fine", "reward": 1.0, "correct": 0.5}
+        | {"stop_reason": "length"},
+        {"problem": None, "completion": "no problem"},
         {"completion": None},
         {},
     ]

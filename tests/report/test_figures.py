@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from r1jax.report import compare, write_report
-from r1jax.report.figures import figure, swatch
+from r1jax.report.figures import Drawn, draw_panel
+from r1jax.report.markup import PAGES
 from r1jax.report.panels import Panel
 from r1jax.report.plot import NUM_LOOKS, Curve
 from tests.report.synthetic import evaluated_rows, short_row, write_lines
@@ -74,10 +75,10 @@ def test_of_an_unfinished_run_the_latest_evaluation_is_apart_from_the_first(tmp_
 
 def test_what_does_not_change_is_a_line_of_text():
     curves = [Curve(np.arange(3.0), np.full(3, value), 0, label=f"run {value}") for value in (0.5, 2.0)]
-    assert figure(Panel("A & B", "unit", ()), curves, name="x") == "A &amp; B: run 0.5 0.500, run 2.0 2"
-    assert figure(Panel("A", "unit", ()), curves[:1], name="x") == "A: 0.500"
+    assert draw_panel(Panel("A & B", "unit", ()), curves, name="x") == "A & B: run 0.5 0.500, run 2.0 2"
+    assert draw_panel(Panel("A", "unit", ()), curves[:1], name="x") == "A: 0.500"
     changing = Curve(np.arange(3.0), np.arange(3.0), 1, label="changes")
-    assert figure(Panel("A", "unit", ()), [*curves, changing], name="x").startswith("<figure>")
+    assert isinstance(draw_panel(Panel("A", "unit", ()), [*curves, changing], name="x"), Drawn)
 
 
 def test_flat_panels_of_a_page_are_named_below_the_others(tmp_path):
@@ -96,7 +97,9 @@ def test_stacked_outliers_are_cut_off_and_said(tmp_path):
 
 def test_looks_tell_all_runs_apart(tmp_path):
     for is_points in (False, True):
-        assert len({swatch(look, is_points=is_points) for look in range(NUM_LOOKS)}) == NUM_LOOKS >= 16
+        swatch = PAGES.get_template("parts.html").module.swatch
+        swatches = [swatch(look, is_points) for look in range(NUM_LOOKS)]
+        assert len(set(swatches)) == len(swatches) == NUM_LOOKS >= 16
     runs = [make_evaluated(tmp_path / f"run_{i:02}", [s + 0.01 * i for s in SCORES]) for i in range(16)]
     text = read(compare(runs, out=tmp_path / "page.html"))
     entries = re.findall('(<i class="[^"]*" style="[^"]*"></i>)run_', panel(text, "Held-out score: pass@1"))

@@ -4,16 +4,25 @@ from pathlib import Path
 
 import pytest
 
-from r1jax.report.markup import clip, count_marked, duration, escape, highlight, page, show
+from r1jax.report.markup import clip, count_marked, duration, fill, highlight, show, visible
 from r1jax.rewards.reflection import REFLECTION_WORDS, count_reflections
 
 
-def test_nothing_hidden_survives():
-    assert escape("a\x00b\x1b[31m\r\n\tc\x7f") == "a␀b␛[31m␍\n\tc␡"
-    assert escape("\ud800x\x85\uffff") == "\ufffdx\ufffd\ufffd"
-    assert escape("a\u202eb\u200bc\u2066") == "a⟨U+202E⟩b⟨U+200B⟩c⟨U+2066⟩"
-    assert escape("<b a='1' c=\"2\">&") == "&lt;b a=&#x27;1&#x27; c=&quot;2&quot;&gt;&amp;"
-    assert escape("中文 é 😀") == "中文 é 😀"
+def shown(text):
+    """A text as a page shows it."""
+    return fill("examples.html", notes=[text]).removeprefix('<p class="note">').removesuffix("</p>")
+
+
+@pytest.mark.parametrize("make", [visible, shown])
+def test_nothing_hidden_survives(make):
+    assert make("a\x00b\x1b[31m\r\n\tc\x7f") == "a␀b␛[31m␍\n\tc␡"
+    assert make("\ud800x\x85\uffff") == "\ufffdx\ufffd\ufffd"
+    assert make("a\u202eb\u200bc\u2066") == "a⟨U+202E⟩b⟨U+200B⟩c⟨U+2066⟩"
+    assert make("中文 é 😀") == "中文 é 😀"
+
+
+def test_what_is_filled_in_is_escaped():
+    assert shown("<b a='1' c=\"2\">&") == "&lt;b a=&#39;1&#39; c=&#34;2&#34;&gt;&amp;"
 
 
 def test_highlight_marks_whole_words_of_any_case_and_escapes_the_rest():
@@ -60,8 +69,8 @@ def test_duration():
 
 
 def test_page_forbids_scripts_and_loads():
-    text = page("a<b", "x")
-    assert "<title>a&lt;b</title>" in text
+    text = fill("run.html", name="a<b", stages=[])
+    assert "<title>a&lt;b: r1jax report</title>" in text
     assert "Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"" in text
     assert "://" not in text
 

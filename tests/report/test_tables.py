@@ -3,7 +3,7 @@ import json
 import pytest
 
 from r1jax.report import compare, write_report
-from r1jax.report.tables import scores, tables
+from r1jax.report.tables import scores
 from r1jax.workdir.read import read_run
 from tests.report.synthetic import completion_rows, make_pretrain_stage, make_rl_stage, write_lines
 from tests.report.test_page import read
@@ -52,7 +52,7 @@ def test_an_evaluation_has_metrics_down_and_tasks_across(tmp_path):
     assert "<figure" not in text  # a task is no point of a curve
     assert text.count("<h3>Held-out problems</h3>") == 2
     assert "finished, 12 s" in text
-    assert scores(stage_of(path)) == 'pair_sum 0.750 <span class="quiet">(0.700–0.800)</span>, helpful 0'
+    assert scores(stage_of(path)) == ['pair_sum 0.750 <span class="quiet">(0.700–0.800)</span>', "helpful 0"]
 
 
 def test_a_set_has_its_domains_and_the_reasons_of_what_was_dropped(tmp_path):
@@ -71,7 +71,7 @@ def test_a_set_has_its_domains_and_the_reasons_of_what_was_dropped(tmp_path):
     assert "<td>math</td><td>1,200</td><td>1</td><td>44.2</td>" in text
     assert "Dropped, of 1,600 samples of 100 prompts" in text and "<td>wrong</td><td>380</td>" in text
     assert "<figcaption>Dropped<" in text and "<figcaption>Kept<" in text
-    assert scores(stage_of(path)) == "1,200 samples kept"
+    assert scores(stage_of(path)) == ["1,200 samples kept"]
 
 
 def test_pairs_and_a_reward_model_s_figures(tmp_path):
@@ -94,10 +94,10 @@ def test_pairs_and_a_reward_model_s_figures(tmp_path):
     assert "<td>ece</td><td>0.050</td><td>expected calibration error</td>" in text
     assert "<td>length/bias</td><td>-0.010</td>" in text and "<td>train</td><td>90</td>" in text
     assert "<figcaption>Judged right<" in text and "<figcaption>Rewards<" in text and "Other metrics" not in text
-    assert scores(stage_of(path)) == "held-out accuracy 0.875"
+    assert scores(stage_of(path)) == ["held-out accuracy 0.875"]
     counts = {"candidates": 50, "unclear": 8, "kept": 40}
     path = make_stage(tmp_path / "pairs", "preferences", {"pairs": 40, "counts": counts})
-    assert "<h3>Pairs</h3>" in tables(stage_of(path), []) and scores(stage_of(path)) == "40 pairs"
+    assert "<h3>Pairs</h3>" in read(write_report(path)) and scores(stage_of(path)) == ["40 pairs"]
 
 
 @pytest.mark.parametrize("bad", ["x", 5, [1], {"x": "y"}, {"<b>": {"<i>": "z", "pass@x": 1}}])
@@ -105,8 +105,8 @@ def test_hostile_summaries(tmp_path, bad):
     keys = ("tasks", "heldout", "examples", "counts", "kept", "pairs", "claims")
     path = make_stage(tmp_path / "s", "evaluate", dict.fromkeys(keys, bad), table={"domains": bad, "rejected": bad})
     (tmp_path / "s" / "table.json").write_text(json.dumps({"domains": bad, "rejected": bad, "samples": bad}))
-    text = tables(stage_of(path), []) + scores(stage_of(path))
-    assert "<b>" not in text and "<i>" not in text
+    text = read(write_report(path))
+    assert "<b>" not in text.replace("<div><b>", "") and "<i>" not in text
 
 
 def test_evaluations_are_compared_by_their_figures(tmp_path):

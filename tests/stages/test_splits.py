@@ -136,6 +136,17 @@ def test_data_sets_of_reasoning_gym_are_told_apart_and_defaults_are_seen(tmp_pat
     check(init, [{"kind": "reasoning_gym", "dataset": "leg_counting", "heldout_fraction": 0.4}])
 
 
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_file_is_the_same_by_another_name(tmp_path, is_link):
+    problems, link = tmp_path / "problems.jsonl", tmp_path / "link.jsonl"
+    problems.write_text("".join(json.dumps({"prompt": f"{n} + 1", "answer": str(n + 1)}) + "\n" for n in range(40)))
+    link.symlink_to(problems)
+    init = stage_at(tmp_path / "base", "rl", tasks=[{"kind": "files", "path": str(problems), "heldout_fraction": 0.2}])
+    tasks = [{"kind": "files", "path": str(link if is_link else problems), "heldout_fraction": 0.4}]
+    with pytest.raises(ValueError, match=rf"heldout_fraction of {problems} is 0\.4 here and 0\.2 in "):
+        check(init, tasks)
+
+
 def test_data_that_cannot_be_made_here_is_said(tmp_path, capsys):
     check(stage_at(tmp_path / "base", data={"function": "nowhere:f"}), pairs())
     assert "cannot tell which problems" in capsys.readouterr().err

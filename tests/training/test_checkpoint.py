@@ -188,6 +188,10 @@ def test_a_best_that_was_lost_is_not_the_best(tmp_path):
         opened.restore({"w": jnp.zeros(4)})
         assert opened.save_best(9, {"w": jnp.zeros(4)}, extra={}, metric="other", value=-1.0)
     assert json.loads(best.read_text()) == {"step": 9, "metric": "other", "value": -1.0}
+    best.write_text('{"step": 6, "metric": "pass@1", "value": 0.2}')  # killed when 9 was saved, before best.json was
+    with Checkpoints(tmp_path) as opened:
+        opened.restore({"w": jnp.zeros(4)})
+    assert best_step(tmp_path) == 9  # scores of different metrics are not compared
 
 
 def test_best_json_never_names_what_is_not_on_disk(tmp_path):

@@ -3,7 +3,7 @@ import sys
 import types
 
 from r1jax.specs.rewards import FunctionReward
-from r1jax.workdir.code_digest import code_digests
+from r1jax.workdir.directory import code_digests
 
 
 def test_modules_named_anywhere_by_their_file(tmp_path, monkeypatch):

@@ -20,9 +20,11 @@ from r1jax.workdir.directory import (
     changed_code,
     check_same_config,
     from_here,
+    mark_done,
     open_workdir,
     read_lines,
     read_summary,
+    require_space,
     to_here,
     write_text,
 )
@@ -61,9 +63,9 @@ def reach(path, step):
 
 
 def finish(path, spec, step):
-    with open_workdir(path, spec) as run:
+    with open_workdir(path, spec):
         reach(path, step)
-        run.mark_done({"updates": step})
+        mark_done(path, {"updates": step})
 
 
 def changes(path):
@@ -84,13 +86,13 @@ def supervised(**values):
 def test_new_then_the_same_again(tmp_path):
     path = tmp_path / "runs" / "zero"
     with open_workdir(path, SPEC) as run:
-        assert run.path == path and read_summary(path, SPEC) is None
+        assert run == path and read_summary(path, SPEC) is None
     assert json.loads((path / "config.json").read_text())["optimizer"] == {"learning_rate": 1e-3, "betas": [0.9, 0.95]}
     environment = json.loads((path / "environment.json").read_text())
     assert environment["versions"]["jax"] and environment["python"].startswith("3.")
     assert environment["devices"]["platform"] == "cpu" and environment["devices"]["count"] >= 1
-    with open_workdir(path, SPEC) as run:
-        run.mark_done({"after": {"pass@1": 0.8}})
+    with open_workdir(path, SPEC):
+        mark_done(path, {"after": {"pass@1": 0.8}})
     assert read_summary(path, SPEC) == json.loads((path / "summary.json").read_text()) == {"after": {"pass@1": 0.8}}
     assert read_summary(path, Spec(seed=2)) is None
     (path / "summary.json").write_text('{"after": ')
@@ -281,10 +283,10 @@ def test_unwritable_directory(tmp_path, monkeypatch):
 def test_nearly_full_disk(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")(10**9, 10**9 - 10**8, 10**8)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with open_workdir(tmp_path, SPEC) as run:
-        run.require_space(30 * 10**6)
+    with open_workdir(tmp_path, SPEC):
+        require_space(tmp_path, 30 * 10**6)
         with pytest.raises(WorkdirError, match=f"{tmp_path}: needs 117 MB, 100 MB are free on its disk"):
-            run.require_space(50 * 10**6)  # and 67 MB beside the checkpoints
+            require_space(tmp_path, 50 * 10**6)  # and 67 MB beside the checkpoints
     usage = usage._replace(free=5 * 10**6)
     with pytest.raises(WorkdirError, match="needs 67 MB, 5 MB are free"):
         touch(tmp_path)

@@ -73,11 +73,11 @@ def test_rows_are_there_at_once_and_plain(tmp_path):
 
 @pytest.mark.parametrize("value", ["text", np.zeros(2), None, 1j])
 def test_metric_that_is_no_number(tmp_path, value):
-    with MetricsWriter(tmp_path, resume_step=0) as metrics:
-        with pytest.raises(TypeError, match="metric 'reward' must be a scalar number"):
-            metrics.write(1, {"reward": value})
-        with pytest.raises(ValueError, match="'time' is the writer's own"):
-            metrics.write(1, {"time": 3.0})
+    with (
+        MetricsWriter(tmp_path, resume_step=0) as metrics,
+        pytest.raises(TypeError, match="metric 'reward' must be a scalar number"),
+    ):
+        metrics.write(1, {"reward": value})
 
 
 def test_damaged_row_is_named(tmp_path):
@@ -141,5 +141,3 @@ def test_completions_rows(tmp_path):
         "rewards": {"a": 1.0, "b": None},
         "ids": [1, 2],
     }
-    with pytest.raises(ValueError, match="split must be one of"):
-        writer.write(12, [], split="test")

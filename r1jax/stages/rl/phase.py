@@ -220,6 +220,14 @@ def evaluate_heldout(
     )
 
 
+def evaluation_protocol(spec: RlSpec, problems: Sequence[Problem], *, is_full: bool) -> str:
+    """How an evaluation on these problems is sampled: figures of different protocols cannot be compared."""
+    samples = spec.eval.final_samples if is_full else spec.eval.samples
+    tokens = "all tokens" if spec.eval.top_p is None else f"top-p {spec.eval.top_p}"
+    how = f"temperature {spec.eval.temperature}, {tokens}, seed {spec.eval.seed}"
+    return f"{len(problems)} problems, {samples} samples of each, {how}"
+
+
 def check_scored(phase: Phase, weights: Mapping[str, float]) -> None:
     """Raises RewardsFailedError naming a reward that is trained on and failed on all completions that it applies to.
 

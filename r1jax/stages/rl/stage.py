@@ -24,7 +24,7 @@ from r1jax.models.transformer import Model
 from r1jax.objectives.grpo import grpo_loss
 from r1jax.policies.preview import Previews
 from r1jax.policies.reward_model import load_rewards, stand_in_rewards
-from r1jax.processes import require_same
+from r1jax.processes import is_first, require_same
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.weight_sync import WeightSync, make_rollout_mesh
 from r1jax.sharding import make_mesh, place_batch
@@ -38,6 +38,7 @@ from r1jax.stages.rl.phase import (
     check_scored,
     collect_groups,
     evaluate_heldout,
+    evaluation_protocol,
     make_microbatches,
     skipped_metrics,
     split_by_question,
@@ -161,11 +162,16 @@ def main(spec: RlSpec, workdir: Path) -> dict:
         run.state, update, score = build(spec, policy.model, params, buffers)
         del params, buffers
         cadence = {"total": spec.num_updates, "evaluate_every": spec.eval.every}
-        run.restore(**cadence, streams={"prompts": prompts}, before=None, num_tokens=0)
+        protocol = evaluation_protocol(spec, heldout, is_full=True)
+        run.restore(**cadence, streams={"prompts": prompts}, before=None, protocol=protocol, num_tokens=0)
+        if (first := run.kept["protocol"]) != protocol and is_first():
+            print(f"the first evaluation was of {first}; now it is {protocol}: they are not compared", flush=True)
         completions = CompletionsWriter(run.path, resume_step=run.updates)
         few = heldout[: spec.eval.problems or MOST_PROBLEMS]
-        sizes = {"size": len(few) * spec.eval.samples, "final_size": len(heldout) * spec.eval.final_samples}
-        run.progress.expect_evaluations(every=spec.eval.every, **sizes)
+        along_the_way = dict.fromkeys(
+            range(spec.eval.every, spec.num_updates, spec.eval.every), len(few) * spec.eval.samples
+        )
+        run.progress.expect_evaluations(along_the_way | {spec.num_updates: len(heldout) * spec.eval.final_samples})
 
         def evaluate_now(*, is_full: bool) -> dict[str, float]:
             mark = time.perf_counter()
@@ -177,7 +183,7 @@ def main(spec: RlSpec, workdir: Path) -> dict:
             row = {f"eval/{name}": value for name, value in scores.items()}
             run.metrics.write(run.updates, row if is_full else row | {"time/eval": time.perf_counter() - mark})
             if run.updates and not (is_full and run.checkpoints.has_best):
-                run.save_best(scores)
+                run.save_best(scores, protocol=evaluation_protocol(spec, asked, is_full=is_full))
             return scores
 
         doctor = Doctor(spec.doctor, group_size=spec.group_size)
@@ -214,7 +220,8 @@ def main(spec: RlSpec, workdir: Path) -> dict:
             run.metrics.write(updates + spec.updates_per_phase, row)
             doctor.examine(updates + spec.updates_per_phase, row)
         after = evaluate_now(is_full=True)
-        summary = {"before": run.kept["before"], "after": after, "updates": run.updates}
+        is_comparable = run.kept["protocol"] == protocol
+        summary = {"before": run.kept["before"] if is_comparable else None, "after": after, "updates": run.updates}
         summary["compilations"] = collector.engine.num_compilations() - compiled_before
         return run.mark_done(summary)
 

@@ -10,11 +10,14 @@ import pytest
 from r1jax.hf import load_pretrained
 from r1jax.policies import export
 from r1jax.policies.policy import load_policy
+from r1jax.report.headline import headline
+from r1jax.report.markup import show
 from r1jax.sharding import make_mesh
 from r1jax.specs.policy import StageInit
 from r1jax.stages.rl import stage as rl
 from r1jax.training.checkpoint import best_step, checkpoint_steps
 from r1jax.workdir.directory import WorkdirError
+from r1jax.workdir.read import read_stage
 from tests.stages.rl.test_stage import params_of, tiny_config
 from tests.tiny import POLICY, rows_of
 
@@ -97,6 +100,24 @@ def test_how_it_is_run_may_change_on_the_way(alone, stopped, tmp_path):
     for step, row in theirs.items():
         for name, value in row.items():
             assert ours[step][name] == pytest.approx(value, rel=2e-3, abs=2e-4), (step, name)
+
+
+def test_scores_of_another_protocol_are_not_compared(alone, stopped, tmp_path, capsys):
+    """The held-out scores before and after, and the best one so far with those to come."""
+    path = tmp_path / "run"
+    shutil.copytree(stopped, path)
+    best = json.loads((path / "best.json").read_text())
+    was = "4 problems, 4 samples of each, temperature 1.0, all tokens, seed 20000"
+    assert best["metric"] == f"pass@1 of {was}"
+    (path / "best.json").write_text(json.dumps(best | {"value": 2.0}))  # higher than any to come
+    summary = rl.main(short_config(evaluations={"temperature": 0.5}), path)
+    now = was.replace("1.0", "0.5")
+    assert f"the first evaluation was of {was}; now it is {now}: they are not compared" in capsys.readouterr().out
+    assert summary["before"] is None and summary["after"] == json.loads((path / "summary.json").read_text())["after"]
+    best = json.loads((path / "best.json").read_text())
+    assert best["metric"] == f"pass@1 of {now}" and best["value"] < 2 and best["step"] >= 2
+    assert (f"– → {show(summary['after']['pass@1'])}", "held-out pass@1", "") in headline(read_stage(path))
+    assert json.loads((alone / "summary.json").read_text())["before"] is not None
 
 
 @pytest.mark.parametrize(
