@@ -124,7 +124,7 @@ def restored(workdir: Path):
     """(the work directory's state as host arrays, extra), laid out over the mesh of this run."""
     mesh = make_mesh(MESH)
     with jax.set_mesh(mesh), Checkpoints(workdir) as checkpoints:
-        state, extra = checkpoints.restore(initial_state(mesh).state)
+        state, extra = checkpoints.restore(initial_state(mesh)[0])
         return jax.tree.map(to_host, state), extra
 
 
