@@ -91,7 +91,7 @@ def plan(
     for program in stage.programs:
         if only and program.name not in only:
             continue
-        row = budget.count(program, stage.model, topology)
+        row = budget.count(program, stage.model)
         leaves, structure = jax.tree.flatten(program.arguments)
         key = (program.function, structure, *leaves, *program.static.items())
         try:

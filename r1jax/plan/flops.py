@@ -29,7 +29,7 @@ class Forward(NamedTuple):
         return sum(self)
 
 
-def forward(
+def forward_flops(
     config: ModelConfig, *, tokens: float, pairs: float, head_tokens: float, is_absorbed: bool = False
 ) -> Forward:
     """One pass over ``tokens``, of which queries see keys in ``pairs``, and ``head_tokens`` get logits.
@@ -57,11 +57,6 @@ def forward(
         experts=2.0 * tokens * moe * c.num_experts_per_token * 3 * c.model_dim * c.expert_ffn_dim,
         head=2.0 * head_tokens * c.vocab_size * c.model_dim,
     )
-
-
-def causal_pairs(*, tokens: float, segment_length: float) -> float:
-    """(query, key) pairs of tokens that lie in causal segments of a length."""
-    return tokens * (segment_length + 1) / 2
 
 
 def slowest_part(*, length: int, num_parts: int, segment_length: float) -> float:

@@ -17,8 +17,6 @@ import itertools
 import math
 import re
 
-from jax.sharding import AbstractDevice, AbstractMesh, AxisType
-
 from r1jax.kernels import hardware
 
 GIB = 1 << 30
@@ -58,14 +56,6 @@ class StandIn:
     num_cores: int
     process_index: int = 0
     platform: str = "tpu"
-
-
-def abstract_mesh(axes, generation: str) -> AbstractMesh:
-    """A mesh, or sizes by axis name, of devices of that generation that are not here."""
-    kind, cores = _CHIPS[generation].device_kind, hardware.CHIPS[generation][1]
-    device = AbstractDevice(device_kind=kind, num_cores=cores, platform="tpu")
-    types = (AxisType.Auto,) * len(axes)
-    return AbstractMesh(tuple(axes.values()), tuple(axes), axis_types=types, abstract_device=device)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,15 +163,11 @@ def parse_topology(name: str) -> Topology:
     Raises ValueError, with the names that are known, for another generation, number of dimensions or form.
     """
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)(?:\*(\d+))?", name)
+    if match and match[1] in _CHIPS:
+        topology = Topology(match[1], tuple(map(int, match[2].split("x"))), int(match[3] or 1))
+        if len(topology.shape) == _CHIPS[match[1]].torus_dims and min(*topology.shape, topology.num_slices) > 0:
+            return topology
     known = ", ".join(f"{generation} ({'x'.join('N' * chip.torus_dims)})" for generation, chip in _CHIPS.items())
-    if not match or match[1] not in _CHIPS:
-        raise ValueError(
-            f"unknown topology {name!r}; known are {known}, as in 'v5p:8x8x16', or 'v5p:8x8x8*4' for four slices"
-        )
-    topology = Topology(match[1], tuple(map(int, match[2].split("x"))), int(match[3] or 1))
-    dims = _CHIPS[match[1]].torus_dims
-    if len(topology.shape) != dims or min(topology.shape) < 1 or topology.num_slices < 1:
-        raise ValueError(
-            f"topology {name!r}: a slice of {match[1]} has {dims} dimensions of at least 1 chip; known are {known}"
-        )
-    return topology
+    raise ValueError(
+        f"unknown topology {name!r}; known are {known}, N at least 1, as in 'v5p:8x8x16', or 'v5p:8x8x8*4' for four slices"
+    )

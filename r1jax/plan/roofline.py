@@ -16,15 +16,12 @@ MFU is model FLOPs (``r1jax.plan.flops``) over the peak times that time, so reco
 """
 
 import dataclasses
-from collections.abc import Iterable
 
 from r1jax.plan.hardware import Topology
 from r1jax.plan.program import Exchange, ProgramPlan
 
 MATMUL_EFFICIENCY = 0.75
 """Assumed, not measured."""
-_OF_SAMPLING = ("prefill", "decode", "reshard (")
-"""How the names of the programs begin that only sampling needs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +53,7 @@ class ModelledTime:
 
 
 def modelled_time(plan: ProgramPlan, topology: Topology, *, efficiency: float = MATMUL_EFFICIENCY) -> ModelledTime:
-    """The time of one call. Raises ValueError for an efficiency that is not in (0, 1]."""
-    if not 0 < efficiency <= 1:
-        raise ValueError(f"efficiency must be more than 0 and at most 1, got {efficiency}")
+    """The time of one call."""
     return ModelledTime(
         compute=plan.hardware_flops / topology.peak_flops / efficiency,
         memory=plan.hbm_bytes / topology.hbm_bandwidth,
@@ -77,33 +72,3 @@ def exchange_seconds(exchange: Exchange, topology: Topology) -> float:
     passes = 2 if exchange.kind == "all-reduce" else 1
     received = exchange.bytes * (exchange.group - 1) / exchange.group
     return passes * received / topology.gather_bandwidth(exchange.group)
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """A whole stage, modelled."""
-
-    step_seconds: float
-    """One update of the optimizer, and its share of the sampling."""
-    rollout_seconds: float
-    """The sampling in it."""
-    tokens_per_second: float
-    """Tokens that are learned from, over all of ``step_seconds``."""
-    days: float
-    chip_hours: float
-
-
-def schedule(
-    plans: Iterable[ProgramPlan],
-    topology: Topology,
-    *,
-    tokens_per_step: float,
-    num_steps: int,
-    efficiency: float = MATMUL_EFFICIENCY,
-) -> Schedule:
-    """The stage's time: each program as often as a training step calls it, one after the other."""
-    seconds = {plan.name: plan.calls * modelled_time(plan, topology, efficiency=efficiency).total for plan in plans}
-    step = sum(seconds.values())
-    rollout = sum(time for name, time in seconds.items() if name.startswith(_OF_SAMPLING))
-    total = step * num_steps
-    return Schedule(step, rollout, tokens_per_step / step, total / 86_400, total / 3600 * topology.num_chips)
