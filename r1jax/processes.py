@@ -96,11 +96,11 @@ def on_first(function: Callable[[], Any]) -> Any:
 
 
 def require_same(tree: Any, what: str) -> None:
-    """Raises ProcessesDifferError, naming `what`, unless all processes hold the same tree of host arrays, bit for bit."""
+    """Raises ProcessesDifferError, naming `what`, unless all processes hold the same text or tree of host arrays, bit for bit."""
     if jax.process_count() == 1:
         return
     digest = 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    for path, leaf in jax.tree.leaves_with_path(tree):
         array = np.ascontiguousarray(leaf)
         digest = zlib.crc32(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode(), digest)
         digest = zlib.crc32(array.tobytes(), digest)
@@ -111,11 +111,6 @@ def require_same(tree: Any, what: str) -> None:
             f"{what} is not the same in all processes (digests by process: {outcomes}): is something drawn at random, read "
             "from a file that differs between hosts, or in the order of a set?"
         )
-
-
-def require_same_text(text: str, what: str) -> None:
-    """As `require_same`, of a text."""
-    require_same(np.frombuffer(text.encode(), np.uint8), what)
 
 
 def to_host(array: Any) -> np.ndarray:

@@ -117,23 +117,18 @@ def partition_spec(
     logical axis without a rule, two dims that would take one mesh axis, and a parameter's dim that the first axis of its
     rule does not divide. (A batch, a row's length, a vocabulary or a latent that is not divided stays whole.)
     """
-    if role not in RULES:
-        raise ValueError(f"unknown role {role!r}; choose from {sorted(RULES)}")
     if len(logical_axes) != len(shape):
         raise ValueError(f"{name}: {len(logical_axes)} logical axes {logical_axes} for an array of shape {shape}")
-    taken_by: dict[str, str] = {}
+    taken_by: dict[str, str | None] = {}
     entries: list[tuple[str, ...] | None] = []
     for logical, dim in zip(logical_axes, shape, strict=True):
-        if logical is None:
-            entries.append(None)
-            continue
-        if logical not in RULES[role]:
+        if logical is not None and logical not in RULES[role]:
             raise ValueError(
                 f"{name}: no rule for the logical axis {logical!r} in the role {role!r}; add it to RULES, or name one of "
                 f"{sorted(RULES[role])}"
             )
         chosen: list[str] = []
-        for i, axis in enumerate(RULES[role][logical]):
+        for i, axis in enumerate(RULES[role][logical] if logical else ()):
             if other := taken_by.get(axis):
                 raise ValueError(
                     f"{name}: {other!r} and {logical!r} of {logical_axes} both map to the mesh axis {axis!r} in the role {role!r}; "
@@ -219,11 +214,12 @@ def describe_sharding(tree) -> str:
     element is. An array without a NamedSharding is taken to be whole on each of its devices.
     """
     rows = [("name", "shape", "dtype", "split by", "bytes a device", "copies")]
-    total, on_device = 0, 0
+    total, on_device, where = 0, 0, "no mesh"
     for path, leaf in jax.tree.leaves_with_path(tree):
-        sharding = getattr(leaf, "sharding", None)
-        spec = sharding.spec if isinstance(sharding, NamedSharding) else ()
+        sharding, spec = getattr(leaf, "sharding", None), ()
         part, num_devices = (sharding.shard_shape(leaf.shape), sharding.num_devices) if sharding else (leaf.shape, 1)
+        if isinstance(sharding, NamedSharding):
+            spec, where = sharding.spec, f"mesh { {name: n for name, n in sharding.mesh.shape.items() if n > 1} }"
         size, local = math.prod(leaf.shape), math.prod(part) * leaf.dtype.itemsize
         split = ["*".join(axes_of(entry)) or "-" for entry in (*spec, *[None] * (len(leaf.shape) - len(spec)))]
         copies = num_devices * math.prod(part) // size if size else num_devices
@@ -232,11 +228,6 @@ def describe_sharding(tree) -> str:
         total, on_device = total + size * leaf.dtype.itemsize, on_device + local
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    mesh = next(
-        (a.sharding.mesh for a in jax.tree.leaves(tree) if isinstance(getattr(a, "sharding", None), NamedSharding)),
-        None,
-    )
-    where = f"mesh { ({name: size for name, size in mesh.shape.items() if size > 1}) }" if mesh else "no mesh"
     return "\n".join([*lines, f"{where}: {on_device:,} bytes a device of {total:,} in {len(rows) - 1} arrays"])
 
 

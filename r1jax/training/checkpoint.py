@@ -39,8 +39,6 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     """
 
     def __init__(self, workdir: str | Path, *, keep: int = 2, every: int | None = None):
-        if keep < 1 or (every is not None and every < 1):
-            raise ValueError(f"keep and every must be at least 1, got keep={keep}, every={every}")
         self.folder = Path(workdir).absolute() / FOLDER
         self._keep, self._every = keep, every
         self._at_step: int | None = None
@@ -81,7 +79,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         size = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(state))
         return size * max(1, self._keep + 1 + with_best - num_there)
 
-    def save(self, step: int, state: Any, *, extra: Mapping[str, Any]) -> None:
+    def save(self, step: int, state: Any, *, extra: Mapping[str, Any], best: dict[str, Any] | None = None) -> None:
         """Saves the state after `step` updates, with `extra` in the same checkpoint.
 
         Goes on in the background; the state may be donated as soon as this returns. Waits for the save before it, if
@@ -89,26 +87,21 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         that is written anew would for a while not be there.
 
         state: tree of jax arrays (no typed keys: put `jax.random.key_data` into extra). extra: plain JSON: dicts with string keys,
-        lists, strings, numbers, None.
+        lists, strings, numbers, None. best: what best.json will say from now on.
 
-        Raises CheckpointError for a disk that cannot be written (also one from the save before), ValueError for bad
-        arguments.
+        Raises CheckpointError for a disk that cannot be written (also one from the save before), ValueError for an extra that
+        would come back different.
         """
-        self._save(step, state, extra, self._best)
-
-    def _save(self, step: int, state: Any, extra: Mapping[str, Any], best: dict[str, Any] | None) -> None:
-        if step == self._at_step:
-            self._best = best
-            return
-        if json.loads(json.dumps(extra)) != extra:
-            raise ValueError(f"extra is no plain JSON and would come back different: {extra!r}")
-        record = {"arrays": _describe(state, checksums=True), "extra": dict(extra), "best": best}
-        with _naming(self.folder / str(step), "cannot save"):
-            self._checkpointer.wait()
-            self._write_best()
-            self._best = best
-            self._checkpointer.save_checkpointables_async(step, {_STATE: state, _RECORD: record}, force=True)
-        self._at_step = step
+        best = best or self._best
+        if step != self._at_step:
+            if json.loads(json.dumps(extra)) != extra:
+                raise ValueError(f"extra is no plain JSON and would come back different: {extra!r}")
+            record = {"arrays": _describe(state), "extra": dict(extra), "best": best}
+            self.wait()
+            with _naming(self.folder / str(step), "cannot save"):
+                self._best = best
+                self._checkpointer.save_checkpointables_async(step, {_STATE: state, _RECORD: record}, force=True)
+        self._at_step, self._best = step, best
 
     def save_best(self, step: int, state: Any, *, extra: Mapping[str, Any], metric: str, value: float) -> bool:
         """Saves the state, as `save`, if its held-out score is the highest yet; returns whether it is.
@@ -119,7 +112,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         best = self._best if self._best is not None and self._best["metric"] == metric else None
         if not value > (-math.inf if best is None else best["value"]):
             return False
-        self._save(step, state, extra, {"step": step, "metric": metric, "value": float(value)})
+        self.save(step, state, extra=extra, best={"step": step, "metric": metric, "value": float(value)})
         return True
 
     def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
@@ -142,12 +135,6 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             self._checkpointer.wait()
             self._write_best()
 
-    def close(self) -> None:
-        """Waits and lets go of the folder."""
-        with _naming(self.folder, "cannot save"):
-            self._checkpointer.close()
-            self._write_best()
-
     def _write_best(self) -> None:
         """Writes best.json; nothing is being saved."""
         if self._best == self._written:
@@ -165,7 +152,10 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         self._written = best
 
     def __exit__(self, *error: object) -> None:
-        self.close()
+        """Waits and lets go of the folder."""
+        with _naming(self.folder, "cannot save"):
+            self._checkpointer.close()
+            self._write_best()
 
 
 def checkpoint_steps(workdir: str | Path) -> list[int]:
@@ -208,11 +198,10 @@ def load_checkpoint(
 
 def _choose_step(folder: Path, step: int | str | None) -> int:
     """The step that is meant, of those that there are."""
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no checkpoint, the folder does not exist")
     steps, best = checkpoint_steps(folder.parent), best_step(folder.parent)
     if not steps:
-        raise CheckpointError(f"{folder}: no checkpoint in it")
+        where = " in it" if folder.is_dir() else ", the folder does not exist"
+        raise CheckpointError(f"{folder}: no checkpoint{where}")
     if step == "best" and best is None:
         raise CheckpointError(f"{folder}: none of its checkpoints has a held-out score, so there is no best one")
     chosen = {None: steps[-1], "latest": steps[-1], "best": best}.get(step, step)
@@ -242,16 +231,17 @@ def _load(
     )
     advice = "the checkpoint is damaged; to go on from the one before it, delete this folder"
     record = _read(lambda: checkpointer.load_checkpointables(step, {_RECORD: None})[_RECORD], folder, advice)
-    saved, wanted = record["arrays"], _describe(abstract_state, checksums=False)
-    for path in sorted(wanted if partial else wanted.keys() | saved.keys()):
-        got = {key: value for key, value in saved[path].items() if key != "checksum"} if path in saved else None
-        if got != wanted.get(path):
+    here = {path: f"{array.dtype}{[*array.shape]}" for path, array in _arrays(abstract_state).items()}
+    there = {path: f"{array['dtype']}{array['shape']}" for path, array in record["arrays"].items()}
+    for path in sorted(here if partial else here.keys() | there.keys()):
+        if here.get(path) != there.get(path):
             raise CheckpointError(
-                f"{folder} is of another model or optimizer: {path} is {_say(got)} there, {_say(wanted.get(path))} here"
+                f"{folder} is of another model or optimizer: {path} is {there.get(path, 'absent')} there, "
+                f"{here.get(path, 'absent')} here"
             )
     state = _read(lambda: checkpointer.load_checkpointables(step, {_STATE: abstract_state})[_STATE], folder, advice)
-    for path, array in _describe(state, checksums=True).items():
-        if array["checksum"] != saved[path]["checksum"]:
+    for path, array in _describe(state).items():
+        if array["checksum"] != record["arrays"][path]["checksum"]:
             raise CheckpointError(f"{folder}: the checksum of {path} is not the one saved; {advice}")
     return state, record
 
@@ -266,21 +256,17 @@ def _context(*, partial: bool = False) -> ocp.Context:
     return context
 
 
-def _describe(tree: Any, *, checksums: bool) -> dict[str, dict[str, Any]]:
-    """Path -> type, shape and, where asked for, checksum of every array."""
-    leaves = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-    described = {path: {"dtype": str(a.dtype), "shape": list(a.shape)} for path, a in leaves.items()}
-    if checksums:
-        digests = zip(leaves, array_digests(list(leaves.values())), strict=True)
-        described = {path: {**described[path], "checksum": digest} for path, digest in digests}
-    return described
+def _arrays(tree: Any) -> dict[str, Any]:
+    """Path -> array."""
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _say(described: dict[str, Any] | None) -> str:
-    return "absent" if described is None else f"{described['dtype']}{described['shape']}"
+def _describe(tree: Any) -> dict[str, dict[str, Any]]:
+    """Path -> type, shape and checksum of every array."""
+    arrays = _arrays(tree)
+    described = zip(arrays.items(), array_digests([*arrays.values()]), strict=True)
+    return {path: {"dtype": str(a.dtype), "shape": [*a.shape], "checksum": digest} for (path, a), digest in described}
 
 
 @contextlib.contextmanager

@@ -134,7 +134,7 @@ def make_update(
         return add_trees(grads_sum, grads), add_metrics(metrics_sum, metrics)
 
     def apply(state: TrainState, grads: Tree, expert_counts: Tree | None):
-        state = {**state, "opt_state": offload.in_program(state["opt_state"], shardings["opt_state"])}
+        state = {**state, "opt_state": offload.to_device_memory(state["opt_state"], shardings["opt_state"])}
         updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
         grad_norm, update_norm = optax.tree.norm(grads), optax.tree.norm(updates)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)
