@@ -26,8 +26,7 @@ class _Instruction(NamedTuple):
     name: str
     type: str
     op: str
-    rest: str
-    """Operands and attributes."""
+    rest: str  # operands and attributes
 
     @property
     def operands(self) -> list[str]:

@@ -13,14 +13,10 @@ from r1jax.models.config import ModelConfig
 class Forward(NamedTuple):
     """FLOPs of one forward pass by part."""
 
-    projections: float
-    """Of attention, but MLA's keys and values."""
-    keys: float
-    """MLA's keys and values from the latent."""
-    scores: float
-    """Scores and their products with values."""
-    ffn: float
-    """Dense layers', the shared experts, routers."""
+    projections: float  # of attention, but MLA's keys and values
+    keys: float  # MLA's keys and values from the latent
+    scores: float  # scores and their products with values
+    ffn: float  # dense layers', the shared experts, routers
     experts: float
     head: float
 

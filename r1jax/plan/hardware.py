@@ -24,16 +24,12 @@ GIB = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class _Chip:
-    device_kind: str
-    """JAX's name."""
-    devices: int
-    """JAX devices of a chip; all else is of one device."""
+    device_kind: str  # JAX's name
+    devices: int  # JAX devices of a chip; all else is of one device
     hbm_bytes: int
-    link_bandwidth: float
-    """Bytes/s a link and direction."""
+    link_bandwidth: float  # bytes/s a link and direction
     torus_dims: int
-    dcn_bandwidth: float
-    """Bytes/s."""
+    dcn_bandwidth: float  # bytes/s
 
 
 _CHIPS = {
@@ -63,8 +59,7 @@ class Topology:
     """One or several slices of one TPU generation. Bandwidths are bytes/s, of one device."""
 
     generation: str
-    shape: tuple[int, ...]
-    """Chips along each dimension of a slice."""
+    shape: tuple[int, ...]  # chips along each dimension of a slice
     num_slices: int
 
     @property

@@ -27,8 +27,7 @@ class Local:
     """A pass of ``model`` over [rows, length] tokens on ``mesh``, laid out by the rules of ``role``."""
 
     model: Model
-    mesh: Any
-    """A Mesh or AbstractMesh, of TPUs that need not be here."""
+    mesh: Any  # a Mesh or AbstractMesh, of TPUs that need not be here
     rows: int
     length: int
     role: Role = "train"

@@ -34,15 +34,11 @@ class Assumed:
     mean_new_tokens: int = 8192
     """Tokens of a sampled response on average; R1-Zero's grow from 500 to 14,200 (R1 Fig. 1)."""
     mean_prompt_tokens: int = 256
-    mean_document_tokens: int = 8192
-    """Tokens of a conversation of SFT on average."""
-    num_documents: int = 804_745
-    """Of the SFT set, where the data is not there (R1 Table 5)."""
+    mean_document_tokens: int = 8192  # tokens of a conversation of SFT on average
+    num_documents: int = 804_745  # of the SFT set, where the data is not there (R1 Table 5)
     num_helpful: int = 66_000
-    num_safety: int = 106_000
-    """Examples of the reward models, where the data is not there (spec B.7)."""
-    mean_reward_tokens: int = 2048
-    """Tokens of a prompt with the answer that is judged, on average."""
+    num_safety: int = 106_000  # examples of the reward models, where the data is not there (spec B.7)
+    mean_reward_tokens: int = 2048  # tokens of a prompt with the answer that is judged, on average
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,15 +47,11 @@ class StagePrograms:
 
     stage: str
     model: Model
-    mesh: Mesh
-    """The trainer's."""
-    state: Any
-    """The train state, abstract; weights alone where the stage trains nothing."""
+    mesh: Mesh  # the trainer's
+    state: Any  # the train state, abstract; weights alone where the stage trains nothing
     programs: tuple[Program, ...]
-    tokens_per_step: float
-    """Tokens that a training step learns from."""
-    num_steps: int
-    """Of the whole stage."""
+    tokens_per_step: float  # tokens that a training step learns from
+    num_steps: int  # of the whole stage
 
 
 ModelOf = Callable[[AnyInit], ModelConfig]

@@ -30,12 +30,9 @@ class ModelledTime:
 
     compute: float
     memory: float
-    hidden: float
-    """Of collectives that run while layers compute."""
-    exposed: float
-    """Of collectives that the computation waits for."""
-    model_flops: float
-    """Seconds of the model FLOPs at the peak."""
+    hidden: float  # of collectives that run while layers compute
+    exposed: float  # of collectives that the computation waits for
+    model_flops: float  # seconds of the model FLOPs at the peak
 
     @property
     def total(self) -> float:

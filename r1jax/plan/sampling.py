@@ -32,8 +32,7 @@ class Phase(NamedTuple):
     num_prompts: int
     num_samples: int
     max_new_tokens: int
-    steps: int = 1
-    """Training steps that learn from it."""
+    steps: int = 1  # training steps that learn from it
 
 
 def phase_of(spec: RlSpec | RejectSpec | EvaluateSpec) -> Phase:
