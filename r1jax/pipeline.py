@@ -78,7 +78,7 @@ def make_stages(
     directory holds a run of another config, or one that is under way.
     """
     planned = plan_stages(experiment, workdir)
-    chosen = choose(planned, only, skip)
+    chosen = chosen_stages(planned, only, skip)
     to_run = [stage for stage in chosen if read_summary(stage.workdir, stage.spec) is None]
     for stage in chosen:
         before = planned[: planned.index(stage)]
@@ -101,7 +101,9 @@ def make_stages(
     return chosen
 
 
-def choose(planned: Sequence[PlannedStage], only: Sequence[str] | None, skip: Sequence[str]) -> list[PlannedStage]:
+def chosen_stages(
+    planned: Sequence[PlannedStage], only: Sequence[str] | None, skip: Sequence[str]
+) -> list[PlannedStage]:
     """The stages that --stages and --skip leave, in order. Raises ConfigError for a name that is unknown, or none left."""
     names = [stage.name for stage in planned]
     for flag, given in (("--stages", only or ()), ("--skip", skip)):

@@ -1,23 +1,10 @@
-"""The front door: one config file, one work directory, its stages in order.
+"""The front door: one config file, one work directory, its stages in order. What a config may say: r1jax/specs/README.md.
 
     r1jax run --config=configs/X.py[:argument] --workdir=DIR [--seed=N] [--stages=a,b] [--skip=c] [--config.a.b=value ...]
 
-A config file defines `get_config()`, or `get_config(argument)`, which returns a ConfigDict with the key `stages`: an ordered
-ConfigDict (`sort_keys=False`) from a name to a stage's config, whose key `stage` names the module in `r1jax.stages`. It says
-only what differs from the defaults of `r1jax.specs.stages`; `--help` with a config shows all of them.
-
-Each stage runs in DIR/<name>, or in its `workdir`. In texts "{workdir}/..." stands for a path below DIR, "{<name>}" and
-"{<name>}/..." for the directory of an earlier stage, and in a `workdir` "{hash}" for a digest of what the stage learns and of
-the code that it names, so that a base model is made once for all runs that ask for the same one.
-
-All stages are tried before the first one computes. A stage that is DONE is skipped, one that was interrupted goes on from its last
-checkpoint. What only says how a run is run (mesh, cadences, more updates) may change on the way; what is learned may not.
 Directories may be moved as long as they lie as before to each other. What a stage chosen by --stages or --skip reads must have
-been made before, by the same config.
-
-The first Ctrl-C or SIGTERM ends the run when the update or the evaluation's batch under way is done, and all is saved; a second
-one quits at once. Exit codes: 0 done, 2 bad input or a run that cannot go on (said in one line), 75 stopped, by a signal or
-because another process (r1jax.launch.distributed) was lost or hangs: the same command goes on; 134 where JAX had to abort.
+been made before, by the same config. The first Ctrl-C or SIGTERM ends the run when the update or the evaluation's batch under way
+is done, and all is saved; a second one quits at once. Exit codes: r1jax/launch/README.md.
 """
 
 from __future__ import annotations
@@ -38,7 +25,7 @@ from absl import logging
 from r1jax.launch.compilation_cache import use_compilation_cache
 from r1jax.launch.distributed import add_arguments, initialise, leave_at_once, lost_a_peer
 from r1jax.launch.host_memory import keep_freed_memory
-from r1jax.pipeline import PlannedStage, choose, make_stages, plan_stages
+from r1jax.pipeline import PlannedStage, chosen_stages, make_stages, plan_stages
 from r1jax.processes import OtherProcessError, is_first, on_first
 from r1jax.report import NotAWorkdirError, write_report
 from r1jax.specs.config_file import ConfigError, import_from, load_experiment
@@ -104,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for folder in (Path.cwd(), Path(experiment.file).resolve().parent):
             import_from(folder)
         if options.help:
-            return _show_fields(choose(plan_stages(experiment, Path("WORKDIR")), options.stages, options.skip))
+            return _show_fields(chosen_stages(plan_stages(experiment, Path("WORKDIR")), options.stages, options.skip))
         if workdir is None:
             raise ConfigError("--workdir=DIR is missing: where everything is written")
         logging.set_verbosity(logging.WARNING)

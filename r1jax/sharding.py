@@ -208,26 +208,25 @@ def bytes_on_device(tree) -> int:
 
 
 def describe_sharding(tree) -> str:
-    """A table of how a tree of arrays, or of ShapeDtypeStructs with shardings, lies on its mesh; the last line adds up.
+    """A table of how a tree of arrays, or of ShapeDtypeStructs, with NamedShardings lies on its mesh; the last line adds up.
 
     A line an array: name, shape, type, what splits each dim ("-" is whole), bytes a device, and on how many devices each
-    element is. An array without a NamedSharding is taken to be whole on each of its devices.
+    element is.
     """
     rows = [("name", "shape", "dtype", "split by", "bytes a device", "copies")]
-    total, on_device, where = 0, 0, "no mesh"
+    total, on_device = 0, 0
+    mesh = jax.tree.leaves(tree)[0].sharding.mesh
     for path, leaf in jax.tree.leaves_with_path(tree):
-        sharding, spec = getattr(leaf, "sharding", None), ()
-        part, num_devices = (sharding.shard_shape(leaf.shape), sharding.num_devices) if sharding else (leaf.shape, 1)
-        if isinstance(sharding, NamedSharding):
-            spec, where = sharding.spec, f"mesh { {name: n for name, n in sharding.mesh.shape.items() if n > 1} }"
+        spec, part = leaf.sharding.spec, leaf.sharding.shard_shape(leaf.shape)
         size, local = math.prod(leaf.shape), math.prod(part) * leaf.dtype.itemsize
+        copies = mesh.size * math.prod(part) // size if size else mesh.size
         split = ["*".join(axes_of(entry)) or "-" for entry in (*spec, *[None] * (len(leaf.shape) - len(spec)))]
-        copies = num_devices * math.prod(part) // size if size else num_devices
         dims = "x".join(map(str, leaf.shape)) or "scalar"
         rows.append((_name(path), dims, str(leaf.dtype), " ".join(split), f"{local:,}", str(copies)))
         total, on_device = total + size * leaf.dtype.itemsize, on_device + local
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    where = f"mesh { {name: size for name, size in mesh.shape.items() if size > 1} }"
     return "\n".join([*lines, f"{where}: {on_device:,} bytes a device of {total:,} in {len(rows) - 1} arrays"])
 
 

@@ -1,18 +1,13 @@
 """Ends a run of several processes in which one is gone or hangs, and says which one and what to do.
 
 Each process tells the coordinator ten times in --peer-timeout that it is there, how often it has met the others
-(`r1jax.processes`) and whether it waits for them, and reads what the others reported. A run is ended, with exit code 75:
+(`r1jax.processes`) and whether it waits for them, and reads what the others reported. Three things end a run: the two time-outs
+of README.md, and a process that waits for one that has ended by itself, by an error in that one alone.
 
-1. where a process was not heard of for --peer-timeout: it is gone, was stopped, or does not get to run Python;
-2. where a process has met no other for --step-timeout, though all are there: a reward or a disk hangs in one of them, or
-   a collective in all. Then every process writes the stacks of its threads to its log before it ends;
-3. where a process waits for one that has ended by itself: an error in that one alone, which its log tells.
-
-The message comes within 1.2 times the timeout, and process 0, which is the coordinator, ends last, so that what the
-others say is not lost. Behind this stands JAX's own heartbeat at twice --peer-timeout, which aborts (exit code 134). A
-process in which no Python runs for --peer-timeout writes its stacks too, by a thread that needs no interpreter.
-
-Time is counted in turns of this thread: a process that was itself stopped for a while blames no other.
+The message comes within 1.2 times the time-out, and process 0, which is the coordinator, ends last, so that what the
+others say is not lost. Behind this stands JAX's own heartbeat at twice --peer-timeout, which aborts. A process in which no
+Python runs for --peer-timeout writes its stacks too, by a thread that needs no interpreter. Time is counted in turns of this
+thread: a process that was itself stopped for a while blames no other.
 """
 
 from __future__ import annotations

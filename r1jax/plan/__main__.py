@@ -1,14 +1,6 @@
-"""Does a stage fit a pod, and how long would it take?
+"""Does a stage fit a pod, and how long would it take? README.md of this room says how to ask.
 
-    r1jax plan --config=configs/r1/zero.py --topology=v5p:8x8x16 [--stage=rl] [--analytic] [--show-sharding]
-        [--programs=update,decode] [--out=DIR] [--config.a.b=value ...]
-
-Compiles every program of the stage for the topology, without a TPU, and shows what each takes of a device's memory, what it sends
-and, *modelled*, how long it runs. --analytic counts the same in seconds, without a compiler. --show-sharding shows how the train
-state is laid out on the mesh. A model that another experiment trains ("kind": "stage") is looked up in the config file that makes
-it, in the same folder.
-
-Exit codes: 0 it fits, 1 something does not (named, and by how much), 2 bad input.
+A model that another experiment trains ("kind": "stage") is looked up in the config file that makes it, in the same folder.
 """
 
 from __future__ import annotations
@@ -31,6 +23,7 @@ from r1jax.sharding import describe_sharding, make_mesh
 from r1jax.specs.config_file import ConfigError, load_experiment
 
 FITS, DOES_NOT_FIT, BAD_INPUT = 0, 1, 2
+"""Exit codes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.show_sharding:
             print(describe_sharding(stage.state))
             return FITS
-        plans, misfits = plan(stage, topology, only=options.programs, is_compiled=is_compiled)
+        only = [part.strip() for part in options.programs.split(",") if part.strip()]
+        plans, misfits = plan(stage, topology, only=only, is_compiled=is_compiled)
     except (ValueError, OSError, aot.LibtpuError, ConfigError) as error:
         if options.traceback:
             raise
@@ -84,19 +78,19 @@ def plan(
 
     only: names of programs, all by default. Raises ValueError for one that is unknown.
     """
-    names = [program.name for program in stage.programs]
-    if unknown := sorted(set(only) - set(names)):
-        raise ValueError(f"--programs: there is no program {unknown[0]!r}; there are {', '.join(names)}")
+    programs = {program.name: program for program in stage.programs}
+    if unknown := [name for name in only if name not in programs]:
+        raise ValueError(f"--programs: there is no program {unknown[0]!r}; there are {', '.join(programs)}")
     plans, misfits, compiled = [], [], {}
-    for program in stage.programs:
-        if only and program.name not in only:
+    for name, program in programs.items():
+        if only and name not in only:
             continue
         row = budget.count(program, stage.model)
         leaves, structure = jax.tree.flatten(program.arguments)
         key = (program.function, structure, *leaves, *program.static.items())
         try:
             if is_compiled and key not in compiled:
-                print(f"compiling {program.name} ...", file=sys.stderr, flush=True)
+                print(f"compiling {name} ...", file=sys.stderr, flush=True)
                 compiled[key] = aot.compile_program(program, topology)
             row = dataclasses.replace(row, **compiled.get(key, {}))
             misfits += table.misfits([row], topology)
@@ -107,9 +101,6 @@ def plan(
 
 
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    def names(text: str) -> list[str]:
-        return [name.strip() for name in text.split(",") if name.strip()]
-
     parser = argparse.ArgumentParser(
         prog="r1jax plan",
         description="Compiles a stage for a pod that is not here: memory, collectives, modelled time.",
@@ -121,7 +112,7 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     parser.add_argument("--stage", help="a stage of the config, the last by default")
     parser.add_argument("--analytic", action="store_true", help="count, in seconds; libtpu is not needed")
     parser.add_argument("--show-sharding", action="store_true", help="show the layout of the train state on the mesh")
-    parser.add_argument("--programs", type=names, default=(), metavar="A,B", help="these programs only")
+    parser.add_argument("--programs", default="", metavar="A,B", help="these programs only")
     parser.add_argument("--mean-tokens", type=int, default=Assumed().mean_new_tokens, help="of a response, assumed")
     parser.add_argument("--preset", help="the model, where the config starts from another stage's")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the table there, as .md and .json")
