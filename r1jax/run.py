@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import re
 import sys
 import time
 import traceback
@@ -61,15 +62,10 @@ def run_stages(stages: Sequence[PlannedStage]) -> dict[str, dict[str, Any]] | No
 
 def summary_line(summary: dict[str, Any]) -> str:
     """One line for a person: what was measured before and after, and what it took."""
-    parts = []
-    before, after = summary.get("before"), summary.get("after")
-    if isinstance(before, dict) and isinstance(after, dict):
-        labels = {"pass@1": "held-out pass@1", "cons@16": "cons@16", "mean_length": "mean length"}
-        parts = [
-            f"{label} {before[key]:.3g} -> {after[key]:.3g}"
-            for key, label in labels.items()
-            if key in before and key in after
-        ]
+    before, after = (figures if isinstance(figures, dict) else {} for figures in map(summary.get, ("before", "after")))
+    labels = {"pass@1": "held-out pass@1", "cons@16": "cons@16", "mean_length": "mean length"}
+    both = [key for key in labels if key in before and key in after]
+    parts = [f"{labels[key]} {before[key]:.3g} -> {after[key]:.3g}" for key in both]
     if "updates" in summary:
         parts.append(f"{summary['updates']} updates")
     if "claims" in summary:
@@ -162,10 +158,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The front door's own flags, and those that change the config."""
-
-    def names(text: str) -> list[str]:
-        return [name.strip() for name in text.split(",") if name.strip()]
-
+    names = functools.partial(re.findall, r"[^,\s]+")
     parser = _Parser(
         prog="r1jax run",
         description="Runs the stages of one config file in one work directory; a second start goes on or skips.",
@@ -194,10 +187,8 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
 
 def _total(planned: Sequence[PlannedStage], summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The summary of a run: its last stage's, the time of all that are done, now or before, and each stage's own."""
-    done = {}
-    for stage in planned:
-        if summary := summaries.get(stage.name) or read_summary(stage.workdir, stage.spec):
-            done[stage.name] = summary
+    each = {stage.name: summaries.get(stage.name) or read_summary(stage.workdir, stage.spec) for stage in planned}
+    done = {name: summary for name, summary in each.items() if summary}
     *_, last = done.values()
     seconds = sum(summary.get("wall_seconds", 0.0) for summary in done.values())
     return {**last, "wall_seconds": seconds, "stages": done}
