@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from r1jax.plan import aot, budget, table
+from r1jax.plan import aot, table
 from r1jax.plan.hardware import GIB, Topology, parse_topology
 from r1jax.plan.inputs import Models
 from r1jax.plan.program import ProgramPlan
@@ -85,7 +85,7 @@ def plan(
     for name, program in programs.items():
         if only and name not in only:
             continue
-        row = budget.count(program, stage.model)
+        row = program.count(program, stage.model)
         leaves, structure = jax.tree.flatten(program.arguments)
         key = (program.function, structure, *leaves, *program.static.items())
         try:

@@ -18,7 +18,7 @@ small programs are within 15 %):
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +31,6 @@ from r1jax.sharding import bytes_on_device
 
 FORWARD_ROWS, BACKWARD_ROWS = 4, 12
 """Arrays [routed rows, model width] in float32 that live at once in an expert layer."""
-
-
-def count(program: Program, model: Model) -> ProgramPlan:
-    """The plan of one program on its mesh."""
-    return _KINDS[program.kind](program, model)
 
 
 def _plan(
@@ -143,7 +138,7 @@ def _token_exchanges(local: Local, passes: int, *, has_gradients: bool = False) 
     return of_experts + local.activation_exchanges(passes=passes, has_gradients=has_gradients)
 
 
-def _train_pass(program: Program, model: Model) -> tuple[Local, flops.Forward, float]:
+def _train_pass(program: Program, model: Model, *, has_head: bool = True) -> tuple[Local, flops.Forward, float]:
     """(a device's part, FLOPs of the forward pass, scores of the busiest device over the mean).
 
     A row is one sequence where the program's sizes have no "segment".
@@ -151,14 +146,15 @@ def _train_pass(program: Program, model: Model) -> tuple[Local, flops.Forward, f
     local = Local(model, program.mesh, program.sizes["rows"], program.sizes["length"])
     segment, tokens = program.sizes.get("segment", local.length), local.rows * local.length
     slowest = flops.slowest_part(length=local.length, num_parts=local.sequence_parts, segment_length=segment)
-    head_tokens = tokens if program.kind != "reward" else 0
     pairs = tokens * (segment + 1) / 2  # causal
-    return local, flops.forward_flops(model.config, tokens=tokens, pairs=pairs, head_tokens=head_tokens), slowest
+    forward = flops.forward_flops(model.config, tokens=tokens, pairs=pairs, head_tokens=tokens if has_head else 0)
+    return local, forward, slowest
 
 
-def _score(program: Program, model: Model) -> ProgramPlan:
-    local, forward, slowest = _train_pass(program, model)
-    head = _head(local, is_backward=False) if program.kind == "score" else 0
+def score(program: Program, model: Model, *, has_head: bool = True) -> ProgramPlan:
+    """A forward pass; without the head it is that of a reward model."""
+    local, forward, slowest = _train_pass(program, model, has_head=has_head)
+    head = _head(local, is_backward=False) if has_head else 0
     return _plan(
         program,
         output=local.tokens * 4,
@@ -170,7 +166,8 @@ def _score(program: Program, model: Model) -> ProgramPlan:
     )
 
 
-def _accumulate(program: Program, model: Model) -> ProgramPlan:
+def accumulate(program: Program, model: Model) -> ProgramPlan:
+    """Forward and backward of a micro-batch, added to the sum of gradients."""
     local, forward, slowest = _train_pass(program, model)
     remat, grads = model.config.remat, bytes_on_device(program.arguments[2])
     saved = local.saved_bytes()
@@ -189,12 +186,14 @@ def _accumulate(program: Program, model: Model) -> ProgramPlan:
     )
 
 
-def _zeros(program: Program, model: Model) -> ProgramPlan:
+def zeros(program: Program, model: Model) -> ProgramPlan:
+    """Where that sum starts."""
     grads = bytes_on_device(program.resident["params"])
     return _plan(program, output=grads, hbm=grads)
 
 
-def _apply(program: Program, model: Model) -> ProgramPlan:
+def apply(program: Program, model: Model) -> ProgramPlan:
+    """The update of the optimizer."""
     state, params = program.arguments[0], program.arguments[0]["params"]
     size = bytes_on_device(state)
     work = 16 * sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -202,7 +201,7 @@ def _apply(program: Program, model: Model) -> ProgramPlan:
     return _plan(program, output=size, alias=size, temporaries=temporaries, hardware_flops=work, hbm=size)
 
 
-def _reshard(program: Program, model: Model) -> ProgramPlan:
+def reshard(program: Program, model: Model) -> ProgramPlan:
     """One array from the trainer's layout to the sampler's, or one layer of it into the copy (``make_layer_reshard``).
 
     At worst, as the compiler does it for V3's experts, what is moved is made whole on every device, by a sum, and is there twice.
@@ -215,7 +214,8 @@ def _reshard(program: Program, model: Model) -> ProgramPlan:
     return _plan(program, output=output, alias=alias, temporaries=2 * whole, hbm=output / layers, exchanges=exchanges)
 
 
-def _prefill(program: Program, model: Model) -> ProgramPlan:
+def prefill(program: Program, model: Model) -> ProgramPlan:
+    """The prompts of a call, and their cache for all samples."""
     prompts, length, samples = (program.sizes[name] for name in ("prompts", "length", "samples"))
     local, tokens = Local(model, program.mesh, prompts, length, role="rollout"), prompts * length
     cache = _cache_bytes(local, rows=prompts, slots=length)
@@ -232,16 +232,15 @@ def _prefill(program: Program, model: Model) -> ProgramPlan:
     )
 
 
-def _decode(program: Program, model: Model) -> ProgramPlan:
+def decode(program: Program, model: Model) -> ProgramPlan:
     """Memory at the longest cache; work of the mean call of a phase.
 
-    With "mean_slots", the mean tokens of a sequence, that share of the longest is also the share of the rows that are not done,
-    with a cache of the mean length; without it all rows are, with half of the longest.
+    Where the mean is below the longest, its share of that is also the share of the rows that are not done, with a cache of the
+    mean length; else no row is done before the end, and reads half of the longest.
     """
-    rows, slots, steps = (program.sizes[name] for name in ("rows", "slots", "steps"))
+    rows, slots, steps, mean = (program.sizes[name] for name in ("rows", "slots", "steps", "mean_slots"))
     local, c = Local(model, program.mesh, rows, 1, role="rollout"), model.config
     cache = _cache_bytes(local, rows=rows, slots=slots)
-    mean = min(program.sizes.get("mean_slots", slots), slots)
     alive, read = (mean / slots, mean) if mean < slots else (1.0, slots / 2)
     forward = flops.forward_flops(
         c, tokens=alive * rows, pairs=alive * rows * read, head_tokens=alive * rows, is_absorbed=True
@@ -265,15 +264,3 @@ def _cache_bytes(local: Local, *, rows: int, slots: int) -> float:
     cache = jax.eval_shape(lambda: local.model.init_cache(batch=rows, length=slots))
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
     return size / local.parts("batch", rows)
-
-
-_KINDS: dict[str, Callable[[Program, Model], ProgramPlan]] = {
-    "score": _score,
-    "reward": _score,
-    "zeros": _zeros,
-    "accumulate": _accumulate,
-    "apply": _apply,
-    "reshard": _reshard,
-    "prefill": _prefill,
-    "decode": _decode,
-}

@@ -1,12 +1,13 @@
 """One program of a stage: a jitted function with abstract arguments, and what a plan says of it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
+from r1jax.models.transformer import Model
 from r1jax.sharding import Role, partition_spec
 
 
@@ -15,13 +16,13 @@ class Program:
     """One jitted function with the arguments that the stage gives it, as shapes laid out on a mesh."""
 
     name: str
-    kind: str  # how it is counted: "score", "reward", "zeros", "accumulate", "apply", "reshard", "prefill" or "decode"
+    count: Callable[["Program", Model], "ProgramPlan"]  # its plan by count: a function of ``r1jax.plan.budget``
     function: Any  # jitted
     arguments: tuple  # trees of ShapeDtypeStructs with shardings
     calls: float
     """In a training step, which is one update of the optimizer; less than 1 for a program that several steps share."""
     sizes: Mapping[str, int]
-    """By kind: rows and length of tokens, and the mean length of a segment; prompts, length and samples; rows, slots, steps."""
+    """What ``count`` needs: rows and length of tokens, the mean length of a segment, ...; the functions say which."""
     static: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # keyword arguments that are no arrays
     resident: Any = ()  # arrays that are in memory while it runs and are no argument of it
     dynamic_trips: tuple[int, ...] = ()

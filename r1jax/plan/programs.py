@@ -5,6 +5,7 @@ can know is assumed (``Assumed``), such as the mean length of responses.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from jax.sharding import Mesh
 
 from r1jax.models.config import ModelConfig
 from r1jax.models.transformer import Model
+from r1jax.plan import budget
 from r1jax.plan.program import Program, abstract_array, replicated, with_sharding, without
 from r1jax.plan.sampling import phase_of, sampling_programs, sampling_weights
 from r1jax.policies.policy import abstract_policy, config_of
@@ -97,7 +99,7 @@ def _rl(spec: RlSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: A
         scored["reference"] = (to_device_memory(state["reference"]), without(state, "reference"))
     for whose, (weights, resident) in scored.items():
         arguments = (weights["params"], weights["buffers"], batch)
-        programs.append(Program(f"{whose} log-probs", "score", score, arguments, calls, sizes, resident=resident))
+        programs.append(Program(f"{whose} log-probs", budget.score, score, arguments, calls, sizes, resident=resident))
     logps = dict.fromkeys(("old_logp", "ref_logp")[: len(scored)], batch["mask"])
     programs += _update(state, update, batch | logps, mesh, calls=calls, sizes=sizes)
     programs += (judges := _reward_models(spec, mesh, model_of, resident=state))
@@ -172,26 +174,25 @@ def _update(state, update, batch, mesh: Mesh, *, calls: float, sizes: Mapping[st
     applied = (changed, grads, sums.get("expert_counts"))
     others, apply = without(state, "params", "buffers"), jax.jit(update.apply, donate_argnums=0)
     return [
-        Program("zeros", "zeros", update.zeros, (batch,), 1, sizes, resident=state),
-        Program("update", "accumulate", update.accumulate, accumulated, calls, sizes, resident=others),
-        Program("apply", "apply", apply, applied, 1, sizes, resident=without(state, *changed)),
+        Program("zeros", budget.zeros, update.zeros, (batch,), 1, sizes, resident=state),
+        Program("update", budget.accumulate, update.accumulate, accumulated, calls, sizes, resident=others),
+        Program("apply", budget.apply, apply, applied, 1, sizes, resident=without(state, *changed)),
     ]
 
 
 def _reward_models(spec: RlSpec, mesh: Mesh, model_of: ModelOf, *, resident) -> list[Program]:
     """A scoring pass of each reward model among the rewards, over whole rows."""
-    programs = []
+    programs, count = [], functools.partial(budget.score, has_head=False)
     for reward in spec.rewards:
-        if not isinstance(reward, ModelReward):
-            continue
-        model, params, buffers = abstract_policy(model_of(StageInit(path=reward.path)), mesh=mesh)
-        rows, length = reward.rows_per_batch, spec.tokens_per_row
-        tokens_BT = abstract_array((rows, length), jnp.int32, ("batch", None), mesh)
-        lengths_B = abstract_array((rows,), jnp.int32, ("batch",), mesh)
-        arguments = (params | abstract_head(model, mesh=mesh), buffers, tokens_BT, lengths_B)
-        calls = spec.questions_per_phase * spec.group_size / rows / spec.updates_per_phase
-        name, sizes = f"reward model {reward.name}", {"rows": rows, "length": length}
-        programs.append(Program(name, "reward", make_reward_pass(model), arguments, calls, sizes, resident=resident))
+        if isinstance(reward, ModelReward):
+            model, params, buffers = abstract_policy(model_of(StageInit(path=reward.path)), mesh=mesh)
+            rows, length = reward.rows_per_batch, spec.tokens_per_row
+            tokens_BT = abstract_array((rows, length), jnp.int32, ("batch", None), mesh)
+            lengths_B = abstract_array((rows,), jnp.int32, ("batch",), mesh)
+            arguments = (params | abstract_head(model, mesh=mesh), buffers, tokens_BT, lengths_B)
+            calls = spec.questions_per_phase * spec.group_size / rows / spec.updates_per_phase
+            name, sizes = f"reward model {reward.name}", {"rows": rows, "length": length}
+            programs.append(Program(name, count, make_reward_pass(model), arguments, calls, sizes, resident=resident))
     return programs
 
 

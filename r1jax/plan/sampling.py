@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from r1jax.kernels.paged_decode.pages import page_specs
 from r1jax.models.transformer import Model
+from r1jax.plan import budget
 from r1jax.plan.program import Program, abstract_array, replicated, with_sharding, without
 from r1jax.rollout.engine import MAX_STOP_IDS, Engine, Rows, make_engine
 from r1jax.rollout.rows import PagedRows, prompts_at_once
@@ -93,13 +94,15 @@ def sampling_programs(
     }
     sizes = {"prompts": batch["tokens_PT"].shape[0], "length": prompt, "samples": rows.num_samples}
     prefilled = (*weights, batch)
-    programs.append(Program("prefill", "prefill", engine._prefill, prefilled, calls, sizes, {"rows": rows}, resident))
+    programs.append(
+        Program("prefill", budget.prefill, engine._prefill, prefilled, calls, sizes, {"rows": rows}, resident)
+    )
     decoded = (*weights, decode_state(engine, weights, batch, rows=rows, slots=slots), replicated(settings, mesh))
     mean_slots = min(prompt + mean_new_tokens, slots)
     sizes = {"rows": at_once * phase.num_samples, "slots": slots, "steps": segment, "mean_slots": mean_slots}
     static, trips = {"steps": segment}, (segment,)
     programs.append(
-        Program("decode", "decode", engine._decode, decoded, calls * num_segments, sizes, static, resident, trips)
+        Program("decode", budget.decode, engine._decode, decoded, calls * num_segments, sizes, static, resident, trips)
     )
     return programs
 
@@ -118,7 +121,7 @@ def _reshard(state, params, mesh: Mesh, *, steps: int) -> Program:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     sizes = {"output_bytes": bytes_on_device(target)}
     resident = state | {"params": others, "copy": copies}
-    return Program(f"reshard ({name})", "reshard", function, arguments, calls / steps, sizes, resident=resident)
+    return Program(f"reshard ({name})", budget.reshard, function, arguments, calls / steps, sizes, resident=resident)
 
 
 def decode_state(engine: Engine, weights, batch, *, rows: Rows, slots: int) -> dict[str, Any]:

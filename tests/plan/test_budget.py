@@ -46,7 +46,9 @@ def program(kind, model, axes, generation, *, rows, length) -> Program:
         "zeros": (batch,),
         "apply": ({"params": params, "opt_state": (params, params)}, params),
     }[kind]
-    return Program(kind, kind, None, arguments, 1.0, {"rows": rows, "length": length}, resident={"params": params})
+    return Program(
+        kind, getattr(budget, kind), None, arguments, 1.0, {"rows": rows, "length": length}, resident={"params": params}
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,14 +79,14 @@ def program(kind, model, axes, generation, *, rows, length) -> Program:
 def test_memory_is_what_the_compiler_says(kind, name, fields, generation, axes, shape, compiled):
     model = make_model(dataclasses.replace(make_preset(name), **fields))
     given = program(kind, model, axes, generation, rows=shape[0], length=shape[1])
-    plan = budget.count(dataclasses.replace(given, resident=()), model)
+    plan = given.count(dataclasses.replace(given, resident=()), model)
     assert plan.total_bytes == pytest.approx(compiled, rel=0.15)
 
 
 def test_arguments_are_exact_and_resident_arrays_count():
     """mini_llama: 918,656 float32 parameters, of which the norms' 1,152 are whole on each of four devices."""
     model = make_model(make_preset("mini_llama"))
-    plan = budget.count(program("score", model, {"fsdp": 4}, "v5e", rows=8, length=32), model)
+    plan = budget.score(program("score", model, {"fsdp": 4}, "v5e", rows=8, length=32), model)
     params = 4 * ((918_656 - 1_152) // 4 + 1_152)
     assert plan.argument_bytes == params + 4 * 4 * 8 * 32 // 4
     assert plan.resident_bytes == params
@@ -94,12 +96,12 @@ def test_arguments_are_exact_and_resident_arrays_count():
 def test_update_without_its_gradients_in_place_twice():
     """The sum of gradients is an argument that is given back; the new one is a temporary."""
     model = make_model(make_preset("mini_llama"))
-    plan = budget.count(program("accumulate", model, {}, "v5e", rows=2, length=32), model)
+    plan = budget.accumulate(program("accumulate", model, {}, "v5e", rows=2, length=32), model)
     assert plan.output_bytes == plan.alias_bytes == 4 * 918_656
     assert plan.temp_bytes > 4 * 918_656
     assert plan.flops < plan.hardware_flops
-    zeros = budget.count(program("zeros", model, {}, "v5e", rows=2, length=32), model)
-    apply = budget.count(program("apply", model, {}, "v5e", rows=2, length=32), model)
+    zeros = budget.zeros(program("zeros", model, {}, "v5e", rows=2, length=32), model)
+    apply = budget.apply(program("apply", model, {}, "v5e", rows=2, length=32), model)
     assert zeros.output_bytes == 4 * 918_656
     assert apply.argument_bytes == 4 * 4 * 918_656
     assert apply.alias_bytes == 3 * 4 * 918_656
@@ -124,8 +126,8 @@ def test_resharding_puts_a_layer_together_at_worst():
     experts = given.arguments[0]["moe"]["ffn"]["w_down_EFD"]
     sizes = {"output_bytes": experts.size * 2 // 1024}
     arguments = experts.update(dtype=jnp.bfloat16), experts, replicated(jax.ShapeDtypeStruct((), jnp.int32), given.mesh)
-    given = dataclasses.replace(given, kind="reshard", arguments=arguments, sizes=sizes)
-    plan = budget.count(given, model)
+    given = dataclasses.replace(given, count=budget.reshard, arguments=arguments, sizes=sizes)
+    plan = budget.reshard(given, model)
     assert plan.temp_bytes / 2**30 == pytest.approx(14.40, rel=0.03)
     assert plan.collectives == {"all-reduce": 406 / 58 * 2**30}
     assert plan.alias_bytes == plan.output_bytes
