@@ -61,12 +61,11 @@ def exchange(value: Any) -> list[Any]:
     """The JSON-able value of each process, in their order; NaN and infinite numbers survive. Keys become strings."""
     if jax.process_count() == 1:
         return [value]
-    message = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    sizes = _from_all(np.asarray(len(message), np.int32), "what each has done")
-    padded = np.zeros(max(_LEAST_BYTES, 1 << (int(sizes.max()) - 1).bit_length()), np.uint8)
-    padded[: len(message)] = message
-    messages = _from_all(padded, "what each has done")
-    return [json.loads(bytes(m[:size])) for m, size in zip(messages, sizes, strict=True)]
+    message = json.dumps(value).encode()
+    longest = int(_from_all(np.asarray(len(message), np.int32), "what each has done").max())
+    padded = message.ljust(max(_LEAST_BYTES, 1 << (longest - 1).bit_length()))
+    messages = _from_all(np.frombuffer(padded, np.uint8), "what each has done")
+    return [json.loads(bytes(message)) for message in messages]
 
 
 def gather(function: Callable[[], Any]) -> list[Any]:

@@ -3,8 +3,7 @@
 A checkpoint is a folder `checkpoints/<step>` of the work directory. It holds the state's arrays and one JSON record:
 the caller's `extra` (data position, random keys, counters: whatever the loop needs to go on) and the shape, type and
 checksum of every array. Orbax writes into a temporary folder and renames it when all is on disk, so a folder without
-the suffix is complete. `best.json` of the work directory, {"step", "metric", "value"}, names the checkpoint with the highest
-held-out score, which is kept as well as the latest ones. The checksums are of bits and do not depend on the sharding: what a
+the suffix is complete. `best.json`, {"step", "metric", "value"}, names the checkpoint with the highest held-out score. What a
 disk has damaged, or a restore has put in the wrong place, is refused and never trained on.
 """
 
@@ -178,11 +177,9 @@ def load_checkpoint(
 ) -> tuple[Any, dict[str, Any]]:
     """The state, and the `extra` saved with it, of another stage's work directory, finished or not; nothing is written there.
 
-    Args:
-      abstract_state: tree of arrays or ShapeDtypeStructs with shardings: what is loaded is laid out like it, whatever
-        mesh it was saved from. Structure, shapes and types must be those of the checkpoint.
-      step: number of updates done; "best": that of the highest held-out score; "latest" or None: the latest.
-      partial: load only what abstract_state names (say {"params": ..., "buffers": ...} of a whole train state).
+    abstract_state: tree of arrays or ShapeDtypeStructs with shardings: what is loaded is laid out like it, whatever mesh it was
+    saved from. Structure, shapes and types must be those of the checkpoint; partial: of the part that it names. step: number of
+    updates done; "best": that of the highest held-out score; "latest" or None: the latest.
 
     Raises CheckpointError, naming the folder, where there is no such step (naming those that there are), it is damaged, or
     it is of another model.

@@ -99,8 +99,8 @@ def make_update(
       loss_function: (params, buffers, microbatch) -> (loss, metrics): a scalar and a dict of arrays, all of them sums
         that add up over micro-batches.
       optimizer, schedule: from `make_optimizer`.
-      state: a train state, or ShapeDtypeStructs with shardings: shapes and shardings are taken from it, no values. Of
-        the "opt_state" some or all may be in the host's memory (`r1jax.training.offload`): there it stays.
+      state: a train state, or ShapeDtypeStructs with shardings: shapes and shardings are taken from it, no values. What of
+        "opt_state" is in the host's memory (`r1jax.training.offload`) stays there.
       bias_rate: gamma of the router bias (V3 Sec. 2.1.2; 0.001 in V3 Sec. 4.2).
       add_metrics: joins the metrics of two micro-batches; zeros must be neutral.
 
@@ -142,14 +142,11 @@ def make_update(
         if expert_counts is not None:
             biases, treedef = jax.tree.flatten(buffers)
             counts = jax.tree.leaves(expert_counts)
-            if [a.shape for a in counts] != [a.shape for a in biases]:
-                raise ValueError(
-                    f"expert counts of shapes {[a.shape for a in counts]}, "
-                    f"router biases of shapes {[a.shape for a in biases]}"
-                )
-            buffers = treedef.unflatten(
-                balance_bias(bias, count, rate=bias_rate) for bias, count in zip(biases, counts, strict=True)
-            )
+            shapes, theirs = [a.shape for a in biases], [a.shape for a in counts]
+            if shapes != theirs:
+                raise ValueError(f"expert counts of shapes {theirs}, router biases of shapes {shapes}")
+            pairs = zip(biases, counts, strict=True)
+            buffers = treedef.unflatten(balance_bias(bias, count, rate=bias_rate) for bias, count in pairs)
         new = {
             "step": state["step"] + 1,
             "params": optax.apply_updates(state["params"], updates),
