@@ -73,9 +73,9 @@ def make_stages(
 
     only, skip: names of the stages that are chosen, all by default, and that are not.
 
-    Raises what `plan_stages` raises; ConfigError for a name that is unknown, nothing chosen, what a stage's `check` objects to, a
-    mesh that does not fit the model or the batch, or an input that was not made or by another config; WorkdirError if a stage's
-    directory holds a run of another config, or one that is under way.
+    Raises what `plan_stages` raises; ConfigError for a name that is unknown, nothing chosen, what a stage's `check`
+    objects to, a mesh that does not fit the model or the batch, or an input that was not made or by another config;
+    WorkdirError if a stage's directory holds a run of another config, or one that is under way.
     """
     planned = plan_stages(experiment, workdir)
     chosen = chosen_stages(planned, only, skip)
@@ -104,7 +104,7 @@ def make_stages(
 def chosen_stages(
     planned: Sequence[PlannedStage], only: Sequence[str] | None, skip: Sequence[str]
 ) -> list[PlannedStage]:
-    """The stages that --stages and --skip leave, in order. Raises ConfigError for a name that is unknown, or none left."""
+    """What --stages and --skip leave, in order. Raises ConfigError for a name that is unknown, or none left."""
     names = [stage.name for stage in planned]
     for flag, given in (("--stages", only or ()), ("--skip", skip)):
         if unknown := [name for name in given if name not in names]:
@@ -248,7 +248,7 @@ def _check_models(stage: PlannedStage, planned: Sequence[PlannedStage]) -> None:
 
 
 def _trace(spec: Any, previews: Previews) -> None:
-    """Traces the programs of a stage on a mesh of several devices, without running them: what does not divide is said now."""
+    """Traces the programs of a stage on a mesh of several devices: what does not divide is said now."""
     if spec.stage not in WITH_PROGRAMS:
         return
     mesh = make_mesh(spec.mesh.axes())

@@ -1,10 +1,10 @@
-"""The front door: one config file, one work directory, its stages in order. What a config may say: r1jax/specs/README.md.
+"""The front door: one config file, one work directory, its stages in order. Of configs: r1jax/specs/README.md.
 
-    r1jax run --config=configs/X.py[:argument] --workdir=DIR [--seed=N] [--stages=a,b] [--skip=c] [--config.a.b=value ...]
+    r1jax run --config=configs/X.py[:argument] --workdir=DIR [--seed=N] [--stages=a,b] [--skip=c] [--config.a.b=value]
 
-Directories may be moved as long as they lie as before to each other. What a stage chosen by --stages or --skip reads must have
-been made before, by the same config. The first Ctrl-C or SIGTERM ends the run when the update or the evaluation's batch under way
-is done, and all is saved; a second one quits at once. Exit codes: r1jax/launch/README.md.
+Directories may be moved as long as they lie as before to each other. What a stage chosen by --stages or --skip reads
+must have been made before, by the same config. The first Ctrl-C or SIGTERM ends the run when the update or the
+evaluation's batch under way is done, and all is saved; a second one quits at once. Exit codes: r1jax/launch/README.md.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
 def run_stages(stages: Sequence[PlannedStage]) -> dict[str, dict[str, Any]] | None:
-    """Runs each stage that is not DONE; returns the summaries by name, or None if a signal stopped it before the end."""
+    """Runs each stage that is not DONE; returns the summaries by name, or None if a signal stopped it."""
     summaries = {}
     with graceful_stop() as stop:
         for stage in stages:

@@ -1,8 +1,8 @@
 """Meshes, and the one table that maps logical axes to mesh axes.
 
 Three vocabularies that never mix: dims (letters in array names), logical axes ("heads", "experts"), mesh axes ("data",
-"fsdp", "expert", "tensor", "sequence"). ``RULES`` maps the second to the third, for each role that an array can have; trying
-another layout is changing it.
+"fsdp", "expert", "tensor", "sequence"). ``RULES`` maps the second to the third, for each role that an array can have;
+trying another layout is changing it.
 """
 
 import math
@@ -30,7 +30,7 @@ RULES: dict[str, dict[str, tuple[str, ...]]] = {
         "experts": ("expert",),
         **_OVER_HEADS,
     },
-    # One token a row and step: parameters stay where they are, so nothing is gathered a step, and experts spread widest.
+    # One token a row and step: parameters stay where they are, nothing is gathered, and experts spread widest.
     "rollout": {
         "batch": ("data", "fsdp", "expert", "sequence"),
         "length": (),
@@ -51,12 +51,13 @@ _MAY_STAY_WHOLE = ("batch", "length", "vocab", "latent")
 def make_mesh(axes: Mapping[str, Any] | None = None, *, devices: Sequence[Any] | None = None) -> Mesh:
     """Mesh of ``axes``, name -> size; those that are not named have size 1.
 
-    Where the devices are of several slices (TPU pods, or GPU hosts, that a slower network joins), ``axes["slices"]`` says which
-    axes go from one to the next: {"data": 4, "fsdp": 64, "slices": {"data": 4}} is one part of "data" a slice.
+    Where the devices are of several slices (TPU pods, or GPU hosts, that a slower network joins), ``axes["slices"]``
+    says which axes go from one to the next: {"data": 4, "fsdp": 64, "slices": {"data": 4}} is one part of "data" a
+    slice.
 
-    ``devices``: all of them by default; a mesh takes the first ones. Raises ValueError, saying what to change, for no mapping, an
-    unknown axis, a size below 1, more devices than there are, a number that does not divide them (or, where there are several
-    processes, is not theirs), and slices that the axes do not divide into.
+    ``devices``: all of them by default; a mesh takes the first ones. Raises ValueError, saying what to change, for no
+    mapping, an unknown axis, a size below 1, more devices than there are, a number that does not divide them (or, where
+    there are several processes, is not theirs), and slices that the axes do not divide into.
     """
     if axes and not hasattr(axes, "keys"):
         raise ValueError(f"mesh={axes!r} must be axes and their sizes, as in {{'data': 4}}")
@@ -113,9 +114,10 @@ def partition_spec(
 ) -> PartitionSpec:
     """Spec of one array: each logical axis takes the mesh axes of ``RULES[role]``; None is a dim that stays whole.
 
-    Of a rule with several mesh axes those are taken that divide the dim. Raises ValueError, naming the array by ``name``, for a
-    logical axis without a rule, two dims that would take one mesh axis, and a parameter's dim that the first axis of its
-    rule does not divide. (A batch, a row's length, a vocabulary or a latent that is not divided stays whole.)
+    Of a rule with several mesh axes those are taken that divide the dim. Raises ValueError, naming the array by
+    ``name``, for a logical axis without a rule, two dims that would take one mesh axis, and a parameter's dim that the
+    first axis of its rule does not divide. (A batch, a row's length, a vocabulary or a latent that is not divided stays
+    whole.)
     """
     if len(logical_axes) != len(shape):
         raise ValueError(f"{name}: {len(logical_axes)} logical axes {logical_axes} for an array of shape {shape}")
@@ -199,7 +201,7 @@ def place_batch(batch: Mapping[str, np.ndarray | np.generic]) -> dict[str, Any]:
 
 
 def bytes_on_device(tree) -> int:
-    """Bytes of one device's parts of a tree of arrays, or of ShapeDtypeStructs with shardings; none of those on the host."""
+    """Bytes of one device's parts of arrays, or of ShapeDtypeStructs with shardings; none of those on the host."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -208,10 +210,11 @@ def bytes_on_device(tree) -> int:
 
 
 def describe_sharding(tree) -> str:
-    """A table of how a tree of arrays, or of ShapeDtypeStructs, with NamedShardings lies on its mesh; the last line adds up.
+    """A table of how a tree of arrays, or of ShapeDtypeStructs, with NamedShardings lies on its mesh; the last line
+    adds up.
 
-    A line an array: name, shape, type, what splits each dim ("-" is whole), bytes a device, and on how many devices each
-    element is.
+    A line an array: name, shape, type, what splits each dim ("-" is whole), bytes a device, and on how many devices
+    each element is.
     """
     rows = [("name", "shape", "dtype", "split by", "bytes a device", "copies")]
     total, on_device = 0, 0

@@ -1,7 +1,7 @@
 """Memory and time of ``load_pretrained``: a folder of several GB is made, and a fresh process loads it.
 
-The model has every part of DeepSeek-V3, with random weights in bfloat16. What counts is how far the peak of resident memory is above
-the arrays that are wanted: loading is to need room for them and one tensor.
+The model has every part of DeepSeek-V3, with random weights in bfloat16. What counts is how far the peak of resident
+memory is above the arrays that are wanted: loading is to need room for them and one tensor.
 """
 
 import concurrent.futures

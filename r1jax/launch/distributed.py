@@ -93,7 +93,8 @@ def initialise(options: argparse.Namespace, *, start_timeout: int = 300) -> bool
 def watch(options: argparse.Namespace) -> None:
     """Ends this process, from now on, where another one of the run is gone or no step is done: see `Watchdog`.
 
-    A run of one process, as on a TPU slice of one host, meets no other, so that no step of it is counted: it is not watched.
+    A run of one process, as on a TPU slice of one host, meets no other, so that no step of it is counted: it is not
+    watched.
     """
     joined: Any = runtime.global_state
     if joined.num_processes > 1:

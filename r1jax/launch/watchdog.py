@@ -1,13 +1,13 @@
 """Ends a run of several processes in which one is gone or hangs, and says which one and what to do.
 
 Each process tells the coordinator ten times in --peer-timeout that it is there, how often it has met the others
-(`r1jax.processes`) and whether it waits for them, and reads what the others reported. Three things end a run: the two time-outs
-of README.md, and a process that waits for one that has ended by itself, by an error in that one alone.
+(`r1jax.processes`) and whether it waits for them, and reads what the others reported. Three things end a run: the two
+time-outs of README.md, and a process that waits for one that has ended by itself, by an error in that one alone.
 
 The message comes within 1.2 times the time-out, and process 0, which is the coordinator, ends last, so that what the
-others say is not lost. Behind this stands JAX's own heartbeat at twice --peer-timeout, which aborts. A process in which no
-Python runs for --peer-timeout writes its stacks too, by a thread that needs no interpreter. Time is counted in turns of this
-thread: a process that was itself stopped for a while blames no other.
+others say is not lost. Behind this stands JAX's own heartbeat at twice --peer-timeout, which aborts. A process in which
+no Python runs for --peer-timeout writes its stacks too, by a thread that needs no interpreter. Time is counted in turns
+of this thread: a process that was itself stopped for a while blames no other.
 """
 
 from __future__ import annotations
@@ -78,11 +78,12 @@ class Watchdog:
         else:
             silent = None
         if silent:
-            return f"{silent}. It is gone, was stopped, or hangs: this one ends. See its log, end it where it still runs; {_GOES_ON}"
+            ends = "It is gone, was stopped, or hangs: this one ends. See its log, end it where it still runs;"
+            return f"{silent}. {ends} {_GOES_ON}"
         self._forsaken = self._forsaken + 1 if ended and still and pulse.waits_for is not None else 0
         if self._forsaken > _FORSAKEN_TURNS:
-            names = ", ".join(map(self._name, ended))
-            return f"{names} ended while this one waits for {pulse.waits_for}. See what that one's log says, and mend it; {_GOES_ON}"
+            who = f"{', '.join(map(self._name, ended))} ended while this one waits for {pulse.waits_for}"
+            return f"{who}. See what that one's log says, and mend it; {_GOES_ON}"
         self._is_stuck = still > self._step_turns
         if self._is_stuck or any(reports.get(other, {}).get("stuck") for other in self._others):
             return f"the run makes no step for {self._of(still)} (--step-timeout). {self._who_is_behind()}"

@@ -1,6 +1,7 @@
 """Does a stage fit a pod, and how long would it take? README.md of this room says how to ask.
 
-A model that another experiment trains ("kind": "stage") is looked up in the config file that makes it, in the same folder.
+A model that another experiment trains ("kind": "stage") is looked up in the config file that makes it, in the same
+folder.
 """
 
 from __future__ import annotations

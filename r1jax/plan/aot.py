@@ -1,7 +1,7 @@
 """Compile a stage's programs for TPUs that are not here, and read what the compiler says of them.
 
-libtpu compiles without a chip. It must be of the release that jax was made for: another release compiles most programs and fails
-on some, so it is refused at once.
+libtpu compiles without a chip. It must be of the release that jax was made for: another release compiles most programs
+and fails on some, so it is refused at once.
 """
 
 import fnmatch
@@ -83,7 +83,8 @@ def matches(version: str, wanted: str) -> bool:
 
 
 def compile_program(program: Program, topology: Topology) -> dict[str, Any]:
-    """The fields of a ``ProgramPlan`` that the compiler knows: memory and collectives. FLOPs and HBM bytes no compiler gives.
+    """The fields of a ``ProgramPlan`` that the compiler knows: memory and collectives. FLOPs and HBM bytes no compiler
+    gives.
 
     Raises DoesNotFitError with the compiler's words where the program does not fit.
     """

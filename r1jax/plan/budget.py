@@ -1,16 +1,16 @@
 """The memory and work of a stage's programs by count: what ``--analytic`` shows, in seconds, without a compiler.
 
-Arguments and resident arrays are exact: the stage's own, laid out by the sharding rules. What the forward pass keeps is JAX's own
-answer (``Local.saved_bytes``). Temporaries follow these rules (tests/plan/test_budget.py compares them with the compiler's figures;
-small programs are within 15 %):
+Arguments and resident arrays are exact: the stage's own, laid out by the sharding rules. What the forward pass keeps is
+JAX's own answer (``Local.saved_bytes``). Temporaries follow these rules (tests/plan/test_budget.py compares them with
+the compiler's figures; small programs are within 15 %):
 
-- *layer, forward*: the hidden state twice; attention: queries and keys of all heads, twice (the kernel wants heads first);
-  experts: ``FORWARD_ROWS`` arrays of the routed rows in float32; the layer's weights, gathered.
-- *layer, backward*: what the layer keeps when it is computed again; keys and values of all tokens of a row in float32, twice;
-  ``BACKWARD_ROWS`` arrays of routed rows, ``FORWARD_ROWS`` of the tokens of all devices where those are gathered; the gradients
-  of the gathered weights in float32.
-- *head*: its weights, gathered, in the type of the activations; backward their gradient in float32 twice (a loop's sum and its
-  copy) and that of its rows.
+- *layer, forward*: the hidden state twice; attention: queries and keys of all heads, twice (the kernel wants heads
+  first); experts: ``FORWARD_ROWS`` arrays of the routed rows in float32; the layer's weights, gathered.
+- *layer, backward*: what the layer keeps when it is computed again; keys and values of all tokens of a row in float32,
+  twice; ``BACKWARD_ROWS`` arrays of routed rows, ``FORWARD_ROWS`` of the tokens of all devices where those are
+  gathered; the gradients of the gathered weights in float32.
+- *head*: its weights, gathered, in the type of the activations; backward their gradient in float32 twice (a loop's sum
+  and its copy) and that of its rows.
 - *update*: the gradient of all parameters in float32, before it is added to the sum.
 - *apply*: one more copy of what is updated stays until the norm of the whole is known.
 """
@@ -44,7 +44,7 @@ def _plan(
     hbm: float = 0,
     exchanges: Sequence[Exchange] = (),
 ) -> ProgramPlan:
-    """A plan by bytes of a device and FLOPs of all devices together. hbm: but for the arguments, each of which is read once."""
+    """By bytes of a device and FLOPs of all devices. hbm: but for the arguments, each of which is read once."""
     arguments, num_devices = bytes_on_device(program.arguments), program.mesh.size
     collectives: dict[str, float] = defaultdict(float)
     for exchange in exchanges:
@@ -204,7 +204,8 @@ def apply(program: Program, model: Model) -> ProgramPlan:
 def reshard(program: Program, model: Model) -> ProgramPlan:
     """One array from the trainer's layout to the sampler's, or one layer of it into the copy (``make_layer_reshard``).
 
-    At worst, as the compiler does it for V3's experts, what is moved is made whole on every device, by a sum, and is there twice.
+    At worst, as the compiler does it for V3's experts, what is moved is made whole on every device, by a sum, and is
+    there twice.
     """
     output, (*copies, source) = program.sizes["output_bytes"], jax.tree.leaves(program.arguments)[:2]
     layers = source.shape[0] if copies else 1
@@ -235,8 +236,8 @@ def prefill(program: Program, model: Model) -> ProgramPlan:
 def decode(program: Program, model: Model) -> ProgramPlan:
     """Memory at the longest cache; work of the mean call of a phase.
 
-    Where the mean is below the longest, its share of that is also the share of the rows that are not done, with a cache of the
-    mean length; else no row is done before the end, and reads half of the longest.
+    Where the mean is below the longest, its share of that is also the share of the rows that are not done, with a cache
+    of the mean length; else no row is done before the end, and reads half of the longest.
     """
     rows, slots, steps, mean = (program.sizes[name] for name in ("rows", "slots", "steps", "mean_slots"))
     local, c = Local(model, program.mesh, rows, 1, role="rollout"), model.config

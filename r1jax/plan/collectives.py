@@ -1,8 +1,8 @@
 """What a compiled program sends between devices, read from its HLO text: bytes by kind, over all iterations of loops.
 
 XLA's own cost analysis counts the body of a loop once. The iterations of a scan are in the text: in the loop's
-``known_trip_count``, or as the constant that its condition compares with. Where only the run knows them (a decode loop, the further
-rounds of an exchange of experts' tokens), the caller gives them.
+``known_trip_count``, or as the constant that its condition compares with. Where only the run knows them (a decode loop,
+the further rounds of an exchange of experts' tokens), the caller gives them.
 """
 
 import math
@@ -39,9 +39,9 @@ _Computation = dict[str, _Instruction]
 def collective_bytes(hlo: str, *, dynamic_trips: Sequence[int] = ()) -> dict[str, float]:
     """Kind -> bytes a device that a program's collectives move in all.
 
-    Of each collective the larger of operands and results counts: the gathered array of an all-gather, the whole array that a
-    reduce-scatter sums. dynamic_trips: iterations of nested loops whose number is not in the text, the outermost first; 0 for
-    loops that are nested deeper. Raises ValueError for text without an entry.
+    Of each collective the larger of operands and results counts: the gathered array of an all-gather, the whole array
+    that a reduce-scatter sums. dynamic_trips: iterations of nested loops whose number is not in the text, the outermost
+    first; 0 for loops that are nested deeper. Raises ValueError for text without an entry.
     """
     computations: dict[str, _Computation] = {}
     entry, current = None, {}

@@ -1,15 +1,16 @@
 """What a TPU topology has: devices, memory, arithmetic, links. All figures are those of one JAX device.
 
-Sources. Arithmetic and HBM bandwidth: ``pltpu.TpuInfo`` (r1jax.kernels.hardware). HBM: what libtpu 0.0.42.1 lets a program have,
-by its message for one that needs more ("exceeds available HBM (95.74G)"); Google's tables say 16, 95, 32 and 192 GiB a chip.
-Links: docs.cloud.google.com/tpu/docs/{v5e,v5p,v6e,tpu7x} give 400, 1200, 800 and 1200 GB/s a chip, all links and both
-directions; "How to Scale Your Model" (jax-ml.github.io/scaling-book, "TPU networking") measures nine tenths of that, 45 and
-90 GB/s a link and direction, which are taken here. The two devices of a tpu7x chip share its links. DCN, the network between
-slices: 50 Gbit/s a chip for v5p, 4 × 200 Gbit/s a host of 8 chips for v6e, 2 × 100 Gbit/s for v5e (the same pages); 100 Gbit/s a
-chip is assumed for tpu7x.
+Sources. Arithmetic and HBM bandwidth: ``pltpu.TpuInfo`` (r1jax.kernels.hardware). HBM: what libtpu 0.0.42.1 lets a
+program have, by its message for one that needs more ("exceeds available HBM (95.74G)"); Google's tables say 16, 95, 32
+and 192 GiB a chip. Links: docs.cloud.google.com/tpu/docs/{v5e,v5p,v6e,tpu7x} give 400, 1200, 800 and 1200 GB/s a chip,
+all links and both directions; "How to Scale Your Model" (jax-ml.github.io/scaling-book, "TPU networking") measures nine
+tenths of that, 45 and 90 GB/s a link and direction, which are taken here. The two devices of a tpu7x chip share its
+links. DCN, the network between slices: 50 Gbit/s a chip for v5p, 4 × 200 Gbit/s a host of 8 chips for v6e, 2 × 100
+Gbit/s for v5e (the same pages); 100 Gbit/s a chip is assumed for tpu7x.
 
-A dimension of the torus is a ring where it is a multiple of 4 chips of a 3-D slice of whole 4×4×4 cubes (v5p, tpu7x), or 16 long
-(v5e, v6e). Two links serve a collective along a ring, and one a collective along a part of it or along a line.
+A dimension of the torus is a ring where it is a multiple of 4 chips of a 3-D slice of whole 4×4×4 cubes (v5p, tpu7x),
+or 16 long (v5e, v6e). Two links serve a collective along a ring, and one a collective along a part of it or along a
+line.
 """
 
 import dataclasses
@@ -104,7 +105,7 @@ class Topology:
         ]
 
     def gather_bandwidth(self, num_devices: int) -> float:
-        """Bytes/s at which each of ``num_devices`` neighbours receives an all-gather; a reduce-scatter sends as many."""
+        """Bytes/s at which each of so many neighbours receives an all-gather; a reduce-scatter sends as many."""
         if num_devices <= 1:
             return math.inf
         if self._crosses_slices(num_devices):
@@ -115,8 +116,8 @@ class Topology:
     def exchange_bandwidth(self, num_devices: int) -> float:
         """Bytes/s at which each of ``num_devices`` neighbours can send its part of an all-to-all away.
 
-        Half of it crosses the middle of each dimension, all dimensions at once: d/4 of the time that one link, or the two of a
-        ring, would take (the scaling book's "AllToAll": a quarter of an all-gather's time for the same array).
+        Half of it crosses the middle of each dimension, all dimensions at once: d/4 of the time that one link, or the
+        two of a ring, would take (the scaling book's "AllToAll": a quarter of an all-gather's time for the same array).
         """
         if self._crosses_slices(num_devices):
             return self._chip.dcn_bandwidth
@@ -135,7 +136,7 @@ class Topology:
         return num_devices > self.num_devices // self.num_slices
 
     def _dims(self, num_devices: int) -> list[tuple[int, int]]:
-        """(chips, links that serve) of each dimension over which so many neighbours lie: as few dimensions as hold them."""
+        """(chips, links that serve) of each dimension over which so many neighbours lie, as few as hold them."""
         chips = -(-num_devices // self._chip.devices)
         if chips <= 1:
             return []

@@ -1,6 +1,7 @@
 """Which model a stage starts from, where the weights are still to be made: the config that makes them says.
 
-"{base}" is an earlier stage of the same config; "{workdir}/../zero/rl" is what the stage "rl" of zero.py in the same folder leaves.
+"{base}" is an earlier stage of the same config; "{workdir}/../zero/rl" is what the stage "rl" of zero.py in the same
+folder leaves.
 """
 
 import dataclasses

@@ -1,9 +1,10 @@
-"""One device's part of a pass over tokens: its rows, heads and experts, what it keeps and what it exchanges with other devices.
+"""One device's part of a pass over tokens: its rows, heads and experts, what it keeps and what it exchanges with other
+devices.
 
-What the forward pass keeps for the backward one JAX gives exactly: the arrays that ``jax.vjp`` closes over, under whatever
-``remat`` says, traced for the mesh's devices, so that they are those of the kernels. How XLA lays them out is not in the
-trace: what is computed within ``shard_map`` is taken to be split over all devices; the rest follows the tokens, and heads and
-widths "tensor".
+What the forward pass keeps for the backward one JAX gives exactly: the arrays that ``jax.vjp`` closes over, under
+whatever ``remat`` says, traced for the mesh's devices, so that they are those of the kernels. How XLA lays them out is
+not in the trace: what is computed within ``shard_map`` is taken to be split over all devices; the rest follows the
+tokens, and heads and widths "tensor".
 """
 
 import collections
@@ -139,10 +140,11 @@ class Local:
         ]
 
     def weight_exchanges(self, *, has_gradients: bool) -> list[Exchange]:
-        """Parameters are gathered in the type of the activations and, in training, gathered again and their gradients summed.
+        """Parameters are gathered in the type of the activations and, in training, gathered again and their gradients
+        summed.
 
-        A layer's weights are gathered over the axes that split their "embed" or "latent"; the gradient is summed and split
-        over the same axes, then summed over the other axes that split the tokens.
+        A layer's weights are gathered over the axes that split their "embed" or "latent"; the gradient is summed and
+        split over the same axes, then summed over the other axes that split the tokens.
         """
         params, axes = self.model.abstract()[0], self.model.logical_axes()[0]
         tokens = {*self.axes("batch", self.rows), *self.axes("length", self.length)}
@@ -161,8 +163,8 @@ class Local:
         return [Exchange(kind, size, group, True) for (kind, group), size in sizes.items() if group > 1]
 
     def activation_exchanges(self, *, passes: int, has_gradients: bool) -> list[Exchange]:
-        """Sums over "tensor" after attention and feed-forward; over "sequence" keys are gathered, and halves of queries and results
-        are swapped with the mirrored part.
+        """Sums over "tensor" after attention and feed-forward; over "sequence" keys are gathered, and halves of queries
+        and results are swapped with the mirrored part.
 
         passes: forward passes through the layers; a backward pass has as many sums and swaps as one of them.
         """

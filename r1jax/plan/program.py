@@ -61,13 +61,13 @@ class ProgramPlan:
     hardware_flops: float  # FLOPs that the busiest device executes, recomputation included
     hbm_bytes: float  # bytes that are read from and written to HBM, at least
     collectives: Mapping[str, float]
-    """Kind ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", ...) -> bytes received, over all iterations of loops."""
+    """Kind ("all-gather", "all-to-all", ...) -> bytes received, over all iterations of loops."""
     compile_seconds: float | None = None  # None where nothing was compiled
     exchanges: tuple[Exchange, ...] = ()  # the collectives by count, one by one
 
     @property
     def total_bytes(self) -> int:
-        """Memory of a device while the program runs: the larger of the compiler's two figures, and the resident arrays."""
+        """Memory of a device while it runs: the larger of the compiler's two figures, and the resident arrays."""
         program = self.argument_bytes + self.output_bytes - self.alias_bytes + self.temp_bytes
         return max(program, self.peak_bytes or 0) + self.resident_bytes
 

@@ -1,7 +1,7 @@
 """The programs that a stage runs, as jitted functions with abstract arguments on a mesh that need not be here.
 
-They are the stage's own: ``build`` of ``r1jax.stages`` gives update and log-probs, ``Engine`` prefill and decode. What only a run
-can know is assumed (``Assumed``), such as the mean length of responses.
+They are the stage's own: ``build`` of ``r1jax.stages`` gives update and log-probs, ``Engine`` prefill and decode. What
+only a run can know is assumed (``Assumed``), such as the mean length of responses.
 """
 
 import dataclasses
@@ -72,7 +72,8 @@ def stage_programs(
 ) -> StagePrograms:
     """The programs of one stage on ``mesh``.
 
-    Raises ValueError for a stage that has none and, with the key, for a mesh that does not divide the model or the rows.
+    Raises ValueError for a stage that has none and, with the key, for a mesh that does not divide the model or the
+    rows.
     """
     if spec.stage not in WITH_PROGRAMS:
         raise ValueError(

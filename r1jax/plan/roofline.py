@@ -1,16 +1,18 @@
-"""Modelled seconds of a program on a topology. Nothing here was measured on hardware, and every figure from it is *modelled*.
+"""Modelled seconds of a program on a topology. Nothing here was measured on hardware, and every figure from it is
+*modelled*.
 
 A program takes the longest of
 
-- its matmuls at the peak, times an efficiency (1: the ideal; ``MATMUL_EFFICIENCY`` is an assumption: what large matmuls and
-  attention reach together, rarely more than three quarters),
+- its matmuls at the peak, times an efficiency (1: the ideal; ``MATMUL_EFFICIENCY`` is an assumption: what large matmuls
+  and attention reach together, rarely more than three quarters),
 - its HBM bytes at full bandwidth,
-- its hidden collectives at the links' bandwidth: while layer l computes, the weights of layer l + 1 are gathered and its
-  gradients are split, as XLA's scheduler does for the body of a scan; layers are alike, so this holds of the sum as of each,
+- its hidden collectives at the links' bandwidth: while layer l computes, the weights of layer l + 1 are gathered and
+  its gradients are split, as XLA's scheduler does for the body of a scan; layers are alike, so this holds of the sum as
+  of each,
 
-and then its exposed collectives: what goes to the experts and back, sums over "tensor", keys gathered over "sequence". The next
-computation needs them, and no other part of the batch hides them. Left out are latencies (a few microseconds a collective,
-which count in decoding), and that collectives share links.
+and then its exposed collectives: what goes to the experts and back, sums over "tensor", keys gathered over "sequence".
+The next computation needs them, and no other part of the batch hides them. Left out are latencies (a few microseconds a
+collective, which count in decoding), and that collectives share links.
 
 MFU is model FLOPs (``r1jax.plan.flops``) over the peak times that time, so recomputation lowers it.
 """
@@ -61,7 +63,7 @@ def modelled_time(plan: ProgramPlan, topology: Topology, *, efficiency: float = 
 
 
 def exchange_seconds(exchange: Exchange, topology: Topology) -> float:
-    """Time of a collective alone. An all-reduce is a reduce-scatter and an all-gather; a permute goes as far as an all-to-all."""
+    """Of a collective alone. An all-reduce is a reduce-scatter and an all-gather; a permute goes as far as an all-to-all."""
     if exchange.group <= 1:
         return 0.0
     if "all-to-all" in exchange.kind or exchange.kind == "collective-permute":

@@ -60,7 +60,8 @@ def sampling_weights(model: Model, state, mesh: Mesh) -> tuple[Any, Any]:
 def sampling_programs(
     spec: RlSpec | RejectSpec | EvaluateSpec, model: Model, state, mesh: Mesh, *, mean_new_tokens: int
 ) -> list[Program]:
-    """Weights for the sampler, prefill of a phase's prompts, and a decode segment on the longest cache, which takes most.
+    """Weights for the sampler, prefill of a phase's prompts, and a decode segment on the longest cache, which takes
+    most.
 
     Raises ValueError, naming the key, for a rollout mesh that does not divide the model.
     """
@@ -108,7 +109,7 @@ def sampling_programs(
 
 
 def _reshard(state, params, mesh: Mesh, *, steps: int) -> Program:
-    """What makes the sampler's ``params`` on its mesh, as ``WeightSync.lend`` does: array by array, of which the largest takes most."""
+    """What makes the sampler's ``params``, as ``WeightSync.lend`` does, of the largest array, which takes most memory."""
     arrays = zip(jax.tree.leaves_with_path(state["params"]), jax.tree.leaves(params), strict=True)
     (path, source), target = max(arrays, key=lambda pair: pair[1].size)
     function, arguments, calls = make_reshard(target.sharding, target.dtype), (source,), 1

@@ -3,8 +3,8 @@
 A checkpoint is a folder `checkpoints/<step>` of the work directory. It holds the state's arrays and one JSON record:
 the caller's `extra` (data position, random keys, counters: whatever the loop needs to go on) and the shape, type and
 checksum of every array. Orbax writes into a temporary folder and renames it when all is on disk, so a folder without
-the suffix is complete. `best.json`, {"step", "metric", "value"}, names the checkpoint with the highest held-out score. What a
-disk has damaged, or a restore has put in the wrong place, is refused and never trained on.
+the suffix is complete. `best.json`, {"step", "metric", "value"}, names the checkpoint with the highest held-out score.
+What a disk has damaged, or a restore has put in the wrong place, is refused and never trained on.
 """
 
 import contextlib
@@ -32,9 +32,9 @@ class CheckpointError(RuntimeError):
 class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     """The checkpoints of one work directory, for the loop that writes them (readers use `load_checkpoint`).
 
-    `keep` of the latest ones stay on disk; `every` is the number of updates between two, None: only at the end. Opening it clears
-    away what an interrupted save has left. At any moment the checkpoint that best.json names is on disk: it is written when the
-    save is, and the one before it goes with the save after that.
+    `keep` of the latest ones stay on disk; `every` is the number of updates between two, None: only at the end. Opening
+    it clears away what an interrupted save has left. At any moment the checkpoint that best.json names is on disk: it
+    is written when the save is, and the one before it goes with the save after that.
     """
 
     def __init__(self, workdir: str | Path, *, keep: int = 2, every: int | None = None):
@@ -55,7 +55,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         return self._best is not None
 
     def is_due(self, step: int) -> bool:
-        """Whether `every` updates or more have been done since the last save or restore (the loop also saves at its end)."""
+        """Whether `every` updates have been done since the last save or restore (the loop also saves at its end)."""
         return self._every is not None and step - (self._at_step or 0) >= self._every
 
     def latest_step(self) -> int | None:
@@ -64,7 +64,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         return None if latest is None else latest.step
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Orbax asks it when a save begins, and deletes the others when that is on disk: the latest ones and the best stay."""
+        """Orbax asks when a save begins, and deletes the others when that is on disk: the latest and the best stay."""
         best = [best["step"] for best in (self._best, self._written) if best is not None]
         first_kept = len(checkpoints) - self._keep
         return [index >= first_kept or info.step in best for index, info in enumerate(checkpoints)]
@@ -82,14 +82,14 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         """Saves the state after `step` updates, with `extra` in the same checkpoint.
 
         Goes on in the background; the state may be donated as soon as this returns. Waits for the save before it, if
-        that still runs; does nothing if this loop has just saved or restored `step`, even where `extra` has changed: one
-        that is written anew would for a while not be there.
+        that still runs; does nothing if this loop has just saved or restored `step`, even where `extra` has changed:
+        one that is written anew would for a while not be there.
 
-        state: tree of jax arrays (no typed keys: put `jax.random.key_data` into extra). extra: plain JSON: dicts with string keys,
-        lists, strings, numbers, None. best: what best.json will say from now on.
+        state: tree of jax arrays (no typed keys: put `jax.random.key_data` into extra). extra: plain JSON: dicts with
+        string keys, lists, strings, numbers, None. best: what best.json will say from now on.
 
-        Raises CheckpointError for a disk that cannot be written (also one from the save before), ValueError for an extra that
-        would come back different.
+        Raises CheckpointError for a disk that cannot be written (also one from the save before), ValueError for an
+        extra that would come back different.
         """
         best = best or self._best
         if step != self._at_step:
@@ -105,8 +105,9 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     def save_best(self, step: int, state: Any, *, extra: Mapping[str, Any], metric: str, value: float) -> bool:
         """Saves the state, as `save`, if its held-out score is the highest yet; returns whether it is.
 
-        A tie goes to the earlier one, and so does a score that is no number. Another metric than before begins anew. A run
-        that was interrupted ends with the same best one, if it evaluates again after it was restored at the same step.
+        A tie goes to the earlier one, and so does a score that is no number. Another metric than before begins anew. A
+        run that was interrupted ends with the same best one, if it evaluates again after it was restored at the same
+        step.
         """
         best = self._best if self._best is not None and self._best["metric"] == metric else None
         if not value > (-math.inf if best is None else best["value"]):
@@ -175,14 +176,15 @@ def load_checkpoint(
     step: int | Literal["latest", "best"] | None = None,
     partial: bool = False,
 ) -> tuple[Any, dict[str, Any]]:
-    """The state, and the `extra` saved with it, of another stage's work directory, finished or not; nothing is written there.
+    """The state, and the `extra` saved with it, of another stage's work directory, finished or not; nothing is written
+    there.
 
-    abstract_state: tree of arrays or ShapeDtypeStructs with shardings: what is loaded is laid out like it, whatever mesh it was
-    saved from. Structure, shapes and types must be those of the checkpoint; partial: of the part that it names. step: number of
-    updates done; "best": that of the highest held-out score; "latest" or None: the latest.
+    abstract_state: tree of arrays or ShapeDtypeStructs with shardings: what is loaded is laid out like it, whatever
+    mesh it was saved from. Structure, shapes and types must be those of the checkpoint; partial: of the part that it
+    names. step: number of updates done; "best": that of the highest held-out score; "latest" or None: the latest.
 
-    Raises CheckpointError, naming the folder, where there is no such step (naming those that there are), it is damaged, or
-    it is of another model.
+    Raises CheckpointError, naming the folder, where there is no such step (naming those that there are), it is damaged,
+    or it is of another model.
     """
     folder = Path(workdir).absolute() / FOLDER
     step = _choose_step(folder, step)

@@ -99,7 +99,7 @@ def make_update(
       loss_function: (params, buffers, microbatch) -> (loss, metrics): a scalar and a dict of arrays, all of them sums
         that add up over micro-batches.
       optimizer, schedule: from `make_optimizer`.
-      state: a train state, or ShapeDtypeStructs with shardings: shapes and shardings are taken from it, no values. What of
+      state: a train state, or ShapeDtypeStructs with shardings, which alone are taken from it with the shapes. What of
         "opt_state" is in the host's memory (`r1jax.training.offload`) stays there.
       bias_rate: gamma of the router bias (V3 Sec. 2.1.2; 0.001 in V3 Sec. 4.2).
       add_metrics: joins the metrics of two micro-batches; zeros must be neutral.
@@ -112,9 +112,9 @@ def make_update(
         number of tokens routed to each expert over the whole batch, [L, E] for every array of state["buffers"] (the
         array itself where there is one, as `Model.hidden` gives it); None leaves the buffers. info holds scalars:
         grad_norm (before clipping), update_norm, param_norm (after the update), learning_rate, finite, and with counts
-        moe/load/moe_00, moe/load/mtp_00, ... (the fullest expert's load over its layer's mean, of every MoE layer of every
-        stack) and moe/load_max_over_mean (of the worst layer). Where the gradient or the update is not finite, the state
-        comes back bit for bit and finite is False.
+        moe/load/moe_00, moe/load/mtp_00, ... (the fullest expert's load over its layer's mean, of every MoE layer of
+        every stack) and moe/load_max_over_mean (of the worst layer). Where the gradient or the update is not finite,
+        the state comes back bit for bit and finite is False.
     """
     shardings = jax.tree.map(lambda array: array.sharding, {key: state[key] for key in _UPDATED})
     replicated = _replicated(state["params"])

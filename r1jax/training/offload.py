@@ -1,9 +1,9 @@
 """State that waits in the host's memory until it is needed: the reference model, and the optimizer's moments.
 
-The reference is wanted once a phase, for its log-probs, and the moments once an update, when no activations are there any more.
-In between, while something is sampled and while gradients are computed, they need not take the accelerator's memory: 4 bytes a
-parameter for the reference, 8 (or 4 in bfloat16) for the moments. The price is the way over the host's link, each time; for
-the log-probs, and for the step of the optimizer, all of the part is there.
+The reference is wanted once a phase, for its log-probs, and the moments once an update, when no activations are there
+any more. In between, while something is sampled and while gradients are computed, they need not take the accelerator's
+memory: 4 bytes a parameter for the reference, 8 (or 4 in bfloat16) for the moments. The price is the way over the
+host's link, each time; for the log-probs, and for the step of the optimizer, all of the part is there.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ REFERENCE, OPTIMIZER = "reference", "optimizer"
 
 
 def check_offload(parts: Sequence[str], *, devices: Iterable[Any]) -> None:
-    """Raises ValueError for devices whose host's memory JAX cannot lay arrays in, where some parts of the state are to wait there."""
+    """Raises ValueError for devices in whose host's memory JAX cannot lay the parts of the state that are to wait there."""
     for device in devices if parts else ():
         kinds = [memory.kind for memory in device.addressable_memories()]
         if _HOST not in kinds:

@@ -1,7 +1,8 @@
 """Memory by count against what libtpu 0.0.42.1 said of the same program, compiled for a 2x2 of v5e or v5p: within 15 %.
 
-The figures are arguments + results − those in place + temporaries, in bytes, of the stage's own functions with AdamW's gradients
-and a GRPO micro-batch. Programs whose temporaries fit into VMEM (the compiler keeps them there) are no measure: not among them.
+The figures are arguments + results − those in place + temporaries, in bytes, of the stage's own functions with AdamW's
+gradients and a GRPO micro-batch. Programs whose temporaries fit into VMEM (the compiler keeps them there) are no
+measure: not among them.
 """
 
 import dataclasses
