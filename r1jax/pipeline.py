@@ -75,12 +75,12 @@ def make_stages(
 
     only, skip: names of the stages that are chosen, all by default, and that are not.
 
-    Raises what `plan_stages` raises; ConfigError for a name that is unknown, nothing chosen, what a stage's `check` objects to, a
-    mesh that does not fit the model or the batch, or an input that was not made or by another config; WorkdirError if a stage's
-    directory holds a run of another config, or one that is under way.
+    Raises what `plan_stages` raises; ConfigError for a name that is unknown, nothing chosen, what a stage's `check`
+    objects to, a mesh that does not fit the model or the batch, or an input that was not made or by another config;
+    WorkdirError if a stage's directory holds a run of another config, or one that is under way.
     """
     planned = plan_stages(experiment, workdir)
-    chosen = choose(planned, only, skip)
+    chosen = chosen_stages(planned, only, skip)
     to_run = [stage for stage in chosen if read_summary(stage.workdir, stage.spec) is None]
     for stage in chosen:
         before = planned[: planned.index(stage)]
@@ -104,8 +104,10 @@ def make_stages(
     return chosen
 
 
-def choose(planned: Sequence[PlannedStage], only: Sequence[str] | None, skip: Sequence[str]) -> list[PlannedStage]:
-    """The stages that --stages and --skip leave, in order. Raises ConfigError for a name that is unknown, or none left."""
+def chosen_stages(
+    planned: Sequence[PlannedStage], only: Sequence[str] | None, skip: Sequence[str]
+) -> list[PlannedStage]:
+    """What --stages and --skip leave, in order. Raises ConfigError for a name that is unknown, or none left."""
     names = [stage.name for stage in planned]
     for flag, given in (("--stages", only or ()), ("--skip", skip)):
         if unknown := [name for name in given if name not in names]:
@@ -124,20 +126,19 @@ def plan_stages(experiment: Experiment, workdir: Path) -> list[PlannedStage]:
     directories = {"workdir": Path(os.path.abspath(workdir))}
     planned = []
     for name, values in experiment.stages.items():
-        if name in _RESERVED or name in directories:
-            raise ConfigError(f"{experiment.file}: stages.{name}: the name {name!r} is taken by a placeholder")
         kind = values.get("stage")
-        if not isinstance(kind, str) or kind not in STAGES:
-            raise ConfigError(f"{experiment.file}: stages.{name}.stage={kind!r} must be one of {', '.join(STAGES)}")
         try:
+            if name in _RESERVED or name in directories:
+                raise ConfigError(f"stages.{name}: the name {name!r} is taken by a placeholder")
+            if not isinstance(kind, str) or kind not in STAGES:
+                raise ConfigError(f"stages.{name}.stage={kind!r} must be one of {', '.join(STAGES)}")
             path, written = _locate(name, {"seed": experiment.seed} | values, directories)
             spec = read(STAGES[kind], from_here(to_plain(written), path), f"stages.{name}")
+            shared = [other for other, folder in directories.items() if folder == path and other != "workdir"]
+            if shared:
+                raise ConfigError(f"stages.{name}.workdir: {path} is the directory of the stage {shared[0]!r}")
         except (SpecError, ConfigError) as error:
             raise ConfigError(f"{experiment.file}: {error}") from error
-        if shared := [other for other, directory in directories.items() if directory == path and other != "workdir"]:
-            raise ConfigError(
-                f"{experiment.file}: stages.{name}.workdir: {path} is the directory of the stage {shared[0]!r}"
-            )
         directories[name] = path
         module = importlib.import_module(f"r1jax.stages.{kind}")
         planned.append(PlannedStage(name, module, path, spec, written, tuple(changed_code(path, spec))))
@@ -216,12 +217,11 @@ def _warn_of_stale(stage: PlannedStage, to_run: Sequence[PlannedStage]) -> None:
 def _check_kernels(stage: PlannedStage) -> None:
     """Raises ValueError for an implementation of a kernel that cannot run on the devices here."""
     for key, spec in specs_in(stage.spec):
-        model = getattr(spec, "model", None)
+        model, here = getattr(spec, "model", None), jax.default_backend()
         for field in ("attention_implementation", "expert_implementation"):
-            name = model.get(field) if isinstance(model, dict) else None
-            backend = {"cudnn": "gpu", "pallas_tpu": "tpu"}.get(name or "auto")
-            if backend not in (None, jax.default_backend()):
-                here = jax.default_backend()
+            name = model.get(field, "auto") if isinstance(model, dict) else "auto"
+            backend = {"cudnn": "gpu", "pallas_tpu": "tpu"}.get(name, here)
+            if backend != here:
                 raise ValueError(f"{key}.model.{field}={name!r} needs a {backend.upper()}; the devices here are {here}")
 
 
@@ -244,27 +244,27 @@ def _check_models(stage: PlannedStage, planned: Sequence[PlannedStage]) -> None:
         kind = None if maker is None else maker.spec.stage
         if maker is None and (path / "config.json").is_file():
             kind = read_json(path / "config.json", []).get("stage")
+        name, steps = path.name if maker is None else maker.name, checkpoint_steps(path)
         if isinstance(spec, ModelReward) and kind not in (None, "reward_model"):
             raise ValueError(f"{key}.path: {path} is of a stage {kind!r}, not of a reward model")
         step = getattr(spec, "step", None)
         is_done = maker is None or read_summary(maker.workdir, maker.spec) is not None
         if step == "best" and kind not in (None, "rl"):
-            name = path.name if maker is None else maker.name
             raise ValueError(f"{key}.step='best': the stage {name!r} has no held-out score")
-        if isinstance(step, int) and is_done and step not in checkpoint_steps(path):
-            there = ", ".join(map(str, checkpoint_steps(path))) or "none"
+        if isinstance(step, int) and is_done and step not in steps:
+            there = ", ".join(map(str, steps)) or "none"
             raise ValueError(f"{key}.step={step}: {path} has no such checkpoint; there are {there}")
-        num_updates = None if maker is None else getattr(maker.spec, "num_updates", None)
+        num_updates = getattr(maker and maker.spec, "num_updates", None)
         if isinstance(step, int) and not is_done and num_updates is not None and step > num_updates:
-            raise ValueError(f"{key}.step={step}: the stage {path.name!r} has {num_updates} updates")
-        if maker is None and step is not None and not checkpoint_steps(path):
+            raise ValueError(f"{key}.step={step}: the stage {name!r} has {num_updates} updates")
+        if maker is None and step is not None and not steps:
             raise ValueError(f"{key}.path: {path} has no checkpoints")
         if maker is None and step is None and not (path / "DONE").exists():
             raise ValueError(f"{key}.path: {path} is not the work directory of a finished stage: it has no DONE")
 
 
 def _trace(spec: Any, previews: Previews) -> None:
-    """Traces the programs of a stage on a mesh of several devices, without running them: what does not divide is said now."""
+    """Traces the programs of a stage on a mesh of several devices: what does not divide is said now."""
     if spec.stage not in WITH_PROGRAMS:
         return
     mesh = make_mesh(spec.mesh.axes())
@@ -330,6 +330,5 @@ def _resolve(value: Any, known: Mapping[str, str], *, key: str) -> Any:
 
 
 def _unknown_placeholder(key: str, value: str, known: Iterable[str]) -> ConfigError:
-    return ConfigError(
-        f"{key}={str(value)!r}: unknown placeholder; known are {', '.join(f'{{{name}}}' for name in known)}"
-    )
+    names = ", ".join(f"{{{name}}}" for name in known)
+    return ConfigError(f"{key}={str(value)!r}: unknown placeholder; known are {names}")

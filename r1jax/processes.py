@@ -1,12 +1,12 @@
 """What the processes of one run say to each other: who writes, who was asked to stop, outcomes and arrays for all.
 
 A run on a pod is one program in several processes (`r1jax.launch.distributed`). Each draws the same problems, makes the
-same batch and takes the same decisions, and puts only its own shard on its devices: a batch of token ids is small next to
-the weights, and packing needs to see all of it. What costs host time, rewards above all, is shared out and exchanged.
-The first process alone writes files, checkpoints apart, which all write together.
+same batch and takes the same decisions, and puts only its own shard on its devices: a batch of token ids is small next
+to the weights, and packing needs to see all of it. What costs host time, rewards above all, is shared out and
+exchanged. The first process alone writes files, checkpoints apart, which all write together.
 
-Every function here but `is_first` must be called by all processes, at the same place, from the main thread: it waits for
-the others. With one process they cost nothing. How often they have met, `pulse` counts for `r1jax.launch.watchdog`.
+Every function here but `is_first` must be called by all processes, at the same place, from the main thread: it waits
+for the others. With one process they cost nothing. How often they have met, `pulse` counts for `r1jax.launch.watchdog`.
 """
 
 import contextlib
@@ -61,12 +61,11 @@ def exchange(value: Any) -> list[Any]:
     """The JSON-able value of each process, in their order; NaN and infinite numbers survive. Keys become strings."""
     if jax.process_count() == 1:
         return [value]
-    message = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    sizes = _from_all(np.asarray(len(message), np.int32), "what each has done")
-    padded = np.zeros(max(_LEAST_BYTES, 1 << (int(sizes.max()) - 1).bit_length()), np.uint8)
-    padded[: len(message)] = message
-    messages = _from_all(padded, "what each has done")
-    return [json.loads(bytes(m[:size])) for m, size in zip(messages, sizes, strict=True)]
+    message = json.dumps(value).encode()
+    longest = int(_from_all(np.asarray(len(message), np.int32), "what each has done").max())
+    padded = message.ljust(max(_LEAST_BYTES, 1 << (longest - 1).bit_length()))
+    messages = _from_all(np.frombuffer(padded, np.uint8), "what each has done")
+    return [json.loads(bytes(message)) for message in messages]
 
 
 def gather(function: Callable[[], Any]) -> list[Any]:
@@ -96,11 +95,11 @@ def on_first(function: Callable[[], Any]) -> Any:
 
 
 def require_same(tree: Any, what: str) -> None:
-    """Raises ProcessesDifferError, naming `what`, unless all processes hold the same tree of host arrays, bit for bit."""
+    """Raises ProcessesDifferError, naming `what`, unless all processes hold the same text or tree of host arrays."""
     if jax.process_count() == 1:
         return
     digest = 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    for path, leaf in jax.tree.leaves_with_path(tree):
         array = np.ascontiguousarray(leaf)
         digest = zlib.crc32(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode(), digest)
         digest = zlib.crc32(array.tobytes(), digest)
@@ -111,11 +110,6 @@ def require_same(tree: Any, what: str) -> None:
             f"{what} is not the same in all processes (digests by process: {outcomes}): is something drawn at random, read "
             "from a file that differs between hosts, or in the order of a set?"
         )
-
-
-def require_same_text(text: str, what: str) -> None:
-    """As `require_same`, of a text."""
-    require_same(np.frombuffer(text.encode(), np.uint8), what)
 
 
 def to_host(array: Any) -> np.ndarray:
@@ -129,11 +123,12 @@ def to_host(array: Any) -> np.ndarray:
 
 
 def array_digests(arrays: Sequence[jax.Array]) -> list[str]:
-    """16 hexadecimal digits of each array's bits, wherever its shards lie; they tell arrays apart and are no cryptographic proof.
+    """16 hexadecimal digits of each array's bits, wherever its shards lie; they tell arrays apart and are no
+    cryptographic proof.
 
-    An element's bits and its index in the whole array are mixed by MurmurHash3's finalizer, so that neither a change of signs nor
-    a permutation cancels out; summed are what this process holds (of replicas, the first) and then the processes. In numpy,
-    because one compilation a shape would cost more than the sums.
+    An element's bits and its index in the whole array are mixed by MurmurHash3's finalizer, so that neither a change of
+    signs nor a permutation cancels out; summed are what this process holds (of replicas, the first) and then the
+    processes. In numpy, because one compilation a shape would cost more than the sums.
     """
     sums = np.array([_bit_sums(array) for array in arrays], np.uint32).reshape(-1, 2)
     if jax.process_count() > 1:

@@ -1,23 +1,10 @@
-"""The front door: one config file, one work directory, its stages in order.
+"""The front door: one config file, one work directory, its stages in order. Of configs: r1jax/specs/README.md.
 
-    r1jax run --config=configs/X.py[:argument] --workdir=DIR [--seed=N] [--stages=a,b] [--skip=c] [--config.a.b=value ...]
+    r1jax run --config=configs/X.py[:argument] --workdir=DIR [--seed=N] [--stages=a,b] [--skip=c] [--config.a.b=value]
 
-A config file defines `get_config()`, or `get_config(argument)`, which returns a ConfigDict with the key `stages`: an ordered
-ConfigDict (`sort_keys=False`) from a name to a stage's config, whose key `stage` names the module in `r1jax.stages`. It says
-only what differs from the defaults of `r1jax.specs.stages`; `--help` with a config shows all of them.
-
-Each stage runs in DIR/<name>, or in its `workdir`. In texts "{workdir}/..." stands for a path below DIR, "{<name>}" and
-"{<name>}/..." for the directory of an earlier stage, and in a `workdir` "{hash}" for a digest of what the stage learns and of
-the code that it names, so that a base model is made once for all runs that ask for the same one.
-
-All stages are tried before the first one computes. A stage that is DONE is skipped, one that was interrupted goes on from its last
-checkpoint. What only says how a run is run (mesh, cadences, more updates) may change on the way; what is learned may not.
-Directories may be moved as long as they lie as before to each other. What a stage chosen by --stages or --skip reads must have
-been made before, by the same config.
-
-The first Ctrl-C or SIGTERM ends the run when the update or the evaluation's batch under way is done, and all is saved; a second
-one quits at once. Exit codes: 0 done, 2 bad input or a run that cannot go on (said in one line), 75 stopped, by a signal or
-because another process (r1jax.launch.distributed) was lost or hangs: the same command goes on; 134 where JAX had to abort.
+Directories may be moved as long as they lie as before to each other. What a stage chosen by --stages or --skip reads
+must have been made before, by the same config. The first Ctrl-C or SIGTERM ends the run when the update or the
+evaluation's batch under way is done, and all is saved; a second one quits at once. Exit codes: r1jax/launch/README.md.
 """
 
 from __future__ import annotations
@@ -25,6 +12,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import re
 import sys
 import time
 import traceback
@@ -38,7 +26,7 @@ from absl import logging
 from r1jax.launch.compilation_cache import use_compilation_cache
 from r1jax.launch.distributed import add_arguments, initialise, leave_at_once, lost_a_peer
 from r1jax.launch.host_memory import keep_freed_memory
-from r1jax.pipeline import PlannedStage, choose, make_stages, plan_stages
+from r1jax.pipeline import PlannedStage, chosen_stages, make_stages, plan_stages
 from r1jax.processes import OtherProcessError, is_first, on_first
 from r1jax.report import NotAWorkdirError, write_report
 from r1jax.specs.config_file import ConfigError, import_from, load_experiment
@@ -51,7 +39,7 @@ STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
 def run_stages(stages: Sequence[PlannedStage]) -> dict[str, dict[str, Any]] | None:
-    """Runs each stage that is not DONE; returns the summaries by name, or None if a signal stopped it before the end."""
+    """Runs each stage that is not DONE; returns the summaries by name, or None if a signal stopped it."""
     summaries = {}
     with graceful_stop() as stop:
         for stage in stages:
@@ -74,15 +62,10 @@ def run_stages(stages: Sequence[PlannedStage]) -> dict[str, dict[str, Any]] | No
 
 def summary_line(summary: dict[str, Any]) -> str:
     """One line for a person: what was measured before and after, and what it took."""
-    parts = []
-    before, after = summary.get("before"), summary.get("after")
-    if isinstance(before, dict) and isinstance(after, dict):
-        labels = {"pass@1": "held-out pass@1", "cons@16": "cons@16", "mean_length": "mean length"}
-        parts = [
-            f"{label} {before[key]:.3g} -> {after[key]:.3g}"
-            for key, label in labels.items()
-            if key in before and key in after
-        ]
+    before, after = (figures if isinstance(figures, dict) else {} for figures in map(summary.get, ("before", "after")))
+    labels = {"pass@1": "held-out pass@1", "cons@16": "cons@16", "mean_length": "mean length"}
+    both = [key for key in labels if key in before and key in after]
+    parts = [f"{labels[key]} {before[key]:.3g} -> {after[key]:.3g}" for key in both]
     if "updates" in summary:
         parts.append(f"{summary['updates']} updates")
     if "claims" in summary:
@@ -104,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for folder in (Path.cwd(), Path(experiment.file).resolve().parent):
             import_from(folder)
         if options.help:
-            return _show_fields(choose(plan_stages(experiment, Path("WORKDIR")), options.stages, options.skip))
+            return _show_fields(chosen_stages(plan_stages(experiment, Path("WORKDIR")), options.stages, options.skip))
         if workdir is None:
             raise ConfigError("--workdir=DIR is missing: where everything is written")
         logging.set_verbosity(logging.WARNING)
@@ -175,10 +158,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The front door's own flags, and those that change the config."""
-
-    def names(text: str) -> list[str]:
-        return [name.strip() for name in text.split(",") if name.strip()]
-
+    names = functools.partial(re.findall, r"[^,\s]+")
     parser = _Parser(
         prog="r1jax run",
         description="Runs the stages of one config file in one work directory; a second start goes on or skips.",
@@ -207,10 +187,8 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
 
 def _total(planned: Sequence[PlannedStage], summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The summary of a run: its last stage's, the time of all that are done, now or before, and each stage's own."""
-    done = {}
-    for stage in planned:
-        if summary := summaries.get(stage.name) or read_summary(stage.workdir, stage.spec):
-            done[stage.name] = summary
+    each = {stage.name: summaries.get(stage.name) or read_summary(stage.workdir, stage.spec) for stage in planned}
+    done = {name: summary for name, summary in each.items() if summary}
     *_, last = done.values()
     seconds = sum(summary.get("wall_seconds", 0.0) for summary in done.values())
     return {**last, "wall_seconds": seconds, "stages": done}

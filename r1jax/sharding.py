@@ -1,8 +1,8 @@
 """Meshes, and the one table that maps logical axes to mesh axes.
 
 Three vocabularies that never mix: dims (letters in array names), logical axes ("heads", "experts"), mesh axes ("data",
-"fsdp", "expert", "tensor", "sequence"). ``RULES`` maps the second to the third, for each role that an array can have; trying
-another layout is changing it.
+"fsdp", "expert", "tensor", "sequence"). ``RULES`` maps the second to the third, for each role that an array can have;
+trying another layout is changing it.
 """
 
 import math
@@ -30,7 +30,7 @@ RULES: dict[str, dict[str, tuple[str, ...]]] = {
         "experts": ("expert",),
         **_OVER_HEADS,
     },
-    # One token a row and step: parameters stay where they are, so nothing is gathered a step, and experts spread widest.
+    # One token a row and step: parameters stay where they are, nothing is gathered, and experts spread widest.
     "rollout": {
         "batch": ("data", "fsdp", "expert", "sequence"),
         "length": (),
@@ -51,12 +51,13 @@ _MAY_STAY_WHOLE = ("batch", "length", "vocab", "latent")
 def make_mesh(axes: Mapping[str, Any] | None = None, *, devices: Sequence[Any] | None = None) -> Mesh:
     """Mesh of ``axes``, name -> size; those that are not named have size 1.
 
-    Where the devices are of several slices (TPU pods, or GPU hosts, that a slower network joins), ``axes["slices"]`` says which
-    axes go from one to the next: {"data": 4, "fsdp": 64, "slices": {"data": 4}} is one part of "data" a slice.
+    Where the devices are of several slices (TPU pods, or GPU hosts, that a slower network joins), ``axes["slices"]``
+    says which axes go from one to the next: {"data": 4, "fsdp": 64, "slices": {"data": 4}} is one part of "data" a
+    slice.
 
-    ``devices``: all of them by default; a mesh takes the first ones. Raises ValueError, saying what to change, for no mapping, an
-    unknown axis, a size below 1, more devices than there are, a number that does not divide them (or, where there are several
-    processes, is not theirs), and slices that the axes do not divide into.
+    ``devices``: all of them by default; a mesh takes the first ones. Raises ValueError, saying what to change, for no
+    mapping, an unknown axis, a size below 1, more devices than there are, a number that does not divide them (or, where
+    there are several processes, is not theirs), and slices that the axes do not divide into.
     """
     if axes and not hasattr(axes, "keys"):
         raise ValueError(f"mesh={axes!r} must be axes and their sizes, as in {{'data': 4}}")
@@ -113,27 +114,23 @@ def partition_spec(
 ) -> PartitionSpec:
     """Spec of one array: each logical axis takes the mesh axes of ``RULES[role]``; None is a dim that stays whole.
 
-    Of a rule with several mesh axes those are taken that divide the dim. Raises ValueError, naming the array by ``name``, for a
-    logical axis without a rule, two dims that would take one mesh axis, and a parameter's dim that the first axis of its
-    rule does not divide. (A batch, a row's length, a vocabulary or a latent that is not divided stays whole.)
+    Of a rule with several mesh axes those are taken that divide the dim. Raises ValueError, naming the array by
+    ``name``, for a logical axis without a rule, two dims that would take one mesh axis, and a parameter's dim that the
+    first axis of its rule does not divide. (A batch, a row's length, a vocabulary or a latent that is not divided stays
+    whole.)
     """
-    if role not in RULES:
-        raise ValueError(f"unknown role {role!r}; choose from {sorted(RULES)}")
     if len(logical_axes) != len(shape):
         raise ValueError(f"{name}: {len(logical_axes)} logical axes {logical_axes} for an array of shape {shape}")
-    taken_by: dict[str, str] = {}
+    taken_by: dict[str, str | None] = {}
     entries: list[tuple[str, ...] | None] = []
     for logical, dim in zip(logical_axes, shape, strict=True):
-        if logical is None:
-            entries.append(None)
-            continue
-        if logical not in RULES[role]:
+        if logical is not None and logical not in RULES[role]:
             raise ValueError(
                 f"{name}: no rule for the logical axis {logical!r} in the role {role!r}; add it to RULES, or name one of "
                 f"{sorted(RULES[role])}"
             )
         chosen: list[str] = []
-        for i, axis in enumerate(RULES[role][logical]):
+        for i, axis in enumerate(RULES[role][logical] if logical else ()):
             if other := taken_by.get(axis):
                 raise ValueError(
                     f"{name}: {other!r} and {logical!r} of {logical_axes} both map to the mesh axis {axis!r} in the role {role!r}; "
@@ -204,7 +201,7 @@ def place_batch(batch: Mapping[str, np.ndarray | np.generic]) -> dict[str, Any]:
 
 
 def bytes_on_device(tree) -> int:
-    """Bytes of one device's parts of a tree of arrays, or of ShapeDtypeStructs with shardings; none of those on the host."""
+    """Bytes of one device's parts of arrays, or of ShapeDtypeStructs with shardings; none of those on the host."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -213,30 +210,26 @@ def bytes_on_device(tree) -> int:
 
 
 def describe_sharding(tree) -> str:
-    """A table of how a tree of arrays, or of ShapeDtypeStructs with shardings, lies on its mesh; the last line adds up.
+    """A table of how a tree of arrays, or of ShapeDtypeStructs, with NamedShardings lies on its mesh; the last line
+    adds up.
 
-    A line an array: name, shape, type, what splits each dim ("-" is whole), bytes a device, and on how many devices each
-    element is. An array without a NamedSharding is taken to be whole on each of its devices.
+    A line an array: name, shape, type, what splits each dim ("-" is whole), bytes a device, and on how many devices
+    each element is.
     """
     rows = [("name", "shape", "dtype", "split by", "bytes a device", "copies")]
     total, on_device = 0, 0
+    mesh = jax.tree.leaves(tree)[0].sharding.mesh
     for path, leaf in jax.tree.leaves_with_path(tree):
-        sharding = getattr(leaf, "sharding", None)
-        spec = sharding.spec if isinstance(sharding, NamedSharding) else ()
-        part, num_devices = (sharding.shard_shape(leaf.shape), sharding.num_devices) if sharding else (leaf.shape, 1)
+        spec, part = leaf.sharding.spec, leaf.sharding.shard_shape(leaf.shape)
         size, local = math.prod(leaf.shape), math.prod(part) * leaf.dtype.itemsize
+        copies = mesh.size * math.prod(part) // size if size else mesh.size
         split = ["*".join(axes_of(entry)) or "-" for entry in (*spec, *[None] * (len(leaf.shape) - len(spec)))]
-        copies = num_devices * math.prod(part) // size if size else num_devices
         dims = "x".join(map(str, leaf.shape)) or "scalar"
         rows.append((_name(path), dims, str(leaf.dtype), " ".join(split), f"{local:,}", str(copies)))
         total, on_device = total + size * leaf.dtype.itemsize, on_device + local
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    mesh = next(
-        (a.sharding.mesh for a in jax.tree.leaves(tree) if isinstance(getattr(a, "sharding", None), NamedSharding)),
-        None,
-    )
-    where = f"mesh { ({name: size for name, size in mesh.shape.items() if size > 1}) }" if mesh else "no mesh"
+    where = f"mesh { {name: size for name, size in mesh.shape.items() if size > 1} }"
     return "\n".join([*lines, f"{where}: {on_device:,} bytes a device of {total:,} in {len(rows) - 1} arrays"])
 
 

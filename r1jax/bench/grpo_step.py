@@ -1,8 +1,10 @@
-"""Where the time of a GRPO phase goes: tokens/s of generation, log-probs and update, and their share of the matmul peak.
+"""Where the time of a GRPO phase goes: tokens/s of generation, log-probs and update, and their share of the matmul
+peak.
 
-FLOPs are counted by hand from the matmul parameters that a token passes through (2 a parameter forward, 6 for forward and
-backward; attention scores left out), since XLA's cost analysis counts a scanned layer once. The weights are those that the
-config's first stage starts from: speed does not depend on what they have learned. Lengths do, so every completion runs to the cap.
+FLOPs are counted by hand from the matmul parameters that a token passes through (2 a parameter forward, 6 for forward
+and backward; attention scores left out), since XLA's cost analysis counts a scanned layer once. The weights are those
+that the config's first stage starts from: speed does not depend on what they have learned. Lengths do, so every
+completion runs to the cap.
 """
 
 import dataclasses

@@ -1,38 +1,21 @@
 """Memory and time of ``load_pretrained``: a folder of several GB is made, and a fresh process loads it.
 
-The model has every part of DeepSeek-V3, with random weights in bfloat16. What counts is how far the peak of resident memory is above
-the arrays that are wanted: loading is to need room for them and one tensor.
+The model has every part of DeepSeek-V3, with random weights in bfloat16. What counts is how far the peak of resident
+memory is above the arrays that are wanted: loading is to need room for them and one tensor.
 """
 
-import json
-import subprocess
-import sys
+import concurrent.futures
+import multiprocessing
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from r1jax.hf import Pretrained, save_pretrained
+from r1jax.hf import Pretrained, load_pretrained, save_pretrained
 from r1jax.models.config import ModelConfig, Yarn
 from r1jax.models.transformer import make_model
-
-_CHILD = """
-import json, sys, time
-import jax
-from r1jax.hf import load_pretrained
-
-def peak():
-    with open("/proc/self/status") as lines:  # getrusage's figure would include the parent's, from before exec
-        return next(float(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("VmHWM"))
-
-jax.block_until_ready(jax.numpy.zeros(1))
-before, begin = peak(), time.perf_counter()
-model = load_pretrained(sys.argv[1], dtype="bfloat16")
-jax.block_until_ready(model.params)
-arrays = sum(leaf.nbytes for leaf in jax.tree.leaves((model.params, model.buffers))) / 1e9
-print(json.dumps({"seconds": time.perf_counter() - begin, "arrays_gb": arrays, "before_gb": before, "peak_gb": peak()}))
-"""
 
 
 def run(*, layers: int) -> dict[str, Any]:
@@ -51,9 +34,23 @@ def run(*, layers: int) -> dict[str, Any]:
         save_pretrained(Pretrained(model, params, buffers), target, dtype="bfloat16")
         on_disk = sum(file.stat().st_size for file in target.iterdir()) / 1e9
         del params, buffers
-        child = subprocess.run(
-            [sys.executable, "-c", _CHILD, str(target)], stdout=subprocess.PIPE, text=True, check=True
-        )
-    figures = json.loads(child.stdout.splitlines()[-1])
+        with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+            figures = fresh.submit(_load, target).result()
     beyond = figures["peak_gb"] - figures["before_gb"] - figures["arrays_gb"]
     return {"folder_gb": on_disk, **figures, "beyond_arrays_gb": beyond}
+
+
+def _load(folder: Path) -> dict[str, float]:
+    jax.block_until_ready(jax.numpy.zeros(1))
+    before, begin = _peak_gb(), time.perf_counter()
+    model = load_pretrained(folder, dtype="bfloat16")
+    jax.block_until_ready(model.params)
+    seconds = time.perf_counter() - begin
+    arrays = sum(leaf.nbytes for leaf in jax.tree.leaves((model.params, model.buffers))) / 1e9
+    return {"seconds": seconds, "arrays_gb": arrays, "before_gb": before, "peak_gb": _peak_gb()}
+
+
+def _peak_gb() -> float:
+    """Of resident memory; getrusage's figure would include the parent's, from before exec."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("VmHWM"))

@@ -1,8 +1,8 @@
 """How often do math verifiers err? Ours and others on the same pairs, in the same run: ``r1jax bench verifiers``.
 
 The corpus is JSON lines: "gold", "response", "expected" (1 or 0), "why", "source", and "convention" where a stated rule
-decides rather than mathematics (units, percent signs, rounding). ``{{REPEAT text n}}`` in a response stands for n times the
-text. Each verifier sees one pair at a time; the others in a worker process that is killed after 30 CPU seconds.
+decides rather than mathematics (units, percent signs, rounding). ``{{REPEAT text n}}`` in a response stands for n times
+the text. Each verifier sees one pair at a time; the others in a worker process that is killed after 30 CPU seconds.
 
 - ours: ``r1jax.rewards.math:accuracy``
 - math-verify: ``verify(parse(gold), parse(response))`` with its own defaults
@@ -11,6 +11,7 @@ text. Each verifier sees one pair at a time; the others in a worker process that
 The others get references without math delimiters inside ``$...$``, as they ask for.
 """
 
+import contextlib
 import json
 import re
 import statistics
@@ -25,11 +26,11 @@ from r1jax.rewards.workers import WorkerPool
 
 _REPEAT = re.compile(r"\{\{REPEAT (.+?) (\d+)\}\}", re.DOTALL)
 _SECONDS = 30.0
-Row = dict[str, Any]
-"""Of the corpus."""
+Pair = dict[str, Any]
+"""Reference, response and verdict: a line of the corpus."""
 
 
-def load_corpus(path: str | Path) -> list[Row]:
+def load_corpus(path: str | Path) -> list[Pair]:
     """The rows of a corpus, with repetitions written out.
 
     Raises:
@@ -70,7 +71,7 @@ def run(corpus: str | Path, *, peers: Sequence[str] = ()) -> dict[str, Any]:
     return {"corpus": str(corpus), "right": right, "pairs": len(rows), "verifiers": table}
 
 
-def count_errors(rows: Sequence[Row], scores: Sequence[float | str | None]) -> dict[str, Any]:
+def count_errors(rows: Sequence[Pair], scores: Sequence[float | str | None]) -> dict[str, Any]:
     """False negatives and positives, and pairs without a score (a timeout, a crash, a reference not read)."""
     right = [score for row, score in zip(rows, scores, strict=True) if row["expected"]]
     wrong = [score for row, score in zip(rows, scores, strict=True) if not row["expected"]]
@@ -95,27 +96,23 @@ def peer_score(item: Sequence[str]) -> float | None:
     return load_function(name)(completions=[[{"role": "assistant", "content": response}]], solution=[marked])[0]
 
 
-def _score(name: str, rows: Sequence[Row]) -> tuple[list[float | str | None], list[float]]:
-    """(score, seconds) of each row by one verifier: 1.0, 0.0, None, "timeout" or "error"."""
-    pool = None
+def _score(name: str, pairs: Sequence[Pair]) -> tuple[list[float | str | None], list[float]]:
+    """(score, seconds) of each pair by one verifier: 1.0, 0.0, None, "timeout" or "error"."""
+    pool = WorkerPool("r1jax.bench.verifiers:peer_score", num_workers=1, seconds=_SECONDS, memory_mb=8192)
     if name == "ours":
         math_reward.start()
     else:
-        pool = WorkerPool("r1jax.bench.verifiers:peer_score", num_workers=1, seconds=_SECONDS, memory_mb=8192)
         pool.start()
     scores, seconds = [], []
-    try:
-        for row in rows:
+    with contextlib.closing(pool):
+        for pair in pairs:
             start = time.perf_counter()
-            if pool is None:
-                score = math_reward.accuracy([""], [row["response"]], [row["gold"]])[0]
+            if name == "ours":
+                (score,) = math_reward.accuracy([""], [pair["response"]], [pair["gold"]])
             else:
-                score = pool.map([[name, row["gold"], row["response"]]])[0]
+                (score,) = pool.map([[name, pair["gold"], pair["response"]]])
             seconds.append(time.perf_counter() - start)
             if isinstance(score, Exception):
                 score = "timeout" if isinstance(score, TimeoutError) else "error"
             scores.append(score)
-    finally:
-        if pool is not None:
-            pool.close()
     return scores, seconds

@@ -4,9 +4,8 @@
     --distributed=slurm                                         under srun, one task a GPU
     --distributed=tpu                                           on every worker of a TPU slice (Compute Engine, GKE)
 
-All processes run the same command (but for --process-id) and see the same work directory. Most often one that died is noticed
-at once, by the next collective, and the others say that one was lost; else `r1jax.launch.watchdog` ends them. README.md
-lists the exit codes.
+Most often a process that died is noticed at once, by the next collective, and the others say that one was lost; else
+`r1jax.launch.watchdog` ends them.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ def initialise(options: argparse.Namespace, *, start_timeout: int = 300) -> bool
 
     Raises DistributedError naming the flag or the variable at fault, or where the others were not found.
     """
-    check(options, os.environ)
+    check_flags(options, os.environ)
     if options.coordinator is None and options.distributed is None:
         return False
     if jax.distributed.is_initialized():
@@ -94,7 +93,8 @@ def initialise(options: argparse.Namespace, *, start_timeout: int = 300) -> bool
 def watch(options: argparse.Namespace) -> None:
     """Ends this process, from now on, where another one of the run is gone or no step is done: see `Watchdog`.
 
-    A run of one process, as on a TPU slice of one host, meets no other, so that no step of it is counted: it is not watched.
+    A run of one process, as on a TPU slice of one host, meets no other, so that no step of it is counted: it is not
+    watched.
     """
     joined: Any = runtime.global_state
     if joined.num_processes > 1:
@@ -102,7 +102,7 @@ def watch(options: argparse.Namespace) -> None:
         Watchdog(joined.client, process=joined.process_id, num_processes=joined.num_processes, **timeouts).start()
 
 
-def check(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+def check_flags(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     """Raises DistributedError, naming the flag or the variable, for flags of which no run can be made."""
     given = [name for name in _EXPLICIT if getattr(options, name) is not None]
     missing = [f"--{name.replace('_', '-')}" for name in _EXPLICIT if name not in given]

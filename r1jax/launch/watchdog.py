@@ -1,18 +1,13 @@
 """Ends a run of several processes in which one is gone or hangs, and says which one and what to do.
 
 Each process tells the coordinator ten times in --peer-timeout that it is there, how often it has met the others
-(`r1jax.processes`) and whether it waits for them, and reads what the others reported. A run is ended, with exit code 75:
+(`r1jax.processes`) and whether it waits for them, and reads what the others reported. Three things end a run: the two
+time-outs of README.md, and a process that waits for one that has ended by itself, by an error in that one alone.
 
-1. where a process was not heard of for --peer-timeout: it is gone, was stopped, or does not get to run Python;
-2. where a process has met no other for --step-timeout, though all are there: a reward or a disk hangs in one of them, or
-   a collective in all. Then every process writes the stacks of its threads to its log before it ends;
-3. where a process waits for one that has ended by itself: an error in that one alone, which its log tells.
-
-The message comes within 1.2 times the timeout, and process 0, which is the coordinator, ends last, so that what the
-others say is not lost. Behind this stands JAX's own heartbeat at twice --peer-timeout, which aborts (exit code 134). A
-process in which no Python runs for --peer-timeout writes its stacks too, by a thread that needs no interpreter.
-
-Time is counted in turns of this thread: a process that was itself stopped for a while blames no other.
+The message comes within 1.2 times the time-out, and process 0, which is the coordinator, ends last, so that what the
+others say is not lost. Behind this stands JAX's own heartbeat at twice --peer-timeout, which aborts. A process in which
+no Python runs for --peer-timeout writes its stacks too, by a thread that needs no interpreter. Time is counted in turns
+of this thread: a process that was itself stopped for a while blames no other.
 """
 
 from __future__ import annotations
@@ -33,11 +28,12 @@ from r1jax.processes import pulse
 
 LOST = 75  # as r1jax.run's exit code where another process was lost: the same command goes on
 TURNS = 10
-"""Of this thread in --peer-timeout."""
+"""Of the watching thread in --peer-timeout."""
 _FORSAKEN_TURNS = 3
 """Fewer than JAX waits, at the end of a program, for the others: it aborts them, and says less."""
 _PREFIX = "r1jax/alive/"
 _STDERR = 2
+_GOES_ON = "the same command goes on from the last checkpoint."
 
 
 class Watchdog:
@@ -49,49 +45,48 @@ class Watchdog:
     def __init__(self, store: Any, *, process: int, num_processes: int, peer_timeout: float, step_timeout: float):
         self.seconds = peer_timeout / TURNS  # of a turn
         self._store, self._process, self._others = store, process, [p for p in range(num_processes) if p != process]
-        self._peer_turns, self._step_turns = TURNS, step_timeout / self.seconds
+        self._step_turns = step_timeout / self.seconds
         self._reports: Mapping[int, Mapping[str, Any]] = {}  # by process, at the latest reply
         self._replies = self._beats = 0
-        self._seen: dict[int, Any] = {}
-        self._silent = dict.fromkeys(self._others, 0)  # turns since a process said something new
-        self._unanswered = self._still = 0  # turns without a reply of the coordinator; without a meeting
+        self._known: dict[Any, Any] = {"replies": 0, "meetings": pulse.meetings}
+        self._turns: dict[Any, int] = {}  # since what is known has changed
         self._forsaken = 0  # turns of waiting for one that has ended
-        self._replies_seen, self._meetings_seen = 0, pulse.meetings
         self._is_stuck, self._is_over = False, threading.Event()
 
     def talk(self) -> None:
         """Tells the coordinator of this process, and asks it of all. Waits for it; raises what the store raises."""
         self._beats += 1
-        own = {"beat": self._beats, "meetings": pulse.meetings, "waits_for": pulse.waits_for, "stuck": self._is_stuck}
-        own |= {"host": platform.node(), "pid": os.getpid(), "over": self._is_over.is_set()}
-        self._store.key_value_set(f"{_PREFIX}{self._process}", json.dumps(own), allow_overwrite=True)
+        mine = {"beat": self._beats, "meetings": pulse.meetings, "waits_for": pulse.waits_for, "stuck": self._is_stuck}
+        mine |= {"host": platform.node(), "pid": os.getpid(), "over": self._is_over.is_set()}
+        self._store.key_value_set(f"{_PREFIX}{self._process}", json.dumps(mine), allow_overwrite=True)
         reports = self._store.key_value_dir_get(_PREFIX)
         self._reports = {int(key.rpartition("/")[2]): json.loads(value) for key, value in reports}
         self._replies += 1
 
     def turn(self) -> str | None:
         """One turn has passed: what is wrong now, a sentence or two; None where nothing is."""
-        reports, replies = self._reports, self._replies
-        self._unanswered = 0 if replies != self._replies_seen else self._unanswered + 1
-        for other in self._others if replies != self._replies_seen else ():
-            beat = reports.get(other, {}).get("beat")
-            is_new = beat != self._seen.get(other) or reports.get(other, {}).get("over")
-            self._silent[other], self._seen[other] = 0 if is_new else self._silent[other] + 1, beat
-        self._still = 0 if pulse.meetings != self._meetings_seen else self._still + 1
-        self._replies_seen, self._meetings_seen = replies, pulse.meetings
-        if self._unanswered > self._peer_turns:
-            return f"{self._name(0)}, the coordinator, does not answer for {self._of(self._unanswered)}. {_GONE}"
-        silent = [other for other in self._others if self._silent[other] > self._peer_turns]
-        if silent:
-            names, turns = ", ".join(map(self._name, silent)), max(self._silent[other] for other in silent)
-            return f"{names} not heard of for {self._of(turns)} (--peer-timeout). {_GONE}"
+        reports, still = self._reports, self._turns_since("meetings", pulse.meetings)
         ended = [other for other in self._others if reports.get(other, {}).get("over")]
-        self._forsaken = self._forsaken + 1 if ended and self._still and pulse.waits_for is not None else 0
+        unanswered = self._turns_since("replies", self._replies)
+        for other in self._others if unanswered == 0 else ():
+            self._turns_since(other, reports.get(other, {}).get("beat"))
+        if unanswered > TURNS:
+            silent = f"{self._name(0)}, the coordinator, does not answer for {self._of(unanswered)}"
+        elif names := [p for p in self._others if self._turns.get(p, 0) > TURNS and p not in ended]:
+            longest = self._of(max(self._turns[other] for other in names))
+            silent = f"{', '.join(map(self._name, names))} not heard of for {longest} (--peer-timeout)"
+        else:
+            silent = None
+        if silent:
+            ends = "It is gone, was stopped, or hangs: this one ends. See its log, end it where it still runs;"
+            return f"{silent}. {ends} {_GOES_ON}"
+        self._forsaken = self._forsaken + 1 if ended and still and pulse.waits_for is not None else 0
         if self._forsaken > _FORSAKEN_TURNS:
-            return f"{', '.join(map(self._name, ended))} ended while this one waits for {pulse.waits_for}. {_ENDED}"
-        self._is_stuck = self._still > self._step_turns
+            who = f"{', '.join(map(self._name, ended))} ended while this one waits for {pulse.waits_for}"
+            return f"{who}. See what that one's log says, and mend it; {_GOES_ON}"
+        self._is_stuck = still > self._step_turns
         if self._is_stuck or any(reports.get(other, {}).get("stuck") for other in self._others):
-            return f"the run makes no step for {self._of(self._still)} (--step-timeout). {self._who_is_behind()}"
+            return f"the run makes no step for {self._of(still)} (--step-timeout). {self._who_is_behind()}"
         return None
 
     def start(self) -> None:
@@ -109,13 +104,18 @@ class Watchdog:
             thread.join(timeout=self.seconds)
         faulthandler.cancel_dump_traceback_later()
 
+    def _turns_since(self, key: Any, value: Any) -> int:
+        """Turns since the value changed."""
+        self._turns[key] = 0 if value != self._known.get(key) else self._turns.get(key, 0) + 1
+        self._known[key] = value
+        return self._turns[key]
+
     def _keep_talking(self) -> None:
-        while True:
+        is_over = False
+        while not is_over:
             is_over = self._is_over.is_set()
             with contextlib.suppress(Exception):  # whatever is raised where the coordinator is gone: turns count it
                 self.talk()
-            if is_over:
-                return
             self._is_over.wait(self.seconds / 2)
 
     def _keep_watch(self) -> None:
@@ -149,27 +149,19 @@ class Watchdog:
         waits = {process: one["waits_for"] for process, one in sorted(reports.items()) if one["meetings"] == last}
         waiting = {what for what in waits.values() if what is not None}
         behind = [self._name(process) for process in sorted(reports) if waits.get(process) is None]
-        if not behind or not waiting:
-            found = "No process is behind the others: a collective hangs in all, or all compute"
-        else:
-            found = f"{', '.join(behind)} did not come to where the others wait ({', '.join(sorted(waiting))})"
+        who = "No process is behind the others: a collective hangs in all, or all compute"
+        if behind and waiting:
+            who = f"{', '.join(behind)} did not come to where the others wait ({', '.join(sorted(waiting))})"
         return (
-            f"{found}; the logs hold the stacks of all threads. If one step may take so long (a compilation, a large "
-            "checkpoint), raise --step-timeout; else mend what hangs: the same command goes on from the last checkpoint."
+            f"{who}; the logs hold the stacks of all threads. If one step may take so long (a compilation, a large "
+            f"checkpoint), raise --step-timeout; else mend what hangs: {_GOES_ON}"
         )
 
     def _name(self, process: int) -> str:
-        one = self._reports.get(process)
         if process == self._process:
             return f"process {process} (this one)"
-        return f"process {process}" + (f" (pid {one['pid']} on {one['host']})" if one is not None else "")
+        one = self._reports.get(process)
+        return f"process {process}" + (f" (pid {one['pid']} on {one['host']})" if one else "")
 
     def _of(self, turns: int) -> str:
         return f"{turns * self.seconds:.0f} s"
-
-
-_GONE = (
-    "It is gone, was stopped, or hangs: this one ends. See its log, end it where it still runs; the same command goes on "
-    "from the last checkpoint."
-)
-_ENDED = "See what that one's log says, and mend it; the same command goes on from the last checkpoint."

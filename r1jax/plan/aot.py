@@ -1,23 +1,24 @@
 """Compile a stage's programs for TPUs that are not here, and read what the compiler says of them.
 
-libtpu compiles without a chip. It must be of the release that jax was made for: another release compiles most programs and fails
-on some, so it is refused at once.
+libtpu compiles without a chip. It must be of the release that jax was made for: another release compiles most programs
+and fails on some, so it is refused at once.
 """
 
-import dataclasses
+import fnmatch
 import importlib.metadata
 import importlib.util
 import os
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.experimental import topologies
 
 from r1jax.plan.collectives import collective_bytes
 from r1jax.plan.hardware import GIB, Topology
-from r1jax.plan.program import Program, ProgramPlan
+from r1jax.plan.program import Program
 
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -45,28 +46,45 @@ def topology_devices(topology: Topology) -> list:
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=topology.slice_name, **options).devices)
     except Exception as error:  # jaxlib raises what its C++ does
-        raise LibtpuError(f"libtpu does not make a topology {topology.name!r}: {_first_line(error)}") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LibtpuError(f"libtpu does not make a topology {topology.name!r}: {reason}") from error
 
 
 def check_libtpu() -> None:
     """Raises LibtpuError where libtpu is not installed, or not of the release that this jax names."""
-    path, wanted = os.environ.get("TPU_LIBRARY_PATH"), _wanted_libtpu()
-    if (path is None and importlib.util.find_spec("libtpu") is None) or (path is not None and not Path(path).is_file()):
+    path, install = os.environ.get("TPU_LIBRARY_PATH"), f"pip install 'libtpu{wanted_libtpu()}'"
+    if not (Path(path).is_file() if path else importlib.util.find_spec("libtpu")):
         where = f"TPU_LIBRARY_PATH={path} is no file" if path else "it is not installed"
         raise LibtpuError(
-            f"compiling for a TPU needs libtpu, and {where}: pip install 'libtpu{wanted}' (or name its libtpu.so in "
-            "TPU_LIBRARY_PATH); --analytic needs none"
+            f"compiling for a TPU needs libtpu, and {where}: {install} (or name its libtpu.so in TPU_LIBRARY_PATH); "
+            "--analytic needs none"
         )
-    version = _libtpu_version(path)
-    if version is not None and wanted and not _matches(version, wanted):
+    if path:
+        folders = list(Path(path).resolve().parents[1].glob("libtpu-*.dist-info"))
+        versions = [folder.name.removesuffix(".dist-info").split("-")[1] for folder in folders]
+    else:
+        versions = [importlib.metadata.version("libtpu")]
+    if len(versions) == 1 and not matches(versions[0], wanted_libtpu()):
         raise LibtpuError(
-            f"libtpu {version} does not match jax {jax.__version__}, which is made for libtpu{wanted}: pip install "
-            f"'libtpu{wanted}'; --analytic needs none"
+            f"libtpu {versions[0]} does not match jax {jax.__version__}, which is made for libtpu{wanted_libtpu()}: "
+            f"{install}; --analytic needs none"
         )
 
 
-def compile_program(program: Program, counted: ProgramPlan, topology: Topology) -> ProgramPlan:
-    """The counted plan with the compiler's figures of memory and collectives; FLOPs and HBM bytes no compiler gives.
+def wanted_libtpu() -> str:
+    """What jax requires: "==0.0.42.*"; "" where its metadata do not say."""
+    lines = importlib.metadata.requires("jax") or ()
+    return next((match[1] for line in lines if (match := re.match(r"libtpu\s*([^;\s]+)\s*;", line))), "")
+
+
+def matches(version: str, wanted: str) -> bool:
+    """Is a version within "==0.0.42.*"? Another form of requirement is not judged."""
+    return not wanted.startswith("==") or fnmatch.fnmatch(version, wanted.removeprefix("=="))
+
+
+def compile_program(program: Program, topology: Topology) -> dict[str, Any]:
+    """The fields of a ``ProgramPlan`` that the compiler knows: memory and collectives. FLOPs and HBM bytes no compiler
+    gives.
 
     Raises DoesNotFitError with the compiler's words where the program does not fit.
     """
@@ -81,40 +99,15 @@ def compile_program(program: Program, counted: ProgramPlan, topology: Topology) 
             limit = f"the memory of {topology.hbm_bytes / GIB:.2f} GiB"
             raise DoesNotFitError(f"{program.name} does not fit into {limit}: {_memory_line(error)}") from error
     memory = compiled.memory_analysis()
-    return dataclasses.replace(
-        counted,
-        argument_bytes=memory.argument_size_in_bytes,
-        output_bytes=memory.output_size_in_bytes,
-        alias_bytes=memory.alias_size_in_bytes,
-        temp_bytes=memory.temp_size_in_bytes,
-        peak_bytes=getattr(memory, "peak_memory_in_bytes", None),
-        collectives=collective_bytes(compiled.as_text(), dynamic_trips=program.dynamic_trips),
-        compile_seconds=time.monotonic() - start,
-    )
-
-
-def _wanted_libtpu() -> str:
-    """What jax requires: "==0.0.42.*"; "" where its metadata do not say."""
-    for line in importlib.metadata.requires("jax") or ():
-        if match := re.match(r"libtpu\s*([^;\s]+)\s*;", line):
-            return match[1]
-    return ""
-
-
-def _libtpu_version(path: str | None) -> str | None:
-    """The version of the libtpu that will be loaded; None where no metadata next to it say so."""
-    if path is None:
-        return importlib.metadata.version("libtpu")
-    metadata = sorted(Path(path).resolve().parents[1].glob("libtpu-*.dist-info"))
-    return metadata[-1].name.split("-")[1].removesuffix(".dist") if len(metadata) == 1 else None
-
-
-def _matches(version: str, wanted: str) -> bool:
-    """Is a version within "==0.0.42.*"? Another form of requirement is not judged."""
-    match = re.fullmatch(r"==([\d.]+?)(\.\*)?", wanted)
-    if not match:
-        return True
-    return version == match[1] or (match[2] is not None and version.startswith(f"{match[1]}."))
+    return {
+        "argument_bytes": memory.argument_size_in_bytes,
+        "output_bytes": memory.output_size_in_bytes,
+        "alias_bytes": memory.alias_size_in_bytes,
+        "temp_bytes": memory.temp_size_in_bytes,
+        "peak_bytes": getattr(memory, "peak_memory_in_bytes", None),
+        "collectives": collective_bytes(compiled.as_text(), dynamic_trips=program.dynamic_trips),
+        "compile_seconds": time.monotonic() - start,
+    }
 
 
 def _memory_line(error: Exception) -> str:
@@ -124,7 +117,3 @@ def _memory_line(error: Exception) -> str:
     required = r"total memory required.*?exceeds available HBM \([\d.]+\w\)"
     match = re.search(f"{used}|{required}", text)
     return match[0] if match else text[:300]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

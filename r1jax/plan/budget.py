@@ -1,16 +1,16 @@
 """The memory and work of a stage's programs by count: what ``--analytic`` shows, in seconds, without a compiler.
 
-Arguments and resident arrays are exact: the stage's own, laid out by the sharding rules. What the forward pass keeps is JAX's own
-answer (``r1jax.plan.saved``). Temporaries follow these rules (tests/plan/test_budget.py compares them with the compiler's figures;
-small programs are within 15 %):
+Arguments and resident arrays are exact: the stage's own, laid out by the sharding rules. What the forward pass keeps is
+JAX's own answer (``Local.saved_bytes``). Temporaries follow these rules (tests/plan/test_budget.py compares them with
+the compiler's figures; small programs are within 15 %):
 
-- *layer, forward*: the hidden state twice; attention: queries and keys of all heads, twice (the kernel wants heads first);
-  experts: ``FORWARD_ROWS`` arrays of the routed rows in float32; the layer's weights, gathered.
-- *layer, backward*: what the layer keeps when it is computed again; keys and values of all tokens of a row in float32, twice;
-  ``BACKWARD_ROWS`` arrays of routed rows, ``FORWARD_ROWS`` of the tokens of all devices where those are gathered; the gradients
-  of the gathered weights in float32.
-- *head*: its weights, gathered, in the type of the activations; backward their gradient in float32 twice (a loop's sum and its
-  copy) and that of its rows.
+- *layer, forward*: the hidden state twice; attention: queries and keys of all heads, twice (the kernel wants heads
+  first); experts: ``FORWARD_ROWS`` arrays of the routed rows in float32; the layer's weights, gathered.
+- *layer, backward*: what the layer keeps when it is computed again; keys and values of all tokens of a row in float32,
+  twice; ``BACKWARD_ROWS`` arrays of routed rows, ``FORWARD_ROWS`` of the tokens of all devices where those are
+  gathered; the gradients of the gathered weights in float32.
+- *head*: its weights, gathered, in the type of the activations; backward their gradient in float32 twice (a loop's sum
+  and its copy) and that of its rows.
 - *update*: the gradient of all parameters in float32, before it is added to the sum.
 - *apply*: one more copy of what is updated stays until the norm of the whole is known.
 """
@@ -18,30 +18,19 @@ small programs are within 15 %):
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 from r1jax.models.transformer import Model, make_model
 from r1jax.plan import flops
-from r1jax.plan.hardware import Topology
 from r1jax.plan.local import Local
 from r1jax.plan.program import Exchange, Program, ProgramPlan
-from r1jax.plan.saved import saved_bytes
 from r1jax.sharding import bytes_on_device
 
 FORWARD_ROWS, BACKWARD_ROWS = 4, 12
 """Arrays [routed rows, model width] in float32 that live at once in an expert layer."""
-
-
-def count(program: Program, model: Model, topology: Topology) -> ProgramPlan:
-    """The plan of one program on its mesh. Raises ValueError for a kind that is not counted."""
-    if program.kind not in _KINDS:
-        raise ValueError(
-            f"{program.name}: no count for programs of the kind {program.kind!r}; there is for {sorted(_KINDS)}"
-        )
-    return _KINDS[program.kind](program, model, topology.generation)
 
 
 def _plan(
@@ -55,7 +44,7 @@ def _plan(
     hbm: float = 0,
     exchanges: Sequence[Exchange] = (),
 ) -> ProgramPlan:
-    """A plan by bytes of a device and FLOPs of all devices together. hbm: but for the arguments, each of which is read once."""
+    """By bytes of a device and FLOPs of all devices. hbm: but for the arguments, each of which is read once."""
     arguments, num_devices = bytes_on_device(program.arguments), program.mesh.size
     collectives: dict[str, float] = defaultdict(float)
     for exchange in exchanges:
@@ -77,16 +66,10 @@ def _plan(
     )
 
 
-def _forward(local: Local, *, has_head: bool, segment_length: float) -> flops.Forward:
-    tokens = local.rows * local.length
-    pairs = flops.causal_pairs(tokens=tokens, segment_length=segment_length)
-    return flops.forward(local.config, tokens=tokens, pairs=pairs, head_tokens=tokens if has_head else 0)
-
-
 def _layer_weights(local: Local) -> int:
     """Numbers of the largest layer's parameters, gathered on a device (what "tensor" splits stays split)."""
     c = local.config
-    one = flops.forward(dataclasses.replace(c, num_mtp_layers=0), tokens=1, pairs=0, head_tokens=0)
+    one = flops.forward_flops(dataclasses.replace(c, num_mtp_layers=0), tokens=1, pairs=0, head_tokens=0)
     attention = (one.projections + one.keys) / 2 / c.num_layers / local.parts("heads", c.num_heads)
     if not c.num_moe_layers:
         return int(attention + 3 * c.model_dim * c.ffn_dim / local.parts("mlp", c.ffn_dim))
@@ -104,26 +87,26 @@ def _layer_forward(local: Local) -> float:
     return 2 * t * c.model_dim * a + max(attention, ffn) + _layer_weights(local) * a
 
 
-def _layer_backward(local: Local, generation: str) -> float:
+def _layer_backward(local: Local) -> float:
     """Bytes of a layer's backward pass at the most; with ``remat`` including what it computes again."""
     c, a = local.config, local.itemsize
     attention = 2 * local.keys * local.attention_width()[1] * 4
     dense = local.tokens * c.ffn_dim // local.parts("mlp", c.ffn_dim) * 4
     gathered = 0 if local.is_exchanged or local.moved == 1 else local.moved * local.tokens * c.model_dim * 4
     ffn = BACKWARD_ROWS * local.routed_bytes + FORWARD_ROWS * gathered if c.num_moe_layers else dense
-    again = _one_layer_saved(local, generation) if c.remat != "none" else 0
+    again = _one_layer_saved(local) if c.remat != "none" else 0
     weights = _layer_weights(local) * (a + 4)
     return 2 * local.tokens * c.model_dim * a + again + attention + ffn + weights
 
 
-def _one_layer_saved(local: Local, generation: str) -> int:
+def _one_layer_saved(local: Local) -> int:
     """Bytes that one more layer, of the larger kind, keeps without ``remat``; the head is in both terms."""
     c = local.config
     num_layers = 1 if c.num_moe_layers else 2
 
     def saved(num_layers: int) -> int:
         config = dataclasses.replace(c, num_layers=num_layers, num_dense_layers=0, num_mtp_layers=0, remat="none")
-        return saved_bytes(make_model(config), local.mesh, generation, rows=local.rows, length=local.length)
+        return dataclasses.replace(local, model=make_model(config)).saved_bytes()
 
     return saved(num_layers + 1) - saved(num_layers)
 
@@ -149,26 +132,29 @@ def _activations_moved(local: Local, passes: float) -> float:
     return passes * c.num_layers * per_layer * local.itemsize
 
 
-def _forward_exchanges(local: Local, passes: int) -> list[Exchange]:
-    """Of forward passes without a backward one: tokens for experts, sums, keys."""
-    of_experts = local.expert_exchanges(passes=passes, has_gradients=False)
-    return of_experts + local.activation_exchanges(passes=passes, has_gradients=False)
+def _token_exchanges(local: Local, passes: int, *, has_gradients: bool = False) -> list[Exchange]:
+    """Tokens for experts, sums, keys."""
+    of_experts = local.expert_exchanges(passes=passes, has_gradients=has_gradients)
+    return of_experts + local.activation_exchanges(passes=passes, has_gradients=has_gradients)
 
 
-def _train_pass(program: Program, model: Model) -> tuple[Local, flops.Forward, float]:
+def _train_pass(program: Program, model: Model, *, has_head: bool = True) -> tuple[Local, flops.Forward, float]:
     """(a device's part, FLOPs of the forward pass, scores of the busiest device over the mean).
 
     A row is one sequence where the program's sizes have no "segment".
     """
     local = Local(model, program.mesh, program.sizes["rows"], program.sizes["length"])
-    segment = program.sizes.get("segment", local.length)
+    segment, tokens = program.sizes.get("segment", local.length), local.rows * local.length
     slowest = flops.slowest_part(length=local.length, num_parts=local.sequence_parts, segment_length=segment)
-    return local, _forward(local, has_head=program.kind != "reward", segment_length=segment), slowest
+    pairs = tokens * (segment + 1) / 2  # causal
+    forward = flops.forward_flops(model.config, tokens=tokens, pairs=pairs, head_tokens=tokens if has_head else 0)
+    return local, forward, slowest
 
 
-def _score(program: Program, model: Model, generation: str) -> ProgramPlan:
-    local, forward, slowest = _train_pass(program, model)
-    head = _head(local, is_backward=False) if program.kind == "score" else 0
+def score(program: Program, model: Model, *, has_head: bool = True) -> ProgramPlan:
+    """A forward pass; without the head it is that of a reward model."""
+    local, forward, slowest = _train_pass(program, model, has_head=has_head)
+    head = _head(local, is_backward=False) if has_head else 0
     return _plan(
         program,
         output=local.tokens * 4,
@@ -176,39 +162,38 @@ def _score(program: Program, model: Model, generation: str) -> ProgramPlan:
         model_flops=forward.total,
         hardware_flops=forward.total + (local.sequence_parts - 1) * forward.keys + (slowest - 1) * forward.scores,
         hbm=_weights_read(local, 1) + _activations_moved(local, 1),
-        exchanges=local.weight_exchanges(gathers=1, has_gradients=False) + _forward_exchanges(local, 1),
+        exchanges=local.weight_exchanges(has_gradients=False) + _token_exchanges(local, 1),
     )
 
 
-def _accumulate(program: Program, model: Model, generation: str) -> ProgramPlan:
+def accumulate(program: Program, model: Model) -> ProgramPlan:
+    """Forward and backward of a micro-batch, added to the sum of gradients."""
     local, forward, slowest = _train_pass(program, model)
     remat, grads = model.config.remat, bytes_on_device(program.arguments[2])
-    saved = saved_bytes(model, local.mesh, generation, rows=local.rows, length=local.length)
+    saved = local.saved_bytes()
     passes = 1 if remat == "none" else 2
     return _plan(
         program,
         output=grads,
         alias=grads,
-        temporaries=grads + saved + max(_layer_backward(local, generation), _head(local, is_backward=True)),
+        temporaries=grads + saved + max(_layer_backward(local), _head(local, is_backward=True)),
         model_flops=3 * forward.total,
         hardware_flops=flops.hardware_train(
             forward, remat=remat, num_sequence_parts=local.sequence_parts, slowest=slowest
         ),
         hbm=_weights_read(local, 3) + 2 * saved + _activations_moved(local, passes + 2) + 3 * grads,
-        exchanges=[
-            *local.weight_exchanges(gathers=2, has_gradients=True),
-            *local.expert_exchanges(passes=passes, has_gradients=True),
-            *local.activation_exchanges(passes=passes, has_gradients=True),
-        ],
+        exchanges=local.weight_exchanges(has_gradients=True) + _token_exchanges(local, passes, has_gradients=True),
     )
 
 
-def _zeros(program: Program, model: Model, generation: str) -> ProgramPlan:
+def zeros(program: Program, model: Model) -> ProgramPlan:
+    """Where that sum starts."""
     grads = bytes_on_device(program.resident["params"])
     return _plan(program, output=grads, hbm=grads)
 
 
-def _apply(program: Program, model: Model, generation: str) -> ProgramPlan:
+def apply(program: Program, model: Model) -> ProgramPlan:
+    """The update of the optimizer."""
     state, params = program.arguments[0], program.arguments[0]["params"]
     size = bytes_on_device(state)
     work = 16 * sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -216,10 +201,11 @@ def _apply(program: Program, model: Model, generation: str) -> ProgramPlan:
     return _plan(program, output=size, alias=size, temporaries=temporaries, hardware_flops=work, hbm=size)
 
 
-def _reshard(program: Program, model: Model, generation: str) -> ProgramPlan:
+def reshard(program: Program, model: Model) -> ProgramPlan:
     """One array from the trainer's layout to the sampler's, or one layer of it into the copy (``make_layer_reshard``).
 
-    At worst, as the compiler does it for V3's experts, what is moved is made whole on every device, by a sum, and is there twice.
+    At worst, as the compiler does it for V3's experts, what is moved is made whole on every device, by a sum, and is
+    there twice.
     """
     output, (*copies, source) = program.sizes["output_bytes"], jax.tree.leaves(program.arguments)[:2]
     layers = source.shape[0] if copies else 1
@@ -229,33 +215,35 @@ def _reshard(program: Program, model: Model, generation: str) -> ProgramPlan:
     return _plan(program, output=output, alias=alias, temporaries=2 * whole, hbm=output / layers, exchanges=exchanges)
 
 
-def _prefill(program: Program, model: Model, generation: str) -> ProgramPlan:
+def prefill(program: Program, model: Model) -> ProgramPlan:
+    """The prompts of a call, and their cache for all samples."""
     prompts, length, samples = (program.sizes[name] for name in ("prompts", "length", "samples"))
-    local = Local(model, program.mesh, prompts, length, role="rollout")
+    local, tokens = Local(model, program.mesh, prompts, length, role="rollout"), prompts * length
     cache = _cache_bytes(local, rows=prompts, slots=length)
     repeated = _cache_bytes(local, rows=prompts * samples, slots=length)
     return _plan(
         program,
         output=repeated,
         temporaries=cache + _layer_forward(local),
-        model_flops=_forward(local, has_head=False, segment_length=length).total,
+        model_flops=flops.forward_flops(
+            model.config, tokens=tokens, pairs=tokens * (length + 1) / 2, head_tokens=0
+        ).total,
         hbm=_activations_moved(local, 1) + cache + repeated,
-        exchanges=_forward_exchanges(local, 1),
+        exchanges=_token_exchanges(local, 1),
     )
 
 
-def _decode(program: Program, model: Model, generation: str) -> ProgramPlan:
+def decode(program: Program, model: Model) -> ProgramPlan:
     """Memory at the longest cache; work of the mean call of a phase.
 
-    With "mean_slots", the mean tokens of a sequence, that share of the longest is also the share of the rows that are not done,
-    with a cache of the mean length; without it all rows are, with half of the longest.
+    Where the mean is below the longest, its share of that is also the share of the rows that are not done, with a cache
+    of the mean length; else no row is done before the end, and reads half of the longest.
     """
-    rows, slots, steps = (program.sizes[name] for name in ("rows", "slots", "steps"))
+    rows, slots, steps, mean = (program.sizes[name] for name in ("rows", "slots", "steps", "mean_slots"))
     local, c = Local(model, program.mesh, rows, 1, role="rollout"), model.config
     cache = _cache_bytes(local, rows=rows, slots=slots)
-    mean = min(program.sizes.get("mean_slots", slots), slots)
     alive, read = (mean / slots, mean) if mean < slots else (1.0, slots / 2)
-    forward = flops.forward(
+    forward = flops.forward_flops(
         c, tokens=alive * rows, pairs=alive * rows * read, head_tokens=alive * rows, is_absorbed=True
     )
     logits = 3 * local.tokens * (c.vocab_size // local.parts("vocab", c.vocab_size)) * 4
@@ -268,7 +256,7 @@ def _decode(program: Program, model: Model, generation: str) -> ProgramPlan:
         temporaries=max(logits, scores + (FORWARD_ROWS * local.routed_bytes if c.num_experts else 0)),
         model_flops=steps * forward.total,
         hbm=steps * (weights + cache * alive * read / slots) - bytes_on_device(program.arguments),
-        exchanges=_forward_exchanges(local, steps),
+        exchanges=_token_exchanges(local, steps),
     )
 
 
@@ -277,15 +265,3 @@ def _cache_bytes(local: Local, *, rows: int, slots: int) -> float:
     cache = jax.eval_shape(lambda: local.model.init_cache(batch=rows, length=slots))
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
     return size / local.parts("batch", rows)
-
-
-_KINDS: dict[str, Callable[[Program, Model, str], ProgramPlan]] = {
-    "score": _score,
-    "reward": _score,
-    "zeros": _zeros,
-    "accumulate": _accumulate,
-    "apply": _apply,
-    "reshard": _reshard,
-    "prefill": _prefill,
-    "decode": _decode,
-}

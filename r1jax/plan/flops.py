@@ -1,8 +1,8 @@
 """FLOPs of the model by count: a multiply and an add are two, and nothing but matmuls counts.
 
-*Model* FLOPs are what the result needs: attention's causal half, a token's own experts, three times the forward pass in training,
-and no recomputation. That is also MaxText's count of DeepSeek-V3 (2.81e11 a token at 8,192 tokens a sequence), so figures of the
-two compare. *Hardware* FLOPs are all that our programs execute: see ``hardware_train``.
+*Model* FLOPs are what the result needs: attention's causal half, a token's own experts, three times the forward pass in
+training, and no recomputation. That is also MaxText's count of DeepSeek-V3 (2.81e11 a token at 8,192 tokens a
+sequence), so figures of the two compare. *Hardware* FLOPs are all that our programs execute: see ``hardware_train``.
 """
 
 from typing import NamedTuple
@@ -13,14 +13,10 @@ from r1jax.models.config import ModelConfig
 class Forward(NamedTuple):
     """FLOPs of one forward pass by part."""
 
-    projections: float
-    """Of attention, but MLA's keys and values."""
-    keys: float
-    """MLA's keys and values from the latent."""
-    scores: float
-    """Scores and their products with values."""
-    ffn: float
-    """Dense layers', the shared experts, routers."""
+    projections: float  # of attention, but MLA's keys and values
+    keys: float  # MLA's keys and values from the latent
+    scores: float  # scores and their products with values
+    ffn: float  # dense layers', the shared experts, routers
     experts: float
     head: float
 
@@ -29,7 +25,7 @@ class Forward(NamedTuple):
         return sum(self)
 
 
-def forward(
+def forward_flops(
     config: ModelConfig, *, tokens: float, pairs: float, head_tokens: float, is_absorbed: bool = False
 ) -> Forward:
     """One pass over ``tokens``, of which queries see keys in ``pairs``, and ``head_tokens`` get logits.
@@ -59,16 +55,12 @@ def forward(
     )
 
 
-def causal_pairs(*, tokens: float, segment_length: float) -> float:
-    """(query, key) pairs of tokens that lie in causal segments of a length."""
-    return tokens * (segment_length + 1) / 2
-
-
 def slowest_part(*, length: int, num_parts: int, segment_length: float) -> float:
     """Scores of the device that has most of them, over the mean, where a row is cut into ``num_parts``.
 
-    A device has the first half of its part and the second half of the mirrored one: for one segment a row that is balanced. Of
-    shorter segments the half that ends one sees up to twice the mean; the other is taken to be of the mean.
+    A device has the first half of its part and the second half of the mirrored one: for one segment a row that is
+    balanced. Of shorter segments the half that ends one sees up to twice the mean; the other is taken to be of the
+    mean.
     """
     if num_parts == 1 or segment_length >= length:
         return 1.0
@@ -78,10 +70,10 @@ def slowest_part(*, length: int, num_parts: int, segment_length: float) -> float
 def hardware_train(forward: Forward, *, remat: str, num_sequence_parts: int = 1, slowest: float = 1.0) -> float:
     """Executed FLOPs of forward and backward passes, of the device with most to do times the number of devices.
 
-    Of a matmul the backward pass is two; of flash attention's two it is seven halves of what the forward pass was (each of its
-    two kernels makes the scores again); of the head three, which makes the logits again. ``remat`` "full" computes the layers
-    once more, "dots" what lies in kernels (attention's scores, the experts). Parts of a sequence on several devices each make
-    all keys and values of MLA, forward, again and backward. slowest: see ``slowest_part``.
+    Of a matmul the backward pass is two; of flash attention's two it is seven halves of what the forward pass was (each
+    of its two kernels makes the scores again); of the head three, which makes the logits again. ``remat`` "full"
+    computes the layers once more, "dots" what lies in kernels (attention's scores, the experts). Parts of a sequence on
+    several devices each make all keys and values of MLA, forward, again and backward. slowest: see ``slowest_part``.
     """
     keys = forward.keys * (num_sequence_parts - 1)
     scores = forward.scores * slowest

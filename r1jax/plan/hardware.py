@@ -1,23 +1,22 @@
 """What a TPU topology has: devices, memory, arithmetic, links. All figures are those of one JAX device.
 
-Sources. Arithmetic and HBM bandwidth: ``pltpu.TpuInfo`` (r1jax.kernels.hardware). HBM: what libtpu 0.0.42.1 lets a program have,
-by its message for one that needs more ("exceeds available HBM (95.74G)"); Google's tables say 16, 95, 32 and 192 GiB a chip.
-Links: docs.cloud.google.com/tpu/docs/{v5e,v5p,v6e,tpu7x} give 400, 1200, 800 and 1200 GB/s a chip, all links and both
-directions; "How to Scale Your Model" (jax-ml.github.io/scaling-book, "TPU networking") measures nine tenths of that, 45 and
-90 GB/s a link and direction, which are taken here. The two devices of a tpu7x chip share its links. DCN, the network between
-slices: 50 Gbit/s a chip for v5p, 4 × 200 Gbit/s a host of 8 chips for v6e, 2 × 100 Gbit/s for v5e (the same pages); 100 Gbit/s a
-chip is assumed for tpu7x.
+Sources. Arithmetic and HBM bandwidth: ``pltpu.TpuInfo`` (r1jax.kernels.hardware). HBM: what libtpu 0.0.42.1 lets a
+program have, by its message for one that needs more ("exceeds available HBM (95.74G)"); Google's tables say 16, 95, 32
+and 192 GiB a chip. Links: docs.cloud.google.com/tpu/docs/{v5e,v5p,v6e,tpu7x} give 400, 1200, 800 and 1200 GB/s a chip,
+all links and both directions; "How to Scale Your Model" (jax-ml.github.io/scaling-book, "TPU networking") measures nine
+tenths of that, 45 and 90 GB/s a link and direction, which are taken here. The two devices of a tpu7x chip share its
+links. DCN, the network between slices: 50 Gbit/s a chip for v5p, 4 × 200 Gbit/s a host of 8 chips for v6e, 2 × 100
+Gbit/s for v5e (the same pages); 100 Gbit/s a chip is assumed for tpu7x.
 
-A dimension of the torus is a ring where it is a multiple of 4 chips of a 3-D slice of whole 4×4×4 cubes (v5p, tpu7x), or 16 long
-(v5e, v6e). Two links serve a collective along a ring, and one a collective along a part of it or along a line.
+A dimension of the torus is a ring where it is a multiple of 4 chips of a 3-D slice of whole 4×4×4 cubes (v5p, tpu7x),
+or 16 long (v5e, v6e). Two links serve a collective along a ring, and one a collective along a part of it or along a
+line.
 """
 
 import dataclasses
 import itertools
 import math
 import re
-
-from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from r1jax.kernels import hardware
 
@@ -26,16 +25,12 @@ GIB = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class _Chip:
-    device_kind: str
-    """JAX's name."""
-    devices: int
-    """JAX devices of a chip; all else is of one device."""
+    device_kind: str  # JAX's name
+    devices: int  # JAX devices of a chip; all else is of one device
     hbm_bytes: int
-    link_bandwidth: float
-    """Bytes/s a link and direction."""
+    link_bandwidth: float  # bytes/s a link and direction
     torus_dims: int
-    dcn_bandwidth: float
-    """Bytes/s."""
+    dcn_bandwidth: float  # bytes/s
 
 
 _CHIPS = {
@@ -60,21 +55,12 @@ class StandIn:
     platform: str = "tpu"
 
 
-def abstract_mesh(axes, generation: str) -> AbstractMesh:
-    """A mesh, or sizes by axis name, of devices of that generation that are not here."""
-    kind, cores = _CHIPS[generation].device_kind, hardware.CHIPS[generation][1]
-    device = AbstractDevice(device_kind=kind, num_cores=cores, platform="tpu")
-    types = (AxisType.Auto,) * len(axes)
-    return AbstractMesh(tuple(axes.values()), tuple(axes), axis_types=types, abstract_device=device)
-
-
 @dataclasses.dataclass(frozen=True)
 class Topology:
     """One or several slices of one TPU generation. Bandwidths are bytes/s, of one device."""
 
     generation: str
-    shape: tuple[int, ...]
-    """Chips along each dimension of a slice."""
+    shape: tuple[int, ...]  # chips along each dimension of a slice
     num_slices: int
 
     @property
@@ -119,7 +105,7 @@ class Topology:
         ]
 
     def gather_bandwidth(self, num_devices: int) -> float:
-        """Bytes/s at which each of ``num_devices`` neighbours receives an all-gather; a reduce-scatter sends as many."""
+        """Bytes/s at which each of so many neighbours receives an all-gather; a reduce-scatter sends as many."""
         if num_devices <= 1:
             return math.inf
         if self._crosses_slices(num_devices):
@@ -130,8 +116,8 @@ class Topology:
     def exchange_bandwidth(self, num_devices: int) -> float:
         """Bytes/s at which each of ``num_devices`` neighbours can send its part of an all-to-all away.
 
-        Half of it crosses the middle of each dimension, all dimensions at once: d/4 of the time that one link, or the two of a
-        ring, would take (the scaling book's "AllToAll": a quarter of an all-gather's time for the same array).
+        Half of it crosses the middle of each dimension, all dimensions at once: d/4 of the time that one link, or the
+        two of a ring, would take (the scaling book's "AllToAll": a quarter of an all-gather's time for the same array).
         """
         if self._crosses_slices(num_devices):
             return self._chip.dcn_bandwidth
@@ -150,7 +136,7 @@ class Topology:
         return num_devices > self.num_devices // self.num_slices
 
     def _dims(self, num_devices: int) -> list[tuple[int, int]]:
-        """(chips, links that serve) of each dimension over which so many neighbours lie: as few dimensions as hold them."""
+        """(chips, links that serve) of each dimension over which so many neighbours lie, as few as hold them."""
         chips = -(-num_devices // self._chip.devices)
         if chips <= 1:
             return []
@@ -173,15 +159,11 @@ def parse_topology(name: str) -> Topology:
     Raises ValueError, with the names that are known, for another generation, number of dimensions or form.
     """
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)(?:\*(\d+))?", name)
+    if match and match[1] in _CHIPS:
+        topology = Topology(match[1], tuple(map(int, match[2].split("x"))), int(match[3] or 1))
+        if len(topology.shape) == _CHIPS[match[1]].torus_dims and min(*topology.shape, topology.num_slices) > 0:
+            return topology
     known = ", ".join(f"{generation} ({'x'.join('N' * chip.torus_dims)})" for generation, chip in _CHIPS.items())
-    if not match or match[1] not in _CHIPS:
-        raise ValueError(
-            f"unknown topology {name!r}; known are {known}, as in 'v5p:8x8x16', or 'v5p:8x8x8*4' for four slices"
-        )
-    topology = Topology(match[1], tuple(map(int, match[2].split("x"))), int(match[3] or 1))
-    dims = _CHIPS[match[1]].torus_dims
-    if len(topology.shape) != dims or min(topology.shape) < 1 or topology.num_slices < 1:
-        raise ValueError(
-            f"topology {name!r}: a slice of {match[1]} has {dims} dimensions of at least 1 chip; known are {known}"
-        )
-    return topology
+    raise ValueError(
+        f"unknown topology {name!r}; known are {known}, N at least 1, as in 'v5p:8x8x16', or 'v5p:8x8x8*4' for four slices"
+    )

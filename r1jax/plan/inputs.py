@@ -1,6 +1,7 @@
 """Which model a stage starts from, where the weights are still to be made: the config that makes them says.
 
-"{base}" is an earlier stage of the same config; "{workdir}/../zero/rl" is what the stage "rl" of zero.py in the same folder leaves.
+"{base}" is an earlier stage of the same config; "{workdir}/../zero/rl" is what the stage "rl" of zero.py in the same
+folder leaves.
 """
 
 import dataclasses
@@ -19,17 +20,13 @@ _ROOT = Path("runs/planned")
 
 @dataclasses.dataclass
 class Models:
-    """The models of an experiment's policies, those of other experiments' stages among them.
+    """The models of an experiment's policies, those of other experiments' stages among them."""
 
-    Attributes:
-        folder: of the config files.
-        preset: the model of other stages' policies; None: looked up.
-    """
-
-    folder: Path
-    preset: str | None = None
-    stages: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Work directory -> spec, of the stages that were planned already."""
+    folder: Path  # of the config files
+    preset: str | None = None  # the model of other stages' policies; None: looked up
+    stages: dict[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # by work directory, the specs that were read already
 
     def plan(self, experiment: Experiment) -> dict[str, Any]:
         """The specs of an experiment's stages by name, as they would be in a work directory of its file's name."""
@@ -42,11 +39,10 @@ class Models:
         """The model of an ``init``. Raises ValueError naming the key and the file."""
         if not isinstance(init, StageInit):
             return config_of(init)
-        path = Path(init.path)
         if self.preset is not None:
             fields = {"dtype": "bfloat16", "remat": "full"}
             return config_of(HuggingFaceInit(path=init.path, preset=self.preset, model=fields | init.model))
-        root = _ROOT.absolute()
+        path, root = Path(init.path), _ROOT.absolute()
         if init.path not in self.stages and path.is_relative_to(root):
             file = self.folder / f"{path.relative_to(root).parts[0]}.py"
             if not file.is_file():

@@ -1,12 +1,21 @@
-"""One device's part of a pass over tokens: its rows, heads and experts, and what it exchanges with other devices."""
+"""One device's part of a pass over tokens: its rows, heads and experts, what it keeps and what it exchanges with other
+devices.
 
+What the forward pass keeps for the backward one JAX gives exactly: the arrays that ``jax.vjp`` closes over, under
+whatever ``remat`` says, traced for the mesh's devices, so that they are those of the kernels. How XLA lays them out is
+not in the trace: what is computed within ``shard_map`` is taken to be split over all devices; the rest follows the
+tokens, and heads and widths "tensor".
+"""
+
+import collections
 import dataclasses
 import math
-from collections import defaultdict
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from r1jax.kernels.tpu_kernel import LANES
 from r1jax.models.config import ModelConfig
 from r1jax.models.expert_parallel import max_destinations
 from r1jax.models.transformer import Model
@@ -19,8 +28,7 @@ class Local:
     """A pass of ``model`` over [rows, length] tokens on ``mesh``, laid out by the rules of ``role``."""
 
     model: Model
-    mesh: object
-    """A Mesh or AbstractMesh: of it only ``shape`` is used."""
+    mesh: Any  # a Mesh or AbstractMesh, of TPUs that need not be here
     rows: int
     length: int
     role: Role = "train"
@@ -44,7 +52,7 @@ class Local:
 
     def num_devices(self, axes) -> int:
         """Devices along mesh axes."""
-        return math.prod(self.mesh.shape[axis] for axis in axes)  # pyright: ignore[reportAttributeAccessIssue]
+        return math.prod(self.mesh.shape[axis] for axis in axes)
 
     @property
     def sequence_parts(self) -> int:
@@ -71,8 +79,6 @@ class Local:
             return self.heads * (qk + c.value_head_dim), self.heads * (c.nope_head_dim + c.value_head_dim)
         kv_heads = c.num_kv_heads // self.parts("kv_heads", c.num_kv_heads)
         return 2 * self.heads * c.head_dim, 2 * kv_heads * c.head_dim
-
-    # Experts
 
     @property
     def spread(self) -> tuple[str, ...]:
@@ -133,38 +139,32 @@ class Local:
             Exchange("reduce-scatter", rows * split, self.moved, False),
         ]
 
-    # Parameters
+    def weight_exchanges(self, *, has_gradients: bool) -> list[Exchange]:
+        """Parameters are gathered in the type of the activations and, in training, gathered again and their gradients
+        summed.
 
-    def weight_exchanges(self, *, gathers: int, has_gradients: bool) -> list[Exchange]:
-        """Parameters are gathered in the type of the activations and, in training, their gradients are summed.
-
-        A layer's weights are gathered over the axes that split their "embed" or "latent"; the gradient is summed and split
-        over the same axes, then summed over the other axes that split the tokens.
+        A layer's weights are gathered over the axes that split their "embed" or "latent"; the gradient is summed and
+        split over the same axes, then summed over the other axes that split the tokens.
         """
         params, axes = self.model.abstract()[0], self.model.logical_axes()[0]
         tokens = {*self.axes("batch", self.rows), *self.axes("length", self.length)}
         stay = {*self.spread, *self.axes("heads", self.config.num_heads)}
-        sizes: dict[tuple[str, int], float] = defaultdict(float)
-
-        def add(kind: str, size: float, devices: int):
-            if devices > 1 and size:
-                sizes[kind, devices] += size
-
+        sizes: dict[tuple[str, int], float] = collections.defaultdict(float)
         leaves = jax.tree.leaves(params)
         for names, leaf in zip(jax.tree.leaves(axes, is_leaf=lambda a: isinstance(a, tuple)), leaves, strict=True):
             spec = partition_spec(names, leaf.shape, self.mesh, role=self.role)
             split = {axis for entry in spec for axis in axes_of(entry)}
             gathered = {a for a in split if a in tokens and not ("experts" in names and a in stay)}
-            whole = leaf.size / self.num_devices(split - gathered)
-            add("all-gather", gathers * whole * self.itemsize, self.num_devices(gathered))
+            whole, group = leaf.size / self.num_devices(split - gathered) * self.itemsize, self.num_devices(gathered)
+            sizes["all-gather", group] += (1 + has_gradients) * whole
             if has_gradients:
-                add("reduce-scatter", whole * self.itemsize, self.num_devices(gathered))
-                add("all-reduce", leaf.size / self.num_devices(split) * 4, self.num_devices(tokens - split))
-        return [Exchange(kind, size, devices, True) for (kind, devices), size in sizes.items()]
+                sizes["reduce-scatter", group] += whole
+                sizes["all-reduce", self.num_devices(tokens - split)] += leaf.size / self.num_devices(split) * 4
+        return [Exchange(kind, size, group, True) for (kind, group), size in sizes.items() if group > 1]
 
     def activation_exchanges(self, *, passes: int, has_gradients: bool) -> list[Exchange]:
-        """Sums over "tensor" after attention and feed-forward; over "sequence" keys are gathered, and halves of queries and results
-        are swapped with the mirrored part.
+        """Sums over "tensor" after attention and feed-forward; over "sequence" keys are gathered, and halves of queries
+        and results are swapped with the mirrored part.
 
         passes: forward passes through the layers; a backward pass has as many sums and swaps as one of them.
         """
@@ -181,3 +181,43 @@ class Local:
             half = layers * self.tokens / 2 * self.attention_width()[0] * self.itemsize
             exchanges.append(Exchange("collective-permute", (passes + has_gradients) * half, parts, False))
         return exchanges
+
+    def saved_bytes(self) -> int:
+        """Bytes that the device keeps for the backward pass, without the parameters."""
+        params, buffers = self.model.abstract()
+        tokens_BT = jax.ShapeDtypeStruct((self.rows, self.length), jnp.int32)
+
+        def kept(params, buffers, tokens_BT):
+            layout = {"positions_BT": tokens_BT, "segments_BT": tokens_BT}
+
+            def loss(params):
+                hidden_BTD, _, _ = self.model.hidden(params, buffers, tokens_BT, **layout)
+                return self.model.token_logprob(params, hidden_BTD, tokens_BT)[0].sum()
+
+            return jax.vjp(loss, params)[1]
+
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+            arrays = jax.tree.leaves(jax.eval_shape(kept, params, buffers, tokens_BT))
+        weights = collections.Counter((a.shape, a.dtype) for a in jax.tree.leaves(params))
+        total = 0
+        for array in arrays:
+            if weights[array.shape, array.dtype]:
+                weights[array.shape, array.dtype] -= 1
+            else:
+                size = array.size * self._padding(array.shape) * array.dtype.itemsize
+                total += int(size / self._parts_of_saved(array.shape))
+        return total
+
+    def _padding(self, shape) -> float:
+        """How much longer MLA's heads are in the attention kernel, whose rows have 128 lanes; XLA packs GQA's again."""
+        c = self.config
+        narrow = {c.nope_head_dim, c.value_head_dim, c.rope_head_dim} if c.attention == "mla" else {}
+        return -shape[-1] % LANES / shape[-1] + 1 if len(shape) > 3 and shape[-1] in narrow else 1.0
+
+    def _parts_of_saved(self, shape) -> int:
+        """Over how many devices an array is split: those with the tokens' whole width are copied along "tensor"."""
+        c, num_tokens = self.config, self.rows * self.length
+        whole = {c.model_dim, c.q_lora_rank, c.kv_lora_rank, c.kv_lora_rank + c.rope_head_dim, 1}
+        stacks = {1, c.num_moe_layers, c.num_layers - c.num_moe_layers}
+        is_whole = len(shape) > 1 and shape[-1] in whole and math.prod(shape[:-1]) in {num_tokens * n for n in stacks}
+        return self.mesh.size // (self.mesh.shape["tensor"] if is_whole else 1)

@@ -1,12 +1,13 @@
 """One program of a stage: a jitted function with abstract arguments, and what a plan says of it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
+from r1jax.models.transformer import Model
 from r1jax.sharding import Role, partition_spec
 
 
@@ -15,20 +16,15 @@ class Program:
     """One jitted function with the arguments that the stage gives it, as shapes laid out on a mesh."""
 
     name: str
-    kind: str
-    """How it is counted: "score", "reward", "zeros", "accumulate", "apply", "reshard", "prefill" or "decode"."""
-    function: Any
-    """Jitted."""
-    arguments: tuple
-    """Trees of ShapeDtypeStructs with shardings."""
+    count: Callable[["Program", Model], "ProgramPlan"]  # its plan by count: a function of ``r1jax.plan.budget``
+    function: Any  # jitted
+    arguments: tuple  # trees of ShapeDtypeStructs with shardings
     calls: float
     """In a training step, which is one update of the optimizer; less than 1 for a program that several steps share."""
     sizes: Mapping[str, int]
-    """By kind: rows and length of tokens, and the mean length of a segment; prompts, length and samples; rows, slots, steps."""
-    static: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Keyword arguments that are no arrays."""
-    resident: Any = ()
-    """Arrays that are in memory while it runs and are no argument of it."""
+    """What ``count`` needs: rows and length of tokens, the mean length of a segment, ...; the functions say which."""
+    static: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # keyword arguments that are no arrays
+    resident: Any = ()  # arrays that are in memory while it runs and are no argument of it
     dynamic_trips: tuple[int, ...] = ()
     """Iterations of loops whose number is not in the compiled text: see ``collective_bytes``."""
 
@@ -42,12 +38,9 @@ class Program:
 class Exchange:
     """One collective over all its calls in a program, by count."""
 
-    kind: str
-    """As in ``ProgramPlan.collectives``."""
-    bytes: float
-    """Of the array that it gathers, splits or sums, times its calls."""
-    group: int
-    """Devices that take part."""
+    kind: str  # as in ``ProgramPlan.collectives``
+    bytes: float  # of the array that it gathers, splits or sums, times its calls
+    group: int  # devices that take part
     is_hidden: bool
     """Whether it runs while other layers compute (weights and their gradients): see ``r1jax.plan.roofline``."""
 
@@ -57,36 +50,24 @@ class ProgramPlan:
     """Memory and work of one call of a program on one device, counted or compiled."""
 
     name: str
-    calls: float
-    """As in ``Program``."""
-    argument_bytes: int
-    """Arguments, donated ones included."""
-    output_bytes: int
-    """Results, those in donated memory included."""
-    alias_bytes: int
-    """The part of ``output_bytes`` that is in donated memory."""
-    temp_bytes: int
-    """Temporaries, at the moment when they take most."""
-    peak_bytes: int | None
-    """All memory at the peak, as the compiler says; None where nothing was compiled."""
-    resident_bytes: int
-    """Memory that other arrays take (the optimizer's moments while the sampler runs, ...)."""
-    flops: float
-    """Model FLOPs by count (6 N a trained token, and attention), without recomputation."""
-    hardware_flops: float
-    """FLOPs that the busiest device executes, recomputation included."""
-    hbm_bytes: float
-    """Bytes that are read from and written to HBM, at least."""
+    calls: float  # as in ``Program``
+    argument_bytes: int  # arguments, donated ones included
+    output_bytes: int  # results, those in donated memory included
+    alias_bytes: int  # the part of ``output_bytes`` that is in donated memory
+    temp_bytes: int  # temporaries, at the moment when they take most
+    peak_bytes: int | None  # all memory at the peak, as the compiler says; None where nothing was compiled
+    resident_bytes: int  # memory that other arrays take (the optimizer's moments while the sampler runs, ...)
+    flops: float  # model FLOPs by count (6 N a trained token, and attention), without recomputation
+    hardware_flops: float  # FLOPs that the busiest device executes, recomputation included
+    hbm_bytes: float  # bytes that are read from and written to HBM, at least
     collectives: Mapping[str, float]
-    """Kind ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", ...) -> bytes received, over all iterations of loops."""
-    compile_seconds: float | None = None
-    """None where nothing was compiled."""
-    exchanges: tuple[Exchange, ...] = ()
-    """The collectives by count, one by one."""
+    """Kind ("all-gather", "all-to-all", ...) -> bytes received, over all iterations of loops."""
+    compile_seconds: float | None = None  # None where nothing was compiled
+    exchanges: tuple[Exchange, ...] = ()  # the collectives by count, one by one
 
     @property
     def total_bytes(self) -> int:
-        """Memory of a device while the program runs: the larger of the compiler's two figures, and the resident arrays."""
+        """Memory of a device while it runs: the larger of the compiler's two figures, and the resident arrays."""
         program = self.argument_bytes + self.output_bytes - self.alias_bytes + self.temp_bytes
         return max(program, self.peak_bytes or 0) + self.resident_bytes
 

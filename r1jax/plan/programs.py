@@ -5,6 +5,7 @@ can know is assumed (``Assumed``), such as the mean length of responses.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,8 +16,9 @@ from jax.sharding import Mesh
 
 from r1jax.models.config import ModelConfig
 from r1jax.models.transformer import Model
+from r1jax.plan import budget
 from r1jax.plan.program import Program, abstract_array, replicated, with_sharding, without
-from r1jax.plan.sampling import sampling_programs, sampling_weights
+from r1jax.plan.sampling import phase_of, sampling_programs, sampling_weights
 from r1jax.policies.policy import abstract_policy, config_of
 from r1jax.policies.reward_model import abstract_head, make_reward_pass
 from r1jax.specs.policy import AnyInit, StageInit
@@ -35,15 +37,11 @@ class Assumed:
     mean_new_tokens: int = 8192
     """Tokens of a sampled response on average; R1-Zero's grow from 500 to 14,200 (R1 Fig. 1)."""
     mean_prompt_tokens: int = 256
-    mean_document_tokens: int = 8192
-    """Tokens of a conversation of SFT on average."""
-    num_documents: int = 804_745
-    """Of the SFT set, where the data is not there (R1 Table 5)."""
+    mean_document_tokens: int = 8192  # tokens of a conversation of SFT on average
+    num_documents: int = 804_745  # of the SFT set, where the data is not there (R1 Table 5)
     num_helpful: int = 66_000
-    num_safety: int = 106_000
-    """Examples of the reward models, where the data is not there (spec B.7)."""
-    mean_reward_tokens: int = 2048
-    """Tokens of a prompt with the answer that is judged, on average."""
+    num_safety: int = 106_000  # examples of the reward models, where the data is not there (spec B.7)
+    mean_reward_tokens: int = 2048  # tokens of a prompt with the answer that is judged, on average
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,21 +50,20 @@ class StagePrograms:
 
     stage: str
     model: Model
-    mesh: Mesh
-    """The trainer's."""
-    state: Any
-    """The train state, abstract; weights alone where the stage trains nothing."""
+    mesh: Mesh  # the trainer's
+    state: Any  # the train state, abstract; weights alone where the stage trains nothing
     programs: tuple[Program, ...]
-    tokens_per_step: float
-    """Tokens that a training step learns from."""
-    num_steps: int
-    """Of the whole stage."""
+    tokens_per_step: float  # tokens that a training step learns from
+    num_steps: int  # of the whole stage
 
 
 ModelOf = Callable[[AnyInit], ModelConfig]
 """The model of what a stage starts from, whose weights need not be there."""
 _Policy = tuple[Model, Any, Any]
 """A model with its abstract parameters and buffers."""
+_TOKENS = ("tokens", "targets", "segment_ids", "positions")
+_COUNTS = ("num_sequences", "num_segments", "num_tokens")
+"""Of every micro-batch of packed rows."""
 _Made = tuple[Any, Sequence[Program], float, int]
 """The state, programs, tokens and steps of a ``StagePrograms``."""
 
@@ -76,7 +73,8 @@ def stage_programs(
 ) -> StagePrograms:
     """The programs of one stage on ``mesh``.
 
-    Raises ValueError for a stage that has none and, with the key, for a mesh that does not divide the model or the rows.
+    Raises ValueError for a stage that has none and, with the key, for a mesh that does not divide the model or the
+    rows.
     """
     if spec.stage not in WITH_PROGRAMS:
         raise ValueError(
@@ -89,42 +87,23 @@ def stage_programs(
 
 def _rl(spec: RlSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> _Made:
     rows, length = spec.rows_per_microbatch, spec.tokens_per_row
-    name = "row_length" if spec.row_length else "max_prompt_tokens + max_new_tokens"
-    _check_length(name, length, mesh)
-    model, params, buffers = policy
-    state, update, score = rl.build(spec, model, params, buffers)
+    _check_length("row_length" if spec.row_length else "max_prompt_tokens + max_new_tokens", length, mesh)
+    state, update, score = rl.build(spec, *policy)
     mean_tokens = assumed.mean_prompt_tokens + assumed.mean_new_tokens
     tokens = spec.questions_per_phase * spec.group_size // spec.updates_per_phase * mean_tokens
     calls = math.ceil(tokens / length / rows)
-    fields = {
-        "int32": ("tokens", "targets", "segment_ids", "positions"),
-        "float32": ("mask", "advantage", "sampler_logp"),
-    }
-    scalars = ("temperature", "num_sequences", "num_segments", "num_tokens")
-    batch = _batch(fields, scalars, rows=rows, length=length, mesh=mesh)
-    logps = {"old_logp", "ref_logp"} if "reference" in state else {"old_logp"}
+    floats = ("mask", "advantage", "sampler_logp")
+    batch = _batch(mesh, rows, length, ints=_TOKENS, floats=floats, scalars=("temperature", *_COUNTS))
     sizes = {"rows": rows, "length": length, "segment": min(mean_tokens, length)}
-    programs = sampling_programs(
-        spec,
-        model,
-        state,
-        mesh,
-        rollout_mesh=spec.rollout_mesh,
-        num_prompts=spec.questions_per_phase,
-        num_samples=spec.group_size,
-        max_new_tokens=spec.longest - spec.max_prompt_tokens,
-        mean_new_tokens=assumed.mean_new_tokens,
-        steps=spec.updates_per_phase,
-    )
-
-    def log_probs(whose: str, weights, resident) -> Program:
-        arguments = (weights["params"], weights["buffers"], batch)
-        return Program(f"{whose} log-probs", "score", score, arguments, calls, sizes, resident=resident)
-
-    programs.append(log_probs("old", state, without(state, "params", "buffers")))
+    programs = sampling_programs(spec, policy[0], state, mesh, mean_new_tokens=assumed.mean_new_tokens)
+    scored = {"old": (state, without(state, "params", "buffers"))}
     if "reference" in state:
-        programs.append(log_probs("reference", to_device_memory(state["reference"]), without(state, "reference")))
-    programs += _update(state, update, batch | dict.fromkeys(logps, batch["mask"]), mesh, calls=calls, sizes=sizes)
+        scored["reference"] = (to_device_memory(state["reference"]), without(state, "reference"))
+    for whose, (weights, resident) in scored.items():
+        arguments = (weights["params"], weights["buffers"], batch)
+        programs.append(Program(f"{whose} log-probs", budget.score, score, arguments, calls, sizes, resident=resident))
+    logps = dict.fromkeys(("old_logp", "ref_logp")[: len(scored)], batch["mask"])
+    programs += _update(state, update, batch | logps, mesh, calls=calls, sizes=sizes)
     programs += (judges := _reward_models(spec, mesh, model_of, resident=state))
     # A reward model's weights are in memory all the time.
     weights_of = {program.name: program.arguments[:2] for program in judges}
@@ -144,9 +123,7 @@ def _supervised(spec: SupervisedSpec, policy: _Policy, mesh: Mesh, model_of: Mod
     model, params, buffers = policy
     loss_function = supervised.make_loss(model, spec)
     state, update = make_train_state(spec, loss_function, params, buffers, num_updates=num_updates)
-    fields = {"int32": ("tokens", "targets", "segment_ids", "positions"), "float32": ("mask",)}
-    scalars = ("num_sequences", "num_segments", "num_tokens")
-    batch = _batch(fields, scalars, rows=rows, length=length, mesh=mesh)
+    batch = _batch(mesh, rows, length, ints=_TOKENS, floats=("mask",), scalars=_COUNTS)
     segment = min(assumed.mean_document_tokens, length)
     tokens = spec.documents_per_update * segment
     sizes = {"rows": rows, "length": length, "segment": segment}
@@ -165,7 +142,7 @@ def _reward_model(spec: RewardModelSpec, policy: _Policy, mesh: Mesh, model_of: 
     state, update = make_train_state(spec, loss_function, params, buffers, num_updates=num_updates)
     examples = spec.examples_per_microbatch
     rows, length = examples * width, math.ceil(spec.max_tokens / spec.length_bucket) * spec.length_bucket
-    batch = _batch({"int32": ("tokens",)}, (), rows=rows, length=length, mesh=mesh)
+    batch = _batch(mesh, rows, length, ints=("tokens",))
     batch["lengths"] = abstract_array((rows,), jnp.int32, ("batch",), mesh)
     for name, dtype in (("labels", jnp.float32), ("weights", jnp.float32), ("places", jnp.int32)):
         batch[name] = abstract_array((examples,), dtype, ("batch",), mesh)
@@ -179,26 +156,16 @@ def _sampled(
     spec: RejectSpec | EvaluateSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: Assumed
 ) -> _Made:
     """Stages that only sample."""
+    phase = phase_of(spec)
     if isinstance(spec, RejectSpec):
-        num_prompts, num_samples = spec.prompts_per_batch, spec.samples_per_prompt
-        num_steps = math.ceil(spec.num_prompts / num_prompts)
+        num_steps = math.ceil(spec.num_prompts / phase.num_prompts)
     else:
-        num_prompts, num_samples = min(spec.problems, spec.problems_per_batch), spec.samples
         num_steps = len(spec.tasks) * math.ceil(spec.problems / spec.problems_per_batch)
     model, params, buffers = policy
-    params, buffers = sampling_weights(model, {"params": params, "buffers": buffers}, mesh)
-    state = {"params": params, "buffers": buffers}
-    programs = sampling_programs(
-        spec,
-        model,
-        state,
-        mesh,
-        num_prompts=num_prompts,
-        num_samples=num_samples,
-        max_new_tokens=spec.max_new_tokens,
-        mean_new_tokens=assumed.mean_new_tokens,
-    )
-    return state, programs, num_prompts * num_samples * assumed.mean_new_tokens, num_steps
+    weights = sampling_weights(model, {"params": params, "buffers": buffers}, mesh)
+    state = dict(zip(("params", "buffers"), weights, strict=True))
+    programs = sampling_programs(spec, model, state, mesh, mean_new_tokens=assumed.mean_new_tokens)
+    return state, programs, phase.num_prompts * phase.num_samples * assumed.mean_new_tokens, num_steps
 
 
 def _update(state, update, batch, mesh: Mesh, *, calls: float, sizes: Mapping[str, int]) -> list[Program]:
@@ -212,26 +179,25 @@ def _update(state, update, batch, mesh: Mesh, *, calls: float, sizes: Mapping[st
     applied = (changed, grads, sums.get("expert_counts"))
     others, apply = without(state, "params", "buffers"), jax.jit(update.apply, donate_argnums=0)
     return [
-        Program("zeros", "zeros", update.zeros, (batch,), 1, sizes, resident=state),
-        Program("update", "accumulate", update.accumulate, accumulated, calls, sizes, resident=others),
-        Program("apply", "apply", apply, applied, 1, sizes, resident=without(state, *changed)),
+        Program("zeros", budget.zeros, update.zeros, (batch,), 1, sizes, resident=state),
+        Program("update", budget.accumulate, update.accumulate, accumulated, calls, sizes, resident=others),
+        Program("apply", budget.apply, apply, applied, 1, sizes, resident=without(state, *changed)),
     ]
 
 
 def _reward_models(spec: RlSpec, mesh: Mesh, model_of: ModelOf, *, resident) -> list[Program]:
     """A scoring pass of each reward model among the rewards, over whole rows."""
-    programs = []
+    programs, count = [], functools.partial(budget.score, has_head=False)
     for reward in spec.rewards:
-        if not isinstance(reward, ModelReward):
-            continue
-        model, params, buffers = abstract_policy(model_of(StageInit(path=reward.path)), mesh=mesh)
-        rows, length = reward.rows_per_batch, spec.tokens_per_row
-        tokens_BT = abstract_array((rows, length), jnp.int32, ("batch", None), mesh)
-        lengths_B = abstract_array((rows,), jnp.int32, ("batch",), mesh)
-        arguments = (params | abstract_head(model, mesh=mesh), buffers, tokens_BT, lengths_B)
-        calls = spec.questions_per_phase * spec.group_size / rows / spec.updates_per_phase
-        name, sizes = f"reward model {reward.name}", {"rows": rows, "length": length}
-        programs.append(Program(name, "reward", make_reward_pass(model), arguments, calls, sizes, resident=resident))
+        if isinstance(reward, ModelReward):
+            model, params, buffers = abstract_policy(model_of(StageInit(path=reward.path)), mesh=mesh)
+            rows, length = reward.rows_per_batch, spec.tokens_per_row
+            tokens_BT = abstract_array((rows, length), jnp.int32, ("batch", None), mesh)
+            lengths_B = abstract_array((rows,), jnp.int32, ("batch",), mesh)
+            arguments = (params | abstract_head(model, mesh=mesh), buffers, tokens_BT, lengths_B)
+            calls = spec.questions_per_phase * spec.group_size / rows / spec.updates_per_phase
+            name, sizes = f"reward model {reward.name}", {"rows": rows, "length": length}
+            programs.append(Program(name, count, make_reward_pass(model), arguments, calls, sizes, resident=resident))
     return programs
 
 
@@ -243,13 +209,10 @@ def _check_length(name: str, length: int, mesh: Mesh) -> None:
         )
 
 
-def _batch(fields, scalars, *, rows: int, length: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """A micro-batch as ``place_batch`` lays it out. fields: type -> names."""
-    arrays = {
-        name: abstract_array((rows, length), jnp.dtype(dtype), ("batch", None), mesh)
-        for dtype, names in fields.items()
-        for name in names
-    }
+def _batch(mesh: Mesh, rows: int, length: int, *, ints=(), floats=(), scalars=()) -> dict[str, jax.ShapeDtypeStruct]:
+    """A micro-batch as ``place_batch`` lays it out, by the names of its arrays."""
+    types = dict.fromkeys(ints, jnp.int32) | dict.fromkeys(floats, jnp.float32)
+    arrays = {name: abstract_array((rows, length), dtype, ("batch", None), mesh) for name, dtype in types.items()}
     return arrays | {name: abstract_array((), jnp.float32, (), mesh) for name in scalars}
 
 

@@ -1,30 +1,29 @@
-"""Modelled seconds of a program on a topology. Nothing here was measured on hardware, and every figure from it is *modelled*.
+"""Modelled seconds of a program on a topology. Nothing here was measured on hardware, and every figure from it is
+*modelled*.
 
 A program takes the longest of
 
-- its matmuls at the peak, times an efficiency (1: the ideal; ``MATMUL_EFFICIENCY`` is an assumption: what large matmuls and
-  attention reach together, rarely more than three quarters),
+- its matmuls at the peak, times an efficiency (1: the ideal; ``MATMUL_EFFICIENCY`` is an assumption: what large matmuls
+  and attention reach together, rarely more than three quarters),
 - its HBM bytes at full bandwidth,
-- its hidden collectives at the links' bandwidth: while layer l computes, the weights of layer l + 1 are gathered and its
-  gradients are split, as XLA's scheduler does for the body of a scan; layers are alike, so this holds of the sum as of each,
+- its hidden collectives at the links' bandwidth: while layer l computes, the weights of layer l + 1 are gathered and
+  its gradients are split, as XLA's scheduler does for the body of a scan; layers are alike, so this holds of the sum as
+  of each,
 
-and then its exposed collectives: what goes to the experts and back, sums over "tensor", keys gathered over "sequence". The next
-computation needs them, and no other part of the batch hides them. Left out are latencies (a few microseconds a collective,
-which count in decoding), and that collectives share links.
+and then its exposed collectives: what goes to the experts and back, sums over "tensor", keys gathered over "sequence".
+The next computation needs them, and no other part of the batch hides them. Left out are latencies (a few microseconds a
+collective, which count in decoding), and that collectives share links.
 
 MFU is model FLOPs (``r1jax.plan.flops``) over the peak times that time, so recomputation lowers it.
 """
 
 import dataclasses
-from collections.abc import Iterable
 
 from r1jax.plan.hardware import Topology
 from r1jax.plan.program import Exchange, ProgramPlan
 
 MATMUL_EFFICIENCY = 0.75
 """Assumed, not measured."""
-_OF_SAMPLING = ("prefill", "decode", "reshard (")
-"""How the names of the programs begin that only sampling needs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +32,9 @@ class ModelledTime:
 
     compute: float
     memory: float
-    hidden: float
-    """Of collectives that run while layers compute."""
-    exposed: float
-    """Of collectives that the computation waits for."""
-    model_flops: float
-    """Seconds of the model FLOPs at the peak."""
+    hidden: float  # of collectives that run while layers compute
+    exposed: float  # of collectives that the computation waits for
+    model_flops: float  # seconds of the model FLOPs at the peak
 
     @property
     def total(self) -> float:
@@ -56,9 +52,7 @@ class ModelledTime:
 
 
 def modelled_time(plan: ProgramPlan, topology: Topology, *, efficiency: float = MATMUL_EFFICIENCY) -> ModelledTime:
-    """The time of one call. Raises ValueError for an efficiency that is not in (0, 1]."""
-    if not 0 < efficiency <= 1:
-        raise ValueError(f"efficiency must be more than 0 and at most 1, got {efficiency}")
+    """The time of one call."""
     return ModelledTime(
         compute=plan.hardware_flops / topology.peak_flops / efficiency,
         memory=plan.hbm_bytes / topology.hbm_bandwidth,
@@ -69,7 +63,7 @@ def modelled_time(plan: ProgramPlan, topology: Topology, *, efficiency: float = 
 
 
 def exchange_seconds(exchange: Exchange, topology: Topology) -> float:
-    """Time of a collective alone. An all-reduce is a reduce-scatter and an all-gather; a permute goes as far as an all-to-all."""
+    """Of a collective alone. An all-reduce is a reduce-scatter and an all-gather; a permute goes as far as an all-to-all."""
     if exchange.group <= 1:
         return 0.0
     if "all-to-all" in exchange.kind or exchange.kind == "collective-permute":
@@ -77,33 +71,3 @@ def exchange_seconds(exchange: Exchange, topology: Topology) -> float:
     passes = 2 if exchange.kind == "all-reduce" else 1
     received = exchange.bytes * (exchange.group - 1) / exchange.group
     return passes * received / topology.gather_bandwidth(exchange.group)
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """A whole stage, modelled."""
-
-    step_seconds: float
-    """One update of the optimizer, and its share of the sampling."""
-    rollout_seconds: float
-    """The sampling in it."""
-    tokens_per_second: float
-    """Tokens that are learned from, over all of ``step_seconds``."""
-    days: float
-    chip_hours: float
-
-
-def schedule(
-    plans: Iterable[ProgramPlan],
-    topology: Topology,
-    *,
-    tokens_per_step: float,
-    num_steps: int,
-    efficiency: float = MATMUL_EFFICIENCY,
-) -> Schedule:
-    """The stage's time: each program as often as a training step calls it, one after the other."""
-    seconds = {plan.name: plan.calls * modelled_time(plan, topology, efficiency=efficiency).total for plan in plans}
-    step = sum(seconds.values())
-    rollout = sum(time for name, time in seconds.items() if name.startswith(_OF_SAMPLING))
-    total = step * num_steps
-    return Schedule(step, rollout, tokens_per_step / step, total / 86_400, total / 3600 * topology.num_chips)

@@ -1,7 +1,7 @@
 """The programs that sample: weights laid out for the sampler, prefill of a phase's prompts, a decode segment."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from r1jax.kernels.paged_decode.pages import page_specs
 from r1jax.models.transformer import Model
+from r1jax.plan import budget
 from r1jax.plan.program import Program, abstract_array, replicated, with_sharding, without
-from r1jax.rollout.engine import MAX_STOP_IDS, RowLayout, make_engine
+from r1jax.rollout.engine import MAX_STOP_IDS, Engine, RowLayout, make_engine
 from r1jax.rollout.rows import PagedRows, prompts_at_once
 from r1jax.rollout.weight_sync import (
     FIRST_DEVICE,
@@ -24,7 +25,25 @@ from r1jax.rollout.weight_sync import (
 )
 from r1jax.sharding import bytes_on_device
 from r1jax.specs.stages import EvaluateSpec, RejectSpec, RlSpec
-from r1jax.specs.training import RolloutMeshSpec
+
+
+class Phase(NamedTuple):
+    """What is sampled at a time."""
+
+    num_prompts: int
+    num_samples: int
+    max_new_tokens: int
+    steps: int = 1  # training steps that learn from it
+
+
+def phase_of(spec: RlSpec | RejectSpec | EvaluateSpec) -> Phase:
+    """A phase or a batch of a stage."""
+    if isinstance(spec, RlSpec):
+        new_tokens = spec.longest - spec.max_prompt_tokens
+        return Phase(spec.questions_per_phase, spec.group_size, new_tokens, spec.updates_per_phase)
+    if isinstance(spec, RejectSpec):
+        return Phase(spec.prompts_per_batch, spec.samples_per_prompt, spec.max_new_tokens)
+    return Phase(min(spec.problems, spec.problems_per_batch), spec.samples, spec.max_new_tokens)
 
 
 def sampling_weights(model: Model, state, mesh: Mesh) -> tuple[Any, Any]:
@@ -39,22 +58,14 @@ def sampling_weights(model: Model, state, mesh: Mesh) -> tuple[Any, Any]:
 
 
 def sampling_programs(
-    spec: RlSpec | RejectSpec | EvaluateSpec,
-    model: Model,
-    state,
-    mesh: Mesh,
-    *,
-    rollout_mesh: RolloutMeshSpec | None = None,
-    num_prompts: int,
-    num_samples: int,
-    max_new_tokens: int,
-    mean_new_tokens: int,
-    steps: int = 1,
+    spec: RlSpec | RejectSpec | EvaluateSpec, model: Model, state, mesh: Mesh, *, mean_new_tokens: int
 ) -> list[Program]:
-    """Weights for the sampler, prefill of a phase's prompts, and a decode segment on the longest cache, which takes most.
+    """Weights for the sampler, prefill of a phase's prompts, and a decode segment on the longest cache, which takes
+    most.
 
-    steps: training steps of a phase. Raises ValueError, naming the key, for a rollout mesh that does not divide the model.
+    Raises ValueError, naming the key, for a rollout mesh that does not divide the model.
     """
+    phase, rollout_mesh = phase_of(spec), getattr(spec, "rollout_mesh", None)
     programs, weights, resident = [], (state["params"], state["buffers"]), without(state, "params", "buffers")
     if rollout_mesh is not None:
         if rollout_mesh.first_device is not None:
@@ -66,54 +77,39 @@ def sampling_programs(
             weights = sampling_weights(model, state, mesh)
         except ValueError as error:
             raise ValueError(f"rollout_mesh: {str(error).replace('make mesh.', 'make rollout_mesh.')}") from error
-        programs, resident = [_reshard(state, weights[0], mesh, steps=steps)], dict(state)
-    segment = spec.engine.segment
+        programs, resident = [_reshard(state, weights[0], mesh, steps=phase.steps)], dict(state)
+    segment, bucket = spec.engine.segment, spec.engine.prompt_bucket
     engine = make_engine(model, spec.engine, pad_id=0)
-    prompt = -(-spec.max_prompt_tokens // spec.engine.prompt_bucket) * spec.engine.prompt_bucket
+    prompt, num_segments = -(-spec.max_prompt_tokens // bucket) * bucket, -(-phase.max_new_tokens // segment)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        at_once = prompts_at_once(num_prompts, num_samples, spec.engine.max_rows)
-        rows = engine._rows(at_once, prompt, num_samples=num_samples, max_new_tokens=max_new_tokens)
-    num_batches, num_segments = -(-num_prompts // at_once), -(-max_new_tokens // segment)
-    batch: dict[str, Any] = rows.lay_out([[0]] * at_once, pad_id=0) | {"first_row": np.int32(0)}
-
-    def settings():
-        return {
-            "temperature": jnp.float32(1.0),
-            "top_p": None if getattr(spec, "top_p", None) is None else jnp.float32(1.0),
-            "stop_ids": jnp.zeros((MAX_STOP_IDS,), jnp.int32),
-            "budget": jnp.int32(0),
-            "key": jax.random.key(0),
-        }
-
-    slots = prompt + num_segments * segment
-    decoded = decode_state(model, rows, batch, mesh=mesh, slots=slots)
-    prefill = Program(
-        "prefill",
-        "prefill",
-        engine._prefill,
-        (*weights, replicated(jax.eval_shape(lambda: batch), mesh)),
-        calls=num_batches / steps,
-        sizes={"prompts": len(batch["tokens_PT"]), "length": prompt, "samples": rows.num_samples},
-        static={"rows": rows},
-        resident=resident,
+        at_once = prompts_at_once(phase.num_prompts, phase.num_samples, spec.engine.max_rows)
+        rows = engine._rows(at_once, prompt, num_samples=phase.num_samples, max_new_tokens=phase.max_new_tokens)
+    calls, slots = -(-phase.num_prompts // at_once) / phase.steps, prompt + num_segments * segment
+    batch = replicated(rows.lay_out([[0]] * at_once, pad_id=0) | {"first_row": np.int32(0)}, mesh)
+    settings = {
+        "temperature": np.float32(1.0),
+        "top_p": None if getattr(spec, "top_p", None) is None else np.float32(1.0),
+        "stop_ids": np.zeros(MAX_STOP_IDS, np.int32),
+        "budget": np.int32(0),
+        "key": jax.eval_shape(jax.random.key, 0),
+    }
+    sizes = {"prompts": batch["tokens_PT"].shape[0], "length": prompt, "samples": rows.num_samples}
+    prefilled = (*weights, batch)
+    programs.append(
+        Program("prefill", budget.prefill, engine._prefill, prefilled, calls, sizes, {"rows": rows}, resident)
     )
+    decoded = (*weights, decode_state(engine, weights, batch, rows=rows, slots=slots), replicated(settings, mesh))
     mean_slots = min(prompt + mean_new_tokens, slots)
-    decode = Program(
-        "decode",
-        "decode",
-        engine._decode,
-        (*weights, decoded, replicated(jax.eval_shape(settings), mesh)),
-        calls=num_batches * num_segments / steps,
-        sizes={"rows": at_once * num_samples, "slots": slots, "steps": segment, "mean_slots": mean_slots},
-        static={"steps": segment},
-        resident=resident,
-        dynamic_trips=(segment,),
+    sizes = {"rows": at_once * phase.num_samples, "slots": slots, "steps": segment, "mean_slots": mean_slots}
+    static, trips = {"steps": segment}, (segment,)
+    programs.append(
+        Program("decode", budget.decode, engine._decode, decoded, calls * num_segments, sizes, static, resident, trips)
     )
-    return [*programs, prefill, decode]
+    return programs
 
 
 def _reshard(state, params, mesh: Mesh, *, steps: int) -> Program:
-    """What makes the sampler's ``params`` on its mesh, as ``WeightSync.lend`` does: array by array, of which the largest takes most."""
+    """What makes the sampler's ``params``, as ``WeightSync.lend`` does, of the largest array, which takes most memory."""
     arrays = zip(jax.tree.leaves_with_path(state["params"]), jax.tree.leaves(params), strict=True)
     (path, source), target = max(arrays, key=lambda pair: pair[1].size)
     function, arguments, calls = make_reshard(target.sharding, target.dtype), (source,), 1
@@ -126,48 +122,31 @@ def _reshard(state, params, mesh: Mesh, *, steps: int) -> Program:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     sizes = {"output_bytes": bytes_on_device(target)}
     resident = state | {"params": others, "copy": copies}
-    return Program(f"reshard ({name})", "reshard", function, arguments, calls / steps, sizes, resident=resident)
+    return Program(f"reshard ({name})", budget.reshard, function, arguments, calls / steps, sizes, resident=resident)
 
 
-def decode_state(model: Model, rows: RowLayout, batch, *, mesh: Mesh, slots: int) -> dict[str, Any]:
+def decode_state(engine: Engine, weights, batch, *, rows: RowLayout, slots: int) -> dict[str, Any]:
     """What the engine's prefill gives and its decode takes, abstract, laid out by the rules of the role "rollout".
 
     slots: of a dense cache at its longest.
     """
-    num_rows, config = len(batch["tokens_PT"]) * rows.num_samples, model.config
-
-    def made():
-        if isinstance(rows, PagedRows):
-            cache = model.init_paged_cache(
-                page_table_BI=batch["page_table_BI"],
-                num_pages=rows.num_parts * rows.pages_per_part,
-                page_size=rows.page_size,
-                batch_axes=rows.batch_axes,
-            )
-        else:
-            cache = model.init_cache(batch=num_rows, length=slots)
-        return {
-            "cache": cache,
-            "hidden_BD": jnp.zeros((num_rows, config.model_dim), config.dtype),
-            "position_B": jnp.zeros((num_rows,), jnp.int32),
-            "row_B": jnp.zeros((num_rows,), jnp.int32),
-            "done_B": jnp.zeros((num_rows,), bool),
-            "step": jnp.int32(0),
-        }
+    mesh = batch["tokens_PT"].sharding.mesh
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        state = engine._prefill.eval_shape(*weights, batch, rows=rows)
+        room = slots - rows.prompt_length
+        state["cache"] = jax.eval_shape(lambda cache: rows.with_room(cache, room), state["cache"])
+    num_rows = state["done_B"].shape[0]
 
     def per_row(leaf):
-        axes = ("batch",) if leaf.ndim and leaf.shape[0] == num_rows else (None,) * min(leaf.ndim, 1)
-        return abstract_array(leaf.shape, leaf.dtype, (*axes, *(None,) * (leaf.ndim - 1)), mesh, role="rollout")
+        first = "batch" if leaf.shape[:1] == (num_rows,) else None
+        axes = (first, *(None,) * (leaf.ndim - 1))[: leaf.ndim]
+        return abstract_array(leaf.shape, leaf.dtype, axes, mesh, role="rollout")
 
-    def pool(layer):
-        specs = page_specs(layer, rows.batch_axes, mesh) if isinstance(rows, PagedRows) else {}
-        return {name: with_sharding(a, NamedSharding(mesh, specs[name])) for name, a in layer.items()}
-
-    state = jax.eval_shape(made)
-    if not isinstance(rows, PagedRows):
-        return jax.tree.map(per_row, state)
-    cache = state.pop("cache")
-    layers = tuple(pool(layer) for layer in cache.layers)
-    table_BI, lengths_B = per_row(cache.page_table_BI), per_row(cache.lengths_B)
-    cache = dataclasses.replace(cache, layers=layers, page_table_BI=table_BI, lengths_B=lengths_B)
-    return jax.tree.map(per_row, state) | {"cache": cache}
+    state = jax.tree.map(per_row, state)
+    if isinstance(rows, PagedRows):
+        pools = []
+        for layer in state["cache"].layers:
+            specs = page_specs(layer, rows.batch_axes, mesh)
+            pools.append({name: with_sharding(a, NamedSharding(mesh, specs[name])) for name, a in layer.items()})
+        state["cache"] = dataclasses.replace(state["cache"], layers=tuple(pools))
+    return state

@@ -8,19 +8,19 @@ import jax
 from r1jax.plan.hardware import GIB, Topology
 from r1jax.plan.program import ProgramPlan
 from r1jax.plan.programs import Assumed, StagePrograms
-from r1jax.plan.roofline import MATMUL_EFFICIENCY, modelled_time, schedule
+from r1jax.plan.roofline import MATMUL_EFFICIENCY, modelled_time
+
+_OF_SAMPLING = ("prefill", "decode", "reshard (")
+"""How the names of the programs begin that only sampling needs."""
 
 
 def plan_table(
-    plans: Sequence[ProgramPlan],
-    topology: Topology,
-    *,
-    title: str,
-    stage: StagePrograms,
-    assumed: Assumed,
-    efficiency: float = MATMUL_EFFICIENCY,
+    plans: Sequence[ProgramPlan], topology: Topology, *, title: str, stage: StagePrograms, assumed: Assumed
 ) -> str:
-    """Memory of a device, then work and modelled time, then the stage as a whole; sizes in GiB, times in seconds."""
+    """Memory of a device, then work and modelled time, then the stage as a whole; sizes in GiB, times in seconds.
+
+    A step takes each program as often as it calls it, one after the other.
+    """
     axes = {name: size for name, size in stage.mesh.shape.items() if size > 1}
     how = "compiled" if all(plan.compile_seconds is not None for plan in plans) else "by count"
     kinds = sorted({kind for plan in plans for kind in plan.collectives})
@@ -29,11 +29,11 @@ def plan_table(
         for plan in plans
         if plan.collectives
     ]
-    total = schedule(
-        plans, topology, tokens_per_step=stage.tokens_per_step, num_steps=stage.num_steps, efficiency=efficiency
-    )
+    seconds = {plan.name: plan.calls * modelled_time(plan, topology).total for plan in plans}
+    step, sampling = sum(seconds.values()), sum(time for name, time in seconds.items() if name.startswith(_OF_SAMPLING))
+    total, per_second = step * stage.num_steps, stage.tokens_per_step / step
     length = assumed.mean_new_tokens if stage.stage in ("rl", "reject") else assumed.mean_document_tokens
-    rollout = f", {total.rollout_seconds:,.1f} of them sampling" if total.rollout_seconds else ""
+    rollout = f", {sampling:,.1f} of them sampling" if sampling else ""
     return f"""\
 # {title}
 
@@ -45,10 +45,10 @@ def plan_table(
 figure; *resident*: arrays in memory that are no arguments; *total*: resident arrays, and the larger of the peak and of arguments, \
 output and temporaries less what is in place.
 
-Work of one call on one device. All times are *modelled* (r1jax.plan.roofline), with matmuls at {efficiency:.0%} of the peak; \
+Work of one call on one device. All times are *modelled* (r1jax.plan.roofline), with matmuls at {MATMUL_EFFICIENCY:.0%} of the peak; \
 "ideal" is at all of it. Nothing was run.
 
-{_markdown([_work(plan, topology, efficiency) for plan in plans])}
+{_markdown([_work(plan, topology) for plan in plans])}
 
 Collectives, GiB a device and call, of the whole array that each gathers, sums or exchanges:
 
@@ -56,9 +56,9 @@ Collectives, GiB a device and call, of the whole array that each gathers, sums o
 
 *Modelled*, at {length:,} tokens a sequence on average (assumed), {stage.tokens_per_step:,.0f} tokens a step:
 
-- {total.step_seconds:,.1f} s a step{rollout}
-- {total.tokens_per_second:,.0f} tokens/s, {total.tokens_per_second / topology.num_chips:,.1f} a chip
-- {stage.num_steps:,} steps: {total.days:,.2f} days, {total.chip_hours:,.0f} chip-hours
+- {step:,.1f} s a step{rollout}
+- {per_second:,.0f} tokens/s, {per_second / topology.num_chips:,.1f} a chip
+- {stage.num_steps:,} steps: {total / 86_400:,.2f} days, {total / 3600 * topology.num_chips:,.0f} chip-hours
 - host memory for loading the weights: {_gib(host_bytes(stage.state["params"]))} GiB, one shard at a time
 """
 
@@ -97,8 +97,8 @@ def _memory(plan: ProgramPlan, topology: Topology) -> dict[str, str]:
     }
 
 
-def _work(plan: ProgramPlan, topology: Topology, efficiency: float) -> dict[str, str]:
-    time, ideal = (modelled_time(plan, topology, efficiency=e) for e in (efficiency, 1.0))
+def _work(plan: ProgramPlan, topology: Topology) -> dict[str, str]:
+    time, ideal = modelled_time(plan, topology), modelled_time(plan, topology, efficiency=1.0)
     return {
         "program": plan.name,
         "calls a step": f"{plan.calls:g}",
@@ -115,11 +115,10 @@ def _work(plan: ProgramPlan, topology: Topology, efficiency: float) -> dict[str,
 
 def _markdown(rows: Sequence[Mapping[str, str]]) -> str:
     """A table of rows that have the same columns."""
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
-    cells = [[name.ljust(width) for name, width in widths.items()], ["-" * width for width in widths.values()]]
-    cells += [[row[name].ljust(width) for name, width in widths.items()] for row in rows]
-    lines = [f"| {' | '.join(row)} |" for row in cells]
-    lines[1] = lines[1].replace(" ", "-")
+    table = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in table]
+    lines.insert(1, f"|{'|'.join('-' * (width + 2) for width in widths)}|")
     return "\n".join(lines)
 
 

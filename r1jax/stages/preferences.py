@@ -21,7 +21,7 @@ from r1jax.data.preferences import Judged, judge_pairs, parse_candidate, select_
 from r1jax.data.records import FOLDER, check_records, records_of
 from r1jax.policies.chat import check_answered, make_chat
 from r1jax.policies.preview import Previews
-from r1jax.processes import on_first, require_same_text
+from r1jax.processes import on_first, require_same
 from r1jax.sharding import make_mesh
 from r1jax.specs.functions import check_function, load_function
 from r1jax.specs.reader import read
@@ -71,7 +71,7 @@ def main(spec: PreferencesSpec, workdir: Path) -> dict:
             metrics.write(len(judged) + len(verdicts), counts | {"time/step": time.perf_counter() - begin})
             lines = "".join(json.dumps(dataclasses.asdict(pair), ensure_ascii=False) + "\n" for pair in verdicts)
             last = len(judged) + len(verdicts) - 1
-            require_same_text(lines, f"the verdicts on candidates {len(judged)} to {last}")
+            require_same(lines, f"the verdicts on candidates {len(judged)} to {last}")
             on_first(functools.partial(_append, path, lines))
             judged += verdicts
 

@@ -3,9 +3,8 @@
 A checkpoint is a folder `checkpoints/<step>` of the work directory. It holds the state's arrays and one JSON record:
 the caller's `extra` (data position, random keys, counters: whatever the loop needs to go on) and the shape, type and
 checksum of every array. Orbax writes into a temporary folder and renames it when all is on disk, so a folder without
-the suffix is complete. `best.json` of the work directory, {"step", "metric", "value"}, names the checkpoint with the highest
-held-out score, which is kept as well as the latest ones. The checksums are of bits and do not depend on the sharding: what a
-disk has damaged, or a restore has put in the wrong place, is refused and never trained on.
+the suffix is complete. `best.json`, {"step", "metric", "value"}, names the checkpoint with the highest held-out score.
+What a disk has damaged, or a restore has put in the wrong place, is refused and never trained on.
 """
 
 import contextlib
@@ -33,14 +32,12 @@ class CheckpointError(RuntimeError):
 class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     """The checkpoints of one work directory, for the loop that writes them (readers use `load_checkpoint`).
 
-    `keep` of the latest ones stay on disk; `every` is the number of updates between two, None: only at the end. Opening it clears
-    away what an interrupted save has left. At any moment the checkpoint that best.json names is on disk: it is written when the
-    save is, and the one before it goes with the save after that.
+    `keep` of the latest ones stay on disk; `every` is the number of updates between two, None: only at the end. Opening
+    it clears away what an interrupted save has left. At any moment the checkpoint that best.json names is on disk: it
+    is written when the save is, and the one before it goes with the save after that.
     """
 
     def __init__(self, workdir: str | Path, *, keep: int = 2, every: int | None = None):
-        if keep < 1 or (every is not None and every < 1):
-            raise ValueError(f"keep and every must be at least 1, got keep={keep}, every={every}")
         self.folder = Path(workdir).absolute() / FOLDER
         self._keep, self._every = keep, every
         self._at_step: int | None = None
@@ -58,7 +55,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         return self._best is not None
 
     def is_due(self, step: int) -> bool:
-        """Whether `every` updates or more have been done since the last save or restore (the loop also saves at its end)."""
+        """Whether `every` updates have been done since the last save or restore (the loop also saves at its end)."""
         return self._every is not None and step - (self._at_step or 0) >= self._every
 
     def latest_step(self) -> int | None:
@@ -67,7 +64,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         return None if latest is None else latest.step
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Orbax asks it when a save begins, and deletes the others when that is on disk: the latest ones and the best stay."""
+        """Orbax asks when a save begins, and deletes the others when that is on disk: the latest and the best stay."""
         best = [best["step"] for best in (self._best, self._written) if best is not None]
         first_kept = len(checkpoints) - self._keep
         return [index >= first_kept or info.step in best for index, info in enumerate(checkpoints)]
@@ -81,45 +78,41 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         size = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(state))
         return size * max(1, self._keep + 1 + with_best - num_there)
 
-    def save(self, step: int, state: Any, *, extra: Mapping[str, Any]) -> None:
+    def save(self, step: int, state: Any, *, extra: Mapping[str, Any], best: dict[str, Any] | None = None) -> None:
         """Saves the state after `step` updates, with `extra` in the same checkpoint.
 
         Goes on in the background; the state may be donated as soon as this returns. Waits for the save before it, if
-        that still runs; does nothing if this loop has just saved or restored `step`, even where `extra` has changed: one
-        that is written anew would for a while not be there.
+        that still runs; does nothing if this loop has just saved or restored `step`, even where `extra` has changed:
+        one that is written anew would for a while not be there.
 
-        state: tree of jax arrays (no typed keys: put `jax.random.key_data` into extra). extra: plain JSON: dicts with string keys,
-        lists, strings, numbers, None.
+        state: tree of jax arrays (no typed keys: put `jax.random.key_data` into extra). extra: plain JSON: dicts with
+        string keys, lists, strings, numbers, None. best: what best.json will say from now on.
 
-        Raises CheckpointError for a disk that cannot be written (also one from the save before), ValueError for bad
-        arguments.
+        Raises CheckpointError for a disk that cannot be written (also one from the save before), ValueError for an
+        extra that would come back different.
         """
-        self._save(step, state, extra, self._best)
-
-    def _save(self, step: int, state: Any, extra: Mapping[str, Any], best: dict[str, Any] | None) -> None:
-        if step == self._at_step:
-            self._best = best
-            return
-        if json.loads(json.dumps(extra)) != extra:
-            raise ValueError(f"extra is no plain JSON and would come back different: {extra!r}")
-        record = {"arrays": _describe(state, checksums=True), "extra": dict(extra), "best": best}
-        with _naming(self.folder / str(step), "cannot save"):
-            self._checkpointer.wait()
-            self._write_best()
-            self._best = best
-            self._checkpointer.save_checkpointables_async(step, {_STATE: state, _RECORD: record}, force=True)
-        self._at_step = step
+        best = best or self._best
+        if step != self._at_step:
+            if json.loads(json.dumps(extra)) != extra:
+                raise ValueError(f"extra is no plain JSON and would come back different: {extra!r}")
+            record = {"arrays": _describe(state), "extra": dict(extra), "best": best}
+            self.wait()
+            with _naming(self.folder / str(step), "cannot save"):
+                self._best = best
+                self._checkpointer.save_checkpointables_async(step, {_STATE: state, _RECORD: record}, force=True)
+        self._at_step, self._best = step, best
 
     def save_best(self, step: int, state: Any, *, extra: Mapping[str, Any], metric: str, value: float) -> bool:
         """Saves the state, as `save`, if its held-out score is the highest yet; returns whether it is.
 
-        A tie goes to the earlier one, and so does a score that is no number. Another metric than before begins anew. A run
-        that was interrupted ends with the same best one, if it evaluates again after it was restored at the same step.
+        A tie goes to the earlier one, and so does a score that is no number. Another metric than before begins anew. A
+        run that was interrupted ends with the same best one, if it evaluates again after it was restored at the same
+        step.
         """
         best = self._best if self._best is not None and self._best["metric"] == metric else None
         if not value > (-math.inf if best is None else best["value"]):
             return False
-        self._save(step, state, extra, {"step": step, "metric": metric, "value": float(value)})
+        self.save(step, state, extra=extra, best={"step": step, "metric": metric, "value": float(value)})
         return True
 
     def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
@@ -144,12 +137,6 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             self._checkpointer.wait()
             self._write_best()
 
-    def close(self) -> None:
-        """Waits and lets go of the folder."""
-        with _naming(self.folder, "cannot save"):
-            self._checkpointer.close()
-            self._write_best()
-
     def _write_best(self) -> None:
         """Writes best.json; nothing is being saved."""
         if self._best == self._written:
@@ -167,7 +154,10 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         self._written = best
 
     def __exit__(self, *error: object) -> None:
-        self.close()
+        """Waits and lets go of the folder."""
+        with _naming(self.folder, "cannot save"):
+            self._checkpointer.close()
+            self._write_best()
 
 
 def checkpoint_steps(workdir: str | Path) -> list[int]:
@@ -188,16 +178,15 @@ def load_checkpoint(
     step: int | Literal["latest", "best"] | None = None,
     partial: bool = False,
 ) -> tuple[Any, dict[str, Any]]:
-    """The state, and the `extra` saved with it, of another stage's work directory, finished or not; nothing is written there.
+    """The state, and the `extra` saved with it, of another stage's work directory, finished or not; nothing is written
+    there.
 
-    Args:
-      abstract_state: tree of arrays or ShapeDtypeStructs with shardings: what is loaded is laid out like it, whatever
-        mesh it was saved from. Structure, shapes and types must be those of the checkpoint.
-      step: number of updates done; "best": that of the highest held-out score; "latest" or None: the latest.
-      partial: load only what abstract_state names (say {"params": ..., "buffers": ...} of a whole train state).
+    abstract_state: tree of arrays or ShapeDtypeStructs with shardings: what is loaded is laid out like it, whatever
+    mesh it was saved from. Structure, shapes and types must be those of the checkpoint; partial: of the part that it
+    names. step: number of updates done; "best": that of the highest held-out score; "latest" or None: the latest.
 
-    Raises CheckpointError, naming the folder, where there is no such step (naming those that there are), it is damaged, or
-    it is of another model.
+    Raises CheckpointError, naming the folder, where there is no such step (naming those that there are), it is damaged,
+    or it is of another model.
     """
     folder = Path(workdir).absolute() / FOLDER
     step = _choose_step(folder, step)
@@ -210,11 +199,10 @@ def load_checkpoint(
 
 def _choose_step(folder: Path, step: int | str | None) -> int:
     """The step that is meant, of those that there are."""
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no checkpoint, the folder does not exist")
     steps, best = checkpoint_steps(folder.parent), best_step(folder.parent)
     if not steps:
-        raise CheckpointError(f"{folder}: no checkpoint in it")
+        where = " in it" if folder.is_dir() else ", the folder does not exist"
+        raise CheckpointError(f"{folder}: no checkpoint{where}")
     if step == "best" and best is None:
         raise CheckpointError(f"{folder}: none of its checkpoints has a held-out score, so there is no best one")
     chosen = {None: steps[-1], "latest": steps[-1], "best": best}.get(step, step)
@@ -244,16 +232,17 @@ def _load(
     )
     advice = "the checkpoint is damaged; to go on from the one before it, delete this folder"
     record = _read(lambda: checkpointer.load_checkpointables(step, {_RECORD: None})[_RECORD], folder, advice)
-    saved, wanted = record["arrays"], _describe(abstract_state, checksums=False)
-    for path in sorted(wanted if partial else wanted.keys() | saved.keys()):
-        got = {key: value for key, value in saved[path].items() if key != "checksum"} if path in saved else None
-        if got != wanted.get(path):
+    here = {path: f"{array.dtype}{[*array.shape]}" for path, array in _arrays(abstract_state).items()}
+    there = {path: f"{array['dtype']}{array['shape']}" for path, array in record["arrays"].items()}
+    for path in sorted(here if partial else here.keys() | there.keys()):
+        if here.get(path) != there.get(path):
             raise CheckpointError(
-                f"{folder} is of another model or optimizer: {path} is {_say(got)} there, {_say(wanted.get(path))} here"
+                f"{folder} is of another model or optimizer: {path} is {there.get(path, 'absent')} there, "
+                f"{here.get(path, 'absent')} here"
             )
     state = _read(lambda: checkpointer.load_checkpointables(step, {_STATE: abstract_state})[_STATE], folder, advice)
-    for path, array in _describe(state, checksums=True).items():
-        if array["checksum"] != saved[path]["checksum"]:
+    for path, array in _describe(state).items():
+        if array["checksum"] != record["arrays"][path]["checksum"]:
             raise CheckpointError(f"{folder}: the checksum of {path} is not the one saved; {advice}")
     return state, record
 
@@ -268,21 +257,17 @@ def _context(*, partial: bool = False) -> ocp.Context:
     return context
 
 
-def _describe(tree: Any, *, checksums: bool) -> dict[str, dict[str, Any]]:
-    """Path -> type, shape and, where asked for, checksum of every array."""
-    leaves = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-    described = {path: {"dtype": str(a.dtype), "shape": list(a.shape)} for path, a in leaves.items()}
-    if checksums:
-        digests = zip(leaves, array_digests(list(leaves.values())), strict=True)
-        described = {path: {**described[path], "checksum": digest} for path, digest in digests}
-    return described
+def _arrays(tree: Any) -> dict[str, Any]:
+    """Path -> array."""
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _say(described: dict[str, Any] | None) -> str:
-    return "absent" if described is None else f"{described['dtype']}{described['shape']}"
+def _describe(tree: Any) -> dict[str, dict[str, Any]]:
+    """Path -> type, shape and checksum of every array."""
+    arrays = _arrays(tree)
+    described = zip(arrays.items(), array_digests([*arrays.values()]), strict=True)
+    return {path: {"dtype": str(a.dtype), "shape": [*a.shape], "checksum": digest} for (path, a), digest in described}
 
 
 @contextlib.contextmanager

@@ -99,8 +99,8 @@ def make_update(
       loss_function: (params, buffers, microbatch) -> (loss, metrics): a scalar and a dict of arrays, all of them sums
         that add up over micro-batches.
       optimizer, schedule: from `make_optimizer`.
-      state: a train state, or ShapeDtypeStructs with shardings: shapes and shardings are taken from it, no values. Of
-        the "opt_state" some or all may be in the host's memory (`r1jax.training.offload`): there it stays.
+      state: a train state, or ShapeDtypeStructs with shardings, which alone are taken from it with the shapes. What of
+        "opt_state" is in the host's memory (`r1jax.training.offload`) stays there.
       bias_rate: gamma of the router bias (V3 Sec. 2.1.2; 0.001 in V3 Sec. 4.2).
       add_metrics: joins the metrics of two micro-batches; zeros must be neutral.
 
@@ -112,9 +112,9 @@ def make_update(
         number of tokens routed to each expert over the whole batch, [L, E] for every array of state["buffers"] (the
         array itself where there is one, as `Model.hidden` gives it); None leaves the buffers. info holds scalars:
         grad_norm (before clipping), update_norm, param_norm (after the update), learning_rate, finite, and with counts
-        moe/load/moe_00, moe/load/mtp_00, ... (the fullest expert's load over its layer's mean, of every MoE layer of every
-        stack) and moe/load_max_over_mean (of the worst layer). Where the gradient or the update is not finite, the state
-        comes back bit for bit and finite is False.
+        moe/load/moe_00, moe/load/mtp_00, ... (the fullest expert's load over its layer's mean, of every MoE layer of
+        every stack) and moe/load_max_over_mean (of the worst layer). Where the gradient or the update is not finite,
+        the state comes back bit for bit and finite is False.
     """
     shardings = jax.tree.map(lambda array: array.sharding, {key: state[key] for key in _UPDATED})
     replicated = _replicated(state["params"])
@@ -134,7 +134,7 @@ def make_update(
         return add_trees(grads_sum, grads), add_metrics(metrics_sum, metrics)
 
     def apply(state: TrainState, grads: Tree, expert_counts: Tree | None):
-        state = {**state, "opt_state": offload.in_program(state["opt_state"], shardings["opt_state"])}
+        state = {**state, "opt_state": offload.to_device_memory(state["opt_state"], shardings["opt_state"])}
         updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
         grad_norm, update_norm = optax.tree.norm(grads), optax.tree.norm(updates)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)
@@ -142,14 +142,11 @@ def make_update(
         if expert_counts is not None:
             biases, treedef = jax.tree.flatten(buffers)
             counts = jax.tree.leaves(expert_counts)
-            if [a.shape for a in counts] != [a.shape for a in biases]:
-                raise ValueError(
-                    f"expert counts of shapes {[a.shape for a in counts]}, "
-                    f"router biases of shapes {[a.shape for a in biases]}"
-                )
-            buffers = treedef.unflatten(
-                balance_bias(bias, count, rate=bias_rate) for bias, count in zip(biases, counts, strict=True)
-            )
+            shapes, theirs = [a.shape for a in biases], [a.shape for a in counts]
+            if shapes != theirs:
+                raise ValueError(f"expert counts of shapes {theirs}, router biases of shapes {shapes}")
+            pairs = zip(biases, counts, strict=True)
+            buffers = treedef.unflatten(balance_bias(bias, count, rate=bias_rate) for bias, count in pairs)
         new = {
             "step": state["step"] + 1,
             "params": optax.apply_updates(state["params"], updates),

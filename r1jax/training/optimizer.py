@@ -1,8 +1,9 @@
 """AdamW with gradient clipping and a warm-up schedule, as one optax transformation.
 
-R1 trains with AdamW at a constant rate in RL (R1 Sec. B.1) and cosine to a tenth in SFT (R1 Sec. B.4.2: 5e-6 to
-5e-7, batch 64). Parameters and updates are float32; the model casts to its compute type in its own forward. Moments are
-float32, or kept in bfloat16 as V3 does (V3 Sec. 3.3.3; all of AdamW is still computed in float32): 4 bytes a parameter less.
+R1 trains with AdamW at a constant rate in RL (R1 Sec. B.1) and cosine to a tenth in SFT (R1 Sec. B.4.2: 5e-6 to 5e-7,
+batch 64). Parameters and updates are float32; the model casts to its compute type in its own forward. Moments are
+float32, or kept in bfloat16 as V3 does (V3 Sec. 3.3.3; all of AdamW is still computed in float32): 4 bytes a parameter
+less.
 """
 
 import re
@@ -30,8 +31,8 @@ def make_rate(spec: OptimizerSpec, *, total_steps: int) -> optax.Schedule:
     """The learning rate as a function of the number of updates done.
 
     Linear from 0 over the warm-up (the first update has rate learning_rate / warmup_steps, not 0), then constant, or a
-    cosine that reaches learning_rate * final_fraction at `total_steps` and stays there. Raises ValueError for a warm-up that
-    is longer than the run.
+    cosine that reaches learning_rate * final_fraction at `total_steps` and stays there. Raises ValueError for a warm-up
+    that is longer than the run.
     """
     spec.check_steps(total_steps)
     peak, warmup_steps = spec.learning_rate, spec.warmup_steps
@@ -67,7 +68,7 @@ def make_optimizer(spec: OptimizerSpec, *, total_steps: int) -> tuple[optax.Grad
 
 
 def scale_by_adam(*, b1: float, b2: float, eps: float, moments_dtype: str) -> optax.GradientTransformation:
-    """`optax.scale_by_adam` that keeps both moments in `moments_dtype` from one update to the next; its step uses them unrounded."""
+    """`optax.scale_by_adam` that keeps both moments in `moments_dtype`; an update's step uses its new ones unrounded."""
     adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
 
     def cast(state: Any, dtype: str) -> Any:

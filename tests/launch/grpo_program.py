@@ -151,6 +151,7 @@ def primitives() -> dict:
         except (ValueError, OtherProcessError, ProcessesDifferError) as error:
             told[name] = f"{type(error).__name__}: {error}"
     require_same({"tokens": np.arange(3)}, "the same")
+    require_same("one text", "the same text")
     with graceful_stop() as stop:
         for step in range(5):
             if step == 2 and me == count - 1:

@@ -1,4 +1,5 @@
-"""What tests/launch/test_watchdog.py runs in several processes: they meet, then one of them hangs in the way that is asked for.
+"""What tests/launch/test_watchdog.py runs in several processes: they meet, then one of them hangs in the way that is
+asked for.
 
 python tests/launch/hang_program.py MANNER WHICH --coordinator=... ; each says "begun" when all have met.
 """

@@ -1,4 +1,4 @@
-"""The stages beside RL, tiny, each on what the one before made, on eight devices; for several processes."""
+"""The stages other than RL, tiny, each on what the one before made, on eight devices; for several processes."""
 
 from ml_collections import ConfigDict
 

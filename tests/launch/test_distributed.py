@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from r1jax.launch import distributed
-from r1jax.launch.distributed import DistributedError, add_arguments, check, initialise, lost_a_peer
+from r1jax.launch.distributed import DistributedError, add_arguments, check_flags, initialise, lost_a_peer
 
 SLURM = {
     "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_NTASKS": "16", "SLURM_PROCID": "3", "SLURM_LOCALID": "3",
@@ -32,7 +32,7 @@ def parse(flags):
     ],
 )
 def test_good_flags(flags, environment):
-    check(parse(flags), environment)
+    check_flags(parse(flags), environment)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_good_flags(flags, environment):
 )
 def test_bad_flags_are_named(flags, environment, words):
     with pytest.raises(DistributedError, match=words):
-        check(parse(flags), environment)
+        check_flags(parse(flags), environment)
 
 
 def test_without_flags_there_is_one_process():

@@ -15,7 +15,6 @@ from r1jax.processes import (
     gather,
     on_first,
     require_same,
-    require_same_text,
     to_host,
 )
 from r1jax.sharding import make_mesh
@@ -30,7 +29,7 @@ def test_one_process_asks_nobody():
     assert exchange(same)[0] is same and gather(lambda: same)[0] is same and on_first(lambda: same) is same
     assert any_process(True) is True and any_process(False) is False
     require_same({"a": np.ones(2)}, "a batch")
-    require_same_text("", "a text")
+    require_same("", "a text")
     assert to_host(jax.numpy.arange(3)).tolist() == [0, 1, 2]
     with pytest.raises(KeyError):  # the error itself, not a copy
         on_first(lambda: {}["a"])

@@ -105,5 +105,5 @@ def test_a_libtpu_that_is_not_there_or_of_another_release(monkeypatch, tmp_path)
 
 
 def test_versions_match_by_the_requirement_of_jax():
-    assert aot._matches("0.0.42.1", "==0.0.42.*") and not aot._matches("0.0.421", "==0.0.42.*")
-    assert aot._matches("0.0.50", ">=0.0.40") and aot._wanted_libtpu().startswith("==0.0.")
+    assert aot.matches("0.0.42.1", "==0.0.42.*") and not aot.matches("0.0.421", "==0.0.42.*")
+    assert aot.matches("0.0.50", ">=0.0.40") and aot.wanted_libtpu().startswith("==0.0.")

@@ -41,6 +41,7 @@ def test_a_forward_pass_of_v3s_width(capsys):
         "--config.stages.rl.mesh={'expert': 2, 'sequence': 2}",
         "--config.stages.rl.rollout_mesh={'expert': 4}",
         "--config.stages.rl.row_length=4096",
+        "--config.stages.rl.max_new_tokens=2048",
         "--config.stages.rl.rows_per_microbatch=2",
         "--programs=old log-probs",
         "--mean-tokens=1024",
@@ -48,7 +49,7 @@ def test_a_forward_pass_of_v3s_width(capsys):
     assert "; compiled." in out and "ragged-all-to-all |" in out
     assert (
         code == 1 and "does not fit: old log-probs" in err
-    )  # with AdamW's state and the reference beside it, on four chips
+    )  # with AdamW's state and the reference as well, on four chips
 
 
 def test_the_compilers_refusal_names_the_program_and_the_bytes(capsys):

@@ -6,16 +6,15 @@ import pytest
 
 from r1jax.models.presets import make_preset
 from r1jax.models.transformer import make_model
-from r1jax.plan.hardware import abstract_mesh
 from r1jax.plan.local import Local
-from r1jax.sharding import MESH_AXES, Role
+from r1jax.sharding import Role
+from tests.plan.meshes import abstract_mesh
 
 V3 = dataclasses.replace(make_preset("deepseek_v3"), num_mtp_layers=0)
 
 
 def local(axes, *, rows=128, length=32_768, role: Role = "train", config=V3, **fields) -> Local:
-    mesh = abstract_mesh({name: axes.get(name, 1) for name in MESH_AXES}, "v5p")
-    return Local(make_model(dataclasses.replace(config, **fields)), mesh, rows, length, role)
+    return Local(make_model(dataclasses.replace(config, **fields)), abstract_mesh(axes, "v5p"), rows, length, role)
 
 
 def by_kind(exchanges, *, is_hidden):
@@ -55,7 +54,7 @@ def test_the_ring_gathers_tokens_and_sums_in_float32():
 def test_weights_are_gathered_over_the_axes_that_split_them():
     """Of the experts an eighth is a device's; over fsdp · sequence it is put together, twice, and its gradient split once."""
     part = local({"fsdp": 16, "expert": 8, "sequence": 8})
-    found = by_kind(part.weight_exchanges(gathers=2, has_gradients=True), is_hidden=True)
+    found = by_kind(part.weight_exchanges(has_gradients=True), is_hidden=True)
     experts = 58 * 256 * 3 * 7168 * 2048 * 2 / 8
     others = 2 * 17_117_648_384  # all other parameters; norms and router biases are not split
     assert found["reduce-scatter", 128] == pytest.approx(experts + others, rel=2e-3)
@@ -65,7 +64,7 @@ def test_weights_are_gathered_over_the_axes_that_split_them():
 
 def test_no_weights_travel_where_the_sampler_has_them():
     part = local({"data": 4, "expert": 256}, rows=1024, length=1, role="rollout", expert_parallel="all_to_all")
-    assert part.weight_exchanges(gathers=1, has_gradients=False) == []
+    assert part.weight_exchanges(has_gradients=False) == []
 
 
 def test_keys_of_a_row_are_gathered_as_latents_and_queries_swapped():

@@ -11,6 +11,7 @@ import pytest
 from r1jax.models.transformer import make_model
 from r1jax.plan.hardware import parse_topology
 from r1jax.plan.inputs import Models
+from r1jax.plan.program import replicated
 from r1jax.plan.programs import Assumed, stage_programs
 from r1jax.plan.sampling import decode_state
 from r1jax.policies.policy import abstract_policy, config_of
@@ -105,14 +106,16 @@ def test_nothing_is_counted_twice_between_arguments_and_residents(planned):
 @pytest.mark.parametrize("cache", ["dense", "paged"])
 def test_the_decode_state_is_what_the_engine_makes(cache):
     model = make_model(V3)
-    params, buffers = model.abstract()
+    mesh = make_mesh()
     engine = make_engine(model, EngineSpec(prompt_bucket=8, segment=4, cache=cache), pad_id=0)
     rows = engine._rows(3, 8, num_samples=2, max_new_tokens=4)
     batch = rows.lay_out([[1]] * 3, pad_id=0) | {"first_row": np.int32(0)}
-    made = jax.eval_shape(lambda *given: engine._prefill_fn(*given, rows=rows), params, buffers, batch)
-    made["cache"] = jax.eval_shape(lambda cache: rows.with_room(cache, 4), made["cache"])
-    expected = decode_state(model, rows, batch, mesh=make_mesh(), slots=12)
-    assert jax.tree.map(lambda a: (a.shape, a.dtype), made) == jax.tree.map(lambda a: (a.shape, a.dtype), expected)
+    weights = model.init(jax.random.key(0))
+    made = engine._prefill(*weights, batch, rows=rows)
+    made["cache"] = rows.with_room(made["cache"], 4)
+    abstract = decode_state(engine, model.abstract(), replicated(batch, mesh), rows=rows, slots=12)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), made) == jax.tree.map(lambda a: (a.shape, a.dtype), abstract)
+    assert {a.sharding.mesh for a in jax.tree.leaves(abstract)} == {mesh}
 
 
 def test_a_model_without_weights_is_named_by_a_preset():

@@ -9,10 +9,10 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from r1jax.plan import table
-from r1jax.plan.hardware import abstract_mesh, parse_topology
+from r1jax.plan.hardware import parse_topology
 from r1jax.plan.program import Exchange, ProgramPlan
 from r1jax.plan.programs import Assumed, StagePrograms
-from r1jax.sharding import MESH_AXES
+from tests.plan.meshes import abstract_mesh
 
 GIB = 1 << 30
 V5E = parse_topology("v5e:2x2")
@@ -25,10 +25,12 @@ DECODE = dataclasses.replace(
     UPDATE, name="decode", calls=1.0, temp_bytes=0, peak_bytes=15 * GIB, flops=0.0, hardware_flops=0.0, collectives={},
     exchanges=(), compile_seconds=1.0,
 )  # fmt: skip
+RESHARD = dataclasses.replace(DECODE, name="reshard (moe/ffn/w_down_EFD)", calls=0.5)
+PLANS = [UPDATE, DECODE, RESHARD]
 
 
 def stage() -> StagePrograms:
-    mesh = abstract_mesh({name: 4 if name == "fsdp" else 1 for name in MESH_AXES}, "v5e")
+    mesh = abstract_mesh({"fsdp": 4}, "v5e")
     weights = jax.ShapeDtypeStruct((4 * 1024, 1024), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("fsdp")))
     return StagePrograms("rl", None, cast(Mesh, mesh), {"params": {"w": weights}}, (), 1000.0, 86_400)
 
@@ -40,12 +42,10 @@ def cells(text: str, program: str) -> list[list[str]]:
 
 
 def test_rows_of_a_program():
-    text = table.plan_table(
-        [UPDATE, DECODE], V5E, title="mini", stage=stage(), assumed=Assumed(mean_new_tokens=77), efficiency=0.5
-    )
+    text = table.plan_table(PLANS, V5E, title="mini", stage=stage(), assumed=Assumed(mean_new_tokens=77))
     memory, work, collectives = cells(text, "update")
     assert memory == ["update", "4.00", "2.00", "2.00", "5.00", "-", "3.00", "12.00", "76%"]
-    assert work == ["update", "2", "197.00", "394.00", "820.0", "4", "0", "FLOPs", "25.0%", "50.0%"]
+    assert work == ["update", "2", "197.00", "394.00", "820.0", "2.67", "0", "FLOPs", "37.5%", "50.0%"]
     assert collectives == ["update", "6.00"]
     memory, work = cells(text, "decode")
     assert memory[5:] == ["15.00", "3.00", "18.00", "**114%, does not fit**"]
@@ -53,15 +53,13 @@ def test_rows_of_a_program():
 
 
 def test_what_it_adds_up_to():
-    """Two updates of 4 s and one decode of 1 s a step; 86,400 steps are as many days as a step has seconds."""
-    text = table.plan_table(
-        [UPDATE, DECODE], V5E, title="mini", stage=stage(), assumed=Assumed(mean_new_tokens=77), efficiency=0.5
-    )
+    """Two updates of 8/3 s, a decode and half a reshard of 1 s a step; 86,400 steps are as many days as a step has seconds."""
+    text = table.plan_table(PLANS, V5E, title="mini", stage=stage(), assumed=Assumed(mean_new_tokens=77))
     assert text.startswith("# mini\n\n4 chips, 4 devices of 15.75 GiB; mesh {'fsdp': 4}; by count.")
     assert "at 77 tokens a sequence on average (assumed), 1,000 tokens a step" in text
-    assert "- 9.0 s a step, 1.0 of them sampling" in text
-    assert "- 111 tokens/s, 27.8 a chip" in text
-    assert "- 86,400 steps: 9.00 days, 864 chip-hours" in text
+    assert "- 6.8 s a step, 1.5 of them sampling" in text
+    assert "- 146 tokens/s, 36.6 a chip" in text
+    assert "- 86,400 steps: 6.83 days, 656 chip-hours" in text
     assert "loading the weights: 0.0078 GiB" in text  # 4 MiB twice
     assert "modelled" in text
 

@@ -111,8 +111,6 @@ def test_bad_layouts_raise(monkeypatch):
         partition_spec(("kv_heads",), (3,), mesh, name="wk")
     with pytest.raises(ValueError, match="1 logical axes"):
         partition_spec(("heads",), (4, 6), mesh)
-    with pytest.raises(ValueError, match=r"unknown role 'actor'; choose from \['rollout', 'train'\]"):
-        partition_spec(("heads",), (4,), mesh, role="actor")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="layers/w_gate"):
         tree_shardings({"layers": {"w_gate": ("embed", "mlp")}}, {"layers": {"w_gate": np.zeros((3, 4))}}, mesh)
     monkeypatch.setitem(sharding.RULES["train"], "mlp", ("fsdp",))  # a collision is one whatever the sizes
@@ -153,8 +151,4 @@ def test_a_picture_of_a_tree():
         "moe/w_up_EDF  3x8x32x16  float32   - expert fsdp tensor  6,144           1",
         "scale         32         bfloat16  -                     64              8",
         "mesh {'fsdp': 2, 'expert': 2, 'tensor': 2}: 6,208 bytes a device of 49,216 in 2 arrays",
-    ]
-    assert describe_sharding({"x": np.zeros((2,), np.int32)}).splitlines()[1:] == [
-        "x     2      int32  -         8               1",
-        "no mesh: 8 bytes a device of 8 in 1 arrays",
     ]

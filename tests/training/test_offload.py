@@ -121,5 +121,5 @@ def test_on_a_tpu_they_are_arguments_in_the_hosts_memory(generation):
     assert memory.argument_size_in_bytes < 4.1 * 2**20  # parameters and gradients alone
     reference = offload.to_host_memory(params)
     shardings = jax.tree.map(lambda array: array.sharding, reference)
-    fetch = jax.jit(lambda tree: offload.in_program(tree, shardings)).lower(reference).compile().memory_analysis()
+    fetch = jax.jit(lambda tree: offload.to_device_memory(tree, shardings)).lower(reference).compile().memory_analysis()
     assert fetch.host_argument_size_in_bytes == 2 * 2**20 and fetch.host_output_size_in_bytes == 0

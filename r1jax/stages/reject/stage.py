@@ -35,7 +35,7 @@ from r1jax.policies.chat import make_chat
 from r1jax.policies.policy import Policy
 from r1jax.policies.preview import Previews
 from r1jax.policies.reward_model import load_rewards, stand_in_rewards
-from r1jax.processes import on_first, require_same_text
+from r1jax.processes import on_first, require_same
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector
 from r1jax.rollout.weight_sync import for_sampling
@@ -134,7 +134,7 @@ def main(spec: RejectSpec, workdir: Path) -> dict:
             part = sample_batch(spec, collector, steps, params, buffers, batch=batch, model=model)
             seconds = time.perf_counter() - begin
             text = json.dumps(part, ensure_ascii=False, allow_nan=False)
-            require_same_text(text, f"batch {batch}: what became of its samples")
+            require_same(text, f"batch {batch}: what became of its samples")
             metrics.write(batch + 1, _metrics_of(part, seconds))
             on_first(functools.partial(write_text, _part_path(folder, batch), text))
         run.stop.check()
