@@ -6,6 +6,7 @@ device otherwise. JAX's own table (``pltpu.TpuInfo``) has the figures.
 """
 
 import functools
+from dataclasses import fields
 
 import jax
 from jax.experimental import pallas as pl
@@ -85,6 +86,13 @@ def gpu_capability() -> tuple[int, int]:
     """CUDA's compute capability of the default device, (9, 0) for Hopper."""
     major, minor = jax.devices()[0].compute_capability.split(".")
     return int(major), int(minor)
+
+
+def total(*costs: pl.CostEstimate) -> pl.CostEstimate:
+    """The sum of each figure."""
+    return pl.CostEstimate(
+        **{field.name: sum(getattr(cost, field.name) for cost in costs) for field in fields(costs[0])}
+    )
 
 
 def roofline_seconds(cost: pl.CostEstimate, generation: str) -> float:

@@ -157,17 +157,13 @@ def init_paged_cache(
     config: ModelConfig, *, page_table_BI, num_pages: int, page_size: int, batch_axes: tuple[str, ...] = ()
 ) -> PagedCache:
     """Empty paged cache whose pools have ``num_pages`` pages of ``page_size`` tokens each, in the model's compute type."""
-    sizes = {"num_pages": num_pages, "page_size": page_size, "dtype": jnp.dtype(config.dtype)}
-
-    def layer() -> Layer:
-        if config.attention == "gqa":
-            return paged_decode.gqa.init_pages(num_kv_heads=config.num_kv_heads, head_dim=config.head_dim, **sizes)
-        return paged_decode.mla.init_pages(latent_dim=config.kv_lora_rank, rope_dim=config.rope_head_dim, **sizes)
-
+    sizes = {"num_pages": num_pages, "page_size": page_size, "dtype": jnp.dtype(config.dtype), "batch_axes": batch_axes}
+    if config.attention == "gqa":
+        sizes |= {"kv_heads": config.num_kv_heads, "head_dim": config.head_dim}
+    else:
+        sizes |= {"latent_dim": config.kv_lora_rank, "rope_dim": config.rope_head_dim}
     return PagedCache(
-        layers=tuple(
-            paged_decode.pages.constrain_pages(layer(), batch_axes=batch_axes) for _ in range(config.num_layers)
-        ),
+        layers=tuple(paged_decode.pages.init_pages(**sizes) for _ in range(config.num_layers)),
         page_table_BI=jnp.asarray(page_table_BI, jnp.int32),
         lengths_B=jnp.zeros((page_table_BI.shape[0],), jnp.int32),
         batch_axes=batch_axes,

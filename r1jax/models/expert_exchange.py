@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from r1jax.kernels.dispatch import with_gradient
 from r1jax.kernels.grouped_matmul import expert_ffn
-from r1jax.kernels.grouped_matmul.permute import at_places
+from r1jax.kernels.grouped_matmul.reference import at_places
 from r1jax.kernels.route import Permutation, permutation
 
 
@@ -140,14 +141,10 @@ def in_rounds(one_round: Callable, num_rounds, floats, integers, *, most: int | 
     return first if most == 1 else first + _further(one_round, jnp.asarray(num_rounds, jnp.int32), floats, integers)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _further(one_round, num_rounds, floats, integers):
-    out = jax.eval_shape(one_round, jax.ShapeDtypeStruct((), jnp.int32), floats, integers)
-    return _loop(lambda r: one_round(r, floats, integers), num_rounds, jnp.zeros(out.shape, out.dtype))
-
-
 def _further_fwd(one_round, num_rounds, floats, integers):
-    return _further(one_round, num_rounds, floats, integers), (num_rounds, floats, integers)
+    out = jax.eval_shape(one_round, jax.ShapeDtypeStruct((), jnp.int32), floats, integers)
+    total = _loop(lambda r: one_round(r, floats, integers), num_rounds, jnp.zeros(out.shape, out.dtype))
+    return total, (num_rounds, floats, integers)
 
 
 def _further_bwd(one_round, residuals, dout):
@@ -159,7 +156,7 @@ def _further_bwd(one_round, residuals, dout):
     return None, _loop(gradient, num_rounds, jax.tree.map(jnp.zeros_like, floats)), None
 
 
-_further.defvjp(_further_fwd, _further_bwd)
+_further = with_gradient(_further_fwd, _further_bwd, static=(0,))
 
 
 def _loop(function, num_rounds, zeros):

@@ -22,24 +22,25 @@ from jax.experimental.pallas import tpu as pltpu
 
 from r1jax.kernels import hardware, tpu_kernel
 from r1jax.kernels.flash_attention.reference import MASKED
-from r1jax.kernels.paged_decode import shapes
-from r1jax.kernels.tpu_kernel import DTYPES, LANES, SMEM_TABLE_BYTES, dot
+from r1jax.kernels.paged_decode.shapes import DecodeShape
+from r1jax.kernels.tpu_kernel import DTYPES, LANES, NT, SMEM_TABLE_BYTES, dot
 
 
-def decode(kind, *arrays, page_table_BI, lengths_B, scale: float, interpret=False) -> jax.Array:
-    """See ``r1jax.kernels.paged_decode.decode``; ``arrays`` are the queries, each [B, T, N, ...], and the pages.
-
-    ``kind.page(queries, pages)`` gives scores, [rows, S] before the scale, and values, [S, width], of the refs of one key head.
-    """
-    *queries, pages = arrays
-    batch, num_queries, heads, _ = queries[0].shape
+def decode(queries: list, pages, *, page_table_BI, lengths_B, scale: float, interpret=False) -> jax.Array:
+    """See ``r1jax.kernels.paged_decode``."""
+    batch, num_queries, heads, first_width = queries[0].shape
     num_pages, dtype = jax.tree.leaves(pages)[0].shape[0], str(queries[0].dtype)
     sizes = {"batch": batch, "queries": num_queries, "heads": heads, "num_pages": num_pages, "dtype": dtype}
     sizes["pages_per_sequence"] = page_table_BI.shape[1]
-    shape = kind.shape_of([q.shape[-1] for q in queries], pages, **sizes)
-    _check(kind.NAME, shape, [a.dtype for a in (*queries, *pages.values())], page_table_BI, lengths_B)
-    page_size, kv_heads, count = shape.page_size, shape.kv_heads, shapes.pages_per_step(shape)
-    rows = num_queries * heads // kv_heads
+    if "kv_WJSA" in pages:
+        name, (_, kv_heads, page_size, _) = "gqa_decode", pages["kv_WJSA"].shape
+        shape = DecodeShape(kv_heads=kv_heads, page_size=page_size, head_dim=first_width, **sizes)
+    else:
+        name, widths = "mla_decode", {"latent_dim": first_width, "rope_dim": queries[1].shape[-1]}
+        shape = DecodeShape(page_size=pages["latent_WSC"].shape[1], **widths, **sizes)
+    _check(name, shape, [a.dtype for a in (*queries, *pages.values())], page_table_BI, lengths_B)
+    page_size, kv_heads, count = shape.page_size, shape.kv_heads, shape.pages_per_step
+    rows, generation = num_queries * heads // kv_heads, hardware.generation()
 
     def kernel(_, lengths_ref, *refs):
         query_refs, refs = refs[: len(queries)], refs[len(queries) :]
@@ -60,7 +61,8 @@ def decode(kind, *arrays, page_table_BI, lengths_B, scale: float, interpret=Fals
             masks = [_visible(length, **place, num_queries=num_queries, rows=rows) for place in places]
             for head in range(kv_heads):
                 of_head = [ref.at[head] for ref in query_refs]
-                seen = [kind.page(of_head, [_of_head(ref, head) for ref in page_refs[n::count]]) for n in range(count)]
+                held = [[_of_head(ref, head) for ref in page_refs[n::count]] for n in range(count)]
+                seen = [_scores_and_values(of_head, page) for page in held]
                 scores, values = [scores * scale for scores, _ in seen], [values for _, values in seen]
                 _add_pages(scores, masks, values, *(ref.at[head] for ref in softmax))
 
@@ -81,7 +83,7 @@ def decode(kind, *arrays, page_table_BI, lengths_B, scale: float, interpret=Fals
     table = {"count": count, "page_size": page_size, "pages_per_sequence": shape.pages_per_sequence}
     out_BJXA = pl.pallas_call(
         kernel,
-        name=kind.NAME,
+        name=name,
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
             grid=(batch, pl.cdiv(shape.pages_per_sequence, count)),
@@ -93,8 +95,8 @@ def decode(kind, *arrays, page_table_BI, lengths_B, scale: float, interpret=Fals
             scratch_shapes=[pltpu.VMEM((kv_heads, rows, size), jnp.float32) for size in (width, LANES, LANES)],
         ),
         out_shape=jax.ShapeDtypeStruct((batch, kv_heads, rows, width), queries[0].dtype),
-        cost_estimate=shapes.cost(shape),
-        compiler_params=tpu_kernel.compiler_params(hardware.generation(), "parallel", "arbitrary", vmem=1 / 2),
+        cost_estimate=shape.passes(generation)[""],
+        compiler_params=tpu_kernel.compiler_params(generation, "parallel", "arbitrary", vmem=1 / 2),
         interpret=interpret,
     )(
         page_table_BI.reshape(-1),
@@ -109,6 +111,17 @@ def decode(kind, *arrays, page_table_BI, lengths_B, scale: float, interpret=Fals
 def _of_head(ref, head: int):
     """The part of a page that a key head has: of two dims, without one of heads, all."""
     return ref.at[head] if len(ref.shape) == 3 else ref
+
+
+def _scores_and_values(queries: list, page: list):
+    """(scores before the scale, [rows, S], values, [S, width]) of the refs of a key head's queries and page."""
+    if len(queries) == 1:
+        (q_ref,), (kv_ref,) = queries, page
+        head_dim = q_ref.shape[-1]
+        return dot(q_ref[...], kv_ref[:, :head_dim], contracted=NT), kv_ref[:, head_dim:]
+    (q_latent_ref, q_rope_ref), (latent_ref, rope_ref) = queries, page
+    latent = latent_ref[...]
+    return dot(q_latent_ref[...], latent, contracted=NT) + dot(q_rope_ref[...], rope_ref[...]), latent
 
 
 def _check(name: str, shape, dtypes: list, table, lengths) -> None:

@@ -1,4 +1,12 @@
-"""Sizes of a call of either kind; pages a grid step; what one call costs."""
+"""Sizes of a call of either kind: what a page holds, pages a grid step, what one call costs.
+
+GQA. A page holds for each of J key heads the rotated key and the value of S tokens, side by side: ``kv_WJSA``, A = 2H. A head of
+64 then fills the 128 lanes of a TPU tile, and a page of all heads is one read. Key heads come first so that they can be sharded.
+
+MLA. Of a token a page holds the latent after its norm and the rotated key that all heads share (V3 Sec. 2.1.1; spec A.3.3: 576
+numbers in V3), as ``latent_WSC`` and ``rope_WRS``. The rope part has tokens last: 64 numbers would fill half of a TPU tile's
+128 lanes, S = 128 tokens fill them all, so that a page occupies what it holds.
+"""
 
 import dataclasses
 import math
@@ -12,8 +20,17 @@ _STEP_BYTES = 2**20
 MAX_PAGES = 8
 
 
+def page_shapes(
+    page_size: int, *, kv_heads: int = 1, head_dim: int = 0, latent_dim: int = 0, rope_dim: int = 0
+) -> dict[str, tuple[int, ...]]:
+    """A page of each pool of a layer by name: GQA's, of ``head_dim``, or else MLA's."""
+    if head_dim:
+        return {"kv_WJSA": (kv_heads, page_size, 2 * head_dim)}
+    return {"latent_WSC": (page_size, latent_dim), "rope_WRS": (rope_dim, page_size)}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shape:
+class DecodeShape:
     """T query tokens each of B sequences that have up to I pages of S tokens: GQA's, of ``head_dim``, or else MLA's."""
 
     batch: int
@@ -31,23 +48,20 @@ class Shape:
     @property
     def query_dims(self) -> dict[str, int]:
         """Width of each query by name: a score is a product of their sum, a value is as wide as the first."""
-        return (
-            {"q_BTNH": self.head_dim}
-            if self.head_dim
-            else {"q_latent_BTNC": self.latent_dim, "q_rope_BTNR": self.rope_dim}
-        )
+        if self.head_dim:
+            return {"q_BTNH": self.head_dim}
+        return {"q_latent_BTNC": self.latent_dim, "q_rope_BTNR": self.rope_dim}
 
     @property
     def page_shapes(self) -> dict[str, tuple[int, ...]]:
         """A page of each pool by name."""
-        if self.head_dim:
-            return {"kv_WJSA": (self.kv_heads, self.page_size, 2 * self.head_dim)}
-        return {"latent_WSC": (self.page_size, self.latent_dim), "rope_WRS": (self.rope_dim, self.page_size)}
+        widths = {name: getattr(self, name) for name in ("kv_heads", "head_dim", "latent_dim", "rope_dim")}
+        return page_shapes(self.page_size, **widths)
 
     @property
     def value_dim(self) -> int:
         """Numbers of a value."""
-        return next(iter(self.query_dims.values()))
+        return self.head_dim or self.latent_dim
 
     @property
     def row_dim(self) -> int:
@@ -64,6 +78,12 @@ class Shape:
         """Bytes a number."""
         return jnp.dtype(self.dtype).itemsize
 
+    @property
+    def pages_per_step(self) -> int:
+        """Pages that one grid step reads and works on."""
+        of_bytes = pl.cdiv(_STEP_BYTES, self.page_numbers * self.itemsize)
+        return max(1, min(MAX_PAGES, self.pages_per_sequence, of_bytes))
+
     def arrays(self) -> tuple[dict, dict]:
         """Positional and keyword arguments of ``gqa_decode`` or ``mla_decode``."""
 
@@ -75,19 +95,17 @@ class Shape:
         table = array(self.batch, self.pages_per_sequence, dtype="int32")
         return queries | {"pages": pages}, {"page_table_BI": table, "lengths_B": array(self.batch, dtype="int32")}
 
+    def passes(self, generation: str) -> dict[str, pl.CostEstimate]:
+        """One pass, if every sequence has all its pages; each page is read once."""
+        rows, pages = self.queries * self.heads, self.pages_per_sequence
+        scores = self.batch * rows * pages * self.page_size
+        numbers = self.batch * (pages * self.page_numbers + rows * self.row_dim)
+        cost = {"flops": 2 * scores * self.row_dim, "bytes_accessed": numbers * self.itemsize}
+        return {"": pl.CostEstimate(**cost, transcendentals=scores)}
 
-def pages_per_step(shape: Shape) -> int:
-    """Pages that one grid step reads and works on."""
-    page_bytes = shape.page_numbers * shape.itemsize
-    return max(1, min(MAX_PAGES, shape.pages_per_sequence, -(-_STEP_BYTES // page_bytes)))
-
-
-def cost(shape: Shape) -> pl.CostEstimate:
-    """FLOPs, exponentials and HBM bytes if every sequence has all its pages; each page is read once."""
-    rows, pages = shape.queries * shape.heads, shape.pages_per_sequence
-    scores = shape.batch * rows * pages * shape.page_size
-    return pl.CostEstimate(
-        flops=2 * scores * shape.row_dim,
-        transcendentals=scores,
-        bytes_accessed=shape.batch * (pages * shape.page_numbers + rows * shape.row_dim) * shape.itemsize,
-    )
+    def unfused_bytes(self, generation: str) -> dict[str, int]:
+        """The pages are gathered into one array, and that is read as keys and as values; scores are written and read as arrays."""
+        rows, keys = self.queries * self.heads, self.pages_per_sequence * self.page_size
+        gathered = 2 * self.pages_per_sequence * self.page_numbers + keys * self.kv_heads * self.row_dim
+        square = rows * keys * (8 + 2 * self.itemsize)
+        return {"": self.batch * (square + (gathered + rows * self.row_dim) * self.itemsize)}
