@@ -9,6 +9,7 @@ from r1jax.bench import __main__ as command_line
 from r1jax.bench import kernels
 from r1jax.kernels import hardware
 from r1jax.kernels.flash_attention import flash_attention
+from r1jax.kernels.named_shapes import SHAPES
 from r1jax.kernels.paged_decode import gqa_decode, mla_decode
 from tests.kernels.jaxprs import kernel_costs
 
@@ -69,7 +70,7 @@ def test_attention_kernels_state_the_costs_of_the_table(kernel):
     device = jax.sharding.AbstractDevice("TPU v5", 2, "tpu")
     mesh = jax.sharding.AbstractMesh((1,), ("device",), abstract_device=device)
     rows = {(row.kernel, row.shape): row.cost for row in kernels.modelled_passes(["v5p"])}
-    for name, shape in kernels.MODELS[kernel][0].items():
+    for name, shape in SHAPES[kernel].items():
         function, arrays = TRACED[kernel](shape)
         with jax.sharding.use_abstract_mesh(mesh):
             stated = kernel_costs(function, *arrays)

@@ -10,8 +10,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 
 from r1jax.kernels import hardware
 from r1jax.kernels.flash_attention import attention_mask, flash_attention, pallas_tpu, shapes, with_rope
-from r1jax.kernels.flash_attention.shapes import Blocks, Shape
-from r1jax.kernels.unfused import unfused_bytes
+from r1jax.kernels.flash_attention.shapes import AttentionShape, Blocks
+from r1jax.kernels.named_shapes import SHAPES
 from tests.kernels.interpreter import STRICT, races_found
 from tests.kernels.oracle import gradients_float64
 from tests.kernels.test_flash_attention import attention_numpy
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def make_shape(queries, keys, heads, kv_heads, rope_dim=0, *, batch=1, head_dim=16, value_dim=8, dtype="float32"):
-    return Shape(
+    return AttentionShape(
         batch=batch, queries=queries, keys=keys, heads=heads, kv_heads=kv_heads, head_dim=head_dim, value_dim=value_dim,
         rope_dim=rope_dim, dtype=dtype,
     )  # fmt: skip
@@ -190,7 +190,7 @@ def test_costs_are_what_the_index_maps_read(heads):
 
 
 def test_blocks_follow_the_generation():
-    shape = shapes.SHAPES["v3_train_4k"]
+    shape = SHAPES["flash_attention"]["v3_train_4k"]
     chosen = {generation: shapes.choose_blocks(shape, generation) for generation in hardware.GENERATIONS}
     assert chosen == {
         "v5e": Blocks(512, 256, 2), "v5p": Blocks(512, 256, 2), "v6e": Blocks(1024, 1024, 2), "tpu7x": Blocks(512, 512, 2),
@@ -198,7 +198,7 @@ def test_blocks_follow_the_generation():
     for generation, blocks in chosen.items():
         assert shapes.vmem_bytes(shape, blocks) <= hardware.info(generation).vmem_capacity_bytes // 4
     # Grouped heads share what is read of keys, so fewer queries do.
-    assert shapes.choose_blocks(shapes.SHAPES["llama3.3_70b_8k"], "v6e") == Blocks(256, 512, 8)
+    assert shapes.choose_blocks(SHAPES["flash_attention"]["llama3.3_70b_8k"], "v6e") == Blocks(256, 512, 8)
 
 
 def test_what_is_not_supported_is_named():
@@ -282,7 +282,7 @@ def splash_forward_bytes(shape, blocks):
 
 
 def test_moves_fewer_bytes_than_splash_attention():
-    shape = shapes.SHAPES["v3_train_4k"]
+    shape = SHAPES["flash_attention"]["v3_train_4k"]
     for generation in hardware.GENERATIONS:
         blocks = shapes.choose_blocks(shape, generation)
         kernel, joined = splash_forward_bytes(shape, blocks)
@@ -290,7 +290,7 @@ def test_moves_fewer_bytes_than_splash_attention():
         assert ours < kernel
         if generation == "v5e":  # the figures of kernels/README.md
             assert [round(size / 1e9, 2) for size in (ours, kernel, joined)] == [1.70, 2.46, 0.81]
-            assert round(unfused_bytes(shape, generation) / 1e9, 1) == 26.4
+            assert round(shape.unfused_bytes(generation)["forward"] / 1e9, 1) == 26.4
 
 
 @tpu_compile
@@ -298,7 +298,7 @@ def test_moves_fewer_bytes_than_splash_attention():
     "name", ["v3_train_4k", "v3_prefill_chunk", "qwen2.5_7b_4k", "smollm2_2k", "mini_v3", "mini_qwen"]
 )
 def test_compiles_for_tpus(generation, name):
-    shape = shapes.SHAPES[name]
+    shape = SHAPES["flash_attention"][name]
 
     def gradients(arrays, offset):
         segments = {key: arrays.pop(key) for key in ("q_segments_BT", "kv_segments_BS")}
@@ -336,12 +336,12 @@ def temporary_bytes(generation, implementation):
         out, pull = jax.vjp(attend, arrays)
         return out, pull(out)
 
-    compiled = compile_for(generation, both, shapes.SHAPES["v3_train_4k"].arrays())
+    compiled = compile_for(generation, both, SHAPES["flash_attention"]["v3_train_4k"].arrays())
     return compiled.memory_analysis().temp_size_in_bytes
 
 
 @tpu_compile(generations=["v5p"])
 def test_takes_less_memory_than_splash_attention(generation):
-    blocks = shapes.choose_blocks(shapes.SHAPES["v3_train_4k"], generation)
+    blocks = shapes.choose_blocks(SHAPES["flash_attention"]["v3_train_4k"], generation)
     ours, theirs = (temporary_bytes(generation, f) for f in (pallas_tpu.flash_attention, splash_attention(blocks)))
     assert ours < 0.5e9 and theirs > 2 * ours  # 0.48 and 1.21 GB

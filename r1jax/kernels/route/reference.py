@@ -72,8 +72,8 @@ def permutation(experts_XK: jax.Array, num_experts: int) -> Permutation:
     """The permutation that a choice of experts implies, by a stable sort."""
     experts = experts_XK.reshape(-1)
     row_of_place = jnp.argsort(experts, stable=True).astype(jnp.int32)
-    places = jnp.arange(len(experts), dtype=jnp.int32)
-    place = jnp.zeros_like(row_of_place).at[row_of_place].set(places, unique_indices=True)
+    place = jnp.zeros_like(row_of_place).at[row_of_place]
+    place = place.set(jnp.arange(len(experts), dtype=jnp.int32), unique_indices=True)
     ends_E = jnp.cumsum(jnp.bincount(experts, length=num_experts)).astype(jnp.int32)
     return Permutation(row_of_place, place.reshape(experts_XK.shape), jnp.pad(ends_E, (1, 0)))
 
