@@ -10,7 +10,7 @@ from r1jax.kernels import hardware
 
 LANES = 128
 """Columns of a tile of VMEM."""
-DTYPES = ("bfloat16", "float32")
+KERNEL_DTYPES = ("bfloat16", "float32")
 """Of attention's and decode's arrays."""
 SMEM_TABLE_BYTES = 512 * 1024
 """Half of a TensorCore's scalar memory: the most that a prefetched table may take."""

@@ -12,6 +12,7 @@ is moved by moving a row of the table. Tokens are padded on the right.
 """
 
 import dataclasses
+import types
 from typing import Any
 
 import jax
@@ -34,14 +35,8 @@ def take_slots(cache, segments_BT: jax.Array, *, is_prefill: bool) -> "Slots":
     return DenseSlots(cache, segments_BT, segments_BS, start, not is_prefill)
 
 
-class NewTokens:
-    """In the place of ``Slots`` within a loop over layers: ``write`` gives the new tokens themselves, to be written after it."""
-
-    is_read = False
-
-    def write(self, layer: Layer, new: Layer) -> Layer:
-        """``new``."""
-        return new
+NEW_TOKENS = types.SimpleNamespace(is_read=False, write=lambda layer, new: new)
+"""For ``Slots`` within a loop over layers: ``write`` gives the new tokens themselves, to be written after it."""
 
 
 def best_kind() -> str:
@@ -71,20 +66,16 @@ def init_cache(config: ModelConfig, *, batch: int, length: int) -> dict:
 
 def repeat(cache: dict, times: int) -> dict:
     """Each sequence of a dense cache ``times`` times in a row: one prefill serves the G samples of a prompt."""
-    return cache | {
-        "layers": jax.tree.map(lambda a: jnp.repeat(a, times, axis=0), cache["layers"]),
-        "segments_BS": jnp.repeat(cache["segments_BS"], times, axis=0),
-    }
+    return cache | jax.tree.map(lambda a: jnp.repeat(a, times, axis=0), per_sequence(cache))
 
 
 def grow(cache: dict, length: int) -> dict:
     """The same dense cache with ``length`` slots: a decode step reads all slots, so they are added as they are needed."""
     extra = length - cache["segments_BS"].shape[1]
 
-    def pad(a):
-        return jnp.pad(a, ((0, 0), (0, extra)) + ((0, 0),) * (a.ndim - 2))
-
-    return cache | {"layers": jax.tree.map(pad, cache["layers"]), "segments_BS": pad(cache["segments_BS"])}
+    return cache | jax.tree.map(
+        lambda a: jnp.pad(a, [(0, 0), (0, extra)] + [(0, 0)] * (a.ndim - 2)), per_sequence(cache)
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,7 @@ from r1jax.kernels import dispatch, hardware
 from r1jax.kernels.flash_attention import pallas_tpu_kernels as kernels
 from r1jax.kernels.flash_attention import shapes
 from r1jax.kernels.flash_attention.shapes import AttentionShape, Blocks
-from r1jax.kernels.tpu_kernel import DTYPES, LANES, SMEM_TABLE_BYTES, compiler_params
+from r1jax.kernels.tpu_kernel import KERNEL_DTYPES, LANES, SMEM_TABLE_BYTES, compiler_params
 
 _MAX_HEAD_DIM = 512
 
@@ -60,8 +60,10 @@ def flash_attention(
 def _on_device(q_BTNH, k_BSJH, v_BSJU, q_segments_BT, kv_segments_BS, q_rope_BTNR, k_rope_BSR, offset_1, *, blocks,
                offset, scale, interpret):  # fmt: skip
     types = {a.dtype for a in (q_BTNH, k_BSJH, v_BSJU, q_rope_BTNR, k_rope_BSR) if a is not None}
-    if len(types) > 1 or str(q_BTNH.dtype) not in DTYPES:
-        raise ValueError(f"flash_attention: pallas_tpu takes arrays of one type, {' or '.join(DTYPES)}, not {types}")
+    if len(types) > 1 or str(q_BTNH.dtype) not in KERNEL_DTYPES:
+        raise ValueError(
+            f"flash_attention: pallas_tpu takes arrays of one type, {' or '.join(KERNEL_DTYPES)}, not {types}"
+        )
     (batch, queries, heads, head_dim), (_, keys, kv_heads, _) = q_BTNH.shape, k_BSJH.shape
     shape = AttentionShape(
         batch=batch, queries=queries, keys=keys, heads=heads, kv_heads=kv_heads, head_dim=head_dim,

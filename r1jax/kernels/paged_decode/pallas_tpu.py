@@ -6,7 +6,7 @@ the next sequence, while this step's are worked on. Steps past the end of a sequ
 no read, and compute nothing.
 
 A step computes the scores of its pages, takes the new maximum over all of them, and adds the weighted values to the running
-sum, which a larger maximum rescales (FlashAttention-2, Alg. 1; ``_add_pages``). For each key head, the query heads that share it
+sum, which a larger maximum rescales (FlashAttention-2, Alg. 1; ``add_to_softmax``). For each key head, the query heads that share it
 (Ainslie et al. 2023, Sec. 2.2) and the T query tokens are the rows of one product. In the absorbed form of MLA (V2 Sec. 2.1.2,
 after Eq. 11; spec A.3.2) all heads share one key, latent and rope, and one value, the latent: a page is read once and used for
 all T·N rows. V3 makes 2·128·(576 + 512) FLOPs of a token's 1152 bytes, 242 a byte, about what a TPU v5 needs to be busy; more
@@ -21,9 +21,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from r1jax.kernels import hardware, tpu_kernel
-from r1jax.kernels.flash_attention.reference import MASKED
+from r1jax.kernels.flash_attention.pallas_tpu_kernels import add_to_softmax, start_softmax
 from r1jax.kernels.paged_decode.shapes import DecodeShape
-from r1jax.kernels.tpu_kernel import DTYPES, LANES, NT, SMEM_TABLE_BYTES, dot
+from r1jax.kernels.tpu_kernel import KERNEL_DTYPES, LANES, NT, SMEM_TABLE_BYTES, dot
 
 
 def decode(queries: list, pages, *, page_table_BI, lengths_B, scale: float, interpret=False) -> jax.Array:
@@ -50,10 +50,7 @@ def decode(queries: list, pages, *, page_table_BI, lengths_B, scale: float, inte
 
         @pl.when(step == 0)
         def _():
-            sum_ref, highest_ref, total_ref = softmax
-            sum_ref[...] = jnp.zeros_like(sum_ref)
-            total_ref[...] = jnp.zeros_like(total_ref)
-            highest_ref[...] = jnp.full_like(highest_ref, MASKED)
+            start_softmax(*softmax)
 
         @pl.when(first_key < length)
         def _():
@@ -64,12 +61,13 @@ def decode(queries: list, pages, *, page_table_BI, lengths_B, scale: float, inte
                 held = [[_of_head(ref, head) for ref in page_refs[n::count]] for n in range(count)]
                 seen = [_scores_and_values(of_head, page) for page in held]
                 scores, values = [scores * scale for scores, _ in seen], [values for _, values in seen]
-                _add_pages(scores, masks, values, *(ref.at[head] for ref in softmax))
+                add_to_softmax(scores, masks, values, *(ref.at[head] for ref in softmax))
 
         @pl.when(step == pl.num_programs(1) - 1)
         def _():
             for head in range(kv_heads):
-                out_ref[head] = _finish_softmax(softmax[0].at[head], softmax[2].at[head]).astype(out_ref.dtype)
+                total = softmax[2][head, :, :1]  # 0 of a row that saw nothing
+                out_ref[head] = (softmax[0][head] / jnp.where(total > 0, total, 1.0)).astype(out_ref.dtype)
 
     def in_rows(q_BTNA):
         """Rows of a key head: its query heads for the first token, for the second, ..."""
@@ -126,8 +124,8 @@ def _scores_and_values(queries: list, page: list):
 
 def _check(name: str, shape, dtypes: list, table, lengths) -> None:
     """ValueError unless the kernel supports the arrays."""
-    if len({str(dtype) for dtype in dtypes}) > 1 or str(dtypes[0]) not in DTYPES:
-        raise ValueError(f"{name}: pallas_tpu takes arrays of one type, {' or '.join(DTYPES)}, not {dtypes}")
+    if len({str(dtype) for dtype in dtypes}) > 1 or str(dtypes[0]) not in KERNEL_DTYPES:
+        raise ValueError(f"{name}: pallas_tpu takes arrays of one type, {' or '.join(KERNEL_DTYPES)}, not {dtypes}")
     for width in (field.name for field in dataclasses.fields(shape) if field.name.endswith("_dim")):
         if getattr(shape, width) % 8:
             raise ValueError(f"{name}: pallas_tpu supports {width} in multiples of 8, not {getattr(shape, width)}")
@@ -170,27 +168,3 @@ def _visible(length, *, first_key, num_keys: int, num_queries: int, rows: int):
     key = first_key + jax.lax.broadcasted_iota(jnp.int32, (rows, num_keys), 1)
     query = sum(((row >= t * (rows // num_queries)).astype(jnp.int32) for t in range(1, num_queries)), 0)
     return key <= length - num_queries + query
-
-
-def _add_pages(scores: list, masks: list, values: list, sum_ref, highest_ref, total_ref) -> None:
-    """Online softmax: the pages' scores, [rows, S] each, and values, [S, width] each, into the running sums of the rows."""
-    scores = [jnp.where(mask, s, MASKED) for s, mask in zip(scores, masks, strict=True)]
-    before = highest_ref[:, :1]
-    highest = before
-    for s in scores:
-        highest = jnp.maximum(highest, s.max(-1, keepdims=True))
-    shrink = jnp.exp(before - highest)
-    total, summed = shrink * total_ref[:, :1], shrink * sum_ref[...]
-    for s, mask, value in zip(scores, masks, values, strict=True):
-        weights = jnp.where(mask, jnp.exp(s - highest), 0.0)
-        total += weights.sum(-1, keepdims=True)
-        summed += dot(weights.astype(value.dtype), value)
-    sum_ref[...] = summed
-    highest_ref[...] = jnp.broadcast_to(highest, highest_ref.shape)
-    total_ref[...] = jnp.broadcast_to(total, total_ref.shape)
-
-
-def _finish_softmax(sum_ref, total_ref):
-    """The weighted mean of the values; 0 for a row that saw nothing."""
-    total = total_ref[:, :1]
-    return sum_ref[...] / jnp.where(total > 0, total, 1.0)
