@@ -37,15 +37,10 @@ class ModelledPass:
         """Roofline time."""
         return hardware.roofline_seconds(self.cost, self.generation)
 
-    @property
-    def fraction_of_unfused(self) -> float | None:
-        """HBM bytes over those of separate operations."""
-        return self.cost.bytes_accessed / self.unfused_bytes if self.unfused_bytes else None
-
     def __str__(self) -> str:
         intensity = self.cost.flops / self.cost.bytes_accessed
         bound = "FLOPs" if intensity > hardware.flops_per_byte(self.generation) else "bytes"
-        fraction = "-" if self.fraction_of_unfused is None else f"{self.fraction_of_unfused:.1%}"
+        fraction = f"{self.cost.bytes_accessed / self.unfused_bytes:.1%}" if self.unfused_bytes else "-"
         return (
             f"{self.kernel:<26}{self.shape:<24}{self.generation:<7}{self.cost.flops / 1e9:>10.1f}"
             f"{self.cost.bytes_accessed / 1e6:>10.1f}{intensity:>8.0f}{self.seconds * 1e3:>10.3f} {bound} {fraction:>10}"

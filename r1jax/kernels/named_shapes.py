@@ -15,13 +15,9 @@ def _attention(batch: int, queries: int, keys: int, heads: tuple[int, int, int],
     return AttentionShape(batch=batch, queries=queries, keys=keys, **sizes, **more)
 
 
-def _decode(batch: int, tokens: int, heads: int, *, queries: int = 1, **more) -> DecodeShape:
+def _decode(batch: int, tokens: int, heads: int, *, queries: int = 1, **widths) -> DecodeShape:
     pages = {"page_size": 128, "pages_per_sequence": tokens // 128, "num_pages": batch * tokens // 128}
-    return DecodeShape(batch=batch, queries=queries, heads=heads, **pages, **more)
-
-
-def _gqa(batch: int, tokens: int, heads: tuple[int, int, int], **more) -> DecodeShape:
-    return _decode(batch, tokens, heads[0], kv_heads=heads[1], head_dim=heads[2], **more)
+    return DecodeShape(batch=batch, queries=queries, heads=heads, **pages, **widths)
 
 
 _V3_LATENT = {"latent_dim": 512, "rope_dim": 64}
@@ -54,11 +50,11 @@ SHAPES: dict[str, dict[str, Any]] = {
         "mini_v3": _decode(16, 512, 4, latent_dim=48, rope_dim=16, dtype="float32"),
     },
     "gqa_decode": {
-        "qwen2.5_7b_4k": _gqa(32, 4096, (28, 4, 128)),
-        "qwen2.5_7b_speculative": _gqa(16, 4096, (28, 4, 128), queries=4),
-        "llama3.3_70b_8k": _gqa(8, 8192, (64, 8, 128)),
-        "smollm2_2k": _gqa(32, 2048, (9, 3, 64)),
-        "mini_qwen": _gqa(16, 512, (4, 2, 32), dtype="float32"),
+        "qwen2.5_7b_4k": _decode(32, 4096, 28, kv_heads=4, head_dim=128),
+        "qwen2.5_7b_speculative": _decode(16, 4096, 28, kv_heads=4, head_dim=128, queries=4),
+        "llama3.3_70b_8k": _decode(8, 8192, 64, kv_heads=8, head_dim=128),
+        "smollm2_2k": _decode(32, 2048, 9, kv_heads=3, head_dim=64),
+        "mini_qwen": _decode(16, 512, 4, kv_heads=2, head_dim=32, dtype="float32"),
     },
     "route": {
         "v3": RouterShape(4096, 256, _V3_ROUTING),

@@ -92,8 +92,11 @@ def routed_experts(
             options = {"capacity": room(mean_pairs, experts_RK.size), "implementation": c.expert_implementation}
             return local_experts(x_RD, local_RK, weights_RK, weights, **options)
 
-        if c.expert_parallel == "ring" or num_moved < num_spread or num_moved == 1:  # all tokens to every device, sums back
-            y_XD = here(*(_gathered(a, moved, 0) for a in (x_XD, experts_XK, weights_XK)), weights)
+        if (
+            c.expert_parallel == "ring" or num_moved < num_spread or num_moved == 1
+        ):  # all tokens to every device, sums back
+            x_RD, experts_RK, weights_RK = (_gathered(a, moved, 0) for a in (x_XD, experts_XK, weights_XK))
+            y_XD = here(x_RD, experts_RK, weights_RK, weights)
             if moved:
                 y_XD = lax.psum_scatter(y_XD, moved, scatter_dimension=0, tiled=True)
         else:

@@ -11,7 +11,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from r1jax.kernels.tpu_kernel import LANES
+from r1jax.kernels.hardware import LANES
 from r1jax.models.transformer import Model
 from r1jax.plan.hardware import abstract_mesh
 

@@ -14,6 +14,7 @@ from r1jax.kernels.flash_attention.shapes import AttentionShape, Blocks
 from r1jax.kernels.named_shapes import SHAPES
 from tests.kernels.interpreter import STRICT, races_found
 from tests.kernels.oracle import gradients_float64
+from tests.kernels.shape_arrays import attention_arrays
 from tests.kernels.test_flash_attention import attention_numpy
 from tests.kernels.tpu_aot import check_kernels, compile_for, tpu_compile
 
@@ -30,7 +31,9 @@ def make_shape(queries, keys, heads, kv_heads, rope_dim=0, *, batch=1, head_dim=
 def make_inputs(shape, *, offset=0):
     """(float arrays, segments) by name: segments packed in order with padding at the end, and one query that sees nothing."""
     rng = np.random.default_rng(0)
-    arrays = {n: rng.normal(size=a.shape).astype(a.dtype) for n, a in shape.arrays().items() if a.dtype != jnp.int32}
+    arrays = {
+        n: rng.normal(size=a.shape).astype(a.dtype) for n, a in attention_arrays(shape).items() if a.dtype != jnp.int32
+    }
     kv_segments = np.sort(rng.integers(0, 5, (shape.batch, shape.keys)), axis=1)[:, ::-1]
     kv_segments = np.where(kv_segments > 0, 5 - kv_segments, 0)
     kv_segments[:, 0] = 1
@@ -310,7 +313,7 @@ def test_compiles_for_tpus(generation, name):
 
         return jax.grad(loss)(arrays)
 
-    compiled = compile_for(generation, gradients, shape.arrays(), jax.ShapeDtypeStruct((), jnp.int32))
+    compiled = compile_for(generation, gradients, attention_arrays(shape), jax.ShapeDtypeStruct((), jnp.int32))
     blocks = shapes.choose_blocks(shape, generation)
     costs = shapes.costs(shape, blocks)
     kernels = check_kernels(generation, compiled, [f"flash_attention_{name}" for name in costs])
@@ -336,7 +339,7 @@ def temporary_bytes(generation, implementation):
         out, pull = jax.vjp(attend, arrays)
         return out, pull(out)
 
-    compiled = compile_for(generation, both, SHAPES["flash_attention"]["v3_train_4k"].arrays())
+    compiled = compile_for(generation, both, attention_arrays(SHAPES["flash_attention"]["v3_train_4k"]))
     return compiled.memory_analysis().temp_size_in_bytes
 
 

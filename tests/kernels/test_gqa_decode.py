@@ -9,6 +9,7 @@ from r1jax.kernels.named_shapes import SHAPES
 from r1jax.kernels.paged_decode import gqa_decode, shapes, write_pages
 from r1jax.kernels.paged_decode.pages import init_pages
 from tests.kernels.interpreter import STRICT, races_found
+from tests.kernels.shape_arrays import decode_arrays
 from tests.kernels.test_flash_attention import attention_numpy
 from tests.kernels.test_mla_decode import LENGTHS
 from tests.kernels.tpu_aot import check_kernels, compile_for, tpu_compile
@@ -149,7 +150,7 @@ def test_compiles_for_tpus(generation, name):
     def decode(positional, keywords):
         return gqa_decode(**positional, **keywords, scale=0.1)
 
-    compiled = compile_for(generation, decode, *shape.arrays())
+    compiled = compile_for(generation, decode, *decode_arrays(shape))
     (kernel,) = check_kernels(generation, compiled, ["gqa_decode"])
     cost = shape.passes(generation)[""]
     assert (kernel.flops, kernel.bytes_accessed) == (cost.flops, cost.bytes_accessed)

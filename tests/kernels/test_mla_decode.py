@@ -7,6 +7,7 @@ from r1jax.kernels.named_shapes import SHAPES
 from r1jax.kernels.paged_decode import mla_decode, pallas_tpu, shapes, write_pages
 from r1jax.kernels.paged_decode.pages import init_pages, write_tokens
 from tests.kernels.interpreter import STRICT, races_found
+from tests.kernels.shape_arrays import decode_arrays
 from tests.kernels.tpu_aot import check_kernels, compile_for, tpu_compile
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -180,7 +181,7 @@ def test_compiles_for_tpus(generation, name):
     def decode(positional, keywords):
         return mla_decode(**positional, **keywords, scale=0.1)
 
-    compiled = compile_for(generation, decode, *shape.arrays())
+    compiled = compile_for(generation, decode, *decode_arrays(shape))
     (kernel,) = check_kernels(generation, compiled, ["mla_decode"])
     cost = shape.passes(generation)[""]
     assert (kernel.flops, kernel.bytes_accessed) == (cost.flops, cost.bytes_accessed)

@@ -14,6 +14,7 @@ from r1jax.kernels.named_shapes import SHAPES
 from r1jax.kernels.paged_decode import gqa_decode, mla_decode
 from r1jax.kernels.route import route_and_sort
 from r1jax.kernels.token_logprob import token_logprob
+from tests.kernels.shape_arrays import attention_arrays, decode_arrays
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KERNEL = {"implementation": "pallas_tpu", "interpret": True}
@@ -48,7 +49,7 @@ def normal(seed, *shape, scale=1.0):
 @pytest.mark.parametrize("name", ["mini_v3", "mini_qwen"])
 def test_flash_attention(name):
     shape = SHAPES["flash_attention"][name]
-    arrays = {n: normal(len(n), *a.shape) for n, a in shape.arrays().items() if a.dtype == jnp.float32}
+    arrays = {n: normal(len(n), *a.shape) for n, a in attention_arrays(shape).items() if a.dtype == jnp.float32}
     cuts = np.random.default_rng(0).integers(1, shape.keys, (shape.batch, 3))
     segments = 1 + (np.arange(shape.keys) >= cuts[..., None]).sum(1, dtype=np.int32)
     segments = np.where(segments == 4, 0, segments)  # three packed sequences and padding
@@ -63,7 +64,7 @@ def test_flash_attention(name):
 
 def pages_of(shape):
     """(float arrays, the rest): pages in scrambled order, sequences from one token to all pages."""
-    arrays, integers = shape.arrays()
+    arrays, integers = decode_arrays(shape)
     floats = jax.tree.map(lambda a: normal(len(a.shape), *a.shape), arrays)
     tables = integers["page_table_BI"].shape
     table = np.random.default_rng(0).permutation(shape.num_pages)[: tables[0] * tables[1]].reshape(tables)

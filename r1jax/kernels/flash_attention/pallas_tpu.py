@@ -32,7 +32,7 @@ from r1jax.kernels import dispatch, hardware
 from r1jax.kernels.flash_attention import pallas_tpu_kernels as kernels
 from r1jax.kernels.flash_attention import shapes
 from r1jax.kernels.flash_attention.shapes import AttentionShape, Blocks
-from r1jax.kernels.tpu_kernel import KERNEL_DTYPES, LANES, SMEM_TABLE_BYTES, compiler_params
+from r1jax.kernels.hardware import KERNEL_DTYPES, LANES, SMEM_TABLE_BYTES, compiler_params
 
 _MAX_HEAD_DIM = 512
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from r1jax.kernels.flash_attention.reference import MASKED
-from r1jax.kernels.tpu_kernel import NT, dot
+from r1jax.kernels.hardware import NT, dot
 
 
 def forward_kernel(refs, call) -> None:

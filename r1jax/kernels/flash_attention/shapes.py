@@ -7,12 +7,11 @@ assume one segment a row, and that the queries are the last of the keys unless `
 import dataclasses
 import itertools
 
-import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from r1jax.kernels import hardware
-from r1jax.kernels.tpu_kernel import LANES
+from r1jax.kernels.hardware import LANES
 
 _SIZES = (128, 256, 512, 1024)
 """Block lengths to choose from. More than 1024 brings no intensity that a TPU could use, and slow compilation."""
@@ -33,20 +32,6 @@ class AttentionShape:
     value_dim: int
     rope_dim: int = 0
     dtype: str = "bfloat16"
-
-    def arrays(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Arguments of ``flash_attention`` by name."""
-        b, t, s, n, j = self.batch, self.queries, self.keys, self.heads, self.kv_heads
-        shapes = {
-            "q_BTNH": (b, t, n, self.head_dim),
-            "k_BSJH": (b, s, j, self.head_dim),
-            "v_BSJU": (b, s, j, self.value_dim),
-        }
-        if self.rope_dim:
-            shapes |= {"q_rope_BTNR": (b, t, n, self.rope_dim), "k_rope_BSR": (b, s, self.rope_dim)}
-        arrays = {name: jax.ShapeDtypeStruct(shape, jnp.dtype(self.dtype)) for name, shape in shapes.items()}
-        segments = {"q_segments_BT": (b, t), "kv_segments_BS": (b, s)}
-        return arrays | {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in segments.items()}
 
     def passes(self, generation: str) -> dict[str, pl.CostEstimate]:
         """With the blocks for the generation."""

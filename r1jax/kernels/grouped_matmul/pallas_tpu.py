@@ -30,8 +30,8 @@ from jax.sharding import PartitionSpec as P
 from r1jax.kernels import dispatch, hardware
 from r1jax.kernels.grouped_matmul.reference import at_places
 from r1jax.kernels.grouped_matmul.shapes import ExpertShape
+from r1jax.kernels.hardware import NN, NT, TN, compiler_params, dot
 from r1jax.kernels.route import Permutation, permutation
-from r1jax.kernels.tpu_kernel import NN, NT, TN, compiler_params, dot
 from r1jax.sharding import Role
 
 

@@ -96,22 +96,19 @@ class RowsCall:
         raise ValueError(f"{self.name}: rows of {self.contracted} numbers do not fit the VMEM of a TPU {generation}")
 
     def _vmem(self, rows, columns):
-        s = self.shape
-        buffers = self.inputs * rows * self.contracted * s.itemsize
-        buffers += self.products * columns * self.contracted * s.itemsize
-        buffers += (self.extras + self.outputs) * rows * columns * s.itemsize
-        return 2 * buffers + 4 * (self.products + self.extras + self.outputs) * rows * columns
+        results = self.extras + self.outputs
+        numbers = (self.inputs * rows + self.products * columns) * self.contracted + results * rows * columns
+        return 2 * numbers * self.shape.itemsize + 4 * (self.products + results) * rows * columns
 
     def cost(self, generation: str) -> pl.CostEstimate:
         """2·R·K·N FLOPs a product. Weights are read once, inputs once a block of columns."""
         s, (_, columns) = self.shape, self.blocks(generation)
+        inputs = self.inputs * s.rows * self.contracted * pl.cdiv(self.columns, columns)
         weights = self.products * min(s.experts, s.rows) * self.contracted * self.columns
-        bytes_accessed = self.inputs * s.rows * self.contracted * s.itemsize * pl.cdiv(self.columns, columns)
-        bytes_accessed += weights * s.itemsize
-        bytes_accessed += (self.extras + self.outputs) * s.rows * self.columns * s.itemsize
+        numbers = inputs + weights + (self.extras + self.outputs) * s.rows * self.columns
         flops = 2 * self.products * s.rows * self.contracted * self.columns
         transcendentals = s.rows * self.columns if self.transcendental else 0
-        return pl.CostEstimate(flops=flops, bytes_accessed=bytes_accessed, transcendentals=transcendentals)
+        return pl.CostEstimate(flops=flops, bytes_accessed=numbers * s.itemsize, transcendentals=transcendentals)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,9 +132,8 @@ class SumsCall:
         return rows, *min(fits, key=lambda tile: self._read(*tile))
 
     def _vmem(self, rows, k, n):
-        s = self.shape
-        buffers = rows * (k + self.products * n) * s.itemsize + self.products * k * n * s.itemsize
-        return 2 * buffers + 4 * (2 * self.products * k * n + rows * (k + self.products * n))
+        rows_read, sums = rows * (k + self.products * n), self.products * k * n
+        return 2 * (rows_read + sums) * self.shape.itemsize + 4 * (2 * sums + rows_read)
 
     def _read(self, k, n):
         columns = self.left * pl.cdiv(self.right, n) + self.products * self.right * pl.cdiv(self.left, k)

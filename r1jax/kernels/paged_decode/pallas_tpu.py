@@ -20,10 +20,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from r1jax.kernels import hardware, tpu_kernel
+from r1jax.kernels import hardware
 from r1jax.kernels.flash_attention.pallas_tpu_kernels import add_to_softmax, start_softmax
+from r1jax.kernels.hardware import KERNEL_DTYPES, LANES, NT, SMEM_TABLE_BYTES, compiler_params, dot
 from r1jax.kernels.paged_decode.shapes import DecodeShape
-from r1jax.kernels.tpu_kernel import KERNEL_DTYPES, LANES, NT, SMEM_TABLE_BYTES, dot
 
 
 def decode(queries: list, pages, *, page_table_BI, lengths_B, scale: float, interpret=False) -> jax.Array:
@@ -94,7 +94,7 @@ def decode(queries: list, pages, *, page_table_BI, lengths_B, scale: float, inte
         ),
         out_shape=jax.ShapeDtypeStruct((batch, kv_heads, rows, width), queries[0].dtype),
         cost_estimate=shape.passes(generation)[""],
-        compiler_params=tpu_kernel.compiler_params(generation, "parallel", "arbitrary", vmem=1 / 2),
+        compiler_params=compiler_params(generation, "parallel", "arbitrary", vmem=1 / 2),
         interpret=interpret,
     )(
         page_table_BI.reshape(-1),

@@ -11,7 +11,6 @@ numbers in V3), as ``latent_WSC`` and ``rope_WRS``. The rope part has tokens las
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
@@ -83,17 +82,6 @@ class DecodeShape:
         """Pages that one grid step reads and works on."""
         of_bytes = pl.cdiv(_STEP_BYTES, self.page_numbers * self.itemsize)
         return max(1, min(MAX_PAGES, self.pages_per_sequence, of_bytes))
-
-    def arrays(self) -> tuple[dict, dict]:
-        """Positional and keyword arguments of ``gqa_decode`` or ``mla_decode``."""
-
-        def array(*shape, dtype=self.dtype):
-            return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
-
-        queries = {n: array(self.batch, self.queries, self.heads, width) for n, width in self.query_dims.items()}
-        pages = {name: array(self.num_pages, *shape) for name, shape in self.page_shapes.items()}
-        table = array(self.batch, self.pages_per_sequence, dtype="int32")
-        return queries | {"pages": pages}, {"page_table_BI": table, "lengths_B": array(self.batch, dtype="int32")}
 
     def passes(self, generation: str) -> dict[str, pl.CostEstimate]:
         """One pass, if every sequence has all its pages; each page is read once."""

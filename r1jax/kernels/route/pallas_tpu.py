@@ -115,8 +115,9 @@ def _check(scores_XE, r: Routing) -> None:
 
 
 def _pass(scores_XE, bias_E, *, routing, interpret):
-    best_per_group = min(routing.best_per_group, scores_XE.shape[1] // routing.num_groups)
-    shape = RouterShape(*scores_XE.shape, dataclasses.replace(routing, best_per_group=best_per_group))
+    num_tokens, num_experts = scores_XE.shape
+    best_per_group = min(routing.best_per_group, num_experts // routing.num_groups)
+    shape = RouterShape(num_tokens, num_experts, dataclasses.replace(routing, best_per_group=best_per_group))
     return _route(scores_XE, bias_E, shape, hardware.generation(), interpret)
 
 

@@ -31,8 +31,8 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 
 from r1jax.kernels import dispatch, hardware
+from r1jax.kernels.hardware import NT, TN, compiler_params, dot
 from r1jax.kernels.token_logprob.shapes import LogprobShape
-from r1jax.kernels.tpu_kernel import NT, TN, compiler_params, dot
 
 _CHUNK = 1024
 """Columns of a gradient that are computed at once in VMEM."""
