@@ -168,7 +168,7 @@ def _kernel(scores_ref, *refs, shape, block, has_bias):
     routing, step = shape.routing, pl.program_id(0)
 
     @pl.when(step == 0)
-    def _():
+    def clear():
         counts_ref[...] = jnp.zeros_like(counts_ref)
 
     affinity_Eb = reference.affinities(scores_ref[...], routing.score_function, dim=0)
