@@ -170,19 +170,16 @@ def _specs(call: _Call, *, keys_outside: bool) -> dict[str, pl.BlockSpec]:
 
         return index_map
 
-    rope = blocks.heads * shape.rope_dim
+    of_queries, of_keys = at(lambda b, n, i, s: (b, n, i, 0)), at(lambda b, n, i, s: (b, n // call.sharing, s, 0))
+    queries, keys = (None, blocks.heads, blocks.queries), (None, call.kv_heads, blocks.keys)
     return {
-        "q": pl.BlockSpec((None, blocks.heads, blocks.queries, shape.head_dim), at(lambda b, n, i, s: (b, n, i, 0))),
-        "out": pl.BlockSpec((None, blocks.heads, blocks.queries, shape.value_dim), at(lambda b, n, i, s: (b, n, i, 0))),
+        "q": pl.BlockSpec((*queries, shape.head_dim), of_queries),
+        "out": pl.BlockSpec((*queries, shape.value_dim), of_queries),
         "row": pl.BlockSpec((None, blocks.heads, 1, blocks.queries), at(lambda b, n, i, s: (b, n, 0, i))),
-        "q_rope": pl.BlockSpec((None, None, blocks.queries, rope), at(lambda b, n, i, s: (b, n, i, 0))),
+        "q_rope": pl.BlockSpec((None, None, blocks.queries, blocks.heads * shape.rope_dim), of_queries),
         "q_segments": pl.BlockSpec((None, 1, blocks.queries), at(lambda b, n, i, s: (b, 0, i))),
-        "k": pl.BlockSpec(
-            (None, call.kv_heads, blocks.keys, shape.head_dim), at(lambda b, n, i, s: (b, n // call.sharing, s, 0))
-        ),
-        "v": pl.BlockSpec(
-            (None, call.kv_heads, blocks.keys, shape.value_dim), at(lambda b, n, i, s: (b, n // call.sharing, s, 0))
-        ),
+        "k": pl.BlockSpec((*keys, shape.head_dim), of_keys),
+        "v": pl.BlockSpec((*keys, shape.value_dim), of_keys),
         "k_rope": pl.BlockSpec((None, blocks.keys, shape.rope_dim), at(lambda b, n, i, s: (b, s, 0))),
         "k_rope_T": pl.BlockSpec((None, shape.rope_dim, blocks.keys), at(lambda b, n, i, s: (b, 0, s))),
         "kv_segments": pl.BlockSpec((None, 1, blocks.keys), at(lambda b, n, i, s: (b, 0, s))),
@@ -252,10 +249,7 @@ def _attend_bwd(call: _Call, residuals, dout_BNTU):
     of_q = _run(call, "dq", kernels.dq_kernel, operands, outputs, scratch, segments, offset_1)
 
     outputs = {"dk": _like(k_BJSH), "dv": _like(v_BJSU), "dk_rope": _like(k_rope)}
-    scratch = {
-        "dk_sum": (call.kv_heads, blocks.keys, shape.head_dim),
-        "dv_sum": (call.kv_heads, blocks.keys, shape.value_dim),
-    }
+    scratch = {f"{n}_sum": (call.kv_heads, blocks.keys, a.shape[-1]) for n, a in (("dk", k_BJSH), ("dv", v_BJSU))}
     scratch |= {"dk_rope_sum": (blocks.keys, shape.rope_dim)} if ropes else {}
     of_k = _run(call, "dkv", kernels.dkv_kernel, common | {"k_rope": k_rope}, outputs, scratch, segments, offset_1)
     dropes = (of_q["dq_rope"], of_k["dk_rope"]) if ropes else None

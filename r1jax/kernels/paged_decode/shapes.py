@@ -63,37 +63,26 @@ class DecodeShape:
         return self.head_dim or self.latent_dim
 
     @property
-    def row_dim(self) -> int:
-        """Numbers of a row of queries and of its result."""
-        return sum(self.query_dims.values()) + self.value_dim
-
-    @property
-    def page_numbers(self) -> int:
-        """Numbers that a page holds."""
-        return sum(map(math.prod, self.page_shapes.values()))
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes a number."""
-        return jnp.dtype(self.dtype).itemsize
-
-    @property
     def pages_per_step(self) -> int:
         """Pages that one grid step reads and works on."""
-        of_bytes = pl.cdiv(_STEP_BYTES, self.page_numbers * self.itemsize)
-        return max(1, min(MAX_PAGES, self.pages_per_sequence, of_bytes))
+        _, page, itemsize = self._numbers()
+        return max(1, min(MAX_PAGES, self.pages_per_sequence, pl.cdiv(_STEP_BYTES, page * itemsize)))
+
+    def _numbers(self) -> tuple[int, int, int]:
+        """(numbers of a row of queries and of its result, of a page, bytes a number)."""
+        row = sum(self.query_dims.values()) + self.value_dim
+        return row, sum(map(math.prod, self.page_shapes.values())), jnp.dtype(self.dtype).itemsize
 
     def passes(self, generation: str) -> dict[str, pl.CostEstimate]:
         """One pass, if every sequence has all its pages; each page is read once."""
-        rows, pages = self.queries * self.heads, self.pages_per_sequence
+        (row, page, itemsize), rows, pages = self._numbers(), self.queries * self.heads, self.pages_per_sequence
         scores = self.batch * rows * pages * self.page_size
-        numbers = self.batch * (pages * self.page_numbers + rows * self.row_dim)
-        cost = {"flops": 2 * scores * self.row_dim, "bytes_accessed": numbers * self.itemsize}
-        return {"": pl.CostEstimate(**cost, transcendentals=scores)}
+        read = self.batch * (pages * page + rows * row) * itemsize
+        return {"": pl.CostEstimate(flops=2 * scores * row, bytes_accessed=read, transcendentals=scores)}
 
     def unfused_bytes(self, generation: str) -> dict[str, int]:
         """The pages are gathered into one array, and that is read as keys and as values; scores are written and read as arrays."""
-        rows, keys = self.queries * self.heads, self.pages_per_sequence * self.page_size
-        gathered = 2 * self.pages_per_sequence * self.page_numbers + keys * self.kv_heads * self.row_dim
-        square = rows * keys * (8 + 2 * self.itemsize)
-        return {"": self.batch * (square + (gathered + rows * self.row_dim) * self.itemsize)}
+        (row, page, itemsize), rows, pages = self._numbers(), self.queries * self.heads, self.pages_per_sequence
+        keys = pages * self.page_size
+        gathered = 2 * pages * page + keys * self.kv_heads * row
+        return {"": self.batch * (rows * keys * (8 + 2 * itemsize) + (gathered + rows * row) * itemsize)}
