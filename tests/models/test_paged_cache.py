@@ -103,9 +103,8 @@ def test_the_kernel_gives_the_same(paged, monkeypatch):
     hidden = []
     for kernel in (False, True):
         if kernel:
-            monkeypatch.setattr(
-                paged_decode, "choose", lambda _, __, known, **___: (known["pallas_tpu"], {"interpret": True})
-            )
+            chosen = paged_decode.IMPLEMENTATIONS["pallas_tpu"], {"interpret": True}
+            monkeypatch.setattr(paged_decode, "choose_implementation", lambda *_, **__: chosen)
         model = Paged(config)
         cache = model.prefilled(page_size=128)[1]
         hidden.append(np.asarray(model.step(cache, PROMPTS, [1, 1, 1], width=1)[0]))
