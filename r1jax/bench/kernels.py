@@ -1,8 +1,8 @@
 """The kernels: measured on this machine's CPU, plain XLA against the reference; modelled for TPUs that are not here.
 
-Modelled is arithmetic: the FLOPs and HBM bytes of ``shapes.py``, which each kernel also states to the compiler, and the time that a
-device of that generation takes for the longer of the two at its published peaks. No kernel reaches its roofline: use the table for
-ratios between kernels, and for which of the two bounds them.
+Modelled is arithmetic: the FLOPs and HBM bytes of ``kernels.named_shapes``, which each kernel also states to the compiler, and the
+time that a device of that generation takes for the longer of the two at its published peaks. No kernel reaches its roofline: use
+the table for ratios between kernels, and for which of the two bounds them.
 """
 
 import dataclasses
@@ -18,13 +18,7 @@ from jax.experimental import pallas as pl
 
 from r1jax.bench.measure import seconds_of
 from r1jax.kernels import flash_attention, grouped_matmul, hardware, token_logprob
-from r1jax.kernels.flash_attention import shapes as flash_shapes
-from r1jax.kernels.grouped_matmul import shapes as expert_shapes
-from r1jax.kernels.paged_decode import gqa, mla
-from r1jax.kernels.paged_decode import shapes as decode_shapes
-from r1jax.kernels.route import shapes as route_shapes
-from r1jax.kernels.token_logprob import shapes as logprob_shapes
-from r1jax.kernels.unfused import unfused_bytes
+from r1jax.kernels.named_shapes import SHAPES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +37,10 @@ class ModelledPass:
         """Roofline time."""
         return hardware.roofline_seconds(self.cost, self.generation)
 
-    @property
-    def fraction_of_unfused(self) -> float | None:
-        """HBM bytes over those of separate operations."""
-        return self.cost.bytes_accessed / self.unfused_bytes if self.unfused_bytes else None
-
     def __str__(self) -> str:
         intensity = self.cost.flops / self.cost.bytes_accessed
         bound = "FLOPs" if intensity > hardware.flops_per_byte(self.generation) else "bytes"
-        fraction = "-" if self.fraction_of_unfused is None else f"{self.fraction_of_unfused:.1%}"
+        fraction = f"{self.cost.bytes_accessed / self.unfused_bytes:.1%}" if self.unfused_bytes else "-"
         return (
             f"{self.kernel:<26}{self.shape:<24}{self.generation:<7}{self.cost.flops / 1e9:>10.1f}"
             f"{self.cost.bytes_accessed / 1e6:>10.1f}{intensity:>8.0f}{self.seconds * 1e3:>10.3f} {bound} {fraction:>10}"
@@ -71,49 +60,12 @@ def run(*, generations: list[str], repeats: int) -> dict[str, Any]:
 
 def modelled_passes(generations: list[str]) -> Iterator[ModelledPass]:
     """A row for each kernel pass, named shape and generation."""
-    for kernel, (shapes, costs) in MODELS.items():
+    for kernel, shapes in SHAPES.items():
         for name, shape in shapes.items():
             for generation in generations:
-                for suffix, cost in costs(shape, generation).items():
-                    unfused = unfused_bytes(shape, generation, backward=suffix == " backward")
-                    yield ModelledPass(kernel + suffix, name, generation, cost, unfused)
-
-
-def _flash(shape, generation):
-    costs = flash_shapes.costs(shape, flash_shapes.choose_blocks(shape, generation))
-    names = [field.name for field in dataclasses.fields(pl.CostEstimate)]
-    backward = {name: getattr(costs["dq"], name) + getattr(costs["dkv"], name) for name in names}
-    return {" forward": costs["fwd"], " backward": pl.CostEstimate(**backward)}
-
-
-def _route(shape, generation):
-    block = route_shapes.tokens_per_block(shape.tokens, shape.experts, generation)
-    return {"": route_shapes.cost(shape, block, logits=True)}
-
-
-def _experts(shape, generation):
-    passes = {" forward": expert_shapes.forward(shape), " backward": expert_shapes.backward(shape)}
-    return {suffix: expert_shapes.cost(calls, generation) for suffix, calls in passes.items()}
-
-
-def _logprob(shape, generation):
-    costs = {" forward": logprob_shapes.forward_cost, " backward": logprob_shapes.backward_cost}
-    return {suffix: cost(shape, generation) for suffix, cost in costs.items()}
-
-
-def _decode(shape, _):
-    return {"": decode_shapes.cost(shape)}
-
-
-MODELS: dict[str, tuple[dict[str, Any], Callable]] = {
-    "flash_attention": (flash_shapes.SHAPES, _flash),
-    "mla_decode": (mla.SHAPES, _decode),
-    "gqa_decode": (gqa.SHAPES, _decode),
-    "route": (route_shapes.SHAPES, _route),
-    "expert_ffn": (expert_shapes.SHAPES, _experts),
-    "token_logprob": (logprob_shapes.SHAPES, _logprob),
-}
-"""Kernel -> its named shapes, and (shape, generation) -> the cost of each pass."""
+                unfused = shape.unfused_bytes(generation)
+                for which, cost in shape.passes(generation).items():
+                    yield ModelledPass(f"{kernel} {which}".strip(), name, generation, cost, unfused.get(which))
 
 
 def measure(*, repeats: int) -> dict[str, dict[str, dict[str, float]]]:

@@ -89,17 +89,17 @@ def time_moe(
     def dense(x_TD, w_gate, w_up, w_down):
         return jnp.sum(((jax.nn.silu(x_TD @ w_gate) * (x_TD @ w_up)) @ w_down) ** 2)
 
+    def best(function, *weights):
+        gradient = jax.jit(jax.grad(function, (0, 1, 2, 3)))
+        return min(seconds_of(lambda: gradient(x_TD, *weights), repeats=10))
+
     as_one = [w[:chosen].swapaxes(0, 1).reshape(dim, -1) for w in (w_gate, w_up)]
-    routed_gradient = jax.jit(jax.grad(routed, (0, 1, 2, 3)))
-    dense_gradient = jax.jit(jax.grad(dense, (0, 1, 2, 3)))
-    ours = min(seconds_of(lambda: routed_gradient(x_TD, w_gate, w_up, w_down), repeats=10))
-    same = min(seconds_of(lambda: dense_gradient(x_TD, *as_one, w_down[:chosen].reshape(-1, dim)), repeats=10))
+    ours, same = best(routed, w_gate, w_up, w_down), best(dense, *as_one, w_down[:chosen].reshape(-1, dim))
     return {"seconds": ours, "dense_seconds": same, "ratio_to_dense": ours / same}
 
 
 def _run_peer(script: Path, config: ModelConfig, *, batch: int, length: int, repeats: int) -> dict[str, Any]:
-    shape = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    command = [sys.executable, str(script), "--shape", json.dumps(shape, default=dataclasses.asdict)]
+    command = [sys.executable, str(script), "--shape", json.dumps(dataclasses.asdict(config))]
     command += [f"--batch={batch}", f"--length={length}", f"--dtype={config.dtype}", f"--repeats={repeats}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""Which TPU generation a program is traced for, and what that generation has.
+"""Which TPU generation a program is traced for, what that generation has, and what all TPU kernels share.
 
 A kernel chooses its blocks by the generation while it is traced. That is the generation of the ambient mesh
 (``jax.set_mesh``) where there is one, so that a program can be compiled for a pod that is not here, and of the default
@@ -6,8 +6,11 @@ device otherwise. JAX's own table (``pltpu.TpuInfo``) has the figures.
 """
 
 import functools
+from dataclasses import fields
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -21,6 +24,18 @@ CHIPS = {
 GENERATIONS = tuple(CHIPS)
 DEFAULT = "v5e"
 """Blocks are those of this generation where a kernel is interpreted on something that is no TPU."""
+LANES = 128
+"""Columns of a tile of VMEM."""
+KERNEL_DTYPES = ("bfloat16", "float32")
+"""Of attention's and decode's arrays."""
+SMEM_TABLE_BYTES = 512 * 1024
+"""Half of a TensorCore's scalar memory: the most that a prefetched table may take."""
+NN = ((1,), (0,))
+"""x · y"""
+NT = ((1,), (1,))
+"""x · yᵀ"""
+TN = ((0,), (0,))
+"""xᵀ · y"""
 
 
 @functools.cache
@@ -87,6 +102,13 @@ def gpu_capability() -> tuple[int, int]:
     return int(major), int(minor)
 
 
+def total(*costs: pl.CostEstimate) -> pl.CostEstimate:
+    """The sum of each figure."""
+    return pl.CostEstimate(
+        **{field.name: sum(getattr(cost, field.name) for cost in costs) for field in fields(costs[0])}
+    )
+
+
 def roofline_seconds(cost: pl.CostEstimate, generation: str) -> float:
     """Modelled time on one device: the longer of its FLOPs at the bf16 peak and its HBM bytes at full bandwidth."""
     chip, cores = info(generation), CHIPS[generation][1]
@@ -97,3 +119,15 @@ def flops_per_byte(generation: str) -> float:
     """The arithmetic intensity at which matmuls in bf16 take as long as reading HBM."""
     chip = info(generation)
     return chip.bf16_ops_per_second / chip.mem_bw_bytes_per_second
+
+
+def dot(x: jax.Array, y: jax.Array, *, contracted=NN) -> jax.Array:
+    """The product of two matrices, sums in float32; float32 inputs are not rounded to bfloat16 on the way."""
+    precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    return jax.lax.dot_general(x, y, (contracted, ((), ())), precision=precision, preferred_element_type=jnp.float32)
+
+
+def compiler_params(generation: str, *dimension_semantics: Any, vmem: float) -> pltpu.CompilerParams:
+    """Which grid dims may run in any order ("parallel") or not ("arbitrary"); ``vmem`` is the part of VMEM allowed."""
+    limit = int(info(generation).vmem_capacity_bytes * vmem)
+    return pltpu.CompilerParams(dimension_semantics=dimension_semantics, vmem_limit_bytes=limit)

@@ -12,6 +12,7 @@ is moved by moving a row of the table. Tokens are padded on the right.
 """
 
 import dataclasses
+import types
 from typing import Any
 
 import jax
@@ -34,14 +35,8 @@ def take_slots(cache, segments_BT: jax.Array, *, is_prefill: bool) -> "Slots":
     return DenseSlots(cache, segments_BT, segments_BS, start, not is_prefill)
 
 
-class NewTokens:
-    """In the place of ``Slots`` within a loop over layers: ``write`` gives the new tokens themselves, to be written after it."""
-
-    is_read = False
-
-    def write(self, layer: Layer, new: Layer) -> Layer:
-        """``new``."""
-        return new
+NEW_TOKENS = types.SimpleNamespace(is_read=False, write=lambda layer, new: new)
+"""For ``Slots`` within a loop over layers: ``write`` gives the new tokens themselves, to be written after it."""
 
 
 def best_kind() -> str:
@@ -71,20 +66,16 @@ def init_cache(config: ModelConfig, *, batch: int, length: int) -> dict:
 
 def repeat(cache: dict, times: int) -> dict:
     """Each sequence of a dense cache ``times`` times in a row: one prefill serves the G samples of a prompt."""
-    return cache | {
-        "layers": jax.tree.map(lambda a: jnp.repeat(a, times, axis=0), cache["layers"]),
-        "segments_BS": jnp.repeat(cache["segments_BS"], times, axis=0),
-    }
+    return cache | jax.tree.map(lambda a: jnp.repeat(a, times, axis=0), per_sequence(cache))
 
 
 def grow(cache: dict, length: int) -> dict:
     """The same dense cache with ``length`` slots: a decode step reads all slots, so they are added as they are needed."""
     extra = length - cache["segments_BS"].shape[1]
 
-    def pad(a):
-        return jnp.pad(a, ((0, 0), (0, extra)) + ((0, 0),) * (a.ndim - 2))
-
-    return cache | {"layers": jax.tree.map(pad, cache["layers"]), "segments_BS": pad(cache["segments_BS"])}
+    return cache | jax.tree.map(
+        lambda a: jnp.pad(a, [(0, 0), (0, extra)] + [(0, 0)] * (a.ndim - 2)), per_sequence(cache)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,17 +148,13 @@ def init_paged_cache(
     config: ModelConfig, *, page_table_BI, num_pages: int, page_size: int, batch_axes: tuple[str, ...] = ()
 ) -> PagedCache:
     """Empty paged cache whose pools have ``num_pages`` pages of ``page_size`` tokens each, in the model's compute type."""
-    sizes = {"num_pages": num_pages, "page_size": page_size, "dtype": jnp.dtype(config.dtype)}
-
-    def layer() -> Layer:
-        if config.attention == "gqa":
-            return paged_decode.gqa.init_pages(num_kv_heads=config.num_kv_heads, head_dim=config.head_dim, **sizes)
-        return paged_decode.mla.init_pages(latent_dim=config.kv_lora_rank, rope_dim=config.rope_head_dim, **sizes)
-
+    sizes = {"num_pages": num_pages, "page_size": page_size, "dtype": jnp.dtype(config.dtype), "batch_axes": batch_axes}
+    if config.attention == "gqa":
+        sizes |= {"kv_heads": config.num_kv_heads, "head_dim": config.head_dim}
+    else:
+        sizes |= {"latent_dim": config.kv_lora_rank, "rope_dim": config.rope_head_dim}
     return PagedCache(
-        layers=tuple(
-            paged_decode.pages.constrain_pages(layer(), batch_axes=batch_axes) for _ in range(config.num_layers)
-        ),
+        layers=tuple(paged_decode.pages.init_pages(**sizes) for _ in range(config.num_layers)),
         page_table_BI=jnp.asarray(page_table_BI, jnp.int32),
         lengths_B=jnp.zeros((page_table_BI.shape[0],), jnp.int32),
         batch_axes=batch_axes,

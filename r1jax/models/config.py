@@ -140,52 +140,51 @@ class ModelConfig:
             value = getattr(self, field)
             require(least <= value <= most, f"{field} {value} must be in {least}..{most}")
 
+        def require_that(is_sound: bool, field: str, rule: str):
+            require(is_sound, f"{field} must {rule}, got {getattr(self, field)!r}")
+
         require_least(1, "vocab_size", "num_layers", "model_dim", "ffn_dim", "num_heads")
         require_least(0, "num_experts", "num_mtp_layers", "max_length", "rms_eps", "init_std")
         require_one_of(AttentionImplementation, "attention_implementation")
         require_one_of(ExpertImplementation, "expert_implementation")
-        require(1 < self.rope_theta < math.inf, f"rope_theta must be finite and more than 1, got {self.rope_theta}")
+        require_that(1 < self.rope_theta < math.inf, "rope_theta", "be finite and more than 1")
+        require_that(self.attention in ("gqa", "mla"), "attention", "be 'gqa' or 'mla'")
         if self.attention == "gqa":
             require_least(1, "num_kv_heads")
             require_multiple("num_heads", "num_kv_heads")
-            is_sound = self.head_dim > 0 and self.head_dim % 2 == 0
-            require(is_sound, f"head_dim must be even and positive, got {self.head_dim}")
-        elif self.attention == "mla":
+            require_that(self.head_dim > 0 and self.head_dim % 2 == 0, "head_dim", "be even and positive")
+        else:
             require_least(1, "kv_lora_rank", "nope_head_dim", "rope_head_dim", "value_head_dim")
             require_least(0, "q_lora_rank")
-            require(self.rope_head_dim % 2 == 0, f"rope_head_dim must be even, got {self.rope_head_dim}")
-        else:
-            require(False, f"attention must be 'gqa' or 'mla', got {self.attention!r}")
+            require_that(self.rope_head_dim % 2 == 0, "rope_head_dim", "be even")
         if self.num_experts:
             require_least(1, "num_groups", "expert_ffn_dim")
             require_least(0, "num_shared_experts")
             require_within(1, "num_experts_per_token", self.num_experts)
             require_multiple("num_experts", "num_groups")
             require_within(1, "num_groups_per_token", self.num_groups)
-            allowed = self.num_groups_per_token * self.num_experts // self.num_groups
-            require(
-                self.num_experts_per_token <= allowed,
-                f"num_experts_per_token {self.num_experts_per_token} exceeds the {allowed} experts that "
-                f"{self.num_groups_per_token} groups hold",
-            )
+            chosen, groups = self.num_experts_per_token, self.num_groups_per_token
+            allowed = groups * self.num_experts // self.num_groups
+            message = f"num_experts_per_token {chosen} exceeds the {allowed} experts that {groups} groups hold"
+            require(chosen <= allowed, message)
             require_within(0, "num_dense_layers", self.num_layers - 1)
             require_one_of(ExpertParallel, "expert_parallel")
-            is_sound = 0 < self.expert_capacity < math.inf
-            require(is_sound, f"expert_capacity must be positive and finite, got {self.expert_capacity}")
+            require_that(0 < self.expert_capacity < math.inf, "expert_capacity", "be positive and finite")
             require_one_of(ScoreFunction, "score_function")
         require(not (self.yarn and self.llama3_rope), "yarn and llama3_rope exclude each other")
         if scaling := self.yarn or self.llama3_rope:
             is_sound = 0 < scaling.factor < math.inf and scaling.original_length > 0
             require(is_sound, f"factor and original_length must be positive, got {scaling}")
-        if self.yarn:
-            is_sound = self.yarn.beta_fast >= self.yarn.beta_slow > 0
-            require(is_sound, f"beta_fast must be at least beta_slow, and that positive, got {self.yarn}")
-        if self.llama3_rope:
-            is_sound = self.llama3_rope.high_freq_factor > self.llama3_rope.low_freq_factor
-            require(is_sound, f"high_freq_factor must exceed low_freq_factor, got {self.llama3_rope}")
+        if yarn := self.yarn:
+            is_sound = yarn.beta_fast >= yarn.beta_slow > 0
+            require(is_sound, f"beta_fast must be at least beta_slow, and that positive, got {yarn}")
+        if rope := self.llama3_rope:
+            require(
+                rope.high_freq_factor > rope.low_freq_factor,
+                f"high_freq_factor must exceed low_freq_factor, got {rope}",
+            )
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
-        is_float = jnp.issubdtype(jnp.dtype(self.dtype), jnp.floating)
-        require(is_float, f"dtype must be a floating-point type, got {self.dtype!r}")
+        require_that(jnp.issubdtype(jnp.dtype(self.dtype), jnp.floating), "dtype", "be a floating-point type")
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "ModelConfig":

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from r1jax.kernels.dispatch import with_gradient
 from r1jax.kernels.grouped_matmul import expert_ffn
-from r1jax.kernels.grouped_matmul.permute import at_places
+from r1jax.kernels.grouped_matmul.reference import at_places
 from r1jax.kernels.route import Permutation, permutation
 
 
@@ -36,7 +37,10 @@ def exchanged(
     row that is no token. way: "all_to_all" or "ragged_all_to_all". copies: the most destinations of a token. room: tokens of
     one device that another takes a round; "ragged_all_to_all" has it for all senders together, whoever sends them.
     """
-    order = _destinations(experts_XK, expert_weights, axes, copies)
+    # The pairs (token, device that holds one of its experts) by device; those of no device come last.
+    holds_XKn = jax.nn.one_hot(experts_XK // len(expert_weights[0]), lax.axis_size(axes), dtype=jnp.int32)
+    is_held_XJ, device_XJ = lax.top_k(holds_XKn.max(1), copies)
+    order = permutation(jnp.where(is_held_XJ > 0, device_XJ, lax.axis_size(axes)), lax.axis_size(axes))
     integers: tuple = (experts_XK, order)
     if way == "all_to_all":
         num_rounds = lax.pmax(-(-jnp.diff(order.offsets).max() // room), axes)
@@ -83,9 +87,8 @@ def _ragged_round(r, floats, integers, *, here, axes, size):
     place_XJ = jnp.where(order.place_XK < order.offsets[-1], order.place_XK, num_pairs)
 
     def exchange(array, lengths, *, rows, empty: Any = 0):
-        return lax.ragged_all_to_all(
-            array, jnp.full((rows, *array.shape[1:]), empty, array.dtype), *lengths, axis_name=axes
-        )
+        arrived = jnp.full((rows, *array.shape[1:]), empty, array.dtype)
+        return lax.ragged_all_to_all(array, arrived, *lengths, axis_name=axes)
 
     def there(x_PD):
         experts_PK, weights_PK = _of_tokens(pair_P // order.place_XK.shape[1], experts_XK, weights_XK)
@@ -107,14 +110,6 @@ def _windows(r, counts_SR, size):
     start_SR = jnp.cumsum(counts_SR, axis=1) - counts_SR + begin_SR
     arrival_SR = rank_SR + begin_SR - r * size
     return tuple(jnp.where(length_SR > 0, a, 0) for a in (start_SR, length_SR, arrival_SR))
-
-
-def _destinations(experts_XK, expert_weights, axes, copies: int) -> Permutation:
-    """The pairs (token, one of at most ``copies`` devices that hold its experts) by device; those of no device come last."""
-    num_devices = lax.axis_size(axes)
-    holds_XKn = jax.nn.one_hot(experts_XK // expert_weights[0].shape[0], num_devices, dtype=jnp.int32)
-    is_held_XJ, device_XJ = lax.top_k(holds_XKn.max(1), copies)
-    return permutation(jnp.where(is_held_XJ > 0, device_XJ, num_devices), num_devices)
 
 
 def _of_tokens(token_S, experts_XK, weights_XK):
@@ -140,14 +135,10 @@ def in_rounds(one_round: Callable, num_rounds, floats, integers, *, most: int | 
     return first if most == 1 else first + _further(one_round, jnp.asarray(num_rounds, jnp.int32), floats, integers)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _further(one_round, num_rounds, floats, integers):
-    out = jax.eval_shape(one_round, jax.ShapeDtypeStruct((), jnp.int32), floats, integers)
-    return _loop(lambda r: one_round(r, floats, integers), num_rounds, jnp.zeros(out.shape, out.dtype))
-
-
 def _further_fwd(one_round, num_rounds, floats, integers):
-    return _further(one_round, num_rounds, floats, integers), (num_rounds, floats, integers)
+    out = jax.eval_shape(one_round, jax.ShapeDtypeStruct((), jnp.int32), floats, integers)
+    total = _loop(lambda r: one_round(r, floats, integers), num_rounds, jnp.zeros(out.shape, out.dtype))
+    return total, (num_rounds, floats, integers)
 
 
 def _further_bwd(one_round, residuals, dout):
@@ -159,7 +150,7 @@ def _further_bwd(one_round, residuals, dout):
     return None, _loop(gradient, num_rounds, jax.tree.map(jnp.zeros_like, floats)), None
 
 
-_further.defvjp(_further_fwd, _further_bwd)
+_further = with_gradient(_further_fwd, _further_bwd, static=(0,))
 
 
 def _loop(function, num_rounds, zeros):
@@ -178,7 +169,7 @@ def local_experts(
     experts_RK: 0 to E − 1, or E where that expert is not here. expert_weights: gate and up [E, D, F], down [E, F, D].
     implementation: of ``expert_ffn``.
     """
-    order = permutation(experts_RK, expert_weights[0].shape[0])  # pairs whose expert is elsewhere come last
+    order = permutation(experts_RK, len(expert_weights[0]))  # pairs whose expert is elsewhere come last
     num_rounds = -(-order.offsets[-1] // capacity)
     one_round = functools.partial(_some_pairs, capacity=capacity, implementation=implementation)
     most = -(-experts_RK.size // capacity)
@@ -198,13 +189,7 @@ def _some_pairs(r, floats, integers, *, capacity, implementation):
     weights_C = weights_RK.reshape(-1).at[pair_C].get(mode="fill", fill_value=0)
     experts_C1 = experts_RK.reshape(-1).at[pair_C].get(mode="fill", fill_value=num_experts)[:, None]
     here_C = jnp.where(is_pair_C, place_C, capacity)  # they are sorted already; past the last there is no row
-    y_CD = expert_ffn(
-        x_CD,
-        experts_C1,
-        jnp.ones_like(experts_C1, weights_C.dtype),
-        *expert_weights,
-        order=Permutation(here_C, here_C[:, None], offsets),
-        implementation=implementation,
-    )
+    options = {"order": Permutation(here_C, here_C[:, None], offsets), "implementation": implementation}
+    y_CD = expert_ffn(x_CD, experts_C1, jnp.ones_like(experts_C1, weights_C.dtype), *expert_weights, **options)
     y_CD = y_CD.astype(jnp.float32) * weights_C[:, None]
     return jnp.zeros((num_rows, x_RD.shape[1]), jnp.float32).at[row_C].add(y_CD, mode="drop")

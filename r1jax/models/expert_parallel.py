@@ -20,10 +20,7 @@ reaches ``num_groups_per_token`` nodes at most. V3's further step, one copy over
 it, has no use here: an expert axis lies within a slice (``make_mesh``), whose links are alike.
 """
 
-import functools
 import math
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,22 +32,6 @@ from r1jax.kernels.route import route
 from r1jax.models.config import ModelConfig
 from r1jax.models.expert_exchange import exchanged, local_experts
 from r1jax.sharding import TOKENS, Role, axes_of, partition_spec
-
-_UP, _DOWN = ("experts", "embed", "mlp"), ("experts", "mlp", "embed")
-
-
-class _Layout(NamedTuple):
-    """The mesh axes of one layer, as the rules give them."""
-
-    tokens: PartitionSpec
-    up: PartitionSpec
-    down: PartitionSpec
-    experts: tuple[str, ...]
-    """Of the experts."""
-    moved: tuple[str, ...]
-    """Those of ``experts`` that tokens are split over too: they must travel. Over the others each device has them."""
-    embed: tuple[str, ...]
-    ffn: tuple[str, ...]
 
 
 def is_spread(config: ModelConfig) -> bool:
@@ -82,15 +63,62 @@ def routed_experts(
     logits_BTE: the router's, float32. weights: gate and up [E, D, F], down [E, F, D], laid out as ``role`` says (another layout
     is changed to it). route_options: those of ``route``. Gradients flow to x, logits and weights.
     """
-    layout = _layout(x_BTD.shape, weights, role)
-    routing = PartitionSpec(*layout.tokens[:2], None)
-    specs = (layout.tokens, routing, PartitionSpec(), (layout.up, layout.up, layout.down))
+    mesh, c = jax.sharding.get_abstract_mesh(), config
+    tokens = partition_spec((*TOKENS, None), x_BTD.shape, mesh, role=role)
+    names = "the experts' gate and up", "the experts' down"
+    up = partition_spec(("experts", "embed", "mlp"), weights[0].shape, mesh, role=role, name=names[0])
+    down = partition_spec(("experts", "mlp", "embed"), weights[2].shape, mesh, role=role, name=names[1])
+    experts, embed, ffn = map(axes_of, up)
+    # Over the axes that split tokens too these must travel; over the others of the experts each device has them.
+    moved = tuple(axis for axis in experts if axis in {axis for entry in tokens for axis in axes_of(entry)})
+    shared = tuple(axis for axis in experts if axis not in moved)
+    num_moved, num_spread = (math.prod(mesh.shape[axis] for axis in axes) for axes in (moved, experts))
+
+    def room(mean: float, most: int) -> int:
+        """expert_capacity times the mean number of rows, in whole eights, no more than ``most``."""
+        return min(-(-math.ceil(c.expert_capacity * mean) // 8) * 8, most)
+
+    def on_device(x_BTD, logits_BTE, bias_E, weights):
+        x_XD = x_BTD.reshape(-1, x_BTD.shape[-1])
+        weights_XK, experts_XK = route(logits_BTE.reshape(x_XD.shape[0], -1), bias_E, **route_options)
+        weights = tuple(_gathered(w.astype(x_XD.dtype), embed, dim) for w, dim in zip(weights, (1, 1, 2), strict=True))
+        mean_pairs = experts_XK.size * num_moved / num_spread  # that a device's experts are given
+
+        def here(x_RD, experts_RK, weights_RK, weights):
+            """What this device's experts give rows of any; over ``ffn`` it is still to be summed."""
+            num_local = weights[0].shape[0]
+            local_RK = experts_RK - (lax.axis_index(experts) * num_local if experts else 0)
+            local_RK = jnp.where((local_RK >= 0) & (local_RK < num_local), local_RK, num_local)
+            options = {"capacity": room(mean_pairs, experts_RK.size), "implementation": c.expert_implementation}
+            return local_experts(x_RD, local_RK, weights_RK, weights, **options)
+
+        if (
+            c.expert_parallel == "ring" or num_moved < num_spread or num_moved == 1
+        ):  # all tokens to every device, sums back
+            x_RD, experts_RK, weights_RK = (_gathered(a, moved, 0) for a in (x_XD, experts_XK, weights_XK))
+            y_XD = here(x_RD, experts_RK, weights_RK, weights)
+            if moved:
+                y_XD = lax.psum_scatter(y_XD, moved, scatter_dimension=0, tiled=True)
+        else:
+            copies = max_destinations(c, num_moved)
+            of_pair = room(x_XD.shape[0] * copies / num_moved, x_XD.shape[0])
+            options = {"way": c.expert_parallel, "axes": moved, "copies": copies, "room": of_pair}
+            y_XD = exchanged(here, x_XD, experts_XK, weights_XK, weights, **options)
+        if summed := (*shared, *ffn):
+            y_XD = lax.psum(y_XD, summed)
+        return y_XD.astype(x_BTD.dtype).reshape(x_BTD.shape), experts_XK.reshape(*x_BTD.shape[:2], -1)
+
+    routing = PartitionSpec(*tokens[:2], None)
     return jax.shard_map(
-        functools.partial(_on_device, config=config, layout=layout, route_options=route_options),
-        in_specs=specs,
-        out_specs=(layout.tokens, routing),
+        on_device,
+        in_specs=(tokens, routing, PartitionSpec(), (up, up, down)),
+        out_specs=(tokens, routing),
         check_vma=False,  # the kernels' loops and calls do not say over which axes their arrays vary
     )(x_BTD, logits_BTE, bias_E, weights)
+
+
+def _gathered(array, axes: tuple[str, ...], dim: int):
+    return lax.all_gather(array, axes, axis=dim, tiled=True) if axes else array
 
 
 def max_destinations(config: ModelConfig, num_devices: int) -> int:
@@ -100,66 +128,3 @@ def max_destinations(config: ModelConfig, num_devices: int) -> int:
     if max(num_devices, c.num_groups) % min(num_devices, c.num_groups):
         return most
     return min(most, c.num_groups_per_token * max(1, num_devices // c.num_groups))
-
-
-def _layout(shape, weights, role: Role) -> _Layout:
-    mesh = jax.sharding.get_abstract_mesh()
-    tokens = partition_spec((*TOKENS, None), shape, mesh, role=role)
-    up = partition_spec(_UP, weights[0].shape, mesh, role=role, name="the experts' gate and up")
-    down = partition_spec(_DOWN, weights[2].shape, mesh, role=role, name="the experts' down")
-    experts, embed, ffn = map(axes_of, up)
-    split = {axis for entry in tokens for axis in axes_of(entry)}
-    return _Layout(tokens, up, down, experts, tuple(a for a in experts if a in split), embed, ffn)
-
-
-def _on_device(x_BTD, logits_BTE, bias_E, weights, *, config, layout: _Layout, route_options):
-    """One device's part of ``routed_experts``."""
-    x_XD = x_BTD.reshape(-1, x_BTD.shape[-1])
-    weights_XK, experts_XK = route(logits_BTE.reshape(x_XD.shape[0], -1), bias_E, **route_options)
-    weights = tuple(
-        _gathered(w.astype(x_XD.dtype), layout.embed, dim) for w, dim in zip(weights, (1, 1, 2), strict=True)
-    )
-    moved, spread = (math.prod(lax.axis_size(axis) for axis in axes) for axes in (layout.moved, layout.experts))
-    mean_pairs = experts_XK.size * moved / spread  # that a device's experts are given
-    room = functools.partial(_room, capacity=config.expert_capacity)
-
-    def here(x_RD, experts_RK, weights_RK, expert_weights):
-        """What this device's experts give rows of any; over ``layout.ffn`` it is still to be summed."""
-        num_local = expert_weights[0].shape[0]
-        local_RK = experts_RK - (lax.axis_index(layout.experts) * num_local if layout.experts else 0)
-        local_RK = jnp.where((local_RK >= 0) & (local_RK < num_local), local_RK, num_local)
-        pairs = room(mean_pairs, most=experts_RK.size)
-        implementation = config.expert_implementation
-        return local_experts(x_RD, local_RK, weights_RK, expert_weights, capacity=pairs, implementation=implementation)
-
-    if config.expert_parallel == "ring" or moved < spread or moved == 1:
-        y_XD = _ring(here, x_XD, experts_XK, weights_XK, weights, layout)
-    else:
-        copies = max_destinations(config, moved)
-        tokens = room(x_XD.shape[0] * copies / moved, most=x_XD.shape[0])
-        options = {"way": config.expert_parallel, "axes": layout.moved, "copies": copies, "room": tokens}
-        y_XD = exchanged(here, x_XD, experts_XK, weights_XK, weights, **options)
-        y_XD = _summed(y_XD, layout.ffn)
-    return y_XD.astype(x_BTD.dtype).reshape(x_BTD.shape), experts_XK.reshape(*x_BTD.shape[:2], -1)
-
-
-def _ring(here: Callable, x_XD, experts_XK, weights_XK, expert_weights, layout: _Layout):
-    """All tokens to every device, float32 sums of what they are given back."""
-    gathered = (_gathered(a, layout.moved, 0) for a in (x_XD, experts_XK, weights_XK))
-    y_RD = here(*gathered, expert_weights)
-    if layout.moved:
-        y_RD = lax.psum_scatter(y_RD, layout.moved, scatter_dimension=0, tiled=True)
-    return _summed(y_RD, (*(axis for axis in layout.experts if axis not in layout.moved), *layout.ffn))
-
-
-def _gathered(array, axes: tuple[str, ...], dim: int):
-    return lax.all_gather(array, axes, axis=dim, tiled=True) if axes else array
-
-
-def _summed(array, axes: tuple[str, ...]):
-    return lax.psum(array, axes) if axes else array
-
-
-def _room(mean: float, *, capacity: float, most: int) -> int:
-    """``capacity`` times the mean number of rows, in whole eights, no more than ``most``."""
-    return min(-(-math.ceil(capacity * mean) // 8) * 8, most)

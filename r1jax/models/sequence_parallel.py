@@ -12,7 +12,6 @@ are in the angles that were applied before, so packed rows may be cut anywhere.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +21,10 @@ from r1jax.sharding import partition_spec
 
 Named = dict[str, tuple[jax.Array, tuple[str | None, ...]]]
 """Arrays with their logical axes."""
-Attend = Callable[[dict[str, jax.Array], Any], jax.Array]
-"""(queries by name [B, T, ...], q_offset) -> [B, T, N, U]."""
 
 
 def attend_over_sequence(
-    attend_to: Callable[..., Attend], queries: Named, keys: Named, weights: Named, *, is_training: bool
+    attend_to: Callable, queries: Named, keys: Named, weights: Named, *, is_training: bool
 ) -> jax.Array:
     """attend_to(keys, weights)(queries, q_offset) [B, T, N, U]; keys, weights and queries are dicts of arrays by name.
 
@@ -61,7 +58,7 @@ def attend_over_sequence(
     return jax.shard_map(on_device, in_specs=specs, out_specs=first, check_vma=False)(*arrays)
 
 
-def _in_mirrored_halves(attend: Attend, queries: dict[str, jax.Array]) -> jax.Array:
+def _in_mirrored_halves(attend: Callable, queries: dict[str, jax.Array]) -> jax.Array:
     """Attention of this device's part of the queries, half of it computed on the device at the mirrored place."""
     part, num_parts = lax.axis_index("sequence"), lax.axis_size("sequence")
     length = next(iter(queries.values())).shape[1]

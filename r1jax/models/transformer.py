@@ -68,7 +68,7 @@ class Transformer(nnx.Module):
         else:
             slots = kv_cache.take_slots(cache, segments_BT, is_prefill=is_prefill)
             if slots.are_layers_scanned:
-                inputs |= {"slots": kv_cache.NewTokens(), "cache": {}}
+                inputs |= {"slots": kv_cache.NEW_TOKENS, "cache": {}}
                 h_BTD, new_tokens, routing = self._scanned(h_BTD, inputs)
                 layers = tuple(map(slots.write, slots.layers, new_tokens))
             else:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from r1jax.kernels.tpu_kernel import LANES
+from r1jax.kernels.hardware import LANES
 from r1jax.models.config import ModelConfig
 from r1jax.models.expert_parallel import max_destinations
 from r1jax.models.transformer import Model

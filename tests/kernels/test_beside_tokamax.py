@@ -16,8 +16,8 @@ from r1jax.kernels import hardware
 from r1jax.kernels.flash_attention import shapes, with_rope
 from r1jax.kernels.flash_attention.shapes import Blocks
 from r1jax.kernels.grouped_matmul import pallas_tpu as grouped
-from r1jax.kernels.grouped_matmul import shapes as grouped_shapes
-from r1jax.kernels.token_logprob import shapes as logprob_shapes
+from r1jax.kernels.grouped_matmul.shapes import ExpertShape
+from r1jax.kernels.named_shapes import SHAPES
 from r1jax.kernels.token_logprob import token_logprob
 from tests.kernels.jaxprs import kernel_costs
 from tests.kernels.test_flash_attention_pallas import (
@@ -62,7 +62,7 @@ def test_equals_splash_attention():
 
 @tpu_compile(generations=["v5p"])
 def test_takes_less_memory_than_splash_attention(generation):
-    blocks = shapes.choose_blocks(shapes.SHAPES["v3_train_4k"], generation)
+    blocks = shapes.choose_blocks(SHAPES["flash_attention"]["v3_train_4k"], generation)
     assert (
         temporary_bytes(generation, splash_attention(blocks)) > 10e9
     )  # a part of dq for each block of keys; ours: 0.48
@@ -70,7 +70,7 @@ def test_takes_less_memory_than_splash_attention(generation):
 
 def test_moves_fewer_bytes_than_splash_attention():
     """Its forward pass for training writes two statistics of a row, over 128 lanes each, where JAX's writes one."""
-    shape = shapes.SHAPES["v3_train_4k"]
+    shape = SHAPES["flash_attention"]["v3_train_4k"]
     for generation in hardware.GENERATIONS:
         blocks = shapes.choose_blocks(shape, generation)
         kernel, joined = splash_forward_bytes(shape, blocks)
@@ -90,7 +90,7 @@ def test_equals_grouped_matmul_and_moves_fewer_bytes(monkeypatch):
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=(256, 128)).astype(np.float32), rng.normal(size=(3, 128, 128)).astype(np.float32)
     sizes, offsets = jnp.array([100, 0, 156], jnp.int32), jnp.array([0, 100, 100, 256], jnp.int32)
-    call = grouped_shapes.forward(grouped_shapes.Shape(256, 3, 128, 128, itemsize=4))[1]
+    call = ExpertShape(256, 3, 128, 128, itemsize=4).forward_calls()[1]
 
     def ours(x, w):
         visits = grouped._visits(offsets, call.shape, for_sums=False)
@@ -99,11 +99,11 @@ def test_equals_grouped_matmul_and_moves_fewer_bytes(monkeypatch):
     want = gmm(jnp.asarray(x), jnp.asarray(w), sizes, tiling=(128, 128, 128), dtype=jnp.float32)
     np.testing.assert_allclose(jax.jit(ours)(x, w), want, rtol=2e-5, atol=2e-4)  # sums of 128 products
 
-    s = grouped_shapes.SHAPES["v3"]
+    s = SHAPES["expert_ffn"]["v3"]
     x, w = jax.ShapeDtypeStruct((s.rows, s.dim), jnp.bfloat16), jax.ShapeDtypeStruct((8, s.dim, s.ffn), jnp.bfloat16)
     theirs = functools.partial(gmm, tiling=(512, 1024, 1024), dtype=jnp.dtype("bfloat16"))
     ((_, cost),) = kernel_costs(theirs, x, w, jax.ShapeDtypeStruct((8,), jnp.int32)).items()
-    ours = grouped_shapes.forward(s)[0].cost("v5p").bytes_accessed
+    ours = s.forward_calls()[0].cost("v5p").bytes_accessed
     assert (ours // 10**7, cost.bytes_accessed // 10**7) == (248, 315)  # gate and up; gate alone
 
 
@@ -118,10 +118,10 @@ def test_equals_linear_softmax_cross_entropy_and_moves_fewer_bytes():
     np.testing.assert_allclose(-jax.jit(kernel)(x, w, targets)[0].sum(), loss, rtol=2e-5)
 
     # Blocks of 1024 rows, 512 numbers and 2048 tokens, the numbers innermost: each product reads both its blocks again.
-    s = logprob_shapes.SHAPES["v3"]
+    s = SHAPES["token_logprob"]["v3"]
     rows, tokens = -(-s.rows // 1024), -(-s.vocab // 2048)
     theirs = 2 * s.dim * (tokens * s.rows + rows * s.vocab)
     half = 2 * s.dim * (-(-s.vocab // 1024) * s.rows + rows * s.vocab)  # what a v5p has VMEM for: 1024 tokens
-    ours = {g: logprob_shapes.forward_cost(s, g).bytes_accessed for g in hardware.GENERATIONS}
+    ours = {g: s.passes(g)["forward"].bytes_accessed for g in hardware.GENERATIONS}
     assert all(size < theirs for size in ours.values())
     assert [round(size / 1e9, 1) for size in (ours["v5p"], theirs, half)] == [14.9, 22.3, 29.7]

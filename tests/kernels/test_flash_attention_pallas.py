@@ -10,10 +10,11 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 
 from r1jax.kernels import hardware
 from r1jax.kernels.flash_attention import attention_mask, flash_attention, pallas_tpu, shapes, with_rope
-from r1jax.kernels.flash_attention.shapes import Blocks, Shape
-from r1jax.kernels.unfused import unfused_bytes
+from r1jax.kernels.flash_attention.shapes import AttentionShape, Blocks
+from r1jax.kernels.named_shapes import SHAPES
 from tests.kernels.interpreter import STRICT, races_found
 from tests.kernels.oracle import gradients_float64
+from tests.kernels.shape_arrays import attention_arrays
 from tests.kernels.test_flash_attention import attention_numpy
 from tests.kernels.tpu_aot import check_kernels, compile_for, tpu_compile
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def make_shape(queries, keys, heads, kv_heads, rope_dim=0, *, batch=1, head_dim=16, value_dim=8, dtype="float32"):
-    return Shape(
+    return AttentionShape(
         batch=batch, queries=queries, keys=keys, heads=heads, kv_heads=kv_heads, head_dim=head_dim, value_dim=value_dim,
         rope_dim=rope_dim, dtype=dtype,
     )  # fmt: skip
@@ -30,7 +31,9 @@ def make_shape(queries, keys, heads, kv_heads, rope_dim=0, *, batch=1, head_dim=
 def make_inputs(shape, *, offset=0):
     """(float arrays, segments) by name: segments packed in order with padding at the end, and one query that sees nothing."""
     rng = np.random.default_rng(0)
-    arrays = {n: rng.normal(size=a.shape).astype(a.dtype) for n, a in shape.arrays().items() if a.dtype != jnp.int32}
+    arrays = {
+        n: rng.normal(size=a.shape).astype(a.dtype) for n, a in attention_arrays(shape).items() if a.dtype != jnp.int32
+    }
     kv_segments = np.sort(rng.integers(0, 5, (shape.batch, shape.keys)), axis=1)[:, ::-1]
     kv_segments = np.where(kv_segments > 0, 5 - kv_segments, 0)
     kv_segments[:, 0] = 1
@@ -190,7 +193,7 @@ def test_costs_are_what_the_index_maps_read(heads):
 
 
 def test_blocks_follow_the_generation():
-    shape = shapes.SHAPES["v3_train_4k"]
+    shape = SHAPES["flash_attention"]["v3_train_4k"]
     chosen = {generation: shapes.choose_blocks(shape, generation) for generation in hardware.GENERATIONS}
     assert chosen == {
         "v5e": Blocks(512, 256, 2), "v5p": Blocks(512, 256, 2), "v6e": Blocks(1024, 1024, 2), "tpu7x": Blocks(512, 512, 2),
@@ -198,7 +201,7 @@ def test_blocks_follow_the_generation():
     for generation, blocks in chosen.items():
         assert shapes.vmem_bytes(shape, blocks) <= hardware.info(generation).vmem_capacity_bytes // 4
     # Grouped heads share what is read of keys, so fewer queries do.
-    assert shapes.choose_blocks(shapes.SHAPES["llama3.3_70b_8k"], "v6e") == Blocks(256, 512, 8)
+    assert shapes.choose_blocks(SHAPES["flash_attention"]["llama3.3_70b_8k"], "v6e") == Blocks(256, 512, 8)
 
 
 def test_what_is_not_supported_is_named():
@@ -282,7 +285,7 @@ def splash_forward_bytes(shape, blocks):
 
 
 def test_moves_fewer_bytes_than_splash_attention():
-    shape = shapes.SHAPES["v3_train_4k"]
+    shape = SHAPES["flash_attention"]["v3_train_4k"]
     for generation in hardware.GENERATIONS:
         blocks = shapes.choose_blocks(shape, generation)
         kernel, joined = splash_forward_bytes(shape, blocks)
@@ -290,7 +293,7 @@ def test_moves_fewer_bytes_than_splash_attention():
         assert ours < kernel
         if generation == "v5e":  # the figures of kernels/README.md
             assert [round(size / 1e9, 2) for size in (ours, kernel, joined)] == [1.70, 2.46, 0.81]
-            assert round(unfused_bytes(shape, generation) / 1e9, 1) == 26.4
+            assert round(shape.unfused_bytes(generation)["forward"] / 1e9, 1) == 26.4
 
 
 @tpu_compile
@@ -298,7 +301,7 @@ def test_moves_fewer_bytes_than_splash_attention():
     "name", ["v3_train_4k", "v3_prefill_chunk", "qwen2.5_7b_4k", "smollm2_2k", "mini_v3", "mini_qwen"]
 )
 def test_compiles_for_tpus(generation, name):
-    shape = shapes.SHAPES[name]
+    shape = SHAPES["flash_attention"][name]
 
     def gradients(arrays, offset):
         segments = {key: arrays.pop(key) for key in ("q_segments_BT", "kv_segments_BS")}
@@ -310,7 +313,7 @@ def test_compiles_for_tpus(generation, name):
 
         return jax.grad(loss)(arrays)
 
-    compiled = compile_for(generation, gradients, shape.arrays(), jax.ShapeDtypeStruct((), jnp.int32))
+    compiled = compile_for(generation, gradients, attention_arrays(shape), jax.ShapeDtypeStruct((), jnp.int32))
     blocks = shapes.choose_blocks(shape, generation)
     costs = shapes.costs(shape, blocks)
     kernels = check_kernels(generation, compiled, [f"flash_attention_{name}" for name in costs])
@@ -336,12 +339,12 @@ def temporary_bytes(generation, implementation):
         out, pull = jax.vjp(attend, arrays)
         return out, pull(out)
 
-    compiled = compile_for(generation, both, shapes.SHAPES["v3_train_4k"].arrays())
+    compiled = compile_for(generation, both, attention_arrays(SHAPES["flash_attention"]["v3_train_4k"]))
     return compiled.memory_analysis().temp_size_in_bytes
 
 
 @tpu_compile(generations=["v5p"])
 def test_takes_less_memory_than_splash_attention(generation):
-    blocks = shapes.choose_blocks(shapes.SHAPES["v3_train_4k"], generation)
+    blocks = shapes.choose_blocks(SHAPES["flash_attention"]["v3_train_4k"], generation)
     ours, theirs = (temporary_bytes(generation, f) for f in (pallas_tpu.flash_attention, splash_attention(blocks)))
     assert ours < 0.5e9 and theirs > 2 * ours  # 0.48 and 1.21 GB

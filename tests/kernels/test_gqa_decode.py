@@ -5,9 +5,11 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas.ops.tpu.paged_attention import paged_attention
 
+from r1jax.kernels.named_shapes import SHAPES
 from r1jax.kernels.paged_decode import gqa_decode, shapes, write_pages
-from r1jax.kernels.paged_decode.gqa import SHAPES, init_pages
+from r1jax.kernels.paged_decode.pages import init_pages
 from tests.kernels.interpreter import STRICT, races_found
+from tests.kernels.shape_arrays import decode_arrays
 from tests.kernels.test_flash_attention import attention_numpy
 from tests.kernels.test_mla_decode import LENGTHS
 from tests.kernels.tpu_aot import check_kernels, compile_for, tpu_compile
@@ -84,7 +86,7 @@ def test_bfloat16_stays_close_to_float64():
 
 def test_written_tokens_are_where_the_table_says():
     want, table, k, v = make_cache([130, 0, 256], 2)
-    pages = init_pages(num_pages=len(want["kv_WJSA"]), page_size=128, num_kv_heads=2, head_dim=16, dtype=jnp.float32)
+    pages = init_pages(num_pages=len(want["kv_WJSA"]), page_size=128, kv_heads=2, head_dim=16, dtype=jnp.float32)
     write = jax.jit(write_pages)
     for start, count in ((0, 127), (127, 3)):  # the second crosses a page
         new = {"k_BTJH": k[:, start : start + count], "v_BTJH": v[:, start : start + count]}
@@ -112,12 +114,12 @@ def test_equals_jax_paged_attention():
 
 
 def test_cost_is_what_reading_every_page_once_takes():
-    cost = shapes.cost(SHAPES["qwen2.5_7b_4k"])
+    cost = SHAPES["gqa_decode"]["qwen2.5_7b_4k"].passes("v5e")[""]
     # 32 sequences of 4096 tokens: keys and values of 4 heads of 128 in two bytes; 28 heads of queries and output.
     assert cost.bytes_accessed == 32 * (4096 * 2 * 4 * 128 * 2 + 2 * 28 * 128 * 2)
     assert cost.flops == 32 * 4096 * 28 * 2 * (128 + 128)
     # Heads of 64: pools of keys and of values apart would fill half of each tile's lanes, so twice the bytes.
-    assert shapes.cost(SHAPES["smollm2_2k"]).bytes_accessed // 10**6 == 50
+    assert SHAPES["gqa_decode"]["smollm2_2k"].passes("v5e")[""].bytes_accessed // 10**6 == 50
 
 
 def test_what_is_not_supported_is_named():
@@ -141,14 +143,14 @@ def test_what_is_not_supported_is_named():
 
 
 @tpu_compile
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", SHAPES["gqa_decode"])
 def test_compiles_for_tpus(generation, name):
-    shape = SHAPES[name]
+    shape = SHAPES["gqa_decode"][name]
 
     def decode(positional, keywords):
         return gqa_decode(**positional, **keywords, scale=0.1)
 
-    compiled = compile_for(generation, decode, *shape.arrays())
+    compiled = compile_for(generation, decode, *decode_arrays(shape))
     (kernel,) = check_kernels(generation, compiled, ["gqa_decode"])
-    cost = shapes.cost(shape)
+    cost = shape.passes(generation)[""]
     assert (kernel.flops, kernel.bytes_accessed) == (cost.flops, cost.bytes_accessed)

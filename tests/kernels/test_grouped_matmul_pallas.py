@@ -8,9 +8,11 @@ from jax.experimental.pallas.ops.tpu.megablox import gmm as megablox
 from jax.experimental.pallas.ops.tpu.megablox.gmm import gmm as megablox_gmm
 
 from r1jax.kernels import hardware
-from r1jax.kernels.grouped_matmul import expert_ffn, pallas_tpu, shapes, sorted_expert_ffn
+from r1jax.kernels.grouped_matmul import expert_ffn, pallas_tpu, shapes
+from r1jax.kernels.grouped_matmul.pallas_tpu import sorted_expert_ffn
+from r1jax.kernels.grouped_matmul.shapes import ExpertShape
+from r1jax.kernels.named_shapes import SHAPES
 from r1jax.kernels.route import permutation
-from r1jax.kernels.unfused import unfused_bytes
 from tests.kernels.interpreter import STRICT, races_found
 from tests.kernels.jaxprs import kernel_costs
 from tests.kernels.oracle import gradients_float64
@@ -59,7 +61,7 @@ def test_values_and_gradients_are_the_references(case):
 def test_columns_in_several_blocks(monkeypatch):
     monkeypatch.setattr(shapes, "MOST_WEIGHTS", 1)  # falls to the smallest blocks
     monkeypatch.setattr(shapes, "MOST_SUMS", 128 * 256)
-    monkeypatch.setattr(shapes.Rows, "blocks", lambda call, _: (128, 128))
+    monkeypatch.setattr(shapes.RowsCall, "blocks", lambda call, _: (128, 128))
     experts, arrays = make_inputs(3, 1, 140, range(3), dim=256, ffn=384)
     arrays = scaled(arrays)
     (_, out), gradients = interpreted(arrays, experts)
@@ -119,7 +121,7 @@ def test_rows_of_nobody_change_nothing():
     x[140:] = np.nan
 
     def loss(weights):
-        y = sorted_expert_ffn(x, jnp.array([0, 5, 140]), *weights, interpret=True)[:140]
+        y = sorted_expert_ffn(x, jnp.array([0, 5, 140]), weights, interpret=True)[:140]
         return jnp.sum(jnp.sin(y)), y
 
     (_, y), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))((gate, up, down))
@@ -129,7 +131,7 @@ def test_rows_of_nobody_change_nothing():
 
 
 def test_visits_cut_blocks_against_experts():
-    shape = shapes.Shape(rows=300, experts=4, dim=8, ffn=8)
+    shape = ExpertShape(rows=300, experts=4, dim=8, ffn=8)
     offsets = jnp.array([0, 100, 100, 270, 300])  # expert 0 in block 0; 1 nowhere; 2 in all three; 3 in the last
     expert, block, num_visits = pallas_tpu._visits(offsets, shape, for_sums=False)
     assert num_visits == 5
@@ -156,7 +158,7 @@ def test_what_the_kernel_does_not_take_raises(x, weights, message):
     (num_experts, dim, ffn), dtype = weights
     x, *matrices = (jax.ShapeDtypeStruct(*a) for a in (x, weights, weights, ((num_experts, ffn, dim), dtype)))
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(lambda x, *m: sorted_expert_ffn(x, jnp.arange(3), *m, interpret=True), x, *matrices)
+        jax.eval_shape(lambda x, *m: sorted_expert_ffn(x, jnp.arange(3), m, interpret=True), x, *matrices)
 
 
 def test_named_kernel_raises_where_it_cannot_run():
@@ -176,7 +178,7 @@ def arrays_of(s):
 
 
 def value(x_RD, offsets, weights, **options):
-    return sorted_expert_ffn(x_RD, offsets, *weights, **options)
+    return sorted_expert_ffn(x_RD, offsets, weights, **options)
 
 
 def value_and_gradient(x_RD, offsets, weights, **options):
@@ -185,14 +187,14 @@ def value_and_gradient(x_RD, offsets, weights, **options):
 
 
 def calls_of(name, *, gradient):
-    s = shapes.SHAPES[name]
-    return shapes.forward(s, saves=gradient) + (shapes.backward(s) if gradient else [])
+    s = SHAPES["expert_ffn"][name]
+    return s.forward_calls(saves=gradient) + (s.backward_calls() if gradient else [])
 
 
 @pytest.mark.parametrize(("name", "gradient"), [("v3", True), ("v3_decode", False)])
 def test_kernels_state_the_costs_of_the_table(name, gradient):
     function = functools.partial(value_and_gradient if gradient else value, interpret=True)
-    stated = kernel_costs(function, *arrays_of(shapes.SHAPES[name]))
+    stated = kernel_costs(function, *arrays_of(SHAPES["expert_ffn"][name]))
     assert stated == {call.name: call.cost(hardware.DEFAULT) for call in calls_of(name, gradient=gradient)}
     area = 32768 * 7168 * 2048 if name != "v3_decode" else 1024 * 7168 * 2048
     products = {"v3": 3 + 6, "v3_decode": 3}[name]
@@ -200,21 +202,19 @@ def test_kernels_state_the_costs_of_the_table(name, gradient):
 
 
 def test_weights_are_read_once_and_less_is_read_than_unfused():
-    s = shapes.SHAPES["v3_decode"]
+    s = SHAPES["expert_ffn"]["v3_decode"]
     rows = 1024 * (7168 * 4 + 2048 + 2048 * 2 + 7168) * 2  # x once a block of 512 columns, hidden, hidden twice, y
-    assert shapes.cost(shapes.forward(s), "v5p").bytes_accessed == rows + 3 * 8 * 7168 * 2048 * 2
-    for name, s in shapes.SHAPES.items():
-        for gradient in (False, True):
-            calls = shapes.backward(s) if gradient else shapes.forward(s)
-            fused = shapes.cost(calls, "v5p").bytes_accessed
-            assert fused < unfused_bytes(s, "v5p", backward=gradient), name
+    assert s.passes("v5p")["forward"].bytes_accessed == rows + 3 * 8 * 7168 * 2048 * 2
+    for name, s in SHAPES["expert_ffn"].items():
+        for which, cost in s.passes("v5p").items():
+            assert cost.bytes_accessed < s.unfused_bytes("v5p")[which], (name, which)
 
 
 def test_same_result_as_megablox_and_ragged_dot_with_fewer_bytes_than_megablox():
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=(256, 128)).astype(np.float32), rng.normal(size=(3, 128, 128)).astype(np.float32)
     sizes, offsets = jnp.array([100, 0, 156], jnp.int32), jnp.array([0, 100, 100, 256], jnp.int32)
-    call = shapes.forward(shapes.Shape(256, 3, 128, 128, itemsize=4))[1]
+    call = ExpertShape(256, 3, 128, 128, itemsize=4).forward_calls()[1]
 
     def ours(x, w):
         visits = pallas_tpu._visits(offsets, call.shape, for_sums=False)
@@ -223,24 +223,26 @@ def test_same_result_as_megablox_and_ragged_dot_with_fewer_bytes_than_megablox()
     got = jax.jit(ours)(x, w)
     for want in (megablox_gmm(x, w, sizes, interpret=True), jax.lax.ragged_dot(x, w, sizes)):
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-4)  # sums of 128 products
-    s = shapes.SHAPES["v3"]
+    s = SHAPES["expert_ffn"]["v3"]
     x, w = jax.ShapeDtypeStruct((s.rows, s.dim), jnp.bfloat16), jax.ShapeDtypeStruct((8, s.dim, s.ffn), jnp.bfloat16)
     theirs = functools.partial(megablox_gmm, tiling=(512, 1024, 1024), preferred_element_type=jnp.bfloat16)
     ((_, cost),) = kernel_costs(
         functools.partial(theirs, interpret=True), x, w, jax.ShapeDtypeStruct((8,), jnp.int32)
     ).items()
-    ours = shapes.forward(s)[0].cost("v5p").bytes_accessed
+    ours = s.forward_calls()[0].cost("v5p").bytes_accessed
     assert (ours // 10**7, cost.bytes_accessed // 10**7) == (248, 315)  # gate and up; gate alone
 
 
 @tpu_compile
-@pytest.mark.parametrize("name", shapes.SHAPES)
+@pytest.mark.parametrize("name", SHAPES["expert_ffn"])
 def test_compiles(generation, name):
     gradient = "decode" not in name
-    compiled = compile_for(generation, value_and_gradient if gradient else value, *arrays_of(shapes.SHAPES[name]))
+    compiled = compile_for(
+        generation, value_and_gradient if gradient else value, *arrays_of(SHAPES["expert_ffn"][name])
+    )
     calls = calls_of(name, gradient=gradient)
     found = check_kernels(generation, compiled, [call.name for call in calls])
-    costs = shapes.cost(calls, generation)
+    costs = hardware.total(*(call.cost(generation) for call in calls))
     assert sum(kernel.bytes_accessed for kernel in found) == costs.bytes_accessed
     assert sum(kernel.flops for kernel in found) == costs.flops
 
@@ -261,7 +263,7 @@ def test_accesses_fewer_bytes_than_megablox(generation):
         y_RD, pull = jax.vjp(ffn, x_RD, weights)
         return y_RD, pull(y_RD)
 
-    both = [compile_for(generation, f, *arrays_of(shapes.SHAPES["v3"])) for f in (value_and_gradient, theirs)]
+    both = [compile_for(generation, f, *arrays_of(SHAPES["expert_ffn"]["v3"])) for f in (value_and_gradient, theirs)]
     accessed = [compiled.cost_analysis()["bytes accessed"] for compiled in both]
     temporary = [compiled.memory_analysis().temp_size_in_bytes for compiled in both]
     assert accessed[0] < 14e9 and accessed[1] > 2 * accessed[0]  # 13.7 and 28.8 GB

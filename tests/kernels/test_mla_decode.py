@@ -3,10 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from r1jax.kernels.named_shapes import SHAPES
 from r1jax.kernels.paged_decode import mla_decode, pallas_tpu, shapes, write_pages
-from r1jax.kernels.paged_decode.mla import SHAPES, init_pages
-from r1jax.kernels.paged_decode.pages import write_tokens
+from r1jax.kernels.paged_decode.pages import init_pages, write_tokens
 from tests.kernels.interpreter import STRICT, races_found
+from tests.kernels.shape_arrays import decode_arrays
 from tests.kernels.tpu_aot import check_kernels, compile_for, tpu_compile
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -132,14 +133,14 @@ def test_tokens_are_written_to_their_slots_and_nowhere_else(slot_dim):
 
 
 def test_cost_is_what_reading_every_page_once_takes():
-    shape = SHAPES["v3_4k"]
-    cost = shapes.cost(shape)
+    shape = SHAPES["mla_decode"]["v3_4k"]
+    cost = shape.passes("v5e")[""]
     # 32 sequences of 4096 tokens: 1152 bytes a token, and in a query and its output 128 heads of 576 + 512 numbers.
     assert cost.bytes_accessed == 32 * (4096 * 1152 + 128 * (576 + 512) * 2)
     assert cost.flops == 32 * 128 * 4096 * 2 * (576 + 512)
     table = np.arange(32, dtype=np.int32)
     specs = pallas_tpu.page_blocks((128, 512), count=8, page_size=128, pages_per_sequence=32)
-    assert shapes.pages_per_step(shape) == 8
+    assert shape.pages_per_step == 8
     for length, pages in ((4096, 32), (4000, 32), (1025, 9), (1024, 8), (5, 8)):
         reads = [[int(spec.index_map(0, step, table, [length])[0]) for step in range(4)] for spec in specs]
         read = [[page for page, before in zip(r, [None, *r], strict=False) if page != before] for r in reads]
@@ -173,14 +174,14 @@ def test_what_is_not_supported_is_named():
 
 
 @tpu_compile
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", SHAPES["mla_decode"])
 def test_compiles_for_tpus(generation, name):
-    shape = SHAPES[name]
+    shape = SHAPES["mla_decode"][name]
 
     def decode(positional, keywords):
         return mla_decode(**positional, **keywords, scale=0.1)
 
-    compiled = compile_for(generation, decode, *shape.arrays())
+    compiled = compile_for(generation, decode, *decode_arrays(shape))
     (kernel,) = check_kernels(generation, compiled, ["mla_decode"])
-    cost = shapes.cost(shape)
+    cost = shape.passes(generation)[""]
     assert (kernel.flops, kernel.bytes_accessed) == (cost.flops, cost.bytes_accessed)

@@ -1,5 +1,6 @@
 """Every kernel at the mini models' own named shapes, interpreted, beside the reference: float32, value and gradient."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,14 +9,12 @@ import numpy as np
 import pytest
 
 from r1jax.kernels.flash_attention import flash_attention
-from r1jax.kernels.flash_attention import shapes as flash_shapes
 from r1jax.kernels.grouped_matmul import expert_ffn
-from r1jax.kernels.grouped_matmul import shapes as expert_shapes
-from r1jax.kernels.paged_decode import gqa, gqa_decode, mla, mla_decode
+from r1jax.kernels.named_shapes import SHAPES
+from r1jax.kernels.paged_decode import gqa_decode, mla_decode
 from r1jax.kernels.route import route_and_sort
-from r1jax.kernels.route import shapes as route_shapes
-from r1jax.kernels.token_logprob import shapes as logprob_shapes
 from r1jax.kernels.token_logprob import token_logprob
+from tests.kernels.shape_arrays import attention_arrays, decode_arrays
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KERNEL = {"implementation": "pallas_tpu", "interpret": True}
@@ -49,8 +48,8 @@ def normal(seed, *shape, scale=1.0):
 
 @pytest.mark.parametrize("name", ["mini_v3", "mini_qwen"])
 def test_flash_attention(name):
-    shape = flash_shapes.SHAPES[name]
-    arrays = {n: normal(len(n), *a.shape) for n, a in shape.arrays().items() if a.dtype == jnp.float32}
+    shape = SHAPES["flash_attention"][name]
+    arrays = {n: normal(len(n), *a.shape) for n, a in attention_arrays(shape).items() if a.dtype == jnp.float32}
     cuts = np.random.default_rng(0).integers(1, shape.keys, (shape.batch, 3))
     segments = 1 + (np.arange(shape.keys) >= cuts[..., None]).sum(1, dtype=np.int32)
     segments = np.where(segments == 4, 0, segments)  # three packed sequences and padding
@@ -65,7 +64,7 @@ def test_flash_attention(name):
 
 def pages_of(shape):
     """(float arrays, the rest): pages in scrambled order, sequences from one token to all pages."""
-    arrays, integers = shape.arrays()
+    arrays, integers = decode_arrays(shape)
     floats = jax.tree.map(lambda a: normal(len(a.shape), *a.shape), arrays)
     tables = integers["page_table_BI"].shape
     table = np.random.default_rng(0).permutation(shape.num_pages)[: tables[0] * tables[1]].reshape(tables)
@@ -76,7 +75,7 @@ def pages_of(shape):
 
 @pytest.mark.parametrize(
     ("decode", "shape"),
-    [(mla_decode, mla.SHAPES["mini_v3"]), (gqa_decode, gqa.SHAPES["mini_qwen"])],
+    [(mla_decode, SHAPES["mla_decode"]["mini_v3"]), (gqa_decode, SHAPES["gqa_decode"]["mini_qwen"])],
     ids=["mla", "gqa"],
 )
 def test_decode(decode, shape):
@@ -85,9 +84,8 @@ def test_decode(decode, shape):
 
 
 def test_route():
-    shape = route_shapes.SHAPES["mini_v3"]
-    options = {"num_experts_per_token": shape.chosen, "num_groups": shape.groups, "num_groups_per_token": shape.kept}
-    options |= {"scaling": 2.5, "score_function": "sigmoid"}
+    shape = SHAPES["route"]["mini_v3"]
+    options = dataclasses.asdict(shape.routing) | {"scaling": 2.5}
     bias = normal(1, shape.experts, scale=0.1)
 
     def route(logits, **which):
@@ -105,7 +103,7 @@ def test_route():
 
 
 def test_experts():
-    s, num_chosen = expert_shapes.SHAPES["mini_v3"], 2
+    s, num_chosen = SHAPES["expert_ffn"]["mini_v3"], 2
     experts = np.random.default_rng(0).integers(0, s.experts, (s.rows // num_chosen, num_chosen)).astype(np.int32)
     weights = [normal(i, s.experts, *size, scale=s.dim**-0.5) for i, size in enumerate([(s.dim, s.ffn)] * 2)]
     weights.append(normal(3, s.experts, s.ffn, s.dim, scale=s.ffn**-0.5))
@@ -117,7 +115,7 @@ def test_experts():
 
 
 def test_token_logprob():
-    s = logprob_shapes.SHAPES["mini_v3"]
+    s = SHAPES["token_logprob"]["mini_v3"]
     targets = np.random.default_rng(0).integers(0, s.vocab, s.rows)
 
     def logprob(x, w, **which):

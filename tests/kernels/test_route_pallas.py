@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -6,30 +7,36 @@ import numpy as np
 import pytest
 
 from r1jax.kernels import hardware
-from r1jax.kernels.route import route, route_and_sort, shapes
-from r1jax.kernels.route.shapes import Shape
-from r1jax.kernels.unfused import unfused_bytes
+from r1jax.kernels.named_shapes import SHAPES
+from r1jax.kernels.route import route, route_and_sort
+from r1jax.kernels.route.pallas_tpu import RouterShape
+from r1jax.kernels.route.reference import Routing
 from tests.kernels.interpreter import STRICT, races_found
 from tests.kernels.jaxprs import kernel_costs
 from tests.kernels.tpu_aot import check_kernels, compile_for, tpu_compile
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
+
+def make_shape(tokens, experts, chosen, groups=1, kept=1, best_per_group=2):
+    sizes = {"num_experts_per_token": chosen, "num_groups": groups, "num_groups_per_token": kept}
+    return RouterShape(tokens, experts, Routing(**sizes, best_per_group=best_per_group, scaling=2.5))
+
+
 V2 = {"best_per_group": 1, "normalize": False}
 CASES = {
     # name: (shape, options)
-    "one token": (Shape(1, 8, 2), {}),
-    "v3, two blocks": (Shape(600, 256, 8, 8, 4), {}),
-    "v2, softmax of logits": (Shape(77, 160, 6, 8, 3, 1), V2 | {"score_function": "softmax"}),
-    "sigmoid of logits": (Shape(40, 16, 4, 4, 2), {"score_function": "sigmoid"}),
-    "groups of one": (Shape(50, 6, 3, 6, 3), {}),
-    "more experts than the kept groups have": (Shape(50, 8, 3, 8, 1), {}),
+    "one token": (make_shape(1, 8, 2), {}),
+    "v3, two blocks": (make_shape(600, 256, 8, 8, 4), {}),
+    "v2, softmax of logits": (make_shape(77, 160, 6, 8, 3, 1), V2 | {"score_function": "softmax"}),
+    "sigmoid of logits": (make_shape(40, 16, 4, 4, 2), {"score_function": "sigmoid"}),
+    "groups of one": (make_shape(50, 6, 3, 6, 3), {}),
+    "more experts than the kept groups have": (make_shape(50, 8, 3, 8, 1), {}),
 }
 
 
 def options_of(shape, **more):
-    sizes = {"num_experts_per_token": shape.chosen, "num_groups": shape.groups, "num_groups_per_token": shape.kept}
-    return sizes | {"scaling": 2.5, "best_per_group": shape.best_per_group} | more
+    return dataclasses.asdict(shape.routing) | more
 
 
 def both(scores, bias, **options):
@@ -57,19 +64,19 @@ def test_ties_minus_zero_and_infinities_are_ordered_as_top_k_orders_them():
     values = np.array([-0.0, 0.0, np.inf, -np.inf, 0.5, np.nan], np.float32)
     scores = np.random.default_rng(0).choice(values, (60, 16))
     scores[30:] = np.random.default_rng(1).choice(np.float32([-0.0, -1.0, -1e-30, -np.inf]), (30, 16))
-    want, got = both(scores, None, **options_of(Shape(60, 16, 4), normalize=False))
+    want, got = both(scores, None, **options_of(make_shape(60, 16, 4), normalize=False))
     np.testing.assert_array_equal(got[1], want[1])
 
 
 def test_memory_is_written_before_it_is_read_and_without_races():
     scores = np.random.default_rng(2).uniform(size=(700, 8)).astype(np.float32)  # two blocks, the last one cut
-    check_equal(*both(scores, np.zeros(8, np.float32), **options_of(Shape(700, 8, 2, 4, 2)), interpret=STRICT))
+    check_equal(*both(scores, np.zeros(8, np.float32), **options_of(make_shape(700, 8, 2, 4, 2)), interpret=STRICT))
     assert not races_found()
 
 
 @pytest.mark.parametrize("options", [{}, V2 | {"score_function": "softmax"}], ids=["v3", "v2"])
 def test_gradient_is_the_references(options):
-    shape = Shape(9, 8, 2, 4, 2)
+    shape = make_shape(9, 8, 2, 4, 2)
     rng = np.random.default_rng(3)
     scores, mix = rng.uniform(size=(9, 8)).astype(np.float32), rng.normal(size=(9, 2)).astype(np.float32)
 
@@ -94,13 +101,13 @@ def test_gradient_is_the_references(options):
     ],
 )
 def test_what_the_kernel_does_not_take_raises(scores, change, message):
-    options = options_of(Shape(4, 8, 3, 4, 2)) | change
+    options = options_of(make_shape(4, 8, 3, 4, 2)) | change
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(functools.partial(route, **options, implementation="pallas_tpu", interpret=True), scores, None)
 
 
 def test_implementations_are_chosen_by_name_and_never_by_silence():
-    scores, options = np.zeros((4, 8), np.float32), options_of(Shape(4, 8, 2))
+    scores, options = np.zeros((4, 8), np.float32), options_of(make_shape(4, 8, 2))
     with pytest.raises(ValueError, match="'pallas_tpu' needs a TPU"):
         route(scores, None, **options, implementation="pallas_tpu")
     with pytest.raises(ValueError, match="no implementation 'fast'.*'pallas_tpu', 'reference'"):
@@ -110,9 +117,7 @@ def test_implementations_are_chosen_by_name_and_never_by_silence():
 
 
 def call(shape, **more):
-    score_function = "softmax" if shape.best_per_group == 1 else "sigmoid"
-    options = options_of(shape, score_function=score_function, implementation="pallas_tpu", **more)
-    return functools.partial(route_and_sort, **options)
+    return functools.partial(route_and_sort, **options_of(shape, implementation="pallas_tpu", **more))
 
 
 def arrays(shape):
@@ -120,25 +125,23 @@ def arrays(shape):
 
 
 def test_the_kernel_states_the_cost_of_the_table():
-    shape = shapes.SHAPES["v3"]
+    shape = SHAPES["route"]["v3"]
     stated = kernel_costs(call(shape, interpret=True), *arrays(shape))
-    block = shapes.tokens_per_block(shape.tokens, shape.experts, hardware.DEFAULT)
-    assert stated == {"route": shapes.cost(shape, block, logits=True)}
+    assert stated == {"route": shape.passes(hardware.DEFAULT)[""]}
     assert stated["route"].bytes_accessed == 4 * (4096 * 256 + 2 * 256 + 3 * 4096 * 8)
-    assert stated["route"].bytes_accessed < 0.2 * unfused_bytes(shape, "v5p")
+    assert stated["route"].bytes_accessed < 0.2 * shape.unfused_bytes("v5p")[""]
 
 
 def test_too_many_experts_for_vmem_are_refused_by_number():
-    assert shapes.tokens_per_block(4096, 256, "v5e") == 512
+    assert make_shape(4096, 256, 8).block("v5e") == 512
     with pytest.raises(ValueError, match="20000 experts are too many for a TPU v5p; at most 2730"):
-        shapes.tokens_per_block(4096, 20_000, "v5p")
+        make_shape(4096, 20_000, 8).block("v5p")
 
 
 @tpu_compile
-@pytest.mark.parametrize("name", shapes.SHAPES)
+@pytest.mark.parametrize("name", SHAPES["route"])
 def test_compiles(generation, name):
-    shape = shapes.SHAPES[name]
+    shape = SHAPES["route"][name]
     compiled = compile_for(generation, call(shape), *arrays(shape))
     (kernel,) = check_kernels(generation, compiled, ["route"])
-    block = shapes.tokens_per_block(shape.tokens, shape.experts, generation)
-    assert kernel.bytes_accessed == shapes.cost(shape, block, logits=True).bytes_accessed
+    assert kernel.bytes_accessed == shape.passes(generation)[""].bytes_accessed

@@ -11,10 +11,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from r1jax.kernels import paged_decode, shards
+from r1jax.kernels import dispatch, paged_decode
 from r1jax.kernels.flash_attention import flash_attention
 from r1jax.kernels.grouped_matmul import expert_ffn
-from r1jax.kernels.implementation import choose
 from r1jax.kernels.route import route, route_and_sort
 from r1jax.kernels.token_logprob import token_logprob
 from r1jax.sharding import MESH_AXES, make_mesh, partition_spec
@@ -32,7 +31,7 @@ def normal(seed, *shape):
 def laid_out(axes, shape, mesh):
     """The sharding of an array as the rules give it; a dim that they do not divide is whole."""
     names = tuple(name for name in axes if name)
-    split = iter(shards.mesh_axes(names, tuple(n for n, name in zip(shape, axes, strict=True) if name), mesh))
+    split = iter(dispatch.mesh_axes(names, tuple(n for n, name in zip(shape, axes, strict=True) if name), mesh))
     return NamedSharding(mesh, P(*(next(split) if name else None for name in axes)))
 
 
@@ -212,11 +211,11 @@ def test_decode_over_sequences_with_their_pages_and_heads(name, axes, batch_axes
     copies = np.stack([table[:, 1], 5 * np.arange(batch) + [np.setdiff1d(range(5), row % 5)[0] for row in table]], 1)
     sizes = {"num_pages": 20, "page_size": 128, "dtype": jnp.float32}
     if name == "mla":
-        pages = paged_decode.mla.init_pages(latent_dim=16, rope_dim=8, **sizes)
+        pages = paged_decode.pages.init_pages(latent_dim=16, rope_dim=8, **sizes)
         new = {"latent_BTC": normal(0, batch, 256, 16), "rope_BTR": normal(1, batch, 256, 8)}
         queries = normal(2, batch, 2, heads, 16), normal(3, batch, 2, heads, 8)
     else:
-        pages = paged_decode.gqa.init_pages(num_kv_heads=2, head_dim=16, **sizes)
+        pages = paged_decode.pages.init_pages(kv_heads=2, head_dim=16, **sizes)
         new = {"k_BTJH": normal(0, batch, 256, 2, 16), "v_BTJH": normal(1, batch, 256, 2, 16)}
         queries = (normal(2, batch, 2, heads, 16),)
 
@@ -255,8 +254,8 @@ def test_where_a_kernel_is_split_and_chosen():
 
     def tell(x):
         implementations = {"pallas_tpu": "kernel", "plain": "plain"}
-        told.append(choose("op", "auto", implementations, default="plain", interpret=False)[0])
-        told.append(shards.mesh_to_split() is not None)
+        told.append(dispatch.choose_implementation("op", "auto", implementations, default="plain", interpret=False)[0])
+        told.append(dispatch.mesh_to_split() is not None)
         return x
 
     device = jax.sharding.AbstractDevice("TPU v6 lite", 1, "tpu")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from r1jax.kernels import hardware
-from r1jax.kernels.token_logprob import shapes, token_logprob
-from r1jax.kernels.token_logprob.shapes import Shape
+from r1jax.kernels.named_shapes import SHAPES
+from r1jax.kernels.token_logprob import token_logprob
+from r1jax.kernels.token_logprob.shapes import LogprobShape
 from tests.kernels.interpreter import STRICT, races_found
 from tests.kernels.jaxprs import array_sizes, kernel_costs
 from tests.kernels.oracle import gradients_float64
@@ -28,7 +29,7 @@ def make_inputs(rows, vocab, dtype=np.float32):
 @pytest.fixture
 def small_blocks(monkeypatch):
     for name in ("forward_blocks", "backward_blocks"):
-        monkeypatch.setattr(shapes, name, lambda *_: SMALL_BLOCKS)
+        monkeypatch.setattr(LogprobShape, name, lambda *_: SMALL_BLOCKS)
 
 
 def run(x, w, targets, interpret=True, temperature=0.7, **name):
@@ -150,27 +151,27 @@ def arrays_of(s):
 
 
 def test_kernels_state_the_costs_of_the_table():
-    s = shapes.SHAPES["v3"]
+    s = SHAPES["token_logprob"]["v3"]
     stated = kernel_costs(jax.grad(loss, (0, 1)), *arrays_of(s))
-    one_call = shapes.backward_call_cost(s, hardware.DEFAULT)
+    one_call = s.backward_call_cost(hardware.DEFAULT)
     assert stated == {
-        "token_logprob": shapes.forward_cost(s, hardware.DEFAULT),
+        "token_logprob": s.passes(hardware.DEFAULT)["forward"],
         "token_logprob_gradient": one_call,
     }
     matmul = 2 * 8192 * 129_280 * 7168
     assert stated["token_logprob"].flops == matmul
-    assert shapes.backward_cost(s, hardware.DEFAULT).flops == 3 * matmul
-    rows, _ = shapes.backward_blocks(s, hardware.DEFAULT)
+    assert s.passes(hardware.DEFAULT)["backward"].flops == 3 * matmul
+    rows, _ = s.backward_blocks(hardware.DEFAULT)
     assert one_call.flops * (8192 // rows) == 3 * matmul
 
 
 @pytest.mark.parametrize("generation", hardware.GENERATIONS)
 def test_blocks_divide_the_vocabulary_and_keep_the_matrix_unit_busy(generation):
-    s = shapes.SHAPES["v3"]
-    assert 129_280 % shapes.forward_blocks(s, generation)[1] == 0
-    for cost in (shapes.forward_cost(s, generation), shapes.backward_cost(s, generation)):
+    s = SHAPES["token_logprob"]["v3"]
+    assert 129_280 % s.forward_blocks(generation)[1] == 0
+    for cost in s.passes(generation).values():
         assert cost.flops / cost.bytes_accessed > 0.95 * hardware.flops_per_byte(generation)
-    assert shapes.forward_blocks(Shape(1, 7, 8), generation) == (1, 7)
+    assert LogprobShape(1, 7, 8).forward_blocks(generation) == (1, 7)
 
 
 def value_and_gradient(x_XD, w_VD, targets_X):
@@ -180,12 +181,12 @@ def value_and_gradient(x_XD, w_VD, targets_X):
 
 
 @tpu_compile
-@pytest.mark.parametrize("name", shapes.SHAPES)
+@pytest.mark.parametrize("name", SHAPES["token_logprob"])
 def test_compiles(generation, name):
-    s = shapes.SHAPES[name]
+    s = SHAPES["token_logprob"][name]
     compiled = compile_for(generation, value_and_gradient, *arrays_of(s))
     found = check_kernels(generation, compiled, ["token_logprob", "token_logprob_gradient"])
-    want = {shapes.forward_cost(s, generation).flops, shapes.backward_call_cost(s, generation).flops}
+    want = {s.passes(generation)["forward"].flops, s.backward_call_cost(generation).flops}
     assert {kernel.flops for kernel in found} == want
     # The weights' gradient in float32, once: the scan adds to it in place.
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * s.vocab * s.dim + 16 * s.rows * s.dim + 2**20

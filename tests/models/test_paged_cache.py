@@ -100,12 +100,10 @@ def test_several_tokens_a_step_equal_teacher_forcing_and_can_be_taken_back(paged
 def test_the_kernel_gives_the_same(paged, monkeypatch):
     """Pages of 128, as on a TPU; the kernel interpreted."""
     config = dataclasses.replace(paged.model.config, num_layers=1, kv_lora_rank=16)  # in multiples of 8; GQA has none
-    hidden = []
+    hidden, chosen = [], (paged_decode.IMPLEMENTATIONS["pallas_tpu"], {"interpret": True})
     for kernel in (False, True):
         if kernel:
-            monkeypatch.setattr(
-                paged_decode, "choose", lambda _, __, known, **___: (known["pallas_tpu"], {"interpret": True})
-            )
+            monkeypatch.setattr(paged_decode, "choose_implementation", lambda *_, **__: chosen)
         model = Paged(config)
         cache = model.prefilled(page_size=128)[1]
         hidden.append(np.asarray(model.step(cache, PROMPTS, [1, 1, 1], width=1)[0]))

@@ -28,11 +28,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 
-from r1jax.kernels import hardware, shards
+from r1jax.kernels import dispatch, hardware
 from r1jax.kernels.flash_attention import pallas_tpu_kernels as kernels
 from r1jax.kernels.flash_attention import shapes
-from r1jax.kernels.flash_attention.shapes import Blocks, Shape
-from r1jax.kernels.tpu_kernel import DTYPES, LANES, SMEM_TABLE_BYTES, compiler_params
+from r1jax.kernels.flash_attention.shapes import AttentionShape, Blocks
+from r1jax.kernels.hardware import KERNEL_DTYPES, LANES, SMEM_TABLE_BYTES, compiler_params
 
 _MAX_HEAD_DIM = 512
 
@@ -41,62 +41,51 @@ def flash_attention(
     q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale: float, q_offset=0, q_rope_BTNR=None,
     k_rope_BSR=None, blocks: Blocks | None = None, interpret=False,
 ) -> jax.Array:  # fmt: skip
-    """See ``r1jax.kernels.flash_attention.flash_attention``; ``blocks`` None chooses them."""
-    shape = _shape(q_BTNH, k_BSJH, v_BSJU, q_rope_BTNR, k_rope_BSR)
-    generation = hardware.generation()
-    blocks = blocks or shapes.choose_blocks(shape, generation)
-    _check(shape, blocks)
-    offset = q_offset if isinstance(q_offset, int) else None
-    call = _Call(shape, blocks, float(scale), offset, generation, interpret)
+    """See ``r1jax.kernels.flash_attention.flash_attention``; ``blocks`` None chooses them.
 
-    rows = -shape.queries % blocks.queries
-    columns = -shape.keys % blocks.keys
-    q_BNTH, k_BJSH, v_BJSU = _heads_first(q_BTNH, rows), _heads_first(k_BSJH, columns), _heads_first(v_BSJU, columns)
-    ropes = None
-    if q_rope_BTNR is not None and k_rope_BSR is not None:
-        packed = q_rope_BTNR.reshape(shape.batch, shape.queries, shape.heads // blocks.heads, -1)
-        ropes = _heads_first(packed, rows), jnp.pad(k_rope_BSR, ((0, 0), (0, columns), (0, 0)))
-    segments = jnp.pad(q_segments_BT, ((0, 0), (0, rows))), jnp.pad(kv_segments_BS, ((0, 0), (0, columns)))
-    offset_1 = jnp.asarray(q_offset, jnp.int32).reshape(1)
-    out_BNTU = _attend(call, q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1)
-    return jnp.swapaxes(out_BNTU[:, :, : shape.queries], 1, 2)  # pyright: ignore[reportIndexIssue]
-
-
-def on_mesh(
-    q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, q_offset=0, q_rope_BTNR=None, k_rope_BSR=None, **options
-):
-    """``flash_attention`` over sequences and heads of the ambient mesh: no device needs anything of another.
-
-    Heads are split where the axis divides the key heads too, so that the query heads of a key head stay together. Queries and
-    keys of one sequence stay on one device: there is no ring over the axis "sequence".
+    On a mesh over sequences and heads: no device needs anything of another. Heads are split where the axis divides the key heads
+    too, so that the query heads of a key head stay together. Queries and keys of one sequence stay on one device: there is no
+    ring over the axis "sequence".
     """
-    is_static = isinstance(q_offset, int)
-
-    def part(q, k, v, q_segments, kv_segments, q_rope, k_rope, offset):
-        segments = {"q_segments_BT": q_segments, "kv_segments_BS": kv_segments}
-        ropes = {"q_rope_BTNR": q_rope, "k_rope_BSR": k_rope}
-        return flash_attention(q, k, v, **segments, **ropes, q_offset=q_offset if is_static else offset, **options)
-
-    offset = None if is_static else q_offset
-    arrays = (q_BTNH, k_BSJH, v_BSJU, q_segments_BT, kv_segments_BS, q_rope_BTNR, k_rope_BSR, offset)
-    batch, heads = shards.mesh_axes(("batch", "heads"), (q_BTNH.shape[0], k_BSJH.shape[2]))
+    options = {"offset": q_offset if isinstance(q_offset, int) else None, "scale": float(scale)}
+    part = functools.partial(_on_device, blocks=blocks, interpret=interpret, **options)
+    offset_1 = jnp.asarray(q_offset, jnp.int32).reshape(1)
+    arrays = (q_BTNH, k_BSJH, v_BSJU, q_segments_BT, kv_segments_BS, q_rope_BTNR, k_rope_BSR, offset_1)
+    batch, heads = dispatch.mesh_axes(("batch", "heads"), (q_BTNH.shape[0], k_BSJH.shape[2]))
     by_head, whole = P(batch, None, heads, None), P(batch, None)
     in_specs = (by_head, by_head, by_head, whole, whole, by_head, P(batch, None, None), P())
-    return shards.run_on_parts(part, arrays, in_specs=in_specs, out_specs=by_head)
+    return dispatch.run_on_parts(part, arrays, in_specs=in_specs, out_specs=by_head)
 
 
-def _shape(q_BTNH, k_BSJH, v_BSJU, q_rope_BTNR, k_rope_BSR) -> Shape:
+def _on_device(q_BTNH, k_BSJH, v_BSJU, q_segments_BT, kv_segments_BS, q_rope_BTNR, k_rope_BSR, offset_1, *, blocks,
+               offset, scale, interpret):  # fmt: skip
     types = {a.dtype for a in (q_BTNH, k_BSJH, v_BSJU, q_rope_BTNR, k_rope_BSR) if a is not None}
-    if len(types) > 1 or str(q_BTNH.dtype) not in DTYPES:
-        raise ValueError(f"flash_attention: pallas_tpu takes arrays of one type, {' or '.join(DTYPES)}, not {types}")
+    if len(types) > 1 or str(q_BTNH.dtype) not in KERNEL_DTYPES:
+        raise ValueError(
+            f"flash_attention: pallas_tpu takes arrays of one type, {' or '.join(KERNEL_DTYPES)}, not {types}"
+        )
     (batch, queries, heads, head_dim), (_, keys, kv_heads, _) = q_BTNH.shape, k_BSJH.shape
-    return Shape(
+    shape = AttentionShape(
         batch=batch, queries=queries, keys=keys, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
         value_dim=v_BSJU.shape[-1], rope_dim=0 if q_rope_BTNR is None else q_rope_BTNR.shape[-1], dtype=str(q_BTNH.dtype),
     )  # fmt: skip
+    generation = hardware.generation()
+    blocks = blocks or shapes.choose_blocks(shape, generation)
+    _check(shape, blocks)
+    call = _Call(shape, blocks, scale, offset, generation, interpret)
+
+    rows, columns = -queries % blocks.queries, -keys % blocks.keys
+    q_BNTH, k_BJSH, v_BJSU = _heads_first(q_BTNH, rows), _heads_first(k_BSJH, columns), _heads_first(v_BSJU, columns)
+    ropes = None
+    if q_rope_BTNR is not None:
+        packed = q_rope_BTNR.reshape(batch, queries, heads // blocks.heads, -1)
+        ropes = _heads_first(packed, rows), jnp.pad(k_rope_BSR, ((0, 0), (0, columns), (0, 0)))
+    segments = jnp.pad(q_segments_BT, ((0, 0), (0, rows))), jnp.pad(kv_segments_BS, ((0, 0), (0, columns)))
+    out_BNTU = _attend(call, q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1)
+    return jnp.swapaxes(out_BNTU[:, :, :queries], 1, 2)
 
 
-def _check(shape: Shape, blocks: Blocks) -> None:
+def _check(shape: AttentionShape, blocks: Blocks) -> None:
     for name in ("head_dim", "value_dim", "rope_dim"):
         size = getattr(shape, name)
         if size % 8 or size > _MAX_HEAD_DIM:
@@ -109,7 +98,7 @@ def _check(shape: Shape, blocks: Blocks) -> None:
             f"flash_attention: blocks are multiples of {LANES} tokens and of heads that divide the {group} of a key head "
             f"or hold several key heads, not {blocks}"
         )
-    steps = shape.batch * -(-shape.queries // blocks.queries) * -(-shape.keys // blocks.keys)
+    steps = shape.batch * pl.cdiv(shape.queries, blocks.queries) * pl.cdiv(shape.keys, blocks.keys)
     if 4 * steps > SMEM_TABLE_BYTES:
         raise ValueError(
             f"flash_attention: {steps} pairs of blocks ({shape.batch} sequences, {shape.queries} queries, {shape.keys} "
@@ -124,11 +113,13 @@ def _heads_first(a_BTNA, padding: int):
 class _Call:
     """What is static in one call: equal calls are one entry in JAX's cache of traces."""
 
-    def __init__(self, shape: Shape, blocks: Blocks, scale: float, offset: int | None, generation: str, interpret):
+    def __init__(
+        self, shape: AttentionShape, blocks: Blocks, scale: float, offset: int | None, generation: str, interpret
+    ):
         self.key = (shape, blocks, scale, offset, generation, interpret)
         self.shape, self.blocks, self.scale, _, self.generation, self.interpret = self.key
         self.costs = shapes.costs(shape, blocks, q_offset=offset)
-        self.num_q, self.num_k = -(-shape.queries // blocks.queries), -(-shape.keys // blocks.keys)
+        self.num_q, self.num_k = pl.cdiv(shape.queries, blocks.queries), pl.cdiv(shape.keys, blocks.keys)
         self.head_blocks = shape.heads // blocks.heads
         self.group = shape.heads // shape.kv_heads
         self.heads_per_key = min(self.group, blocks.heads)
@@ -179,19 +170,16 @@ def _specs(call: _Call, *, keys_outside: bool) -> dict[str, pl.BlockSpec]:
 
         return index_map
 
-    rope = blocks.heads * shape.rope_dim
+    of_queries, of_keys = at(lambda b, n, i, s: (b, n, i, 0)), at(lambda b, n, i, s: (b, n // call.sharing, s, 0))
+    queries, keys = (None, blocks.heads, blocks.queries), (None, call.kv_heads, blocks.keys)
     return {
-        "q": pl.BlockSpec((None, blocks.heads, blocks.queries, shape.head_dim), at(lambda b, n, i, s: (b, n, i, 0))),
-        "out": pl.BlockSpec((None, blocks.heads, blocks.queries, shape.value_dim), at(lambda b, n, i, s: (b, n, i, 0))),
+        "q": pl.BlockSpec((*queries, shape.head_dim), of_queries),
+        "out": pl.BlockSpec((*queries, shape.value_dim), of_queries),
         "row": pl.BlockSpec((None, blocks.heads, 1, blocks.queries), at(lambda b, n, i, s: (b, n, 0, i))),
-        "q_rope": pl.BlockSpec((None, None, blocks.queries, rope), at(lambda b, n, i, s: (b, n, i, 0))),
+        "q_rope": pl.BlockSpec((None, None, blocks.queries, blocks.heads * shape.rope_dim), of_queries),
         "q_segments": pl.BlockSpec((None, 1, blocks.queries), at(lambda b, n, i, s: (b, 0, i))),
-        "k": pl.BlockSpec(
-            (None, call.kv_heads, blocks.keys, shape.head_dim), at(lambda b, n, i, s: (b, n // call.sharing, s, 0))
-        ),
-        "v": pl.BlockSpec(
-            (None, call.kv_heads, blocks.keys, shape.value_dim), at(lambda b, n, i, s: (b, n // call.sharing, s, 0))
-        ),
+        "k": pl.BlockSpec((*keys, shape.head_dim), of_keys),
+        "v": pl.BlockSpec((*keys, shape.value_dim), of_keys),
         "k_rope": pl.BlockSpec((None, blocks.keys, shape.rope_dim), at(lambda b, n, i, s: (b, s, 0))),
         "k_rope_T": pl.BlockSpec((None, shape.rope_dim, blocks.keys), at(lambda b, n, i, s: (b, 0, s))),
         "kv_segments": pl.BlockSpec((None, 1, blocks.keys), at(lambda b, n, i, s: (b, 0, s))),
@@ -230,11 +218,6 @@ def _run(call: _Call, name: str, kernel, operands: dict, outputs: dict, scratch:
     return dict(zip(outputs, results, strict=True))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(call: _Call, q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1) -> jax.Array:
-    return _attend_fwd(call, q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1)[0]
-
-
 def _attend_fwd(call: _Call, q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1):
     shape, blocks = call.shape, call.blocks
     q_rope, k_rope = ropes or (None, None)
@@ -266,17 +249,14 @@ def _attend_bwd(call: _Call, residuals, dout_BNTU):
     of_q = _run(call, "dq", kernels.dq_kernel, operands, outputs, scratch, segments, offset_1)
 
     outputs = {"dk": _like(k_BJSH), "dv": _like(v_BJSU), "dk_rope": _like(k_rope)}
-    scratch = {
-        "dk_sum": (call.kv_heads, blocks.keys, shape.head_dim),
-        "dv_sum": (call.kv_heads, blocks.keys, shape.value_dim),
-    }
+    scratch = {f"{n}_sum": (call.kv_heads, blocks.keys, a.shape[-1]) for n, a in (("dk", k_BJSH), ("dv", v_BJSU))}
     scratch |= {"dk_rope_sum": (blocks.keys, shape.rope_dim)} if ropes else {}
     of_k = _run(call, "dkv", kernels.dkv_kernel, common | {"k_rope": k_rope}, outputs, scratch, segments, offset_1)
     dropes = (of_q["dq_rope"], of_k["dk_rope"]) if ropes else None
     return of_q["dq"], of_k["dk"], of_k["dv"], dropes, None, None
 
 
-_attend.defvjp(_attend_fwd, _attend_bwd)
+_attend = dispatch.with_gradient(_attend_fwd, _attend_bwd, static=(0,))
 
 
 def _transposed(k_rope_BSR):

@@ -9,35 +9,23 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from r1jax.kernels.flash_attention.reference import MASKED
-from r1jax.kernels.tpu_kernel import NT, dot
+from r1jax.kernels.hardware import NT, dot
 
 
 def forward_kernel(refs, call) -> None:
     """Online softmax over the blocks of keys."""
-    step = _Step(refs, call, keys_outside=False)
+    step, softmax = _Step(refs, call, keys_outside=False), [refs[name] for name in ("sum", "highest", "total")]
 
     @pl.when(step.is_first)
     def _():
-        refs["sum"][...] = jnp.zeros_like(refs["sum"])
-        refs["total"][...] = jnp.zeros_like(refs["total"])
-        refs["highest"][...] = jnp.full_like(refs["highest"], MASKED)
+        start_softmax(*softmax)
 
     @pl.when(step.works)
     def _():
         mask = step.mask()
         for n in range(call.blocks.heads):
-            scores = jnp.where(mask, _scores(refs, call, n), MASKED)
-            before = refs["highest"][n, :, :1]
-            highest = jnp.maximum(before, scores.max(-1, keepdims=True))
-            weights = jnp.where(
-                mask, jnp.exp(scores - highest), 0.0
-            )  # a row that sees nothing: its highest is MASKED too
-            shrink = jnp.exp(before - highest)
-            total = shrink * refs["total"][n, :, :1] + weights.sum(-1, keepdims=True)
             v = refs["v"][n // call.heads_per_key]
-            refs["sum"][n] = shrink * refs["sum"][n] + dot(weights.astype(v.dtype), v)
-            refs["highest"][n] = jnp.broadcast_to(highest, refs["highest"].shape[1:])
-            refs["total"][n] = jnp.broadcast_to(total, refs["total"].shape[1:])
+            add_to_softmax([_scores(refs, call, n)], [mask], [v], *(ref.at[n] for ref in softmax))
 
     @pl.when(step.is_last)
     def _():
@@ -53,10 +41,7 @@ def dq_kernel(refs, call) -> None:
     step = _Step(refs, call, keys_outside=False)
     sums = [name for name in ("dq", "dq_rope") if name in refs]
 
-    @pl.when(step.is_first)
-    def _():
-        for name in sums:
-            refs[f"{name}_sum"][...] = jnp.zeros_like(refs[f"{name}_sum"])
+    pl.when(step.is_first)(lambda: _clear(refs, *sums))
 
     @pl.when(step.works)
     def _():
@@ -73,7 +58,7 @@ def dq_kernel(refs, call) -> None:
 
     @pl.when(step.is_last)
     def _():
-        refs["dq"][...] = refs["dq_sum"][...].astype(refs["dq"].dtype)
+        _store(refs, "dq")
         if "dq_rope" in refs:
             parts = [refs["dq_rope_sum"][n] for n in range(call.blocks.heads)]
             refs["dq_rope"][...] = jnp.concatenate(parts, axis=-1).astype(refs["dq_rope"].dtype)
@@ -83,16 +68,9 @@ def dkv_kernel(refs, call) -> None:
     """dk = Σ dscoreᵀ · q and dv = Σ weightᵀ · dout over the blocks of queries and the heads that share a key."""
     step = _Step(refs, call, keys_outside=True)
 
-    @pl.when(step.is_first)
-    def _():
-        refs["dk_sum"][...] = jnp.zeros_like(refs["dk_sum"])
-        refs["dv_sum"][...] = jnp.zeros_like(refs["dv_sum"])
-
+    pl.when(step.is_first)(lambda: _clear(refs, "dk", "dv"))
     if "dk_rope" in refs:
-
-        @pl.when(step.is_first_of_all_heads)
-        def _():
-            refs["dk_rope_sum"][...] = jnp.zeros_like(refs["dk_rope_sum"])
+        pl.when(step.is_first_of_all_heads)(lambda: _clear(refs, "dk_rope"))
 
     @pl.when(step.works)
     def _():
@@ -111,16 +89,44 @@ def dkv_kernel(refs, call) -> None:
             if "dk_rope" in refs:
                 refs["dk_rope_sum"][...] += dot(dscores, _rope_of_head(refs, call, n))
 
-    @pl.when(step.is_last)
-    def _():
-        refs["dk"][...] = refs["dk_sum"][...].astype(refs["dk"].dtype)
-        refs["dv"][...] = refs["dv_sum"][...].astype(refs["dv"].dtype)
-
+    pl.when(step.is_last)(lambda: _store(refs, "dk", "dv"))
     if "dk_rope" in refs:
+        pl.when(step.is_last_of_all_heads)(lambda: _store(refs, "dk_rope"))
 
-        @pl.when(step.is_last_of_all_heads)
-        def _():
-            refs["dk_rope"][...] = refs["dk_rope_sum"][...].astype(refs["dk_rope"].dtype)
+
+def _clear(refs, *names: str) -> None:
+    for name in names:
+        refs[f"{name}_sum"][...] = jnp.zeros_like(refs[f"{name}_sum"])
+
+
+def _store(refs, *names: str) -> None:
+    for name in names:
+        refs[name][...] = refs[f"{name}_sum"][...].astype(refs[name].dtype)
+
+
+def start_softmax(sum_ref, highest_ref, total_ref) -> None:
+    """Nothing has been added yet."""
+    sum_ref[...] = jnp.zeros_like(sum_ref)
+    total_ref[...] = jnp.zeros_like(total_ref)
+    highest_ref[...] = jnp.full_like(highest_ref, MASKED)
+
+
+def add_to_softmax(scores: list, masks: list, values: list, sum_ref, highest_ref, total_ref) -> None:
+    """Online softmax: blocks of scores, [rows, S] each, and values, [S, width] each, into the running sums of the rows."""
+    scores = [jnp.where(mask, s, MASKED) for s, mask in zip(scores, masks, strict=True)]
+    before = highest_ref[:, :1]
+    highest = before
+    for s in scores:
+        highest = jnp.maximum(highest, s.max(-1, keepdims=True))
+    shrink = jnp.exp(before - highest)
+    total, summed = shrink * total_ref[:, :1], shrink * sum_ref[...]
+    for s, mask, value in zip(scores, masks, values, strict=True):
+        weights = jnp.where(mask, jnp.exp(s - highest), 0.0)  # a row that sees nothing: its highest is MASKED too
+        total += weights.sum(-1, keepdims=True)
+        summed += dot(weights.astype(value.dtype), value)
+    sum_ref[...] = summed
+    highest_ref[...] = jnp.broadcast_to(highest, highest_ref.shape)
+    total_ref[...] = jnp.broadcast_to(total, total_ref.shape)
 
 
 class _Step:

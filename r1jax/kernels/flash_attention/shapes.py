@@ -1,18 +1,17 @@
-"""The shapes that the kernel is tested, compiled and modelled at; its blocks; what one call costs.
+"""Shapes of attention, the kernel's blocks, and what one call costs.
 
-The costs are the analytic table of ``r1jax.bench kernels`` and, unchanged, the ``pl.CostEstimate`` of each kernel. They
+The costs are the analytic table of ``r1jax bench kernels`` and, unchanged, the ``pl.CostEstimate`` of each kernel. They
 assume one segment a row, and that the queries are the last of the keys unless ``q_offset`` is a number.
 """
 
 import dataclasses
 import itertools
 
-import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from r1jax.kernels import hardware
-from r1jax.kernels.tpu_kernel import LANES
+from r1jax.kernels.hardware import LANES
 
 _SIZES = (128, 256, 512, 1024)
 """Block lengths to choose from. More than 1024 brings no intensity that a TPU could use, and slow compilation."""
@@ -21,7 +20,7 @@ _MAX_HEADS = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shape:
+class AttentionShape:
     """Sizes of one call; ``rope_dim`` 0 where keys are not in two parts."""
 
     batch: int
@@ -34,40 +33,23 @@ class Shape:
     rope_dim: int = 0
     dtype: str = "bfloat16"
 
-    def arrays(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Arguments of ``flash_attention`` by name."""
-        b, t, s, n, j = self.batch, self.queries, self.keys, self.heads, self.kv_heads
-        shapes = {
-            "q_BTNH": (b, t, n, self.head_dim),
-            "k_BSJH": (b, s, j, self.head_dim),
-            "v_BSJU": (b, s, j, self.value_dim),
-        }
-        if self.rope_dim:
-            shapes |= {"q_rope_BTNR": (b, t, n, self.rope_dim), "k_rope_BSR": (b, s, self.rope_dim)}
-        arrays = {name: jax.ShapeDtypeStruct(shape, jnp.dtype(self.dtype)) for name, shape in shapes.items()}
-        segments = {"q_segments_BT": (b, t), "kv_segments_BS": (b, s)}
-        return arrays | {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in segments.items()}
+    def passes(self, generation: str) -> dict[str, pl.CostEstimate]:
+        """With the blocks for the generation."""
+        by_kernel = costs(self, choose_blocks(self, generation))
+        return {"forward": by_kernel["fwd"], "backward": hardware.total(by_kernel["dq"], by_kernel["dkv"])}
 
+    def unfused_bytes(self, generation: str) -> dict[str, int]:
+        """Of the forward pass; backward is not modelled.
 
-def _mla(batch: int, queries: int, keys: int, heads: int = 128) -> Shape:
-    return Shape(
-        batch=batch, queries=queries, keys=keys, heads=heads, kv_heads=heads, head_dim=128, value_dim=128, rope_dim=64
-    )
-
-
-SHAPES = {
-    "v3_train_4k": _mla(1, 4096, 4096),
-    "v3_rl_32k": _mla(1, 32_768, 32_768, heads=16),  # 128 heads over tensor = 8
-    "v3_prefill_chunk": _mla(1, 2048, 16_384),
-    "qwen2.5_7b_4k": Shape(batch=2, queries=4096, keys=4096, heads=28, kv_heads=4, head_dim=128, value_dim=128),
-    "llama3.3_70b_8k": Shape(batch=1, queries=8192, keys=8192, heads=64, kv_heads=8, head_dim=128, value_dim=128),
-    "smollm2_2k": Shape(batch=4, queries=2048, keys=2048, heads=9, kv_heads=3, head_dim=64, value_dim=64),
-    "mini_v3": Shape(
-        batch=8, queries=160, keys=160, heads=4, kv_heads=4, head_dim=32, value_dim=32, rope_dim=16, dtype="float32"
-    ),
-    "mini_qwen": Shape(batch=8, queries=160, keys=160, heads=4, kv_heads=2, head_dim=32, value_dim=32, dtype="float32"),
-}
-"""Shapes that people run: on one device, so heads are those of a device."""
+        Every square of scores is written in float32 and read for the softmax; the weights are written in the arrays' type and read
+        for the second product.
+        """
+        size = jnp.dtype(self.dtype).itemsize
+        q_row = self.heads * (self.head_dim + self.rope_dim + self.value_dim)
+        k_row = self.kv_heads * (self.head_dim + self.value_dim) + self.rope_dim
+        square = self.heads * self.queries * self.keys
+        rows = self.queries * q_row + self.keys * k_row
+        return {"forward": self.batch * (square * (8 + 2 * size) + rows * size)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +61,7 @@ class Blocks:
     heads: int
 
 
-def choose_blocks(shape: Shape, generation: str) -> Blocks:
+def choose_blocks(shape: AttentionShape, generation: str) -> Blocks:
     """The blocks for a shape on a TPU generation.
 
     A block of keys is to be read in half the time of its matmuls: queries · (query heads that share it) ≥ 2 · (FLOPs a byte
@@ -105,28 +87,23 @@ def _at_least(length: float) -> int:
     return next((size for size in _SIZES if size >= length), max(_SIZES))
 
 
-def round_up(length: int, multiple: int) -> int:
-    """The next multiple."""
-    return -(-length // multiple) * multiple
-
-
-def vmem_bytes(shape: Shape, blocks: Blocks) -> int:
+def vmem_bytes(shape: AttentionShape, blocks: Blocks) -> int:
     """VMEM that the hungriest kernel, dk and dv, asks for: blocks twice, sums in float32, four squares of scores."""
     size = jnp.dtype(shape.dtype).itemsize
-    per_key = round_up(shape.head_dim, LANES) + round_up(shape.value_dim, LANES) + round_up(shape.rope_dim, LANES)
+    per_key = sum(LANES * pl.cdiv(width, LANES) for width in (shape.head_dim, shape.value_dim, shape.rope_dim))
     rows = blocks.heads * (blocks.queries + 2 * blocks.keys)
     sums = blocks.heads * max(blocks.queries, blocks.keys) * (per_key + 2 * LANES) * 4
     return 2 * rows * per_key * size + sums + 4 * blocks.queries * blocks.keys * 4
 
 
-def costs(shape: Shape, blocks: Blocks, *, q_offset: int | None = None) -> dict[str, pl.CostEstimate]:
+def costs(shape: AttentionShape, blocks: Blocks, *, q_offset: int | None = None) -> dict[str, pl.CostEstimate]:
     """FLOPs, exponentials and HBM bytes of the kernels "fwd", "dq" and "dkv".
 
     A grid step works if its block of scores holds one at or below the diagonal; only for those is anything read that was
     not there already. Products cost 2 · rows · columns · depth; masks and softmax other than exp are not counted.
     """
     size = jnp.dtype(shape.dtype).itemsize
-    num_q, num_k = -(-shape.queries // blocks.queries), -(-shape.keys // blocks.keys)
+    num_q, num_k = pl.cdiv(shape.queries, blocks.queries), pl.cdiv(shape.keys, blocks.keys)
     offset = shape.keys - shape.queries if q_offset is None else q_offset
     # Blocks of keys that block i of the queries needs, and the other way round.
     seen = [list(range(min(num_k, (offset + (i + 1) * blocks.queries - 1) // blocks.keys + 1))) for i in range(num_q)]
@@ -138,17 +115,16 @@ def costs(shape: Shape, blocks: Blocks, *, q_offset: int | None = None) -> dict[
     depth, value = shape.head_dim + shape.rope_dim, shape.value_dim
 
     q_rows = per_step * num_q * blocks.queries
-    k_rows = shape.batch * shape.kv_heads * num_k * blocks.keys
     q_bytes = q_rows * (blocks.heads * depth * size + 4)
     out_bytes = q_rows * blocks.heads * value * size
     row_bytes = q_rows * blocks.heads * 4  # the log of the normaliser, or delta
     k_block = blocks.keys * ((kv_heads * (shape.head_dim + value) + shape.rope_dim) * size + 4)
     q_block = blocks.queries * (blocks.heads * ((depth + value) * size + 8) + 4)
-    reads_k = per_step * fetches(seen) * k_block
-    reads_q = per_step * fetches(seeing) * q_block
-    # k, v and segments of a block stay while all heads of the key head pass; its rope part while all heads do.
-    k_once = k_rows * (shape.head_dim + value) * size + shape.batch * num_k * blocks.keys * (shape.rope_dim * size + 4)
-    dk_once = k_rows * (shape.head_dim + value) * size + shape.batch * num_k * blocks.keys * shape.rope_dim * size
+    reads_k = per_step * _fetches(seen) * k_block
+    reads_q = per_step * _fetches(seeing) * q_block
+    # k, v and segments of a block stay while all heads of the key head pass; its rope part while all heads do. So for dk.
+    keys = shape.batch * num_k * blocks.keys
+    k_once = 2 * (keys * shape.kv_heads * (shape.head_dim + value) + keys * shape.rope_dim) * size + 4 * keys
 
     def cost(products: int, hbm: int) -> pl.CostEstimate:
         return pl.CostEstimate(flops=2 * scores * products, transcendentals=scores, bytes_accessed=hbm)
@@ -156,11 +132,11 @@ def costs(shape: Shape, blocks: Blocks, *, q_offset: int | None = None) -> dict[
     return {
         "fwd": cost(depth + value, q_bytes + out_bytes + row_bytes + reads_k),
         "dq": cost(2 * depth + value, 2 * q_bytes - 4 * q_rows + out_bytes + 2 * row_bytes + reads_k),
-        "dkv": cost(2 * depth + 2 * value, k_once + dk_once + reads_q),
+        "dkv": cost(2 * depth + 2 * value, k_once + reads_q),
     }
 
 
-def fetches(needed: list[list[int]]) -> int:
+def _fetches(needed: list[list[int]]) -> int:
     """Inner blocks read while the outer ones pass: one that is there already is not read again."""
     visited = [block for inner in needed for block in inner or [0]]
     return 1 + sum(a != b for a, b in itertools.pairwise(visited))

@@ -7,11 +7,10 @@ blocks. For the backward pass only the output and the log of each row's normalis
 (FlashAttention-2, Sec. 3.1).
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
+from r1jax.kernels.dispatch import with_gradient
 from r1jax.kernels.flash_attention.reference import MASKED, attention_mask
 
 _BLOCK = 128
@@ -39,14 +38,9 @@ def flash_attention(q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, sc
         scale,
         q_offset if isinstance(q_offset, int) else None,
     )
-    out_BTJGU = jnp.moveaxis(out_BJGTU, 3, 1)  # pyright: ignore[reportArgumentType]
+    out_BTJGU = jnp.moveaxis(out_BJGTU, 3, 1)
     out_BTNU = out_BTJGU.reshape(batch, num_queries + padding, num_heads, -1)
     return out_BTNU[:, :num_queries]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
-def _attend(q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, offset, scale, known_offset) -> jax.Array:
-    return _attend_fwd(q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, offset, scale, known_offset)[0]
 
 
 def _attend_fwd(q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, offset, scale, known_offset):
@@ -112,7 +106,7 @@ def _attend_bwd(scale, known_offset, residuals, dout_BJGTU):
     return jnp.concatenate(dqs, axis=3), dk_BJSH.astype(k_BJSH.dtype), dv_BJSU.astype(v_BJSU.dtype), None, None, None
 
 
-_attend.defvjp(_attend_fwd, _attend_bwd)
+_attend = with_gradient(_attend_fwd, _attend_bwd, static=(6, 7))
 
 
 def _spans(num_queries: int, num_keys: int, known_offset: int | None) -> list[tuple[range, int]]:

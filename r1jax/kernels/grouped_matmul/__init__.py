@@ -3,9 +3,8 @@
 import jax
 
 from r1jax.kernels import hardware
+from r1jax.kernels.dispatch import choose_implementation
 from r1jax.kernels.grouped_matmul import pallas_tpu, ragged_dot, reference, xla
-from r1jax.kernels.grouped_matmul.pallas_tpu import sorted_expert_ffn
-from r1jax.kernels.implementation import choose
 from r1jax.kernels.route import Permutation, permutation
 from r1jax.sharding import Role
 
@@ -14,7 +13,7 @@ IMPLEMENTATIONS = {
     "xla": xla.expert_ffn,
     "ragged_dot": ragged_dot.expert_ffn,
     "tokamax": ragged_dot.with_tokamax,
-    "pallas_tpu": pallas_tpu.on_mesh,
+    "pallas_tpu": pallas_tpu.expert_ffn,
 }
 
 
@@ -36,18 +35,20 @@ def expert_ffn(
     ``order``: the routed rows sorted, as ``route_and_sort`` gives them; None: they are sorted here. ``role``: how tokens and
     weights lie on a mesh (``r1jax.sharding.RULES``).
 
-    ``implementation`` and ``interpret``: see ``choose``. There are "reference", "xla" (loops for a CPU), "ragged_dot", "tokamax"
-    (that package's kernels for NVIDIA GPUs, unmeasured) and "pallas_tpu"; "auto" off TPUs is "xla" for a CPU, "ragged_dot"
-    elsewhere (unmeasured there). Raises ValueError as ``choose`` does, and for shapes and types that the kernel does not take;
-    ImportError where the package tokamax is missing.
+    ``implementation`` and ``interpret``: see ``choose_implementation``. There are "reference", "xla" (loops for a CPU),
+    "ragged_dot", "tokamax" (that package's kernels for NVIDIA GPUs, unmeasured) and "pallas_tpu"; "auto" off TPUs is "xla" for a
+    CPU, "ragged_dot" elsewhere (unmeasured there). Raises ValueError as ``choose_implementation`` does, and for shapes and types
+    that the kernel does not take; ImportError where the package tokamax is missing.
     """
     default = "xla" if hardware.is_cpu() else "ragged_dot"
-    function, options = choose("expert_ffn", implementation, IMPLEMENTATIONS, default=default, interpret=interpret)
+    function, options = choose_implementation(
+        "expert_ffn", implementation, IMPLEMENTATIONS, default=default, interpret=interpret
+    )
     options["order"] = permutation(experts_TK, w_gate_EDF.shape[0]) if order is None else order
-    if function is pallas_tpu.on_mesh:
+    if function is pallas_tpu.expert_ffn:
         options["role"] = role
     with jax.named_scope("expert_ffn"):
-        return function(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, **options)
+        return function(x_TD, experts_TK, weights_TK, (w_gate_EDF, w_up_EDF, w_down_EFD), **options)
 
 
-__all__ = ["expert_ffn", "sorted_expert_ffn"]
+__all__ = ["expert_ffn"]

@@ -27,29 +27,20 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 
-from r1jax.kernels import hardware, shards
-from r1jax.kernels.grouped_matmul import shapes
-from r1jax.kernels.grouped_matmul.permute import at_places
+from r1jax.kernels import dispatch, hardware
+from r1jax.kernels.grouped_matmul.reference import at_places
+from r1jax.kernels.grouped_matmul.shapes import ExpertShape
+from r1jax.kernels.hardware import NN, NT, TN, compiler_params, dot
 from r1jax.kernels.route import Permutation, permutation
-from r1jax.kernels.tpu_kernel import NN, NT, TN, compiler_params, dot
 from r1jax.sharding import Role
 
 
-def expert_ffn(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *, order: Permutation, interpret=False):
-    """See ``r1jax.kernels.grouped_matmul.expert_ffn``; ``interpret`` is that of ``pl.pallas_call``."""
+def expert_ffn(
+    x_TD, experts_TK, weights_TK, expert_weights, *, order: Permutation, role: Role = "train", interpret=False
+) -> jax.Array:
+    """See ``r1jax.kernels.grouped_matmul.expert_ffn``; ``interpret`` is that of ``pl.pallas_call``.
 
-    def through_experts(x_RD):
-        weights = (w_gate_EDF, w_up_EDF, w_down_EFD)
-        return sorted_expert_ffn(x_RD, order.offsets, *weights, interpret=interpret)
-
-    return at_places(through_experts, x_TD, weights_TK, row_of_place=order.row_of_place, place_TK=order.place_XK)
-
-
-def on_mesh(
-    x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *, order: Permutation, role: Role = "train",
-    interpret=False,
-):  # fmt: skip
-    """``expert_ffn`` on a mesh: tokens, experts and their width are split, by ``role``'s rules of "batch", "experts" and "mlp".
+    On a mesh tokens, experts and their width are split, by ``role``'s rules of "batch", "experts" and "mlp".
 
     Devices that hold different experts give each other their tokens (all-gather over those axes). Each sorts the routed rows
     that it has (``order`` is not used), runs those of its own experts, and gets the sum of what all of them computed for its
@@ -60,114 +51,103 @@ def on_mesh(
     Weights whose model dim is split ("embed") are put together for the matmul, in the type of the rows; their gradients are
     summed and split again by the same step backwards.
     """
-    weights = (w_gate_EDF, w_up_EDF, w_down_EFD)
-    if shards.mesh_to_split() is None:
-        return expert_ffn(x_TD, experts_TK, weights_TK, *weights, order=order, interpret=interpret)
-    shape = w_gate_EDF.shape
-    tokens, mlp = shards.mesh_axes(("batch", "mlp"), (x_TD.shape[0], shape[2]), role=role)
-    experts, embed = shards.mesh_axes(("experts", "embed"), shape[:2], role=role)
+
+    def in_order(x_TD, weights_TK, expert_weights, order: Permutation):
+        def through_experts(x_RD):
+            return sorted_expert_ffn(x_RD, order.offsets, expert_weights, interpret=interpret)
+
+        return at_places(through_experts, x_TD, weights_TK, row_of_place=order.row_of_place, place_TK=order.place_XK)
+
+    if dispatch.mesh_to_split() is None:
+        return in_order(x_TD, weights_TK, expert_weights, order)
+    shape = expert_weights[0].shape
+    tokens, mlp = dispatch.mesh_axes(("batch", "mlp"), (x_TD.shape[0], shape[2]), role=role)
+    experts, embed = dispatch.mesh_axes(("experts", "embed"), shape[:2], role=role)
     gathered = tuple(axis for axis in experts if axis in tokens)
     summed = tuple(axis for axis in (*experts, *mlp) if axis not in gathered)
 
-    def part(x_TD, experts_TK, weights_TK, weights):
+    def part(*arrays):
+        *by_token, weights = arrays
         if gathered:
-            x_TD, experts_TK, weights_TK = (
-                jax.lax.all_gather(a, gathered, tiled=True) for a in (x_TD, experts_TK, weights_TK)
-            )
+            by_token = [jax.lax.all_gather(a, gathered, tiled=True) for a in by_token]
+        x_TD, experts_TK, weights_TK = by_token
         if embed:
             weights = [
                 jax.lax.all_gather(w.astype(x_TD.dtype), embed, axis=dim, tiled=True)
                 for w, dim in zip(weights, (1, 1, 2), strict=True)
             ]
         first = jax.lax.axis_index(experts) * weights[0].shape[0] if experts else 0
-        own = _own(experts_TK - first, weights[0].shape[0])
-        out_TD = expert_ffn(x_TD, experts_TK, weights_TK, *weights, order=own, interpret=interpret)
+        out_TD = in_order(x_TD, weights_TK, weights, _local_order(experts_TK - first, weights[0].shape[0]))
         if summed:
             out_TD = jax.lax.psum(out_TD, summed)
         return jax.lax.psum_scatter(out_TD, gathered, tiled=True) if gathered else out_TD
 
-    by_token = P(tokens, None)
-    up, down = P(experts, embed, mlp), P(experts, mlp, embed)
+    by_token, up, down = P(tokens, None), P(experts, embed, mlp), P(experts, mlp, embed)
     in_specs = (by_token, by_token, by_token, (up, up, down))
-    return shards.run_on_parts(part, (x_TD, experts_TK, weights_TK, weights), in_specs=in_specs, out_specs=by_token)
+    arrays = (x_TD, experts_TK, weights_TK, expert_weights)
+    return dispatch.run_on_parts(part, arrays, in_specs=in_specs, out_specs=by_token)
 
 
-def _own(experts_TK, num_experts: int) -> Permutation:
+def _local_order(experts_TK, num_experts: int) -> Permutation:
     """The routed rows sorted by expert, those of experts 0 to num_experts − 1 first; the others have no place."""
-    is_own_TK = (experts_TK >= 0) & (experts_TK < num_experts)
-    order = permutation(jnp.where(is_own_TK, experts_TK, num_experts), num_experts + 1)
+    is_local_TK = (experts_TK >= 0) & (experts_TK < num_experts)
+    order = permutation(jnp.where(is_local_TK, experts_TK, num_experts), num_experts + 1)
     nowhere = experts_TK.size
     is_held = jnp.arange(nowhere) < order.offsets[num_experts]
     return Permutation(
         jnp.where(is_held, order.row_of_place, nowhere),
-        jnp.where(is_own_TK, order.place_XK, nowhere),
+        jnp.where(is_local_TK, order.place_XK, nowhere),
         order.offsets[: num_experts + 1],
     )
 
 
-def sorted_expert_ffn(x_RD, offsets, w_gate_EDF, w_up_EDF, w_down_EFD, *, interpret=False):
+def sorted_expert_ffn(x_RD, offsets, expert_weights, *, interpret=False):
     """Rows that lie sorted by expert through the SwiGLU of their own, [R, D]: expert e has rows offsets[e] to offsets[e + 1].
 
-    What a device of an expert-parallel mesh runs on the rows that reached it. Rows before offsets[0] and from offsets[E] on
-    belong to no group: their result and their gradient are unspecified.
+    Rows before offsets[0] and from offsets[E] on belong to no group: their result and their gradient are unspecified.
     """
-    if not interpret:
-        hardware.require_tpu("expert_ffn")
-    weights = (w_gate_EDF, w_up_EDF, w_down_EFD)
-    _check(x_RD, weights)
-    weights = tuple(w.astype(x_RD.dtype) for w in weights)
-    shape = shapes.Shape(x_RD.shape[0], *w_gate_EDF.shape, itemsize=x_RD.dtype.itemsize)
-    return _swiglu(x_RD, offsets.astype(jnp.int32), weights, (shape, interpret))
-
-
-def _check(x_RD, weights):
-    dim, ffn = weights[0].shape[1:]
-    wanted = [(len(weights[0]), dim, ffn)] * 2 + [(len(weights[0]), ffn, dim)]
-    if [w.shape for w in weights] != wanted or x_RD.shape[1] != dim:
+    (num_experts, dim, ffn), dtype = expert_weights[0].shape, x_RD.dtype
+    shapes, taken = [w.shape for w in expert_weights], (jnp.float32, jnp.bfloat16)
+    if shapes != [(num_experts, dim, ffn)] * 2 + [(num_experts, ffn, dim)] or x_RD.shape[1] != dim:
         raise ValueError(
-            f"expert_ffn: rows {x_RD.shape} and weights {[w.shape for w in weights]}; the kernel takes rows [R, D], gate and up "
-            "[E, D, F], down [E, F, D]"
+            f"expert_ffn: rows {x_RD.shape} and weights {shapes}; the kernel takes rows [R, D], gate and up [E, D, F], down "
+            "[E, F, D]"
         )
-    if x_RD.dtype not in (jnp.float32, jnp.bfloat16):
-        raise ValueError(f"expert_ffn: rows are {x_RD.dtype}; the kernel takes float32 and bfloat16")
-    if any(w.dtype not in (jnp.float32, jnp.bfloat16) for w in weights):
-        types = [str(w.dtype) for w in weights]
+    if dtype not in taken:
+        raise ValueError(f"expert_ffn: rows are {dtype}; the kernel takes float32 and bfloat16")
+    if any(w.dtype not in taken for w in expert_weights):
+        types = [str(w.dtype) for w in expert_weights]
         raise ValueError(f"expert_ffn: weights are {types}; the kernel takes float32 and bfloat16")
+    weights = tuple(w.astype(dtype) for w in expert_weights)
+    shape = ExpertShape(x_RD.shape[0], num_experts, dim, ffn, itemsize=dtype.itemsize)
+    return _swiglu(x_RD, offsets.astype(jnp.int32), weights, shape, interpret)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _swiglu(x_RD, offsets, weights, options):
-    return _forward(x_RD, offsets, weights, options, saves=False)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _swiglu(x_RD, offsets, weights, shape, interpret):
+    return _forward(x_RD, offsets, weights, shape, interpret, saves=False)[0]
 
 
-def _swiglu_fwd(x_RD, offsets, weights, options):
-    y_RD, saved = _forward(x_RD, offsets, weights, options, saves=True)
-    return y_RD, (x_RD, offsets, weights, *saved)
-
-
-def _forward(x_RD, offsets, weights, options, *, saves):
-    """(y, [gate · x, up · x] where they are to be kept)."""
-    (gate, up, down), (shape, interpret) = weights, options
-    rows = functools.partial(
-        _rows, visits=_visits(offsets, shape, for_sums=False), offsets=offsets, interpret=interpret
-    )
+def _forward(x_RD, offsets, weights, shape, interpret, *, saves=True):
+    """(y, what backward needs: gate · x and up · x too where they are to be kept)."""
+    gate, up, down = weights
+    visits = _visits(offsets, shape, for_sums=False)
+    rows = functools.partial(_rows, visits=visits, offsets=offsets, interpret=interpret)
 
     def finish(gate, up):
         return (*_hidden(gate, up), gate, up) if saves else _hidden(gate, up)
 
-    of_hidden, of_y = shapes.forward(shape, saves=saves)
+    of_hidden, of_y = shape.forward_calls(saves=saves)
     hidden_RF, *saved = rows(of_hidden, [x_RD], [gate, up], finish)
     (y_RD,) = rows(of_y, [hidden_RF], [down], lambda product: (product,))
-    return y_RD, saved
+    return y_RD, (x_RD, offsets, weights, saved)
 
 
-def _swiglu_bwd(options, residuals, dy_RD):
-    x_RD, offsets, weights, gate_RF, up_RF = residuals
-    (gate, up, down), (shape, interpret) = weights, options
-    d_hidden, d_x, d_gate_up, d_down = shapes.backward(shape)
+def _backward(shape, interpret, residuals, dy_RD):
+    x_RD, offsets, (gate, up, down), saved = residuals
+    d_hidden, d_x, d_gate_up, d_down = shape.backward_calls()
     visits = _visits(offsets, shape, for_sums=False)
     rows = functools.partial(_rows, visits=visits, offsets=offsets, transposed=True, interpret=interpret)
-    saved = [gate_RF, up_RF]
     dgate_RF, dup_RF, hidden_RF = rows(d_hidden, [dy_RD], [down], _hidden_gradient, extras=saved)
     (dx_RD,) = rows(d_x, [dgate_RF, dup_RF], [gate, up], lambda a, b: (a + b,))
     visits = _visits(offsets, shape, for_sums=True)
@@ -177,7 +157,7 @@ def _swiglu_bwd(options, residuals, dy_RD):
     return dx_RD, None, (dgate_EDF, dup_EDF, ddown_EFD)
 
 
-_swiglu.defvjp(_swiglu_fwd, _swiglu_bwd)
+_swiglu.defvjp(_forward, _backward)
 
 
 def _hidden(gate, up):
@@ -195,7 +175,7 @@ def _visits(offsets, shape, *, for_sums):
 
     The lists are one longer than the most visits there can be; what is past the last has expert E and is not run.
     """
-    rows = shapes.rows_per_block(shape)
+    rows = shape.rows_per_block
     num_blocks = pl.cdiv(shape.rows, rows)
     start_E, end_E = offsets[:-1], offsets[1:]
     first_E = start_E // rows

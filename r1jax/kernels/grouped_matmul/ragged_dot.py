@@ -15,16 +15,16 @@ import jax
 import jax.numpy as jnp
 
 from r1jax.kernels import hardware
-from r1jax.kernels.grouped_matmul.permute import at_places
+from r1jax.kernels.grouped_matmul.reference import at_places
 from r1jax.kernels.route import Permutation
 
 
 def expert_ffn(
-    x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *, order: Permutation, ragged_dot=jax.lax.ragged_dot
-):
+    x_TD, experts_TK, weights_TK, expert_weights, *, order: Permutation, ragged_dot=jax.lax.ragged_dot
+) -> jax.Array:
     """See ``r1jax.kernels.grouped_matmul.expert_ffn``; products take x's type, sums are float32."""
     dtype = x_TD.dtype
-    w_gate_EDF, w_up_EDF, w_down_EFD = (w.astype(dtype) for w in (w_gate_EDF, w_up_EDF, w_down_EFD))
+    w_gate_EDF, w_up_EDF, w_down_EFD = (w.astype(dtype) for w in expert_weights)
     product = functools.partial(ragged_dot, group_sizes=jnp.diff(order.offsets), preferred_element_type=jnp.float32)
 
     def through_experts(x_RD):
@@ -34,7 +34,7 @@ def expert_ffn(
     return at_places(through_experts, x_TD, weights_TK, row_of_place=order.row_of_place, place_TK=order.place_XK)
 
 
-def with_tokamax(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *, order: Permutation):
+def with_tokamax(*arrays, order: Permutation) -> jax.Array:
     """See ``r1jax.kernels.grouped_matmul.expert_ffn``. The first of its kernels that runs on the device is taken.
 
     Raises ImportError where tokamax is not installed.
@@ -43,10 +43,5 @@ def with_tokamax(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD,
     if importlib.util.find_spec("tokamax") is None:
         raise ImportError("expert_ffn: implementation 'tokamax' needs the package tokamax: pip install tokamax")
     tokamax = importlib.import_module("tokamax")
-
-    def product(rows_RI, w_EIO, *, group_sizes, preferred_element_type):
-        options = {"preferred_element_type": preferred_element_type, "implementation": ("mosaic", "triton")}
-        return tokamax.ragged_dot(rows_RI, w_EIO, group_sizes, **options)
-
-    weights = (w_gate_EDF, w_up_EDF, w_down_EFD)
-    return expert_ffn(x_TD, experts_TK, weights_TK, *weights, order=order, ragged_dot=product)
+    product = functools.partial(tokamax.ragged_dot, implementation=("mosaic", "triton"))
+    return expert_ffn(*arrays, order=order, ragged_dot=product)

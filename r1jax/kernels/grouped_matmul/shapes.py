@@ -1,11 +1,10 @@
-"""Named shapes of the routed experts, the kernels' blocks, and what each kernel call costs.
+"""Shapes of the routed experts, the kernels' blocks, and what each kernel call costs.
 
-A pass is a handful of calls of two kernels (``pallas_tpu``): ``Rows``, rows times the weights of their expert, and ``Sums``,
-an expert's sum over its rows. Each call knows its VMEM, picks its blocks by generation, and counts its FLOPs and HBM bytes.
+A pass is a handful of calls of two kernels (``pallas_tpu``): ``RowsCall``, rows times the weights of their expert, and
+``SumsCall``, an expert's sum over its rows. Each call knows its VMEM, picks its blocks by generation, and counts its FLOPs and HBM bytes.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 from jax.experimental import pallas as pl
 
@@ -18,7 +17,7 @@ MOST_SUMS = 1 << 21
 
 
 @dataclasses.dataclass(frozen=True)
-class Shape:
+class ExpertShape:
     """R routed rows over E experts, model width D, expert width F; bytes a number."""
 
     rows: int
@@ -27,21 +26,58 @@ class Shape:
     ffn: int
     itemsize: int = 2
 
+    @property
+    def rows_per_block(self) -> int:
+        """256, 128 where experts have fewer rows than that, or all."""
+        return min(self.rows, 256 if self.rows >= 256 * self.experts else 128)
 
-SHAPES = {
-    # One of 32 expert-parallel devices: 8 of 256 experts, the rows of 4096 tokens a device, and of 128 while decoding.
-    "v3": Shape(rows=4096 * 8, experts=8, dim=7168, ffn=2048),
-    "v3_decode": Shape(rows=128 * 8, experts=8, dim=7168, ffn=2048),
-    "mini_v3": Shape(rows=1280 * 2, experts=16, dim=128, ffn=128, itemsize=4),
-}
+    def forward_calls(self, *, saves: bool = False) -> list["RowsCall"]:
+        """silu(x·gate) * (x·up), with ``saves`` both products too, for the way back; hidden · down."""
+        outputs = 3 if saves else 1
+        gate_up = RowsCall("gate_up", self, self.dim, self.ffn, products=2, outputs=outputs, transcendental=True)
+        return [gate_up, RowsCall("down", self, self.ffn, self.dim)]
+
+    def backward_calls(self) -> list["RowsCall | SumsCall"]:
+        """dy · downᵀ, and from it the gradients of gate·x and up·x, and the hidden rows again; dgate · gateᵀ + dup · upᵀ;
+        xᵀ · dgate and xᵀ · dup; hiddenᵀ · dy.
+        """
+        return [
+            RowsCall("d_hidden", self, self.dim, self.ffn, extras=2, outputs=3, transcendental=True),
+            RowsCall("d_x", self, self.ffn, self.dim, inputs=2, products=2),
+            SumsCall("d_gate_up", self, self.dim, self.ffn, products=2),
+            SumsCall("d_down", self, self.ffn, self.dim),
+        ]
+
+    def passes(self, generation: str) -> dict[str, pl.CostEstimate]:
+        """The sum of the calls of each pass."""
+        calls = {"forward": self.forward_calls(), "backward": self.backward_calls()}
+        return {name: hardware.total(*(call.cost(generation) for call in calls[name])) for name in calls}
+
+    def unfused_bytes(self, generation: str) -> dict[str, int]:
+        """Each product is a grouped matmul with blocks chosen in the same way; the rest reads and writes [R, F] and [R, D].
+
+        The rest is SwiGLU and its gradient, and the sum of the two products of dx.
+        """
+        first, second = RowsCall("", self, self.dim, self.ffn), RowsCall("", self, self.ffn, self.dim)
+        of_w, of_down = SumsCall("", self, self.dim, self.ffn), SumsCall("", self, self.ffn, self.dim)
+
+        def total(calls, numbers_a_row):
+            products = sum(call.cost(generation).bytes_accessed for call in calls)
+            return products + numbers_a_row * self.rows * self.itemsize
+
+        backward = [first, second, second, of_w, of_w, of_down]
+        return {
+            "forward": total([first, first, second], 3 * self.ffn),
+            "backward": total(backward, 6 * self.ffn + 3 * self.dim),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class RowsCall:
     """``inputs`` arrays [R, K] times ``products`` weights [E, K, N]; ``extras`` and ``outputs`` are arrays [R, N]."""
 
     name: str
-    shape: Shape
+    shape: ExpertShape
     contracted: int
     columns: int
     inputs: int = 1
@@ -52,7 +88,7 @@ class Rows:
 
     def blocks(self, generation: str) -> tuple[int, int]:
         """(rows, columns) of a block: the widest that fits, since each input is read once a block of columns."""
-        rows = rows_per_block(self.shape)
+        rows = self.shape.rows_per_block
         for columns in _tiles(self.columns):
             weights = self.products * self.contracted * columns
             if weights <= MOST_WEIGHTS and self._vmem(rows, columns) <= _room(generation):
@@ -60,37 +96,34 @@ class Rows:
         raise ValueError(f"{self.name}: rows of {self.contracted} numbers do not fit the VMEM of a TPU {generation}")
 
     def _vmem(self, rows, columns):
-        s = self.shape
-        buffers = self.inputs * rows * self.contracted * s.itemsize
-        buffers += self.products * columns * self.contracted * s.itemsize
-        buffers += (self.extras + self.outputs) * rows * columns * s.itemsize
-        return 2 * buffers + 4 * (self.products + self.extras + self.outputs) * rows * columns
+        results = self.extras + self.outputs
+        numbers = (self.inputs * rows + self.products * columns) * self.contracted + results * rows * columns
+        return 2 * numbers * self.shape.itemsize + 4 * (self.products + results) * rows * columns
 
     def cost(self, generation: str) -> pl.CostEstimate:
         """2·R·K·N FLOPs a product. Weights are read once, inputs once a block of columns."""
         s, (_, columns) = self.shape, self.blocks(generation)
+        inputs = self.inputs * s.rows * self.contracted * pl.cdiv(self.columns, columns)
         weights = self.products * min(s.experts, s.rows) * self.contracted * self.columns
-        bytes_accessed = self.inputs * s.rows * self.contracted * s.itemsize * pl.cdiv(self.columns, columns)
-        bytes_accessed += weights * s.itemsize
-        bytes_accessed += (self.extras + self.outputs) * s.rows * self.columns * s.itemsize
+        numbers = inputs + weights + (self.extras + self.outputs) * s.rows * self.columns
         flops = 2 * self.products * s.rows * self.contracted * self.columns
         transcendentals = s.rows * self.columns if self.transcendental else 0
-        return pl.CostEstimate(flops=flops, bytes_accessed=bytes_accessed, transcendentals=transcendentals)
+        return pl.CostEstimate(flops=flops, bytes_accessed=numbers * s.itemsize, transcendentals=transcendentals)
 
 
 @dataclasses.dataclass(frozen=True)
-class Sums:
+class SumsCall:
     """For each expert leftᵀ · right over its rows, [E, K, N], for each of ``products`` right arrays [R, N]."""
 
     name: str
-    shape: Shape
+    shape: ExpertShape
     left: int
     right: int
     products: int = 1
 
     def blocks(self, generation: str) -> tuple[int, int, int]:
         """(rows, K, N) of a block: of those that fit, the ones that read the fewest bytes."""
-        rows = rows_per_block(self.shape)
+        rows = self.shape.rows_per_block
         tiles = [(k, n) for k in _tiles(self.left) for n in _tiles(self.right)]
         tiles = [(k, n) for k, n in tiles if self.products * k * n <= MOST_SUMS]
         fits = [(k, n) for k, n in tiles if self._vmem(rows, k, n) <= _room(generation)]
@@ -99,9 +132,8 @@ class Sums:
         return rows, *min(fits, key=lambda tile: self._read(*tile))
 
     def _vmem(self, rows, k, n):
-        s = self.shape
-        buffers = rows * (k + self.products * n) * s.itemsize + self.products * k * n * s.itemsize
-        return 2 * buffers + 4 * (2 * self.products * k * n + rows * (k + self.products * n))
+        rows_read, sums = rows * (k + self.products * n), self.products * k * n
+        return 2 * (rows_read + sums) * self.shape.itemsize + 4 * (2 * sums + rows_read)
 
     def _read(self, k, n):
         columns = self.left * pl.cdiv(self.right, n) + self.products * self.right * pl.cdiv(self.left, k)
@@ -115,44 +147,9 @@ class Sums:
         return pl.CostEstimate(flops=2 * s.rows * area, bytes_accessed=bytes_accessed, transcendentals=0)
 
 
-def forward(s: Shape, *, saves: bool = False) -> list[Rows]:
-    """The calls of a forward pass: silu(x·gate) * (x·up), with ``saves`` both products too, for the way back; hidden · down."""
-    gate_up = Rows("gate_up", s, s.dim, s.ffn, products=2, outputs=3 if saves else 1, transcendental=True)
-    return [gate_up, Rows("down", s, s.ffn, s.dim)]
-
-
-def backward(s: Shape) -> list[Rows | Sums]:
-    """The calls of a backward pass.
-
-    dy · downᵀ, and from it the gradients of gate·x and up·x, and the hidden rows again; dgate · gateᵀ + dup · upᵀ; xᵀ · dgate
-    and xᵀ · dup; hiddenᵀ · dy.
-    """
-    return [
-        Rows("d_hidden", s, s.dim, s.ffn, extras=2, outputs=3, transcendental=True),
-        Rows("d_x", s, s.ffn, s.dim, inputs=2, products=2),
-        Sums("d_gate_up", s, s.dim, s.ffn, products=2),
-        Sums("d_down", s, s.ffn, s.dim),
-    ]
-
-
-def cost(calls: Sequence[Rows | Sums], generation: str) -> pl.CostEstimate:
-    """The sum over calls."""
-    costs = [call.cost(generation) for call in calls]
-    return pl.CostEstimate(
-        flops=sum(c.flops for c in costs),
-        bytes_accessed=sum(c.bytes_accessed for c in costs),
-        transcendentals=sum(c.transcendentals for c in costs),
-    )
-
-
 def _room(generation: str) -> int:
     """Bytes of VMEM that blocks may take; the rest is for what the compiler keeps."""
     return hardware.info(generation).vmem_capacity_bytes * 5 // 8
-
-
-def rows_per_block(s: Shape) -> int:
-    """256, 128 where experts have fewer rows than that, or all."""
-    return min(s.rows, 256 if s.rows >= 256 * s.experts else 128)
 
 
 def _tiles(size: int) -> list[int]:

@@ -15,15 +15,16 @@ whatever it is: inside loops XLA's CPU has no fast bfloat16 one.
 import jax
 import jax.numpy as jnp
 
-from r1jax.kernels.grouped_matmul.permute import at_places
+from r1jax.kernels.dispatch import with_gradient
+from r1jax.kernels.grouped_matmul.reference import at_places
 from r1jax.kernels.route import Permutation
 
 
-def expert_ffn(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *, order: Permutation):
+def expert_ffn(x_TD, experts_TK, weights_TK, expert_weights, *, order: Permutation):
     """See ``r1jax.kernels.grouped_matmul.expert_ffn``."""
-    rows_per_block = _rows_per_block(experts_TK.size, w_gate_EDF.shape[0])
+    rows_per_block = _rows_per_block(experts_TK.size, len(expert_weights[0]))
     slot_TK, row_of_slot, blocks_E = _layout(order, rows_per_block)
-    weights = [w.astype(x_TD.dtype).astype(jnp.float32) for w in (w_gate_EDF, w_up_EDF, w_down_EFD)]
+    weights = [w.astype(x_TD.dtype).astype(jnp.float32) for w in expert_weights]
 
     def through_experts(x_SD):
         return _experts(x_SD.reshape(-1, rows_per_block, x_SD.shape[1]), *weights, blocks_E).reshape(x_SD.shape)
@@ -31,13 +32,8 @@ def expert_ffn(x_TD, experts_TK, weights_TK, w_gate_EDF, w_up_EDF, w_down_EFD, *
     return at_places(through_experts, x_TD, weights_TK, row_of_place=row_of_slot, place_TK=slot_TK)
 
 
-@jax.custom_vjp
-def _experts(x_nbD, w_gate_EDF, w_up_EDF, w_down_EFD, blocks_E):
-    """Each block of rows through the SwiGLU of its expert; expert e has the next blocks_E[e] blocks."""
-    return _experts_fwd(x_nbD, w_gate_EDF, w_up_EDF, w_down_EFD, blocks_E)[0]
-
-
 def _experts_fwd(x_nbD, w_gate_EDF, w_up_EDF, w_down_EFD, blocks_E):
+    """Each block of rows through the SwiGLU of its expert; expert e has the next blocks_E[e] blocks."""
     last_E = jnp.cumsum(blocks_E)
 
     def expert(e, arrays):
@@ -86,7 +82,7 @@ def _experts_bwd(residuals, dy_nbD):
     return *jax.lax.fori_loop(0, len(blocks_E), expert, zeros), None
 
 
-_experts.defvjp(_experts_fwd, _experts_bwd)
+_experts = with_gradient(_experts_fwd, _experts_bwd)
 
 
 def _side_by_side(first, second):

@@ -18,10 +18,20 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from r1jax.kernels import shards
+from r1jax.kernels import dispatch
+from r1jax.kernels.paged_decode.shapes import page_shapes
 
 Pages = dict[str, jax.Array]
-"""The pools of one layer: {"kv_WJSA"} (``gqa``), or {"latent_WSC", "rope_WRS"} (``mla``)."""
+"""The pools of one layer: {"kv_WJSA"} of GQA, or {"latent_WSC", "rope_WRS"} of MLA."""
+
+
+def init_pages(*, num_pages: int, page_size: int, dtype, batch_axes: tuple[str, ...] = (), **widths: int) -> Pages:
+    """An empty pool of one layer, laid out on the ambient mesh; ``widths`` are those of ``page_shapes``."""
+    shapes = page_shapes(page_size, **widths)
+    pages = {name: jnp.zeros((num_pages, *shape), dtype) for name, shape in shapes.items()}
+    if dispatch.mesh_to_split() is None:
+        return pages
+    return jax.lax.with_sharding_constraint(pages, page_specs(pages, batch_axes))
 
 
 def write_pages(pages: Pages, new: Pages, *, page_table_BI, start_B, counts_B=None, batch_axes=()) -> Pages:
@@ -30,8 +40,7 @@ def write_pages(pages: Pages, new: Pages, *, page_table_BI, start_B, counts_B=No
     ``new`` holds "k_BTJH" and "v_BTJH", or "latent_BTC" and "rope_BTR". A sequence whose ``start_B`` is negative writes nothing,
     nor does a token past the end of the table or, with ``counts_B``, past the first so many of its sequence: padding.
     """
-    pool = page_specs(pages, batch_axes)
-    heads = pool["kv_WJSA"][1] if "kv_WJSA" in pool else None
+    heads = page_specs(pages, batch_axes)["kv_WJSA"][1] if "kv_WJSA" in pages else None
     new_specs = {name: P(batch_axes, None, heads, None) if a.ndim == 4 else P(batch_axes) for name, a in new.items()}
     in_specs = (new_specs, P(batch_axes), P(batch_axes))
     return run_on_pages(_write, pages, page_table_BI, new, start_B, counts_B, in_specs=in_specs, batch_axes=batch_axes)
@@ -86,20 +95,13 @@ def copy(pages: Pages, *, pages_B2: jax.Array, batch_axes: tuple[str, ...]) -> P
     return run_on_pages(part, pages, pages_B2, in_specs=(), batch_axes=batch_axes)
 
 
-def constrain_pages(pages: Pages, *, batch_axes: tuple[str, ...]) -> Pages:
-    """The pool, laid out on the ambient mesh where there is one of several devices."""
-    if shards.mesh_to_split() is None:
-        return pages
-    return jax.lax.with_sharding_constraint(pages, page_specs(pages, batch_axes))
-
-
 def page_specs(pages: Pages, batch_axes: tuple[str, ...], mesh=None) -> dict[str, P]:
     """How the arrays of a pool lie on a mesh, by default the ambient one: key heads, where there are any, are its second dim."""
 
     def spec(name: str, array: jax.Array) -> P:
         if name != "kv_WJSA":
             return P(batch_axes, *[None] * (array.ndim - 1))
-        (heads,) = shards.mesh_axes(("kv_heads",), array.shape[1:2], mesh, role="rollout")
+        (heads,) = dispatch.mesh_axes(("kv_heads",), array.shape[1:2], mesh, role="rollout")
         return P(batch_axes, heads, *[None] * (array.ndim - 2))
 
     return {name: spec(name, array) for name, array in pages.items()}
@@ -112,7 +114,7 @@ def run_on_pages(
 
     ``out_specs`` None: the result is a pool.
     """
-    if shards.mesh_to_split() is None:
+    if dispatch.mesh_to_split() is None:
         return function(pages, page_table_BI, *arrays)
 
     def part(pages, page_table_BI, *arrays):
@@ -122,10 +124,4 @@ def run_on_pages(
 
     pool = page_specs(pages, batch_axes)
     specs = (pool, P(batch_axes, None), *in_specs)
-    return shards.run_on_parts(part, (pages, page_table_BI, *arrays), in_specs=specs, out_specs=out_specs or pool)
-
-
-def decode_mask(lengths_B, *, num_queries: int, num_keys: int) -> jax.Array:
-    """[B, T, keys]: each query sees itself and what is before it."""
-    last_BT = lengths_B[:, None] - num_queries + jnp.arange(num_queries)
-    return jnp.arange(num_keys) <= last_BT[:, :, None]
+    return dispatch.run_on_parts(part, (pages, page_table_BI, *arrays), in_specs=specs, out_specs=out_specs or pool)

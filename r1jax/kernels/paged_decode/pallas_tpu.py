@@ -6,7 +6,7 @@ the next sequence, while this step's are worked on. Steps past the end of a sequ
 no read, and compute nothing.
 
 A step computes the scores of its pages, takes the new maximum over all of them, and adds the weighted values to the running
-sum, which a larger maximum rescales (FlashAttention-2, Alg. 1; ``_add_pages``). For each key head, the query heads that share it
+sum, which a larger maximum rescales (FlashAttention-2, Alg. 1; ``add_to_softmax``). For each key head, the query heads that share it
 (Ainslie et al. 2023, Sec. 2.2) and the T query tokens are the rows of one product. In the absorbed form of MLA (V2 Sec. 2.1.2,
 after Eq. 11; spec A.3.2) all heads share one key, latent and rope, and one value, the latent: a page is read once and used for
 all T·N rows. V3 makes 2·128·(576 + 512) FLOPs of a token's 1152 bytes, 242 a byte, about what a TPU v5 needs to be busy; more
@@ -20,26 +20,27 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from r1jax.kernels import hardware, tpu_kernel
-from r1jax.kernels.flash_attention.reference import MASKED
-from r1jax.kernels.paged_decode import shapes
-from r1jax.kernels.tpu_kernel import DTYPES, LANES, SMEM_TABLE_BYTES, dot
+from r1jax.kernels import hardware
+from r1jax.kernels.flash_attention.pallas_tpu_kernels import add_to_softmax, start_softmax
+from r1jax.kernels.hardware import KERNEL_DTYPES, LANES, NT, SMEM_TABLE_BYTES, compiler_params, dot
+from r1jax.kernels.paged_decode.shapes import DecodeShape
 
 
-def decode(kind, *arrays, page_table_BI, lengths_B, scale: float, interpret=False) -> jax.Array:
-    """See ``r1jax.kernels.paged_decode.decode``; ``arrays`` are the queries, each [B, T, N, ...], and the pages.
-
-    ``kind.page(queries, pages)`` gives scores, [rows, S] before the scale, and values, [S, width], of the refs of one key head.
-    """
-    *queries, pages = arrays
-    batch, num_queries, heads, _ = queries[0].shape
+def decode(queries: list, pages, *, page_table_BI, lengths_B, scale: float, interpret=False) -> jax.Array:
+    """See ``r1jax.kernels.paged_decode``."""
+    batch, num_queries, heads, first_width = queries[0].shape
     num_pages, dtype = jax.tree.leaves(pages)[0].shape[0], str(queries[0].dtype)
     sizes = {"batch": batch, "queries": num_queries, "heads": heads, "num_pages": num_pages, "dtype": dtype}
     sizes["pages_per_sequence"] = page_table_BI.shape[1]
-    shape = kind.shape_of([q.shape[-1] for q in queries], pages, **sizes)
-    _check(kind.NAME, shape, [a.dtype for a in (*queries, *pages.values())], page_table_BI, lengths_B)
-    page_size, kv_heads, count = shape.page_size, shape.kv_heads, shapes.pages_per_step(shape)
-    rows = num_queries * heads // kv_heads
+    if "kv_WJSA" in pages:
+        name, (_, kv_heads, page_size, _) = "gqa_decode", pages["kv_WJSA"].shape
+        shape = DecodeShape(kv_heads=kv_heads, page_size=page_size, head_dim=first_width, **sizes)
+    else:
+        name, widths = "mla_decode", {"latent_dim": first_width, "rope_dim": queries[1].shape[-1]}
+        shape = DecodeShape(page_size=pages["latent_WSC"].shape[1], **widths, **sizes)
+    _check(name, shape, [a.dtype for a in (*queries, *pages.values())], page_table_BI, lengths_B)
+    page_size, kv_heads, count = shape.page_size, shape.kv_heads, shape.pages_per_step
+    rows, generation = num_queries * heads // kv_heads, hardware.generation()
 
     def kernel(_, lengths_ref, *refs):
         query_refs, refs = refs[: len(queries)], refs[len(queries) :]
@@ -49,10 +50,7 @@ def decode(kind, *arrays, page_table_BI, lengths_B, scale: float, interpret=Fals
 
         @pl.when(step == 0)
         def _():
-            sum_ref, highest_ref, total_ref = softmax
-            sum_ref[...] = jnp.zeros_like(sum_ref)
-            total_ref[...] = jnp.zeros_like(total_ref)
-            highest_ref[...] = jnp.full_like(highest_ref, MASKED)
+            start_softmax(*softmax)
 
         @pl.when(first_key < length)
         def _():
@@ -60,14 +58,16 @@ def decode(kind, *arrays, page_table_BI, lengths_B, scale: float, interpret=Fals
             masks = [_visible(length, **place, num_queries=num_queries, rows=rows) for place in places]
             for head in range(kv_heads):
                 of_head = [ref.at[head] for ref in query_refs]
-                seen = [kind.page(of_head, [_of_head(ref, head) for ref in page_refs[n::count]]) for n in range(count)]
+                held = [[_of_head(ref, head) for ref in page_refs[n::count]] for n in range(count)]
+                seen = [_scores_and_values(of_head, page) for page in held]
                 scores, values = [scores * scale for scores, _ in seen], [values for _, values in seen]
-                _add_pages(scores, masks, values, *(ref.at[head] for ref in softmax))
+                add_to_softmax(scores, masks, values, *(ref.at[head] for ref in softmax))
 
         @pl.when(step == pl.num_programs(1) - 1)
         def _():
             for head in range(kv_heads):
-                out_ref[head] = _finish_softmax(softmax[0].at[head], softmax[2].at[head]).astype(out_ref.dtype)
+                total = softmax[2][head, :, :1]  # 0 of a row that saw nothing
+                out_ref[head] = (softmax[0][head] / jnp.where(total > 0, total, 1.0)).astype(out_ref.dtype)
 
     def in_rows(q_BTNA):
         """Rows of a key head: its query heads for the first token, for the second, ..."""
@@ -81,7 +81,7 @@ def decode(kind, *arrays, page_table_BI, lengths_B, scale: float, interpret=Fals
     table = {"count": count, "page_size": page_size, "pages_per_sequence": shape.pages_per_sequence}
     out_BJXA = pl.pallas_call(
         kernel,
-        name=kind.NAME,
+        name=name,
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
             grid=(batch, pl.cdiv(shape.pages_per_sequence, count)),
@@ -93,8 +93,8 @@ def decode(kind, *arrays, page_table_BI, lengths_B, scale: float, interpret=Fals
             scratch_shapes=[pltpu.VMEM((kv_heads, rows, size), jnp.float32) for size in (width, LANES, LANES)],
         ),
         out_shape=jax.ShapeDtypeStruct((batch, kv_heads, rows, width), queries[0].dtype),
-        cost_estimate=shapes.cost(shape),
-        compiler_params=tpu_kernel.compiler_params(hardware.generation(), "parallel", "arbitrary", vmem=1 / 2),
+        cost_estimate=shape.passes(generation)[""],
+        compiler_params=compiler_params(generation, "parallel", "arbitrary", vmem=1 / 2),
         interpret=interpret,
     )(
         page_table_BI.reshape(-1),
@@ -111,10 +111,21 @@ def _of_head(ref, head: int):
     return ref.at[head] if len(ref.shape) == 3 else ref
 
 
+def _scores_and_values(queries: list, page: list):
+    """(scores before the scale, [rows, S], values, [S, width]) of the refs of a key head's queries and page."""
+    if len(queries) == 1:
+        (q_ref,), (kv_ref,) = queries, page
+        head_dim = q_ref.shape[-1]
+        return dot(q_ref[...], kv_ref[:, :head_dim], contracted=NT), kv_ref[:, head_dim:]
+    (q_latent_ref, q_rope_ref), (latent_ref, rope_ref) = queries, page
+    latent = latent_ref[...]
+    return dot(q_latent_ref[...], latent, contracted=NT) + dot(q_rope_ref[...], rope_ref[...]), latent
+
+
 def _check(name: str, shape, dtypes: list, table, lengths) -> None:
     """ValueError unless the kernel supports the arrays."""
-    if len({str(dtype) for dtype in dtypes}) > 1 or str(dtypes[0]) not in DTYPES:
-        raise ValueError(f"{name}: pallas_tpu takes arrays of one type, {' or '.join(DTYPES)}, not {dtypes}")
+    if len({str(dtype) for dtype in dtypes}) > 1 or str(dtypes[0]) not in KERNEL_DTYPES:
+        raise ValueError(f"{name}: pallas_tpu takes arrays of one type, {' or '.join(KERNEL_DTYPES)}, not {dtypes}")
     for width in (field.name for field in dataclasses.fields(shape) if field.name.endswith("_dim")):
         if getattr(shape, width) % 8:
             raise ValueError(f"{name}: pallas_tpu supports {width} in multiples of 8, not {getattr(shape, width)}")
@@ -157,27 +168,3 @@ def _visible(length, *, first_key, num_keys: int, num_queries: int, rows: int):
     key = first_key + jax.lax.broadcasted_iota(jnp.int32, (rows, num_keys), 1)
     query = sum(((row >= t * (rows // num_queries)).astype(jnp.int32) for t in range(1, num_queries)), 0)
     return key <= length - num_queries + query
-
-
-def _add_pages(scores: list, masks: list, values: list, sum_ref, highest_ref, total_ref) -> None:
-    """Online softmax: the pages' scores, [rows, S] each, and values, [S, width] each, into the running sums of the rows."""
-    scores = [jnp.where(mask, s, MASKED) for s, mask in zip(scores, masks, strict=True)]
-    before = highest_ref[:, :1]
-    highest = before
-    for s in scores:
-        highest = jnp.maximum(highest, s.max(-1, keepdims=True))
-    shrink = jnp.exp(before - highest)
-    total, summed = shrink * total_ref[:, :1], shrink * sum_ref[...]
-    for s, mask, value in zip(scores, masks, values, strict=True):
-        weights = jnp.where(mask, jnp.exp(s - highest), 0.0)
-        total += weights.sum(-1, keepdims=True)
-        summed += dot(weights.astype(value.dtype), value)
-    sum_ref[...] = summed
-    highest_ref[...] = jnp.broadcast_to(highest, highest_ref.shape)
-    total_ref[...] = jnp.broadcast_to(total, total_ref.shape)
-
-
-def _finish_softmax(sum_ref, total_ref):
-    """The weighted mean of the values; 0 for a row that saw nothing."""
-    total = total_ref[:, :1]
-    return sum_ref[...] / jnp.where(total > 0, total, 1.0)

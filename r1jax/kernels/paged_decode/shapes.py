@@ -1,9 +1,16 @@
-"""Sizes of a call of either kind; pages a grid step; what one call costs."""
+"""Sizes of a call of either kind: what a page holds, pages a grid step, what one call costs.
+
+GQA. A page holds for each of J key heads the rotated key and the value of S tokens, side by side: ``kv_WJSA``, A = 2H. A head of
+64 then fills the 128 lanes of a TPU tile, and a page of all heads is one read. Key heads come first so that they can be sharded.
+
+MLA. Of a token a page holds the latent after its norm and the rotated key that all heads share (V3 Sec. 2.1.1; spec A.3.3: 576
+numbers in V3), as ``latent_WSC`` and ``rope_WRS``. The rope part has tokens last: 64 numbers would fill half of a TPU tile's
+128 lanes, S = 128 tokens fill them all, so that a page occupies what it holds.
+"""
 
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
@@ -12,8 +19,17 @@ _STEP_BYTES = 2**20
 MAX_PAGES = 8
 
 
+def page_shapes(
+    page_size: int, *, kv_heads: int = 1, head_dim: int = 0, latent_dim: int = 0, rope_dim: int = 0
+) -> dict[str, tuple[int, ...]]:
+    """A page of each pool of a layer by name: GQA's, of ``head_dim``, or else MLA's."""
+    if head_dim:
+        return {"kv_WJSA": (kv_heads, page_size, 2 * head_dim)}
+    return {"latent_WSC": (page_size, latent_dim), "rope_WRS": (rope_dim, page_size)}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shape:
+class DecodeShape:
     """T query tokens each of B sequences that have up to I pages of S tokens: GQA's, of ``head_dim``, or else MLA's."""
 
     batch: int
@@ -31,63 +47,42 @@ class Shape:
     @property
     def query_dims(self) -> dict[str, int]:
         """Width of each query by name: a score is a product of their sum, a value is as wide as the first."""
-        return (
-            {"q_BTNH": self.head_dim}
-            if self.head_dim
-            else {"q_latent_BTNC": self.latent_dim, "q_rope_BTNR": self.rope_dim}
-        )
+        if self.head_dim:
+            return {"q_BTNH": self.head_dim}
+        return {"q_latent_BTNC": self.latent_dim, "q_rope_BTNR": self.rope_dim}
 
     @property
     def page_shapes(self) -> dict[str, tuple[int, ...]]:
         """A page of each pool by name."""
-        if self.head_dim:
-            return {"kv_WJSA": (self.kv_heads, self.page_size, 2 * self.head_dim)}
-        return {"latent_WSC": (self.page_size, self.latent_dim), "rope_WRS": (self.rope_dim, self.page_size)}
+        widths = {name: getattr(self, name) for name in ("kv_heads", "head_dim", "latent_dim", "rope_dim")}
+        return page_shapes(self.page_size, **widths)
 
     @property
     def value_dim(self) -> int:
         """Numbers of a value."""
-        return next(iter(self.query_dims.values()))
+        return self.head_dim or self.latent_dim
 
     @property
-    def row_dim(self) -> int:
-        """Numbers of a row of queries and of its result."""
-        return sum(self.query_dims.values()) + self.value_dim
+    def pages_per_step(self) -> int:
+        """Pages that one grid step reads and works on."""
+        _, page, itemsize = self._numbers()
+        return max(1, min(MAX_PAGES, self.pages_per_sequence, pl.cdiv(_STEP_BYTES, page * itemsize)))
 
-    @property
-    def page_numbers(self) -> int:
-        """Numbers that a page holds."""
-        return sum(map(math.prod, self.page_shapes.values()))
+    def _numbers(self) -> tuple[int, int, int]:
+        """(numbers of a row of queries and of its result, of a page, bytes a number)."""
+        row = sum(self.query_dims.values()) + self.value_dim
+        return row, sum(map(math.prod, self.page_shapes.values())), jnp.dtype(self.dtype).itemsize
 
-    @property
-    def itemsize(self) -> int:
-        """Bytes a number."""
-        return jnp.dtype(self.dtype).itemsize
+    def passes(self, generation: str) -> dict[str, pl.CostEstimate]:
+        """One pass, if every sequence has all its pages; each page is read once."""
+        (row, page, itemsize), rows, pages = self._numbers(), self.queries * self.heads, self.pages_per_sequence
+        scores = self.batch * rows * pages * self.page_size
+        read = self.batch * (pages * page + rows * row) * itemsize
+        return {"": pl.CostEstimate(flops=2 * scores * row, bytes_accessed=read, transcendentals=scores)}
 
-    def arrays(self) -> tuple[dict, dict]:
-        """Positional and keyword arguments of ``gqa_decode`` or ``mla_decode``."""
-
-        def array(*shape, dtype=self.dtype):
-            return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
-
-        queries = {n: array(self.batch, self.queries, self.heads, width) for n, width in self.query_dims.items()}
-        pages = {name: array(self.num_pages, *shape) for name, shape in self.page_shapes.items()}
-        table = array(self.batch, self.pages_per_sequence, dtype="int32")
-        return queries | {"pages": pages}, {"page_table_BI": table, "lengths_B": array(self.batch, dtype="int32")}
-
-
-def pages_per_step(shape: Shape) -> int:
-    """Pages that one grid step reads and works on."""
-    page_bytes = shape.page_numbers * shape.itemsize
-    return max(1, min(MAX_PAGES, shape.pages_per_sequence, -(-_STEP_BYTES // page_bytes)))
-
-
-def cost(shape: Shape) -> pl.CostEstimate:
-    """FLOPs, exponentials and HBM bytes if every sequence has all its pages; each page is read once."""
-    rows, pages = shape.queries * shape.heads, shape.pages_per_sequence
-    scores = shape.batch * rows * pages * shape.page_size
-    return pl.CostEstimate(
-        flops=2 * scores * shape.row_dim,
-        transcendentals=scores,
-        bytes_accessed=shape.batch * (pages * shape.page_numbers + rows * shape.row_dim) * shape.itemsize,
-    )
+    def unfused_bytes(self, generation: str) -> dict[str, int]:
+        """The pages are gathered into one array, and that is read as keys and as values; scores are written and read as arrays."""
+        (row, page, itemsize), rows, pages = self._numbers(), self.queries * self.heads, self.pages_per_sequence
+        keys = pages * self.page_size
+        gathered = 2 * pages * page + keys * self.kv_heads * row
+        return {"": self.batch * (rows * keys * (8 + 2 * itemsize) + (gathered + rows * row) * itemsize)}

@@ -18,7 +18,6 @@ elementwise lines that XLA makes one pass; the kernel stores nothing for it.
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +25,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 
-from r1jax.kernels import hardware, shards
-from r1jax.kernels.route import reference, shapes
-from r1jax.kernels.route.reference import Permutation
+from r1jax.kernels import dispatch, hardware
+from r1jax.kernels.route import reference
+from r1jax.kernels.route.reference import Permutation, Routing
 
 _OUT = -(2**31)
 """Less than the integer of any score."""
@@ -37,39 +36,66 @@ _MINUS_INF = -2139095041
 
 
 @dataclasses.dataclass(frozen=True)
-class _Options:
-    shape: shapes.Shape
-    block: int
-    scaling: float
-    normalize: bool
-    score_function: str | None
-    interpret: object
+class RouterShape:
+    """X tokens and E experts, of which each token takes what ``routing`` says."""
 
-    def weigh(self, scores_XE, experts_XK):
-        affinity_XE = reference.affinities(scores_XE, self.score_function)
-        return reference.weigh(affinity_XE, experts_XK, scaling=self.scaling, normalize=self.normalize)
+    tokens: int
+    experts: int
+    routing: Routing
+
+    def block(self, generation: str) -> int:
+        """All tokens, or the most of 512, 256, 128 of which a dozen [E, b] arrays fill at most a quarter of VMEM.
+
+        Raises ValueError where even 128 are too many.
+        """
+        room = hardware.info(generation).vmem_capacity_bytes // 4
+        fits = [size for size in (512, 256, 128) if 12 * 4 * self.experts * size <= room]
+        if not fits:
+            most = room // (48 * 128)
+            raise ValueError(f"route: {self.experts} experts are too many for a TPU {generation}; at most {most}")
+        return min(self.tokens, fits[0])
+
+    def passes(self, generation: str) -> dict[str, pl.CostEstimate]:
+        """One pass: scores and bias in; weights, experts, ranks [K, X] and counts out.
+
+        FLOPs are the prefix sums on the matrix unit, 2·b a score, and some six comparisons a score and round.
+        """
+        scores, r = self.tokens * self.experts, self.routing
+        rounds = r.num_experts_per_token + (r.best_per_group if r.num_groups > 1 else 0)
+        bytes_accessed = 4 * (scores + 2 * self.experts + 3 * self.tokens * r.num_experts_per_token)
+        flops = scores * (2 * self.block(generation) + 6 * rounds)
+        transcendentals = 0 if r.score_function is None else scores
+        return {"": pl.CostEstimate(flops=flops, bytes_accessed=bytes_accessed, transcendentals=transcendentals)}
+
+    def unfused_bytes(self, generation: str) -> dict[str, int]:
+        """Seven passes over [X, E], groups and results, one read and write of the sort's keys and values: a lower bound.
+
+        Scores are read twice; selection and the masked one written once, read for the groups' best, for the mask and for top-k.
+        """
+        passes, groups = (7 if self.routing.num_groups > 1 else 4), self.routing.num_groups
+        routed = self.tokens * self.routing.num_experts_per_token
+        return {"": 4 * (passes * self.tokens * self.experts + 2 * self.tokens * groups + 6 * routed)}
 
 
-def route(scores_XE, bias_E, *, interpret=False, **options) -> tuple[jax.Array, jax.Array]:
-    """See ``r1jax.kernels.route.route``; ``interpret`` is that of ``pl.pallas_call``. On a mesh over tokens."""
+def route_and_sort(scores_XE, bias_E, routing: Routing, *, interpret=False) -> tuple[jax.Array, jax.Array, Permutation]:
+    """See ``r1jax.kernels.route.route_and_sort``; ``interpret`` is that of ``pl.pallas_call``.
 
-    def part(scores_XE, bias_E):
-        return _pass(scores_XE, bias_E, interpret=interpret, **options)[:2]
-
-    by_token = P(*shards.mesh_axes(("batch",), scores_XE.shape[:1]), None)
-    return shards.run_on_parts(part, (scores_XE, bias_E), in_specs=(by_token, P()), out_specs=(by_token, by_token))
-
-
-def route_and_sort(scores_XE, bias_E, *, interpret=False, **options) -> tuple[jax.Array, jax.Array, Permutation]:
-    """See ``r1jax.kernels.route.route_and_sort``; the permutation is that of all tokens, on a mesh too.
-
-    There it comes of a sort, since ranks within an expert depend on the tokens of other devices; experts that are split over
-    devices sort what reaches them and do not use it, and XLA then drops it.
+    On a mesh it is split over tokens, and the permutation, that of all tokens there too, comes of a sort: ranks within an expert
+    depend on the tokens of other devices. Experts that are split over devices sort what reaches them and do not use it, and
+    XLA then drops it.
     """
-    if shards.mesh_to_split() is not None:
-        weights_XK, experts_XK = route(scores_XE, bias_E, interpret=interpret, **options)
+    _check(scores_XE, routing)
+    kernel = functools.partial(_pass, routing=routing, interpret=interpret)
+    if dispatch.mesh_to_split() is not None:
+        by_token = P(*dispatch.mesh_axes(("batch",), scores_XE.shape[:1]), None)
+        weights_XK, experts_XK = dispatch.run_on_parts(
+            lambda *arrays: kernel(*arrays)[:2],
+            (scores_XE, bias_E),
+            in_specs=(by_token, P()),
+            out_specs=(by_token,) * 2,
+        )
         return weights_XK, experts_XK, reference.permutation(experts_XK, scores_XE.shape[1])
-    weights_XK, experts_XK, rank_XK, counts_E = _pass(scores_XE, bias_E, interpret=interpret, **options)
+    weights_XK, experts_XK, rank_XK, counts_E = kernel(scores_XE, bias_E)
     offsets = jnp.pad(jnp.cumsum(counts_E), (1, 0))
     place_XK = rank_XK + offsets[experts_XK]
     rows = jnp.arange(place_XK.size, dtype=jnp.int32)
@@ -77,50 +103,34 @@ def route_and_sort(scores_XE, bias_E, *, interpret=False, **options) -> tuple[ja
     return weights_XK, experts_XK, Permutation(row_of_place, place_XK, offsets)
 
 
-def _pass(
-    scores_XE,
-    bias_E,
-    *,
-    num_experts_per_token,
-    num_groups,
-    num_groups_per_token,
-    scaling,
-    best_per_group=2,
-    normalize=True,
-    score_function=None,
-    interpret,
-) -> Any:
-    num_tokens, num_experts = scores_XE.shape
+def _check(scores_XE, r: Routing) -> None:
+    num_experts = scores_XE.shape[1]
     if scores_XE.dtype != jnp.float32:
         raise ValueError(f"route: scores are {scores_XE.dtype}; the kernel takes float32")
-    if num_experts % num_groups or num_experts_per_token > num_experts or num_groups_per_token > num_groups:
+    if num_experts % r.num_groups or r.num_experts_per_token > num_experts or r.num_groups_per_token > r.num_groups:
         raise ValueError(
-            f"route: {num_experts_per_token} of {num_experts} experts in {num_groups_per_token} of {num_groups} groups; the "
-            "kernel takes groups of one size, and no more experts or groups a token than there are"
+            f"route: {r.num_experts_per_token} of {num_experts} experts in {r.num_groups_per_token} of {r.num_groups} groups; "
+            "the kernel takes groups of one size, and no more experts or groups a token than there are"
         )
-    best_per_group = min(best_per_group, num_experts // num_groups)
-    shape = shapes.Shape(
-        num_tokens, num_experts, num_experts_per_token, num_groups, num_groups_per_token, best_per_group
-    )
-    block = shapes.tokens_per_block(num_tokens, num_experts, hardware.generation())
-    return _route(scores_XE, bias_E, _Options(shape, block, scaling, normalize, score_function, interpret))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _route(scores_XE, bias_E, options):
-    return _call(scores_XE, bias_E, options)
+def _pass(scores_XE, bias_E, *, routing, interpret):
+    num_tokens, num_experts = scores_XE.shape
+    best_per_group = min(routing.best_per_group, num_experts // routing.num_groups)
+    shape = RouterShape(num_tokens, num_experts, dataclasses.replace(routing, best_per_group=best_per_group))
+    return _route(scores_XE, bias_E, shape, hardware.generation(), interpret)
 
 
-def _call(scores_XE, bias_E, options):
-    shape, block = options.shape, options.block
-    by_lanes = pl.BlockSpec((shape.chosen, block), lambda i: (0, i))
+def _route_fwd(scores_XE, bias_E, shape, generation, interpret):
+    block, routing = shape.block(generation), shape.routing
+    by_lanes = pl.BlockSpec((routing.num_experts_per_token, block), lambda i: (0, i))
     column = pl.BlockSpec((shape.experts, 1), lambda i: (0, 0))
     inputs = [(scores_XE.T, pl.BlockSpec((shape.experts, block), lambda i: (0, i)))]
     if bias_E is not None:
         inputs.append((bias_E.astype(jnp.float32)[:, None], column))
-    routed = (shape.chosen, shape.tokens)
+    routed = (routing.num_experts_per_token, shape.tokens)
     weights_KX, experts_KX, rank_KX, counts_E1 = pl.pallas_call(
-        functools.partial(_kernel, options=options, has_bias=bias_E is not None),
+        functools.partial(_kernel, shape=shape, block=block, has_bias=bias_E is not None),
         grid=(pl.cdiv(shape.tokens, block),),
         in_specs=[spec for _, spec in inputs],
         out_specs=[by_lanes, by_lanes, by_lanes, column],
@@ -130,58 +140,54 @@ def _call(scores_XE, bias_E, options):
             jax.ShapeDtypeStruct(routed, jnp.int32),
             jax.ShapeDtypeStruct((shape.experts, 1), jnp.int32),
         ],
-        scratch_shapes=[
-            pltpu.VMEM((shape.experts, block), jnp.int32),
-            pltpu.VMEM((shape.groups, block), jnp.int32),
-        ],
+        scratch_shapes=[pltpu.VMEM((rows, block), jnp.int32) for rows in (shape.experts, routing.num_groups)],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
-        cost_estimate=shapes.cost(shape, block, logits=options.score_function is not None),
-        interpret=options.interpret,
+        cost_estimate=shape.passes(generation)[""],
+        interpret=interpret,
         name="route",
     )(*(array for array, _ in inputs))
-    return weights_KX.T, experts_KX.T, rank_KX.T, counts_E1[:, 0]
+    experts_XK = experts_KX.T
+    return (weights_KX.T, experts_XK, rank_KX.T, counts_E1[:, 0]), (scores_XE, experts_XK)
 
 
-def _route_fwd(scores_XE, bias_E, options):
-    out = _call(scores_XE, bias_E, options)
-    return out, (scores_XE, out[1])
-
-
-def _route_bwd(options, residuals, gradients):
+def _route_bwd(shape, generation, interpret, residuals, gradients):
     scores_XE, experts_XK = residuals
-    return jax.vjp(lambda scores: options.weigh(scores, experts_XK), scores_XE)[1](gradients[0])[0], None
+
+    def weights(scores_XE):
+        affinity_XE = reference.affinities(scores_XE, shape.routing.score_function)
+        return reference.weigh(affinity_XE, experts_XK, shape.routing)
+
+    return jax.vjp(weights, scores_XE)[1](gradients[0])[0], None
 
 
-_route.defvjp(_route_fwd, _route_bwd)
+_route = dispatch.with_gradient(_route_fwd, _route_bwd, static=(2, 3, 4))
 
 
-def _kernel(scores_ref, *refs, options, has_bias):
-    refs = list(refs)
-    bias_ref = refs.pop(0) if has_bias else None
-    weights_ref, experts_ref, rank_ref, counts_ref, keys_ref, group_keys_ref = refs
-    shape, block, step = options.shape, options.block, pl.program_id(0)
+def _kernel(scores_ref, *refs, shape, block, has_bias):
+    weights_ref, experts_ref, rank_ref, counts_ref, keys_ref, group_keys_ref = refs[has_bias:]
+    routing, step = shape.routing, pl.program_id(0)
 
     @pl.when(step == 0)
     def clear():
         counts_ref[...] = jnp.zeros_like(counts_ref)
 
-    affinity_Eb = reference.affinities(scores_ref[...], options.score_function, dim=0)
-    keys_ref[...] = _ordered(affinity_Eb if bias_ref is None else affinity_Eb + bias_ref[...])
-    if shape.groups > 1:
-        _discard_groups(keys_ref, group_keys_ref, shape)
+    affinity_Eb = reference.affinities(scores_ref[...], routing.score_function, dim=0)
+    keys_ref[...] = _ordered(affinity_Eb + refs[0][...] if has_bias else affinity_Eb)
+    if routing.num_groups > 1:
+        _discard_groups(keys_ref, group_keys_ref, routing)
 
     keys_Eb, expert_Eb = keys_ref[...], _iota((shape.experts, block), 0)
     taken_Eb = jnp.zeros((shape.experts, block), jnp.float32)
     sum_1b = jnp.zeros((1, block), jnp.float32)
-    for k in range(shape.chosen):
+    for k in range(routing.num_experts_per_token):
         _, expert_1b, keys_Eb = _take_highest(keys_Eb)
         is_chosen_Eb = expert_Eb == expert_1b
         chosen_1b = jnp.where(is_chosen_Eb, affinity_Eb, 0.0).sum(0, keepdims=True)
         taken_Eb = taken_Eb + jnp.where(is_chosen_Eb, 1.0, 0.0)
         sum_1b = sum_1b + chosen_1b
-        weights_ref[k : k + 1, :] = options.scaling * chosen_1b
+        weights_ref[k : k + 1, :] = routing.scaling * chosen_1b
         experts_ref[k : k + 1, :] = expert_1b
-    if options.normalize:
+    if routing.normalize:
         weights_ref[...] = weights_ref[...] / (sum_1b + 1e-20)
 
     # Past the last token a block holds whatever was there before: it counts for nothing.
@@ -191,27 +197,27 @@ def _kernel(scores_ref, *refs, options, has_bias):
         taken_Eb.astype(jnp.bfloat16), before_bb.astype(jnp.bfloat16), preferred_element_type=jnp.float32
     )
     before_Eb = before_Eb + counts_ref[...].astype(jnp.float32)  # exact up to 2^24 tokens
-    for k in range(shape.chosen):
+    for k in range(routing.num_experts_per_token):
         is_chosen_Eb = expert_Eb == experts_ref[k : k + 1, :]
         rank_ref[k : k + 1, :] = jnp.where(is_chosen_Eb, before_Eb, 0.0).sum(0, keepdims=True).astype(jnp.int32)
     counts_ref[...] += taken_Eb.sum(1, keepdims=True).astype(jnp.int32)
 
 
-def _discard_groups(keys_ref, group_keys_ref, shape):
+def _discard_groups(keys_ref, group_keys_ref, routing):
     """All experts that are in none of the best groups become −inf."""
-    size = shape.experts // shape.groups
-    for group in range(shape.groups):
+    size = keys_ref.shape[0] // routing.num_groups
+    for group in range(routing.num_groups):
         keys_sb, score_1b = keys_ref[group * size : (group + 1) * size, :], 0.0
-        for _ in range(shape.best_per_group):
+        for _ in range(routing.best_per_group):
             highest_1b, _, keys_sb = _take_highest(keys_sb)
             score_1b = score_1b + _value(highest_1b)
         group_keys_ref[group : group + 1, :] = _ordered(score_1b)
     group_keys_Gb, is_kept_Gb = group_keys_ref[...], jnp.zeros(group_keys_ref.shape, jnp.int32)
-    for _ in range(shape.kept):
+    for _ in range(routing.num_groups_per_token):
         _, group_1b, group_keys_Gb = _take_highest(group_keys_Gb)
         is_kept_Gb = is_kept_Gb | jnp.where(_iota(is_kept_Gb.shape, 0) == group_1b, 1, 0)
     group_keys_ref[...] = is_kept_Gb
-    for group in range(shape.groups):
+    for group in range(routing.num_groups):
         members = slice(group * size, (group + 1) * size)
         keys_ref[members, :] = jnp.where(group_keys_ref[group : group + 1, :] > 0, keys_ref[members, :], _MINUS_INF)
 

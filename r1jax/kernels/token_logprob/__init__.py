@@ -2,13 +2,13 @@
 
 import jax
 
-from r1jax.kernels.implementation import choose
+from r1jax.kernels.dispatch import choose_implementation
 from r1jax.kernels.token_logprob import pallas_tpu, reference, xla
 
 IMPLEMENTATIONS = {
     "reference": reference.token_logprob,
     "xla": xla.token_logprob,
-    "pallas_tpu": pallas_tpu.on_mesh,
+    "pallas_tpu": pallas_tpu.token_logprob,
 }
 
 
@@ -26,11 +26,13 @@ def token_logprob(
     Products take x's type, sums and softmax are float32. ``temperature``, a float or scalar array > 0, gets no gradient;
     the sampler divides by the same one. Targets lie in [0, V).
 
-    ``implementation`` and ``interpret``: see ``choose``. There are "reference", "xla" (blocks of the vocabulary; "auto" off TPUs)
-    and "pallas_tpu". Raises ValueError as ``choose`` does, and for shapes and types that the kernel does not take.
+    ``implementation`` and ``interpret``: see ``choose_implementation``. There are "reference", "xla" (blocks of the vocabulary;
+    "auto" off TPUs) and "pallas_tpu". Raises ValueError as it does, and for shapes and types that the kernel does not take.
     """
-    function, options = choose("token_logprob", implementation, IMPLEMENTATIONS, default="xla", interpret=interpret)
-    return function(x_XD, w_VD, targets_X, temperature=temperature, **options)
+    function, interpreted = choose_implementation(
+        "token_logprob", implementation, IMPLEMENTATIONS, default="xla", interpret=interpret
+    )
+    return function(x_XD, w_VD, targets_X, temperature=temperature, **interpreted)
 
 
 __all__ = ["token_logprob"]

@@ -30,21 +30,20 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 
-from r1jax.kernels import hardware, shards
-from r1jax.kernels.token_logprob import shapes
-from r1jax.kernels.tpu_kernel import NT, TN, compiler_params, dot
+from r1jax.kernels import dispatch, hardware
+from r1jax.kernels.hardware import NT, TN, compiler_params, dot
+from r1jax.kernels.token_logprob.shapes import LogprobShape
 
 _CHUNK = 1024
 """Columns of a gradient that are computed at once in VMEM."""
 
 
-def token_logprob(
-    x_XD, w_VD, targets_X, *, temperature, vocab_axes: tuple[str, ...] = (), interpret=False
-) -> tuple[jax.Array, jax.Array]:
+def token_logprob(x_XD, w_VD, targets_X, *, temperature, interpret=False) -> tuple[jax.Array, jax.Array]:
     """See ``r1jax.kernels.token_logprob.token_logprob``; ``interpret`` is that of ``pl.pallas_call``.
 
-    ``vocab_axes``: within ``jax.shard_map`` (``check_vma=False``), the mesh axes over which the vocabulary is split;
-    ``w_VD`` is this device's part, targets are of the whole.
+    On a mesh over rows ("batch", and within it "length") and tokens of the vocabulary ("vocab"): a device has the logits of its
+    rows and tokens only. Weights whose width is split ("embed") are put together for it, in the type of the rows, and their
+    gradients split again.
     """
     if x_XD.ndim != 2 or w_VD.ndim != 2 or x_XD.shape[1] != w_VD.shape[1] or targets_X.shape != x_XD.shape[:1]:
         raise ValueError(
@@ -55,32 +54,23 @@ def token_logprob(
         raise ValueError(
             f"token_logprob: rows are {x_XD.dtype}, weights {w_VD.dtype}; the kernel takes float32 and bfloat16"
         )
-    inverse = jax.lax.stop_gradient(1.0 / jnp.asarray(temperature, jnp.float32)).reshape(1, 1)
-    shape = shapes.Shape(*x_XD.shape[:1], *w_VD.shape, itemsize=x_XD.dtype.itemsize)
-    targets_X = targets_X.astype(jnp.int32)
-    if vocab_axes:
-        own_X = targets_X - jax.lax.axis_index(vocab_axes) * shape.vocab
-        targets_X = jnp.where((own_X >= 0) & (own_X < shape.vocab), own_X, -1)
-    return _logprob(x_XD, w_VD, targets_X, inverse, (shape, vocab_axes, interpret))
-
-
-def on_mesh(x_XD, w_VD, targets_X, *, temperature, interpret=False):
-    """``token_logprob`` over rows ("batch", and within it "length") and tokens of the vocabulary ("vocab").
-
-    A device has the logits of its rows and tokens only. Weights whose width is split ("embed") are put together for it, in the
-    type of the rows, and their gradients split again.
-    """
     num_rows, mesh_shape = x_XD.shape[0], jax.sharding.get_abstract_mesh().shape
-    batch, length, vocab = shards.mesh_axes(("batch", "length", "vocab"), (num_rows, num_rows, w_VD.shape[0]))
+    batch, length, vocab = dispatch.mesh_axes(("batch", "length", "vocab"), (num_rows, num_rows, w_VD.shape[0]))
     rows = (*batch, *length) if num_rows % math.prod(mesh_shape[axis] for axis in (*batch, *length)) == 0 else batch
-    (embed,) = shards.mesh_axes(("embed",), w_VD.shape[1:])
+    (embed,) = dispatch.mesh_axes(("embed",), w_VD.shape[1:])
 
     def part(x_XD, w_VD, targets_X, temperature):
         if embed:
             w_VD = jax.lax.all_gather(w_VD.astype(x_XD.dtype), embed, axis=1, tiled=True)
-        return token_logprob(x_XD, w_VD, targets_X, temperature=temperature, vocab_axes=vocab, interpret=interpret)
+        inverse = jax.lax.stop_gradient(1.0 / temperature).reshape(1, 1)
+        shape = LogprobShape(*x_XD.shape[:1], *w_VD.shape, itemsize=x_XD.dtype.itemsize)
+        targets_X = targets_X.astype(jnp.int32)
+        if vocab:
+            local_X = targets_X - jax.lax.axis_index(vocab) * shape.vocab
+            targets_X = jnp.where((local_X >= 0) & (local_X < shape.vocab), local_X, -1)
+        return _logprob(x_XD, w_VD, targets_X, inverse, shape, vocab, interpret)
 
-    return shards.run_on_parts(
+    return dispatch.run_on_parts(
         part,
         (x_XD, w_VD, targets_X, jnp.asarray(temperature, jnp.float32)),
         in_specs=(P(rows, None), P(vocab, embed), P(rows), P()),
@@ -88,15 +78,9 @@ def on_mesh(x_XD, w_VD, targets_X, *, temperature, interpret=False):
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _logprob(x_XD, w_VD, targets_X, inverse, options):
-    return _logprob_fwd(x_XD, w_VD, targets_X, inverse, options)[0]
-
-
-def _logprob_fwd(x_XD, w_VD, targets_X, inverse, options):
-    shape, vocab_axes, interpret = options
+def _logprob_fwd(x_XD, w_VD, targets_X, inverse, shape, vocab_axes, interpret):
     generation = hardware.generation()
-    rows, tokens = shapes.forward_blocks(shape, generation)
+    rows, tokens = shape.forward_blocks(generation)
     of_row = pl.BlockSpec((1, rows), lambda i, v: (0, i))
     of_x = pl.BlockSpec((rows, shape.dim), lambda i, v: (i, 0))
     of_w = pl.BlockSpec((tokens, shape.dim), lambda i, v: (v, 0))
@@ -108,7 +92,7 @@ def _logprob_fwd(x_XD, w_VD, targets_X, inverse, options):
         out_shape=[jax.ShapeDtypeStruct((1, shape.rows), jnp.float32)] * 3,
         scratch_shapes=[pltpu.VMEM((1, rows), jnp.float32)] * 4,
         compiler_params=compiler_params(generation, "parallel", "arbitrary", vmem=7 / 8),
-        cost_estimate=shapes.forward_cost(shape, generation),
+        cost_estimate=shape.passes(generation)["forward"],
         interpret=interpret,
         name="token_logprob",
     )(inverse, targets_X[None], x_XD, w_VD.astype(x_XD.dtype))
@@ -117,7 +101,7 @@ def _logprob_fwd(x_XD, w_VD, targets_X, inverse, options):
     return (logp_X, entropy_X), (x_XD, w_VD, targets_X, inverse, normaliser_X, entropy_X)
 
 
-def _joined(logp_X, entropy_X, normaliser_X, is_own_X, vocab_axes):
+def _joined(logp_X, entropy_X, normaliser_X, is_local_X, vocab_axes):
     """(log π, entropy, normaliser) of the whole vocabulary from those of the parts, of which one has the target.
 
     A part has the share exp(its normaliser − the whole one) of the mass, and H = Σ share · (H of the part − log share).
@@ -127,7 +111,7 @@ def _joined(logp_X, entropy_X, normaliser_X, is_own_X, vocab_axes):
     log_share_X = normaliser_X - whole_X
     share_X = jnp.exp(log_share_X)
     entropy_X = jnp.where(share_X > 0, share_X * (entropy_X - log_share_X), 0.0)
-    logp_X = jnp.where(is_own_X, logp_X + log_share_X, 0.0)
+    logp_X = jnp.where(is_local_X, logp_X + log_share_X, 0.0)
     return jax.lax.psum(logp_X, vocab_axes), jax.lax.psum(entropy_X, vocab_axes), whole_X
 
 
@@ -165,13 +149,12 @@ def _forward_kernel(
         normaliser_ref[...] = highest_ref[...] + log_total_1b
 
 
-def _logprob_bwd(options, residuals, gradients):
+def _logprob_bwd(shape, vocab_axes, interpret, residuals, gradients):
     x_XD, w_VD, targets_X, inverse, normaliser_X, entropy_X = residuals
-    shape, vocab_axes, interpret = options
     if vocab_axes:  # the parts hold the result alike, so each has got a part of its gradient
         gradients = jax.lax.psum(gradients, vocab_axes)
     generation = hardware.generation()
-    rows, tokens = shapes.backward_blocks(shape, generation)
+    rows, tokens = shape.backward_blocks(generation)
     num_calls = pl.cdiv(shape.rows, rows)
     call = functools.partial(_backward_call, shape, generation, interpret, inverse, w_VD.astype(x_XD.dtype))
 
@@ -190,12 +173,12 @@ def _logprob_bwd(options, residuals, gradients):
     return dx_XD.astype(x_XD.dtype), dw_VD[: shape.vocab].astype(w_VD.dtype), None, None
 
 
-_logprob.defvjp(_logprob_fwd, _logprob_bwd)
+_logprob = dispatch.with_gradient(_logprob_fwd, _logprob_bwd, static=(4, 5, 6))
 
 
 def _backward_call(shape, generation, interpret, inverse, w_VD, dw_VD, block):
     """(dw + these rows' share of it, dx of these rows), float32; ``dw_VD`` None: there is nothing to add to."""
-    rows, tokens = shapes.backward_blocks(shape, generation)
+    rows, tokens = shape.backward_blocks(generation)
     of_row = pl.BlockSpec((1, rows), lambda v: (0, 0))
     # Both stay where they are for the whole call: a second buffer would be wasted.
     of_x = pl.BlockSpec((rows, shape.dim), lambda v: (0, 0), pipeline_mode=pl.Buffered(1))
@@ -213,7 +196,7 @@ def _backward_call(shape, generation, interpret, inverse, w_VD, dw_VD, block):
         ],
         input_output_aliases={len(inputs) - 1: 0} if adds else {},
         compiler_params=compiler_params(generation, "arbitrary", vmem=7 / 8),
-        cost_estimate=shapes.backward_call_cost(shape, generation),
+        cost_estimate=shape.backward_call_cost(generation),
         interpret=interpret,
         name="token_logprob_gradient",
     )(*inputs)

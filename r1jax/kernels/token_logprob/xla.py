@@ -7,10 +7,10 @@ dz = dlogp·(1[target] − p) − dentropy·p·(z − Σ p z).
 Block i holds the rows i, i + n, i + 2n, ... of the unembedding, so that a vocabulary that is sharded over devices stays so.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
+
+from r1jax.kernels.dispatch import with_gradient
 
 MAX_LOGITS = 1 << 24
 """Largest number of logits alive at once (64 MiB in float32) ..."""
@@ -27,11 +27,6 @@ def token_logprob(x_XD, w_VD, targets_X, *, temperature) -> tuple[jax.Array, jax
     w_bnD = jnp.pad(w_VD, ((0, padding), (0, 0))).reshape(-1, num_blocks, w_VD.shape[1])
     inverse = jax.lax.stop_gradient(1.0 / jnp.asarray(temperature, jnp.float32))
     return _logprob(x_XD, jnp.swapaxes(w_bnD, 0, 1), targets_X, inverse, vocab_size)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _logprob(x_XD, w_nbD, targets_X, inverse_temperature, vocab_size):
-    return _logprob_fwd(x_XD, w_nbD, targets_X, inverse_temperature, vocab_size)[0]
 
 
 def _logprob_fwd(x_XD, w_nbD, targets_X, inverse_temperature, vocab_size):
@@ -73,7 +68,7 @@ def _logprob_bwd(vocab_size, residuals, gradients):
     return jax.lax.optimization_barrier(dx_DX).T.astype(x_XD.dtype), dw_nbD, None, None
 
 
-_logprob.defvjp(_logprob_fwd, _logprob_bwd)
+_logprob = with_gradient(_logprob_fwd, _logprob_bwd, static=(4,))
 
 
 def _over_blocks(add_block, sums, w_nbD):
