@@ -23,19 +23,38 @@ SUM = {"stdin": [{"input": "1 2\n", "output": "3\n"}]}
         ({"stdin": []}, "at least one test"),
         ({"stdin": [{"input": "1"}]}, r"stdin\[0\] must have the keys 'input' and 'output'"),
         ({"stdin": [{"input": 1, "output": "1"}]}, r"stdin\[0\].*must be text"),
-        ({"stdin": [{"input": "1", "output": "1"}], "function": "f"}, "'function' goes with"),
-        ({"calls": [{"arguments": [], "expected": 1}]}, "'function' goes with"),
+        ({"stdin": [{"input": "1", "output": "1"}], "function": "f"}, "'function' does not go with 'stdin'"),
+        ({"calls": [{"arguments": [], "expected": 1}]}, "'calls' need a 'function'"),
         ({"calls": [{"arguments": 1, "expected": 1}], "function": "f"}, "'arguments' must be a list"),
-        ({"calls": [{"arguments": [], "expected": 1}], "function": "f()"}, "is not a name"),
-        ({"calls": [{"arguments": [], "expected": 1}], "function": "f", "language": "cpp"}, "'calls' are for python"),
+        ({"calls": [{"arguments": [], "expected": 1}], "function": "f()"}, "it is 'f\\(\\)'"),
+        (
+            {"calls": [{"arguments": [], "expected": 1}], "function": "f", "language": "cpp"},
+            "'calls', .*are for python",
+        ),
+        (SUM | {"language": "cpp", "prelude": "import math"}, "'prelude' are for python"),
+        (SUM | {"in_place": True}, "'in_place' does not go with 'stdin'"),
+        (
+            {"calls": [{"arguments": [], "expected": 1}], "function": "f", "in_place": True},
+            "'in_place' needs at least one",
+        ),
+        (
+            {"calls": [{"arguments": [], "expected": 1}], "function": "f", "in_place": 1},
+            "'in_place' must be true or false",
+        ),
+        (SUM | {"compare": "words"}, "'compare' is 'words'; must be one of lines, tokens"),
+        (SUM | {"checker": "", "checker_kind": "c"}, "'checker_kind' is 'c'; must be one of function"),
+        ({"calls": [], "function": "f", "checker_kind": "testlib"}, "'testlib' does not go with 'calls'"),
+        ({"stdin": [{"input": "1", "any_of": []}]}, r"stdin\[0\]: 'any_of' must be a list of at least one"),
+        ({"stdin": [{"input": "1", "any_of": ["1", 2]}]}, r"stdin\[0\].*must be text"),
+        ({"asserts": 3, "function": "f"}, "'asserts' must be text"),
+        ({"asserts": "f()", "function": "f", "tolerance": 0.1}, "'tolerance' does not go with 'asserts'"),
         ({"asserts": "f()", "function": "A.f"}, "must be a plain name"),
         ({"asserts": "f()", "function": "f", "checker": ""}, "does not go with 'asserts'"),
         (SUM | {"language": "rust"}, "unknown language 'rust'"),
         (SUM | {"timeout": 3}, "unknown key timeout"),
-        (SUM | {"prelude": "import math"}, "'prelude' does not go with 'stdin'"),
         (SUM | {"tolerance": 2}, "tolerance is 2"),
         (SUM | {"cpu_seconds": 0}, "cpu_seconds is 0"),
-        (SUM | {"cpu_seconds": "3"}, "limits must be numbers"),
+        (SUM | {"cpu_seconds": "3"}, "'cpu_seconds' must be a number"),
         (SUM | {"output_kb": -1}, "output_kb is -1"),
         (SUM | {"checker": 3}, "'checker' must be text"),
     ],
@@ -59,7 +78,8 @@ def test_a_good_entry_passes_the_check():
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*code_tests._KEYS, "x"]), inner, max_size=4)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*code_tests._KINDS, *code_tests._OPTIONS, "x"]), inner, max_size=4)
     ),
     max_leaves=12,
 )

@@ -2,7 +2,7 @@ r"""Programming problems: from the published fields to the question and the colu
 
     humaneval      task_id, prompt, entry_point, canonical_solution, test
     mbpp           text, code, test_list, test_setup_code, challenge_test_list; "sanitized": prompt, code, test_imports,
-                   test_list
+                   test_list; EvalPlus: these and test
     livecodebench  question_content, starter_code, public_test_cases, private_test_cases, metadata
     codeforces     title, description, input_format, output_format, examples, note, official_tests, time_limit,
                    memory_limit, generated_checker, input_mode, executable, ... (open-r1/codeforces)
@@ -14,9 +14,9 @@ program that they judge, so what they need besides the function (imports, helper
 import ast
 import json
 import math
+import re
 from typing import Any
 
-from r1jax.rewards import inside
 from r1jax.tasks.sources.livecodebench import decode_tests
 from r1jax.tasks.sources.rows import Fields, Row
 
@@ -30,7 +30,7 @@ _IMPORTED = (
     *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
     *("itertools", "functools", "operator", "io", "sys", "json", "builtins", "typing"),
 )
-# What the official runner puts before a function, whose type hints need it.
+# What the official runner puts before a program, or a function, whose type hints need it.
 _PRELUDE = "".join(f"from {name} import *\nimport {name}\n" for name in _IMPORTED) + "sys.setrecursionlimit(50000)\n"
 _LONGEST_CALLS = 60  # seconds, for all calls of a function together
 
@@ -68,6 +68,8 @@ def _mbpp(row: Row) -> tuple[str, dict[str, Any]]:
     imports = row.items("test_imports") if row.get("test_imports") else []
     further = row.items("challenge_test_list") if row.get("challenge_test_list") else []
     asserts = [*imports, row.get("test_setup_code", default=""), *row.items("test_list"), *further]
+    if row.get("test"):  # EvalPlus
+        asserts = [row.text("test")]
     return "", {"tests": {"asserts": "\n".join(asserts), "function": min(_mbpp_names(row))}}
 
 
@@ -90,7 +92,7 @@ def _livecodebench(row: Row) -> tuple[str, dict[str, Any]]:
         raise row.error("public_test_cases", f"and the private ones must be of one type; they are {sorted(kinds)}")
     if kinds == {"stdin"}:
         stdin = [{"input": case["input"], "output": case["output"]} for case in cases]
-        return "", {"tests": {"stdin": stdin, **_LIVECODEBENCH}}
+        return "", {"tests": {"stdin": stdin, "prelude": _PRELUDE, **_LIVECODEBENCH}}
     name = row.parsed("metadata").get("func_name")
     if not name:
         raise row.error("metadata", "must name the function as 'func_name'")
@@ -120,6 +122,7 @@ def _codeforces_question(row: Row) -> str:
     return "\n\n".join(parts)
 
 
+_CPP = re.compile(r"^#include *[<\"]", re.MULTILINE)
 _CODEFORCES_PARTS = {"Input": "input_format", "Output": "output_format", "Note": "note"}
 
 
@@ -146,12 +149,13 @@ def _codeforces(row: Row) -> tuple[str, dict[str, Any]]:
         raise row.error("official_tests", "must be a list of at least one test with the texts 'input' and 'output'")
     tests = {
         "stdin": stdin,
+        "compare": "tokens",
         "cpu_seconds": math.ceil(row.get("time_limit", default=2.0)),
         "memory_mb": max(64, int(row.get("memory_limit", default=256))),
     }
     checker = row.get("generated_checker")
     if checker:
-        tests["checker"] = inside.source_of("codeforces_checker").replace('SOURCE = ""', f"SOURCE = {checker!r}")
+        tests |= {"checker": checker, "checker_kind": "testlib" if _CPP.search(checker) else "codeforces"}
     rating = row.get("rating")
     return "", {"tests": tests} if rating is None else {"tests": tests, "rating": rating}
 
