@@ -204,9 +204,9 @@ for name in ("numpy", "sortedcontainers", "jax", "pip", "r1jax", "pytest"):
         print(name, os.access(os.path.dirname(importlib.import_module(name).__file__), os.W_OK))
     except ImportError:
         pass
-print(sys.version_info[:2], os.listdir("/packages") <= ["numpy", "numpy.libs", "sortedcontainers"])
+print(sys.version_info[:2], os.listdir("/box/packages") <= ["numpy", "numpy.libs", "sortedcontainers"])
 """
-    result = sandbox.run_source(source.replace('os.listdir("/packages")', 'sorted(os.listdir("/packages"))'))
+    result = sandbox.run_source(source.replace('os.listdir("/box/packages")', 'sorted(os.listdir("/box/packages"))'))
     assert result.stdout == f"numpy False\nsortedcontainers False\n{sys.version_info[:2]} True\n", result
 
 

@@ -132,7 +132,7 @@ _NAMESPACES = (
     *("--die-with-parent", "--new-session", "--clearenv"),
     *("--setenv", "PYTHONHASHSEED", "0"),  # equal order of sets in every run
     *("--setenv", "MALLOC_ARENA_MAX", "1", "--setenv", "OPENBLAS_NUM_THREADS", "1"),  # address space
-    *("--setenv", "PYTHONPATH", "/packages"),
+    *("--setenv", "PYTHONPATH", "/box/packages"),
 )
 
 
@@ -171,7 +171,7 @@ def _system(*, compiler: bool) -> Iterator[str]:
     for path in hidden:
         yield from ("--tmpfs", path, "--remount-ro", path)
     for path in _packages():
-        yield from ("--ro-bind", _seen(path), f"/packages/{os.path.basename(path)}")
+        yield from ("--ro-bind", _seen(path), f"/box/packages/{os.path.basename(path)}")
 
 
 @functools.cache
