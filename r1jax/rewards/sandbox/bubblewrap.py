@@ -9,13 +9,15 @@ import math
 import os
 import shutil
 import site
+import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from r1jax.rewards.sandbox import seccomp
-from r1jax.rewards.sandbox.process import Ended, execute
+from r1jax.rewards.sandbox.process import Ended, read_report, wait_for
 
 NOBODY = 65534
 TITLE = "generated code is not run without its sandbox"
@@ -28,7 +30,6 @@ _PACKAGES = ("numpy", "numpy.libs", "sortedcontainers")  # what judges offer; nu
 _STAGE = "/mnt"
 _STAGE_SCRIPT = f"""mount -t tmpfs -o mode=755 stage {_STAGE} || exit
 while [ "$1" != -- ]; do mkdir -p "{_STAGE}$1" && mount --bind "$1" "{_STAGE}$1" || exit; shift; done; shift; exec "$@\""""
-_COMPILER_FILE_BYTES = 64 << 20
 
 
 class SandboxUnavailable(RuntimeError):
@@ -66,41 +67,55 @@ class Command:
 def confine(command: Command, *, stdin: bytes | int, stdout: int | None = None, limits: Limits) -> Ended:
     """Runs a command under bubblewrap. OSError: no process or no memory for it.
 
-    stdin: what it reads, or the file descriptor that it reads from, which is closed here.
-    stdout: the file descriptor that it writes to, closed here too; None to read what it writes.
-    """
-    with contextlib.ExitStack() as stack:
-        fds: list[int] = []
+    It writes to files in memory, whose size the kernel limits.
 
-        def owned(fd: int) -> int:
+    stdin: what it reads, or the file descriptor that it reads from, which is closed here.
+    stdout: the file descriptor that it writes to, closed here too; None to give what it writes.
+    """
+    start = time.monotonic()
+    with contextlib.ExitStack() as stack, contextlib.ExitStack() as pipes:
+
+        def kept(fd: int) -> int:
             stack.callback(os.close, fd)
             return fd
 
-        def opened(content: bytes) -> str:
-            fds.append(owned(_in_memory(content)))
+        def passed(content: bytes) -> str:
+            fds.append(kept(_in_memory(content)))
             return str(fds[-1])
 
-        stdin_fd = owned(stdin if isinstance(stdin, int) else _in_memory(stdin))
-        if stdout is not None:
-            owned(stdout)
-        options = [*_NAMESPACES, *_system(compiler=command.compiler)]
+        for fd in (stdin, stdout):
+            if isinstance(fd, int):
+                pipes.callback(os.close, fd)
+        report, printed, errors = (kept(os.memfd_create("sandbox")) for _ in range(3))
+        fds = [report]
+        options = ["--json-status-fd", str(report), *_NAMESPACES, *_system(compiler=command.compiler)]
         files = dict(command.files)
         if any(b"/dev/stdin" in content for content in files.values()):  # there is no /proc for it to lead to
             files["/dev/stdin"] = b"" if isinstance(stdin, int) else stdin
         for path, content in files.items():
-            options += ["--perms", "0555", "--file", opened(content), path]
+            options += ["--perms", "0555", "--file", passed(content), path]
         options += ["--remount-ro", "/", "--chdir", "/tmp" if command.compiler else "/home"]
-        options += ["--seccomp", opened(_filter(processes=command.compiler))]
+        options += ["--seccomp", passed(_filter(processes=command.compiler))]
         options += ["--", *_rlimits(limits, command), *command.words]
-        return execute(
-            _bubblewrap(),
-            options=options,
-            stdin=stdin_fd,
-            stdout=stdout,
+        with subprocess.Popen(
+            [*_bubblewrap(), *options],
+            stdin=stdin if isinstance(stdin, int) else kept(_in_memory(stdin)),
+            stdout=printed if stdout is None else stdout,
+            stderr=errors,
             pass_fds=fds,
-            release=stack.close,
-            seconds=5.0 + 5.0 * limits.cpu_seconds if limits.seconds is None else limits.seconds,
-            limit=limits.output_kb << 10,
+            env={},
+        ) as process:
+            pipes.close()
+            seconds = 5.0 + 5.0 * limits.cpu_seconds if limits.seconds is None else limits.seconds
+            in_time = wait_for(process, report, seconds=seconds)
+        code, limit = read_report(report, "exit-code"), limits.output_kb << 10
+        reason = "sandbox" if code is None else "exit"
+        if any(os.fstat(fd).st_size > limit for fd in (printed, errors)):
+            reason = "output"
+        elif not in_time:
+            reason = "time"
+        return Ended(
+            reason, code or 0, os.pread(printed, limit, 0), os.pread(errors, limit, 0), time.monotonic() - start
         )
 
 
@@ -231,7 +246,7 @@ def _rlimits(limits: Limits, command: Command) -> Sequence[str]:
         f"--stack={command.stack_mb << 20}",
         f"--nproc={_THREADS}",
         f"--nofile={_OPEN_FILES}",
-        f"--fsize={_COMPILER_FILE_BYTES if command.compiler else 0}",
+        f"--fsize={(limits.output_kb << 10) + 1}",  # of what it prints: no other file can be written to
         "--core=0",
         "--memlock=65536",
         "--sigpending=256",

@@ -1,18 +1,15 @@
-"""Runs one command with bounded output and a deadline, and says how it ended."""
+"""Waits for a sandbox to end, and says what bubblewrap reports of it."""
 
 import contextlib
 import dataclasses
 import json
 import os
-import selectors
+import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
-_CHUNK = 1 << 16
 _TICK = 0.5  # seconds
 _GONE_SECONDS = 10.0  # how long the kernel may take to end what was killed
 
@@ -28,141 +25,76 @@ class Ended:
     seconds: float  # wall time
 
 
-def execute(
-    command: Sequence[str],
-    *,
-    options: Sequence[str],
-    stdin: int,
-    stdout: int | None = None,
-    pass_fds: Sequence[int],
-    release: Callable[[], None],
-    seconds: float,
-    limit: int,
-) -> Ended:
-    """Runs bubblewrap.
+def wait_for(process: subprocess.Popen, report: int, *, seconds: float) -> bool:
+    """Waits until bubblewrap and all in it are gone; False where all were killed after so many seconds of wall time.
+
+    A time when nothing at all ran (suspension), or when the program stood in line for a processor (a busy machine), does not
+    count.
 
     Args:
-        command: the words up to and including "bwrap".
-        options: bubblewrap's options and the program's words.
-        stdin, stdout: file descriptors of the program; stdout=None to read what it writes.
-        pass_fds: file descriptors that the options name.
-        release: called once the process has them, to close all of these.
-        seconds: wall time, less what was spent in line for a processor, after which everything is killed.
-        limit: bytes of stdout, and of stderr, after which everything is killed.
+        report: the file that bubblewrap reports to.
     """
-    start = time.monotonic()
-    status_read, status_write = os.pipe()
+    in_time, left, last, excused = True, seconds, time.monotonic(), 0.0
     try:
-        process = subprocess.Popen(
-            [*command, "--json-status-fd", str(status_write), *options],
-            stdin=stdin,
-            stdout=subprocess.PIPE if stdout is None else stdout,
-            stderr=subprocess.PIPE,
-            pass_fds=[*pass_fds, status_write],
-            env={},
-            bufsize=0,
-        )
-    except BaseException:
-        os.close(status_read)
-        raise
-    finally:
-        os.close(status_write)
-        release()
-    assert process.stderr is not None
-    with process, os.fdopen(status_read, "rb", buffering=0) as status, contextlib.ExitStack() as stack:
-        limits = {status: _CHUNK, process.stderr: limit}
-        if process.stdout is not None:
-            limits[process.stdout] = limit
-        watch = _Watch(process, status, limits, stack)
-        try:
-            outcome, read = watch.drain(seconds)
-        finally:
-            watch.kill()
-    code = _report(bytes(read[status]), "exit-code")
-    if outcome == "exit" and code is None:
-        outcome = "sandbox"
-    printed = bytes(read[process.stdout]) if process.stdout is not None else b""
-    return Ended(outcome, code or 0, printed, bytes(read[process.stderr]), time.monotonic() - start)
-
-
-class _Watch:
-    """Reads the pipes of a sandbox until they are closed and its first process, and so all of it, is gone."""
-
-    def __init__(self, process: subprocess.Popen, status: BinaryIO, limits: dict, stack: contextlib.ExitStack):
-        self._process, self._status, self._limits, self._stack = process, status, limits, stack
-        self._first: int | None = None  # pidfd of process 1 in the sandbox
-        self._pids = [process.pid]
-        self._selector = stack.enter_context(selectors.DefaultSelector())
-
-    def kill(self) -> None:
-        self._process.kill()
-        if self._first is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._first, signal.SIGKILL)
-
-    def drain(self, seconds: float) -> tuple[str, dict]:
-        """The reason and what was read from each pipe. A time when nothing at all ran (suspension), or when the program stood
-        in line for a processor (a busy machine), does not count."""
-        outcome, left, last, excused = "exit", seconds, time.monotonic(), 0.0
-        parts = {pipe: bytearray() for pipe in self._limits}
-        for pipe in parts:
-            self._selector.register(pipe, selectors.EVENT_READ)
-        while self._selector.get_map():
-            ready = self._selector.select(max(0.0, min(left, _TICK)))
+        while not _is_gone(process.pid, max(0.0, min(left, _TICK))):
             now = time.monotonic()
             left, last = left - min(now - last, 2 * _TICK), now
-            ending = outcome
-            for key, _ in ready:
-                if key.fd == self._first:
-                    self._selector.unregister(key.fd)
-                    with contextlib.suppress(ChildProcessError):  # a child only where this is the container's process 1
-                        os.waitid(os.P_PIDFD, key.fd, os.WEXITED | os.WNOHANG)
-                elif not (chunk := os.read(key.fd, _CHUNK)):
-                    self._selector.unregister(key.fileobj)
-                else:
-                    room = self._limits[key.fileobj] - len(parts[key.fileobj])
-                    parts[key.fileobj] += chunk[:room]
-                    ending = "output" if len(chunk) > room else ending
-            self._find_first(parts[self._status])
-            if left <= 0.0 and ending == outcome == "exit":
-                waited = self._waited()
+            if left <= 0.0 and in_time:
+                waited = _waited(process.pid, report)
                 left, excused = left + waited - excused, waited
-            if left <= 0.0 and ending == "exit":
-                ending = "time"
-            elif left <= 0.0:
-                raise RuntimeError(f"the kernel did not end a killed program within {_GONE_SECONDS:.0f} s")
-            if ending != outcome == "exit":
-                outcome, left = ending, _GONE_SECONDS
-                self.kill()
-        return outcome, parts
-
-    def _waited(self) -> float:
-        """Seconds that bubblewrap's processes and the program's first thread have stood in line for a processor."""
-        total = 0
-        with contextlib.suppress(OSError):  # one of them is gone
-            last = self._pids[-1]
-            program = Path(f"/proc/{last}/task/{last}/children").read_text().split() if len(self._pids) > 1 else []
-            for pid in (*self._pids, *program[:1]):
-                total += int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
-        return total / 1e9
-
-    def _find_first(self, state: bytearray) -> None:
-        pid = _report(bytes(state), "child-pid") if self._first is None else None
-        if pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._first = os.pidfd_open(pid)
-                self._pids.append(pid)
-                self._stack.callback(os.close, self._first)
-                self._selector.register(self._first, selectors.EVENT_READ)
+            if left <= 0.0:
+                if not in_time:
+                    raise RuntimeError(f"the kernel did not end a killed program within {_GONE_SECONDS:.0f} s")
+                in_time, left = False, _GONE_SECONDS
+                _kill(process, report)
+    except BaseException:
+        _kill(process, report)
+        raise
+    process.wait()
+    first = read_report(report, "child-pid")
+    if first is not None and not _is_gone(first, _GONE_SECONDS):
+        raise RuntimeError(f"process {first} of a sandbox did not end with it within {_GONE_SECONDS:.0f} s")
+    return in_time
 
 
-def _report(state: bytes, name: str) -> int | None:
+def read_report(report: int, name: str) -> int | None:
     """A number in bubblewrap's report, a JSON object a line; None where there is none."""
-    for line in state.splitlines():
-        try:
-            number = json.loads(line).get(name)
-        except ValueError:  # cut short: bubblewrap was killed, or has not yet written all of it
-            continue
-        if number is not None:
-            return int(number)
+    for line in os.pread(report, 1 << 16, 0).splitlines():
+        with contextlib.suppress(ValueError):  # cut short: bubblewrap was killed, or has not yet written all of it
+            if name in (entry := json.loads(line)):
+                return int(entry[name])
     return None
+
+
+def _kill(process: subprocess.Popen, report: int) -> None:
+    """Kills the first process in the sandbox and so all of it, of which bubblewrap takes note and ends; or bubblewrap itself."""
+    first = read_report(report, "child-pid")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid if first is None else first, signal.SIGKILL)
+
+
+def _is_gone(pid: int, seconds: float) -> bool:
+    """Whether a process ends within some seconds; one that is not there has ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(1e3 * seconds))
+    finally:
+        os.close(descriptor)
+
+
+def _waited(pid: int, report: int) -> float:
+    """Seconds that bubblewrap's processes and the program's first thread have stood in line for a processor."""
+    total = 0
+    with contextlib.suppress(OSError):  # one of them is gone
+        first = read_report(report, "child-pid")
+        pids = [pid] if first is None else [pid, first]
+        if first is not None:
+            pids += Path(f"/proc/{first}/task/{first}/children").read_text().split()[:1]
+        for each in pids:
+            total += int(Path(f"/proc/{each}/schedstat").read_text().split()[1])
+    return total / 1e9
