@@ -223,7 +223,7 @@ def _holds(source: str, tests: Tests) -> bool:
         VerifierError: the assertions fail without the function, or go beyond their limits while it does not.
     """
     server = _command_inside("solution_server", prelude=tests.prelude, solution=source)
-    asserter = _command_inside("asserter", asserts=str(tests.asserts))
+    asserter = _command_inside("asserter", asserts=tests.asserts)
     judged, judge = sandbox.run_pair(server, asserter, tests.limits, args=(("literals",), (str(tests.function),)))
     _check_sandbox(judged, judge)
     if judge.status == "ok":
