@@ -27,14 +27,11 @@ import queue
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from signal import SIGKILL, SIGXCPU
-from typing import Any, Literal
+from typing import Any
 
 from r1jax.rewards.sandbox.bubblewrap import Command, Limits, SandboxUnavailable, confine, find, interpreter
 from r1jax.rewards.sandbox.probe import find_problem
-from r1jax.rewards.sandbox.process import Ended
-
-Status = Literal["ok", "exit", "signal", "time", "cpu", "memory", "output", "compile", "sandbox"]
+from r1jax.rewards.sandbox.process import RunResult
 
 _PYTHON = re.compile(r"(python|py|pypy|cpython)[ -]?(3[.\d]*)?([ -]64)?")
 _CPP = re.compile(r"(gnu |ms |clang )?(c|g|clang)\+\+ ?(?P<year>\d\d)?( .*|\(.*)?|(cpp|cxx|cc)-?(?P<year_of_cpp>\d\d)?")
@@ -42,22 +39,6 @@ _YEARS = ("11", "14", "17", "20", "23")
 _COMPILE = Limits(cpu_seconds=30, seconds=120.0, memory_mb=2048, output_kb=65536)
 _COMPILE_SCRIPT = """export PATH=/usr/bin
 g++ -std=gnu++$1 -O2 -w -fmax-errors=5 -pipe -o /tmp/program /box/main.cpp && cat /tmp/program"""
-_NOT_PYTHON = ("SyntaxError", "IndentationError", "TabError")
-
-
-@dataclasses.dataclass(frozen=True)
-class RunResult:
-    """How a run ended.
-
-    status: "ok" (exit code 0); "exit" (another code); "signal" (ended by one, or by a code from 129 to 192); "time", "cpu",
-        "memory", "output" (beyond that limit; "memory" as the program's own last words tell); "compile" (never ran);
-        "sandbox" (no fault of the program's: bubblewrap failed).
-    """
-
-    status: Status
-    stdout: str  # undecodable bytes replaced, cut at the limit
-    stderr: str  # likewise; the compiler's for "compile", bubblewrap's for "sandbox"
-    seconds: float  # wall time
 
 
 def read_language(name: str) -> str | None:
@@ -108,17 +89,18 @@ def prepare(source: str, *, language: str = "python") -> Command | RunResult:
     if kind == "python":
         return Command((interpreter(), "-s", "-P", "-B", "/box/main.py"), {"/box/main.py": text}, stack_mb=16)
     words = ("/usr/bin/sh", "-c", _COMPILE_SCRIPT, "sh", kind.removeprefix("cpp"))
-    ended = _confined(Command(words, {"/box/main.cpp": text}, compiler=True), _COMPILE)
-    if ended.reason == "exit" and ended.code == 0:
-        return Command(("/box/program",), {"/box/program": ended.stdout})
-    message = _text(ended.stderr) or f"the compiler went beyond its limits ({ended.reason})"
-    return RunResult("sandbox" if ended.reason == "sandbox" else "compile", "", message, ended.seconds)
+    compiled = _confined(Command(words, {"/box/main.cpp": text}, compiler=True), _COMPILE)
+    if compiled.status == "ok":
+        return Command(("/box/program",), {"/box/program": compiled.printed})
+    message = compiled.errors or f"the compiler went beyond its limits ({compiled.status})".encode()
+    status = "sandbox" if compiled.status == "sandbox" else "compile"
+    return dataclasses.replace(compiled, status=status, printed=b"", errors=message)
 
 
 def run_command(command: Command, limits: Limits, *, stdin: str | bytes = "", args: Sequence[str] = ()) -> RunResult:
     """Runs what ``prepare`` gave, as ``run_source`` does."""
     content = stdin if isinstance(stdin, bytes) else stdin.encode("utf-8", "surrogatepass")
-    return _result(_confined(command, limits, stdin=content, args=args), limits)
+    return _confined(command, limits, stdin=content, args=args)
 
 
 def run_pair(
@@ -130,7 +112,7 @@ def run_pair(
     """
     first_reads, second_writes = os.pipe()
     second_reads, first_writes = os.pipe()
-    ended: list[Ended] = []
+    ended: list[RunResult] = []
     other = threading.Thread(
         target=lambda: ended.append(_confined(second, limits, stdin=second_reads, stdout=second_writes, args=args[1])),
         daemon=True,
@@ -138,7 +120,7 @@ def run_pair(
     other.start()
     one = _confined(first, limits, stdin=first_reads, stdout=first_writes, args=args[0])
     other.join()
-    return _result(one, limits), _result(ended[0], limits)
+    return one, ended[0]
 
 
 def start(function: Callable[..., Any], *arguments: Any) -> concurrent.futures.Future:
@@ -204,34 +186,9 @@ def _jobs(process_id: int) -> queue.SimpleQueue:
 
 def _confined(
     command: Command, limits: Limits, *, stdin: bytes | int = b"", stdout: int | None = None, args: Sequence[str] = ()
-) -> Ended:
+) -> RunResult:
     words = (*command.words, *(word.replace("\0", "") for word in args))
     try:
         return confine(dataclasses.replace(command, words=words), stdin=stdin, stdout=stdout, limits=limits)
     except (OSError, RuntimeError) as error:
-        return Ended("sandbox", 0, b"", f"{type(error).__name__}: {error}".encode(), 0.0)
-
-
-def _result(ended: Ended, limits: Limits) -> RunResult:
-    return RunResult(_status(ended, limits), _text(ended.stdout), _text(ended.stderr), ended.seconds)
-
-
-def _status(ended: Ended, limits: Limits) -> Status:
-    if ended.reason != "exit":
-        return ended.reason  # pyright: ignore[reportReturnType]
-    if ended.code == 0:
-        return "ok"
-    signal_number = ended.code - 128
-    if signal_number == SIGXCPU or (signal_number == SIGKILL and ended.seconds >= limits.cpu_seconds):
-        return "cpu"
-    last_words = _text(ended.stderr[-4096:]).strip()
-    last_line = last_words.rpartition("\n")[2]
-    if "MemoryError" in last_words or "std::bad_alloc" in last_words:
-        return "memory"
-    if last_line.startswith(_NOT_PYTHON) and "Traceback (most recent call last)" not in last_words:
-        return "compile"
-    return "signal" if 0 < signal_number <= 64 else "exit"
-
-
-def _text(content: bytes) -> str:
-    return content.decode("utf-8", "replace")
+        return RunResult("sandbox", b"", f"{type(error).__name__}: {error}".encode(), 0.0)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from r1jax.rewards.sandbox import seccomp
-from r1jax.rewards.sandbox.process import Ended, read_report, wait_for
+from r1jax.rewards.sandbox.process import RunResult, read_report, status_of, wait_for
 
 NOBODY = 65534
 TITLE = "generated code is not run without its sandbox"
@@ -64,7 +64,7 @@ class Command:
     compiler: bool = False  # g++: it sees its parts and headers, may start processes and has a writable /tmp
 
 
-def confine(command: Command, *, stdin: bytes | int, stdout: int | None = None, limits: Limits) -> Ended:
+def confine(command: Command, *, stdin: bytes | int, stdout: int | None = None, limits: Limits) -> RunResult:
     """Runs a command under bubblewrap. OSError: no process or no memory for it.
 
     It writes to files in memory, whose size the kernel limits.
@@ -108,15 +108,14 @@ def confine(command: Command, *, stdin: bytes | int, stdout: int | None = None, 
             pipes.close()
             seconds = 5.0 + 5.0 * limits.cpu_seconds if limits.seconds is None else limits.seconds
             in_time = wait_for(process, report, seconds=seconds)
-        code, limit = read_report(report, "exit-code"), limits.output_kb << 10
-        reason = "sandbox" if code is None else "exit"
+        limit, ran = limits.output_kb << 10, time.monotonic() - start
+        output, said = os.pread(printed, limit, 0), os.pread(errors, limit, 0)
+        status = status_of(read_report(report, "exit-code"), said, was_killed=ran >= limits.cpu_seconds)
         if any(os.fstat(fd).st_size > limit for fd in (printed, errors)):
-            reason = "output"
+            status = "output"
         elif not in_time:
-            reason = "time"
-        return Ended(
-            reason, code or 0, os.pread(printed, limit, 0), os.pread(errors, limit, 0), time.monotonic() - start
-        )
+            status = "time"
+        return RunResult(status, output, said, ran)
 
 
 def interpreter() -> str:

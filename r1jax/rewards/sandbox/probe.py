@@ -73,10 +73,10 @@ def find_problem() -> str | None:
         return str(error)
     except (OSError, RuntimeError) as error:
         return f"{TITLE}, and it does not start: {error}"
-    message = ended.stderr.decode("utf-8", "replace").strip()
-    if ended.reason != "exit" or ended.code != 0:
+    message = ended.stderr.strip()
+    if ended.status != "ok":
         advice = f"{_FORBIDDEN}." if "namespace" in message or "uid map" in message else f"({bubblewrap.INSTALL}.)"
-        return f"{TITLE}, and bubblewrap fails: {message or ended.reason}. {advice}"
+        return f"{TITLE}, and bubblewrap fails: {message or ended.status}. {advice}"
     try:
         seen = json.loads(ended.stdout)
         broken = [name for name, value in _PROMISED.items() if seen[name] != value]

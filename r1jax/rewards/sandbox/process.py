@@ -1,4 +1,4 @@
-"""Waits for a sandbox to end, and says what bubblewrap reports of it."""
+"""Waits for a sandbox to end, and says how it did."""
 
 import contextlib
 import dataclasses
@@ -11,18 +11,53 @@ import time
 from pathlib import Path
 
 _TICK = 0.5  # seconds
+_NOT_PYTHON = ("SyntaxError", "IndentationError", "TabError")
 _GONE_SECONDS = 10.0  # how long the kernel may take to end what was killed
 
 
 @dataclasses.dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
+class RunResult:
+    """How a run ended.
 
-    reason: str  # "exit", "time", "output", or "sandbox": the program was not started or its end is not known
-    code: int  # exit code of the program; 128 + n where signal n ended it; only for reason "exit"
-    stdout: bytes  # at most the limit
-    stderr: bytes  # at most the limit; bubblewrap's own message for reason "sandbox"
+    status: "ok" (exit code 0); "exit" (another code); "signal" (ended by one, or by a code from 129 to 192); "time", "cpu",
+        "memory", "output" (beyond that limit; "memory" as the program's own last words tell); "compile" (never ran);
+        "sandbox" (no fault of the program's: bubblewrap failed).
+    """
+
+    status: str
+    printed: bytes  # on stdout, cut at the limit
+    errors: bytes  # on stderr, likewise; the compiler's for "compile", bubblewrap's for "sandbox"
     seconds: float  # wall time
+
+    @property
+    def stdout(self) -> str:
+        """What it printed, undecodable bytes replaced."""
+        return self.printed.decode("utf-8", "replace")
+
+    @property
+    def stderr(self) -> str:
+        """As ``stdout``."""
+        return self.errors.decode("utf-8", "replace")
+
+
+def status_of(code: int | None, errors: bytes, *, was_killed: bool) -> str:
+    """The status of a run that kept to its wall time and output: by its exit code (None: not known) and last words.
+
+    was_killed: where SIGKILL ended it, the limit on CPU time may have sent it.
+    """
+    if code is None:
+        return "sandbox"
+    if code == 0:
+        return "ok"
+    number = code - 128
+    if number == signal.SIGXCPU or (number == signal.SIGKILL and was_killed):
+        return "cpu"
+    last_words = errors[-4096:].decode("utf-8", "replace").strip()
+    if "MemoryError" in last_words or "std::bad_alloc" in last_words:
+        return "memory"
+    if last_words.rpartition("\n")[2].startswith(_NOT_PYTHON) and "Traceback (most recent call last)" not in last_words:
+        return "compile"
+    return "signal" if 0 < number <= 64 else "exit"
 
 
 def wait_for(process: subprocess.Popen, report: int, *, seconds: float) -> bool:
