@@ -20,12 +20,15 @@ import json
 import math
 from collections.abc import Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
-from r1jax.rewards import inside, sandbox
+from r1jax.rewards import sandbox
 from r1jax.rewards.accuracy import graded_by
 from r1jax.rewards.code_tests import Tests, read_tests
 from r1jax.text.response import is_cut_off, summary_of
+
+_INSIDE = Path(__file__).with_name("inside")
 
 
 class VerifierError(RuntimeError):
@@ -57,7 +60,10 @@ def passes_tests(
     is_cut = is_cut_off(stop_reason, len(completions))
     graded = graded_by("code", columns, count=len(completions))
     for prompt, text, column, cut, (answer, grade) in zip(prompts, completions, tests, is_cut, graded, strict=True):
-        suite = None if column is None else _read(column)
+        try:
+            suite = None if column is None else read_tests(column)
+        except ValueError as error:
+            suite = error
         if not isinstance(suite, Tests):
             scores.append(suite)
             continue
@@ -76,9 +82,10 @@ def passes_tests(
 def grade_program(answer: str, tests: Any) -> float | Exception:
     """As ``passes_tests`` for an answer that is extracted already: the last block as in ``find_program``, or a bare program."""
     sandbox.require()
-    suite = _read(tests)
-    if isinstance(suite, Exception):
-        return suite
+    try:
+        suite = read_tests(tests)
+    except ValueError as error:
+        return error
     return _score(_last_block(answer, suite.language) if "```" in answer else f"{answer}\n", suite)
 
 
@@ -123,21 +130,17 @@ def same_output(got: str, expected: str, *, compare: str = "lines", tolerance: f
 
 def same_json(got: Any, expected: Any, *, tolerance: float = 0.0) -> bool:
     """Whether two JSON values are equal. Numbers by value (2 and 2.0), floats within the tolerance; true is no number."""
-    if isinstance(expected, bool) or isinstance(got, bool) or expected is None:
-        return got is expected
-    if isinstance(expected, int | float):
-        if not isinstance(got, int | float):
-            return False
+    if {type(got), type(expected)} <= {int, float}:
         return got == expected or (bool(tolerance) and _is_near(got, expected, tolerance))
     if type(got) is not type(expected):
         return False
-    if isinstance(expected, list):
-        pairs = zip(got, expected, strict=False)
-        return len(got) == len(expected) and all(same_json(a, b, tolerance=tolerance) for a, b in pairs)
     if isinstance(expected, dict):
         return set(got) == set(expected) and all(
             same_json(got[key], expected[key], tolerance=tolerance) for key in expected
         )
+    if isinstance(expected, list):
+        pairs = zip(got, expected, strict=False)
+        return len(got) == len(expected) and all(same_json(a, b, tolerance=tolerance) for a, b in pairs)
     return got == expected
 
 
@@ -166,13 +169,6 @@ def _read_fence(line: str) -> tuple[str, str]:
     if len(fence) < 3 or "`" in rest:
         return "", ""
     return fence, rest.lower().split(maxsplit=1)[0] if rest else ""
-
-
-def _read(tests: Any) -> Tests | Exception:
-    try:
-        return read_tests(tests)
-    except ValueError as error:
-        return error
 
 
 def _score(program: str | None, tests: Tests) -> float | Exception:
@@ -236,7 +232,7 @@ def _holds(source: str, tests: Tests) -> bool:
 
 def _command_inside(name: str, **modules: str) -> sandbox.Command:
     """The program of that name in ``inside``, with further modules next to it."""
-    command = sandbox.prepare(inside.source_of(name))
+    command = sandbox.prepare((_INSIDE / f"{name}.py").read_text(encoding="utf-8"))
     assert isinstance(command, sandbox.Command)
     files = {f"/box/{module}.py": text.encode("utf-8", "surrogatepass") for module, text in modules.items()}
     return dataclasses.replace(command, files=command.files | files)

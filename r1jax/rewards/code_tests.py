@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from r1jax.rewards import sandbox
 from r1jax.specs.fields import Decay, types_of
-from r1jax.specs.reader import read_some
+from r1jax.specs.reader import read, read_some
 
 _KINDS = {"stdin": ("input", "output"), "calls": ("arguments", "expected"), "asserts": ()}
 _ONLY_WITH = {
@@ -109,7 +109,7 @@ def read_tests(value: Any) -> Tests:
         kind=kind,
         cases=cases,
         asserts=given if kind == "asserts" else "",
-        limits=sandbox.Limits(**{"output_kb": 4096} | read_some(sandbox.Limits, limits, "tests")),
+        limits=read(sandbox.Limits, {"output_kb": 4096} | limits, "tests"),
     )
 
 

@@ -80,10 +80,10 @@ def _answer(text: str, prompt: str) -> str:
     return summary if inside is None else inside
 
 
-def _compared(count: int, relation: str, bound: float) -> bool:
-    if relation not in ("less than", "at least"):
-        raise KeyError(f"relation {relation!r}")
-    return count < bound if relation == "less than" else count >= bound
+def _compared(count: int, a: Arguments, bound: str, relation: str = "relation") -> bool:
+    if a[relation] not in ("less than", "at least"):
+        raise KeyError(f"relation {a[relation]!r}")
+    return count < a[bound] if a[relation] == "less than" else count >= a[bound]
 
 
 def _occurrences(text: str, word: str) -> int:
@@ -161,29 +161,19 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _is_two_responses(text: str) -> bool:
-    return _num_split(text, r"\*{6}") == 2 and len({part.strip() for part in text.split("******")} - {""}) == 2
-
-
 CHECKERS: dict[str, Callable[[str, Arguments], bool]] = {
     "keywords:existence": lambda text, a: all(_occurrences(text, word) for word in a["keywords"]),
-    "keywords:frequency": lambda text, a: _compared(
-        _occurrences(text, a["keyword"].strip()), a["relation"], a["frequency"]
-    ),
+    "keywords:frequency": lambda text, a: _compared(_occurrences(text, a["keyword"].strip()), a, "frequency"),
     "keywords:forbidden_words": lambda text, a: (
         not any(re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) for word in a["forbidden_words"])
     ),
     "keywords:letter_frequency": lambda text, a: _compared(
-        text.lower().count(a["letter"].strip().lower()), a["let_relation"], a["let_frequency"]
+        text.lower().count(a["letter"].strip().lower()), a, "let_frequency", "let_relation"
     ),
     "language:response_language": lambda text, a: _is_language(text, a["language"]),
-    "length_constraints:number_sentences": lambda text, a: _compared(
-        _num_sentences(text), a["relation"], a["num_sentences"]
-    ),
+    "length_constraints:number_sentences": lambda text, a: _compared(_num_sentences(text), a, "num_sentences"),
     "length_constraints:number_paragraphs": lambda text, a: _num_split(text, r"\s?\*\*\*\s?") == a["num_paragraphs"],
-    "length_constraints:number_words": lambda text, a: _compared(
-        len(re.findall(r"\w+", text)), a["relation"], a["num_words"]
-    ),
+    "length_constraints:number_words": lambda text, a: _compared(len(re.findall(r"\w+", text)), a, "num_words"),
     "length_constraints:nth_paragraph_first_word": _first_word,
     "detectable_content:number_placeholders": lambda text, a: _num_placeholders(text) >= a["num_placeholders"],
     "detectable_content:postscript": _postscript,
@@ -195,12 +185,14 @@ CHECKERS: dict[str, Callable[[str, Arguments], bool]] = {
     ),
     "detectable_format:json_format": lambda text, a: _is_json(text),
     "detectable_format:title": lambda text, a: any(map(_is_title, text.split("\n"))),
-    "combination:two_responses": lambda text, a: _is_two_responses(text),
+    "combination:two_responses": lambda text, a: (
+        _num_split(text, r"\*{6}") == 2 and len({part.strip() for part in text.split("******")} - {""}) == 2
+    ),
     "combination:repeat_prompt": lambda text, a: text.strip().lower().startswith(a["prompt_to_repeat"].strip().lower()),
     "startend:end_checker": lambda text, a: text.strip().strip('"').lower().endswith(a["end_phrase"].strip().lower()),
     "startend:quotation": lambda text, a: len(text.strip()) > 1 and text.strip()[0] == text.strip()[-1] == '"',
     "change_case:capital_word_frequency": lambda text, a: _compared(
-        _num_capital_words(text), a["capital_relation"], a["capital_frequency"]
+        _num_capital_words(text), a, "capital_frequency", "capital_relation"
     ),
     "change_case:english_capital": lambda text, a: text.isupper() and _is_language(text, "en"),
     "change_case:english_lowercase": lambda text, a: text.islower() and _is_language(text, "en"),

@@ -53,9 +53,9 @@ SUM = {"stdin": [{"input": "1 2\n", "output": "3\n"}]}
         (SUM | {"language": "rust"}, "unknown language 'rust'"),
         (SUM | {"timeout": 3}, "there is no key 'tests.timeout'"),
         (SUM | {"tolerance": 2}, "tests.tolerance=2"),
-        (SUM | {"cpu_seconds": 0}, "cpu_seconds is 0"),
+        (SUM | {"cpu_seconds": 0}, "tests.cpu_seconds=0 must be at least 1"),
         (SUM | {"cpu_seconds": "3"}, "tests.cpu_seconds='3' must be a whole number"),
-        (SUM | {"output_kb": -1}, "output_kb is -1"),
+        (SUM | {"output_kb": -1}, "tests.output_kb=-1 must be at least 1"),
         (SUM | {"checker": 3}, "tests.checker=3 must be a text"),
     ],
 )

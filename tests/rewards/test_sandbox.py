@@ -307,7 +307,8 @@ def children() -> set[int]:
 @confined
 @pytest.mark.skipif(os.getuid() != 0 or shutil.which("runuser") is None, reason="needs root, to become somebody else")
 def test_an_ordinary_user_is_confined_as_root_is(tmp_path):
-    shutil.copytree(ROOT / "r1jax" / "rewards", tmp_path / "r1jax" / "rewards")
+    for room in ("rewards", "specs"):
+        shutil.copytree(ROOT / "r1jax" / room, tmp_path / "r1jax" / room)
     (tmp_path / "r1jax" / "__init__.py").write_text("")
     code = "from r1jax.rewards import sandbox; print(sandbox.run_source('import os; print(os.getuid(), os.listdir())'))"
     python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
@@ -323,12 +324,12 @@ def test_an_ordinary_user_is_confined_as_root_is(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"cpu_seconds": 0}, "cpu_seconds is 0"),
-        ({"cpu_seconds": 0.5}, "cpu_seconds is 0.5"),
-        ({"memory_mb": 8}, "memory_mb is 8"),
-        ({"output_kb": 0}, "output_kb is 0"),
-        ({"seconds": 0.0}, "seconds is 0.0"),
-        ({"seconds": float("nan")}, "seconds is nan"),
+        ({"cpu_seconds": 0}, "cpu_seconds=0 must be at least 1"),
+        ({"cpu_seconds": 0.5}, "cpu_seconds=0.5 must be a whole number"),
+        ({"memory_mb": 8}, "memory_mb=8 must be at least 32"),
+        ({"output_kb": 0}, "output_kb=0 must be at least 1"),
+        ({"seconds": 0.0}, "seconds=0.0 must be more than 0"),
+        ({"seconds": float("nan")}, "seconds=nan must be finite"),
     ],
 )
 def test_limits_out_of_range_are_errors(arguments, words):

@@ -1,23 +1,18 @@
 """Runs a program that nobody has read: Python or C++, confined by bubblewrap.
 
-What it stops. The program is one process (threads are allowed, other processes are not) in namespaces of its own:
-it sees no process, no network, no shared memory but its own. Its file system is the C library and the interpreter with
-numpy and sortedcontainers, as far as they are installed here, read-only, an empty home and four devices; there is no /proc,
-/sys, /etc, no other package, no place to write to. It inherits no environment and no file but stdin, stdout and stderr. It
-has no capability and can get none; a seccomp filter (``seccomp``) refuses about a hundred system calls. Kernel limits hold
-its CPU time, address space, threads, open files, output. It ends with this process, and when ``run`` returns nothing of it
-is left, in memory or on disk. Started by root, it runs as nobody. A C++ program is compiled in a sandbox that holds the
-compiler, its headers and libraries.
+What it stops. The program is one process, of threads, in namespaces of its own: it sees no process, no network, no shared
+memory but its own. Its file system is the C library and the interpreter with numpy and sortedcontainers, as far as they are
+installed here, read-only, an empty home and four devices. It inherits no environment and no file but stdin, stdout and
+stderr, has no capability and can get none; a seccomp filter (``seccomp``) refuses about a hundred system calls; kernel
+limits hold CPU time, address space, threads, open files, output. It ends with this process, and when its run returns nothing
+of it is left. Started by root, it runs as nobody. C++ is compiled in a sandbox that holds the compiler, headers, libraries.
 
-What it does not stop. A hole in the kernel: the program calls the same kernel that runs everything else; for the output
-of a hostile expert, put a virtual machine around it. Seeing the interpreter's version, the CPU and the time of day.
-Slowing its neighbours on the machine, by memory bandwidth and caches, within its CPU time.
+What it does not stop. A hole in the kernel: for the output of a hostile expert, put a virtual machine around it. Seeing the
+interpreter's version, the CPU and the time of day. Slowing its neighbours, by memory bandwidth and caches.
 
 It fails closed. Without a working bubblewrap nothing is run: ``SandboxUnavailable``, after a real probe, once a process
-(``probe``).
-
-Results do not depend on how busy the machine is: the CPU time decides; wall time, without the time spent in line for a
-processor, is a larger backstop, for programs that sleep."""
+(``probe``). Results do not depend on how busy the machine is: the CPU time decides; wall time, without the time spent in line
+for a processor, is a larger backstop, for programs that sleep."""
 
 import concurrent.futures
 import dataclasses
@@ -32,6 +27,7 @@ from typing import Any
 from r1jax.rewards.sandbox.bubblewrap import Command, Limits, SandboxUnavailable, confine, find, interpreter
 from r1jax.rewards.sandbox.probe import find_problem
 from r1jax.rewards.sandbox.process import RunResult
+from r1jax.specs.reader import read
 
 _PYTHON = re.compile(r"(python|py|pypy|cpython)[ -]?(3[.\d]*)?([ -]64)?")
 _CPP = re.compile(r"(gnu |ms |clang )?(c|g|clang)\+\+ ?(?P<year>\d\d)?( .*|\(.*)?|(cpp|cxx|cc)-?(?P<year_of_cpp>\d\d)?")
@@ -72,7 +68,7 @@ def run_source(
         SandboxUnavailable: no working bubblewrap, or no compiler for C++.
         ValueError: unknown language, or a limit out of range.
     """
-    checked = Limits(**limits)
+    checked = read(Limits, limits, "sandbox")
     command = prepare(source, language=language)
     return command if isinstance(command, RunResult) else run_command(command, checked, stdin=stdin, args=args)
 

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import glob
 import importlib.util
-import math
 import os
 import shutil
 import site
@@ -15,9 +14,11 @@ import sysconfig
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
 from r1jax.rewards.sandbox import seccomp
 from r1jax.rewards.sandbox.process import RunResult, read_report, status_of, wait_for
+from r1jax.specs.fields import Bound, Count, Positive
 
 NOBODY = 65534
 TITLE = "generated code is not run without its sandbox"
@@ -38,20 +39,12 @@ class SandboxUnavailable(RuntimeError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one run may use up. ValueError names one that is out of range."""
+    """What one run may use up; read by ``specs.reader``."""
 
-    cpu_seconds: int = 10  # over all threads, whole seconds
-    seconds: float | None = None  # wall time, less what was spent in line for a processor; None: 5 + 5 * cpu_seconds
-    memory_mb: int = 512  # address space, at least 32 (the interpreter itself takes about 12)
-    output_kb: int = 1024  # stdout, and stderr; a program that writes more is ended
-
-    def __post_init__(self):
-        for name, least in (("cpu_seconds", 1), ("memory_mb", 32), ("output_kb", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"sandbox: {name} is {value!r}; must be a whole number, at least {least}")
-        if self.seconds is not None and not 0.0 < self.seconds < math.inf:
-            raise ValueError(f"sandbox: seconds is {self.seconds!r}; must be above 0")
+    cpu_seconds: Count = 10  # over all threads, whole seconds
+    seconds: Positive | None = None  # wall time, less what was spent in line for a processor; None: 5 + 5 * cpu_seconds
+    memory_mb: Annotated[int, Bound(lambda value: value >= 32, "must be at least 32")] = 512  # address space
+    output_kb: Count = 1024  # stdout, and stderr; a program that writes more is ended
 
 
 @dataclasses.dataclass(frozen=True)
