@@ -211,7 +211,7 @@ class Collector:
 def start_grading(extracted: Sequence[str | None], problem: Problem, *, task: Task) -> Callable[[], list[GradedAnswer]]:
     """What waits for the grade of each answer to a problem; the task is asked once about each distinct one.
 
-    Programs begin at once, one a core; other answers are graded by who waits. A task that raises has failed on that answer.
+    Programs run meanwhile, one a core; other answers are graded here. A task that raises has failed on that answer.
     """
 
     def grade(text: str | None) -> GradedAnswer:
@@ -222,16 +222,9 @@ def start_grading(extracted: Sequence[str | None], problem: Problem, *, task: Ta
         except Exception as error:
             return GradedAnswer(text, None, str(error) if isinstance(error, GradingError) else last_line(error))
 
-    distinct = list(dict.fromkeys(extracted))
     is_code = _grader_of(task, problem) == "code"
-    futures = [sandbox.start(grade, text) for text in distinct] if is_code else None
-
-    def finish() -> list[GradedAnswer]:
-        graded = map(grade, distinct) if futures is None else sandbox.results_of(futures)
-        by_text = dict(zip(distinct, graded, strict=True))
-        return [by_text[text] for text in extracted]
-
-    return finish
+    grades = {text: sandbox.start(grade, text) if is_code else grade(text) for text in dict.fromkeys(extracted)}
+    return lambda: [one.result() if isinstance(one, Future) else one for one in map(grades.__getitem__, extracted)]
 
 
 def score_in_background(
