@@ -2,8 +2,9 @@
 
 import contextlib
 
-with contextlib.suppress(SystemExit):
-    for name in ("prelude", "solution"):
-        with open(f"/box/{name}.py", encoding="utf-8") as file:
-            text = file.read()
-        exec(compile(text, f"{name}.py", "exec"), globals())
+if __name__ == "__main__":
+    with contextlib.suppress(SystemExit):
+        for part in ("prelude", "solution"):
+            with open(f"/box/{part}.py", encoding="utf-8") as file:
+                text = file.read()
+            exec(compile(text, f"{part}.py", "exec"), globals())
