@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -29,6 +30,7 @@ from r1jax.rewards.code_tests import Tests, read_tests
 from r1jax.text.response import is_cut_off, summary_of
 
 _INSIDE = Path(__file__).with_name("inside")
+_FENCE = re.compile(r"\s*+(`{3,}+|~{3,}+)\s*+([^`\s]*+)[^`]*+$")  # and the first word behind it
 
 
 class VerifierError(RuntimeError):
@@ -102,7 +104,8 @@ def _last_block(final: str, language: str) -> str | None:
     block: list[str] | None = None
     opening, tag, indent = "", "", 0
     for line in final.split("\n"):
-        fence, word = _read_fence(line)
+        match = _FENCE.match(line)
+        fence, word = (match[1], match[2].lower()) if match else ("", "")
         if block is None:
             if fence:
                 block, opening, tag, indent = [], fence, word, len(line) - len(line.lstrip(" "))
@@ -159,16 +162,6 @@ def _same_numbers(got: list[str], expected: list[str], tolerance: float) -> bool
 def _is_in(tag: str, language: str) -> bool:
     """Whether a fence's tag names a language; C++ of any year."""
     return (sandbox.read_language(tag) or "")[:3] == language[:3]
-
-
-def _read_fence(line: str) -> tuple[str, str]:
-    """The fence of a line and the word behind it, in lower case; empty where it is no fence."""
-    line = line.strip()
-    rest = line.lstrip(line[:1]) if line[:1] in ("`", "~") else line
-    fence = line[: len(line) - len(rest)]
-    if len(fence) < 3 or "`" in rest:
-        return "", ""
-    return fence, rest.lower().split(maxsplit=1)[0] if rest else ""
 
 
 def _score(program: str | None, tests: Tests) -> float | Exception:

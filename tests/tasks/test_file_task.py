@@ -283,5 +283,5 @@ def test_a_reference_that_no_verifier_can_read_is_found_before_training(tmp_path
     with pytest.raises(ValueError, match="data set 'math500': .*row 1: "):
         check_problems(task)
     task = one(tmp_path, "codeforces", {**CODEFORCES, "time_limit": 0.0})
-    with pytest.raises(ValueError, match="data set 'codeforces': .*row 1: sandbox: cpu_seconds is 0"):
+    with pytest.raises(ValueError, match="data set 'codeforces': .*row 1: tests.cpu_seconds=0 must be at least 1"):
         check_problems(task)
