@@ -27,7 +27,7 @@ class RunResult:
     status: str
     printed: bytes  # on stdout, cut at the limit
     errors: bytes  # on stderr, likewise; the compiler's for "compile", bubblewrap's for "sandbox"
-    seconds: float  # wall time
+    seconds: float = dataclasses.field(compare=False)  # wall time
 
     @property
     def stdout(self) -> str:
