@@ -75,7 +75,7 @@ def passes_tests(
             continue
         key = program, id(column)
         if key not in futures:
-            futures[key] = sandbox.start(_score, program, suite)
+            futures[key] = sandbox.submit(_score, program, suite)
         scores.append(futures[key])
     by_future = dict(zip(futures.values(), sandbox.results_of(futures.values()), strict=True))
     return [by_future.get(score, score) for score in scores]

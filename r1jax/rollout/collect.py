@@ -118,7 +118,7 @@ class Collector:
             is_here = index % jax.process_count() == jax.process_index()
             grades = None
             if is_here and _grader_of(self.task, problems[index]) == "code":  # programs of all groups, one a core
-                grades = sandbox.start(self._start_grading, problems[index], completions)
+                grades = sandbox.submit(self._start_grading, problems[index], completions)
             scoring[index] = run_in_background(self._start_scoring, problems[index], completions, is_here, grades)
 
         begin = time.perf_counter()
@@ -223,7 +223,7 @@ def start_grading(extracted: Sequence[str | None], problem: Problem, *, task: Ta
             return GradedAnswer(text, None, str(error) if isinstance(error, GradingError) else last_line(error))
 
     is_code = _grader_of(task, problem) == "code"
-    grades = {text: sandbox.start(grade, text) if is_code else grade(text) for text in dict.fromkeys(extracted)}
+    grades = {text: sandbox.submit(grade, text) if is_code else grade(text) for text in dict.fromkeys(extracted)}
     return lambda: [one.result() if isinstance(one, Future) else one for one in map(grades.__getitem__, extracted)]
 
 

@@ -228,7 +228,7 @@ def test_cpp_that_does_not_compile_says_why():
 @confined
 def test_many_runs_keep_their_order_and_differ_in_nothing_from_one_alone():
     futures = [
-        sandbox.start(lambda i=i: sandbox.run_source(f"print({i} + int(input()))", stdin=f"{i}\n")) for i in range(24)
+        sandbox.submit(lambda i=i: sandbox.run_source(f"print({i} + int(input()))", stdin=f"{i}\n")) for i in range(24)
     ]
     assert [result.stdout for result in sandbox.results_of(futures)] == [f"{2 * i}\n" for i in range(24)]
 
@@ -283,11 +283,11 @@ def wait_until(holds, *, seconds: float = 30.0) -> None:
 
 @confined
 def test_no_thread_process_or_file_descriptor_is_left_here():
-    sandbox.start(sandbox.run_source, "print(1)").result()
+    sandbox.submit(sandbox.run_source, "print(1)").result()
     before = children(), len(os.listdir("/proc/self/fd")), threading.active_count()
     for source in ("print(1)", "def f(:", "while True: print('x' * 999)"):
         sandbox.run_source(source, **SMALL)
-    sandbox.results_of(sandbox.start(sandbox.run_source, "print(1)") for _ in range(4))
+    sandbox.results_of(sandbox.submit(sandbox.run_source, "print(1)") for _ in range(4))
     assert (children(), len(os.listdir("/proc/self/fd")), threading.active_count()) == before
 
 

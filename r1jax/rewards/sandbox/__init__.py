@@ -119,7 +119,7 @@ def run_pair(
     return one, ended[0]
 
 
-def start(function: Callable[..., Any], *arguments: Any) -> concurrent.futures.Future:
+def submit(function: Callable[..., Any], *arguments: Any) -> concurrent.futures.Future:
     """Calls a function that waits for programs in one of this process's judging threads, one a core.
 
     All that are given run in turn, whoever gave them. The threads are daemons: programs under way do not keep an interrupted
