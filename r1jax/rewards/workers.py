@@ -2,20 +2,17 @@
 
 For verifiers that may hang or crash (a computer algebra system fed by a model). Each worker is a fresh interpreter that
 speaks JSON lines over its pipes: nothing is forked (threads of jax live in the parent), nothing is pickled, and ``__main__`` is
-not run again, so it works from a notebook, a script and pytest. The pools of the standard library do one of these at least,
-and none of them ends a process by its CPU time.
+not run again, so it works from a notebook, a script and pytest.
 
 Limits, per input: CPU seconds (a stuck C loop cannot hold the kernel off, and the load of the machine does not count), wall
 seconds (a backstop, ten times as many), and memory of the process. The worker sets them for itself, and the kernel ends it.
-A worker that was killed is replaced at the next input. A worker ends when its pool is closed, when this process ends, or
-when it dies.
+A worker that was killed is replaced at the next input; one ends when its pool is closed or this process ends.
 
 This is no sandbox: the function is trusted code, its input is not.
 """
 
 import atexit
 import contextlib
-import functools
 import json
 import os
 import queue
@@ -58,13 +55,17 @@ class WorkerPool:
             raise ValueError(f"worker pool: {num_workers=}, {seconds=} and {memory_mb=} must be positive")
         if function.count(":") != 1:
             raise ValueError(f"worker pool: function {function!r} must have the form 'module:function'")
-        self.function = function
-        self.num_workers = num_workers
-        self._new_worker = functools.partial(_Worker, function, seconds, memory_mb)
-        self._idle = self._idle_queue()
+        self._function = function
+        self._workers = [_Worker(function, seconds, memory_mb) for _ in range(num_workers)]
         self._is_closed = False
-        self._process_id = os.getpid()
+        self._set_idle()
         atexit.register(self.close)
+
+    def _set_idle(self) -> None:
+        self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
+        self._process_id = os.getpid()
+        for worker in self._workers:
+            self._idle.put(worker)
 
     def map(self, inputs: Sequence[Any]) -> list[Any]:
         """The result for each input, in order; in place of one that failed, a ``TimeoutError`` or ``WorkerError``.
@@ -72,9 +73,9 @@ class WorkerPool:
         Raises:
             RuntimeError: the pool is closed, or a worker cannot start (the message has its last words).
         """
-        if os.getpid() != self._process_id:  # forked: the workers are the parent's
-            self._process_id, self._idle = os.getpid(), self._idle_queue()
-        threads = ThreadPoolExecutor(self.num_workers)
+        if os.getpid() != self._process_id:  # forked, perhaps while some were at work
+            self._set_idle()
+        threads = ThreadPoolExecutor(len(self._workers))
         try:
             return list(threads.map(self._run_one, inputs))
         finally:  # an interrupt from the keyboard does not wait for what is under way
@@ -82,103 +83,96 @@ class WorkerPool:
 
     def start(self) -> None:
         """Starts all workers now and waits for them; otherwise each starts with its first input."""
-        workers = [self._idle.get() for _ in range(self.num_workers)]
+        workers = [self._idle.get() for _ in self._workers]
         try:
-            workers = [worker or self._new_worker() for worker in workers]
-            for worker in workers:
-                worker.wait_until_ready()
+            for step in (_Worker.launch, _Worker.wait_until_ready):
+                for worker in workers:
+                    step(worker)
         finally:
             for worker in workers:
                 self._idle.put(worker)
 
     def close(self) -> None:
         """Ends the workers that are idle, and those at work as soon as their input is done."""
-        if os.getpid() != self._process_id:
-            return
         self._is_closed = True
         with contextlib.suppress(queue.Empty):
             while True:
-                worker = self._idle.get_nowait()
-                if worker is not None:
-                    worker.kill()
+                self._idle.get_nowait().kill()
         atexit.unregister(self.close)
-
-    def _idle_queue(self) -> "queue.LifoQueue[_Worker | None]":
-        idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
-        for _ in range(self.num_workers):
-            idle.put(None)  # for a worker that is not started
-        return idle
 
     def _run_one(self, value: Any) -> Any:
         if self._is_closed:
-            raise RuntimeError(f"worker pool of {self.function!r} is closed")
+            raise RuntimeError(f"worker pool of {self._function!r} is closed")
         worker = self._idle.get()
         try:
-            if worker is None or not worker.is_alive():
-                worker = self._new_worker()
-            worker.wait_until_ready()
             return worker.run(value)
         finally:
-            if worker is not None and (self._is_closed or not worker.is_alive()):
+            if self._is_closed:
                 worker.kill()
-                worker = None
             self._idle.put(worker)
 
 
 class _Worker:
-    """One process. Every method is called by one thread at a time."""
+    """One process at a time. Every method is called by one thread at a time."""
 
     def __init__(self, function: str, seconds: float, memory_mb: int):
-        self.function = function
-        self.seconds = seconds
+        self._arguments = function, seconds, memory_mb
+        self._process: Any = None
+        self._process_id = 0  # who started it: a forked child must not use it
+        self._is_ready = False
+
+    def launch(self) -> None:
+        """Starts its process where it has none that lives."""
+        if self._process_id == os.getpid() and self._process.poll() is None:
+            return
+        self.kill()
         root = str(Path(__file__).resolve().parent.parent.parent)
         paths = [root, *(path or os.getcwd() for path in sys.path)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "r1jax.rewards.workers", function, str(seconds), str(memory_mb)],
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "r1jax.rewards.workers", *map(str, self._arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
             start_new_session=True,  # an interrupt from the keyboard is this process's business
         )
-        self.is_ready = False
-
-    def is_alive(self) -> bool:
-        return self.process.poll() is None
+        self._process_id, self._is_ready = os.getpid(), False
 
     def wait_until_ready(self) -> None:
-        if self.is_ready:
+        if self._is_ready:
             return
-        assert self.process.stdout is not None and self.process.stderr is not None
-        if not self.process.stdout.readline():
-            last = self.process.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
+        if not self._process.stdout.readline():
+            last = self._process.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
             self.kill()
-            raise RuntimeError(f"a worker for {self.function!r} cannot start: {last or 'no answer'}")
-        self.process.stderr.close()
-        self.is_ready = True
+            raise RuntimeError(f"a worker for {self._arguments[0]!r} cannot start: {last or 'no answer'}")
+        self._process.stderr.close()
+        self._is_ready = True
 
     def run(self, value: Any) -> Any:
         """The function's result, or the exception that tells why there is none."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        self.launch()
+        self.wait_until_ready()
+        function, seconds, _ = self._arguments
         line = b""
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps(value).encode() + b"\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
+            self._process.stdin.write(json.dumps(value).encode() + b"\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
         if line.endswith(b"\n"):
             answer = json.loads(line)
-            return answer["result"] if "result" in answer else WorkerError(f"{self.function}: {answer['error']}")
-        if self.process.wait() in _LATE:
-            return TimeoutError(f"{self.function} took more than {self.seconds:g} s")
-        return WorkerError(f"{self.function}: its process ended with status {self.process.returncode}")
+            return answer["result"] if "result" in answer else WorkerError(f"{function}: {answer['error']}")
+        if self._process.wait() in _LATE:
+            return TimeoutError(f"{function} took more than {seconds:g} s")
+        return WorkerError(f"{function}: its process ended with status {self._process.returncode}")
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            if pipe is not None:
-                with contextlib.suppress(OSError):  # what could not be written
-                    pipe.close()
+        if self._process_id != os.getpid():
+            return
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with contextlib.suppress(OSError):  # what could not be written
+                pipe.close()
 
 
 def _serve(path: str, seconds: float, memory_mb: int) -> None:

@@ -2,11 +2,10 @@
 
 import contextlib
 import dataclasses
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 
 from r1jax.background import Background
 from r1jax.processes import gather
+from r1jax.rewards import sandbox
 from r1jax.rewards.calls import CALLS, TrainerState
 from r1jax.rewards.rubric import Rubric, Scores
 from r1jax.rollout.engine import Engine
@@ -107,7 +107,10 @@ class Collector:
             if index >= len(problems):
                 return
             is_here = index % jax.process_count() == jax.process_index()
-            scoring[index] = SCORING.run(self._start_scoring, problems[index], completions, is_here, state)
+            grades = None
+            if is_here and _grader_of(self.task, problems[index]) == "code":  # programs of all groups, one a core
+                grades = sandbox.submit(self._start_grading, problems[index], completions)
+            scoring[index] = SCORING.run(self._start_scoring, problems[index], completions, state, is_here, grades)
 
         begin = time.perf_counter()
         with or_give_up():
@@ -147,21 +150,27 @@ class Collector:
         return finish
 
     def _start_scoring(
-        self, problem: Problem, completions: list[Completion], is_here: bool, state: TrainerState
+        self, problem: Problem, completions, state: TrainerState, is_here: bool, grades: Future | None
     ) -> tuple[list[str], Callable[[], tuple[list[GradedAnswer], Scores]] | None]:
         """(texts, what waits for grades and plain rewards) of one group; the latter only where this process scores it."""
         texts = [self._text(completion) for completion in completions]
         if not is_here:
             return texts, None
+        answers = (grades.result() if grades else self._start_grading(problem, completions))()
+        scores_of = self._start_rewards(problem, completions, texts, answers, state, deferred=False)
+        return texts, lambda: (answers, scores_of())
+
+    def _start_grading(self, problem: Problem, completions: list[Completion]) -> Callable[[], list[GradedAnswer]]:
+        """What waits for the grades of one group."""
         style, where = response_form(self.template, self.tokenizer)
         where = problem.answer_in or where
         extracted = [
-            None if completion.stop_reason == "length" else final_answer(text, style=style, answer=where)
-            for completion, text in zip(completions, texts, strict=True)
+            None
+            if completion.stop_reason == "length"
+            else final_answer(self._text(completion), style=style, answer=where)
+            for completion in completions
         ]
-        answers = grade_answers(extracted, problem, task=self.task)
-        scores_of = self._start_rewards(problem, completions, texts, answers, state, deferred=False)
-        return texts, lambda: (answers, scores_of())
+        return start_grading(extracted, problem, task=self.task)
 
     def _start_rewards(
         self, problem: Problem, completions, texts, answers, state: TrainerState, *, deferred: bool
@@ -175,10 +184,10 @@ class Collector:
         return self.tokenizer.decode(ids[:-1] if completion.stop_reason == "stop" else ids)
 
 
-def grade_answers(extracted: Sequence[str | None], problem: Problem, *, task: Task) -> list[GradedAnswer]:
-    """The grade of each answer to a problem; the task is asked once about each distinct one, programs run one a core.
+def start_grading(extracted: Sequence[str | None], problem: Problem, *, task: Task) -> Callable[[], list[GradedAnswer]]:
+    """What waits for the grade of each answer to a problem; the task is asked once about each distinct one.
 
-    A task that raises has failed on that answer.
+    Programs run meanwhile, one a core; other answers are graded here. A task that raises has failed on that answer.
     """
 
     def grade(text: str | None) -> GradedAnswer:
@@ -189,14 +198,9 @@ def grade_answers(extracted: Sequence[str | None], problem: Problem, *, task: Ta
         except Exception as error:
             return GradedAnswer(text, None, str(error) if isinstance(error, GradingError) else last_line(error))
 
-    distinct = list(dict.fromkeys(extracted))
-    if _grader_of(task, problem) == "code" and len(distinct) > 1:
-        with ThreadPoolExecutor(min(len(distinct), len(os.sched_getaffinity(0)))) as pool:
-            graded = list(pool.map(grade, distinct))
-    else:
-        graded = list(map(grade, distinct))
-    by_text = dict(zip(distinct, graded, strict=True))
-    return [by_text[text] for text in extracted]
+    is_code = _grader_of(task, problem) == "code"
+    grades = {text: sandbox.submit(grade, text) if is_code else grade(text) for text in dict.fromkeys(extracted)}
+    return lambda: [one.result() if isinstance(one, Future) else one for one in map(grades.__getitem__, extracted)]
 
 
 def score_in_background(
@@ -210,7 +214,7 @@ def score_in_background(
     dummies = [Completion(np.zeros(1, np.int32), np.zeros(1, np.float32), "stop")] * len(answers)
 
     def start() -> Callable[[], Scores]:
-        graded = grade_answers([text or None for text in answers], problem, task=task)
+        graded = start_grading([text or None for text in answers], problem, task=task)()
         columns = reward_columns(problem, dummies, graded, task=task)
         is_known = template != TOKENIZERS_OWN
         prompt = render(problem.messages, template=template) if is_known else problem.messages[-1]["content"]

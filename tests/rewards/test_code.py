@@ -4,7 +4,12 @@ import json
 import math
 import resource
 import shutil
+import subprocess
+import sys
+import textwrap
+import threading
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +20,7 @@ from r1jax.rewards.sandbox import bubblewrap, probe
 from tests.rewards.corpus.programs.load import sections
 from tests.rewards.corpus.programs.suites import column_of
 
+ROOT = Path(__file__).resolve().parents[2]
 PROBLEM = probe.find_problem()
 confined = pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
 HONEST, ATTACKS = sections("honest.txt"), sections("attacks.txt")
@@ -68,6 +74,7 @@ def test_the_corpus_is_as_large_as_promised():
         ("```\na\n```", "a\n"),
         ("```py\na\n```\n```cpp\nb\n```", "a\n"),
         ("```Python3 title=x\na\n```", "a\n"),
+        ("```pypy3\na\n```\n```python2\nb\n```", "a\n"),
         ("~~~python\na\n~~~", "a\n"),
         ("1. So:\n  ```python\n  a\n    b\n\n c\n  ```", "a\n  b\n\nc\n"),
         ("````python\n```\na\n````", "```\na\n"),
@@ -98,7 +105,7 @@ def test_an_unfinished_thought_is_not_paid():
     assert code.passes_tests(["Add. <think>\n"] * 2, [program, f"</think>{program}"], [SUM] * 2) == [0.0, 1.0]
 
 
-@pytest.mark.parametrize("tag", ["cpp", "c++", "C++", "cc", "cxx", "c++17"])
+@pytest.mark.parametrize("tag", ["cpp", "c++", "C++", "cc", "cxx", "c++17", "cpp20", "C++23"])
 def test_cpp_has_several_tags(tag):
     assert code.find_program(f"```{tag}\nint x;\n```", language="cpp") == "int x;\n"
 
@@ -115,15 +122,42 @@ def test_cpp_has_several_tags(tag):
         ("1\n\n2", "1\n2", False),
         ("1\n2\n3", "1\n2", False),
         ("1", "1\n2", False),
-        ("\n1", "1", False),
-        (" 1", "1", False),
-        ("1  2", "1 2", False),
+        ("\n 1\n  2", "1\n2", True),
+        ("a  b", "a b", False),
+        ("A", "a", False),
         ("a\x0bb", "a\nb", False),
-        ("1.0", "1", False),
+        ("1.0  2e3", "1 2000", True),  # a line of numbers, by their values
+        ("50000000000000000", "50000000000000001", False),
+        ("0.1", "0.10000000001", False),
+        ("x 1.0", "x 1", False),
+        ("1 2 3", "1 2", False),
+        ("nan sNaN", "nan  sNaN", False),
+        ("1e99999999999999999999", "1", False),
     ],
 )
-def test_output_is_compared_in_full(got, expected, same):
+def test_lines_are_compared_as_by_livecodebench(got, expected, same):
     assert code.same_output(got, expected) is same
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "options", "same"),
+    [
+        ("a  b\nc", "a b c\n", {"compare": "tokens"}, True),
+        ("a b", "a b c", {"compare": "tokens"}, False),
+        ("1.0", "1", {"compare": "tokens"}, False),
+        ("1.0000001", "1", {"compare": "tokens", "tolerance": 1e-6}, True),
+        ("1.00001", "1", {"compare": "tokens", "tolerance": 1e-6}, False),
+        ("yes  0.333333", "yes 0.33333333", {"tolerance": 1e-4}, True),
+        ("no 0.333333", "yes 0.33333333", {"tolerance": 1e-4}, False),
+        ("1000001", "1000000", {"tolerance": 1e-5}, True),
+        ("1\n2", "1 2", {"tolerance": 1e-5}, False),
+        ("inf", "1e300", {"tolerance": 0.5}, False),
+        ("nan", "1", {"tolerance": 0.5}, False),
+        ("sNaN", "1", {"tolerance": 0.5}, False),
+    ],
+)
+def test_output_is_compared_by_words_or_within_a_tolerance(got, expected, options, same):
+    assert code.same_output(got, expected, **options) is same
 
 
 @pytest.mark.parametrize(
@@ -252,6 +286,157 @@ def check(given, got, expected):
     assert score("print(8)", cases | {"checker": checker}) == 0.0
 
 
+# The judges of published data sets.
+
+PRELUDE = (
+    "import sys\nfrom math import *\nfrom collections import *\nfrom typing import *\nsys.setrecursionlimit(50000)\n"
+)
+ACCEPTED = {
+    "values": ("print('  2.0 ')\nprint()", "2\n"),
+    "indented": ("print(' *')\nprint('***')", " *\n***\n"),
+    "imports": ("print(gcd(4, 6), Counter('aab')['a'])", "2 2"),
+    "recursion": ("def f(n): return n and 1 + f(n - 1)\nprint(f(20000))", "20000"),
+    "numpy": ("import numpy as np\nprint(np.arange(4).sum())", "6"),
+    "sorted": ("from sortedcontainers import SortedList\nprint(SortedList([2, 1])[0])", "1"),
+    "main": ("def main():\n    print(input())\nif __name__ == '__main__':\n    main()\n    sys.exit(1)", "5"),
+    "future": ("from __future__ import annotations\ndef f(x: Unknown): return x\nprint(f(open(0).read()))", "5"),
+}
+
+
+@confined
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_what_livecodebench_accepts_is_paid(name):
+    source, output = ACCEPTED[name]
+    tests = {"stdin": [{"input": "5", "output": output}], "prelude": PRELUDE, "memory_mb": 1024}
+    assert score(source, tests) == 1.0
+    assert score(source, tests | {"stdin": [{"input": "5", "output": f"{output}9"}]}) == 0.0
+
+
+@confined
+def test_the_check_of_evalplus_runs_with_numpy():
+    asserts = """
+import numpy as np
+from math import inf
+def assertion(out, exp, atol):
+    exact_match = out == exp
+    if not exact_match and atol != 0:
+        np.testing.assert_allclose(out, exp, rtol=1e-07, atol=atol)
+    else:
+        assert exact_match
+inputs = [[[1.0, 2.0]], [[0.1, 0.2]], [[inf, 1.0, "inf"]]]
+results = [1.5, 0.15, inf]
+for inp, exp in zip(inputs, results):
+    assertion(mean(*inp), exp, 1e-6)
+assert isinstance(mean([1]), float)
+"""
+    tests = {"asserts": asserts, "function": "mean"}
+    keep = "[x for x in xs if x != 'inf']"
+    assert score(f"import numpy as np\ndef mean(xs): return np.mean({keep})", tests) == 1.0
+    assert score(f"def mean(xs): return sum({keep}) / len({keep}) + 1e-8", tests) == 1.0
+    assert score(f"def mean(xs): return sum({keep}) / len({keep}) + 1e-3", tests) == 0.0
+
+
+@confined
+def test_a_scalar_of_numpy_is_a_number_and_an_array_is_no_list():
+    tests = {"function": "f", "calls": [{"arguments": [[1, 2]], "expected": [3, True]}]}
+    assert score("import numpy as np\ndef f(xs): return np.sum(xs), np.sum(xs) > 2", tests) == 1.0
+    assert score("import numpy as np\ndef f(xs): return np.array([3, 1])", tests) == 0.0
+
+
+@confined
+def test_any_of_several_answers_is_right():
+    tests = {"stdin": [{"input": "", "any_of": ["1 2", "2 1"]}]}
+    assert [score(f"print('{text}')", tests) for text in ("1 2", "2 1", "1 1")] == [1.0, 1.0, 0.0]
+    tests = {"function": "f", "calls": [{"arguments": [3], "any_of": [[1, 2], [2, 1]]}]}
+    assert [score(f"def f(n): return {value}", tests) for value in ("[2, 1]", "(1, 2)", "[1]")] == [1.0, 1.0, 0.0]
+
+
+@confined
+def test_what_a_function_changes_in_place_is_seen():
+    source = "def f(xs, ys=None): xs.sort()"
+    tests = {"function": "f", "in_place": True, "calls": [{"arguments": [[3, 1]], "expected": [1, 3]}]}
+    assert score(source, tests) == 1.0
+    assert score("def f(xs): return sorted(xs)", tests) == 0.0
+    method = "class Solution:\n    def f(self, xs): xs[:] = xs[::-1]"
+    assert score(method, tests | {"function": "Solution.f"}) == 1.0
+    asserts = "xs, same = [3, 1], {1: [2]}\nassert f(xs, same) is None and xs == [1, 3] and same == {1: [2]}"
+    assert score(source, {"function": "f", "asserts": asserts}) == 1.0
+    assert score("def f(xs, ys): ys.clear()", {"function": "f", "asserts": asserts}) == 0.0
+    assert score("def f(xs, ys): return sorted(xs)", {"function": "f", "asserts": asserts}) == 0.0
+
+
+@confined
+def test_a_tolerance_of_printed_numbers_is_honoured():
+    tests = {"stdin": [{"input": "", "output": "0.333333333\n"}]}
+    assert score("print(1 / 3)", tests | {"tolerance": 1e-6}) == 1.0
+    assert score("print(1 / 3)", tests) == score("print(0.33)", tests | {"tolerance": 1e-6}) == 0.0
+
+
+TESTLIB = r"""#include <fstream>
+#include <iostream>
+int main(int count, char** names) {
+    std::ifstream input(names[1]), output(names[2]), answer(names[3]);
+    int n, got, right;
+    if (!(input >> n) || !(answer >> right)) { std::cerr << "FAIL bad answer\n"; return 3; }
+    return output >> got && got > n ? 0 : 1;
+}
+"""
+SCRIPT = (
+    "import sys\nn, right, got = (int(open(name).read()) for name in sys.argv[1:])\nprint(int(got > n == right - 1))"
+)
+
+
+@confined
+@pytest.mark.parametrize(("kind", "checker"), [("testlib", TESTLIB), ("codeforces", SCRIPT)])
+def test_checkers_that_read_files_are_asked(kind, checker):
+    if kind == "testlib" and shutil.which("g++") is None:
+        pytest.skip("no g++")
+    tests = {"stdin": [{"input": "3", "output": "4"}], "checker": checker, "checker_kind": kind}
+    assert [score(f"print({text})", tests) for text in ("9", "2", "'x'")] == [1.0, 0.0, 0.0]
+    broken = tests | {"stdin": [{"input": "3", "output": "?"}]}
+    assert isinstance(score("print(9)", broken), code.VerifierError)
+    assert isinstance(score("print(9)", tests | {"checker": f"{checker} ("}), code.VerifierError)
+
+
+@confined
+@pytest.mark.parametrize("language", ["cpp20", "GNU C++20 (64)"])
+def test_cpp_is_of_the_year_that_is_asked(language):
+    if shutil.which("g++") is None:
+        pytest.skip("no g++")
+    source = "#include <bits/stdc++.h>\nint main() { std::cout << __cplusplus / 100; }"
+    tests = {"stdin": [{"input": "", "output": "2020"}], "language": language}
+    assert score(source, tests, "cpp") == 1.0
+
+
+@confined
+def test_equal_programs_run_once_and_others_at_the_same_time(monkeypatch):
+    runs, both = [], threading.Barrier(2, timeout=10)
+
+    def passes(program, tests):
+        runs.append(program)
+        both.wait()
+        return program == f"{RIGHT}\n"
+
+    monkeypatch.setattr(code, "_passes", passes)
+    texts = [respond(RIGHT + "\n"), respond("pass\n"), f"Again.{respond(RIGHT + chr(10))}"]
+    assert code.passes_tests(["p"] * 3, texts, [SUM] * 3) == [1.0, 0.0, 1.0]
+    assert len(runs) == 2
+
+
+@confined
+def test_a_process_that_is_interrupted_does_not_wait_for_programs():
+    script = """
+        import os, signal, threading
+        from r1jax.rewards import code
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        slow = ["```python\\nimport time; time.sleep(20 + %d)\\n```" % n for n in range(6)]
+        code.passes_tests(["p"] * 6, slow, [{"stdin": [{"input": "", "output": ""}], "seconds": 20.0}] * 6)
+    """
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, capture_output=True, text=True)
+    assert "KeyboardInterrupt" in done.stderr and time.monotonic() - start < 12.0
+
+
 @confined
 def test_a_rubric_counts_a_failing_verifier_and_pays_a_right_program():
     scorer = rubric.Rubric([calls.make_entry(code.passes_tests)])
@@ -271,7 +456,7 @@ def test_a_program_that_the_task_has_graded_is_not_run_again(monkeypatch):
         "extracted_answer": [summary, summary, "```python\nprint(8)\n```", RIGHT, summary],
         "answer_grade": [0.0, None, 1.0, 1.0, 1.0],
     }
-    scores = code.passes_tests(["p"] * 5, [fenced] * 5, [SUM] * 5, **columns)
+    scores = code.passes_tests(["p"] * 5, [fenced] * 5, [dict(SUM) for _ in range(5)], **columns)
     # The first has its grade; of the others grading failed, it was of another program, a bare one, by another verifier.
     assert scores == [0.0, 1.0, 1.0, 1.0, 1.0] and len(runs) == 4
 
@@ -343,7 +528,7 @@ JSON = st.recursive(
     text=ANY_TEXT | st.lists(PIECES | st.sampled_from(["```python\n", "\n```\n", "</think>", "<think>"])).map("".join)
 )
 def test_any_text_has_a_program_or_none(text):
-    for language in sandbox.PROGRAM_LANGUAGES:
+    for language in ("python", "cpp"):
         program = code.find_program(text, language=language)
         assert program is None or program in text + "\n"
 
@@ -372,6 +557,7 @@ def test_five_hundred_programs_at_once_differ_in_nothing_from_one_alone():
     cases = [case for case in (*HONEST, *ATTACKS) if case.fields[1] == "python"]
     rows = [(respond(case.source), column_of(*case.fields), float(case in HONEST)) for case in cases]
     rows = (rows * (500 // len(rows) + 1))[:500]
+    rows = [(text.replace("```python\n", f"```python\n# {i}\n"), *row) for i, (text, *row) in enumerate(rows)]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.process_time()
     scores = code.passes_tests(["p"] * 500, [row[0] for row in rows], [row[1] for row in rows])

@@ -37,6 +37,26 @@ CASES = [
     ("startend:end_checker", {"end_phrase": "The end."}, 'Then came the END."', "The end. Or not"),
     ("startend:quotation", {}, ' "all of it" ', '"all" of it'),
     ("punctuation:no_comma", {}, "none; at all", "one, at least"),
+    ("language:response_language", {"language": "de"}, "Das ist ein kurzer Text.", "This is a short text."),
+    ("language:response_language", {"language": "hi"}, "यह हिंदी में है।", "This is a short text."),
+    ("language:response_language", {"language": "fr"}, "1 + 1 = 2", "This is a short text."),
+    (
+        "length_constraints:number_sentences",
+        {"num_sentences": 2, "relation": "at least"},
+        "Dr. Smith paid 3.5 dollars. Why?",
+        "Dr. Smith paid 3.5 dollars in Washington",
+    ),
+    (
+        "change_case:capital_word_frequency",
+        {"capital_frequency": 3, "capital_relation": "at least"},
+        "NASA, WELL-KNOWN (I).",
+        "NASA is Well-KNOWN: I.",
+    ),
+    ("change_case:capital_word_frequency", {"capital_frequency": 2, "capital_relation": "less than"}, "TOP", "DON'T"),
+    ("change_case:english_capital", {}, "ALL OF THIS IS ENGLISH, 1 TO 9.", "All of this is English."),
+    ("change_case:english_capital", {}, "ALL OF THIS IS ENGLISH, 1 TO 9.", "DAS IST EIN KURZER TEXT."),
+    ("change_case:english_lowercase", {}, "all of this is english, 1 to 9.", "all of this is English."),
+    ("change_case:english_lowercase", {}, "all of this is english, 1 to 9.", "das ist ein kurzer text."),
 ]
 
 
@@ -49,7 +69,38 @@ def test_each_checker(name, arguments, good, bad):
 
 def test_there_is_a_case_for_every_checker():
     assert {case[0] for case in CASES} == set(CHECKERS)
-    assert len(CHECKERS) == 20
+    assert len(CHECKERS) == 25
+
+
+# (instruction, arguments, an answer that follows it loosely and not strictly)
+LOOSE = [
+    ("startend:quotation", {}, 'Here it is:\n"all of it"'),
+    ("startend:quotation", {}, '"all of it"\nHope it helps.'),
+    ("startend:quotation", {}, 'Here:\n"all of it"\nHope it helps.'),
+    ("startend:quotation", {}, '**"all of it"**'),
+    ("startend:quotation", {}, 'Here:\n*"all of it"*\nHope it helps.'),
+    ("startend:end_checker", {"end_phrase": "The end."}, "The end.\n\nBye"),
+    ("change_case:english_lowercase", {}, "Sure!\nall of this is english text."),
+    ("length_constraints:number_words", {"num_words": 3, "relation": "less than"}, "Sure, this is it:\ntwo words"),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "answer"), LOOSE)
+def test_loosely_first_and_last_lines_and_asterisks_do_not_count(name, arguments, answer):
+    assert not follows_all(answer, [name], [arguments])
+    assert follows_all(answer, [name], [arguments], loose=True)
+    assert follows(["", ""], [answer] * 2, [[name]] * 2, [[arguments]] * 2, loose=True) == [1.0, 1.0]
+
+
+def test_loosely_each_instruction_has_its_own_variant():
+    names, arguments = ["startend:quotation", "keywords:existence"], [{}, {"keywords": ["Here"]}]
+    assert follows_all('Here:\n"it"', names, arguments, loose=True)
+    assert not follows_all("", names, arguments, loose=True) and not follows_all("it", names, arguments, loose=True)
+
+
+@pytest.mark.parametrize(("name", "arguments", "good", "bad"), CASES)
+def test_what_follows_strictly_follows_loosely(name, arguments, good, bad):
+    assert follows_all(good, [name], [arguments], loose=True)
 
 
 def test_all_instructions_must_be_followed():
@@ -87,9 +138,9 @@ def test_nothing_of_the_thought_is_read():
 
 
 def test_what_cannot_be_checked_is_an_error_and_no_score():
-    scores = follows(["", ""], ["x", "y"], [["language:response_language"], ["keywords:existence"]], [[{}], [{}]])
+    scores = follows(["", ""], ["x", "y"], [["language:new"], ["keywords:existence"]], [[{}], [{}]])
     assert [type(score) for score in scores] == [ValueError, ValueError]
-    assert "'language:response_language' has no checker" in str(scores[0])
+    assert "'language:new' has no checker" in str(scores[0])
     assert "keywords:existence: bad arguments" in str(scores[1])
 
 

@@ -13,7 +13,7 @@ from r1jax.rewards import code
 from r1jax.rewards.accuracy import accuracy_reward
 from r1jax.rewards.calls import make_entry
 from r1jax.rewards.rubric import Rubric, Scores
-from r1jax.rollout.collect import Collector, grade_answers, reward_columns, score_in_background
+from r1jax.rollout.collect import Collector, reward_columns, score_in_background, start_grading
 from r1jax.rollout.records import Completion, error_messages
 from r1jax.specs.reader import read
 from r1jax.specs.tasks import FilesTaskSpec
@@ -315,7 +315,7 @@ def test_rewards_know_the_verifier_of_a_task_from_files(tmp_path):
     path.write_text(json.dumps({"question": "2+2?", "answer": "so #### 4"}))
     task = make_task(read(FilesTaskSpec, {"kind": "files", "dataset": "gsm8k", "heldout": str(path)}))
     problem = task.problem(0, split="heldout")
-    graded = grade_answers(["4", None, "4", "5"], problem, task=task)
+    graded = start_grading(["4", None, "4", "5"], problem, task=task)()
     assert [answer.grade for answer in graded] == [1.0, 0.0, 1.0, 0.0]
     for given in (task, Mixture([task, Task()], [1.0, 1.0])):
         (completion,) = Engine().generate({}, {}, [[1]], num_samples=1)[0]
@@ -339,7 +339,6 @@ def test_each_program_runs_once(monkeypatch):
 
     monkeypatch.setattr(code.sandbox, "require", lambda: None)
     monkeypatch.setattr(code, "_passes", passes)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     texts = [f"<think>so</think> <answer>\n```python\nprint({number})\n```\n</answer>" for number in (1, 2)]
     collector = make_collector(Engine([*texts, texts[0], "none"]), rewards=(accuracy_reward, code.passes_tests))
     problem = make_problem("print one", "", tests={"stdin": [{"input": "", "output": "1"}]})
@@ -347,6 +346,24 @@ def test_each_program_runs_once(monkeypatch):
     assert sorted(runs) == ["print(1)\n", "print(2)\n"]
     for name in ("accuracy_reward", "passes_tests"):
         assert [r.rewards[name] for r in group.rollouts] == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_programs_of_several_groups_run_at_the_same_time(monkeypatch):
+    both = threading.Barrier(2, timeout=10)
+
+    class Programs(Task):
+        grader = "code"
+
+        def grade(self, answer, problem):
+            return grade_answer("code", answer, problem)
+
+    monkeypatch.setattr(code.sandbox, "require", lambda: None)
+    monkeypatch.setattr(code, "_passes", lambda program, tests: bool(both.wait() + 1))
+    text = "<think>so</think> <answer>\n```python\nprint(1)\n```\n</answer>"
+    collector = dataclasses.replace(make_collector(Engine([text]), rewards=(accuracy_reward,)), task=Programs())
+    problem = make_problem("print one", "", tests={"stdin": [{"input": "", "output": "1"}]})
+    groups = collect(collector, [problem, problem], num_samples=2).groups
+    assert [[rollout.reward for rollout in group.rollouts] for group in groups] == [[1.0, 0.0], [1.0, 0.0]]
 
 
 def test_one_process_writes_no_json(monkeypatch):

@@ -281,5 +281,5 @@ def test_a_verifier_that_fails_is_an_error_and_no_grade(tmp_path, confined):
 def test_a_reference_that_no_verifier_can_read_is_found_before_training(tmp_path):
     with pytest.raises(ValueError, match="data set 'math500': .*row 1: "):
         one(tmp_path, "math500", {"problem": "p", "answer": "9" * 100_000}, bad_rows="refuse")
-    with pytest.raises(ValueError, match="data set 'codeforces': .*row 1: sandbox: cpu_seconds is 0"):
+    with pytest.raises(ValueError, match="data set 'codeforces': .*row 1: tests.cpu_seconds=0 must be at least 1"):
         one(tmp_path, "codeforces", {**CODEFORCES, "time_limit": 0.0}, bad_rows="refuse")

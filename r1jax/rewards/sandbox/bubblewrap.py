@@ -4,17 +4,21 @@ import contextlib
 import dataclasses
 import functools
 import glob
-import math
+import importlib.util
 import os
 import shutil
 import site
+import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
 from r1jax.rewards.sandbox import seccomp
-from r1jax.rewards.sandbox.process import Ended, execute
+from r1jax.rewards.sandbox.process import RunResult, read_report, status_of, wait_for
+from r1jax.specs.fields import Bound, Count, Positive
 
 NOBODY = 65534
 TITLE = "generated code is not run without its sandbox"
@@ -23,9 +27,10 @@ INSTALL = "Debian or Ubuntu, as root: apt-get install bubblewrap"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 _THREADS = 64
 _OPEN_FILES = 64
+_PACKAGES = ("numpy", "numpy.libs", "sortedcontainers")  # what judges offer; numpy.libs is numpy's neighbour
 _STAGE = "/mnt"
-_STAGE_SCRIPT = f'mount --bind "$1" {_STAGE} && shift && exec "$@"'
-_COMPILER_FILE_BYTES = 64 << 20
+_STAGE_SCRIPT = f"""mount -t tmpfs -o mode=755 stage {_STAGE} || exit
+while [ "$1" != -- ]; do mkdir -p "{_STAGE}$1" && mount --bind "$1" "{_STAGE}$1" || exit; shift; done; shift; exec "$@\""""
 
 
 class SandboxUnavailable(RuntimeError):
@@ -34,71 +39,76 @@ class SandboxUnavailable(RuntimeError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one run may use up. ValueError names one that is out of range."""
+    """What one run may use up; read by ``specs.reader``."""
 
-    cpu_seconds: int = 10  # over all threads, whole seconds
-    seconds: float | None = None  # wall time, less what was spent in line for a processor; None: 5 + 5 * cpu_seconds
-    memory_mb: int = 512  # address space, at least 32 (the interpreter itself takes about 12)
-    output_kb: int = 1024  # stdout, and stderr; a program that writes more is ended
-
-    def __post_init__(self):
-        for name, least in (("cpu_seconds", 1), ("memory_mb", 32), ("output_kb", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"sandbox: {name} is {value!r}; must be a whole number, at least {least}")
-        if self.seconds is not None and not 0.0 < self.seconds < math.inf:
-            raise ValueError(f"sandbox: seconds is {self.seconds!r}; must be above 0")
+    cpu_seconds: Count = 10  # over all threads, whole seconds
+    seconds: Positive | None = None  # wall time, less what was spent in line for a processor; None: 5 + 5 * cpu_seconds
+    memory_mb: Annotated[int, Bound(lambda value: value >= 32, "must be at least 32")] = 512  # address space
+    output_kb: Count = 1024  # stdout, and stderr; a program that writes more is ended
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class Command:
     """Something to run in the sandbox."""
 
-    words: tuple[str, ...]  # the command, as the sandbox sees it
+    words: tuple[str, ...]  # as the sandbox sees them
     files: dict[str, bytes]  # contents by absolute path in the sandbox, read-only, executable
     stack_mb: int = 64  # of the first thread, and what other threads get by default, out of the address space
-    compiler: bool = False  # it gets /usr and a writable /tmp and may start processes: for trusted programs only
+    compiler: bool = False  # g++: it sees its parts and headers, may start processes and has a writable /tmp
 
 
-def confine(program: Program, *, stdin: bytes | int, stdout: int | None = None, limits: Limits) -> Ended:
-    """Runs a program under bubblewrap. OSError: no process or no memory for it.
+def confine(command: Command, *, stdin: bytes | int, stdout: int | None = None, limits: Limits) -> RunResult:
+    """Runs a command under bubblewrap. OSError: no process or no memory for it.
+
+    It writes to files in memory, whose size the kernel limits.
 
     stdin: what it reads, or the file descriptor that it reads from, which is closed here.
-    stdout: the file descriptor that it writes to, closed here too; None to read what it writes.
+    stdout: the file descriptor that it writes to, closed here too; None to give what it writes.
     """
-    with contextlib.ExitStack() as stack:
-        fds: list[int] = []
+    start = time.monotonic()
+    with contextlib.ExitStack() as stack, contextlib.ExitStack() as pipes:
 
-        def owned(fd: int) -> int:
+        def kept(fd: int) -> int:
             stack.callback(os.close, fd)
             return fd
 
-        def opened(content: bytes) -> str:
-            fds.append(owned(_in_memory(content)))
+        def passed(content: bytes) -> str:
+            fds.append(kept(_in_memory(content)))
             return str(fds[-1])
 
-        stdin_fd = owned(stdin if isinstance(stdin, int) else _in_memory(stdin))
-        if stdout is not None:
-            owned(stdout)
-        options = [*_NAMESPACES, *_system(compiler=program.compiler)]
-        files = dict(program.files)
+        for fd in (stdin, stdout):
+            if isinstance(fd, int):
+                pipes.callback(os.close, fd)
+        report, printed, errors = (kept(os.memfd_create("sandbox")) for _ in range(3))
+        fds = [report]
+        options = ["--json-status-fd", str(report), *_NAMESPACES, *_system(compiler=command.compiler)]
+        files = dict(command.files)
         if any(b"/dev/stdin" in content for content in files.values()):  # there is no /proc for it to lead to
             files["/dev/stdin"] = b"" if isinstance(stdin, int) else stdin
         for path, content in files.items():
-            options += ["--perms", "0555", "--file", opened(content), path]
-        options += ["--remount-ro", "/", "--chdir", "/tmp" if program.compiler else "/home"]
-        options += ["--seccomp", opened(_filter(processes=program.compiler))]
-        options += ["--", *_rlimits(limits, program), *program.words]
-        return execute(
-            _bubblewrap(),
-            options=options,
-            stdin=stdin_fd,
-            stdout=stdout,
+            options += ["--perms", "0555", "--file", passed(content), path]
+        options += ["--remount-ro", "/", "--chdir", "/tmp" if command.compiler else "/home"]
+        options += ["--seccomp", passed(_filter(processes=command.compiler))]
+        options += ["--", *_rlimits(limits, command), *command.words]
+        with subprocess.Popen(
+            [*_bubblewrap(), *options],
+            stdin=stdin if isinstance(stdin, int) else kept(_in_memory(stdin)),
+            stdout=printed if stdout is None else stdout,
+            stderr=errors,
             pass_fds=fds,
-            release=stack.close,
-            seconds=5.0 + 5.0 * limits.cpu_seconds if limits.seconds is None else limits.seconds,
-            limit=limits.output_kb << 10,
-        )
+            env={},
+        ) as process:
+            pipes.close()
+            seconds = 5.0 + 5.0 * limits.cpu_seconds if limits.seconds is None else limits.seconds
+            in_time = wait_for(process, report, seconds=seconds)
+        limit, ran = limits.output_kb << 10, time.monotonic() - start
+        output, said = os.pread(printed, limit, 0), os.pread(errors, limit, 0)
+        status = status_of(read_report(report, "exit-code"), said, was_killed=ran >= limits.cpu_seconds)
+        if any(os.fstat(fd).st_size > limit for fd in (printed, errors)):
+            status = "output"
+        elif not in_time:
+            status = "time"
+        return RunResult(status, output, said, ran)
 
 
 def interpreter() -> str:
@@ -110,56 +120,65 @@ def find(name: str) -> str:
     """Path of a program of the system. SandboxUnavailable: it is not on PATH."""
     path = shutil.which(name)
     if path is None:
-        raise SandboxUnavailable(f"{TITLE}: {name} is not on PATH. {_PACKAGES[name]}")
+        raise SandboxUnavailable(f"{TITLE}: {name} is not on PATH. {_ADVICE[name]}")
     return os.path.realpath(path)
 
 
+_COMPILER = ("g++", "as", "ld")
+_COMPILER_FOLDERS = ("/usr/include", "/usr/local/include", "/usr/lib/gcc", "/usr/libexec/gcc")
 _UTILITIES = "Install util-linux (Debian or Ubuntu, as root: apt-get install util-linux)"
-_PACKAGES = {
+_ADVICE = {
     "bwrap": f"Install bubblewrap ({INSTALL})",
     **dict.fromkeys(("prlimit", "setpriv", "unshare"), _UTILITIES),
-    "sh": "A POSIX shell is needed",
-    "g++": "Install a C++ compiler (Debian or Ubuntu, as root: apt-get install g++)",
+    **dict.fromkeys(("sh", "cat"), "A POSIX shell is needed"),
+    **dict.fromkeys(_COMPILER, "Install a C++ compiler (Debian or Ubuntu, as root: apt-get install g++)"),
 }
 _NAMESPACES = (
     *("--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"),
     *("--uid", str(NOBODY), "--gid", str(NOBODY), "--hostname", "sandbox", "--cap-drop", "ALL"),
     *("--die-with-parent", "--new-session", "--clearenv"),
     *("--setenv", "PYTHONHASHSEED", "0"),  # equal order of sets in every run
-    *("--setenv", "MALLOC_ARENA_MAX", "1"),  # address space
+    *("--setenv", "MALLOC_ARENA_MAX", "1", "--setenv", "OPENBLAS_NUM_THREADS", "1"),  # address space
+    *("--setenv", "PYTHONPATH", "/box/packages"),
 )
 
 
 def _bubblewrap() -> list[str]:
     """The words up to "bwrap". Root becomes nobody first: the kernel exempts root from the limit on processes.
 
-    An interpreter in a folder that nobody may not enter (root's home, say) is first mounted where it can be found.
+    Folders that nobody may not enter (in root's home, say) are first mounted where they can be found.
     """
     if os.getuid() != 0:
         return [find("bwrap")]
     drop = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
     words = [find("setpriv"), *drop, find("bwrap")]
-    if _reachable():
-        return words
-    return [find("unshare"), "--mount", find("sh"), "-c", _STAGE_SCRIPT, "sh", _prefix(), *words]
+    folders = dict.fromkeys([_prefix(), *(os.path.dirname(path) for path in _packages())])
+    closed = [folder for folder in folders if not _is_open(folder)]
+    return (
+        [find("unshare"), "--mount", find("sh"), "-c", _STAGE_SCRIPT, "sh", *closed, "--", *words] if closed else words
+    )
 
 
 def _system(*, compiler: bool) -> Iterator[str]:
-    """Mounts: libraries, interpreter and four devices; no /proc, /sys, /etc, and nothing that can be written to."""
+    """Mounts: libraries and four devices; the interpreter with its packages, or the parts of g++. No /proc, /sys, /etc."""
     yield from ("--dir", "/home")
-    for path in ("/usr", "/lib", "/lib64", "/etc/ld.so.cache") if compiler else _libraries():
+    for path in (*_libraries(), *(_COMPILER_FOLDERS if compiler else ())):
         yield from ("--ro-bind-try", path, path)
     for path in _DEVICES:
         yield from ("--dev-bind", path, path)
+    yield from ("--ro-bind", find("prlimit"), find("prlimit"))
     if compiler:
+        for name in ("sh", "cat", *_COMPILER):
+            yield from ("--ro-bind", find(name), f"/usr/bin/{name}")
         yield from ("--tmpfs", "/tmp")
         return
-    yield from ("--ro-bind", find("prlimit"), find("prlimit"))
     visible, hidden = _python_paths()
     for path in visible:
-        yield from ("--ro-bind", path if _reachable() else f"{_STAGE}{path.removeprefix(_prefix())}", path)
+        yield from ("--ro-bind", _seen(path), path)
     for path in hidden:
         yield from ("--tmpfs", path, "--remount-ro", path)
+    for path in _packages():
+        yield from ("--ro-bind", _seen(path), f"/box/packages/{os.path.basename(path)}")
 
 
 @functools.cache
@@ -186,27 +205,40 @@ def _python_paths() -> tuple[list[str], list[str]]:
     return [interpreter(), *visible], sorted(hidden)
 
 
+@functools.cache
+def _packages() -> list[str]:
+    """The folders of the packages that programs may import, as far as they are installed."""
+    spec = importlib.util.find_spec("numpy"), importlib.util.find_spec("sortedcontainers")
+    parents = dict.fromkeys(os.path.dirname(os.path.dirname(os.path.realpath(str(one.origin)))) for one in spec if one)
+    return [path for parent in parents for name in _PACKAGES if os.path.isdir(path := f"{parent}/{name}")]
+
+
 def _prefix() -> str:
     return os.path.realpath(sys.base_prefix)
 
 
 @functools.cache
-def _reachable() -> bool:
-    """Whether the user that bubblewrap runs as may enter every folder above the interpreter's own."""
-    return os.getuid() != 0 or all(parent.stat().st_mode & 0o001 for parent in Path(_prefix()).parents)
+def _is_open(path: str) -> bool:
+    """Whether the user that bubblewrap runs as may enter every folder above a path."""
+    return os.getuid() != 0 or all(parent.stat().st_mode & 0o001 for parent in Path(path).parents)
 
 
-def _rlimits(limits: Limits, program: Program) -> Sequence[str]:
+def _seen(path: str) -> str:
+    """Where bubblewrap finds a path."""
+    return path if _is_open(path) else _STAGE + path
+
+
+def _rlimits(limits: Limits, command: Command) -> Sequence[str]:
     """prlimit and its options. It runs inside: the limit on processes counts those of the innermost user namespace."""
     return (
         find("prlimit"),
         # SIGXCPU, and SIGKILL a second later for programs that catch it
         f"--cpu={limits.cpu_seconds}:{limits.cpu_seconds + 1}",
         f"--as={limits.memory_mb << 20}",
-        f"--stack={program.stack_mb << 20}",
+        f"--stack={command.stack_mb << 20}",
         f"--nproc={_THREADS}",
         f"--nofile={_OPEN_FILES}",
-        f"--fsize={_COMPILER_FILE_BYTES if program.compiler else 0}",
+        f"--fsize={(limits.output_kb << 10) + 1}",  # of what it prints: no other file can be written to
         "--core=0",
         "--memlock=65536",
         "--sigpending=256",

@@ -7,7 +7,7 @@ import re
 import sys
 
 from r1jax.rewards.sandbox import bubblewrap
-from r1jax.rewards.sandbox.bubblewrap import TITLE, Limits, Program, SandboxUnavailable, confine, interpreter
+from r1jax.rewards.sandbox.bubblewrap import TITLE, Command, Limits, SandboxUnavailable, confine, interpreter
 
 _LIMITS = Limits(cpu_seconds=5, seconds=60.0, memory_mb=256, output_kb=64)
 _OLDEST_KERNEL = (5, 14)  # since then the limit on processes counts those of one user namespace
@@ -31,7 +31,7 @@ print(json.dumps({
     "processes": fails(os.fork),
     "network": libc.socket(2, 1, 0) == -1,
     "namespaces": libc.unshare(0x10000000) == -1,
-    "writable": [path for path in ("/", "/home", "/dev", "/box", "/tmp") if os.access(path, os.W_OK)],
+    "writable": [path for path in ("/", "/home", "/dev", "/box", "/tmp", "/box/packages") if os.access(path, os.W_OK)],
     "new privileges": libc.prctl(39, 0, 0, 0, 0),
     "limits": [resource.getrlimit(kind) for kind in (
         resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_NPROC, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE)],
@@ -41,7 +41,7 @@ _PROMISED = {
     "user": [bubblewrap.NOBODY] * 4,
     "parent": 1,
     "host": "sandbox",
-    "environment": ["MALLOC_ARENA_MAX", "PYTHONHASHSEED"],
+    "environment": ["MALLOC_ARENA_MAX", "OPENBLAS_NUM_THREADS", "PYTHONHASHSEED", "PYTHONPATH"],
     "home": [],
     "descriptors": [0, 1, 2],
     "processes": True,
@@ -49,7 +49,7 @@ _PROMISED = {
     "namespaces": True,
     "writable": [],
     "new privileges": 1,
-    "limits": [[5, 6], [256 << 20] * 2, [64] * 2, [0, 0], [0, 0]],
+    "limits": [[5, 6], [256 << 20] * 2, [64] * 2, [(64 << 10) + 1] * 2, [0, 0]],
 }
 _ROOT = {"box", "dev", "etc", "home", "usr", "lib", "lib32", "lib64"}
 _FORBIDDEN = (
@@ -66,17 +66,17 @@ def find_problem() -> str | None:
     version = re.match(r"(\d+)\.(\d+)", kernel)
     if version is None or (int(version[1]), int(version[2])) < _OLDEST_KERNEL:
         return f"{TITLE}: it needs Linux 5.14 or later, this is {kernel}"
-    program = Program((interpreter(), "-s", "-P", "-B", "/box/main.py"), {"/box/main.py": _PROGRAM.encode()})
+    command = Command((interpreter(), "-s", "-P", "-B", "/box/main.py"), {"/box/main.py": _PROGRAM.encode()})
     try:
-        ended = confine(program, stdin=b"", limits=_LIMITS)
+        ended = confine(command, stdin=b"", limits=_LIMITS)
     except SandboxUnavailable as error:
         return str(error)
     except (OSError, RuntimeError) as error:
         return f"{TITLE}, and it does not start: {error}"
-    message = ended.stderr.decode("utf-8", "replace").strip()
-    if ended.reason != "exit" or ended.code != 0:
+    message = ended.stderr.strip()
+    if ended.status != "ok":
         advice = f"{_FORBIDDEN}." if "namespace" in message or "uid map" in message else f"({bubblewrap.INSTALL}.)"
-        return f"{TITLE}, and bubblewrap fails: {message or ended.reason}. {advice}"
+        return f"{TITLE}, and bubblewrap fails: {message or ended.status}. {advice}"
     try:
         seen = json.loads(ended.stdout)
         broken = [name for name, value in _PROMISED.items() if seen[name] != value]

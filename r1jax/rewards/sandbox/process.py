@@ -1,168 +1,135 @@
-"""Runs one command with bounded output and a deadline, and says how it ended."""
+"""Waits for a sandbox to end, and says how it did."""
 
 import contextlib
 import dataclasses
 import json
 import os
-import selectors
+import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
-_CHUNK = 1 << 16
 _TICK = 0.5  # seconds
+_NOT_PYTHON = ("SyntaxError", "IndentationError", "TabError")
 _GONE_SECONDS = 10.0  # how long the kernel may take to end what was killed
 
 
 @dataclasses.dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
+class RunResult:
+    """How a run ended.
 
-    reason: str  # "exit", "time", "output", or "sandbox": the program was not started or its end is not known
-    code: int  # exit code of the program; 128 + n where signal n ended it; only for reason "exit"
-    stdout: bytes  # at most the limit
-    stderr: bytes  # at most the limit; bubblewrap's own message for reason "sandbox"
-    seconds: float  # wall time
+    status: "ok" (exit code 0); "exit" (another code); "signal" (ended by one, or by a code from 129 to 192); "time", "cpu",
+        "memory", "output" (beyond that limit; "memory" as the program's own last words tell); "compile" (never ran);
+        "sandbox" (no fault of the program's: bubblewrap failed).
+    """
+
+    status: str
+    printed: bytes  # on stdout, cut at the limit
+    errors: bytes  # on stderr, likewise; the compiler's for "compile", bubblewrap's for "sandbox"
+    seconds: float = dataclasses.field(compare=False)  # wall time
+
+    @property
+    def stdout(self) -> str:
+        """What it printed, undecodable bytes replaced."""
+        return self.printed.decode("utf-8", "replace")
+
+    @property
+    def stderr(self) -> str:
+        """As ``stdout``."""
+        return self.errors.decode("utf-8", "replace")
 
 
-def execute(
-    command: Sequence[str],
-    *,
-    options: Sequence[str],
-    stdin: int,
-    stdout: int | None = None,
-    pass_fds: Sequence[int],
-    release: Callable[[], None],
-    seconds: float,
-    limit: int,
-) -> Ended:
-    """Runs bubblewrap.
+def status_of(code: int | None, errors: bytes, *, was_killed: bool) -> str:
+    """The status of a run that kept to its wall time and output: by its exit code (None: not known) and last words.
+
+    was_killed: where SIGKILL ended it, the limit on CPU time may have sent it.
+    """
+    if code is None:
+        return "sandbox"
+    if code == 0:
+        return "ok"
+    number = code - 128
+    if number == signal.SIGXCPU or (number == signal.SIGKILL and was_killed):
+        return "cpu"
+    last_words = errors[-4096:].decode("utf-8", "replace").strip()
+    if "MemoryError" in last_words or "std::bad_alloc" in last_words:
+        return "memory"
+    if last_words.rpartition("\n")[2].startswith(_NOT_PYTHON) and "Traceback (most recent call last)" not in last_words:
+        return "compile"
+    return "signal" if 0 < number <= 64 else "exit"
+
+
+def wait_for(process: subprocess.Popen, report: int, *, seconds: float) -> bool:
+    """Waits until bubblewrap and all in it are gone; False where all were killed after so many seconds of wall time.
+
+    A time when nothing at all ran (suspension), or when the program stood in line for a processor (a busy machine), does not
+    count.
 
     Args:
-        command: the words up to and including "bwrap".
-        options: bubblewrap's options and the program's words.
-        stdin, stdout: file descriptors of the program; stdout=None to read what it writes.
-        pass_fds: file descriptors that the options name.
-        release: called once the process has them, to close all of these.
-        seconds: wall time, less what was spent in line for a processor, after which everything is killed.
-        limit: bytes of stdout, and of stderr, after which everything is killed.
+        report: the file that bubblewrap reports to.
     """
-    start = time.monotonic()
-    status_read, status_write = os.pipe()
+    in_time, left, last, excused = True, seconds, time.monotonic(), 0.0
     try:
-        process = subprocess.Popen(
-            [*command, "--json-status-fd", str(status_write), *options],
-            stdin=stdin,
-            stdout=subprocess.PIPE if stdout is None else stdout,
-            stderr=subprocess.PIPE,
-            pass_fds=[*pass_fds, status_write],
-            env={},
-            bufsize=0,
-        )
-    except BaseException:
-        os.close(status_read)
-        raise
-    finally:
-        os.close(status_write)
-        release()
-    assert process.stderr is not None
-    with process, os.fdopen(status_read, "rb", buffering=0) as status, contextlib.ExitStack() as stack:
-        limits = {status: _CHUNK, process.stderr: limit}
-        if process.stdout is not None:
-            limits[process.stdout] = limit
-        watch = _Watch(process, status, limits, stack)
-        try:
-            outcome, read = watch.drain(seconds)
-        finally:
-            watch.kill()
-    code = _report(bytes(read[status]), "exit-code")
-    if outcome == "exit" and code is None:
-        outcome = "sandbox"
-    printed = bytes(read[process.stdout]) if process.stdout is not None else b""
-    return Ended(outcome, code or 0, printed, bytes(read[process.stderr]), time.monotonic() - start)
-
-
-class _Watch:
-    """Reads the pipes of a sandbox until they are closed and its first process, and so all of it, is gone."""
-
-    def __init__(self, process: subprocess.Popen, status: BinaryIO, limits: dict, stack: contextlib.ExitStack):
-        self._process, self._status, self._limits, self._stack = process, status, limits, stack
-        self._first: int | None = None  # pidfd of process 1 in the sandbox
-        self._pids = [process.pid]
-        self._selector = stack.enter_context(selectors.DefaultSelector())
-
-    def kill(self) -> None:
-        self._process.kill()
-        if self._first is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._first, signal.SIGKILL)
-
-    def drain(self, seconds: float) -> tuple[str, dict]:
-        """The reason and what was read from each pipe. A time when nothing at all ran (suspension), or when the program stood
-        in line for a processor (a busy machine), does not count."""
-        outcome, left, last, excused = "exit", seconds, time.monotonic(), 0.0
-        parts = {pipe: bytearray() for pipe in self._limits}
-        for pipe in parts:
-            self._selector.register(pipe, selectors.EVENT_READ)
-        while self._selector.get_map():
-            ready = self._selector.select(max(0.0, min(left, _TICK)))
+        while not _is_gone(process.pid, max(0.0, min(left, _TICK))):
             now = time.monotonic()
             left, last = left - min(now - last, 2 * _TICK), now
-            ending = outcome
-            for key, _ in ready:
-                if key.fd == self._first:
-                    self._selector.unregister(key.fd)
-                    with contextlib.suppress(ChildProcessError):  # a child only where this is the container's process 1
-                        os.waitid(os.P_PIDFD, key.fd, os.WEXITED | os.WNOHANG)
-                elif not (chunk := os.read(key.fd, _CHUNK)):
-                    self._selector.unregister(key.fileobj)
-                else:
-                    room = self._limits[key.fileobj] - len(parts[key.fileobj])
-                    parts[key.fileobj] += chunk[:room]
-                    ending = "output" if len(chunk) > room else ending
-            self._find_first(parts[self._status])
-            if left <= 0.0 and ending == outcome == "exit":
-                waited = self._waited()
+            if left <= 0.0 and in_time:
+                waited = _waited(process.pid, report)
                 left, excused = left + waited - excused, waited
-            if left <= 0.0 and ending == "exit":
-                ending = "time"
-            elif left <= 0.0:
-                raise RuntimeError(f"the kernel did not end a killed program within {_GONE_SECONDS:.0f} s")
-            if ending != outcome == "exit":
-                outcome, left = ending, _GONE_SECONDS
-                self.kill()
-        return outcome, parts
-
-    def _waited(self) -> float:
-        """Seconds that bubblewrap's processes and the program's first thread have stood in line for a processor."""
-        total = 0
-        with contextlib.suppress(OSError):  # one of them is gone
-            last = self._pids[-1]
-            program = Path(f"/proc/{last}/task/{last}/children").read_text().split() if len(self._pids) > 1 else []
-            for pid in (*self._pids, *program[:1]):
-                total += int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
-        return total / 1e9
-
-    def _find_first(self, state: bytearray) -> None:
-        pid = _report(bytes(state), "child-pid") if self._first is None else None
-        if pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._first = os.pidfd_open(pid)
-                self._pids.append(pid)
-                self._stack.callback(os.close, self._first)
-                self._selector.register(self._first, selectors.EVENT_READ)
+            if left <= 0.0:
+                if not in_time:
+                    raise RuntimeError(f"the kernel did not end a killed program within {_GONE_SECONDS:.0f} s")
+                in_time, left = False, _GONE_SECONDS
+                _kill(process, report)
+    except BaseException:
+        _kill(process, report)
+        raise
+    process.wait()
+    first = read_report(report, "child-pid")
+    if first is not None and not _is_gone(first, _GONE_SECONDS):
+        raise RuntimeError(f"process {first} of a sandbox did not end with it within {_GONE_SECONDS:.0f} s")
+    return in_time
 
 
-def _report(state: bytes, name: str) -> int | None:
+def read_report(report: int, name: str) -> int | None:
     """A number in bubblewrap's report, a JSON object a line; None where there is none."""
-    for line in state.splitlines():
-        try:
-            number = json.loads(line).get(name)
-        except ValueError:  # cut short: bubblewrap was killed, or has not yet written all of it
-            continue
-        if number is not None:
-            return int(number)
+    for line in os.pread(report, 1 << 16, 0).splitlines():
+        with contextlib.suppress(ValueError):  # cut short: bubblewrap was killed, or has not yet written all of it
+            if name in (entry := json.loads(line)):
+                return int(entry[name])
     return None
+
+
+def _kill(process: subprocess.Popen, report: int) -> None:
+    """Kills the first process in the sandbox and so all of it, of which bubblewrap takes note and ends; or bubblewrap itself."""
+    first = read_report(report, "child-pid")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid if first is None else first, signal.SIGKILL)
+
+
+def _is_gone(pid: int, seconds: float) -> bool:
+    """Whether a process ends within some seconds; one that is not there has ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(1e3 * seconds))
+    finally:
+        os.close(descriptor)
+
+
+def _waited(pid: int, report: int) -> float:
+    """Seconds that bubblewrap's processes and the program's first thread have stood in line for a processor."""
+    total = 0
+    with contextlib.suppress(OSError):  # one of them is gone
+        first = read_report(report, "child-pid")
+        pids = [pid] if first is None else [pid, first]
+        if first is not None:
+            pids += Path(f"/proc/{first}/task/{first}/children").read_text().split()[:1]
+        for each in pids:
+            total += int(Path(f"/proc/{each}/schedstat").read_text().split()[1])
+    return total / 1e9

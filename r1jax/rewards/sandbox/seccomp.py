@@ -1,14 +1,15 @@
 """The seccomp filter of the sandbox: a classic BPF program, assembled here, that refuses system calls.
 
 Refused with EPERM: starting another process, other namespaces, tracing and reading other processes, mounting, kernel
-keys, io_uring, BPF, userfaultfd, sockets (socketpair stays), System V and POSIX message queues and shared memory, and
-memfd: memory that no rlimit of the process counts. ``clone3`` and every call newer than this table give ENOSYS, which the
-C library answers with an older call. A call of another architecture (32-bit, say) kills the program.
+keys, io_uring, BPF, userfaultfd, sockets (socketpair stays, with buffers of the default size), memory that no rlimit of the
+process counts, what reaches others through a file or device that they use too (locks, time stamps, watches), and another
+priority: idle threads could stretch the wall time. ``clone3`` and every call newer than this table give ENOSYS, which the C
+library answers with an older call. A call of another architecture (32-bit, say) kills the program.
 """
 
 import struct
 
-ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_* of linux/audit.h
+AUDIT_NUMBERS = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_* of linux/audit.h
 
 # Names are those of Linux; numbers are x86_64's and aarch64's, "-" where there is no such call, one where both are alike.
 _DENIED = {
@@ -32,7 +33,14 @@ _DENIED = {
         """,
     "memory that the limits do not count": """
         memfd_create 319 279, memfd_secret 447, shmget 29 194, shmat 30 196, semget 64 190, msgget 68 186,
-        mq_open 240 180
+        mq_open 240 180, setsockopt 54 208, sendmsg 46 211, sendmmsg 307 269
+        """,
+    "files and devices of others": """
+        flock 73 32, utime 132 -, utimes 235 -, futimesat 261 -, utimensat 280 88, inotify_init 253 -,
+        inotify_init1 294 26, inotify_add_watch 254 27
+        """,
+    "priority": """
+        sched_setparam 142 118, sched_setscheduler 144 119, sched_setattr 314 274, setpriority 141 140, ioprio_set 251 30
         """,
     "the machine's administration": """
         syslog 103 116, acct 163 89, reboot 169 142, kexec_load 246 104, kexec_file_load 320 294, init_module 175 105,
@@ -43,13 +51,15 @@ _DENIED = {
 }
 _FORKS = "fork 57 -, vfork 58 -"
 _CLONE = (56, 220)
-_IOCTL = (16, 29)
 _CLONE3 = 435
+_REFUSED_COMMANDS = {  # second argument of ioctl: typing into a terminal; of fcntl: locks, leases, watches, larger pipes
+    (16, 29): (0x5412, 0x541C),
+    (72, 25): (6, 7, 37, 38, 1024, 1026, 1031),
+}
 _NEWEST = 450
 
 _CLONE_THREAD = 0x00010000
 _CLONE_NEW = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
-_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # typing into a terminal
 
 _LOAD, _JUMP_EQUAL, _JUMP_GREATER, _JUMP_BITS, _RETURN = 0x20, 0x15, 0x25, 0x45, 0x06
 _NUMBER, _ARCHITECTURE, _ARGUMENT_0, _ARGUMENT_1 = 0, 4, 16, 24  # offsets in struct seccomp_data, little endian
@@ -61,31 +71,32 @@ def make_filter(machine: str, *, processes: bool) -> bytes:
     """The filter as an array of ``struct sock_filter``, for ``bwrap --seccomp``.
 
     Args:
-        machine: as ``os.uname().machine`` gives it, a key of ``ARCHITECTURES``.
+        machine: as ``os.uname().machine`` gives it, a key of ``AUDIT_NUMBERS``.
         processes: the program may start processes (a compiler does); threads are always allowed.
 
     Raises:
         ValueError: another machine.
     """
-    if machine not in ARCHITECTURES:
-        raise ValueError(f"no seccomp filter for {machine}; there is one for {', '.join(ARCHITECTURES)}")
-    column = list(ARCHITECTURES).index(machine)
+    if machine not in AUDIT_NUMBERS:
+        raise ValueError(f"no seccomp filter for {machine}; there is one for {', '.join(AUDIT_NUMBERS)}")
+    column = list(AUDIT_NUMBERS).index(machine)
     table = ",".join([*_DENIED.values(), *([] if processes else [_FORKS])])
     numbers = [call.split()[(1, -1)[column]] for call in table.split(",")]
     clone = [(_LOAD, 0, 0, _ARGUMENT_0), (_JUMP_BITS, 0, 1, _CLONE_NEW), _give(_EPERM)]
     clone += [] if processes else [(_JUMP_BITS, 1, 0, _CLONE_THREAD), _give(_EPERM)]
-    ioctl = [(_LOAD, 0, 0, _ARGUMENT_1)]
-    for request in (_TIOCSTI, _TIOCLINUX):
-        ioctl += [(_JUMP_EQUAL, 0, 1, request), _give(_EPERM)]
+    commands = []
+    for calls, refused in _REFUSED_COMMANDS.items():
+        steps = [(_LOAD, 0, 0, _ARGUMENT_1), *(step for command in refused for step in _when(command, [_give(_EPERM)]))]
+        commands += _when(calls[column], [*steps, _give(_ALLOW)])
     program = [
         (_LOAD, 0, 0, _ARCHITECTURE),
-        (_JUMP_EQUAL, 1, 0, ARCHITECTURES[machine]),
+        (_JUMP_EQUAL, 1, 0, AUDIT_NUMBERS[machine]),
         _give(_KILL),
         (_LOAD, 0, 0, _NUMBER),
         (_JUMP_GREATER, 0, 1, _NEWEST),
         _give(_ENOSYS),
         *_when(_CLONE[column], [*clone, _give(_ALLOW)]),
-        *_when(_IOCTL[column], [*ioctl, _give(_ALLOW)]),
+        *commands,
         *_when(_CLONE3, [_give(_ENOSYS)]),
         *(step for number in numbers if number != "-" for step in _when(int(number), [_give(_EPERM)])),
         _give(_ALLOW),

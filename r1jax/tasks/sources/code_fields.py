@@ -2,7 +2,7 @@ r"""Programming problems: from the published fields to the question and the colu
 
     humaneval      task_id, prompt, entry_point, canonical_solution, test
     mbpp           text, code, test_list, test_setup_code, challenge_test_list; "sanitized": prompt, code, test_imports,
-                   test_list
+                   test_list; EvalPlus: these and test
     livecodebench  question_content, starter_code, public_test_cases, private_test_cases, metadata
     codeforces     title, description, input_format, output_format, examples, note, official_tests, time_limit,
                    memory_limit, generated_checker, input_mode, executable, ... (open-r1/codeforces)
@@ -17,10 +17,10 @@ import binascii
 import json
 import math
 import pickletools
+import re
 import zlib
 from typing import Any
 
-from r1jax.rewards import inside
 from r1jax.tasks.sources.rows import Fields, Row
 
 FUNCTION_PROMPT = (
@@ -33,7 +33,7 @@ _IMPORTED = (
     *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
     *("itertools", "functools", "operator", "io", "sys", "json", "builtins", "typing"),
 )
-# What the official runner puts before a function, whose type hints need it.
+# What the official runner puts before a program, or a function, whose type hints need it.
 _PRELUDE = "".join(f"from {name} import *\nimport {name}\n" for name in _IMPORTED) + "sys.setrecursionlimit(50000)\n"
 MAX_BYTES = 2**30
 _TEXT = frozenset({"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"})
@@ -73,6 +73,8 @@ def _mbpp_names(row: Row) -> set[str]:
 def _mbpp(row: Row) -> tuple[str, dict[str, Any]]:
     setup, tests = row.get("test_setup_code", default=""), row.items("test_list")
     asserts = [*row.items("test_imports", or_none=True), setup, *tests, *row.items("challenge_test_list", or_none=True)]
+    if row.get("test"):  # EvalPlus
+        asserts = [row.text("test")]
     return "", {"tests": {"asserts": "\n".join(asserts), "function": min(_mbpp_names(row))}}
 
 
@@ -95,7 +97,7 @@ def _livecodebench(row: Row) -> tuple[str, dict[str, Any]]:
         raise row.error("public_test_cases", f"and the private ones must be of one type; they are {sorted(kinds)}")
     if kinds == {"stdin"}:
         stdin = [{"input": case["input"], "output": case["output"]} for case in cases]
-        return "", {"tests": {"stdin": stdin, **_LIVECODEBENCH}}
+        return "", {"tests": {"stdin": stdin, "prelude": _PRELUDE, **_LIVECODEBENCH}}
     name = row.parsed("metadata").get("func_name")
     if not name:
         raise row.error("metadata", "must name the function as 'func_name'")
@@ -164,6 +166,9 @@ def _codeforces_question(row: Row) -> str:
     return "\n\n".join(parts)
 
 
+_CPP = re.compile(r"^#include *[<\"]", re.MULTILINE)
+
+
 def _codeforces_skip(row: Row) -> str | None:
     reasons = {
         "without a description": not row.get("description"),
@@ -183,12 +188,13 @@ def _codeforces(row: Row) -> tuple[str, dict[str, Any]]:
         raise row.error("official_tests", "must be a list of at least one test with the texts 'input' and 'output'")
     tests = {
         "stdin": stdin,
+        "compare": "tokens",
         "cpu_seconds": math.ceil(row.get("time_limit", default=2.0)),
         "memory_mb": max(64, int(row.get("memory_limit", default=256))),
     }
     checker = row.get("generated_checker")
     if checker:
-        tests["checker"] = inside.source_of("codeforces_checker").replace('SOURCE = ""', f"SOURCE = {checker!r}")
+        tests |= {"checker": checker, "checker_kind": "testlib" if _CPP.search(checker) else "codeforces"}
     rating = row.get("rating")
     return "", {"tests": tests} if rating is None else {"tests": tests, "rating": rating}
 

@@ -40,8 +40,7 @@ def fake_bubblewrap(folder: Path, monkeypatch, script: str, *, names=("bwrap", "
 def test_without_its_tools_nothing_is_run(tmp_path, monkeypatch, fresh_probe, present, words):
     fake_bubblewrap(tmp_path, monkeypatch, "", names=present)
     for call in (
-        lambda: sandbox.run(f"open({str(tmp_path / 'ran')!r}, 'w')"),
-        lambda: sandbox.run_many([{"source": ""}]),
+        lambda: sandbox.run_source(f"open({str(tmp_path / 'ran')!r}, 'w')"),
         lambda: sandbox.prepare(""),
         sandbox.require,
     ):
@@ -54,7 +53,7 @@ def test_where_user_namespaces_are_forbidden_nothing_is_run(tmp_path, monkeypatc
     message = "bwrap: No permissions to create new namespace, likely because the kernel does not allow it"
     fake_bubblewrap(tmp_path, monkeypatch, f"sys.exit({message!r})")
     with pytest.raises(sandbox.SandboxUnavailable, match="No permissions.*User namespaces are forbidden.*seccomp"):
-        sandbox.run("print(1)")
+        sandbox.run_source("print(1)")
 
 
 def test_a_bubblewrap_that_confines_nothing_is_found_out(tmp_path, monkeypatch, fresh_probe):
@@ -81,7 +80,7 @@ def test_a_bubblewrap_that_confines_nothing_is_found_out(tmp_path, monkeypatch, 
         sandbox.SandboxUnavailable,
         match="leaks here: user.*parent: 99.*host.*descriptors.*processes.*network.*writable.*limits.*srv",
     ):
-        sandbox.run("print(1)")
+        sandbox.run_source("print(1)")
 
 
 def test_an_old_kernel_is_refused(monkeypatch, fresh_probe):

@@ -30,8 +30,8 @@ ALLOW, EPERM, ENOSYS, KILL = 0x7FFF0000, 0x50001, 0x50026, 0x80000000
 @pytest.mark.parametrize("processes", [False, True])
 def test_the_filter_decides_as_its_table_says(machine, processes):
     program = seccomp.make_filter(machine, processes=processes)
-    arch = seccomp.ARCHITECTURES[machine]
-    column = list(seccomp.ARCHITECTURES).index(machine)
+    arch = seccomp.AUDIT_NUMBERS[machine]
+    column = list(seccomp.AUDIT_NUMBERS).index(machine)
 
     def verdict(*numbers, arguments=(0, 0)):
         return decide(program, arch=arch, number=numbers[column], arguments=arguments)

@@ -66,6 +66,7 @@ def test_mbpp_in_both_forms():
     }
     _, tests = mapped("mbpp", SANITIZED)
     assert tests == {"asserts": "import math\n\nassert math.isclose(halve(2), 1)", "function": "halve"}
+    assert mapped("mbpp", {**SANITIZED, "test": "assert halve(4) == 2"})[1]["asserts"] == "assert halve(4) == 2"
     pair = {**MBPP, "code": "class Pair: ...\ndef twice(n): ...", "test_list": ["assert twice(Pair()) == 4"]}
     assert fields_of("mbpp").skip(Row(pair, where="F")) == "whose tests do not call one function of the solution"
     assert fields_of("mbpp").skip(Row(MBPP, where="F")) is None
@@ -74,8 +75,10 @@ def test_mbpp_in_both_forms():
 def test_livecodebench_programs():
     question, tests = mapped("livecodebench", LIVECODEBENCH)
     assert question.endswith("reads from standard input and writes to standard output.")
+    assert "from heapq import *\n" in tests["prelude"]
     assert tests == {
         "stdin": [{"input": "1 2\n", "output": "3\n"}, {"input": "5 5\n", "output": "10\n"}],
+        "prelude": tests["prelude"],
         "cpu_seconds": 6,
         "memory_mb": 1024,
     }
@@ -100,10 +103,12 @@ def test_codeforces():
         "# Own problem\n\nPrint any number above n.\n\n## Input\nA number n.\n\n## Output\nA number.\n\n"
         "## Example\nInput:\n1\nOutput:\n2\n\nTime limit: 1.5 s. Memory limit: 256.0 MB."
     )
-    checker = tests.pop("checker")
-    assert tests == {"stdin": CODEFORCES["official_tests"], "cpu_seconds": 2, "memory_mb": 256}
-    assert repr(CODEFORCES["generated_checker"]) in checker
-    assert "checker" not in mapped("codeforces", {**CODEFORCES, "generated_checker": None})[1]
+    checker = {"checker": CODEFORCES["generated_checker"], "checker_kind": "codeforces"}
+    plain = {"stdin": CODEFORCES["official_tests"], "compare": "tokens", "cpu_seconds": 2, "memory_mb": 256}
+    assert tests == plain | checker
+    assert mapped("codeforces", {**CODEFORCES, "generated_checker": None})[1] == plain
+    cpp = {"checker": '#include "testlib.h"\nint main() {}', "checker_kind": "testlib"}
+    assert mapped("codeforces", {**CODEFORCES, "generated_checker": cpp["checker"]})[1] == plain | cpp
 
 
 @pytest.mark.parametrize(

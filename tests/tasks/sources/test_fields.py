@@ -148,7 +148,7 @@ def test_ifeval_keeps_the_instructions_and_drops_nulls():
     )
     skip = DATASETS["ifeval"].skip
     assert skip(Row(IFEVAL, where="F")) is None
-    other = {**IFEVAL, "instruction_id_list": ["language:response_language", "punctuation:no_comma"]}
+    other = {**IFEVAL, "instruction_id_list": ["language:new", "punctuation:no_comma"]}
     assert skip(Row(other, where="F")) == "with an instruction that has no checker"
 
 

@@ -89,6 +89,11 @@ SUITES: dict[str, dict[str, Any]] = {
         "asserts": "assert common((1, 2, 3), (2, 3, 4)) == (2, 3)\nassert set(common((5,), (6,))) == set()\n"
         "try:\n    common(None, (1,))\nexcept TypeError:\n    pass\nelse:\n    raise AssertionError\n",
     },
+    # assertions over iterators of the function
+    "is_even": {
+        "function": "is_even",
+        "asserts": "assert all(map(is_even, [2, 4]))\nassert not any(map(is_even, [1, 3]))\n",
+    },
 }
 SUITES = {name: _COMMON | suite for name, suite in SUITES.items()}
 
