@@ -20,7 +20,7 @@ from r1jax.rewards.accuracy import graded_by
 from r1jax.rewards.equivalence.answer import equivalent
 from r1jax.rewards.equivalence.value import UndecidedError
 from r1jax.rewards.workers import WorkerPool
-from r1jax.text.response import boxed, boxed_answer, is_cut_off, parse, summary_of
+from r1jax.text.response import is_cut_off, marked_answer, parse, summary_of
 
 _TAIL_CHARS = 65536
 _UNBOXED_CHARS = 200
@@ -92,9 +92,9 @@ def extract(text: str, *, prompt: str = "") -> str | None:
     part, is_marked = part[-_TAIL_CHARS:], "</think>" in text
     if "<answer>" in part or "</answer>" in part:
         part, is_marked = parse(part).answer or "", True
-    box = boxed_answer(part)
-    if box is not None:
-        return box
+    marked = marked_answer(part)
+    if marked is not None:
+        return marked
     is_answer = is_marked and 0 < len(part) <= _UNBOXED_CHARS and "\\boxed" not in part
     return part if is_answer else None
 
@@ -116,8 +116,8 @@ def _pool() -> WorkerPool:
 def _reference(answer: Any) -> str:
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
         return ""
-    inside = boxed(answer) if isinstance(answer, str) else None
-    return str(answer) if inside is None else inside
+    marked = marked_answer(answer) if isinstance(answer, str) else None
+    return str(answer) if marked is None else marked
 
 
 def _verdicts(pairs: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], bool | Exception]:

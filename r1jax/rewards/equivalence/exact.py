@@ -24,7 +24,7 @@ def _bounded(value: Fraction) -> Fraction:
     return value
 
 
-def evaluate(node: Node, point: Mapping[str, Fraction]) -> Fraction:
+def rational_value(node: Node, point: Mapping[str, Fraction]) -> Fraction:
     """The value where the names are given.
 
     Raises:
@@ -38,26 +38,26 @@ def evaluate(node: Node, point: Mapping[str, Fraction]) -> Fraction:
         case ("sym", name):
             return point[name]
         case ("neg", a):
-            return -evaluate(a, point)
+            return -rational_value(a, point)
         case ("add", a, b):
-            return _bounded(evaluate(a, point) + evaluate(b, point))
+            return _bounded(rational_value(a, point) + rational_value(b, point))
         case ("mul", a, b):
-            return _bounded(evaluate(a, point) * evaluate(b, point))
+            return _bounded(rational_value(a, point) * rational_value(b, point))
         case ("div", a, b):
-            top, bottom = evaluate(a, point), evaluate(b, point)
+            top, bottom = rational_value(a, point), rational_value(b, point)
             if not bottom:
                 raise UndefinedError
             return _bounded(top / bottom)
         case ("pow", a, b):
-            return _exact_power(evaluate(a, point), evaluate(b, point))
+            return _exact_power(rational_value(a, point), rational_value(b, point))
         case ("fact", a):
-            return Fraction(math.factorial(_whole(evaluate(a, point), 3000)))
+            return Fraction(math.factorial(_whole(rational_value(a, point), 3000)))
         case ("binom", a, b):
-            return _exact_binomial(evaluate(a, point), evaluate(b, point))
+            return _exact_binomial(rational_value(a, point), rational_value(b, point))
         case ("root", n, a):
-            return _exact_root(evaluate(a, point), _whole(evaluate(n, point), 64))
+            return _exact_root(rational_value(a, point), _whole(rational_value(n, point), 64))
         case ("fn", "abs" | "floor" | "ceil" as name, a):
-            return Fraction({"abs": abs, "floor": math.floor, "ceil": math.ceil}[name](evaluate(a, point)))
+            return Fraction({"abs": abs, "floor": math.floor, "ceil": math.ceil}[name](rational_value(a, point)))
     raise NotRationalError
 
 
@@ -115,9 +115,9 @@ def _whole_root(value: int, degree: int) -> int:
     return root
 
 
-def try_evaluate(node: Node, point: Mapping[str, Fraction]) -> Fraction | None:
+def try_rational(node: Node, point: Mapping[str, Fraction]) -> Fraction | None:
     """The value where the names are given, or None."""
     try:
-        return evaluate(node, point)
+        return rational_value(node, point)
     except (NotRationalError, UndefinedError):
         return None

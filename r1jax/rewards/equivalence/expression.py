@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 from r1jax.rewards.equivalence.text import UnreadableError
+from r1jax.rewards.equivalence.words import is_product
 
 Node = tuple[Any, ...]
 
@@ -42,7 +43,7 @@ _MIXED = re.compile(r"(-?)\s*(\d+)(?: +|\s*(?=\\frac)|\s+and\s+)(?:(\d+)\s*/\s*(
 _LITERAL_RATIO = re.compile(r"\d+\s*/\s*\d+")
 
 
-def read(text: str) -> Node:
+def parse_expression(text: str) -> Node:
     """The tree of a normalised text.
 
     Raises:
@@ -79,7 +80,7 @@ def has_i(node: Node) -> bool:
     return node == ("const", "i") or any(has_i(part) for part in node[1:] if isinstance(part, tuple))
 
 
-def number(value: int | Fraction) -> Node:
+def literal(value: int | Fraction) -> Node:
     """A number's tree."""
     return ("num", Fraction(value))
 
@@ -90,7 +91,7 @@ def _mixed_number(match: re.Match[str]) -> Node:
     if not 0 < top < bottom:
         raise UnreadableError("neither a mixed number nor a product")
     value = int(whole) + Fraction(top, bottom)
-    return number(-value if sign else value)
+    return literal(-value if sign else value)
 
 
 def _tokens(text: str) -> list[str]:
@@ -103,7 +104,7 @@ def _tokens(text: str) -> list[str]:
         value, command, word, character = match.groups()
         name = (command or "")[1:]
         if word and word not in _FUNCTIONS:
-            if len(word) > 3:
+            if len(word) > 3 and not is_product(word):
                 raise UnreadableError(f"{word!r} is not expected")
             tokens.extend(word)
         elif word or name in _FUNCTIONS:
@@ -129,6 +130,10 @@ class _Reader:
     def here(self) -> str | None:
         return self.tokens[self.place] if self.place < len(self.tokens) else None
 
+    @property
+    def next(self) -> str | None:
+        return self.tokens[self.place + 1] if self.place + 1 < len(self.tokens) else None
+
     def take(self, expected: str | None = None) -> str:
         token = self.here
         if token is None or (expected is not None and token != expected):
@@ -146,24 +151,24 @@ class _Reader:
 
     def term(self) -> Node:
         start = self.place
-        tree = self.signed()
+        tree = last = self.signed()
         divided = False
         while True:
             if self.here in ("*", "/"):
                 operator = self.take()
                 right = self.signed()
-                tree = ("mul" if operator == "*" else "div", tree, right)
+                tree, last = ("mul" if operator == "*" else "div", tree, right), right
                 divided = operator == "/"
-            elif self.starts_operand():
+            elif self.starts_operand() or (last[0] == "pow" and _is_number(self.here) and self.next == "^"):
                 if divided and not _LITERAL_RATIO.fullmatch("".join(self.tokens[start : self.place])):
                     raise UnreadableError("a product after a quotient has two readings")
                 is_mixed = self.place - 1 >= start and _is_number(self.tokens[self.place - 1]) and self.here == "\\frac"
                 whole = self.tokens[self.place - 1]
-                right = self.power()
+                last = right = self.power()
                 if is_mixed and right[0] == "div" and right[1][0] == right[2][0] == "num":
-                    if not (0 < right[1][1] < right[2][1]) or tree != number(Fraction(whole)) or "." in whole:
+                    if not (0 < right[1][1] < right[2][1]) or tree != literal(Fraction(whole)) or "." in whole:
                         raise UnreadableError("neither a mixed number nor a product")
-                    tree = number(Fraction(whole) + right[1][1] / right[2][1])
+                    tree = literal(Fraction(whole) + right[1][1] / right[2][1])
                 else:
                     tree = ("mul", tree, right)
             else:
@@ -212,9 +217,9 @@ class _Reader:
                         raise UnreadableError("a double factorial")
                     tree = ("fact", tree)
                 case "°":
-                    tree = ("mul", tree, ("div", ("const", "π"), number(180)))
+                    tree = ("mul", tree, ("div", ("const", "π"), literal(180)))
                 case _:
-                    tree = ("div", tree, number(100))
+                    tree = ("div", tree, literal(100))
         return tree
 
     def group(self) -> Node:
@@ -237,7 +242,7 @@ class _Reader:
         if _is_number(token):
             if self.here == "_":
                 raise UnreadableError("a number with an index")
-            return number(Fraction(token))
+            return literal(Fraction(token))
         if token == "|":
             self.bars += 1
             tree = self.expression()
@@ -257,10 +262,10 @@ class _Reader:
             first, second = self.braced(), self.braced()
             return ("div" if name == "frac" else "binom", first, second)
         if name == "sqrt":
-            degree = self.group() if self.here == "[" else number(2)
+            degree = self.group() if self.here == "[" else literal(2)
             return ("root", degree, self.group())
         if name == "cbrt":
-            return ("root", number(3), self.group())
+            return ("root", literal(3), self.group())
         if name in ("lfloor", "lceil"):
             tree = self.expression()
             self.take("\\r" + name[1:])
@@ -313,10 +318,10 @@ class _Reader:
                 raise UnreadableError("a power behind an argument has two readings")
         else:
             argument = self.bare_argument()
-        if power == ("neg", number(1)) and name in _INVERSES:
+        if power == ("neg", literal(1)) and name in _INVERSES:
             return ("fn", _INVERSES[name], argument)
         if name in ("log", "lg"):
-            tree: Node = ("log", base or number(10), argument)
+            tree: Node = ("log", base or literal(10), argument)
         elif name == "exp":
             tree = ("pow", ("const", "e"), argument)
         else:

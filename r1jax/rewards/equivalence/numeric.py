@@ -1,11 +1,11 @@
 """Values of expressions to many digits, with mpmath; for worker processes (it takes milliseconds, at worst seconds)."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from r1jax.rewards.equivalence.exact import UndefinedError, try_evaluate
+from r1jax.rewards.equivalence.exact import UndefinedError, try_rational
 from r1jax.rewards.equivalence.expression import Node
 from r1jax.rewards.equivalence.text import UnreadableError
 
@@ -13,19 +13,18 @@ _MAX_MAGNITUDE = 1000  # decimal digits before or behind the point
 _MAX_GAMMA = 100  # of other than whole numbers
 
 
-def value_pair(first: Node, second: Node, point: Mapping[str, Fraction], *, is_real: bool) -> tuple[Any, Any, Any]:
+def values_of(nodes: Sequence[Node], point: Mapping[str, Fraction], *, is_real: bool) -> tuple[list[Any], Any]:
     """Values with more digits than the largest (or smallest) number on the way has, and what then counts as 0."""
     import mpmath
 
     with mpmath.workdps(40):
         calculator = _Calculator(point, is_real=is_real)
-        calculator.value(first)
-        calculator.value(second)
+        for node in nodes:
+            calculator.value(node)
         magnitude = calculator.magnitude
     with mpmath.workdps(80 + 2 * magnitude):
         calculator = _Calculator(point, is_real=is_real)
-        values = [calculator.value(first), calculator.value(second)]
-        return values[0], values[1], mpmath.mpf(10) ** -(50 + magnitude)
+        return [calculator.value(node) for node in nodes], mpmath.mpf(10) ** -(50 + magnitude)
 
 
 class _Calculator:
@@ -56,7 +55,7 @@ class _Calculator:
 
     def _value(self, node: Node) -> Any:
         if node[0] in ("fact", "binom"):
-            exact = try_evaluate(node, self.point)
+            exact = try_rational(node, self.point)
             if exact is not None:
                 return self._fraction(exact)
         match node:
@@ -75,9 +74,9 @@ class _Calculator:
             case ("div", a, b):
                 return self.value(a) / self._nonzero(self.value(b))
             case ("pow", a, b):
-                return self._power(self.value(a), self.value(b), try_evaluate(b, self.point))
+                return self._power(self.value(a), self.value(b), try_rational(b, self.point))
             case ("root", n, a):
-                degree = try_evaluate(n, self.point)
+                degree = try_rational(n, self.point)
                 exponent = None if not degree else 1 / degree
                 return self._power(self.value(a), 1 / self._nonzero(self.value(n)), exponent)
             case ("log", base, a):

@@ -34,8 +34,10 @@ def test_split(text, value, size):
     assert found == value and (unit.size if unit else None) == size
 
 
-def test_a_single_letter_is_a_variable_in_a_reference():
-    assert split_unit("5 m", is_gold=True) == ("5 m", None)
+def test_a_single_letter_may_be_a_variable_in_a_reference():
+    assert split_unit("5m", is_gold=True) == ("5m", None)
+    value, unit = split_unit("5 m", is_gold=True)
+    assert value == "5" and not unit.is_sure and split_unit("5 m", is_gold=False)[1].is_sure
 
 
 def test_areas_are_no_lengths():
