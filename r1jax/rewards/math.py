@@ -56,7 +56,7 @@ def accuracy(
 
 def grade_math(answers: Sequence[str | None], references: Sequence[Any]) -> list[float | Exception]:
     """The scores of ``accuracy`` for final answers that are extracted already; None scores 0.0."""
-    pairs = [(_reference(gold), text) for gold, text in zip(references, answers, strict=True)]
+    pairs = [(_read(gold), _read(text)) for gold, text in zip(references, answers, strict=True)]
     verdicts = _verdicts(list(dict.fromkeys(pairs)))
     scores: list[float | Exception] = []
     for row, pair in enumerate(pairs):
@@ -70,7 +70,7 @@ def grade_math(answers: Sequence[str | None], references: Sequence[Any]) -> list
 def check_answer(answer: Any) -> None:
     """Raises ValueError that tells why a reference answer cannot be used: empty, too long, not a text or a number."""
     with contextlib.suppress(UndecidedError):
-        equivalent(_reference(answer), "0")
+        equivalent(_read(answer), "0")
 
 
 def final_answers(
@@ -113,19 +113,20 @@ def _pool() -> WorkerPool:
     return WorkerPool("r1jax.rewards.equivalence.answer:verify_pair", seconds=5.0, memory_mb=1024)
 
 
-def _reference(answer: Any) -> str:
+def _read(answer: Any) -> str:
+    """What is compared, of a reference as of an answer: what it marks as the answer, or all of it."""
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
         return ""
     marked = marked_answer(answer) if isinstance(answer, str) else None
     return str(answer) if marked is None else marked
 
 
-def _verdicts(pairs: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], bool | Exception]:
-    verdicts: dict[tuple[str, str | None], bool | Exception] = {}
+def _verdicts(pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bool | Exception]:
+    verdicts: dict[tuple[str, str], bool | Exception] = {}
     undecided = []
     for gold, answer in pairs:
         try:
-            verdicts[gold, answer] = equivalent(gold, answer or "")
+            verdicts[gold, answer] = equivalent(gold, answer)
         except UndecidedError:
             undecided.append((gold, answer))
         except ValueError as error:

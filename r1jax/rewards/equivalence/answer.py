@@ -52,6 +52,7 @@ _NUMBER_OR_LIST = re.compile(r"-?(?:«[A-Z]+»)?-?\d{1,3}(?:,\d{3})+(?![\d,])[^,
 _BASED = re.compile(r"(-?[0-9A-F]+)_\{?(?:«base»)?(\d+|«[^«»]*»)\}?")
 _LABEL = re.compile(r"[(«]*([A-J])[)».:]*")
 _LABELLED = re.compile(r"[«(]*([A-J])(?:\)»?|[.:]»?\s)\s*(\S.*)", re.DOTALL)
+_POINT = re.compile(r"([A-Z])'*\s*(\(.*,.*\))", re.DOTALL)
 _UNIT_VECTOR = re.compile(r"\\hat\{[ijk]\}")
 
 
@@ -143,9 +144,11 @@ class _Comparison:
             return letters[0][1] == letters[1][1]
         whole, other, letter = (answer, gold, letters[0]) if letters[0] or not letters[1] else (gold, answer, letters[1])
         labelled = _LABELLED.fullmatch(whole)
-        if labelled is None or other.startswith("(" + labelled[1]):
+        if labelled is None or (not letter and other.startswith("(" + labelled[1])):
             return None
         rest = labelled[2].strip(" »")
+        if not letter and re.fullmatch(r"(?:\([A-J]\)\s*)+", rest):
+            return None
         if letter:
             return letter[1] == labelled[1] and not re.search(r"\([A-J]\)|^[A-J]\b", rest)
         return not _LABELLED.fullmatch(rest) and self.same(gold, rest) if whole is answer else None
@@ -168,7 +171,7 @@ class _Comparison:
     def two_ways(self, gold: str, answer: str) -> bool | None:
         """``3/4 (75%)``: as a reference either will do, as an answer both must be right."""
         both = restated(gold)
-        if both and self.same(*both):
+        if both and (self.same(*both) or self.is_rounded(*both)):
             return self.same(both[0], answer) or self.same(both[1], answer)
         both = restated(answer)
         if both and self.same(gold, both[0]) and (self.same(gold, both[1]) or self.is_rounded(*both)):
@@ -182,18 +185,20 @@ class _Comparison:
         found, other = reals_of(gold), reals_of(answer)
         if not found or not other:
             return None
+        if found[0] and other[0] and found[0] != other[0]:
+            return None
         try:
-            return (not found[0] or not other[0] or found[0] == other[0]) and same_reals(found[1], other[1], deep=self.deep)
+            return same_reals(found[1], other[1], deep=self.deep)
         except UnreadableError:
             return None
 
     def lists(self, gold: str, answer: str) -> bool | None:
         golds, answers = items_of(gold), items_of(answer)
-        if golds is None and answers is None:
-            return None
         verdict = same_options(gold, golds, answer, answers)
-        if verdict is not None:
+        if verdict is not None or (golds is None and answers is None):
             return verdict
+        if golds and len(golds) == 1 and gold[0] == "⦃":
+            return self.same(golds[0], answer)
         one, other = (sequence_of(text) for text in (gold, answer))
         if golds is None and one and answers:
             return one[0] == "()" and self.in_order(one[1], values_in_order(answers))
@@ -201,9 +206,11 @@ class _Comparison:
             return other[0] == "()" and self.in_order(values_in_order(golds), other[1])
         golds, answers = golds or [gold], answers or [answer]
         names = [{side[0] for side in map(assignment, items) if side} for items in (golds, answers)]
-        is_numbered = not all(names) and len({re.sub(r"_\{?\d\}?$", "", name) for name in names[0] | names[1]}) == 1  # x_1 = 1, x_2 = 2
-        if (len(names[0]) > 1 or len(names[1]) > 1) and names[0] != names[1] and not is_numbered:
-            return False
+        bases = {re.sub(r"_\{?\d\}?$", "", name) for name in names[0] | names[1]}
+        if names[0] != names[1] and max(map(len, names)) > 1:
+            if len(bases) > 1 or (all(names) and not bases & (names[0] | names[1])):
+                return False
+            golds, answers = ([(assignment(item) or ("", item))[1] for item in items] for items in (golds, answers))  # x_1=1, x_2=2
         if gold.startswith("⦃") and answer.startswith("⦃"):
             golds, answers = self.distinct(golds), self.distinct(answers)
         return self.matched(golds, answers)
@@ -235,7 +242,8 @@ class _Comparison:
         if not signs:
             return bool(gold_name) and self.same(gold_values[-1], sides[0])
         if gold_name and gold_name == name:
-            return self.chain(gold_values[-1], values, signs[1:])
+            golds, values = ([re.sub("^[a-z]{2,3}$", r"(\g<0>)", value) for value in side] for side in (gold_values, values))
+            return self.chain(golds[-1], values, signs[1:])  # the letters of F = ma are a product
         if len(gold_signs) != 1 or len(signs) != 1:
             return False
         return self.equations(gold_sides, gold_signs[0], sides, signs[0])
@@ -272,12 +280,15 @@ class _Comparison:
 
     def rows(self, gold: str, answer: str) -> bool | None:
         """Tuples, intervals, matrices, sums of unit vectors."""
+        points = _POINT.fullmatch(gold), _POINT.fullmatch(answer)
+        if any(points) and not (points[0] and points[1] and points[0][1] != points[1][1]):
+            gold, answer = (point[2] if point else text for point, text in zip(points, (gold, answer), strict=True))
         one, other = sequence_of(gold), sequence_of(answer)
         if one and other:
             return one[0] == other[0] and self.in_order(one[1], other[1])
-        if "⟦" in gold and "⟦" in answer:
-            gold_rows, rows = matrix_of(gold), matrix_of(answer)
-            return bool(gold_rows and rows) and len(gold_rows) == len(rows) and all(map(self.in_order, gold_rows, rows))
+        gold_rows, rows = matrix_of(gold), matrix_of(answer)
+        if gold_rows and rows:
+            return len(gold_rows) == len(rows) and all(map(self.in_order, gold_rows, rows))
         if _UNIT_VECTOR.search(gold) or _UNIT_VECTOR.search(answer):
             gold, answer = map(self.in_unit_vectors, (gold, answer))
             return self.leaf(gold, answer)
@@ -290,7 +301,7 @@ class _Comparison:
         entries = entries_of(text)
         if entries:
             return "+".join(f"({entry})*\\hat{{{name}}}" for name, entry in zip("ijk", entries, strict=False))
-        return text if _UNIT_VECTOR.search(text) else re.sub(r"(?<![A-Za-z\\])([ijk])(?![A-Za-z])", r"\\hat{\1}", text)
+        return text if _UNIT_VECTOR.search(text) or not re.search("[jk]", text) else re.sub(r"(?<![A-Za-z\\])([ijk])(?![A-Za-z])", r"\\hat{\1}", text)
 
     def leaf(self, gold: str, answer: str) -> bool:
         moduli = _MODULUS.search(gold), _MODULUS.search(answer)
@@ -314,7 +325,13 @@ class _Comparison:
         except UnreadableError:
             return self.odd(gold, answer)
         try:
-            return self.quantities(tree, gold_unit, parse_expression(value), unit)
+            if self.quantities(tree, gold_unit, parse_expression(value), unit):
+                return True
+            if "°" in gold + answer:
+                is_other = "π" in (gold if "°" in answer else answer)  # 60° and π/3
+            else:
+                is_other = (gold_unit or unit) and not re.search("[«%]", gold + answer)  # "2π hr" may be a product
+            return bool(is_other) and same_value(parse_expression(gold), parse_expression(answer), deep=self.deep)
         except UnreadableError:
             return False
 

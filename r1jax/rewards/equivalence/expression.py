@@ -130,10 +130,6 @@ class _Reader:
     def here(self) -> str | None:
         return self.tokens[self.place] if self.place < len(self.tokens) else None
 
-    @property
-    def next(self) -> str | None:
-        return self.tokens[self.place + 1] if self.place + 1 < len(self.tokens) else None
-
     def take(self, expected: str | None = None) -> str:
         token = self.here
         if token is None or (expected is not None and token != expected):
@@ -159,7 +155,7 @@ class _Reader:
                 right = self.signed()
                 tree, last = ("mul" if operator == "*" else "div", tree, right), right
                 divided = operator == "/"
-            elif self.starts_operand() or (last[0] == "pow" and _is_number(self.here) and self.next == "^"):
+            elif self.starts_operand() or (last[0] == "pow" and _is_number(self.here)):
                 if divided and not _LITERAL_RATIO.fullmatch("".join(self.tokens[start : self.place])):
                     raise UnreadableError("a product after a quotient has two readings")
                 is_mixed = self.place - 1 >= start and _is_number(self.tokens[self.place - 1]) and self.here == "\\frac"

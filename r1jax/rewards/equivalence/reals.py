@@ -30,17 +30,17 @@ _AND = re.compile(r"\s*(?<![A-Za-z\\])and(?![A-Za-z])\s*")
 def reals_of(text: str) -> tuple[str, Reals] | None:
     """The variable ("" if not said) and the set; None for anything else."""
     text = text.strip()
-    builder = _BUILDER.fullmatch(text) or _MEMBER.fullmatch(text)
-    if builder:
-        found = reals_of(builder[2])
-        return (builder[1], found[1]) if found and found[0] in ("", builder[1]) else None
+    for builder in (_BUILDER.fullmatch(text), _MEMBER.fullmatch(text)):
+        found = reals_of(builder[2]) if builder else None
+        if builder and found and found[0] in ("", builder[1]):
+            return builder[1], found[1]
     whole, *without = split_top(text, _MINUS)
     if without:
         return _joined("and", [whole, *without], lambda index, found: ("not", found) if index else found)
     for kind, separator in (("or", re.compile("∪")), ("and", re.compile("∩")), ("and", _AND)):
         parts = split_top(text, separator)
         if len(parts) > 1:
-            return _joined(kind, parts) if kind == "or" or "∩" in text or all(sides_of(part)[1] for part in parts) else None
+            return _joined(kind, parts) if separator is not _AND or all(sides_of(part)[1] or "∈" in part for part in parts) else None
     if text == "ℝ":
         return "", _ALL
     sequence = sequence_of(text)
@@ -52,7 +52,7 @@ def reals_of(text: str) -> tuple[str, Reals] | None:
     parts = split_top(text, LIST)
     if len(parts) > 1:
         kind = "comma" if "," in text else "or"
-        return _joined(kind, parts) if all(sides_of(part)[1] for part in parts) else None
+        return _joined(kind, parts) if all(sides_of(part)[1] or "∈" in part for part in parts) else None
     return _inequality(text)
 
 

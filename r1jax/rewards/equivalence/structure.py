@@ -3,6 +3,7 @@
 import re
 
 from r1jax.rewards.equivalence.text import is_enclosed, split_top
+from r1jax.rewards.equivalence.words import is_product
 
 LIST = re.compile(r"\s*(?:,\s*(?:and|or)(?![A-Za-z])|[,;，]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*")
 _RELATION = re.compile(r"=|≈|≤|≥|<|>|≠")
@@ -16,10 +17,13 @@ _NAME = re.compile(
     r"|\|\\vec\{[A-Za-z]+\}\||[A-Za-z]+(?: [A-Za-z]+){1,3}"
 )
 DENIAL = re.compile(r"(?i)\b(?:not|no|never|except|wrong|incorrect|false|isn|cannot)\b")
-_MATRIX = re.compile(r"[(\[]?([^⟦⟧=]*?)[(\[]?⟦([^⟦⟧]*)⟧[)\]]?\s*(\^\s*\{?\s*(?:T|t|\\top|\\intercal|«T»|'|\\mathsf\{T\})\s*\}?)?[)\]]?")
+_TRANSPOSE = r"\s*\^\s*\{?\s*(?:T|t|\\top|\\intercal|«T»|'|\\mathsf\{T\})\s*\}?"
+_TRANSPOSED = re.compile(r"([(\[].*[)\]])" + _TRANSPOSE, re.DOTALL)
+_MATRIX = re.compile(rf"[(\[]?([^⟦⟧=]*?)[(\[]?⟦([^⟦⟧]*)⟧[)\]]?({_TRANSPOSE})?[)\]]?")
 _DOMAIN = re.compile(r"[,;]?\s*\(?\s*(?:«[^«»]*»\s*)?(?<![A-Za-z\\])([A-Za-z])\s*∈\s*([ℤℕℝ])\s*(\^\s*\{?[*+]\}?|_\{?\+\}?)?\s*\)?$")
-_INTEGER = re.compile(r"[,;(«][^,;()]*\b(?:integers?|natural numbers?)\b[^,;()]*\)?$")
-_RESTATED = re.compile(r"(.*?[^\s«(]) ?«?\(((?:i\.e\.|that is|or|which is|approximately|approx\.?|about|≈|=)?),? ?»?([^()]+|[^()]*\([^()]*\)[^()]*)\)»?", re.DOTALL)
+_INTEGER = re.compile(r"(?:[,;(«]|(?<![A-Za-z])(?:where|for|with)(?![A-Za-z]))[^,;()]*\b(?:integers?|natural numbers?)\b[^,;()]*\)?$")
+_FAMILY = re.compile(r"⦃\s*[A-Za-z]\s*[|:]\s*(.*∈\s*[ℤℕ].*)⦄", re.DOTALL)
+_RESTATED = re.compile(r"(.*?[^\s«(]) ?«?\(«?((?:i\.e\.|that is|or|which is|approximately|approx\.?|about|≈|=)?),? ?»?([^()]+|[^()]*\([^()]*\)[^()]*)\)»?", re.DOTALL)
 _TOGETHER = re.compile(r"\(((?:[A-Za-z]\s*,\s*)+[A-Za-z])\)\s*=\s*\((.*)\)", re.DOTALL)
 
 
@@ -30,7 +34,10 @@ def items_of(text: str) -> list[str] | None:
     member = re.fullmatch(r"[A-Za-z]\s*∈\s*(⦃.*)", text, re.DOTALL)
     if member:
         return items_of(member[1])
-    items = split_top(text, LIST)
+    if text.startswith("«") and is_enclosed(text):
+        items = [f"«{item}»" for item in split_top(text[1:-1], LIST)]
+    else:
+        items = split_top(text, LIST)
     if len(items) > 1:
         return _expanded(items)
     if "±" in text or "∓" in text:
@@ -74,9 +81,14 @@ def sides_of(text: str) -> tuple[list[str], list[str]]:
 
 def named(sides: list[str], signs: list[str]) -> tuple[str | None, list[str]]:
     """What is set equal to the rest, if its first side is a name; and the rest."""
-    if signs and signs[0] in "=≈" and _NAME.fullmatch(sides[0]) and not DENIAL.search(sides[0]):
+    if signs and signs[0] in "=≈" and _NAME.fullmatch(sides[0]) and not _is_curve(sides[0]) and not DENIAL.search(sides[0]):
         return re.sub(r"[\s«»]", "", sides[0]), sides[1:]
     return None, sides
+
+
+def _is_curve(side: str) -> bool:
+    """Whether a side is a product of variables: ``xy = 6`` has many solutions, 6 is none."""
+    return side.isalpha() and side.islower() and len(side) > 1 and is_product(side)
 
 
 def assignment(text: str) -> tuple[str, str] | None:
@@ -103,6 +115,10 @@ def sequence_of(text: str) -> tuple[str, list[str]] | None:
 
 def matrix_of(text: str) -> list[list[str]] | None:
     """The rows of a matrix, of a number times one, or of a transposed one; None for anything else."""
+    nested = sequence_of(text) if text[:2] == "[[" else None
+    if nested:
+        inner = [sequence_of(row) for row in nested[1]]
+        return [row[1] for row in inner if row] if all(inner) else None
     match = _MATRIX.fullmatch(text)
     if match is None:
         return None
@@ -117,13 +133,16 @@ def entries_of(text: str) -> list[str] | None:
     """The entries of a tuple, or of a matrix with one row or column."""
     rows = matrix_of(text)
     if rows is None:
-        sequence = sequence_of(text)
-        return sequence[1] if sequence and sequence[0] == "()" else None
+        transposed = _TRANSPOSED.fullmatch(text)
+        sequence = sequence_of(transposed[1] if transposed else text)
+        return sequence[1] if sequence and (sequence[0] == "()" or transposed) else None
     return rows[0] if len(rows) == 1 else [row[0] for row in rows] if {len(row) for row in rows} == {1} else None
 
 
 def without_domain(text: str) -> tuple[str, tuple[str, str] | None]:
     """A text without the domain of its parameter, and (name, domain): ``kπ, k∈ℤ``, ``2n-1 (n∈ℕ^{*})``, ``kπ for integer k``."""
+    builder = _FAMILY.fullmatch(text)
+    text = builder[1] if builder else text
     match = _DOMAIN.search(text)
     if match:
         name, domain = match[1], "ℕ" if match[3] or "positive" in match.group() or "natural" in match.group() else match[2] or "ℤ"

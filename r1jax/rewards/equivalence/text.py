@@ -60,7 +60,7 @@ _COMMANDS = {
         "(": "langle lparen", ")": "rangle rparen", "[": "lbrack", "]": "rbrack", "|": "vert lvert rvert mid", ":": "colon",
         " or ": "lor vee", " and ": "land wedge", "\\frac": "dfrac tfrac cfrac", "\\binom": "dbinom tbinom choose",
         "\\epsilon ": "varepsilon", "\\phi ": "varphi", "i": "imath", "j": "jmath", "\\setminus ": "backslash smallsetminus",
-        "\\vec": "overrightarrow", "\\hat": "widehat",
+        "\\vec": "overrightarrow", "\\to ": "to rightarrow longrightarrow Rightarrow implies", "\\hat": "widehat",
     }.items()
     for name in names.split()
 }  # fmt: skip
@@ -86,6 +86,7 @@ _MATRIX = re.compile(
     re.DOTALL,
 )
 _WORDS_OF_CASES = re.compile(r"\\(?:text|mbox|mathrm)\s*\{\s*,?\s*(?:if|when|for|where)?\s*\}|(?<![A-Za-z])(?:if|when|for)(?![A-Za-z])")
+_CASE = re.compile(r"([^=<>≤≥≠]*),([^,]*[=<>≤≥≠].*)", re.DOTALL)
 _WRAPPER = re.compile(
     r"\\(text|textbf|textrm|textit|textsf|texttt|textnormal|emph|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname\*?|bm|boldsymbol|underline)\s*\{"
 )
@@ -102,7 +103,7 @@ _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
 _BARE_POWER = re.compile(r"\^\s*(-?\d+(?:\.\d+)?)(?![\d.])")
 _BARE_INDEX = re.compile(r"_\s*(\d+|[A-Za-z])")
 _CHOSEN = re.compile(
-    r"(?<![A-Za-z\\])([CA])_\{(\d{1,3})\}\^\{(\d{1,3})\}|(?<![A-Za-z\\])([CA])\^\{(\d{1,3})\}_\{(\d{1,3})\}"
+    r"(?<![A-Za-z\\])([CA])_\{(\d{1,3}|[nm])\}\^\{(\d{1,3}|[km])\}|(?<![A-Za-z\\])([CA])\^\{(\d{1,3}|[km])\}_\{(\d{1,3}|[nm])\}"
     r"|(?<![\w}])[\^_]\{(\d{1,3})\}\s*(C)_\{(\d{1,3})\}"
 )
 _EMPTY_GROUP = re.compile(r"(?:\\(?:text|mbox|mathrm)\s*)?\{\s*\}")
@@ -110,6 +111,7 @@ _PREFIX = re.compile(
     r"(?i)^«?(?:so |hence |thus |therefore,? )?(?:the )?(?:final |correct )?answer(?:\s+is\b)?\s*:?\s*»?\s*[:=]?\s*(?=[^\s»])|^[=≈]\s*"
     r"|^(?:所以|因此|故)?,?(?:(?:本题|最终|正确)?答案(?:是|为|选)?|应?选(?:项|择)?|[答解]得?(?=:))\s*:?\s*(?=\S)"
 )
+_ONLY = re.compile(r"(?<=[IVX\dA-J»]) ?«?(?: ?|(?<=«))only»?$")
 _CHINESE = re.compile(r"«[^«»]*»|[\u4e00-\u9fff]+")
 
 
@@ -152,7 +154,7 @@ def normalise(text: str) -> str:
     text = _HIGH_ROOT.sub(r"\\sqrt[\1]", _BARE_INDEX.sub(r"_{\1}", _BARE_POWER.sub(r"^{\1}", text)))
     text = _CHOSEN.sub(_chosen, _SHORT_ROOT.sub(r"\\sqrt\1{\2}", text))
     text = _SCALED.sub(_written_out, _trim(re.sub(r" +", " ", text)))
-    return _trim(_PREFIX.sub("", text))
+    return _trim(_ONLY.sub("", _PREFIX.sub("", text)))
 
 
 def match_brace(text: str, start: int) -> int:
@@ -224,7 +226,9 @@ def _matrix(match: re.Match[str]) -> str:
     for row in rows:
         cells = [cell.strip(" ,;.") for cell in _WORDS_OF_CASES.sub(" ", row).split("&")]
         is_pair = len(cells) == 2 and "=" not in cells[1][:1] and name in ("cases", "dcases", "array")
-        pieces.append(f"({cells[0]},{cells[1]})" if is_pair else "".join(cells))
+        case = _CASE.fullmatch(cells[0]) if name.endswith("cases") and len(cells) == 1 else None
+        cells = [case[1], case[2]] if case else cells
+        pieces.append(f"({cells[0]},{cells[1]})" if is_pair or case else "".join(cells))
     return ",".join(pieces)
 
 
@@ -265,10 +269,10 @@ def _unwrap(text: str) -> str:
 def _chosen(match: re.Match[str]) -> str:
     """``C_{10}^{3}``, ``C^3_{10}``, ``{}_{10}C_3`` and the arrangements ``A_5^2`` where the upper number is not the larger one."""
     letter = match[1] or match[4] or match[8]
-    total, taken = int(match[2] or match[6] or match[7]), int(match[3] or match[5] or match[9])
-    if taken > total:
+    total, taken = match[2] or match[6] or match[7], match[3] or match[5] or match[9]
+    if total.isdigit() and (not taken.isdigit() or int(taken) > int(total)):
         return match.group()
-    return f"\\binom{{{total}}}{{{taken}}}" if letter == "C" else f"\\frac{{{total}!}}{{{total - taken}!}}"
+    return f"\\binom{{{total}}}{{{taken}}}" if letter == "C" else f"\\frac{{{total}!}}{{({total}-{taken})!}}"
 
 
 def _written_out(match: re.Match[str]) -> str:

@@ -14,7 +14,7 @@ min minute 分钟 | = 60 s; | h hr hour 小时 时 = 3600 s; | day 天 日 = 24 
 | gal gallon = 231 in^3; | qt quart = 1/4 gal; | pt pint = 1/8 gal; | cup = 1/16 gal; | tbsp tablespoon = 1/16 cup; | tsp teaspoon = 1/3 tbsp
 N newton 牛 牛顿 | = kg m/s^2; J joule 焦 焦耳 | = N m; W watt 瓦 瓦特 | = J/s; Pa pascal 帕 | = N/m^2; Hz hertz 赫兹 | = s^-1; C coulomb 库仑 | = A s
 V volt 伏 伏特 | = J/C; F farad | = C/V; Ω ohm 欧 欧姆 | = V/A; T tesla | = N/A m; H henry | = V s/A; Wb weber | = V s; eV | =; cal calorie | =
-atm | =; bar | = 100000 Pa; | mmHg =; B byte | = 8 bit; bit | =; | mph = mi/h; | kph kmph = km/h
+atm | =; bar | = 100000 Pa; | mmHg =; bit | =; B byte | = 8 bit; | mph = mi/h; | kph kmph = km/h
 | USD dollar 美元 =; | ¢ cent = 0.01 USD; | EUR euro 欧元 =; | GBP =; | CNY yuan 元 块 人民币 =; | 角 毛 = 0.1 CNY
 | ° degree deg 度 =; | arcminute = 1/60 °; | arcsecond = 1/3600 °; | rad radian 弧度 =; | °C 摄氏度 =; | °F =; | share =; | % percent pct = 0.01 share; | unit 单位 =
 """
@@ -44,7 +44,8 @@ _HEAD = re.compile(r"(?P<sign>-? ?)«(?P<unit>USD|EUR|GBP|CNY)»(?P<value>.+)", 
 _PER_THING = re.compile(r"\s*(?:«per [A-Za-z ]+»|per [A-Za-z]+)$")
 _PIECE = re.compile(r"°[CF]?|%|¢|[A-Za-zμΩ]+|[\u4e00-\u9fff]+|\^\{?(-?\d)\}?|[/*.()-]")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
-_GREEK_UNIT = re.compile(r"(?<=[\d})] )(?:«?([kM]?)»?\s*)\\Omega(?![A-Za-z_])|(?<=\d)\s*\\mu\s*«?([A-Za-z])»?(?=$|[/*^])")
+_GREEK_UNIT = re.compile(r"(?:(?<=[\d})] )|\s*«?([kM])»?\s*)\\Omega(?![A-Za-z_])|(?<=\d)\s*\\mu\s*«?([A-Za-z])»?(?=$|[/*^])")
+_IN_BRACKETS = re.compile(r" ?\(«?([A-Za-z]{2,})»?\)$")
 _PART = re.compile(r"(\d[\d.]*) ?(?:«([^«»]*?)»|([A-Za-z.]+|°))(?: ?(?:,|and|«and») ?)? ?", re.DOTALL)
 _FEET = re.compile(r"(\d+) ?' ?(\d[\d.]*) ?(?:''|\")")
 _ARC = re.compile(r"(\d+) ?° ?(\d[\d.]*) ?'(?: ?(\d[\d.]*) ?'')?")
@@ -85,9 +86,10 @@ def split_unit(text: str, *, is_gold: bool) -> tuple[str, Unit | None]:
     if money:
         value, unit = split_unit(_PER_THING.sub("", money["value"]), is_gold=is_gold)
         known = _read_unit(money["unit"], is_plain=False)
-        return (money["sign"] + value, known) if unit is None or unit == known else (text, None)
-    text = _GREEK_UNIT.sub(lambda match: f"«{match[1]}Ω»" if match[2] is None else f" «μ{match[2]}»", text)
-    match = _TAIL.fullmatch(text)
+        is_noun = unit is not None and all(name[0] == "«" for name, _ in unit.powers)
+        return (money["sign"] + value, known) if unit is None or unit == known or is_noun else (text, None)
+    text = _GREEK_UNIT.sub(lambda match: f"«{match[1] or ''}Ω»" if match[2] is None else f" «μ{match[2]}»", text)
+    match = _TAIL.fullmatch(_IN_BRACKETS.sub(lambda found: f" «{found[1]}»" if known_unit(found[1]) else found[0], text))
     if match is None or ("°" in match["unit"] and re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", match["value"])):
         return text, None
     raw = match["unit"].strip()
@@ -139,7 +141,7 @@ def known_unit(name: str) -> Unit | None:
 def _read_unit(text: str, *, is_plain: bool) -> Unit | None:
     text = re.sub(r"° ?(?=[CF]\b)", "°", re.sub(r" *[«»] *", " ", text)).strip(" .")
     text = text.replace("每", "/").replace("平方", " square ").replace("立方", " cubic ")
-    unit, last, sign, power, words, start = _ONE, None, 1, 1, 0, 0
+    unit, last, sign, power, words, start, is_described = _ONE, None, 1, 1, 0, 0, False
     while start < len(text):
         if text[start] == " ":
             start += 1
@@ -152,12 +154,14 @@ def _read_unit(text: str, *, is_plain: bool) -> Unit | None:
             if last is None or not -3 <= int(match[1]) <= 3:
                 return None
             unit, last = unit.times(last, sign * (int(match[1]) - 1)), None
-        elif piece == "/" or piece.lower() == "per":
-            if sign < 0 or not unit.powers:
+        elif piece == "/" or piece in ("per", "a", "an", "each", "every"):
+            if not unit.powers:
                 return None
             sign = -1
-        elif piece in "*.-()" or (piece == "of" and last and start < len(text)):
+        elif piece in "*.-()" or piece == "old" or (is_described and piece in ("of", "the", "in")):
             continue
+        elif piece in ("of", "in") and unit.powers and start < len(text):
+            is_described = True  # "5 bolts of fiber" are 5 bolts
         elif piece.lower() in _POWERS:
             power = _POWERS[piece.lower()]
         else:
@@ -168,7 +172,7 @@ def _read_unit(text: str, *, is_plain: bool) -> Unit | None:
                     return None
                 words += 1
                 last = Unit(frozenset({(f"«{piece.lower().removesuffix('s')}»", 1)}))
-            unit, power = unit.times(last, sign * power), 1
+            unit, power = unit if is_described else unit.times(last, sign * power), 1
     return unit if unit.powers and words <= 5 and len(unit.powers) <= 5 else None
 
 

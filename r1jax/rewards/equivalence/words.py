@@ -7,8 +7,10 @@ _SHORT_WORDS = frozenset("ad ah am an as at ax be by do ex go ha he hi if in is 
 _LETTERS = re.compile(r"[A-Za-z](?: ?[A-Za-z])+")
 _WORD = re.compile(r"[^\W\d_]+")
 _LONG_WORD = re.compile(r"[^\W\d_]{4}")
+_ARTICLE = re.compile(r"(?i)^(«?)(?:the|an|on|in|at) (?=[a-z]{3})")
 _CLOCK = re.compile(r"(\d{1,2})(:\d\d)?([ap])\.?m\.?")
 _RUN = re.compile(r"[A-Z]{2,12}|[①-⑳]{2,}")
+_BRACKETED = re.compile(r"(?:\([A-J]\)\s*){2,}")
 _LABEL = re.compile(r"[«(]*([A-Z]|[①-⑳])[)»]*")
 _SYNONYMS = {
     form: key
@@ -56,6 +58,8 @@ def same_letters(gold: str, answer: str) -> bool | None:
 
 def same_options(gold: str, golds: list[str] | None, answer: str, answers: list[str] | None) -> bool | None:
     """Whether ``ABD`` is ``A, B, D`` or ``D, B, A``, and ``HTT`` is ``H, T, T``; None where it is not so that one is a list."""
+    if golds is None and answers is None:
+        golds, answers = (_BRACKETED.fullmatch(text) and re.findall("[A-J]", text) for text in (gold, answer))
     if (golds is None) == (answers is None):
         return None
     run, items = (gold, answers) if golds is None else (answer, golds)
@@ -64,11 +68,13 @@ def same_options(gold: str, golds: list[str] | None, answer: str, answers: list[
         return None
     listed = [label[1] for label in labels if label]
     is_choice = len(set(run)) == len(run) and all(letter in "ABCDEFGHIJ" or letter > "Z" for letter in run)
-    return sorted(listed) == sorted(run) if is_choice else listed == list(run)
+    is_set = is_choice and sorted(run) in (listed, list(run))  # one of the two is in order, so order means nothing
+    return sorted(listed) == sorted(run) if is_set else listed == list(run)
 
 
 def key_of(text: str) -> str:
     """A text without what never matters: spaces, word marks, closing punctuation, the case of words."""
+    text = _ARTICLE.sub(r"\1", text)
     key = re.sub(r"(?<!\d)\s+|\s+(?!\d)|[«»]", "", re.sub("«[^«»]*»", lambda words: _WORD.sub(_folded, words.group()), text)).rstrip(".,;:")
     folded = key.casefold()
     clock = _CLOCK.fullmatch(folded)
@@ -77,7 +83,7 @@ def key_of(text: str) -> str:
     is_words = re.fullmatch(r"[^\W\d_]+(?:[-,.'’][^\W\d_]+)*", key)
     if is_words and (_LONG_WORD.search(key) or not re.search("[-,]", key)):  # "x-y" is not "xy"
         key = re.sub(r"[-,.'’]", "", _WORD.sub(_folded, text if " " in text and not "«" in text else key)).replace(" ", "")
-    key = key.removesuffix("条件")
+    key = key.removesuffix("条件").replace("充分必要", "充要")
     return _SYNONYMS.get(key, _NUMBERS.get(key, key))
 
 
