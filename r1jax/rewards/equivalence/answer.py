@@ -150,7 +150,7 @@ class _Comparison:
         if not letter and re.fullmatch(r"(?:\([A-J]\)\s*)+", rest):
             return None
         if letter:
-            return letter[1] == labelled[1] and not re.search(r"\([A-J]\)|^[A-J]\b", rest)
+            return letter[1] == labelled[1] and not re.search(r"\([A-J]\)|^[A-J]\b|^(?:or|and)\b", rest)
         return not _LABELLED.fullmatch(rest) and self.same(gold, rest) if whole is answer else None
 
     def domains(self, gold: str, answer: str) -> bool | None:
@@ -164,7 +164,7 @@ class _Comparison:
             return False
         name = domain[0]
         answers = [renamed(answer, other[0], name)]
-        if domain[1] == "ℤ":
+        if domain[1] == "ℤ" and len(items_of(answer) or []) <= 4:
             answers += [renamed(answer, other[0], f"({sign}{name}{shift})") for sign in ("", "-") for shift in ("", "+1", "-1", "+2", "-2")]
         return any(self.same(gold, each) for each in answers)
 
@@ -210,7 +210,9 @@ class _Comparison:
         if names[0] != names[1] and max(map(len, names)) > 1:
             if len(bases) > 1 or (all(names) and not bases & (names[0] | names[1])):
                 return False
-            golds, answers = ([(assignment(item) or ("", item))[1] for item in items] for items in (golds, answers))  # x_1=1, x_2=2
+            golds, answers = ([(assignment(item) or ("", item))[1] for item in items] for items in (golds, answers))
+            if bases != {"x"}:
+                return self.in_order(golds, answers)  # a_1 = 1, a_2 = 2; the order of x_1 and x_2 means nothing
         if gold.startswith("⦃") and answer.startswith("⦃"):
             golds, answers = self.distinct(golds), self.distinct(answers)
         return self.matched(golds, answers)
@@ -228,7 +230,7 @@ class _Comparison:
         if not gold_signs and not signs:
             return None
         gold_name, gold_values = named(gold_sides, gold_signs)
-        if len(gold_signs) == 1 and re.fullmatch(r"\|[a-z]\|", gold_sides[0]) and not signs:
+        if gold_signs == ["="] and re.fullmatch(r"\|[a-z]\|", gold_sides[0]) and not signs:
             return self.same(gold_sides[1], sides[0])
         name, values = named(sides, signs)
         if not gold_signs:

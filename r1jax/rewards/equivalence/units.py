@@ -32,8 +32,10 @@ factorial root pi minus plus times double twice triple and or not more less most
 over under by to from divided multiplied power approximately about nor but maybe either infinity undefined none
 is are be than sin cos tan log exp sqrt max min gcd lcm true false yes no wrong correct if when where for
 all with without something number numbers anything real reals integer integers score scores remainder am pm sometimes
+roughly perhaps probably possibly guess unlikely impossible invalid unsure uncertain around almost nearly tens ones gross
+binary octal hexadecimal above below except unless loss losses deficit debt permille
 """))  # fmt: skip
-_CHINESE_VALUES = re.compile("[万亿千百十零一二三四五六七八九半倍成折之多余几上下左右至到不非或]")
+_CHINESE_VALUES = re.compile("[万亿千百十零一二三四五六七八九半倍成折之多余几上下左右至到不非或错对否无未吗]")
 
 _WORD = r"(?:«[^«»]*»|[A-Za-zμΩ°%¢])"
 _TAIL = re.compile(

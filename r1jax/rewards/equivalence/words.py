@@ -3,7 +3,7 @@
 import re
 
 _VOWELS = frozenset("aeiou")
-_SHORT_WORDS = frozenset("ad ah am an as at ax be by do ex go ha he hi if in is it la me my no of oh on or ox pi so to up us we".split())
+_SHORT_WORDS = frozenset("ad ah am an as at ax be by do ex go ha he hi if in is it la me my no of oh on or ox pi so to up us we iv vi ix xi xl lx".split())
 _LETTERS = re.compile(r"[A-Za-z](?: ?[A-Za-z])+")
 _WORD = re.compile(r"[^\W\d_]+")
 _LONG_WORD = re.compile(r"[^\W\d_]{4}")
