@@ -102,7 +102,16 @@ class _Comparison:
             return True
         if (_NUMBER_OR_LIST.fullmatch(gold) or _NUMBER_OR_LIST.fullmatch(answer)) and self.leaf(gold, answer):
             return True
-        for rule in (self.compounds, self.labels, self.domains, self.two_ways, self.sets, self.lists, self.relations, self.rows):
+        for rule in (
+            self.compounds,
+            self.labels,
+            self.domains,
+            self.two_ways,
+            self.sets,
+            self.lists,
+            self.relations,
+            self.rows,
+        ):
             verdict = rule(gold, answer)
             if verdict is not None:
                 return verdict
@@ -142,7 +151,9 @@ class _Comparison:
         letters = [_LABEL.fullmatch(text) for text in (gold, answer)]
         if letters[0] and letters[1]:
             return letters[0][1] == letters[1][1]
-        whole, other, letter = (answer, gold, letters[0]) if letters[0] or not letters[1] else (gold, answer, letters[1])
+        whole, other, letter = (
+            (answer, gold, letters[0]) if letters[0] or not letters[1] else (gold, answer, letters[1])
+        )
         labelled = _LABELLED.fullmatch(whole)
         if labelled is None or (not letter and other.startswith("(" + labelled[1])):
             return None
@@ -165,7 +176,11 @@ class _Comparison:
         name = domain[0]
         answers = [renamed(answer, other[0], name)]
         if domain[1] == "ℤ" and len(items_of(answer) or []) <= 4:
-            answers += [renamed(answer, other[0], f"({sign}{name}{shift})") for sign in ("", "-") for shift in ("", "+1", "-1", "+2", "-2")]
+            answers += [
+                renamed(answer, other[0], f"({sign}{name}{shift})")
+                for sign in ("", "-")
+                for shift in ("", "+1", "-1", "+2", "-2")
+            ]
         return any(self.same(gold, each) for each in answers)
 
     def two_ways(self, gold: str, answer: str) -> bool | None:
@@ -244,7 +259,9 @@ class _Comparison:
         if not signs:
             return bool(gold_name) and self.same(gold_values[-1], sides[0])
         if gold_name and gold_name == name:
-            golds, values = ([re.sub("^[a-z]{2,3}$", r"(\g<0>)", value) for value in side] for side in (gold_values, values))
+            golds, values = (
+                [re.sub("^[a-z]{2,3}$", r"(\g<0>)", value) for value in side] for side in (gold_values, values)
+            )
             return self.chain(golds[-1], values, signs[1:])  # the letters of F = ma are a product
         if len(gold_signs) != 1 or len(signs) != 1:
             return False
@@ -270,7 +287,9 @@ class _Comparison:
 
     def equations(self, gold_sides: list[str], gold_sign: str, sides: list[str], sign: str) -> bool:
         try:
-            gold, difference = (("add", parse_expression(one), ("neg", parse_expression(other))) for one, other in (gold_sides, sides))
+            gold, difference = (
+                ("add", parse_expression(one), ("neg", parse_expression(other))) for one, other in (gold_sides, sides)
+            )
             if "≈" in (sign, gold_sign) or not symbols(gold) or symbols(gold) != symbols(difference):
                 return False
             ratio = constant_ratio(gold, difference, deep=self.deep)
@@ -303,7 +322,11 @@ class _Comparison:
         entries = entries_of(text)
         if entries:
             return "+".join(f"({entry})*\\hat{{{name}}}" for name, entry in zip("ijk", entries, strict=False))
-        return text if _UNIT_VECTOR.search(text) or not re.search("[jk]", text) else re.sub(r"(?<![A-Za-z\\])([ijk])(?![A-Za-z])", r"\\hat{\1}", text)
+        return (
+            text
+            if _UNIT_VECTOR.search(text) or not re.search("[jk]", text)
+            else re.sub(r"(?<![A-Za-z\\])([ijk])(?![A-Za-z])", r"\\hat{\1}", text)
+        )
 
     def leaf(self, gold: str, answer: str) -> bool:
         moduli = _MODULUS.search(gold), _MODULUS.search(answer)

@@ -40,7 +40,11 @@ def reals_of(text: str) -> tuple[str, Reals] | None:
     for kind, separator in (("or", re.compile("∪")), ("and", re.compile("∩")), ("and", _AND)):
         parts = split_top(text, separator)
         if len(parts) > 1:
-            return _joined(kind, parts) if separator is not _AND or all(sides_of(part)[1] or "∈" in part for part in parts) else None
+            return (
+                _joined(kind, parts)
+                if separator is not _AND or all(sides_of(part)[1] or "∈" in part for part in parts)
+                else None
+            )
     if text == "ℝ":
         return "", _ALL
     sequence = sequence_of(text)
@@ -110,7 +114,13 @@ def _inequality(text: str) -> tuple[str, Reals] | None:
         if sign == "≠":
             bounds = items_of(bound) or [bound]
             return name, ("not", ("or", *(("piece", True, item, item, True) for item in bounds)))
-        return name, ("piece", is_closed, bound, "∞", False) if sign in ">≥" else ("piece", False, "-∞", bound, is_closed)
+        return name, ("piece", is_closed, bound, "∞", False) if sign in ">≥" else (
+            "piece",
+            False,
+            "-∞",
+            bound,
+            is_closed,
+        )
     if len(signs) == 2 and _VARIABLE.fullmatch(sides[1]):
         if signs[0] in ">≥":
             sides, signs = sides[::-1], [FLIPPED[sign] for sign in reversed(signs)]
@@ -148,4 +158,3 @@ def _contains(reals: Reals, place: int, order: dict[str, int], places: range) ->
         case ("comma", *parts) if all(any(_contains(part, each, order, places) for part in parts) for each in places):
             return all(_contains(part, place, order, places) for part in parts)  # x ≠ 1, x ≠ 2
     return any(_contains(part, place, order, places) for part in reals[1:])
-

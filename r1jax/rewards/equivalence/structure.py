@@ -20,10 +20,17 @@ DENIAL = re.compile(r"(?i)\b(?:not|no|never|except|wrong|incorrect|false|isn|can
 _TRANSPOSE = r"\s*\^\s*\{?\s*(?:T|t|\\top|\\intercal|«T»|'|\\mathsf\{T\})\s*\}?"
 _TRANSPOSED = re.compile(r"([(\[].*[)\]])" + _TRANSPOSE, re.DOTALL)
 _MATRIX = re.compile(rf"[(\[]?([^⟦⟧=]*?)[(\[]?⟦([^⟦⟧]*)⟧[)\]]?({_TRANSPOSE})?[)\]]?")
-_DOMAIN = re.compile(r"[,;]?\s*\(?\s*(?:«[^«»]*»\s*)?(?<![A-Za-z\\])([A-Za-z])\s*∈\s*([ℤℕℝ])\s*(\^\s*\{?[*+]\}?|_\{?\+\}?)?\s*\)?$")
-_INTEGER = re.compile(r"(?:[,;(«]|(?<![A-Za-z])(?:where|for|with)(?![A-Za-z]))[^,;()]*\b(?:integers?|natural numbers?)\b[^,;()]*\)?$")
+_DOMAIN = re.compile(
+    r"[,;]?\s*\(?\s*(?:«[^«»]*»\s*)?(?<![A-Za-z\\])([A-Za-z])\s*∈\s*([ℤℕℝ])\s*(\^\s*\{?[*+]\}?|_\{?\+\}?)?\s*\)?$"
+)
+_INTEGER = re.compile(
+    r"(?:[,;(«]|(?<![A-Za-z])(?:where|for|with)(?![A-Za-z]))[^,;()]*\b(?:integers?|natural numbers?)\b[^,;()]*\)?$"
+)
 _FAMILY = re.compile(r"⦃\s*[A-Za-z]\s*[|:]\s*(.*∈\s*[ℤℕ].*)⦄", re.DOTALL)
-_RESTATED = re.compile(r"(.*?[^\s«(]) ?«?\(«?((?:i\.e\.|that is|or|which is|approximately|approx\.?|about|≈|=)?),? ?»?([^()]+|[^()]*\([^()]*\)[^()]*)\)»?", re.DOTALL)
+_RESTATED = re.compile(
+    r"(.*?[^\s«(]) ?«?\(«?((?:i\.e\.|that is|or|which is|approximately|approx\.?|about|≈|=)?),? ?»?([^()]+|[^()]*\([^()]*\)[^()]*)\)»?",
+    re.DOTALL,
+)
 _TOGETHER = re.compile(r"\(((?:[A-Za-z]\s*,\s*)+[A-Za-z])\)\s*=\s*\((.*)\)", re.DOTALL)
 
 
@@ -81,7 +88,13 @@ def sides_of(text: str) -> tuple[list[str], list[str]]:
 
 def named(sides: list[str], signs: list[str]) -> tuple[str | None, list[str]]:
     """What is set equal to the rest, if its first side is a name; and the rest."""
-    if signs and signs[0] in "=≈" and _NAME.fullmatch(sides[0]) and not _is_curve(sides[0]) and not DENIAL.search(sides[0]):
+    if (
+        signs
+        and signs[0] in "=≈"
+        and _NAME.fullmatch(sides[0])
+        and not _is_curve(sides[0])
+        and not DENIAL.search(sides[0])
+    ):
         return re.sub(r"[\s«»]", "", sides[0]), sides[1:]
     return None, sides
 
@@ -145,7 +158,10 @@ def without_domain(text: str) -> tuple[str, tuple[str, str] | None]:
     text = builder[1] if builder else text
     match = _DOMAIN.search(text)
     if match:
-        name, domain = match[1], "ℕ" if match[3] or "positive" in match.group() or "natural" in match.group() else match[2] or "ℤ"
+        name, domain = (
+            match[1],
+            "ℕ" if match[3] or "positive" in match.group() or "natural" in match.group() else match[2] or "ℤ",
+        )
     else:
         match = _INTEGER.search(text)
         letters = re.findall("(?<![A-Za-z])([b-z])(?![A-Za-z])", match.group()) if match else []

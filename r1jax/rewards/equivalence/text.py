@@ -85,7 +85,9 @@ _MATRIX = re.compile(
     r"(⦃\s*)?\\begin\s*\{([pbB]?matrix|smallmatrix|array|d?cases|aligned|gathered|split|align)\}\s*(?:\{[^{}]*\})?(.*?)\\end\s*\{\2\}",
     re.DOTALL,
 )
-_WORDS_OF_CASES = re.compile(r"\\(?:text|mbox|mathrm)\s*\{\s*,?\s*(?:if|when|for|where)?\s*\}|(?<![A-Za-z])(?:if|when|for)(?![A-Za-z])")
+_WORDS_OF_CASES = re.compile(
+    r"\\(?:text|mbox|mathrm)\s*\{\s*,?\s*(?:if|when|for|where)?\s*\}|(?<![A-Za-z])(?:if|when|for)(?![A-Za-z])"
+)
 _CASE = re.compile(r"([^=<>≤≥≠]*),([^,]*[=<>≤≥≠].*)", re.DOTALL)
 _WRAPPER = re.compile(
     r"\\(text|textbf|textrm|textit|textsf|texttt|textnormal|emph|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname\*?|bm|boldsymbol|underline)\s*\{"
@@ -139,7 +141,9 @@ def normalise(text: str) -> str:
             break
     text = _PREFIX.sub("", re.sub(r",\\! *|\{,\}", ",", text).replace("{:}", ":").lstrip())
     text = _REMOVED.sub("", _EMPTY_GROUP.sub(" ", text))
-    text = _COMMAND.sub(lambda match: "" if match.group().endswith(".") else _COMMANDS.get(match[1], match.group()), text)
+    text = _COMMAND.sub(
+        lambda match: "" if match.group().endswith(".") else _COMMANDS.get(match[1], match.group()), text
+    )
     for pattern, target in _SPELLINGS:
         text = pattern.sub(target, text)
     text = _NUMBERS.sub(lambda match: dict(zip("RZNQC", "ℝℤℕℚℂ", strict=True))[match[1] or match[2] or match[3]], text)
@@ -249,6 +253,7 @@ def _unwrap(text: str) -> str:
         end = match_brace(text, match.end() - 1)
         content = text[match.end() : end - 1].strip()
         name, word = match[1], content.lower().strip(" ,.")
+        counted = re.fullmatch(r"(-?\d[\d.,/]*) (\D+)", content)
         is_unit = _UNIT_LETTER.search(f"{text[: match.start()].rstrip()} {content}") and text[end : end + 1] != "_"
         if name.startswith("operatorname"):
             inside = f"\\{content} " if content.isalpha() else content
@@ -256,6 +261,8 @@ def _unwrap(text: str) -> str:
             inside = f"\\hat{{{content}}}"
         elif word in ("and", "or"):
             inside = f" {word} "
+        elif counted:
+            inside = f"{counted[1]} «{counted[2]}»"
         elif _WRAPPER.search(content) or "\\" in content or name in ("underline",) or _LABELS.fullmatch(content):
             inside = f" {content} "
         elif _KEPT_AS_MATH.fullmatch(content) and not is_unit:

@@ -46,7 +46,9 @@ _HEAD = re.compile(r"(?P<sign>-? ?)«(?P<unit>USD|EUR|GBP|CNY)»(?P<value>.+)", 
 _PER_THING = re.compile(r"\s*(?:«per [A-Za-z ]+»|per [A-Za-z]+)$")
 _PIECE = re.compile(r"°[CF]?|%|¢|[A-Za-zμΩ]+|[\u4e00-\u9fff]+|\^\{?(-?\d)\}?|[/*.()-]")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
-_GREEK_UNIT = re.compile(r"(?:(?<=[\d})] )|\s*«?([kM])»?\s*)\\Omega(?![A-Za-z_])|(?<=\d)\s*\\mu\s*«?([A-Za-z])»?(?=$|[/*^])")
+_GREEK_UNIT = re.compile(
+    r"(?:(?<=[\d})] )|\s*«?([kM])»?\s*)\\Omega(?![A-Za-z_])|(?<=\d)\s*\\mu\s*«?([A-Za-z])»?(?=$|[/*^])"
+)
 _IN_BRACKETS = re.compile(r" ?\(«?([A-Za-z]{2,})»?\)$")
 _PART = re.compile(r"(\d[\d.]*) ?(?:«([^«»]*?)»|([A-Za-z.]+|°))(?: ?(?:,|and|«and») ?)? ?", re.DOTALL)
 _FEET = re.compile(r"(\d+) ?' ?(\d[\d.]*) ?(?:''|\")")
@@ -91,7 +93,9 @@ def split_unit(text: str, *, is_gold: bool) -> tuple[str, Unit | None]:
         is_noun = unit is not None and all(name[0] == "«" for name, _ in unit.powers)
         return (money["sign"] + value, known) if unit is None or unit == known or is_noun else (text, None)
     text = _GREEK_UNIT.sub(lambda match: f"«{match[1] or ''}Ω»" if match[2] is None else f" «μ{match[2]}»", text)
-    match = _TAIL.fullmatch(_IN_BRACKETS.sub(lambda found: f" «{found[1]}»" if known_unit(found[1]) else found[0], text))
+    match = _TAIL.fullmatch(
+        _IN_BRACKETS.sub(lambda found: f" «{found[1]}»" if known_unit(found[1]) else found[0], text)
+    )
     if match is None or ("°" in match["unit"] and re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", match["value"])):
         return text, None
     raw = match["unit"].strip()
@@ -169,7 +173,11 @@ def _read_unit(text: str, *, is_plain: bool) -> Unit | None:
         else:
             last = known_unit(piece)
             if last is None:
-                is_odd = len(piece) > 6 or _CHINESE_VALUES.search(piece) if piece[0] > "一" else len(piece) < (4 if is_plain else 2)
+                is_odd = (
+                    len(piece) > 6 or _CHINESE_VALUES.search(piece)
+                    if piece[0] > "一"
+                    else len(piece) < (4 if is_plain else 2)
+                )
                 if is_odd or piece.lower() in _NOT_UNITS:
                     return None
                 words += 1

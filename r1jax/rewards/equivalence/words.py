@@ -3,7 +3,9 @@
 import re
 
 _VOWELS = frozenset("aeiou")
-_SHORT_WORDS = frozenset("ad ah am an as at ax be by do ex go ha he hi if in is it la me my no of oh on or ox pi so to up us we iv vi ix xi xl lx".split())
+_SHORT_WORDS = frozenset(
+    "ad ah am an as at ax be by do ex go ha he hi if in is it la me my no of oh on or ox pi so to up us we iv vi ix xi xl lx".split()
+)
 _LETTERS = re.compile(r"[A-Za-z](?: ?[A-Za-z])+")
 _WORD = re.compile(r"[^\W\d_]+")
 _LONG_WORD = re.compile(r"[^\W\d_]{4}")
@@ -75,14 +77,18 @@ def same_options(gold: str, golds: list[str] | None, answer: str, answers: list[
 def key_of(text: str) -> str:
     """A text without what never matters: spaces, word marks, closing punctuation, the case of words."""
     text = _ARTICLE.sub(r"\1", text)
-    key = re.sub(r"(?<!\d)\s+|\s+(?!\d)|[«»]", "", re.sub("«[^«»]*»", lambda words: _WORD.sub(_folded, words.group()), text)).rstrip(".,;:")
+    key = re.sub(
+        r"(?<!\d)\s+|\s+(?!\d)|[«»]", "", re.sub("«[^«»]*»", lambda words: _WORD.sub(_folded, words.group()), text)
+    ).rstrip(".,;:")
     folded = key.casefold()
     clock = _CLOCK.fullmatch(folded)
     if clock:
         return f"{clock[1]}{clock[2] or ':00'}{clock[3]}m"
     is_words = re.fullmatch(r"[^\W\d_]+(?:[-,.'’][^\W\d_]+)*", key)
     if is_words and (_LONG_WORD.search(key) or not re.search("[-,]", key)):  # "x-y" is not "xy"
-        key = re.sub(r"[-,.'’]", "", _WORD.sub(_folded, text if " " in text and not "«" in text else key)).replace(" ", "")
+        key = re.sub(r"[-,.'’]", "", _WORD.sub(_folded, text if " " in text and not "«" in text else key)).replace(
+            " ", ""
+        )
     key = key.removesuffix("条件").replace("充分必要", "充要")
     return _SYNONYMS.get(key, _NUMBERS.get(key, key))
 

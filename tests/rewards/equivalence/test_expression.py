@@ -52,7 +52,11 @@ def test_two_meanings_or_none_are_refused(text):
 
 def test_names_keep_their_case_and_index():
     assert symbols(parse_expression("a_{1}A + a' + \\alpha x")) == {"a_1", "A", "a'", "\\alpha", "x"}
-    assert symbols(parse_expression("e^{iπ}")) == frozenset() and has_i(parse_expression("e^{iπ}")) and not has_i(parse_expression("e^{x}"))
+    assert (
+        symbols(parse_expression("e^{iπ}")) == frozenset()
+        and has_i(parse_expression("e^{iπ}"))
+        and not has_i(parse_expression("e^{x}"))
+    )
 
 
 @pytest.mark.parametrize("text", ["9^{9^{9^{9}}}", "100000!", "(3000!)^{9}", r"\binom{9999}{5000}", "2^{99999}"])
