@@ -53,6 +53,8 @@ _BASED = re.compile(r"(-?[0-9A-F]+)_\{?(?:«base»)?(\d+|«[^«»]*»)\}?")
 _LABEL = re.compile(r"[(«]*([A-J])[)».:]*")
 _LABELLED = re.compile(r"[«(]*([A-J])(?:\)»?|[.:]»?\s)\s*(\S.*)", re.DOTALL)
 _POINT = re.compile(r"([A-Z])'*\s*(\(.*,.*\))", re.DOTALL)
+_LABELS = re.compile(r"(?:[\s,;]|and|or|\(?[A-J]\)?)+")
+_FUNCTION = re.compile(r"([A-Za-z])\(([a-z])\)")
 _UNIT_VECTOR = re.compile(r"\\hat\{[ijk]\}")
 
 
@@ -151,18 +153,18 @@ class _Comparison:
         letters = [_LABEL.fullmatch(text) for text in (gold, answer)]
         if letters[0] and letters[1]:
             return letters[0][1] == letters[1][1]
-        whole, other, letter = (
-            (answer, gold, letters[0]) if letters[0] or not letters[1] else (gold, answer, letters[1])
-        )
-        labelled = _LABELLED.fullmatch(whole)
-        if labelled is None or (not letter and other.startswith("(" + labelled[1])):
-            return None
-        rest = labelled[2].strip(" »")
-        if not letter and re.fullmatch(r"(?:\([A-J]\)\s*)+", rest):
-            return None
-        if letter:
-            return letter[1] == labelled[1] and not re.search(r"\([A-J]\)|^[A-J]\b|^(?:or|and)\b", rest)
-        return not _LABELLED.fullmatch(rest) and self.same(gold, rest) if whole is answer else None
+        labelled = [_LABELLED.fullmatch(text) for text in (gold, answer)]
+        for letter, whole, other in ((letters[0], labelled[1], gold), (letters[1], labelled[0], answer)):
+            if whole is None:
+                continue
+            rest = whole[2].strip(" »")
+            if letter:
+                return letter[1] == whole[1] and not re.search(r"\([A-J]\)|^[A-J]\b|^(?:or|and)\b", rest)
+            if not other.startswith("(" + whole[1]) and not _LABELS.fullmatch(rest):
+                return not _LABELLED.fullmatch(rest) and self.same(
+                    *((rest, other) if other is answer else (other, rest))
+                )
+        return None
 
     def domains(self, gold: str, answer: str) -> bool | None:
         """``kπ, k∈ℤ``: the parameter may have another name, and count from elsewhere."""
@@ -258,6 +260,9 @@ class _Comparison:
             return any(self.chain(value, values, signs[len(sides) - len(values) :]) for value in gold_values)
         if not signs:
             return bool(gold_name) and self.same(gold_values[-1], sides[0])
+        function, other = _FUNCTION.fullmatch(gold_name or ""), _FUNCTION.fullmatch(name or "")
+        if function and other and function[1] == other[1] and function[2] not in values[-1]:  # f(t) = t^2 is f(x) = x^2
+            name, values = gold_name, [renamed(value, other[2], function[2]) for value in values]
         if gold_name and gold_name == name:
             golds, values = (
                 [re.sub("^[a-z]{2,3}$", r"(\g<0>)", value) for value in side] for side in (gold_values, values)

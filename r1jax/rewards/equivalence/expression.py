@@ -5,7 +5,7 @@ and limits left undone restate the question. Names are case-sensitive; ``e`` and
 base has base 10.
 
 Trees are tuples: ("num", Fraction), ("sym", name), ("const", "π" | "e" | "i"), ("add" | "mul" | "div" | "pow", a, b),
-("neg" | "fact", a), ("fn", name, a), ("log", base, a), ("root", n, a), ("binom", n, k).
+("neg" | "fact", a), ("fn", name, a), ("log", base, a), ("binom", n, k).
 """
 
 import re
@@ -259,9 +259,9 @@ class _Reader:
             return ("div" if name == "frac" else "binom", first, second)
         if name == "sqrt":
             degree = self.group() if self.here == "[" else literal(2)
-            return ("root", degree, self.group())
+            return ("pow", self.group(), ("div", literal(1), degree))
         if name == "cbrt":
-            return ("root", literal(3), self.group())
+            return ("pow", self.group(), literal(Fraction(1, 3)))
         if name in ("lfloor", "lceil"):
             tree = self.expression()
             self.take("\\r" + name[1:])

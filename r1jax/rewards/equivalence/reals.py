@@ -23,6 +23,7 @@ _VARIABLE = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?'*")
 _DISTANCE = re.compile(r"\|\s*(\\?[A-Za-z]+)\s*([-+][^|]+)?\|")
 _BUILDER = re.compile(r"⦃\s*([A-Za-z])\s*(?:∈\s*ℝ)?\s*[|:]\s*(.+)⦄", re.DOTALL)
 _MEMBER = re.compile(r"([A-Za-z])\s*∈\s*(.+)", re.DOTALL)
+_EXCEPT = re.compile(r"^«?all real(?:s| numbers),? (?:except(?: for)?|other than) ?»? ?(?:[a-z] ?= ?)?(.+?)»?$")
 _MINUS = re.compile(r"\\setminus|\\(?=\s*⦃)|-(?=\s*⦃)")
 _AND = re.compile(r"\s*(?<![A-Za-z\\])and(?![A-Za-z])\s*")
 
@@ -34,6 +35,7 @@ def reals_of(text: str) -> tuple[str, Reals] | None:
         found = reals_of(builder[2]) if builder else None
         if builder and found and found[0] in ("", builder[1]):
             return builder[1], found[1]
+    text = _EXCEPT.sub(r"ℝ\\setminus⦃\1⦄", text)
     whole, *without = split_top(text, _MINUS)
     if without:
         return _joined("and", [whole, *without], lambda index, found: ("not", found) if index else found)

@@ -36,7 +36,7 @@ _TOGETHER = re.compile(r"\(((?:[A-Za-z]\s*,\s*)+[A-Za-z])\)\s*=\s*\((.*)\)", re.
 
 def items_of(text: str) -> list[str] | None:
     """The entries of a list or a set, the two values of ±, ``(x, y) = (1, 2)`` as two; None for anything else."""
-    if text.startswith("⦃") and is_enclosed(text):
+    if text.startswith("⦃") and is_enclosed(text) and text != "⦃∅⦄":
         return _expanded(split_top(text[1:-1], LIST))
     member = re.fullmatch(r"[A-Za-z]\s*∈\s*(⦃.*)", text, re.DOTALL)
     if member:

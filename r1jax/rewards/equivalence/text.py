@@ -60,7 +60,7 @@ _COMMANDS = {
         "(": "langle lparen", ")": "rangle rparen", "[": "lbrack", "]": "rbrack", "|": "vert lvert rvert mid", ":": "colon",
         " or ": "lor vee", " and ": "land wedge", "\\frac": "dfrac tfrac cfrac", "\\binom": "dbinom tbinom choose",
         "\\epsilon ": "varepsilon", "\\phi ": "varphi", "i": "imath", "j": "jmath", "\\setminus ": "backslash smallsetminus",
-        "\\vec": "overrightarrow", "\\to ": "to rightarrow longrightarrow Rightarrow implies", "\\hat": "widehat",
+        "\\vec": "overrightarrow", "\\neg ": "lnot", "\\to ": "to rightarrow longrightarrow Rightarrow implies", "\\hat": "widehat",
     }.items()
     for name in names.split()
 }  # fmt: skip
@@ -72,6 +72,7 @@ _SPELLINGS = [
         r"\+/-|\+-": "±", r"(?<![A-Za-z\\])pi(?![A-Za-z])": "π", r"\\\{": "⦃", r"\\\}": "⦄", r"\\%": "%", r"\\&": "&", r"\\_": "_",
         r"\^\s*(?:\{\s*)?(?:\\circ(?![A-Za-z])|°)\s*\}?|(?<=\d)\^\s*(?:\{\s*)?(?:\\(?:text|mathrm|rm)\s*)?\{?o\}*(?![A-Za-z])": "°",
         r"(?<![A-Za-z])per cent(?![A-Za-z])": "percent", r"\.\.\.": "…", r"\*\*": "^", r"(?<![A-Za-z\\])sqrt(?=\s*\d)": r"\\sqrt",
+        r"(?<=\d)\s*(?:\\text\s*\{\s*to\s*\}|to)\s*(?=\d)": ":", r"(?<=\d)\^\s*\{(?:\\(?:text|mathrm)\s*\{(?:st|nd|rd|th)\}|st|nd|rd|th)\}": "",
         r"(?<=\d)\s*度": "°", "或者?": " or ", "[和与]|以及": ",", "[且并]": " and ",
     }.items()
 ]  # fmt: skip
@@ -110,9 +111,11 @@ _CHOSEN = re.compile(
 )
 _EMPTY_GROUP = re.compile(r"(?:\\(?:text|mbox|mathrm)\s*)?\{\s*\}")
 _PREFIX = re.compile(
-    r"(?i)^«?(?:so |hence |thus |therefore,? )?(?:the )?(?:final |correct )?answer(?:\s+is\b)?\s*:?\s*»?\s*[:=]?\s*(?=[^\s»])|^[=≈]\s*"
+    r"(?i)^«?(?:so |hence |thus |therefore,? )?(?:the )?(?:final |correct )?answer(?:\s+is\b)?\s*:?\s*»?\s*[:=]?\s*(?=[^\s»])|^(?:[=≈]|«?approximately(?: »?|»))\s*"
+    r"|^«?(?:options?|choices?) ?»?(?=\(?[A-J]\b)|^«?(?:for )?all ?»?(?= ?[a-z] ?[<>≤≥≠∈])"
     r"|^(?:所以|因此|故)?,?(?:(?:本题|最终|正确)?答案(?:是|为|选)?|应?选(?:项|择)?|[答解]得?(?=:))\s*:?\s*(?=\S)"
 )
+_ANGLES = re.compile(r"^<([^<>]*,[^<>]*)>$")
 _ONLY = re.compile(r"(?<=[IVX\dA-J»]) ?«?(?: ?|(?<=«))only»?$")
 _CHINESE = re.compile(r"«[^«»]*»|[\u4e00-\u9fff]+")
 
@@ -147,7 +150,7 @@ def normalise(text: str) -> str:
     for pattern, target in _SPELLINGS:
         text = pattern.sub(target, text)
     text = _NUMBERS.sub(lambda match: dict(zip("RZNQC", "ℝℤℕℚℂ", strict=True))[match[1] or match[2] or match[3]], text)
-    text = _dollars(_SPACES.sub(" ", _MATRIX.sub(_matrix, text)))
+    text = _dollars(_SPACES.sub(" ", _MATRIX.sub(_matrix, text).replace("&", ",")))
     text = _CHINESE.sub(lambda match: match.group() if match.group()[0] == "«" else f"«{match.group()}»", _unwrap(text))
     text = _UNIT_VECTOR.sub(r"\\hat{\1\2}", _SHORT_ACCENT.sub(r"\\\1{\2}", text))
     text = _REPEATING.sub(_repeating_fraction, text)
@@ -158,7 +161,7 @@ def normalise(text: str) -> str:
     text = _HIGH_ROOT.sub(r"\\sqrt[\1]", _BARE_INDEX.sub(r"_{\1}", _BARE_POWER.sub(r"^{\1}", text)))
     text = _CHOSEN.sub(_chosen, _SHORT_ROOT.sub(r"\\sqrt\1{\2}", text))
     text = _SCALED.sub(_written_out, _trim(re.sub(r" +", " ", text)))
-    return _trim(_ONLY.sub("", _PREFIX.sub("", text)))
+    return _trim(_ANGLES.sub(r"(\1)", _ONLY.sub("", _PREFIX.sub("", text))))
 
 
 def match_brace(text: str, start: int) -> int:

@@ -4,7 +4,48 @@ import re
 
 _VOWELS = frozenset("aeiou")
 _SHORT_WORDS = frozenset(
-    "ad ah am an as at ax be by do ex go ha he hi if in is it la me my no of oh on or ox pi so to up us we iv vi ix xi xl lx".split()
+    [
+        "ad",
+        "ah",
+        "am",
+        "an",
+        "as",
+        "at",
+        "ax",
+        "be",
+        "by",
+        "do",
+        "ex",
+        "go",
+        "ha",
+        "he",
+        "hi",
+        "if",
+        "in",
+        "is",
+        "it",
+        "la",
+        "me",
+        "my",
+        "no",
+        "of",
+        "oh",
+        "on",
+        "or",
+        "ox",
+        "pi",
+        "so",
+        "to",
+        "up",
+        "us",
+        "we",
+        "iv",
+        "vi",
+        "ix",
+        "xi",
+        "xl",
+        "lx",
+    ]
 )
 _LETTERS = re.compile(r"[A-Za-z](?: ?[A-Za-z])+")
 _WORD = re.compile(r"[^\W\d_]+")
@@ -19,7 +60,7 @@ _SYNONYMS = {
     for key, forms in {
         "dne": "doesnotexist undefined 不存在", "∅": "nosolution nosolutions ⦃⦄ emptyset theemptyset norealsolution norealsolutions 无解 空集 无实数解",
         "ℝ": "allrealnumbers allreals thesetofallrealnumbers (-∞,∞) (-∞,+∞) anyrealnumber 全体实数 任意实数 一切实数 实数集",
-        "∞": "+∞ infinite infinitelymany 无穷大", "true": "对 正确 √", "false": "错 错误 ×", "yes": "是", "no": "否",
+        "∞": "+∞ infinite infinitelymany infinitelymanysolutions 无穷大", "ℤ": "allintegers thesetofallintegers 全体整数 整数集", "true": "对 正确 √", "false": "错 错误 ×", "yes": "是", "no": "否",
     }.items()
     for form in forms.split()
 }  # fmt: skip
@@ -86,10 +127,10 @@ def key_of(text: str) -> str:
         return f"{clock[1]}{clock[2] or ':00'}{clock[3]}m"
     is_words = re.fullmatch(r"[^\W\d_]+(?:[-,.'’][^\W\d_]+)*", key)
     if is_words and (_LONG_WORD.search(key) or not re.search("[-,]", key)):  # "x-y" is not "xy"
-        key = re.sub(r"[-,.'’]", "", _WORD.sub(_folded, text if " " in text and not "«" in text else key)).replace(
+        key = re.sub(r"[-,.'’]", "", _WORD.sub(_folded, text if " " in text and "«" not in text else key)).replace(
             " ", ""
         )
-    key = key.removesuffix("条件").replace("充分必要", "充要")
+    key = re.sub(r"^0(?=\d:\d\d)", "", key).removesuffix("条件").replace("充分必要", "充要")
     return _SYNONYMS.get(key, _NUMBERS.get(key, key))
 
 
