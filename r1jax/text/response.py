@@ -29,7 +29,8 @@ _BETWEEN_BOXES = re.compile(
 _NAME_BEFORE = re.compile(rf"(?<![A-Za-z\\])({_NAME}){_SPACE}={_SPACE}$")
 _MAX_GAP = 60  # characters between two boxes of one answer
 _ANSWER_LINE = re.compile(
-    r"^[ \t>*_#]*(?:(?:the |my )?(?:final |correct )?answer(?: is)?[ \t*_]*[:：]|(?:故|所以)?(?:最终|正确)?答案(?:是|为)?[ \t*]*[:：]|####)(.*\S.*)$",
+    r"^[ \t>*_#]*(?:(?:the |my )?(?:final |correct )?answer(?: is)?[ \t*_]*[:：]"
+    r"|(?:故|所以)?(?:最终|正确)?答案(?:是|为)?[ \t*]*[:：]|####)(.*\S.*)$",
     re.IGNORECASE | re.MULTILINE,
 )
 _MAX_BOXES = 40

@@ -54,6 +54,7 @@ _LABEL = re.compile(r"[(«]*([A-J])[)».:]*")
 _LABELLED = re.compile(r"[«(]*([A-J])(?:\)»?|[.:]»?\s)\s*(\S.*)", re.DOTALL)
 _POINT = re.compile(r"([A-Z])'*\s*(\(.*,.*\))", re.DOTALL)
 _LABELS = re.compile(r"(?:[\s,;]|and|or|\(?[A-J]\)?)+")
+_SHIFTS = ("{}", "(-{})", "({}+1)", "({}-1)", "({}+2)", "({}-2)", "(-{}+1)", "(-{}-1)")
 _FUNCTION = re.compile(r"([A-Za-z])\(([a-z])\)")
 _UNIT_VECTOR = re.compile(r"\\hat\{[ijk]\}")
 
@@ -173,17 +174,11 @@ class _Comparison:
             return None
         if not (domain and other):
             return self.same(gold, answer)
-        if domain[1] != other[1]:
+        if domain[1] != other[1] or without_domain(gold)[1] or without_domain(answer)[1]:
             return False
-        name = domain[0]
-        answers = [renamed(answer, other[0], name)]
-        if domain[1] == "ℤ" and len(items_of(answer) or []) <= 4:
-            answers += [
-                renamed(answer, other[0], f"({sign}{name}{shift})")
-                for sign in ("", "-")
-                for shift in ("", "+1", "-1", "+2", "-2")
-            ]
-        return any(self.same(gold, each) for each in answers)
+        name, is_short = domain[0], len(items_of(answer) or []) <= 4
+        shifts = _SHIFTS if domain[1] == "ℤ" and is_short else _SHIFTS[:1]
+        return any(self.same(gold, renamed(answer, other[0], shift.format(name))) for shift in shifts)
 
     def two_ways(self, gold: str, answer: str) -> bool | None:
         """``3/4 (75%)``: as a reference either will do, as an answer both must be right."""
@@ -282,11 +277,15 @@ class _Comparison:
         match = re.fullmatch(r"-?\d*\.(\d+)|-?\d+", rounded)
         if match is None:
             return False
-        half = Fraction(1, 2 * 10 ** len(match[1] or ""))
+        half = literal(Fraction(1, 2 * 10 ** len(match[1] or "")))
         try:
-            error = ("fn", "abs", ("add", parse_expression(exact), ("neg", parse_expression(rounded))))
-            left = ("add", literal(half * Fraction(101, 100)), ("neg", error))
-            return not symbols(error) and constant_ratio(left, literal(1), deep=self.deep) == 1
+            more = ("add", parse_expression(rounded), ("neg", parse_expression(exact)))
+            more = ("neg", more) if rounded.startswith("-") else more  # half a unit is rounded up
+            rooms = (
+                ("add", ("mul", half, literal(Fraction(101, 100))), ("neg", more)),
+                ("add", ("mul", half, literal(Fraction(99, 100))), more),
+            )
+            return not symbols(more) and all(constant_ratio(room, literal(1), deep=self.deep) == 1 for room in rooms)
         except UnreadableError:
             return False
 

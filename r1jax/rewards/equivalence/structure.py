@@ -41,10 +41,8 @@ def items_of(text: str) -> list[str] | None:
     member = re.fullmatch(r"[A-Za-z]\s*∈\s*(⦃.*)", text, re.DOTALL)
     if member:
         return items_of(member[1])
-    if text.startswith("«") and is_enclosed(text):
-        items = [f"«{item}»" for item in split_top(text[1:-1], LIST)]
-    else:
-        items = split_top(text, LIST)
+    is_words = text.startswith("«") and is_enclosed(text)
+    items = [f"«{item}»" for item in split_top(text[1:-1], LIST)] if is_words else split_top(text, LIST)
     if len(items) > 1:
         return _expanded(items)
     if "±" in text or "∓" in text:
@@ -52,11 +50,8 @@ def items_of(text: str) -> list[str] | None:
     together = _TOGETHER.fullmatch(text)
     if together:
         names, values = (split_top(part, re.compile(",")) for part in together.groups())
-        return (
-            [f"{name}={value}" for name, value in zip(names, values, strict=True)]
-            if len(names) == len(values)
-            else None
-        )
+        if len(names) == len(values):
+            return [f"{name}={value}" for name, value in zip(names, values, strict=True)]
     return None
 
 
@@ -179,5 +174,5 @@ def renamed(text: str, name: str, other: str) -> str:
 
 def restated(text: str) -> tuple[str, str] | None:
     """The two answers of ``3/4 (75%)`` and ``25 (i.e., 5^2)``; None for anything else."""
-    match = _RESTATED.fullmatch(text)
+    match = _RESTATED.fullmatch(text) if text.count("(") < 5 else None
     return (match[1].strip(), match[3].strip(" «»")) if match and (match[2] or text[match.end(1)] == " ") else None

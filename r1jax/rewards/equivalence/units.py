@@ -7,20 +7,23 @@ from fractions import Fraction
 
 # Names = size and unit that they are worth; a new dimension is worth itself. Names before "|" take prefixes.
 _DEFINITIONS = """
-m meter metre 米 | =; g gram 克 | =; s second 秒 | sec =; A ampere amp 安 | =; K kelvin | =; mol mole | =; | month 个月 月 =; L l liter litre 升 | = 1/1000 m^3
-min minute 分钟 | = 60 s; | h hr hour 小时 时 = 3600 s; | day 天 日 = 24 h; | week 周 星期 = 7 day; | yr year 年 = 12 month
-| in inch inches 英寸 = 0.0254 m; | ft foot feet 英尺 = 12 in; | yd yard = 3 ft; | mi mile 英里 = 5280 ft; | 里 = 500 m; | ha hectare 公顷 = 10000 m^2; | 亩 =
-| 公里 = 1000 m; | 公斤 = 1000 g; | 斤 = 500 g; | tonne 吨 = 1000 kg; | ton =; | lb pound 磅 = 453.59237 g; | oz ounce = 1/16 lb; | acre = 4840 yd^2
-| gal gallon = 231 in^3; | qt quart = 1/4 gal; | pt pint = 1/8 gal; | cup = 1/16 gal; | tbsp tablespoon = 1/16 cup; | tsp teaspoon = 1/3 tbsp
-N newton 牛 牛顿 | = kg m/s^2; J joule 焦 焦耳 | = N m; W watt 瓦 瓦特 | = J/s; Pa pascal 帕 | = N/m^2; Hz hertz 赫兹 | = s^-1; C coulomb 库仑 | = A s
-V volt 伏 伏特 | = J/C; F farad | = C/V; Ω ohm 欧 欧姆 | = V/A; T tesla | = N/A m; H henry | = V s/A; Wb weber | = V s; eV | =; cal calorie | =
-atm | =; bar | = 100000 Pa; | mmHg =; bit | =; B byte | = 8 bit; | mph = mi/h; | kph kmph = km/h
+m meter metre 米 | =; g gram 克 | =; s second 秒 | sec =; A ampere amp 安 | =; K kelvin | =; mol mole | =; eV | =; cal calorie | =
+| 公里 = 1000 m; | in inch inches 英寸 = 0.0254 m; | ft foot feet 英尺 = 12 in; | yd yard = 3 ft; | mi mile 英里 = 5280 ft
+min minute 分钟 | = 60 s; | h hr hour 小时 时 = 3600 s; | day 天 日 = 24 h; | week 周 星期 = 7 day
+| month 个月 月 =; | yr year 年 = 12 month; | ha hectare 公顷 = 10000 m^2; | acre = 4840 yd^2; | 亩 =
+| 公斤 = 1000 g; | 斤 = 500 g; | tonne 吨 = 1000 kg; | ton =; | lb pound 磅 = 453.59237 g; | oz ounce = 1/16 lb
+L l liter litre 升 | = 1/1000 m^3; | gal gallon = 231 in^3; | qt quart = 1/4 gal; | pt pint = 1/8 gal; | cup = 1/16 gal
+| tbsp tablespoon = 1/16 cup; | tsp teaspoon = 1/3 tbsp; | mph = mi/h; | kph kmph = km/h; Hz hertz 赫兹 | = s^-1
+N newton 牛 牛顿 | = kg m/s^2; J joule 焦 焦耳 | = N m; W watt 瓦 瓦特 | = J/s; Pa pascal 帕 | = N/m^2; | bar = 100000 Pa
+C coulomb 库仑 | = A s; V volt 伏 伏特 | = J/C; F farad | = C/V; Ω ohm 欧 欧姆 | = V/A; T tesla | = N/A m; H henry | = V s/A
+Wb weber | = V s; atm | =; | mmHg =; bit | =; B byte | = 8 bit; | unit 单位 =; share =; | % percent pct = 0.01 share
 | USD dollar 美元 =; | ¢ cent = 0.01 USD; | EUR euro 欧元 =; | GBP =; | CNY yuan 元 块 人民币 =; | 角 毛 = 0.1 CNY
-| ° degree deg 度 =; | arcminute = 1/60 °; | arcsecond = 1/3600 °; | rad radian 弧度 =; | °C 摄氏度 =; | °F =; | share =; | % percent pct = 0.01 share; | unit 单位 =
+| ° degree deg 度 =; | arcminute = 1/60 °; | arcsecond = 1/3600 °; | rad radian 弧度 =; | °C 摄氏度 =; | °F =
 """
 _PREFIXES = {
     "n nano": Fraction(1, 10**9), "μ µ u micro": Fraction(1, 10**6), "m milli 毫": Fraction(1, 1000), "c centi 厘": Fraction(1, 100),
-    "d deci 分": Fraction(1, 10), "k kilo 千": Fraction(1000), "M mega": Fraction(10**6), "G giga": Fraction(10**9), "p": Fraction(1, 10**12),
+    "d deci 分": Fraction(1, 10), "k kilo 千": Fraction(1000), "M mega": Fraction(10**6), "G giga": Fraction(10**9),
+    "p": Fraction(1, 10**12),
 }  # fmt: skip
 # Words that change the value that they stand behind, or that offer another one.
 _NOT_UNITS = frozenset(re.findall(r"\w+", """

@@ -3,50 +3,9 @@
 import re
 
 _VOWELS = frozenset("aeiou")
-_SHORT_WORDS = frozenset(
-    [
-        "ad",
-        "ah",
-        "am",
-        "an",
-        "as",
-        "at",
-        "ax",
-        "be",
-        "by",
-        "do",
-        "ex",
-        "go",
-        "ha",
-        "he",
-        "hi",
-        "if",
-        "in",
-        "is",
-        "it",
-        "la",
-        "me",
-        "my",
-        "no",
-        "of",
-        "oh",
-        "on",
-        "or",
-        "ox",
-        "pi",
-        "so",
-        "to",
-        "up",
-        "us",
-        "we",
-        "iv",
-        "vi",
-        "ix",
-        "xi",
-        "xl",
-        "lx",
-    ]
-)
+_SHORT_WORDS = frozenset(re.findall(r"\w+", """
+ad ah am an as at ax be by do ex go ha he hi if in is it la me my no of oh on or ox pi so to up us we iv vi ix xi xl lx
+"""))  # fmt: skip
 _LETTERS = re.compile(r"[A-Za-z](?: ?[A-Za-z])+")
 _WORD = re.compile(r"[^\W\d_]+")
 _LONG_WORD = re.compile(r"[^\W\d_]{4}")
@@ -58,16 +17,17 @@ _LABEL = re.compile(r"[«(]*([A-Z]|[①-⑳])[)»]*")
 _SYNONYMS = {
     form: key
     for key, forms in {
-        "dne": "doesnotexist undefined 不存在", "∅": "nosolution nosolutions ⦃⦄ emptyset theemptyset norealsolution norealsolutions 无解 空集 无实数解",
+        "dne": "doesnotexist undefined 不存在", "true": "对 正确 √", "false": "错 错误 ×", "yes": "是", "no": "否",
+        "∅": "nosolution nosolutions ⦃⦄ emptyset theemptyset norealsolution norealsolutions 无解 空集 无实数解",
         "ℝ": "allrealnumbers allreals thesetofallrealnumbers (-∞,∞) (-∞,+∞) anyrealnumber 全体实数 任意实数 一切实数 实数集",
-        "∞": "+∞ infinite infinitelymany infinitelymanysolutions 无穷大", "ℤ": "allintegers thesetofallintegers 全体整数 整数集", "true": "对 正确 √", "false": "错 错误 ×", "yes": "是", "no": "否",
+        "∞": "+∞ infinite infinitelymany infinitelymanysolutions 无穷大", "ℤ": "allintegers thesetofallintegers 全体整数 整数集",
     }.items()
     for form in forms.split()
 }  # fmt: skip
 _NUMBERS = {
     word: str(number)
     for words in (
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty",
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen",
         "零 一 二 三 四 五 六 七 八 九 十 十一 十二 十三 十四 十五 十六 十七 十八 十九 二十",
     )
     for number, word in enumerate(words.split())
@@ -117,19 +77,15 @@ def same_options(gold: str, golds: list[str] | None, answer: str, answers: list[
 
 def key_of(text: str) -> str:
     """A text without what never matters: spaces, word marks, closing punctuation, the case of words."""
-    text = _ARTICLE.sub(r"\1", text)
-    key = re.sub(
-        r"(?<!\d)\s+|\s+(?!\d)|[«»]", "", re.sub("«[^«»]*»", lambda words: _WORD.sub(_folded, words.group()), text)
-    ).rstrip(".,;:")
+    text = re.sub("«[^«»]*»", lambda words: _WORD.sub(_folded, words.group()), _ARTICLE.sub(r"\1", text))
+    key = re.sub(r"(?<!\d)\s+|\s+(?!\d)|[«»]", "", text).rstrip(".,;:")
     folded = key.casefold()
     clock = _CLOCK.fullmatch(folded)
     if clock:
         return f"{clock[1]}{clock[2] or ':00'}{clock[3]}m"
     is_words = re.fullmatch(r"[^\W\d_]+(?:[-,.'’][^\W\d_]+)*", key)
     if is_words and (_LONG_WORD.search(key) or not re.search("[-,]", key)):  # "x-y" is not "xy"
-        key = re.sub(r"[-,.'’]", "", _WORD.sub(_folded, text if " " in text and "«" not in text else key)).replace(
-            " ", ""
-        )
+        key = re.sub(r"[-,.'’ ]", "", _WORD.sub(_folded, key if "«" in text else text))
     key = re.sub(r"^0(?=\d:\d\d)", "", key).removesuffix("条件").replace("充分必要", "充要")
     return _SYNONYMS.get(key, _NUMBERS.get(key, key))
 
