@@ -155,7 +155,7 @@ class _Reader:
                 right = self.signed()
                 tree, last = ("mul" if operator == "*" else "div", tree, right), right
                 divided = operator == "/"
-            elif self.starts_operand() or (last[0] == "pow" and _is_number(self.here)):
+            elif self.starts_operand() or (last[0] in ("pow", "fact") and _is_number(self.here)):
                 if divided and not _LITERAL_RATIO.fullmatch("".join(self.tokens[start : self.place])):
                     raise UnreadableError("a product after a quotient has two readings")
                 is_mixed = self.place - 1 >= start and _is_number(self.tokens[self.place - 1]) and self.here == "\\frac"

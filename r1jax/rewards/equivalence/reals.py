@@ -21,7 +21,7 @@ _ALL: Reals = ("piece", False, "-∞", "∞", False)
 
 _VARIABLE = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?'*")
 _DISTANCE = re.compile(r"\|\s*(\\?[A-Za-z]+)\s*([-+][^|]+)?\|")
-_BUILDER = re.compile(r"⦃\s*([A-Za-z])\s*(?:∈\s*ℝ)?\s*[|:]\s*(.+)⦄", re.DOTALL)
+_BUILDER = re.compile(r"⦃?\s*([A-Za-z])\s*(?:∈\s*ℝ)?\s*[|:]\s*(.+?)⦄?", re.DOTALL)
 _MEMBER = re.compile(r"([A-Za-z])\s*∈\s*(.+)", re.DOTALL)
 _EXCEPT = re.compile(r"^«?all real(?:s| numbers),? (?:except(?: for)?|other than) ?»? ?(?:[a-z] ?= ?)?(.+?)»?$")
 _MINUS = re.compile(r"\\setminus|\\(?=\s*⦃)|-(?=\s*⦃)")

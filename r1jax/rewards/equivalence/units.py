@@ -177,7 +177,7 @@ def _read_unit(text: str, *, is_plain: bool) -> Unit | None:
             last = known_unit(piece)
             if last is None:
                 is_odd = (
-                    len(piece) > 6 or _CHINESE_VALUES.search(piece)
+                    len(piece) > 8 or _CHINESE_VALUES.search(piece.replace("不同", ""))
                     if piece[0] > "一"
                     else len(piece) < (4 if is_plain else 2)
                 )
