@@ -18,7 +18,7 @@ from r1jax.rewards.math import final_answers
 
 _MAX_CHARS = 400
 _ALLOWED = re.compile(r"(?:[0-9+\-*/()\[\]{} ]|\\frac)+")
-_ODD = re.compile(r"(?<!\d)0\d|\d +\d")
+_ODD = re.compile(r"(?<!\d)0\d|\d +\d|\d\s*\\frac")
 _SIGN = re.compile(r"(?:^|[-+*/(\[{])\s*([-+])")
 _RESULT = re.compile(r" *[-+]?[0-9]+(?:\.[0-9]+|/[0-9]+)? *")  # no exponent: 1e999999999 would never end
 

@@ -23,23 +23,10 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
+from r1jax.rewards.equivalence import structure
 from r1jax.rewards.equivalence.expression import Node, literal, parse_expression, symbols
 from r1jax.rewards.equivalence.reals import FLIPPED, reals_of, same_reals
 from r1jax.rewards.equivalence.second_opinion import math_verify
-from r1jax.rewards.equivalence.structure import (
-    DENIAL,
-    assignment,
-    entries_of,
-    items_of,
-    matrix_of,
-    named,
-    renamed,
-    restated,
-    sequence_of,
-    sides_of,
-    values_in_order,
-    without_domain,
-)
 from r1jax.rewards.equivalence.text import UnreadableError, normalise
 from r1jax.rewards.equivalence.units import Unit, compound, split_unit
 from r1jax.rewards.equivalence.value import UndecidedError, constant_ratio, exact_value, same_value
@@ -105,16 +92,8 @@ class _Comparison:
             return True
         if (_NUMBER_OR_LIST.fullmatch(gold) or _NUMBER_OR_LIST.fullmatch(answer)) and self.leaf(gold, answer):
             return True
-        for rule in (
-            self.compounds,
-            self.labels,
-            self.domains,
-            self.two_ways,
-            self.sets,
-            self.lists,
-            self.relations,
-            self.rows,
-        ):
+        meaning = (self.sets, self.lists, self.relations, self.rows)
+        for rule in (self.compounds, self.labels, self.domains, self.two_ways, *meaning):
             verdict = rule(gold, answer)
             if verdict is not None:
                 return verdict
@@ -169,30 +148,30 @@ class _Comparison:
 
     def domains(self, gold: str, answer: str) -> bool | None:
         """``kπ, k∈ℤ``: the parameter may have another name, and count from elsewhere."""
-        (gold, domain), (answer, other) = without_domain(gold), without_domain(answer)
+        (gold, domain), (answer, other) = structure.without_domain(gold), structure.without_domain(answer)
         if not domain and not other:
             return None
         if not (domain and other):
             return self.same(gold, answer)
-        if domain[1] != other[1] or without_domain(gold)[1] or without_domain(answer)[1]:
+        if domain[1] != other[1] or structure.without_domain(gold)[1] or structure.without_domain(answer)[1]:
             return False
-        name, is_short = domain[0], len(items_of(answer) or []) <= 4
+        name, is_short = domain[0], len(structure.items_of(answer) or []) <= 4
         shifts = _SHIFTS if domain[1] == "ℤ" and is_short else _SHIFTS[:1]
-        return any(self.same(gold, renamed(answer, other[0], shift.format(name))) for shift in shifts)
+        return any(self.same(gold, structure.renamed(answer, other[0], shift.format(name))) for shift in shifts)
 
     def two_ways(self, gold: str, answer: str) -> bool | None:
         """``3/4 (75%)``: as a reference either will do, as an answer both must be right."""
-        both = restated(gold)
+        both = structure.restated(gold)
         if both and (self.same(*both) or self.is_rounded(*both)):
             return self.same(both[0], answer) or self.same(both[1], answer)
-        both = restated(answer)
+        both = structure.restated(answer)
         if both and self.same(gold, both[0]) and (self.same(gold, both[1]) or self.is_rounded(*both)):
             return True
         return None
 
     def sets(self, gold: str, answer: str) -> bool | None:
         """Sets of real numbers, unless both are written as pairs."""
-        if sequence_of(gold) and sequence_of(answer):
+        if structure.sequence_of(gold) and structure.sequence_of(answer):
             return None
         found, other = reals_of(gold), reals_of(answer)
         if not found or not other:
@@ -205,24 +184,26 @@ class _Comparison:
             return None
 
     def lists(self, gold: str, answer: str) -> bool | None:
-        golds, answers = items_of(gold), items_of(answer)
+        golds, answers = structure.items_of(gold), structure.items_of(answer)
         verdict = same_options(gold, golds, answer, answers)
         if verdict is not None or (golds is None and answers is None):
             return verdict
         if golds and len(golds) == 1 and gold[0] == "⦃":
             return self.same(golds[0], answer)
-        one, other = (sequence_of(text) for text in (gold, answer))
+        one, other = (structure.sequence_of(text) for text in (gold, answer))
         if golds is None and one and answers:
-            return one[0] == "()" and self.in_order(one[1], values_in_order(answers))
+            return one[0] == "()" and self.in_order(one[1], structure.values_in_order(answers))
         if answers is None and other and golds:
-            return other[0] == "()" and self.in_order(values_in_order(golds), other[1])
+            return other[0] == "()" and self.in_order(structure.values_in_order(golds), other[1])
         golds, answers = golds or [gold], answers or [answer]
-        names = [{side[0] for side in map(assignment, items) if side} for items in (golds, answers)]
+        names = [{side[0] for side in map(structure.assignment, items) if side} for items in (golds, answers)]
         bases = {re.sub(r"_\{?\d\}?$", "", name) for name in names[0] | names[1]}
         if names[0] != names[1] and max(map(len, names)) > 1:
             if len(bases) > 1 or (all(names) and not bases & (names[0] | names[1])):
                 return False
-            golds, answers = ([(assignment(item) or ("", item))[1] for item in items] for items in (golds, answers))
+            golds, answers = (
+                [(structure.assignment(item) or ("", item))[1] for item in items] for items in (golds, answers)
+            )
             if bases != {"x"}:
                 return self.in_order(golds, answers)  # a_1 = 1, a_2 = 2; the order of x_1 and x_2 means nothing
         if gold.startswith("⦃") and answer.startswith("⦃"):
@@ -237,16 +218,16 @@ class _Comparison:
         return kept
 
     def relations(self, gold: str, answer: str) -> bool | None:
-        gold_sides, gold_signs = sides_of(gold)
-        sides, signs = sides_of(answer)
+        gold_sides, gold_signs = structure.sides_of(gold)
+        sides, signs = structure.sides_of(answer)
         if not gold_signs and not signs:
             return None
-        gold_name, gold_values = named(gold_sides, gold_signs)
+        gold_name, gold_values = structure.named(gold_sides, gold_signs)
         if gold_signs == ["="] and re.fullmatch(r"\|[a-z]\|", gold_sides[0]) and not signs:
             return self.same(gold_sides[1], sides[0])
-        name, values = named(sides, signs)
+        name, values = structure.named(sides, signs)
         if not gold_signs:
-            is_sum = len(values) > 1 and _SUM_OF_NAMES.fullmatch(values[0]) and not DENIAL.search(values[0])
+            is_sum = len(values) > 1 and _SUM_OF_NAMES.fullmatch(values[0]) and not structure.DENIAL.search(values[0])
             values = values[1:] if is_sum else values
             return self.chain(gold_sides[0], values, signs)
         if "≈" in gold_signs and set(gold_signs) <= {"=", "≈"}:
@@ -257,7 +238,7 @@ class _Comparison:
             return bool(gold_name) and self.same(gold_values[-1], sides[0])
         function, other = _FUNCTION.fullmatch(gold_name or ""), _FUNCTION.fullmatch(name or "")
         if function and other and function[1] == other[1] and function[2] not in values[-1]:  # f(t) = t^2 is f(x) = x^2
-            name, values = gold_name, [renamed(value, other[2], function[2]) for value in values]
+            name, values = gold_name, [structure.renamed(value, other[2], function[2]) for value in values]
         if gold_name and gold_name == name:
             golds, values = (
                 [re.sub("^[a-z]{2,3}$", r"(\g<0>)", value) for value in side] for side in (gold_values, values)
@@ -308,10 +289,10 @@ class _Comparison:
         points = _POINT.fullmatch(gold), _POINT.fullmatch(answer)
         if any(points) and not (points[0] and points[1] and points[0][1] != points[1][1]):
             gold, answer = (point[2] if point else text for point, text in zip(points, (gold, answer), strict=True))
-        one, other = sequence_of(gold), sequence_of(answer)
+        one, other = structure.sequence_of(gold), structure.sequence_of(answer)
         if one and other:
             return one[0] == other[0] and self.in_order(one[1], other[1])
-        gold_rows, rows = matrix_of(gold), matrix_of(answer)
+        gold_rows, rows = structure.matrix_of(gold), structure.matrix_of(answer)
         if gold_rows and rows:
             return len(gold_rows) == len(rows) and all(map(self.in_order, gold_rows, rows))
         if _UNIT_VECTOR.search(gold) or _UNIT_VECTOR.search(answer):
@@ -319,11 +300,11 @@ class _Comparison:
             return self.leaf(gold, answer)
         if not one and not other and "⟦" not in gold + answer:
             return None
-        golds, answers = entries_of(gold), entries_of(answer)
+        golds, answers = structure.entries_of(gold), structure.entries_of(answer)
         return self.in_order(golds, answers) if golds and answers else False
 
     def in_unit_vectors(self, text: str) -> str:
-        entries = entries_of(text)
+        entries = structure.entries_of(text)
         if entries:
             return "+".join(f"({entry})*\\hat{{{name}}}" for name, entry in zip("ijk", entries, strict=False))
         return (

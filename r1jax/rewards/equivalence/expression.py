@@ -39,7 +39,7 @@ _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")
 _DATE = re.compile(r"(?<![\d.,-])0\d\s*[-/]|\d\s*[-/]\s*0\d")
 _SPACED_NUMBER = re.compile(r"-?\d{1,3}(?: \d{3})+(?:\.\d+)?")
 _SCIENTIFIC = re.compile(r"(?<=\d)[eE]([-+]?\d+)(?![\d.])")
-_MIXED = re.compile(r"(-?)\s*(\d+)(?: +|\s*(?=\\frac)|\s+and\s+)(?:(\d+)\s*/\s*(\d+)|\\frac\{(\d+)\}\{(\d+)\})")
+_MIXED = re.compile(r"(?<![\w.])([\d.]+)(?:\s*(?:and\s+)?\\frac\{(\d+)\}\{(\d+)\}|(?: +|\s+and\s+)(\d+)\s*/\s*(\d+)$)")
 _LITERAL_RATIO = re.compile(r"\d+\s*/\s*\d+")
 
 
@@ -54,9 +54,7 @@ def parse_expression(text: str) -> Node:
         raise UnreadableError(f"a number of more than {MAX_DIGITS} digits")
     if _DATE.search(text):
         raise UnreadableError("a date rather than a difference or a quotient")
-    mixed = _MIXED.fullmatch(text)
-    if mixed:
-        return _mixed_number(mixed)
+    text = _MIXED.sub(_mixed_number, text)
     if _SPACED_NUMBER.fullmatch(text):
         text = text.replace(" ", "")
     text = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
@@ -85,13 +83,11 @@ def literal(value: int | Fraction) -> Node:
     return ("num", Fraction(value))
 
 
-def _mixed_number(match: re.Match[str]) -> Node:
-    sign, whole, *parts = match.groups()
-    top, bottom = (int(part) for part in parts if part is not None)
-    if not 0 < top < bottom:
+def _mixed_number(match: re.Match[str]) -> str:
+    whole, top, bottom = match[1], int(match[2] or match[4]), int(match[3] or match[5])
+    if "." in whole or not 0 < top < bottom:
         raise UnreadableError("neither a mixed number nor a product")
-    value = int(whole) + Fraction(top, bottom)
-    return literal(-value if sign else value)
+    return f"({whole}+{top}/{bottom})"
 
 
 def _tokens(text: str) -> list[str]:
@@ -158,15 +154,8 @@ class _Reader:
             elif self.starts_operand() or (last[0] in ("pow", "fact") and _is_number(self.here)):
                 if divided and not _LITERAL_RATIO.fullmatch("".join(self.tokens[start : self.place])):
                     raise UnreadableError("a product after a quotient has two readings")
-                is_mixed = self.place - 1 >= start and _is_number(self.tokens[self.place - 1]) and self.here == "\\frac"
-                whole = self.tokens[self.place - 1]
-                last = right = self.power()
-                if is_mixed and right[0] == "div" and right[1][0] == right[2][0] == "num":
-                    if not (0 < right[1][1] < right[2][1]) or tree != literal(Fraction(whole)) or "." in whole:
-                        raise UnreadableError("neither a mixed number nor a product")
-                    tree = literal(Fraction(whole) + right[1][1] / right[2][1])
-                else:
-                    tree = ("mul", tree, right)
+                last = self.power()
+                tree = ("mul", tree, last)
             else:
                 return tree
 
@@ -218,14 +207,14 @@ class _Reader:
                     tree = ("div", tree, literal(100))
         return tree
 
-    def group(self) -> Node:
-        closing = {"(": ")", "{": "}", "[": "]"}.get(self.take())
-        if closing is None:
+    def group(self, brackets: str = "({[") -> Node:
+        opening = self.take()
+        if opening not in brackets:
             raise UnreadableError("an argument is missing")
         bars, self.bars = self.bars, 0
         tree = self.expression()
         self.bars = bars
-        self.take(closing)
+        self.take({"(": ")", "{": "}", "[": "]"}[opening])
         return tree
 
     def primary(self) -> Node:
@@ -255,7 +244,7 @@ class _Reader:
 
     def command(self, name: str) -> Node:
         if name in ("frac", "binom"):
-            first, second = self.braced(), self.braced()
+            first, second = self.group("{"), self.group("{")
             return ("div" if name == "frac" else "binom", first, second)
         if name == "sqrt":
             degree = self.group() if self.here == "[" else literal(2)
@@ -273,11 +262,6 @@ class _Reader:
         if name in _ACCENTS:
             return self.name(f"\\{name}{{{self.raw_group()}}}")
         raise UnreadableError(f"\\{name} is not known")
-
-    def braced(self) -> Node:
-        if self.here != "{":
-            raise UnreadableError("an argument is missing")
-        return self.group()
 
     def name(self, name: str) -> Node:
         while self.here in ("_", "'"):

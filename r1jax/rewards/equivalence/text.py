@@ -124,7 +124,7 @@ _CHINESE = re.compile(r"«[^«»]*»|[\u4e00-\u9fff]+")
 
 
 _ZEROS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12, "万": 4, "亿": 8}
-_SCALED = re.compile(rf"(?<![\d.,])(\d+)(?:\.(\d+))? ?(«?) ?({'|'.join(_ZEROS)})(?![A-Za-z])(?: ?(»))?")
+_SCALED = re.compile(rf"(?<![\d.,])(\d+(?:\.\d+)?) ?(«?) ?({'|'.join(_ZEROS)})(?![A-Za-z])(?: ?(»))?")
 
 
 class UnreadableError(ValueError):
@@ -289,11 +289,11 @@ def _chosen(match: re.Match[str]) -> str:
 
 
 def _written_out(match: re.Match[str]) -> str:
-    """``2.5 million`` as 2500000; words behind it stay."""
-    whole, decimals, opening, scale, closing = match.groups(default="")
-    zeros = _ZEROS[scale]
-    value = f"{whole}{decimals[:zeros].ljust(zeros, '0')}" + (f".{decimals[zeros:]}" if decimals[zeros:] else "")
-    return value.lstrip("0") + (" «" if opening and not closing else "" if opening or not closing else "»")
+    """``2.5 million`` as (2.5*10^{6}); words behind it stay."""
+    value, opening, scale, closing = match.groups(default="")
+    return f"({value}*10^{{{_ZEROS[scale]}}})" + (
+        " «" if opening and not closing else "" if opening or not closing else "»"
+    )
 
 
 def _full_fraction(match: re.Match[str]) -> str:
