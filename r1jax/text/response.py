@@ -29,8 +29,8 @@ _BETWEEN_BOXES = re.compile(
 _NAME_BEFORE = re.compile(rf"(?<![A-Za-z\\])({_NAME}){_SPACE}={_SPACE}$")
 _MAX_GAP = 60  # characters between two boxes of one answer
 _ANSWER_LINE = re.compile(
-    r"^[ \t>*_#]*(?:(?:the |my )?(?:final |correct )?answer(?: is)?[ \t*_]*[:：]"
-    r"|(?:故|所以)?(?:最终|正确)?答案(?:是|为)?[ \t*]*[:：]|####)(.*\S.*)$",
+    r"^[ \t>*_#]*(?:(?:the |my )?(?:final |correct )?answer(?: is)?[ \t*_]*[:：]|(?:故|所以)?(?:最终|正确)?答案(?:是|为)?[ \t*]*[:：]|####)"
+    r"[*_\s]*(\S.*)$|^[ \t]*(?:#+|\*\*)[ \t]*(?:final )?answer[ \t*]*\n\s*(\S.*)$",
     re.IGNORECASE | re.MULTILINE,
 )
 _MAX_BOXES = 40
@@ -125,7 +125,7 @@ def marked_answer(text: str) -> str | None:
     r"""The answer that a text marks, be it a response or a reference: its boxes, else its last line "Answer: ..." or "#### ..."."""
     box = boxed_answer(text)
     lines = [] if box is not None else _ANSWER_LINE.findall(text)
-    return lines[-1].strip(" *_\t") or None if lines else box
+    return "".join(lines[-1]).strip(" *_\t") or None if lines else box
 
 
 def boxes(text: str) -> list[str]:
@@ -156,6 +156,9 @@ def boxes(text: str) -> list[str]:
         before = _NAME_BEFORE.search(text[max(0, run[-1][0] - _MAX_GAP) : run[-1][0]])
         names.append(before and before[1])
     labels = [f"{name}=" if name else "" for name in names] if any(names) else [""] * len(run)
+    ends = text[run[-1][0] - 1 : run[-1][0]] + text[run[0][1] : run[0][1] + 1] if run else ""
+    if len(run) > 1 and ends in ("()", "[]"):
+        return [f"{ends[0]}{', '.join(box[2] for box in reversed(run))}{ends[1]}"]
     return list(dict.fromkeys(label + box[2] for label, box in zip(reversed(labels), reversed(run), strict=True)))
 
 

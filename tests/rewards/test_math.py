@@ -47,6 +47,10 @@ def score(texts, golds, **columns):
         ("<think>a</think>\nFinal answer: **4**", "4"),
         ("所以 4\n答案：4", "4"),
         ("#### 4", "4"),
+        ("### Final Answer\n\n4\n", "4"),
+        ("**Answer:**\n4", "4"),
+        (r"$(x,y)=(\boxed{3},\boxed{4})$", "(3, 4)"),
+        ("The answer\n4", None),
     ],
 )
 def test_extract(text, expected):

@@ -81,6 +81,7 @@ _NUMBERS = re.compile(
     r"\\(?:mathbb|Bbb)\s*\{?\s*([RZNQC])\s*\}?|\\(?:mathbf|mathcal)\s*\{?(R)\}?"
     r"|(?<=∈)\s*(?:\\(?:mathbf|mathrm|text|bf)\s*\{)?\s*([RZNQC])\}?(?![A-Za-z])"
 )
+_BOLD = re.compile(r"(?:(?<=\s)|^)\*\*(\S[^*]*?)\*\*(?=[\s.,;。]|$)")
 _SPACES = re.compile(r"\\(?:[,;:> \\]|hspace\{[^{}]*\})|~|\\\s")
 _REMOVED = re.compile(r"\\!|\\(?:label|tag|color|textcolor)\s*\{[^{}]*\}")
 _MATRIX = re.compile(
@@ -215,9 +216,10 @@ def _check_depth(text: str) -> None:
 
 
 def _strip_markup(text: str) -> str:
-    """Without the marks around the whole: math delimiters, bold and code of markdown."""
+    """Without bold words, and the marks around the whole: math delimiters, code of markdown."""
+    text = _BOLD.sub(r"\1", text)
     for _ in range(4):
-        for opening, closing in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`")):
+        for opening, closing in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("`", "`")):
             inside = text[len(opening) : len(text) - len(closing)]
             is_marked = len(text) > len(opening + closing) and text.startswith(opening) and text.endswith(closing)
             if is_marked and (closing not in inside or opening == "$$"):
