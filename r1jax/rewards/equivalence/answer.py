@@ -222,6 +222,8 @@ class _Comparison:
         sides, signs = structure.sides_of(answer)
         if not gold_signs and not signs:
             return None
+        if max(len(gold_signs), len(signs)) > _MAX_ITEMS:
+            return False
         gold_name, gold_values = structure.named(gold_sides, gold_signs)
         if gold_signs == ["="] and re.fullmatch(r"\|[a-z]\|", gold_sides[0]) and not signs:
             return self.same(gold_sides[1], sides[0])

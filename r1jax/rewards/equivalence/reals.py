@@ -17,6 +17,7 @@ from r1jax.rewards.equivalence.value import NEEDED_POINTS, ranks, sample_points
 Reals = tuple[Any, ...]
 FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "=": "=", "≠": "≠", "≈": "≈"}
 _MAX_ENDS = 40
+_MAX_SIGNS = 12  # of membership and size
 _ALL: Reals = ("piece", False, "-∞", "∞", False)
 
 _VARIABLE = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?'*")
@@ -31,6 +32,8 @@ _AND = re.compile(r"\s*(?<![A-Za-z\\])and(?![A-Za-z])\s*")
 def reals_of(text: str) -> tuple[str, Reals] | None:
     """The variable ("" if not said) and the set; None for anything else."""
     text = text.strip()
+    if len(re.findall("[∈|]", text)) > _MAX_SIGNS:
+        return None
     for builder in (_BUILDER.fullmatch(text), _MEMBER.fullmatch(text)):
         found = reals_of(builder[2]) if builder else None
         if builder and found and found[0] in ("", builder[1]):
@@ -42,11 +45,8 @@ def reals_of(text: str) -> tuple[str, Reals] | None:
     for kind, separator in (("or", re.compile("∪")), ("and", re.compile("∩")), ("and", _AND)):
         parts = split_top(text, separator)
         if len(parts) > 1:
-            return (
-                _joined(kind, parts)
-                if separator is not _AND or all(sides_of(part)[1] or "∈" in part for part in parts)
-                else None
-            )
+            are_sets = separator is not _AND or all(sides_of(part)[1] or "∈" in part for part in parts)
+            return _joined(kind, parts) if are_sets else None
     if text == "ℝ":
         return "", _ALL
     sequence = sequence_of(text)

@@ -1,5 +1,8 @@
 """What the corpus does not show: errors and the ways between in-process and worker."""
 
+import contextlib
+import time
+
 import pytest
 
 from r1jax.rewards.equivalence.answer import equivalent, verify_pair
@@ -129,3 +132,22 @@ def test_right(gold, answer):
 )
 def test_wrong(gold, answer):
     assert not equivalent(gold, answer)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["k,k∈ℤ,", "1 (1)", "x<1 or ", "(1,2)∪", "(1,2)\\setminus", "x∈", "x|", "5 ft ", "5 m/", "(A) ", "A, ", "\\hat{i}+", "=1", "1≈", "2^2 ",
+     "½", "²", "①", "或", "abcd", "HT", "where k is an integer ", "all real numbers except ", "«", "\\text{5 a}", "C_5^2", "1 to ", "[[1,"],
+)  # fmt: skip
+def test_no_text_takes_long(piece):
+    text = (piece * 1000)[:999]
+    start = time.process_time()
+    for gold, answer in (
+        ("2\\sqrt{3}, k\\in\\mathbb{Z}", text),
+        (text, "7"),
+        (text, text[:-1] + "7"),
+        ("(1,2)∪(3,4)", text),
+    ):
+        with contextlib.suppress(UndecidedError, ValueError):
+            equivalent(gold, answer)
+    assert time.process_time() - start < 2.0
