@@ -13,13 +13,8 @@ from typing import Any
 from r1jax.rewards.equivalence.text import UnreadableError, normalise
 from r1jax.rewards.math import final_answers
 
-_PREFIX = (
-    r"(?:(?:so |thus |hence )?(?:the )?(?:final |correct |right |best )?(?:answer|option|choice)(?: is)?\s*:?\s*)*"
-)
-_ALONE = re.compile(rf"{_PREFIX}[(\[]?\s*([A-Za-z])\s*[)\]]?[.:)]?", re.IGNORECASE)
-_LABELLED = re.compile(
-    rf"(?i:{_PREFIX})(?:[(\[]\s*([A-Z])\s*[)\]]\s*[.:,-]?|([A-Z])\s*[.:)]|([A-Z])\s+-)\s+(\S.*)", re.DOTALL
-)
+_ALONE = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?[.:)]?")
+_LABELLED = re.compile(r"(?:[(\[]\s*([A-Z])\s*[)\]]\s*[.:,-]?|([A-Z])\s*[.:)]|([A-Z])\s+-)\s+(\S.*)", re.DOTALL)
 _LABEL = re.compile(
     r"[(\[]\s*[A-Z]\s*[)\]]|(?<![A-Za-z'])[A-Z](?:[.:)](?=\s|$)|(?=\s*(?:,|/|or\b|and\b)\s*[A-Z]\b))|\b(?:or|and)\s+[A-Z]\b"
 )
