@@ -185,6 +185,10 @@ class _Comparison:
 
     def lists(self, gold: str, answer: str) -> bool | None:
         golds, answers = structure.items_of(gold), structure.items_of(answer)
+        for items, text in ((golds, gold), (answers, answer)):  # A ∪ B = {1, 2}
+            value = structure.assignment(text) if items is None else None
+            if value and "=" not in (answer if text is gold else gold):
+                return self.same(value[1], answer) if text is gold else self.same(gold, value[1])
         verdict = same_options(gold, golds, answer, answers)
         if verdict is not None or (golds is None and answers is None):
             return verdict
@@ -237,7 +241,8 @@ class _Comparison:
                 return False
             return any(self.chain(value, values, signs[len(sides) - len(values) :]) for value in gold_values)
         if not signs:
-            return bool(gold_name) and self.same(gold_values[-1], sides[0])
+            is_sum = len(gold_sides) == 2 and gold_signs == ["="] and self.same(*gold_sides)  # C_6^3 = 20
+            return (bool(gold_name) or is_sum) and self.same(gold_values[-1], sides[0])
         function, other = _FUNCTION.fullmatch(gold_name or ""), _FUNCTION.fullmatch(name or "")
         if function and other and function[1] == other[1] and function[2] not in values[-1]:  # f(t) = t^2 is f(x) = x^2
             name, values = gold_name, [structure.renamed(value, other[2], function[2]) for value in values]
@@ -329,6 +334,8 @@ class _Comparison:
         (gold_value, gold_unit), (value, unit) = split_unit(gold, is_gold=True), split_unit(answer, is_gold=False)
         if gold_unit and not gold_unit.is_sure and not unit:
             gold_value, gold_unit = gold, None
+        if unit and not unit.is_sure and not gold_unit:
+            value, unit = answer, None
         infinity = re.compile(r"[-+]?∞")
         if infinity.fullmatch(gold_value) or infinity.fullmatch(value):
             return gold_value.removeprefix("+") == value.removeprefix("+")

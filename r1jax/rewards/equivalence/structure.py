@@ -14,14 +14,14 @@ _ATOM = (
 _NAME = re.compile(
     rf"{_ATOM}(?:\s*[:/]\s*{_ATOM})*|\\frac\{{{_ATOM}\}}\{{{_ATOM}\}}|\\(?:sin|cos|tan|cot)\s*(?:\\[a-z]+|\\angle\s*[A-Z]{{1,3}}|[A-Z])"
     r"|«[^«»]*»|\([a-zA-Z](?:\s*,\s*[a-zA-Z])+\)|\|[A-Z]{2}\||(?:m|[A-Z]_)?\{?\\(?:angle|triangle|overline|vec)\s*\{?[A-Z]{1,4}\}?\}?"
-    r"|\|\\vec\{[A-Za-z]+\}\||[A-Za-z]+(?: [A-Za-z]+){1,3}"
+    r"|[A-Z](?: ?[∪∩] ?[A-Z])+|\\complement_\{?[A-Z]\}? ?[A-Z]|\|\\vec\{[A-Za-z]+\}\||[A-Za-z]+(?: [A-Za-z]+){1,3}"
 )
 DENIAL = re.compile(r"(?i)\b(?:not|no|never|except|wrong|incorrect|false|isn|cannot)\b")
 _TRANSPOSE = r"\s*\^\s*\{?\s*(?:T|t|\\top|\\intercal|«T»|'|\\mathsf\{T\})\s*\}?"
 _TRANSPOSED = re.compile(r"([(\[].*[)\]])" + _TRANSPOSE, re.DOTALL)
 _MATRIX = re.compile(rf"[(\[]?([^⟦⟧=]*?)[(\[]?⟦([^⟦⟧]*)⟧[)\]]?({_TRANSPOSE})?[)\]]?")
 _DOMAIN = re.compile(
-    r"[,;]?\s*\(?\s*(?:«[^«»]*»\s*)?(?<![A-Za-z\\])([A-Za-z])\s*∈\s*([ℤℕℝ])\s*(\^\s*\{?[*+]\}?|_\{?\+\}?)?\s*\)?$"
+    r"[,;]?\s*\(?\s*(?:«[^«»]*»\s*)?(?<![A-Za-z\\])([A-Za-z])\s*∈\s*([ℤℕℝ])\s*(\^?\s*\{?[*+]\}?|_\{?\+\}?)?\s*\)?$"
 )
 _INTEGER = re.compile(
     r"(?:[,;(«]|(?<![A-Za-z])(?:where|for|with)(?![A-Za-z]))[^,;()]*\b(?:integers?|natural numbers?)\b[^,;()]*\)?$"

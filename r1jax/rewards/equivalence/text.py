@@ -5,6 +5,7 @@ braces of sets, ``⟦a¦b¶c¦d⟧`` for matrices, ``{ }`` for grouping, LaTeX c
 ``\sin``), and words: ``«cm»``, which came from ``\text{cm}`` and the like.
 """
 
+import functools
 import re
 import unicodedata
 
@@ -74,7 +75,8 @@ _SPELLINGS = [
         r"(?<![A-Za-z])per cent(?![A-Za-z])": "percent", r"\.\.\.": "…", r"\*\*": "^", r"(?<![A-Za-z\\])sqrt(?=\s*\d)": r"\\sqrt",
         r"(?<=\d)\s*(?:\\text\s*\{\s*to\s*\}|to)\s*(?=\d)": ":",
         r"(?<=\d)\^\s*\{(?:\\(?:text|mathrm)\s*\{(?:st|nd|rd|th)\}|st|nd|rd|th)\}": "",
-        r"(?<=\d)\s*度": "°", "或者?": " or ", r"(?<![\w}])([a-z])([12])(?=\s*=)": r"\1_{\2}", "[和与]|以及": ",", "[且并]": " and ",
+        r"(?<=[=∈∪∩])\s*\{([^{}]*)\}": r"⦃\1⦄", r"^\{([^{}]*)\}(?=\s*[∪∩])": r"⦃\1⦄", r"(?<=\d)\s*度": "°", "或者?": " or ",
+        r"(?<![\w}])([a-z])([12])(?=\s*=)": r"\1_{\2}", "[和与]|以及": ",", "[且并]": " and ",
     }.items()
 ]  # fmt: skip
 _NUMBERS = re.compile(
@@ -115,7 +117,7 @@ _EMPTY_GROUP = re.compile(r"(?:\\(?:text|mbox|mathrm)\s*)?\{\s*\}")
 _PREFIX = re.compile(
     r"(?i)^«?(?:so |hence |thus |therefore,? )?(?:the )?(?:final |correct |right |best )?(?:answer|option|choice)s?\b(?:\s+(?:is|are)\b)?"
     r"\s*:?\s*»?\s*[:=]?\s*(?=[^\s»])|^(?:[=≈]|«?approximately(?: »?|»))\s*|^«?(?:for )?all ?»?(?= ?[a-z] ?[<>≤≥≠∈])"
-    r"|^(?:所以|因此|故)?,?(?:(?:本题|最终|正确)?答案(?:是|为|选)?|应?选(?:项|择)?|[答解]得?(?=:))\s*:?\s*(?=\S)"
+    r"|^(?:所以|因此|故)?,?(?:本题|最终|正确)?(?:答案(?:是|为|选)?|应?选(?:项|择)?|[答解]得?(?=:))\s*:?\s*(?=\S)"
     r"|^(?:[A-Za-z]的)?(?!.{0,12}[不非未约至少多或]|.{0,12}[大小]于等)[\u4e00-\u9fff]{1,12}(?:是|为|等于)\s*:?\s*(?=[^\u4e00-\u9fff])|^共?有?(?=\d)"
 )
 _ANGLES = re.compile(r"^<([^<>]*,[^<>]*)>$")
@@ -131,6 +133,7 @@ class UnreadableError(ValueError):
     """A text that is no answer that this module can read: too long, too deep, unbalanced."""
 
 
+@functools.lru_cache(maxsize=1024)
 def normalise(text: str) -> str:
     r"""The plain form.
 
@@ -179,6 +182,8 @@ def match_brace(text: str, start: int) -> int:
 
 def split_top(text: str, separator: re.Pattern[str]) -> list[str]:
     """The pieces between matches of ``separator`` that lie in no bracket of any kind."""
+    if separator.search(text) is None:
+        return [text.strip()]
     pieces, depth, start, place = [], 0, 0, 0
     while place < len(text):
         character = text[place]

@@ -16,7 +16,7 @@ L l liter litre 升 | = 1/1000 m^3; | gal gallon = 231 in^3; | qt quart = 1/4 ga
 | tbsp tablespoon = 1/16 cup; | tsp teaspoon = 1/3 tbsp; | mph = mi/h; | kph kmph = km/h; Hz hertz 赫兹 | = s^-1
 N newton 牛 牛顿 | = kg m/s^2; J joule 焦 焦耳 | = N m; W watt 瓦 瓦特 | = J/s; Pa pascal 帕 | = N/m^2; | bar = 100000 Pa
 C coulomb 库仑 | = A s; V volt 伏 伏特 | = J/C; F farad | = C/V; Ω ohm 欧 欧姆 | = V/A; T tesla | = N/A m; H henry | = V s/A
-Wb weber | = V s; atm | =; | mmHg =; bit | =; B byte | = 8 bit; | unit 单位 =; share =; | % percent pct = 0.01 share
+Wb weber | = V s; atm | =; | mmHg =; | kWh = 3600000 J; bit | =; B byte | = 8 bit; | unit 单位 =; share =; | % percent pct = 0.01 share
 | USD dollar 美元 =; | ¢ cent = 0.01 USD; | EUR euro 欧元 =; | GBP =; | CNY yuan 元 块 人民币 =; | 角 毛 = 0.1 CNY
 | ° degree deg 度 =; | arcminute = 1/60 °; | arcsecond = 1/3600 °; | rad radian 弧度 =; | °C 摄氏度 =; | °F =
 """
@@ -103,12 +103,14 @@ def split_unit(text: str, *, is_gold: bool) -> tuple[str, Unit | None]:
         return text, None
     raw = match["unit"].strip()
     is_letter = re.match(r"[A-Za-z](?![A-Za-z])", raw) is not None
-    if not match["space"] and (is_letter or (raw.isalpha() and known_unit(raw) is None)):
+    if not match["space"] and ((is_letter and raw[:2] != "m^") or (raw.isalpha() and known_unit(raw) is None)):
         return text, None
     unit = _read_unit(raw, is_plain="«" not in raw)
     if unit is None:
         return text, None
-    return match["value"].strip(), dataclasses.replace(unit, is_sure=not (is_letter and is_gold))
+    return match["value"].strip(), dataclasses.replace(
+        unit, is_sure=not is_letter or (bool(match["space"]) and not is_gold)
+    )
 
 
 def compound(text: str) -> tuple[str, Unit] | None:
@@ -148,7 +150,7 @@ def known_unit(name: str) -> Unit | None:
 
 
 def _read_unit(text: str, *, is_plain: bool) -> Unit | None:
-    text = re.sub(r"° ?(?=[CF]\b)", "°", re.sub(r" *[«»] *", " ", text)).strip(" .")
+    text = re.sub(r"(?:°|degrees?) ?([CF])(?:elsius|ahrenheit)?\b", r"°\1", re.sub(r" *[«»] *", " ", text)).strip(" .")
     text = text.replace("每", "/").replace("平方", " square ").replace("立方", " cubic ")
     unit, last, sign, power, words, start, is_described = _ONE, None, 1, 1, 0, 0, False
     while start < len(text):
@@ -186,7 +188,7 @@ def _read_unit(text: str, *, is_plain: bool) -> Unit | None:
                 words += 1
                 last = Unit(frozenset({(f"«{piece.lower().removesuffix('s')}»", 1)}))
             unit, power = unit if is_described else unit.times(last, sign * power), 1
-    return unit if unit.powers and words <= 5 and len(unit.powers) <= 5 else None
+    return unit if (unit.powers or last) and words <= 5 and len(unit.powers) <= 5 else None
 
 
 _UNITS: dict[str, Unit] = {}

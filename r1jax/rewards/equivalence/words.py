@@ -77,6 +77,7 @@ def same_options(gold: str, golds: list[str] | None, answer: str, answers: list[
 
 def key_of(text: str) -> str:
     """A text without what never matters: spaces, word marks, closing punctuation, the case of words."""
+    text = re.sub(r"(?<=\b[A-Z]) (?=[A-Z]\b)", "", text)
     text = re.sub("«[^«»]*»", lambda words: _WORD.sub(_folded, words.group()), _ARTICLE.sub(r"\1", text))
     key = re.sub(r"(?<!\d)\s+|\s+(?!\d)|[«»]", "", text).rstrip(".,;:")
     folded = key.casefold()
