@@ -27,7 +27,7 @@ from r1jax.rewards.equivalence import structure
 from r1jax.rewards.equivalence.expression import Node, literal, parse_expression, symbols
 from r1jax.rewards.equivalence.reals import FLIPPED, reals_of, same_reals
 from r1jax.rewards.equivalence.second_opinion import math_verify
-from r1jax.rewards.equivalence.text import UnreadableError, normalise
+from r1jax.rewards.equivalence.text import UnreadableError, normalise, split_top
 from r1jax.rewards.equivalence.units import Unit, compound, split_unit
 from r1jax.rewards.equivalence.value import UndecidedError, constant_ratio, exact_value, same_value
 from r1jax.rewards.equivalence.words import key_of, same_letters, same_options
@@ -184,6 +184,10 @@ class _Comparison:
             return None
 
     def lists(self, gold: str, answer: str) -> bool | None:
+        for sign in "∧∨":
+            parts = [split_top(text, re.compile(sign)) for text in (gold, answer)]
+            if len(parts[0]) > 1 or len(parts[1]) > 1:
+                return self.matched(*parts)
         golds, answers = structure.items_of(gold), structure.items_of(answer)
         for items, text in ((golds, gold), (answers, answer)):  # A ∪ B = {1, 2}
             value = structure.assignment(text) if items is None else None

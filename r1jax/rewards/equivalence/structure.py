@@ -12,7 +12,7 @@ _ATOM = (
     r"(?:\(\s*(?:[A-Za-z\\]+(?:\s*,\s*[A-Za-z]+)*|-?\d+)\s*\)|(?<=[PE])\([^()=]{1,30}\)|(?<=P)\([^()]{1,30}\))?"
 )
 _NAME = re.compile(
-    rf"{_ATOM}(?:\s*[:/]\s*{_ATOM})*|\\frac\{{{_ATOM}\}}\{{{_ATOM}\}}|\\(?:sin|cos|tan|cot)\s*(?:\\[a-z]+|\\angle\s*[A-Z]{{1,3}}|[A-Z])"
+    rf"{_ATOM}(?:\s*(?::|/(?=[A-Z]))\s*{_ATOM})*|(?=\\frac\{{(?:d|[A-Z]))\\frac\{{{_ATOM}\}}\{{{_ATOM}\}}|\\(?:sin|cos|tan|cot)\s*(?:\\[a-z]+|\\angle\s*[A-Z]{{1,3}}|[A-Z])"
     r"|«[^«»]*»|\([a-zA-Z](?:\s*,\s*[a-zA-Z])+\)|\|[A-Z]{2}\||(?:m|[A-Z]_)?\{?\\(?:angle|triangle|overline|vec)\s*\{?[A-Z]{1,4}\}?\}?"
     r"|[A-Z](?: ?[∪∩] ?[A-Z])+|\\complement_\{?[A-Z]\}? ?[A-Z]|\|\\vec\{[A-Za-z]+\}\||[A-Za-z]+(?: [A-Za-z]+){1,3}"
 )

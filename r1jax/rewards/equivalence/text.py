@@ -1,6 +1,6 @@
 r"""The plain form of a written answer: LaTeX, Unicode and markdown spellings of the same thing become one.
 
-After ``normalise`` a text holds ASCII, a few operator characters (``≤ ≥ ≠ ≈ ± ∓ ∞ ∪ ∩ ∈ ∅ π ° ℝ``), ``⦃ ⦄`` for the
+After ``normalise`` a text holds ASCII, a few operator characters (``≤ ≥ ≠ ≈ ± ∓ ∞ ∪ ∩ ∈ ∅ ∧ ∨ π ° ℝ ℤ``), ``⦃ ⦄`` for the
 braces of sets, ``⟦a¦b¶c¦d⟧`` for matrices, ``{ }`` for grouping, LaTeX commands that mean something (``\frac``, ``\sqrt``,
 ``\sin``), and words: ``«cm»``, which came from ``\text{cm}`` and the like.
 """
@@ -19,7 +19,7 @@ _CHARACTERS = {
     "∪": "⋃", "∩": "⋂", "≈": "≃≅", "π": "π", "ℝ": "ℝ", "ℤ": "ℤ", "ℕ": "ℕ", "ℚ": "ℚ", "ℂ": "ℂ", "≠": "≠", "°C": "℃", "°F": "℉",
     "\\neg ": "¬", "\\parallel ": "∥", "\\lfloor ": "⌊", "\\rfloor ": "⌋", "\\lceil ": "⌈", "\\rceil ": "⌉", "\\angle ": "∠",
     "\\triangle ": "△∆", "\\perp ": "⊥", "\\sqrt ": "√", "\\sqrt[3] ": "∛", "\\sqrt[4] ": "∜", "\\setminus ": "∖", "\\sum ": "∑",
-    "\\to ": "→", " and ": "∧", " or ": "∨", "«EUR»": "€", "«GBP»": "£", "«CNY»": "¥￥",
+    "\\to ": "→", "«EUR»": "€", "«GBP»": "£", "«CNY»": "¥￥",
 }  # fmt: skip
 _SCRIPTS = {"<super>": "^", "<sub>": "_"}
 _SCRIPT_RUN = re.compile(r"([\^_])\{([^{}]*)\}\1\{")
@@ -59,7 +59,7 @@ _COMMANDS = {
         "≈": "approx simeq thickapprox", "∞": "infty", "∪": "cup bigcup", "∩": "cap bigcap", "∈": "in", "∅": "emptyset varnothing",
         "±": "pm", "∓": "mp", "π": "pi Pi", "*": "cdot times ast", "/": "div", "ℝ": "R", "⦃": "lbrace", "⦄": "rbrace",
         "(": "langle lparen", ")": "rangle rparen", "[": "lbrack", "]": "rbrack", "|": "vert lvert rvert mid", ":": "colon",
-        " or ": "lor vee", " and ": "land wedge", "\\frac": "dfrac tfrac cfrac", "\\binom": "dbinom tbinom choose",
+        "∨": "lor vee", "∧": "land wedge", "\\frac": "dfrac tfrac cfrac", "\\binom": "dbinom tbinom choose",
         "\\epsilon ": "varepsilon", "\\phi ": "varphi", "i": "imath", "j": "jmath", "\\setminus ": "backslash smallsetminus",
         "\\vec": "overrightarrow", "\\neg ": "lnot", "\\to ": "to rightarrow longrightarrow Rightarrow implies", "\\hat": "widehat",
     }.items()
@@ -155,6 +155,8 @@ def normalise(text: str) -> str:
     )
     for pattern, target in _SPELLINGS:
         text = pattern.sub(target, text)
+    if re.search(r"[=<>≤≥≠∈\d]", text):
+        text = text.replace("∨", " or ").replace("∧", " and ")
     text = _NUMBERS.sub(lambda match: dict(zip("RZNQC", "ℝℤℕℚℂ", strict=True))[match[1] or match[2] or match[3]], text)
     text = _dollars(_SPACES.sub(" ", _MATRIX.sub(_matrix, text).replace("&", ",")))
     text = _CHINESE.sub(lambda match: match.group() if match.group()[0] == "«" else f"«{match.group()}»", _unwrap(text))
