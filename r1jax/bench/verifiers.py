@@ -1,8 +1,9 @@
 """How often do math verifiers err? Ours and others on the same pairs, in the same run: ``r1jax bench verifiers``.
 
 The corpus is JSON lines: "gold", "response", "expected" (1 or 0), "why", "source", and "convention" where a stated rule
-decides rather than mathematics (units, percent signs, rounding). ``{{REPEAT text n}}`` in a response stands for n times
-the text. Each verifier sees one pair at a time; the others in a worker process that is killed after 30 CPU seconds.
+decides rather than mathematics (units, percent signs, rounding). ``{{REPEAT text n}}`` in a response stands for n times the
+text. Pairs of "reference", "response" (without its box unless "is_whole_response"), "expected" and "kind" are read too. Each
+verifier sees one pair at a time; the others in a worker process that is killed after 30 CPU seconds.
 
 - ours: ``r1jax.rewards.math:accuracy``
 - math-verify: ``verify(parse(gold), parse(response))`` with its own defaults
@@ -40,6 +41,15 @@ def load_corpus(path: str | Path) -> list[Pair]:
     lines = Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")  # texts may hold other line ends
     for number, line in enumerate(lines, start=1):
         row = json.loads(line)
+        if "reference" in row:
+            response = row["response"] if row.get("is_whole_response") else f"\\boxed{{{row['response']}}}"
+            row = {
+                "gold": row["reference"],
+                "response": response,
+                "expected": row["expected"],
+                "why": row["kind"],
+                "source": "",
+            }
         if not {"gold", "response", "expected", "why", "source"} <= set(row) or row["expected"] not in (0, 1):
             raise ValueError(f"{path}, line {number}: needs gold, response, expected (0 or 1), why and source")
         row["response"] = _REPEAT.sub(lambda match: match[1] * int(match[2]), row["response"])

@@ -10,19 +10,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from r1jax.rewards.equivalence.text import UnreadableError, normalise
 from r1jax.rewards.math import final_answers
 
-_MAX_CHARS = 500
-_FULL_WIDTH = {0xFF01 + offset: 0x21 + offset for offset in range(94)} | {ord("。"): "."}
-_WRAPPER = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|boxed|mbox|bf|rm)\s*\{([^{}]*)\}|\\(?:bf|rm)(?![a-z])")
-_MARKUP = re.compile(r"\*\*|__|`|\$|\\[()\[\]]|\\left|\\right")
-_PREFIX = (
-    r"(?:(?:so |thus |hence )?(?:the )?(?:final |correct |right |best )?(?:answer|option|choice)(?: is)?\s*:?\s*)*"
-)
-_ALONE = re.compile(rf"{_PREFIX}[(\[]?\s*([A-Za-z])\s*[)\]]?[.:)]?", re.IGNORECASE)
-_LABELLED = re.compile(
-    rf"(?i:{_PREFIX})(?:[(\[]\s*([A-Z])\s*[)\]]\s*[.:,-]?|([A-Z])\s*[.:)]|([A-Z])\s+-)\s+(\S.*)", re.DOTALL
-)
+_ALONE = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?[.:)]?")
+_LABELLED = re.compile(r"(?:[(\[]\s*([A-Z])\s*[)\]]\s*[.:,-]?|([A-Z])\s*[.:)]|([A-Z])\s+-)\s+(\S.*)", re.DOTALL)
 _LABEL = re.compile(
     r"[(\[]\s*[A-Z]\s*[)\]]|(?<![A-Za-z'])[A-Z](?:[.:)](?=\s|$)|(?=\s*(?:,|/|or\b|and\b)\s*[A-Z]\b))|\b(?:or|and)\s+[A-Z]\b"
 )
@@ -81,10 +73,7 @@ def read_letter(text: str) -> str | None:
 
 
 def _plain(text: str) -> str:
-    if len(text) > _MAX_CHARS:
+    try:
+        return " ".join(re.sub("[«»]", "", normalise(text)).split())
+    except UnreadableError:
         return ""
-    for _ in range(4):
-        text = _WRAPPER.sub(lambda match: match[1] or "", text)
-    text = re.sub(r"\\(?:[,;: ]|q?quad(?![a-z]))", " ", text)
-    text = _MARKUP.sub("", text.translate(_FULL_WIDTH))
-    return " ".join(text.replace("~", " ").split()).removesuffix(".")

@@ -1,40 +1,26 @@
-"""Countdown: make the target from the numbers. The answer is read as a syntax tree and computed in fractions; never ``eval``.
+r"""Countdown: make the target from the numbers. The answer is read by the equivalence's reader and computed in fractions.
 
-Allowed are whole numbers, + - * / and round brackets; each given number exactly once, no other number.
-So ``1.5`` is not 1 and 5, and ``7//2``, ``44**19**7``, ``0x10`` and ``1_0`` are nothing at all. The signs × ÷ − ·, full-width
-characters, ``\\times``, ``\\div`` and ``\\frac{a}{b}`` are read as what they mean, and ``= 24`` behind the expression is fine
-if it is the target.
+Allowed are whole numbers, + - * / and round brackets, however they are written (× ÷ −, full-width, ``\times``,
+``\frac{a}{b}``); each given number exactly once, no other number. So ``1.5`` is not 1 and 5, and ``7//2``, ``44**19**7``,
+``0x10`` and ``1_0`` are nothing at all. ``= 24`` behind the expression is fine if it is the target.
 """
 
-import ast
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
+from r1jax.rewards.equivalence.exact import NotRationalError, UndefinedError, rational_value
+from r1jax.rewards.equivalence.expression import Node, parse_expression
+from r1jax.rewards.equivalence.text import UnreadableError, normalise
 from r1jax.rewards.math import final_answers
 
 _MAX_CHARS = 400
-_MAX_DIGITS = 12
-_MAX_DEPTH = 40
-_ALLOWED = re.compile(r"[0-9+\-*/() ]+")
+_ALLOWED = re.compile(r"(?:[0-9+\-*/()\[\]{} ]|\\frac)+")
+_ODD = re.compile(r"(?<!\d)0\d|\d +\d|\d\s*\\frac")
+_SIGN = re.compile(r"(?:^|[-+*/(\[{])\s*([-+])")
 _RESULT = re.compile(r" *[-+]?[0-9]+(?:\.[0-9]+|/[0-9]+)? *")  # no exponent: 1e999999999 would never end
-_SIGNS = str.maketrans(
-    {
-        **{chr(0xFF01 + offset): chr(0x21 + offset) for offset in range(94)},
-        **dict.fromkeys("×·⋅∙", "*"),
-        **dict.fromkeys("÷∕⁄", "/"),
-        **dict.fromkeys("−–—", "-"),
-        **dict.fromkeys("[{", "("),
-        **dict.fromkeys("]}", ")"),
-        **dict.fromkeys("\u3000\u00a0\n\t", " "),
-    }
-)
-_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
-_COMMANDS = {r"\times": "*", r"\cdot": "*", r"\div": "/", r"\left": "", r"\right": ""}
-_COMMANDS |= {r"\,": " ", r"\;": " ", r"\ ": " "}
-_OPERATIONS = {ast.Add: "__add__", ast.Sub: "__sub__", ast.Mult: "__mul__", ast.Div: "__truediv__"}
 
 
 def accuracy(
@@ -70,50 +56,36 @@ def accuracy(
 
 
 def solves(text: str, numbers: Sequence[int], target: int | Fraction, *, allow_negation: bool = False) -> bool:
-    """Whether an expression makes the target of the numbers. Never raises on text, takes microseconds on any."""
-    if len(text) > _MAX_CHARS:
-        return False
-    expression, *results = _plain(text).split("=")
-    if len(results) > 1 or not _ALLOWED.fullmatch(expression) or "**" in expression or "//" in expression:
+    """Whether an expression makes the target of the numbers. Never raises on text, takes a millisecond on any."""
+    if len(text) > _MAX_CHARS or re.search("[,;:]", text):
         return False
     try:
+        expression, *results = normalise(text).split("=")
+        signs = set(_SIGN.findall(expression))
+        if len(results) > 1 or not _ALLOWED.fullmatch(expression) or _ODD.search(expression):
+            return False
+        if signs and not (allow_negation and signs == {"-"}):
+            return False
         if results and not (_RESULT.fullmatch(results[0]) and Fraction(results[0].strip()) == target):
             return False
-        tree = ast.parse(expression.strip(), mode="eval").body
-        used: Counter[int] = Counter()
-        if _value(tree, used, depth=0, allow_negation=allow_negation) != target:
+        tree = parse_expression(expression)
+        if rational_value(tree, {}) != target:
             return False
-    except (ValueError, SyntaxError, ZeroDivisionError, RecursionError, MemoryError):
+    except (UnreadableError, NotRationalError, UndefinedError, RecursionError, ZeroDivisionError):
         return False
-    return used == Counter(numbers)
+    nodes = list(_nodes(tree))
+    used = Counter(node[1] for node in nodes if node[0] == "num")
+    return used == Counter(numbers) and sum(node[0] == "mul" for node in nodes) == expression.count("*")
+
+
+def _nodes(node: Node) -> Iterator[Node]:
+    yield node
+    for part in node[1:]:
+        if isinstance(part, tuple):
+            yield from _nodes(part)
 
 
 def _whole(number: Any) -> int:
     if isinstance(number, bool) or int(number) != number or number < 0:
         raise ValueError(f"{number!r} is no whole number >= 0")
     return int(number)
-
-
-def _plain(text: str) -> str:
-    text = text.strip().strip("$").strip().removeprefix(r"\(").removesuffix(r"\)").removesuffix(".")
-    count = 1
-    while count:  # from the inside out
-        text, count = _FRACTION.subn(r"((\1)/(\2))", text)
-    for command, sign in _COMMANDS.items():
-        text = text.replace(command, sign)
-    return text.translate(_SIGNS)
-
-
-def _value(node: ast.expr, used: Counter[int], *, depth: int, allow_negation: bool) -> Fraction:
-    if depth > _MAX_DEPTH:
-        raise ValueError("too deep")
-    match node:
-        case ast.Constant(value=int() as value) if not isinstance(value, bool) and len(str(value)) <= _MAX_DIGITS:
-            used[value] += 1
-            return Fraction(value)
-        case ast.UnaryOp(op=ast.USub(), operand=operand) if allow_negation:
-            return -_value(operand, used, depth=depth + 1, allow_negation=allow_negation)
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATIONS:
-            one, other = (_value(part, used, depth=depth + 1, allow_negation=allow_negation) for part in (left, right))
-            return getattr(one, _OPERATIONS[type(op)])(other)
-    raise ValueError(f"{type(node).__name__} is not allowed")

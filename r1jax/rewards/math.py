@@ -1,10 +1,11 @@
-r"""Math accuracy: 1.0 where the last balanced ``\boxed{...}`` means the same as the reference answer (R1 v2 Eq. 4, B.3.1).
+r"""Math accuracy: 1.0 where the marked answer means the same as the reference answer (R1 v2 Eq. 4, B.3.1).
 
-The answer is looked for in what follows the thought (``response.summary_of``), there inside ``<answer>`` if there is one; a
-part that is marked as the answer, or follows ``</think>``, may go without a box. What "means the same" is:
-``equivalence.answer``. Most pairs are decided here in microseconds; those with irrational numbers go to worker processes
-(``workers``), which are killed on timeout. A timeout or a crash gives its exception in place of a score: the rubric counts
-it, and it is never taken for a wrong answer.
+Marked are the last box (``\boxed{5}``, ``\boxed 5``, ``\fbox{5}``), or else the last line "Answer: 5" or "#### 5": of a
+reference (``response.marked_answer``) as of what follows the thought of a response (``response.summary_of``), there inside
+``<answer>`` if there is one. What is inside ``<answer>``, or follows ``</think>``, may go without a mark. What "means the
+same" is: ``equivalence.answer``. Most pairs are decided here in microseconds; those with irrational numbers go to worker
+processes (``workers``), which are killed on timeout. A timeout or a crash gives its exception in place of a score: the rubric
+counts it, and it is never taken for a wrong answer.
 
 Deviations: (1) boxes with only "and", "or" or a comma between them are one answer of several values. (2) math-verify is asked
 only about references that our own reader of expressions cannot read: alone it calls more than one in ten wrong answers of
@@ -20,7 +21,7 @@ from r1jax.rewards.accuracy import graded_by
 from r1jax.rewards.equivalence.answer import equivalent
 from r1jax.rewards.equivalence.value import UndecidedError
 from r1jax.rewards.workers import WorkerPool
-from r1jax.text.response import boxed, boxed_answer, is_cut_off, parse, summary_of
+from r1jax.text.response import is_cut_off, marked_answer, parse, summary_of
 
 _TAIL_CHARS = 65536
 _UNBOXED_CHARS = 200
@@ -56,7 +57,7 @@ def accuracy(
 
 def grade_math(answers: Sequence[str | None], references: Sequence[Any]) -> list[float | Exception]:
     """The scores of ``accuracy`` for final answers that are extracted already; None scores 0.0."""
-    pairs = [(_reference(gold), text) for gold, text in zip(references, answers, strict=True)]
+    pairs = [(_read(gold), _read(text)) for gold, text in zip(references, answers, strict=True)]
     verdicts = _verdicts(list(dict.fromkeys(pairs)))
     scores: list[float | Exception] = []
     for row, pair in enumerate(pairs):
@@ -70,7 +71,7 @@ def grade_math(answers: Sequence[str | None], references: Sequence[Any]) -> list
 def check_answer(answer: Any) -> None:
     """Raises ValueError that tells why a reference answer cannot be used: empty, too long, not a text or a number."""
     with contextlib.suppress(UndecidedError):
-        equivalent(_reference(answer), "0")
+        equivalent(_read(answer), "0")
 
 
 def final_answers(
@@ -92,9 +93,9 @@ def extract(text: str, *, prompt: str = "") -> str | None:
     part, is_marked = part[-_TAIL_CHARS:], "</think>" in text
     if "<answer>" in part or "</answer>" in part:
         part, is_marked = parse(part).answer or "", True
-    box = boxed_answer(part)
-    if box is not None:
-        return box
+    marked = marked_answer(part)
+    if marked is not None:
+        return marked
     is_answer = is_marked and 0 < len(part) <= _UNBOXED_CHARS and "\\boxed" not in part
     return part if is_answer else None
 
@@ -113,19 +114,20 @@ def _pool() -> WorkerPool:
     return WorkerPool("r1jax.rewards.equivalence.answer:verify_pair", seconds=5.0, memory_mb=1024)
 
 
-def _reference(answer: Any) -> str:
+def _read(answer: Any) -> str:
+    """What is compared, of a reference as of an answer: what it marks as the answer, or all of it."""
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
         return ""
-    inside = boxed(answer) if isinstance(answer, str) else None
-    return str(answer) if inside is None else inside
+    marked = marked_answer(answer) if isinstance(answer, str) else None
+    return str(answer) if marked is None else marked
 
 
-def _verdicts(pairs: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], bool | Exception]:
-    verdicts: dict[tuple[str, str | None], bool | Exception] = {}
+def _verdicts(pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bool | Exception]:
+    verdicts: dict[tuple[str, str], bool | Exception] = {}
     undecided = []
     for gold, answer in pairs:
         try:
-            verdicts[gold, answer] = equivalent(gold, answer or "")
+            verdicts[gold, answer] = equivalent(gold, answer)
         except UndecidedError:
             undecided.append((gold, answer))
         except ValueError as error:

@@ -17,9 +17,21 @@ PARTS = ("summary", "whole")
 _R1_ZERO = re.compile(r"\s*<think>(.*?)</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
 _ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-_BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
+_BOX = r"\\(?:boxed|fbox|framebox(?:\s*\[[^\[\]]*\])*)(?![A-Za-z])\s*"
+_BRACES = re.compile(rf"{_BOX}\{{|\\[^A-Za-z]|[{{}}]", re.DOTALL)
+_BARE_BOX = re.compile(rf"{_BOX}(-?\d(?:[\d.,/]*\d)?|[A-Za-z](?![A-Za-z])|\\[A-Za-z]+(?:\s*\{{[^{{}}]*\}})*)")
 _SPACE = r"(?:[\s$~]|\\[,;:() \[\]]|\\q?quad)*"
-_BETWEEN_BOXES = re.compile(rf"{_SPACE}(?:,|;|(?:,\s*)?(?:and|or)|,?\s*\\text\s*\{{\s*,?\s*(?:and|or)\s*\}}){_SPACE}")
+_NAME = r"\\?[A-Za-z]{1,8}(?:_(?:\w|\{\w+\}))?"
+_BETWEEN_BOXES = re.compile(
+    rf"{_SPACE}(?:[,;，；、]|(?:,\s*)?(?:and|or|或|和)|,?\s*\\text\s*\{{\s*,?\s*(?:and|or|或|和)\s*\}}){_SPACE}(?:({_NAME}){_SPACE}=)?{_SPACE}"
+)
+_NAME_BEFORE = re.compile(rf"(?<![A-Za-z\\])({_NAME}){_SPACE}={_SPACE}$")
+_MAX_GAP = 60  # characters between two boxes of one answer
+_ANSWER_LINE = re.compile(
+    r"^[ \t>*_#]*(?:(?:the |my )?(?:final |correct )?answer(?: is)?[ \t*_]*[:：]|(?:故|所以)?(?:最终|正确)?答案(?:是|为)?[ \t*]*[:：]|####)"
+    r"[*_\s]*(\S.*)$|^[ \t]*(?:#+|\*\*)[ \t]*(?:final )?answer[ \t*]*\n\s*(\S.*)$",
+    re.IGNORECASE | re.MULTILINE,
+)
 _MAX_BOXES = 40
 
 
@@ -96,32 +108,55 @@ def part_of(text: str, part: str, *, prompt: str = "") -> str | None:
 
 
 def boxed(text: str) -> str | None:
-    r"""The trimmed content of the last ``\boxed{...}`` with balanced braces (``\{``, ``\}`` are none), or None."""
-    return (_boxes(text) or [None])[-1]
+    r"""The trimmed content of the last box, see ``boxes``; None where there is none."""
+    return next(reversed(boxes(text)), None)
 
 
 def boxed_answer(text: str) -> str | None:
     """That of the last box and of those before it with only a comma, "and" or "or" between, joined by commas: one answer."""
-    run = _boxes(text)
+    run = boxes(text)
     return ", ".join(run) if run else None
 
 
-def _boxes(text: str) -> list[str]:
-    boxes, open_braces = [], []
+def marked_answer(text: str) -> str | None:
+    r"""The answer that a text marks, be it a response or a reference: its boxes, else its last line "Answer: ..." or "#### ..."."""
+    box = boxed_answer(text)
+    lines = [] if box is not None else _ANSWER_LINE.findall(text)
+    return "".join(lines[-1]).strip(" *_\t") or None if lines else box
+
+
+def boxes(text: str) -> list[str]:
+    r"""The trimmed contents of the last box and of those before it with only a comma, "and" or "or" between, each once.
+
+    A box is ``\boxed{...}``, ``\fbox{...}`` or ``\framebox{...}`` with balanced braces (``\{``, ``\}`` are none), or ``\boxed 5``.
+    Of ``x=\boxed{2}, y=\boxed{3}`` the names belong to the contents.
+    """
+    found = [(match.start(), match.end(), match[1]) for match in _BARE_BOX.finditer(text)]
+    open_braces = []
     for match in _BRACES.finditer(text):
         if match.group().endswith("{") and match.group() != r"\{":
             open_braces.append(match)
         elif match.group() == "}" and open_braces:
             opening = open_braces.pop()
             if opening.group() != "{":
-                boxes.append((opening.start(), match.end(), text[opening.end() : match.start()].strip()))
-    boxes.sort(reverse=True)
-    run = boxes[:1]
-    for box in boxes[1:_MAX_BOXES]:
-        if box[1] > run[-1][0] or not _BETWEEN_BOXES.fullmatch(text, box[1], run[-1][0]):
+                found.append((opening.start(), match.end(), text[opening.end() : match.start()].strip()))
+    found.sort(reverse=True)
+    run, names = found[:1], []
+    for box in found[1:_MAX_BOXES]:
+        start = run[-1][0]
+        between = None if not box[1] <= start <= box[1] + _MAX_GAP else _BETWEEN_BOXES.fullmatch(text, box[1], start)
+        if between is None:
             break
+        names.append(between[1])
         run.append(box)
-    return [content for _, _, content in reversed(run)]
+    if any(names):
+        before = _NAME_BEFORE.search(text[max(0, run[-1][0] - _MAX_GAP) : run[-1][0]])
+        names.append(before and before[1])
+    labels = [f"{name}=" if name else "" for name in names] if any(names) else [""] * len(run)
+    ends = text[run[-1][0] - 1 : run[-1][0]] + text[run[0][1] : run[0][1] + 1] if run else ""
+    if len(run) > 1 and ends in ("()", "[]"):
+        return [f"{ends[0]}{', '.join(box[2] for box in reversed(run))}{ends[1]}"]
+    return list(dict.fromkeys(label + box[2] for label, box in zip(reversed(labels), reversed(run), strict=True)))
 
 
 def is_cut_off(stop_reason: Sequence[str] | None, count: int) -> list[bool]:

@@ -32,6 +32,7 @@ def test_holes_of_peers():
     assert not solves("1.5*4", [1, 5, 4], 6)
     assert not solves("7//2+1", [7, 2, 1], 4)
     assert not solves("44**19**7", [44, 19, 7], 1)
+    assert not solves(r"2\frac{1}{3}", [2, 1, 3], Fraction(7, 3)) and not solves("2 1/3", [2, 1, 3], Fraction(7, 3))
 
 
 def test_fractions_are_exact_and_division_by_zero_loses():

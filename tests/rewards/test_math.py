@@ -1,7 +1,7 @@
 import pytest
 
 from r1jax.rewards import math as math_reward
-from r1jax.rewards.math import accuracy, check_answer, extract
+from r1jax.rewards.math import accuracy, check_answer, extract, grade_math
 from r1jax.rewards.workers import WorkerPool
 
 
@@ -36,6 +36,21 @@ def score(texts, golds, **columns):
         (r"<think>a</think> <think>b</think> <answer>4</answer>", "4"),
         (r"<think>a</think> \boxed{3} <think>b", None),
         (r"<answer>4</answer> <think>or", None),
+        (r"so $\boxed 4$", "4"),
+        (r"so \fbox{4} it is", "4"),
+        (r"\framebox[2cm]{4}", "4"),
+        (r"\boxed{4}, \boxed{4}", "4"),
+        (r"$x=\boxed{3}$, $y=\boxed{4}$", "x=3, y=4"),
+        ("It is 4.\n**Answer:** 4", "4"),
+        ("Answer: 3\nAnswer: 4\n", "4"),
+        (r"Answer: 3, or rather \boxed{4}", "4"),
+        ("<think>a</think>\nFinal answer: **4**", "4"),
+        ("所以 4\n答案：4", "4"),
+        ("#### 4", "4"),
+        ("### Final Answer\n\n4\n", "4"),
+        ("**Answer:**\n4", "4"),
+        (r"$(x,y)=(\boxed{3},\boxed{4})$", "(3, 4)"),
+        ("The answer\n4", None),
     ],
 )
 def test_extract(text, expected):
@@ -70,6 +85,25 @@ def test_a_bad_reference_is_an_error_that_names_its_row():
     with pytest.raises(ValueError, match="2000 characters"):
         check_answer("1" * 2000)
     check_answer(r"2\sqrt{3}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"\boxed{3} and \boxed{4}",
+        r"$x=\boxed{3}$, $y=\boxed{4}$",
+        r"\boxed 5",
+        r"\fbox{5}",
+        r"\framebox{5}",
+        "Answer: 5",
+        "#### 5",
+        "5",
+    ],
+)
+def test_a_reference_is_read_as_a_response_is(text):
+    boxed = text if extract(text) else rf"\boxed{{{text}}}"
+    assert score([boxed, r"\boxed{4}", r"\boxed{6}"], [text] * 3) == [1.0, 0.0, 0.0]
+    assert grade_math([text], [text]) == [1.0]
 
 
 def test_equal_pairs_are_verified_once_and_most_never_reach_a_worker(monkeypatch):

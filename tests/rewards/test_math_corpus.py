@@ -9,12 +9,18 @@ import pytest
 from r1jax.bench.verifiers import count_errors, load_corpus
 from r1jax.rewards.math import accuracy, check_answer, start
 
-CORPUS = Path(__file__).parent / "corpus" / "math.jsonl"
+FOLDER = Path(__file__).parent / "corpus"
 
 
 @pytest.fixture(scope="module")
 def rows():
-    return load_corpus(CORPUS)
+    return load_corpus(FOLDER / "math.jsonl")
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """By kind: units, Chinese, letters, several boxes, ..., each with wrong ones nearby."""
+    return load_corpus(FOLDER / "pairs.jsonl")
 
 
 def score(rows):
@@ -40,6 +46,17 @@ def test_no_false_positive_hardly_a_false_negative_no_timeout(rows):
     assert errors["timeouts"] == errors["no_score"] == 0
 
 
+def test_every_kind_of_pair_is_judged_as_it_should_be(pairs):
+    wrong = [
+        (row["why"], row["gold"], row["response"])
+        for row, got in zip(pairs, score(pairs), strict=True)
+        if got != (row["expected"] and not row.get("convention", "").startswith("refused"))
+    ]
+    assert wrong == []
+    refused = sum(row.get("convention", "").startswith("refused") for row in pairs)
+    assert refused <= 0.03 * sum(row["expected"] for row in pairs)
+
+
 def test_works_off_the_main_thread(rows):
     found = []
     some = [row for row in rows if "sqrt" in row["gold"]][:5]
@@ -49,9 +66,9 @@ def test_works_off_the_main_thread(rows):
     assert found == [float(row["expected"]) for row in some]
 
 
-def test_a_right_answer_is_its_own_reference(rows):
-    golds = sorted({row["gold"] for row in rows if "\\boxed" not in row["gold"]})
-    responses = [rf"\boxed{{{gold}}}" for gold in golds]
+def test_a_right_answer_is_its_own_reference(rows, pairs):
+    golds = sorted({row["gold"] for row in rows + pairs})
+    responses = [gold if "\\boxed" in gold else rf"\boxed{{{gold}}}" for gold in golds]
     assert [
         gold for gold, s in zip(golds, accuracy([""] * len(golds), responses, golds), strict=True) if s != 1.0
     ] == []

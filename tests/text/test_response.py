@@ -74,7 +74,7 @@ def test_unknown_style_is_named():
         (r"{\boxed{4} ", "4"),
         (r"\boxed{\left\{x\right.}", r"\left\{x\right."),
         (r"\boxed{}", ""),
-        (r"\boxed 4", None),
+        (r"\boxed 4", "4"),
         (r"\boxed{4", None),
         ("4", None),
     ],

@@ -5,7 +5,7 @@ and limits left undone restate the question. Names are case-sensitive; ``e`` and
 base has base 10.
 
 Trees are tuples: ("num", Fraction), ("sym", name), ("const", "π" | "e" | "i"), ("add" | "mul" | "div" | "pow", a, b),
-("neg" | "fact", a), ("fn", name, a), ("log", base, a), ("root", n, a), ("binom", n, k).
+("neg" | "fact", a), ("fn", name, a), ("log", base, a), ("binom", n, k).
 """
 
 import re
@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 from r1jax.rewards.equivalence.text import UnreadableError
+from r1jax.rewards.equivalence.words import is_product
 
 Node = tuple[Any, ...]
 
@@ -38,11 +39,11 @@ _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")
 _DATE = re.compile(r"(?<![\d.,-])0\d\s*[-/]|\d\s*[-/]\s*0\d")
 _SPACED_NUMBER = re.compile(r"-?\d{1,3}(?: \d{3})+(?:\.\d+)?")
 _SCIENTIFIC = re.compile(r"(?<=\d)[eE]([-+]?\d+)(?![\d.])")
-_MIXED = re.compile(r"(-?)\s*(\d+)(?: +|\s*(?=\\frac)|\s+and\s+)(?:(\d+)\s*/\s*(\d+)|\\frac\{(\d+)\}\{(\d+)\})")
+_MIXED = re.compile(r"(?<![\w.])([\d.]+)(?:\s*(?:and\s+)?\\frac\{(\d+)\}\{(\d+)\}|(?: +|\s+and\s+)(\d+)\s*/\s*(\d+)$)")
 _LITERAL_RATIO = re.compile(r"\d+\s*/\s*\d+")
 
 
-def read(text: str) -> Node:
+def parse_expression(text: str) -> Node:
     """The tree of a normalised text.
 
     Raises:
@@ -53,9 +54,7 @@ def read(text: str) -> Node:
         raise UnreadableError(f"a number of more than {MAX_DIGITS} digits")
     if _DATE.search(text):
         raise UnreadableError("a date rather than a difference or a quotient")
-    mixed = _MIXED.fullmatch(text)
-    if mixed:
-        return _mixed_number(mixed)
+    text = _MIXED.sub(_mixed_number, text)
     if _SPACED_NUMBER.fullmatch(text):
         text = text.replace(" ", "")
     text = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
@@ -79,18 +78,16 @@ def has_i(node: Node) -> bool:
     return node == ("const", "i") or any(has_i(part) for part in node[1:] if isinstance(part, tuple))
 
 
-def number(value: int | Fraction) -> Node:
+def literal(value: int | Fraction) -> Node:
     """A number's tree."""
     return ("num", Fraction(value))
 
 
-def _mixed_number(match: re.Match[str]) -> Node:
-    sign, whole, *parts = match.groups()
-    top, bottom = (int(part) for part in parts if part is not None)
-    if not 0 < top < bottom:
+def _mixed_number(match: re.Match[str]) -> str:
+    whole, top, bottom = match[1], int(match[2] or match[4]), int(match[3] or match[5])
+    if "." in whole or not 0 < top < bottom:
         raise UnreadableError("neither a mixed number nor a product")
-    value = int(whole) + Fraction(top, bottom)
-    return number(-value if sign else value)
+    return f"({whole}+{top}/{bottom})"
 
 
 def _tokens(text: str) -> list[str]:
@@ -103,7 +100,7 @@ def _tokens(text: str) -> list[str]:
         value, command, word, character = match.groups()
         name = (command or "")[1:]
         if word and word not in _FUNCTIONS:
-            if len(word) > 3:
+            if len(word) > 3 and not is_product(word):
                 raise UnreadableError(f"{word!r} is not expected")
             tokens.extend(word)
         elif word or name in _FUNCTIONS:
@@ -146,26 +143,19 @@ class _Reader:
 
     def term(self) -> Node:
         start = self.place
-        tree = self.signed()
+        tree = last = self.signed()
         divided = False
         while True:
             if self.here in ("*", "/"):
                 operator = self.take()
                 right = self.signed()
-                tree = ("mul" if operator == "*" else "div", tree, right)
+                tree, last = ("mul" if operator == "*" else "div", tree, right), right
                 divided = operator == "/"
-            elif self.starts_operand():
+            elif self.starts_operand() or (last[0] in ("pow", "fact") and _is_number(self.here)):
                 if divided and not _LITERAL_RATIO.fullmatch("".join(self.tokens[start : self.place])):
                     raise UnreadableError("a product after a quotient has two readings")
-                is_mixed = self.place - 1 >= start and _is_number(self.tokens[self.place - 1]) and self.here == "\\frac"
-                whole = self.tokens[self.place - 1]
-                right = self.power()
-                if is_mixed and right[0] == "div" and right[1][0] == right[2][0] == "num":
-                    if not (0 < right[1][1] < right[2][1]) or tree != number(Fraction(whole)) or "." in whole:
-                        raise UnreadableError("neither a mixed number nor a product")
-                    tree = number(Fraction(whole) + right[1][1] / right[2][1])
-                else:
-                    tree = ("mul", tree, right)
+                last = self.power()
+                tree = ("mul", tree, last)
             else:
                 return tree
 
@@ -212,19 +202,19 @@ class _Reader:
                         raise UnreadableError("a double factorial")
                     tree = ("fact", tree)
                 case "°":
-                    tree = ("mul", tree, ("div", ("const", "π"), number(180)))
+                    tree = ("mul", tree, ("div", ("const", "π"), literal(180)))
                 case _:
-                    tree = ("div", tree, number(100))
+                    tree = ("div", tree, literal(100))
         return tree
 
-    def group(self) -> Node:
-        closing = {"(": ")", "{": "}", "[": "]"}.get(self.take())
-        if closing is None:
+    def group(self, brackets: str = "({[") -> Node:
+        opening = self.take()
+        if opening not in brackets:
             raise UnreadableError("an argument is missing")
         bars, self.bars = self.bars, 0
         tree = self.expression()
         self.bars = bars
-        self.take(closing)
+        self.take({"(": ")", "{": "}", "[": "]"}[opening])
         return tree
 
     def primary(self) -> Node:
@@ -237,7 +227,7 @@ class _Reader:
         if _is_number(token):
             if self.here == "_":
                 raise UnreadableError("a number with an index")
-            return number(Fraction(token))
+            return literal(Fraction(token))
         if token == "|":
             self.bars += 1
             tree = self.expression()
@@ -254,13 +244,13 @@ class _Reader:
 
     def command(self, name: str) -> Node:
         if name in ("frac", "binom"):
-            first, second = self.braced(), self.braced()
+            first, second = self.group("{"), self.group("{")
             return ("div" if name == "frac" else "binom", first, second)
         if name == "sqrt":
-            degree = self.group() if self.here == "[" else number(2)
-            return ("root", degree, self.group())
+            degree = self.group() if self.here == "[" else literal(2)
+            return ("pow", self.group(), ("div", literal(1), degree))
         if name == "cbrt":
-            return ("root", number(3), self.group())
+            return ("pow", self.group(), literal(Fraction(1, 3)))
         if name in ("lfloor", "lceil"):
             tree = self.expression()
             self.take("\\r" + name[1:])
@@ -272,11 +262,6 @@ class _Reader:
         if name in _ACCENTS:
             return self.name(f"\\{name}{{{self.raw_group()}}}")
         raise UnreadableError(f"\\{name} is not known")
-
-    def braced(self) -> Node:
-        if self.here != "{":
-            raise UnreadableError("an argument is missing")
-        return self.group()
 
     def name(self, name: str) -> Node:
         while self.here in ("_", "'"):
@@ -313,10 +298,10 @@ class _Reader:
                 raise UnreadableError("a power behind an argument has two readings")
         else:
             argument = self.bare_argument()
-        if power == ("neg", number(1)) and name in _INVERSES:
+        if power == ("neg", literal(1)) and name in _INVERSES:
             return ("fn", _INVERSES[name], argument)
         if name in ("log", "lg"):
-            tree: Node = ("log", base or number(10), argument)
+            tree: Node = ("log", base or literal(10), argument)
         elif name == "exp":
             tree = ("pow", ("const", "e"), argument)
         else:

@@ -1,11 +1,11 @@
 """Values of expressions to many digits, with mpmath; for worker processes (it takes milliseconds, at worst seconds)."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from r1jax.rewards.equivalence.exact import UndefinedError, try_evaluate
+from r1jax.rewards.equivalence.exact import Calculator, UndefinedError, try_rational
 from r1jax.rewards.equivalence.expression import Node
 from r1jax.rewards.equivalence.text import UnreadableError
 
@@ -13,75 +13,61 @@ _MAX_MAGNITUDE = 1000  # decimal digits before or behind the point
 _MAX_GAMMA = 100  # of other than whole numbers
 
 
-def value_pair(first: Node, second: Node, point: Mapping[str, Fraction], *, is_real: bool) -> tuple[Any, Any, Any]:
+def values_of(nodes: Sequence[Node], point: Mapping[str, Fraction], *, is_real: bool) -> tuple[list[Any], Any]:
     """Values with more digits than the largest (or smallest) number on the way has, and what then counts as 0."""
     import mpmath
 
     with mpmath.workdps(40):
         calculator = _Calculator(point, is_real=is_real)
-        calculator.value(first)
-        calculator.value(second)
+        for node in nodes:
+            calculator.value(node)
         magnitude = calculator.magnitude
     with mpmath.workdps(80 + 2 * magnitude):
         calculator = _Calculator(point, is_real=is_real)
-        values = [calculator.value(first), calculator.value(second)]
-        return values[0], values[1], mpmath.mpf(10) ** -(50 + magnitude)
+        return [calculator.value(node) for node in nodes], mpmath.mpf(10) ** -(50 + magnitude)
 
 
-class _Calculator:
-    """Values of trees at a point with mpmath; keeps the largest decimal magnitude that it meets."""
+class _Calculator(Calculator):
+    """Values with mpmath; keeps the largest decimal magnitude that it meets."""
 
     def __init__(self, point: Mapping[str, Fraction], *, is_real: bool):
         import mpmath
 
+        super().__init__(point)
         self.mp = mpmath
-        self.point = point
         self.is_real = is_real
         self.magnitude = 0
 
-    def value(self, node: Node) -> Any:
-        result = self._value(node)
-        if not self.mp.isfinite(result):
+    def number(self, value: Fraction) -> Any:
+        return self.bounded(self.mp.mpf(value.numerator) / value.denominator)
+
+    def nonzero(self, value: Any) -> Any:
+        return super().nonzero(0 if abs(value) <= self.mp.mpf(10) ** (5 - self.mp.mp.dps) else value)
+
+    def bounded(self, value: Any) -> Any:
+        if not self.mp.isfinite(value):
             raise UndefinedError
-        if not self.is_real and abs(self.mp.im(result)) < self.mp.eps * 1000 * abs(result):
-            result = self.mp.re(result)
-        if result:
-            self._note(self.mp.mag(result) * 0.30103)
-        return result
+        if not self.is_real and abs(self.mp.im(value)) < self.mp.eps * 1000 * abs(value):
+            value = self.mp.re(value)
+        if value:
+            self._note(self.mp.mag(value) * 0.30103)
+        return value
 
     def _note(self, magnitude: float) -> None:
         if abs(magnitude) > _MAX_MAGNITUDE:
             raise UnreadableError("a number too large")
         self.magnitude = max(self.magnitude, math.ceil(abs(magnitude)))
 
-    def _value(self, node: Node) -> Any:
+    def special(self, node: Node) -> Any:
         if node[0] in ("fact", "binom"):
-            exact = try_evaluate(node, self.point)
+            exact = try_rational(node, self.point)
             if exact is not None:
-                return self._fraction(exact)
+                return self.number(exact)
         match node:
-            case ("num", value):
-                return self._fraction(value)
-            case ("sym", name):
-                return self._fraction(self.point[name])
             case ("const", name):
                 return {"π": self.mp.mpf(self.mp.pi), "e": self.mp.mpf(self.mp.e), "i": self.mp.mpc(0, 1)}[name]
-            case ("neg", a):
-                return -self.value(a)
-            case ("add", a, b):
-                return self.value(a) + self.value(b)
-            case ("mul", a, b):
-                return self.value(a) * self.value(b)
-            case ("div", a, b):
-                return self.value(a) / self._nonzero(self.value(b))
-            case ("pow", a, b):
-                return self._power(self.value(a), self.value(b), try_evaluate(b, self.point))
-            case ("root", n, a):
-                degree = try_evaluate(n, self.point)
-                exponent = None if not degree else 1 / degree
-                return self._power(self.value(a), 1 / self._nonzero(self.value(n)), exponent)
             case ("log", base, a):
-                return self._log(self.value(a)) / self._nonzero(self._log(self.value(base)))
+                return self._log(self.value(a)) / self.nonzero(self._log(self.value(base)))
             case ("fact", a):
                 value = self._small(a)
                 return self._guard(lambda: self.mp.gamma(value + 1))
@@ -98,14 +84,6 @@ class _Calculator:
             raise UnreadableError("a number too large")
         return value
 
-    def _fraction(self, value: Fraction) -> Any:
-        return self.mp.mpf(value.numerator) / value.denominator
-
-    def _nonzero(self, value: Any) -> Any:
-        if abs(value) <= self.mp.mpf(10) ** (5 - self.mp.mp.dps):
-            raise UndefinedError
-        return value
-
     def _guard(self, compute: Callable[[], Any]) -> Any:
         try:
             return compute()
@@ -113,25 +91,26 @@ class _Calculator:
             raise UndefinedError from error
 
     def _log(self, value: Any) -> Any:
-        self._nonzero(value)
+        self.nonzero(value)
         if self.is_real and value <= 0:
             raise UndefinedError
         return self.mp.log(value)
 
-    def _power(self, base: Any, exponent: Any, rational: Fraction | None) -> Any:
+    def power(self, base: Any, exponent: Node) -> Any:
+        degree, rational = self.value(exponent), try_rational(exponent, self.point)
         if not base:
-            if not self.mp.re(exponent) > 0:
+            if not self.mp.re(degree) > 0:
                 raise UndefinedError
             return self.mp.mpf(0)
-        self._note(float(abs(exponent)) * abs(float(self.mp.log(abs(base), 10))))
+        self._note(float(abs(degree)) * abs(float(self.mp.log(abs(base), 10))))
         if rational is not None and rational.denominator == 1:
             return base**rational.numerator
         if self.is_real and base < 0:
             if rational is None or rational.denominator % 2 == 0:
                 raise UndefinedError
-            root = (-base) ** exponent
+            root = (-base) ** degree
             return -root if rational.numerator % 2 else root
-        return self.mp.power(base, exponent)
+        return self.mp.power(base, degree)
 
     def _function(self, name: str, value: Any) -> Any:
         if name in ("floor", "ceil"):

@@ -24,7 +24,7 @@ def math_verify(gold: str, answer: str) -> bool:
 
 
 def _atoms(text: str) -> Counter[str]:
-    return Counter(re.findall(r"\\[A-Za-z]+|[A-Za-z]|\d+(?:\.\d+)?|'", text))
+    return Counter(re.findall(r"\\[A-Za-z]+|[A-Z]{2,}|[A-Za-z]|\d+(?:\.\d+)?|'", text))
 
 
 @functools.cache

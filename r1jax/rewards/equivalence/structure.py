@@ -3,26 +3,46 @@
 import re
 
 from r1jax.rewards.equivalence.text import is_enclosed, split_top
+from r1jax.rewards.equivalence.words import is_product
 
 LIST = re.compile(r"\s*(?:,\s*(?:and|or)(?![A-Za-z])|[,;，]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*")
 _RELATION = re.compile(r"=|≈|≤|≥|<|>|≠")
+_ATOM = (
+    r"(?:\\?[A-Za-z]+|\\(?:vec|hat|bar|overline|mathbf)\{[A-Za-z]+\})(?:_\{?\w+\}?)?'*(?:\^\{-1\})?"
+    r"(?:\(\s*(?:[A-Za-z\\]+(?:\s*,\s*[A-Za-z]+)*|-?\d+)\s*\)|(?<=[PE])\([^()=]{1,30}\)|(?<=P)\([^()]{1,30}\))?"
+)
 _NAME = re.compile(
-    r"(?:\\?[A-Za-z]+|\\(?:vec|hat|bar|overline|mathbf)\{[A-Za-z]+\})(?:_\{?\w+\}?)?'*(?:\^\{-1\})?(?:\(\s*[A-Za-z\\]+(?:\s*,\s*[A-Za-z]+)*\s*\))?"
-    r"|«[^«»]*»|\([a-zA-Z](?:\s*,\s*[a-zA-Z])+\)|\|[A-Z]{2}\||m?\\(?:angle|triangle|overline)\s*\{?[A-Z]{1,3}\}?"
-    r"|\\frac\{d[a-z]?\}\{d[a-z]\}|[A-Za-z]+(?: [A-Za-z]+){1,3}"
+    rf"{_ATOM}(?:\s*(?::|/(?=[A-Z]))\s*{_ATOM})*|(?=\\frac\{{(?:d|[A-Z]))\\frac\{{{_ATOM}\}}\{{{_ATOM}\}}|\\(?:sin|cos|tan|cot)\s*(?:\\[a-z]+|\\angle\s*[A-Z]{{1,3}}|[A-Z])"
+    r"|«[^«»]*»|\([a-zA-Z](?:\s*,\s*[a-zA-Z])+\)|\|[A-Z]{2}\||(?:m|[A-Z]_)?\{?\\(?:angle|triangle|overline|vec)\s*\{?[A-Z]{1,4}\}?\}?"
+    r"|[A-Z](?: ?[∪∩] ?[A-Z])+|\\complement_\{?[A-Z]\}? ?[A-Z]|\|\\vec\{[A-Za-z]+\}\||[A-Za-z]+(?: [A-Za-z]+){1,3}"
 )
 DENIAL = re.compile(r"(?i)\b(?:not|no|never|except|wrong|incorrect|false|isn|cannot)\b")
+_TRANSPOSE = r"\s*\^\s*\{?\s*(?:T|t|\\top|\\intercal|«T»|'|\\mathsf\{T\})\s*\}?"
+_TRANSPOSED = re.compile(r"([(\[].*[)\]])" + _TRANSPOSE, re.DOTALL)
+_MATRIX = re.compile(rf"[(\[]?([^⟦⟧=]*?)[(\[]?⟦([^⟦⟧]*)⟧[)\]]?({_TRANSPOSE})?[)\]]?")
+_DOMAIN = re.compile(
+    r"[,;]?\s*\(?\s*(?:«[^«»]*»\s*)?(?<![A-Za-z\\])([A-Za-z])\s*∈\s*([ℤℕℝ])\s*(\^?\s*\{?[*+]\}?|_\{?\+\}?)?\s*\)?$"
+)
+_INTEGER = re.compile(
+    r"(?:[,;(«]|(?<![A-Za-z])(?:where|for|with)(?![A-Za-z]))[^,;()]*\b(?:integers?|natural numbers?)\b[^,;()]*\)?$"
+)
+_FAMILY = re.compile(r"⦃\s*[A-Za-z]\s*[|:]\s*(.*∈\s*[ℤℕ].*)⦄", re.DOTALL)
+_RESTATED = re.compile(
+    r"(.*?[^\s«(]) ?«?\(«?((?:i\.e\.|that is|or|which is|approximately|approx\.?|about|≈|=)?),? ?»?([^()]+|[^()]*\([^()]*\)[^()]*)\)»?",
+    re.DOTALL,
+)
 _TOGETHER = re.compile(r"\(((?:[A-Za-z]\s*,\s*)+[A-Za-z])\)\s*=\s*\((.*)\)", re.DOTALL)
 
 
 def items_of(text: str) -> list[str] | None:
     """The entries of a list or a set, the two values of ±, ``(x, y) = (1, 2)`` as two; None for anything else."""
-    if text.startswith("⦃") and is_enclosed(text):
+    if text.startswith("⦃") and is_enclosed(text) and text != "⦃∅⦄":
         return _expanded(split_top(text[1:-1], LIST))
     member = re.fullmatch(r"[A-Za-z]\s*∈\s*(⦃.*)", text, re.DOTALL)
     if member:
         return items_of(member[1])
-    items = split_top(text, LIST)
+    is_words = text.startswith("«") and is_enclosed(text)
+    items = [f"«{item}»" for item in split_top(text[1:-1], LIST)] if is_words else split_top(text, LIST)
     if len(items) > 1:
         return _expanded(items)
     if "±" in text or "∓" in text:
@@ -30,11 +50,8 @@ def items_of(text: str) -> list[str] | None:
     together = _TOGETHER.fullmatch(text)
     if together:
         names, values = (split_top(part, re.compile(",")) for part in together.groups())
-        return (
-            [f"{name}={value}" for name, value in zip(names, values, strict=True)]
-            if len(names) == len(values)
-            else None
-        )
+        if len(names) == len(values):
+            return [f"{name}={value}" for name, value in zip(names, values, strict=True)]
     return None
 
 
@@ -66,9 +83,20 @@ def sides_of(text: str) -> tuple[list[str], list[str]]:
 
 def named(sides: list[str], signs: list[str]) -> tuple[str | None, list[str]]:
     """What is set equal to the rest, if its first side is a name; and the rest."""
-    if signs and signs[0] in "=≈" and _NAME.fullmatch(sides[0]) and not DENIAL.search(sides[0]):
+    if (
+        signs
+        and signs[0] in "=≈"
+        and _NAME.fullmatch(sides[0])
+        and not _is_curve(sides[0])
+        and not DENIAL.search(sides[0])
+    ):
         return re.sub(r"[\s«»]", "", sides[0]), sides[1:]
     return None, sides
+
+
+def _is_curve(side: str) -> bool:
+    """Whether a side is a product of variables: ``xy = 6`` has many solutions, 6 is none."""
+    return side.isalpha() and side.islower() and len(side) > 1 and is_product(side)
 
 
 def assignment(text: str) -> tuple[str, str] | None:
@@ -93,15 +121,58 @@ def sequence_of(text: str) -> tuple[str, list[str]] | None:
     return (text[0] + text[-1], entries) if len(entries) > 1 else None
 
 
-def is_pair(text: str) -> bool:
-    """Whether a text is a tuple or an interval."""
-    return sequence_of(text) is not None
-
-
 def matrix_of(text: str) -> list[list[str]] | None:
-    """The rows of a matrix; None for anything else."""
-    if text[:1] + text[-1:] in ("()", "[]"):
-        text = text[1:-1].strip()
-    if not (text.startswith("⟦") and text.endswith("⟧")) or "⟦" in text[1:]:
+    """The rows of a matrix, of a number times one, or of a transposed one; None for anything else."""
+    nested = sequence_of(text) if text[:2] == "[[" else None
+    if nested:
+        inner = [sequence_of(row) for row in nested[1]]
+        return [row[1] for row in inner if row] if all(inner) else None
+    match = _MATRIX.fullmatch(text)
+    if match is None:
         return None
-    return [[cell.strip() for cell in row.split("¦")] for row in text[1:-1].split("¶")]
+    scale = "-1" if match[1] == "-" else match[1].strip(" *")
+    rows = [[cell.strip() for cell in row.split("¦")] for row in match[2].split("¶")]
+    if scale:
+        rows = [[f"({scale})*({cell})" for cell in row] for row in rows]
+    return [list(column) for column in zip(*rows, strict=False)] if match[3] else rows
+
+
+def entries_of(text: str) -> list[str] | None:
+    """The entries of a tuple, or of a matrix with one row or column."""
+    rows = matrix_of(text)
+    if rows is None:
+        transposed = _TRANSPOSED.fullmatch(text)
+        sequence = sequence_of(transposed[1] if transposed else text)
+        return sequence[1] if sequence and (sequence[0] == "()" or transposed) else None
+    return rows[0] if len(rows) == 1 else [row[0] for row in rows] if {len(row) for row in rows} == {1} else None
+
+
+def without_domain(text: str) -> tuple[str, tuple[str, str] | None]:
+    """A text without the domain of its parameter, and (name, domain): ``kπ, k∈ℤ``, ``2n-1 (n∈ℕ^{*})``, ``kπ for integer k``."""
+    builder = _FAMILY.fullmatch(text)
+    text = builder[1] if builder else text
+    match = _DOMAIN.search(text)
+    if match:
+        name, domain = (
+            match[1],
+            "ℕ" if match[3] or "positive" in match.group() or "natural" in match.group() else match[2] or "ℤ",
+        )
+    else:
+        match = _INTEGER.search(text)
+        letters = re.findall("(?<![A-Za-z])([b-z])(?![A-Za-z])", match.group()) if match else []
+        if match is None or len(letters) != 1:
+            return text, None
+        name, domain = letters[0], "ℕ" if "positive" in match.group() else "ℤ"
+    core = text[: match.start()].rstrip(" ,;")
+    return (core, (name, domain)) if re.search(rf"(?<![A-Za-z\\]){name}(?![A-Za-z])", core) else (text, None)
+
+
+def renamed(text: str, name: str, other: str) -> str:
+    """A text with one single letter in place of another (or an expression, in brackets)."""
+    return re.sub(rf"(?<![A-Za-z\\]){name}(?![A-Za-z])", lambda _: other, text)
+
+
+def restated(text: str) -> tuple[str, str] | None:
+    """The two answers of ``3/4 (75%)`` and ``25 (i.e., 5^2)``; None for anything else."""
+    match = _RESTATED.fullmatch(text) if text.count("(") < 5 else None
+    return (match[1].strip(), match[3].strip(" «»")) if match and (match[2] or text[match.end(1)] == " ") else None

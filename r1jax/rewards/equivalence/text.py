@@ -1,115 +1,139 @@
 r"""The plain form of a written answer: LaTeX, Unicode and markdown spellings of the same thing become one.
 
-After ``normalise`` a text holds ASCII, a few operator characters (``≤ ≥ ≠ ≈ ± ∓ ∞ ∪ ∩ ∈ ∅ π ° ℝ``), ``⦃ ⦄`` for the
+After ``normalise`` a text holds ASCII, a few operator characters (``≤ ≥ ≠ ≈ ± ∓ ∞ ∪ ∩ ∈ ∅ ∧ ∨ π ° ℝ ℤ``), ``⦃ ⦄`` for the
 braces of sets, ``⟦a¦b¶c¦d⟧`` for matrices, ``{ }`` for grouping, LaTeX commands that mean something (``\frac``, ``\sqrt``,
 ``\sin``), and words: ``«cm»``, which came from ``\text{cm}`` and the like.
 """
 
+import functools
 import re
+import unicodedata
 
 MAX_CHARS = 1000
 _MAX_DEPTH = 40
 
-_CHARACTERS = str.maketrans(
-    {
-        **{chr(0xFF01 + offset): chr(0x21 + offset) for offset in range(94)},  # full-width forms
-        **dict.fromkeys("−–—﹣‐‑", "-"),
-        **dict.fromkeys("  \u2009\u202f\u3000\t\n\r", " "),
-        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", ""),
-        **dict.fromkeys("×·⋅∙*", "*"),
-        **dict.fromkeys("÷∕⁄", "/"),
-        **dict.fromkeys("、", ","),
-        **dict.fromkeys("‘’′", "'"),
-        **{"。": ".", "∶": ":", "⩽": "≤", "⩾": "≥", "≦": "≤", "≧": "≥", "¬": "\\neg ", "∣": "|", "∥": "\\parallel "},
-        **{"½": "\\frac{1}{2}", "⅓": "\\frac{1}{3}", "⅔": "\\frac{2}{3}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}"},
-        **{"⟨": "(", "⟩": ")", "〈": "(", "〉": ")", "【": "[", "】": "]", "∅": "∅", "º": "°", "˚": "°"},
-        **{"€": "«EUR»", "£": "«GBP»", "¥": "«CNY»", "￥": "«CNY»"},
-        **{"α": "\\alpha ", "β": "\\beta ", "γ": "\\gamma ", "δ": "\\delta ", "θ": "\\theta ", "λ": "\\lambda "},
-        **{"μ": "\\mu ", "ρ": "\\rho ", "σ": "\\sigma ", "φ": "\\phi ", "ω": "\\omega ", "ε": "\\epsilon "},
-    }
-)
-_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n", strict=True))
-_SUPERSCRIPT = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
-_SUBSCRIPT = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
+# Target: the characters written for it. What is not here follows from Unicode's names and decompositions.
+_CHARACTERS = {
+    "-": "−–—﹣‐‑", " ": "\t\n\r", "": "\u200b\u200c\u200d\u2060\ufeff", "*": "×·⋅∙∗", "/": "÷∕⁄", ",": "、", "'": "‘’′", "''": "″“”",
+    ".": "。", ":": "∶", "≤": "⩽≦", "≥": "⩾≧", "|": "∣", "(": "⟨〈", ")": "⟩〉", "[": "【", "]": "】", "°": "º˚∘", "…": "…⋯",
+    "∪": "⋃", "∩": "⋂", "≈": "≃≅", "π": "π", "ℝ": "ℝ", "ℤ": "ℤ", "ℕ": "ℕ", "ℚ": "ℚ", "ℂ": "ℂ", "≠": "≠", "°C": "℃", "°F": "℉",
+    "\\neg ": "¬", "\\parallel ": "∥", "\\lfloor ": "⌊", "\\rfloor ": "⌋", "\\lceil ": "⌈", "\\rceil ": "⌉", "\\angle ": "∠",
+    "\\triangle ": "△∆", "\\perp ": "⊥", "\\sqrt ": "√", "\\sqrt[3] ": "∛", "\\sqrt[4] ": "∜", "\\setminus ": "∖", "\\sum ": "∑",
+    "\\to ": "→", "«EUR»": "€", "«GBP»": "£", "«CNY»": "¥￥",
+}  # fmt: skip
+_SCRIPTS = {"<super>": "^", "<sub>": "_"}
+_SCRIPT_RUN = re.compile(r"([\^_])\{([^{}]*)\}\1\{")
 
-_REMOVED = re.compile(
-    r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|nolimits|boldsymbol|[lL]arge|LARGE|[hH]uge|small|normalsize|bf|rm|it|mathstrut|strut|phantom)(?![A-Za-z])\.?"
-    r"|\\!|\\(?:label|tag|color|textcolor)\s*\{[^{}]*\}|\\therefore(?![A-Za-z])"
+
+class _Plain(dict[int, str]):
+    """What a character is in plain text: full-width and styled ones, fractions, high and low ones, Greek letters."""
+
+    def __missing__(self, code: int) -> str:
+        plain = character = chr(code)
+        kind, *codes = unicodedata.decomposition(character).split() or [""]
+        parts = "".join(chr(int(part, 16)) for part in codes).translate(self) if kind.startswith("<") else ""
+        name = unicodedata.name(character, "").replace("LAMDA", "LAMBDA").split()
+        if kind == "<fraction>":
+            plain = "\\frac{{{}}}{{{}}}".format(*parts.split("/"))
+        elif kind in _SCRIPTS:
+            plain = f"{_SCRIPTS[kind]}{{{parts}}}"
+        elif kind not in ("", "<circle>"):
+            plain = parts
+        elif name[:1] == ["GREEK"] and name[2:3] == ["LETTER"] and len(name) == 4:
+            plain = f"\\{name[3].lower() if name[1] == 'SMALL' else name[3].capitalize()} "
+        self[code] = plain
+        return plain
+
+
+_PLAIN = _Plain({code: chr(code) for code in range(128)})
+_PLAIN |= {ord(sign): target for target, signs in _CHARACTERS.items() for sign in signs}
+
+# Target: the commands that mean it.
+_COMMANDS = {
+    name: target
+    for target, names in {
+        "": """big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle limits nolimits left right
+            large Large LARGE huge Huge small normalsize bf rm it mathstrut strut phantom therefore because hline""",
+        " ": "quad qquad thinspace enspace space", "…": "ldots cdots dots dotsc dotsb", "'": "prime", "°": "degree",
+        "≤": "leq leqslant le leqq", "≥": "geq geqslant ge geqq", "≠": "neq ne", "=": "equiv", "<": "lt", ">": "gt",
+        "≈": "approx simeq thickapprox", "∞": "infty", "∪": "cup bigcup", "∩": "cap bigcap", "∈": "in", "∅": "emptyset varnothing",
+        "±": "pm", "∓": "mp", "π": "pi Pi", "*": "cdot times ast", "/": "div", "ℝ": "R", "⦃": "lbrace", "⦄": "rbrace",
+        "(": "langle lparen", ")": "rangle rparen", "[": "lbrack", "]": "rbrack", "|": "vert lvert rvert mid", ":": "colon",
+        "∨": "lor vee", "∧": "land wedge", "\\frac": "dfrac tfrac cfrac", "\\binom": "dbinom tbinom choose",
+        "\\epsilon ": "varepsilon", "\\phi ": "varphi", "i": "imath", "j": "jmath", "\\setminus ": "backslash smallsetminus",
+        "\\vec": "overrightarrow", "\\neg ": "lnot", "\\to ": "to rightarrow longrightarrow Rightarrow implies", "\\hat": "widehat",
+    }.items()
+    for name in names.split()
+}  # fmt: skip
+_COMMAND = re.compile(r"\\(?:(?:left|right)\s*\.|([A-Za-z]+)|\\)")
+_SPELLINGS = [
+    (re.compile(pattern), target)
+    for pattern, target in {
+        r"<=|=<": "≤", r">=": "≥", r"!=|\\not\s*=": "≠", "≡": "=", r"(?<![A-Za-z\\])(?:infinity|oo)(?![A-Za-z])": "∞",
+        r"\+/-|\+-": "±", r"(?<![A-Za-z\\])pi(?![A-Za-z])": "π", r"\\\{": "⦃", r"\\\}": "⦄", r"\\%": "%", r"\\&": "&", r"\\_": "_",
+        r"\^\s*(?:\{\s*)?(?:\\circ(?![A-Za-z])|°)\s*\}?|(?<=\d)\^\s*(?:\{\s*)?(?:\\(?:text|mathrm|rm)\s*)?\{?o\}*(?![A-Za-z])": "°",
+        r"(?<![A-Za-z])per cent(?![A-Za-z])": "percent", r"\.\.\.": "…", r"\*\*": "^", r"(?<![A-Za-z\\])sqrt(?=\s*\d)": r"\\sqrt",
+        r"(?<=\d)\s*(?:\\text\s*\{\s*to\s*\}|to)\s*(?=\d)": ":",
+        r"(?<=\d)\^\s*\{(?:\\(?:text|mathrm)\s*\{(?:st|nd|rd|th)\}|st|nd|rd|th)\}": "",
+        r"(?<=[=∈∪∩])\s*\{([^{}]*)\}": r"⦃\1⦄", r"^\{([^{}]*)\}(?=\s*[∪∩])": r"⦃\1⦄", r"(?<=\d)\s*度": "°", "或者?": " or ",
+        r"(?<![\w}])([a-z])([12])(?=\s*=)": r"\1_{\2}", "[和与]|以及": ",", "[且并]": " and ",
+    }.items()
+]  # fmt: skip
+_NUMBERS = re.compile(
+    r"\\(?:mathbb|Bbb)\s*\{?\s*([RZNQC])\s*\}?|\\(?:mathbf|mathcal)\s*\{?(R)\}?"
+    r"|(?<=∈)\s*(?:\\(?:mathbf|mathrm|text|bf)\s*\{)?\s*([RZNQC])\}?(?![A-Za-z])"
 )
-_SPACES = re.compile(r"\\(?:[,;:> \\]|quad|qquad|hspace\{[^{}]*\}|thinspace|enspace)(?![A-Za-z])|~|\\\s")
-_SPELLINGS = {
-    r"\\(?:dfrac|tfrac|cfrac)(?![A-Za-z])": r"\\frac",
-    r"\\(?:dbinom|tbinom|choose)(?![A-Za-z])": r"\\binom",
-    r"\\(?:leq|leqslant|le|leqq)(?![A-Za-z])|<=|=<": "≤",
-    r"\\(?:geq|geqslant|ge|geqq)(?![A-Za-z])|>=": "≥",
-    r"\\(?:neq|ne)(?![A-Za-z])|!=|\\not\s*=": "≠",
-    r"\\equiv(?![A-Za-z])|≡": "=",
-    r"\\lt(?![A-Za-z])": "<",
-    r"\\gt(?![A-Za-z])": ">",
-    r"\\(?:approx|simeq|thickapprox)(?![A-Za-z])": "≈",
-    r"\\infty(?![A-Za-z])|(?<![A-Za-z\\])(?:infinity|oo)(?![A-Za-z])": "∞",
-    r"\\(?:cup|bigcup)(?![A-Za-z])": "∪",
-    r"\\cap(?![A-Za-z])": "∩",
-    r"\\in(?![A-Za-z])": "∈",
-    r"\\(?:emptyset|varnothing)(?![A-Za-z])": "∅",
-    r"\\pm(?![A-Za-z])|\+/-|\+-": "±",
-    r"\\mp(?![A-Za-z])": "∓",
-    r"\\(?:pi|Pi)(?![A-Za-z])|(?<![A-Za-z\\])pi(?![A-Za-z])": "π",
-    r"\\(?:cdot|times|ast)(?![A-Za-z])": "*",
-    r"\\div(?![A-Za-z])": "/",
-    r"\\(?:mathbb|mathbf|mathcal|Bbb)\s*\{?R\}?|\\R(?![A-Za-z])": "ℝ",
-    r"\\mathbb\s*\{?Z\}?": "ℤ",
-    r"\\mathbb\s*\{?N\}?": "ℕ",
-    r"\\mathbb\s*\{?Q\}?": "ℚ",
-    r"\\mathbb\s*\{?C\}?": "ℂ",
-    r"\\(?:lbrace|\{)": "⦃",
-    r"\\(?:rbrace|\})": "⦄",
-    r"\\(?:langle|lparen)(?![A-Za-z])": "(",
-    r"\\(?:rangle|rparen)(?![A-Za-z])": ")",
-    r"\\(?:lbrack)(?![A-Za-z])": "[",
-    r"\\(?:rbrack)(?![A-Za-z])": "]",
-    r"\\(?:vert|lvert|rvert|mid)(?![A-Za-z])": "|",
-    r"\\colon(?![A-Za-z])": ":",
-    r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])|\^\s*°": "°",
-    r"\\%": "%",
-    r"(?<![A-Za-z])per cent(?![A-Za-z])": "percent",
-    r"\\&": "&",
-    r"\\_": "_",
-    r"\\(?:ldots|cdots|dots|dotsc|dotsb)(?![A-Za-z])|\.\.\.": "…",
-    r"\\prime(?![A-Za-z])": "'",
-    r"\\(?:lor|vee)(?![A-Za-z])": " or ",
-    r"\\(?:land|wedge)(?![A-Za-z])": " and ",
-    r"\\(?:varepsilon)(?![A-Za-z])": r"\\epsilon ",
-    r"\\(?:varphi)(?![A-Za-z])": r"\\phi ",
-    r"\*\*": "^",
-}
-_COMMANDS = [(re.compile(pattern), target) for pattern, target in _SPELLINGS.items()]
-_MATRIX = re.compile(r"\\begin\s*\{([pbB]?matrix|smallmatrix|array)\}\s*(?:\{[^{}]*\})?(.*?)\\end\s*\{\1\}", re.DOTALL)
+_BOLD = re.compile(r"(?:(?<=\s)|^)\*\*(\S[^*]*?)\*\*(?=[\s.,;。]|$)")
+_SPACES = re.compile(r"\\(?:[,;:> \\]|hspace\{[^{}]*\})|~|\\\s")
+_REMOVED = re.compile(r"\\!|\\(?:label|tag|color|textcolor)\s*\{[^{}]*\}")
+_MATRIX = re.compile(
+    r"(⦃\s*)?\\begin\s*\{([pbB]?matrix|smallmatrix|array|d?cases|aligned|gathered|split|align)\}\s*(?:\{[^{}]*\})?(.*?)\\end\s*\{\2\}",
+    re.DOTALL,
+)
+_WORDS_OF_CASES = re.compile(
+    r"\\(?:text|mbox|mathrm)\s*\{\s*,?\s*(?:if|when|for|where)?\s*\}|(?<![A-Za-z])(?:if|when|for)(?![A-Za-z])"
+)
+_CASE = re.compile(r"([^=<>≤≥≠]*),([^,]*[=<>≤≥≠].*)", re.DOTALL)
 _WRAPPER = re.compile(
-    r"\\(text|textbf|textrm|textit|textsf|texttt|textnormal|emph|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname\*?|bm|underline)\s*\{"
+    r"\\(text|textbf|textrm|textit|textsf|texttt|textnormal|emph|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname\*?|bm|boldsymbol|underline)\s*\{"
 )
 _KEPT_AS_MATH = re.compile(r"[^A-Za-z]*|[^A-Za-z]*[A-Za-z][^A-Za-z]*")
-_UNIT_LETTER = re.compile(r"[\d)}π] [mgshLlNJWVKFC]$")
+_LABELS = re.compile(r"(?:[A-Z]|[IVX]+|\d+)(?:(?:\s*,\s*|\s+)(?:(?:and|or)\s+)?(?:[A-Z]|[IVX]+|\d+)(?![a-z]))+")
+_UNIT_LETTER = re.compile(r"[\d)}π] [mgshLlNJWVKFCATH]$")
 _FRACTION_PIECE = r"(\{(?:[^{}]|\{[^{}]*\})*\}|\d|[A-Za-zπ])"
 _SHORT_FRACTION = re.compile(rf"\\(frac|binom)\s*{_FRACTION_PIECE}\s*{_FRACTION_PIECE}")
 _SHORT_ROOT = re.compile(r"\\sqrt\s*(\[[^\[\]]*\])?\s*(\d+|[A-Za-zπ])")
+_SHORT_ACCENT = re.compile(r"\\(hat|vec|bar|tilde|dot|overline)\s*([A-Za-z])(?![A-Za-z])")
+_UNIT_VECTOR = re.compile(r"\\(?:hat|vec)\s*\{\s*\\hat\{([ijk])\}\s*\}|\\vec\s*\{([ijk])\}")
+_HIGH_ROOT = re.compile(r"(?<![\w)}\]])\^\{(\d+)\}\s*\\sqrt(?!\s*\[)")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
 _BARE_POWER = re.compile(r"\^\s*(-?\d+(?:\.\d+)?)(?![\d.])")
 _BARE_INDEX = re.compile(r"_\s*(\d+|[A-Za-z])")
+_CHOSEN = re.compile(
+    r"(?<![A-Za-z\\])([CA])_\{(\d{1,3}|[nm])\}\^\{(\d{1,3}|[km])\}|(?<![A-Za-z\\])([CA])\^\{(\d{1,3}|[km])\}_\{(\d{1,3}|[nm])\}"
+    r"|(?<![\w}])[\^_]\{(\d{1,3})\}\s*(C)_\{(\d{1,3})\}"
+)
 _EMPTY_GROUP = re.compile(r"(?:\\(?:text|mbox|mathrm)\s*)?\{\s*\}")
 _PREFIX = re.compile(
-    r"(?i)^«?(?:so |hence |thus |therefore,? )?(?:the )?(?:final )?answer(?:\s+is\b)?\s*:?\s*»?\s*[:=]?\s*(?=[^\s»])|^[=≈]\s*"
+    r"(?i)^«?(?:so |hence |thus |therefore,? )?(?:the )?(?:final |correct |right |best )?(?:answer|option|choice)s?\b(?:\s+(?:is|are)\b)?"
+    r"\s*:?\s*»?\s*[:=]?\s*(?=[^\s»])|^(?:[=≈]|«?approximately(?: »?|»))\s*|^«?(?:for )?all ?»?(?= ?[a-z] ?[<>≤≥≠∈])"
+    r"|^(?:所以|因此|故)?,?(?:本题|最终|正确)?(?:答案(?:是|为|选)?|应?选(?:项|择)?|[答解]得?(?=:))\s*:?\s*(?=\S)"
+    r"|^(?:[A-Za-z]的)?(?!.{0,12}[不非未约至少多或]|.{0,12}[大小]于等)[\u4e00-\u9fff]{1,12}(?:是|为|等于)\s*:?\s*(?=[^\u4e00-\u9fff])|^共?有?(?=\d)"
 )
+_ANGLES = re.compile(r"^<([^<>]*,[^<>]*)>$")
+_ONLY = re.compile(r"(?<=[IVX\dA-J»]) ?«?(?: ?|(?<=«))only»?$")
+_CHINESE = re.compile(r"«[^«»]*»|[\u4e00-\u9fff]+")
 
 
-_ZEROS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_SCALED = re.compile(rf"(?<![\d.,])(\d+)(?:\.(\d+))? ?(«?) ?({'|'.join(_ZEROS)})(?![A-Za-z])(?: ?(»))?")
+_ZEROS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12, "万": 4, "亿": 8}
+_SCALED = re.compile(rf"(?<![\d.,])(\d+(?:\.\d+)?) ?(«?) ?({'|'.join(_ZEROS)})(?![A-Za-z])(?: ?(»))?")
 
 
 class UnreadableError(ValueError):
     """A text that is no answer that this module can read: too long, too deep, unbalanced."""
 
 
+@functools.lru_cache(maxsize=1024)
 def normalise(text: str) -> str:
     r"""The plain form.
 
@@ -118,30 +142,34 @@ def normalise(text: str) -> str:
     """
     if len(text) > MAX_CHARS:
         raise UnreadableError(f"{len(text)} characters; at most {MAX_CHARS}")
-    text = _SUPERSCRIPT.sub(lambda match: "^{" + "".join(_SUPERSCRIPTS[c] for c in match.group()) + "}", text)
-    text = _SUBSCRIPT.sub(lambda match: "_{" + "".join(str(ord(c) - 0x2080) for c in match.group()) + "}", text)
-    text = re.sub("√\\s*(\\d+|[a-zA-Zπ])", r"\\sqrt{\1}", text.replace("√(", "sqrt("))
-    text = _strip_markup(text.strip())
-    text = text.translate(_CHARACTERS)
+    text = _strip_markup(text.strip()).translate(_PLAIN)
     _check_depth(text)
-    text = re.sub(r",\\! *|\{,\}", ",", text).replace("{:}", ":")
-    text = _EMPTY_GROUP.sub(" ", text)
-    text = _REMOVED.sub("", text)
-    text = _MATRIX.sub(_matrix, text)
-    text = _SPACES.sub(" ", text)
-    text = _dollars(text)
-    for pattern, target in _COMMANDS:
+    for _ in range(20):
+        text, count = _SCRIPT_RUN.subn(r"\1{\2", text)
+        if not count:
+            break
+    text = _PREFIX.sub("", re.sub(r",\\! *|\{,\}", ",", text).replace("{:}", ":").lstrip())
+    text = _REMOVED.sub("", _EMPTY_GROUP.sub(" ", text))
+    text = _COMMAND.sub(
+        lambda match: "" if match.group().endswith(".") else _COMMANDS.get(match[1], match.group()), text
+    )
+    for pattern, target in _SPELLINGS:
         text = pattern.sub(target, text)
-    text = _unwrap(text)
+    if re.search(r"[=<>≤≥≠∈\d]", text):
+        text = text.replace("∨", " or ").replace("∧", " and ")
+    text = _NUMBERS.sub(lambda match: dict(zip("RZNQC", "ℝℤℕℚℂ", strict=True))[match[1] or match[2] or match[3]], text)
+    text = _dollars(_SPACES.sub(" ", _MATRIX.sub(_matrix, text).replace("&", ",")))
+    text = _CHINESE.sub(lambda match: match.group() if match.group()[0] == "«" else f"«{match.group()}»", _unwrap(text))
+    text = _UNIT_VECTOR.sub(r"\\hat{\1\2}", _SHORT_ACCENT.sub(r"\\\1{\2}", text))
     text = _REPEATING.sub(_repeating_fraction, text)
     for _ in range(4):
         text, count = _SHORT_FRACTION.subn(_full_fraction, text)
         if not count:
             break
-    text = _SHORT_ROOT.sub(r"\\sqrt\1{\2}", text)
-    text = _BARE_INDEX.sub(r"_{\1}", _BARE_POWER.sub(r"^{\1}", text))
+    text = _HIGH_ROOT.sub(r"\\sqrt[\1]", _BARE_INDEX.sub(r"_{\1}", _BARE_POWER.sub(r"^{\1}", text)))
+    text = _CHOSEN.sub(_chosen, _SHORT_ROOT.sub(r"\\sqrt\1{\2}", text))
     text = _SCALED.sub(_written_out, _trim(re.sub(r" +", " ", text)))
-    return _trim(_PREFIX.sub("", text))
+    return _trim(_ANGLES.sub(r"(\1)", _ONLY.sub("", _PREFIX.sub("", text))))
 
 
 def match_brace(text: str, start: int) -> int:
@@ -156,6 +184,8 @@ def match_brace(text: str, start: int) -> int:
 
 def split_top(text: str, separator: re.Pattern[str]) -> list[str]:
     """The pieces between matches of ``separator`` that lie in no bracket of any kind."""
+    if separator.search(text) is None:
+        return [text.strip()]
     pieces, depth, start, place = [], 0, 0, 0
     while place < len(text):
         character = text[place]
@@ -192,9 +222,10 @@ def _check_depth(text: str) -> None:
 
 
 def _strip_markup(text: str) -> str:
-    """Without the marks around the whole: math delimiters, bold and code of markdown."""
+    """Without bold words, and the marks around the whole: math delimiters, code of markdown."""
+    text = _BOLD.sub(r"\1", text)
     for _ in range(4):
-        for opening, closing in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`")):
+        for opening, closing in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("`", "`")):
             inside = text[len(opening) : len(text) - len(closing)]
             is_marked = len(text) > len(opening + closing) and text.startswith(opening) and text.endswith(closing)
             if is_marked and (closing not in inside or opening == "$$"):
@@ -204,8 +235,19 @@ def _strip_markup(text: str) -> str:
 
 
 def _matrix(match: re.Match[str]) -> str:
-    rows = re.split(r"\\\\(?:\[[^\[\]]*\])?|\\cr(?![A-Za-z])", match[2].replace("\\hline", ""))
-    return "⟦" + "¶".join(row.replace("&", "¦") for row in rows if row.strip()) + "⟧"
+    """``⟦a¦b¶c¦d⟧``; the rows of a system as a list, those of cases as pairs of value and condition."""
+    brace, name, body = match.groups(default="")
+    rows = [row for row in re.split(r"\\\\(?:\[[^\[\]]*\])?|\\cr(?![A-Za-z])", body) if row.strip()]
+    if name.endswith("matrix") or (name == "array" and not brace):
+        return brace + "⟦" + "¶".join(row.replace("&", "¦") for row in rows) + "⟧"
+    pieces = []
+    for row in rows:
+        cells = [cell.strip(" ,;.") for cell in _WORDS_OF_CASES.sub(" ", row).split("&")]
+        is_pair = len(cells) == 2 and "=" not in cells[1][:1] and name in ("cases", "dcases", "array")
+        case = _CASE.fullmatch(cells[0]) if name.endswith("cases") and len(cells) == 1 else None
+        cells = [case[1], case[2]] if case else cells
+        pieces.append(f"({cells[0]},{cells[1]})" if is_pair or case else "".join(cells))
+    return ",".join(pieces)
 
 
 def _dollars(text: str) -> str:
@@ -225,15 +267,19 @@ def _unwrap(text: str) -> str:
         end = match_brace(text, match.end() - 1)
         content = text[match.end() : end - 1].strip()
         name, word = match[1], content.lower().strip(" ,.")
+        counted = re.fullmatch(r"(-?\d[\d.,/]*) (\D+)", content)
+        is_unit = _UNIT_LETTER.search(f"{text[: match.start()].rstrip()} {content}") and text[end : end + 1] != "_"
         if name.startswith("operatorname"):
             inside = f"\\{content} " if content.isalpha() else content
+        elif name in ("mathbf", "bm", "boldsymbol") and content in ("i", "j", "k"):
+            inside = f"\\hat{{{content}}}"
         elif word in ("and", "or"):
             inside = f" {word} "
-        elif _WRAPPER.search(content) or "\\" in content or name in ("underline",):
+        elif counted:
+            inside = f"{counted[1]} «{counted[2]}»"
+        elif _WRAPPER.search(content) or "\\" in content or name in ("underline",) or _LABELS.fullmatch(content):
             inside = f" {content} "
-        elif _KEPT_AS_MATH.fullmatch(content) and not _UNIT_LETTER.search(
-            f"{text[: match.start()].rstrip()} {content}"
-        ):
+        elif _KEPT_AS_MATH.fullmatch(content) and not is_unit:
             inside = content
         else:
             inside = f"«{content}»"
@@ -241,12 +287,21 @@ def _unwrap(text: str) -> str:
     raise UnreadableError("too many text groups")
 
 
+def _chosen(match: re.Match[str]) -> str:
+    """``C_{10}^{3}``, ``C^3_{10}``, ``{}_{10}C_3`` and the arrangements ``A_5^2`` where the upper number is not the larger one."""
+    letter = match[1] or match[4] or match[8]
+    total, taken = match[2] or match[6] or match[7], match[3] or match[5] or match[9]
+    if total.isdigit() and (not taken.isdigit() or int(taken) > int(total)):
+        return match.group()
+    return f"\\binom{{{total}}}{{{taken}}}" if letter == "C" else f"\\frac{{{total}!}}{{({total}-{taken})!}}"
+
+
 def _written_out(match: re.Match[str]) -> str:
-    """``2.5 million`` as 2500000; words behind it stay."""
-    whole, decimals, opening, scale, closing = match.groups(default="")
-    zeros = _ZEROS[scale]
-    value = f"{whole}{decimals[:zeros].ljust(zeros, '0')}" + (f".{decimals[zeros:]}" if decimals[zeros:] else "")
-    return value.lstrip("0") + (" «" if opening and not closing else "" if opening or not closing else "»")
+    """``2.5 million`` as (2.5*10^{6}); words behind it stay."""
+    value, opening, scale, closing = match.groups(default="")
+    return f"({value}*10^{{{_ZEROS[scale]}}})" + (
+        " «" if opening and not closing else "" if opening or not closing else "»"
+    )
 
 
 def _full_fraction(match: re.Match[str]) -> str:

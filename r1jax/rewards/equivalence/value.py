@@ -9,16 +9,16 @@ negative, small and large ones). A value that is infinite or no number equals no
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from r1jax.rewards.equivalence.exact import NotRationalError, UndefinedError, evaluate, try_evaluate
+from r1jax.rewards.equivalence.exact import NotRationalError, UndefinedError, rational_value, try_rational
 from r1jax.rewards.equivalence.expression import Node, has_i, symbols
-from r1jax.rewards.equivalence.numeric import value_pair
+from r1jax.rewards.equivalence.numeric import values_of
 from r1jax.rewards.equivalence.text import UnreadableError
 
-_NEEDED_POINTS = 3
+NEEDED_POINTS = 3
 _SMALL_POINTS = 5  # the first ones, at which nothing may be too large to compute
 
 
@@ -38,7 +38,7 @@ def same_value(first: Node, second: Node, *, deep: bool) -> bool:
         if not _close(pair):
             return False
         found += 1
-    if found < (_NEEDED_POINTS if symbols(first) | symbols(second) else 1):
+    if found < (NEEDED_POINTS if symbols(first) | symbols(second) else 1):
         return False
     return not _has_log_of_size(first) or _has_values_where(first, second)
 
@@ -46,7 +46,7 @@ def same_value(first: Node, second: Node, *, deep: bool) -> bool:
 def constant_ratio(first: Node, second: Node, *, deep: bool) -> int:
     """The sign (1, -1; 2 for a complex one) of first / second where it is a constant other than 0, else 0."""
     pairs = [pair for pair in _value_pairs(first, second, deep=deep) if not (_is_zero(pair, 0) and _is_zero(pair, 1))]
-    needed = _NEEDED_POINTS if symbols(first) | symbols(second) else 1
+    needed = NEEDED_POINTS if symbols(first) | symbols(second) else 1
     if len(pairs) < needed or any(_is_zero(pair, 0) or _is_zero(pair, 1) for pair in pairs):
         return 0
     a, b, _ = pairs[0]
@@ -56,9 +56,34 @@ def constant_ratio(first: Node, second: Node, *, deep: bool) -> int:
     return 2 if getattr(ratio, "imag", 0) else (1 if ratio > 0 else -1)
 
 
+def ranks(nodes: Sequence[Node], point: Mapping[str, Fraction], *, deep: bool) -> list[int] | None:
+    """The place of each real value in their order, equal ones in the same; None where one has no value at the point.
+
+    Raises:
+        UndecidedError, UnreadableError: as ``same_value``.
+    """
+    values: Sequence[Any]
+    try:
+        values, tolerance = [rational_value(node, point) for node in nodes], 0
+    except UndefinedError:
+        return None
+    except NotRationalError:
+        if not deep:
+            raise UndecidedError from None
+        try:
+            values, tolerance = values_of(nodes, point, is_real=True)
+        except UndefinedError:
+            return None
+    distinct: list[Any] = []
+    for value in sorted(values):
+        if not distinct or value - distinct[-1] > tolerance:
+            distinct.append(value)
+    return [sum(other < value - tolerance for other in distinct) for value in values]
+
+
 def exact_value(node: Node) -> Fraction | None:
     """The value of a rational expression without names; None for any other."""
-    return None if symbols(node) else try_evaluate(node, {})
+    return None if symbols(node) else try_rational(node, {})
 
 
 def _has_log_of_size(node: Node, *, is_inside: bool = False) -> bool:
@@ -71,13 +96,13 @@ def _has_log_of_size(node: Node, *, is_inside: bool = False) -> bool:
 
 def _has_values_where(first: Node, second: Node) -> bool:
     """Whether the second expression has a real value at every tried point where the first has one."""
-    for point in itertools.islice(_points(sorted(symbols(first) | symbols(second))), _SMALL_POINTS):
+    for point in itertools.islice(sample_points(sorted(symbols(first) | symbols(second))), _SMALL_POINTS):
         try:
-            value_pair(first, first, point, is_real=True)
+            values_of([first], point, is_real=True)
         except UndefinedError:
             continue
         try:
-            value_pair(second, second, point, is_real=True)
+            values_of([second], point, is_real=True)
         except UndefinedError:
             return False
     return True
@@ -97,18 +122,19 @@ def _is_zero(pair: _Pair, place: int) -> bool:
 
 def _value_pairs(first: Node, second: Node, *, deep: bool) -> Iterator[_Pair]:
     names = sorted(symbols(first) | symbols(second))
-    needed, found = (_NEEDED_POINTS if names else 1), 0
+    needed, found = (NEEDED_POINTS if names else 1), 0
     modes = ["complex"] if has_i(first) or has_i(second) else ["exact", "real", "complex"]
     for mode in modes:
         if mode != "exact" and not deep:
             raise UndecidedError
         is_complete = True
-        for place, point in enumerate(_points(names)):
+        for place, point in enumerate(sample_points(names)):
             try:
                 if mode == "exact":
-                    pair = evaluate(first, point), evaluate(second, point), 0
+                    pair = rational_value(first, point), rational_value(second, point), 0
                 else:
-                    pair = value_pair(first, second, point, is_real=mode == "real")
+                    (one, other), tolerance = values_of([first, second], point, is_real=mode == "real")
+                    pair = one, other, tolerance
             except UndefinedError:
                 continue
             except UnreadableError:
@@ -124,7 +150,7 @@ def _value_pairs(first: Node, second: Node, *, deep: bool) -> Iterator[_Pair]:
             return
 
 
-def _points(names: list[str]) -> Iterator[dict[str, Fraction]]:
+def sample_points(names: list[str]) -> Iterator[dict[str, Fraction]]:
     """Where to compare: numbers of both signs and all sizes, and whole ones (for ``(-1)^n``)."""
     if not names:
         yield {}

@@ -1,9 +1,12 @@
 """What the corpus does not show: errors and the ways between in-process and worker."""
 
+import contextlib
+import time
+
 import pytest
 
 from r1jax.rewards.equivalence.answer import equivalent, verify_pair
-from r1jax.rewards.equivalence.intervals import intervals_of
+from r1jax.rewards.equivalence.reals import reals_of, same_reals
 from r1jax.rewards.equivalence.second_opinion import math_verify
 from r1jax.rewards.equivalence.structure import items_of, matrix_of, sequence_of, sides_of
 from r1jax.rewards.equivalence.value import UndecidedError
@@ -44,12 +47,36 @@ def test_structure():
     assert matrix_of("(⟦1¦2¶3¦4⟧)") == [["1", "2"], ["3", "4"]]
 
 
-def test_intervals():
-    assert intervals_of("1<x≤2") == intervals_of("2≥x>1") == ("x", [(False, "1", "2", True)])
-    assert intervals_of("x>1 and x<3") == ("x", [(False, "1", "3", False)])
-    assert intervals_of("x ≠ 2") == ("x", [(False, "-∞", "2", False), (False, "2", "∞", False)])
-    assert intervals_of("(1,2)∪⦃3⦄") == ("", [(False, "1", "2", False), (True, "3", "3", True)])
-    assert intervals_of("x<1 or y>3") is intervals_of("x+y<1") is intervals_of("5") is None
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("1<x≤2", "2≥x>1", True),
+        ("x>1 and x<3", "(1,3)", True),
+        ("x≠2", "(-∞,2)∪(2,∞)", True),
+        ("(1,2)∪⦃3⦄", "⦃3⦄∪(1,2)", True),
+        ("(0,9)∪(9,36)", r"(0,36)\setminus⦃9⦄", True),
+        ("0<x<36,x≠9", "(0,9)∪(9,36)", True),
+        ("x<1,x>3", "(-∞,1)∪(3,∞)", True),
+        ("(0,2)∪(1,3)", "(0,3)", True),
+        ("(0,2)∩(1,3)", "(1,2)", True),
+        ("[(-∞,1)∪(2,∞)]", "ℝ-[1,2]", None),
+        ("|x-1|<2", "(-1,3)", True),
+        ("|x|≥2", "(-∞,-2]∪[2,∞)", True),
+        ("(a,a+1)", "a<x<a+1", True),
+        ("(a,b)", "[a,b]", False),
+        ("(0,2)∪(2,3)", "(0,3)", False),
+        ("(1,1)", "(2,2)", False),
+    ],
+)
+def test_sets_of_reals(one, other, is_same):
+    sets = [reals_of(text) for text in (one, other)]
+    found = same_reals(sets[0][1], sets[1][1], deep=False) if all(sets) else None
+    assert found is is_same
+
+
+def test_what_is_no_set_of_reals():
+    assert reals_of("x<1 or y>3") is reals_of("x+y<1") is reals_of("5") is None
+    assert not same_reals(reals_of(",".join(f"x>{n}" for n in range(50)))[1], reals_of("x>0")[1], deep=False)
 
 
 @pytest.mark.parametrize(
@@ -105,3 +132,22 @@ def test_right(gold, answer):
 )
 def test_wrong(gold, answer):
     assert not equivalent(gold, answer)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["k,k∈ℤ,", "1 (1)", "x<1 or ", "(1,2)∪", "(1,2)\\setminus", "x∈", "x|", "5 ft ", "5 m/", "(A) ", "A, ", "\\hat{i}+", "=1", "1≈", "2^2 ",
+     "½", "²", "①", "或", "abcd", "HT", "where k is an integer ", "all real numbers except ", "«", "\\text{5 a}", "C_5^2", "1 to ", "[[1,"],
+)  # fmt: skip
+def test_no_text_takes_long(piece):
+    text = (piece * 1000)[:999]
+    start = time.process_time()
+    for gold, answer in (
+        ("2\\sqrt{3}, k\\in\\mathbb{Z}", text),
+        (text, "7"),
+        (text, text[:-1] + "7"),
+        ("(1,2)∪(3,4)", text),
+    ):
+        with contextlib.suppress(UndecidedError, ValueError):
+            equivalent(gold, answer)
+    assert time.process_time() - start < 2.0

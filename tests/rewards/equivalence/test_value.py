@@ -1,12 +1,12 @@
 import pytest
 
-from r1jax.rewards.equivalence.expression import read
+from r1jax.rewards.equivalence.expression import parse_expression
 from r1jax.rewards.equivalence.text import UnreadableError, normalise
 from r1jax.rewards.equivalence.value import UndecidedError, constant_ratio, same_value
 
 
 def same(first, second, *, deep=True):
-    return same_value(read(normalise(first)), read(normalise(second)), deep=deep)
+    return same_value(parse_expression(normalise(first)), parse_expression(normalise(second)), deep=deep)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_numbers_too_large_to_compare_are_refused(text):
 
 def test_constant_ratio():
     def ratio(first, second):
-        return constant_ratio(read(first), read(second), deep=True)
+        return constant_ratio(parse_expression(first), parse_expression(second), deep=True)
 
     assert ratio("x-1", "2x-2") == 1 and ratio("x-1", "2-2x") == -1
     assert ratio("x-1", "x-2") == ratio("x-1", "y-1") == ratio("x-x", "x-x") == ratio("x", "x^{2}") == 0

@@ -1,0 +1,104 @@
+"""Letters and words: which runs of letters are products, what two spellings of the same words share, options and labels."""
+
+import re
+
+_VOWELS = frozenset("aeiou")
+_SHORT_WORDS = frozenset(re.findall(r"\w+", """
+ad ah am an as at ax be by do ex go ha he hi if in is it la me my no of oh on or ox pi so to up us we iv vi ix xi xl lx
+"""))  # fmt: skip
+_LETTERS = re.compile(r"[A-Za-z](?: ?[A-Za-z])+")
+_WORD = re.compile(r"[^\W\d_]+")
+_LONG_WORD = re.compile(r"[^\W\d_]{4}")
+_ARTICLE = re.compile(r"(?i)^(«?)(?:the|an|on|in|at) (?=[a-z]{3})")
+_CLOCK = re.compile(r"(\d{1,2})(:\d\d)?([ap])\.?m\.?")
+_RUN = re.compile(r"[A-Z]{2,12}|[①-⑳]{2,}")
+_BRACKETED = re.compile(r"(?:\([A-J]\)\s*){2,}")
+_LABEL = re.compile(r"[«(]*([A-Z]|[①-⑳])[)»]*")
+_SYNONYMS = {
+    form: key
+    for key, forms in {
+        "dne": "doesnotexist undefined 不存在", "true": "对 正确 √", "false": "错 错误 ×", "yes": "是", "no": "否",
+        "∅": "nosolution nosolutions ⦃⦄ emptyset theemptyset norealsolution norealsolutions 无解 空集 无实数解",
+        "ℝ": "allrealnumbers allreals thesetofallrealnumbers (-∞,∞) (-∞,+∞) anyrealnumber 全体实数 任意实数 一切实数 实数集",
+        "∞": "+∞ infinite infinitelymany infinitelymanysolutions 无穷大", "ℤ": "allintegers thesetofallintegers 全体整数 整数集",
+    }.items()
+    for form in forms.split()
+}  # fmt: skip
+_NUMBERS = {
+    word: str(number)
+    for words in (
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen",
+        "零 一 二 三 四 五 六 七 八 九 十 十一 十二 十三 十四 十五 十六 十七 十八 十九 二十",
+    )
+    for number, word in enumerate(words.split())
+}
+
+
+def is_product(run: str) -> bool:
+    """Whether letters side by side, alone in a text, are variables multiplied: ``abc``, ``xyz``, ``mgh``, ``nRT``.
+
+    Capitals are names, options or moves, a letter twice is a sequence, and what has a vowel may be a word.
+    """
+    letters = run.replace(" ", "")
+    lower = letters.lower()
+    if letters.isupper() or len(set(lower)) < len(lower):
+        return False
+    if len(letters) == 2 and letters == lower:
+        return not {lower, lower[::-1]} & _SHORT_WORDS
+    if letters == lower and ord(max(lower)) - ord(min(lower)) == len(lower) - 1:
+        return True
+    return not _is_spoken(lower)
+
+
+def same_letters(gold: str, answer: str) -> bool | None:
+    """Whether runs of letters are the same; None where they may be products, or the reference is no run of letters."""
+    if not _LETTERS.fullmatch(gold):
+        return None
+    if is_product(gold) and (is_product(answer) or not _LETTERS.fullmatch(answer)):
+        return None
+    return key_of(gold) == key_of(answer.replace("*", ""))
+
+
+def same_options(gold: str, golds: list[str] | None, answer: str, answers: list[str] | None) -> bool | None:
+    """Whether ``ABD`` is ``A, B, D`` or ``D, B, A``, and ``HTT`` is ``H, T, T``; None where it is not so that one is a list."""
+    if golds is None and answers is None:
+        golds, answers = (_BRACKETED.fullmatch(text) and re.findall("[A-J]", text) for text in (gold, answer))
+    if (golds is None) == (answers is None):
+        return None
+    run, items = (gold, answers) if golds is None else (answer, golds)
+    labels = [_LABEL.fullmatch(item.strip()) for item in items or []]
+    if not _RUN.fullmatch(run) or not all(labels):
+        return None
+    listed = [label[1] for label in labels if label]
+    is_choice = len(set(run)) == len(run) and all(letter in "ABCDEFGHIJ" or letter > "Z" for letter in run)
+    is_set = is_choice and sorted(run) in (listed, list(run))  # one of the two is in order, so order means nothing
+    return sorted(listed) == sorted(run) if is_set else listed == list(run)
+
+
+def key_of(text: str) -> str:
+    """A text without what never matters: spaces, word marks, closing punctuation, the case of words."""
+    text = re.sub(r"(?<=\b[A-Z]) (?=[A-Z]\b)", "", text)
+    text = re.sub("«[^«»]*»", lambda words: _WORD.sub(_folded, words.group()), _ARTICLE.sub(r"\1", text))
+    key = re.sub(r"(?<!\d)\s+|\s+(?!\d)|[«»]", "", text).rstrip(".,;:")
+    folded = key.casefold()
+    clock = _CLOCK.fullmatch(folded)
+    if clock:
+        return f"{clock[1]}{clock[2] or ':00'}{clock[3]}m"
+    is_words = re.fullmatch(r"[^\W\d_]+(?:[-,.'’][^\W\d_]+)*", key)
+    if is_words and (_LONG_WORD.search(key) or not re.search("[-,]", key)):  # "x-y" is not "xy"
+        key = re.sub(r"[-,.'’ ]", "", _WORD.sub(_folded, key if "«" in text else text))
+    key = re.sub(r"^0(?=\d:\d\d)", "", key).removesuffix("条件").replace("充分必要", "充要")
+    return _SYNONYMS.get(key, _NUMBERS.get(key, key))
+
+
+def _folded(match: re.Match[str]) -> str:
+    """A word in small letters; letters that may be variables, units or moves as they are."""
+    word, lower = match.group(), match.group().casefold()
+    is_cased = word in (lower, lower.upper(), lower.capitalize())
+    is_word = lower == "no" or (len(word) > 2 and _is_spoken(lower) and not is_product(lower))
+    return lower if is_cased and is_word else word
+
+
+def _is_spoken(lower: str) -> bool:
+    """Whether letters may be a word: they have a vowel (or are not Latin)."""
+    return not lower.isascii() or bool(_VOWELS & set(lower)) or ("y" in lower and not {"x", "z"} & set(lower))
