@@ -18,7 +18,6 @@ which ``{question}`` stands for the question. Field names are those of the data 
 """
 
 import random
-import re
 import string
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,7 +27,7 @@ from r1jax.tasks.problem import stable_hash
 from r1jax.tasks.sources.code_fields import CODE_DATASETS
 from r1jax.tasks.sources.rows import Fields, Row
 from r1jax.tasks.sources.user_columns import USER_COLUMNS
-from r1jax.text.response import boxed
+from r1jax.text.response import boxed_answer
 
 MATH_PROMPT = "{question}\n\nReason step by step, and put the final answer within \\boxed{}."
 CHOICE_PROMPT = (
@@ -90,11 +89,9 @@ def _gsm8k_answer(row: Row) -> str:
 
 
 def _math_answer(row: Row) -> str:
-    r"""The last box of a solution; some are written ``\fbox{7}`` or ``\boxed 7``."""
-    solution = row.text("solution").replace(r"\fbox", r"\boxed")
-    bare = re.findall(r"\\boxed ([^\s{}$]+)", solution)
-    answer = boxed(solution) or (bare[-1].rstrip(".,") if bare else None)
-    if not answer:
+    """The answer that a solution marks, with all of its boxes."""
+    answer = boxed_answer(row.text("solution"))
+    if answer is None:
         raise row.error("solution", r"must hold the answer in \boxed{}")
     return answer
 
