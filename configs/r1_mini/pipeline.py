@@ -156,7 +156,7 @@ def get_config() -> ConfigDict:
     stages["preferences"] = {
         "stage": "preferences",
         "candidates": {"function": f"{TEXTS}:candidates", "arguments": {"count": 6000}},
-        "judge": {"function": f"{TEXTS}:compare"},
+        "judge": {"function": f"{TEXTS}:compare_replies"},
         "candidates_per_batch": 2000,
     }
     stages["reward_helpful"] = reward_model(kind="helpful", data={"path": "{preferences}"})

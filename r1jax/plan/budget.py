@@ -151,7 +151,7 @@ def _train_pass(program: Program, model: Model, *, has_head: bool = True) -> tup
     return local, forward, slowest
 
 
-def score(program: Program, model: Model, *, has_head: bool = True) -> ProgramPlan:
+def plan_scoring(program: Program, model: Model, *, has_head: bool = True) -> ProgramPlan:
     """A forward pass; without the head it is that of a reward model."""
     local, forward, slowest = _train_pass(program, model, has_head=has_head)
     head = _head(local, is_backward=False) if has_head else 0
@@ -166,7 +166,7 @@ def score(program: Program, model: Model, *, has_head: bool = True) -> ProgramPl
     )
 
 
-def accumulate(program: Program, model: Model) -> ProgramPlan:
+def plan_accumulate(program: Program, model: Model) -> ProgramPlan:
     """Forward and backward of a micro-batch, added to the sum of gradients."""
     local, forward, slowest = _train_pass(program, model)
     remat, grads = model.config.remat, bytes_on_device(program.arguments[2])
@@ -186,13 +186,13 @@ def accumulate(program: Program, model: Model) -> ProgramPlan:
     )
 
 
-def zeros(program: Program, model: Model) -> ProgramPlan:
+def plan_zeros(program: Program, model: Model) -> ProgramPlan:
     """Where that sum starts."""
     grads = bytes_on_device(program.resident["params"])
     return _plan(program, output=grads, hbm=grads)
 
 
-def apply(program: Program, model: Model) -> ProgramPlan:
+def plan_apply(program: Program, model: Model) -> ProgramPlan:
     """The update of the optimizer."""
     state, params = program.arguments[0], program.arguments[0]["params"]
     size = bytes_on_device(state)
@@ -201,7 +201,7 @@ def apply(program: Program, model: Model) -> ProgramPlan:
     return _plan(program, output=size, alias=size, temporaries=temporaries, hardware_flops=work, hbm=size)
 
 
-def reshard(program: Program, model: Model) -> ProgramPlan:
+def plan_reshard(program: Program, model: Model) -> ProgramPlan:
     """One array from the trainer's layout to the sampler's, or one layer of it into the copy (``make_layer_reshard``).
 
     At worst, as the compiler does it for V3's experts, what is moved is made whole on every device, by a sum, and is
@@ -215,7 +215,7 @@ def reshard(program: Program, model: Model) -> ProgramPlan:
     return _plan(program, output=output, alias=alias, temporaries=2 * whole, hbm=output / layers, exchanges=exchanges)
 
 
-def prefill(program: Program, model: Model) -> ProgramPlan:
+def plan_prefill(program: Program, model: Model) -> ProgramPlan:
     """The prompts of a call, and their cache for all samples."""
     prompts, length, samples = (program.sizes[name] for name in ("prompts", "length", "samples"))
     local, tokens = Local(model, program.mesh, prompts, length, role="rollout"), prompts * length
@@ -233,7 +233,7 @@ def prefill(program: Program, model: Model) -> ProgramPlan:
     )
 
 
-def decode(program: Program, model: Model) -> ProgramPlan:
+def plan_decode(program: Program, model: Model) -> ProgramPlan:
     """Memory at the longest cache; work of the mean call of a phase.
 
     Where the mean is below the longest, its share of that is also the share of the rows that are not done, with a cache

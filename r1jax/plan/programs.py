@@ -101,7 +101,9 @@ def _rl(spec: RlSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: A
         scored["reference"] = (to_device_memory(state["reference"]), without(state, "reference"))
     for whose, (weights, resident) in scored.items():
         arguments = (weights["params"], weights["buffers"], batch)
-        programs.append(Program(f"{whose} log-probs", budget.score, score, arguments, calls, sizes, resident=resident))
+        programs.append(
+            Program(f"{whose} log-probs", budget.plan_scoring, score, arguments, calls, sizes, resident=resident)
+        )
     logps = dict.fromkeys(("old_logp", "ref_logp")[: len(scored)], batch["mask"])
     programs += _update(state, update, batch | logps, mesh, calls=calls, sizes=sizes)
     programs += (judges := _reward_models(spec, mesh, model_of, resident=state))
@@ -179,15 +181,15 @@ def _update(state, update, batch, mesh: Mesh, *, calls: float, sizes: Mapping[st
     applied = (changed, grads, sums.get("expert_counts"))
     others, apply = without(state, "params", "buffers"), jax.jit(update.apply, donate_argnums=0)
     return [
-        Program("zeros", budget.zeros, update.zeros, (batch,), 1, sizes, resident=state),
-        Program("update", budget.accumulate, update.accumulate, accumulated, calls, sizes, resident=others),
-        Program("apply", budget.apply, apply, applied, 1, sizes, resident=without(state, *changed)),
+        Program("zeros", budget.plan_zeros, update.zeros, (batch,), 1, sizes, resident=state),
+        Program("update", budget.plan_accumulate, update.accumulate, accumulated, calls, sizes, resident=others),
+        Program("apply", budget.plan_apply, apply, applied, 1, sizes, resident=without(state, *changed)),
     ]
 
 
 def _reward_models(spec: RlSpec, mesh: Mesh, model_of: ModelOf, *, resident) -> list[Program]:
     """A scoring pass of each reward model among the rewards, over whole rows."""
-    programs, count = [], functools.partial(budget.score, has_head=False)
+    programs, count = [], functools.partial(budget.plan_scoring, has_head=False)
     for reward in spec.rewards:
         if isinstance(reward, ModelReward):
             model, params, buffers = abstract_policy(model_of(StageInit(path=reward.path)), mesh=mesh)

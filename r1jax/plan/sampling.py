@@ -27,7 +27,7 @@ from r1jax.sharding import bytes_on_device
 from r1jax.specs.stages import EvaluateSpec, RejectSpec, RlSpec
 
 
-class Phase(NamedTuple):
+class SampledBatch(NamedTuple):
     """What is sampled at a time."""
 
     num_prompts: int
@@ -36,14 +36,14 @@ class Phase(NamedTuple):
     steps: int = 1  # training steps that learn from it
 
 
-def phase_of(spec: RlSpec | RejectSpec | EvaluateSpec) -> Phase:
+def phase_of(spec: RlSpec | RejectSpec | EvaluateSpec) -> SampledBatch:
     """A phase or a batch of a stage."""
     if isinstance(spec, RlSpec):
         new_tokens = spec.longest - spec.max_prompt_tokens
-        return Phase(spec.questions_per_phase, spec.group_size, new_tokens, spec.updates_per_phase)
+        return SampledBatch(spec.questions_per_phase, spec.group_size, new_tokens, spec.updates_per_phase)
     if isinstance(spec, RejectSpec):
-        return Phase(spec.prompts_per_batch, spec.samples_per_prompt, spec.max_new_tokens)
-    return Phase(min(spec.problems, spec.problems_per_batch), spec.samples, spec.max_new_tokens)
+        return SampledBatch(spec.prompts_per_batch, spec.samples_per_prompt, spec.max_new_tokens)
+    return SampledBatch(min(spec.problems, spec.problems_per_batch), spec.samples, spec.max_new_tokens)
 
 
 def sampling_weights(model: Model, state, mesh: Mesh) -> tuple[Any, Any]:
@@ -96,14 +96,16 @@ def sampling_programs(
     sizes = {"prompts": batch["tokens_PT"].shape[0], "length": prompt, "samples": rows.num_samples}
     prefilled = (*weights, batch)
     programs.append(
-        Program("prefill", budget.prefill, engine._prefill, prefilled, calls, sizes, {"rows": rows}, resident)
+        Program("prefill", budget.plan_prefill, engine._prefill, prefilled, calls, sizes, {"rows": rows}, resident)
     )
     decoded = (*weights, decode_state(engine, weights, batch, rows=rows, slots=slots), replicated(settings, mesh))
     mean_slots = min(prompt + mean_new_tokens, slots)
     sizes = {"rows": at_once * phase.num_samples, "slots": slots, "steps": segment, "mean_slots": mean_slots}
     static, trips = {"steps": segment}, (segment,)
     programs.append(
-        Program("decode", budget.decode, engine._decode, decoded, calls * num_segments, sizes, static, resident, trips)
+        Program(
+            "decode", budget.plan_decode, engine._decode, decoded, calls * num_segments, sizes, static, resident, trips
+        )
     )
     return programs
 
@@ -122,7 +124,9 @@ def _reshard(state, params, mesh: Mesh, *, steps: int) -> Program:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     sizes = {"output_bytes": bytes_on_device(target)}
     resident = state | {"params": others, "copy": copies}
-    return Program(f"reshard ({name})", budget.reshard, function, arguments, calls / steps, sizes, resident=resident)
+    return Program(
+        f"reshard ({name})", budget.plan_reshard, function, arguments, calls / steps, sizes, resident=resident
+    )
 
 
 def decode_state(engine: Engine, weights, batch, *, rows: RowLayout, slots: int) -> dict[str, Any]:

@@ -67,10 +67,10 @@ def make_index(test_sets: Sequence[TestSetSpec], *, ngram: int) -> NgramIndex:
 
     Raises ValueError, naming the test set, for an unknown data set, nothing there, or a bad row.
     """
-    return _index(tuple(test_sets), ngram, stamps_of(named(test_sets)))
+    return _index(tuple(test_sets), ngram, stamps_of(test_set_keys(test_sets)))
 
 
-def named(test_sets: Sequence[TestSetSpec]) -> dict[str, TestSetSpec]:
+def test_set_keys(test_sets: Sequence[TestSetSpec]) -> dict[str, TestSetSpec]:
     """Test sets by what errors call them."""
     return {f"decontaminate {spec.label}": spec for spec in test_sets}
 

@@ -29,7 +29,7 @@ from r1jax.rewards.choice import read_letter
 from r1jax.rewards.code_tests import check_tests
 from r1jax.rewards.sandbox import SandboxUnavailable
 from r1jax.specs.tasks import FilesSpec, FilesTaskSpec
-from r1jax.tasks.decontaminate import make_index, named
+from r1jax.tasks.decontaminate import make_index, test_set_keys
 from r1jax.tasks.grading import check_problem, grade_answer
 from r1jax.tasks.problem import SPLITS, Problem, canonical_answer, check_index, check_task, split_of, stable_hash
 from r1jax.tasks.sources.fields import fields_of
@@ -224,7 +224,7 @@ def make_file_task(spec: FilesTaskSpec) -> FileTask:
     fields_of(spec.dataset)  # an unknown name is said before a missing file
     spec = dataclasses.replace(spec, weight=1.0, from_update=0)
     sources = {_what(spec, key): source for key, source in spec.sources.items()}
-    return _file_task(spec, stamps_of(sources | named(spec.decontaminate)))
+    return _file_task(spec, stamps_of(sources | test_set_keys(spec.decontaminate)))
 
 
 @functools.lru_cache(maxsize=8)

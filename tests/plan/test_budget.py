@@ -87,7 +87,7 @@ def test_memory_is_what_the_compiler_says(kind, name, fields, generation, axes, 
 def test_arguments_are_exact_and_resident_arrays_count():
     """mini_llama: 918,656 float32 parameters, of which the norms' 1,152 are whole on each of four devices."""
     model = make_model(make_preset("mini_llama"))
-    plan = budget.score(program("score", model, {"fsdp": 4}, "v5e", rows=8, length=32), model)
+    plan = budget.plan_scoring(program("score", model, {"fsdp": 4}, "v5e", rows=8, length=32), model)
     params = 4 * ((918_656 - 1_152) // 4 + 1_152)
     assert plan.argument_bytes == params + 4 * 4 * 8 * 32 // 4
     assert plan.resident_bytes == params
@@ -97,12 +97,12 @@ def test_arguments_are_exact_and_resident_arrays_count():
 def test_update_without_its_gradients_in_place_twice():
     """The sum of gradients is an argument that is given back; the new one is a temporary."""
     model = make_model(make_preset("mini_llama"))
-    plan = budget.accumulate(program("accumulate", model, {}, "v5e", rows=2, length=32), model)
+    plan = budget.plan_accumulate(program("accumulate", model, {}, "v5e", rows=2, length=32), model)
     assert plan.output_bytes == plan.alias_bytes == 4 * 918_656
     assert plan.temp_bytes > 4 * 918_656
     assert plan.flops < plan.hardware_flops
-    zeros = budget.zeros(program("zeros", model, {}, "v5e", rows=2, length=32), model)
-    apply = budget.apply(program("apply", model, {}, "v5e", rows=2, length=32), model)
+    zeros = budget.plan_zeros(program("zeros", model, {}, "v5e", rows=2, length=32), model)
+    apply = budget.plan_apply(program("apply", model, {}, "v5e", rows=2, length=32), model)
     assert zeros.output_bytes == 4 * 918_656
     assert apply.argument_bytes == 4 * 4 * 918_656
     assert apply.alias_bytes == 3 * 4 * 918_656
@@ -127,8 +127,8 @@ def test_resharding_puts_a_layer_together_at_worst():
     experts = given.arguments[0]["moe"]["ffn"]["w_down_EFD"]
     sizes = {"output_bytes": experts.size * 2 // 1024}
     arguments = experts.update(dtype=jnp.bfloat16), experts, replicated(jax.ShapeDtypeStruct((), jnp.int32), given.mesh)
-    given = dataclasses.replace(given, count=budget.reshard, arguments=arguments, sizes=sizes)
-    plan = budget.reshard(given, model)
+    given = dataclasses.replace(given, count=budget.plan_reshard, arguments=arguments, sizes=sizes)
+    plan = budget.plan_reshard(given, model)
     assert plan.temp_bytes / 2**30 == pytest.approx(14.40, rel=0.03)
     assert plan.collectives == {"all-reduce": 406 / 58 * 2**30}
     assert plan.alias_bytes == plan.output_bytes

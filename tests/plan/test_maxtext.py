@@ -22,7 +22,7 @@ def test_671b_update_on_512_chips():
     model = make_model(dataclasses.replace(make_preset("deepseek_v3"), **fields))
     given = program("accumulate", model, {"fsdp": 64, "expert": 8}, "v5p", rows=512, length=8192)
     moments = {"opt_state": (given.resident["params"],) * 2}
-    plan = budget.accumulate(dataclasses.replace(given, resident=moments), model)
+    plan = budget.plan_accumulate(dataclasses.replace(given, resident=moments), model)
     calls = TOKENS // (512 * 8192)
     assert calls == 6  # of a micro-batch: all 25 million tokens at once would need 298 GiB a device
     assert plan.total_bytes < topology.hbm_bytes

@@ -18,7 +18,7 @@ from typing import Any
 def main() -> None:
     """Ends where its input ends."""
     read: Callable[[str], Any] = json.loads if sys.argv[1] == "json" else ast.literal_eval
-    write: Callable[[Any], str] = _json if sys.argv[1] == "json" else literal
+    write: Callable[[Any], str] = _json if sys.argv[1] == "json" else literal_of
     calls = os.fdopen(os.dup(0), encoding="utf-8")
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     for descriptor in (0, 1):
@@ -42,7 +42,7 @@ def main() -> None:
         print(reply, file=replies, flush=True)
 
 
-def literal(value: Any) -> str:
+def literal_of(value: Any) -> str:
     """A value as it is written: of a subclass as what it is a kind of (a Counter as a dict), infinity as 1e999."""
     value = _plain(value)
     if isinstance(value, float):
@@ -52,10 +52,10 @@ def literal(value: Any) -> str:
         if isinstance(value, kind):
             return kind.__repr__(value)
     if isinstance(value, dict):
-        return "{" + "".join(f"{literal(key)}: {literal(item)}, " for key, item in value.items()) + "}"
+        return "{" + "".join(f"{literal_of(key)}: {literal_of(item)}, " for key, item in value.items()) + "}"
     for kind, (opening, closing) in {list: "[]", tuple: "()", (set, frozenset): "{}"}.items():
         if isinstance(value, kind):
-            items = "".join(f"{literal(item)}, " for item in value)
+            items = "".join(f"{literal_of(item)}, " for item in value)
             return opening + items + closing if items or opening != "{" else "set()"
     return repr(value)
 

@@ -115,7 +115,7 @@ def labels(*, seed: int, count: int) -> list[dict[str, Any]]:
     return records
 
 
-def compare(
+def compare_replies(
     questions: Sequence[Messages],
     responses_a: Sequence[str],
     responses_b: Sequence[str],

@@ -6,7 +6,15 @@ import pytest
 
 from r1jax.data.preferences import judge_pairs, parse_candidate, parse_preference, select_pairs
 from r1jax.tasks.mini.general import Helpful, Safety, facts_of, is_safe
-from r1jax.tasks.mini.general_texts import BASE, candidates, compare, conversations, labels, tokenizer_text, world_text
+from r1jax.tasks.mini.general_texts import (
+    BASE,
+    candidates,
+    compare_replies,
+    conversations,
+    labels,
+    tokenizer_text,
+    world_text,
+)
 from r1jax.text.comparison import parse_comparison
 from r1jax.text.response import parse
 
@@ -19,7 +27,7 @@ TRAINING = {
 
 
 def ask(question, first, second):
-    (reply,) = compare([[{"role": "user", "content": question}]], [first], [second], chat=None, seed=0)
+    (reply,) = compare_replies([[{"role": "user", "content": question}]], [first], [second], chat=None, seed=0)
     return parse_comparison(reply)
 
 
@@ -72,7 +80,7 @@ def test_the_judge_follows_the_true_scores():
 
 def test_candidates_give_pairs_of_balanced_length():
     parsed = [parse_candidate(record) for record in candidates(seed=0, count=300)]
-    judged = judge_pairs(parsed, lambda *asked, seed: compare(*asked, chat=None, seed=seed), queries=2, seed=0)
+    judged = judge_pairs(parsed, lambda *asked, seed: compare_replies(*asked, chat=None, seed=seed), queries=2, seed=0)
     pairs, counts = select_pairs(judged)
     assert counts["candidates"] == 300
     assert counts["malformed"] == counts["error"] == 0
