@@ -42,13 +42,13 @@ def program(kind, model, axes, generation, *, rows, length) -> Program:
     batch = {name: jax.ShapeDtypeStruct((rows, length), jnp.int32) for name in FIELDS}
     batch = laid_out(batch, dict.fromkeys(FIELDS, ("batch", None)), mesh)
     arguments = {
-        "score": (params, buffers, {name: batch[name] for name in FIELDS[:4]}),
+        "scoring": (params, buffers, {name: batch[name] for name in FIELDS[:4]}),
         "accumulate": (params, buffers, params, batch),
         "zeros": (batch,),
         "apply": ({"params": params, "opt_state": (params, params)}, params),
     }[kind]
     return Program(
-        kind, getattr(budget, kind), None, arguments, 1.0, {"rows": rows, "length": length}, resident={"params": params}
+        kind, getattr(budget, f"plan_{kind}"), None, arguments, 1.0, {"rows": rows, "length": length}, resident={"params": params}
     )
 
 
@@ -72,9 +72,9 @@ def program(kind, model, axes, generation, *, rows, length) -> Program:
         pytest.param(
             "accumulate", "mini_llama", {"remat": "full"}, "v5p", {}, (64, 512), 693_700_000, marks=pytest.mark.slow
         ),
-        ("score", "mini_llama", {}, "v5p", {}, (64, 512), 271_683_584),
-        ("score", "llama3_1_8b", {"num_layers": 8}, "v5p", {"fsdp": 4}, (4, 8192), 4_335_900_000),
-        ("score", "deepseek_v3", FEW_EXPERTS, "v5p", {"fsdp": 2, "expert": 2}, (4, 4096), 15_612_875_712),
+        ("scoring", "mini_llama", {}, "v5p", {}, (64, 512), 271_683_584),
+        ("scoring", "llama3_1_8b", {"num_layers": 8}, "v5p", {"fsdp": 4}, (4, 8192), 4_335_900_000),
+        ("scoring", "deepseek_v3", FEW_EXPERTS, "v5p", {"fsdp": 2, "expert": 2}, (4, 4096), 15_612_875_712),
     ],
 )
 def test_memory_is_what_the_compiler_says(kind, name, fields, generation, axes, shape, compiled):
@@ -87,7 +87,7 @@ def test_memory_is_what_the_compiler_says(kind, name, fields, generation, axes, 
 def test_arguments_are_exact_and_resident_arrays_count():
     """mini_llama: 918,656 float32 parameters, of which the norms' 1,152 are whole on each of four devices."""
     model = make_model(make_preset("mini_llama"))
-    plan = budget.plan_scoring(program("score", model, {"fsdp": 4}, "v5e", rows=8, length=32), model)
+    plan = budget.plan_scoring(program("scoring", model, {"fsdp": 4}, "v5e", rows=8, length=32), model)
     params = 4 * ((918_656 - 1_152) // 4 + 1_152)
     assert plan.argument_bytes == params + 4 * 4 * 8 * 32 // 4
     assert plan.resident_bytes == params
@@ -123,7 +123,7 @@ def test_what_is_kept_grows_with_tokens_and_falls_with_remat_and_devices():
 def test_resharding_puts_a_layer_together_at_worst():
     """Of V3's experts on 1,024 devices libtpu 0.0.42.1 says: temporaries of 14.40 GiB, and 406 GiB through all-reduces."""
     model = make_model(dataclasses.replace(make_preset("deepseek_v3"), num_mtp_layers=0))
-    given = program("score", model, {"fsdp": 16, "expert": 8, "sequence": 8}, "v5p", rows=128, length=1024)
+    given = program("scoring", model, {"fsdp": 16, "expert": 8, "sequence": 8}, "v5p", rows=128, length=1024)
     experts = given.arguments[0]["moe"]["ffn"]["w_down_EFD"]
     sizes = {"output_bytes": experts.size * 2 // 1024}
     arguments = experts.update(dtype=jnp.bfloat16), experts, replicated(jax.ShapeDtypeStruct((), jnp.int32), given.mesh)
