@@ -52,9 +52,9 @@ def test_reward_does_not_apply_without_words():
 
 @pytest.mark.parametrize("piece", [r"\(", r"\[", "$$", "$", "`", "<a", r"\a{", "```"])
 def test_no_text_takes_long(piece):
-    start = time.process_time()
+    start = time.thread_time()
     count_languages(piece * 100_000)
-    assert time.process_time() - start < 1.0
+    assert time.thread_time() - start < 1.0
 
 
 @pytest.mark.parametrize(
@@ -120,9 +120,9 @@ def test_a_column_wins(column, expected):
     "piece", ["“", '"', "a.", "_", "A", "a(", "Aa ", "https://", "put your answer ", " \n", "$", "的"]
 )
 def test_no_question_takes_long(piece):
-    start = time.process_time()
+    start = time.thread_time()
     language_of(piece * 20_000)
-    assert time.process_time() - start < 1.0
+    assert time.thread_time() - start < 1.0
 
 
 def test_consistency_is_the_share_of_words_in_the_language_of_the_question():

@@ -440,8 +440,8 @@ def test_a_reward_of_the_wrong_length_fails_on_its_group():
         return [1.0]
 
     collected = collect(make_collector(Engine(), rewards=(short,)))
-    assert collected.reward_errors == {"short": 6}
-    assert collected.error_messages == {"short": "ValueError: it returned 1 scores for 3 completions"}
+    assert collected.counts["rewards/short/errors"] == 6
+    assert error_messages(collected.groups) == {"short": "ValueError: it returned 1 scores for 3 completions"}
 
 
 def test_rewards_know_the_update_and_what_they_log_is_kept():
@@ -452,7 +452,7 @@ def test_rewards_know_the_update_and_what_they_log_is_kept():
 
     collector = dataclasses.replace(make_collector(Engine(), rewards=(logs,)), num_updates=20)
     collected = collect(collector)
-    assert collected.reward_metrics == {"logs/step": 6.0}
+    assert collected.logged == {"rewards/logs/step": 6.0}
     rollouts = [rollout for group in collected.groups for rollout in group.rollouts]
     assert {rollout.reward for rollout in rollouts} == {0.3}
     assert [rollout.extra for rollout in rollouts] == [{"logs/length": len(rollout.text)} for rollout in rollouts]

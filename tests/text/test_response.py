@@ -164,9 +164,9 @@ def test_unknown_ways_are_named():
     "piece", ["<think>", "</think>", "<answer>", "</answer>", r"\boxed{", "{", "}", "\\", "<answer></think>"]
 )
 def test_no_text_takes_long(piece):
-    start = time.process_time()
+    start = time.thread_time()
     for style in ("r1_zero", "r1"):
         parse("<think>" + piece * 20_000, style=style)
         final_answer("<think>" + piece * 20_000, style=style, answer="summary")
     boxed(r"\boxed{" + piece * 20_000)
-    assert time.process_time() - start < 1.0
+    assert time.thread_time() - start < 1.0

@@ -237,7 +237,7 @@ def test_an_update_without_a_token_in_its_loss_changes_no_weight_and_the_doctor_
     with pytest.raises(UnhealthyRunError, match="update 2: for 1 phases no completion had a reward"):
         rl.main(spec, tmp_path)
     assert load_checkpoint(tmp_path, {"step": jax.numpy.int32(0)}, partial=True)[0]["step"] == 2
-    _, before, _ = rl.load_policy(spec.init, mesh=rl.make_mesh(), seed=spec.seed)
+    _, before, _ = load_policy(spec.init, mesh=rl.make_mesh(), seed=spec.seed)
     jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path, spec), before)
     assert [row["num_loss_tokens"] for row in rows_of(tmp_path) if "num_tokens" in row] == [0]
 
@@ -315,7 +315,7 @@ def test_problems_of_a_file_are_named_by_their_row_before_compute(tmp_path):
     )
     rl.check(tiny_config(tasks=[good], rewards=[{"function": "r1jax.rewards.math:accuracy"}]))
     with pytest.raises(ValueError, match=r"'gsm8k': .*bad.jsonl, row 61: field 'answer' must end"):
-        rl.check(tiny_config(tasks=[*PAIRS, bad]))
+        rl.check(tiny_config(tasks=[*PAIRS, bad | {"bad_rows": "refuse"}]))
     with pytest.raises(ValueError, match=r"'gsm8k': .*good.jsonl, row \d+: reward 'needs_tests' needs tests"):
         rl.check(tiny_config(tasks=[good], rewards=[{"function": f"{__name__}:needs_tests"}]))
 

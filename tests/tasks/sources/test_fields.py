@@ -89,7 +89,8 @@ def test_boxes_of_every_form_are_found_and_others_left_out():
     cases = {
         r"\fbox{7}": "7",
         r"so $\boxed 7.$": "7",
-        r"\boxed{a_{1}} and \boxed{b}": "b",
+        r"\boxed{a_{1}} and \boxed{b}": "a_{1}, b",  # an answer in two boxes
+        r"\boxed{a_{1}} is too small, so \boxed{b}": "b",
         "none": None,
         r"\boxed{": None,
     }
