@@ -23,7 +23,7 @@ def group_advantages(rewards_PG: jax.Array | np.ndarray, *, normalization: str =
     """How much better each output is than its group: rewards [P, G] -> advantages [P, G] float32.
 
     Args:
-      rewards_PG: one reward an output, NaN for none; a row is the group of one question.
+      rewards_PG: one reward an output, NaN for none, else at most 1e30 in size; a row is the group of one question.
       normalization: "std": (r - mean) / (std + eps), R1 Eq. 3; "mean": r - mean, Dr. GRPO Sec. 3.2 (no question is
         favoured for being easy or hard); "leave_one_out": r - mean of the *other* rewards = n/(n-1) (r - mean), RLOO.
       eps: reward units, keeps tiny deviations finite.
@@ -75,8 +75,9 @@ def decoupled_advantages(
         for rewards_PG, weight in zip(rewards, weights, strict=True)
     )
     num_applying = (~np.isnan(np.stack(rewards)).all(axis=0)).sum()
-    mean_square = jnp.sum(total_PG**2) / np.maximum(num_applying, 1)
-    return total_PG / (jnp.sqrt(mean_square) + eps)
+    total_PG = np.asarray(total_PG, np.float64)
+    root = np.sqrt(np.sum(total_PG**2) / np.maximum(num_applying, 1))
+    return jnp.asarray(total_PG / (root + eps), jnp.float32)
 
 
 def is_zero_variance(rewards_PG: jax.Array | np.ndarray) -> np.ndarray:

@@ -26,6 +26,12 @@ from r1jax.specs.reader import near
 
 RewardFunction = Callable[..., Any]
 
+_LARGEST = 1e30
+"""A weighed score beyond it is none: advantages are float32."""
+_RESERVED = frozenset({"mean", "std", "errors", "timeouts", "seconds"})
+_LONGEST = 1e8
+"""Seconds; what waits takes no longer limit."""
+_LOOPS: dict[str, asyncio.AbstractEventLoop] = {}
 _OF_THE_CALL = frozenset({"trainer_state", "log_extra", "log_metric"})
 """Arguments that are one for the whole call (TRL's names)."""
 CALLS = Background("reward calls")
@@ -80,13 +86,14 @@ class Outcome:
     metrics: dict[str, float]  # figures that it logs
 
     def weighed(self, weight: float) -> "Outcome":
-        """This outcome, with a score that is not finite once it is weighed as a failure."""
+        """This outcome, with a score that is too large once it is weighed as a failure."""
         with np.errstate(over="ignore"):
-            is_bad = np.isinf(weight * self.values)
+            is_bad = np.abs(weight * self.values) > _LARGEST
         if not is_bad.any():
             return self
         words = {
-            int(row): f"score {self.values[row]} times weight {weight} is not finite" for row in np.flatnonzero(is_bad)
+            int(row): f"score {self.values[row]} times weight {weight} is beyond {_LARGEST:g}"
+            for row in np.flatnonzero(is_bad)
         }
         return dataclasses.replace(
             self,
@@ -220,7 +227,11 @@ class _Log:
         self.columns[str(column)] = json.loads(json.dumps(list(values)))
 
     def metric(self, name: str, value: float) -> None:
-        """A figure of the call."""
+        """A figure of the call. Raises ValueError for the name of a figure that every reward has."""
+        if name in _RESERVED:
+            raise ValueError(
+                f"log_metric: {name!r} is taken; {', '.join(sorted(_RESERVED))} are logged of every reward"
+            )
         self.metrics[str(name)] = float(value)
 
 
@@ -241,14 +252,15 @@ def _start(entry: Entry, arguments: Mapping[str, Any]) -> Callable[[], tuple[Any
     result, seconds = _within(CALLS.run(_call, entry, arguments), entry.timeout, (late, entry.timeout), CALLS.give_up)
     if not inspect.isawaitable(result):
         return lambda: (result, seconds)
-    timed = asyncio.run_coroutine_threadsafe(_timed(result, entry.timeout, late), _loop(entry.name))
-    return lambda: _within(timed, entry.timeout + _GRACE, (late, entry.timeout), _loop.cache_clear)
+    timed = asyncio.run_coroutine_threadsafe(_timed(result, min(entry.timeout, _LONGEST), late), _loop(entry.name))
+    give_up = functools.partial(_LOOPS.pop, entry.name, None)
+    return lambda: _within(timed, entry.timeout + _GRACE, (late, entry.timeout), give_up)
 
 
-def _within(future: concurrent.futures.Future, seconds: float, late: Any, give_up: Callable[[], None]) -> Any:
+def _within(future: concurrent.futures.Future, seconds: float, late: Any, give_up: Callable[[], Any]) -> Any:
     """A future's result, or ``late`` after so many seconds, with its thread given up."""
     try:
-        return future.result(timeout=seconds)
+        return future.result(timeout=min(seconds, _LONGEST))
     except concurrent.futures.TimeoutError:
         give_up()
         return late
@@ -259,7 +271,9 @@ def _call(entry: Entry, arguments: Mapping[str, Any]) -> tuple[Any, float]:
     start = time.perf_counter()
     try:
         result = entry.function(**arguments)
-    except (Exception, SystemExit, asyncio.CancelledError, GeneratorExit) as error:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise
         result = error
     return result, time.perf_counter() - start
 
@@ -275,12 +289,17 @@ def _key(value: Any) -> Any:
 
 def _as_list(result: Any, count: int) -> list[Any]:
     """A function's result as its scores; an exception for each of them if it raised or returned something else."""
-    if not isinstance(result, BaseException):
-        if not isinstance(result, Sequence | np.ndarray) or isinstance(result, str):
-            result = TypeError(f"it returned a {type(result).__name__}, not a list of {count} scores")
-        elif len(result) != count:
-            result = ValueError(f"it returned {len(result)} scores for {count} completions")
-    return [result] * count if isinstance(result, BaseException) else list(result)
+    try:
+        if isinstance(result, BaseException):
+            return [result] * count
+        if not isinstance(result, Sequence | np.ndarray) or isinstance(result, str | bytes | bytearray | memoryview):
+            raise TypeError(f"it returned a {type(result).__name__}, not a list of {count} scores")
+        scores = list(result)
+        if len(scores) != count:
+            raise ValueError(f"it returned {len(scores)} scores for {count} completions")
+        return scores
+    except Exception as error:
+        return [error] * count
 
 
 def _outcome(
@@ -302,12 +321,20 @@ def _outcome(
         try:
             is_number = isinstance(score, float | int | np.floating | np.integer | np.bool_)
             values[row] = float(score) if is_number else np.nan
-        except OverflowError:  # 10**400
+        except Exception:  # 10**400; a class of the user's
             values[row] = np.inf
         if not math.isfinite(values[row]):
-            failed[row], messages[row] = True, f"score {score!r:.80} is no finite number, and not None"
+            failed[row], messages[row] = True, f"score {_shown(score)} is no finite number, and not None"
             values[row] = np.nan
     return Outcome(values, failed, timed_out, messages, seconds, extra, dict(log.metrics))
+
+
+def _shown(value: Any) -> str:
+    """The beginning of what a value is written as."""
+    try:
+        return f"{value!r:.80}"
+    except Exception:  # more than 4,300 digits; a class whose text cannot be made
+        return f"of type {type(value).__name__}"
 
 
 async def _timed(awaitable: Any, timeout: float, late: TimeoutError) -> tuple[Any, float]:
@@ -316,23 +343,23 @@ async def _timed(awaitable: Any, timeout: float, late: TimeoutError) -> tuple[An
     try:
         async with asyncio.timeout(timeout) as limit:
             result = await awaitable
-    except (Exception, SystemExit, asyncio.CancelledError, GeneratorExit) as error:
+    except BaseException as error:
         result = late if isinstance(error, TimeoutError) and limit.expired() else error
     return result, time.perf_counter() - start
 
 
-@functools.cache
 def _loop(name: str) -> asyncio.AbstractEventLoop:
     """The event loop of an async reward, in a thread of its own: one that blocks its loop delays no other reward."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name=f"reward {name}", daemon=True)
-    thread.start()
+    if name not in _LOOPS:
+        _LOOPS[name] = loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, name=f"reward {name}", daemon=True)
+        thread.start()
+        atexit.register(_close, loop, thread)
+    return _LOOPS[name]
 
-    def close():
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(timeout=5.0)
-        if not loop.is_running():
-            loop.close()
 
-    atexit.register(close)
-    return loop
+def _close(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(timeout=5.0)
+    if not loop.is_running():
+        loop.close()

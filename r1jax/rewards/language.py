@@ -78,7 +78,8 @@ def language_of(question: str, *, column: str | None = None) -> str | None:
     Instructions on the form of the answer ("put the final answer within \\boxed{}") and quotations do not count, and of words
     in the Latin script neither identifiers, functions and units ("sin", "km") nor capitalised ones inside a sentence, which are
     names. Where Chinese and Latin words remain, the small words of the languages decide ("is", "the"; 有, 几), which no name
-    or term brings with it, and then the number of words.
+    or term brings with it, and then the number of words. What follows the colon of a Chinese request ("请翻译: I like the apples")
+    is material.
 
     Args:
         question: the problem's text, without the wording of a prompt.
@@ -95,6 +96,7 @@ def language_of(question: str, *, column: str | None = None) -> str | None:
     text = "".join(part for part in _SENTENCE_END.split(question) if not _INSTRUCTION.search(part))
     text = _LEFT_OUT.sub(" ", text)
     text = _QUOTED.sub(" ", text) if count_languages(_QUOTED.sub(" ", text)) else text
+    text = _asked(text)
     small = Counter(zh=len(_SMALL_ZH.findall(text)), en=len(_SMALL_EN.findall(text.casefold())))
     counts = count_languages(_NO_WORD.sub(" ", text))
     if not counts:
@@ -103,6 +105,14 @@ def language_of(question: str, *, column: str | None = None) -> str | None:
         (lambda language: (small[language], counts[language])) if counts["zh"] and counts["en"] else counts.__getitem__
     )
     return max(("en", "zh", "other"), key=order)
+
+
+def _asked(text: str) -> str:
+    """The part before the first colon, where it is Chinese and what follows is not."""
+    request, colon, material = re.split(r"([:：])", text, maxsplit=1) if re.search("[:：]", text) else (text, "", "")
+    counts = count_languages(request)
+    is_request = colon and counts.keys() == {"zh"} and counts.total() >= 3 and "zh" not in count_languages(material)
+    return request if is_request else text
 
 
 def consistency(

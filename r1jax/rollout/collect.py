@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -46,8 +46,8 @@ class Collected:
     counts: Mapping[str, float]
     """"rewards/<name>/errors": completions that each reward failed on, "task_metric" where the task could not grade some;
     ".../timeouts": those of them that ran out of time; ".../seconds": what it took, wherever it ran."""
-    logged: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """"rewards/<name>/<figure>": what the rewards logged, means over the groups that have it."""
+    logged: Mapping[str, list[float]] = dataclasses.field(default_factory=dict)
+    """"rewards/<name>/<figure>": what the rewards logged, of each group that has it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Collector:
             begin = time.perf_counter()
             indices = range(jax.process_index(), len(problems), jax.process_count())
             scored = _exchanged(lambda: {index: _finished(scoring[index], problems[index]) for index in indices})
-            groups, counts, logged = [], Counter(), []
+            groups, counts, logged = [], Counter(), defaultdict(list)
             for index, problem in enumerate(problems):
                 texts, _ = scoring[index].result()
                 answers, scores = scored[index]
@@ -141,11 +141,12 @@ class Collector:
                 groups.append(Group(problem, rollouts))
                 for kind in ("errors", "timeouts", "seconds"):
                     counts.update({f"rewards/{name}/{kind}": n for name, n in getattr(scores, kind).items()})
-                logged.append(scores.metrics)
+                for name, value in scores.metrics.items():
+                    logged[f"rewards/{name}"].append(value)
             if num_ungraded := sum("task_metric" in rollout.errors for group in groups for rollout in group.rollouts):
                 counts["rewards/task_metric/errors"] = num_ungraded
             seconds = {"generate": generate_seconds, "rewards": time.perf_counter() - begin}
-            return Collected(groups, seconds, counts, _means(logged))
+            return Collected(groups, seconds, counts, logged)
 
         return finish
 
@@ -318,9 +319,3 @@ def _naming(problem: Problem) -> Iterator[None]:
     except ValueError as error:
         question = problem.messages[-1]["content"]
         raise ValueError(f"task {problem.columns['task']!r}, problem {question[:80]!r}: {error}") from error
-
-
-def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The means by name, each over those that have it, as "rewards/<name>"."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {f"rewards/{name}": float(np.mean([row[name] for row in rows if name in row])) for name in names}

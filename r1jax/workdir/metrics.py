@@ -126,7 +126,8 @@ class CompletionsWriter:
         lines = [
             json.dumps(_plain({"step": int(step), "split": split, **row}), ensure_ascii=False) + "\n" for row in rows
         ]
-        write_text(self.folder / f"{_FILE_PREFIX[split]}_{int(step):06d}.jsonl", "".join(lines))
+        text = "".join(lines).encode(errors="replace").decode()  # half a character from elsewhere is no reason to fail
+        write_text(self.folder / f"{_FILE_PREFIX[split]}_{int(step):06d}.jsonl", text)
 
 
 def _rows_up_to(path: Path, step: int) -> list[tuple[str, dict[str, Any]]]:

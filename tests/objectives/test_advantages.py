@@ -124,6 +124,12 @@ def test_huge_rewards_do_not_overflow():
     np.testing.assert_array_equal(got_PG[1:], group_advantages(np.array([[1.0, 0.0, 0.0, 0.0]])))
 
 
+def test_huge_rewards_are_normalised_by_themselves_too():
+    rewards = [np.array([[1e20, 0, 0, 0]]), np.array([[1.0, 0, 1, 0]])]
+    got_PG = decoupled_advantages(rewards, [1.0, 1.0], normalization="mean")
+    np.testing.assert_allclose(got_PG, [[3**0.5, *[-(3**-0.5)] * 3]], rtol=1e-5)
+
+
 def test_rounding_of_a_sum_is_no_difference():
     rewards_PG = np.array([[0.1 + 0.2, 0.3], [1e6, 1e6 + 0.01]])
     assert rewards_PG[0, 0] != rewards_PG[0, 1]

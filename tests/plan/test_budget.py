@@ -48,7 +48,13 @@ def program(kind, model, axes, generation, *, rows, length) -> Program:
         "apply": ({"params": params, "opt_state": (params, params)}, params),
     }[kind]
     return Program(
-        kind, getattr(budget, f"plan_{kind}"), None, arguments, 1.0, {"rows": rows, "length": length}, resident={"params": params}
+        kind,
+        getattr(budget, f"plan_{kind}"),
+        None,
+        arguments,
+        1.0,
+        {"rows": rows, "length": length},
+        resident={"params": params},
     )
 
 

@@ -99,6 +99,8 @@ def test_no_text_takes_long(piece):
         # with an instruction of the data's own
         ("小明有5个苹果,还剩几个? Please reason step by step, and put your final answer within \\boxed{}.", "zh"),
         ("求和。 Let's think step by step and output the final answer within \\boxed{}.", "zh"),
+        ("请将下面的英文翻译成中文:\nThe cat is on the mat and it is happy.", "zh"),
+        ("请翻译: I like the apples and the oranges that are in the box", "zh"),
         ("Solve the following problem: 小明有5个苹果,他吃了2个,还剩几个?", "zh"),
         ("State the final answer to the following arithmetic problem: 4 + 5 =", "en"),
         ("$1+1=?$ Put your answer within \\boxed{}.", None),

@@ -306,6 +306,19 @@ def test_async_rewards_of_several_batches_run_at_the_same_time():
     assert waiting["most"] > 1
 
 
+class Odd(float):
+    def __float__(self):
+        raise ValueError("no float")
+
+    def __repr__(self):
+        raise ValueError("no text")
+
+
+class Odd2(list):
+    def __iter__(self):
+        raise RuntimeError("no list")
+
+
 @pytest.mark.parametrize(
     ("result", "message", "num_failed"),
     [
@@ -316,6 +329,11 @@ def test_async_rewards_of_several_batches_run_at_the_same_time():
         (iter([1.0] * 3), "TypeError: it returned a list_iterator", 3),
         ([1.0, "2", 3.0], "score '2' is no finite number", 1),
         ([1.0, 10**400, 3.0], "score 1000", 1),
+        ([1.0, 10**5000, 3.0], "score of type int", 1),
+        ([1.0, Odd(2.0), 3.0], "score of type Odd", 1),
+        (np.array(1.0), "TypeError: iteration over a 0-d array", 3),
+        (b"abc", "TypeError: it returned a bytes", 3),
+        (Odd2([1.0, 2.0, 3.0]), "RuntimeError: no list", 3),
         ([1.0, 1j, 3.0], "score 1j is no finite number", 1),
         ([1.0, np.complex128(1j), 3.0], "score np.complex128(1j) is no", 1),
         ([1.0, asyncio.CancelledError("away"), 3.0], "asyncio.exceptions.CancelledError: away", 1),
@@ -329,7 +347,13 @@ def test_a_wrong_result_is_an_error_of_what_it_is_wrong_for(result, message, num
     assert np.isnan(scores.total).sum() == num_failed
 
 
-@pytest.mark.parametrize("error", [asyncio.CancelledError, GeneratorExit, SystemExit, MemoryError, RecursionError])
+class Panic(BaseException):
+    """As an extension module in another language raises it."""
+
+
+@pytest.mark.parametrize(
+    "error", [Panic, KeyboardInterrupt, asyncio.CancelledError, GeneratorExit, SystemExit, MemoryError, RecursionError]
+)
 @pytest.mark.parametrize("is_async", [False, True])
 def test_whatever_a_call_raises_is_an_error_of_its_completions(error, is_async):
     def plain(completions):
@@ -343,9 +367,11 @@ def test_whatever_a_call_raises_is_an_error_of_its_completions(error, is_async):
 
 
 def test_a_sum_that_is_not_finite_is_no_reward():
-    scores = score({"function": lambda completions: [1.0, 1e300, -1e300], "name": "f", "weight": 1e300})
-    np.testing.assert_array_equal(scores.total, [1e300, math.nan, math.nan])
-    assert scores.errors == {"f": 2} and scores.messages[1] == {"f": "score 1e+300 times weight 1e+300 is not finite"}
+    scores = score({"function": lambda completions: [1e-280, 1e300, -1e300], "name": "f", "weight": 1e300})
+    np.testing.assert_array_equal(scores.total, [1e20, math.nan, math.nan])
+    assert scores.errors == {"f": 2} and scores.messages[1] == {"f": "score 1e+300 times weight 1e+300 is beyond 1e+30"}
+    largest = {"function": lambda completions: [1e308] * 3, "name": "f"}
+    assert score(largest, largest | {"name": "g"}).errors == {"f": 3, "g": 3}  # either by itself, not only their sum
 
 
 def test_nothing_that_a_reward_gets_is_shared():
@@ -409,6 +435,55 @@ def test_a_reward_gets_the_number_of_updates_and_may_log():
     assert scores.metrics == {"warms_up/shortest": 1.0}
     sent = Scores.from_json(json.loads(json.dumps(scores.to_json())))
     assert sent.extra == scores.extra and sent.metrics == scores.metrics
+
+
+@pytest.mark.parametrize("name", ["mean", "std", "errors", "timeouts", "seconds"])
+def test_a_figure_that_every_reward_has_cannot_be_logged(name):
+    def logs(completions, log_metric):
+        log_metric(name, 1.0)
+        return [1.0] * len(completions)
+
+    scores = score(logs)
+    assert scores.errors == {"logs": 3} and f"{name!r} is taken" in scores.messages[0]["logs"]
+
+
+class Pool:
+    """Keeps what belongs to an event loop."""
+
+    def __init__(self):
+        self.semaphore = asyncio.Semaphore(1)
+
+    async def __call__(self, completions):
+        async def one():
+            async with self.semaphore:
+                await asyncio.sleep(0.001)
+            return 1.0
+
+        return await asyncio.gather(*(one() for _ in completions))
+
+
+def test_a_reward_that_blocks_its_loop_leaves_the_loops_of_others(monkeypatch):
+    monkeypatch.setattr(calls, "_GRACE", 0.1)
+    gate = threading.Event()
+
+    async def blocks(completions):
+        gate.wait(60)
+
+    rubric = rubric_of(
+        {"function": Pool(), "name": "pool"}, {"function": blocks, "name": "b", "timeout": 0.1, "weight": 0.0}
+    )
+    for _ in range(2):
+        assert rubric.score(PROMPTS, COMPLETIONS, {}).errors == {"pool": 0, "b": 3}
+    gate.set()
+
+
+@pytest.mark.parametrize("timeout", [1e10, 1e300, math.inf])
+def test_a_time_limit_may_be_as_long_as_one_likes(timeout):
+    async def later(completions):
+        return [1.0] * len(completions)
+
+    for function in (later, lambda completions: [1.0] * len(completions)):
+        assert score({"function": function, "name": "f", "timeout": timeout}).errors == {"f": 0}
 
 
 @pytest.mark.parametrize("values", [[1], [object()] * 3])

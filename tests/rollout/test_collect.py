@@ -452,7 +452,7 @@ def test_rewards_know_the_update_and_what_they_log_is_kept():
 
     collector = dataclasses.replace(make_collector(Engine(), rewards=(logs,)), num_updates=20)
     collected = collect(collector)
-    assert collected.logged == {"rewards/logs/step": 6.0}
+    assert collected.logged == {"rewards/logs/step": [6.0, 6.0]}
     rollouts = [rollout for group in collected.groups for rollout in group.rollouts]
     assert {rollout.reward for rollout in rollouts} == {0.3}
     assert [rollout.extra for rollout in rollouts] == [{"logs/length": len(rollout.text)} for rollout in rollouts]

@@ -141,3 +141,6 @@ def test_completions_rows(tmp_path):
         "rewards": {"a": 1.0, "b": None},
         "ids": [1, 2],
     }
+    writer.write(13, [{"errors": {"judge": "bad \ud800"}}])  # half a character from elsewhere
+    row = json.loads((tmp_path / "completions" / "update_000013.jsonl").read_text())
+    assert row["errors"] == {"judge": "bad ?"}

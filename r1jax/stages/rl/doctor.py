@@ -3,9 +3,9 @@
 Each sign is said once, in one line with what to look at, and again only after it was gone.
 """
 
-import collections
 import sys
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from r1jax.processes import is_first
 from r1jax.specs.stages import DoctorSpec
@@ -21,26 +21,26 @@ class Doctor:
     Args:
       spec: the bounds, and for how many phases in a row a sign must be there.
       group_size: completions of a question.
+      memory: that of the doctor of the run that goes on.
     """
 
-    def __init__(self, spec: DoctorSpec, *, group_size: int):
+    def __init__(self, spec: DoctorSpec, *, group_size: int, memory: dict[str, Any] | None = None):
         self._spec, self._group_size = spec, group_size
-        self._counts: dict[str, int] = collections.Counter()  # sign -> phases in a row
-        self._longest = 0.0  # highest mean length of a phase
+        self.memory: dict[str, Any] = memory or {"phases": {}, "longest": 0.0}
+        """Signs -> phases in a row, and the highest mean length of a phase; plain JSON, which a checkpoint keeps."""
         self.verdict = ""  # why the run is to stop, if the spec says ``stop``
 
     def examine(self, updates: int, row: Mapping[str, float]) -> None:
-        """Looks at the metrics of a phase that ended after so many ``updates``; what is wrong is said on stderr or is the verdict."""
-        self._longest = max(self._longest, row["completions/mean_length"])
+        """Looks at the metrics of a phase that ended after so many ``updates``; what is wrong is said on stderr."""
+        self.memory["longest"] = max(self.memory["longest"], row["completions/mean_length"])
         signs = dict(self._signs(row))
-        self._counts = collections.Counter({name: self._counts[name] + 1 for name in signs})
+        self.memory["phases"] = {name: self.memory["phases"].get(name, 0) + 1 for name in signs}
         for name, words in signs.items():
-            if self._counts[name] != self._spec.phases:
-                continue
-            text = f"update {updates}: for {self._spec.phases} phases {words}"
-            if self._spec.stop:
+            phases = self.memory["phases"][name]
+            text = f"update {updates}: for {phases} phases {words}"
+            if self._spec.stop and phases >= self._spec.phases:
                 self.verdict = self.verdict or text
-            elif is_first():
+            if phases == self._spec.phases and is_first():
                 print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def _signs(self, row: Mapping[str, float]) -> Iterator[tuple[str, str]]:
@@ -64,11 +64,11 @@ class Doctor:
                 "cut off",
                 "all completions were cut off; raise max_new_tokens, or see whether the policy writes its stop token",
             )
-        if row["completions/mean_length"] < spec.min_length_share * self._longest:
+        if row["completions/mean_length"] < spec.min_length_share * self.memory["longest"]:
             length = row["completions/mean_length"]
             yield (
                 "length",
-                f"completions had {length:.3g} tokens where they had {self._longest:.3g}; see whether a reward pays for short "
+                f"completions had {length:.3g} tokens where they had {self.memory['longest']:.3g}; see whether a reward pays for short "
                 "ones, and aggregation",
             )
         if row.get("entropy", spec.min_entropy) < spec.min_entropy:

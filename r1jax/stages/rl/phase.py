@@ -54,11 +54,12 @@ def collect_groups(collector: Collector, weights, prompts, spec: RlSpec, *, upda
     key = jax.random.fold_in(jax.random.key(spec.seed), updates)
     is_decoupled = spec.multi_objective_aggregation == "normalize_then_sum"
     of_rewards = collector.rubric.weights if is_decoupled else None
-    deciding = of_rewards if spec.refill_reward is None else {spec.refill_reward: 1.0}
+    decides = spec.refill_reward in collector.rubric.weights  # not before it applies
+    deciding = {str(spec.refill_reward): 1.0} if decides else of_rewards
     wanted = spec.questions_per_phase
     seconds = {"generate": 0.0, "rewards": 0.0}
     counts: collections.Counter[str] = collections.Counter()
-    logged: dict[str, float] = {}
+    logged: dict[str, list[float]] = collections.defaultdict(list)
     useful: list[Group] = []
     idle: list[Group] = []
     for attempt in range(1 + spec.max_refills):
@@ -76,7 +77,8 @@ def collect_groups(collector: Collector, weights, prompts, spec: RlSpec, *, upda
         )
         seconds = {name: seconds[name] + collected.seconds[name] for name in seconds}
         counts.update(collected.counts)
-        logged |= collected.logged
+        for name, values in collected.logged.items():
+            logged[name] += values
         say_failures(collected.groups, where=f"update {updates + 1}")
         decisions = teaching(collected.groups, deciding, mask_truncated=spec.mask_truncated)
         useful += [group for group, is_useful in zip(collected.groups, decisions, strict=True) if is_useful]
@@ -87,10 +89,11 @@ def collect_groups(collector: Collector, weights, prompts, spec: RlSpec, *, upda
     teaches = teaching(every, of_rewards, mask_truncated=spec.mask_truncated)
     shares = {"frac_reward_zero_std": float(np.mean(~teaches)), "num_questions_sampled": len(every)}
     without_truncated = spec.mask_truncated and not spec.truncated_in_baseline
+    means = {name: float(np.mean(values)) for name, values in logged.items()}
     advantages_PG = advantages_of(
         every[:wanted], normalization=spec.advantage, weights=of_rewards, without_truncated=without_truncated
     )
-    return Phase(every[:wanted], every[wanted:], advantages_PG, seconds, {**shares, **counts, **logged})
+    return Phase(every[:wanted], every[wanted:], advantages_PG, seconds, {**shares, **counts, **means})
 
 
 def is_learned_from(rollout: Rollout, *, mask_truncated: bool) -> bool:

@@ -163,7 +163,7 @@ def main(spec: RlSpec, workdir: Path) -> dict:
         del params, buffers
         cadence = {"total": spec.num_updates, "evaluate_every": spec.eval.every}
         protocol = evaluation_protocol(spec, heldout, is_full=True)
-        run.restore(**cadence, streams={"prompts": prompts}, before=None, protocol=protocol, num_tokens=0)
+        run.restore(**cadence, streams={"prompts": prompts}, before=None, protocol=protocol, num_tokens=0, doctor=None)
         if (first := run.kept["protocol"]) != protocol and is_first():
             print(f"the first evaluation was of {first}; now it is {protocol}: they are not compared", flush=True)
         completions = CompletionsWriter(run.path, resume_step=run.updates)
@@ -186,7 +186,8 @@ def main(spec: RlSpec, workdir: Path) -> dict:
                 run.save_best(scores, protocol=evaluation_protocol(spec, asked, is_full=is_full))
             return scores
 
-        doctor = Doctor(spec.doctor, group_size=spec.group_size)
+        doctor = Doctor(spec.doctor, group_size=spec.group_size, memory=run.kept["doctor"])
+        run.kept["doctor"] = doctor.memory
 
         # Loop
         if run.kept["before"] is None:

@@ -1,5 +1,6 @@
 """What a phase is made of: refills, what they drop, failed rewards, prompts that are too long."""
 
+import dataclasses
 import math
 import types
 
@@ -101,6 +102,23 @@ def test_a_reward_may_decide_on_refills():
     phase = collect(FakeCollector([by_style] * 2, [by_answer] * 2), max_refills=1, refill_reward="a")
     assert phase.groups == [by_answer] * 2 and phase.dropped == [by_style] * 2
     assert phase.metrics["frac_reward_zero_std"] == 0.0  # what is trained on has a signal in all of them
+
+
+def test_a_reward_that_joins_later_decides_from_then_on():
+    groups = [make_group([0, 1]), make_group([1, 0])]
+    phase = collect(FakeCollector(groups), max_refills=1, refill_reward="late")
+    assert phase.groups == groups and not phase.dropped
+
+
+def test_what_rewards_log_is_a_mean_over_all_groups_of_a_phase():
+    class Logging(FakeCollector):
+        def collect(self, *args, **settings):
+            collected = super().collect(*args, **settings)
+            values = [float(len(self.asked))] * len(collected.groups)
+            return dataclasses.replace(collected, logged={"rewards/r/hits": values})
+
+    phase = collect(Logging([make_group([0, 0]), make_group([0, 1])], [make_group([1, 0])]), max_refills=1)
+    assert phase.metrics["rewards/r/hits"] == pytest.approx((1 + 1 + 2) / 3)
 
 
 def test_masked_outputs_make_no_group_teach():

@@ -1,5 +1,7 @@
 """What is said of a run that goes wrong without an error."""
 
+import json
+
 import pytest
 
 from r1jax.specs.stages import DoctorSpec
@@ -56,6 +58,20 @@ def test_a_run_may_be_stopped():
         assert bool(doctor.verdict) == (update > 1)
         doctor.examine(update, rows({"completions/clipped_ratio": 1.0}))
     assert doctor.verdict.startswith("update 1: for 2 phases all completions were cut off")
+
+
+def test_a_run_that_goes_on_remembers_and_one_that_is_stopped_still_says_it(capsys):
+    first = Doctor(DoctorSpec(phases=3), group_size=4)
+    for update in range(2):
+        first.examine(update, rows({"completions/clipped_ratio": 1.0}))
+    memory = json.loads(json.dumps(first.memory))
+    second = Doctor(DoctorSpec(phases=3, stop=True), group_size=4, memory=memory)
+    second.examine(2, rows({"completions/clipped_ratio": 1.0, "completions/mean_length": 10.0}))
+    assert second.verdict and "for 3 phases all completions were cut off" in capsys.readouterr().err
+    assert second.memory == {"phases": {"cut off": 3, "length": 1}, "longest": 100.0}
+    third = Doctor(DoctorSpec(phases=3, stop=True), group_size=4, memory=second.memory)
+    third.examine(3, rows({"completions/clipped_ratio": 1.0}))
+    assert third.verdict  # the same run, started again without a change
 
 
 def test_a_model_without_entropy_or_a_sampler_of_its_own_has_no_sign(capsys):
