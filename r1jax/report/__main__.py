@@ -10,7 +10,7 @@ from r1jax.report.page import compare, write_report
 def main(arguments: list[str] | None = None) -> int:
     """Writes the page and prints its path; returns the exit status (2: bad input, said on stderr)."""
     parser = argparse.ArgumentParser(
-        prog="python -m r1jax.report",
+        prog="r1jax report",
         description="Writes a self-contained HTML page from one work directory, or compares several.",
     )
     parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR")

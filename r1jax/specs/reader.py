@@ -112,7 +112,12 @@ def _read_union(kinds: Sequence[Any], value: Any, where: str) -> Any:
         name = fields.get("kind")
         if name not in specs:
             choices = ", ".join("absent" if known is None else repr(known) for known in specs)
-            raise SpecError(f"{_under(where, 'kind')}={name!r} must be one of {choices}")
+            written = (
+                f"{_under(where, 'kind')}={name!r}"
+                if "kind" in fields
+                else f"the key {_under(where, 'kind')!r} is missing: it"
+            )
+            raise SpecError(f"{written} must be one of {choices}")
         return read(specs[name], fields, where)
     problems = []
     for kind in (kind for kind in kinds if kind is not type(None) and kind not in specs.values()):

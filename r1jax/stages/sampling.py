@@ -84,12 +84,13 @@ def _check_rewards(rubric: Rubric, task: Task, *, template: str) -> None:
             rubric.check_columns(reward_columns(problem, [], [], task=task), task_name=task.name)
             if index == 0:
                 check_template(template, problem.messages)
-                scores = score_in_background(rubric, problem, ["", "1"], task=task, template=template)
-                if failing := [name for name, failed in scores.failed.items() if failed.all()]:
-                    raise ValueError(f"reward {failing[0]!r} fails on every answer: {scores.messages[0][failing[0]]}")
         except ValueError as error:
             where = problem.columns.get("row", f"task {task.name!r}, training problem {index}")
             raise ValueError(f"{where}: {error}") from error
+    problem = task.problem(0, split="train")
+    scores = score_in_background(rubric, problem, ["", "1"], task=task, template=template)
+    if failing := [name for name, failed in scores.failed.items() if failed.all()]:
+        raise ValueError(f"reward {failing[0]!r} fails on every answer: {scores.messages[0][failing[0]]}")
 
 
 def _check_prompts(spec: Any, previews: Previews, *, trained: Sequence[Task], heldout: Sequence[Problem]) -> None:

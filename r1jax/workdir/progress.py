@@ -57,7 +57,7 @@ class Progress:
         self._row_time, self._aside, self._paces = None, 0.0, collections.deque(maxlen=64)
         self._evaluations: Mapping[int, int] = {}
         self._next_evaluation = 1
-        self._unit_seconds, self._left = 0.0, None  # _left: seconds, and when they were reckoned
+        self._unit_seconds, self._left = 0.0, None  # _left: seconds, when they were reckoned, and the least
         self._name, self._done, self._of, self._phase_started = "starting", None, None, self._started
         self._live: Live | None = None
         self._closed = threading.Event()
@@ -143,17 +143,20 @@ class Progress:
         if self._total is None or (not self._paces and self._step < self._total):
             return
         num_updates = max(self._total - self._step, 0)
-        seconds = statistics.median(self._paces) * num_updates if num_updates else 0.0
+        pace = statistics.median(self._paces) if num_updates else 0.0
         units = sum(size for step, size in self._evaluations.items() if step >= self._next_evaluation)
         if "evaluat" in self._name:
             units -= self._done or 0
-        self._left = seconds + self._unit_seconds * max(units, 0), time.monotonic()
+        seconds = pace * num_updates + self._unit_seconds * max(units, 0)
+        is_updating = num_updates and "evaluat" not in self._name  # however long that takes, the others are to come
+        self._left = seconds, time.monotonic(), seconds - pace if is_updating else 0.0
 
     def _line(self, width: int) -> str:
         now = time.monotonic()
         clock = _clock(now - self._started)
         if (left := self._left) is not None:
-            clock += f", {_clock(max(left[0] - (now - left[1]), 0.0))} left"
+            seconds, since, later = left
+            clock += f", {_clock(max(seconds - (now - since), later))} left"
         head = "" if self._total is None else f"update {self._step}/{self._total}"
         return _fit([head, self._phase_text()], self._figures, clock, width)
 

@@ -220,7 +220,7 @@ def test_paths_become_absolute_but_for_those_of_a_work_directory(tmp_path, monke
         ({3: 1}, "there is no key 'w.3'; "),
         ({"pets": {"kind": "dog"}}, "w.pets={'kind': 'dog'} must be a list"),
         ({"pets": [{"kind": "dgo"}]}, "w.pets[0].kind='dgo' must be one of 'cat', 'dog'"),
-        ({"pets": [{"age": 3}]}, "w.pets[0].kind=None must be one of 'cat', 'dog'"),
+        ({"pets": [{"age": 3}]}, "the key 'w.pets[0].kind' is missing: it must be one of 'cat', 'dog'"),
         ({"pets": [{"kind": "dog"}, {"kind": "cat"}]}, "the key 'w.pets[1].path' is missing: Where it is."),
         ({"pets": [{"kind": "dog", "path": "x"}]}, "there is no key 'w.pets[0].path'; there are kind, age"),
         ({"pets": ["dog"]}, "w.pets[0]='dog' must be a dict"),

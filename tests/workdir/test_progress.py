@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from r1jax.workdir.progress import Progress
+from r1jax.workdir.progress import Progress, _clock
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -135,6 +135,8 @@ def test_time_left_leaves_out_compiling_and_counts_the_evaluations_to_come(clock
     progress.update(row(6))
     assert progress._paces[-1] == 10  # the evaluation is no part of it
     assert left() == 14 * 10 + 2 * 10 + 100
+    clock[0] += 1000  # a much longer update
+    assert progress._line(80).endswith(f"{_clock(13 * 10 + 2 * 10 + 100)} left")
     progress.update(row(20))
     progress.phase("final evaluation", 0, 100)
     assert left() == 100

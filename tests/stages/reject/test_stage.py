@@ -284,7 +284,7 @@ FILTER = {"function": f"{finished.__module__}:finished"}
         ({"tasks": [{"kind": "mini", "name": "pears"}]}, r"^tasks\[0\]\.name='pears' must be one of 'pair_sum', "),
         (
             {"rewards": [{"function": f"{HERE}:raises"}]},
-            "^task 'pair_sum', training problem 0: reward 'raises' fails on every answer: RuntimeError: no judge",
+            "^reward 'raises' fails on every answer: RuntimeError: no judge",
         ),
         ({"max_prompt_tokens": 5}, "^max_prompt_tokens=5: the first 64 training prompts of task 'pair_sum' have"),
     ],
