@@ -25,6 +25,7 @@ from fractions import Fraction
 
 from r1jax.rewards.equivalence import structure
 from r1jax.rewards.equivalence.expression import Node, literal, parse_expression, symbols
+from r1jax.rewards.equivalence.notations import in_base, moment, parts, reaction
 from r1jax.rewards.equivalence.reals import FLIPPED, reals_of, same_reals
 from r1jax.rewards.equivalence.second_opinion import math_verify
 from r1jax.rewards.equivalence.text import UnreadableError, normalise, split_top
@@ -36,7 +37,6 @@ _MAX_ITEMS = 40
 _SUM_OF_NAMES = re.compile(r"[A-Za-z](?:\s*[-+]?\s*[A-Za-z])+")
 _MODULUS = re.compile(r"\s*(?:\\pmod\s*\{?|«\(mod |\((?:«mod»|\\bmod|mod)\s*)(\d+)(?:\)»|\)|\})?$")
 _NUMBER_OR_LIST = re.compile(r"-?(?:«[A-Z]+»)?-?\d{1,3}(?:,\d{3})+(?![\d,])[^,]*")
-_BASED = re.compile(r"(-?[0-9A-F]+)_\{?(?:«base»)?(\d+|«[^«»]*»)\}?")
 _LABEL = re.compile(r"[(«]*([A-J])[)».:]*")
 _LABELLED = re.compile(r"[«(]*([A-J])(?:\)»?|[.:]»?\s)\s*(\S.*)", re.DOTALL)
 _POINT = re.compile(r"([A-Z])'*\s*(\(.*,.*\))", re.DOTALL)
@@ -93,7 +93,7 @@ class _Comparison:
         if (_NUMBER_OR_LIST.fullmatch(gold) or _NUMBER_OR_LIST.fullmatch(answer)) and self.leaf(gold, answer):
             return True
         meaning = (self.sets, self.lists, self.relations, self.rows)
-        for rule in (self.compounds, self.labels, self.domains, self.two_ways, *meaning):
+        for rule in (self.notations, self.compounds, self.labels, self.domains, self.two_ways, *meaning):
             verdict = rule(gold, answer)
             if verdict is not None:
                 return verdict
@@ -115,6 +115,35 @@ class _Comparison:
         return True
 
     # The rules: whether the two are the same; None where a rule has nothing to say.
+
+    def notations(self, gold: str, answer: str) -> bool | None:
+        """Dates, times of day, chemical formulas, labelled parts, ratios."""
+        moments = moment(gold), moment(answer)
+        if all(moments):
+            return moments[0] == moments[1]
+        formulas = reaction(gold), reaction(answer)
+        if formulas[0] and formulas[1] and (formulas[0] == formulas[1] or len(formulas[0]) > 1 < len(formulas[1])):
+            return formulas[0] == formulas[1]
+        golds, answers = (parts(text, structure.items_of(text)) for text in (gold, answer))
+        if golds and answers:
+            return golds.keys() == answers.keys() and all(self.same(golds[label], answers[label]) for label in golds)
+        return self.ratios(*(split_top(text, re.compile(":")) for text in (gold, answer)))
+
+    def ratios(self, golds: list[str], answers: list[str]) -> bool | None:
+        """``3:4`` is ``6:8`` and ``3/4``, but ``3:45`` is a time."""
+        if max(len(golds), len(answers)) < 2 or min(len(golds), len(answers)) > 1 != len(golds) - len(answers) + 1:
+            return None
+        if all(len(terms) > 1 and re.fullmatch(r"[0-5]\d", terms[-1]) for terms in (golds, answers)):
+            return None
+        try:
+            trees, others = ([parse_expression(term) for term in terms] for terms in (golds, answers))
+            trees, others = (side if len(side) > 1 else [side[0], literal(1)] for side in (trees, others))
+            return len(trees) == len(others) and all(
+                same_value(("mul", tree, others[0]), ("mul", other, trees[0]), deep=self.deep)
+                for tree, other in zip(trees[1:], others[1:], strict=True)
+            ) and bool(constant_ratio(trees[0], others[0], deep=self.deep))
+        except UnreadableError:
+            return None
 
     def compounds(self, gold: str, answer: str) -> bool | None:
         """``5 ft 6 in``."""
@@ -328,10 +357,9 @@ class _Comparison:
         moduli = _MODULUS.search(gold), _MODULUS.search(answer)
         if any(moduli) and not (moduli[0] and moduli[1] and moduli[0][1] != moduli[1][1]):
             return self.same(_MODULUS.sub("", gold), _MODULUS.sub("", answer))
-        based = _BASED.fullmatch(gold)
-        if based:
-            other = _BASED.fullmatch(answer)
-            return based.groups() == other.groups() if other else based[1] == answer
+        based, other = in_base(gold), in_base(answer)
+        if based and (other or "_" in gold):
+            return based == other or (other is None and based[0] == answer)
         verdict = same_letters(gold, answer)
         if verdict is not None:
             return verdict

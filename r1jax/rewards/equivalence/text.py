@@ -9,6 +9,8 @@ import functools
 import re
 import unicodedata
 
+from r1jax.rewards.equivalence.notations import chinese_numbers
+
 MAX_CHARS = 1000
 _MAX_DEPTH = 40
 
@@ -19,7 +21,7 @@ _CHARACTERS = {
     "∪": "⋃", "∩": "⋂", "≈": "≃≅", "π": "π", "ℝ": "ℝ", "ℤ": "ℤ", "ℕ": "ℕ", "ℚ": "ℚ", "ℂ": "ℂ", "≠": "≠", "°C": "℃", "°F": "℉",
     "\\neg ": "¬", "\\parallel ": "∥", "\\lfloor ": "⌊", "\\rfloor ": "⌋", "\\lceil ": "⌈", "\\rceil ": "⌉", "\\angle ": "∠",
     "\\triangle ": "△∆", "\\perp ": "⊥", "\\sqrt ": "√", "\\sqrt[3] ": "∛", "\\sqrt[4] ": "∜", "\\setminus ": "∖", "\\sum ": "∑",
-    "\\to ": "→", "«EUR»": "€", "«GBP»": "£", "«CNY»": "¥￥",
+    "\\to ": "→", "«EUR»": "€", "«GBP»": "£", "«CNY»": "¥￥", "«INR»": "₹",
 }  # fmt: skip
 _SCRIPTS = {"<super>": "^", "<sub>": "_"}
 _SCRIPT_RUN = re.compile(r"([\^_])\{([^{}]*)\}\1\{")
@@ -53,7 +55,7 @@ _COMMANDS = {
     name: target
     for target, names in {
         "": """big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle limits nolimits left right
-            large Large LARGE huge Huge small normalsize bf rm it mathstrut strut phantom therefore because hline""",
+            large Large LARGE huge Huge small normalsize bf rm it mathstrut strut ce therefore because hline""",
         " ": "quad qquad thinspace enspace space", "…": "ldots cdots dots dotsc dotsb", "'": "prime", "°": "degree",
         "≤": "leq leqslant le leqq", "≥": "geq geqslant ge geqq", "≠": "neq ne", "=": "equiv", "<": "lt", ">": "gt",
         "≈": "approx simeq thickapprox", "∞": "infty", "∪": "cup bigcup", "∩": "cap bigcap", "∈": "in", "∅": "emptyset varnothing",
@@ -61,7 +63,8 @@ _COMMANDS = {
         "(": "langle lparen", ")": "rangle rparen", "[": "lbrack", "]": "rbrack", "|": "vert lvert rvert mid", ":": "colon",
         "∨": "lor vee", "∧": "land wedge", "\\frac": "dfrac tfrac cfrac", "\\binom": "dbinom tbinom choose",
         "\\epsilon ": "varepsilon", "\\phi ": "varphi", "i": "imath", "j": "jmath", "\\setminus ": "backslash smallsetminus",
-        "\\vec": "overrightarrow", "\\neg ": "lnot", "\\to ": "to rightarrow longrightarrow Rightarrow implies", "\\hat": "widehat",
+        "\\vec": "overrightarrow", "\\neg ": "lnot", "\\to ": "to rightarrow longrightarrow Rightarrow implies", "«EUR»": "euro", "«GBP»": "pounds", "«CNY»": "yen",
+        "\\hat": "widehat",
     }.items()
     for name in names.split()
 }  # fmt: skip
@@ -69,14 +72,15 @@ _COMMAND = re.compile(r"\\(?:(?:left|right)\s*\.|([A-Za-z]+)|\\)")
 _SPELLINGS = [
     (re.compile(pattern), target)
     for pattern, target in {
-        r"<=|=<": "≤", r">=": "≥", r"!=|\\not\s*=": "≠", "≡": "=", r"(?<![A-Za-z\\])(?:infinity|oo)(?![A-Za-z])": "∞",
+        r"<=>": r"\\rightleftharpoons ", r"(?<![<-])->": r"\\to ", r"<=|=<": "≤", r">=": "≥", r"!=|\\not\s*=": "≠", "≡": "=", r"(?<![A-Za-z\\])(?:infinity|oo)(?![A-Za-z])": "∞",
         r"\+/-|\+-": "±", r"(?<![A-Za-z\\])pi(?![A-Za-z])": "π", r"\\\{": "⦃", r"\\\}": "⦄", r"\\%": "%", r"\\&": "&", r"\\_": "_",
         r"\^\s*(?:\{\s*)?(?:\\circ(?![A-Za-z])|°)\s*\}?|(?<=\d)\^\s*(?:\{\s*)?(?:\\(?:text|mathrm|rm)\s*)?\{?o\}*(?![A-Za-z])": "°",
         r"(?<![A-Za-z])per cent(?![A-Za-z])": "percent", r"\.\.\.": "…", r"\*\*": "^", r"(?<![A-Za-z\\])sqrt(?=\s*\d)": r"\\sqrt",
         r"(?<=\d)\s*(?:\\text\s*\{\s*to\s*\}|to)\s*(?=\d)": ":",
         r"(?<=\d)\^\s*\{(?:\\(?:text|mathrm)\s*\{(?:st|nd|rd|th)\}|st|nd|rd|th)\}": "",
         r"(?<=[=∈∪∩])\s*\{([^{}]*)\}": r"⦃\1⦄", r"^\{([^{}]*)\}(?=\s*[∪∩])": r"⦃\1⦄", r"(?<=\d)\s*度": "°", "或者?": " or ",
-        r"(?<![\w}])([a-z])([12])(?=\s*=)": r"\1_{\2}", "[和与]|以及": ",", "[且并]": " and ",
+        r"(?<![\w}])([a-z])([12])(?=\s*=)": r"\1_{\2}", "[和与]|以及": ",", "[且并]": " and ", r"\bdue (?=north|south|east|west)": "",
+        r"\\frac\s*\{d([a-z])\}\s*\{dx\}|(?<![A-Za-z\\])d([a-z])/dx(?![A-Za-z])": r"\1\2'", 
     }.items()
 ]  # fmt: skip
 _NUMBERS = re.compile(
@@ -85,7 +89,7 @@ _NUMBERS = re.compile(
 )
 _BOLD = re.compile(r"(?:(?<=\s)|^)\*\*(\S[^*]*?)\*\*(?=[\s.,;。]|$)")
 _SPACES = re.compile(r"\\(?:[,;:> \\]|hspace\{[^{}]*\})|~|\\\s")
-_REMOVED = re.compile(r"\\!|\\(?:label|tag|color|textcolor)\s*\{[^{}]*\}")
+_REMOVED = re.compile(r"\\!|\\(?:label|tag|color|textcolor|[hv]?phantom)\s*\{[^{}]*\}")
 _MATRIX = re.compile(
     r"(⦃\s*)?\\begin\s*\{([pbB]?matrix|smallmatrix|array|d?cases|aligned|gathered|split|align)\}\s*(?:\{[^{}]*\})?(.*?)\\end\s*\{\2\}",
     re.DOTALL,
@@ -107,6 +111,8 @@ _SHORT_ACCENT = re.compile(r"\\(hat|vec|bar|tilde|dot|overline)\s*([A-Za-z])(?![
 _UNIT_VECTOR = re.compile(r"\\(?:hat|vec)\s*\{\s*\\hat\{([ijk])\}\s*\}|\\vec\s*\{([ijk])\}")
 _HIGH_ROOT = re.compile(r"(?<![\w)}\]])\^\{(\d+)\}\s*\\sqrt(?!\s*\[)")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
+_DOTTED = re.compile(r"\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?")
+_RECURRING = re.compile(r"(?<![\d.])(\d*\.\d*?)(?:(\d)\2\2+|(\d{2,6}?)\3+) ?…")
 _BARE_POWER = re.compile(r"\^\s*(-?\d+(?:\.\d+)?)(?![\d.])")
 _BARE_INDEX = re.compile(r"_\s*(\d+|[A-Za-z])")
 _CHOSEN = re.compile(
@@ -120,6 +126,7 @@ _PREFIX = re.compile(
     r"|^(?:所以|因此|故)?,?(?:本题|最终|正确)?(?:答案(?:是|为|选)?|应?选(?:项|择)?|[答解]得?(?=:))\s*:?\s*(?=\S)"
     r"|^(?:[A-Za-z]的)?(?!.{0,12}[不非未约至少多或]|.{0,12}[大小]于等)[\u4e00-\u9fff]{1,12}(?:是|为|等于)\s*:?\s*(?=[^\u4e00-\u9fff])|^共?有?(?=\d)"
 )
+_CLOSING = re.compile(r"(?:(?<!\\)[ \n.,;。，；]|\\$)+$")
 _ANGLES = re.compile(r"^<([^<>]*,[^<>]*)>$")
 _ONLY = re.compile(r"(?<=[IVX\dA-J»]) ?«?(?: ?|(?<=«))only»?$")
 _CHINESE = re.compile(r"«[^«»]*»|[\u4e00-\u9fff]+")
@@ -157,6 +164,7 @@ def normalise(text: str) -> str:
         text = pattern.sub(target, text)
     if re.search(r"[=<>≤≥≠∈\d]", text):
         text = text.replace("∨", " or ").replace("∧", " and ")
+    text = chinese_numbers(_RECURRING.sub(_recurring, _DOTTED.sub(r"\\overline{\1\2\3}", text)))
     text = _NUMBERS.sub(lambda match: dict(zip("RZNQC", "ℝℤℕℚℂ", strict=True))[match[1] or match[2] or match[3]], text)
     text = _dollars(_SPACES.sub(" ", _MATRIX.sub(_matrix, text).replace("&", ",")))
     text = _CHINESE.sub(lambda match: match.group() if match.group()[0] == "«" else f"«{match.group()}»", _unwrap(text))
@@ -230,7 +238,7 @@ def _strip_markup(text: str) -> str:
             is_marked = len(text) > len(opening + closing) and text.startswith(opening) and text.endswith(closing)
             if is_marked and (closing not in inside or opening == "$$"):
                 text = inside.strip()
-        text = text.rstrip(" \n.,;。，；") if not text.endswith(("...", "\\,", "\\;")) else text
+        text = text if text.endswith("...") else _CLOSING.sub("", text)
     return text
 
 
@@ -265,7 +273,7 @@ def _unwrap(text: str) -> str:
         if match is None:
             return text
         end = match_brace(text, match.end() - 1)
-        content = text[match.end() : end - 1].strip()
+        content = _ONLY.sub("", text[match.end() : end - 1].strip())
         name, word = match[1], content.lower().strip(" ,.")
         counted = re.fullmatch(r"(-?\d[\d.,/]*) (\D+)", content)
         is_unit = _UNIT_LETTER.search(f"{text[: match.start()].rstrip()} {content}") and text[end : end + 1] != "_"
@@ -273,6 +281,8 @@ def _unwrap(text: str) -> str:
             inside = f"\\{content} " if content.isalpha() else content
         elif name in ("mathbf", "bm", "boldsymbol") and content in ("i", "j", "k"):
             inside = f"\\hat{{{content}}}"
+        elif content.startswith("«"):
+            inside = content
         elif word in ("and", "or"):
             inside = f" {word} "
         elif counted:
@@ -307,6 +317,10 @@ def _written_out(match: re.Match[str]) -> str:
 def _full_fraction(match: re.Match[str]) -> str:
     top, bottom = (piece if piece.startswith("{") else "{" + piece + "}" for piece in match.group(2, 3))
     return f"\\{match[1]}{top}{bottom}"
+
+
+def _recurring(match: re.Match[str]) -> str:
+    return f"{match[1]}\\overline{{{match[2] or match[3]}}}"
 
 
 def _repeating_fraction(match: re.Match[str]) -> str:

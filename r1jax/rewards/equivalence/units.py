@@ -17,7 +17,7 @@ L l liter litre 升 | = 1/1000 m^3; | gal gallon = 231 in^3; | qt quart = 1/4 ga
 N newton 牛 牛顿 | = kg m/s^2; J joule 焦 焦耳 | = N m; W watt 瓦 瓦特 | = J/s; Pa pascal 帕 | = N/m^2; | bar = 100000 Pa
 C coulomb 库仑 | = A s; V volt 伏 伏特 | = J/C; F farad | = C/V; Ω ohm 欧 欧姆 | = V/A; T tesla | = N/A m; H henry | = V s/A
 Wb weber | = V s; atm | =; | mmHg =; | kWh = 3600000 J; bit | =; B byte | = 8 bit; | unit 单位 =; share =; | % percent pct = 0.01 share
-| USD dollar 美元 =; | ¢ cent = 0.01 USD; | EUR euro 欧元 =; | GBP =; | CNY yuan 元 块 人民币 =; | 角 毛 = 0.1 CNY
+| USD dollar 美元 =; | ¢ cent = 0.01 USD; | EUR euro 欧元 =; | GBP =; | INR rupee 卢比 =; | CNY RMB yuan 元 块 人民币 =; | 角 毛 = 0.1 CNY
 | ° degree deg 度 =; | arcminute = 1/60 °; | arcsecond = 1/3600 °; | rad radian 弧度 =; | °C 摄氏度 =; | °F =
 """
 _PREFIXES = {
@@ -45,7 +45,7 @@ _TAIL = re.compile(
     rf"(?P<value>.*[\d)}}π!])(?P<space> ?)(?P<unit>{_WORD}(?:«[^«»]*»|[A-Za-zμΩ°%/*. -]|[(](?=[A-Za-z«])|[)]|\^\{{-?[123]\}})*)",
     re.DOTALL,
 )
-_HEAD = re.compile(r"(?P<sign>-? ?)«(?P<unit>USD|EUR|GBP|CNY)»(?P<value>.+)", re.DOTALL)
+_HEAD = re.compile(r"(?P<sign>-? ?)«(?P<unit>USD|EUR|GBP|CNY|INR)»(?P<value>.+)", re.DOTALL)
 _PER_THING = re.compile(r"\s*(?:«per [A-Za-z ]+»|per [A-Za-z]+)$")
 _PIECE = re.compile(r"°[CF]?|%|¢|[A-Za-zμΩ]+|[\u4e00-\u9fff]+|\^\{?(-?\d)\}?|[/*.()-]")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}

@@ -1,6 +1,7 @@
 """Letters and words: which runs of letters are products, what two spellings of the same words share, options and labels."""
 
 import re
+from collections.abc import Sequence
 
 _VOWELS = frozenset("aeiou")
 _SHORT_WORDS = frozenset(re.findall(r"\w+", """
@@ -12,15 +13,16 @@ _LONG_WORD = re.compile(r"[^\W\d_]{4}")
 _ARTICLE = re.compile(r"(?i)^(«?)(?:the|an|on|in|at) (?=[a-z]{3})")
 _CLOCK = re.compile(r"(\d{1,2})(:\d\d)?([ap])\.?m\.?")
 _RUN = re.compile(r"[A-Z]{2,12}|[①-⑳]{2,}")
+_GENES = re.compile(r"(?:([a-z])\1+)+|[abc]+")  # repeated letters are in no word; AABB is not aabb
 _BRACKETED = re.compile(r"(?:\([A-J]\)\s*){2,}")
 _LABEL = re.compile(r"[«(]*([A-Z]|[①-⑳])[)»]*")
 _SYNONYMS = {
     form: key
     for key, forms in {
         "dne": "doesnotexist undefined 不存在", "true": "对 正确 √", "false": "错 错误 ×", "yes": "是", "no": "否",
-        "∅": "nosolution nosolutions ⦃⦄ emptyset theemptyset norealsolution norealsolutions 无解 空集 无实数解",
+        "∅": "nosolution nosolutions ⦃⦄ emptyset theemptyset norealsolution norealsolutions 无解 原方程无解 方程无解 空集 无实数解",
         "ℝ": "allrealnumbers allreals thesetofallrealnumbers (-∞,∞) (-∞,+∞) anyrealnumber 全体实数 任意实数 一切实数 实数集",
-        "∞": "+∞ infinite infinitelymany infinitelymanysolutions 无穷大", "ℤ": "allintegers thesetofallintegers 全体整数 整数集",
+        "∞": "+∞ infinite infinitelymany infinitelymanysolutions 无穷大 无数 无数个 无数条 无数组 无穷多 无穷多个 无数多个", "ℤ": "allintegers thesetofallintegers 全体整数 整数集",
     }.items()
     for form in forms.split()
 }  # fmt: skip
@@ -63,6 +65,11 @@ def same_options(gold: str, golds: list[str] | None, answer: str, answers: list[
     """Whether ``ABD`` is ``A, B, D`` or ``D, B, A``, and ``HTT`` is ``H, T, T``; None where it is not so that one is a list."""
     if golds is None and answers is None:
         golds, answers = (_BRACKETED.fullmatch(text) and re.findall("[A-J]", text) for text in (gold, answer))
+    if golds and answers and gold[0] != "⦃":
+        lists = [[_LABEL.fullmatch(item.strip()) for item in items] for items in (golds, answers)]
+        one, other = ([label[1] for label in labels if label] for labels in lists)
+        if len(one) == len(golds) and len(other) == len(answers) and not is_ascending(one):
+            return one == other
     if (golds is None) == (answers is None):
         return None
     run, items = (gold, answers) if golds is None else (answer, golds)
@@ -70,9 +77,14 @@ def same_options(gold: str, golds: list[str] | None, answer: str, answers: list[
     if not _RUN.fullmatch(run) or not all(labels):
         return None
     listed = [label[1] for label in labels if label]
-    is_choice = len(set(run)) == len(run) and all(letter in "ABCDEFGHIJ" or letter > "Z" for letter in run)
-    is_set = is_choice and sorted(run) in (listed, list(run))  # one of the two is in order, so order means nothing
-    return sorted(listed) == sorted(run) if is_set else listed == list(run)
+    is_choice = all(letter in "ABCDEFGHIJ" or letter > "Z" for letter in run)
+    reference = list(run) if answers is items else listed
+    return sorted(listed) == sorted(run) if is_choice and is_ascending(reference) else listed == list(run)
+
+
+def is_ascending(letters: Sequence[str]) -> bool:
+    """Whether letters may be a set of options: in order, each once. In any other order they are a sequence."""
+    return list(letters) == sorted(set(letters))
 
 
 def key_of(text: str) -> str:
@@ -95,7 +107,7 @@ def _folded(match: re.Match[str]) -> str:
     """A word in small letters; letters that may be variables, units or moves as they are."""
     word, lower = match.group(), match.group().casefold()
     is_cased = word in (lower, lower.upper(), lower.capitalize())
-    is_word = lower == "no" or (len(word) > 2 and _is_spoken(lower) and not is_product(lower))
+    is_word = lower == "no" or (len(word) > 2 and _is_spoken(lower) and not is_product(lower) and not _GENES.fullmatch(lower))
     return lower if is_cased and is_word else word
 
 
