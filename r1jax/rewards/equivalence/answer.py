@@ -43,6 +43,8 @@ _POINT = re.compile(r"([A-Z])'*\s*(\(.*,.*\))", re.DOTALL)
 _LABELS = re.compile(r"(?:[\s,;]|and|or|\(?[A-J]\)?)+")
 _SHIFTS = ("{}", "(-{})", "({}+1)", "({}-1)", "({}+2)", "({}-2)", "(-{}+1)", "(-{}-1)")
 _FUNCTION = re.compile(r"([A-Za-z])\(([a-z])\)")
+_STEP = re.compile(r"…|⟦|\\(?:sum|int|lim|prod)(?![a-z])")
+_QUOTIENT = re.compile(r"\\frac|/")
 _UNIT_VECTOR = re.compile(r"\\hat\{[ijk]\}")
 
 
@@ -130,23 +132,23 @@ class _Comparison:
         return self.ratios(*(split_top(text, re.compile(":")) for text in (gold, answer)))
 
     def ratios(self, golds: list[str], answers: list[str]) -> bool | None:
-        """``3:4`` is ``6:8`` and ``3/4``, but ``3:45`` is a time."""
-        if max(len(golds), len(answers)) < 2 or min(len(golds), len(answers)) > 1 != len(golds) - len(answers) + 1:
+        """``3:4`` is the quotient ``3/4``; ``3:45`` may be a time."""
+        if (len(golds) > 1) == (len(answers) > 1):
             return None
-        if all(len(terms) > 1 and re.fullmatch(r"[0-5]\d", terms[-1]) for terms in (golds, answers)):
+        ratio, value = (golds, answers[0]) if len(golds) > 1 else (answers, golds[0])
+        is_value = _QUOTIENT.search(value) if value is golds[0] else "." not in value
+        if len(ratio) != 2 or not is_value or re.fullmatch(r"[0-5]\d", ratio[1]):
             return None
         try:
-            trees, others = ([parse_expression(term) for term in terms] for terms in (golds, answers))
-            trees, others = (side if len(side) > 1 else [side[0], literal(1)] for side in (trees, others))
-            return len(trees) == len(others) and all(
-                same_value(("mul", tree, others[0]), ("mul", other, trees[0]), deep=self.deep)
-                for tree, other in zip(trees[1:], others[1:], strict=True)
-            ) and bool(constant_ratio(trees[0], others[0], deep=self.deep))
+            quotient = ("div", *map(parse_expression, ratio))
+            return same_value(quotient, parse_expression(value), deep=self.deep)
         except UnreadableError:
             return None
 
     def compounds(self, gold: str, answer: str) -> bool | None:
         """``5 ft 6 in``."""
+        if re.search("[时秒]", gold + answer):
+            gold, answer = (re.sub(r"(?<=\d)([ «]*)分(?=[\d»]|秒|$)", r"\1分钟", text) for text in (gold, answer))
         sums = [compound(text) for text in (gold, answer)]
         if not any(sums):
             return None
@@ -176,10 +178,14 @@ class _Comparison:
         return None
 
     def domains(self, gold: str, answer: str) -> bool | None:
-        """``kπ, k∈ℤ``: the parameter may have another name, and count from elsewhere."""
+        """``kπ, k∈ℤ``: the parameter may have another name, and count from elsewhere; so do constants and indices of sums."""
         (gold, domain), (answer, other) = structure.without_domain(gold), structure.without_domain(answer)
         if not domain and not other:
-            return None
+            shorter = [structure.for_all(text) for text in (gold, answer)]
+            if shorter != [gold, answer]:
+                return self.same(*shorter)
+            names = structure.other_names(gold, answer)
+            return any(self.same(gold, text) for text in names) if names else None
         if not (domain and other):
             return self.same(gold, answer)
         if domain[1] != other[1] or structure.without_domain(gold)[1] or structure.without_domain(answer)[1]:
@@ -265,6 +271,10 @@ class _Comparison:
         if gold_signs == ["="] and re.fullmatch(r"\|[a-z]\|", gold_sides[0]) and not signs:
             return self.same(gold_sides[1], sides[0])
         name, values = structure.named(sides, signs)
+        entries = structure.entries_of(gold_sides[0]) if not gold_signs else None
+        if entries and len(entries) == len(signs) > 1 and len({*sides[:-1]}) == len(signs):  # x = y = 0
+            is_named = set(signs) == {"="} and all(re.fullmatch("[a-z]", side) for side in sides[:-1])
+            return is_named and all(self.same(entry, sides[-1]) for entry in entries)
         if not gold_signs:
             is_sum = len(values) > 1 and _SUM_OF_NAMES.fullmatch(values[0]) and not structure.DENIAL.search(values[0])
             values = values[1:] if is_sum else values
@@ -279,6 +289,8 @@ class _Comparison:
         function, other = _FUNCTION.fullmatch(gold_name or ""), _FUNCTION.fullmatch(name or "")
         if function and other and function[1] == other[1] and function[2] not in values[-1]:  # f(t) = t^2 is f(x) = x^2
             name, values = gold_name, [structure.renamed(value, other[2], function[2]) for value in values]
+        if gold_name and name and gold_name != name and re.sub(r"\(x\)$", "", name) == re.sub(r"\(x\)$", "", gold_name):
+            name = gold_name  # y(x) = x is y = x
         if gold_name and gold_name == name:
             golds, values = (
                 [re.sub("^[a-z]{2,3}$", r"(\g<0>)", value) for value in side] for side in (gold_values, values)
@@ -289,7 +301,13 @@ class _Comparison:
         return self.equations(gold_sides, gold_signs[0], sides, signs[0])
 
     def chain(self, gold: str, values: list[str], signs: list[str]) -> bool:
-        """``values`` joined by = all are the reference; a rounded value behind ≈ must round the one before it."""
+        """``values`` joined by = all are the reference; a rounded value behind ≈ must round the one before it.
+
+        Steps that no reader here understands (``1+2+…+n``, determinants, integrals) may precede it, and ``6:8`` before ``3:4``.
+        """
+        if set(signs) == {"="} and len(values) > 1:
+            steps = [step.replace(":", "/") if gold.count(":") == 1 else step for step in values[:-1]]
+            values = [*(step for step in steps if not _STEP.search(step)), values[-1]]
         if len(values) == 2 and signs[-1:] == ["≈"]:
             return any(self.same(gold, value) for value in values) and self.is_rounded(*values)
         return set(signs) <= {"=", "≈"} and all(self.same(gold, value) for value in values)
@@ -329,6 +347,7 @@ class _Comparison:
         points = _POINT.fullmatch(gold), _POINT.fullmatch(answer)
         if any(points) and not (points[0] and points[1] and points[0][1] != points[1][1]):
             gold, answer = (point[2] if point else text for point, text in zip(points, (gold, answer), strict=True))
+        gold, answer = structure.multiplied_out(gold), structure.multiplied_out(answer)
         one, other = structure.sequence_of(gold), structure.sequence_of(answer)
         if one and other:
             return one[0] == other[0] and self.in_order(one[1], other[1])

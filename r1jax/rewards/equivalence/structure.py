@@ -1,5 +1,6 @@
 """The outer form of a normalised answer: entries of lists and sets, sides of relations, brackets, matrices."""
 
+import itertools
 import re
 
 from r1jax.rewards.equivalence.text import is_enclosed, split_top
@@ -27,6 +28,14 @@ _INTEGER = re.compile(
     r"(?:[,;(«]|(?<![A-Za-z])(?:where|for|with)(?![A-Za-z]))[^,;()]*\b(?:integers?|natural numbers?)\b[^,;()]*\)?$"
 )
 _FAMILY = re.compile(r"⦃\s*[A-Za-z]\s*[|:]\s*(.*∈\s*[ℤℕ].*)⦄", re.DOTALL)
+_FOR_ALL = re.compile(
+    r"[,;]?\s*«?[,(]?\s*(?:for (?:all|every|any)(?: real)?(?: numbers?| values? of)?\s*»?\s*[a-z](?:\s*∈\s*ℝ)?|(?:where|with|for (?:any|some|all))\b[^=]*"
+    r"\bconstants?\b[^=]*|[,;]\s*[A-Za-z]\s*∈\s*ℝ\s*«?(?:is )?arbitrary)\s*[»)]*$"
+)
+_INDEX = re.compile(r"\\(?:sum|prod)\s*_\{([a-z])=")
+_LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![a-z])(?:_\{?\d\}?)?")
+_CONSTANT = re.compile(r"[CK](?:_\{?\d\}?)?|c(?:_\{?\d\}?)?")
+_SCALED = re.compile(r"(-|-?(?:\d[\d.]*|\\frac\{[^{}]*\}\{[^{}]*\}|\\sqrt\{\d+\}|\(\\frac\{\d+\}\{\d+\}\)))\s*\*?\s*(\(.*,.*\))", re.DOTALL)
 _RESTATED = re.compile(
     r"(.*?[^\s«(]) ?«?\(«?((?:i\.e\.|that is|or|which is|approximately|approx\.?|about|≈|=)?),? ?»?([^()]+|[^()]*\([^()]*\)[^()]*)\)»?",
     re.DOTALL,
@@ -127,6 +136,10 @@ def matrix_of(text: str) -> list[list[str]] | None:
     if nested:
         inner = [sequence_of(row) for row in nested[1]]
         return [row[1] for row in inner if row] if all(inner) else None
+    diagonal = re.fullmatch(r"\\?«?diag»?\s*(\(.*\))", text)
+    if diagonal:
+        size, entries = len(entries_of(diagonal[1]) or []), entries_of(diagonal[1]) or []
+        return [[entries[row] if row == column else "0" for column in range(size)] for row in range(size)] or None
     match = _MATRIX.fullmatch(text)
     if match is None:
         return None
@@ -165,6 +178,42 @@ def without_domain(text: str) -> tuple[str, tuple[str, str] | None]:
         name, domain = letters[0], "ℕ" if "positive" in match.group() else "ℤ"
     core = text[: match.start()].rstrip(" ,;")
     return (core, (name, domain)) if re.search(rf"(?<![A-Za-z\\]){name}(?![A-Za-z])", core) else (text, None)
+
+
+def for_all(text: str) -> str:
+    """An equation without "for all real x", "where K is a constant"."""
+    return _FOR_ALL.sub("", text).strip() if "=" in text or "constant" in text or "arbitrary" in text else text
+
+
+def other_names(gold: str, answer: str) -> list[str]:
+    """The answer with the reference's names for arbitrary constants and for the index of a sum; nothing where they are the same.
+
+    Constants are C, C_1, K beside x, y, t alone; so ``Q = CV`` has none.
+    """
+    indices = [_INDEX.findall(text) for text in (gold, answer)]
+    if len(indices[0]) == len(indices[1]) == 1:
+        (name,), (other,) = indices
+        is_free = name != other and not re.search(rf"(?<![A-Za-z\\]){name}(?![A-Za-z])", answer)
+        return [re.sub(r"\^([a-z])(?![A-Za-z])", r"^{\1}", renamed(answer, other, name))] if is_free else []
+    names, others = (sorted({*_LETTER.findall(text)} - {*"xytefi"}) for text in (gold, answer))
+    is_constant = names and all(_CONSTANT.fullmatch(name) for name in names) and re.search(r"[xyt]", gold)
+    if not is_constant or names == others or len(names) != len(others) or len(names) > 3:
+        return []
+    if not all(re.fullmatch(r"[A-DKa-dk](?:_\{?\d\}?)?", name) for name in others):
+        return []
+    return [
+        _LETTER.sub(lambda letter, new=dict(zip(others, order, strict=True)): new.get(letter.group(), letter.group()), answer)
+        for order in itertools.permutations(names)
+    ]
+
+
+def multiplied_out(text: str) -> str:
+    """``1/5 (3, 4)`` as ``((1/5)*(3), (1/5)*(4))``."""
+    match = _SCALED.fullmatch(text)
+    sequence = sequence_of(match[2]) if match else None
+    if match is None or sequence is None or sequence[0] != "()":
+        return text
+    return "(" + ",".join(f"({'-1' if match[1] == '-' else match[1]})*({entry})" for entry in sequence[1]) + ")"
 
 
 def renamed(text: str, name: str, other: str) -> str:

@@ -16,6 +16,8 @@ _RUN = re.compile(r"[A-Z]{2,12}|[①-⑳]{2,}")
 _GENES = re.compile(r"(?:([a-z])\1+)+|[abc]+")  # repeated letters are in no word; AABB is not aabb
 _BRACKETED = re.compile(r"(?:\([A-J]\)\s*){2,}")
 _LABEL = re.compile(r"[«(]*([A-Z]|[①-⑳])[)»]*")
+_QUADRANT = re.compile("(?:the)?(first|second|third|fourth)quadrant|quadrant(i{1,3}|iv|[1-4])|第([一二三四1-4])象限")
+_QUARTERS = (["1", "i", "一", "first"], ["2", "ii", "二", "second"], ["3", "iii", "三", "third"], ["4", "iv", "四", "fourth"])
 _SYNONYMS = {
     form: key
     for key, forms in {
@@ -73,7 +75,7 @@ def same_options(gold: str, golds: list[str] | None, answer: str, answers: list[
     if (golds is None) == (answers is None):
         return None
     run, items = (gold, answers) if golds is None else (answer, golds)
-    labels = [_LABEL.fullmatch(item.strip()) for item in items or []]
+    run, labels = run.strip("«» "), [_LABEL.fullmatch(item.strip()) for item in items or []]
     if not _RUN.fullmatch(run) or not all(labels):
         return None
     listed = [label[1] for label in labels if label]
@@ -100,6 +102,9 @@ def key_of(text: str) -> str:
     if is_words and (_LONG_WORD.search(key) or not re.search("[-,]", key)):  # "x-y" is not "xy"
         key = re.sub(r"[-,.'’ ]", "", _WORD.sub(_folded, key if "«" in text else text))
     key = re.sub(r"^0(?=\d:\d\d)", "", key).removesuffix("条件").replace("充分必要", "充要")
+    quadrant = _QUADRANT.fullmatch(folded)
+    if quadrant:
+        return f"quadrant{next(number for number, names in enumerate(_QUARTERS) if quadrant[quadrant.lastindex or 0] in names)}"
     return _SYNONYMS.get(key, _NUMBERS.get(key, key))
 
 
