@@ -30,11 +30,12 @@ _INTEGER = re.compile(
 _FAMILY = re.compile(r"⦃\s*[A-Za-z]\s*[|:]\s*(.*∈\s*[ℤℕ].*)⦄", re.DOTALL)
 _FOR_ALL = re.compile(
     r"[,;]?\s*«?[,(]?\s*(?:for (?:all|every|any)(?: real)?(?: numbers?| values? of)?\s*»?\s*[a-z](?:\s*∈\s*ℝ)?|(?:where|with|for (?:any|some|all))\b[^=]*"
-    r"\bconstants?\b[^=]*|[,;]\s*[A-Za-z]\s*∈\s*ℝ\s*«?(?:is )?arbitrary)\s*[»)]*$"
+    r"\bconstants?\b[^=]*|[A-Za-z]\s*∈\s*ℝ\s*«?(?:is )?arbitrary)\s*[»)]*$"
 )
 _INDEX = re.compile(r"\\(?:sum|prod)\s*_\{([a-z])=")
-_LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![a-z])(?:_\{?\d\}?)?")
-_CONSTANT = re.compile(r"[CK](?:_\{?\d\}?)?|c(?:_\{?\d\}?)?")
+_LETTER = re.compile(r"\\[A-Za-z]+|[A-Za-z](?:_\{?\d\}?)?")
+_CONSTANT = re.compile(r"[CK](?:_\{?\d\}?)?")
+_ARBITRARY = re.compile(r"\+ ?[CK]$|[CK]_\{?1|[CK] ?(?:e\^|\\(?:sin|cos|exp|ln))|^y(?:\(x\))? ?=")
 _SCALED = re.compile(r"(-|-?(?:\d[\d.]*|\\frac\{[^{}]*\}\{[^{}]*\}|\\sqrt\{\d+\}|\(\\frac\{\d+\}\{\d+\}\)))\s*\*?\s*(\(.*,.*\))", re.DOTALL)
 _RESTATED = re.compile(
     r"(.*?[^\s«(]) ?«?\(«?((?:i\.e\.|that is|or|which is|approximately|approx\.?|about|≈|=)?),? ?»?([^()]+|[^()]*\([^()]*\)[^()]*)\)»?",
@@ -195,11 +196,11 @@ def other_names(gold: str, answer: str) -> list[str]:
         (name,), (other,) = indices
         is_free = name != other and not re.search(rf"(?<![A-Za-z\\]){name}(?![A-Za-z])", answer)
         return [re.sub(r"\^([a-z])(?![A-Za-z])", r"^{\1}", renamed(answer, other, name))] if is_free else []
-    names, others = (sorted({*_LETTER.findall(text)} - {*"xytefi"}) for text in (gold, answer))
+    names, others = (sorted(name for name in {*_LETTER.findall(text)} - {*"xytefi"} if name[0] != "\\") for text in (gold, answer))
     is_constant = names and all(_CONSTANT.fullmatch(name) for name in names) and re.search(r"[xyt]", gold)
-    if not is_constant or names == others or len(names) != len(others) or len(names) > 3:
+    if not is_constant or not _ARBITRARY.search(gold) or names == others or len(names) != len(others) or len(names) > 3:
         return []
-    if not all(re.fullmatch(r"[A-DKa-dk](?:_\{?\d\}?)?", name) for name in others):
+    if not all(re.fullmatch(r"[A-DKck](?:_\{?\d\}?)?", name) for name in others):
         return []
     return [
         _LETTER.sub(lambda letter, new=dict(zip(others, order, strict=True)): new.get(letter.group(), letter.group()), answer)

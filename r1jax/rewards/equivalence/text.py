@@ -92,7 +92,7 @@ _BOLD = re.compile(r"(?:(?<=\s)|^)\*\*(\S[^*]*?)\*\*(?=[\s.,;。]|$)")
 _SPACES = re.compile(r"\\(?:[,;:> \\]|hspace\{[^{}]*\})|~|\\\s")
 _REMOVED = re.compile(r"\\!|\\(?:label|tag|color|textcolor|[hv]?phantom)\s*\{[^{}]*\}")
 _MATRIX = re.compile(
-    r"(⦃\s*)?\\begin\s*\{([pbB]?matrix|smallmatrix|array|d?cases|aligned|gathered|split|align)\}\s*(?:\{[^{}]*\})?(.*?)\\end\s*\{\2\}",
+    r"(⦃\s*)?\\begin\s*\{([pbBv]?matrix|smallmatrix|array|d?cases|aligned|gathered|split|align)\}\s*(?:\{[^{}]*\})?(.*?)\\end\s*\{\2\}",
     re.DOTALL,
 )
 _WORDS_OF_CASES = re.compile(
@@ -246,9 +246,10 @@ def _strip_markup(text: str) -> str:
 def _matrix(match: re.Match[str]) -> str:
     """``⟦a¦b¶c¦d⟧``; the rows of a system as a list, those of cases as pairs of value and condition."""
     brace, name, body = match.groups(default="")
+    brace = "|" if name == "vmatrix" else brace
     rows = [row for row in re.split(r"\\\\(?:\[[^\[\]]*\])?|\\cr(?![A-Za-z])", body) if row.strip()]
     if name.endswith("matrix") or (name == "array" and not brace):
-        return brace + "⟦" + "¶".join(row.replace("&", "¦") for row in rows) + "⟧"
+        return brace + "⟦" + "¶".join(row.replace("&", "¦") for row in rows) + "⟧" + "|" * (brace == "|")
     pieces = []
     for row in rows:
         cells = [cell.strip(" ,;.") for cell in _WORDS_OF_CASES.sub(" ", row).split("&")]
