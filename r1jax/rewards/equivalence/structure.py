@@ -37,6 +37,7 @@ _LETTER = re.compile(r"\\[A-Za-z]+|[A-Za-z](?:_\{?\d\}?)?")
 _CONSTANT = re.compile(r"[CK](?:_\{?\d\}?)?")
 _ARBITRARY = re.compile(r"\+ ?[CK]$|[CK]_\{?1|[CK] ?(?:e\^|\\(?:sin|cos|exp|ln))|^y(?:\(x\))? ?=")
 _SCALED = re.compile(r"(-|-?(?:\d[\d.]*|\\frac\{[^{}]*\}\{[^{}]*\}|\\sqrt\{\d+\}|\(\\frac\{\d+\}\{\d+\}\)))\s*\*?\s*(\(.*,.*\))", re.DOTALL)
+_MULTIPLES = re.compile(r"^⦃([^|:⦃]*)[|:](\s*[a-z]\s*∈\s*[ℤℕ].*)⦄$", re.DOTALL)
 _RESTATED = re.compile(
     r"(.*?[^\s«(]) ?«?\(«?((?:i\.e\.|that is|or|which is|approximately|approx\.?|about|≈|=)?),? ?»?([^()]+|[^()]*\([^()]*\)[^()]*)\)»?",
     re.DOTALL,
@@ -164,7 +165,7 @@ def entries_of(text: str) -> list[str] | None:
 def without_domain(text: str) -> tuple[str, tuple[str, str] | None]:
     """A text without the domain of its parameter, and (name, domain): ``kπ, k∈ℤ``, ``2n-1 (n∈ℕ^{*})``, ``kπ for integer k``."""
     builder = _FAMILY.fullmatch(text)
-    text = builder[1] if builder else text
+    text = builder[1] if builder else _MULTIPLES.sub(r"\1,\2", text)
     match = _DOMAIN.search(text)
     if match:
         name, domain = (

@@ -156,7 +156,8 @@ def normalise(text: str) -> str:
         text, count = _SCRIPT_RUN.subn(r"\1{\2", text)
         if not count:
             break
-    text = _PREFIX.sub("", re.sub(r",\\! *|\{,\}", ",", text).replace("{:}", ":").lstrip())
+    text = re.sub(r"(?:\\(?:text|mathrm|mathpunct)\s*)?\{:\}", ":", text)
+    text = _PREFIX.sub("", re.sub(r",\\! *|\{,\}", ",", text).lstrip())
     text = _REMOVED.sub("", _EMPTY_GROUP.sub(" ", text))
     text = _COMMAND.sub(
         lambda match: "" if match.group().endswith(".") else _COMMANDS.get(match[1], match.group()), text
