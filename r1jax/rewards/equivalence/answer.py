@@ -66,9 +66,17 @@ def equivalent(gold: str, answer: str, *, deep: bool = False) -> bool:
     if not key_of(reference):
         raise ValueError(f"reference answer {gold[:80]!r} is empty")
     try:
-        return _Comparison(deep).same(reference, normalise(answer))
+        return _Comparison(deep).same(*_in_context(reference, normalise(answer)))
     except (UnreadableError, RecursionError):
         return False
+
+
+def _in_context(*texts: str) -> list[str]:
+    """The texts with the words that another of them makes clear: 分 beside hours are minutes, pounds beside £ are money."""
+    whole = "".join(texts)
+    if re.search("[时秒]", whole):
+        texts = tuple(re.sub(r"(?<=\d)([ «]*)分(?=[\d»]|秒|$)", r"\1分钟", text) for text in texts)
+    return [re.sub(r"\bpounds?\b", "GBP", text) if "«GBP»" in whole else text for text in texts]
 
 
 def verify_pair(pair: list[str]) -> bool | str:
@@ -129,6 +137,9 @@ class _Comparison:
         golds, answers = (parts(text, structure.items_of(text)) for text in (gold, answer))
         if golds and answers:
             return golds.keys() == answers.keys() and all(self.same(golds[label], answers[label]) for label in golds)
+        labelled, plain = golds or answers, structure.items_of(answer if golds else gold)
+        if labelled and plain and [*labelled][0] in "1ai" and not any(map(structure.items_of, labelled.values())):
+            return self.in_order(*((list(labelled.values()), plain) if golds else (plain, list(labelled.values()))))
         return self.ratios(*(split_top(text, re.compile(":")) for text in (gold, answer)))
 
     def ratios(self, golds: list[str], answers: list[str]) -> bool | None:
@@ -147,8 +158,6 @@ class _Comparison:
 
     def compounds(self, gold: str, answer: str) -> bool | None:
         """``5 ft 6 in``."""
-        if re.search("[时秒]", gold + answer):
-            gold, answer = (re.sub(r"(?<=\d)([ «]*)分(?=[\d»]|秒|$)", r"\1分钟", text) for text in (gold, answer))
         sums = [compound(text) for text in (gold, answer)]
         if not any(sums):
             return None

@@ -35,6 +35,7 @@ _CLOCK = re.compile(
 )
 _WEEKDAYS = "一monday 二tuesday 三wednesday 四thursday 五friday 六saturday 日sunday 天sunday".split()
 _SPECIES = re.compile(r"(?=.*[A-Z])\d*(?:(?:[A-Z][a-z]?|[()\[\]])\d*)+(?:\^\d*[-+])?(?:\((?:s|l|g|aq)\))?")
+_ARROW = r"\\to|\\rightleftharpoons"
 _BASES = dict(zip("two three four five six seven eight nine ten eleven twelve".split(), range(2, 13), strict=True))
 _BASED = re.compile(
     r"\(?(-?[0-9A-F]+)\)?(?:_\{?\(?(?:«?base »?)?«?(\w+)»?\)?\}?| ?\(?«?(?:in )?base ?»? ?«?(\w+)»?\)?|\((\d+)\))"
@@ -42,8 +43,8 @@ _BASED = re.compile(
 _SYNONYMS = {"maximum": "max", "最大": "max", "minimum": "min", "最小": "min"}
 _NUMBERED = re.compile(r"(?:^|[,;.\s]+)(?:«?(?:part|question) ?»?)?\(([1-9a-e]|i{1,3}|iv|v)\)\s*")
 _NAMED_PART = re.compile(
-    r"«?\s*\\?([A-Za-z]{3}[A-Za-z ]*?|[\u4e00-\u9fff]{2,12}?)(?: value|值)?»?\s*(?:»?[:=]|«?(?:is|of|为|是|等于)»?|(?<=[a-z»]) |»)\s*«?"
-    r"([^A-Za-z\u4e00-\u9fff«»=].*?)»?"
+    r"«?\s*\\?([A-Za-z]{3}[A-Za-z ]*?|[\u4e00-\u9fff]{2,12}?)(?: value|值)?(?:\s*:)?»?\s*(?:[:=]|«?(?:is|of|为|是|等于)»?|(?<=[a-z»]) |»)\s*«?"
+    r"([^A-Za-z\u4e00-\u9fff«»=:].*?)»?"
 )
 
 
@@ -106,18 +107,22 @@ def reaction(text: str) -> list[list[str]] | None:
     plain = re.sub(r"[\s«»]|\\mathrm", "", text)
     sides = [
         [re.sub(r"_(?=\{?\d)|[{}]", "", one) for one in re.split(r"(?<=[\w)}+-])\+(?=[\dA-Z(\[])(?!\})", side)]
-        for side in plain.split("\\to")
+        for side in re.split(_ARROW, plain)
     ]
-    return [sorted(side) for side in sides] if all(_SPECIES.fullmatch(one) for side in sides for one in side) else None
+    sides = [[re.sub(r"(?<=[A-Za-z)])(?=[-+]$)", "^", one) for one in side] for side in sides]
+    arrows = [[arrow] for arrow in re.findall(_ARROW, plain)]
+    return [*map(sorted, sides), *arrows] if all(_SPECIES.fullmatch(one) for side in sides for one in side) else None
 
 
 def in_base(text: str) -> tuple[str, str] | None:
     """The digits and the base of ``1011_2``, ``(1011)_{two}``, ``1011(2)``, ``1011 base 2``."""
-    match = _BASED.fullmatch(text)
+    match = _BASED.fullmatch(text.strip("«»"))
     if match is None:
         return None
     base = match[2] or match[3] or match[4]
-    return match[1], str(_BASES.get(base.lower(), base))
+    base = str(_BASES.get(base.lower(), base))
+    is_number = base.isdigit() and int(max(match[1].strip("-")), 16) < int(base)
+    return (match[1], base) if is_number else None
 
 
 def parts(text: str, items: Sequence[str] | None) -> dict[str, str] | None:

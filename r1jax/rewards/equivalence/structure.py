@@ -36,7 +36,7 @@ _INDEX = re.compile(r"\\(?:sum|prod)\s*_\{([a-z])=")
 _LETTER = re.compile(r"\\[A-Za-z]+|[A-Za-z](?:_\{?\d\}?)?")
 _CONSTANT = re.compile(r"[CK](?:_\{?\d\}?)?")
 _ARBITRARY = re.compile(r"\+ ?[CK]$|[CK]_\{?1|[CK] ?(?:e\^|\\(?:sin|cos|exp|ln))|^y(?:\(x\))? ?=")
-_SCALED = re.compile(r"(-|-?(?:\d[\d.]*|\\frac\{[^{}]*\}\{[^{}]*\}|\\sqrt\{\d+\}|\(\\frac\{\d+\}\{\d+\}\)))\s*\*?\s*(\(.*,.*\))", re.DOTALL)
+_SCALED = re.compile(r"(-|-?(?:\d[\d.]*|\\frac\{(?:[^{}]|\{[^{}]*\})*\}\{(?:[^{}]|\{[^{}]*\})*\}|\\sqrt\{\d+\}|\(\\frac\{\d+\}\{\d+\}\)))\s*\*?\s*(\(.*,.*\))", re.DOTALL)
 _MULTIPLES = re.compile(r"^⦃([^|:⦃]*)[|:](\s*[a-z]\s*∈\s*[ℤℕ].*)⦄$", re.DOTALL)
 _RESTATED = re.compile(
     r"(.*?[^\s«(]) ?«?\(«?((?:i\.e\.|that is|or|which is|approximately|approx\.?|about|≈|=)?),? ?»?([^()]+|[^()]*\([^()]*\)[^()]*)\)»?",

@@ -263,7 +263,7 @@ def _matrix(match: re.Match[str]) -> str:
 
 def _dollars(text: str) -> str:
     """Money signs become «USD», math delimiters vanish."""
-    text = re.sub(r"\\\$", "«USD»", text)
+    text = re.sub(r"(?:\bUS ?)?\\\$", "«USD»", text)
     if text.count("$") % 2 and re.match(r"-?\$\s*-?[\d.]", text):
         return text.replace("$", "«USD»", 1).replace("$", " ")
     return re.sub(r"\\[()\[\]]", " ", text.replace("$", " "))
