@@ -45,6 +45,7 @@ _TAIL = re.compile(
     rf"(?P<value>.*[\d)}}π!])(?P<space> ?)(?P<unit>{_WORD}(?:«[^«»]*»|[A-Za-zμΩ°%/*. -]|[(](?=[A-Za-z«])|[)]|\^\{{-?[123]\}})*)",
     re.DOTALL,
 )
+_TAIL_IN_BRACKETS = re.compile(_TAIL.pattern.replace(".*", ".*?", 1), re.DOTALL)
 _HEAD = re.compile(r"(?P<sign>-? ?)«(?P<unit>USD|EUR|GBP|CNY|INR)»(?P<value>.+)", re.DOTALL)
 _PER_THING = re.compile(r"\s*(?:«per [A-Za-z ]+»|per [A-Za-z]+)$")
 _PIECE = re.compile(r"°[CF]?|%|¢|[A-Za-zμΩ]+|[\u4e00-\u9fff]+|\^\{?(-?\d)\}?|[/*.()-]")
@@ -96,9 +97,10 @@ def split_unit(text: str, *, is_gold: bool) -> tuple[str, Unit | None]:
         is_noun = unit is not None and all(name[0] == "«" for name, _ in unit.powers)
         return (money["sign"] + value, known) if unit is None or unit == known or is_noun else (text, None)
     text = _GREEK_UNIT.sub(lambda match: f"«{match[1] or ''}Ω»" if match[2] is None else f" «μ{match[2]}»", text)
-    match = _TAIL.fullmatch(
-        _IN_BRACKETS.sub(lambda found: f" «{found[1]}»" if known_unit(found[1]) else found[0], text)
-    )
+    text = _IN_BRACKETS.sub(lambda found: f" «{found[1]}»" if known_unit(found[1]) else found[0], text)
+    match = _TAIL.fullmatch(text)
+    if match and match["value"].count("(") != match["value"].count(")"):  # 50 W/(m^2 K)
+        match = _TAIL_IN_BRACKETS.fullmatch(text)
     if match is None or ("°" in match["unit"] and re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", match["value"])):
         return text, None
     raw = match["unit"].strip()
