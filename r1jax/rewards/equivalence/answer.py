@@ -132,9 +132,11 @@ class _Comparison:
         if all(moments):
             return moments[0] == moments[1]
         formulas = reaction(gold), reaction(answer)
-        if formulas[0] and formulas[1] and (formulas[0] == formulas[1] or len(formulas[0]) > 1 < len(formulas[1])):
+        if formulas[0] and formulas[1] and (formulas[0] == formulas[1] or "\\to" in gold):
             return formulas[0] == formulas[1]
-        golds, answers = (parts(text, structure.items_of(text)) for text in (gold, answer))
+        golds, answers = (
+            parts(text, structure.items_of(re.sub(r"«\s*,\s*", ", «", text))) for text in (gold, answer)
+        )
         if golds and answers:
             return golds.keys() == answers.keys() and all(self.same(golds[label], answers[label]) for label in golds)
         labelled, plain = golds or answers, structure.items_of(answer if golds else gold)
@@ -144,8 +146,10 @@ class _Comparison:
 
     def ratios(self, golds: list[str], answers: list[str]) -> bool | None:
         """``3:4`` is the quotient ``3/4``; ``3:45`` may be a time."""
-        if (len(golds) > 1) == (len(answers) > 1):
+        if "=" in "".join(golds + answers) or len(golds) == len(answers) < 3:
             return None
+        if len(golds) > 2 < len(answers):
+            return self.in_order(golds, answers)
         ratio, value = (golds, answers[0]) if len(golds) > 1 else (answers, golds[0])
         is_value = _QUOTIENT.search(value) if value is golds[0] else "." not in value
         if len(ratio) != 2 or not is_value or re.fullmatch(r"[0-5]\d", ratio[1]):
@@ -280,10 +284,9 @@ class _Comparison:
         if gold_signs == ["="] and re.fullmatch(r"\|[a-z]\|", gold_sides[0]) and not signs:
             return self.same(gold_sides[1], sides[0])
         name, values = structure.named(sides, signs)
-        entries = structure.entries_of(gold_sides[0]) if not gold_signs else None
-        if entries and len(entries) == len(signs) > 1 and len({*sides[:-1]}) == len(signs):  # x = y = 0
-            is_named = set(signs) == {"="} and all(re.fullmatch("[a-z]", side) for side in sides[:-1])
-            return is_named and all(self.same(entry, sides[-1]) for entry in entries)
+        chains = structure.all_equal(gold), structure.all_equal(answer)
+        if any(chains) and not (gold_signs and signs):
+            return self.in_order(chains[0] or structure.entries_of(gold) or [], chains[1] or structure.entries_of(answer) or [])
         if not gold_signs:
             is_sum = len(values) > 1 and _SUM_OF_NAMES.fullmatch(values[0]) and not structure.DENIAL.search(values[0])
             values = values[1:] if is_sum else values

@@ -1,139 +1,98 @@
-"""Notations with a reading of their own: Chinese numbers, dates and times of day, chemical formulas, bases, labelled parts.
-
-Each reader gives a value to compare, or None for a text of another kind.
-"""
+"""Notations with a reading of their own: Chinese numbers, dates and times, chemical formulas, bases, labelled parts."""
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 
-_DIGITS = {digit: number for number, digit in enumerate("零一二三四五六七八九")} | {"两": 2, "〇": 0}
+_DIGITS = str.maketrans("零〇一二两三四五六七八九", "001223456789")
 _DIGIT = "[一二两三四五六七八九]"
-_BELOW_10000 = rf"(?:{_DIGIT}千)?(?:零?{_DIGIT}百)?(?:零?{_DIGIT}?十)?(?:(?:(?<![千百十])|(?<=十)|零){_DIGIT})?"
-_WHOLE = rf"(?=[一二两三四五六七八九十])(?:{_BELOW_10000}亿)?零?(?:{_BELOW_10000}万)?零?{_BELOW_10000}|零"
+_SMALL = rf"(?:{_DIGIT}千)?(?:零?{_DIGIT}百)?(?:零?{_DIGIT}?十)?(?:(?:(?<![千百十])|(?<=十)|零){_DIGIT})?"  # below 10,000
+_WHOLE = rf"(?=[一二两三四五六七八九十])(?:{_SMALL}亿)?零?(?:{_SMALL}万)?零?{_SMALL}|零"
 _DECIMAL = rf"(?:{_WHOLE})(?:点[零〇一二三四五六七八九]+)?"
-_COUNTER = "[个名人只条张本种次件元天岁组对项位块页间辆棵米]"
 _CHINESE_NUMBER = re.compile(
-    rf"(?<![\u4e00-\u9fff\d])(?P<sign>负?)(?:百分之(?P<percent>{_DECIMAL})|(?P<bottom>{_WHOLE})分之(?P<top>{_WHOLE})"
-    rf"|(?P<plain>{_DECIMAL})(?={_COUNTER}?(?![\u4e00-\u9fff])|折)|(?P<rebate>{_DIGIT}{{2}})(?=折))(?!{_DIGIT}|[分〇零十百千万亿点])"
+    rf"(?<![\u4e00-\u9fff\d])(负?)(?:百分之({_DECIMAL})|({_WHOLE})分之({_WHOLE})|({_DECIMAL})"
+    rf"(?=[个名人只条张本种次件元天岁组对项位块页间辆棵米]?(?![\u4e00-\u9fff])|折))(?!{_DIGIT}|[分〇零十百千万亿点])"
 )
-_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
-_MONTH = (
-    r"(?P<month>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
-    r"|nov(?:ember)?|dec(?:ember)?)\.?"
-)
-_DAY, _YEAR = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?", r"(?:,? ?(?P<year>\d{4}))?"
-_DATES = [
-    re.compile(pattern)
-    for pattern in (
-        rf"{_MONTH} {_DAY}{_YEAR}", rf"(?:the )?{_DAY} (?:of )?{_MONTH}{_YEAR}",
-        r"(?:(?P<year>\d{4})年)?(?P<month>\d{1,2})月(?P<day>\d{1,2})[日号]", r"(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)",
-    )
-]  # fmt: skip
-_CLOCK = re.compile(
-    r"(?P<hour>\d{1,2})(?::(?P<minute>[0-5]\d))? ?(?P<half>[ap])\.? ?m\.?|(?P<late>上午|凌晨|早上|下午|晚上|中午)?"
-    r"(?P<hour2>\d{1,2})(?::(?P<minute2>[0-5]\d)|[点时](?:(?P<minute3>[0-5]?\d)分)?(?P<thirty>半)?整?)"
-)
-_WEEKDAYS = "一monday 二tuesday 三wednesday 四thursday 五friday 六saturday 日sunday 天sunday".split()
+_MONTH = r"(?i)\b(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*\b|月|^\d{4}-\d\d-\d\d$"
+_DATES = "%B %d|%b %d|%d %B|%d %b|%m月%d日|%m月%d号"
+_CLOCK = re.compile(r"(上午|凌晨|早上|下午|晚上)?(\d+)(?::|[时点])(?:(\d+)(?:分钟?)?|(半)|整)?")
 _SPECIES = re.compile(r"(?=.*[A-Z])\d*(?:(?:[A-Z][a-z]?|[()\[\]])\d*)+(?:\^\d*[-+])?(?:\((?:s|l|g|aq)\))?")
-_ARROW = r"\\to|\\rightleftharpoons"
-_BASES = dict(zip("two three four five six seven eight nine ten eleven twelve".split(), range(2, 13), strict=True))
-_BASED = re.compile(
-    r"\(?(-?[0-9A-F]+)\)?(?:_\{?\(?(?:«?base »?)?«?(\w+)»?\)?\}?| ?\(?«?(?:in )?base ?»? ?«?(\w+)»?\)?|\((\d+)\))"
+_BASES = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_BASED = re.compile(r"\(?(-?[0-9A-F]+)\)?(?:_\{?\(?(?:base ?)?(\w+)\)?\}?| ?\(?(?:in )?base ?(\w+)\)?|\((\d+)\))")
+_NUMBERED = re.compile(r"(?:^|[,;.\s]+)«?(?:part|question)? ?»?\(([1-9a-e]|i{1,3}|iv|v)\)\s*»?\s*")
+_NAMED = re.compile(
+    r"«?\s*\\?([A-Za-z]{3}[A-Za-z ]*?|[\u4e00-\u9fff]{2,12}?)(?: value|值)?(?:\s*:)?»?\s*"
+    r"(?:[:=]|«?(?:is|of|为|是|等于)»?|(?<=[a-z»]) |»)\s*«?([^A-Za-z\u4e00-\u9fff«»=:].*?)»?"
 )
-_SYNONYMS = {"maximum": "max", "最大": "max", "minimum": "min", "最小": "min"}
-_NUMBERED = re.compile(r"(?:^|[,;.\s]+)(?:«?(?:part|question) ?»?)?\(([1-9a-e]|i{1,3}|iv|v)\)\s*")
-_NAMED_PART = re.compile(
-    r"«?\s*\\?([A-Za-z]{3}[A-Za-z ]*?|[\u4e00-\u9fff]{2,12}?)(?: value|值)?(?:\s*:)?»?\s*(?:[:=]|«?(?:is|of|为|是|等于)»?|(?<=[a-z»]) |»)\s*«?"
-    r"([^A-Za-z\u4e00-\u9fff«»=:].*?)»?"
-)
+_LABELS = {"maximum": "max", "最大": "max", "minimum": "min", "最小": "min"}
 
 
 def chinese_numbers(text: str) -> str:
-    """A text with 二十四, 负五, 三分之二, 百分之三十, 八五折 in digits, where they are numbers and no part of a word."""
+    """A text with 二十四, 负五, 三分之二, 百分之三十 in digits, where they are numbers and no part of a word."""
+    return _CHINESE_NUMBER.sub(_in_digits, text)
 
-    def written(match: re.Match[str]) -> str:
-        sign, parts = "-" if match["sign"] else "", match.groupdict()
-        if parts["top"]:
-            return rf"{sign}\frac{{{_number(parts['top'])}}}{{{_number(parts['bottom'])}}}"
-        if parts["rebate"]:
-            return "".join(str(_DIGITS[digit]) for digit in parts["rebate"])
-        return f"{sign}{_number(parts['percent'])}%" if parts["percent"] else sign + _number(parts["plain"])
 
-    return _CHINESE_NUMBER.sub(written, text)
+def _in_digits(match: re.Match[str]) -> str:
+    sign, percent, bottom, top, plain = match.groups()
+    value = rf"\frac{{{_number(top)}}}{{{_number(bottom)}}}" if top else _number(percent or plain)
+    return ("-" if sign else "") + value + ("%" if percent else "")
 
 
 def _number(text: str) -> str:
-    whole, _, decimals = text.partition("点")
-    total = 0
-    for power, section in zip((8, 4, 0), re.fullmatch("(?:(.*)亿)?(?:(.*)万)?(.*)", whole).groups(""), strict=True):  # type: ignore[union-attr]
-        for digit, unit in re.findall(r"([零一二两三四五六七八九]?)([千百十]?)", section):
-            total += (_DIGITS[digit or "一"] if digit or unit else 0) * 10 ** (power + " 十百千".index(unit or " "))
-    return f"{total}." + "".join(str(_DIGITS[digit]) for digit in decimals) if decimals else str(total)
+    whole, point, decimals = text.translate(_DIGITS).partition("点")
+    total = section = 0
+    for digit, unit in re.findall(r"(\d?)([十百千万亿]?)", whole):
+        if unit in ("万", "亿"):
+            total, section = total + (section + int(digit or 0)) * 10 ** (4 if unit == "万" else 8), 0
+        else:
+            section += (int(digit) if digit else bool(unit)) * 10 ** " 十百千".index(unit or " ")
+    return f"{total + section}{point and '.'}{decimals}"
 
 
-def moment(text: str) -> tuple[str | int | None, ...] | None:
-    """A date, a weekday, or a time of day in minutes; "3:45" alone, which may be either half of the day, is none."""
-    text = re.sub(r"[«»]", " ", text).strip().casefold()
-    text = re.sub(r" +|(?<=[\u4e00-\u9fff]) *(?=\d)|(?<=\d) *(?=[\u4e00-\u9fff:])", lambda gap: gap.group()[:1], text)
-    compact = text.replace(" ", "")
-    for date in _DATES:
-        match = date.fullmatch(compact) if "[日号]" in date.pattern else date.fullmatch(text)
-        if match:
-            month = match["month"] if match["month"].isdigit() else _MONTHS.index(match["month"][:3]) + 1
-            return "date", match["year"], int(month), int(match["day"])
-    day = re.fullmatch("(?:星期|周|礼拜)([一二三四五六日天])", compact)
-    for index, names in enumerate(_WEEKDAYS):
-        if compact == names[1:] or (day and day[1] == names[0]):
-            return "day", min(index, 6)
-    if compact in ("noon", "12noon", "正午", "midnight", "12midnight", "午夜"):
-        return "clock", 0 if compact.endswith(("midnight", "午夜")) else 720
-    clock = _CLOCK.fullmatch(compact)
-    if clock is None:
-        return None
-    late, hour, minute = clock["late"], int(clock["hour"] or clock["hour2"]), clock["minute"] or clock["minute2"]
-    minutes = 30 if clock["thirty"] else int(minute or clock["minute3"] or 0)
-    is_sure = clock["half"] or late or 12 < hour < 24 or (clock["hour2"] or "")[:1] == "0"
-    if not is_sure or ("时" in compact and not late) or hour > (12 if clock["half"] else 23):
-        return None
-    if hour == 12 and late not in (None, "中午", "下午"):
-        return None
-    if hour < 12 and (clock["half"] == "p" or late in ("下午", "晚上") or (late == "中午" and hour < 3)):
-        hour += 12
-    return "clock", (0 if hour == 12 and clock["half"] == "a" else hour) * 60 + minutes
+def moment(text: str) -> tuple[str, datetime] | None:
+    """A date or a time of day; "3:45" alone, which may be either half of the day, is none."""
+    text = re.sub(r"[«»,]", " ", text).casefold()
+    text = " ".join(re.sub(r"(?<=\d)(?:st|nd|rd|th)\b|\b(?:the|of)\b|(?<=[a-z])\.(?= \d|$)", "", text).split())
+    if re.search(_MONTH, text):
+        formats = {"year": f"%Y-%m-%d|%Y年{_DATES[-13:-7]}|%Y年{_DATES[-6:]}|{_DATES.replace('|', ' %Y|')} %Y", "date": _DATES}
+    else:
+        text = re.sub(r"\b([ap])\.? ?m$", r" \1m", {"noon": "12 pm", "midnight": "12 am"}.get(text, text)).replace("  ", " ")
+        clock, formats = _CLOCK.fullmatch(text.replace(" ", "")), {"time": "%I:%M %p|%I %p"}
+        if clock and (clock[1] or int(clock[2]) > 12 or clock[2][0] == "0") and ("时" not in text or clock[1]):
+            half = clock[1] and f" {'pm' if clock[1] in '下午晚上' else 'am'}"
+            text, formats = f"{clock[2]}:{'30' if clock[4] else clock[3] or '00'}{half or ''}", {"time": "%I:%M %p" if half else "%H:%M"}
+    for kind, choices in formats.items():
+        for form in choices.split("|"):
+            try:
+                return kind, datetime.strptime(text if kind == "year" else f"2000 {text}", form if kind == "year" else f"%Y {form}")
+            except ValueError:
+                continue
+    return None
 
 
 def reaction(text: str) -> list[list[str]] | None:
-    """The species of a chemical formula or equation, sorted on each side of the arrow."""
-    plain = re.sub(r"[\s«»]|\\mathrm", "", text)
-    sides = [
-        [re.sub(r"_(?=\{?\d)|[{}]", "", one) for one in re.split(r"(?<=[\w)}+-])\+(?=[\dA-Z(\[])(?!\})", side)]
-        for side in re.split(_ARROW, plain)
-    ]
-    sides = [[re.sub(r"(?<=[A-Za-z)])(?=[-+]$)", "^", one) for one in side] for side in sides]
-    arrows = [[arrow] for arrow in re.findall(_ARROW, plain)]
-    return [*map(sorted, sides), *arrows] if all(_SPECIES.fullmatch(one) for side in sides for one in side) else None
+    """The species of a chemical formula or equation, sorted on each side, and its arrows."""
+    plain = re.sub(r"[\s«»{}↑↓]|\\(?:mathrm|uparrow|downarrow)|_(?=\{?\d)", "", text)
+    plain = re.sub(r"(?<=[\w)])(?<!\^\d)([-+])(?=\+|=|\\|$)", r"^\1", plain)  # Na+
+    sides = [re.split(r"(?<=[\w)+-])\+(?=[\dA-Z(\[])", side) for side in re.split(r"(\\to|\\rightleftharpoons|=)", plain)]
+    return [*map(sorted, sides)] if all(_SPECIES.fullmatch(one) for side in sides[::2] for one in side) else None
 
 
 def in_base(text: str) -> tuple[str, str] | None:
     """The digits and the base of ``1011_2``, ``(1011)_{two}``, ``1011(2)``, ``1011 base 2``."""
-    match = _BASED.fullmatch(text.strip("«»"))
-    if match is None:
-        return None
-    base = match[2] or match[3] or match[4]
-    base = str(_BASES.get(base.lower(), base))
-    is_number = base.isdigit() and int(max(match[1].strip("-")), 16) < int(base)
-    return (match[1], base) if is_number else None
+    match = _BASED.fullmatch(re.sub("[«»]", "", text))
+    base = (match[2] or match[3] or match[4]).lower() if match else ""
+    base = str(_BASES.index(base)) if base in _BASES else base
+    is_number = match and base.isdigit() and int(max(match[1].strip("-")), 16) < int(base)
+    return (match[1], base) if match and is_number else None
 
 
 def parts(text: str, items: Sequence[str] | None) -> dict[str, str] | None:
     """The parts of ``(1) 4; (2) 9`` or of ``maximum 5, minimum -3`` by their labels, which must differ."""
-    _, *numbered = _NUMBERED.split(text)
-    if len(numbered) > 2 and _NUMBERED.match(text):
-        pairs = list(zip(numbered[::2], numbered[1::2], strict=True))
-    else:
-        matches = [_NAMED_PART.fullmatch(item.strip()) for item in items or []]
-        if len(matches) < 2 or not all(matches):
-            return None
-        pairs = [(match[1].strip().casefold().removeprefix("the "), match[2]) for match in matches if match]
-    found = {_SYNONYMS.get(label, label): value.strip(" ,;.»") for label, value in pairs}
-    return found if len(found) == len(pairs) and all(found.values()) else None
+    _, *pieces = _NUMBERED.split(text)
+    if len(pieces) < 4 or not _NUMBERED.match(text):
+        matches = [_NAMED.fullmatch(item.strip()) for item in items or []]
+        pieces = [piece for match in matches if match for piece in match.groups()] if all(matches) else []
+    labels = [_LABELS.get(label, label) for label in (piece.strip().casefold() for piece in pieces[::2])]
+    found = {label: value.strip(" ,;.»") for label, value in zip(labels, pieces[1::2], strict=True)}
+    return found if len(found) == len(labels) > 1 and all(found.values()) else None

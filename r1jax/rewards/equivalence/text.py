@@ -112,7 +112,7 @@ _SHORT_ACCENT = re.compile(r"\\(hat|vec|bar|tilde|dot|overline)\s*([A-Za-z])(?![
 _UNIT_VECTOR = re.compile(r"\\(?:hat|vec)\s*\{\s*\\hat\{([ijk])\}\s*\}|\\vec\s*\{([ijk])\}")
 _HIGH_ROOT = re.compile(r"(?<![\w)}\]])\^\{(\d+)\}\s*\\sqrt(?!\s*\[)")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
-_DOTTED = re.compile(r"\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?")
+_DOTTED = re.compile(r"\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?|(?<![\d.]0\.)(?<=\b0\.)\((\d+)\)$")
 _RECURRING = re.compile(r"(?<![\d.])(\d*\.\d*?)(?:(\d)\2\2+|(\d{2,6}?)\3+) ?…")
 _BARE_POWER = re.compile(r"\^\s*(-?\d+(?:\.\d+)?)(?![\d.])")
 _BARE_INDEX = re.compile(r"_\s*(\d+|[A-Za-z])")
@@ -166,7 +166,7 @@ def normalise(text: str) -> str:
         text = pattern.sub(target, text)
     if re.search(r"[=<>≤≥≠∈\d]", text):
         text = text.replace("∨", " or ").replace("∧", " and ")
-    text = chinese_numbers(_RECURRING.sub(_recurring, _DOTTED.sub(r"\\overline{\1\2\3}", text)))
+    text = chinese_numbers(_RECURRING.sub(_recurring, _DOTTED.sub(r"\\overline{\1\2\3\4}", text)))
     text = _NUMBERS.sub(lambda match: dict(zip("RZNQC", "ℝℤℕℚℂ", strict=True))[match[1] or match[2] or match[3]], text)
     text = _dollars(_SPACES.sub(" ", _MATRIX.sub(_matrix, text).replace("&", ",")))
     text = _CHINESE.sub(lambda match: match.group() if match.group()[0] == "«" else f"«{match.group()}»", _unwrap(text))

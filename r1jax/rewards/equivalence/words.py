@@ -16,8 +16,7 @@ _RUN = re.compile(r"[A-Z]{2,12}|[①-⑳]{2,}")
 _GENES = re.compile(r"(?:([a-z])\1+)+|[abc]+")  # repeated letters are in no word; AABB is not aabb
 _BRACKETED = re.compile(r"(?:\([A-J]\)\s*){2,}")
 _LABEL = re.compile(r"[«(]*([A-Z]|[①-⑳])[)»]*")
-_QUADRANT = re.compile("(?:the)?(first|second|third|fourth)quadrant|quadrant(i{1,3}|iv|[1-4])|第([一二三四1-4])象限")
-_QUARTERS = (["1", "i", "一", "first"], ["2", "ii", "二", "second"], ["3", "iii", "三", "third"], ["4", "iv", "四", "fourth"])
+_WEEKDAYS = zip("monday tuesday wednesday thursday friday saturday".split(), "一二三四五六", strict=True)
 _SYNONYMS = {
     form: key
     for key, forms in {
@@ -25,6 +24,9 @@ _SYNONYMS = {
         "∅": "nosolution nosolutions ⦃⦄ emptyset theemptyset norealsolution norealsolutions 无解 原方程无解 方程无解 空集 无实数解",
         "ℝ": "allrealnumbers allreals thesetofallrealnumbers (-∞,∞) (-∞,+∞) anyrealnumber 全体实数 任意实数 一切实数 实数集",
         "∞": "+∞ infinite infinitelymany infinitelymanysolutions 无穷大 无数 无数个 无数条 无数组 无穷多 无穷多个 无数多个", "ℤ": "allintegers thesetofallintegers 全体整数 整数集",
+        "quadranti": "firstquadrant 第一象限 quadrant1", "quadrantii": "secondquadrant 第二象限 quadrant2",
+        "quadrantiii": "thirdquadrant 第三象限 quadrant3", "quadrantiv": "fourthquadrant 第四象限 quadrant4",
+        "sunday": "星期日 星期天 周日 周天", **{day: f"星期{sign} 周{sign} 礼拜{sign}" for day, sign in _WEEKDAYS},
     }.items()
     for form in forms.split()
 }  # fmt: skip
@@ -102,9 +104,7 @@ def key_of(text: str) -> str:
     if is_words and (_LONG_WORD.search(key) or not re.search("[-,]", key)):  # "x-y" is not "xy"
         key = re.sub(r"[-,.'’ ]", "", _WORD.sub(_folded, key if "«" in text else text))
     key = re.sub(r"^0(?=\d:\d\d)", "", key).removesuffix("条件").replace("充分必要", "充要")
-    quadrant = _QUADRANT.fullmatch(folded)
-    if quadrant:
-        return f"quadrant{next(number for number, names in enumerate(_QUARTERS) if quadrant[quadrant.lastindex or 0] in names)}"
+    key = folded.removeprefix("the") if "quadrant" in folded else key
     return _SYNONYMS.get(key, _NUMBERS.get(key, key))
 
 
