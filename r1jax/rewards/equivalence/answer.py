@@ -284,9 +284,6 @@ class _Comparison:
         if gold_signs == ["="] and re.fullmatch(r"\|[a-z]\|", gold_sides[0]) and not signs:
             return self.same(gold_sides[1], sides[0])
         name, values = structure.named(sides, signs)
-        chains = structure.all_equal(gold), structure.all_equal(answer)
-        if any(chains) and not (gold_signs and signs):
-            return self.in_order(chains[0] or structure.entries_of(gold) or [], chains[1] or structure.entries_of(answer) or [])
         if not gold_signs:
             is_sum = len(values) > 1 and _SUM_OF_NAMES.fullmatch(values[0]) and not structure.DENIAL.search(values[0])
             values = values[1:] if is_sum else values
@@ -357,6 +354,8 @@ class _Comparison:
     def rows(self, gold: str, answer: str) -> bool | None:
         """Tuples, intervals, matrices, sums of unit vectors."""
         points = _POINT.fullmatch(gold), _POINT.fullmatch(answer)
+        if one_value := re.fullmatch(r"([a-z]) ?= ?(?!\1)[a-z] ?= ?([^=]+)", answer):
+            answer = f"({one_value[2]},{one_value[2]})"
         if any(points) and not (points[0] and points[1] and points[0][1] != points[1][1]):
             gold, answer = (point[2] if point else text for point, text in zip(points, (gold, answer), strict=True))
         gold, answer = structure.multiplied_out(gold), structure.multiplied_out(answer)

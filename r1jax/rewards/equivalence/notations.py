@@ -1,5 +1,6 @@
 """Notations with a reading of their own: Chinese numbers, dates and times, chemical formulas, bases, labelled parts."""
 
+import contextlib
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,9 +14,15 @@ _CHINESE_NUMBER = re.compile(
     rf"(?<![\u4e00-\u9fff\d])(负?)(?:百分之({_DECIMAL})|({_WHOLE})分之({_WHOLE})|({_DECIMAL})"
     rf"(?=[个名人只条张本种次件元天岁组对项位块页间辆棵米]?(?![\u4e00-\u9fff])|折))(?!{_DIGIT}|[分〇零十百千万亿点])"
 )
-_MONTH = r"(?i)\b(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*\b|月|^\d{4}-\d\d-\d\d$"
-_DATES = "%B %d|%b %d|%d %B|%d %b|%m月%d日|%m月%d号"
-_CLOCK = re.compile(r"(上午|凌晨|早上|下午|晚上)?(\d+)(?::|[时点])(?:(\d+)(?:分钟?)?|(半)|整)?")
+_CLOCK = re.compile(r"(?:(上午|凌晨|早上)|(下午|晚上))?(\d+)([:点时])(?:(\d+)(?:分钟?)?|(半)|整)?")
+_FORMATS = [
+    (kind, ("" if kind == "year" else "%Y") + form)
+    for kind, forms in (
+        ("time", "%I:%M%p %I%p %H:%M"), ("date", "%B%d %b%d %d%B %d%b %m月%d日 %m月%d号"),
+        ("year", "%B%d%Y %b%d%Y %d%B%Y %d%b%Y %Y年%m月%d日 %Y年%m月%d号 %Y-%m-%d"),
+    )
+    for form in forms.split()
+]  # fmt: skip
 _SPECIES = re.compile(r"(?=.*[A-Z])\d*(?:(?:[A-Z][a-z]?|[()\[\]])\d*)+(?:\^\d*[-+])?(?:\((?:s|l|g|aq)\))?")
 _BASES = "zero one two three four five six seven eight nine ten eleven twelve".split()
 _BASED = re.compile(r"\(?(-?[0-9A-F]+)\)?(?:_\{?\(?(?:base ?)?(\w+)\)?\}?| ?\(?(?:in )?base ?(\w+)\)?|\((\d+)\))")
@@ -51,22 +58,18 @@ def _number(text: str) -> str:
 
 def moment(text: str) -> tuple[str, datetime] | None:
     """A date or a time of day; "3:45" alone, which may be either half of the day, is none."""
-    text = re.sub(r"[«»,]", " ", text).casefold()
-    text = " ".join(re.sub(r"(?<=\d)(?:st|nd|rd|th)\b|\b(?:the|of)\b|(?<=[a-z])\.(?= \d|$)", "", text).split())
-    if re.search(_MONTH, text):
-        formats = {"year": f"%Y-%m-%d|%Y年{_DATES[-13:-7]}|%Y年{_DATES[-6:]}|{_DATES.replace('|', ' %Y|')} %Y", "date": _DATES}
-    else:
-        text = re.sub(r"\b([ap])\.? ?m$", r" \1m", {"noon": "12 pm", "midnight": "12 am"}.get(text, text)).replace("  ", " ")
-        clock, formats = _CLOCK.fullmatch(text.replace(" ", "")), {"time": "%I:%M %p|%I %p"}
-        if clock and (clock[1] or int(clock[2]) > 12 or clock[2][0] == "0") and ("时" not in text or clock[1]):
-            half = clock[1] and f" {'pm' if clock[1] in '下午晚上' else 'am'}"
-            text, formats = f"{clock[2]}:{'30' if clock[4] else clock[3] or '00'}{half or ''}", {"time": "%I:%M %p" if half else "%H:%M"}
-    for kind, choices in formats.items():
-        for form in choices.split("|"):
-            try:
-                return kind, datetime.strptime(text if kind == "year" else f"2000 {text}", form if kind == "year" else f"%Y {form}")
-            except ValueError:
-                continue
+    compact = re.sub(r"[\s«»,.]", "", text).casefold()
+    compact = re.sub(r"^the(?=\d)|(?<=\d)(?:st|nd|rd|th)|(?<=[\dhtd])of(?=[a-z])", "", compact)
+    compact = {"noon": "12pm", "midnight": "12am"}.get(compact, compact)
+    clock = _CLOCK.fullmatch(compact)
+    if clock:
+        morning, evening, hour, sign, minute, half = clock.groups()
+        if not (morning or evening or (sign != "时" and re.fullmatch(r"0\d?|1[3-9]|2\d", hour))):
+            return None
+        compact = f"{hour}:{'30' if half else minute or '00'}{'am' if morning else 'pm' if evening else ''}"
+    for kind, form in _FORMATS if len(compact) < 20 and re.search(r"\d", compact) else ():
+        with contextlib.suppress(ValueError):
+            return kind, datetime.strptime(compact if kind == "year" else f"2000{compact}", form)
     return None
 
 

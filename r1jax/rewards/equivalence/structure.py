@@ -182,14 +182,6 @@ def without_domain(text: str) -> tuple[str, tuple[str, str] | None]:
     return (core, (name, domain)) if re.search(rf"(?<![A-Za-z\\]){name}(?![A-Za-z])", core) else (text, None)
 
 
-def all_equal(text: str) -> list[str] | None:
-    """The values of ``x = y = 0``."""
-    sides, signs = sides_of(text)
-    names = sides[:-1]
-    is_chain = len(names) > 1 and {*signs} == {"="} and len({*names}) == len(names) and all(re.fullmatch("[a-z]", name) for name in names)
-    return sides[-1:] * len(names) if is_chain else None
-
-
 def for_all(text: str) -> str:
     """An equation without "for all real x", "where K is a constant"."""
     return _FOR_ALL.sub("", text).strip() if "=" in text or "constant" in text or "arbitrary" in text else text
