@@ -150,7 +150,11 @@ def boxes(text: str) -> list[str]:
     for box in found[1:_MAX_BOXES]:
         start = run[-1][0]
         is_near = box[1] <= start <= box[1] + _MAX_GAP
-        between = _BETWEEN_BOXES.fullmatch(text, box[1], start) or _BETWEEN_PARTS.fullmatch(text, box[1], start) if is_near else None
+        between = (
+            _BETWEEN_BOXES.fullmatch(text, box[1], start) or _BETWEEN_PARTS.fullmatch(text, box[1], start)
+            if is_near
+            else None
+        )
         if between is None:
             break
         names.append(between[1])
@@ -159,7 +163,11 @@ def boxes(text: str) -> list[str]:
         pattern = _PART_BEFORE if str(names[0])[:1] in "(（" else _NAME_BEFORE
         before = pattern.search(text[max(0, run[-1][0] - _MAX_GAP) : run[-1][0]])
         names.append(before and before[1])
-    labels = [f"{name} " if (name or "x")[:1] in "(（" else f"{name}=" if name else "" for name in names] if any(names) else [""] * len(run)
+    labels = (
+        [f"{name} " if (name or "x")[:1] in "(（" else f"{name}=" if name else "" for name in names]
+        if any(names)
+        else [""] * len(run)
+    )
     ends = text[run[-1][0] - 1 : run[-1][0]] + text[run[0][1] : run[0][1] + 1] if run else ""
     if len(run) > 1 and ends in ("()", "[]"):
         return [f"{ends[0]}{', '.join(box[2] for box in reversed(run))}{ends[1]}"]

@@ -44,7 +44,6 @@ _LABELS = re.compile(r"(?:[\s,;]|and|or|\(?[A-J]\)?)+")
 _SHIFTS = ("{}", "(-{})", "({}+1)", "({}-1)", "({}+2)", "({}-2)", "(-{}+1)", "(-{}-1)")
 _FUNCTION = re.compile(r"([A-Za-z])\(([a-z])\)")
 _STEP = re.compile(r"…|⟦|\\(?:sum|int|lim|prod)(?![a-z])")
-_QUOTIENT = re.compile(r"\\frac|/")
 _UNIT_VECTOR = re.compile(r"\\hat\{[ijk]\}")
 
 
@@ -134,29 +133,25 @@ class _Comparison:
         formulas = reaction(gold), reaction(answer)
         if formulas[0] and formulas[1] and (formulas[0] == formulas[1] or "\\to" in gold):
             return formulas[0] == formulas[1]
-        golds, answers = (
-            parts(text, structure.items_of(re.sub(r"«\s*,\s*", ", «", text))) for text in (gold, answer)
-        )
+        lists = [structure.items_of(re.sub(r"«\s*,\s*", ", «", text)) or [] for text in (gold, answer)]
+        golds, answers = map(parts, (gold, answer), lists)
         if golds and answers:
             return golds.keys() == answers.keys() and all(self.same(golds[label], answers[label]) for label in golds)
-        labelled, plain = golds or answers, structure.items_of(answer if golds else gold)
-        if labelled and plain and [*labelled][0] in "1ai" and not any(map(structure.items_of, labelled.values())):
-            return self.in_order(*((list(labelled.values()), plain) if golds else (plain, list(labelled.values()))))
+        if golds and [*golds][0] in "1ai" and not any(map(structure.items_of, golds.values())):
+            return self.in_order([*golds.values()], lists[1])
         return self.ratios(*(split_top(text, re.compile(":")) for text in (gold, answer)))
 
     def ratios(self, golds: list[str], answers: list[str]) -> bool | None:
         """``3:4`` is the quotient ``3/4``; ``3:45`` may be a time."""
-        if "=" in "".join(golds + answers) or len(golds) == len(answers) < 3:
-            return None
-        if len(golds) > 2 < len(answers):
-            return self.in_order(golds, answers)
+        if len(golds) > 1 < len(answers):
+            return self.in_order(golds, answers) if "=" not in "".join(golds + answers) and len(golds) > 2 else None
         ratio, value = (golds, answers[0]) if len(golds) > 1 else (answers, golds[0])
-        is_value = _QUOTIENT.search(value) if value is golds[0] else "." not in value
-        if len(ratio) != 2 or not is_value or re.fullmatch(r"[0-5]\d", ratio[1]):
+        is_value = "\\frac" in value or "/" in value or (ratio is golds and "." not in value)
+        if "=" in value or len(ratio) != 2 or re.fullmatch(r"[0-5]\d", ratio[1]):
             return None
         try:
             quotient = ("div", *map(parse_expression, ratio))
-            return same_value(quotient, parse_expression(value), deep=self.deep)
+            return same_value(quotient, parse_expression(value), deep=self.deep) if is_value else None
         except UnreadableError:
             return None
 
@@ -194,9 +189,6 @@ class _Comparison:
         """``kπ, k∈ℤ``: the parameter may have another name, and count from elsewhere; so do constants and indices of sums."""
         (gold, domain), (answer, other) = structure.without_domain(gold), structure.without_domain(answer)
         if not domain and not other:
-            shorter = [structure.for_all(text) for text in (gold, answer)]
-            if shorter != [gold, answer]:
-                return self.same(*shorter)
             names = structure.other_names(gold, answer)
             return any(self.same(gold, text) for text in names) if names else None
         if not (domain and other):
@@ -284,6 +276,11 @@ class _Comparison:
         if gold_signs == ["="] and re.fullmatch(r"\|[a-z]\|", gold_sides[0]) and not signs:
             return self.same(gold_sides[1], sides[0])
         name, values = structure.named(sides, signs)
+        entries = structure.entries_of(gold) or []
+        if 1 < len(entries) == len(signs) == len({*sides[:-1]}) and re.fullmatch(
+            "(?:[a-z]=)+", "=".join(sides[:-1]) + "="
+        ):
+            return self.chain(sides[-1], entries, ["="])  # x = y = 0
         if not gold_signs:
             is_sum = len(values) > 1 and _SUM_OF_NAMES.fullmatch(values[0]) and not structure.DENIAL.search(values[0])
             values = values[1:] if is_sum else values
@@ -312,7 +309,7 @@ class _Comparison:
     def chain(self, gold: str, values: list[str], signs: list[str]) -> bool:
         """``values`` joined by = all are the reference; a rounded value behind ≈ must round the one before it.
 
-        Steps that no reader here understands (``1+2+…+n``, determinants, integrals) may precede it, and ``6:8`` before ``3:4``.
+        Before the last one may stand what is not computed here (``1+2+…+n``, determinants, integrals), and ``6:8``.
         """
         if set(signs) == {"="} and len(values) > 1:
             steps = [step.replace(":", "/") if gold.count(":") == 1 else step for step in values[:-1]]
@@ -354,11 +351,8 @@ class _Comparison:
     def rows(self, gold: str, answer: str) -> bool | None:
         """Tuples, intervals, matrices, sums of unit vectors."""
         points = _POINT.fullmatch(gold), _POINT.fullmatch(answer)
-        if one_value := re.fullmatch(r"([a-z]) ?= ?(?!\1)[a-z] ?= ?([^=]+)", answer):
-            answer = f"({one_value[2]},{one_value[2]})"
         if any(points) and not (points[0] and points[1] and points[0][1] != points[1][1]):
             gold, answer = (point[2] if point else text for point, text in zip(points, (gold, answer), strict=True))
-        gold, answer = structure.multiplied_out(gold), structure.multiplied_out(answer)
         one, other = structure.sequence_of(gold), structure.sequence_of(answer)
         if one and other:
             return one[0] == other[0] and self.in_order(one[1], other[1])

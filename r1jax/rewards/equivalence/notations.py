@@ -7,7 +7,9 @@ from datetime import datetime
 
 _DIGITS = str.maketrans("零〇一二两三四五六七八九", "001223456789")
 _DIGIT = "[一二两三四五六七八九]"
-_SMALL = rf"(?:{_DIGIT}千)?(?:零?{_DIGIT}百)?(?:零?{_DIGIT}?十)?(?:(?:(?<![千百十])|(?<=十)|零){_DIGIT})?"  # below 10,000
+_SMALL = (
+    rf"(?:{_DIGIT}千)?(?:零?{_DIGIT}百)?(?:零?{_DIGIT}?十)?(?:(?:(?<![千百十])|(?<=十)|零){_DIGIT})?"  # below 10,000
+)
 _WHOLE = rf"(?=[一二两三四五六七八九十])(?:{_SMALL}亿)?零?(?:{_SMALL}万)?零?{_SMALL}|零"
 _DECIMAL = rf"(?:{_WHOLE})(?:点[零〇一二三四五六七八九]+)?"
 _CHINESE_NUMBER = re.compile(
@@ -77,7 +79,9 @@ def reaction(text: str) -> list[list[str]] | None:
     """The species of a chemical formula or equation, sorted on each side, and its arrows."""
     plain = re.sub(r"[\s«»{}↑↓]|\\(?:mathrm|uparrow|downarrow)|_(?=\{?\d)", "", text)
     plain = re.sub(r"(?<=[\w)])(?<!\^\d)([-+])(?=\+|=|\\|$)", r"^\1", plain)  # Na+
-    sides = [re.split(r"(?<=[\w)+-])\+(?=[\dA-Z(\[])", side) for side in re.split(r"(\\to|\\rightleftharpoons|=)", plain)]
+    sides = [
+        re.split(r"(?<=[\w)+-])\+(?=[\dA-Z(\[])", side) for side in re.split(r"(\\to|\\rightleftharpoons|=)", plain)
+    ]
     return [*map(sorted, sides)] if all(_SPECIES.fullmatch(one) for side in sides[::2] for one in side) else None
 
 
@@ -90,11 +94,11 @@ def in_base(text: str) -> tuple[str, str] | None:
     return (match[1], base) if match and is_number else None
 
 
-def parts(text: str, items: Sequence[str] | None) -> dict[str, str] | None:
+def parts(text: str, items: Sequence[str]) -> dict[str, str] | None:
     """The parts of ``(1) 4; (2) 9`` or of ``maximum 5, minimum -3`` by their labels, which must differ."""
     _, *pieces = _NUMBERED.split(text)
     if len(pieces) < 4 or not _NUMBERED.match(text):
-        matches = [_NAMED.fullmatch(item.strip()) for item in items or []]
+        matches = [_NAMED.fullmatch(item.strip()) for item in items]
         pieces = [piece for match in matches if match for piece in match.groups()] if all(matches) else []
     labels = [_LABELS.get(label, label) for label in (piece.strip().casefold() for piece in pieces[::2])]
     found = {label: value.strip(" ,;.»") for label, value in zip(labels, pieces[1::2], strict=True)}

@@ -13,7 +13,7 @@ _ATOM = (
     r"(?:\(\s*(?:[A-Za-z\\]+(?:\s*,\s*[A-Za-z]+)*|-?\d+)\s*\)|(?<=[PE])\([^()=]{1,30}\)|(?<=P)\([^()]{1,30}\))?"
 )
 _NAME = re.compile(
-    rf"{_ATOM}(?:\s*(?::|/(?=[A-Z]))\s*{_ATOM})*|(?=\\frac\{{(?:d|[A-Z]))\\frac\{{{_ATOM}\}}\{{{_ATOM}\}}|\\(?:sin|cos|tan|cot)\s*(?:\\[a-z]+|\\angle\s*[A-Z]{{1,3}}|[A-Z])"
+    rf"{_ATOM}(?:\s*(?::|/(?=[A-Z]))\s*{_ATOM})*|(?=\\frac\{{(?:d|[A-Z]))\\frac\{{{_ATOM}\}}\{{{_ATOM}\}}|\\(?:sin|cos|tan|cot|det)\s*(?:\\[a-z]+|\\angle\s*[A-Z]{{1,3}}|[A-Z])"
     r"|«[^«»]*»|\([a-zA-Z](?:\s*,\s*[a-zA-Z])+\)|\|[A-Z]{2}\||(?:m|[A-Z]_)?\{?\\(?:angle|triangle|overline|vec)\s*\{?[A-Z]{1,4}\}?\}?"
     r"|[A-Z](?: ?[∪∩] ?[A-Z])+|\\complement_\{?[A-Z]\}? ?[A-Z]|\|\\vec\{[A-Za-z]+\}\||[A-Za-z]+(?: [A-Za-z]+){1,3}"
 )
@@ -28,15 +28,16 @@ _INTEGER = re.compile(
     r"(?:[,;(«]|(?<![A-Za-z])(?:where|for|with)(?![A-Za-z]))[^,;()]*\b(?:integers?|natural numbers?)\b[^,;()]*\)?$"
 )
 _FAMILY = re.compile(r"⦃\s*[A-Za-z]\s*[|:]\s*(.*∈\s*[ℤℕ].*)⦄", re.DOTALL)
-_FOR_ALL = re.compile(
-    r"[,;]?\s*«?[,(]?\s*(?:for (?:all|every|any)(?: real)?(?: numbers?| values? of)?\s*»?\s*[a-z](?:\s*∈\s*ℝ)?|(?:where|with|for (?:any|some|all))\b[^=]*"
-    r"\bconstants?\b[^=]*|[A-Za-z]\s*∈\s*ℝ\s*«?(?:is )?arbitrary)\s*[»)]*$"
-)
 _INDEX = re.compile(r"\\(?:sum|prod)\s*_\{([a-z])=")
-_LETTER = re.compile(r"\\[A-Za-z]+|[A-Za-z](?:_\{?\d\}?)?")
-_CONSTANT = re.compile(r"[CK](?:_\{?\d\}?)?")
-_ARBITRARY = re.compile(r"\+ ?[CK]$|[CK]_\{?1|[CK] ?(?:e\^|\\(?:sin|cos|exp|ln))|^y(?:\(x\))? ?=")
-_SCALED = re.compile(r"(-|-?(?:\d[\d.]*|\\frac\{(?:[^{}]|\{[^{}]*\})*\}\{(?:[^{}]|\{[^{}]*\})*\}|\\sqrt\{\d+\}|\(\\frac\{\d+\}\{\d+\}\)))\s*\*?\s*(\(.*,.*\))", re.DOTALL)
+_CONSTANT = re.compile(r"\\[A-Za-z]+|([A-DKck](?:_\{\d\})?)")
+_WITH_CONSTANTS = re.compile(  # and no other names than x, y, t; so Q = CV has none
+    r"(?=.*(?:\+ ?[CK]$|[CK]_\{1|[CK] ?(?:e\^|\\(?:sin|cos|exp|ln))|^y(?:\(x\))? ?=))(?=.*[xyt])"
+    r"(?:\\[a-z]+|[^A-Za-z]|[xytefi]|[CK](?:_\{\d\})?)*"
+)
+_SCALED = re.compile(
+    r"(-|-?(?:\d[\d.]*|\\frac(?:\{(?:[^{}]|\{[^{}]*\})*\}){2}|\\sqrt\{\d+\}|\(\\frac\{\d+\}\{\d+\}\)))\s*\*?\s*(\(.*,.*\))",
+    re.DOTALL,
+)
 _MULTIPLES = re.compile(r"^⦃([^|:⦃]*)[|:](\s*[a-z]\s*∈\s*[ℤℕ].*)⦄$", re.DOTALL)
 _RESTATED = re.compile(
     r"(.*?[^\s«(]) ?«?\(«?((?:i\.e\.|that is|or|which is|approximately|approx\.?|about|≈|=)?),? ?»?([^()]+|[^()]*\([^()]*\)[^()]*)\)»?",
@@ -125,7 +126,12 @@ def values_in_order(items: list[str]) -> list[str]:
 
 
 def sequence_of(text: str) -> tuple[str, list[str]] | None:
-    """The brackets and the entries of a tuple or an interval."""
+    """The brackets and the entries of a tuple (or of a number times one), or an interval."""
+    scaled = _SCALED.fullmatch(text)
+    if scaled:
+        brackets, entries = sequence_of(scaled[2]) or ("", [])
+        scale = "-1" if scaled[1] == "-" else scaled[1]
+        return (brackets, [f"({scale})*({entry})" for entry in entries]) if brackets == "()" else None
     if len(text) < 2 or text[0] not in "([" or text[-1] not in ")]" or not is_enclosed(text):
         return None
     entries = split_top(text[1:-1], re.compile("[,;]"))
@@ -140,8 +146,10 @@ def matrix_of(text: str) -> list[list[str]] | None:
         return [row[1] for row in inner if row] if all(inner) else None
     diagonal = re.fullmatch(r"\\?«?diag»?\s*(\(.*\))", text)
     if diagonal:
-        size, entries = len(entries_of(diagonal[1]) or []), entries_of(diagonal[1]) or []
-        return [[entries[row] if row == column else "0" for column in range(size)] for row in range(size)] or None
+        entries = entries_of(diagonal[1]) or []
+        return [
+            [entry if row == column else "0" for column in range(len(entries))] for row, entry in enumerate(entries)
+        ]
     match = _MATRIX.fullmatch(text)
     if match is None:
         return None
@@ -182,40 +190,17 @@ def without_domain(text: str) -> tuple[str, tuple[str, str] | None]:
     return (core, (name, domain)) if re.search(rf"(?<![A-Za-z\\]){name}(?![A-Za-z])", core) else (text, None)
 
 
-def for_all(text: str) -> str:
-    """An equation without "for all real x", "where K is a constant"."""
-    return _FOR_ALL.sub("", text).strip() if "=" in text or "constant" in text or "arbitrary" in text else text
-
-
 def other_names(gold: str, answer: str) -> list[str]:
-    """The answer with the reference's names for arbitrary constants and for the index of a sum; nothing where they are the same.
-
-    Constants are C, C_1, K beside x, y, t alone; so ``Q = CV`` has none.
-    """
+    """The answer with the reference's names for arbitrary constants (``C``, ``K``, ``C_1``) or for the index of a sum."""
     indices = [_INDEX.findall(text) for text in (gold, answer)]
-    if len(indices[0]) == len(indices[1]) == 1:
+    if len(indices[0]) == len(indices[1]) == 1 and indices[0] != indices[1]:
         (name,), (other,) = indices
-        is_free = name != other and not re.search(rf"(?<![A-Za-z\\]){name}(?![A-Za-z])", answer)
-        return [re.sub(r"\^([a-z])(?![A-Za-z])", r"^{\1}", renamed(answer, other, name))] if is_free else []
-    names, others = (sorted(name for name in {*_LETTER.findall(text)} - {*"xytefi"} if name[0] != "\\") for text in (gold, answer))
-    is_constant = names and all(_CONSTANT.fullmatch(name) for name in names) and re.search(r"[xyt]", gold)
-    if not is_constant or not _ARBITRARY.search(gold) or names == others or len(names) != len(others) or len(names) > 3:
+        return [] if renamed(answer, name, "") != answer else [renamed(answer, other, name)]
+    names, others = (sorted({*_CONSTANT.findall(text)} - {""}) for text in (gold, answer))
+    if names == others or len(names) != len(others) or len(names) > 3 or not _WITH_CONSTANTS.fullmatch(gold):
         return []
-    if not all(re.fullmatch(r"[A-DKck](?:_\{?\d\}?)?", name) for name in others):
-        return []
-    return [
-        _LETTER.sub(lambda letter, new=dict(zip(others, order, strict=True)): new.get(letter.group(), letter.group()), answer)
-        for order in itertools.permutations(names)
-    ]
-
-
-def multiplied_out(text: str) -> str:
-    """``1/5 (3, 4)`` as ``((1/5)*(3), (1/5)*(4))``."""
-    match = _SCALED.fullmatch(text)
-    sequence = sequence_of(match[2]) if match else None
-    if match is None or sequence is None or sequence[0] != "()":
-        return text
-    return "(" + ",".join(f"({'-1' if match[1] == '-' else match[1]})*({entry})" for entry in sequence[1]) + ")"
+    orders = [dict(zip(others, order, strict=True)) for order in itertools.permutations(names)]
+    return [_CONSTANT.sub(lambda name, new=new: new.get(name[1], name[0]), answer) for new in orders]
 
 
 def renamed(text: str, name: str, other: str) -> str:

@@ -112,8 +112,9 @@ _SHORT_ACCENT = re.compile(r"\\(hat|vec|bar|tilde|dot|overline)\s*([A-Za-z])(?![
 _UNIT_VECTOR = re.compile(r"\\(?:hat|vec)\s*\{\s*\\hat\{([ijk])\}\s*\}|\\vec\s*\{([ijk])\}")
 _HIGH_ROOT = re.compile(r"(?<![\w)}\]])\^\{(\d+)\}\s*\\sqrt(?!\s*\[)")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
-_DOTTED = re.compile(r"\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?|(?<![\d.]0\.)(?<=\b0\.)\((\d+)\)$")
-_RECURRING = re.compile(r"(?<![\d.])(\d*\.\d*?)(?:(\d)\2\2+|(\d{2,6}?)\3+) ?…")
+_RECURRING = re.compile(
+    r"(?<![\d.])(\d*\.\d*?)(?:(\d)\2\2+|(\d{2,6}?)\3+) ?…|\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?|(?<=\b0\.)\((\d+)\)$"
+)
 _BARE_POWER = re.compile(r"\^\s*(-?\d+(?:\.\d+)?)(?![\d.])")
 _BARE_INDEX = re.compile(r"_\s*(\d+|[A-Za-z])")
 _CHOSEN = re.compile(
@@ -126,6 +127,10 @@ _PREFIX = re.compile(
     r"\s*:?\s*»?\s*[:=]?\s*(?=[^\s»])|^«the [a-z ]{2,30}\bis ?»\s*(?=[-\d\\(])|^(?:[=≈]|«?approximately(?: »?|»))\s*|^«?(?:for )?all ?»?(?= ?[a-z] ?[<>≤≥≠∈])"
     r"|^(?:所以|因此|故)?,?(?:本题|最终|正确)?(?:答案(?:是|为|选)?|应?选(?:项|择)?|[答解]得?(?=:))\s*:?\s*(?=\S)"
     r"|^(?:[A-Za-z]的)?(?!.*(?:是|为|等于).*(?:是|为|等于)|.{0,12}[不非未约至少多或]|.{0,12}[大小]于等)[\u4e00-\u9fff]{1,12}(?:是|为|等于)\s*:?\s*(?=[^\u4e00-\u9fff])|^共?有?(?=\d)"
+)
+_FOR_ALL = re.compile(
+    r"[,;]?\s*«?[,(]?\s*(?:for (?:all|every|any)(?: real)?(?: numbers?| values? of)?\s*»?\s*[a-z](?:\s*∈\s*ℝ)?"
+    r"|(?:where|with|for (?:any|some|all))\b[^=]*\bconstants?\b[^=]*|[A-Za-z]\s*∈\s*ℝ\s*«?(?:is )?arbitrary)\s*[»)]*$"
 )
 _CLOSING = re.compile(r"(?:(?<!\\)[ \n.,;。，；]|\\$)+$")
 _ANGLES = re.compile(r"^<([^<>]*,[^<>]*)>$")
@@ -166,7 +171,7 @@ def normalise(text: str) -> str:
         text = pattern.sub(target, text)
     if re.search(r"[=<>≤≥≠∈\d]", text):
         text = text.replace("∨", " or ").replace("∧", " and ")
-    text = chinese_numbers(_RECURRING.sub(_recurring, _DOTTED.sub(r"\\overline{\1\2\3\4}", text)))
+    text = chinese_numbers(_RECURRING.sub(r"\1\\overline{\2\3\4\5\6\7}", text))
     text = _NUMBERS.sub(lambda match: dict(zip("RZNQC", "ℝℤℕℚℂ", strict=True))[match[1] or match[2] or match[3]], text)
     text = _dollars(_SPACES.sub(" ", _MATRIX.sub(_matrix, text).replace("&", ",")))
     text = _CHINESE.sub(lambda match: match.group() if match.group()[0] == "«" else f"«{match.group()}»", _unwrap(text))
@@ -179,7 +184,7 @@ def normalise(text: str) -> str:
     text = _HIGH_ROOT.sub(r"\\sqrt[\1]", _BARE_INDEX.sub(r"_{\1}", _BARE_POWER.sub(r"^{\1}", text)))
     text = _CHOSEN.sub(_chosen, _SHORT_ROOT.sub(r"\\sqrt\1{\2}", text))
     text = _SCALED.sub(_written_out, _trim(re.sub(r" +", " ", text)))
-    return _trim(_ANGLES.sub(r"(\1)", _ONLY.sub("", _PREFIX.sub("", text))))
+    return _trim(_ANGLES.sub(r"(\1)", _ONLY.sub("", _FOR_ALL.sub("", _PREFIX.sub("", text)))))
 
 
 def match_brace(text: str, start: int) -> int:
@@ -320,10 +325,6 @@ def _written_out(match: re.Match[str]) -> str:
 def _full_fraction(match: re.Match[str]) -> str:
     top, bottom = (piece if piece.startswith("{") else "{" + piece + "}" for piece in match.group(2, 3))
     return f"\\{match[1]}{top}{bottom}"
-
-
-def _recurring(match: re.Match[str]) -> str:
-    return f"{match[1]}\\overline{{{match[2] or match[3]}}}"
 
 
 def _repeating_fraction(match: re.Match[str]) -> str:

@@ -112,7 +112,9 @@ def _folded(match: re.Match[str]) -> str:
     """A word in small letters; letters that may be variables, units or moves as they are."""
     word, lower = match.group(), match.group().casefold()
     is_cased = word in (lower, lower.upper(), lower.capitalize())
-    is_word = lower == "no" or (len(word) > 2 and _is_spoken(lower) and not is_product(lower) and not _GENES.fullmatch(lower))
+    is_word = lower == "no" or (
+        len(word) > 2 and _is_spoken(lower) and not is_product(lower) and not _GENES.fullmatch(lower)
+    )
     return lower if is_cased and is_word else word
 
 
