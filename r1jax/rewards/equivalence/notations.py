@@ -5,11 +5,12 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 
+NUMBERS = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+""".split()  # fmt: skip
 _DIGITS = str.maketrans("零〇一二两三四五六七八九", "001223456789")
 _DIGIT = "[一二两三四五六七八九]"
-_SMALL = (
-    rf"(?:{_DIGIT}千)?(?:零?{_DIGIT}百)?(?:零?{_DIGIT}?十)?(?:(?:(?<![千百十])|(?<=十)|零){_DIGIT})?"  # below 10,000
-)
+_SMALL = rf"(?:{_DIGIT}千)?(?:零?{_DIGIT}百)?(?:零?{_DIGIT}?十)?(?:(?:(?<![千百十])|(?<=十)|零){_DIGIT})?"
 _WHOLE = rf"(?=[一二两三四五六七八九十])(?:{_SMALL}亿)?零?(?:{_SMALL}万)?零?{_SMALL}|零"
 _DECIMAL = rf"(?:{_WHOLE})(?:点[零〇一二三四五六七八九]+)?"
 _CHINESE_NUMBER = re.compile(
@@ -26,7 +27,6 @@ _FORMATS = [
     for form in forms.split()
 ]  # fmt: skip
 _SPECIES = re.compile(r"(?=.*[A-Z])\d*(?:(?:[A-Z][a-z]?|[()\[\]])\d*)+(?:\^\d*[-+])?(?:\((?:s|l|g|aq)\))?")
-_BASES = "zero one two three four five six seven eight nine ten eleven twelve".split()
 _BASED = re.compile(r"\(?(-?[0-9A-F]+)\)?(?:_\{?\(?(?:base ?)?(\w+)\)?\}?| ?\(?(?:in )?base ?(\w+)\)?|\((\d+)\))")
 _NUMBERED = re.compile(r"(?:^|[,;.\s]+)«?(?:part|question)? ?»?\(([1-9a-e]|i{1,3}|iv|v)\)\s*»?\s*")
 _NAMED = re.compile(
@@ -89,7 +89,7 @@ def in_base(text: str) -> tuple[str, str] | None:
     """The digits and the base of ``1011_2``, ``(1011)_{two}``, ``1011(2)``, ``1011 base 2``."""
     match = _BASED.fullmatch(re.sub("[«»]", "", text))
     base = (match[2] or match[3] or match[4]).lower() if match else ""
-    base = str(_BASES.index(base)) if base in _BASES else base
+    base = str(NUMBERS.index(base)) if base in NUMBERS else base
     is_number = match and base.isdigit() and int(max(match[1].strip("-")), 16) < int(base)
     return (match[1], base) if match and is_number else None
 
