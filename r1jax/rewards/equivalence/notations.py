@@ -26,6 +26,7 @@ _FORMATS = [
     )
     for form in forms.split()
 ]  # fmt: skip
+_MAY_BE_MOMENT = re.compile(r"(?=.*\d)(?=.*(?:[月:]|[ap]m|[a-z]{3}|\d{4}-))[^\\]{3,20}")
 _SPECIES = re.compile(r"(?=.*[A-Z])\d*(?:(?:[A-Z][a-z]?|[()\[\]])\d*)+(?:\^\d*[-+])?(?:\((?:s|l|g|aq)\))?")
 _BASED = re.compile(r"\(?(-?[0-9A-F]+)\)?(?:_\{?\(?(?:base ?)?(\w+)\)?\}?| ?\(?(?:in )?base ?(\w+)\)?|\((\d+)\))")
 _NUMBERED = re.compile(r"(?:^|[,;.\s]+)«?(?:part|question)? ?»?\(([1-9a-e]|i{1,3}|iv|v)\)\s*»?\s*")
@@ -69,7 +70,7 @@ def moment(text: str) -> tuple[str, datetime] | None:
         if not (morning or evening or (sign != "时" and re.fullmatch(r"0\d?|1[3-9]|2\d", hour))):
             return None
         compact = f"{hour}:{'30' if half else minute or '00'}{'am' if morning else 'pm' if evening else ''}"
-    for kind, form in _FORMATS if len(compact) < 20 and re.search(r"\d", compact) else ():
+    for kind, form in _FORMATS if _MAY_BE_MOMENT.fullmatch(compact) else ():
         with contextlib.suppress(ValueError):
             return kind, datetime.strptime(compact if kind == "year" else f"2000{compact}", form)
     return None

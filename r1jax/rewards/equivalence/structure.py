@@ -31,7 +31,7 @@ _FAMILY = re.compile(r"⦃\s*[A-Za-z]\s*[|:]\s*(.*∈\s*[ℤℕ].*)⦄", re.DOTA
 _INDEX = re.compile(r"\\(?:sum|prod)\s*_\{([a-z])=")
 _CONSTANT = re.compile(r"\\[A-Za-z]+|([A-DKck](?:_\{\d\})?)")
 _WITH_CONSTANTS = re.compile(  # and no other names than x, y, t; so Q = CV has none
-    r"(?=.*(?:\+ ?[CK]$|[CK]_\{1|[CK] ?(?:e\^|\\(?:sin|cos|exp|ln))|^y(?:\(x\))? ?=))(?=.*[xyt])"
+    r"(?=.*(?:\+ ?[CK]$|[CK]_\{1|[CK] ?(?:e\^|\\(?:sin|cos|exp|ln))|^y(?:\(x\))? ?=))(?=.*[xt])"
     r"(?:\\[a-z]+|[^A-Za-z]|[xytefi]|[CK](?:_\{\d\})?)*"
 )
 _SCALED = re.compile(
@@ -95,13 +95,8 @@ def sides_of(text: str) -> tuple[list[str], list[str]]:
 
 def named(sides: list[str], signs: list[str]) -> tuple[str | None, list[str]]:
     """What is set equal to the rest, if its first side is a name; and the rest."""
-    if (
-        signs
-        and signs[0] in "=≈"
-        and _NAME.fullmatch(sides[0])
-        and not _is_curve(sides[0])
-        and not DENIAL.search(sides[0])
-    ):
+    is_name = _NAME.fullmatch(sides[0]) and not _is_curve(sides[0]) and not DENIAL.search(sides[0])
+    if is_name and signs and signs[0] in "=≈":
         return re.sub(r"[\s«»]", "", sides[0]), sides[1:]
     return None, sides
 
@@ -176,10 +171,8 @@ def without_domain(text: str) -> tuple[str, tuple[str, str] | None]:
     text = builder[1] if builder else _MULTIPLES.sub(r"\1,\2", text)
     match = _DOMAIN.search(text)
     if match:
-        name, domain = (
-            match[1],
-            "ℕ" if match[3] or "positive" in match.group() or "natural" in match.group() else match[2] or "ℤ",
-        )
+        is_natural = match[3] or "positive" in match.group() or "natural" in match.group()
+        name, domain = match[1], "ℕ" if is_natural else match[2]
     else:
         match = _INTEGER.search(text)
         letters = re.findall("(?<![A-Za-z])([b-z])(?![A-Za-z])", match.group()) if match else []

@@ -124,7 +124,7 @@ _CHOSEN = re.compile(
 _EMPTY_GROUP = re.compile(r"(?:\\(?:text|mbox|mathrm)\s*)?\{\s*\}")
 _PREFIX = re.compile(
     r"(?i)^«?(?:so |hence |thus |therefore,? )?(?:the )?(?:final |correct |right |best )?(?:answer|option|choice)s?\b(?:\s+(?:is|are)\b)?"
-    r"\s*:?\s*»?\s*[:=]?\s*(?=[^\s»])|^«the [a-z ]{2,30}\bis ?»\s*(?=[-\d\\(])|^(?:[=≈]|«?approximately(?: »?|»))\s*|^«?(?:for )?all ?»?(?= ?[a-z] ?[<>≤≥≠∈])"
+    r"\s*:?\s*»?\s*[:=]?\s*(?=[^\s»])|^«the (?!.*\b(?:wrong|incorrect|not|other)\b)[a-z ]{2,30}\bis ?»\s*(?=[-\d\\(])|^(?:[=≈]|«?approximately(?: »?|»))\s*|^«?(?:for )?all ?»?(?= ?[a-z] ?[<>≤≥≠∈])"
     r"|^(?:所以|因此|故)?,?(?:本题|最终|正确)?(?:答案(?:是|为|选)?|应?选(?:项|择)?|[答解]得?(?=:))\s*:?\s*(?=\S)"
     r"|^(?:[A-Za-z]的)?(?!.*(?:是|为|等于).*(?:是|为|等于)|.{0,12}[不非未约至少多或]|.{0,12}[大小]于等)[\u4e00-\u9fff]{1,12}(?:是|为|等于)\s*:?\s*(?=[^\u4e00-\u9fff])|^共?有?(?=\d)"
 )

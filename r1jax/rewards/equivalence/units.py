@@ -9,7 +9,7 @@ from fractions import Fraction
 _DEFINITIONS = """
 m meter metre 米 | =; g gram 克 | =; s second 秒 | sec =; A ampere amp 安 | =; K kelvin | =; mol mole | =; eV | =; cal calorie | =
 | 公里 = 1000 m; | in inch inches 英寸 = 0.0254 m; | ft foot feet 英尺 = 12 in; | yd yard = 3 ft; | mi mile 英里 = 5280 ft
-| min minute 分钟 = 60 s; | h hr hour 小时 时 = 3600 s; | day 天 日 = 24 h; | week 周 星期 = 7 day
+| min minute 分钟 分 = 60 s; | h hr hour 小时 时 = 3600 s; | day 天 日 = 24 h; | week 周 星期 = 7 day
 | month 个月 月 =; | yr year 年 = 12 month; | ha hectare 公顷 = 10000 m^2; | acre = 4840 yd^2; | 亩 =
 | 公斤 = 1000 g; | 斤 = 500 g; | tonne 吨 = 1000 kg; | ton =; | lb pound 磅 = 453.59237 g; | oz ounce = 1/16 lb
 L l liter litre 升 | = 1/1000 m^3; | gal gallon = 231 in^3; | qt quart = 1/4 gal; | pt pint = 1/8 gal; | cup = 1/16 gal
