@@ -12,9 +12,11 @@ The rules, where mathematics leaves a choice:
   the sign may be left out or added where the number is at least 1.
 - Inequalities in one variable are the intervals that they describe. An open interval and a pair are written alike.
 - A reference with a number base (``1010_2``) may be given without it.
+- A ratio ``3:4`` is the quotient ``3/4``, but ``6:8`` is another ratio. A time of day without its half is no time of day.
+- Parts (``(1) 4; (2) 9``, ``maximum 5, minimum -3``) are compared by their labels; arbitrary constants may have other names.
 - Words are compared without regard to case and punctuation. Letters side by side are a product only in algebra (``2abc``) or
   where they look like variables (``abc``, ``mgh``); capitals (``HTT``, ``SAS``, ``IV``) and what may be a word keep their order.
-  Options have none: ``ABD`` is ``D, A, B``.
+  Options have none: ``ABD`` is ``D, A, B``; but letters out of order (``BADC``) are a sequence.
 - The domain of a parameter (``kπ, k∈ℤ``) may be left out or added; the parameter may have another name or start elsewhere.
 - Of ``\sqrt{3} ≈ 1.732`` and ``3/4 (75%)`` as references either part will do; as answers both must hold.
 """
@@ -43,6 +45,7 @@ _POINT = re.compile(r"([A-Z])'*\s*(\(.*,.*\))", re.DOTALL)
 _LABELS = re.compile(r"(?:[\s,;]|and|or|\(?[A-J]\)?)+")
 _SHIFTS = ("{}", "(-{})", "({}+1)", "({}-1)", "({}+2)", "({}-2)", "(-{}+1)", "(-{}-1)")
 _FUNCTION = re.compile(r"([A-Za-z])\(([a-z])\)")
+_HAS_NOTATION = re.compile(r"[A-Z:«]|(?<![\\a-z])[a-z]{3}|\d ?[ap]m|\([1-9a-eiv]+\)|\\max")
 _STEP = re.compile(r"…|⟦|\\(?:sum|int|lim|prod)(?![a-z])")
 _UNIT_VECTOR = re.compile(r"\\hat\{[ijk]\}")
 
@@ -122,6 +125,8 @@ class _Comparison:
 
     def notations(self, gold: str, answer: str) -> bool | None:
         """Dates, times of day, chemical formulas, labelled parts, ratios."""
+        if not _HAS_NOTATION.search(gold + " " + answer):
+            return None
         moments = moment(gold), moment(answer)
         if all(moments):
             return moments[0] == moments[1]
@@ -132,7 +137,7 @@ class _Comparison:
         golds, answers = map(parts, (gold, answer), lists)
         if golds and answers:
             return golds.keys() == answers.keys() and all(self.same(golds[label], answers[label]) for label in golds)
-        if golds and [*golds][0] in "1ai" and not any(map(structure.items_of, golds.values())):
+        if golds and next(iter(golds)) in "1ai" and not any(map(structure.items_of, golds.values())):
             return self.in_order([*golds.values()], lists[1])
         return self.ratios(*(split_top(text, re.compile(":")) for text in (gold, answer)))
 

@@ -5,9 +5,9 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 
-NUMBERS = """
-zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
-""".split()  # fmt: skip
+NUMBERS = re.findall(
+    r"\w+", "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+)
 _DIGITS = str.maketrans("零〇一二两三四五六七八九", "001223456789")
 _DIGIT = "[一二两三四五六七八九]"
 _SMALL = rf"(?:{_DIGIT}千)?(?:零?{_DIGIT}百)?(?:零?{_DIGIT}?十)?(?:(?:(?<![千百十])|(?<=十)|零){_DIGIT})?"

@@ -63,8 +63,8 @@ _COMMANDS = {
         "(": "langle lparen", ")": "rangle rparen", "[": "lbrack", "]": "rbrack", "|": "vert lvert rvert mid", ":": "colon",
         "∨": "lor vee", "∧": "land wedge", "\\frac": "dfrac tfrac cfrac", "\\binom": "dbinom tbinom choose",
         "\\epsilon ": "varepsilon", "\\phi ": "varphi", "i": "imath", "j": "jmath", "\\setminus ": "backslash smallsetminus",
-        "\\vec": "overrightarrow", "\\neg ": "lnot", "\\to ": "to rightarrow longrightarrow Rightarrow implies", "«EUR»": "euro", "«GBP»": "pounds", "«CNY»": "yen",
-        "\\hat": "widehat",
+        "\\vec": "overrightarrow", "\\neg ": "lnot", "\\to ": "to rightarrow longrightarrow Rightarrow implies", "\\hat": "widehat",
+        "«EUR»": "euro", "«GBP»": "pounds", "«CNY»": "yen",
     }.items()
     for name in names.split()
 }  # fmt: skip
@@ -72,16 +72,18 @@ _COMMAND = re.compile(r"\\(?:(?:left|right)\s*\.|([A-Za-z]+)|\\)")
 _SPELLINGS = [
     (re.compile(pattern), target)
     for pattern, target in {
-        r"<=>": r"\\rightleftharpoons ", r"(?<![<-])->": r"\\to ", r"<=|=<": "≤", r">=": "≥", r"!=|\\not\s*=": "≠", "≡": "=", r"(?<![A-Za-z\\])(?:infinity|oo)(?![A-Za-z])": "∞",
+        r"<=>": r"\\rightleftharpoons ", r"(?<![<-])->": r"\\to ", r"<=|=<": "≤", r">=": "≥", r"!=|\\not\s*=": "≠", "≡": "=",
+        r"(?<![A-Za-z\\])(?:infinity|oo)(?![A-Za-z])": "∞",
         r"\+/-|\+-": "±", r"(?<![A-Za-z\\])pi(?![A-Za-z])": "π", r"\\\{": "⦃", r"\\\}": "⦄", r"\\%": "%", r"\\&": "&", r"\\_": "_",
         r"\^\s*(?:\{\s*)?(?:\\circ(?![A-Za-z])|°)\s*\}?|(?<=\d)\^\s*(?:\{\s*)?(?:\\(?:text|mathrm|rm)\s*)?\{?o\}*(?![A-Za-z])": "°",
-        r"(?<![A-Za-z])per cent(?![A-Za-z])": "percent", r"\.\.\.": "…", r"\\frac\s*\{\\(?:text|mathrm)\{([a-z]+)\}\}\{\\(?:text|mathrm)\{([a-z]+)\}\}": r"\\text{\1/\2}",
+        r"(?<![A-Za-z])per cent(?![A-Za-z])": "percent", r"\.\.\.": "…",
+        r"\\frac\s*\{\\(?:text|mathrm)\{([a-z]+)\}\}\{\\(?:text|mathrm)\{([a-z]+)\}\}": r"\\text{\1/\2}",
         r"(\d\s*[A-Za-z/]{1,5}),\s*(?=(?:north|south|east|west))": r"\1 ", r"\*\*": "^", r"(?<![A-Za-z\\])sqrt(?=\s*\d)": r"\\sqrt",
         r"(?<=\d)\s*(?:\\text\s*\{\s*to\s*\}|to)\s*(?=\d)": ":",
         r"(?<=\d)\^\s*\{(?:\\(?:text|mathrm)\s*\{(?:st|nd|rd|th)\}|st|nd|rd|th)\}": "",
         r"(?<=[=∈∪∩])\s*\{([^{}]*)\}": r"⦃\1⦄", r"^\{([^{}]*)\}(?=\s*[∪∩])": r"⦃\1⦄", r"(?<=\d)\s*度": "°", "或者?": " or ",
         r"(?<![\w}])([a-z])([12])(?=\s*=)": r"\1_{\2}", "[和与]|以及": ",", "[且并]": " and ", r"\bdue (?=north|south|east|west)": "",
-        r"\\frac\s*\{d([a-z])\}\s*\{dx\}|(?<![A-Za-z\\])d([a-z])/dx(?![A-Za-z])": r"\1\2'", 
+        r"\\frac\s*\{d([a-z])\}\s*\{dx\}|(?<![A-Za-z\\])d([a-z])/dx(?![A-Za-z])": r"\1\2'",
     }.items()
 ]  # fmt: skip
 _NUMBERS = re.compile(
@@ -124,7 +126,8 @@ _CHOSEN = re.compile(
 _EMPTY_GROUP = re.compile(r"(?:\\(?:text|mbox|mathrm)\s*)?\{\s*\}")
 _PREFIX = re.compile(
     r"(?i)^«?(?:so |hence |thus |therefore,? )?(?:the )?(?:final |correct |right |best )?(?:answer|option|choice)s?\b(?:\s+(?:is|are)\b)?"
-    r"\s*:?\s*»?\s*[:=]?\s*(?=[^\s»])|^«the (?!.*\b(?:wrong|incorrect|not|other)\b)[a-z ]{2,30}\bis ?»\s*(?=[-\d\\(])|^(?:[=≈]|«?approximately(?: »?|»))\s*|^«?(?:for )?all ?»?(?= ?[a-z] ?[<>≤≥≠∈])"
+    r"\s*:?\s*»?\s*[:=]?\s*(?=[^\s»])|^«the (?!.*\b(?:wrong|incorrect|not|other)\b)[a-z ]{2,30}\bis ?»\s*(?=[-\d\\(])"
+    r"|^(?:[=≈]|«?approximately(?: »?|»))\s*|^«?(?:for )?all ?»?(?= ?[a-z] ?[<>≤≥≠∈])"
     r"|^(?:所以|因此|故)?,?(?:本题|最终|正确)?(?:答案(?:是|为|选)?|应?选(?:项|择)?|[答解]得?(?=:))\s*:?\s*(?=\S)"
     r"|^(?:[A-Za-z]的)?(?!.*(?:是|为|等于).*(?:是|为|等于)|.{0,12}[不非未约至少多或]|.{0,12}[大小]于等)[\u4e00-\u9fff]{1,12}(?:是|为|等于)\s*:?\s*(?=[^\u4e00-\u9fff])|^共?有?(?=\d)"
 )

@@ -17,7 +17,7 @@ _RUN = re.compile(r"[A-Z]{2,12}|[①-⑳]{2,}")
 _GENES = re.compile(r"(?:([a-z])\1+)+|[abc]+")  # repeated letters are in no word; AABB is not aabb
 _BRACKETED = re.compile(r"(?:\([A-J]\)\s*){2,}")
 _LABEL = re.compile(r"[«(]*([A-Z]|[①-⑳])[)»]*")
-_WEEKDAYS = zip("monday tuesday wednesday thursday friday saturday".split(), "一二三四五六", strict=True)
+_WEEKDAYS = zip("一二三四五六", ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday"), strict=True)
 _SYNONYMS = {
     form: key
     for key, forms in {
@@ -28,7 +28,7 @@ _SYNONYMS = {
         "ℤ": "allintegers thesetofallintegers 全体整数 整数集",
         "quadranti": "firstquadrant 第一象限 quadrant1", "quadrantii": "secondquadrant 第二象限 quadrant2",
         "quadrantiii": "thirdquadrant 第三象限 quadrant3", "quadrantiv": "fourthquadrant 第四象限 quadrant4",
-        "sunday": "星期日 星期天 周日 周天", **{day: f"星期{sign} 周{sign} 礼拜{sign}" for day, sign in _WEEKDAYS},
+        "sunday": "星期日 星期天 周日 周天", **{day: f"星期{sign} 周{sign} 礼拜{sign}" for sign, day in _WEEKDAYS},
     }.items()
     for form in forms.split()
 }  # fmt: skip

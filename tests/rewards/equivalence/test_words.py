@@ -18,14 +18,16 @@ def test_letters_in_an_order(run):
 @pytest.mark.parametrize(
     ("one", "other"),
     [("Yes", "yes"), ("«Golden Gate»", "golden gate"), ("«the square»", "square"), ("DNE", "«does not exist»"), ("no solution", "∅"),
-     ("无解", "∅"), ("充要条件", "充分必要"), ("seven", "7"), ("07:30", "7:30"), ("6 pm", "6:00 P.M.")],
+     ("无解", "∅"), ("充要条件", "充分必要"), ("seven", "7"), ("07:30", "7:30"), ("QuadrantIV", "第四象限"),
+     ("周三", "Wednesday")],
 )  # fmt: skip
 def test_the_same_words(one, other):
     assert key_of(one) == key_of(other)
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("xyz", "XYZ"), ("abC", "ABc"), ("5«mW»", "5«MW»"), ("«HTT»", "«htt»"), ("x-y", "xy")]
+    ("one", "other"),
+    [("xyz", "XYZ"), ("aabb", "AABB"), ("abC", "ABc"), ("5«mW»", "5«MW»"), ("«HTT»", "«htt»"), ("x-y", "xy")],
 )
 def test_case_and_signs_that_matter(one, other):
     assert key_of(one) != key_of(other)
