@@ -32,9 +32,9 @@ _MAX_GAP = 60  # characters between two boxes of one answer
 _ANSWER_LINE = re.compile(
     r"^[ \t>*_#]*(?:(?:the |my )?(?:final |correct )?answer(?: is)?[ \t*_]*[:：]|(?:故|所以)?(?:最终|正确)?答案(?:是|为)?[ \t*]*[:：]|####)"
     r"[*_\s]*(\S.*)$|(?:^|[.!?]\s+)(?:(?:so|thus|hence|therefore),? )?the final answer is:? \$([^$\n]+)\$\.?(?=[ \t]*(?:$|I hope))"
-    r"|\*\*(?:final )?answer\s*[:：]\s*([^*\n]+)\*\*\.?(?=\s*$)"
+    r"|\*\*(?:final )?answer\s*[:：]\s*([^*\s][^*\n]*)\*\*\.?(?=\s*$)"
     r"|(?:^|[\s，,。.;；：:]|所以|因此|故|则|最终|本题|(?<!不)正确)的?答案(?:是|为)"
-    r"[ \t]*(?!不|否|什么|多少)([^，,。；;：:\n?？吗]{1,60})[。.]?(?=[ \t]*$)"
+    r"[ \t]*(?!不|否|什么|多少)([^\s，,。；;：:?？吗][^，,。；;：:\n?？吗]{0,60})[。.]?(?=[ \t]*$)"
     r"|^[ \t]*(?:#+|\*\*)[ \t]*(?:final )?answer[ \t*]*\n\s*(\S.*)$",
     re.IGNORECASE | re.MULTILINE,
 )

@@ -32,7 +32,7 @@ _INDEX = re.compile(r"\\(?:sum|prod)\s*_\{([a-z])=")
 _CONSTANT = re.compile(r"\\[A-Za-z]+|([A-DKck](?:_\{\d\})?)")
 _WITH_CONSTANTS = re.compile(  # and no other names than x, y, t; so Q = CV has none
     r"(?=.*(?:\+ ?[CK]$|[CK]_\{1|[CK] ?(?:e\^|\\(?:sin|cos|exp|ln))|^y(?:\(x\))? ?=))(?=.*[xt])"
-    r"(?:\\[a-z]+|[^A-Za-z]|[xytefi]|[CK](?:_\{\d\})?)*"
+    r"(?:\\[a-z]+(?![a-z])|[^A-Za-z\\]|[xytefi]|[CK](?:_\{\d\})?)*"
 )
 _SCALED = re.compile(
     r"(-|-?(?:\d[\d.]*|\\frac(?:\{(?:[^{}]|\{[^{}]*\})*\}){2}|\\sqrt\{\d+\}|\(\\frac\{\d+\}\{\d+\}\)))\s*\*?\s*(\(.*,.*\))",

@@ -14,7 +14,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 _LONG_WORD = re.compile(r"[^\W\d_]{4}")
 _ARTICLE = re.compile(r"(?i)^(«?)(?:the|an|on|in|at) (?=[a-z]{3})")
 _RUN = re.compile(r"[A-Z]{2,12}|[①-⑳]{2,}")
-_GENES = re.compile(r"(?:([a-z])\1+)+|[abc]+")  # repeated letters are in no word; AABB is not aabb
+_GENES = re.compile(r"(?:([a-z])\1+(?!\1))+|[abc]+")  # repeated letters are in no word; AABB is not aabb
 _BRACKETED = re.compile(r"(?:\([A-J]\)\s*){2,}")
 _LABEL = re.compile(r"[«(]*([A-Z]|[①-⑳])[)»]*")
 _WEEKDAYS = zip("一二三四五六", ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday"), strict=True)
