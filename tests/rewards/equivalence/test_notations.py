@@ -3,7 +3,7 @@
 import pytest
 
 from r1jax.rewards.equivalence.answer import equivalent
-from r1jax.rewards.equivalence.notations import chinese_numbers, in_base, moment, parts, reaction
+from r1jax.rewards.equivalence.notations import CHINESE_NUMBER, in_base, in_digits, moment, parts, reaction
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from r1jax.rewards.equivalence.notations import chinese_numbers, in_base, moment
      ("三角形", "三角形"), ("第三个", "第三个"), ("一次函数", "一次函数"), ("三点", "三点"), ("二三", "二三"), ("三千五", "三千五")],
 )  # fmt: skip
 def test_chinese_numbers_where_they_are_no_part_of_a_word(text, number):
-    assert chinese_numbers(text) == number
+    assert CHINESE_NUMBER.sub(in_digits, text) == number
 
 
 @pytest.mark.parametrize(
