@@ -83,7 +83,7 @@ _SPELLINGS = [
         r"(?<=\d)\^\s*\{(?:\\(?:text|mathrm)\s*\{(?:st|nd|rd|th)\}|st|nd|rd|th)\}": "",
         r"(?<=[=∈∪∩])\s*\{([^{}]*)\}": r"⦃\1⦄", r"^\{([^{}]*)\}(?=\s*[∪∩])": r"⦃\1⦄", r"(?<=\d)\s*度": "°", "或者?": " or ",
         r"(?<![\w}])([a-z])([12])(?=\s*=)": r"\1_{\2}", "[和与]|以及": ",", "[且并]": " and ", r"\bdue (?=north|south|east|west)": "",
-        r"\\frac\s*\{d([a-z])\}\s*\{dx\}|(?<![A-Za-z\\])d([a-z])/dx(?![A-Za-z])": r"\1\2'",
+        r"\\(?:mathrm|text)\s*\{d\}\s*(?=[a-z])": "d", r"\\frac\s*\{d([a-z])\}\s*\{dx\}|(?<![A-Za-z\\])d([a-z])/dx(?![A-Za-z])": r"\1\2'",
     }.items()
 ]  # fmt: skip
 _NUMBERS = re.compile(
