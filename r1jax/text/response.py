@@ -22,14 +22,21 @@ _BRACES = re.compile(rf"{_BOX}\{{|\\[^A-Za-z]|[{{}}]", re.DOTALL)
 _BARE_BOX = re.compile(rf"{_BOX}(-?\d(?:[\d.,/]*\d)?|[A-Za-z](?![A-Za-z])|\\[A-Za-z]+(?:\s*\{{[^{{}}]*\}})*)")
 _SPACE = r"(?:[\s$~]|\\[,;:() \[\]]|\\q?quad)*"
 _NAME = r"\\?[A-Za-z]{1,8}(?:_(?:\w|\{\w+\}))?"
+_PART = r"([(（](?:[1-9]|[a-e]|i{1,3}|iv|v)[)）])"
 _BETWEEN_BOXES = re.compile(
     rf"{_SPACE}(?:[,;，；、]|(?:,\s*)?(?:and|or|或|和)|,?\s*\\text\s*\{{\s*,?\s*(?:and|or|或|和)\s*\}}){_SPACE}(?:({_NAME}){_SPACE}=)?{_SPACE}"
+    rf"|{_SPACE}[,;.，；。、]?{_SPACE}{_PART}{_SPACE}(?:{_NAME}{_SPACE}=)?{_SPACE}"
 )
-_NAME_BEFORE = re.compile(rf"(?<![A-Za-z\\])({_NAME}){_SPACE}={_SPACE}$")
+_NAME_BEFORE = re.compile(rf"(?<![A-Za-z\\])({_NAME}){_SPACE}={_SPACE}$|{_PART}{_SPACE}(?:{_NAME}{_SPACE}=)?{_SPACE}$")
 _MAX_GAP = 60  # characters between two boxes of one answer
 _ANSWER_LINE = re.compile(
     r"^[ \t>*_#]*(?:(?:the |my )?(?:final |correct )?answer(?: is)?[ \t*_]*[:：]|(?:故|所以)?(?:最终|正确)?答案(?:是|为)?[ \t*]*[:：]|####)"
-    r"[*_\s]*(\S.*)$|^[ \t]*(?:#+|\*\*)[ \t]*(?:final )?answer[ \t*]*\n\s*(\S.*)$",
+    r"[*_\s]*(\S.*)$|(?:^|[.!?]\s+)(?:(?:so|thus|hence|therefore),? )?the final answer is:? "
+    r"(?:\$([^$\n]+)\$|([^\s$*][^\n$*]{0,40}?))\.?(?=[ \t]*(?:$|I hope))"
+    r"|\*\*(?:final )?answer\s*[:：]\s*([^*\s][^*\n]*)\*\*\.?(?=\s*$)"
+    r"|(?:^|[\s，,。.;；：:]|所以|因此|故|则|最终|本题|(?<!不)正确)的?答案(?:是|为)"
+    r"[ \t]*[:：]?[ \t]*(?!不|否|什么|多少)([^\s，,。；;：:?？吗][^，,。；;：:\n?？吗]{0,60})[。.]?(?=[ \t]*$)"
+    r"|^[ \t]*(?:#+|\*\*)[ \t]*(?:final )?answer[ \t*]*\n\s*(\S.*)$",
     re.IGNORECASE | re.MULTILINE,
 )
 _MAX_BOXES = 40
@@ -147,16 +154,21 @@ def boxes(text: str) -> list[str]:
         between = None if not box[1] <= start <= box[1] + _MAX_GAP else _BETWEEN_BOXES.fullmatch(text, box[1], start)
         if between is None:
             break
-        names.append(between[1])
+        names.append(_label(between))
         run.append(box)
     if any(names):
         before = _NAME_BEFORE.search(text[max(0, run[-1][0] - _MAX_GAP) : run[-1][0]])
-        names.append(before and before[1])
-    labels = [f"{name}=" if name else "" for name in names] if any(names) else [""] * len(run)
+        names.append(_label(before) if before else "")
+    labels = names if any(names) else [""] * len(run)
     ends = text[run[-1][0] - 1 : run[-1][0]] + text[run[0][1] : run[0][1] + 1] if run else ""
     if len(run) > 1 and ends in ("()", "[]"):
         return [f"{ends[0]}{', '.join(box[2] for box in reversed(run))}{ends[1]}"]
     return list(dict.fromkeys(label + box[2] for label, box in zip(reversed(labels), reversed(run), strict=True)))
+
+
+def _label(match: re.Match[str]) -> str:
+    """``(1) `` or ``x=``, or nothing, as a label of a box."""
+    return f"{match[2]} " if match[2] else f"{match[1]}=" if match[1] else ""
 
 
 def is_cut_off(stop_reason: Sequence[str] | None, count: int) -> list[bool]:

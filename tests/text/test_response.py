@@ -2,7 +2,16 @@ import time
 
 import pytest
 
-from r1jax.text.response import Response, boxed, boxed_answer, final_answer, is_cut_off, parse, summary_of
+from r1jax.text.response import (
+    Response,
+    boxed,
+    boxed_answer,
+    final_answer,
+    is_cut_off,
+    marked_answer,
+    parse,
+    summary_of,
+)
 
 R1_ZERO_CASES = [
     ("<think>2+2</think><answer>4</answer>", Response("2+2", "4", True)),
@@ -109,6 +118,18 @@ def test_adjoining_boxes_are_one_answer(text, expected):
     assert final_answer(f"a</think>{text}", style="r1") == (text if expected is None else expected)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("所以答案是24。", "24"), ("答案为 $\\sqrt{7}$。", "$\\sqrt{7}$"), ("答案不是24。", None), ("如果答案是24，则矛盾。", None),
+     ("错误答案是24。", None),
+     ("答案是不是24？", None), ("So the final answer is $5$. I hope it is correct.", "5"), ("I doubt the final answer is $5$.", None),
+     ("One is counted twice. **Answer: 5**", "5"), ("(1) $\\boxed{4}$\n(2) $\\boxed{9}$", "(1) 4, (2) 9"),
+     ("(1) $x=\\boxed{4}$; (2) \\boxed{4}", "(1) 4, (2) 4"), ("(2) is open. \\boxed{4}", "4")],
+)  # fmt: skip
+def test_marks_of_an_answer(text, expected):
+    assert marked_answer(text) == expected
+
+
 def test_nothing_is_cut_off_unless_a_reason_says_so():
     assert is_cut_off(None, 2) == [False, False]
     assert is_cut_off(["stop", "length", "eos"], 3) == [False, True, False]
@@ -161,7 +182,21 @@ def test_unknown_ways_are_named():
 
 
 @pytest.mark.parametrize(
-    "piece", ["<think>", "</think>", "<answer>", "</answer>", r"\boxed{", "{", "}", "\\", "<answer></think>"]
+    "piece",
+    [
+        "<think>",
+        "</think>",
+        "<answer>",
+        "</answer>",
+        r"\boxed{",
+        "{",
+        "}",
+        "\\",
+        "<answer></think>",
+        " ",
+        "答案是 ",
+        "**answer:",
+    ],
 )
 def test_no_text_takes_long(piece):
     start = time.thread_time()
@@ -169,4 +204,5 @@ def test_no_text_takes_long(piece):
         parse("<think>" + piece * 20_000, style=style)
         final_answer("<think>" + piece * 20_000, style=style, answer="summary")
     boxed(r"\boxed{" + piece * 20_000)
+    marked_answer("答案是a" + piece * 20_000 + "b")
     assert time.thread_time() - start < 1.0

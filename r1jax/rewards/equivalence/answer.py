@@ -12,9 +12,11 @@ The rules, where mathematics leaves a choice:
   the sign may be left out or added where the number is at least 1.
 - Inequalities in one variable are the intervals that they describe. An open interval and a pair are written alike.
 - A reference with a number base (``1010_2``) may be given without it.
+- A ratio ``3:4`` is the quotient ``3/4``, but ``6:8`` is another ratio. A time of day without its half is no time of day.
+- Parts (``(1) 4; (2) 9``, ``maximum 5, minimum -3``) are compared by their labels; arbitrary constants may have other names.
 - Words are compared without regard to case and punctuation. Letters side by side are a product only in algebra (``2abc``) or
   where they look like variables (``abc``, ``mgh``); capitals (``HTT``, ``SAS``, ``IV``) and what may be a word keep their order.
-  Options have none: ``ABD`` is ``D, A, B``.
+  Options have none: ``ABD`` is ``D, A, B``; but letters out of order (``BADC``) are a sequence.
 - The domain of a parameter (``kπ, k∈ℤ``) may be left out or added; the parameter may have another name or start elsewhere.
 - Of ``\sqrt{3} ≈ 1.732`` and ``3/4 (75%)`` as references either part will do; as answers both must hold.
 """
@@ -25,6 +27,7 @@ from fractions import Fraction
 
 from r1jax.rewards.equivalence import structure
 from r1jax.rewards.equivalence.expression import Node, literal, parse_expression, symbols
+from r1jax.rewards.equivalence.notations import in_base, moment, parts, reaction
 from r1jax.rewards.equivalence.reals import FLIPPED, reals_of, same_reals
 from r1jax.rewards.equivalence.second_opinion import math_verify
 from r1jax.rewards.equivalence.text import UnreadableError, normalise, split_top
@@ -36,13 +39,14 @@ _MAX_ITEMS = 40
 _SUM_OF_NAMES = re.compile(r"[A-Za-z](?:\s*[-+]?\s*[A-Za-z])+")
 _MODULUS = re.compile(r"\s*(?:\\pmod\s*\{?|«\(mod |\((?:«mod»|\\bmod|mod)\s*)(\d+)(?:\)»|\)|\})?$")
 _NUMBER_OR_LIST = re.compile(r"-?(?:«[A-Z]+»)?-?\d{1,3}(?:,\d{3})+(?![\d,])[^,]*")
-_BASED = re.compile(r"(-?[0-9A-F]+)_\{?(?:«base»)?(\d+|«[^«»]*»)\}?")
 _LABEL = re.compile(r"[(«]*([A-J])[)».:]*")
 _LABELLED = re.compile(r"[«(]*([A-J])(?:\)»?|[.:]»?\s)\s*(\S.*)", re.DOTALL)
 _POINT = re.compile(r"([A-Z])'*\s*(\(.*,.*\))", re.DOTALL)
 _LABELS = re.compile(r"(?:[\s,;]|and|or|\(?[A-J]\)?)+")
 _SHIFTS = ("{}", "(-{})", "({}+1)", "({}-1)", "({}+2)", "({}-2)", "(-{}+1)", "(-{}-1)")
 _FUNCTION = re.compile(r"([A-Za-z])\(([a-z])\)")
+_HAS_NOTATION = re.compile(r"[A-Z:«]|(?<![\\a-z])[a-z]{3}|\d ?[ap]m|\([1-9a-eiv]+\)|\\max")
+_STEP = re.compile(r"…|⟦|\\(?:sum|int|lim|prod)(?![a-z])")
 _UNIT_VECTOR = re.compile(r"\\hat\{[ijk]\}")
 
 
@@ -64,7 +68,10 @@ def equivalent(gold: str, answer: str, *, deep: bool = False) -> bool:
     if not key_of(reference):
         raise ValueError(f"reference answer {gold[:80]!r} is empty")
     try:
-        return _Comparison(deep).same(reference, normalise(answer))
+        texts = [reference, normalise(answer)]
+        if "«GBP»" in "".join(texts):
+            texts = [re.sub(r"\bpounds?\b", "GBP", text) for text in texts]  # else they are a weight
+        return _Comparison(deep).same(*texts)
     except (UnreadableError, RecursionError):
         return False
 
@@ -93,7 +100,7 @@ class _Comparison:
         if (_NUMBER_OR_LIST.fullmatch(gold) or _NUMBER_OR_LIST.fullmatch(answer)) and self.leaf(gold, answer):
             return True
         meaning = (self.sets, self.lists, self.relations, self.rows)
-        for rule in (self.compounds, self.labels, self.domains, self.two_ways, *meaning):
+        for rule in (self.notations, self.compounds, self.labels, self.domains, self.two_ways, *meaning):
             verdict = rule(gold, answer)
             if verdict is not None:
                 return verdict
@@ -115,6 +122,34 @@ class _Comparison:
         return True
 
     # The rules: whether the two are the same; None where a rule has nothing to say.
+
+    def notations(self, gold: str, answer: str) -> bool | None:
+        """Dates, times of day, chemical formulas, labelled parts, ratios."""
+        if not _HAS_NOTATION.search(gold + " " + answer):
+            return None
+        moments = moment(gold), moment(answer)
+        if all(moments):
+            return moments[0] == moments[1]
+        formulas = reaction(gold), reaction(answer)
+        if formulas[0] and formulas[1] and (formulas[0] == formulas[1] or "\\to" in gold):
+            return formulas[0] == formulas[1]
+        lists = [structure.items_of(re.sub(r"«\s*,\s*", ", «", text)) or [] for text in (gold, answer)]
+        golds, answers = map(parts, (gold, answer), lists)
+        if golds and answers:
+            return golds.keys() == answers.keys() and all(self.same(golds[label], answers[label]) for label in golds)
+        if golds and next(iter(golds)) in "1ai" and not any(map(structure.items_of, golds.values())):
+            return self.in_order([*golds.values()], lists[1])
+        return self.ratios(*(split_top(text, re.compile(":")) for text in (gold, answer)))
+
+    def ratios(self, golds: list[str], answers: list[str]) -> bool | None:
+        """``3:4`` is the quotient ``3/4``; ``3:45`` may be a time."""
+        if len(golds) > 1 < len(answers):
+            return self.in_order(golds, answers) if "=" not in "".join(golds + answers) and len(golds) > 2 else None
+        ratio, value = (golds, answers[0]) if len(golds) > 1 else (answers, golds[0])
+        is_value = "\\frac" in value or "/" in value or (ratio is golds and "." not in value)
+        if "=" in value or len(ratio) != 2 or re.fullmatch(r"[0-5]\d", ratio[1]) or not is_value:
+            return None
+        return self.same(value, f"({ratio[0]})/({ratio[1]})") or None
 
     def compounds(self, gold: str, answer: str) -> bool | None:
         """``5 ft 6 in``."""
@@ -147,10 +182,11 @@ class _Comparison:
         return None
 
     def domains(self, gold: str, answer: str) -> bool | None:
-        """``kπ, k∈ℤ``: the parameter may have another name, and count from elsewhere."""
+        """``kπ, k∈ℤ``: the parameter may have another name, and count from elsewhere; so do constants and indices of sums."""
         (gold, domain), (answer, other) = structure.without_domain(gold), structure.without_domain(answer)
         if not domain and not other:
-            return None
+            names = structure.other_names(gold, answer)
+            return any(self.same(gold, text) for text in names) if names else None
         if not (domain and other):
             return self.same(gold, answer)
         if domain[1] != other[1] or structure.without_domain(gold)[1] or structure.without_domain(answer)[1]:
@@ -236,6 +272,11 @@ class _Comparison:
         if gold_signs == ["="] and re.fullmatch(r"\|[a-z]\|", gold_sides[0]) and not signs:
             return self.same(gold_sides[1], sides[0])
         name, values = structure.named(sides, signs)
+        entries = structure.entries_of(gold) or []
+        if 1 < len(entries) == len(signs) == len({*sides[:-1]}) and re.fullmatch(
+            "(?:[a-z]=)+", "=".join(sides[:-1]) + "="
+        ):
+            return self.chain(sides[-1], entries, ["="])  # x = y = 0
         if not gold_signs:
             is_sum = len(values) > 1 and _SUM_OF_NAMES.fullmatch(values[0]) and not structure.DENIAL.search(values[0])
             values = values[1:] if is_sum else values
@@ -250,6 +291,8 @@ class _Comparison:
         function, other = _FUNCTION.fullmatch(gold_name or ""), _FUNCTION.fullmatch(name or "")
         if function and other and function[1] == other[1] and function[2] not in values[-1]:  # f(t) = t^2 is f(x) = x^2
             name, values = gold_name, [structure.renamed(value, other[2], function[2]) for value in values]
+        if gold_name and name and gold_name != name and re.sub(r"\(x\)$", "", name) == re.sub(r"\(x\)$", "", gold_name):
+            name = gold_name  # y(x) = x is y = x
         if gold_name and gold_name == name:
             golds, values = (
                 [re.sub("^[a-z]{2,3}$", r"(\g<0>)", value) for value in side] for side in (gold_values, values)
@@ -260,7 +303,13 @@ class _Comparison:
         return self.equations(gold_sides, gold_signs[0], sides, signs[0])
 
     def chain(self, gold: str, values: list[str], signs: list[str]) -> bool:
-        """``values`` joined by = all are the reference; a rounded value behind ≈ must round the one before it."""
+        """``values`` joined by = all are the reference; a rounded value behind ≈ must round the one before it.
+
+        Before the last one may stand what is not computed here (``1+2+…+n``, determinants, integrals), and ``6:8``.
+        """
+        if set(signs) == {"="} and len(values) > 1:
+            steps = [step.replace(":", "/") if gold.count(":") == 1 else step for step in values[:-1]]
+            values = [*(step for step in steps if not _STEP.search(step)), values[-1]]
         if len(values) == 2 and signs[-1:] == ["≈"]:
             return any(self.same(gold, value) for value in values) and self.is_rounded(*values)
         return set(signs) <= {"=", "≈"} and all(self.same(gold, value) for value in values)
@@ -328,10 +377,9 @@ class _Comparison:
         moduli = _MODULUS.search(gold), _MODULUS.search(answer)
         if any(moduli) and not (moduli[0] and moduli[1] and moduli[0][1] != moduli[1][1]):
             return self.same(_MODULUS.sub("", gold), _MODULUS.sub("", answer))
-        based = _BASED.fullmatch(gold)
-        if based:
-            other = _BASED.fullmatch(answer)
-            return based.groups() == other.groups() if other else based[1] == answer
+        based, other = in_base(gold), in_base(answer)
+        if based and (other or "_" in gold):
+            return based == other or (other is None and based[0] == answer)
         verdict = same_letters(gold, answer)
         if verdict is not None:
             return verdict

@@ -116,13 +116,8 @@ def _inequality(text: str) -> tuple[str, Reals] | None:
         if sign == "≠":
             bounds = items_of(bound) or [bound]
             return name, ("not", ("or", *(("piece", True, item, item, True) for item in bounds)))
-        return name, ("piece", is_closed, bound, "∞", False) if sign in ">≥" else (
-            "piece",
-            False,
-            "-∞",
-            bound,
-            is_closed,
-        )
+        is_above = sign in ">≥"
+        return name, ("piece", is_closed, bound, "∞", False) if is_above else ("piece", False, "-∞", bound, is_closed)
     if len(signs) == 2 and _VARIABLE.fullmatch(sides[1]):
         if signs[0] in ">≥":
             sides, signs = sides[::-1], [FLIPPED[sign] for sign in reversed(signs)]

@@ -1,5 +1,6 @@
 """The outer form of a normalised answer: entries of lists and sets, sides of relations, brackets, matrices."""
 
+import itertools
 import re
 
 from r1jax.rewards.equivalence.text import is_enclosed, split_top
@@ -12,7 +13,7 @@ _ATOM = (
     r"(?:\(\s*(?:[A-Za-z\\]+(?:\s*,\s*[A-Za-z]+)*|-?\d+)\s*\)|(?<=[PE])\([^()=]{1,30}\)|(?<=P)\([^()]{1,30}\))?"
 )
 _NAME = re.compile(
-    rf"{_ATOM}(?:\s*(?::|/(?=[A-Z]))\s*{_ATOM})*|(?=\\frac\{{(?:d|[A-Z]))\\frac\{{{_ATOM}\}}\{{{_ATOM}\}}|\\(?:sin|cos|tan|cot)\s*(?:\\[a-z]+|\\angle\s*[A-Z]{{1,3}}|[A-Z])"
+    rf"{_ATOM}(?:\s*(?::|/(?=[A-Z]))\s*{_ATOM})*|(?=\\frac\{{(?:d|[A-Z]))\\frac\{{{_ATOM}\}}\{{{_ATOM}\}}|\\(?:sin|cos|tan|cot|det)\s*(?:\\[a-z]+|\\angle\s*[A-Z]{{1,3}}|[A-Z])"
     r"|«[^«»]*»|\([a-zA-Z](?:\s*,\s*[a-zA-Z])+\)|\|[A-Z]{2}\||(?:m|[A-Z]_)?\{?\\(?:angle|triangle|overline|vec)\s*\{?[A-Z]{1,4}\}?\}?"
     r"|[A-Z](?: ?[∪∩] ?[A-Z])+|\\complement_\{?[A-Z]\}? ?[A-Z]|\|\\vec\{[A-Za-z]+\}\||[A-Za-z]+(?: [A-Za-z]+){1,3}"
 )
@@ -27,6 +28,17 @@ _INTEGER = re.compile(
     r"(?:[,;(«]|(?<![A-Za-z])(?:where|for|with)(?![A-Za-z]))[^,;()]*\b(?:integers?|natural numbers?)\b[^,;()]*\)?$"
 )
 _FAMILY = re.compile(r"⦃\s*[A-Za-z]\s*[|:]\s*(.*∈\s*[ℤℕ].*)⦄", re.DOTALL)
+_INDEX = re.compile(r"\\(?:sum|prod)\s*_\{([a-z])=")
+_CONSTANT = re.compile(r"\\[A-Za-z]+|([A-DKck](?:_\{\d\})?)")
+_WITH_CONSTANTS = re.compile(  # and no other names than x, y, t; so Q = CV has none
+    r"(?=.*(?:\+ ?[CK]$|[CK]_\{1|[CK] ?(?:e\^|\\(?:sin|cos|exp|ln))|^y(?:\(x\))? ?=))(?=.*[xt])"
+    r"(?:\\[a-z]+(?![a-z])|[^A-Za-z\\]|[xytefi]|[CK](?:_\{\d\})?)*"
+)
+_SCALED = re.compile(
+    r"(-|-?(?:\d[\d.]*|\\frac(?:\{(?:[^{}]|\{[^{}]*\})*\}){2}|\\sqrt\{\d+\}|\(\\frac\{\d+\}\{\d+\}\)))\s*\*?\s*(\(.*,.*\))",
+    re.DOTALL,
+)
+_MULTIPLES = re.compile(r"^⦃([^|:⦃]*)[|:](\s*[a-z]\s*∈\s*[ℤℕ].*)⦄$", re.DOTALL)
 _RESTATED = re.compile(
     r"(.*?[^\s«(]) ?«?\(«?((?:i\.e\.|that is|or|which is|approximately|approx\.?|about|≈|=)?),? ?»?([^()]+|[^()]*\([^()]*\)[^()]*)\)»?",
     re.DOTALL,
@@ -83,13 +95,8 @@ def sides_of(text: str) -> tuple[list[str], list[str]]:
 
 def named(sides: list[str], signs: list[str]) -> tuple[str | None, list[str]]:
     """What is set equal to the rest, if its first side is a name; and the rest."""
-    if (
-        signs
-        and signs[0] in "=≈"
-        and _NAME.fullmatch(sides[0])
-        and not _is_curve(sides[0])
-        and not DENIAL.search(sides[0])
-    ):
+    is_name = _NAME.fullmatch(sides[0]) and not _is_curve(sides[0]) and not DENIAL.search(sides[0])
+    if is_name and signs and signs[0] in "=≈":
         return re.sub(r"[\s«»]", "", sides[0]), sides[1:]
     return None, sides
 
@@ -114,7 +121,12 @@ def values_in_order(items: list[str]) -> list[str]:
 
 
 def sequence_of(text: str) -> tuple[str, list[str]] | None:
-    """The brackets and the entries of a tuple or an interval."""
+    """The brackets and the entries of a tuple (or of a number times one), or an interval."""
+    scaled = _SCALED.fullmatch(text)
+    if scaled:
+        brackets, entries = sequence_of(scaled[2]) or ("", [])
+        scale = "-1" if scaled[1] == "-" else scaled[1]
+        return (brackets, [f"({scale})*({entry})" for entry in entries]) if brackets == "()" else None
     if len(text) < 2 or text[0] not in "([" or text[-1] not in ")]" or not is_enclosed(text):
         return None
     entries = split_top(text[1:-1], re.compile("[,;]"))
@@ -127,6 +139,12 @@ def matrix_of(text: str) -> list[list[str]] | None:
     if nested:
         inner = [sequence_of(row) for row in nested[1]]
         return [row[1] for row in inner if row] if all(inner) else None
+    diagonal = re.fullmatch(r"\\?«?diag»?\s*(\(.*\))", text)
+    if diagonal:
+        entries = entries_of(diagonal[1]) or []
+        return [
+            [entry if row == column else "0" for column in range(len(entries))] for row, entry in enumerate(entries)
+        ]
     match = _MATRIX.fullmatch(text)
     if match is None:
         return None
@@ -150,13 +168,11 @@ def entries_of(text: str) -> list[str] | None:
 def without_domain(text: str) -> tuple[str, tuple[str, str] | None]:
     """A text without the domain of its parameter, and (name, domain): ``kπ, k∈ℤ``, ``2n-1 (n∈ℕ^{*})``, ``kπ for integer k``."""
     builder = _FAMILY.fullmatch(text)
-    text = builder[1] if builder else text
+    text = builder[1] if builder else _MULTIPLES.sub(r"\1,\2", text)
     match = _DOMAIN.search(text)
     if match:
-        name, domain = (
-            match[1],
-            "ℕ" if match[3] or "positive" in match.group() or "natural" in match.group() else match[2] or "ℤ",
-        )
+        is_natural = match[3] or "positive" in match.group() or "natural" in match.group()
+        name, domain = match[1], "ℕ" if is_natural else match[2]
     else:
         match = _INTEGER.search(text)
         letters = re.findall("(?<![A-Za-z])([b-z])(?![A-Za-z])", match.group()) if match else []
@@ -165,6 +181,19 @@ def without_domain(text: str) -> tuple[str, tuple[str, str] | None]:
         name, domain = letters[0], "ℕ" if "positive" in match.group() else "ℤ"
     core = text[: match.start()].rstrip(" ,;")
     return (core, (name, domain)) if re.search(rf"(?<![A-Za-z\\]){name}(?![A-Za-z])", core) else (text, None)
+
+
+def other_names(gold: str, answer: str) -> list[str]:
+    """The answer with the reference's names for arbitrary constants (``C``, ``K``, ``C_1``) or for the index of a sum."""
+    indices = [_INDEX.findall(text) for text in (gold, answer)]
+    if len(indices[0]) == len(indices[1]) == 1 and indices[0] != indices[1]:
+        (name,), (other,) = indices
+        return [] if renamed(answer, name, "") != answer else [renamed(answer, other, name)]
+    names, others = (sorted({*_CONSTANT.findall(text)} - {""}) for text in (gold, answer))
+    if names == others or len(names) != len(others) or len(names) > 3 or not _WITH_CONSTANTS.fullmatch(gold):
+        return []
+    orders = [dict(zip(others, order, strict=True)) for order in itertools.permutations(names)]
+    return [_CONSTANT.sub(lambda name, new=new: new.get(name[1], name[0]), answer) for new in orders]
 
 
 def renamed(text: str, name: str, other: str) -> str:

@@ -9,6 +9,8 @@ import functools
 import re
 import unicodedata
 
+from r1jax.rewards.equivalence.notations import CHINESE_NUMBER, in_digits
+
 MAX_CHARS = 1000
 _MAX_DEPTH = 40
 
@@ -19,7 +21,7 @@ _CHARACTERS = {
     "∪": "⋃", "∩": "⋂", "≈": "≃≅", "π": "π", "ℝ": "ℝ", "ℤ": "ℤ", "ℕ": "ℕ", "ℚ": "ℚ", "ℂ": "ℂ", "≠": "≠", "°C": "℃", "°F": "℉",
     "\\neg ": "¬", "\\parallel ": "∥", "\\lfloor ": "⌊", "\\rfloor ": "⌋", "\\lceil ": "⌈", "\\rceil ": "⌉", "\\angle ": "∠",
     "\\triangle ": "△∆", "\\perp ": "⊥", "\\sqrt ": "√", "\\sqrt[3] ": "∛", "\\sqrt[4] ": "∜", "\\setminus ": "∖", "\\sum ": "∑",
-    "\\to ": "→", "«EUR»": "€", "«GBP»": "£", "«CNY»": "¥￥",
+    "\\to ": "→", "«EUR»": "€", "«GBP»": "£", "«CNY»": "¥￥", "«INR»": "₹",
 }  # fmt: skip
 _SCRIPTS = {"<super>": "^", "<sub>": "_"}
 _SCRIPT_RUN = re.compile(r"([\^_])\{([^{}]*)\}\1\{")
@@ -53,7 +55,7 @@ _COMMANDS = {
     name: target
     for target, names in {
         "": """big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle limits nolimits left right
-            large Large LARGE huge Huge small normalsize bf rm it mathstrut strut phantom therefore because hline""",
+            large Large LARGE huge Huge small normalsize bf rm it mathstrut strut ce therefore because hline""",
         " ": "quad qquad thinspace enspace space", "…": "ldots cdots dots dotsc dotsb", "'": "prime", "°": "degree",
         "≤": "leq leqslant le leqq", "≥": "geq geqslant ge geqq", "≠": "neq ne", "=": "equiv", "<": "lt", ">": "gt",
         "≈": "approx simeq thickapprox", "∞": "infty", "∪": "cup bigcup", "∩": "cap bigcap", "∈": "in", "∅": "emptyset varnothing",
@@ -62,6 +64,7 @@ _COMMANDS = {
         "∨": "lor vee", "∧": "land wedge", "\\frac": "dfrac tfrac cfrac", "\\binom": "dbinom tbinom choose",
         "\\epsilon ": "varepsilon", "\\phi ": "varphi", "i": "imath", "j": "jmath", "\\setminus ": "backslash smallsetminus",
         "\\vec": "overrightarrow", "\\neg ": "lnot", "\\to ": "to rightarrow longrightarrow Rightarrow implies", "\\hat": "widehat",
+        "«EUR»": "euro", "«GBP»": "pounds", "«CNY»": "yen",
     }.items()
     for name in names.split()
 }  # fmt: skip
@@ -69,14 +72,18 @@ _COMMAND = re.compile(r"\\(?:(?:left|right)\s*\.|([A-Za-z]+)|\\)")
 _SPELLINGS = [
     (re.compile(pattern), target)
     for pattern, target in {
-        r"<=|=<": "≤", r">=": "≥", r"!=|\\not\s*=": "≠", "≡": "=", r"(?<![A-Za-z\\])(?:infinity|oo)(?![A-Za-z])": "∞",
+        r"<=>": r"\\rightleftharpoons ", r"(?<![<-])->": r"\\to ", r"<=|=<": "≤", r">=": "≥", r"!=|\\not\s*=": "≠", "≡": "=",
+        r"(?<![A-Za-z\\])(?:infinity|oo)(?![A-Za-z])": "∞",
         r"\+/-|\+-": "±", r"(?<![A-Za-z\\])pi(?![A-Za-z])": "π", r"\\\{": "⦃", r"\\\}": "⦄", r"\\%": "%", r"\\&": "&", r"\\_": "_",
         r"\^\s*(?:\{\s*)?(?:\\circ(?![A-Za-z])|°)\s*\}?|(?<=\d)\^\s*(?:\{\s*)?(?:\\(?:text|mathrm|rm)\s*)?\{?o\}*(?![A-Za-z])": "°",
-        r"(?<![A-Za-z])per cent(?![A-Za-z])": "percent", r"\.\.\.": "…", r"\*\*": "^", r"(?<![A-Za-z\\])sqrt(?=\s*\d)": r"\\sqrt",
+        r"(?<![A-Za-z])per cent(?![A-Za-z])": "percent", r"\.\.\.": "…",
+        r"\\frac\s*\{\\(?:text|mathrm)\{([a-z]+)\}\}\{\\(?:text|mathrm)\{([a-z]+)\}\}": r"\\text{\1/\2}",
+        r"(\d\s*[A-Za-z/]{1,5}),\s*(?=(?:north|south|east|west))": r"\1 ", r"\*\*": "^", r"(?<![A-Za-z\\])sqrt(?=\s*\d)": r"\\sqrt",
         r"(?<=\d)\s*(?:\\text\s*\{\s*to\s*\}|to)\s*(?=\d)": ":",
         r"(?<=\d)\^\s*\{(?:\\(?:text|mathrm)\s*\{(?:st|nd|rd|th)\}|st|nd|rd|th)\}": "",
         r"(?<=[=∈∪∩])\s*\{([^{}]*)\}": r"⦃\1⦄", r"^\{([^{}]*)\}(?=\s*[∪∩])": r"⦃\1⦄", r"(?<=\d)\s*度": "°", "或者?": " or ",
-        r"(?<![\w}])([a-z])([12])(?=\s*=)": r"\1_{\2}", "[和与]|以及": ",", "[且并]": " and ",
+        r"(?<![\w}])([a-z])([12])(?=\s*=)": r"\1_{\2}", "[和与]|以及": ",", "[且并]": " and ", r"\bdue (?=north|south|east|west)": "",
+        r"\\(?:mathrm|text)\s*\{d\}\s*(?=[a-z])": "d", r"\\frac\s*\{d([a-z])\}\s*\{dx\}|(?<![A-Za-z\\])d([a-z])/dx(?![A-Za-z])": r"\1\2'",
     }.items()
 ]  # fmt: skip
 _NUMBERS = re.compile(
@@ -85,9 +92,9 @@ _NUMBERS = re.compile(
 )
 _BOLD = re.compile(r"(?:(?<=\s)|^)\*\*(\S[^*]*?)\*\*(?=[\s.,;。]|$)")
 _SPACES = re.compile(r"\\(?:[,;:> \\]|hspace\{[^{}]*\})|~|\\\s")
-_REMOVED = re.compile(r"\\!|\\(?:label|tag|color|textcolor)\s*\{[^{}]*\}")
+_REMOVED = re.compile(r"\\!|\\(?:label|tag|color|textcolor|[hv]?phantom)\s*\{[^{}]*\}")
 _MATRIX = re.compile(
-    r"(⦃\s*)?\\begin\s*\{([pbB]?matrix|smallmatrix|array|d?cases|aligned|gathered|split|align)\}\s*(?:\{[^{}]*\})?(.*?)\\end\s*\{\2\}",
+    r"(⦃\s*)?\\begin\s*\{([pbBv]?matrix|smallmatrix|array|d?cases|aligned|gathered|split|align)\}\s*(?:\{[^{}]*\})?(.*?)\\end\s*\{\2\}",
     re.DOTALL,
 )
 _WORDS_OF_CASES = re.compile(
@@ -107,6 +114,9 @@ _SHORT_ACCENT = re.compile(r"\\(hat|vec|bar|tilde|dot|overline)\s*([A-Za-z])(?![
 _UNIT_VECTOR = re.compile(r"\\(?:hat|vec)\s*\{\s*\\hat\{([ijk])\}\s*\}|\\vec\s*\{([ijk])\}")
 _HIGH_ROOT = re.compile(r"(?<![\w)}\]])\^\{(\d+)\}\s*\\sqrt(?!\s*\[)")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
+_RECURRING = re.compile(
+    r"(?<![\d.])(\d*\.\d*?)(?:(\d)\2\2+|(\d{2,6}?)\3+) ?…|\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?|(?<=\b0\.)\((\d+)\)$"
+)
 _BARE_POWER = re.compile(r"\^\s*(-?\d+(?:\.\d+)?)(?![\d.])")
 _BARE_INDEX = re.compile(r"_\s*(\d+|[A-Za-z])")
 _CHOSEN = re.compile(
@@ -116,10 +126,16 @@ _CHOSEN = re.compile(
 _EMPTY_GROUP = re.compile(r"(?:\\(?:text|mbox|mathrm)\s*)?\{\s*\}")
 _PREFIX = re.compile(
     r"(?i)^«?(?:so |hence |thus |therefore,? )?(?:the )?(?:final |correct |right |best )?(?:answer|option|choice)s?\b(?:\s+(?:is|are)\b)?"
-    r"\s*:?\s*»?\s*[:=]?\s*(?=[^\s»])|^(?:[=≈]|«?approximately(?: »?|»))\s*|^«?(?:for )?all ?»?(?= ?[a-z] ?[<>≤≥≠∈])"
+    r"\s*:?\s*»?\s*[:=]?\s*(?=[^\s»])|^«the (?!.*\b(?:wrong|incorrect|not|other)\b)[a-z ]{2,30}\bis ?»\s*(?=[-\d\\(])"
+    r"|^(?:[=≈]|«?approximately(?: »?|»))\s*|^«?(?:for )?all ?»?(?= ?[a-z] ?[<>≤≥≠∈])"
     r"|^(?:所以|因此|故)?,?(?:本题|最终|正确)?(?:答案(?:是|为|选)?|应?选(?:项|择)?|[答解]得?(?=:))\s*:?\s*(?=\S)"
-    r"|^(?:[A-Za-z]的)?(?!.{0,12}[不非未约至少多或]|.{0,12}[大小]于等)[\u4e00-\u9fff]{1,12}(?:是|为|等于)\s*:?\s*(?=[^\u4e00-\u9fff])|^共?有?(?=\d)"
+    r"|^(?:[A-Za-z]的)?(?!.*(?:是|为|等于).*(?:是|为|等于)|.{0,12}[不非未约至少多或]|.{0,12}[大小]于等)[\u4e00-\u9fff]{1,12}(?:是|为|等于)\s*:?\s*(?=[^\u4e00-\u9fff])|^共?有?(?=\d)"
 )
+_FOR_ALL = re.compile(
+    r"[,;]?\s*«?[,(]?\s*(?:for (?:all|every|any)(?: real)?(?: numbers?| values? of)?\s*»?\s*[a-z](?:\s*∈\s*ℝ)?"
+    r"|(?:where|with|for (?:any|some|all))\b[^=]*\bconstants?\b[^=]*|[A-Za-z]\s*∈\s*ℝ\s*«?(?:is )?arbitrary)\s*[»)]*$"
+)
+_CLOSING = re.compile(r"(?:(?<!\\)[ \n.,;。，；]|\\$)+$")
 _ANGLES = re.compile(r"^<([^<>]*,[^<>]*)>$")
 _ONLY = re.compile(r"(?<=[IVX\dA-J»]) ?«?(?: ?|(?<=«))only»?$")
 _CHINESE = re.compile(r"«[^«»]*»|[\u4e00-\u9fff]+")
@@ -148,7 +164,8 @@ def normalise(text: str) -> str:
         text, count = _SCRIPT_RUN.subn(r"\1{\2", text)
         if not count:
             break
-    text = _PREFIX.sub("", re.sub(r",\\! *|\{,\}", ",", text).replace("{:}", ":").lstrip())
+    text = re.sub(r"(?:\\(?:text|mathrm|mathpunct)\s*)?\{:\}", ":", text)
+    text = _PREFIX.sub("", re.sub(r",\\! *|\{,\}", ",", text).lstrip())
     text = _REMOVED.sub("", _EMPTY_GROUP.sub(" ", text))
     text = _COMMAND.sub(
         lambda match: "" if match.group().endswith(".") else _COMMANDS.get(match[1], match.group()), text
@@ -157,6 +174,7 @@ def normalise(text: str) -> str:
         text = pattern.sub(target, text)
     if re.search(r"[=<>≤≥≠∈\d]", text):
         text = text.replace("∨", " or ").replace("∧", " and ")
+    text = CHINESE_NUMBER.sub(in_digits, _RECURRING.sub(r"\1\\overline{\2\3\4\5\6\7}", text))
     text = _NUMBERS.sub(lambda match: dict(zip("RZNQC", "ℝℤℕℚℂ", strict=True))[match[1] or match[2] or match[3]], text)
     text = _dollars(_SPACES.sub(" ", _MATRIX.sub(_matrix, text).replace("&", ",")))
     text = _CHINESE.sub(lambda match: match.group() if match.group()[0] == "«" else f"«{match.group()}»", _unwrap(text))
@@ -169,7 +187,7 @@ def normalise(text: str) -> str:
     text = _HIGH_ROOT.sub(r"\\sqrt[\1]", _BARE_INDEX.sub(r"_{\1}", _BARE_POWER.sub(r"^{\1}", text)))
     text = _CHOSEN.sub(_chosen, _SHORT_ROOT.sub(r"\\sqrt\1{\2}", text))
     text = _SCALED.sub(_written_out, _trim(re.sub(r" +", " ", text)))
-    return _trim(_ANGLES.sub(r"(\1)", _ONLY.sub("", _PREFIX.sub("", text))))
+    return _trim(_ANGLES.sub(r"(\1)", _ONLY.sub("", _FOR_ALL.sub("", _PREFIX.sub("", text)))))
 
 
 def match_brace(text: str, start: int) -> int:
@@ -230,16 +248,17 @@ def _strip_markup(text: str) -> str:
             is_marked = len(text) > len(opening + closing) and text.startswith(opening) and text.endswith(closing)
             if is_marked and (closing not in inside or opening == "$$"):
                 text = inside.strip()
-        text = text.rstrip(" \n.,;。，；") if not text.endswith(("...", "\\,", "\\;")) else text
+        text = text if text.endswith("...") else _CLOSING.sub("", text)
     return text
 
 
 def _matrix(match: re.Match[str]) -> str:
     """``⟦a¦b¶c¦d⟧``; the rows of a system as a list, those of cases as pairs of value and condition."""
     brace, name, body = match.groups(default="")
+    brace = "|" if name == "vmatrix" else brace
     rows = [row for row in re.split(r"\\\\(?:\[[^\[\]]*\])?|\\cr(?![A-Za-z])", body) if row.strip()]
     if name.endswith("matrix") or (name == "array" and not brace):
-        return brace + "⟦" + "¶".join(row.replace("&", "¦") for row in rows) + "⟧"
+        return brace + "⟦" + "¶".join(row.replace("&", "¦") for row in rows) + "⟧" + "|" * (brace == "|")
     pieces = []
     for row in rows:
         cells = [cell.strip(" ,;.") for cell in _WORDS_OF_CASES.sub(" ", row).split("&")]
@@ -252,7 +271,7 @@ def _matrix(match: re.Match[str]) -> str:
 
 def _dollars(text: str) -> str:
     """Money signs become «USD», math delimiters vanish."""
-    text = re.sub(r"\\\$", "«USD»", text)
+    text = re.sub(r"(?:\bUS ?)?\\\$", "«USD»", text)
     if text.count("$") % 2 and re.match(r"-?\$\s*-?[\d.]", text):
         return text.replace("$", "«USD»", 1).replace("$", " ")
     return re.sub(r"\\[()\[\]]", " ", text.replace("$", " "))
@@ -265,7 +284,7 @@ def _unwrap(text: str) -> str:
         if match is None:
             return text
         end = match_brace(text, match.end() - 1)
-        content = text[match.end() : end - 1].strip()
+        content = _ONLY.sub("", text[match.end() : end - 1].strip())
         name, word = match[1], content.lower().strip(" ,.")
         counted = re.fullmatch(r"(-?\d[\d.,/]*) (\D+)", content)
         is_unit = _UNIT_LETTER.search(f"{text[: match.start()].rstrip()} {content}") and text[end : end + 1] != "_"
@@ -273,6 +292,8 @@ def _unwrap(text: str) -> str:
             inside = f"\\{content} " if content.isalpha() else content
         elif name in ("mathbf", "bm", "boldsymbol") and content in ("i", "j", "k"):
             inside = f"\\hat{{{content}}}"
+        elif content.startswith("«"):
+            inside = content
         elif word in ("and", "or"):
             inside = f" {word} "
         elif counted:

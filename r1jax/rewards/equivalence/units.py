@@ -9,7 +9,7 @@ from fractions import Fraction
 _DEFINITIONS = """
 m meter metre 米 | =; g gram 克 | =; s second 秒 | sec =; A ampere amp 安 | =; K kelvin | =; mol mole | =; eV | =; cal calorie | =
 | 公里 = 1000 m; | in inch inches 英寸 = 0.0254 m; | ft foot feet 英尺 = 12 in; | yd yard = 3 ft; | mi mile 英里 = 5280 ft
-| min minute 分钟 = 60 s; | h hr hour 小时 时 = 3600 s; | day 天 日 = 24 h; | week 周 星期 = 7 day
+| min minute 分钟 分 = 60 s; | h hr hour 小时 时 = 3600 s; | day 天 日 = 24 h; | week 周 星期 = 7 day
 | month 个月 月 =; | yr year 年 = 12 month; | ha hectare 公顷 = 10000 m^2; | acre = 4840 yd^2; | 亩 =
 | 公斤 = 1000 g; | 斤 = 500 g; | tonne 吨 = 1000 kg; | ton =; | lb pound 磅 = 453.59237 g; | oz ounce = 1/16 lb
 L l liter litre 升 | = 1/1000 m^3; | gal gallon = 231 in^3; | qt quart = 1/4 gal; | pt pint = 1/8 gal; | cup = 1/16 gal
@@ -17,7 +17,7 @@ L l liter litre 升 | = 1/1000 m^3; | gal gallon = 231 in^3; | qt quart = 1/4 ga
 N newton 牛 牛顿 | = kg m/s^2; J joule 焦 焦耳 | = N m; W watt 瓦 瓦特 | = J/s; Pa pascal 帕 | = N/m^2; | bar = 100000 Pa
 C coulomb 库仑 | = A s; V volt 伏 伏特 | = J/C; F farad | = C/V; Ω ohm 欧 欧姆 | = V/A; T tesla | = N/A m; H henry | = V s/A
 Wb weber | = V s; atm | =; | mmHg =; | kWh = 3600000 J; bit | =; B byte | = 8 bit; | unit 单位 =; share =; | % percent pct = 0.01 share
-| USD dollar 美元 =; | ¢ cent = 0.01 USD; | EUR euro 欧元 =; | GBP =; | CNY yuan 元 块 人民币 =; | 角 毛 = 0.1 CNY
+| USD dollar 美元 =; | ¢ cent = 0.01 USD; | EUR euro 欧元 =; | GBP =; | INR rupee 卢比 =; | CNY RMB yuan 元 块 人民币 =; | 角 毛 = 0.1 CNY
 | ° degree deg 度 =; | arcminute = 1/60 °; | arcsecond = 1/3600 °; | rad radian 弧度 =; | °C 摄氏度 =; | °F =
 """
 _PREFIXES = {
@@ -45,7 +45,8 @@ _TAIL = re.compile(
     rf"(?P<value>.*[\d)}}π!])(?P<space> ?)(?P<unit>{_WORD}(?:«[^«»]*»|[A-Za-zμΩ°%/*. -]|[(](?=[A-Za-z«])|[)]|\^\{{-?[123]\}})*)",
     re.DOTALL,
 )
-_HEAD = re.compile(r"(?P<sign>-? ?)«(?P<unit>USD|EUR|GBP|CNY)»(?P<value>.+)", re.DOTALL)
+_TAIL_IN_BRACKETS = re.compile(_TAIL.pattern.replace(".*", ".*?", 1), re.DOTALL)
+_HEAD = re.compile(r"(?P<sign>-? ?)«(?P<unit>USD|EUR|GBP|CNY|INR)»(?P<value>.+)", re.DOTALL)
 _PER_THING = re.compile(r"\s*(?:«per [A-Za-z ]+»|per [A-Za-z]+)$")
 _PIECE = re.compile(r"°[CF]?|%|¢|[A-Za-zμΩ]+|[\u4e00-\u9fff]+|\^\{?(-?\d)\}?|[/*.()-]")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
@@ -96,9 +97,10 @@ def split_unit(text: str, *, is_gold: bool) -> tuple[str, Unit | None]:
         is_noun = unit is not None and all(name[0] == "«" for name, _ in unit.powers)
         return (money["sign"] + value, known) if unit is None or unit == known or is_noun else (text, None)
     text = _GREEK_UNIT.sub(lambda match: f"«{match[1] or ''}Ω»" if match[2] is None else f" «μ{match[2]}»", text)
-    match = _TAIL.fullmatch(
-        _IN_BRACKETS.sub(lambda found: f" «{found[1]}»" if known_unit(found[1]) else found[0], text)
-    )
+    text = _IN_BRACKETS.sub(lambda found: f" «{found[1]}»" if known_unit(found[1]) else found[0], text)
+    match = _TAIL.fullmatch(text)
+    if match and match["value"].count("(") != match["value"].count(")"):  # 50 W/(m^2 K)
+        match = _TAIL_IN_BRACKETS.fullmatch(text)
     if match is None or ("°" in match["unit"] and re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", match["value"])):
         return text, None
     raw = match["unit"].strip()
