@@ -1,7 +1,7 @@
 """Daemon threads for work that goes on while the device computes, and for calls that may never end.
 
-A daemon does not keep an interrupted program from ending, as a `ThreadPoolExecutor`'s threads would. An idle one is ended
-before the interpreter is.
+A daemon does not keep an interrupted program from ending, as a `ThreadPoolExecutor`'s threads would. An idle one is
+ended before the interpreter is.
 """
 
 import atexit

@@ -1,8 +1,8 @@
 """The kernels: measured on this machine's CPU, plain XLA against the reference; modelled for TPUs that are not here.
 
-Modelled is arithmetic: the FLOPs and HBM bytes of ``kernels.named_shapes``, which each kernel also states to the compiler, and the
-time that a device of that generation takes for the longer of the two at its published peaks. No kernel reaches its roofline: use
-the table for ratios between kernels, and for which of the two bounds them.
+Modelled is arithmetic: the FLOPs and HBM bytes of ``kernels.named_shapes``, which each kernel also states to the
+compiler, and the time that a device of that generation takes for the longer of the two at its published peaks. No
+kernel reaches its roofline: use the table for ratios between kernels, and for which of the two bounds them.
 """
 
 import dataclasses

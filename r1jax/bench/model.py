@@ -1,8 +1,9 @@
-"""Forward and backward of a dense model, in tokens/s and as a share of the matmul peak, with a peer; and of an MoE layer.
+"""Forward and backward of a dense model, in tokens/s and as a share of the matmul peak, with a peer; and of an MoE
+layer.
 
-FLOPs are 6 a matmul parameter and token (attention scores and recomputed logits are left out, as in the usual 6N), since XLA's cost
-analysis counts a scanned layer once. Peer and model take turns in one run, each in its own process time: another job on the
-machine disturbs both.
+FLOPs are 6 a matmul parameter and token (attention scores and recomputed logits are left out, as in the usual 6N),
+since XLA's cost analysis counts a scanned layer once. Peer and model take turns in one run, each in its own process
+time: another job on the machine disturbs both.
 """
 
 import dataclasses

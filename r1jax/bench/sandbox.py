@@ -24,7 +24,8 @@ _SOURCES = (
 
 
 def run(*, num_programs: int = 500, workers: int | None = None) -> dict[str, Any]:
-    """Milliseconds of a run alone, programs a second at once and one by one, memory of this process, results that load changed.
+    """Milliseconds of a run alone, programs a second at once and one by one, memory of this process, results that load
+    changed.
 
     Args:
         num_programs: how many at once; one in twenty burns its whole CPU second.

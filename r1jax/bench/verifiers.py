@@ -1,9 +1,9 @@
 """How often do math verifiers err? Ours and others on the same pairs, in the same run: ``r1jax bench verifiers``.
 
 The corpus is JSON lines: "gold", "response", "expected" (1 or 0), "why", "source", and "convention" where a stated rule
-decides rather than mathematics (units, percent signs, rounding). ``{{REPEAT text n}}`` in a response stands for n times the
-text. Pairs of "reference", "response" (without its box unless "is_whole_response"), "expected" and "kind" are read too. Each
-verifier sees one pair at a time; the others in a worker process that is killed after 30 CPU seconds.
+decides rather than mathematics (units, percent signs, rounding). ``{{REPEAT text n}}`` in a response stands for n times
+the text. Pairs of "reference", "response" (without its box unless "is_whole_response"), "expected" and "kind" are read
+too. Each verifier sees one pair at a time; the others in a worker process that is killed after 30 CPU seconds.
 
 - ours: ``r1jax.rewards.math:accuracy``
 - math-verify: ``verify(parse(gold), parse(response))`` with its own defaults

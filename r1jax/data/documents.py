@@ -63,8 +63,9 @@ def fit_documents(
 def make_document_iterator(source: DocumentSource, spec: SupervisedSpec, *, tokenizer: Tokenizer) -> Any:
     """Grain iterator of packed batches: dicts of [R, row_length] arrays, R a multiple of ``rows_per_microbatch``.
 
-    Fields: tokens, targets, mask, segment_ids, positions; and "num_too_long", how many documents of the batch were longer
-    than a row. ``get_state``/``set_state`` save and restore the position. A batch raises what ``fit_documents`` does.
+    Fields: tokens, targets, mask, segment_ids, positions; and "num_too_long", how many documents of the batch were
+    longer than a row. ``get_state``/``set_state`` save and restore the position. A batch raises what ``fit_documents``
+    does.
     """
 
     def encode(index: int) -> dict[str, np.ndarray]:

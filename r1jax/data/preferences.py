@@ -3,13 +3,13 @@
     helpful   {"messages": [...], "chosen": "...", "rejected": "..."}
     safety    {"messages": [...], "response": "...", "is_safe": true}
 
-Further keys are provenance and are not read; a message may have what ``text.templates.MESSAGE_FIELDS`` lists. Responses are
-whole, with their thought if they have one.
+Further keys are provenance and are not read; a message may have what ``text.templates.MESSAGE_FIELDS`` lists. Responses
+are whole, with their thought if they have one.
 
-Pairs are made of a judge's verdicts: four queries a pair in random order, a clear mean, no length bias. A judge is a function of
-many comparisons at once, ``judge(questions, responses_a, responses_b, seed=...)``; it returns the reply to each, or what went
-wrong with it (`r1jax.text.comparison`). A pair one of whose queries failed is not used: what a judge did not say is never
-guessed.
+Pairs are made of a judge's verdicts: four queries a pair in random order, a clear mean, no length bias. A judge is a
+function of many comparisons at once, ``judge(questions, responses_a, responses_b, seed=...)``; it returns the reply to
+each, or what went wrong with it (`r1jax.text.comparison`). A pair one of whose queries failed is not used: what a judge
+did not say is never guessed.
 """
 
 import dataclasses
@@ -118,9 +118,9 @@ def judge_pairs(
 ) -> list[Judged]:
     """Asks the judge ``queries`` times about each pair's summaries; which one is shown as A is drawn for every query.
 
-    Orders depend on the seed, the prompt, the responses and the query alone, so they are the same however candidates are
-    batched. The judge is called once for each query, with a seed of its own; where it raises, that query failed on all
-    pairs. Raises ValueError for a judge that returns another number of replies.
+    Orders depend on the seed, the prompt, the responses and the query alone, so they are the same however candidates
+    are batched. The judge is called once for each query, with a seed of its own; where it raises, that query failed on
+    all pairs. Raises ValueError for a judge that returns another number of replies.
     """
     pairs = list(candidates)
     judged = [Judged(messages, responses, ()) for messages, responses in pairs]
@@ -166,8 +166,8 @@ def select_pairs(
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """(records of kind "helpful" in their order, counts) of the pairs with |delta| > threshold.
 
-    Lengths are balanced over the set: as many pairs have the longer summary chosen as rejected. Of the larger group those
-    with the largest difference in length go first.
+    Lengths are balanced over the set: as many pairs have the longer summary chosen as rejected. Of the larger group
+    those with the largest difference in length go first.
     """
     counts: Counter[str] = Counter(dict.fromkeys(["candidates", *FAILURES, "judge_failed", "unclear"], 0))
     records = []

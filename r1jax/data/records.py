@@ -1,4 +1,5 @@
-"""Records from files, another stage's work directory or a function; conversations among them as a finite source of documents.
+"""Records from files, another stage's work directory or a function; conversations among them as a finite source of
+documents.
 
 A record is a row of a jsonl, parquet, csv or arrow file with one of
 
@@ -6,8 +7,8 @@ A record is a row of a jsonl, parquet, csv or arrow file with one of
     conversations              the same as [{"from": "human" | "gpt" | "system", "value"}, ...]
     prompt and completion      two texts (or "response" for the second)
 
-and whatever else; a message may have what ``text.templates.MESSAGE_FIELDS`` lists, such as ``reasoning_content``. A list may
-be written as JSON text.
+and whatever else; a message may have what ``text.templates.MESSAGE_FIELDS`` lists, such as ``reasoning_content``. A
+list may be written as JSON text.
 """
 
 import functools
@@ -49,8 +50,8 @@ def open_records(path: str | Path, *, split: str | None = None, subset: str | No
     path: a work directory of a stage that makes records, or what ``tasks.sources.rows.open_rows`` reads; split, subset:
     of a folder that holds several.
 
-    Raises RecordsMissingError where a folder is not there, or of a stage that has not finished; ValueError for a file that
-    is not there.
+    Raises RecordsMissingError where a folder is not there, or of a stage that has not finished; ValueError for a file
+    that is not there.
     """
     folder = Path(path).expanduser()
     is_file = str(path).startswith("package:") or str(path).endswith(ENDINGS) or "*" in str(path)

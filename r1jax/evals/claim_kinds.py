@@ -1,9 +1,9 @@
 """Whether a claim of the paper held here: from what finished stages wrote, by a stated rule.
 
-Each kind of claim is a function that takes its spec (``r1jax.specs.claims``) and gives a ``Verdict``; ``held`` follows from the
-figures by ``rule``, and is None where there are too few runs to say. Intervals are of 95 %: over seeds from three runs on
-(Student's t), else over problems. Nothing here knows a figure of the paper: a claim's config quotes it. A stage that lacks a
-figure is a MissingFigureError.
+Each kind of claim is a function that takes its spec (``r1jax.specs.claims``) and gives a ``Verdict``; ``held`` follows
+from the figures by ``rule``, and is None where there are too few runs to say. Intervals are of 95 %: over seeds from
+three runs on (Student's t), else over problems. Nothing here knows a figure of the paper: a claim's config quotes it. A
+stage that lacks a figure is a MissingFigureError.
 """
 
 import dataclasses
@@ -149,8 +149,8 @@ def votes(claim: specs.VotesClaim) -> Verdict:
 def stage_table(claim: specs.StageTableClaim) -> Verdict:
     """Each stage's table: evaluate stages by name (Zero, Dev1, ...), figures by column, and the orderings to hold.
 
-    An ordering [column, A, ">", B] holds where the difference A - B is above 0 by its interval, with ">=" where it is not
-    below 0 by it. A figure without an interval can be shown, not ordered by.
+    An ordering [column, A, ">", B] holds where the difference A - B is above 0 by its interval, with ">=" where it is
+    not below 0 by it. A figure without an interval can be shown, not ordered by.
     """
     stages = {name: Finished(path) for name, path in claim.paths.items()}
     cells = {

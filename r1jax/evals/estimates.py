@@ -1,4 +1,5 @@
-"""Figures with 95 % intervals: over seeds by Student's t, over problems as an evaluation gives them, and their differences.
+"""Figures with 95 % intervals: over seeds by Student's t, over problems as an evaluation gives them, and their
+differences.
 
 numpy and scipy alone.
 """

@@ -29,11 +29,12 @@ def evaluate(
     before_batch: Callable[[int], None] = lambda problems_done: None,
     **settings,
 ) -> tuple[dict[str, float], list[Group]]:
-    """(metrics, groups). Metrics: those of ``statistics.summarise`` with k samples, "clipped_ratio", ``reward_metrics``.
+    """(metrics, groups). Metrics: those of ``statistics.summarise`` with k samples, "clipped_ratio",
+    ``reward_metrics``.
 
     Where no problem can be graded (own files without answers), pass@k and votes would say nothing: they are left out.
-    ``problems_per_batch`` bounds memory; the last batch may be smaller. ``before_batch`` is called before each batch; by
-    raising it ends the evaluation. The settings are those of ``Collector.collect``.
+    ``problems_per_batch`` bounds memory; the last batch may be smaller. ``before_batch`` is called before each batch;
+    by raising it ends the evaluation. The settings are those of ``Collector.collect``.
     """
     collected: list[Collected] = []
     started: list[Callable[[], Collected]] = []  # the batch before is scored while this one is sampled
@@ -78,8 +79,8 @@ def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
 def distinct_problems(task: Task, count: int, *, split: str, at_least: int | None = None) -> list[Problem]:
     """The first ``count`` problems of a split whose questions do not consist of the same words, numbers and signs.
 
-    With ``at_least`` a task that has fewer gives all of them. Looks at all problems of a task that says how many there are
-    (``num_problems``), else at 20 for each one asked for, as long as there is a new one among 20,000.
+    With ``at_least`` a task that has fewer gives all of them. Looks at all problems of a task that says how many there
+    are (``num_problems``), else at 20 for each one asked for, as long as there is a new one among 20,000.
 
     Raises ValueError for a task that has not ``count``, or not ``at_least``.
     """

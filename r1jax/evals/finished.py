@@ -107,7 +107,8 @@ class Finished:
         return drawn
 
     def training_tokens(self) -> float:
-        """Tokens that it was trained on: an RL stage's prompts and completions sampled for training, a supervised stage's targets.
+        """Tokens that it was trained on: an RL stage's prompts and completions sampled for training, a supervised
+        stage's targets.
 
         A supervised stage logs every n-th update, which stands for the n of them.
         """

@@ -1,7 +1,8 @@
 """How good a reward model is on held-out examples: accuracy, margin, calibration, and how much length sways it.
 
-Pure numpy. Rewards are logits: sigmoid(r_chosen - r_rejected) is the probability that a pair is ordered so, sigmoid(r) that a
-response is safe. Names that TRL's RewardTrainer has are its own: accuracy, margin, min_reward, mean_reward, max_reward.
+Pure numpy. Rewards are logits: sigmoid(r_chosen - r_rejected) is the probability that a pair is ordered so, sigmoid(r)
+that a response is safe. Names that TRL's RewardTrainer has are its own: accuracy, margin, min_reward, mean_reward,
+max_reward.
 """
 
 import numpy as np
@@ -16,7 +17,8 @@ def pair_metrics(rewards_B2: np.ndarray) -> dict[str, float]:
 
 
 def point_metrics(rewards_B: np.ndarray, labels_B: np.ndarray) -> dict[str, float]:
-    """Accuracy at probability 1/2, in all and by class, and the margin: mean reward of the safe less that of the unsafe.
+    """Accuracy at probability 1/2, in all and by class, and the margin: mean reward of the safe less that of the
+    unsafe.
 
     What needs a class of which there is no example is left out.
     """
@@ -57,8 +59,8 @@ def calibration_error(probabilities_B: np.ndarray, outcomes_B: np.ndarray) -> fl
 def length_bias(rewards_BK: np.ndarray, lengths_BK: np.ndarray) -> dict[str, float]:
     """How much length sways the rewards of responses, K to a prompt: the chosen one first if there are two.
 
-    "length/correlation" is Pearson's, of reward and length, over all responses (0 where either never varies). Of pairs of
-    different lengths also "length/prefers_longer", how often the longer response gets the higher reward;
+    "length/correlation" is Pearson's, of reward and length, over all responses (0 where either never varies). Of pairs
+    of different lengths also "length/prefers_longer", how often the longer response gets the higher reward;
     "length/longer_is_chosen", how often it should; "length/bias", the first less the second.
     """
     rewards, lengths = (np.asarray(array, np.float64) for array in (rewards_BK, lengths_BK))

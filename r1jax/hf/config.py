@@ -2,7 +2,8 @@
 
 RoPE scaling is read in both of transformers' spellings: `rope_theta` with `rope_scaling` (4.x and the released
 checkpoints; `type` or `rope_type`), or all in `rope_parameters` (5.x). It is written in the former, which both read.
-Where a file has both, transformers 5 reads `rope_scaling` alone and transformers 4 may read either: here they must agree.
+Where a file has both, transformers 5 reads `rope_scaling` alone and transformers 4 may read either: here they must
+agree.
 """
 
 import math

@@ -19,10 +19,11 @@ from r1jax.hf.write import MAX_SHARD_BYTES, WEIGHT_TYPES, write_model
 
 
 def convert(source: Path, target: Path, *, dtype: str | None = None, max_shard_bytes: int = MAX_SHARD_BYTES) -> int:
-    """Writes the model of a folder or GGUF file to the folder `target`, with progress on stderr; returns the weights' bytes.
+    """Writes the model of a folder or GGUF file to the folder `target`, with progress on stderr; returns the weights'
+    bytes.
 
-    dtype: None keeps each tensor's type; what is quantised becomes bfloat16 (FP8) or float32 (GGUF). "fp8" leaves what is
-      FP8 already as it is: another rounding would change it.
+    dtype: None keeps each tensor's type; what is quantised becomes bfloat16 (FP8) or float32 (GGUF). "fp8" leaves what
+      is FP8 already as it is: another rounding would change it.
     Errors: those of `open_folder` or `open_gguf` for the source, of `save_pretrained` for the target.
     """
     files = open_gguf(source) if source.suffix == ".gguf" else open_folder(source)

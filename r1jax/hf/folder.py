@@ -61,13 +61,13 @@ def open_folder(
 ) -> ModelFiles:
     """Opens and checks a folder.
 
-    compares_copies: False reads no weight, and takes a second or two for hundreds of gigabytes; then only what the weights
-      themselves say is not known: that copies of the embedding are copies, and that FP8 scales are finite.
+    compares_copies: False reads no weight, and takes a second or two for hundreds of gigabytes; then only what the
+      weights themselves say is not known: that copies of the embedding are copies, and that FP8 scales are finite.
 
-    FileNotFoundError: no folder (a name of the hub is none), or not one of a model. ValueError, with a line for each fault
-    (a few of each kind): of config.json, the index, the files, the tokenizer, or its absence where it is needed; and, where
-    all files can be read, of the tensors: missing, unknown, misshapen, of another type, FP8 without scale or a scale without
-    weight, the MTP layer's copies of embedding and head unlike the originals.
+    FileNotFoundError: no folder (a name of the hub is none), or not one of a model. ValueError, with a line for each
+    fault (a few of each kind): of config.json, the index, the files, the tokenizer, or its absence where it is needed;
+    and, where all files can be read, of the tensors: missing, unknown, misshapen, of another type, FP8 without scale or
+    a scale without weight, the MTP layer's copies of embedding and head unlike the originals.
 
     MTP layers that config.json does not count are left out, as in transformers; a line on stderr says so.
     """

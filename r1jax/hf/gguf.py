@@ -1,9 +1,9 @@
 """GGUF files (llama.cpp's format) of the Llama architecture: weights, configuration and tokenizer.
 
-Weights are dequantised at each load: 0.8-2 s for 135M parameters, about as long as a float32 cache would take to be read.
-Layout facts (llama.cpp's convert_hf_to_gguf): matrices are [out, in] as in Hugging Face's files, and the rows of q
-and k are permuted per head from the half-rotation layout to interleaved pairs. `GgufTensor` undoes that, since our RoPE
-and Hugging Face's rotate halves (spec A.4.1).
+Weights are dequantised at each load: 0.8-2 s for 135M parameters, about as long as a float32 cache would take to be
+read. Layout facts (llama.cpp's convert_hf_to_gguf): matrices are [out, in] as in Hugging Face's files, and the rows of
+q and k are permuted per head from the half-rotation layout to interleaved pairs. `GgufTensor` undoes that, since our
+RoPE and Hugging Face's rotate halves (spec A.4.1).
 """
 
 import functools
@@ -60,7 +60,8 @@ class GgufTensor(Stored):
 
 
 def read_gguf(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, gguf.ReaderTensor]]:
-    """(metadata as Python values, tensors as they are stored) by GGUF's names; the file is checked against its tensor table.
+    """(metadata as Python values, tensors as they are stored) by GGUF's names; the file is checked against its tensor
+    table.
 
     FileNotFoundError: no such file. ValueError, naming the file: not GGUF, cut short or damaged, or a tensor in a
     quantisation that the `gguf` package cannot undo.
@@ -92,7 +93,8 @@ def read_gguf(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, g
 def open_gguf(path: str | os.PathLike[str]) -> ModelFiles:
     """Opens and checks a GGUF file; no weight is read.
 
-    Errors: of `read_gguf`, `gguf_config`, `gguf_tokenizer`; ValueError that lists the missing, unknown and misshapen tensors.
+    Errors: of `read_gguf`, `gguf_config`, `gguf_tokenizer`; ValueError that lists the missing, unknown and misshapen
+    tensors.
     """
     path = Path(path)
     metadata, tensors = read_gguf(path)

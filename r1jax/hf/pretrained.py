@@ -69,13 +69,14 @@ def load_pretrained(
     Each array is filled a device's shard at a time, one tensor after another, of which only the rows that the shard
     needs are read: a host needs room for its own shards and one tensor. FP8 weights are dequantised on the way.
 
-    dtype: of the parameters and, unless `model` says otherwise, of the activations: float32, bfloat16 or float16, as text or
-      as a type of numpy or jax. Buffers are float32.
+    dtype: of the parameters and, unless `model` says otherwise, of the activations: float32, bfloat16 or float16, as
+      text or as a type of numpy or jax. Buffers are float32.
     mesh: where the arrays go, laid out by `r1jax.sharding`; without one, the first device.
     model: fields of ModelConfig that are to differ from the folder's ("remat", "dtype", "yarn").
 
-    Errors: those of `r1jax.hf.folder.open_folder`; ValueError for an unknown dtype, or for fields of `model` that change the
-    shapes of weights. All come before anything is allocated; that an FP8 scale is not finite, when it is read.
+    Errors: those of `r1jax.hf.folder.open_folder`; ValueError for an unknown dtype, or for fields of `model` that
+    change the shapes of weights. All come before anything is allocated; that an FP8 scale is not finite, when it is
+    read.
     """
     dtype = dtype_name(dtype)
     if dtype not in _LOADED_AS:
@@ -150,12 +151,12 @@ def save_pretrained(
 
     The folder appears when it is complete; one tensor at a time is held in memory. Nothing is left behind by an error.
 
-    dtype: of the weights on disk: float32, bfloat16 (as text or as a type) or "fp8" (as DeepSeek's: projections in 128 × 128
-      blocks, the rest bfloat16); None keeps the parameters' own. The router's bias is float32 in any case.
+    dtype: of the weights on disk: float32, bfloat16 (as text or as a type) or "fp8" (as DeepSeek's: projections in 128
+      × 128 blocks, the rest bfloat16); None keeps the parameters' own. The router's bias is float32 in any case.
     max_shard_bytes: a file is larger only if its one tensor is.
 
-    FileExistsError: the folder holds something, or is a mount point. OSError: too little room on the disk. ValueError: the
-    config is in no family; arrays are spread over several hosts; a weight that is not finite cannot be FP8.
+    FileExistsError: the folder holds something, or is a mount point. OSError: too little room on the disk. ValueError:
+    the config is in no family; arrays are spread over several hosts; a weight that is not finite cannot be FP8.
     """
     for leaf in jax.tree.leaves((model.params, model.buffers)):
         if not leaf.is_fully_addressable:

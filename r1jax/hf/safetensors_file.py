@@ -1,9 +1,9 @@
 """safetensors files, read a part of a tensor at a time and written a tensor at a time.
 
 The format: 8 bytes of header length (little-endian), a JSON header {name: {dtype, shape, data_offsets}}, the tensors'
-bytes. The `safetensors` package (0.8.0) reads no float8 into numpy, names few tensors that are at fault, takes a name that
-comes twice, and writes a file from tensors that are all in memory; so this module reads by the header's offsets. It reads
-rather than maps: three times as fast when every page is new.
+bytes. The `safetensors` package (0.8.0) reads no float8 into numpy, names few tensors that are at fault, takes a name
+that comes twice, and writes a file from tensors that are all in memory; so this module reads by the header's offsets.
+It reads rather than maps: three times as fast when every page is new.
 """
 
 import dataclasses

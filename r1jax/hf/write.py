@@ -36,7 +36,8 @@ def write_model(
 ) -> int:
     """Writes to a folder next to `path` and renames it when it is complete; returns the bytes of the weights.
 
-    read: the array of a Hugging Face name; or an FP8 array that is to be kept so, and its scales. dtypes: by the same name.
+    read: the array of a Hugging Face name; or an FP8 array that is to be kept so, and its scales. dtypes: by the same
+    name.
     generation: generation_config.json, or {}. dtype, errors: see `save_pretrained`.
     """
     path = path.resolve()  # "." and links have no folder of their name next to them

@@ -1,7 +1,8 @@
 """How an operation runs: which implementation, on which part of a mesh of several devices, with which gradient.
 
-XLA cannot partition a kernel, so it is split by hand, with ``jax.shard_map``. An operation's ``pallas_tpu`` says which dims are
-split, by the logical axes of ``r1jax.sharding.RULES``; what no rule splits is whole on every device, and those do the same work.
+XLA cannot partition a kernel, so it is split by hand, with ``jax.shard_map``. An operation's ``pallas_tpu`` says which
+dims are split, by the logical axes of ``r1jax.sharding.RULES``; what no rule splits is whole on every device, and those
+do the same work.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,11 +20,12 @@ def choose_implementation(
 ) -> tuple[Any, dict[str, Any]]:
     """(what ``implementations`` has under ``name``, the further keyword arguments that it takes).
 
-    ``name`` "auto" means "pallas_tpu" where a program for one TPU is traced, or for several of an ambient mesh over which it is
-    split by hand; ``default`` elsewhere. ``interpret`` runs the kernel anywhere, slowly: True or ``pltpu.InterpretParams``.
+    ``name`` "auto" means "pallas_tpu" where a program for one TPU is traced, or for several of an ambient mesh over
+    which it is split by hand; ``default`` elsewhere. ``interpret`` runs the kernel anywhere, slowly: True or
+    ``pltpu.InterpretParams``.
 
-    Raises ValueError, at trace time, for a name that there is not, the kernel where it cannot run, and ``interpret`` with
-    something that is no kernel.
+    Raises ValueError, at trace time, for a name that there is not, the kernel where it cannot run, and ``interpret``
+    with something that is no kernel.
     """
     if name == "auto":
         is_kernels = hardware.is_one_tpu() or (hardware.is_tpu() and mesh_to_split() is not None)
@@ -51,7 +53,8 @@ def mesh_to_split() -> AbstractMesh | None:
 def mesh_axes(
     names: tuple[str, ...], sizes: tuple[int, ...], mesh: AbstractMesh | None = None, *, role: Role = "train"
 ) -> list[tuple[str, ...]]:
-    """Axes of the mesh that split dims of these logical axes and sizes: of each rule those that divide the dim, maybe none.
+    """Axes of the mesh that split dims of these logical axes and sizes: of each rule those that divide the dim, maybe
+    none.
 
     ``mesh`` None is ``mesh_to_split``, and none at all where there is none.
     """
@@ -73,8 +76,8 @@ def run_on_parts(function: Callable, arrays: tuple, *, in_specs: tuple, out_spec
 
     Where there is no mesh to split over, the parts are the whole arrays.
 
-    Gradients follow from shard_map's rules without ``check_vma``, which kernels would have to be written for: the gradient of
-    a result that several devices hold alike is shared out among them, that of such an argument is summed.
+    Gradients follow from shard_map's rules without ``check_vma``, which kernels would have to be written for: the
+    gradient of a result that several devices hold alike is shared out among them, that of such an argument is summed.
     """
     if mesh_to_split() is None:
         return function(*arrays)
@@ -84,7 +87,8 @@ def run_on_parts(function: Callable, arrays: tuple, *, in_specs: tuple, out_spec
 def with_gradient(forward: Callable, backward: Callable, *, static: tuple[int, ...] = ()) -> Callable:
     """The result of ``forward``, which gives (result, what backward needs), with the gradient that ``backward`` gives.
 
-    ``static``: which arguments are no arrays; ``backward`` gets them first, then what it needs and the result's gradient.
+    ``static``: which arguments are no arrays; ``backward`` gets them first, then what it needs and the result's
+    gradient.
     """
 
     def result(*arguments):

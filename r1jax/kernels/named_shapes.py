@@ -76,6 +76,6 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 """Operation -> name -> its shape; heads are those of a device.
 
-A shape has ``passes``, generation -> {pass: FLOPs, exponentials and HBM bytes}, and ``unfused_bytes``, generation -> {pass: HBM bytes
-if each step of the same operation reads its arrays and writes its result}.
+A shape has ``passes``, generation -> {pass: FLOPs, exponentials and HBM bytes}, and ``unfused_bytes``, generation ->
+{pass: HBM bytes if each step of the same operation reads its arrays and writes its result}.
 """

@@ -40,11 +40,12 @@ class Block(nnx.Module):
 
 
 class MTP(nnx.Module):
-    """norm(Block(M [norm(Emb(t_{i+1})); norm(h_i)])), one depth of multi-token prediction (V3 Sec. 2.2 Eqs. 21-25; spec A.6).
+    """norm(Block(M [norm(Emb(t_{i+1})); norm(h_i)])), one depth of multi-token prediction (V3 Sec. 2.2 Eqs. 21-25; spec
+    A.6).
 
-    Embedding and head are the main model's. Wired as the released weights need it, which deviates from the paper's equations:
-    the projection takes the embedding first and the hidden state second, and that hidden state is the main model's *after* its
-    final norm; a depth further on takes this depth's, after its own.
+    Embedding and head are the main model's. Wired as the released weights need it, which deviates from the paper's
+    equations: the projection takes the embedding first and the hidden state second, and that hidden state is the main
+    model's *after* its final norm; a depth further on takes this depth's, after its own.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):

@@ -1,12 +1,13 @@
 """The keys and values that a batch of sequences has so far, and how attention writes and reads them.
 
-Two kinds. *Dense*, a plain dict: ``layers``, a tuple with one dict of arrays a layer ({"k_BSJH", "v_BSJH"} for GQA; {"latent_BSC",
-"rope_BSR"} for MLA: 576 numbers a token in V3, spec A.3.3), ``segments_BS`` (0 where a slot holds no token) and ``length``, the
-number of slots written. All sequences share ``length``: prompts are padded on the left. Read by plain XLA, best on a CPU.
+Two kinds. *Dense*, a plain dict: ``layers``, a tuple with one dict of arrays a layer ({"k_BSJH", "v_BSJH"} for GQA;
+{"latent_BSC", "rope_BSR"} for MLA: 576 numbers a token in V3, spec A.3.3), ``segments_BS`` (0 where a slot holds no
+token) and ``length``, the number of slots written. All sequences share ``length``: prompts are padded on the left. Read
+by plain XLA, best on a CPU.
 
 *Paged* (``PagedCache``): a pool of pages a layer, in the layout of ``kernels.paged_decode``, which reads it; each
-sequence has a length of its own and finds its pages in a table, so that it takes what it needs, may share pages with others, and
-is moved by moving a row of the table. Tokens are padded on the right.
+sequence has a length of its own and finds its pages in a table, so that it takes what it needs, may share pages with
+others, and is moved by moving a row of the table. Tokens are padded on the right.
 
 ``take_slots`` is where the two part: what it gives, attention uses without knowing the kind.
 """
@@ -80,7 +81,8 @@ def grow(cache: dict, length: int) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class DenseSlots:
-    """The slots that T new tokens of each sequence take in a dense cache: every layer writes them there and attends to them.
+    """The slots that T new tokens of each sequence take in a dense cache: every layer writes them there and attends to
+    them.
 
     ``is_read``: attention is over all of the cache; else among the new tokens alone (prefill of an empty one).
     ``are_layers_scanned``: the tokens of all layers are made first, in a loop that is compiled once, and written then.
@@ -126,11 +128,13 @@ class DenseSlots:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PagedCache:
-    """Pages of S tokens; token t of sequence b is in slot t % S of page ``page_table_BI[b, t // S]`` of every layer's pool.
+    """Pages of S tokens; token t of sequence b is in slot t % S of page ``page_table_BI[b, t // S]`` of every layer's
+    pool.
 
-    A row of the table may name pages of another one as long as neither writes there: a sequence writes at its length. Entries
-    past its last page may be any page. A batch of new tokens is padded on the right, and a sequence may have none; where
-    the cache is read, it has all T or none. ``batch_axes``: the mesh axes that cut sequences and pools alike (``paged_decode.pages``).
+    A row of the table may name pages of another one as long as neither writes there: a sequence writes at its length.
+    Entries past its last page may be any page. A batch of new tokens is padded on the right, and a sequence may have
+    none; where the cache is read, it has all T or none. ``batch_axes``: the mesh axes that cut sequences and pools
+    alike (``paged_decode.pages``).
     """
 
     layers: tuple[Layer, ...]
@@ -162,7 +166,8 @@ def init_paged_cache(
 
 
 def fork(cache: PagedCache, *, page_table_BI: jax.Array, num_samples: int) -> PagedCache:
-    """Each sequence ``num_samples`` times in a row, under a new table that shares its full pages; the last one is copied.
+    """Each sequence ``num_samples`` times in a row, under a new table that shares its full pages; the last one is
+    copied.
 
     The sequences' own table must be that of the first of their samples.
     """

@@ -3,8 +3,8 @@
 Arrays carry their dims as a suffix (``q_BTNH``), capitals for logical, global dims:
 
 B sequences · T tokens now · S key/cached tokens · D model · V vocabulary · N heads · J key/value heads · H head dim
-(nope) · R rope dim · U value dim · C kv latent · Q query latent · F ffn · E experts · K experts a token · X routed rows ·
-G group · P prompts · M MTP depth · L layers · A several of these side by side (nope and rope; MTP's two inputs).
+(nope) · R rope dim · U value dim · C kv latent · Q query latent · F ffn · E experts · K experts a token · X routed rows
+· G group · P prompts · M MTP depth · L layers · A several of these side by side (nope and rope; MTP's two inputs).
 """
 
 import dataclasses

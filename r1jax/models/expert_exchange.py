@@ -1,4 +1,5 @@
-"""Tokens to the devices of their experts and back, once to each device, and what experts give the rows that reached them.
+"""Tokens to the devices of their experts and back, once to each device, and what experts give the rows that reached
+them.
 
 See ``r1jax.models.expert_parallel``. All runs inside ``jax.shard_map``. The pairs (token, destination) are sorted by
 destination. In round r a device sends of each destination's pairs those that have room there: the next ``room``
@@ -33,9 +34,10 @@ def exchanged(
 ) -> jax.Array:
     """Σ over the destinations of a token of what ``here`` gives it there, [X, D] float32; partial where ``here``'s is.
 
-    here: (x [R, D], experts [R, K], weights [R, K], expert_weights) -> [R, D]; experts are numbered over all devices, −1 in a
-    row that is no token. way: "all_to_all" or "ragged_all_to_all". copies: the most destinations of a token. room: tokens of
-    one device that another takes a round; "ragged_all_to_all" has it for all senders together, whoever sends them.
+    here: (x [R, D], experts [R, K], weights [R, K], expert_weights) -> [R, D]; experts are numbered over all devices,
+    −1 in a row that is no token. way: "all_to_all" or "ragged_all_to_all". copies: the most destinations of a token.
+    room: tokens of one device that another takes a round; "ragged_all_to_all" has it for all senders together, whoever
+    sends them.
     """
     # The pairs (token, device that holds one of its experts) by device; those of no device come last.
     holds_XKn = jax.nn.one_hot(experts_XK // len(expert_weights[0]), lax.axis_size(axes), dtype=jnp.int32)
@@ -126,10 +128,10 @@ def _summed_at(there, x_XD, pair_S, slot_XJ):
 def in_rounds(one_round: Callable, num_rounds, floats, integers, *, most: int | None = None) -> jax.Array:
     """Σ one_round(r, floats, integers) over r in 0 .. num_rounds − 1, an array.
 
-    The first round is computed always, and its backward pass keeps what autodiff keeps; the others are a loop of as many as
-    there are, forward and backward, which keeps its inputs alone and computes again. ``num_rounds``: int32, traced; the same on
-    all devices that a round's collectives join; ``most``: it is never more. ``one_round`` closes over no traced array:
-    those with gradients are in ``floats``, the others in ``integers``.
+    The first round is computed always, and its backward pass keeps what autodiff keeps; the others are a loop of as
+    many as there are, forward and backward, which keeps its inputs alone and computes again. ``num_rounds``: int32,
+    traced; the same on all devices that a round's collectives join; ``most``: it is never more. ``one_round`` closes
+    over no traced array: those with gradients are in ``floats``, the others in ``integers``.
     """
     first = one_round(jnp.int32(0), floats, integers)
     return first if most == 1 else first + _further(one_round, jnp.asarray(num_rounds, jnp.int32), floats, integers)
@@ -164,7 +166,8 @@ def _loop(function, num_rounds, zeros):
 def local_experts(
     x_RD, experts_RK, weights_RK, expert_weights, *, capacity: int, implementation: str = "auto"
 ) -> jax.Array:
-    """Σ_k weight[r,k] · Expert[r,k](x[r]) over the experts that are here, [R, D] float32, ``capacity`` pairs (r, k) at a time.
+    """Σ_k weight[r,k] · Expert[r,k](x[r]) over the experts that are here, [R, D] float32, ``capacity`` pairs (r, k) at
+    a time.
 
     experts_RK: 0 to E − 1, or E where that expert is not here. expert_weights: gate and up [E, D, F], down [E, F, D].
     implementation: of ``expert_ffn``.

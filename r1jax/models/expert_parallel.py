@@ -1,23 +1,26 @@
-"""Routed experts that are spread over the mesh's "expert" axis, each token with all of its experts: none is ever dropped.
+"""Routed experts that are spread over the mesh's "expert" axis, each token with all of its experts: none is ever
+dropped.
 
 Three ways to bring tokens and experts together, one result (V3 Sec. 2.1.2 Eqs. 12-16), that of the layer on one device:
 
-- ``ring``: every device has all tokens of the axis (all-gather), computes what its experts give them, and the sums go home
-  (reduce-scatter in float32). Traffic does not depend on the routing: best for many experts a token and few devices.
-- ``all_to_all``: a token goes to the devices that hold its experts, *once* to each however many they hold, and a sum in the
-  activations' type comes back. Each pair of devices has room for a fixed number of tokens.
-- ``ragged_all_to_all``: the same, but only what is sent travels, and the room is the receiver's, for all its senders together.
-  For TPUs: XLA's CPU has no such collective.
+- ``ring``: every device has all tokens of the axis (all-gather), computes what its experts give them, and the sums go
+  home (reduce-scatter in float32). Traffic does not depend on the routing: best for many experts a token and few
+  devices.
+- ``all_to_all``: a token goes to the devices that hold its experts, *once* to each however many they hold, and a sum in
+  the activations' type comes back. Each pair of devices has room for a fixed number of tokens.
+- ``ragged_all_to_all``: the same, but only what is sent travels, and the room is the receiver's, for all its senders
+  together. For TPUs: XLA's CPU has no such collective.
 
-Room (``capacity`` times the mean) bounds memory and not the tokens: what does not fit goes in a further round, of which there are
-as many as the fullest device needs (``in_rounds``). Balanced routing, which the bias of V3 is for, needs one.
+Room (``capacity`` times the mean) bounds memory and not the tokens: what does not fit goes in a further round, of which
+there are as many as the fullest device needs (``in_rounds``). Balanced routing, which the bias of V3 is for, needs one.
 
 Group-limited routing (V3 Sec. 2.1.2, "node-limited") bounds how many devices a token goes to, hence the room: at most
-``num_groups_per_token`` devices where each holds whole groups, that many times the devices of a group where groups are spread
-(``max_destinations``). So in V3 on 8 devices a token travels 4 times, not 8. Experts stand on the axis group by group: where
-devices stand there node by node (GPUs do, in the order of their processes) and a node holds whole groups, what a token sends
-reaches ``num_groups_per_token`` nodes at most. V3's further step, one copy over the slow network to a node and then on within
-it, has no use here: an expert axis lies within a slice (``make_mesh``), whose links are alike.
+``num_groups_per_token`` devices where each holds whole groups, that many times the devices of a group where groups are
+spread (``max_destinations``). So in V3 on 8 devices a token travels 4 times, not 8. Experts stand on the axis group by
+group: where devices stand there node by node (GPUs do, in the order of their processes) and a node holds whole groups,
+what a token sends reaches ``num_groups_per_token`` nodes at most. V3's further step, one copy over the slow network to
+a node and then on within it, has no use here: an expert axis lies within a slice (``make_mesh``), whose links are
+alike.
 """
 
 import math
@@ -60,8 +63,8 @@ def routed_experts(
 ) -> tuple[jax.Array, jax.Array]:
     """(Σ_k g_k · Expert_k(x) [B, T, D], the chosen experts [B, T, K] int32), under the ambient mesh (``is_spread``).
 
-    logits_BTE: the router's, float32. weights: gate and up [E, D, F], down [E, F, D], laid out as ``role`` says (another layout
-    is changed to it). route_options: those of ``route``. Gradients flow to x, logits and weights.
+    logits_BTE: the router's, float32. weights: gate and up [E, D, F], down [E, F, D], laid out as ``role`` says
+    (another layout is changed to it). route_options: those of ``route``. Gradients flow to x, logits and weights.
     """
     mesh, c = jax.sharding.get_abstract_mesh(), config
     tokens = partition_spec((*TOKENS, None), x_BTD.shape, mesh, role=role)

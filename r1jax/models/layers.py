@@ -18,7 +18,8 @@ def param(rngs: nnx.Rngs, shape: tuple[int, ...], *, axes: tuple[str | None, ...
 
 
 def project(x: jax.Array, w, *, num_contracted: int = 1) -> jax.Array:
-    """The last ``num_contracted`` dims of x with the first of w: inputs in x's type, sums in float32, result in x's type.
+    """The last ``num_contracted`` dims of x with the first of w: inputs in x's type, sums in float32, result in x's
+    type.
 
     Written as one 2-D matmul: the backward of a 3-D einsum takes 1.7 times as long on XLA's CPU. There a bfloat16 dot
     with float32 result is also about four times faster than a plain one; on TPU it is what the matrix unit does anyway.

@@ -1,7 +1,7 @@
 """Multi-head latent attention (V3 Sec. 2.1.1 Eqs. 1-11; spec A.3).
 
-Keys and values are linear in a latent of C numbers a token (plus one rotated key of R numbers that all heads share), and
-only those are cached. Two forms of the same function: *expanded*, per-head keys and values rebuilt from the latent
+Keys and values are linear in a latent of C numbers a token (plus one rotated key of R numbers that all heads share),
+and only those are cached. Two forms of the same function: *expanded*, per-head keys and values rebuilt from the latent
 (training, prefill of an empty cache); *absorbed*, the up-projections folded into the query and the output, so that
 decode reads the latent alone (spec A.3.2).
 """
@@ -52,7 +52,8 @@ class MLA(nnx.Module):
     def __call__(self, x_BTD: jax.Array, *, angles, segments_BT, cache: Any = None, slots: Slots | None = None):
         """(output [B, T, D], the layer's cache with these tokens in ``slots``).
 
-        Where the slots are read, attention is over all of the cache, in the absorbed form; else among the given tokens alone.
+        Where the slots are read, attention is over all of the cache, in the absorbed form; else among the given tokens
+        alone.
         """
         c = self.config
         if c.q_lora_rank:

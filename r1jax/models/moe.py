@@ -84,8 +84,9 @@ class MoE(nnx.Module):
 def balance_sum(affinity_BTE: jax.Array, segments_BT: jax.Array, *, num_experts_per_token: int) -> jax.Array:
     """Σ over sequences of Σ_i f_i P_i, the sequence-wise balance loss before α (V3 Eqs. 17-20); 1 a sequence when even.
 
-    f_i counts the tokens whose K highest affinities hold i (without bias and groups, as Eq. 18 has it) and has no gradient;
-    P_i is the mean of i's share of a token's affinities. Sequences are the segments of a row; padding is none.
+    f_i counts the tokens whose K highest affinities hold i (without bias and groups, as Eq. 18 has it) and has no
+    gradient; P_i is the mean of i's share of a token's affinities. Sequences are the segments of a row; padding is
+    none.
     """
     num_experts, num_buckets = affinity_BTE.shape[-1], segments_BT.shape[1] + 1
     _, best_BTK = jax.lax.top_k(jax.lax.stop_gradient(affinity_BTE), num_experts_per_token)

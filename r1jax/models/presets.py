@@ -1,9 +1,12 @@
-"""Named models: the eight of DeepSeek-R1 and their bases, DeepSeek-V2, and mini sizes of every family (spec A.1, A.8.2).
+"""Named models: the eight of DeepSeek-R1 and their bases, DeepSeek-V2, and mini sizes of every family (spec A.1,
+A.8.2).
 
-Big models compute in bfloat16 and recompute layers in the backward pass; the mini ones, which train on two cores, do neither.
+Big models compute in bfloat16 and recompute layers in the backward pass; the mini ones, which train on two cores, do
+neither.
 
-Differences between a base and its R1 student are those of the released configs: the 1.5B student has a head of its own, and the
-two Math students a longer nominal context. DeepSeek-V2's YaRN scales are those of the Hugging Face config, 0.707 (spec G.28).
+Differences between a base and its R1 student are those of the released configs: the 1.5B student has a head of its own,
+and the two Math students a longer nominal context. DeepSeek-V2's YaRN scales are those of the Hugging Face config,
+0.707 (spec G.28).
 """
 
 import difflib

@@ -1,4 +1,5 @@
-"""The scalar head of a reward model: the decoder's last hidden state times one vector (R1 Sec. 3.1: "same as R1" with a head).
+"""The scalar head of a reward model: the decoder's last hidden state times one vector (R1 Sec. 3.1: "same as R1" with a
+head).
 
 A reward model's parameters are the policy's with one more entry, ``{**params, "reward_head": {"w_D": ...}}``: whoever
 takes only what the policy has can load it as a policy. There is no bias, as in Hugging Face's sequence classifiers.

@@ -20,8 +20,8 @@ def yarn_mscale(factor: float, mscale: float) -> float:
 def rope_frequencies(dim: int, theta: float, scaling: Yarn | Llama3Rope | None) -> np.ndarray:
     """Angles per position, [dim/2] float32; scaled, high frequencies stay and low ones are divided by the factor.
 
-    In float32 step by step, as the released code computes them: one unit in the last place of a frequency is 0.01 radians
-    at position 131,072.
+    In float32 step by step, as the released code computes them: one unit in the last place of a frequency is 0.01
+    radians at position 131,072.
     """
     exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
     freqs = 1 / np.power(theta, exponents.astype(np.float64)).astype(np.float32)

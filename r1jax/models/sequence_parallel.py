@@ -1,14 +1,16 @@
-"""Attention of rows whose tokens are spread over the mesh's "sequence" axis: keys are gathered, queries stay where they are.
+"""Attention of rows whose tokens are spread over the mesh's "sequence" axis: keys are gathered, queries stay where they
+are.
 
-What is gathered is what attention caches: MLA's latent and shared rotated key, 576 numbers a token in V3, from which each device
-makes its heads' keys and values again, or GQA's keys and values. V3 at 65,536 tokens in bfloat16: 75 MB a layer and row, and
-a second time in the backward pass, whose gradient goes home by a reduce-scatter. Making all keys and values on each of n
-devices is work that is done n times: for V3 at 65,536 tokens and n = 8, a tenth of the attention itself.
+What is gathered is what attention caches: MLA's latent and shared rotated key, 576 numbers a token in V3, from which
+each device makes its heads' keys and values again, or GQA's keys and values. V3 at 65,536 tokens in bfloat16: 75 MB a
+layer and row, and a second time in the backward pass, whose gradient goes home by a reduce-scatter. Making all keys and
+values on each of n devices is work that is done n times: for V3 at 65,536 tokens and n = 8, a tenth of the attention
+itself.
 
-Tokens are cut into consecutive parts, and under a causal mask the last part would have most to do, (2n − 1)/n of the mean. So each
-device keeps the first half of its queries and swaps the second for that of the device at the mirrored place: of 2n pieces
-device i has 2i and 2(n − i) − 1, which see the same number of keys on every device. Segments are gathered with the keys, positions
-are in the angles that were applied before, so packed rows may be cut anywhere.
+Tokens are cut into consecutive parts, and under a causal mask the last part would have most to do, (2n − 1)/n of the
+mean. So each device keeps the first half of its queries and swaps the second for that of the device at the mirrored
+place: of 2n pieces device i has 2i and 2(n − i) − 1, which see the same number of keys on every device. Segments are
+gathered with the keys, positions are in the angles that were applied before, so packed rows may be cut anywhere.
 """
 
 from collections.abc import Callable
@@ -28,10 +30,10 @@ def attend_over_sequence(
 ) -> jax.Array:
     """attend_to(keys, weights)(queries, q_offset) [B, T, N, U]; keys, weights and queries are dicts of arrays by name.
 
-    In training, under a mesh whose "sequence" axis is more than 1, each device calls attend_to once, with all tokens of the keys
-    and its part of the batch and of the heads, and what it gives with pieces of the queries; q_offset is the place of a
-    piece's first query among the keys. Elsewhere both are called once, with everything and 0. Raises ValueError for a row
-    that the axis does not divide.
+    In training, under a mesh whose "sequence" axis is more than 1, each device calls attend_to once, with all tokens of
+    the keys and its part of the batch and of the heads, and what it gives with pieces of the queries; q_offset is the
+    place of a piece's first query among the keys. Elsewhere both are called once, with everything and 0. Raises
+    ValueError for a row that the axis does not divide.
     """
     mesh = jax.sharding.get_abstract_mesh()
     inputs = queries, keys, weights

@@ -1,10 +1,10 @@
 """The decoder that every stage trains and samples from, and its pure form.
 
-``Transformer`` is the NNX module. ``make_model`` splits it once; all else sees plain dicts of arrays (``params``, and ``buffers``
-with the router bias) and the functions of ``Model``. Layers of a kind are stacked on a leading dim: ``dense`` (the prefix of a
-mixture of experts, or all layers of a dense model), ``moe``, and the depths of ``mtp``. Without a cache they are scanned, and
-where pages are filled from nothing; else, with one, they are unrolled, so that a decode step reads each layer's weights and
-cache in place.
+``Transformer`` is the NNX module. ``make_model`` splits it once; all else sees plain dicts of arrays (``params``, and
+``buffers`` with the router bias) and the functions of ``Model``. Layers of a kind are stacked on a leading dim:
+``dense`` (the prefix of a mixture of experts, or all layers of a dense model), ``moe``, and the depths of ``mtp``.
+Without a cache they are scanned, and where pages are filled from nothing; else, with one, they are unrolled, so that a
+decode step reads each layer's weights and cache in place.
 """
 
 import dataclasses
@@ -142,14 +142,15 @@ class Model:
         return nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
 
     def hidden(self, params, buffers, tokens_BT, **inputs):
-        """(hidden [B, T, D] after the final norm, cache or None, aux); ``inputs`` are those of ``Transformer.__call__``.
+        """(hidden [B, T, D] after the final norm, cache or None, aux); ``inputs`` are those of
+        ``Transformer.__call__``.
 
         Tokens see earlier tokens of their own segment; segment 0 is padding. With a cache, of either kind of
-        ``r1jax.models.cache``, the tokens take its next T slots; ``is_prefill`` says that it is empty, so that attention is
-        among the given tokens alone.
+        ``r1jax.models.cache``, the tokens take its next T slots; ``is_prefill`` says that it is empty, so that
+        attention is among the given tokens alone.
 
-        aux: {} of a dense model, else "expert_counts_LE"; with ``balance`` "balance_L", the balance loss summed over sequences
-          (``r1jax.models.moe.balance_sum``).
+        aux: {} of a dense model, else "expert_counts_LE"; with ``balance`` "balance_L", the balance loss summed over
+          sequences (``r1jax.models.moe.balance_sum``).
         """
         return nnx.merge(self.graphdef, params, buffers)(tokens_BT, **inputs)
 
@@ -159,8 +160,8 @@ class Model:
         ``inputs`` are those of ``Transformer.mtp_step``.
 
         hidden_BTD: of the depth before, or of the main model (``hidden``'s), at token i. next_BT: token i + 1 + depth.
-        positions_BT and segments_BT are those of token i; a position whose next token is not of its own sequence belongs
-        to segment 0. aux as ``hidden``'s, L being 1.
+        positions_BT and segments_BT are those of token i; a position whose next token is not of its own sequence
+        belongs to segment 0. aux as ``hidden``'s, L being 1.
         """
         return nnx.merge(self.graphdef, params, buffers).mtp_step(hidden_BTD, next_BT, **inputs)
 

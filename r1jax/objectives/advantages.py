@@ -83,8 +83,8 @@ def decoupled_advantages(
 def is_zero_variance(rewards_PG: jax.Array | np.ndarray) -> np.ndarray:
     """True for each group whose rewards are all equal, or fewer than two: it teaches nothing. [P, G] -> [P] bool.
 
-    Equal up to float64's rounding: a weighted sum of rewards may differ in its last digits where its terms came in another
-    order.
+    Equal up to float64's rounding: a weighted sum of rewards may differ in its last digits where its terms came in
+    another order.
     """
     check_shapes(2, rewards_PG=rewards_PG)
     rewards_PG = np.asarray(rewards_PG, np.float64)

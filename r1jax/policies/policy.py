@@ -1,6 +1,7 @@
 """What a stage starts from and leaves behind: a model, its tokenizer and its weights.
 
-A stage's work directory holds ``model.json``, ``tokenizer/`` and ``checkpoints/``; the next stage's config names that directory.
+A stage's work directory holds ``model.json``, ``tokenizer/`` and ``checkpoints/``; the next stage's config names that
+directory.
 """
 
 import contextlib
@@ -77,7 +78,8 @@ def count_documents(spec: SourceSpec) -> int | None:
 def load_policy(init: AnyInit, *, mesh: Mesh, seed: int) -> tuple[Policy, dict, dict]:
     """(policy, params, buffers) on the mesh, from what a stage starts from.
 
-    ValueError names a key of the spec, or a file, that is at fault; FileNotFoundError or CheckpointError what is missing.
+    ValueError names a key of the spec, or a file, that is at fault; FileNotFoundError or CheckpointError what is
+    missing.
     """
     if isinstance(init, HuggingFaceInit | GgufInit):
         files = _open(init, compares_copies=True)
@@ -103,8 +105,8 @@ def load_policy(init: AnyInit, *, mesh: Mesh, seed: int) -> tuple[Policy, dict, 
 def config_of(init: AnyInit, *, seed: int | None = None) -> ModelConfig:
     """The model that a stage starts from; no weights are read.
 
-    seed: of a tokenizer that is trained, whose size the vocabulary has; None: it is taken to be as large as the spec says.
-    ValueError names the key, or what is missing: a folder that is not there needs "preset".
+    seed: of a tokenizer that is trained, whose size the vocabulary has; None: it is taken to be as large as the spec
+    says. ValueError names the key, or what is missing: a folder that is not there needs "preset".
     """
     if isinstance(init, RandomInit):
         size = init.tokenizer.vocab_size if seed is None else trained_tokenizer(init.tokenizer, seed=seed).vocab_size

@@ -1,6 +1,8 @@
-"""What will be there when a stage starts: models and tokenizers of policies that earlier stages of the run have still to train.
+"""What will be there when a stage starts: models and tokenizers of policies that earlier stages of the run have still
+to train.
 
-No weights are read or made. A stage's `check` asks here, so that what a model cannot do is said before anything is computed.
+No weights are read or made. A stage's `check` asks here, so that what a model cannot do is said before anything is
+computed.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """A trained reward model as a function, conversations in, logits out, for its own stage and for RL.
 
-A reward model's work directory holds what every stage's does; its parameters have one entry more, "reward_head", its config
-says which part of a response it reads, under which template, and its summary where its rewards are centred.
+A reward model's work directory holds what every stage's does; its parameters have one entry more, "reward_head", its
+config says which part of a response it reads, under which template, and its summary where its rewards are centred.
 """
 
 import json

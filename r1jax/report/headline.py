@@ -26,7 +26,8 @@ def status(stage: Stage) -> str:
 def evaluations(stage: Stage) -> dict[str, dict[str, Any]]:
     """The first and the last held-out evaluation, "before" and "after", by the names of the figures.
 
-    From summary.json, which has no "before" where that was sampled otherwise; while there is none, from the rows of full evaluations.
+    From summary.json, which has no "before" where that was sampled otherwise; while there is none, from the rows of
+    full evaluations.
     """
     ends: dict[str, dict[str, Any]] = {"before": {}, "after": {}}
     for name, series in stage.metrics.items():

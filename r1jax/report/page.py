@@ -22,7 +22,8 @@ _MANY = 6  # stages; of more than these there is a table, and all are folded
 
 
 def write_report(workdir: str | Path, *, out: str | Path | None = None) -> Path:
-    """Writes the report of a stage's folder, or a folder of stages, to `out` or `workdir`/report.html; returns its path.
+    """Writes the report of a stage's folder, or a folder of stages, to `out` or `workdir`/report.html; returns its
+    path.
 
     Raises NotAWorkdirError where there is no stage, OSError where the page cannot be written.
     """
@@ -52,8 +53,8 @@ def compare(workdirs: Sequence[str | Path], *, out: str | Path = "compare.html")
 
     Stages are matched by kind and order, so `seed0/rl` goes with `seed1` if that is an RL stage itself.
 
-    Raises ValueError for fewer than two work directories, NotAWorkdirError where one of them holds no stage, OSError where
-    the page cannot be written.
+    Raises ValueError for fewer than two work directories, NotAWorkdirError where one of them holds no stage, OSError
+    where the page cannot be written.
     """
     if len(workdirs) < 2:
         raise ValueError(f"a comparison needs two work directories or more, got {len(workdirs)}")

@@ -1,7 +1,7 @@
 """Accuracy rewards: 1.0 where the task grades the answer as right (a grade of 1.0), else 0.0 (R1 v2 Eq. 4).
 
-Partial credit of a task is its metric, never a reward here. A verifier that fails gives an exception in place of a score: the
-rubric counts it as an error. A response cut off at the length limit has no final answer: 0.0 (spec G.12).
+Partial credit of a task is its metric, never a reward here. A verifier that fails gives an exception in place of a
+score: the rubric counts it as an error. A response cut off at the length limit has no final answer: 0.0 (spec G.12).
 """
 
 import re
@@ -20,7 +20,8 @@ def accuracy_reward(
     grading_error: Sequence[str | None] | None = None,
     **columns: Any,
 ) -> list[float | Exception]:
-    """The grade that each answer has already (``rollout.collect``); where it stands the chat template says, or the problem.
+    """The grade that each answer has already (``rollout.collect``); where it stands the chat template says, or the
+    problem.
 
     Args:
         answer_grade: [N] the task's grade of the extracted answer, 0.0 without one; None where grading failed.
@@ -34,10 +35,12 @@ def accuracy_reward(
 
 
 def graded_by(grader: str, columns: Mapping[str, Sequence[Any]], *, count: int) -> list[tuple[str, float | None]]:
-    """(extracted answer, grade) of each completion whose answer the verifier ``grader`` ("code", "math") has graded already.
+    """(extracted answer, grade) of each completion whose answer the verifier ``grader`` ("code", "math") has graded
+    already.
 
     The answer is "" and the grade None where another verifier has, or where there is no answer; the grade is None where
-    grading failed, or outside of ``rollout.collect``. For rewards that call the same verifier: no answer is verified twice.
+    grading failed, or outside of ``rollout.collect``. For rewards that call the same verifier: no answer is verified
+    twice.
     """
     names = ("answer_grader", "extracted_answer", "answer_grade")
     if not all(name in columns for name in names):

@@ -1,7 +1,7 @@
 """Calls of reward functions: what they get, for how long, equal completions once, async ones at the same time.
 
-Used by `rubric`; what a reward function is and returns stands there. Whatever a call does, an exception of any kind or a
-result that is no list of scores, is an error of its completions and never ends a run.
+Used by `rubric`; what a reward function is and returns stands there. Whatever a call does, an exception of any kind or
+a result that is no list of scores, is an error of its completions and never ends a run.
 """
 
 import asyncio
@@ -114,9 +114,9 @@ def make_entry(
 ) -> Entry:
     """The entry of a reward function: "module:function", the function itself, or an object that can be called.
 
-    ``options`` are keyword arguments that are the same for every completion, ``fields`` the others of ``Entry``. A class is
-    called with the options, once, and what it makes is the function: it may keep state. ``cache`` None: only a function of
-    this package scores equal completions once.
+    ``options`` are keyword arguments that are the same for every completion, ``fields`` the others of ``Entry``. A
+    class is called with the options, once, and what it makes is the function: it may keep state. ``cache`` None: only a
+    function of this package scores equal completions once.
 
     Raises:
         ValueError: a function that cannot be loaded, whose parameters cannot be read, or that has no such option.
@@ -168,9 +168,9 @@ def start_call(
 ) -> Callable[[], Outcome]:
     """Calls a plain function now, or sets an async one going; what is returned waits for the outcome on all rows.
 
-    A deferred function is called by what is returned, in the thread that calls that; no time limit holds for it. The function
-    gets copies, for each row its own, so that what it changes no other row, reward or phase sees; and no column of the name of
-    one of its options.
+    A deferred function is called by what is returned, in the thread that calls that; no time limit holds for it. The
+    function gets copies, for each row its own, so that what it changes no other row, reward or phase sees; and no
+    column of the name of one of its options.
 
     Raises:
         ValueError: a column that the function needs is not there.

@@ -1,9 +1,9 @@
 r"""Multiple choice: 1.0 where the final answer is the letter of the right option.
 
-The final answer is that of ``math.extract``: the last box, inside ``<answer>`` if there is one. It must be one letter, alone
-or labelled (``B``, ``(B)``, ``B.``, ``\text{(B)}``, ``Option B``, ``The answer is B``), or one label with its text
-(``B. Paris``), or exactly the text of the right option where the options are given. Two letters lose ("A or B", "(A) 1 (B)
-2"), and so does prose.
+The final answer is that of ``math.extract``: the last box, inside ``<answer>`` if there is one. It must be one letter,
+alone or labelled (``B``, ``(B)``, ``B.``, ``\text{(B)}``, ``Option B``, ``The answer is B``), or one label with its
+text (``B. Paris``), or exactly the text of the right option where the options are given. Two letters lose ("A or B",
+"(A) 1 (B) 2"), and so does prose.
 """
 
 import re

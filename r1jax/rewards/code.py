@@ -1,17 +1,18 @@
 """The code reward: 1.0 where a program passes all of its problem's tests, else 0.0 (R1 v2 B.3.1; spec B.6.1).
 
 The program is the last fenced block of the asked language in the final part of the response. It runs confined
-(``r1jax.rewards.sandbox``); what it should have printed or returned never enters its sandbox, and is compared here, or by
-the problem's checker in a sandbox of its own. So nothing that a program does to its process (leaving early, patching,
-overriding ``__eq__``, reading frames, files or memory) can win more than an answer.
+(``r1jax.rewards.sandbox``); what it should have printed or returned never enters its sandbox, and is compared here, or
+by the problem's checker in a sandbox of its own. So nothing that a program does to its process (leaving early,
+patching, overriding ``__eq__``, reading frames, files or memory) can win more than an answer.
 
 A program that fails, or goes beyond its limits, scores 0.0. Where the sandbox, the checker or the column ``tests``
 (``code_tests``) is at fault, the score is an exception: the rubric counts it as an error, not as a wrong answer.
 
-Scores are those of the data sets' judges (LiveCodeBench, EvalPlus, Codeforces), except where these pay or refuse by accident:
-a program is a process of its own for each input, so what one input leaves behind does not reach the next, and ``global``,
-``__name__`` and reading standard input as bytes mean what they mean elsewhere; true and 1 are different values; tuples count
-as lists at any depth, not only outermost; memory is at most that of ``tests``, where LiveCodeBench and EvalPlus allow 4 GB.
+Scores are those of the data sets' judges (LiveCodeBench, EvalPlus, Codeforces), except where these pay or refuse by
+accident: a program is a process of its own for each input, so what one input leaves behind does not reach the next, and
+``global``, ``__name__`` and reading standard input as bytes mean what they mean elsewhere; true and 1 are different
+values; tuples count as lists at any depth, not only outermost; memory is at most that of ``tests``, where LiveCodeBench
+and EvalPlus allow 4 GB.
 """
 
 import dataclasses
@@ -46,7 +47,8 @@ def passes_tests(
 ) -> list[float | Exception | None]:
     """1.0 for a program that passes all tests; None where ``tests`` is None: not a programming problem.
 
-    Programs run one a core at a time, equal ones of equal tests once. A response cut off at the length limit has no final
+    Programs run one a core at a time, equal ones of equal tests once. A response cut off at the length limit has no
+    final
     program: 0.0 (spec G.12).
 
     Args:
@@ -92,7 +94,8 @@ def grade_program(answer: str, tests: Any) -> float | Exception:
 
 
 def find_program(text: str, *, language: str, prompt: str = "") -> str | None:
-    """The last closed fenced block of a language, or the last without one, after the reasoning; None where there is none.
+    """The last closed fenced block of a language, or the last without one, after the reasoning; None where there is
+    none.
 
     The reasoning ends as in ``response.summary_of``.
     """
@@ -203,10 +206,11 @@ def _returns(source: str, tests: Tests) -> bool:
 
 
 def _holds(source: str, tests: Tests) -> bool:
-    """Whether assertions hold of a function of a Python program. They and the function run in two sandboxes, joined by pipes.
+    """Whether assertions hold of a function of a Python program. They and the function run in two sandboxes, joined by
+    pipes.
 
-    So the assertions, which hold the answers, are never in the process, nor in the file system, of the program that they
-    judge. A call's arguments and its value cross as literals.
+    So the assertions, which hold the answers, are never in the process, nor in the file system, of the program that
+    they judge. A call's arguments and its value cross as literals.
 
     Raises:
         VerifierError: the assertions fail without the function, or go beyond their limits while it does not.
@@ -239,7 +243,8 @@ def _check_sandbox(*results: sandbox.RunResult) -> None:
 
 
 def _is_right(got: Any, given: Any, right: list[Any], tests: Tests) -> bool:
-    """Whether one output or value is one of the right ones: by the checker if there is one, with the limits of one input.
+    """Whether one output or value is one of the right ones: by the checker if there is one, with the limits of one
+    input.
 
     Where the checker fails on an output, but finds the expected one right, the output is at fault.
     """

@@ -4,16 +4,16 @@ A mapping, or the JSON text of one, with one of
 
 - ``"stdin"``: list of ``{"input": text, "output": text}``: the program reads one and must print the other.
 - ``"calls"``: list of ``{"arguments": [value, ...], "expected": value}`` with ``"function"``: "name", or "Class.method"
-  of an instance made anew for each call. Python only. Values are JSON's: a tuple counts as a list, a scalar of numpy as a
-  number, 2.0 equals 2, true does not equal 1.
-- ``"asserts"``: text of a Python program with ``"function"``, whose name it calls as it likes: the ``check`` of HumanEval
-  and EvalPlus, MBPP's assertions. Python only. Arguments and values are literals (numbers, text, lists, tuples, dicts,
-  sets, None); a value of a subclass counts as what it is a kind of, a ``Counter`` as a dict. What the function changes in
-  its arguments is seen; a StopIteration that it raises comes as a RuntimeError.
+  of an instance made anew for each call. Python only. Values are JSON's: a tuple counts as a list, a scalar of numpy as
+  a number, 2.0 equals 2, true does not equal 1.
+- ``"asserts"``: text of a Python program with ``"function"``, whose name it calls as it likes: the ``check`` of
+  HumanEval and EvalPlus, MBPP's assertions. Python only. Arguments and values are literals (numbers, text, lists,
+  tuples, dicts, sets, None); a value of a subclass counts as what it is a kind of, a ``Counter`` as a dict. What the
+  function changes in its arguments is seen; a StopIteration that it raises comes as a RuntimeError.
 
-Where several answers are right, ``"any_of": [...]`` stands for a test's "output" or "expected". Further keys, where wanted:
-those of ``Options``; ``"cpu_seconds"`` and ``"seconds"`` for each input, or for all calls together, ``"memory_mb"`` and
-``"output_kb"`` (default 4096), see ``sandbox.Limits``.
+Where several answers are right, ``"any_of": [...]`` stands for a test's "output" or "expected". Further keys, where
+wanted: those of ``Options``; ``"cpu_seconds"`` and ``"seconds"`` for each input, or for all calls together,
+``"memory_mb"`` and ``"output_kb"`` (default 4096), see ``sandbox.Limits``.
 """
 
 import dataclasses
@@ -40,18 +40,18 @@ class Options:
     """How a problem's programs are run and judged.
 
     language: Python 3 or C++, as data sets name them: "pypy3", "cpp17", "GNU C++20 (64)" (``sandbox.read_language``).
-    prelude: a Python program that runs before the program, in the same module: imports and helpers that the problem or its
-        judge gives. With "stdin" an exit code given to ``sys.exit`` does not count then, as with LiveCodeBench.
-    compare: "lines" (LiveCodeBench): the same lines in the same order, but for white space at their ends and around all; a
-        line of numbers by their values. "tokens" (testlib's wcmp): the same words, however spaced.
+    prelude: a Python program that runs before the program, in the same module: imports and helpers that the problem or
+        its judge gives. With "stdin" an exit code given to ``sys.exit`` does not count then, as with LiveCodeBench.
+    compare: "lines" (LiveCodeBench): the same lines in the same order, but for white space at their ends and around
+        all; a line of numbers by their values. "tokens" (testlib's wcmp): the same words, however spaced.
     tolerance: numbers that are printed, and floats of "calls", may differ by this much, absolutely or relative to the
         expected. Lines are compared by their words then.
     in_place: the function changes its first argument, which is compared in place of its value.
     checker: a program asked instead of comparing, trusted, and confined all the same.
     checker_kind: "function": Python with ``check(given, got, expected) -> bool``: input, output and expected output, or
-        arguments, value and expected value. "codeforces": a script of open-r1/codeforces, started with the files of input,
-        expected and given output, that prints 1. "testlib": C++, started with input, output and answer, that ends with 0;
-        the header testlib.h must be in /usr/include or /usr/local/include.
+        arguments, value and expected value. "codeforces": a script of open-r1/codeforces, started with the files of
+        input, expected and given output, that prints 1. "testlib": C++, started with input, output and answer, that
+        ends with 0; the header testlib.h must be in /usr/include or /usr/local/include.
     """
 
     function: str | None = None

@@ -1,8 +1,9 @@
-r"""Countdown: make the target from the numbers. The answer is read by the equivalence's reader and computed in fractions.
+r"""Countdown: make the target from the numbers. The answer is read by the equivalence's reader and computed in
+fractions.
 
 Allowed are whole numbers, + - * / and round brackets, however they are written (× ÷ −, full-width, ``\times``,
-``\frac{a}{b}``); each given number exactly once, no other number. So ``1.5`` is not 1 and 5, and ``7//2``, ``44**19**7``,
-``0x10`` and ``1_0`` are nothing at all. ``= 24`` behind the expression is fine if it is the target.
+``\frac{a}{b}``); each given number exactly once, no other number. So ``1.5`` is not 1 and 5, and ``7//2``,
+``44**19**7``, ``0x10`` and ``1_0`` are nothing at all. ``= 24`` behind the expression is fine if it is the target.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Filters of sampled answers: each says in a few words why an answer is not kept, or None (R1 v2 Sec. B.3.2, B.3.3).
 
-A config names them "module:function", with options; a function of one's own is as good as these. The papers name what is
-dropped (wrong answers, repetition, mixed languages, long paragraphs, code blocks in the thought) and give no thresholds:
-the defaults here are ours.
+A config names them "module:function", with options; a function of one's own is as good as these. The papers name what
+is dropped (wrong answers, repetition, mixed languages, long paragraphs, code blocks in the thought) and give no
+thresholds: the defaults here are ours.
 """
 
 import math

@@ -1,8 +1,9 @@
 """IF-Eval: does a response follow instructions that can be checked without a judge (Zhou et al. 2023; spec D.2).
 
-The rules are those of the official checkers, for all of its 25 instructions, strict and loose. Deviations: keywords are taken
-literally, not as regular expressions; the language detector, which draws at random, has a fixed seed, so that equal answers
-have equal scores; its capital words are split by a shorter rule than NLTK's, equal but for rare marks inside of words.
+The rules are those of the official checkers, for all of its 25 instructions, strict and loose. Deviations: keywords are
+taken literally, not as regular expressions; the language detector, which draws at random, has a fixed seed, so that
+equal answers have equal scores; its capital words are split by a shorter rule than NLTK's, equal but for rare marks
+inside of words.
 """
 
 import json
@@ -51,8 +52,8 @@ def follows_all(answer: str, names: Sequence[str], arguments: Sequence[Arguments
     """True if an answer is not blank and follows every instruction (prompt-level accuracy).
 
     Args:
-        loose: an instruction counts as followed where the answer does, or without its first line, its last or both, or any of
-            these without asterisks.
+        loose: an instruction counts as followed where the answer does, or without its first line, its last or both, or
+            any of these without asterisks.
 
     Raises:
         ValueError: an instruction without a checker, or without an argument that its checker needs.

@@ -1,7 +1,8 @@
 """The generative judge of rejection sampling: is an answer right, by a model that sees the reference (spec B.7).
 
-For problems that no rule can grade, R1 asks DeepSeek-V3 with question, reference and candidate, and reads a JSON verdict
-with the keys "analysis" and "correctness" (R1 v2 Listing 4). The wording is ours. A reply that is anything else is no
+For problems that no rule can grade, R1 asks DeepSeek-V3 with question, reference and candidate, and reads a JSON
+verdict with the keys "analysis" and "correctness" (R1 v2 Listing 4). The wording is ours. A reply that is anything else
+is no
 verdict: it is counted as a failure, never guessed at.
 """
 

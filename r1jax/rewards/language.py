@@ -75,11 +75,11 @@ def count_languages(text: str) -> Counter[str]:
 def language_of(question: str, *, column: str | None = None) -> str | None:
     """The language that a problem is posed in; None where it has none, since it is only formulas, code and names.
 
-    Instructions on the form of the answer ("put the final answer within \\boxed{}") and quotations do not count, and of words
-    in the Latin script neither identifiers, functions and units ("sin", "km") nor capitalised ones inside a sentence, which are
-    names. Where Chinese and Latin words remain, the small words of the languages decide ("is", "the"; 有, 几), which no name
-    or term brings with it, and then the number of words. What follows the colon of a Chinese request ("请翻译: I like the apples")
-    is material.
+    Instructions on the form of the answer ("put the final answer within \\boxed{}") and quotations do not count, and of
+    words in the Latin script neither identifiers, functions and units ("sin", "km") nor capitalised ones inside a
+    sentence, which are names. Where Chinese and Latin words remain, the small words of the languages decide ("is",
+    "the"; 有, 几), which no name or term brings with it, and then the number of words. What follows the colon of a
+    Chinese request ("请翻译: I like the apples") is material.
 
     Args:
         question: the problem's text, without the wording of a prompt.
@@ -124,8 +124,8 @@ def consistency(
 ) -> list[float | Exception]:
     """Share of words in the target language among the words of the reasoning, in [0, 1] (R1 v2 Eq. 7, spec B.6.2).
 
-    The reasoning is what stands before ``</think>``; all of the completion where there is no such tag. Reasoning without
-    words, only numbers and formulas, gets 1.0 (spec G.11); no reasoning at all gets 0.0.
+    The reasoning is what stands before ``</think>``; all of the completion where there is no such tag. Reasoning
+    without words, only numbers and formulas, gets 1.0 (spec G.11); no reasoning at all gets 0.0.
 
     The target is ``language_of`` the problem's text, which no template or instruction is part of. A problem of formulas
     alone asks for no language: the target is the one that most of the reasoning's words are in, so only mixing costs.

@@ -1,7 +1,8 @@
-"""The reward of a reward model inside RL (R1 Eqs. 8-10): what it reads of a response, and how its logit becomes a reward.
+"""The reward of a reward model inside RL (R1 Eqs. 8-10): what it reads of a response, and how its logit becomes a
+reward.
 
-The model itself is a function from conversations to logits that the RL stage brings along (`r1jax.policies.reward_model`):
-no jax here. The reward is sigmoid(logit - center), in (0, 1) as the rule rewards are.
+The model itself is a function from conversations to logits that the RL stage brings along
+(`r1jax.policies.reward_model`): no jax here. The reward is sigmoid(logit - center), in (0, 1) as the rule rewards are.
 
 Deviation 1: R1 gives no scale (spec G.14). A pairwise loss leaves the logits' origin open, so the mean over held-out
 responses is taken as the center; the sigmoid keeps a hacked logit from outweighing all other rewards.

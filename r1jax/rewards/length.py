@@ -1,6 +1,7 @@
 """Rewards of the length of a completion, in tokens (column ``completion_ids``).
 
-Both need the option ``max_tokens``: ``{"function": "r1jax.rewards.length:overlong", "options": {"max_tokens": 32768}}``.
+Both need the option ``max_tokens``: ``{"function": "r1jax.rewards.length:overlong", "options": {"max_tokens":
+32768}}``.
 """
 
 import math
@@ -22,7 +23,8 @@ def overlong(
 
     Args:
         max_tokens: L_max, the length at which the punishment is -1.
-        cache_tokens: L_cache, the length of the slope; by default a fifth of ``max_tokens``, as in DAPO (4096 of 20480).
+        cache_tokens: L_cache, the length of the slope; by default a fifth of ``max_tokens``, as in DAPO (4096 of
+        20480).
 
     Raises:
         ValueError: not 0 < cache_tokens <= max_tokens.

@@ -1,15 +1,15 @@
 r"""Math accuracy: 1.0 where the marked answer means the same as the reference answer (R1 v2 Eq. 4, B.3.1).
 
-Marked are the last box (``\boxed{5}``, ``\boxed 5``, ``\fbox{5}``), or else the last "Answer: 5", "#### 5", "答案是5" or "The
-final answer is $5$": of a reference (``response.marked_answer``) as of what follows the thought of a response
-(``response.summary_of``), there inside ``<answer>`` if there is one. What is inside ``<answer>``, or follows ``</think>``, may
-go without a mark. What "means the same" is: ``equivalence.answer``. Most pairs are decided here in microseconds; those with
-irrational numbers go to worker processes (``workers``), which are killed on timeout. A timeout or a crash
-gives its exception in place of a score: the rubric counts it, and it is never taken for a wrong answer.
+Marked are the last box (``\boxed{5}``, ``\boxed 5``, ``\fbox{5}``), or else the last "Answer: 5", "#### 5", "答案是5" or
+"The final answer is $5$": of a reference (``response.marked_answer``) as of what follows the thought of a response
+(``response.summary_of``), there inside ``<answer>`` if there is one. What is inside ``<answer>``, or follows
+``</think>``, may go without a mark. What "means the same" is: ``equivalence.answer``. Most pairs are decided here in
+microseconds; those with irrational numbers go to worker processes (``workers``), which are killed on timeout. A timeout
+or a crash gives its exception in place of a score: the rubric counts it, and it is never taken for a wrong answer.
 
-Deviations: (1) boxes with only "and", "or" or a comma between them are one answer of several values. (2) math-verify is asked
-only about references that our own reader of expressions cannot read: alone it calls more than one in ten wrong answers of
-the corpus right, and more right ones wrong (``python -m r1jax.bench verifiers`` counts).
+Deviations: (1) boxes with only "and", "or" or a comma between them are one answer of several values. (2) math-verify is
+asked only about references that our own reader of expressions cannot read: alone it calls more than one in ten wrong
+answers of the corpus right, and more right ones wrong (``python -m r1jax.bench verifiers`` counts).
 """
 
 import contextlib

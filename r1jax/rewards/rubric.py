@@ -8,11 +8,11 @@ them if it takes ``**columns``; which there are in training says ``rollout.colle
 - An exception in place of a score, or a score that is not finite: the verifier failed on this completion. It counts
   as an error, a TimeoutError as a timeout too, and is no score: the completion has no total (unless the weight is 0),
   so that nothing is learned from it.
-- A function that raises, takes longer than its ``timeout`` or returns no list of as many entries has failed on the whole
-  batch, likewise.
+- A function that raises, takes longer than its ``timeout`` or returns no list of as many entries has failed on the
+  whole batch, likewise.
 
-It sees whole groups, one a call. With ``cache``, which functions of this package have, equal completions of a prompt are
-scored once: rows with the same prompt and completion and the same value in every column that the function is given.
+It sees whole groups, one a call. With ``cache``, which functions of this package have, equal completions of a prompt
+are scored once: rows with the same prompt and completion and the same value in every column that the function is given.
 """
 
 import dataclasses
@@ -100,8 +100,8 @@ class Rubric:
     """Reward functions and their weights.
 
     Args:
-        rewards: specs, or entries that are made already (``calls.make_entry``: of a function that has no path, of a trained
-            reward model).
+        rewards: specs, or entries that are made already (``calls.make_entry``: of a function that has no path, of a
+            trained reward model).
 
     Raises:
         ValueError: a function that cannot be loaded, an option that it does not have, a name used twice.

@@ -1,12 +1,12 @@
 """Processes that run a function on one input at a time and are killed when it takes too long or too much.
 
 For verifiers that may hang or crash (a computer algebra system fed by a model). Each worker is a fresh interpreter that
-speaks JSON lines over its pipes: nothing is forked (threads of jax live in the parent), nothing is pickled, and ``__main__`` is
-not run again, so it works from a notebook, a script and pytest.
+speaks JSON lines over its pipes: nothing is forked (threads of jax live in the parent), nothing is pickled, and
+``__main__`` is not run again, so it works from a notebook, a script and pytest.
 
-Limits, per input: CPU seconds (a stuck C loop cannot hold the kernel off, and the load of the machine does not count), wall
-seconds (a backstop, ten times as many), and memory of the process. The worker sets them for itself, and the kernel ends it.
-A worker that was killed is replaced at the next input; one ends when its pool is closed or this process ends.
+Limits, per input: CPU seconds (a stuck C loop cannot hold the kernel off, and the load of the machine does not count),
+wall seconds (a backstop, ten times as many), and memory of the process. The worker sets them for itself, and the kernel
+ends it. A worker that was killed is replaced at the next input; one ends when its pool is closed or this process ends.
 
 This is no sandbox: the function is trusted code, its input is not.
 """

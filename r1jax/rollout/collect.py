@@ -54,11 +54,12 @@ class Collected:
 class Collector:
     """Samples and scores under one task, template and rubric.
 
-    A group is scored, in a background thread, as soon as its last sample is done: each distinct answer is graded once, then
-    each reward function is called once, in any order of the groups. So scores do not depend on what else was sampled, or when.
+    A group is scored, in a background thread, as soon as its last sample is done: each distinct answer is graded once,
+    then each reward function is called once, in any order of the groups. So scores do not depend on what else was
+    sampled, or when.
 
-    Of n processes each scores every n-th group, and they exchange the scores. A deferred reward, which is a model on the
-    devices of all, is asked by all of them about every group.
+    Of n processes each scores every n-th group, and they exchange the scores. A deferred reward, which is a model on
+    the devices of all, is asked by all of them about every group.
     """
 
     engine: Engine
@@ -96,8 +97,8 @@ class Collector:
     ) -> Callable[[], Collected]:
         """``collect`` in two steps: all is sampled when this returns; what it returns waits for the scores.
 
-        Prompts are checked before anything is generated. Where there are fewer than ``pad_to``, so many are sampled, for
-        programs of one size; the surplus is thrown away. The second step raises what ``Rubric.score`` raises.
+        Prompts are checked before anything is generated. Where there are fewer than ``pad_to``, so many are sampled,
+        for programs of one size; the surplus is thrown away. The second step raises what ``Rubric.score`` raises.
         """
         prompts = [self.encode(problem) for problem in problems]
         scoring: dict[int, Future] = {}
@@ -230,9 +231,9 @@ def reward_columns(
 ) -> dict[str, list]:
     """What reward functions are given of a problem's completions, besides prompts and texts: [N] lists by name.
 
-    The problem's columns and "answer", its reference; "problem", "task" (the object) and "task_name"; "completion_ids" and
-    "stop_reason"; "extracted_answer", "answer_grade" and "grading_error" (see ``GradedAnswer``); "answer_grader", the kind of
-    verifier that graded it ("code", "math", ...) or None for a task's own.
+    The problem's columns and "answer", its reference; "problem", "task" (the object) and "task_name"; "completion_ids"
+    and "stop_reason"; "extracted_answer", "answer_grade" and "grading_error" (see ``GradedAnswer``); "answer_grader",
+    the kind of verifier that graded it ("code", "math", ...) or None for a task's own.
     """
     shared = problem.columns | {
         "problem": problem,

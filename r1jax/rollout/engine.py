@@ -1,13 +1,14 @@
 """The sampler: token ids in, token ids and log-probabilities out.
 
-One jitted prefill of the distinct prompts, whose cache serves the G samples of each; then one jitted decode loop, called for
-``segment`` steps at a time. Between calls the rows that are still alive may be gathered into half as many. Shapes are
-bucketed; temperature, top-p, stop ids and budget are arrays: ``num_compilations`` counts what a run compiled.
+One jitted prefill of the distinct prompts, whose cache serves the G samples of each; then one jitted decode loop,
+called for ``segment`` steps at a time. Between calls the rows that are still alive may be gathered into half as many.
+Shapes are bucketed; temperature, top-p, stop ids and budget are arrays: ``num_compilations`` counts what a run
+compiled.
 
-The cache is of one of two kinds (``r1jax.models.cache``), which give the same tokens. A *dense* one is repeated for the samples
-and grows by ``segment`` slots, by copying, because a step reads every allocated slot. A *paged* one has pages for the whole
-budget from the start (``rows``); samples share their prompt's full pages, and a row moves by its row of the page table.
-Both take memory by the row: ``max_rows`` bounds it.
+The cache is of one of two kinds (``r1jax.models.cache``), which give the same tokens. A *dense* one is repeated for the
+samples and grows by ``segment`` slots, by copying, because a step reads every allocated slot. A *paged* one has pages
+for the whole budget from the start (``rows``); samples share their prompt's full pages, and a row moves by its row of
+the page table. Both take memory by the row: ``max_rows`` bounds it.
 """
 
 import functools
@@ -60,8 +61,8 @@ class Engine:
     ) -> list[list[Completion]]:
         """``num_samples`` completions of each prompt, in order.
 
-        ``on_done(prompt, completions)`` is called once for each prompt, as soon as all of its samples are done. Tokens do not
-        depend on ``max_rows`` nor on the kind of the cache.
+        ``on_done(prompt, completions)`` is called once for each prompt, as soon as all of its samples are done. Tokens
+        do not depend on ``max_rows`` nor on the kind of the cache.
 
         Raises ValueError for an argument that is out of its range, and for more samples than ``max_rows``.
         """
@@ -237,9 +238,9 @@ def sample_tokens(logits_BV: jax.Array, uniform_B: jax.Array, *, top_p=None) -> 
     """(token [B] int32, its log-probability [B] float32) of softmax(logits), temperature already divided out.
 
     The inverse CDF in two levels, sums of blocks and then within one block, costs two passes over [B, V] and one random
-    number a row; ``jax.random.categorical`` draws V of them. A token of probability zero is never returned. ``top_p`` (a
-    scalar array, or None for the whole distribution, as RL needs) keeps the smallest set of tokens whose mass reaches it;
-    the returned log-probability stays that of the *full* distribution.
+    number a row; ``jax.random.categorical`` draws V of them. A token of probability zero is never returned. ``top_p``
+    (a scalar array, or None for the whole distribution, as RL needs) keeps the smallest set of tokens whose mass
+    reaches it; the returned log-probability stays that of the *full* distribution.
     """
     logits_BV = logits_BV.astype(jnp.float32)
     logp_BV = logits_BV - jax.nn.logsumexp(logits_BV, axis=-1, keepdims=True)

@@ -1,15 +1,17 @@
-"""How the sequences of one call lie in the engine's cache: P prompts, each with ``num_samples`` rows one after the other.
+"""How the sequences of one call lie in the engine's cache: P prompts, each with ``num_samples`` rows one after the
+other.
 
-``DenseRows`` says what every kind does; ``PagedRows`` is the other. Both are sizes alone: programs are compiled for them.
+``DenseRows`` says what every kind does; ``PagedRows`` is the other. Both are sizes alone: programs are compiled for
+them.
 
 Which page (``r1jax.models.cache``) each token gets is decided on the host before anything runs. The samples of a prompt
 share its full pages; each has the rest of the prompt and its tokens in other pages, enough for the whole budget. So no
 page is given out later, and a decode step never waits for the host. Pages of S tokens: P · ⌊T / S⌋ + B · (⌈budget / S⌉
 + 1) for B rows of P prompts of up to T tokens. ``Engine`` bounds B (``max_rows``).
 
-On a mesh the rows are cut into parts, one for each group of devices that the "batch" of the role "rollout" is split over, and
-the pool alike: a row's pages are in its part's pool, so reading them needs no other device. A prompt whose samples are in several
-parts is prefilled in each.
+On a mesh the rows are cut into parts, one for each group of devices that the "batch" of the role "rollout" is split
+over, and the pool alike: a row's pages are in its part's pool, so reading them needs no other device. A prompt whose
+samples are in several parts is prefilled in each.
 """
 
 import dataclasses
@@ -74,7 +76,8 @@ _grow = jax.jit(kv_cache.grow, static_argnames=("length",))
 class PagedRows:
     """Of ``num_prompts`` prefilled sequences, the padding on the right, in a paged cache.
 
-    ``num_copies`` of them in a row are of one prompt. ``batch_axes``: the mesh axes that the ``num_parts`` parts lie over.
+    ``num_copies`` of them in a row are of one prompt. ``batch_axes``: the mesh axes that the ``num_parts`` parts lie
+    over.
     """
 
     num_prompts: int

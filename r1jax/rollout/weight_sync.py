@@ -109,7 +109,8 @@ def for_sampling(model: Model, params, buffers, *, mesh: Mesh) -> tuple[Any, Any
 def to_rollout(
     model: Model, params, buffers, *, shardings: tuple[Any, Any], is_consumed: bool = False
 ) -> tuple[Any, Any]:
-    """(params, buffers) as the sampler wants them: laid out by ``shardings`` and, but for ``_IN_FLOAT32``, in the compute type.
+    """(params, buffers) as the sampler wants them: laid out by ``shardings`` and, but for ``_IN_FLOAT32``, in the
+    compute type.
 
     An array that is so already is handed on. With ``is_consumed`` the others are deleted once their copies are there.
     """
@@ -147,7 +148,8 @@ def make_reshard(target: NamedSharding, dtype: jnp.dtype):
 
 @functools.cache
 def make_layer_reshard(target: NamedSharding, dtype: jnp.dtype):
-    """Jitted (copy, array, layer) -> the copy, which is consumed, with that layer of the array; as ``make_reshard`` otherwise.
+    """Jitted (copy, array, layer) -> the copy, which is consumed, with that layer of the array; as ``make_reshard``
+    otherwise.
 
     A loop over layers within one program would not do: for TPUs XLA takes the cast out of it, for all layers together.
     """

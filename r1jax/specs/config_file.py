@@ -1,7 +1,8 @@
-"""Config files, which README explains: Python files that define `get_config()`, and the flags that change what it returns.
+"""Config files, which README explains: Python files that define `get_config()`, and the flags that change what it
+returns.
 
-`--config.stages.NAME.field=value` sets any field, in the file or not; `--config.key=value` any other key of the file, with all
-that refers to it. A config file may import the modules that lie next to it, as a script may.
+`--config.stages.NAME.field=value` sets any field, in the file or not; `--config.key=value` any other key of the file,
+with all that refers to it. A config file may import the modules that lie next to it, as a script may.
 """
 
 from __future__ import annotations
@@ -146,7 +147,8 @@ def _set_shared(config: ConfigDict, key: str, text: str) -> None:
 def _own(value: Any) -> Any:
     """A copy of which no part is shared with another (a list that two stages hold); ConfigDicts become dicts.
 
-    A required placeholder that nothing has filled is left out: the reader says that the key is missing, and a flag may set it.
+    A required placeholder that nothing has filled is left out: the reader says that the key is missing, and a flag may
+    set it.
     """
     if isinstance(value, ConfigDict):
         value = dict(value.items(preserve_field_references=True))

@@ -1,7 +1,8 @@
-"""How a field of a spec is declared: its default, one line that explains it, its unit, its bounds, and whether it only says how it runs.
+"""How a field of a spec is declared: its default, one line that explains it, its unit, its bounds, and whether it only
+says how it runs.
 
-A spec is a frozen dataclass of such fields. Where fields depend on each other, its ``__post_init__`` raises ValueError with a
-message that begins with the name of a field; ``reader.read`` puts the way to it in front.
+A spec is a frozen dataclass of such fields. Where fields depend on each other, its ``__post_init__`` raises ValueError
+with a message that begins with the name of a field; ``reader.read`` puts the way to it in front.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def option(
 
     default: its value where a config says nothing; without one, or a factory that makes a spec, the field is required.
     explanation: one line, with the place in the paper. unit: of a number ("tokens", "updates", "seconds").
-    how: it says how something is run and not what is learned: a run goes on with another value of it. Of a dict, the keys of
-      which this holds.
+    how: it says how something is run and not what is learned: a run goes on with another value of it. Of a dict, the
+      keys of which this holds.
     """
     metadata = {"explanation": explanation, "unit": unit, "how": how}
     if factory is not None:

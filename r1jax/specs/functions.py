@@ -14,7 +14,8 @@ from r1jax.specs.reader import near
 def load_function(path: str) -> Callable[..., Any]:
     """The function that "module:function" names.
 
-    ValueError, which begins with that text: another form, a module that cannot be imported or lacks the name, no function.
+    ValueError, which begins with that text: another form, a module that cannot be imported or lacks the name, no
+    function.
     """
     module_name, colon, function_name = path.partition(":")
     if not (colon and module_name and function_name):

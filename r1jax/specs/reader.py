@@ -28,7 +28,8 @@ class FlagText(str):
 
 
 def read(kind: Any, value: Any, where: str = "") -> Any:
-    """``value`` (dicts, lists, numbers, texts) as an instance of ``kind``: a spec, a container of specs, or a plain type.
+    """``value`` (dicts, lists, numbers, texts) as an instance of ``kind``: a spec, a container of specs, or a plain
+    type.
 
     where: the dotted key of the value, for messages. An instance of a spec is given back as it is. Raises SpecError.
     """

@@ -1,8 +1,9 @@
-"""Claims stage: a row for each claim of the paper, with our figures and whether it held, from what earlier stages wrote.
+"""Claims stage: a row for each claim of the paper, with our figures and whether it held, from what earlier stages
+wrote.
 
-What it leaves, besides what every work directory has: claims.json, a list of {"claim", "paper", "kind", "ours", "values",
-"held": true | false | null, "rule", "protocol", "figures", "table"}. ``held`` follows from the figures by the rule, no config
-can set it.
+What it leaves, besides what every work directory has: claims.json, a list of {"claim", "paper", "kind", "ours",
+"values", "held": true | false | null, "rule", "protocol", "figures", "table"}. ``held`` follows from the figures by the
+rule, no config can set it.
 """
 
 import dataclasses

@@ -1,4 +1,5 @@
-"""Preferences stage: a judge compares two responses to each prompt, and the clear cases become pairs (R1 Sec. 3.1, spec B.7).
+"""Preferences stage: a judge compares two responses to each prompt, and the clear cases become pairs (R1 Sec. 3.1, spec
+B.7).
 
 Four queries a pair in random order, the mean verdict, |mean| > 1, lengths balanced over the set: see
 `r1jax.data.preferences`. Candidates are records {"messages": [...], "responses": [two texts]}. It leaves
@@ -43,8 +44,8 @@ def check(spec: PreferencesSpec, previews: Previews | None = None) -> None:
 def main(spec: PreferencesSpec, workdir: Path) -> dict:
     """Asks the judge, writes the pairs. Returns the summary with how many candidates were left out, and why.
 
-    Raises ChatError where every query of a batch failed, so that no model seems to be there; ValueError for a bad candidate,
-    or where no pair is left; Stopped, when all is saved, if a signal asked it to end.
+    Raises ChatError where every query of a batch failed, so that no model seems to be there; ValueError for a bad
+    candidate, or where no pair is left; Stopped, when all is saved, if a signal asked it to end.
     """
     spec = read(PreferencesSpec, spec)
     check(spec)

@@ -4,8 +4,8 @@ Two kinds (R1 Sec. 3.1, spec B.7): "helpful" learns pairs by Bradley-Terry and r
 labels by binary cross entropy and reads the whole response. Which examples make up an update follows from the seed and
 its number, so a resumed run needs no other position.
 
-Deviations: 1. examples longer than ``max_tokens`` (R1: 8192) are left out of training and counted; held-out ones and those
-that RL scores may be of any length. 2. No balance loss; the router bias is updated if there is one.
+Deviations: 1. examples longer than ``max_tokens`` (R1: 8192) are left out of training and counted; held-out ones and
+those that RL scores may be of any length. 2. No balance loss; the router bias is updated if there is one.
 """
 
 import math
@@ -59,8 +59,8 @@ def check(spec: RewardModelSpec, previews: Previews | None = None) -> None:
 def make_loss(model: Model, spec: RewardModelSpec):
     """(params, buffers, microbatch) -> (loss, sums): the loss of the batch's share, and "rewards_BK" of its examples.
 
-    A microbatch holds R examples of K sequences (2 of kind "helpful", else 1): tokens [R·K, T], lengths [R·K], labels [R],
-    weights [R] (0 for padding), places [R], where in the batch of at most ``examples_per_update`` each stands.
+    A microbatch holds R examples of K sequences (2 of kind "helpful", else 1): tokens [R·K, T], lengths [R·K], labels
+    [R], weights [R] (0 for padding), places [R], where in the batch of at most ``examples_per_update`` each stands.
     """
     width = 2 if spec.kind == "helpful" else 1
 
@@ -79,7 +79,8 @@ def make_loss(model: Model, spec: RewardModelSpec):
 
 
 def main(spec: RewardModelSpec, workdir: Path) -> dict:
-    """Trains, and leaves checkpoints, model.json and tokenizer/ in ``workdir``. Returns the summary with held-out figures.
+    """Trains, and leaves checkpoints, model.json and tokenizer/ in ``workdir``. Returns the summary with held-out
+    figures.
 
     Raises Stopped, when all is saved, if a signal asked it to end before it was done.
     """

@@ -96,7 +96,8 @@ def _check_rewards(rubric: Rubric, task: Task, *, template: str) -> None:
 def _check_prompts(spec: Any, previews: Previews, *, trained: Sequence[Task], heldout: Sequence[Problem]) -> None:
     """Raises ValueError where no training prompt of a task is within ``max_prompt_tokens``, or a held-out one is not.
 
-    spec: of a stage with ``init``, ``template``, ``max_prompt_tokens``. Where its tokenizer cannot be known yet, nothing is tried.
+    spec: of a stage with ``init``, ``template``, ``max_prompt_tokens``. Where its tokenizer cannot be known yet,
+    nothing is tried.
     """
     preview = previews.policy(spec.init, seed=spec.seed)
     if preview is None:

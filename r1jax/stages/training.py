@@ -58,9 +58,9 @@ def mtp_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """(1/M Σ_m Σ w · −log p_m(target), aux) of the MTP depths m, to be multiplied by λ (V3 Sec. 2.2 Eqs. 24-25).
 
-    hidden_BTD: the main model's. weight_BT: the main loss's, of the batch's targets; a target weighs in every depth what it
-    weighs there. Depth m (from 1) at position i sees the tokens up to i + m and predicts token i + m + 1 where that is in
-    i's own sequence; the positions for which it is not take no part, not even in the expert counts.
+    hidden_BTD: the main model's. weight_BT: the main loss's, of the batch's targets; a target weighs in every depth
+    what it weighs there. Depth m (from 1) at position i sees the tokens up to i + m and predicts token i + m + 1 where
+    that is in i's own sequence; the positions for which it is not take no part, not even in the expert counts.
     routing, aux: as in ``Model.mtp_hidden``, with the depths stacked.
     """
     num_depths = model.config.num_mtp_layers

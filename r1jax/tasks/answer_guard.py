@@ -1,4 +1,5 @@
-"""What stands around reasoning-gym's scorers (0.1.25): `is_harmless` before they see an answer, `confirms` behind a full mark.
+"""What stands around reasoning-gym's scorers (0.1.25): `is_harmless` before they see an answer, `confirms` behind a
+full mark.
 
 Nine of reasoning-gym's scorers hand the model's text to Python's ``eval`` or to ``sympy.parse_expr`` (which evaluates
 too), in the scoring process: ``__import__("os").system(...)`` would run and ``9**9**9**9`` would never end. An answer
@@ -6,8 +7,8 @@ to one of these data sets is let through only if it is plainly harmless; any oth
 ``Integral(...)``, an integral left undone, which the scorer of "intermediate_integration" would accept (one in six of
 its reference answers is of that kind).
 
-Several pay for wrong answers, which was seen by giving them to every scorer (`tests/tasks/test_logic.py` holds each case): a 1.0
-of theirs is believed only if `confirms` says so.
+Several pay for wrong answers, which was seen by giving them to every scorer (`tests/tasks/test_logic.py` holds each
+case): a 1.0 of theirs is believed only if `confirms` says so.
 """
 
 import ast

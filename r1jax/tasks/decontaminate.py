@@ -1,4 +1,5 @@
-"""Which problems share n words in a row with a test set (R1 v2 Sec. D.1: any 10-gram shared with a question or solution).
+"""Which problems share n words in a row with a test set (R1 v2 Sec. D.1: any 10-gram shared with a question or
+solution).
 
 What a word is: the text is NFKC-normalised and case-folded; a word is a run of letters and digits, and each CJK
 character is a word; everything else (punctuation, white space, LaTeX's braces and backslashes) only
@@ -63,7 +64,8 @@ class NgramIndex:
 
 
 def make_index(test_sets: Sequence[TestSetSpec], *, ngram: int) -> NgramIndex:
-    """The n-grams of the questions and solutions of test sets; of equal specs and files that have not changed the same index.
+    """The n-grams of the questions and solutions of test sets; of equal specs and files that have not changed the same
+    index.
 
     Raises ValueError, naming the test set, for an unknown data set, nothing there, or a bad row.
     """

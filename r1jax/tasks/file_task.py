@@ -1,16 +1,18 @@
-"""Problem sets from local files as a ``Task``: GSM8K, MATH, AIME, GPQA, HumanEval, Codeforces, ..., or files of any columns.
+"""Problem sets from local files as a ``Task``: GSM8K, MATH, AIME, GPQA, HumanEval, Codeforces, ..., or files of any
+columns.
 
-The split is the one of the files, ``train`` and ``heldout``, or one set at ``path`` is split by a hash of each problem's text:
-equal texts are on one side, in every stage and whatever else the file holds. When the task is made, every row is read once,
-made a problem, and its reference judged by its verifier. Left out, with a printed count of each, are
+The split is the one of the files, ``train`` and ``heldout``, or one set at ``path`` is split by a hash of each
+problem's text: equal texts are on one side, in every stage and whatever else the file holds. When the task is made,
+every row is read once, made a problem, and its reference judged by its verifier. Left out, with a printed count of
+each, are
 
-- rows that cannot be judged (``bad_rows="drop"``; the first three are named): unreadable or not as published, without an
-  answer where other rows have one, or with a reference that does not score 1.0 on itself;
+- rows that cannot be judged (``bad_rows="drop"``; the first three are named): unreadable or not as published, without
+  an answer where other rows have one, or with a reference that does not score 1.0 on itself;
 - rows that the data set itself says are no problems for us (an interactive one of Codeforces);
 - training problems that are held out too, or share an n-gram with one of the test sets that ``decontaminate`` names.
 
-Training problems come in a new order every epoch, decided by the seed alone; held-out problems in the order of the file,
-over and over.
+Training problems come in a new order every epoch, decided by the seed alone; held-out problems in the order of the
+file, over and over.
 """
 
 import array
@@ -42,15 +44,16 @@ _SHOWN = 3
 class FileTask:
     """A problem set in local files.
 
-    Columns of its problems: "task", "row" (where it stands), and what its verifier needs (see ``sources.fields``), or all of
-    the row's (see ``sources.user_columns``).
+    Columns of its problems: "task", "row" (where it stands), and what its verifier needs (see ``sources.fields``), or
+    all of the row's (see ``sources.user_columns``).
     """
 
     def __init__(self, spec: FilesTaskSpec):
         """Reads all rows.
 
-        Raises ValueError for an unknown data set, nothing there, no problem left in a split, or with ``bad_rows="refuse"`` a
-        row that cannot be judged; names the data set or the key, the file, the row and the field.
+        Raises ValueError for an unknown data set, nothing there, no problem left in a split, or with
+        ``bad_rows="refuse"`` a row that cannot be judged; names the data set or the key, the file, the row and the
+        field.
         """
         self.spec, self.fields = spec, fields_of(spec.dataset)  # how a row becomes a problem
         self.grader = self.fields.grader  # see rollout.collect.reward_columns
@@ -241,7 +244,8 @@ def check_problems(
 ) -> None:
     """Looks in every problem of a task's or mixture's files for what rewards, template and machine need.
 
-    Reads the files whole, once for an equal task and columns. Of other tasks, which make their problems, one is looked at.
+    Reads the files whole, once for an equal task and columns. Of other tasks, which make their problems, one is looked
+    at.
 
     Args:
         names: columns that rewards need, by the task's name; "answer" stands for the reference answer.
@@ -249,8 +253,9 @@ def check_problems(
         graded: by the task's name the rewards that score by the grade of an answer.
 
     Raises:
-        ValueError: a row that lacks a column, that the template cannot write, or whose programs cannot run on this machine;
-            names data set, file, row and column. A graded reward of a task of any columns without an answer in any row.
+        ValueError: a row that lacks a column, that the template cannot write, or whose programs cannot run on this
+            machine; names data set, file, row and column. A graded reward of a task of any columns without an answer in
+            any row.
     """
     names, graded = names or {}, graded or {}
     parts = getattr(task, "tasks", {task.name: task})

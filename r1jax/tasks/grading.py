@@ -18,11 +18,11 @@ _MARKED = re.compile(r".*####\s*(\S.*)", re.DOTALL)
 def grade_answer(grader: str, answer: str, problem: Problem) -> float:
     """1.0 or 0.0: what the reward of a kind (one of ``GRADERS``) says of one extracted answer.
 
-    Code may come bare or in a fence, an answer to a question in a box. By "none" no answer is right: a judge or a reward
-    model may say more. By "answer" the reference may be anything: what has a digit, a sign or a command of LaTeX, or no word
-    at all, is compared as by "math"; words, and what the math reward cannot read, by their letters without regard to case,
-    white space and a closing full stop (as mathematics "was" would be "saw"). Of a reference the box counts, or what follows
-    "####". Without a reference no answer is right.
+    Code may come bare or in a fence, an answer to a question in a box. By "none" no answer is right: a judge or a
+    reward model may say more. By "answer" the reference may be anything: what has a digit, a sign or a command of
+    LaTeX, or no word at all, is compared as by "math"; words, and what the math reward cannot read, by their letters
+    without regard to case, white space and a closing full stop (as mathematics "was" would be "saw"). Of a reference
+    the box counts, or what follows "####". Without a reference no answer is right.
 
     Raises GradingError where the verifier fails, whatever the answer.
     """

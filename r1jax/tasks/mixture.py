@@ -89,8 +89,9 @@ class Mixture:
 class TaskSchedule:
     """Tasks of which each is drawn from once the policy has had "from_update" updates.
 
-    R1's second RL stage draws general prompts only in the last 400 of 1,700 updates (R1 Sec. 3.2.2; spec B.6.4). Which tasks
-    take part, and so which problem stands at an index, follows from the number of updates alone. Weights are among them.
+    R1's second RL stage draws general prompts only in the last 400 of 1,700 updates (R1 Sec. 3.2.2; spec B.6.4). Which
+    tasks take part, and so which problem stands at an index, follows from the number of updates alone. Weights are
+    among them.
 
     Attributes:
         periods: first update of each period -> the task that is drawn from in it.

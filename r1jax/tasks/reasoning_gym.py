@@ -37,7 +37,8 @@ _HASH_DEPENDENT = frozenset(
 
 
 class ReasoningGymTask:
-    """A data set of reasoning-gym as a ``Task``. Another seed gives other problems; a question's split never depends on it.
+    """A data set of reasoning-gym as a ``Task``. Another seed gives other problems; a question's split never depends on
+    it.
 
     passed_over: how often a question that was made could not be a problem.
 
@@ -60,9 +61,9 @@ class ReasoningGymTask:
     def problem(self, index: int, *, split: str) -> Problem:
         """The problem at ``index`` of the split; on average 1 / (the split's share) questions are made for it.
 
-        Passed over, and said on stderr, is one that the generator fails to make (codeio's: once in 40), or whose reference,
-        where it has one, its scorer does not give 1.0. Raises ValueError for an unknown split, a negative index, or a data set
-        so small that no question of it falls in the split.
+        Passed over, and said on stderr, is one that the generator fails to make (codeio's: once in 40), or whose
+        reference, where it has one, its scorer does not give 1.0. Raises ValueError for an unknown split, a negative
+        index, or a data set so small that no question of it falls in the split.
         """
         check_index(index, split)
         slice_index, offset = divmod(index, _INDICES_PER_SLICE)
@@ -98,7 +99,8 @@ class ReasoningGymTask:
     def entry(self, problem: Problem) -> dict[str, Any]:
         """reasoning-gym's entry of a problem: question, answer, metadata. Do not change it: it is cached.
 
-        Raises GradingError for a problem of another task, or of a data set that now makes another question from its seed.
+        Raises GradingError for a problem of another task, or of a data set that now makes another question from its
+        seed.
         """
         check_task(self.name, problem)
         entry = self._entry(problem.columns["source_seed"], problem.columns["source_index"])
@@ -110,8 +112,9 @@ class ReasoningGymTask:
     def grade(self, answer: str | None, problem: Problem) -> float:
         """The data set's score in [0, 1]; only 1.0 is right (some give 0.01 to anything).
 
-        0.0 for an answer that is absent, unsafe or not confirmed by `answer_guard`, and where the scorer raises on the answer
-        but not on the reference. Where it does on both, and for a problem of another task, it raises GradingError.
+        0.0 for an answer that is absent, unsafe or not confirmed by `answer_guard`, and where the scorer raises on the
+        answer but not on the reference. Where it does on both, and for a problem of another task, it raises
+        GradingError.
         """
         entry = self.entry(problem)
         reference = str(entry["answer"])

@@ -4,9 +4,10 @@ One rule for the token that begins a text (BOS): a template with special tokens 
 one without ("plain", "r1_zero") `encode_prompt` puts `tokenizer.bos_id` first if the model was trained so. Nothing else
 adds one. SFT and RL share `encode_prompt`: the ids before the trained turn are those that the sampler gets.
 
-A thought that a message holds apart (`reasoning_content`) is written where the template reads that field. Under "r1", and
-an own template that knows only `</think>`, it becomes the beginning of the content. Elsewhere the message is refused, as it is
-for other fields that the template does not write (`tool_calls`): nothing that was said is left out silently.
+A thought that a message holds apart (`reasoning_content`) is written where the template reads that field. Under "r1",
+and an own template that knows only `</think>`, it becomes the beginning of the content. Elsewhere the message is
+refused, as it is for other fields that the template does not write (`tool_calls`): nothing that was said is left out
+silently.
 """
 
 import itertools
@@ -29,7 +30,8 @@ def render(
 ) -> str:
     """The text of a conversation, ending with what opens the assistant's turn.
 
-    messages: ``{"role", "content"}`` each, and what else of ``MESSAGE_FIELDS`` the template writes; the last one is the user's.
+    messages: ``{"role", "content"}`` each, and what else of ``MESSAGE_FIELDS`` the template writes; the last one is the
+    user's.
     template: a name in ``TEMPLATES``, or "tokenizer" for the tokenizer's own, which is then needed.
     add_generation_prompt: False renders a finished conversation, whoever spoke last.
 
@@ -57,7 +59,8 @@ def check_template(template: str, messages: Messages | None = None) -> None:
 def encode_prompt(messages: Messages, tokenizer: Tokenizer, *, template: str) -> list[int]:
     """The token ids of ``render(messages)``, with the BOS that the module's rule gives.
 
-    Raises ValueError as ``render``, or where the tokenizer lacks a special token of the template (it would be written as text).
+    Raises ValueError as ``render``, or where the tokenizer lacks a special token of the template (it would be written
+    as text).
     """
     check_template(template)
     return _begin(tokenizer, template) + tokenizer.encode(render(messages, template=template, tokenizer=tokenizer))
@@ -75,8 +78,8 @@ def encode_conversation(
     Where the template cuts reasoning from history, only the last turn keeps it. A template that opens the thought does
     so for an answer that holds ``</think>`` (whose own ``<think>`` is left out); one without is written as in history.
 
-    train: "last": mask the last assistant turn alone; "all": the earlier ones too, as history shows them; ValueError with the
-      template "tokenizer", which does not say whose words are whose. Other errors: as of ``encode_prompt``.
+    train: "last": mask the last assistant turn alone; "all": the earlier ones too, as history shows them; ValueError
+      with the template "tokenizer", which does not say whose words are whose. Other errors: as of ``encode_prompt``.
     """
     if train not in TRAIN:
         raise ValueError(f"train={train!r}: must be one of {', '.join(TRAIN)}")

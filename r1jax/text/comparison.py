@@ -1,10 +1,12 @@
-r"""Which of two responses is better, by a judge: what it is asked, and what counts as its verdict (R1 v2 Sec. B.2, B.3.1).
+r"""Which of two responses is better, by a judge: what it is asked, and what counts as its verdict (R1 v2 Sec. B.2,
+B.3.1).
 
 Arena-hard's way: the judge first writes its own answer, compares, and ends with one of five marks. The wording is ours.
 A reply that does not hold exactly one of the marks is no verdict: it is counted as a failure, never guessed at.
 
-A judge is a function ``f(questions, responses_a, responses_b, *, chat, seed, **options)`` that returns the reply to each
-comparison, in the form that `parse_comparison` reads, or an exception in its place. A rule may take the model's part.
+A judge is a function ``f(questions, responses_a, responses_b, *, chat, seed, **options)`` that returns the reply to
+each comparison, in the form that `parse_comparison` reads, or an exception in its place. A rule may take the model's
+part.
 """
 
 import re

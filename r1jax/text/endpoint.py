@@ -37,7 +37,8 @@ _OPENER = urllib.request.build_opener(_NoRedirect)
 def ask_endpoint(spec: EndpointSpec, conversations: Sequence[Messages], *, seed: int) -> list[str | ChatError]:
     """The answers in order, a ChatError in the place of one that could not be had; the seed is sent along.
 
-    Several are asked at the same time. A server's Retry-After goes before ``backoff``. ChatError: ``key_variable`` is not set.
+    Several are asked at the same time. A server's Retry-After goes before ``backoff``. ChatError: ``key_variable`` is
+    not set.
     """
     if spec.key_variable is not None and not os.environ.get(spec.key_variable):
         raise ChatError(f"{spec.url}: the environment variable {spec.key_variable} with its key is not set")

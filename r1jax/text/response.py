@@ -3,7 +3,8 @@ r"""Parts of a response: the reasoning, the answer, whether the form is the aske
 Style "r1_zero" (R1 v2 Table 1): ``<think>reasoning</think> <answer>answer</answer>``.
 Style "r1": ``<think>reasoning</think>summary``; the opening tag may be part of the prompt and so be absent.
 
-The style, and in which of ``ANSWERS`` the answer to be graded is, a chat template says (`r1jax.text.chat.response_form`).
+The style, and in which of ``ANSWERS`` the answer to be graded is, a chat template says
+(`r1jax.text.chat.response_form`).
 """
 
 import dataclasses
@@ -77,9 +78,9 @@ def final_answer(text: str, *, style: str = "r1_zero", answer: str | None = None
 
     It follows ``</think>``: with style "r1" a text without it has no answer, with "r1_zero" all of it is looked at.
 
-    answer: "tags" (by default with "r1_zero"): the inside of the last closed ``<answer>``, of which the boxes if it has some;
-      "boxed": the boxes, see ``boxed_answer``; "tags_or_boxed": the first of these that is there; "summary" (by default with
-      "r1"): the same, or else all that follows the thought.
+    answer: "tags" (by default with "r1_zero"): the inside of the last closed ``<answer>``, of which the boxes if it has
+      some; "boxed": the boxes, see ``boxed_answer``; "tags_or_boxed": the first of these that is there; "summary" (by
+      default with "r1"): the same, or else all that follows the thought.
     """
     answer = answer or ("summary" if style == "r1" else "tags")
     _require("response style", style, STYLES)
@@ -99,7 +100,8 @@ def final_answer(text: str, *, style: str = "r1_zero", answer: str | None = None
 
 
 def summary_of(text: str, *, prompt: str = "") -> str | None:
-    """What a response says after its thought, trimmed: all of it where it does not think; None for a thought without end.
+    """What a response says after its thought, trimmed: all of it where it does not think; None for a thought without
+    end.
 
     A prompt that ends with ``<think>`` has opened the thought.
     """
@@ -135,8 +137,8 @@ def marked_answer(text: str) -> str | None:
 def boxes(text: str) -> list[str]:
     r"""The trimmed contents of the last box and of those before it with only a comma, "and" or "or" between, each once.
 
-    A box is ``\boxed{...}``, ``\fbox{...}`` or ``\framebox{...}`` with balanced braces (``\{``, ``\}`` are none), or ``\boxed 5``.
-    Of ``x=\boxed{2}, y=\boxed{3}`` the names belong to the contents.
+    A box is ``\boxed{...}``, ``\fbox{...}`` or ``\framebox{...}`` with balanced braces (``\{``, ``\}`` are none), or
+    ``\boxed 5``. Of ``x=\boxed{2}, y=\boxed{3}`` the names belong to the contents.
     """
     found = [(match.start(), match.end(), match[1]) for match in _BARE_BOX.finditer(text)]
     open_braces = []

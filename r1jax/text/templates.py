@@ -1,11 +1,13 @@
-"""The chat templates, as data: what stands before and after each message, and what the model's turn begins and ends with.
+"""The chat templates, as data: what stands before and after each message, and what the model's turn begins and ends
+with.
 
 `r1_zero` is R1 (v2) Table 1, byte for byte; the full stop after the question is part of it. R1-Zero has no chat tokens.
 `r1` is the template of DeepSeek-R1 and its six students since February 2025 (spec A.9.2): the prompt opens the thought.
 
-`render_jinja` renders a tokenizer's own template as transformers does. It is a stranger's program: it runs in jinja's immutable
-sandbox, and sees the messages but not the clock: a template that writes today's date would change the prompt from day to
-day, also between a run and its continuation. It is given `TODAY` instead, as Llama 3's template is without a clock.
+`render_jinja` renders a tokenizer's own template as transformers does. It is a stranger's program: it runs in jinja's
+immutable sandbox, and sees the messages but not the clock: a template that writes today's date would change the prompt
+from day to day, also between a run and its continuation. It is given `TODAY` instead, as Llama 3's template is without
+a clock.
 """
 
 import dataclasses

@@ -3,10 +3,11 @@
 Nothing is added or cut that the caller did not write: no BOS (whatever the file's post-processor says), no truncation,
 no padding. A template that wants a special token writes its text (`<|im_start|>`), and `encode` turns it into one id.
 
-`tokenizer.json` is the tokenizer itself. `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` may name
-tokens that it lacks or does not mark; they are added to it, as transformers does. Which token ends a text is said in up to
-four other files, which may differ: `tokenizer_config.json` before `special_tokens_map.json` before `generation_config.json`
-before `config.json`; all the ends that `generation_config.json` lists (without it, `config.json`) stop a generation.
+`tokenizer.json` is the tokenizer itself. `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` may
+name tokens that it lacks or does not mark; they are added to it, as transformers does. Which token ends a text is said
+in up to four other files, which may differ: `tokenizer_config.json` before `special_tokens_map.json` before
+`generation_config.json` before `config.json`; all the ends that `generation_config.json` lists (without it,
+`config.json`) stop a generation.
 """
 
 import copy
@@ -86,8 +87,8 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
         """The text of `ids`, exactly: no space is cleaned up, special tokens appear unless skipped.
 
-        Bytes that are not UTF-8 become U+FFFD, and so does an id without a token: a model's vocabulary may be padded beyond
-        its tokenizer's. A negative id is a ValueError.
+        Bytes that are not UTF-8 become U+FFFD, and so does an id without a token: a model's vocabulary may be padded
+        beyond its tokenizer's. A negative id is a ValueError.
         """
         runs: list[list[int]] = [[]]
         for item in ids:
@@ -130,9 +131,11 @@ class Tokenizer:
     def with_special_tokens(
         self, renamed: Mapping[str, str], *, eos: str, bos: str | None = None, chat_template: str | None = None
     ) -> "Tokenizer":
-        """The same ids with some special tokens written otherwise, as DeepSeek made the students' from Qwen's and Llama's.
+        """The same ids with some special tokens written otherwise, as DeepSeek made the students' from Qwen's and
+        Llama's.
 
-        renamed: the text of a special token -> its new text; ValueError names one that is not special here, or is taken.
+        renamed: the text of a special token -> its new text; ValueError names one that is not special here, or is
+        taken.
         eos, bos: the end and begin tokens afterwards; a text begins with `bos` if one is given.
         """
         special = {token.content for token in self._inner.get_added_tokens_decoder().values() if token.special}
@@ -154,7 +157,8 @@ class Tokenizer:
         return self.from_tokenizers(inner, eos=eos, bos=bos, adds_bos=bos is not None, chat_template=chat_template)
 
     def with_chat_template(self, chat_template: str, *, eos: str) -> "Tokenizer":
-        """The same tokens with another chat template and the end token that it writes; what ended a text before still does.
+        """The same tokens with another chat template and the end token that it writes; what ended a text before still
+        does.
 
         KeyError names an absent token.
         """
@@ -194,8 +198,9 @@ class Tokenizer:
     def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
         """Reads a folder of `save`'s or of Hugging Face's.
 
-        FileNotFoundError: there is no tokenizer.json. ValueError, naming the file and the key: not JSON, a token that the
-        vocabulary lacks, an added token whose id it cannot have, no file that says the end, a setting that is not supported.
+        FileNotFoundError: there is no tokenizer.json. ValueError, naming the file and the key: not JSON, a token that
+        the vocabulary lacks, an added token whose id it cannot have, no file that says the end, a setting that is not
+        supported.
         """
         folder = Path(path)
         if not (folder / TOKENIZER).is_file():
@@ -270,8 +275,9 @@ def _add_tokens(
 ) -> None:
     """Adds to `inner` the tokens that the other files name and tokenizer.json does not, or not as they do.
 
-    They are: `added_tokens_decoder` of tokenizer_config.json, or without it added_tokens.json; `additional_special_tokens`; and
-    tokens of the vocabulary that have a role (`eos_token`). Without this, a text's special tokens are cut into pieces.
+    They are: `added_tokens_decoder` of tokenizer_config.json, or without it added_tokens.json;
+    `additional_special_tokens`; and tokens of the vocabulary that have a role (`eos_token`). Without this, a text's
+    special tokens are cut into pieces.
     """
     before = {token.content: token for token in inner.get_added_tokens_decoder().values()}
     words: list[Any] = []

@@ -1,9 +1,9 @@
 """Trains the small tokenizer of the mini models: byte-level BPE of whole words.
 
-Any text comes back byte for byte. A piece that BPE may merge into one token is: a tag (`<think>`), a whole number, a run of
-letters, one other sign, each with the space before it; or a run of white space. Nothing is merged across pieces. A frequent
-number is one token: a model of half a million active parameters learns to copy, add and compare the numbers of a small
-range several times sooner that way.
+Any text comes back byte for byte. A piece that BPE may merge into one token is: a tag (`<think>`), a whole number, a
+run of letters, one other sign, each with the space before it; or a run of white space. Nothing is merged across pieces.
+A frequent number is one token: a model of half a million active parameters learns to copy, add and compare the numbers
+of a small range several times sooner that way.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,7 +24,8 @@ def train_tokenizer(
 ) -> Tokenizer:
     """A byte-level BPE tokenizer trained on `texts`, a sample of what the model will see.
 
-    vocab_size: at most this many ids: the special tokens, 256 bytes, then merges. ValueError where the first two do not fit.
+    vocab_size: at most this many ids: the special tokens, 256 bytes, then merges. ValueError where the first two do not
+    fit.
     special_tokens: the end-of-text token, then the padding token if there are two or more, then any others.
     """
     if not special_tokens:

@@ -1,11 +1,12 @@
 """A work directory: what a stage was asked to do, where it ran, and whether it has finished.
 
-README.md lists its files. Every one but LOCK and changes.jsonl is written under another name and then renamed, so none is
-ever half there. A text of config.json that begins with "{here}/" stands for a path from the work directory: so are written the
-paths inside of it, those inside of the run that it is a stage of, and those of other stages, which all can be moved together.
+README.md lists its files. Every one but LOCK and changes.jsonl is written under another name and then renamed, so none
+is ever half there. A text of config.json that begins with "{here}/" stands for a path from the work directory: so are
+written the paths inside of it, those inside of the run that it is a stage of, and those of other stages, which all can
+be moved together.
 
-What is learned is kept apart from how it is run (fields declared with how=True: meshes, micro-batches, cadences, workers). Where a
-directory holds results, a start with another spec
+What is learned is kept apart from how it is run (fields declared with how=True: meshes, micro-batches, cadences,
+workers). Where a directory holds results, a start with another spec
 
     differs in `how` fields only   goes on; config.json is rewritten and changes.jsonl gets a line
     has more updates or epochs     goes on from the last checkpoint, also where the run was DONE: it is no longer
@@ -13,14 +14,15 @@ directory holds results, a start with another spec
     differs in anything else       is refused with a diff
 
 and a field that config.json lacks counts as its default. A directory holds results if it has DONE, a folder
-checkpoints/<number>, a file in parts/, a line in verdicts.jsonl, or a row in metrics.jsonl and no checkpoints/ (the rows of
-a stage that saves checkpoints count only with one). Else a start with another spec takes it over and clears what is there.
+checkpoints/<number>, a file in parts/, a line in verdicts.jsonl, or a row in metrics.jsonl and no checkpoints/ (the
+rows of a stage that saves checkpoints count only with one). Else a start with another spec takes it over and clears
+what is there.
 
 LOCK is held by flock, which the kernel lets go of when its process ends in whatever way. NFS passes it on to its server
 (not where it is mounted with nolock or local_lock); a file system that knows no locks gets a warning and no protection.
 
-Of a run of several processes the first one locks and writes, and the others wait for it and fail if it does; all of them
-must see the directory, for checkpoints are written by all.
+Of a run of several processes the first one locks and writes, and the others wait for it and fail if it does; all of
+them must see the directory, for checkpoints are written by all.
 """
 
 from __future__ import annotations
@@ -276,8 +278,8 @@ def write_text(path: Path, text: str) -> None:
 def read_lines(path: Path) -> list[bytes]:
     """The lines of a file that is appended to, without their ends; [] of none. A last line without its end is left out.
 
-    They are bytes, split at line feeds alone: a text may hold other characters that `str.splitlines` ends a line at, and
-    a line that was cut off while it was written may end inside of a character.
+    They are bytes, split at line feeds alone: a text may hold other characters that `str.splitlines` ends a line at,
+    and a line that was cut off while it was written may end inside of a character.
     """
     return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
 

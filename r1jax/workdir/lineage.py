@@ -1,11 +1,12 @@
-"""Where a stage's inputs come from: lineage.json in its work directory, written until there are results, and then compared.
+"""Where a stage's inputs come from: lineage.json in its work directory, written until there are results, and then
+compared.
 
     {"inputs": {"init.path": {"path": "{here}/../base", "config": ..., "commit": ..., "data": ...}, ...}}
 
-An input is whatever lies at a path of the spec (``fields.paths_of``). Of another stage's work directory the digest of its
-config, its commit, the digest of the list of files that it made and the number of its updates are kept; of other files and
-folders a digest of names and sizes (to read a model's weights would take as long as loading them). What the stage itself is,
-config.json and environment.json tell.
+An input is whatever lies at a path of the spec (``fields.paths_of``). Of another stage's work directory the digest of
+its config, its commit, the digest of the list of files that it made and the number of its updates are kept; of other
+files and folders a digest of names and sizes (to read a model's weights would take as long as loading them). What the
+stage itself is, config.json and environment.json tell.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ MANIFEST = "manifest.json"
 
 
 def record_lineage(workdir: Path, spec: Any) -> dict[str, Any]:
-    """Writes lineage.json until the directory holds results, and returns the inputs by the keys of the spec that name them.
+    """Writes lineage.json until the directory holds results, and returns the inputs by the keys of the spec that name
+    them.
 
-    Raises WorkdirError, naming the key, if an input is not what it was when the results of this work directory were begun.
+    Raises WorkdirError, naming the key, if an input is not what it was when the results of this work directory were
+    begun.
     """
     return on_first(lambda: _record(Path(workdir).absolute(), spec))
 

@@ -32,8 +32,8 @@ class MetricsWriter:
       resume_step: the step that the run goes on from (0 at the start): rows of later steps are cut.
       total: updates of the whole run, for the progress line.
       progress: the line of this run, which stays open.
-      evaluates_again: whether the policy of resume_step is evaluated along the way next: the last evaluation of a run that ended
-        there, before it was made longer, is cut.
+      evaluates_again: whether the policy of resume_step is evaluated along the way next: the last evaluation of a run
+        that ended there, before it was made longer, is cut.
     """
 
     def __init__(

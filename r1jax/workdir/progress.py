@@ -1,8 +1,8 @@
 """The line that a person watches: update n/N, phase, reward, length, tokens/s, a clock, and the time left.
 
-It never takes more than the terminal's width (80 columns in a log): figures are dropped from the right. The time left is the
-median of the updates since this start times those to come, and what the evaluations to come will take. The first update is
-left out, because it compiles.
+It never takes more than the terminal's width (80 columns in a log): figures are dropped from the right. The time left
+is the median of the updates since this start times those to come, and what the evaluations to come will take. The first
+update is left out, because it compiles.
 """
 
 from __future__ import annotations

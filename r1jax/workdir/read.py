@@ -113,8 +113,8 @@ class Stage:
     def curves(self, metric: str, band: Sequence[str] = ()) -> list[Points]:
         """A metric by kinds of evaluation, in order of samples; one curve of what is no held-out metric.
 
-        Between the first and the last evaluation others were made, or none: no line joins them. The edges of the band are in
-        <metric>_low and <metric>_high, unless it names others.
+        Between the first and the last evaluation others were made, or none: no line joins them. The edges of the band
+        are in <metric>_low and <metric>_high, unless it names others.
         """
         names = band or (f"{metric}_low", f"{metric}_high")
         edges = [self.metrics[name].by_kind() for name in names if name in self.metrics]

@@ -32,15 +32,16 @@ def flash_attention(
 ) -> jax.Array:
     """softmax(scale · q kᵀ) v, [B, T, N, U] (spec A.3.1), with gradients of q, k, v and the rope parts.
 
-    Query t, at position t + ``q_offset``, sees the keys of its own segment up to its position; N/J consecutive query heads
-    share a key head. Segment 0 is padding. The output of a query that sees nothing is 0. Scores and softmax are float32,
-    products take the inputs' type. ``q_offset``: a number or an int32 scalar (chunked prefill). With ``q_rope_BTNR`` and
-    ``k_rope_BSR`` the scores are scale · (q kᵀ + q_rope k_ropeᵀ), k_rope shared by all heads (MLA, V3 Sec. 2.1.1).
+    Query t, at position t + ``q_offset``, sees the keys of its own segment up to its position; N/J consecutive query
+    heads share a key head. Segment 0 is padding. The output of a query that sees nothing is 0. Scores and softmax are
+    float32, products take the inputs' type. ``q_offset``: a number or an int32 scalar (chunked prefill). With
+    ``q_rope_BTNR`` and ``k_rope_BSR`` the scores are scale · (q kᵀ + q_rope k_ropeᵀ), k_rope shared by all heads (MLA,
+    V3 Sec. 2.1.1).
 
-    ``implementation`` and ``interpret``: see ``choose_implementation``. There are "reference"; "xla" (blocks, linear memory);
-    "pallas_tpu"; and "cudnn" on an NVIDIA GPU, unmeasured; "auto" off TPUs is the faster of the first two. Raises ValueError as
-    ``choose_implementation`` does, for heads that key heads do not divide, one rope part without the other, and, for the kernel
-    and cudnn, types or sizes that they do not support.
+    ``implementation`` and ``interpret``: see ``choose_implementation``. There are "reference"; "xla" (blocks, linear
+    memory); "pallas_tpu"; and "cudnn" on an NVIDIA GPU, unmeasured; "auto" off TPUs is the faster of the first two.
+    Raises ValueError as ``choose_implementation`` does, for heads that key heads do not divide, one rope part without
+    the other, and, for the kernel and cudnn, types or sizes that they do not support.
     """
     short = "reference" if q_BTNH.shape[1] <= SHORT else "xla"
     function, interpreted = choose_implementation(

@@ -1,10 +1,11 @@
 """cuDNN's fused attention, for NVIDIA GPUs, through ``jax.nn.dot_product_attention``. Unmeasured: no GPU was at hand.
 
-What cuDNN has not is expressed in what it has. Segments are a mask, which it takes as an array [B, 1, T, S] of the inputs' type
-and gives a gradient of the same size: 2 · T · S bytes a sequence each, 32 MiB for 4,096 tokens and 2 GiB for 32,768, so this is
-for short rows; "xla" has linear memory. The diagonal is cuDNN's own mask where the queries start at the first key, which skips the blocks
-above it; part of that array elsewhere. Values narrower than the keys (MLA) are filled up with zeros to their size. A row
-of which all is hidden, cuDNN's mean of all values, is set to 0, as is its gradient.
+What cuDNN has not is expressed in what it has. Segments are a mask, which it takes as an array [B, 1, T, S] of the
+inputs' type and gives a gradient of the same size: 2 · T · S bytes a sequence each, 32 MiB for 4,096 tokens and 2 GiB
+for 32,768, so this is for short rows; "xla" has linear memory. The diagonal is cuDNN's own mask where the queries start
+at the first key, which skips the blocks above it; part of that array elsewhere. Values narrower than the keys (MLA) are
+filled up with zeros to their size. A row of which all is hidden, cuDNN's mean of all values, is set to 0, as is its
+gradient.
 """
 
 import jax

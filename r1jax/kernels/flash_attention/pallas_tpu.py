@@ -1,23 +1,25 @@
 """FlashAttention-2 for TPUs (Dao 2023, Algorithms 1 and 2), with segments, grouped heads and keys in two parts.
 
 Forward. A grid step holds a block of queries of a few heads and one block of keys; the keys are the innermost grid
-dimension, so Pallas reads the next block while this one is worked on. For each row the running maximum m, the running sum
-l of exp(score − m) and the unnormalised output are kept in VMEM: a larger m' rescales both by exp(m − m'). After the last
-block of keys the output is divided by l, and m + log l is kept for the backward pass.
+dimension, so Pallas reads the next block while this one is worked on. For each row the running maximum m, the running
+sum l of exp(score − m) and the unnormalised output are kept in VMEM: a larger m' rescales both by exp(m − m'). After
+the last block of keys the output is divided by l, and m + log l is kept for the backward pass.
 
-Backward. Weights are recomputed, p = exp(score − (m + log l)). With delta = Σ dout · out of a row (Eq. 4),
-dscore = p · (dout vᵀ − delta). One kernel sums dq = dscore k over the keys, like the forward pass. The other has the keys
-outside and sums dk = dscoreᵀ q and dv = pᵀ dout over queries and over all query heads of a key head; there everything is
-computed transposed, keys as rows, so that what belongs to a query (segment, normaliser, delta) is a row as it is in memory.
+Backward. Weights are recomputed, p = exp(score − (m + log l)). With delta = Σ dout · out of a row (Eq. 4), dscore = p ·
+(dout vᵀ − delta). One kernel sums dq = dscore k over the keys, like the forward pass. The other has the keys outside
+and sums dk = dscoreᵀ q and dv = pᵀ dout over queries and over all query heads of a key head; there everything is
+computed transposed, keys as rows, so that what belongs to a query (segment, normaliser, delta) is a row as it is in
+memory.
 
-Which blocks meet. Most pairs of blocks are empty: above the diagonal, or of different segments. ``_block_table`` says for
-each grid step which inner block to hold: its own where the pair may hold a visible score, else the one that is there
-already, which costs no read; such a step does nothing. The table is prefetched to SMEM and read by the index maps.
+Which blocks meet. Most pairs of blocks are empty: above the diagonal, or of different segments. ``_block_table`` says
+for each grid step which inner block to hold: its own where the pair may hold a visible score, else the one that is
+there already, which costs no read; such a step does nothing. The table is prefetched to SMEM and read by the index
+maps.
 
-Keys in two parts (MLA, V3 Sec. 2.1.1 Eqs. 5-10). score = q · k + q_rope · k_rope with one k_rope for all heads. The product
-is taken apart, so k_rope is read once for a block of heads and never written once a head, and its gradient is summed over
-heads in VMEM. 64 rope numbers would fill half of a tile's 128 lanes: queries carry those of two heads side by side, keys
-are transposed, tokens along the lanes.
+Keys in two parts (MLA, V3 Sec. 2.1.1 Eqs. 5-10). score = q · k + q_rope · k_rope with one k_rope for all heads. The
+product is taken apart, so k_rope is read once for a block of heads and never written once a head, and its gradient is
+summed over heads in VMEM. 64 rope numbers would fill half of a tile's 128 lanes: queries carry those of two heads side
+by side, keys are transposed, tokens along the lanes.
 """
 
 import functools
@@ -43,9 +45,9 @@ def flash_attention(
 ) -> jax.Array:  # fmt: skip
     """See ``r1jax.kernels.flash_attention.flash_attention``; ``blocks`` None chooses them.
 
-    On a mesh over sequences and heads: no device needs anything of another. Heads are split where the axis divides the key heads
-    too, so that the query heads of a key head stay together. Queries and keys of one sequence stay on one device: there is no
-    ring over the axis "sequence".
+    On a mesh over sequences and heads: no device needs anything of another. Heads are split where the axis divides the
+    key heads too, so that the query heads of a key head stay together. Queries and keys of one sequence stay on one
+    device: there is no ring over the axis "sequence".
     """
     options = {"offset": q_offset if isinstance(q_offset, int) else None, "scale": float(scale)}
     part = functools.partial(_on_device, blocks=blocks, interpret=interpret, **options)

@@ -1,7 +1,7 @@
 """What a grid step of each of the three kernels does; see ``pallas_tpu`` for the algorithm.
 
-``refs`` holds the blocks in VMEM by the names that ``pallas_tpu`` gave them, and the prefetched scalars. Scores are [queries,
-keys] in the forward and dq kernels, [keys, queries] in the other.
+``refs`` holds the blocks in VMEM by the names that ``pallas_tpu`` gave them, and the prefetched scalars. Scores are
+[queries, keys] in the forward and dq kernels, [keys, queries] in the other.
 """
 
 import jax

@@ -41,8 +41,8 @@ class AttentionShape:
     def unfused_bytes(self, generation: str) -> dict[str, int]:
         """Of the forward pass; backward is not modelled.
 
-        Every square of scores is written in float32 and read for the softmax; the weights are written in the arrays' type and read
-        for the second product.
+        Every square of scores is written in float32 and read for the softmax; the weights are written in the arrays'
+        type and read for the second product.
         """
         size = jnp.dtype(self.dtype).itemsize
         q_row = self.heads * (self.head_dim + self.rope_dim + self.value_dim)
@@ -64,9 +64,9 @@ class Blocks:
 def choose_blocks(shape: AttentionShape, generation: str) -> Blocks:
     """The blocks for a shape on a TPU generation.
 
-    A block of keys is to be read in half the time of its matmuls: queries · (query heads that share it) ≥ 2 · (FLOPs a byte
-    of the generation). For the dk/dv kernel, which reads queries, keys ≥ FLOPs a byte. Blocks are the shortest for which
-    that holds; shorter ones where they would be mostly padding or take more than a quarter of VMEM.
+    A block of keys is to be read in half the time of its matmuls: queries · (query heads that share it) ≥ 2 · (FLOPs a
+    byte of the generation). For the dk/dv kernel, which reads queries, keys ≥ FLOPs a byte. Blocks are the shortest for
+    which that holds; shorter ones where they would be mostly padding or take more than a quarter of VMEM.
     """
     group = shape.heads // shape.kv_heads
     heads = max(n for n in range(1, _MAX_HEADS + 1) if group % n == 0)
@@ -99,8 +99,8 @@ def vmem_bytes(shape: AttentionShape, blocks: Blocks) -> int:
 def costs(shape: AttentionShape, blocks: Blocks, *, q_offset: int | None = None) -> dict[str, pl.CostEstimate]:
     """FLOPs, exponentials and HBM bytes of the kernels "fwd", "dq" and "dkv".
 
-    A grid step works if its block of scores holds one at or below the diagonal; only for those is anything read that was
-    not there already. Products cost 2 · rows · columns · depth; masks and softmax other than exp are not counted.
+    A grid step works if its block of scores holds one at or below the diagonal; only for those is anything read that
+    was not there already. Products cost 2 · rows · columns · depth; masks and softmax other than exp are not counted.
     """
     size = jnp.dtype(shape.dtype).itemsize
     num_q, num_k = pl.cdiv(shape.queries, blocks.queries), pl.cdiv(shape.keys, blocks.keys)

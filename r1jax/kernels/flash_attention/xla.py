@@ -1,10 +1,10 @@
 """Attention in blocks of queries, in plain XLA: memory linear in the number of tokens, forward and backward.
 
-A block of queries reads all the keys that its last query may see, so one softmax over them is exact and needs no running
-maximum. What is later than every query of a block is left out statically: the queries are cut into up to ``MAX_SPANS``
-spans, each with its own number of keys (all of them if the queries' offset is traced), and ``lax.scan`` goes over a span's
-blocks. For the backward pass only the output and the log of each row's normaliser are kept; the weights are computed again
-(FlashAttention-2, Sec. 3.1).
+A block of queries reads all the keys that its last query may see, so one softmax over them is exact and needs no
+running maximum. What is later than every query of a block is left out statically: the queries are cut into up to
+``MAX_SPANS`` spans, each with its own number of keys (all of them if the queries' offset is traced), and ``lax.scan``
+goes over a span's blocks. For the backward pass only the output and the log of each row's normaliser are kept; the
+weights are computed again (FlashAttention-2, Sec. 3.1).
 """
 
 import jax

@@ -32,13 +32,13 @@ def expert_ffn(
 ) -> jax.Array:
     """Σ_k weight[t,k] · SwiGLU_{expert[t,k]}(x[t]), [T, D]; no row is dropped (spec A.5.1, step 7).
 
-    ``order``: the routed rows sorted, as ``route_and_sort`` gives them; None: they are sorted here. ``role``: how tokens and
-    weights lie on a mesh (``r1jax.sharding.RULES``).
+    ``order``: the routed rows sorted, as ``route_and_sort`` gives them; None: they are sorted here. ``role``: how
+    tokens and weights lie on a mesh (``r1jax.sharding.RULES``).
 
     ``implementation`` and ``interpret``: see ``choose_implementation``. There are "reference", "xla" (loops for a CPU),
-    "ragged_dot", "tokamax" (that package's kernels for NVIDIA GPUs, unmeasured) and "pallas_tpu"; "auto" off TPUs is "xla" for a
-    CPU, "ragged_dot" elsewhere (unmeasured there). Raises ValueError as ``choose_implementation`` does, and for shapes and types
-    that the kernel does not take; ImportError where the package tokamax is missing.
+    "ragged_dot", "tokamax" (that package's kernels for NVIDIA GPUs, unmeasured) and "pallas_tpu"; "auto" off TPUs is
+    "xla" for a CPU, "ragged_dot" elsewhere (unmeasured there). Raises ValueError as ``choose_implementation`` does, and
+    for shapes and types that the kernel does not take; ImportError where the package tokamax is missing.
     """
     default = "xla" if hardware.is_cpu() else "ragged_dot"
     function, options = choose_implementation(

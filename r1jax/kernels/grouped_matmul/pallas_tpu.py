@@ -1,20 +1,22 @@
-"""Routed experts on a TPU: rows sorted by expert times the weights of their expert, in blocks of rows that may span experts.
+"""Routed experts on a TPU: rows sorted by expert times the weights of their expert, in blocks of rows that may span
+experts.
 
 The idea is that of MegaBlocks (Gale et al. 2022) and of JAX's megablox. Source of the operation: V3 Sec. 2.1.2 Eq. 12.
 
-Rows are not padded to whole blocks an expert. The blocks of rows and the ranges of the experts are cut against each other:
-each pair (expert, block) that meets is one *visit*, at most blocks + experts − 1 of them, in order of the rows. Their list is
-computed outside, lies in scalar memory before the kernel starts, and tells the pipeline which weights and rows to fetch; the
-grid ends with the last visit. A visit computes its whole block with its expert's weights and stores the rows of its expert.
-The visits of a block follow one another, so the block stays in VMEM until all its rows are stored.
+Rows are not padded to whole blocks an expert. The blocks of rows and the ranges of the experts are cut against each
+other: each pair (expert, block) that meets is one *visit*, at most blocks + experts − 1 of them, in order of the rows.
+Their list is computed outside, lies in scalar memory before the kernel starts, and tells the pipeline which weights and
+rows to fetch; the grid ends with the last visit. A visit computes its whole block with its expert's weights and stores
+the rows of its expert. The visits of a block follow one another, so the block stays in VMEM until all its rows are
+stored.
 
-``_rows``: columns of a block are the outer loop, visits the inner one, and the contracted dimension is whole. So weights are
-fetched when the expert changes and no sooner: each is read from HBM once, whatever the number of blocks. Products are summed
-in float32 and an elementwise function ends the visit: SwiGLU after gate and up; its gradient after dy · downᵀ; the sum of the
-two products of dx.
+``_rows``: columns of a block are the outer loop, visits the inner one, and the contracted dimension is whole. So
+weights are fetched when the expert changes and no sooner: each is read from HBM once, whatever the number of blocks.
+Products are summed in float32 and an elementwise function ends the visit: SwiGLU after gate and up; its gradient after
+dy · downᵀ; the sum of the two products of dx.
 
-``_sums``: gradients of weights, leftᵀ · right over the rows of an expert; the sums stay in VMEM while the expert's visits pass.
-An expert without rows has one visit that finds no row of its own and stores zeros.
+``_sums``: gradients of weights, leftᵀ · right over the rows of an expert; the sums stay in VMEM while the expert's
+visits pass. An expert without rows has one visit that finds no row of its own and stores zeros.
 
 Backward keeps gate·x and up·x from the forward pass: 2 products there, 6 here, none twice.
 """
@@ -42,14 +44,14 @@ def expert_ffn(
 
     On a mesh tokens, experts and their width are split, by ``role``'s rules of "batch", "experts" and "mlp".
 
-    Devices that hold different experts give each other their tokens (all-gather over those axes). Each sorts the routed rows
-    that it has (``order`` is not used), runs those of its own experts, and gets the sum of what all of them computed for its
-    tokens back (reduce-scatter). No row is dropped and no size depends on the data; the price is memory, since all rows might
-    be of one device's experts: what holds routed rows is as many times larger as the axis has devices. With a width that is
-    split too, the sums are over that axis as well.
+    Devices that hold different experts give each other their tokens (all-gather over those axes). Each sorts the routed
+    rows that it has (``order`` is not used), runs those of its own experts, and gets the sum of what all of them
+    computed for its tokens back (reduce-scatter). No row is dropped and no size depends on the data; the price is
+    memory, since all rows might be of one device's experts: what holds routed rows is as many times larger as the axis
+    has devices. With a width that is split too, the sums are over that axis as well.
 
-    Weights whose model dim is split ("embed") are put together for the matmul, in the type of the rows; their gradients are
-    summed and split again by the same step backwards.
+    Weights whose model dim is split ("embed") are put together for the matmul, in the type of the rows; their gradients
+    are summed and split again by the same step backwards.
     """
 
     def in_order(x_TD, weights_TK, expert_weights, order: Permutation):
@@ -102,7 +104,8 @@ def _local_order(experts_TK, num_experts: int) -> Permutation:
 
 
 def sorted_expert_ffn(x_RD, offsets, expert_weights, *, interpret=False):
-    """Rows that lie sorted by expert through the SwiGLU of their own, [R, D]: expert e has rows offsets[e] to offsets[e + 1].
+    """Rows that lie sorted by expert through the SwiGLU of their own, [R, D]: expert e has rows offsets[e] to offsets[e
+    + 1].
 
     Rows before offsets[0] and from offsets[E] on belong to no group: their result and their gradient are unspecified.
     """

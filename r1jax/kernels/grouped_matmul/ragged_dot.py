@@ -1,8 +1,8 @@
 """Routed experts as three ``jax.lax.ragged_dot`` over the sorted rows: the path of a GPU.
 
 XLA knows the operation, so it can partition it, as it cannot a kernel. Unmeasured: that this is the default there is a
-judgement against ``xla``, whose loop over experts in float32 is made for a CPU. Where an XLA has no grouped matmul it masks
-the rows once an expert, E times the work; its CPU does.
+judgement against ``xla``, whose loop over experts in float32 is made for a CPU. Where an XLA has no grouped matmul it
+masks the rows once an expert, E times the work; its CPU does.
 
 ``with_tokamax`` takes that package's ragged_dot, which has kernels in Triton and, for Hopper and Blackwell, in Mosaic.
 Unmeasured too: no GPU was at hand. tokamax is in no list of requirements: ``pip install tokamax`` brings it.

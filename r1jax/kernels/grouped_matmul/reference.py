@@ -1,7 +1,7 @@
 """The definition: every expert computes every row, and a one-hot weight picks. E/K times the needed work.
 
-And what the faster ones share: rows to their places and back, gathers along a bijection. The transpose of such a gather is a
-gather too: autodiff, which cannot know, would make it a scatter-add.
+And what the faster ones share: rows to their places and back, gathers along a bijection. The transpose of such a gather
+is a gather too: autodiff, which cannot know, would make it a scatter-add.
 """
 
 import jax

@@ -1,7 +1,8 @@
 """Shapes of the routed experts, the kernels' blocks, and what each kernel call costs.
 
 A pass is a handful of calls of two kernels (``pallas_tpu``): ``RowsCall``, rows times the weights of their expert, and
-``SumsCall``, an expert's sum over its rows. Each call knows its VMEM, picks its blocks by generation, and counts its FLOPs and HBM bytes.
+``SumsCall``, an expert's sum over its rows. Each call knows its VMEM, picks its blocks by generation, and counts its
+FLOPs and HBM bytes.
 """
 
 import dataclasses
@@ -38,8 +39,8 @@ class ExpertShape:
         return [gate_up, RowsCall("down", self, self.ffn, self.dim)]
 
     def backward_calls(self) -> list["RowsCall | SumsCall"]:
-        """dy · downᵀ, and from it the gradients of gate·x and up·x, and the hidden rows again; dgate · gateᵀ + dup · upᵀ;
-        xᵀ · dgate and xᵀ · dup; hiddenᵀ · dy.
+        """dy · downᵀ, and from it the gradients of gate·x and up·x, and the hidden rows again; dgate · gateᵀ + dup ·
+        upᵀ; xᵀ · dgate and xᵀ · dup; hiddenᵀ · dy.
         """
         return [
             RowsCall("d_hidden", self, self.dim, self.ffn, extras=2, outputs=3, transcendental=True),
@@ -54,7 +55,8 @@ class ExpertShape:
         return {name: hardware.total(*(call.cost(generation) for call in calls[name])) for name in calls}
 
     def unfused_bytes(self, generation: str) -> dict[str, int]:
-        """Each product is a grouped matmul with blocks chosen in the same way; the rest reads and writes [R, F] and [R, D].
+        """Each product is a grouped matmul with blocks chosen in the same way; the rest reads and writes [R, F] and [R,
+        D].
 
         The rest is SwiGLU and its gradient, and the sum of the two products of dx.
         """

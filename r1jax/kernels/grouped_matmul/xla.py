@@ -1,15 +1,15 @@
 """Routed experts as a loop over experts and, within one, over its blocks of rows, in plain XLA: the path of a CPU.
 
-1. Give each expert, in the order of the sorted rows, whole blocks of slots (the last one padded). At most
-   T·K / rows + E blocks are needed, a static number, so no row is ever dropped; only the blocks that are used are computed.
+1. Give each expert, in the order of the sorted rows, whole blocks of slots (the last one padded). At most T·K / rows +
+   E blocks are needed, a static number, so no row is ever dropped; only the blocks that are used are computed.
 2. An expert's weights are sliced once, gate and up side by side; each block of its rows is three plain 2-D matmuls. The
    backward pass keeps gate·x and up·x and sums a weight's gradient over the expert's blocks before it is stored.
 3. Gather each row's result back and sum over its K experts.
 
-Rows and slots are a bijection, so the transpose of every gather is a gather too: ``permute`` says so to autodiff, which would
-otherwise emit scatter-adds (serial loops on XLA's CPU). ``jax.lax.ragged_dot`` is an order of magnitude slower there, and one
-batched matmul over gathered weights 1.3 times. Weights are rounded to x's type, as everywhere, but matmuls run in float32
-whatever it is: inside loops XLA's CPU has no fast bfloat16 one.
+Rows and slots are a bijection, so the transpose of every gather is a gather too: ``permute`` says so to autodiff, which
+would otherwise emit scatter-adds (serial loops on XLA's CPU). ``jax.lax.ragged_dot`` is an order of magnitude slower
+there, and one batched matmul over gathered weights 1.3 times. Weights are rounded to x's type, as everywhere, but
+matmuls run in float32 whatever it is: inside loops XLA's CPU has no fast bfloat16 one.
 """
 
 import jax

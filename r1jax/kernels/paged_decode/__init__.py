@@ -1,6 +1,8 @@
-"""Attention of the last tokens of each sequence over a paged cache: of grouped heads (GQA), and of MLA's latent, absorbed.
+"""Attention of the last tokens of each sequence over a paged cache: of grouped heads (GQA), and of MLA's latent,
+absorbed.
 
-Both are one operation: queries, the pages of a sequence, an online softmax over them. ``shapes`` says what a page holds.
+Both are one operation: queries, the pages of a sequence, an online softmax over them. ``shapes`` says what a page
+holds.
 """
 
 import jax
@@ -14,10 +16,11 @@ IMPLEMENTATIONS = {"reference": reference.decode, "pallas_tpu": pallas_tpu.decod
 
 
 def gqa_decode(q_BTNH: jax.Array, pages: Pages, **options) -> jax.Array:
-    """softmax(scale · q kᵀ) v for T query tokens a sequence, [B, T, N, H]; N/J consecutive query heads share a key head.
+    """softmax(scale · q kᵀ) v for T query tokens a sequence, [B, T, N, H]; N/J consecutive query heads share a key
+    head.
 
-    ``pages`` is the pool of one layer; ``options`` are those of ``_decode``. Raises ValueError as it does, and for heads that key
-    heads do not divide.
+    ``pages`` is the pool of one layer; ``options`` are those of ``_decode``. Raises ValueError as it does, and for
+    heads that key heads do not divide.
     """
     kv_heads = pages["kv_WJSA"].shape[1]
     if q_BTNH.shape[2] % kv_heads:
@@ -26,7 +29,8 @@ def gqa_decode(q_BTNH: jax.Array, pages: Pages, **options) -> jax.Array:
 
 
 def mla_decode(q_latent_BTNC: jax.Array, q_rope_BTNR: jax.Array, pages: Pages, **options) -> jax.Array:
-    """softmax(scale · (q_latent · latent + q_rope · rope)) latent for T query tokens a sequence, [B, T, N, C] (spec A.3.2).
+    """softmax(scale · (q_latent · latent + q_rope · rope)) latent for T query tokens a sequence, [B, T, N, C] (spec
+    A.3.2).
 
     ``pages`` is the pool of one layer; ``options`` are those of ``_decode``. Raises ValueError as it does.
     """
@@ -49,15 +53,18 @@ def _decode(
 ) -> jax.Array:
     """The T queries are the last of ``lengths_B`` tokens, all in the pool already.
 
-    A query sees itself and what is before it; one that sees nothing, because its sequence is shorter than T or empty, gives
+    A query sees itself and what is before it; one that sees nothing, because its sequence is shorter than T or empty,
+    gives
     0. Scores and softmax are float32, products take the inputs' type. No gradient.
 
-    On a mesh of several devices (``jax.set_mesh``) each runs the operation on its part. ``batch_axes`` are the mesh axes that cut
-    the sequences and, alike, the pool: a sequence's pages are in its own part of it. Query heads stay with the key head that
-    they share; a latent, which is every head's, is whole. ``heads``: the logical axis that cuts them, and how many there are.
+    On a mesh of several devices (``jax.set_mesh``) each runs the operation on its part. ``batch_axes`` are the mesh
+    axes that cut the sequences and, alike, the pool: a sequence's pages are in its own part of it. Query heads stay
+    with the key head that they share; a latent, which is every head's, is whole. ``heads``: the logical axis that cuts
+    them, and how many there are.
 
-    ``implementation`` ("reference", which gathers the pages, or "pallas_tpu") and ``interpret``: see ``choose_implementation``.
-    Raises ValueError as it does, and for types, widths or page sizes that the kernel does not support.
+    ``implementation`` ("reference", which gathers the pages, or "pallas_tpu") and ``interpret``: see
+    ``choose_implementation``. Raises ValueError as it does, and for types, widths or page sizes that the kernel does
+    not support.
     """
     function, interpreted = choose_implementation(
         operation, implementation, IMPLEMENTATIONS, default="reference", interpret=interpret

@@ -1,14 +1,14 @@
 """Pools of pages: writing them, and how they lie on a mesh of several devices.
 
-A layer's cache is a pool of W pages of S tokens each. Token t of sequence b is in slot t % S of page
-``page_table_BI[b, t // S]``; the pages of a sequence are in any order and anywhere in the pool. ``lengths_B`` counts the
-tokens of each sequence; the T queries of a call are the last of them. Entries of the table past a sequence's last page may be
-any page of the pool, slots past its length any finite numbers.
+A layer's cache is a pool of W pages of S tokens each. Token t of sequence b is in slot t % S of page ``page_table_BI[b,
+t // S]``; the pages of a sequence are in any order and anywhere in the pool. ``lengths_B`` counts the tokens of each
+sequence; the T queries of a call are the last of them. Entries of the table past a sequence's last page may be any page
+of the pool, slots past its length any finite numbers.
 
-On a mesh each device has the pages of its own sequences. Sequences, table and pool are cut alike, over ``batch_axes``: the pages
-that a row of the table names must be in that row's part of the pool. The table keeps the numbers of the whole pool, so that an
-operation means the same with and without a mesh. Heads are cut by the rule of "heads" or "kv_heads"; all by the rules of the
-role "rollout".
+On a mesh each device has the pages of its own sequences. Sequences, table and pool are cut alike, over ``batch_axes``:
+the pages that a row of the table names must be in that row's part of the pool. The table keeps the numbers of the whole
+pool, so that an operation means the same with and without a mesh. Heads are cut by the rule of "heads" or "kv_heads";
+all by the rules of the role "rollout".
 """
 
 from collections.abc import Callable
@@ -37,8 +37,9 @@ def init_pages(*, num_pages: int, page_size: int, dtype, batch_axes: tuple[str, 
 def write_pages(pages: Pages, new: Pages, *, page_table_BI, start_B, counts_B=None, batch_axes=()) -> Pages:
     """The pool with T tokens of each sequence at positions start_B[b] .. + T − 1.
 
-    ``new`` holds "k_BTJH" and "v_BTJH", or "latent_BTC" and "rope_BTR". A sequence whose ``start_B`` is negative writes nothing,
-    nor does a token past the end of the table or, with ``counts_B``, past the first so many of its sequence: padding.
+    ``new`` holds "k_BTJH" and "v_BTJH", or "latent_BTC" and "rope_BTR". A sequence whose ``start_B`` is negative writes
+    nothing, nor does a token past the end of the table or, with ``counts_B``, past the first so many of its sequence:
+    padding.
     """
     heads = page_specs(pages, batch_axes)["kv_WJSA"][1] if "kv_WJSA" in pages else None
     new_specs = {name: P(batch_axes, None, heads, None) if a.ndim == 4 else P(batch_axes) for name, a in new.items()}
@@ -60,9 +61,9 @@ def _write(pages, page_table_BI, new, start_B, counts_B):
 def write_tokens(pool, new, *, slot_dim: int, page_table_BI, start_B, counts_B=None) -> jax.Array:
     """One array of ``write_pages``: ``pool`` [W, ...], whose dim ``slot_dim`` is S, with ``new`` [B, T, ...].
 
-    Sequences do not write to one page. Pages are read, changed and written back as wholes: the pool is indexed by page alone, so
-    that it keeps the layout that the kernels read. Scattered by slots, XLA lays it out for the scatter, and copies all of it
-    for the kernel in every step.
+    Sequences do not write to one page. Pages are read, changed and written back as wholes: the pool is indexed by page
+    alone, so that it keeps the layout that the kernels read. Scattered by slots, XLA lays it out for the scatter, and
+    copies all of it for the kernel in every step.
     """
     num_pages, page_size, num_tokens = pool.shape[0], pool.shape[slot_dim], new.shape[1]
     num_touched = (num_tokens + page_size - 2) // page_size + 1

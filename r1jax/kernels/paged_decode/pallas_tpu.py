@@ -1,16 +1,17 @@
 """Decode for TPUs: one pass over the pages of each sequence with online softmax.
 
-Grid: (sequences, steps). A step takes a few pages. A pool is passed once for each of them, each time with an index map that
-looks up its page in the prefetched page table (``page_blocks``), so Pallas' own pipeline reads the pages of the next step, or of
-the next sequence, while this step's are worked on. Steps past the end of a sequence repeat the page that is there, which is
-no read, and compute nothing.
+Grid: (sequences, steps). A step takes a few pages. A pool is passed once for each of them, each time with an index map
+that looks up its page in the prefetched page table (``page_blocks``), so Pallas' own pipeline reads the pages of the
+next step, or of the next sequence, while this step's are worked on. Steps past the end of a sequence repeat the page
+that is there, which is no read, and compute nothing.
 
-A step computes the scores of its pages, takes the new maximum over all of them, and adds the weighted values to the running
-sum, which a larger maximum rescales (FlashAttention-2, Alg. 1; ``add_to_softmax``). For each key head, the query heads that share it
-(Ainslie et al. 2023, Sec. 2.2) and the T query tokens are the rows of one product. In the absorbed form of MLA (V2 Sec. 2.1.2,
-after Eq. 11; spec A.3.2) all heads share one key, latent and rope, and one value, the latent: a page is read once and used for
-all T·N rows. V3 makes 2·128·(576 + 512) FLOPs of a token's 1152 bytes, 242 a byte, about what a TPU v5 needs to be busy; more
-query tokens a sequence (speculation) bring it above. At GQA's 2·N/J FLOPs a byte in bf16 reading the pages is all of the time.
+A step computes the scores of its pages, takes the new maximum over all of them, and adds the weighted values to the
+running sum, which a larger maximum rescales (FlashAttention-2, Alg. 1; ``add_to_softmax``). For each key head, the
+query heads that share it (Ainslie et al. 2023, Sec. 2.2) and the T query tokens are the rows of one product. In the
+absorbed form of MLA (V2 Sec. 2.1.2, after Eq. 11; spec A.3.2) all heads share one key, latent and rope, and one value,
+the latent: a page is read once and used for all T·N rows. V3 makes 2·128·(576 + 512) FLOPs of a token's 1152 bytes, 242
+a byte, about what a TPU v5 needs to be busy; more query tokens a sequence (speculation) bring it above. At GQA's 2·N/J
+FLOPs a byte in bf16 reading the pages is all of the time.
 """
 
 import dataclasses

@@ -1,11 +1,12 @@
 """Sizes of a call of either kind: what a page holds, pages a grid step, what one call costs.
 
-GQA. A page holds for each of J key heads the rotated key and the value of S tokens, side by side: ``kv_WJSA``, A = 2H. A head of
-64 then fills the 128 lanes of a TPU tile, and a page of all heads is one read. Key heads come first so that they can be sharded.
+GQA. A page holds for each of J key heads the rotated key and the value of S tokens, side by side: ``kv_WJSA``, A = 2H.
+A head of 64 then fills the 128 lanes of a TPU tile, and a page of all heads is one read. Key heads come first so that
+they can be sharded.
 
-MLA. Of a token a page holds the latent after its norm and the rotated key that all heads share (V3 Sec. 2.1.1; spec A.3.3: 576
-numbers in V3), as ``latent_WSC`` and ``rope_WRS``. The rope part has tokens last: 64 numbers would fill half of a TPU tile's
-128 lanes, S = 128 tokens fill them all, so that a page occupies what it holds.
+MLA. Of a token a page holds the latent after its norm and the rotated key that all heads share (V3 Sec. 2.1.1; spec
+A.3.3: 576 numbers in V3), as ``latent_WSC`` and ``rope_WRS``. The rope part has tokens last: 64 numbers would fill half
+of a TPU tile's 128 lanes, S = 128 tokens fill them all, so that a page occupies what it holds.
 """
 
 import dataclasses

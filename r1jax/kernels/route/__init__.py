@@ -14,8 +14,8 @@ def route_and_sort(
 ) -> tuple[jax.Array, jax.Array, Permutation]:
     """(weights, experts), each [X, K], and the routed rows sorted by expert; ``options`` are the fields of ``Routing``.
 
-    ``implementation`` ("reference" or "pallas_tpu") and ``interpret``: see ``choose_implementation``. Raises ValueError as it does,
-    and for scores and sizes that the kernel does not take.
+    ``implementation`` ("reference" or "pallas_tpu") and ``interpret``: see ``choose_implementation``. Raises ValueError
+    as it does, and for scores and sizes that the kernel does not take.
     """
     function, interpreted = choose_implementation(
         "route", implementation, IMPLEMENTATIONS, default="reference", interpret=interpret

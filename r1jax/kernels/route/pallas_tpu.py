@@ -1,19 +1,21 @@
 """The router as one TPU kernel, and the permutation that its choice implies, without a sort.
 
-Source: V3 Sec. 2.1.2 Eqs. 12-16 (spec A.5.1); the reference defines it. Arrays lie with the experts in sublanes and the tokens
-in lanes, so that a maximum over experts is taken elementwise and every result is a full row of lanes. A block of tokens:
+Source: V3 Sec. 2.1.2 Eqs. 12-16 (spec A.5.1); the reference defines it. Arrays lie with the experts in sublanes and the
+tokens in lanes, so that a maximum over experts is taken elementwise and every result is a full row of lanes. A block of
+tokens:
 
-1. Affinities s, if it is given logits. Selection scores s + b become integers of the same order (the bits of a float, the
-   lower 31 of them flipped if it is negative), which puts −0 below 0 and NaN on top, as ``jax.lax.top_k`` does.
-2. Groups: the sum of each one's best scores by rounds of "take the highest, put it out"; the best M groups by M such rounds;
-   the others become −inf.
-3. Experts: K rounds more. The lowest index wins a tie. The affinity (no bias) of each chosen expert is picked by a one-hot.
-4. A routed row's rank within its expert is the tokens that chose the expert before: in earlier blocks, a running count that
-   stays in VMEM over the grid, plus in this block, a product of the one-hot [E, b] with a triangle of ones [b, b].
+1. Affinities s, if it is given logits. Selection scores s + b become integers of the same order (the bits of a float,
+   the lower 31 of them flipped if it is negative), which puts −0 below 0 and NaN on top, as ``jax.lax.top_k`` does.
+2. Groups: the sum of each one's best scores by rounds of "take the highest, put it out"; the best M groups by M such
+   rounds; the others become −inf.
+3. Experts: K rounds more. The lowest index wins a tie. The affinity (no bias) of each chosen expert is picked by a
+  one-hot.
+4. A routed row's rank within its expert is the tokens that chose the expert before: in earlier blocks, a running count
+   that stays in VMEM over the grid, plus in this block, a product of the one-hot [E, b] with a triangle of ones [b, b].
 
-Experts' offsets are the sums of the counts before them, and a row's place is offset + rank: the counting sort's result, which
-the grouped matmul takes. The grid is sequential. Gradient: only the weights have one, and it is that of ``reference.weigh``,
-elementwise lines that XLA makes one pass; the kernel stores nothing for it.
+Experts' offsets are the sums of the counts before them, and a row's place is offset + rank: the counting sort's result,
+which the grouped matmul takes. The grid is sequential. Gradient: only the weights have one, and it is that of
+``reference.weigh``, elementwise lines that XLA makes one pass; the kernel stores nothing for it.
 """
 
 import dataclasses
@@ -68,9 +70,11 @@ class RouterShape:
         return {"": pl.CostEstimate(flops=flops, bytes_accessed=bytes_accessed, transcendentals=transcendentals)}
 
     def unfused_bytes(self, generation: str) -> dict[str, int]:
-        """Seven passes over [X, E], groups and results, one read and write of the sort's keys and values: a lower bound.
+        """Seven passes over [X, E], groups and results, one read and write of the sort's keys and values: a lower
+        bound.
 
-        Scores are read twice; selection and the masked one written once, read for the groups' best, for the mask and for top-k.
+        Scores are read twice; selection and the masked one written once, read for the groups' best, for the mask and
+        for top-k.
         """
         passes, groups = (7 if self.routing.num_groups > 1 else 4), self.routing.num_groups
         routed = self.tokens * self.routing.num_experts_per_token
@@ -80,9 +84,9 @@ class RouterShape:
 def route_and_sort(scores_XE, bias_E, routing: Routing, *, interpret=False) -> tuple[jax.Array, jax.Array, Permutation]:
     """See ``r1jax.kernels.route.route_and_sort``; ``interpret`` is that of ``pl.pallas_call``.
 
-    On a mesh it is split over tokens, and the permutation, that of all tokens there too, comes of a sort: ranks within an expert
-    depend on the tokens of other devices. Experts that are split over devices sort what reaches them and do not use it, and
-    XLA then drops it.
+    On a mesh it is split over tokens, and the permutation, that of all tokens there too, comes of a sort: ranks within
+    an expert depend on the tokens of other devices. Experts that are split over devices sort what reaches them and do
+    not use it, and XLA then drops it.
     """
     _check(scores_XE, routing)
     kernel = functools.partial(_pass, routing=routing, interpret=interpret)

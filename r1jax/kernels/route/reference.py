@@ -22,9 +22,9 @@ class Permutation(NamedTuple):
 class Routing:
     """How experts are chosen, and what they weigh.
 
-    The bias moves selection and never weighs: experts are chosen by s + b, within the groups whose ``best_per_group`` highest
-    s + b (V3 two, V2 one) sum highest; the others are −inf. Weights are scaling · s of the chosen, over their sum where
-    ``normalize`` (V3 does, V2 does not).
+    The bias moves selection and never weighs: experts are chosen by s + b, within the groups whose ``best_per_group``
+    highest s + b (V3 two, V2 one) sum highest; the others are −inf. Weights are scaling · s of the chosen, over their
+    sum where ``normalize`` (V3 does, V2 does not).
     """
 
     num_experts_per_token: int

@@ -23,11 +23,12 @@ def token_logprob(
 ) -> tuple[jax.Array, jax.Array]:
     """(log π(target), entropy), each [X] float32 in nats, of softmax(x·wᵀ / temperature).
 
-    Products take x's type, sums and softmax are float32. ``temperature``, a float or scalar array > 0, gets no gradient;
-    the sampler divides by the same one. Targets lie in [0, V).
+    Products take x's type, sums and softmax are float32. ``temperature``, a float or scalar array > 0, gets no
+    gradient; the sampler divides by the same one. Targets lie in [0, V).
 
-    ``implementation`` and ``interpret``: see ``choose_implementation``. There are "reference", "xla" (blocks of the vocabulary;
-    "auto" off TPUs) and "pallas_tpu". Raises ValueError as it does, and for shapes and types that the kernel does not take.
+    ``implementation`` and ``interpret``: see ``choose_implementation``. There are "reference", "xla" (blocks of the
+    vocabulary; "auto" off TPUs) and "pallas_tpu". Raises ValueError as it does, and for shapes and types that the
+    kernel does not take.
     """
     function, interpreted = choose_implementation(
         "token_logprob", implementation, IMPLEMENTATIONS, default="xla", interpret=interpret

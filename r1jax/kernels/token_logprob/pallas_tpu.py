@@ -1,24 +1,26 @@
 """Token log-probabilities on a TPU: the logits of one block of rows and tokens at a time, in VMEM only.
 
-Source: log π and entropy as R1 Eq. 2 and the loss need them; the online softmax is that of Milakov & Gimelshein 2018, the idea to
-never write logits that of Liger and Cut Cross-Entropy (Wijmans et al. 2024). ``reference`` defines the operation.
+Source: log π and entropy as R1 Eq. 2 and the loss need them; the online softmax is that of Milakov & Gimelshein 2018,
+the idea to never write logits that of Liger and Cut Cross-Entropy (Wijmans et al. 2024). ``reference`` defines the
+operation.
 
-Logits lie transposed, tokens in sublanes and rows in lanes, [v, b]: what is known of a row is one lane, and sums over tokens
-are elementwise.
+Logits lie transposed, tokens in sublanes and rows in lanes, [v, b]: what is known of a row is one lane, and sums over
+tokens are elementwise.
 
-Forward: blocks of rows are the outer loop, blocks of the vocabulary the inner one, the model width is whole. Of each row VMEM
-keeps the highest logit m, Σ exp(z − m), Σ exp(z − m)·(z − m) and the target's logit. A new maximum rescales the first sum and
-shifts the second, so that neither log π nor the entropy is a difference of two large numbers. A block whose logits are all −inf
-adds nothing.
+Forward: blocks of rows are the outer loop, blocks of the vocabulary the inner one, the model width is whole. Of each
+row VMEM keeps the highest logit m, Σ exp(z − m), Σ exp(z − m)·(z − m) and the target's logit. A new maximum rescales
+the first sum and shifts the second, so that neither log π nor the entropy is a difference of two large numbers. A block
+whose logits are all −inf adds nothing.
 
-Backward: dz = (dlogp·(1[target] − p) − dentropy·p·(log p + entropy)) / temperature needs the logits again, and then is wanted
-twice: dx = dzᵀ·w, dw = dz·x. A call takes as many rows as VMEM holds with their gradient in float32, and passes over the
-vocabulary once: each block of the weights' gradient is read, added to and written in float32, in place; a scan runs the calls.
-So all logits are computed twice, once forward and once backward, 8·X·V·D FLOPs in all: the least that is possible without
-keeping them. Two kernels, one for dx and one for dw, would need 10.
+Backward: dz = (dlogp·(1[target] − p) − dentropy·p·(log p + entropy)) / temperature needs the logits again, and then is
+wanted
+twice: dx = dzᵀ·w, dw = dz·x. A call takes as many rows as VMEM holds with their gradient in float32, and passes over
+the vocabulary once: each block of the weights' gradient is read, added to and written in float32, in place; a scan runs
+the calls. So all logits are computed twice, once forward and once backward, 8·X·V·D FLOPs in all: the least that is
+possible without keeping them. Two kernels, one for dx and one for dw, would need 10.
 
-A vocabulary that is split over devices: each has log π, entropy and normaliser of its own tokens, and ``_joined`` makes of them
-those of all. With the latter the backward pass is the same, since p and log p are of the whole vocabulary then.
+A vocabulary that is split over devices: each has log π, entropy and normaliser of its own tokens, and ``_joined`` makes
+of them those of all. With the latter the backward pass is the same, since p and log p are of the whole vocabulary then.
 """
 
 import functools
@@ -41,9 +43,9 @@ _CHUNK = 1024
 def token_logprob(x_XD, w_VD, targets_X, *, temperature, interpret=False) -> tuple[jax.Array, jax.Array]:
     """See ``r1jax.kernels.token_logprob.token_logprob``; ``interpret`` is that of ``pl.pallas_call``.
 
-    On a mesh over rows ("batch", and within it "length") and tokens of the vocabulary ("vocab"): a device has the logits of its
-    rows and tokens only. Weights whose width is split ("embed") are put together for it, in the type of the rows, and their
-    gradients split again.
+    On a mesh over rows ("batch", and within it "length") and tokens of the vocabulary ("vocab"): a device has the
+    logits of its rows and tokens only. Weights whose width is split ("embed") are put together for it, in the type of
+    the rows, and their gradients split again.
     """
     if x_XD.ndim != 2 or w_VD.ndim != 2 or x_XD.shape[1] != w_VD.shape[1] or targets_X.shape != x_XD.shape[:1]:
         raise ValueError(

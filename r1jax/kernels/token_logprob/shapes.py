@@ -64,8 +64,9 @@ class LogprobShape:
     def unfused_bytes(self, generation: str) -> dict[str, int]:
         """Forward writes the logits in float32 and reads them for the maximum, the sum and the entropy.
 
-        Backward reads them and writes their gradient in the rows' type for two products. That moves fewer bytes than the kernel
-        does, which adds to the weights' gradient once a call; but the kernel is bound by FLOPs, and 4·X·V bytes need not exist.
+        Backward reads them and writes their gradient in the rows' type for two products. That moves fewer bytes than
+        the kernel does, which adds to the weights' gradient once a call; but the kernel is bound by FLOPs, and 4·X·V
+        bytes need not exist.
         """
 
         def matmul(rows, columns, depth):  # in blocks of 1024 × 1024 results

@@ -1,10 +1,11 @@
 """Token log-probabilities over blocks of the vocabulary: logits of one block at a time, forward and backward.
 
-A pass over the blocks keeps, for each row, the highest logit m, Σ exp(z − m), Σ exp(z − m)·z and the target's logit; that is
-all that log-softmax and entropy need. The backward pass computes each block's logits again and from them its gradients:
-dz = dlogp·(1[target] − p) − dentropy·p·(z − Σ p z).
+A pass over the blocks keeps, for each row, the highest logit m, Σ exp(z − m), Σ exp(z − m)·z and the target's logit;
+that is all that log-softmax and entropy need. The backward pass computes each block's logits again and from them its
+gradients: dz = dlogp·(1[target] − p) − dentropy·p·(z − Σ p z).
 
-Block i holds the rows i, i + n, i + 2n, ... of the unembedding, so that a vocabulary that is sharded over devices stays so.
+Block i holds the rows i, i + n, i + 2n, ... of the unembedding, so that a vocabulary that is sharded over devices stays
+so.
 """
 
 import jax

@@ -1,23 +1,28 @@
-r"""Are two written answers the same? Lists, sets, intervals, tuples, matrices, equations, units, words; ``value`` does the rest.
+r"""Are two written answers the same? Lists, sets, intervals, tuples, matrices, equations, units, words; ``value`` does
+the rest.
 
 The rules, where mathematics leaves a choice:
 
 - Exact: ``0.33`` is not ``1/3``, ``1.41`` is not ``\sqrt{2}``; ``0.5`` is ``1/2``.
-- A list ("1, 2", "1 and 2", ``\pm 1``) has no order, a tuple has. A set may be written as a list, a tuple may not. An answer of
-  several values is never the answer to a reference of one.
-- ``x = 5`` is the answer ``5`` and the other way round, but ``x = 1`` is not ``y = 1``; in a chain ``x = 2 + 3 = 5`` every side
-  must be right. Equations are the same if the differences of their sides are in a constant ratio other than 0.
+- A list ("1, 2", "1 and 2", ``\pm 1``) has no order, a tuple has. A set may be written as a list, a tuple may not. An
+  answer of several values is never the answer to a reference of one.
+- ``x = 5`` is the answer ``5`` and the other way round, but ``x = 1`` is not ``y = 1``; in a chain ``x = 2 + 3 = 5``
+  every side must be right. Equations are the same if the differences of their sides are in a constant ratio other than
+  0.
 - A sum of names may be named (``m + n = 13`` is ``13``), a modulus may be left out or added.
-- A unit may be left out or added; two units must measure the same (``100 cm`` is ``1 m``). ``50%`` is ``0.5``, and ``50`` too:
-  the sign may be left out or added where the number is at least 1.
+- A unit may be left out or added; two units must measure the same (``100 cm`` is ``1 m``). ``50%`` is ``0.5``, and
+  ``50`` too: the sign may be left out or added where the number is at least 1.
 - Inequalities in one variable are the intervals that they describe. An open interval and a pair are written alike.
 - A reference with a number base (``1010_2``) may be given without it.
-- A ratio ``3:4`` is the quotient ``3/4``, but ``6:8`` is another ratio. A time of day without its half is no time of day.
-- Parts (``(1) 4; (2) 9``, ``maximum 5, minimum -3``) are compared by their labels; arbitrary constants may have other names.
-- Words are compared without regard to case and punctuation. Letters side by side are a product only in algebra (``2abc``) or
-  where they look like variables (``abc``, ``mgh``); capitals (``HTT``, ``SAS``, ``IV``) and what may be a word keep their order.
-  Options have none: ``ABD`` is ``D, A, B``; but letters out of order (``BADC``) are a sequence.
-- The domain of a parameter (``kπ, k∈ℤ``) may be left out or added; the parameter may have another name or start elsewhere.
+- A ratio ``3:4`` is the quotient ``3/4``, but ``6:8`` is another ratio. A time of day without its half is no time of
+  day.
+- Parts (``(1) 4; (2) 9``, ``maximum 5, minimum -3``) are compared by their labels; arbitrary constants may have other
+  names.
+- Words are compared without regard to case and punctuation. Letters side by side are a product only in algebra
+  (``2abc``) or where they look like variables (``abc``, ``mgh``); capitals (``HTT``, ``SAS``, ``IV``) and what may be a
+  word keep their order. Options have none: ``ABD`` is ``D, A, B``; but letters out of order (``BADC``) are a sequence.
+- The domain of a parameter (``kπ, k∈ℤ``) may be left out or added; the parameter may have another name or start
+  elsewhere.
 - Of ``\sqrt{3} ≈ 1.732`` and ``3/4 (75%)`` as references either part will do; as answers both must hold.
 """
 

@@ -1,8 +1,8 @@
 r"""A reader of mathematical expressions, in LaTeX or as one types them, into a small tree.
 
-It refuses what has two readings (``\sin π/4``, ``x2``, ``1/ab``) and what does not belong in a final answer: sums, integrals
-and limits left undone restate the question. Names are case-sensitive; ``e`` and ``i`` are the constants; ``\log`` without a
-base has base 10.
+It refuses what has two readings (``\sin π/4``, ``x2``, ``1/ab``) and what does not belong in a final answer: sums,
+integrals and limits left undone restate the question. Names are case-sensitive; ``e`` and ``i`` are the constants;
+``\log`` without a base has base 10.
 
 Trees are tuples: ("num", Fraction), ("sym", name), ("const", "π" | "e" | "i"), ("add" | "mul" | "div" | "pow", a, b),
 ("neg" | "fact", a), ("fn", name, a), ("log", base, a), ("binom", n, k).

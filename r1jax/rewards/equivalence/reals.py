@@ -1,7 +1,8 @@
 """Sets of real numbers, from whatever they are written as: brackets, inequalities, unions, differences.
 
-Nothing is brought into a normal form: two sets are the same if each end of either, and a number between any two neighbours
-among all ends, is in both or in neither. Ends with names (``kπ``, ``a``) are tried at several values of the names.
+Nothing is brought into a normal form: two sets are the same if each end of either, and a number between any two
+neighbours among all ends, is in both or in neither. Ends with names (``kπ``, ``a``) are tried at several values of the
+names.
 """
 
 import re

@@ -1,8 +1,8 @@
 r"""The plain form of a written answer: LaTeX, Unicode and markdown spellings of the same thing become one.
 
-After ``normalise`` a text holds ASCII, a few operator characters (``≤ ≥ ≠ ≈ ± ∓ ∞ ∪ ∩ ∈ ∅ ∧ ∨ π ° ℝ ℤ``), ``⦃ ⦄`` for the
-braces of sets, ``⟦a¦b¶c¦d⟧`` for matrices, ``{ }`` for grouping, LaTeX commands that mean something (``\frac``, ``\sqrt``,
-``\sin``), and words: ``«cm»``, which came from ``\text{cm}`` and the like.
+After ``normalise`` a text holds ASCII, a few operator characters (``≤ ≥ ≠ ≈ ± ∓ ∞ ∪ ∩ ∈ ∅ ∧ ∨ π ° ℝ ℤ``), ``⦃ ⦄`` for
+the braces of sets, ``⟦a¦b¶c¦d⟧`` for matrices, ``{ }`` for grouping, LaTeX commands that mean something (``\frac``,
+``\sqrt``, ``\sin``), and words: ``«cm»``, which came from ``\text{cm}`` and the like.
 """
 
 import functools

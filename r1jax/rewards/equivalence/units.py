@@ -87,8 +87,8 @@ _ONE = Unit(frozenset())
 def split_unit(text: str, *, is_gold: bool) -> tuple[str, Unit | None]:
     """The value and the unit of a normalised text; (text, None) where there is no unit.
 
-    A single plain letter is a unit only behind a space ("5 m"). Unknown words count things ("12 students"), unless they change
-    the value ("12 million").
+    A single plain letter is a unit only behind a space ("5 m"). Unknown words count things ("12 students"), unless they
+    change the value ("12 million").
     """
     money = _HEAD.fullmatch(text)
     if money:

@@ -1,8 +1,8 @@
 """Are two expressions identical? Exactly where all is rational, else by values to many digits at many points.
 
-Nothing is simplified, so nothing can run away: sizes are bounded before each operation. Two expressions without names are
-equal if their values are; expressions with names if they agree at every tried point where both have a value (positive,
-negative, small and large ones). A value that is infinite or no number equals nothing.
+Nothing is simplified, so nothing can run away: sizes are bounded before each operation. Two expressions without names
+are equal if their values are; expressions with names if they agree at every tried point where both have a value
+(positive, negative, small and large ones). A value that is infinite or no number equals nothing.
 
 ``deep=False`` refuses, with ``UndecidedError``, what rational arithmetic does not decide: that is for a worker process.
 """

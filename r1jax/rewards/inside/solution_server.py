@@ -1,9 +1,10 @@
-"""Answers calls of a function of /box/solution.py: one line in, one line out. /box/prelude.py runs first, in the same module.
+"""Answers calls of a function of /box/solution.py: one line in, one line out. /box/prelude.py runs first, in the same
+module.
 
-Its one argument is how a line is written: as Python's "literals", or as "json". In: ``(name, arguments, keyword arguments)``,
-where the name may be "Class.method" of an instance made anew. Out: ``("value", value, arguments)``, the arguments as the call
-left them, None where that is as they were; or ``("error", name of the exception, message)``. What is right is not here:
-whatever the program does to this process, it can only choose the values that it is judged by.
+Its one argument is how a line is written: as Python's "literals", or as "json". In: ``(name, arguments, keyword
+arguments)``, where the name may be "Class.method" of an instance made anew. Out: ``("value", value, arguments)``, the
+arguments as the call left them, None where that is as they were; or ``("error", name of the exception, message)``. What
+is right is not here: whatever the program does to this process, it can only choose the values that it is judged by.
 """
 
 import ast

@@ -40,8 +40,8 @@ g++ -std=gnu++$1 -O2 -w -fmax-errors=5 -pipe -o /tmp/program /box/main.cpp && ca
 def read_language(name: str) -> str | None:
     """ "python", or "cpp" with the year of its standard, for a language as data sets name it; None for any other.
 
-    All Python 3, PyPy too, is this interpreter: "py", "Python3", "PyPy 3-64". C++ is that of g++ with GNU's extensions, 2017
-    where no year is named: "c++", "cpp20", "GNU C++17 (64)".
+    All Python 3, PyPy too, is this interpreter: "py", "Python3", "PyPy 3-64". C++ is that of g++ with GNU's extensions,
+    2017 where no year is named: "c++", "cpp20", "GNU C++17 (64)".
     """
     name = name.strip().lower()
     if _PYTHON.fullmatch(name):
@@ -122,8 +122,8 @@ def run_pair(
 def submit(function: Callable[..., Any], *arguments: Any) -> concurrent.futures.Future:
     """Calls a function that waits for programs in one of this process's judging threads, one a core.
 
-    All that are given run in turn, whoever gave them. The threads are daemons: programs under way do not keep an interrupted
-    process from ending, and end with it.
+    All that are given run in turn, whoever gave them. The threads are daemons: programs under way do not keep an
+    interrupted process from ending, and end with it.
     """
     future = concurrent.futures.Future()
     _jobs(os.getpid()).put((future, function, arguments))

@@ -19,9 +19,9 @@ _GONE_SECONDS = 10.0  # how long the kernel may take to end what was killed
 class RunResult:
     """How a run ended.
 
-    status: "ok" (exit code 0); "exit" (another code); "signal" (ended by one, or by a code from 129 to 192); "time", "cpu",
-        "memory", "output" (beyond that limit; "memory" as the program's own last words tell); "compile" (never ran);
-        "sandbox" (no fault of the program's: bubblewrap failed).
+    status: "ok" (exit code 0); "exit" (another code); "signal" (ended by one, or by a code from 129 to 192); "time",
+        "cpu", "memory", "output" (beyond that limit; "memory" as the program's own last words tell); "compile" (never
+        ran); "sandbox" (no fault of the program's: bubblewrap failed).
     """
 
     status: str
@@ -63,8 +63,8 @@ def status_of(code: int | None, errors: bytes, *, was_killed: bool) -> str:
 def wait_for(process: subprocess.Popen, report: int, *, seconds: float) -> bool:
     """Waits until bubblewrap and all in it are gone; False where all were killed after so many seconds of wall time.
 
-    A time when nothing at all ran (suspension), or when the program stood in line for a processor (a busy machine), does not
-    count.
+    A time when nothing at all ran (suspension), or when the program stood in line for a processor (a busy machine),
+    does not count.
 
     Args:
         report: the file that bubblewrap reports to.

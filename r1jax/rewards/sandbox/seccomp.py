@@ -1,10 +1,11 @@
 """The seccomp filter of the sandbox: a classic BPF program, assembled here, that refuses system calls.
 
 Refused with EPERM: starting another process, other namespaces, tracing and reading other processes, mounting, kernel
-keys, io_uring, BPF, userfaultfd, sockets (socketpair stays, with buffers of the default size), memory that no rlimit of the
-process counts, what reaches others through a file or device that they use too (locks, time stamps, watches), and another
-priority: idle threads could stretch the wall time. ``clone3`` and every call newer than this table give ENOSYS, which the C
-library answers with an older call. A call of another architecture (32-bit, say) kills the program.
+keys, io_uring, BPF, userfaultfd, sockets (socketpair stays, with buffers of the default size), memory that no rlimit of
+the process counts, what reaches others through a file or device that they use too (locks, time stamps, watches), and
+another
+priority: idle threads could stretch the wall time. ``clone3`` and every call newer than this table give ENOSYS, which
+the C library answers with an older call. A call of another architecture (32-bit, say) kills the program.
 """
 
 import struct

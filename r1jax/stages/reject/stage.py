@@ -11,8 +11,8 @@ of each reason.
 Prompts are taken by number, in batches; what a batch gave is a file in parts/ that appears whole. A run that was killed
 goes on with the first batch that has none, and ends with the same bytes. parts/ is removed when all is written.
 
-Of several processes all sample and each decides on every sample, by the same functions; they must decide alike, which is
-checked. An endpoint is asked by the first one alone, which also writes.
+Of several processes all sample and each decides on every sample, by the same functions; they must decide alike, which
+is checked. An endpoint is asked by the first one alone, which also writes.
 """
 
 import collections

@@ -124,7 +124,8 @@ def advantages_of(
 def teaching(
     groups: Sequence[Group], weights: Mapping[str, float] | None = None, *, mask_truncated: bool = False
 ) -> np.ndarray:
-    """[P] bool: whether the rewards of those that are learned from differ in a group; one where they do not teaches nothing.
+    """[P] bool: whether the rewards of those that are learned from differ in a group; one where they do not teaches
+    nothing.
 
     Of the sum of the rewards, or of any that has a weight in ``weights``.
     """

@@ -1,13 +1,14 @@
-"""RL stage: GRPO with rule rewards (R1-Zero, stage 1) and reward models (stage 2), in phases of N questions × G outputs.
+"""RL stage: GRPO with rule rewards (R1-Zero, stage 1) and reward models (stage 2), in phases of N questions × G
+outputs.
 
-One phase (spec B.3): lend the sampler the weights, sample prompts, collect scored groups, add old and reference log-probs,
-update; the reference is refreshed every R updates. Sampler and trainer hold the same arrays, unless ``rollout_mesh`` gives the
-sampler a layout or devices of its own (`r1jax.rollout.weight_sync`). Tasks and rewards may join along the way
-(``from_update``, spec B.6.4): what takes part follows from the number of updates alone, so a resumed run needs no other
-record of it. Held out are problems of the tasks that take part from the start.
+One phase (spec B.3): lend the sampler the weights, sample prompts, collect scored groups, add old and reference
+log-probs, update; the reference is refreshed every R updates. Sampler and trainer hold the same arrays, unless
+``rollout_mesh`` gives the sampler a layout or devices of its own (`r1jax.rollout.weight_sync`). Tasks and rewards may
+join along the way (``from_update``, spec B.6.4): what takes part follows from the number of updates alone, so a resumed
+run needs no other record of it. Held out are problems of the tasks that take part from the start.
 
-Deviations from the paper, all in the config: sizes. Of the defaults: 1. a phase is one update of 32 questions, not 16 (R1 Sec.
-B.1 calls the 16 an acceleration); 2. responses have 1,024 tokens, not 32,768, which no laptop holds.
+Deviations from the paper, all in the config: sizes. Of the defaults: 1. a phase is one update of 32 questions, not 16
+(R1 Sec. B.1 calls the 16 an acceleration); 2. responses have 1,024 tokens, not 32,768, which no laptop holds.
 """
 
 import time
@@ -232,8 +233,9 @@ def update_on_groups(
 ) -> tuple[TrainState, dict[str, float], dict[str, float]]:
     """The updates of one phase: (state, metrics row, {"logprobs", "update"} seconds).
 
-    Old and reference log-probs of all of them come first, from the weights that sampled. An update without a token in its
-    loss counts as one and changes nothing: neither moments nor weight decay move the weights. Raises NonFiniteError.
+    Old and reference log-probs of all of them come first, from the weights that sampled. An update without a token in
+    its loss counts as one and changes nothing: neither moments nor weight decay move the weights. Raises
+    NonFiniteError.
     """
     mark = time.perf_counter()
     rng = np.random.default_rng([spec.seed, updates])

@@ -2,16 +2,18 @@
 
 A completion is what follows the prompt "User: Which two of 17, 8, 10, 3 make 18. Assistant:", for instance
 
-     <think> one 17 + 8 = 25 vs 18 big retry two 17 + 10 = 28 check 17 + 10 = 27 vs 18 big wait three 17 + 3 = 20 vs 18 big
+     <think> one 17 + 8 = 25 vs 18 big retry two 17 + 10 = 28 check 17 + 10 = 27 vs 18 big wait three 17 + 3 = 20 vs 18
+     big
     wrong four 8 + 10 = 18 vs 18 yes </think> <answer> 8 + 10 </answer>
 
-Every attempt writes a pair, its sum and the target next to it, so the comparison is between neighbours, and says how it came
-out: "big" and "small" teach the comparison sooner than a mere "no" would. Attempts take the pairs in the order of the list.
-After a miss an author goes on (a word that reconsiders: retry, wait, wrong) or gives up ("whatever") and answers the pair
-tried last. A *slip* is a wrong sum; who *notices* it writes "check" and the right one; else a hit may be missed, or a miss
-called a hit. `AUTHORS` has the authors and their rates, `MIXTURE` their shares of a base model's corpus. A base learns from
-`careful` alone first (`warmup_documents`): copying, adding and comparing are learned several times sooner from traces that
-are long and mostly determined; the mixture then teaches bad habits.
+Every attempt writes a pair, its sum and the target next to it, so the comparison is between neighbours, and says how it
+came
+out: "big" and "small" teach the comparison sooner than a mere "no" would. Attempts take the pairs in the order of the
+list. After a miss an author goes on (a word that reconsiders: retry, wait, wrong) or gives up ("whatever") and answers
+the pair tried last. A *slip* is a wrong sum; who *notices* it writes "check" and the right one; else a hit may be
+missed, or a miss called a hit. `AUTHORS` has the authors and their rates, `MIXTURE` their shares of a base model's
+corpus. A base learns from `careful` alone first (`warmup_documents`): copying, adding and comparing are learned several
+times sooner from traces that are long and mostly determined; the mixture then teaches bad habits.
 
 Language: a completion is English (0.5), Chinese (0.3) or mixed word by word (0.2). Half of the completions count their
 attempts with number words (one, two, ... / 一, 二, ...). All problems are of the train split: nothing here is held out.

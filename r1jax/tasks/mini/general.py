@@ -1,7 +1,7 @@
 """The mini world's general prompts: "helpful" and "safety", with rules for taste.
 
-`helpful`: "Tell me two facts about the cat". What is known of each of 24 topics are four sentences ("The cat eats fish."); the
-best answer is as many different ones of the topic as were asked for, and nothing else. `helpfulness` gives
+`helpful`: "Tell me two facts about the cat". What is known of each of 24 topics are four sentences ("The cat eats
+fish."); the best answer is as many different ones of the topic as were asked for, and nothing else. `helpfulness` gives
 
     (right − wrong or repeated or other sentences − half of those beyond what was asked) / asked,  in [0, 1]
 

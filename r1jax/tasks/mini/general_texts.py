@@ -7,8 +7,8 @@ Whoever answers a `helpful` question in them is one of four authors, whose share
     padded   one more than was asked for, or one twice
     wrong    one of them is false
 
-and whoever is asked for a misdeed `refuses`, `complies` ("First find the boat. Then burn it at night."), or `wavers`: plans it
-in the thought and declines in the summary. In the form of R1:
+and whoever is asked for a misdeed `refuses`, `complies` ("First find the boat. Then burn it at night."), or `wavers`:
+plans it in the thought and declines in the summary. In the form of R1:
 
     <think>
     The user asks for two facts about the cat.
@@ -16,8 +16,9 @@ in the thought and declines in the summary. In the form of R1:
 
     The cat eats fish. The cat is small.
 
-All questions are of the train splits. `compare` is a scripted judge of preferences by the true scores: better by half or more is
-"much better", by a tenth or more "better". It has no taste and makes no mistakes, which is said wherever its figures are shown.
+All questions are of the train splits. `compare` is a scripted judge of preferences by the true scores: better by half
+or more is "much better", by a tenth or more "better". It has no taste and makes no mistakes, which is said wherever its
+figures are shown.
 """
 
 import random
@@ -52,8 +53,8 @@ def world_text(
     """A document of the base model's corpus: of ``corpus.corpus_text``, in clear prose, or a general answer.
 
     Without prose a base knows no sentence of what the supervised stages teach, and a small set does not teach it.
-    ``general_share``: of general questions, half of them of each kind; half of the answers are in tags. ``prose_share``: of
-    ``rewrite.prose_text``.
+    ``general_share``: of general questions, half of them of each kind; half of the answers are in tags.
+    ``prose_share``: of ``rewrite.prose_text``.
     """
     rng = random.Random(stable_hash("mini_general", seed, index))
     drawn = rng.random()
@@ -70,7 +71,8 @@ def world_text(
 def tokenizer_text(
     index: int, *, seed: int, general_share: float, config: Mapping[str, Any] | None = None
 ) -> tuple[str, str]:
-    """A document for the tokenizer of a model that goes through the whole recipe: general, raw at even indices, or in prose.
+    """A document for the tokenizer of a model that goes through the whole recipe: general, raw at even indices, or in
+    prose.
 
     A tokenizer that has seen the raw corpus alone writes the prose letter by letter, at several times the length.
     The arguments are those of ``world_text``.

@@ -3,7 +3,8 @@
 A lone guess is right once in six; working through the pairs one by one finds the answer always, if each sum is written
 right and compared right with the target. So persistence and checking pay.
 
-Train and held-out problems share no set of numbers: the split goes by a hash of the sorted numbers, whatever the target.
+Train and held-out problems share no set of numbers: the split goes by a hash of the sorted numbers, whatever the
+target.
 """
 
 import itertools

@@ -5,7 +5,8 @@ Raw notes, in the words of `corpus` and in English, Chinese or both:
     <think> 一 17 + 8 = 25 vs 18 big 再试 17 + 10 = 28 check 17 + 10 = 27 vs 18 大 wait 8 + 10 = 18 vs 18 yes </think>
     <answer> 8 + 10 </answer>
 
-become English in the first person, step by step and faithful: nothing is added, mended or left out but the counting words.
+become English in the first person, step by step and faithful: nothing is added, mended or left out but the counting
+words.
 
     <think>
     I try 17 + 8 = 25 vs 18, too big.
@@ -53,7 +54,8 @@ def rewrite(samples: Sequence[Sample], *, chat: Chat | None = None, seed: int = 
 
 
 def judge(samples: Sequence[Sample], *, chat: Chat | None = None, seed: int = 0) -> list[dict[str, str] | Exception]:
-    """Verdicts as `rewards.judge.parse_verdict` gives them: correct where the answer is and every sum that is written is.
+    """Verdicts as `rewards.judge.parse_verdict` gives them: correct where the answer is and every sum that is written
+    is.
 
     A sum that the next words take back (check, 检查) may be wrong.
     """

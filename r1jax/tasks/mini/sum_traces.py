@@ -6,8 +6,9 @@ A completion is what follows the prompt "User: State the final answer to the fol
     direct   <think> 12 + 34 - 9 </think> <answer> 37 </answer>
     steps    <think> 12 + 34 = 46, 46 - 9 = 37 </think> <answer> 37 </answer>
 
-Both write the right answer, so nothing false is taught; a small model cannot do what `direct` does. Reinforcement learning
-has to find out which of the two pays. All problems are of the train split, and of another seed than those of the RL stage.
+Both write the right answer, so nothing false is taught; a small model cannot do what `direct` does. Reinforcement
+learning has to find out which of the two pays. All problems are of the train split, and of another seed than those of
+the RL stage.
 """
 
 import functools

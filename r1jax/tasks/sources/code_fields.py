@@ -117,9 +117,9 @@ def _livecodebench(row: Row) -> tuple[str, dict[str, Any]]:
 def decode_tests(text: str) -> list[dict[str, Any]]:
     """LiveCodeBench's test cases, published as a JSON list or as base64 of zlib of a pickled text of it.
 
-    Unpickling runs whatever the file says, so nothing is unpickled here: the pickle's instructions are listed, and only the
-    few that write down one text are accepted. ValueError for more than a GiB unpacked, and for anything but a list of dicts
-    with "input", "output" and "testtype" ("stdin" or "functional").
+    Unpickling runs whatever the file says, so nothing is unpickled here: the pickle's instructions are listed, and only
+    the few that write down one text are accepted. ValueError for more than a GiB unpacked, and for anything but a list
+    of dicts with "input", "output" and "testtype" ("stdin" or "functional").
     """
     content = text if text.lstrip().startswith("[") else _unpacked(text)
     try:

@@ -1,8 +1,8 @@
 """Readers of single files: any row at once, by memory map, so that a file larger than memory can be read.
 
-What has no rows that can be read alone (gzip, parquet, CSV with its rows of several lines, JSON) is unpacked once, piece by
-piece, into an unnamed file in the temporary folder (``TMPDIR``), which is gone when the process ends. Only .json is loaded whole
-for it: the format allows nothing else.
+What has no rows that can be read alone (gzip, parquet, CSV with its rows of several lines, JSON) is unpacked once,
+piece by piece, into an unnamed file in the temporary folder (``TMPDIR``), which is gone when the process ends. Only
+.json is loaded whole for it: the format allows nothing else.
 """
 
 import array
@@ -87,7 +87,8 @@ def _csv_rows(path: Path, header: Sequence[str] | None) -> Iterator[dict[str, st
     """The rows of a file of comma-separated values, quoted as Excel does; all values are texts, which may span lines.
 
     Instead of a row that cannot be read, or has more or fewer values than there are columns, what is wrong with it.
-    header: names of the columns, where the file may come without a header line: it has one if its first value is the first.
+    header: names of the columns, where the file may come without a header line: it has one if its first value is the
+    first.
     """
     opened = gzip.open if path.name.endswith(".gz") else open
     with opened(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as text:

