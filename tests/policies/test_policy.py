@@ -32,7 +32,7 @@ TOKENIZER = POLICY["tokenizer"]
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ({}, r"init\.kind=None must be one of 'random', 'stage', 'gguf', 'hf'"),
+        ({}, r"the key 'init\.kind' is missing: it must be one of 'random', 'stage', 'gguf', 'hf'"),
         ({"kind": "stage"}, r"'init\.path' is missing"),
         ({"kind": "stage", "path": "x", "modle": {}}, r"'init\.modle'; near it: model"),
         (without(POLICY, "preset"), r"'init\.preset' is missing"),

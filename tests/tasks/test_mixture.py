@@ -66,7 +66,7 @@ def test_bad_mixtures_are_refused(tasks, message):
     ("task", "message"),
     [
         ({"kind": "maths"}, "task.kind='maths' must be one of 'reasoning_gym', 'mini', 'files'"),
-        ({"dataset": "gcd"}, "task.kind=None"),
+        ({"dataset": "gcd"}, "the key 'task.kind' is missing"),
         ({"kind": "reasoning_gym"}, "the key 'task.dataset' is missing"),
         ({**SUM, "digits": 2}, "there is no key 'task.digits'"),
         ({"kind": "mini", "name": "nothing"}, "task.name='nothing' must be one of"),
