@@ -10,7 +10,7 @@ import pytest
 from r1jax.pipeline import make_stages
 from r1jax.run import run_stages
 from r1jax.specs.config_file import Experiment, load_experiment
-from r1jax.stages.rl import stage as rl
+from r1jax.stages.rl import phase
 
 pytestmark = pytest.mark.gate
 
@@ -51,6 +51,6 @@ def test_grpo_learns(workdir):
 
 
 def test_without_advantages_the_gate_is_shut(workdir, monkeypatch):
-    real = rl.advantages_of
-    monkeypatch.setattr(rl, "advantages_of", lambda *args, **options: 0 * real(*args, **options))
+    real = phase.advantages_of
+    monkeypatch.setattr(phase, "advantages_of", lambda *args, **options: 0 * real(*args, **options))
     assert rise_of(workdir, "zeroed") < RISE / 2
