@@ -76,7 +76,13 @@ def same_options(gold: str, golds: list[str] | None, answer: str, answers: list[
     listed = [label[1] for label in labels if label]
     is_choice = all(letter in "ABCDEFGHIJ" or letter > "Z" for letter in run)
     reference = list(run) if answers is items else listed
-    return sorted(listed) == sorted(run) if is_choice and _is_ascending(reference) else listed == list(run)
+    return sorted(listed) == sorted(run) if is_choice and _is_choice_of_some(reference) else listed == list(run)
+
+
+def _is_choice_of_some(letters: Sequence[str]) -> bool:
+    """Options in order, or some of more (EAD); all of the first letters in another order (BADC) are a sequence."""
+    is_all = sorted(letters) == list("ABCDEFGHIJ"[: len(letters)])
+    return _is_ascending(letters) or (len(set(letters)) == len(letters) and not is_all)
 
 
 def _is_ascending(letters: Sequence[str]) -> bool:
