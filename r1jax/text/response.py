@@ -116,11 +116,6 @@ def part_of(text: str, part: str, *, prompt: str = "") -> str | None:
     return summary_of(text, prompt=prompt) if part == "summary" else text
 
 
-def boxed(text: str) -> str | None:
-    r"""The trimmed content of the last box, see ``boxes``; None where there is none."""
-    return next(reversed(boxes(text)), None)
-
-
 def boxed_answer(text: str) -> str | None:
     """That of the last box and of those before it with only a comma, "and" or "or" between, joined by commas: one answer."""
     run = boxes(text)
