@@ -41,7 +41,7 @@ def run(config_path: str, *, phases: int) -> dict[str, Any]:
         policy, params, buffers = load_policy(stages[0].init, mesh=mesh, seed=spec.seed)
         task = make_mixture(spec.tasks, seed=spec.seed)
         collector = Collector(
-            engine=make_engine(policy.model, spec.engine, pad_id=policy.tokenizer.pad_id),
+            engine=make_engine(policy.model, spec.engine),
             tokenizer=cast(Tokenizer, _NeverStops(policy.tokenizer)),
             task=task,
             rubric=Rubric(load_rewards(spec.rewards, mesh=mesh)),

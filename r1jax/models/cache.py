@@ -1,39 +1,36 @@
 """The keys and values that a batch of sequences has so far, and how attention writes and reads them.
 
-Two kinds. *Dense*, a plain dict: ``layers``, a tuple with one dict of arrays a layer ({"k_BSJH", "v_BSJH"} for GQA;
-{"latent_BSC", "rope_BSR"} for MLA: 576 numbers a token in V3, spec A.3.3), ``segments_BS`` (0 where a slot holds no
-token) and ``length``, the number of slots written. All sequences share ``length``: prompts are padded on the left. Read
-by plain XLA, best on a CPU.
+Each sequence is a row with a length of its own: the slots of its first ``lengths_B[b]`` tokens hold them. New tokens
+are written after these, padded on the right. Two kinds.
 
-*Paged* (``PagedCache``): a pool of pages a layer, in the layout of ``kernels.paged_decode``, which reads it; each
-sequence has a length of its own and finds its pages in a table, so that it takes what it needs, may share pages with
-others, and is moved by moving a row of the table. Tokens are padded on the right.
+*Dense* (``DenseCache``): every row has the same number of slots of its own. Read by plain XLA, best on a CPU.
 
-``take_slots`` is where the two part: what it gives, attention uses without knowing the kind.
+*Paged* (``PagedCache``): a pool of pages a layer, in the layout of ``kernels.paged_decode``, which reads it; a row finds
+its pages in a table, so that it takes what it needs, may share pages with others, and is moved by moving a row of the
+table.
+
+``take_slots`` is where the two part: what it gives, attention uses without knowing the kind. Both hold, a layer and
+token, {key and value of each key head} of GQA, or {latent, rotated key} of MLA: 576 numbers in V3 (spec A.3.3).
 """
 
 import dataclasses
 import types
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from r1jax.kernels import hardware, paged_decode
-from r1jax.kernels.flash_attention import attention, attention_mask, with_rope
+from r1jax.kernels.flash_attention import attention, with_rope
 from r1jax.models.config import ModelConfig
 
 Layer = dict[str, jax.Array]
 """One layer's arrays in a cache."""
 
 
-def take_slots(cache, segments_BT: jax.Array, *, is_prefill: bool) -> "Slots":
-    """The next slots of ``cache``, of either kind, for T tokens a sequence, of which those in segment 0 are padding."""
-    if isinstance(cache, PagedCache):
-        return PagedSlots(cache, jnp.sum(segments_BT > 0, axis=1, dtype=jnp.int32), not is_prefill)
-    start = 0 if is_prefill else cache["length"]
-    segments_BS = jax.lax.dynamic_update_slice_in_dim(cache["segments_BS"], segments_BT, start, axis=1)
-    return DenseSlots(cache, segments_BT, segments_BS, start, not is_prefill)
+def take_slots(cache: "Cache", segments_BT: jax.Array, *, is_prefill: bool) -> "Slots":
+    """The next slots of ``cache`` for T tokens a row, of which those in segment 0 are padding."""
+    counts_B = jnp.sum(segments_BT > 0, axis=1, dtype=jnp.int32)
+    return (PagedSlots if isinstance(cache, PagedCache) else DenseSlots)(cache, counts_B, not is_prefill)
 
 
 NEW_TOKENS = types.SimpleNamespace(is_read=False, write=lambda layer, new: new)
@@ -45,84 +42,93 @@ def best_kind() -> str:
     return "paged" if hardware.is_tpu() else "dense"
 
 
-def init_cache(config: ModelConfig, *, batch: int, length: int) -> dict:
-    """Empty dense cache with ``length`` slots for ``batch`` sequences in every layer, in the model's compute type."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenseCache:
+    """Token t of row b is in slot t of row b of each array: "k_BJSH" and "v_BJSH", or "latent_BSC" and "rope_BSR"."""
+
+    layers: tuple[Layer, ...]
+    lengths_B: jax.Array
+
+
+def init_cache(config: ModelConfig, *, batch: int, length: int) -> DenseCache:
+    """Empty dense cache with ``length`` slots for each of ``batch`` rows in every layer, in the model's compute type."""
     dtype = jnp.dtype(config.dtype)
-
-    def layer() -> Layer:
-        if config.attention == "gqa":
-            shape = (batch, length, config.num_kv_heads, config.head_dim)
-            return {"k_BSJH": jnp.zeros(shape, dtype), "v_BSJH": jnp.zeros(shape, dtype)}
-        return {
-            "latent_BSC": jnp.zeros((batch, length, config.kv_lora_rank), dtype),
-            "rope_BSR": jnp.zeros((batch, length, config.rope_head_dim), dtype),
-        }
-
-    return {
-        "layers": tuple(layer() for _ in range(config.num_layers)),
-        "segments_BS": jnp.zeros((batch, length), jnp.int32),
-        "length": jnp.zeros((), jnp.int32),
-    }
+    heads = {"k_BJSH": (config.num_kv_heads, length, config.head_dim)}
+    shapes = {"latent_BSC": (length, config.kv_lora_rank), "rope_BSR": (length, config.rope_head_dim)}
+    shapes = heads | {"v_BJSH": heads["k_BJSH"]} if config.attention == "gqa" else shapes
+    layers = tuple(
+        {name: jnp.zeros((batch, *shape), dtype) for name, shape in shapes.items()} for _ in range(config.num_layers)
+    )
+    return DenseCache(layers=layers, lengths_B=jnp.zeros((batch,), jnp.int32))
 
 
-def repeat(cache: dict, times: int) -> dict:
-    """Each sequence of a dense cache ``times`` times in a row: one prefill serves the G samples of a prompt."""
-    return cache | jax.tree.map(lambda a: jnp.repeat(a, times, axis=0), per_sequence(cache))
+_SLOT_DIM = {"k_BJSH": 2, "v_BJSH": 2, "latent_BSC": 1, "rope_BSR": 1}
+"""Which dim of an array of a dense cache is S."""
 
 
-def grow(cache: dict, length: int) -> dict:
-    """The same dense cache with ``length`` slots: a decode step reads all slots, so they are added as they are needed."""
-    extra = length - cache["segments_BS"].shape[1]
+def insert(layers: tuple[Layer, ...], rows: tuple[Layer, ...], *, source_N, target_N) -> tuple[Layer, ...]:
+    """Dense layers whose row ``target_N[n]`` begins as row ``source_N[n]`` of ``rows``, which have no more slots.
 
-    return cache | jax.tree.map(
-        lambda a: jnp.pad(a, [(0, 0), (0, extra)] + [(0, 0)] * (a.ndim - 2)), per_sequence(cache)
+    A target that is no row is left out.
+    """
+
+    def inserted(name: str, old: jax.Array, new: jax.Array) -> jax.Array:
+        dim = _SLOT_DIM[name]
+        begin = (target_N, *[slice(None)] * (dim - 1), slice(new.shape[dim]))
+        return old.at[begin].set(new[source_N], mode="drop")
+
+    return tuple(
+        {name: inserted(name, array, new[name]) for name, array in layer.items()}
+        for layer, new in zip(layers, rows, strict=True)
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class DenseSlots:
-    """The slots that T new tokens of each sequence take in a dense cache: every layer writes them there and attends to
-    them.
+    """The slots that T new tokens of each row take in a dense cache: every layer writes them there and attends to them.
 
-    ``is_read``: attention is over all of the cache; else among the new tokens alone (prefill of an empty one).
-    ``are_layers_scanned``: the tokens of all layers are made first, in a loop that is compiled once, and written then.
+    ``counts_B`` of each row's tokens are no padding. ``is_read``: attention is over all of the cache; else among the
+    new tokens alone: prefill of an empty one.
     """
 
-    cache: dict
-    segments_BT: jax.Array
-    segments_BS: jax.Array
-    start: Any
+    cache: DenseCache
+    counts_B: jax.Array
     is_read: bool
-
-    are_layers_scanned = False
 
     @property
     def layers(self) -> tuple[Layer, ...]:
         """The layers as they were."""
-        return self.cache["layers"]
+        return self.cache.layers
 
     def write(self, layer: Layer, new: Layer) -> Layer:
         """``layer`` with the new tokens: "latent_BTC" and "rope_BTR", or "k_BTJH" and "v_BTJH"."""
 
-        def written(old, new):
-            return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), self.start, axis=1)
+        def written(name: str, old: jax.Array) -> jax.Array:
+            tokens = new[name.replace("_BS", "_BT").replace("_BJS", "_BTJ")].astype(old.dtype)
+            tokens = jnp.moveaxis(tokens, 1, _SLOT_DIM[name])
 
-        return {name: written(old, new[name.replace("_BS", "_BT")]) for name, old in layer.items()}
+            def write_row(old, tokens, start):
+                return jax.lax.dynamic_update_slice_in_dim(old, tokens, start, axis=_SLOT_DIM[name] - 1)
+
+            return jax.vmap(write_row)(old, tokens, self.cache.lengths_B)
+
+        return {name: written(name, old) for name, old in layer.items()}
 
     def attend(self, layer: Layer, q_BTNH, q_rope_BTNR=None, *, scale: float) -> jax.Array:
         """Attention over a layer that was written, [B, T, N, H]; with the rope part, absorbed MLA's, where H is C."""
         if q_rope_BTNR is None:
-            k_BSJH, v_BSJH = layer["k_BSJH"], layer["v_BSJH"]
+            k_BSJH, v_BSJH = (jnp.swapaxes(layer[name], 1, 2) for name in ("k_BJSH", "v_BJSH"))
         else:
             v_BSJH = layer["latent_BSC"][:, :, None]
             q_BTNH, k_BSJH = with_rope(q_BTNH, v_BSJH, q_rope_BTNR, layer["rope_BSR"])
-        mask_BTS = attention_mask(self.segments_BT, self.segments_BS, q_offset=self.start)
+        last_BT = self.cache.lengths_B[:, None] + jnp.arange(q_BTNH.shape[1])
+        mask_BTS = jnp.arange(k_BSJH.shape[1]) <= last_BT[:, :, None]
         return attention(q_BTNH, k_BSJH, v_BSJH, mask_BTS=mask_BTS, scale=scale)
 
-    def advanced(self, layers: tuple[Layer, ...]) -> dict:
+    def advanced(self, layers: tuple[Layer, ...]) -> DenseCache:
         """The cache that holds the new tokens too."""
-        length = self.cache["length"] + self.segments_BT.shape[1]
-        return {"layers": layers, "segments_BS": self.segments_BS, "length": length}
+        return DenseCache(layers=layers, lengths_B=self.cache.lengths_B + self.counts_B)
 
 
 @jax.tree_util.register_dataclass
@@ -165,39 +171,6 @@ def init_paged_cache(
     )
 
 
-def fork(cache: PagedCache, *, page_table_BI: jax.Array, num_samples: int) -> PagedCache:
-    """Each sequence ``num_samples`` times in a row, under a new table that shares its full pages; the last one is
-    copied.
-
-    The sequences' own table must be that of the first of their samples.
-    """
-    lengths_B = jnp.repeat(cache.lengths_B, num_samples)
-    last_B1 = jnp.minimum(lengths_B // cache.page_size, page_table_BI.shape[1] - 1)[:, None]
-    tables = jnp.repeat(cache.page_table_BI, num_samples, axis=0), page_table_BI
-    pages_B2 = jnp.concatenate([jnp.take_along_axis(table, last_B1, axis=1) for table in tables], axis=1)
-    copied = (paged_decode.pages.copy(layer, pages_B2=pages_B2, batch_axes=cache.batch_axes) for layer in cache.layers)
-    return dataclasses.replace(cache, layers=tuple(copied), page_table_BI=page_table_BI, lengths_B=lengths_B)
-
-
-def per_sequence(cache) -> dict[str, Any]:
-    """Those arrays of a cache of either kind that have a sequence dim, the first: all but "length", or all but the pools."""
-    if isinstance(cache, PagedCache):
-        return {"page_table_BI": cache.page_table_BI, "lengths_B": cache.lengths_B}
-    return {"layers": cache["layers"], "segments_BS": cache["segments_BS"]}
-
-
-def with_sequences(cache, arrays: dict[str, Any]):
-    """The cache with other ``per_sequence`` arrays."""
-    return dataclasses.replace(cache, **arrays) if isinstance(cache, PagedCache) else cache | arrays
-
-
-def step_segments(cache, is_done_B: jax.Array) -> jax.Array:
-    """Segments [B, 1] of one more token a sequence: where it is done it needs no page, and a slot of the dense kind anyway."""
-    if isinstance(cache, PagedCache):
-        return (~is_done_B).astype(jnp.int32)[:, None]
-    return jnp.ones((is_done_B.shape[0], 1), jnp.int32)
-
-
 @dataclasses.dataclass(frozen=True)
 class PagedSlots:
     """``DenseSlots`` of a paged cache; ``counts_B`` of each sequence's tokens are no padding."""
@@ -205,10 +178,6 @@ class PagedSlots:
     cache: PagedCache
     counts_B: jax.Array
     is_read: bool
-
-    @property
-    def are_layers_scanned(self):
-        return not self.is_read
 
     @property
     def layers(self):
@@ -230,5 +199,6 @@ class PagedSlots:
         return dataclasses.replace(self.cache, layers=layers, lengths_B=self.cache.lengths_B + self.counts_B)
 
 
+Cache = DenseCache | PagedCache
 Slots = DenseSlots | PagedSlots
 """Attention uses either without knowing which."""

@@ -3,8 +3,8 @@
 ``Transformer`` is the NNX module. ``make_model`` splits it once; all else sees plain dicts of arrays (``params``, and
 ``buffers`` with the router bias) and the functions of ``Model``. Layers of a kind are stacked on a leading dim:
 ``dense`` (the prefix of a mixture of experts, or all layers of a dense model), ``moe``, and the depths of ``mtp``.
-Without a cache they are scanned, and where pages are filled from nothing; else, with one, they are unrolled, so that a
-decode step reads each layer's weights and cache in place.
+Without a cache they are scanned, and where an empty one is filled; else, with one, they are unrolled, so that a decode
+step reads each layer's weights and cache in place.
 """
 
 import dataclasses
@@ -67,12 +67,12 @@ class Transformer(nnx.Module):
             h_BTD, _, routing = self._scanned(h_BTD, inputs)
         else:
             slots = kv_cache.take_slots(cache, segments_BT, is_prefill=is_prefill)
-            if slots.are_layers_scanned:
+            if slots.is_read:
+                h_BTD, layers, routing = self._unrolled(h_BTD, inputs, slots)
+            else:
                 inputs |= {"slots": kv_cache.NEW_TOKENS, "cache": {}}
                 h_BTD, new_tokens, routing = self._scanned(h_BTD, inputs)
                 layers = tuple(map(slots.write, slots.layers, new_tokens))
-            else:
-                h_BTD, layers, routing = self._unrolled(h_BTD, inputs, slots)
             cache = slots.advanced(layers)
         return self.final_norm(h_BTD), cache, _aux_of(routing)
 
@@ -182,7 +182,7 @@ class Model:
         )
         return logp_X.reshape(targets_BT.shape), entropy_X.reshape(targets_BT.shape)
 
-    def init_cache(self, **sizes) -> dict:
+    def init_cache(self, **sizes) -> kv_cache.DenseCache:
         """See ``r1jax.models.cache.init_cache``."""
         return kv_cache.init_cache(self.config, **sizes)
 

@@ -28,7 +28,7 @@ def make_chat(spec: AnyChat | None, *, mesh: Mesh) -> Chat | None:
     if isinstance(spec, EndpointSpec):
         return asked_by_first(functools.partial(ask_endpoint, spec))
     policy, params, buffers = load_policy(spec.init, mesh=mesh, seed=0)
-    engine = make_engine(policy.model, spec.engine, pad_id=policy.tokenizer.pad_id)
+    engine = make_engine(policy.model, spec.engine)
     weights = for_sampling(policy.model, params, buffers, mesh=mesh)
     return functools.partial(ask_policy, spec, engine, weights, policy.tokenizer)
 

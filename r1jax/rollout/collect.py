@@ -93,20 +93,17 @@ class Collector:
         return self.start(params, buffers, problems, **settings)()
 
     def start(
-        self, params, buffers, problems: Sequence[Problem], *, policy_version: int, pad_to: int = 0, **settings
+        self, params, buffers, problems: Sequence[Problem], *, policy_version: int, **settings
     ) -> Callable[[], Collected]:
         """``collect`` in two steps: all is sampled when this returns; what it returns waits for the scores.
 
-        Prompts are checked before anything is generated. Where there are fewer than ``pad_to``, so many are sampled,
-        for programs of one size; the surplus is thrown away. The second step raises what ``Rubric.score`` raises.
+        Prompts are checked before anything is generated. The second step raises what ``Rubric.score`` raises.
         """
         prompts = [self.encode(problem) for problem in problems]
         scoring: dict[int, Future] = {}
         state = TrainerState(policy_version, self.num_updates)
 
         def score(index: int, completions: list[Completion]) -> None:
-            if index >= len(problems):
-                return
             is_here = index % jax.process_count() == jax.process_index()
             grades = None
             if is_here and _grader_of(self.task, problems[index]) == "code":  # programs of all groups, one a core
@@ -116,11 +113,7 @@ class Collector:
         begin = time.perf_counter()
         with or_give_up():
             stops = stop_ids(self.tokenizer, self.template)
-            asked = prompts + prompts[-1:] * (pad_to - len(prompts))
-            completions = self.engine.generate(params, buffers, asked, stop_ids=stops, on_done=score, **settings)
-        for index, group in enumerate(completions[: len(problems)]):
-            if index not in scoring:
-                score(index, group)
+            completions = self.engine.generate(params, buffers, prompts, stop_ids=stops, on_done=score, **settings)
         generate_seconds = time.perf_counter() - begin
 
         @or_give_up()

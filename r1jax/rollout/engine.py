@@ -1,49 +1,92 @@
 """The sampler: token ids in, token ids and log-probabilities out.
 
-One jitted prefill of the distinct prompts, whose cache serves the G samples of each; then one jitted decode loop,
-called for ``segment`` steps at a time. Between calls the rows that are still alive may be gathered into half as many.
-Shapes are bucketed; temperature, top-p, stop ids and budget are arrays: ``num_compilations`` counts what a run
-compiled.
+A ``Session`` has slots for so many sequences. A sequence that ends frees its slot, and the next request takes it while
+the others go on. Between two segments of decode steps (``programs``) the host reads what was sampled, gives out slots
+(``slots``) and prefills prompts. ``Engine.generate`` is one session for all samples of some prompts.
 
-The cache is of one of two kinds (``r1jax.models.cache``), which give the same tokens. A *dense* one is repeated for the
-samples and grows by ``segment`` slots, by copying, because a step reads every allocated slot. A *paged* one has pages
-for the whole budget from the start (``rows``); samples share their prompt's full pages, and a row moves by its row of
-the page table. Both take memory by the row: ``max_rows`` bounds it.
+All sizes are one of few (``bucketed``), settings are arrays, so few programs are compiled: ``num_compilations`` counts
+them.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from r1jax.models import cache as kv_cache
 from r1jax.models.transformer import Model
 from r1jax.processes import to_host
+from r1jax.rollout.programs import make_programs
 from r1jax.rollout.records import Completion
-from r1jax.rollout.rows import DenseRows, PagedRows, make_paged_rows, prompts_at_once
+from r1jax.rollout.sampling import MAX_STOP_IDS, Sampling, key_of, keys_of_rows
+from r1jax.rollout.slots import DenseSlots, PagedSlots, bucketed, parts_here
 from r1jax.specs.rollout import EngineSpec
 
-MAX_STOP_IDS = 8
-_BLOCK = 256  # vocabulary entries a block of the two-level inverse CDF
-MIN_ROWS = 16  # alive rows are not gathered into batches smaller than this
-RowLayout = DenseRows | PagedRows
+_FEWEST_SLOTS = 4  # a step of fewer slots is hardly faster
+_SAMPLING_FIELDS = [field.name for field in dataclasses.fields(Sampling)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """One answer that is asked for.
+
+    Tokens follow from the prompt, the weights, ``sampling`` and ``key`` alone, up to the rounding of programs of
+    different sizes.
+    """
+
+    prompt: Sequence[int]
+    max_new_tokens: int
+    stop_ids: Sequence[int] = ()
+    sampling: Sampling = Sampling()
+    key: np.ndarray | None = None  # [2] uint32, ``sampling.key_of`` a seed
+    group: Hashable = None
+    """Requests with the same prompt and group are prefilled once; None: by itself."""
+    is_finished: Callable[[Sequence[int]], int | None] | None = None
+    """Of the tokens so far: how many of them to keep where they end the answer (stop strings), else None."""
+    allowed: Callable[[Sequence[int]], np.ndarray] | None = None
+    """Of the tokens so far: [V] bool, which tokens may come next. It is asked for every token, which is slow."""
+    so_far: Completion | None = None
+    """What was sampled already, perhaps under other weights: the answer goes on from there."""
+
+
+@dataclasses.dataclass
+class _Running:
+    """A request in a slot, and its tokens."""
+
+    number: int
+    request: Request
+    arrival: int
+    tokens: list[int]
+    logps: list[float]
+    sampled_logps: list[float]
+
+    def completion(self, stop_reason) -> Completion:
+        sampled = np.array(self.sampled_logps, np.float32) if self.request.sampling.features or self.request.allowed else None
+        return Completion(np.array(self.tokens, np.int32), np.array(self.logps, np.float32), stop_reason, sampled)
 
 
 class Engine:
-    """Samples completions of prompts under given weights. pad_id: any token id; fills slots that are never read."""
+    """Samples completions under given weights."""
 
-    def __init__(self, model: Model, spec: EngineSpec, *, pad_id: int):
-        self.model, self.spec, self.pad_id = model, spec, pad_id
-        self._num_traces = 0
-        self._prefill = jax.jit(self._prefill_fn, static_argnames=("rows",))
-        self._decode = jax.jit(self._decode_fn, static_argnames=("steps",), donate_argnames=("state",))
-        self._take = jax.jit(lambda arrays, rows_B: jax.tree.map(lambda a: a[rows_B], arrays))
+    def __init__(self, model: Model, spec: EngineSpec):
+        self.model, self.spec = model, spec
+        self.programs = make_programs(model)
 
     def num_compilations(self) -> int:
-        """Prefill and decode programs compiled so far."""
-        return self._num_traces
+        """Programs compiled so far, for all engines of this model."""
+        return self.programs.num_compiled
+
+    def open(self, params, buffers, *, num_slots: int, num_tokens: int) -> "Session":
+        """A session of up to ``num_slots`` sequences at a time, of up to ``num_tokens`` tokens each, prompts included.
+
+        Both are bounded by the spec. Raises ValueError, naming the key, where its memory does not hold one sequence.
+        """
+        return Session(self, params, buffers, num_slots=num_slots, num_tokens=num_tokens)
 
     def generate(
         self,
@@ -52,236 +95,361 @@ class Engine:
         prompts: Sequence[Sequence[int]],
         *,
         num_samples: int = 1,
-        max_new_tokens: int,
+        max_new_tokens: int | Sequence[int],
         temperature: float = 1.0,
         top_p: float | None = None,
         stop_ids: Sequence[int],
         key: jax.Array,
         on_done: Callable[[int, list[Completion]], None] | None = None,
+        counts: Counter | None = None,
     ) -> list[list[Completion]]:
         """``num_samples`` completions of each prompt, in order.
 
-        ``on_done(prompt, completions)`` is called once for each prompt, as soon as all of its samples are done. Tokens
-        do not depend on ``max_rows`` nor on the kind of the cache.
+        max_new_tokens: of all, or of each prompt. ``on_done(prompt, completions)`` is called once for each prompt, as
+        soon as all of its samples are done. ``counts`` gains what the session did (``Session.counts``).
 
-        Raises ValueError for an argument that is out of its range, and for more samples than ``max_rows``.
+        Raises ValueError for an argument that is out of its range, and FloatingPointError where the weights give
+        distributions that are none.
         """
-        max_rows = self.spec.max_rows or num_samples
+        budgets = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+        if not prompts or num_samples < 1 or len(budgets) != len(prompts):
+            raise ValueError(f"{len(prompts)} prompts, {num_samples} samples of each, {len(budgets)} budgets")
+        sampling = Sampling(temperature=temperature, top_p=1.0 if top_p is None else top_p)
+        keys_N2 = keys_of_rows(key, len(prompts) * num_samples)
+        requests = [
+            Request(
+                prompt=prompt,
+                max_new_tokens=budget,
+                stop_ids=stop_ids,
+                sampling=sampling,
+                key=keys_N2[index * num_samples + sample],
+                group=index,
+            )
+            for index, (prompt, budget) in enumerate(zip(prompts, budgets, strict=True))
+            for sample in range(num_samples)
+        ]
+        longest = -(-max(map(len, prompts)) // self.spec.prompt_bucket) * self.spec.prompt_bucket
+        session = self.open(params, buffers, num_slots=len(requests), num_tokens=longest + max(budgets))
+        for request in requests:
+            session.submit(request)
+        done: dict[int, Completion] = {}
+        missing = Counter({index: num_samples for index in range(len(prompts))})
+        while session.is_busy:
+            for number, completion in session.step():
+                done[number] = completion
+                index = number // num_samples
+                missing[index] -= 1
+                if on_done is not None and not missing[index]:
+                    on_done(index, [done[index * num_samples + sample] for sample in range(num_samples)])
+        if counts is not None:
+            counts.update(session.counts)
+        if failed := sum(completion.stop_reason == "failed" for completion in done.values()):
+            raise FloatingPointError(f"the model's logits are not finite in {failed} of {len(requests)} completions")
+        return [[done[index * num_samples + sample] for sample in range(num_samples)] for index in range(len(prompts))]
+
+
+class Session:
+    """Requests and their slots, under the same weights; see ``Engine.open``.
+
+    ``counts``: "steps", "slot_steps" (slots × steps), "tokens" and "evictions" so far, and of the time until the last
+    request had its slot "busy_slot_steps" and "busy_tokens".
+    """
+
+    def __init__(self, engine: Engine, params, buffers, *, num_slots: int, num_tokens: int):
+        self.spec, self.weights = engine.spec, (params, buffers)
+        self.counts: Counter[str] = Counter()
+        self._programs, self._config = engine.programs, engine.model.config
+        self._num_drafts = self.spec.num_drafts if self.spec.drafts != "none" else 0
+        self._most_tokens = num_tokens
+        room = num_tokens + self._num_drafts
+        room = -(-room // self.spec.prompt_bucket) * self.spec.prompt_bucket
+        num_parts = parts_here()[1]
+        kind = kv_cache.best_kind() if self.spec.cache == "auto" else self.spec.cache
+        asked = min(num_slots, self.spec.slots or num_slots)
+        if kind == "dense":
+            most, num_pages = self._dense_slots(engine.model, room) * num_parts, 0
+        else:
+            most, num_pages = asked, self._num_pages(engine.model, room, -(-asked // num_parts))
+        self._sizes = _sizes(min(asked, most), num_parts)
+        sizes = {"num_slots": self._sizes[0], "num_tokens": room}
+        arguments = (engine.model, self._programs, self.spec)
+        self._slots = DenseSlots(*arguments, **sizes) if kind == "dense" else PagedSlots(*arguments, num_pages=num_pages, **sizes)
+        self._running: list[_Running | None] = [None] * self._slots.num_slots
+        self._waiting: deque[_Running] = deque()
+        self._waiting_of_group: Counter[Hashable] = Counter()
+        self._numbers, self._arrivals = itertools.count(), itertools.count()
+        self._draft_BK = np.full((self._slots.num_slots, self._num_drafts), -1, np.int32)
+
+    # Memory
+
+    def _dense_slots(self, model: Model, room: int) -> int:
+        """Slots of a part that are within the memory."""
+        if self.spec.cache_gb is None:
+            return 2**30
+        layers = jax.eval_shape(lambda: model.init_cache(batch=1, length=room)).layers
+        size = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(layers))
+        if (most := int(self.spec.cache_gb * 1e9 // size)) < 1:
+            raise ValueError(f"engine.cache_gb={self.spec.cache_gb} holds no sequence of {room} tokens: {size / 1e9:.3g} GB")
+        return most
+
+    def _num_pages(self, model: Model, room: int, slots_of_part: int) -> int:
+        """Pages of a part: within the memory, at most what all of its slots can use."""
+        of_sequence = -(-room // self.spec.page_size) + 1
+        if self.spec.cache_gb is None:
+            return of_sequence * slots_of_part
+        table = np.zeros((1, 1), np.int32)
+        sizes = {"num_pages": 1, "page_size": self.spec.page_size}
+        layers = jax.eval_shape(lambda: model.init_paged_cache(page_table_BI=table, **sizes)).layers
+        size = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(layers))
+        if (most := int(self.spec.cache_gb * 1e9 // size)) < of_sequence:
+            raise ValueError(
+                f"engine.cache_gb={self.spec.cache_gb} holds {most} pages of {self.spec.page_size} tokens; a sequence of "
+                f"{room} tokens needs {of_sequence}: {of_sequence * size / 1e9:.3g} GB"
+            )
+        return min(most, of_sequence * slots_of_part)
+
+    # Requests
+
+    def submit(self, request: Request) -> int:
+        """Queues a request; returns its number. Raises ValueError for one that can never be sampled."""
+        prompt, vocab_size = request.prompt, self._config.vocab_size
+        longest = len(prompt) + request.max_new_tokens
         wrong = {
-            "every prompt needs at least one token": not prompts or not all(map(len, prompts)),
-            f"temperature must be positive, got {temperature}": temperature <= 0,
-            f"top_p must be in (0, 1], got {top_p}": top_p is not None and not 0 < top_p <= 1,
-            f"num_samples must be at least 1, got {num_samples}": num_samples < 1,
-            f"max_new_tokens must be at least 1, got {max_new_tokens}": max_new_tokens < 1,
-            f"1 to {MAX_STOP_IDS} stop ids, got {len(stop_ids)}": not 0 < len(stop_ids) <= MAX_STOP_IDS,
-            f"num_samples={num_samples} rows of one prompt for {max_rows=}; raise max_rows": num_samples > max_rows,
+            "a prompt needs at least one token": not len(prompt),
+            f"max_new_tokens must be at least 1, got {request.max_new_tokens}": request.max_new_tokens < 1,
+            f"at most {MAX_STOP_IDS} stop ids, got {len(request.stop_ids)}": len(request.stop_ids) > MAX_STOP_IDS,
+            f"a prompt of {len(prompt)} tokens and {request.max_new_tokens} new ones are more than {self._most_tokens}": (
+                longest > self._most_tokens
+            ),
         }
         if message := next((message for message, is_wrong in wrong.items() if is_wrong), None):
             raise ValueError(message)
-        settings = {
-            "temperature": jnp.float32(temperature),
-            "top_p": None if top_p is None else jnp.float32(top_p),
-            "stop_ids": jnp.asarray(list(stop_ids) + [-1] * (MAX_STOP_IDS - len(stop_ids)), jnp.int32),
-            "budget": jnp.int32(max_new_tokens),
-            "key": key,
-        }
-        bucket = self.spec.prompt_bucket
-        prompt_length = -(-max(len(p) for p in prompts) // bucket) * bucket
-        at_once = prompts_at_once(len(prompts), num_samples, self.spec.max_rows)
-        completions: dict[int, list[Completion]] = {}
-        for first in range(0, len(prompts), at_once):
-            some = prompts[first : first + at_once]
-            rows = self._rows(len(some), prompt_length, num_samples=num_samples, max_new_tokens=max_new_tokens)
-            batch = rows.lay_out(some, pad_id=self.pad_id) | {"first_row": np.int32(first * num_samples)}
+        if (ids := np.asarray(prompt)).min() < 0 or ids.max() >= vocab_size:
+            bad = ids[(ids < 0) | (ids >= vocab_size)][0]
+            raise ValueError(f"token id {bad} of a prompt is not in the vocabulary of {vocab_size}")
+        number, before = next(self._numbers), request.so_far
+        tokens = [] if before is None else before.token_ids.tolist()
+        logps = [] if before is None else before.logps.tolist()
+        sampled = [] if before is None or before.sampled_logps is None else before.sampled_logps.tolist()
+        self._queue(_Running(number, request, 0, tokens, logps, sampled))
+        return number
 
-            for prompt, samples in self._sample(params, buffers, batch, settings, rows=rows, num_samples=num_samples):
-                completions[first + prompt] = samples
-                if on_done is not None:
-                    on_done(first + prompt, samples)
-        return [completions[prompt] for prompt in range(len(prompts))]
+    def _queue(self, entry: _Running, *, first: bool = False) -> None:
+        (self._waiting.appendleft if first else self._waiting.append)(entry)
+        self._waiting_of_group[self._group(entry)] += 1
 
-    def _rows(self, num_prompts: int, prompt_length: int, *, num_samples: int, max_new_tokens: int) -> RowLayout:
-        """How the rows of so many prompts lie in the cache, on the ambient mesh."""
-        kind = kv_cache.best_kind() if self.spec.cache == "auto" else self.spec.cache
-        if kind == "dense":
-            return DenseRows(prompt_length=prompt_length, num_samples=num_samples)
-        return make_paged_rows(
-            num_prompts=num_prompts, num_samples=num_samples, prompt_length=prompt_length,
-            max_new_tokens=max_new_tokens, page_size=self.spec.page_size,
+    @staticmethod
+    def _group(entry: _Running) -> Hashable:
+        """What entries with the same tokens share; those that have some of their own are by themselves."""
+        is_alone = entry.request.group is None or entry.tokens
+        return ("alone", entry.number, len(entry.tokens)) if is_alone else ("group", entry.request.group)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is not done."""
+        return bool(self._waiting) or any(self._running)
+
+    def cancel(self, number: int) -> None:
+        """Gives up a request, if it is not done."""
+        for entry in [entry for entry in self._waiting if entry.number == number]:
+            self._waiting.remove(entry)
+            self._no_longer_waits(entry)
+        for slot, entry in enumerate(self._running):
+            if entry is not None and entry.number == number:
+                self._release(slot)
+
+    def unfinished(self) -> dict[int, Completion]:
+        """What each request that is not done has so far, by its number; ``Request.so_far`` takes it."""
+        entries = [entry for entry in (*self._running, *self._waiting) if entry is not None]
+        return {entry.number: entry.completion("unfinished") for entry in entries}
+
+    def tokens_of(self, number: int) -> Sequence[int]:
+        """The tokens so far of a request that has a slot, for who streams them; else none."""
+        return next((entry.tokens for entry in self._running if entry is not None and entry.number == number), ())
+
+    # Segments
+
+    def step(self) -> list[tuple[int, Completion]]:
+        """Samples a segment of tokens; returns the requests that are done now, by their numbers."""
+        self._resize()
+        self._admit()
+        self._make_room()
+        is_full = bool(self._waiting)
+        rows, features = self._rows()
+        steps = 1 if "mask" in features else self.spec.segment
+        layers, out = self._programs.decode(
+            *self.weights, self._slots.layers, rows, steps=steps, features=features, batch_axes=self._slots.batch_axes,
+            drafts="none" if features & {"mask", "penalty"} else self.spec.drafts,
         )  # fmt: skip
+        self._slots.layers = layers
+        out = jax.tree.map(to_host, out)
+        num_tokens, slot_steps = int(out["num_new_B"].sum()), int(out["num_steps"]) * self._slots.num_slots
+        self.counts.update(steps=int(out["num_steps"]), slot_steps=slot_steps, tokens=num_tokens)
+        if is_full:
+            self.counts.update(busy_slot_steps=slot_steps, busy_tokens=num_tokens)
+        if out["draft_BK"].shape == self._draft_BK.shape:
+            self._draft_BK = np.array(out["draft_BK"])
+        return self._finished(out)
 
-    def _sample(
-        self, params, buffers, batch: dict, settings: dict, *, rows: RowLayout, num_samples: int
-    ) -> Iterator[tuple[int, list[Completion]]]:
-        """Prefill and decode until all rows are done; gives (prompt, its completions) as soon as a prompt is."""
-        state, segment = self._prefill(params, buffers, batch, rows=rows), self.spec.segment
-        num_rows = state["done_B"].shape[0]
-        tokens_BN = np.zeros((num_rows, 0), np.int32)
-        logps_BN = np.zeros((num_rows, 0), np.float32)
-        row_B, done_B = np.arange(num_rows), np.zeros(num_rows, bool)
-        budget, stop_ids = int(settings["budget"]), to_host(settings["stop_ids"]).tolist()
-        given_P = np.zeros(num_rows // num_samples, bool)
-        for start in range(0, budget, segment):
-            state = state | {"cache": rows.with_room(state["cache"], start + segment)}
-            state, new_tokens, new_logps = self._decode(params, buffers, state, settings, steps=segment)
-            tokens_BN = np.pad(tokens_BN, ((0, 0), (0, segment)), constant_values=-1)
-            logps_BN = np.pad(logps_BN, ((0, 0), (0, segment)))
-            tokens_BN[row_B, start:], logps_BN[row_B, start:] = to_host(new_tokens), to_host(new_logps)
-            done_B[row_B] = to_host(state["done_B"])
-            is_last = bool(done_B.all()) or start + segment >= budget
-            ready_P = ~given_P & (done_B.reshape(-1, num_samples).all(1) | is_last)
-            for prompt in map(int, np.flatnonzero(ready_P)):
-                samples = range(prompt * num_samples, (prompt + 1) * num_samples)
-                yield prompt, [_completion(tokens_BN[row], logps_BN[row], stop_ids) for row in samples]
-            given_P |= ready_P
-            if is_last:
-                return
-            keep = _rows_to_keep(done_B[row_B], rows.num_parts)
-            if len(keep) < len(row_B):
-                state, row_B = self._gather(state, keep), row_B[keep]
+    def _resize(self) -> None:
+        """As many slots as are needed, of the sizes that there are."""
+        num_parts = self._slots.num_parts
+        of_parts = np.array([entry is not None for entry in self._running]).reshape(num_parts, -1)
+        needed = max(int(of_parts.sum(1).max()) * num_parts, int(of_parts.sum()) + len(self._waiting))
+        size = min((size for size in self._sizes if size >= needed), default=self._sizes[0])
+        if size == self._slots.num_slots:
+            return
+        taken = []
+        for part, is_used in enumerate(of_parts):
+            used = (np.flatnonzero(is_used) + part * of_parts.shape[1]).tolist()
+            taken += used + [-1] * (size // num_parts - len(used))
+        self._slots.take(taken)
+        self._running = [None if slot < 0 else self._running[slot] for slot in taken]
+        self._draft_BK = np.array([[-1] * self._num_drafts if slot < 0 else self._draft_BK[slot] for slot in taken], np.int32)
+        self._draft_BK = self._draft_BK.reshape(size, self._num_drafts)
 
-    def _gather(self, state: dict, rows_B: np.ndarray) -> dict:
-        """The decode state of the rows ``rows_B``; a pool of pages is not touched."""
-        arrays = {name: state[name] for name in ("hidden_BD", "position_B", "row_B", "done_B")}
-        taken = self._take(arrays | {"cache": kv_cache.per_sequence(state["cache"])}, rows_B)
-        return state | taken | {"cache": kv_cache.with_sequences(state["cache"], taken["cache"])}
+    def _admit(self) -> None:
+        """Gives free slots to those that wait, in their order; a group stays in a part as long as there is one."""
+        per_part = self._slots.num_slots // self._slots.num_parts
+        free = [[s for s in range(p * per_part, (p + 1) * per_part) if self._running[s] is None] for p in range(self._slots.num_parts)]
+        part_of_group: dict[Hashable, int] = {}
+        while self._waiting and any(free):
+            entry = self._waiting[0]
+            group = self._group(entry)
+            part = part_of_group.get(group, -1)
+            if part < 0 or not free[part]:
+                part = max(range(len(free)), key=lambda part: len(free[part]))
+            part_of_group[group] = part
+            slot, num_running = free[part][0], per_part - len(free[part])
+            prompt = [*entry.request.prompt, *entry.tokens]
+            if not self._slots.admit(slot, prompt, group=group, num_running=num_running):
+                break
+            free[part].pop(0)
+            self._waiting.popleft()
+            entry.arrival = next(self._arrivals)
+            self._running[slot] = entry
+            self._draft_BK[slot] = -1
+            self._waiting_of_group[group] -= 1
+        self._slots.flush(self.weights)
+        for group in [group for group, count in self._waiting_of_group.items() if count == 0]:
+            del self._waiting_of_group[group]
+            self._slots.forget(group)
 
-    def _prefill_fn(self, params, buffers, batch, *, rows: RowLayout) -> dict:
-        """Decode state of all rows: the prompts' cache and their last hidden."""
-        self._num_traces += 1
-        segments_PT = batch["segments_PT"]
-        positions_PT = jnp.maximum(jnp.cumsum(segments_PT, axis=1) - 1, 0)
-        hidden_PTD, cache, _ = self.model.hidden(
-            params,
-            buffers,
-            batch["tokens_PT"],
-            positions_BT=positions_PT,
-            segments_BT=segments_PT,
-            cache=rows.init_cache(self.model, batch),
-            is_prefill=True,
-        )
-        position_B = jnp.repeat(positions_PT[:, -1] + 1, rows.num_samples)
-        return {
-            "cache": rows.fork(cache, batch),
-            "hidden_BD": jnp.repeat(rows.last(hidden_PTD, segments_PT), rows.num_samples, axis=0),
-            "position_B": position_B,
-            "row_B": batch["first_row"] + jnp.arange(len(position_B)),
-            "done_B": jnp.zeros(position_B.shape, bool),
-            "step": jnp.int32(0),
+    def _no_longer_waits(self, entry: _Running) -> None:
+        self._waiting_of_group[self._group(entry)] -= 1
+
+    def _make_room(self) -> None:
+        """Room for the next segment in every slot; where there is none, who came last waits again."""
+        order = sorted((slot for slot, entry in enumerate(self._running) if entry), key=lambda s: self._running[s].arrival)
+        for slot in order:
+            entry = self._running[slot]
+            while entry is not None and not self._slots.grow(slot, self._length(entry) + self._most_new_tokens()):
+                part = self._slots.part_of(slot)
+                others = [s for s in order if self._running[s] is not None and self._slots.part_of(s) == part]
+                last = max(others, key=lambda s: self._running[s].arrival)
+                evicted = self._running[last]
+                self._release(last)
+                self._queue(evicted, first=True)
+                self.counts["evictions"] += 1
+                entry = self._running[slot]
+
+    def _most_new_tokens(self) -> int:
+        return self.spec.segment * (1 + self._num_drafts) + self._num_drafts
+
+    @staticmethod
+    def _length(entry: _Running) -> int:
+        """Tokens in the cache: all but the pending one."""
+        return len(entry.request.prompt) + len(entry.tokens) - 1
+
+    def _release(self, slot: int) -> None:
+        self._slots.free(slot)
+        self._running[slot] = None
+
+    def _rows(self) -> tuple[dict[str, np.ndarray], frozenset[str]]:
+        """(arrays of the slots for a decode program, its features)."""
+        entries = self._running
+        features = frozenset().union(*(entry.request.sampling.features for entry in entries if entry))
+        features |= {"mask"} if any(entry and entry.request.allowed for entry in entries) else set()
+        num_drafts = 0 if features & {"mask", "penalty"} else self._num_drafts
+
+        def of_slots(function, *, empty, dtype) -> np.ndarray:
+            return np.array([empty if entry is None else function(entry) for entry in entries], dtype)
+
+        def pending(entry: _Running) -> int:
+            return entry.tokens[-1] if entry.tokens else int(entry.request.prompt[-1])
+
+        def stops(entry: _Running) -> list[int]:
+            return [*entry.request.stop_ids, *[-1] * (MAX_STOP_IDS - len(entry.request.stop_ids))]
+
+        rows = {
+            "token_B": of_slots(pending, empty=0, dtype=np.int32),
+            "lengths_B": of_slots(self._length, empty=0, dtype=np.int32),
+            "count_B": of_slots(lambda entry: len(entry.tokens), empty=0, dtype=np.int32),
+            "budget_B": of_slots(lambda entry: entry.request.max_new_tokens, empty=0, dtype=np.int32),
+            "is_running_B": np.array([entry is not None for entry in entries]),
+            "key_B2": of_slots(lambda entry: _key(entry.request), empty=[0, 0], dtype=np.uint32),
+            "stop_BK": of_slots(stops, empty=[-1] * MAX_STOP_IDS, dtype=np.int32),
+            "draft_BK": self._draft_BK[:, :num_drafts],
+            "max_idle": np.int32(max(1, len(entries) // 16) if self._waiting else len(entries) + 1),
+            **self._slots.rows(),
         }
+        for name in _SAMPLING_FIELDS if features else ["temperature"]:
+            empty = getattr(Sampling(), name)
+            rows[name] = of_slots(lambda entry, name=name: getattr(entry.request.sampling, name), empty=empty, dtype=np.float32)
+        if self.spec.drafts == "ngram" and num_drafts:
+            rows["text_BS"] = np.zeros((len(entries), self._slots.num_tokens + 1), np.int32)
+            for slot, entry in enumerate(entries):
+                if entry is not None:
+                    rows["text_BS"][slot, : self._length(entry) + 1] = [*entry.request.prompt, *entry.tokens]
+        vocab_size = self._config.vocab_size
+        if "penalty" in features:
+            counts = [np.bincount(entry.tokens if entry else [], minlength=vocab_size) for entry in entries]
+            rows["num_in_answer_BV"] = np.array(counts, np.int32)
+            prompts = [np.bincount(entry.request.prompt if entry else [], minlength=vocab_size) for entry in entries]
+            rows["in_text_BV"] = (rows["num_in_answer_BV"] + np.array(prompts)) > 0
+        if "mask" in features:
+            everything = np.ones(vocab_size, bool)
+            asked = [entry.request.allowed(entry.tokens) if entry and entry.request.allowed else everything for entry in entries]
+            rows["allowed_BV"] = np.array(asked, bool)
+        return rows, features
 
-    def _decode_fn(self, params, buffers, state, settings, *, steps: int):
-        """Up to ``steps`` more tokens a row: (state, tokens [B, steps], logps [B, steps]); −1 after a row's end."""
-        self._num_traces += 1
-        num_rows = state["done_B"].shape[0]
-        first = state["step"]
-        tokens_BN = jnp.full((num_rows, steps), -1, jnp.int32)
-        logps_BN = jnp.zeros((num_rows, steps), jnp.float32)
-
-        def is_running(carry):
-            state, _, _ = carry
-            in_budget = (state["step"] < settings["budget"]) & (state["step"] < first + steps)
-            return in_budget & ~jnp.all(state["done_B"])
-
-        def advance(carry):
-            state, tokens_BN, logps_BN = carry
-            logits_BV = self.model.logits(params, state["hidden_BD"][:, None])[:, 0] / settings["temperature"]
-            uniform_B = row_uniforms(settings["key"], state["row_B"], state["step"])
-            token_B, logp_B = sample_tokens(logits_BV, uniform_B, top_p=settings["top_p"])
-            column = state["step"] - first
-            tokens_BN = tokens_BN.at[:, column].set(jnp.where(state["done_B"], -1, token_B))
-            logps_BN = logps_BN.at[:, column].set(jnp.where(state["done_B"], 0.0, logp_B))
-            is_stop_B = (token_B[:, None] == settings["stop_ids"]).any(-1)
-            hidden_B1D, cache, _ = self.model.hidden(
-                params,
-                buffers,
-                token_B[:, None],
-                positions_BT=state["position_B"][:, None],
-                segments_BT=kv_cache.step_segments(state["cache"], state["done_B"]),
-                cache=state["cache"],
-            )
-            state = state | {
-                "cache": cache,
-                "hidden_BD": hidden_B1D[:, 0],
-                "position_B": state["position_B"] + 1,
-                "done_B": state["done_B"] | is_stop_B,
-                "step": state["step"] + 1,
-            }
-            return state, tokens_BN, logps_BN
-
-        return jax.lax.while_loop(is_running, advance, (state, tokens_BN, logps_BN))
-
-
-def _rows_to_keep(done_B: np.ndarray, num_parts: int) -> np.ndarray:
-    """Rows to go on with, in order: all that are alive, in as many of each part of consecutive rows."""
-    done_KR = done_B.reshape(num_parts, -1)
-    fewer = _fewer_rows(done_B.size, num_parts * int((~done_KR).sum(1).max()), num_parts)
-    first_done_KR = np.argsort(done_KR, axis=1, kind="stable")[:, : fewer // num_parts]
-    return (np.sort(first_done_KR, axis=1) + np.arange(num_parts)[:, None] * done_KR.shape[1]).reshape(-1)
+    def _finished(self, out: dict[str, np.ndarray]) -> list[tuple[int, Completion]]:
+        """Reads a segment's tokens; who is done gives up the slot."""
+        done = []
+        for slot, entry in enumerate(self._running):
+            if entry is None:
+                continue
+            count = int(out["num_new_B"][slot])
+            entry.tokens += out["tokens_BN"][slot, :count].tolist()
+            entry.logps += out["logps_BN"][slot, :count].tolist()
+            if entry.request.sampling.features or entry.request.allowed:
+                entry.sampled_logps += out["sampled_logps_BN"][slot, :count].tolist()
+            reason = None
+            if out["is_failed_B"][slot]:
+                reason = "failed"
+            elif out["is_done_B"][slot]:
+                reason = "stop" if entry.tokens[-1] in entry.request.stop_ids else "length"
+            if entry.request.is_finished is not None and (kept := entry.request.is_finished(entry.tokens)) is not None:
+                reason = "stop"
+                del entry.tokens[kept:], entry.logps[kept:], entry.sampled_logps[kept:]
+            if reason is not None:
+                done.append((entry.number, entry.completion(reason)))
+                self._release(slot)
+        return done
 
 
-def _fewer_rows(num_rows: int, num_alive: int, num_parts: int = 1) -> int:
-    """Rows to go on with: halved as long as all that are alive fit and each part has as many."""
-    while num_rows % (2 * num_parts) == 0 and num_rows // 2 >= max(num_alive, MIN_ROWS):
-        num_rows //= 2
-    return num_rows
+def _key(request: Request) -> np.ndarray:
+    return key_of(0) if request.key is None else request.key
 
 
-def _completion(tokens_N: np.ndarray, logps_N: np.ndarray, stop_ids: Sequence[int]) -> Completion:
-    num_tokens = int((tokens_N >= 0).sum())
-    token_ids = tokens_N[:num_tokens].copy()  # not a view: the whole batch would stay in memory with it
-    stopped = num_tokens > 0 and int(token_ids[-1]) in stop_ids
-    return Completion(token_ids, logps_N[:num_tokens].copy(), "stop" if stopped else "length")
-
-
-def sample_tokens(logits_BV: jax.Array, uniform_B: jax.Array, *, top_p=None) -> tuple[jax.Array, jax.Array]:
-    """(token [B] int32, its log-probability [B] float32) of softmax(logits), temperature already divided out.
-
-    The inverse CDF in two levels, sums of blocks and then within one block, costs two passes over [B, V] and one random
-    number a row; ``jax.random.categorical`` draws V of them. A token of probability zero is never returned. ``top_p``
-    (a scalar array, or None for the whole distribution, as RL needs) keeps the smallest set of tokens whose mass
-    reaches it; the returned log-probability stays that of the *full* distribution.
-    """
-    logits_BV = logits_BV.astype(jnp.float32)
-    logp_BV = logits_BV - jax.nn.logsumexp(logits_BV, axis=-1, keepdims=True)
-    probs_BV = jnp.exp(logp_BV)
-    if top_p is not None:
-        probs_BV = _nucleus(probs_BV, top_p)
-    batch, vocab_size = probs_BV.shape
-    num_blocks = -(-vocab_size // _BLOCK)
-    probs_BkV = jnp.pad(probs_BV, ((0, 0), (0, num_blocks * _BLOCK - vocab_size))).reshape(batch, num_blocks, _BLOCK)
-
-    block_B, rest_B = _inverse_cdf(probs_BkV.sum(-1), uniform_B)
-    within_BV = jnp.take_along_axis(probs_BkV, block_B[:, None, None], axis=1)[:, 0]
-    offset_B, _ = _inverse_cdf(within_BV, rest_B)
-    token_B = block_B * _BLOCK + offset_B
-    return token_B.astype(jnp.int32), jnp.take_along_axis(logp_BV, token_B[:, None], axis=-1)[:, 0]
-
-
-def _inverse_cdf(mass_BM: jax.Array, uniform_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(index, uniform number within it) of the entry where uniform · total falls, never one of zero mass."""
-    cumulative_BM = jnp.cumsum(mass_BM, axis=-1)
-    target_B = uniform_B * cumulative_BM[:, -1]
-    is_past_BM = (cumulative_BM > target_B[:, None]) & (mass_BM > 0)
-    last_B = mass_BM.shape[-1] - 1 - jnp.argmax(mass_BM[:, ::-1] > 0, axis=-1)
-    index_B = jnp.where(is_past_BM.any(-1), jnp.argmax(is_past_BM, axis=-1), last_B)
-    chosen_B = jnp.take_along_axis(mass_BM, index_B[:, None], axis=-1)[:, 0]
-    before_B = jnp.take_along_axis(cumulative_BM, index_B[:, None], axis=-1)[:, 0] - chosen_B
-    return index_B, jnp.clip((target_B - before_B) / jnp.maximum(chosen_B, 1e-38), 0.0, 1.0 - 1e-7)
-
-
-def _nucleus(probs_BV: jax.Array, top_p: jax.Array) -> jax.Array:
-    sorted_BV = -jnp.sort(-probs_BV, axis=-1)
-    is_needed = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV < top_p
-    threshold_B = jnp.min(jnp.where(is_needed, sorted_BV, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(probs_BV >= threshold_B, probs_BV, 0.0)
-
-
-def row_uniforms(key: jax.Array, rows_B: jax.Array, step: jax.Array) -> jax.Array:
-    """[B] uniform numbers that depend on (key, row, step) alone, not on which rows share a batch."""
-    step_key = jax.random.fold_in(key, step)
-    return jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(step_key, row)))(rows_B)
+def _sizes(most: int, num_parts: int) -> list[int]:
+    """Numbers of slots, descending: the most that is needed, and each the half of the one before, for each part."""
+    of_part = -(-most // num_parts)
+    sizes = [of_part]
+    while sizes[-1] > 1 and (sizes[-1] + 1) // 2 * num_parts >= _FEWEST_SLOTS:
+        sizes.append((sizes[-1] + 1) // 2)
+    return [size * num_parts for size in sizes]
 
 
 make_engine = functools.cache(Engine)
-"""The engine of these arguments, ``Engine``'s; calls with the same ones share its compiled programs."""
+"""The engine of these arguments, ``Engine``'s; calls with the same ones share it."""

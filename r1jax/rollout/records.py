@@ -15,8 +15,12 @@ class Completion:
 
     token_ids: np.ndarray  # [n] int32, the stop token included where one was produced
     logps: np.ndarray
-    """[n] float32, log-probability of each token at the sampling temperature, over the whole vocabulary (also with top-p)."""
-    stop_reason: Literal["stop", "length"]  # "stop": a stop token was produced; "length": the budget ran out
+    """[n] float32, log-probability of each token under temperature alone, over the whole vocabulary."""
+    stop_reason: Literal["stop", "length", "failed", "unfinished"]
+    """"stop": a stop token was produced; "length": the budget ran out. Only of a session: "failed", the model's logits were
+    not finite; "unfinished", it is not done."""
+    sampled_logps: np.ndarray | None = None
+    """[n] float32, log-probability of each token under the distribution that it was drawn from; None where that is ``logps``."""
 
 
 @dataclasses.dataclass(frozen=True)

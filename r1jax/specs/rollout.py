@@ -11,21 +11,18 @@ class EngineSpec:
     """The sampler (``r1jax.rollout.engine``). Tokens depend on none of this."""
 
     prompt_bucket: Count = option(32, "Prompts are padded to a multiple of this.", unit="tokens")
-    segment: Count = option(32, "Decode steps between two looks at which rows are done.", unit="tokens")
+    segment: Count = option(32, "Decode steps between two looks at which sequences are done.", unit="steps")
+    slots: Count | None = option(None, "Sequences sampled at a time; None: all, as far as cache_gb allows.")
     cache: Literal["auto", "dense", "paged"] = option("auto", "Of keys and values; 'auto': pages on TPUs, else dense.")
+    cache_gb: Positive | None = option(None, "Of keys and values, on each part of the batch; None: what slots need.", unit="GB")
     page_size: Count = option(128, "Tokens a page, a multiple of 128.", unit="tokens")
-    max_rows: Count | None = option(None, "Rows sampled at a time, whole groups of samples; None: all.", unit="rows")
+    prefill_tokens: Count = option(16_384, "Prompt tokens prefilled at a time, padding included.", unit="tokens")
+    drafts: Literal["none", "ngram"] = option("none", "Where guesses of the next tokens come from.")
+    num_drafts: Count = option(4, "Guesses that a decode step checks, where there are any.", unit="tokens")
 
     def __post_init__(self):
         if self.page_size % 128:
             raise ValueError(f"page_size={self.page_size} must be a multiple of 128, as the kernels need it")
-
-    def check_samples(self, name: str, num_samples: int) -> None:
-        """Raises ValueError where the samples of one prompt, asked for by the key ``name``, are more than ``max_rows``."""
-        if self.max_rows is not None and num_samples > self.max_rows:
-            raise ValueError(
-                f"engine.max_rows={self.max_rows} must be at least {name}={num_samples}, the samples of one prompt"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

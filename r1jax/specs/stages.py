@@ -143,9 +143,6 @@ class RlSpec(TrainingSpec):
         if self.dual_clip is not None and self.dual_clip <= 1:
             raise ValueError(f"dual_clip={self.dual_clip} must be more than 1")
         self.optimizer.check_steps(self.num_updates)
-        samples = {"group_size": self.group_size, "eval.samples": self.eval.samples}
-        for name, count in (samples | {"eval.final_samples": self.eval.final_samples}).items():
-            self.engine.check_samples(name, count)
         if "reference" in self.offload and not self.kl_coef:
             raise ValueError("offload names 'reference', and with kl_coef=0 there is none")
         self._check_joining()
@@ -272,7 +269,6 @@ class EvaluateSpec(MeshStageSpec):
             raise ValueError("tasks needs at least one")
         if too_large := [size for size in self.cons_at if size > self.samples]:
             raise ValueError(f"cons_at: {too_large[0]} is more than samples={self.samples}")
-        self.engine.check_samples("samples", self.samples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,7 +307,6 @@ class RejectSpec(MeshStageSpec):
             raise ValueError(
                 f"num_prompts={self.num_prompts} is no multiple of prompts_per_batch={self.prompts_per_batch}"
             )
-        self.engine.check_samples("samples_per_prompt", self.samples_per_prompt)
 
 
 @dataclass(frozen=True, kw_only=True)

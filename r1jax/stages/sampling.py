@@ -34,7 +34,7 @@ _NUM_LOOKED_AT = 64  # training problems of each task, of which one must have a 
 def make_collector(spec: Any, policy: Policy, *, task: Task, rubric: Rubric) -> Collector:
     """The sampler of a stage with ``engine``, ``template`` and ``max_prompt_tokens``, and what scores its answers."""
     return Collector(
-        engine=make_engine(policy.model, spec.engine, pad_id=policy.tokenizer.pad_id),
+        engine=make_engine(policy.model, spec.engine),
         tokenizer=policy.tokenizer,
         task=task,
         rubric=rubric,

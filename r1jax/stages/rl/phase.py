@@ -68,7 +68,6 @@ def collect_groups(collector: Collector, weights, prompts, spec: RlSpec, *, upda
             weights["params"],
             weights["buffers"],
             prompts.take(missing),
-            pad_to=min(wanted, 1 << (missing - 1).bit_length()),  # few sizes, so that few programs are compiled
             num_samples=spec.group_size,
             max_new_tokens=spec.cap_at(updates),
             temperature=spec.temperature,

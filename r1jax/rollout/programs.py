@@ -1,0 +1,188 @@
+"""The programs of the sampler: prefill, what moves slots, and segments of decode steps.
+
+A program is compiled for each size of its arrays; all settings are arrays. ``num_compiled`` counts.
+
+One decode step runs the model on the pending token of each slot, the last that was sampled, and on its drafts: T = 1 +
+K tokens. It then samples a token after each of them, with the random numbers that those tokens would be sampled with
+one by one. Drafts are kept as far as they are the tokens sampled, so a step makes 1 to T tokens, and drafts change the
+speed alone: neither the distribution nor the tokens of a seed.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from r1jax.kernels import paged_decode
+from r1jax.models import cache as kv_cache
+from r1jax.models.transformer import Model
+from r1jax.rollout.drafts import draft_by_ngram
+from r1jax.rollout.sampling import sample_tokens, uniforms
+
+Layers = tuple[kv_cache.Layer, ...]
+
+
+class Programs:
+    """The jitted functions of one model."""
+
+    def __init__(self, model: Model):
+        self._model = model
+        self.num_compiled = 0
+        self.empty_dense = self._jit(self._empty_dense, static=("num_slots", "num_tokens"))
+        self.empty_paged = self._jit(self._empty_paged, static=("num_pages", "page_size", "batch_axes"))
+        self.prefill_dense = self._jit(self._prefill_dense)
+        self.prefill_paged = self._jit(self._prefill_paged, donated=("layers",), static=("batch_axes",))
+        self.insert = self._jit(_insert, donated=("layers",))
+        self.take = self._jit(_take)
+        self.copy_pages = self._jit(_copy_pages, donated=("layers",), static=("batch_axes",))
+        self.decode = self._jit(self._decode, donated=("layers",), static=("steps", "features", "batch_axes", "drafts"))
+
+    def _jit(self, function: Callable, *, donated: tuple[str, ...] = (), static: tuple[str, ...] = ()):
+        @functools.wraps(function)
+        def counted(*args, **kwargs):
+            self.num_compiled += 1
+            return function(*args, **kwargs)
+
+        return jax.jit(counted, donate_argnames=donated, static_argnames=static)
+
+    def _empty_dense(self, *, num_slots: int, num_tokens: int) -> Layers:
+        return self._model.init_cache(batch=num_slots, length=num_tokens).layers
+
+    def _empty_paged(self, *, num_pages: int, page_size: int, batch_axes: tuple[str, ...]) -> Layers:
+        table_11 = jnp.zeros((1, 1), jnp.int32)
+        sizes = {"num_pages": num_pages, "page_size": page_size, "batch_axes": batch_axes}
+        return self._model.init_paged_cache(page_table_BI=table_11, **sizes).layers
+
+    def _prefill(self, params, buffers, cache, tokens_PT, lengths_P) -> Layers:
+        positions_PT = jnp.broadcast_to(jnp.arange(tokens_PT.shape[1]), tokens_PT.shape)
+        segments_PT = (positions_PT < lengths_P[:, None]).astype(jnp.int32)
+        inputs = {"positions_BT": positions_PT, "segments_BT": segments_PT, "cache": cache, "is_prefill": True}
+        return self._model.hidden(params, buffers, tokens_PT, **inputs)[1].layers
+
+    def _prefill_dense(self, params, buffers, tokens_PT, lengths_P) -> Layers:
+        """Prompts [P, T] in a cache of their own."""
+        cache = self._model.init_cache(batch=tokens_PT.shape[0], length=tokens_PT.shape[1])
+        return self._prefill(params, buffers, cache, tokens_PT, lengths_P)
+
+    def _prefill_paged(self, params, buffers, layers, tokens_PT, lengths_P, table_PI, *, batch_axes) -> Layers:
+        """The pools with prompts [P, T] in the pages of the table."""
+        lengths = jnp.zeros_like(lengths_P)
+        cache = kv_cache.PagedCache(layers=layers, page_table_BI=table_PI, lengths_B=lengths, batch_axes=batch_axes)
+        return self._prefill(params, buffers, cache, tokens_PT, lengths_P)
+
+    def _decode(self, params, buffers, layers, rows, *, steps: int, features, batch_axes, drafts: str):
+        """Up to ``steps`` steps of all slots that are running: (layers, {"tokens_BN", ...}).
+
+        rows, arrays of B slots: "token_B" pending, "lengths_B" tokens before it, "count_B" tokens of the answer so far
+        and "budget_B" of them in all, "is_running_B", "key_B2", "stop_BK" ids (−1: none), "draft_BK", the fields of
+        ``Sampling``, with pages "page_table_BI", with n-grams "text_BS", all tokens up to the pending one; with
+        features what ``sample_tokens`` asks for; and "max_idle", a scalar: how many slots may end before the segment
+        does.
+
+        Of a slot: "tokens_BN" (−1 after its last), "logps_BN" and, with features, "sampled_logps_BN"; "num_new_B" how
+        many; "is_done_B" ended by a stop id or its budget; "is_failed_B" a distribution was not valid; "draft_BK". And
+        "num_steps", a scalar.
+        """
+        num_slots, num_drafts = rows["draft_BK"].shape
+        num_tokens = 1 + num_drafts
+        width = steps * num_tokens
+        names = ["logps_BN"] + (["sampled_logps_BN"] if features else [])
+        out = {"tokens_BN": jnp.full((num_slots, width), -1, jnp.int32)}
+        out |= {name: jnp.zeros((num_slots, width), jnp.float32) for name in names}
+        out |= {name: rows[name] for name in ("token_B", "lengths_B", "draft_BK")}
+        out |= {"num_new_B": jnp.zeros(num_slots, jnp.int32), "num_steps": jnp.int32(0)}
+        out |= {name: jnp.zeros(num_slots, bool) for name in ("is_done_B", "is_failed_B")}
+        if drafts == "ngram":
+            out["text_BS"] = rows["text_BS"]
+
+        def goes_on(carry):
+            _, out = carry
+            num_ended = jnp.sum(out["is_done_B"])
+            has_rows = num_ended < jnp.sum(rows["is_running_B"])
+            return (out["num_steps"] < steps) & has_rows & (num_ended < rows["max_idle"])
+
+        def step(carry):
+            layers, out = carry
+            is_running_B = rows["is_running_B"] & ~out["is_done_B"]
+            tokens_BT = jnp.concatenate([out["token_B"][:, None], out["draft_BK"]], axis=1)
+            offsets_T = jnp.arange(num_tokens)
+            cache = _cache(layers, rows | {"lengths_B": out["lengths_B"]}, batch_axes)
+            hidden_BTD, cache, _ = self._model.hidden(
+                params,
+                buffers,
+                tokens_BT,
+                positions_BT=out["lengths_B"][:, None] + offsets_T,
+                segments_BT=jnp.broadcast_to(is_running_B[:, None], tokens_BT.shape).astype(jnp.int32),
+                cache=cache,
+            )
+            count_B = rows["count_B"] + out["num_new_B"]
+            uniform_BT = uniforms(rows["key_B2"], count_B[:, None] + offsets_T)
+            logits_BTV = self._model.logits(params, hidden_BTD)
+            sampled = sample_tokens(logits_BTV, uniform_BT, rows, features=features)
+
+            new_BT, is_valid_BT = sampled["token"], sampled["is_valid"]
+            is_kept_BK = new_BT[:, :num_drafts] == out["draft_BK"]
+            num_made_B = 1 + jnp.cumprod(is_kept_BK, axis=1, dtype=jnp.int32).sum(1)
+            is_stop_BT = (new_BT[:, :, None] == rows["stop_BK"][:, None]).any(-1)
+            num_to_stop_B = jnp.where(is_stop_BT.any(1), jnp.argmax(is_stop_BT, axis=1) + 1, num_tokens + 1)
+            num_left_B = rows["budget_B"] - count_B
+            num_valid_B = jnp.where(is_valid_BT.all(1), num_tokens + 1, jnp.argmin(is_valid_BT, axis=1))
+            num_new_B = jnp.minimum(jnp.minimum(num_made_B, num_to_stop_B), num_left_B)
+            is_failed_B = is_running_B & (num_valid_B < num_new_B)
+            num_new_B = jnp.where(is_running_B, jnp.minimum(num_new_B, num_valid_B), 0)
+            is_last_B = (num_new_B >= num_to_stop_B) | (num_new_B >= num_left_B)
+
+            is_new_BT = offsets_T < num_new_B[:, None]
+            where = jnp.arange(num_slots)[:, None], out["num_new_B"][:, None] + offsets_T
+            written = {"tokens_BN": (new_BT, -1), "logps_BN": (sampled["logp"], 0.0)}
+            if features:
+                written["sampled_logps_BN"] = (sampled["sampled_logp"], 0.0)
+            for name, (value_BT, empty) in written.items():
+                out = out | {name: out[name].at[where].set(jnp.where(is_new_BT, value_BT, empty), mode="drop")}
+            last_B1 = jnp.maximum(num_new_B - 1, 0)[:, None]
+            token_B = jnp.where(num_new_B > 0, jnp.take_along_axis(new_BT, last_B1, axis=1)[:, 0], out["token_B"])
+            out = out | {
+                "token_B": token_B,
+                "lengths_B": out["lengths_B"] + num_new_B,
+                "num_new_B": out["num_new_B"] + num_new_B,
+                "num_steps": out["num_steps"] + 1,
+                "is_done_B": out["is_done_B"] | is_failed_B | (is_running_B & is_last_B),
+                "is_failed_B": out["is_failed_B"] | is_failed_B,
+            }
+            if drafts == "ngram":
+                at = where[0], out["lengths_B"][:, None] - num_new_B[:, None] + 1 + offsets_T
+                at = at[0], jnp.where(is_new_BT, at[1], out["text_BS"].shape[1])
+                text_BS = out["text_BS"].at[at].set(new_BT, mode="drop")
+                draft_BK = draft_by_ngram(text_BS, out["lengths_B"] + 1, num_drafts=num_drafts)
+                out = out | {"text_BS": text_BS, "draft_BK": draft_BK}
+            return cache.layers, out
+
+        layers, out = jax.lax.while_loop(goes_on, step, (layers, out))
+        return layers, {name: array for name, array in out.items() if name not in ("text_BS", "lengths_B")}
+
+
+def _cache(layers: Layers, rows: dict[str, Any], batch_axes: tuple[str, ...]) -> kv_cache.Cache:
+    lengths_B = rows["lengths_B"]
+    if "page_table_BI" not in rows:
+        return kv_cache.DenseCache(layers=layers, lengths_B=lengths_B)
+    table_BI = rows["page_table_BI"]
+    return kv_cache.PagedCache(layers=layers, page_table_BI=table_BI, lengths_B=lengths_B, batch_axes=batch_axes)
+
+
+def _insert(layers: Layers, rows: Layers, source_N, target_N) -> Layers:
+    return kv_cache.insert(layers, rows, source_N=source_N, target_N=target_N)
+
+
+def _take(layers: Layers, slots_B) -> Layers:
+    """Dense layers of these rows; −1 gives an empty one."""
+    return jax.tree.map(lambda array: jnp.take(array, slots_B, axis=0, mode="fill", fill_value=0), layers)
+
+
+def _copy_pages(layers: Layers, pages_N2, *, batch_axes) -> Layers:
+    return tuple(paged_decode.pages.copy(layer, pages_B2=pages_N2, batch_axes=batch_axes) for layer in layers)
+
+
+make_programs = functools.cache(Programs)
+"""The programs of a model, ``Programs``'; what they compiled is shared."""
