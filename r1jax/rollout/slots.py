@@ -20,10 +20,8 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from r1jax.models import cache as kv_cache
 from r1jax.models.transformer import Model
 from r1jax.rollout.programs import Programs
 from r1jax.sharding import MESH_AXES, RULES
@@ -101,7 +99,10 @@ class DenseSlots:
             if prompt.tokens:
                 by_batch[id(prompt.layers)].append((slot, prompt))
         for pairs in by_batch.values():
-            target_N, source_N = np.full(_power_of_two(len(pairs)), self.num_slots), np.zeros(_power_of_two(len(pairs)), int)
+            target_N, source_N = (
+                np.full(_power_of_two(len(pairs)), self.num_slots),
+                np.zeros(_power_of_two(len(pairs)), int),
+            )
             target_N[: len(pairs)], source_N[: len(pairs)] = [s for s, _ in pairs], [p.row for _, p in pairs]
             rows = pairs[0][1].layers
             self.layers = self._programs.insert(self.layers, rows, np.int32(source_N), np.int32(target_N))
@@ -127,10 +128,14 @@ class DenseSlots:
 class PagedSlots(DenseSlots):
     """Slots of up to ``num_tokens`` tokens in ``num_pages`` pages of each part."""
 
-    def __init__(self, model: Model, programs: Programs, spec: EngineSpec, *, num_pages: int, num_slots: int, num_tokens: int):
+    def __init__(
+        self, model: Model, programs: Programs, spec: EngineSpec, *, num_pages: int, num_slots: int, num_tokens: int
+    ):
         self.num_pages = num_pages
         super().__init__(model, programs, spec, num_slots=num_slots, num_tokens=num_tokens)
-        self._free = [list(range((part + 1) * num_pages - 1, part * num_pages - 1, -1)) for part in range(self.num_parts)]
+        self._free = [
+            list(range((part + 1) * num_pages - 1, part * num_pages - 1, -1)) for part in range(self.num_parts)
+        ]
         self._uses: Counter[int] = Counter()
         self._pages: dict[int, list[int]] = defaultdict(list)  # of each slot
 
@@ -197,7 +202,9 @@ class PagedSlots(DenseSlots):
             by_part = [[prompt for prompt in batch if prompt.part == part] for part in range(self.num_parts)]
             rows = _power_of_two(max(map(len, by_part)))
             laid_out = [prompt for part in by_part for prompt in (*part, *[None] * (rows - len(part)))]
-            tokens_PT, lengths_P = _padded([p.tokens if p else () for p in laid_out], self._spec, longest=self.num_tokens)
+            tokens_PT, lengths_P = _padded(
+                [p.tokens if p else () for p in laid_out], self._spec, longest=self.num_tokens
+            )
             table_PI = np.stack([self._table_row(p.pages if p else [], i // rows) for i, p in enumerate(laid_out)])
             options = {"batch_axes": self.batch_axes}
             self.layers = self._programs.prefill_paged(*weights, self.layers, tokens_PT, lengths_P, table_PI, **options)
@@ -208,7 +215,10 @@ class PagedSlots(DenseSlots):
         if any(copies):
             rows = _power_of_two(max(map(len, copies)))
             first = [part * self.num_pages for part in range(self.num_parts)]  # a page that is copied onto itself
-            pages_N2 = [[*pairs, *[(pairs or [(first[part],) * 2])[-1]] * (rows - len(pairs))] for part, pairs in enumerate(copies)]
+            pages_N2 = [
+                [*pairs, *[(pairs or [(first[part],) * 2])[-1]] * (rows - len(pairs))]
+                for part, pairs in enumerate(copies)
+            ]
             pages_N2 = np.array(pages_N2, np.int32).reshape(-1, 2)
             self.layers = self._programs.copy_pages(self.layers, pages_N2, batch_axes=self.batch_axes)
         self._new, self._beginning = [], {}
