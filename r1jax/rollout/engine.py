@@ -354,20 +354,14 @@ class Session:
 
     def _make_room(self) -> None:
         """Room for the next segment in every slot; where there is none, who came last waits again."""
-        order = sorted(
-            (slot for slot, entry in enumerate(self._running) if entry), key=lambda s: self._running[s].arrival
-        )
-        for slot in order:
-            entry = self._running[slot]
-            while entry is not None and not self._slots.grow(slot, self._length(entry) + self._most_new_tokens()):
-                part = self._slots.part_of(slot)
-                others = [s for s in order if self._running[s] is not None and self._slots.part_of(s) == part]
-                last = max(others, key=lambda s: self._running[s].arrival)
-                evicted = self._running[last]
+        entries = {slot: entry for slot, entry in enumerate(self._running) if entry is not None}
+        for slot, entry in sorted(entries.items(), key=lambda pair: pair[1].arrival):
+            while slot in entries and not self._slots.grow(slot, self._length(entry) + self._most_new_tokens()):
+                of_part = [other for other in entries if self._slots.part_of(other) == self._slots.part_of(slot)]
+                last = max(of_part, key=lambda other: entries[other].arrival)
                 self._release(last)
-                self._queue(evicted, first=True)
+                self._queue(entries.pop(last), first=True)
                 self.counts["evictions"] += 1
-                entry = self._running[slot]
 
     def _most_new_tokens(self) -> int:
         return self.spec.segment * (1 + self._num_drafts) + self._num_drafts

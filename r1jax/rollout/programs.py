@@ -81,9 +81,9 @@ class Programs:
         features what ``sample_tokens`` asks for; and "max_idle", a scalar: how many slots may end before the segment
         does.
 
-        Of a slot: "tokens_BN" (−1 after its last), "logps_BN" and, with features, "sampled_logps_BN"; "num_new_B" how
-        many, in "num_steps_B" steps; "is_done_B" ended by a stop id or its budget; "is_failed_B" a distribution was not valid; "draft_BK". And
-        "num_steps", a scalar.
+        Of a slot: "tokens_BN" (−1 after its last), "logps_BN" and, with features, "sampled_logps_BN"; "num_new_B", how
+        many, in "num_steps_B" steps; "is_done_B", ended by a stop id or its budget; "is_failed_B", a distribution was
+        not valid; "draft_BK". And "num_steps", a scalar.
         """
         num_slots, num_drafts = rows["draft_BK"].shape
         num_tokens = 1 + num_drafts
