@@ -95,7 +95,8 @@ def main(spec: RewardModelSpec, workdir: Path) -> dict:
         # Train state
         params = init_head(policy, params, mesh=run.mesh, seed=spec.seed)
         loss_function = make_loss(policy.model, spec)
-        run.state, update = make_train_state(spec, loss_function, params, buffers, num_updates=num_updates)
+        options = {"num_updates": num_updates, "unused": ("unembed_VD",)}
+        run.state, update = make_train_state(spec, loss_function, params, buffers, **options)
         del params, buffers
         run.restore(total=num_updates, streams={}, num_tokens=0)
 

@@ -72,7 +72,7 @@ def mtp_by_hand(params, buffers):
         logits = []
         for depth in range(2):
             ahead = jnp.pad(tokens[:, depth + 1 :], ((0, 0), (0, depth + 1)))
-            hidden, _ = MODEL.mtp_hidden(params, buffers, hidden, ahead, depth=depth, **places)
+            hidden, *_ = MODEL.mtp_hidden(params, buffers, hidden, ahead, depth=depth, **places)
             logits.append(MODEL.logits(params, hidden))
         return logits
 
