@@ -95,8 +95,7 @@ def main(spec: RewardModelSpec, workdir: Path) -> dict:
         # Train state
         params = init_head(policy, params, mesh=run.mesh, seed=spec.seed)
         loss_function = make_loss(policy.model, spec)
-        options = {"num_updates": num_updates, "unused": ("unembed_VD",)}
-        run.state, update = make_train_state(spec, loss_function, params, buffers, **options)
+        run.state, update = make_train_state(spec, loss_function, params, buffers, num_updates=num_updates)
         del params, buffers
         run.restore(total=num_updates, streams={}, num_tokens=0)
 

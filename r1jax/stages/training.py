@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax.models.config import ModelConfig
+from r1jax.models.reward_head import REWARD_HEAD
 from r1jax.models.transformer import Model
 from r1jax.objectives.sums import add_metrics, token_weights
 from r1jax.training.learner import NonFiniteError, TrainState, Update, init_state, make_update, update_once
@@ -18,14 +19,15 @@ from r1jax.training.optimizer import make_optimizer
 
 
 def make_train_state(
-    spec: Any, loss_function: Callable, params, buffers, *, num_updates: int, unused: tuple[str, ...] = ()
+    spec: Any, loss_function: Callable, params, buffers, *, num_updates: int
 ) -> tuple[TrainState, Update]:
     """Train state and jitted update from weights that are laid out on their mesh, or ShapeDtypeStructs of them.
 
-    unused: names in ``params`` of what the loss does not use; MTP where its loss has no weight.
+    What the loss does not use comes out of every update as it went in: MTP where its loss has no weight, and of a
+    reward model the unembedding.
     """
-    if not getattr(spec, "mtp_weight", 0.0):
-        unused = (*unused, "mtp")
+    unused = () if getattr(spec, "mtp_weight", 0.0) else ("mtp",)
+    unused += ("unembed_VD",) if REWARD_HEAD in params else ()
     optimizer, schedule = make_optimizer(spec.optimizer, total_steps=num_updates, unused=unused)
     state = init_state(params, buffers, optimizer=optimizer)
     if OPTIMIZER in getattr(spec, "offload", ()):
