@@ -15,8 +15,9 @@ then keeps 1/8 to 1/32 of a row's 61 inputs), experts over "expert" with tokens 
 sampling a layout of its own, in bfloat16.
 
 Open points of the paper (spec G), chosen here for all: AdamW (0.9, 0.95), decay 0.1, clip 1.0, 10 updates of warm-up, RL at
-a constant rate (B.2, recommended); router bias left as it is and no balance loss, the MTP layer neither trained nor used
-(G.32); the DSM form of the loss, 1/|o| a sequence, population std (G.2, G.6); truncated rollouts score 0 and stay (G.12).
+a constant rate (B.2, recommended); router bias left as it is and no balance loss; the MTP layer is trained in SFT, with V3's
+last weight, and stays as it is in RL (G.32); the DSM form of the loss, 1/|o| a sequence, population std (G.2, G.6);
+truncated rollouts score 0 and stay (G.12).
 """
 
 from typing import Any
@@ -156,6 +157,7 @@ def supervised(
     learning_rate: float = 5e-6,
     mesh: dict[str, int] = SFT_MESH,
     rows_per_microbatch: int = 16,
+    mtp_weight: float = 0.1,
 ) -> dict[str, Any]:
     """SFT as in spec C.4: 2 epochs, cosine to a tenth, batch 64, at most 32,768 tokens; loss on the last answer.
 
@@ -172,6 +174,7 @@ def supervised(
         "rows_per_microbatch": rows_per_microbatch,
         "num_epochs": 2,
         "optimizer": {"learning_rate": learning_rate, **OPTIMIZER},
+        "mtp_weight": mtp_weight,
         "checkpoint_every": 1000,
     }
 
@@ -183,7 +186,7 @@ def distill(base: str, *, learning_rate: float, mesh: dict[str, int], rows_per_m
     released students' own, or the base's with special tokens renamed (`Tokenizer.with_special_tokens`).
     """
     path = made_by("reject", "reject")
-    keys = {"learning_rate": learning_rate, "mesh": mesh, "rows_per_microbatch": rows_per_microbatch}
+    keys = {"learning_rate": learning_rate, "mesh": mesh, "rows_per_microbatch": rows_per_microbatch, "mtp_weight": 0.0}
     return experiment(supervised=supervised(pretrained(base), path, **keys))
 
 

@@ -68,7 +68,7 @@ def mtp_loss(
     batch: Mapping[str, Any],
     weight_BT: jax.Array,
     *,
-    temperature: float | jax.Array = 1.0,
+    temperature: Any = 1.0,
     **routing,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """(1/M Σ_m Σ w · −log p_m(target), aux) of the MTP depths m, to be multiplied by λ (V3 Sec. 2.2 Eqs. 24-25).
