@@ -24,6 +24,6 @@ def get_config() -> ConfigDict:
         learning_rate=1e-6,
         mesh={"fsdp": 128, "tensor": 4},
         rollout_mesh={"data": 128, "tensor": 4},
-        max_rows=2048,
+        slots=2048,
     )
     return experiment(rl=zero)
