@@ -30,7 +30,9 @@ Layer = dict[str, jax.Array]
 def take_slots(cache: "Cache", segments_BT: jax.Array, *, is_prefill: bool) -> "Slots":
     """The next slots of ``cache`` for T tokens a row, of which those in segment 0 are padding."""
     counts_B = jnp.sum(segments_BT > 0, axis=1, dtype=jnp.int32)
-    return (PagedSlots if isinstance(cache, PagedCache) else DenseSlots)(cache, counts_B, not is_prefill)
+    if isinstance(cache, PagedCache):
+        return PagedSlots(cache, counts_B, not is_prefill)
+    return DenseSlots(cache, counts_B, not is_prefill)
 
 
 NEW_TOKENS = types.SimpleNamespace(is_read=False, write=lambda layer, new: new)

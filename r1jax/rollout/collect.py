@@ -48,6 +48,8 @@ class Collected:
     ".../timeouts": those of them that ran out of time; ".../seconds": what it took, wherever it ran."""
     logged: Mapping[str, list[float]] = dataclasses.field(default_factory=dict)
     """"rewards/<name>/<figure>": what the rewards logged, of each group that has it."""
+    sampling: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """What the sampler did: ``Session.counts``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +112,12 @@ class Collector:
                 grades = sandbox.submit(self._start_grading, problems[index], completions)
             scoring[index] = SCORING.run(self._start_scoring, problems[index], completions, state, is_here, grades)
 
-        begin = time.perf_counter()
+        begin, sampling = time.perf_counter(), Counter()
         with or_give_up():
             stops = stop_ids(self.tokenizer, self.template)
-            completions = self.engine.generate(params, buffers, prompts, stop_ids=stops, on_done=score, **settings)
+            completions = self.engine.generate(
+                params, buffers, prompts, stop_ids=stops, on_done=score, counts=sampling, **settings
+            )
         generate_seconds = time.perf_counter() - begin
 
         @or_give_up()
@@ -140,7 +144,7 @@ class Collector:
             if num_ungraded := sum("task_metric" in rollout.errors for group in groups for rollout in group.rollouts):
                 counts["rewards/task_metric/errors"] = num_ungraded
             seconds = {"generate": generate_seconds, "rewards": time.perf_counter() - begin}
-            return Collected(groups, seconds, counts, logged)
+            return Collected(groups, seconds, counts, logged, sampling)
 
         return finish
 

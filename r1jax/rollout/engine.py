@@ -38,7 +38,7 @@ class Request:
     prompt: Sequence[int]
     max_new_tokens: int
     stop_ids: Sequence[int] = ()
-    sampling: Sampling = Sampling()
+    sampling: Sampling = dataclasses.field(default_factory=Sampling)
     key: np.ndarray | None = None  # [2] uint32, ``sampling.key_of`` a seed
     group: Hashable = None
     """Requests with the same prompt and group are prefilled once; None: by itself."""
@@ -62,7 +62,9 @@ class _Running:
     sampled_logps: list[float]
 
     def completion(self, stop_reason) -> Completion:
-        sampled = np.array(self.sampled_logps, np.float32) if self.request.sampling.features or self.request.allowed else None
+        sampled = (
+            np.array(self.sampled_logps, np.float32) if self.request.sampling.features or self.request.allowed else None
+        )
         return Completion(np.array(self.tokens, np.int32), np.array(self.logps, np.float32), stop_reason, sampled)
 
 
@@ -128,27 +130,29 @@ class Engine:
         session = self.open(params, buffers, num_slots=len(requests), num_tokens=longest + max(budgets))
         for request in requests:
             session.submit(request)
-        done: dict[int, Completion] = {}
-        missing = Counter({index: num_samples for index in range(len(prompts))})
+        groups: list[list[Any]] = [[None] * num_samples for _ in prompts]
+        num_failed = 0
         while session.is_busy:
             for number, completion in session.step():
-                done[number] = completion
-                index = number // num_samples
-                missing[index] -= 1
-                if on_done is not None and not missing[index]:
-                    on_done(index, [done[index * num_samples + sample] for sample in range(num_samples)])
+                index, sample = divmod(number, num_samples)
+                groups[index][sample] = completion
+                num_failed += completion.stop_reason == "failed"
+                if on_done is not None and all(groups[index]):
+                    on_done(index, groups[index])
         if counts is not None:
             counts.update(session.counts)
-        if failed := sum(completion.stop_reason == "failed" for completion in done.values()):
-            raise FloatingPointError(f"the model's logits are not finite in {failed} of {len(requests)} completions")
-        return [[done[index * num_samples + sample] for sample in range(num_samples)] for index in range(len(prompts))]
+        if num_failed:
+            raise FloatingPointError(
+                f"the model's logits are not finite in {num_failed} of {len(requests)} completions"
+            )
+        return groups
 
 
 class Session:
     """Requests and their slots, under the same weights; see ``Engine.open``.
 
-    ``counts``: "steps", "slot_steps" (slots × steps), "tokens" and "evictions" so far, and of the time until the last
-    request had its slot "busy_slot_steps" and "busy_tokens".
+    ``counts`` so far: decode "steps"; "slot_steps", slots × steps, and of these "row_steps", those of slots in use;
+    "tokens"; all but the first also as "busy_...", while requests waited for a slot; "evictions".
     """
 
     def __init__(self, engine: Engine, params, buffers, *, num_slots: int, num_tokens: int):
@@ -162,7 +166,9 @@ class Session:
         arguments = (engine.model, self._programs, self.spec)
         room = {"num_slots": sizes.slots[0], "num_tokens": sizes.num_tokens}
         is_dense = sizes.cache == "dense"
-        self._slots = DenseSlots(*arguments, **room) if is_dense else PagedSlots(*arguments, num_pages=sizes.num_pages, **room)
+        self._slots = (
+            DenseSlots(*arguments, **room) if is_dense else PagedSlots(*arguments, num_pages=sizes.num_pages, **room)
+        )
         self._running: list[_Running | None] = [None] * self._slots.num_slots
         self._waiting: deque[_Running] = deque()
         self._waiting_of_group: Counter[Hashable] = Counter()
@@ -244,10 +250,11 @@ class Session:
         )  # fmt: skip
         self._slots.layers = layers
         out = jax.tree.map(to_host, out)
-        num_tokens, slot_steps = int(out["num_new_B"].sum()), int(out["num_steps"]) * self._slots.num_slots
-        self.counts.update(steps=int(out["num_steps"]), slot_steps=slot_steps, tokens=num_tokens)
+        made = {"tokens": int(out["num_new_B"].sum()), "row_steps": int(out["num_steps_B"].sum())}
+        made["slot_steps"] = int(out["num_steps"]) * self._slots.num_slots
+        self.counts.update(made, steps=int(out["num_steps"]))
         if is_full:
-            self.counts.update(busy_slot_steps=slot_steps, busy_tokens=num_tokens)
+            self.counts.update({f"busy_{name}": count for name, count in made.items()})
         if out["draft_BK"].shape == self._draft_BK.shape:
             self._draft_BK = np.array(out["draft_BK"])
         return self._finished(out)
@@ -266,13 +273,18 @@ class Session:
             taken += used + [-1] * (size // num_parts - len(used))
         self._slots.take(taken)
         self._running = [None if slot < 0 else self._running[slot] for slot in taken]
-        self._draft_BK = np.array([[-1] * self._num_drafts if slot < 0 else self._draft_BK[slot] for slot in taken], np.int32)
+        self._draft_BK = np.array(
+            [[-1] * self._num_drafts if slot < 0 else self._draft_BK[slot] for slot in taken], np.int32
+        )
         self._draft_BK = self._draft_BK.reshape(size, self._num_drafts)
 
     def _admit(self) -> None:
         """Gives free slots to those that wait, in their order; a group stays in a part as long as there is one."""
         per_part = self._slots.num_slots // self._slots.num_parts
-        free = [[s for s in range(p * per_part, (p + 1) * per_part) if self._running[s] is None] for p in range(self._slots.num_parts)]
+        free = [
+            [s for s in range(p * per_part, (p + 1) * per_part) if self._running[s] is None]
+            for p in range(self._slots.num_parts)
+        ]
         part_of_group: dict[Hashable, int] = {}
         while self._waiting and any(free):
             entry = self._waiting[0]
@@ -301,18 +313,14 @@ class Session:
 
     def _make_room(self) -> None:
         """Room for the next segment in every slot; where there is none, who came last waits again."""
-        order = sorted((slot for slot, entry in enumerate(self._running) if entry), key=lambda s: self._running[s].arrival)
-        for slot in order:
-            entry = self._running[slot]
-            while entry is not None and not self._slots.grow(slot, self._length(entry) + self._most_new_tokens()):
-                part = self._slots.part_of(slot)
-                others = [s for s in order if self._running[s] is not None and self._slots.part_of(s) == part]
-                last = max(others, key=lambda s: self._running[s].arrival)
-                evicted = self._running[last]
+        entries = {slot: entry for slot, entry in enumerate(self._running) if entry is not None}
+        for slot, entry in sorted(entries.items(), key=lambda pair: pair[1].arrival):
+            while slot in entries and not self._slots.grow(slot, self._length(entry) + self._most_new_tokens()):
+                of_part = [other for other in entries if self._slots.part_of(other) == self._slots.part_of(slot)]
+                last = max(of_part, key=lambda other: entries[other].arrival)
                 self._release(last)
-                self._queue(evicted, first=True)
+                self._queue(entries.pop(last), first=True)
                 self.counts["evictions"] += 1
-                entry = self._running[slot]
 
     def _most_new_tokens(self) -> int:
         return self.spec.segment * (1 + self._num_drafts) + self._num_drafts
@@ -356,7 +364,9 @@ class Session:
         }
         for name in SAMPLING_FIELDS if features else ["temperature"]:
             empty = getattr(Sampling(), name)
-            rows[name] = of_slots(lambda entry, name=name: getattr(entry.request.sampling, name), empty=empty, dtype=np.float32)
+            rows[name] = of_slots(
+                lambda entry, name=name: getattr(entry.request.sampling, name), empty=empty, dtype=np.float32
+            )
         if self.spec.drafts == "ngram" and num_drafts:
             rows["text_BS"] = np.zeros((len(entries), self._slots.num_tokens + 1), np.int32)
             for slot, entry in enumerate(entries):
@@ -370,7 +380,10 @@ class Session:
             rows["in_text_BV"] = (rows["num_in_answer_BV"] + np.array(prompts)) > 0
         if "mask" in features:
             everything = np.ones(vocab_size, bool)
-            asked = [entry.request.allowed(entry.tokens) if entry and entry.request.allowed else everything for entry in entries]
+            asked = [
+                entry.request.allowed(entry.tokens) if entry and entry.request.allowed else everything
+                for entry in entries
+            ]
             rows["allowed_BV"] = np.array(asked, bool)
         return rows, features
 

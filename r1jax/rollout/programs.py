@@ -81,9 +81,9 @@ class Programs:
         features what ``sample_tokens`` asks for; and "max_idle", a scalar: how many slots may end before the segment
         does.
 
-        Of a slot: "tokens_BN" (−1 after its last), "logps_BN" and, with features, "sampled_logps_BN"; "num_new_B" how
-        many; "is_done_B" ended by a stop id or its budget; "is_failed_B" a distribution was not valid; "draft_BK". And
-        "num_steps", a scalar.
+        Of a slot: "tokens_BN" (−1 after its last), "logps_BN" and, with features, "sampled_logps_BN"; "num_new_B", how
+        many, in "num_steps_B" steps; "is_done_B", ended by a stop id or its budget; "is_failed_B", a distribution was
+        not valid; "draft_BK". And "num_steps", a scalar.
         """
         num_slots, num_drafts = rows["draft_BK"].shape
         num_tokens = 1 + num_drafts
@@ -92,10 +92,11 @@ class Programs:
         out = {"tokens_BN": jnp.full((num_slots, width), -1, jnp.int32)}
         out |= {name: jnp.zeros((num_slots, width), jnp.float32) for name in names}
         out |= {name: rows[name] for name in ("token_B", "lengths_B", "draft_BK")}
-        out |= {"num_new_B": jnp.zeros(num_slots, jnp.int32), "num_steps": jnp.int32(0)}
+        out |= {name: jnp.zeros(num_slots, jnp.int32) for name in ("num_new_B", "num_steps_B")}
+        out["num_steps"] = jnp.int32(0)
         out |= {name: jnp.zeros(num_slots, bool) for name in ("is_done_B", "is_failed_B")}
-        if drafts == "ngram":
-            out["text_BS"] = rows["text_BS"]
+        kept_here = [name for name in ("text_BS", "in_text_BV", "num_in_answer_BV") if name in rows]
+        out |= {name: rows[name] for name in kept_here}
 
         def goes_on(carry):
             _, out = carry
@@ -108,7 +109,8 @@ class Programs:
             is_running_B = rows["is_running_B"] & ~out["is_done_B"]
             tokens_BT = jnp.concatenate([out["token_B"][:, None], out["draft_BK"]], axis=1)
             offsets_T = jnp.arange(num_tokens)
-            cache = _cache(layers, rows | {"lengths_B": out["lengths_B"]}, batch_axes)
+            now = rows | {name: out[name] for name in (*kept_here, "lengths_B")}
+            cache = _cache(layers, now, batch_axes)
             hidden_BTD, cache, _ = self._model.hidden(
                 params,
                 buffers,
@@ -120,7 +122,7 @@ class Programs:
             count_B = rows["count_B"] + out["num_new_B"]
             uniform_BT = uniforms(rows["key_B2"], count_B[:, None] + offsets_T)
             logits_BTV = self._model.logits(params, hidden_BTD)
-            sampled = sample_tokens(logits_BTV, uniform_BT, rows, features=features)
+            sampled = sample_tokens(logits_BTV, uniform_BT, now, features=features)
 
             new_BT, is_valid_BT = sampled["token"], sampled["is_valid"]
             is_kept_BK = new_BT[:, :num_drafts] == out["draft_BK"]
@@ -147,10 +149,15 @@ class Programs:
                 "token_B": token_B,
                 "lengths_B": out["lengths_B"] + num_new_B,
                 "num_new_B": out["num_new_B"] + num_new_B,
+                "num_steps_B": out["num_steps_B"] + is_running_B,
                 "num_steps": out["num_steps"] + 1,
                 "is_done_B": out["is_done_B"] | is_failed_B | (is_running_B & is_last_B),
                 "is_failed_B": out["is_failed_B"] | is_failed_B,
             }
+            if "penalty" in features:  # then a step has one token
+                at = where[0][:, 0], jnp.where(is_new_BT[:, 0], token_B, self._model.config.vocab_size)
+                out["num_in_answer_BV"] = out["num_in_answer_BV"].at[at].add(1, mode="drop")
+                out["in_text_BV"] = out["in_text_BV"].at[at].set(True, mode="drop")
             if drafts == "ngram":
                 at = where[0], out["lengths_B"][:, None] - num_new_B[:, None] + 1 + offsets_T
                 at = at[0], jnp.where(is_new_BT, at[1], out["text_BS"].shape[1])
@@ -160,7 +167,7 @@ class Programs:
             return cache.layers, out
 
         layers, out = jax.lax.while_loop(goes_on, step, (layers, out))
-        return layers, {name: array for name, array in out.items() if name not in ("text_BS", "lengths_B")}
+        return layers, {name: array for name, array in out.items() if name not in (*kept_here, "lengths_B")}
 
 
 def _cache(layers: Layers, rows: dict[str, Any], batch_axes: tuple[str, ...]) -> kv_cache.Cache:

@@ -81,10 +81,9 @@ def sample_tokens(
     temperature_B11 = settings["temperature"][:, None, None]
     divisor_B11 = jnp.where(temperature_B11 > 0, temperature_B11, 1.0) if "greedy" in features else temperature_B11
     logp_BTV = jax.nn.log_softmax(logits_BTV / divisor_B11)
+    drawn_BTV = logp_BTV
     if features & {"penalty", "mask"}:
         drawn_BTV = jax.nn.log_softmax(_changed(logits_BTV, settings, features) / divisor_B11)
-    else:
-        drawn_BTV = logp_BTV
     probs_BTV = jnp.exp(drawn_BTV)
     if "filter" in features:
         probs_BTV = jnp.where(probs_BTV >= _threshold(probs_BTV, settings), probs_BTV, 0.0)

@@ -186,7 +186,7 @@ class DenseSlots:
     def take(self, slots: Sequence[int]) -> None:
         """Slot i becomes what slot ``slots[i]`` was; −1: an empty one."""
         self.num_slots = len(slots)
-        self.layers = self._programs.take(self.layers, np.int32(slots))
+        self.layers = self._programs.take(self.layers, np.asarray(slots, np.int32))
 
     def rows(self) -> dict[str, np.ndarray]:
         """What a decode program needs besides the layers."""

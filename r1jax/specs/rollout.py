@@ -14,7 +14,9 @@ class EngineSpec:
     segment: Count = option(32, "Decode steps between two looks at which sequences are done.", unit="steps")
     slots: Count | None = option(None, "Sequences sampled at a time; None: all, as far as cache_gb allows.")
     cache: Literal["auto", "dense", "paged"] = option("auto", "Of keys and values; 'auto': pages on TPUs, else dense.")
-    cache_gb: Positive | None = option(None, "Of keys and values, on each part of the batch; None: what slots need.", unit="GB")
+    cache_gb: Positive | None = option(
+        None, "Of keys and values, on each part of the batch; None: what slots need.", unit="GB"
+    )
     page_size: Count = option(128, "Tokens a page, a multiple of 128.", unit="tokens")
     prefill_tokens: Count = option(16_384, "Prompt tokens prefilled at a time, padding included.", unit="tokens")
     drafts: Literal["none", "ngram"] = option("none", "Where guesses of the next tokens come from.")

@@ -1,31 +1,51 @@
 import dataclasses
+from collections import Counter
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from r1jax.data.packing import pack
 from r1jax.models.transformer import make_model
 from r1jax.rollout import engine as engine_module
-from r1jax.rollout.engine import Engine, make_engine
+from r1jax.rollout.engine import Engine, Request, make_engine
+from r1jax.rollout.sampling import Sampling, key_of
 from r1jax.specs.rollout import EngineSpec
 from tests.tiny import GQA, V3, shaken
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-PROMPTS = [[5, 40, 17], [7], [33, 9, 26, 14, 1, 2]]
+PROMPTS = [[5, 40, 17], [7], [33, 9, 26, 14, 1, 2], [4] * 8]
+"""Of 3, 1, 6 and 8 tokens: with pages of 4, their tokens but the last share none, none, one, and one and a rest."""
 STOP = (0, 11, 23, 31)
 KEY = jax.random.key(0)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SmallPages(EngineSpec):
+    """Segments of 6 steps, prompts of 8 tokens, and pages of 4, as no kernel takes them."""
+
+    prompt_bucket: int = 8
+    segment: int = 6
+    page_size: int = 4
+    cache: str = "dense"
+
+    def __post_init__(self):
+        pass
+
+
 class Policy:
-    """A tiny model, its weights, its engine (segments of 6 steps, prompts of 8) and its trainer-side score."""
+    """A tiny model, its weights, its engine and its trainer-side score."""
 
     def __init__(self, config):
         self.model = make_model(config)
         self.params, self.buffers = shaken(self.model)
-        self.engine = Engine(self.model, EngineSpec(prompt_bucket=8, segment=6), pad_id=0)
         self.score = jax.jit(self._score)
+
+    def engine(self, **options):
+        return make_engine(self.model, SmallPages(**options))
 
     def _score(self, params, batch, temperature):
         hidden, _, _ = self.model.hidden(
@@ -33,12 +53,25 @@ class Policy:
         )
         return self.model.token_logprob(params, hidden, batch["targets"], temperature=temperature)[0]
 
-    def generate(self, prompts=PROMPTS, *, num_samples=4, max_new_tokens=10, temperature=0.9, key=KEY, **options):
-        options = {"stop_ids": STOP} | options
-        return self.engine.generate(
-            self.params, self.buffers, prompts, num_samples=num_samples, max_new_tokens=max_new_tokens,
-            temperature=temperature, key=key, **options,
-        )  # fmt: skip
+    def generate(self, prompts=PROMPTS, *, engine=None, trees=None, num_samples=4, max_new_tokens=10, **options):
+        options = {"stop_ids": STOP, "temperature": 0.9, "key": KEY} | options
+        trees = trees or (self.params, self.buffers)
+        sizes = {"num_samples": num_samples, "max_new_tokens": max_new_tokens}
+        return (engine or self.engine()).generate(*trees, prompts, **sizes, **options)
+
+    def ask(self, *requests, num_slots=4, **options):
+        """Completions of the requests, in order, in a session of its own."""
+        session = self.engine(**options).open(self.params, self.buffers, num_slots=num_slots, num_tokens=40)
+        numbers = [session.submit(request) for request in requests]
+        done = {}
+        while session.is_busy:
+            done |= dict(session.step())
+        return [done[number] for number in numbers]
+
+
+def request(prompt=(5, 40, 17), *, seed=0, max_new_tokens=12, sampling=None, **options):
+    sampling = sampling or Sampling(temperature=0.9)
+    return Request(prompt=prompt, max_new_tokens=max_new_tokens, sampling=sampling, key=key_of(seed), **options)
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +103,15 @@ def assert_same(got, want, *, atol=1e-6):
 def test_each_prompt_is_reported_once_when_its_last_sample_is_done(gqa):
     reported = []
     groups = gqa.generate(max_new_tokens=18, on_done=lambda prompt, completions: reported.append((prompt, completions)))
-    assert sorted(prompt for prompt, _ in reported) == [0, 1, 2]
+    assert sorted(prompt for prompt, _ in reported) == [0, 1, 2, 3]
     for prompt, completions in reported:
         assert completions is groups[prompt]
     segments = [max(-(-len(c.token_ids) // 6) for c in completions) for _, completions in reported]
-    assert segments == sorted(segments) and segments[0] < segments[-1]  # in the order in which they end
+    assert segments == sorted(segments)  # in the order in which they end
     assert_same(groups, gqa.generate(max_new_tokens=18))
 
 
-@pytest.mark.parametrize("length", [16, 40], ids=["padded, one sequence a row", "packed"])
+@pytest.mark.parametrize("length", [20, 40], ids=["padded, one sequence a row", "packed"])
 def test_log_probs_equal_the_trainers(policy, length):
     """Invariant 4: the sampler's numbers are those of a teacher-forced pass, beyond YaRN's original length too."""
     groups = policy.generate()
@@ -87,7 +120,7 @@ def test_log_probs_equal_the_trainers(policy, length):
         for completion in group:
             ids = np.array([*prompt, *completion.token_ids], np.int32)
             sequences.append({"tokens": ids[:-1], "targets": ids[1:]})
-    if length == 16:
+    if length == 20:
         packs = [pack([sequence], length=length) for sequence in sequences]
         arrays = {name: np.concatenate([p[0][name] for p in packs]) for name in packs[0][0]}
         slots = [p[1][0]._replace(row=row) for row, p in enumerate(packs)]
@@ -132,35 +165,8 @@ def test_same_key_same_samples_and_another_key_others(policy):
 
 def test_samples_do_not_depend_on_the_other_prompts(policy):
     both = policy.generate()
-    others = policy.generate([PROMPTS[0], [20, 21], [8] * 7])
+    others = policy.generate([PROMPTS[0], [20, 21], [8] * 7, [1]])
     assert_same(others[:1], both[:1], atol=1e-5)
-
-
-def test_leaving_finished_rows_behind_changes_nothing(gqa, monkeypatch):
-    rows_seen = []
-    gather = gqa.engine._gather
-    monkeypatch.setattr(gqa.engine, "_gather", lambda state, rows: rows_seen.append(len(rows)) or gather(state, rows))
-    want = gqa.generate(max_new_tokens=12, stop_ids=tuple(range(8)))
-    assert rows_seen == []  # 12 rows are fewer than MIN_ROWS
-    monkeypatch.setattr(engine_module, "MIN_ROWS", 1)
-    got = gqa.generate(max_new_tokens=12, stop_ids=tuple(range(8)))
-    assert rows_seen and rows_seen == sorted(rows_seen, reverse=True)
-    assert_same(got, want, atol=1e-5)
-
-
-def test_fewer_rows_halves_while_the_alive_fit(monkeypatch):
-    assert [engine_module._fewer_rows(256, alive) for alive in (256, 129, 128, 65, 3)] == [256, 256, 128, 128, 16]
-    assert engine_module._fewer_rows(96, 3) == 24  # 12 would be fewer than MIN_ROWS
-    assert engine_module._fewer_rows(33, 1) == 33
-
-
-def test_compilations_are_bounded_and_settings_are_arrays(v3):
-    v3.generate()
-    before = v3.engine.num_compilations()
-    assert before <= 1 + 2  # a prefill, and a decode loop for each of the cache lengths 14 and 20
-    for temperature, budget, stop_ids in ((0.5, 10, (3,)), (1.3, 7, (0, 1, 2)), (2.0, 2, tuple(range(8)))):
-        v3.generate([[1, 2], [3], [4]], temperature=temperature, max_new_tokens=budget, stop_ids=stop_ids)
-    assert v3.engine.num_compilations() == before
 
 
 def test_temperature_acts(gqa):
@@ -170,28 +176,249 @@ def test_temperature_acts(gqa):
     assert np.mean([c.logps.mean() for c in flat(hot)]) < -2.5
 
 
+KINDS = {
+    "few slots": {"slots": 5},
+    "pages": {"cache": "paged"},
+    "pages, few slots": {"cache": "paged", "slots": 3},
+    "pages that run out": {"cache": "paged", "cache_gb": 12 * 4 * 2 * 2 * 8 * 2 * 4e-9},  # 12 pages of GQA's
+    "drafts": {"drafts": "ngram", "num_drafts": 3},
+    "drafts, pages, few slots": {"drafts": "ngram", "num_drafts": 2, "cache": "paged", "slots": 5, "segment": 2},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_tokens_whatever_the_slots_the_cache_and_the_drafts(policy, kind):
+    want, counts = policy.generate(max_new_tokens=18), Counter()
+    got = policy.generate(max_new_tokens=18, engine=policy.engine(**KINDS[kind]), counts=counts)
+    assert_same(got, want, atol=1e-5)
+    if kind == "pages that run out":
+        assert counts["evictions"] > 0
+    if "few slots" in kind:
+        assert counts["busy_tokens"] < counts["tokens"]
+
+
+def test_drafts_make_more_than_a_token_a_step(gqa):
+    """Greedy text of a tiny model repeats itself."""
+    counts = Counter()
+    options = {"temperature": 0.0, "stop_ids": (), "max_new_tokens": 40}
+    want = gqa.generate(**options)
+    assert_same(gqa.generate(engine=gqa.engine(drafts="ngram"), counts=counts, **options), want, atol=1e-5)
+    assert counts["tokens"] > 1.5 * counts["row_steps"]
+
+
+def test_drafts_keep_the_distribution(gqa):
+    """Pearson's chi-square of the third token, whose distribution is exact by enumeration of the first two."""
+    prompt, num_samples, counts = [5, 6, 7, 5, 6, 7, 5, 6], 8000, Counter()
+    (group,) = gqa.generate(
+        [prompt], engine=gqa.engine(drafts="ngram", num_drafts=2, segment=3), num_samples=num_samples, max_new_tokens=3,
+        stop_ids=(), counts=counts, key=jax.random.key(7),
+    )  # fmt: skip
+    assert counts["tokens"] > 1.005 * counts["row_steps"]  # some drafts are kept
+    firsts = np.stack(np.meshgrid(np.arange(48), np.arange(48), indexing="ij"), -1).reshape(-1, 2)
+    tokens = np.concatenate([np.tile(prompt, (48 * 48, 1)), firsts], axis=1)
+    positions, segments = np.broadcast_to(np.arange(10), tokens.shape), np.ones_like(tokens)
+    inputs = {"positions_BT": positions, "segments_BT": segments}
+    hidden, _, _ = gqa.model.hidden(gqa.params, gqa.buffers, tokens, **inputs)
+    probs = np.asarray(jax.nn.softmax(gqa.model.logits(gqa.params, hidden[:, 7:]) / 0.9), np.float64)
+    of_firsts = probs[np.arange(48 * 48), 0, firsts[:, 0]] * probs[np.arange(48 * 48), 1, firsts[:, 1]]
+    expected = num_samples * of_firsts @ probs[:, 2]
+    observed = np.bincount([completion.token_ids[2] for completion in group], minlength=48)
+    assert stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue > 1e-3
+
+
+def test_a_slot_that_is_free_is_taken_by_the_next_request(gqa):
+    """Log-normal lengths: nine of ten slot steps make a token until the queue is empty."""
+    lengths = np.clip(np.random.default_rng(0).lognormal(2.5, 0.8, 96), 1, 80).astype(int).tolist()
+    counts = Counter()
+    prompts = [[index % 40 + 1] for index in range(96)]
+    options = {"max_new_tokens": lengths, "stop_ids": (), "num_samples": 1, "counts": counts}
+    completions = gqa.generate(prompts, engine=gqa.engine(slots=8, segment=16), **options)
+    assert [len(group[0].token_ids) for group in completions] == lengths
+    assert counts["busy_row_steps"] >= 0.9 * counts["busy_slot_steps"] and counts["busy_tokens"] > 0.8 * sum(lengths)
+
+
+def test_samples_of_a_prompt_are_prefilled_once(gqa, monkeypatch):
+    for options in ({}, {"cache": "paged"}, {"slots": 3}):
+        engine, prefilled = gqa.engine(**options), []
+        name = "prefill_paged" if options.get("cache") else "prefill_dense"
+        prefill = getattr(engine.programs, name)
+
+        def watch(*arguments, prefill=prefill, prefilled=prefilled, **options):
+            prefilled.append(np.asarray(arguments[-1] if not options else arguments[-2]))
+            return prefill(*arguments, **options)
+
+        monkeypatch.setattr(engine.programs, name, watch)
+        gqa.generate(engine=engine, num_samples=6)
+        assert sorted(np.concatenate(prefilled)[np.concatenate(prefilled) > 0]) == [2, 5, 7], options
+        monkeypatch.undo()
+
+
+def test_few_programs_are_compiled(v3):
+    engine = engine_module.Engine(v3.model, SmallPages(segment=5))
+    engine.programs = engine_module.make_programs.__wrapped__(v3.model)
+    for temperature, stop_ids in ((0.9, STOP), (0.5, (3,)), (1.3, (0, 1, 2)), (2.0, tuple(range(8)))):
+        for prompts in (PROMPTS, [[1, 2], [3] * 5, [4], [4] * 7]):
+            v3.generate(prompts, engine=engine, temperature=temperature, stop_ids=stop_ids)
+    # the cache, prefill, insertion, and decode of 16, 8 and 4 slots, with what moves slots twice
+    assert 4 <= engine.num_compilations() <= 8
+
+
+def test_an_answer_goes_on_from_what_was_sampled_before(policy):
+    """As carried-over samples do; and their tokens so far keep their log-probs."""
+    (want,) = policy.ask(request())
+    session = policy.engine(segment=5).open(policy.params, policy.buffers, num_slots=4, num_tokens=40)
+    number = session.submit(request())
+    assert session.step() == [] and len(session.tokens_of(number)) == 5
+    so_far = session.unfinished()[number]
+    assert so_far.stop_reason == "unfinished" and len(so_far.token_ids) == 5
+    (got,) = policy.ask(request(so_far=dataclasses.replace(so_far, logps=so_far.logps - 1)), request(seed=1))[:1]
+    np.testing.assert_array_equal(got.token_ids, want.token_ids)
+    np.testing.assert_allclose(got.logps[:5], want.logps[:5] - 1)
+    np.testing.assert_allclose(got.logps[5:], want.logps[5:], atol=1e-5)
+
+
+def test_tokens_depend_on_the_seed_alone_of_any_size(gqa):
+    seeds = [0, 1, 2**32, 2**32 + 1, 2**80]
+    (*alone,) = (gqa.ask(request(seed=seed))[0].token_ids.tolist() for seed in seeds)
+    assert len({tuple(tokens) for tokens in alone}) == 5
+    together = gqa.ask(*(request(seed=seed) for seed in reversed(seeds)), num_slots=2)
+    assert [c.token_ids.tolist() for c in reversed(together)] == alone
+    with pytest.raises(ValueError, match="a seed must be at least 0, got -1"):
+        key_of(-1)
+
+
+def test_requests_of_one_session_have_settings_of_their_own(gqa):
+    settings = [Sampling(temperature=0), Sampling(top_k=1), Sampling(temperature=1.3), Sampling(top_p=0.5, min_p=0.1)]
+    requests = [request(sampling=sampling, max_new_tokens=5 + i) for i, sampling in enumerate(settings)]
+    together = gqa.ask(*requests)
+    for one, completion in zip(requests, together, strict=True):
+        np.testing.assert_array_equal(gqa.ask(one)[0].token_ids, completion.token_ids)
+    assert together[0].token_ids.tolist() == together[1].token_ids.tolist()[:5]  # the likeliest token, twice
+    assert together[2].sampled_logps is None and (together[3].sampled_logps >= together[3].logps - 1e-6).all()
+    np.testing.assert_array_equal(together[0].sampled_logps, 0)
+
+
+def test_penalties_act_on_what_prompt_and_answer_have(gqa):
+    greedy = Sampling(temperature=0)
+    (repeats,) = gqa.ask(request(sampling=greedy, max_new_tokens=24))
+    assert len(set(repeats.token_ids.tolist())) < 20
+    (never,) = gqa.ask(request(sampling=dataclasses.replace(greedy, repetition_penalty=1e6), max_new_tokens=24))
+    assert len({5, 40, 17} | set(never.token_ids.tolist())) == 27
+    for name in ("presence_penalty", "frequency_penalty"):
+        (less,) = gqa.ask(request(sampling=dataclasses.replace(greedy, **{name: 2.0}), max_new_tokens=24))
+        assert len(set(less.token_ids.tolist())) > len(set(repeats.token_ids.tolist()))
+
+
+def test_a_mask_decides_token_by_token(gqa):
+    def alternates(tokens):
+        return np.isin(np.arange(48), [3, 4] if len(tokens) % 2 else [8, 9])
+
+    masked, free = gqa.ask(request(allowed=alternates), request(seed=3), drafts="ngram")
+    assert set(masked.token_ids[::2].tolist()) <= {8, 9} and set(masked.token_ids[1::2].tolist()) <= {3, 4}
+    assert (masked.sampled_logps > masked.logps).all()
+    np.testing.assert_array_equal(free.token_ids, gqa.ask(request(seed=3))[0].token_ids)
+    (failed,) = gqa.ask(request(allowed=lambda tokens: np.zeros(48, bool)))
+    assert failed.stop_reason == "failed" and len(failed.token_ids) == 0
+
+
+def test_an_answer_ends_where_its_text_says_so(gqa):
+    (want,) = gqa.ask(request())
+
+    def ends_before(tokens):  # a stop string that spans tokens 7 and 8, which goes with both
+        return 6 if len(tokens) >= 8 else None
+
+    (cut,) = gqa.ask(request(is_finished=ends_before))
+    assert (cut.stop_reason, cut.token_ids.tolist()) == ("stop", want.token_ids[:6].tolist())
+    assert len(cut.logps) == 6
+
+
+def test_a_request_that_fails_leaves_the_others_alone(gqa, v3):
+    """Token 30's embedding is not a number, so neither is what follows it."""
+    params = v3.params | {"embed_VD": v3.params["embed_VD"].at[30].set(np.nan)}
+    session = v3.engine().open(params, v3.buffers, num_slots=2, num_tokens=40)
+    bad, good = session.submit(request([30, 2])), session.submit(request(allowed=lambda _: np.arange(48) != 30))
+    done = {}
+    while session.is_busy:
+        done |= dict(session.step())
+    assert done[bad].stop_reason == "failed" and done[good].stop_reason == "length"
+    assert np.isfinite(done[good].logps).all()
+    params = jax.tree.map(lambda array: jnp.full_like(array, np.nan), gqa.params)
+    with pytest.raises(FloatingPointError, match="not finite in 16 of 16 completions"):
+        gqa.generate(trees=(params, gqa.buffers))
+
+
+def test_a_request_can_be_given_up(gqa):
+    session = gqa.engine().open(gqa.params, gqa.buffers, num_slots=1, num_tokens=40)
+    first, second, third = (session.submit(request(seed=seed)) for seed in range(3))
+    session.step()
+    session.cancel(first)
+    session.cancel(third)
+    done = {}
+    while session.is_busy:
+        done |= dict(session.step())
+    assert list(done) == [second]
+    np.testing.assert_array_equal(done[second].token_ids, gqa.ask(request(seed=1))[0].token_ids)
+
+
 BAD = [
-    ({"prompts": []}, "every prompt needs at least one token"),
-    ({"prompts": [[1], []]}, "every prompt needs at least one token"),
-    ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
+    ({"prompt": []}, "a prompt needs at least one token"),
+    ({"prompt": [3, 48]}, "token id 48 of a prompt is not in the vocabulary of 48"),
+    ({"prompt": [-1]}, "token id -1 of a prompt is not in the vocabulary of 48"),
+    ({"prompt": [1] * 30}, "a prompt of 30 tokens and 12 new ones are more than 40"),
     ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
-    ({"num_samples": 0}, "num_samples must be at least 1, got 0"),
-    ({"stop_ids": ()}, "1 to 8 stop ids, got 0"),
-    ({"stop_ids": tuple(range(9))}, "1 to 8 stop ids, got 9"),
-    ({"top_p": 0.0}, "top_p must be in \\(0, 1\\], got 0.0"),
-    ({"top_p": 1.5}, "top_p must be in \\(0, 1\\], got 1.5"),
+    ({"stop_ids": tuple(range(9))}, "at most 8 stop ids, got 9"),
 ]
 
 
 @pytest.mark.parametrize(("change", "message"), BAD)
-def test_bad_input_raises(gqa, change, message):
+def test_a_bad_request_is_refused(gqa, change, message):
     with pytest.raises(ValueError, match=message):
-        gqa.generate(**change)
+        gqa.ask(request(**change))
+
+
+BAD_SETTINGS = [
+    ({"temperature": -0.1}, "temperature must be at least 0, got -0.1"),
+    ({"temperature": float("nan")}, "temperature must be at least 0, got nan"),
+    ({"top_p": 0.0}, "top_p must be positive, got 0.0"),
+    ({"top_p": 1.5}, "top_p must be in \\[-inf, 1\\], got 1.5"),
+    ({"top_k": -1}, "top_k must be at least 0, got -1"),
+    ({"min_p": 1.1}, "min_p must be in \\[0, 1\\], got 1.1"),
+    ({"presence_penalty": 3.0}, "presence_penalty must be in \\[-2, 2\\], got 3.0"),
+    ({"repetition_penalty": 0.0}, "repetition_penalty must be positive, got 0.0"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD_SETTINGS)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Sampling(**settings)
+
+
+def test_a_memory_that_holds_no_sequence_is_refused(gqa):
+    with pytest.raises(ValueError, match=r"engine\.cache_gb=1e-06 holds no sequence of 40 tokens: "):
+        gqa.ask(request(), cache_gb=1e-6)
+    with pytest.raises(
+        ValueError, match=r"engine\.cache_gb=1e-05 holds 9 pages of 4 tokens; a sequence of 40 tokens needs 11"
+    ):
+        gqa.ask(request(), cache="paged", cache_gb=1e-5)
+
+
+def test_memory_decides_how_many_are_sampled_at_a_time(gqa):
+    counts = Counter()
+    of_row = 2 * 2 * 8 * 2 * 4 * 24 * 1e-9  # bytes of GQA's keys and values of 24 tokens
+    gqa.generate(engine=gqa.engine(cache_gb=5.5 * of_row), counts=counts, stop_ids=(), max_new_tokens=16)
+    assert counts["slot_steps"] / counts["steps"] <= 5
+    assert counts["tokens"] == 16 * 16
 
 
 def test_engines_of_the_same_settings_are_one():
     model = make_model(GQA)
-    engine = make_engine(model, EngineSpec(), pad_id=0)
-    assert engine is make_engine(make_model(GQA), EngineSpec(), pad_id=0)
-    assert engine is not make_engine(model, EngineSpec(), pad_id=1)
-    assert engine is not make_engine(model, EngineSpec(segment=6), pad_id=0)
+    engine = make_engine(model, EngineSpec())
+    assert engine is make_engine(make_model(GQA), EngineSpec())
+    assert engine is not make_engine(model, EngineSpec(segment=6))
+    assert Engine(model, EngineSpec()).programs is engine.programs
+
+
+def test_a_page_is_a_multiple_of_what_the_kernels_need():
+    with pytest.raises(ValueError, match="page_size=192 must be a multiple of 128"):
+        EngineSpec(page_size=192)

@@ -60,6 +60,7 @@ def collect_groups(collector: Collector, weights, prompts, spec: RlSpec, *, upda
     seconds = {"generate": 0.0, "rewards": 0.0}
     counts: collections.Counter[str] = collections.Counter()
     logged: dict[str, list[float]] = collections.defaultdict(list)
+    sampling: collections.Counter[str] = collections.Counter()
     useful: list[Group] = []
     idle: list[Group] = []
     for attempt in range(1 + spec.max_refills):
@@ -76,6 +77,7 @@ def collect_groups(collector: Collector, weights, prompts, spec: RlSpec, *, upda
         )
         seconds = {name: seconds[name] + collected.seconds[name] for name in seconds}
         counts.update(collected.counts)
+        sampling.update(collected.sampling)
         for name, values in collected.logged.items():
             logged[name] += values
         say_failures(collected.groups, where=f"update {updates + 1}")
@@ -92,7 +94,25 @@ def collect_groups(collector: Collector, weights, prompts, spec: RlSpec, *, upda
     advantages_PG = advantages_of(
         every[:wanted], normalization=spec.advantage, weights=of_rewards, without_truncated=without_truncated
     )
-    return Phase(every[:wanted], every[wanted:], advantages_PG, seconds, {**shares, **counts, **means})
+    return Phase(
+        every[:wanted],
+        every[wanted:],
+        advantages_PG,
+        seconds,
+        {**shares, **counts, **means, **sampler_metrics(sampling)},
+    )
+
+
+def sampler_metrics(counts: Mapping[str, int]) -> dict[str, float]:
+    """How well the slots were used, of ``Session.counts``: "sampling/occupancy", the share of them that was in use while
+    requests waited; "sampling/tokens_per_step" of a slot in use, more than 1 with drafts; "sampling/evictions".
+    """
+    row = {"sampling/evictions": counts.get("evictions", 0)}
+    if counts.get("busy_slot_steps"):
+        row["sampling/occupancy"] = counts["busy_row_steps"] / counts["busy_slot_steps"]
+    if counts.get("row_steps"):
+        row["sampling/tokens_per_step"] = counts["tokens"] / counts["row_steps"]
+    return row
 
 
 def is_learned_from(rollout: Rollout, *, mask_truncated: bool) -> bool:

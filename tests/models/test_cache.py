@@ -1,4 +1,4 @@
-"""The paged cache: equal to teacher forcing, whose equality with the dense cache is ``test_transformer``'s."""
+"""Prefill and decode over either kind of cache, every row with a length of its own: equal to teacher forcing."""
 
 import dataclasses
 
@@ -25,11 +25,11 @@ MLA = dataclasses.replace(
 )  # fmt: skip
 
 
-class Paged:
-    """A model whose prefill and decode over a paged cache are compiled once a shape."""
+class Cached:
+    """A model whose prefill and decode over a cache are compiled once a shape."""
 
-    def __init__(self, config):
-        self.model = make_model(config)
+    def __init__(self, config, kind="paged"):
+        self.model, self.kind = make_model(config), kind
         self.params, self.buffers = shaken(self.model)
         self.forward = jax.jit(lambda *arrays: self._hidden(*arrays)[0])
         self.cached = jax.jit(self._hidden, static_argnames="is_prefill")
@@ -43,6 +43,8 @@ class Paged:
     def prefilled(self, *, page_size=4, table=TABLE):
         """(hidden of the prompts, cache): the prompts as the engine gives them, padded on the right."""
         cache = self.model.init_paged_cache(page_table_BI=table, num_pages=13, page_size=page_size)
+        if self.kind == "dense":
+            cache = self.model.init_cache(batch=3, length=14)
         prompts = padded([ids[:count] for ids, count in zip(ROWS, PROMPTS, strict=True)], length=8)
         return self.cached(*prompts, cache, is_prefill=True)
 
@@ -61,33 +63,39 @@ class Paged:
 
 @pytest.fixture(scope="module", params=[GQA, MLA], ids=["gqa", "mla"])
 def paged(request):
-    return Paged(request.param)
+    return Cached(request.param)
 
 
-def test_ragged_decode_equals_teacher_forcing(paged):
+@pytest.fixture(scope="module", params=[(GQA, "dense"), (MLA, "dense"), (GQA, "paged"), (MLA, "paged")], ids=str)
+def cached(request):
+    return Cached(*request.param)
+
+
+def test_ragged_decode_equals_teacher_forcing(cached):
     """One token a step, each row until its own end; rows past it have none, and change nothing."""
-    hidden, cache = paged.prefilled()
-    want, lengths = paged.wanted(), list(PROMPTS)
+    hidden, cache = cached.prefilled()
+    want, lengths = cached.wanted(), list(PROMPTS)
     for row, length in enumerate(PROMPTS):
         np.testing.assert_allclose(hidden[row, :length], want[row][:length], atol=1e-5)
     for _ in range(5):
         counts = [int(length < len(ids)) for length, ids in zip(lengths, ROWS, strict=True)]
-        hidden, cache = paged.step(cache, lengths, counts, width=1)
+        hidden, cache = cached.step(cache, lengths, counts, width=1)
         for row, count in enumerate(counts):
             if count:
                 np.testing.assert_allclose(hidden[row, 0], want[row][lengths[row]], atol=1e-5)
         lengths = [length + count for length, count in zip(lengths, counts, strict=True)]
     assert lengths == [12, 6, 8]  # rows 0 and 1 end at a page's end and inside one
     np.testing.assert_array_equal(cache.lengths_B, lengths)
-    np.testing.assert_array_equal(cache.page_table_BI, TABLE)
+    if cached.kind == "paged":
+        np.testing.assert_array_equal(cache.page_table_BI, TABLE)
 
 
-def test_several_tokens_a_step_equal_teacher_forcing_and_can_be_taken_back(paged):
+def test_several_tokens_a_step_equal_teacher_forcing_and_can_be_taken_back(cached):
     """Speculation: three tokens at once, over a page's edge; a length that is set back forgets the last of them."""
-    _, cache = paged.prefilled()
-    want = paged.wanted()
+    _, cache = cached.prefilled()
+    want = cached.wanted()
     for again in range(2):
-        hidden, after = paged.step(cache, PROMPTS, [3, 3, 0], width=3)
+        hidden, after = cached.step(cache, PROMPTS, [3, 3, 0], width=3)
         for row in (0, 1):
             place = slice(PROMPTS[row], PROMPTS[row] + 3)
             np.testing.assert_allclose(hidden[row], want[row][place], atol=1e-5)
@@ -104,7 +112,7 @@ def test_the_kernel_gives_the_same(paged, monkeypatch):
     for kernel in (False, True):
         if kernel:
             monkeypatch.setattr(paged_decode, "choose_implementation", lambda *_, **__: chosen)
-        model = Paged(config)
+        model = Cached(config)
         cache = model.prefilled(page_size=128)[1]
         hidden.append(np.asarray(model.step(cache, PROMPTS, [1, 1, 1], width=1)[0]))
     np.testing.assert_allclose(hidden[1], hidden[0], atol=2e-5)
