@@ -123,6 +123,7 @@ def rl(
     rollout_mesh: dict[str, int] | None = ROLLOUT_MESH,
     rows_per_microbatch: int = 128,
     slots: int | None = None,
+    cache_gb: float | None = None,
 ) -> dict[str, Any]:
     """GRPO as in spec B.2 and B.3: phases of 512 questions x 16 outputs, 16 updates of 32 questions each."""
     return {
@@ -140,7 +141,7 @@ def rl(
         "temperature": temperature,
         "max_prompt_tokens": MAX_PROMPT,
         "max_new_tokens": max_new_tokens,
-        "engine": {"prompt_bucket": 512, "segment": 1024, "slots": slots},
+        "engine": {"prompt_bucket": 512, "segment": 256, "slots": slots, "cache_gb": cache_gb, "prefill_tokens": 2**20},
         # GRPO's defaults are the paper's; clip 10 is stated for the first RL stage of R1 and taken for all (G.1)
         "rows_per_microbatch": rows_per_microbatch,
         "optimizer": {"learning_rate": learning_rate, **OPTIMIZER},

@@ -16,10 +16,11 @@ from pathlib import Path
 import jax
 
 from r1jax.plan import aot, table
+from r1jax.plan.assumed import Assumed
 from r1jax.plan.hardware import GIB, Topology, parse_topology
 from r1jax.plan.inputs import Models
 from r1jax.plan.program import ProgramPlan
-from r1jax.plan.programs import WITH_PROGRAMS, Assumed, StagePrograms, stage_programs
+from r1jax.plan.programs import WITH_PROGRAMS, StagePrograms, stage_programs
 from r1jax.sharding import describe_sharding, make_mesh
 from r1jax.specs.config_file import ConfigError, load_experiment
 
@@ -31,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     options, overrides = _parse(arguments)
     is_compiled = not (options.analytic or options.show_sharding)
-    assumed = Assumed(mean_new_tokens=options.mean_tokens, mean_document_tokens=options.mean_tokens)
+    assumed = Assumed(
+        mean_new_tokens=options.mean_tokens, mean_document_tokens=options.mean_tokens,
+        length_sigma=options.length_sigma, acceptance=options.acceptance,
+    )  # fmt: skip
     file = Path(options.config)
     try:
         topology = parse_topology(options.topology)
@@ -90,7 +94,7 @@ def plan(
         leaves, structure = jax.tree.flatten(program.arguments)
         key = (program.function, structure, *leaves, *program.static.items())
         try:
-            if is_compiled and key not in compiled:
+            if is_compiled and not program.is_counted and key not in compiled:
                 print(f"compiling {name} ...", file=sys.stderr, flush=True)
                 compiled[key] = aot.compile_program(program, topology)
             row = dataclasses.replace(row, **compiled.get(key, {}))
@@ -115,6 +119,8 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     parser.add_argument("--show-sharding", action="store_true", help="show the layout of the train state on the mesh")
     parser.add_argument("--programs", default="", metavar="A,B", help="these programs only")
     parser.add_argument("--mean-tokens", type=int, default=Assumed().mean_new_tokens, help="of a response, assumed")
+    parser.add_argument("--length-sigma", type=float, default=Assumed().length_sigma, help="of log lengths, assumed")
+    parser.add_argument("--acceptance", type=float, help="of a draft, assumed")
     parser.add_argument("--preset", help="the model, where the config starts from another stage's")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the table there, as .md and .json")
     parser.add_argument("--name", help="of those two files")

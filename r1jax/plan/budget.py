@@ -33,6 +33,10 @@ FORWARD_ROWS, BACKWARD_ROWS = 4, 12
 """Arrays [routed rows, model width] in float32 that live at once in an expert layer."""
 
 
+_WITH_TOKENS = ("kv_WJSA", "latent_WSC", "k_BJSH", "latent_BSC")
+"""Arrays of a cache's layer whose last dim but one is tokens."""
+
+
 def _plan(
     program: Program,
     *,
@@ -216,52 +220,75 @@ def plan_reshard(program: Program, model: Model) -> ProgramPlan:
 
 
 def plan_prefill(program: Program, model: Model) -> ProgramPlan:
-    """The prompts of a call, and their cache for all samples."""
-    prompts, length, samples = (program.sizes[name] for name in ("prompts", "length", "samples"))
+    """Padded prompts: into the pages of a cache, which is an argument, or in a cache of their own."""
+    prompts, length = int(program.sizes["prompts"]), int(program.sizes["length"])
     local, tokens = Local(model, program.mesh, prompts, length, role="rollout"), prompts * length
-    cache = _cache_bytes(local, rows=prompts, slots=length)
-    repeated = _cache_bytes(local, rows=prompts * samples, slots=length)
+    written, pools = local.tokens * _token_bytes(local), _size_of_layers(program, 2)
     return _plan(
         program,
-        output=repeated,
-        temporaries=cache + _layer_forward(local),
+        output=pools or written,
+        alias=pools,
+        temporaries=written + _layer_forward(local),
         model_flops=flops.forward_flops(
             model.config, tokens=tokens, pairs=tokens * (length + 1) / 2, head_tokens=0
         ).total,
-        hbm=_activations_moved(local, 1) + cache + repeated,
+        hbm=_activations_moved(local, 1) + 2 * written - pools,
         exchanges=_token_exchanges(local, 1),
     )
 
 
-def plan_decode(program: Program, model: Model) -> ProgramPlan:
-    """Memory at the longest cache; work of the mean call of a phase.
-
-    Where the mean is below the longest, its share of that is also the share of the rows that are not done, with a cache
-    of the mean length; else no row is done before the end, and reads half of the longest.
-    """
-    rows, slots, steps, mean = (program.sizes[name] for name in ("rows", "slots", "steps", "mean_slots"))
-    local, c = Local(model, program.mesh, rows, 1, role="rollout"), model.config
-    cache = _cache_bytes(local, rows=rows, slots=slots)
-    alive, read = (mean / slots, mean) if mean < slots else (1.0, slots / 2)
-    forward = flops.forward_flops(
-        c, tokens=alive * rows, pairs=alive * rows * read, head_tokens=alive * rows, is_absorbed=True
+def plan_begin(program: Program, model: Model) -> ProgramPlan:
+    """Every slot gets a page of its prompt, or all of it, copied."""
+    layers, *others = program.arguments
+    size = bytes_on_device(layers)
+    of_pages = size * others[0].shape[0] / jax.tree.leaves(layers)[0].shape[0]
+    copied = of_pages if len(others) == 1 else bytes_on_device(others[0])
+    return _plan(
+        program, output=size, alias=size, temporaries=copied, hbm=2 * copied - bytes_on_device(program.arguments)
     )
+
+
+def plan_decode(program: Program, model: Model) -> ProgramPlan:
+    """A segment: sizes are "slots", "tokens" of each in a step, "steps", and on average of a step "made", tokens that are
+    sampled and kept, and "cached", tokens that attention reads, of all slots.
+
+    Every slot is computed, whether a sequence is in it or not.
+    """
+    slots, tokens, steps = (int(program.sizes[name]) for name in ("slots", "tokens", "steps"))
+    made, cached = program.sizes["made"], program.sizes["cached"]
+    local, c = Local(model, program.mesh, slots, tokens, role="rollout"), model.config
+    parts, of_token = local.parts("batch", slots), _token_bytes(local)
+    kept = flops.forward_flops(c, tokens=made, pairs=made / slots * cached, head_tokens=made, is_absorbed=True)
+    pairs, computed = tokens * cached, tokens * slots
+    all_of_it = flops.forward_flops(c, tokens=computed, pairs=pairs, head_tokens=computed, is_absorbed=True)
     logits = 3 * local.tokens * (c.vocab_size // local.parts("vocab", c.vocab_size)) * 4
-    scores = 2 * local.tokens * local.heads * slots * 4
-    weights, state = bytes_on_device(program.arguments[:2]), bytes_on_device(program.arguments[2])
+    weights, state = bytes_on_device(program.arguments[:2]), _size_of_layers(program, 2)
+    is_paged, first = "page_table_BI" in program.arguments[3], program.arguments[2][0]
+    room = next(array.shape[-2] for name, array in first.items() if name in _WITH_TOKENS)  # of a page, or of a slot
+    scores = 0 if is_paged else 2 * local.tokens * local.heads * room * 4
+    # A page is read and written as a whole for its new tokens.
+    written = 2 * slots / parts * (room if is_paged else tokens) * of_token
     return _plan(
         program,
         output=state,
         alias=state,
         temporaries=max(logits, scores + (FORWARD_ROWS * local.routed_bytes if c.num_experts else 0)),
-        model_flops=steps * forward.total,
-        hbm=steps * (weights + cache * alive * read / slots) - bytes_on_device(program.arguments),
+        model_flops=steps * kept.total,
+        hardware_flops=steps * all_of_it.total,
+        hbm=steps * (weights + cached / parts * of_token + written) - bytes_on_device(program.arguments),
         exchanges=_token_exchanges(local, steps),
     )
 
 
-def _cache_bytes(local: Local, *, rows: int, slots: int) -> float:
-    """Bytes of a device's part of a dense cache."""
-    cache = jax.eval_shape(lambda: local.model.init_cache(batch=rows, length=slots))
-    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
-    return size / local.parts("batch", rows)
+def _size_of_layers(program: Program, index: int) -> int:
+    """Bytes of the cache among the arguments; 0 where there is none."""
+    layers = program.arguments[index]
+    return bytes_on_device(layers) if isinstance(layers, tuple) else 0
+
+
+def _token_bytes(local: Local) -> float:
+    """Bytes of a token in a device's cache, all layers."""
+    c = local.config
+    cache = jax.eval_shape(lambda: local.model.init_cache(batch=1, length=1)).layers
+    heads = local.parts("kv_heads", c.num_kv_heads) if c.attention == "gqa" else 1
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache)) / heads

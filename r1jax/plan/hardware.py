@@ -8,6 +8,8 @@ tenths of that, 45 and 90 GB/s a link and direction, which are taken here. The t
 links. DCN, the network between slices: 50 Gbit/s a chip for v5p, 4 × 200 Gbit/s a host of 8 chips for v6e, 2 × 100
 Gbit/s for v5e (the same pages); 100 Gbit/s a chip is assumed for tpu7x.
 
+Latency: about a microsecond a hop (the same book, "Sharded matrices"); 50 between slices are assumed.
+
 A dimension of the torus is a ring where it is a multiple of 4 chips of a 3-D slice of whole 4×4×4 cubes (v5p, tpu7x),
 or 16 long (v5e, v6e). Two links serve a collective along a ring, and one a collective along a part of it or along a
 line.
@@ -21,6 +23,8 @@ import re
 from r1jax.kernels import hardware
 
 GIB = 1 << 30
+_HOP_LATENCY = 1e-6
+_SLICE_LATENCY = 50e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +127,12 @@ class Topology:
             return self._chip.dcn_bandwidth
         bandwidths = [4 * links * self._chip.link_bandwidth / size for size, links in self._dims(num_devices)]
         return min(bandwidths, default=math.inf)
+
+    def latency(self, num_devices: int) -> float:
+        """Seconds that the first byte takes to the farthest of so many neighbours, dimension by dimension."""
+        if self._crosses_slices(num_devices):
+            return _SLICE_LATENCY
+        return _HOP_LATENCY * sum(size // 2 if links == 2 else size - 1 for size, links in self._dims(num_devices))
 
     @property
     def _chip(self) -> _Chip:

@@ -130,13 +130,14 @@ class Local:
         if self.is_exchanged:
             copies = max_destinations(c, self.moved)
             room = c.expert_capacity * copies if c.expert_parallel == "all_to_all" else copies
-            sent = 2 * (passes + backward) * layers * self.tokens * room * row
-            return [Exchange("all-to-all", sent, self.moved, False)]
+            calls = 2 * (passes + backward) * layers
+            return [Exchange("all-to-all", calls * self.tokens * room * row, self.moved, False, calls)]
         rows, sums, chosen = layers * self.tokens * self.moved, 4 * c.model_dim, 4 * c.num_experts_per_token
         gathered, split = passes * (row + 2 * chosen) + backward * sums, passes * sums + backward * (row + chosen)
+        calls = (passes + backward) * layers
         return [
-            Exchange("all-gather", rows * gathered, self.moved, False),
-            Exchange("reduce-scatter", rows * split, self.moved, False),
+            Exchange("all-gather", rows * gathered, self.moved, False, calls),
+            Exchange("reduce-scatter", rows * split, self.moved, False, calls),
         ]
 
     def weight_exchanges(self, *, has_gradients: bool) -> list[Exchange]:
@@ -171,15 +172,16 @@ class Local:
         c, layers, exchanges = self.config, self.config.num_layers, []
         if (tensor := self.parts("heads", c.num_heads)) > 1:
             times = 2 * layers * (passes + has_gradients)
-            exchanges.append(Exchange("all-reduce", times * self.tokens * c.model_dim * self.itemsize, tensor, False))
+            size = self.tokens * c.model_dim * self.itemsize
+            exchanges.append(Exchange("all-reduce", times * size, tensor, False, times))
         if (parts := self.sequence_parts) > 1:
             cached = c.kv_lora_rank + c.rope_head_dim if c.attention == "mla" else self.attention_width()[1]
             latent = layers * self.keys * cached * self.itemsize
-            exchanges.append(Exchange("all-gather", passes * latent, parts, False))
+            exchanges.append(Exchange("all-gather", passes * latent, parts, False, passes * layers))
             if has_gradients:
-                exchanges.append(Exchange("reduce-scatter", latent, parts, False))
-            half = layers * self.tokens / 2 * self.attention_width()[0] * self.itemsize
-            exchanges.append(Exchange("collective-permute", (passes + has_gradients) * half, parts, False))
+                exchanges.append(Exchange("reduce-scatter", latent, parts, False, layers))
+            half, calls = self.tokens / 2 * self.attention_width()[0] * self.itemsize, (passes + has_gradients) * layers
+            exchanges.append(Exchange("collective-permute", calls * half, parts, False, calls))
         return exchanges
 
     def saved_bytes(self) -> int:

@@ -21,12 +21,14 @@ class Program:
     arguments: tuple  # trees of ShapeDtypeStructs with shardings
     calls: float
     """In a training step, which is one update of the optimizer; less than 1 for a program that several steps share."""
-    sizes: Mapping[str, int]
+    sizes: Mapping[str, float]
     """What ``count`` needs: rows and length of tokens, the mean length of a segment, ...; the functions say which."""
     static: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # keyword arguments that are no arrays
     resident: Any = ()  # arrays that are in memory while it runs and are no argument of it
     dynamic_trips: tuple[int, ...] = ()
     """Iterations of loops whose number is not in the compiled text: see ``collective_bytes``."""
+    is_counted: bool = False
+    """Never compiled: another program is like it and takes more memory."""
 
     @property
     def mesh(self) -> Mesh:
@@ -43,6 +45,7 @@ class Exchange:
     group: int  # devices that take part
     is_hidden: bool
     """Whether it runs while other layers compute (weights and their gradients): see ``r1jax.plan.roofline``."""
+    calls: float = 0  # how many there are, each of which takes a latency; 0 where that does not count
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,10 @@ from jax.sharding import Mesh
 from r1jax.models.config import ModelConfig
 from r1jax.models.transformer import Model
 from r1jax.plan import budget
+from r1jax.plan.assumed import Assumed
 from r1jax.plan.program import Program, abstract_array, replicated, with_sharding, without
 from r1jax.plan.sampling import phase_of, sampling_programs, sampling_weights
+from r1jax.plan.schedule import Schedule
 from r1jax.policies.policy import abstract_policy, config_of
 from r1jax.policies.reward_model import abstract_head, make_reward_pass
 from r1jax.specs.policy import AnyInit, StageInit
@@ -28,20 +30,6 @@ from r1jax.stages import reward_model, supervised
 from r1jax.stages.rl import stage as rl
 from r1jax.stages.training import make_train_state
 from r1jax.training.offload import to_device_memory
-
-
-@dataclasses.dataclass(frozen=True)
-class Assumed:
-    """What no config says."""
-
-    mean_new_tokens: int = 8192
-    """Tokens of a sampled response on average; R1-Zero's grow from 500 to 14,200 (R1 Fig. 1)."""
-    mean_prompt_tokens: int = 256
-    mean_document_tokens: int = 8192  # tokens of a conversation of SFT on average
-    num_documents: int = 804_745  # of the SFT set, where the data is not there (R1 Table 5)
-    num_helpful: int = 66_000
-    num_safety: int = 106_000  # examples of the reward models, where the data is not there (spec B.7)
-    mean_reward_tokens: int = 2048  # tokens of a prompt with the answer that is judged, on average
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +43,7 @@ class StagePrograms:
     programs: tuple[Program, ...]
     tokens_per_step: float  # tokens that a training step learns from
     num_steps: int  # of the whole stage
+    schedule: Schedule | None = None  # of a phase, where something is sampled
 
 
 ModelOf = Callable[[AnyInit], ModelConfig]
@@ -64,8 +53,8 @@ _Policy = tuple[Model, Any, Any]
 _TOKENS = ("tokens", "targets", "segment_ids", "positions")
 _COUNTS = ("num_sequences", "num_segments", "num_tokens")
 """Of every micro-batch of packed rows."""
-_Made = tuple[Any, Sequence[Program], float, int]
-"""The state, programs, tokens and steps of a ``StagePrograms``."""
+_Made = tuple[Any, Sequence[Program], float, int, Schedule | None]
+"""The state, programs, tokens, steps and schedule of a ``StagePrograms``."""
 
 
 def stage_programs(
@@ -81,8 +70,8 @@ def stage_programs(
             f"stage {spec.stage!r} has no programs to plan; those with some are {', '.join(WITH_PROGRAMS)}"
         )
     policy = abstract_policy(model_of(spec.init), mesh=mesh)
-    state, programs, tokens, num_steps = _MAKERS[spec.stage](spec, policy, mesh, model_of, assumed or Assumed())
-    return StagePrograms(spec.stage, policy[0], mesh, state, tuple(programs), tokens, num_steps)
+    state, programs, *others = _MAKERS[spec.stage](spec, policy, mesh, model_of, assumed or Assumed())
+    return StagePrograms(spec.stage, policy[0], mesh, state, tuple(programs), *others)
 
 
 def _rl(spec: RlSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> _Made:
@@ -95,7 +84,7 @@ def _rl(spec: RlSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: A
     floats = ("mask", "advantage", "sampler_logp")
     batch = _batch(mesh, rows, length, ints=_TOKENS, floats=floats, scalars=("temperature", *_COUNTS))
     sizes = {"rows": rows, "length": length, "segment": min(mean_tokens, length)}
-    programs = sampling_programs(spec, policy[0], state, mesh, mean_new_tokens=assumed.mean_new_tokens)
+    programs, schedule = sampling_programs(spec, policy[0], state, mesh, assumed=assumed)
     scored = {"old": (state, without(state, "params", "buffers"))}
     if "reference" in state:
         scored["reference"] = (to_device_memory(state["reference"]), without(state, "reference"))
@@ -113,7 +102,7 @@ def _rl(spec: RlSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: A
         dataclasses.replace(program, resident=program.resident | without(weights_of, program.name))
         for program in programs
     ]
-    return state, programs, tokens, spec.num_updates
+    return state, programs, tokens, spec.num_updates, schedule
 
 
 def _supervised(spec: SupervisedSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> _Made:
@@ -130,7 +119,7 @@ def _supervised(spec: SupervisedSpec, policy: _Policy, mesh: Mesh, model_of: Mod
     tokens = spec.documents_per_update * segment
     sizes = {"rows": rows, "length": length, "segment": segment}
     programs = _update(state, update, batch, mesh, calls=math.ceil(tokens / length / rows), sizes=sizes)
-    return state, programs, tokens, num_updates
+    return state, programs, tokens, num_updates, None
 
 
 def _reward_model(spec: RewardModelSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> _Made:
@@ -151,7 +140,7 @@ def _reward_model(spec: RewardModelSpec, policy: _Policy, mesh: Mesh, model_of: 
     calls = math.ceil(spec.examples_per_update / examples)
     programs = _update(state, update, batch, mesh, calls=calls, sizes={"rows": rows, "length": length})
     tokens = spec.examples_per_update * width * min(length, assumed.mean_reward_tokens)
-    return state, programs, tokens, num_updates
+    return state, programs, tokens, num_updates, None
 
 
 def _sampled(
@@ -166,8 +155,8 @@ def _sampled(
     model, params, buffers = policy
     weights = sampling_weights(model, {"params": params, "buffers": buffers}, mesh)
     state = dict(zip(("params", "buffers"), weights, strict=True))
-    programs = sampling_programs(spec, model, state, mesh, mean_new_tokens=assumed.mean_new_tokens)
-    return state, programs, phase.num_prompts * phase.num_samples * assumed.mean_new_tokens, num_steps
+    programs, schedule = sampling_programs(spec, model, state, mesh, assumed=assumed)
+    return state, programs, phase.num_sequences * assumed.mean_new_tokens, num_steps, schedule
 
 
 def _update(state, update, batch, mesh: Mesh, *, calls: float, sizes: Mapping[str, int]) -> list[Program]:

@@ -11,8 +11,8 @@ A program takes the longest of
   of each,
 
 and then its exposed collectives: what goes to the experts and back, sums over "tensor", keys gathered over "sequence".
-The next computation needs them, and no other part of the batch hides them. Left out are latencies (a few microseconds a
-collective, which count in decoding), and that collectives share links.
+The next computation needs them, and no other part of the batch hides them. Each of them also takes a latency, which is
+most of it in decoding. Left out is that collectives share links, and the host's work between two programs.
 
 MFU is model FLOPs (``r1jax.plan.flops``) over the peak times that time, so recomputation lowers it.
 """
@@ -66,8 +66,9 @@ def exchange_seconds(exchange: Exchange, topology: Topology) -> float:
     """Of a collective alone. An all-reduce is a reduce-scatter and an all-gather; a permute goes as far as an all-to-all."""
     if exchange.group <= 1:
         return 0.0
+    latency = exchange.calls * topology.latency(exchange.group)
     if "all-to-all" in exchange.kind or exchange.kind == "collective-permute":
-        return exchange.bytes / topology.exchange_bandwidth(exchange.group)
+        return latency + exchange.bytes / topology.exchange_bandwidth(exchange.group)
     passes = 2 if exchange.kind == "all-reduce" else 1
     received = exchange.bytes * (exchange.group - 1) / exchange.group
-    return passes * received / topology.gather_bandwidth(exchange.group)
+    return passes * (latency + received / topology.gather_bandwidth(exchange.group))

@@ -1,6 +1,8 @@
-"""The programs that sample: weights laid out for the sampler, prefill of a phase's prompts, a decode segment."""
+"""The programs that sample: weights laid out for the sampler, prefill of prompts, what slots begin with, and decode
+segments with each number of slots that a phase goes through (``r1jax.plan.schedule``).
+"""
 
-import dataclasses
+from collections import Counter
 from typing import Any, NamedTuple
 
 import jax
@@ -11,9 +13,12 @@ from jax.sharding import Mesh, NamedSharding
 from r1jax.kernels.paged_decode.pages import page_specs
 from r1jax.models.transformer import Model
 from r1jax.plan import budget
+from r1jax.plan.assumed import Assumed
 from r1jax.plan.program import Program, abstract_array, replicated, with_sharding, without
-from r1jax.rollout.engine import MAX_STOP_IDS, Engine, RowLayout, make_engine
-from r1jax.rollout.rows import PagedRows, prompts_at_once
+from r1jax.plan.schedule import Schedule, joined, lengths, simulate
+from r1jax.rollout.programs import abstract_rows, make_programs
+from r1jax.rollout.sampling import Sampling
+from r1jax.rollout.slots import Sizes, bucketed, parts_here, power_of_two, session_sizes
 from r1jax.rollout.weight_sync import (
     FIRST_DEVICE,
     is_stacked,
@@ -26,24 +31,34 @@ from r1jax.rollout.weight_sync import (
 from r1jax.sharding import bytes_on_device
 from r1jax.specs.stages import EvaluateSpec, RejectSpec, RlSpec
 
+SamplingSpec = RlSpec | RejectSpec | EvaluateSpec
+
 
 class SampledBatch(NamedTuple):
     """What is sampled at a time."""
 
     num_prompts: int
     num_samples: int
-    max_new_tokens: int
+    caps: dict[int, float]  # most new tokens -> share of the batches that have this cap
     steps: int = 1  # training steps that learn from it
 
+    @property
+    def num_sequences(self) -> int:
+        return self.num_prompts * self.num_samples
 
-def phase_of(spec: RlSpec | RejectSpec | EvaluateSpec) -> SampledBatch:
+
+def phase_of(spec: SamplingSpec) -> SampledBatch:
     """A phase or a batch of a stage."""
     if isinstance(spec, RlSpec):
-        new_tokens = spec.longest - spec.max_prompt_tokens
-        return SampledBatch(spec.questions_per_phase, spec.group_size, new_tokens, spec.updates_per_phase)
+        ends = [*(first for first, _ in spec.caps[1:]), spec.num_updates]
+        shares: Counter[int] = Counter()
+        for (first, tokens), end in zip(spec.caps, ends, strict=True):
+            shares[tokens] += max(0, min(end, spec.num_updates) - first) / spec.num_updates
+        return SampledBatch(spec.questions_per_phase, spec.group_size, dict(shares), spec.updates_per_phase)
+    caps = {spec.max_new_tokens: 1.0}
     if isinstance(spec, RejectSpec):
-        return SampledBatch(spec.prompts_per_batch, spec.samples_per_prompt, spec.max_new_tokens)
-    return SampledBatch(min(spec.problems, spec.problems_per_batch), spec.samples, spec.max_new_tokens)
+        return SampledBatch(spec.prompts_per_batch, spec.samples_per_prompt, caps)
+    return SampledBatch(min(spec.problems, spec.problems_per_batch), spec.samples, caps)
 
 
 def sampling_weights(model: Model, state, mesh: Mesh) -> tuple[Any, Any]:
@@ -58,14 +73,14 @@ def sampling_weights(model: Model, state, mesh: Mesh) -> tuple[Any, Any]:
 
 
 def sampling_programs(
-    spec: RlSpec | RejectSpec | EvaluateSpec, model: Model, state, mesh: Mesh, *, mean_new_tokens: int
-) -> list[Program]:
-    """Weights for the sampler, prefill of a phase's prompts, and a decode segment on the longest cache, which takes
-    most.
+    spec: SamplingSpec, model: Model, state, mesh: Mesh, *, assumed: Assumed
+) -> tuple[list[Program], Schedule]:
+    """(weights for the sampler, prefill, what slots begin with, and decode segments; the schedule of a phase).
 
-    Raises ValueError, naming the key, for a rollout mesh that does not divide the model.
+    Arrays have the sizes of the longest responses. Decode with fewer slots than the most takes less memory than with
+    all: it is only counted. Raises ValueError, naming the key, for a rollout mesh that does not divide the model.
     """
-    phase, rollout_mesh = phase_of(spec), getattr(spec, "rollout_mesh", None)
+    phase, rollout_mesh, engine = phase_of(spec), getattr(spec, "rollout_mesh", None), spec.engine
     programs, weights, resident = [], (state["params"], state["buffers"]), without(state, "params", "buffers")
     if rollout_mesh is not None:
         if rollout_mesh.first_device is not None:
@@ -78,36 +93,108 @@ def sampling_programs(
         except ValueError as error:
             raise ValueError(f"rollout_mesh: {str(error).replace('make mesh.', 'make rollout_mesh.')}") from error
         programs, resident = [_reshard(state, weights[0], mesh, steps=phase.steps)], dict(state)
-    segment, bucket = spec.engine.segment, spec.engine.prompt_bucket
-    engine = make_engine(model, spec.engine, pad_id=0)
-    prompt, num_segments = -(-spec.max_prompt_tokens // bucket) * bucket, -(-phase.max_new_tokens // segment)
+    prompt = -(-spec.max_prompt_tokens // engine.prompt_bucket) * engine.prompt_bucket
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        at_once = prompts_at_once(phase.num_prompts, phase.num_samples, spec.engine.max_rows)
-        rows = engine._rows(at_once, prompt, num_samples=phase.num_samples, max_new_tokens=phase.max_new_tokens)
-    calls, slots = -(-phase.num_prompts // at_once) / phase.steps, prompt + num_segments * segment
-    batch = replicated(rows.lay_out([[0]] * at_once, pad_id=0) | {"first_row": np.int32(0)}, mesh)
-    settings = {
-        "temperature": np.float32(1.0),
-        "top_p": None if getattr(spec, "top_p", None) is None else np.float32(1.0),
-        "stop_ids": np.zeros(MAX_STOP_IDS, np.int32),
-        "budget": np.int32(0),
-        "key": jax.eval_shape(jax.random.key, 0),
-    }
-    sizes = {"prompts": batch["tokens_PT"].shape[0], "length": prompt, "samples": rows.num_samples}
-    prefilled = (*weights, batch)
-    programs.append(
-        Program("prefill", budget.plan_prefill, engine._prefill, prefilled, calls, sizes, {"rows": rows}, resident)
-    )
-    decoded = (*weights, decode_state(engine, weights, batch, rows=rows, slots=slots), replicated(settings, mesh))
-    mean_slots = min(prompt + mean_new_tokens, slots)
-    sizes = {"rows": at_once * phase.num_samples, "slots": slots, "steps": segment, "mean_slots": mean_slots}
-    static, trips = {"steps": segment}, (segment,)
-    programs.append(
-        Program(
-            "decode", budget.plan_decode, engine._decode, decoded, calls * num_segments, sizes, static, resident, trips
+        batch_axes, num_parts = parts_here()
+        tokens = {cap: prompt + cap for cap in phase.caps}
+        sizes = {
+            cap: session_sizes(model, engine, num_slots=phase.num_sequences, num_tokens=most)
+            for cap, most in tokens.items()
+        }
+        longest = sizes[max(sizes)]
+        functions, layers = make_programs(model), _abstract_layers(model, longest, mesh, batch_axes)
+    drafts = engine.num_drafts if engine.drafts != "none" else 0
+    schedules = {
+        cap: simulate(
+            lengths(phase.num_sequences, mean=assumed.mean_new_tokens, longest=cap, sigma=assumed.length_sigma),
+            sizes=sizes[cap].slots,
+            num_parts=num_parts,
+            segment=engine.segment,
+            page_size=engine.page_size,
+            prompt_tokens=assumed.mean_prompt_tokens,
+            tokens_per_step=assumed.tokens_per_step(engine.drafts, drafts),
         )
+        for cap in sizes
+    }
+    schedule = joined([(share, schedules[cap]) for cap, share in phase.caps.items()])
+    common = {"static": {"batch_axes": batch_axes} if longest.num_pages else {}, "resident": resident}
+
+    prompt = min(
+        bucketed(spec.max_prompt_tokens - 1, engine.prompt_bucket), longest.num_tokens
+    )  # all but the last token
+    at_once = min(max(1, engine.prefill_tokens // prompt), phase.num_prompts)
+    rows, most_begun = (power_of_two(-(-count // num_parts)) * num_parts for count in (at_once, longest.slots[0]))
+    batch = [np.zeros((rows, prompt), np.int32), np.zeros(rows, np.int32)]
+    if longest.num_pages:
+        batch.append(np.zeros((rows, longest.table_width), np.int32))
+        prefill, prefilled = functions.prefill_paged, (*weights, layers, *replicated(batch, mesh))
+        pages = np.zeros((most_begun, 2), np.int32)
+        begin, begun = functions.copy_pages, (layers, replicated(pages, mesh))
+    else:
+        prefill, prefilled = functions.prefill_dense, (*weights, *replicated(batch, mesh))
+        of_prompts = jax.eval_shape(lambda: model.init_cache(batch=rows, length=prompt)).layers
+        where = replicated([np.zeros(most_begun, np.int32)] * 2, mesh)
+        begin, begun = functions.insert, (layers, _by_row(of_prompts, mesh), *where)
+    calls = schedule.num_admissions + max(0, phase.num_prompts / at_once - 1) + schedule.carried_tokens / rows / prompt
+    programs += [
+        Program("prefill", budget.plan_prefill, prefill, prefilled, calls / phase.steps, {"prompts": rows, "length": prompt}, **common),
+        Program("begin", budget.plan_begin, begin, begun, schedule.num_admissions / phase.steps, {}, **common),
+    ]  # fmt: skip
+
+    features = Sampling(temperature=spec.temperature, top_p=getattr(spec, "top_p", None) or 1.0).features
+    static = {"steps": engine.segment, "features": features, "batch_axes": batch_axes, "drafts": engine.drafts}
+    num_text = longest.num_tokens + 1 if engine.drafts == "ngram" else 0
+    for index, stretch in enumerate(schedule.stretches):
+        width = {
+            "num_drafts": drafts,
+            "num_text": num_text,
+            "table_width": longest.table_width if longest.num_pages else 0,
+        }
+        decode_rows = replicated(abstract_rows(stretch.slots, features=features, **width), mesh)
+        made = stretch.running * assumed.tokens_per_step(engine.drafts, drafts)
+        programs.append(
+            Program(
+                f"decode, {stretch.slots:,} slots" if index else "decode",
+                budget.plan_decode,
+                functions.decode,
+                (*weights, layers, decode_rows),
+                stretch.steps / engine.segment / phase.steps,
+                {
+                    "slots": stretch.slots,
+                    "tokens": 1 + drafts,
+                    "steps": engine.segment,
+                    "made": made,
+                    "cached": stretch.cached,
+                },
+                static,
+                resident,
+                (engine.segment,),
+                is_counted=index > 0,
+            )
+        )
+    return programs, schedule
+
+
+def _abstract_layers(model: Model, sizes: Sizes, mesh: Mesh, batch_axes: tuple[str, ...]):
+    """The layers of a session's cache, which its programs hand on, as the engine makes them."""
+    functions = make_programs(model)
+    if not sizes.num_pages:
+        return _by_row(functions.empty_dense.eval_shape(num_slots=sizes.slots[0], num_tokens=sizes.num_tokens), mesh)
+    num_pages = parts_here()[1] * sizes.num_pages
+    layers = functions.empty_paged.eval_shape(num_pages=num_pages, page_size=sizes.page_size, batch_axes=batch_axes)
+
+    def laid_out(layer):
+        specs = page_specs(layer, batch_axes, mesh)
+        return {name: with_sharding(array, NamedSharding(mesh, specs[name])) for name, array in layer.items()}
+
+    return tuple(map(laid_out, layers))
+
+
+def _by_row(layers, mesh: Mesh):
+    """Layers of a dense cache, whose rows are cut like a batch."""
+    return jax.tree.map(
+        lambda a: abstract_array(a.shape, a.dtype, ("batch", *(None,) * (a.ndim - 1)), mesh, role="rollout"), layers
     )
-    return programs
 
 
 def _reshard(state, params, mesh: Mesh, *, steps: int) -> Program:
@@ -127,30 +214,3 @@ def _reshard(state, params, mesh: Mesh, *, steps: int) -> Program:
     return Program(
         f"reshard ({name})", budget.plan_reshard, function, arguments, calls / steps, sizes, resident=resident
     )
-
-
-def decode_state(engine: Engine, weights, batch, *, rows: RowLayout, slots: int) -> dict[str, Any]:
-    """What the engine's prefill gives and its decode takes, abstract, laid out by the rules of the role "rollout".
-
-    slots: of a dense cache at its longest.
-    """
-    mesh = batch["tokens_PT"].sharding.mesh
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        state = engine._prefill.eval_shape(*weights, batch, rows=rows)
-        room = slots - rows.prompt_length
-        state["cache"] = jax.eval_shape(lambda cache: rows.with_room(cache, room), state["cache"])
-    num_rows = state["done_B"].shape[0]
-
-    def per_row(leaf):
-        first = "batch" if leaf.shape[:1] == (num_rows,) else None
-        axes = (first, *(None,) * (leaf.ndim - 1))[: leaf.ndim]
-        return abstract_array(leaf.shape, leaf.dtype, axes, mesh, role="rollout")
-
-    state = jax.tree.map(per_row, state)
-    if isinstance(rows, PagedRows):
-        pools = []
-        for layer in state["cache"].layers:
-            specs = page_specs(layer, rows.batch_axes, mesh)
-            pools.append({name: with_sharding(a, NamedSharding(mesh, specs[name])) for name, a in layer.items()})
-        state["cache"] = dataclasses.replace(state["cache"], layers=tuple(pools))
-    return state

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 
+from r1jax.plan.assumed import Assumed
 from r1jax.plan.hardware import GIB, Topology
 from r1jax.plan.program import ProgramPlan
-from r1jax.plan.programs import Assumed, StagePrograms
+from r1jax.plan.programs import StagePrograms
 from r1jax.plan.roofline import MATMUL_EFFICIENCY, modelled_time
 
-_OF_SAMPLING = ("prefill", "decode", "reshard (")
+_OF_SAMPLING = ("prefill", "begin", "decode", "reshard (")
 """How the names of the programs begin that only sampling needs."""
 
 

@@ -18,17 +18,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from r1jax.models import cache as kv_cache
 from r1jax.models.transformer import Model
 from r1jax.processes import to_host
 from r1jax.rollout.programs import make_programs
 from r1jax.rollout.records import Completion
-from r1jax.rollout.sampling import MAX_STOP_IDS, Sampling, key_of, keys_of_rows
-from r1jax.rollout.slots import DenseSlots, PagedSlots, parts_here
+from r1jax.rollout.sampling import MAX_STOP_IDS, SAMPLING_FIELDS, Sampling, key_of, keys_of_rows
+from r1jax.rollout.slots import DenseSlots, PagedSlots, session_sizes
 from r1jax.specs.rollout import EngineSpec
-
-_FEWEST_SLOTS = 4  # a step of fewer slots is hardly faster
-_SAMPLING_FIELDS = [field.name for field in dataclasses.fields(Sampling)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,56 +163,19 @@ class Session:
         self._programs, self._config = engine.programs, engine.model.config
         self._num_drafts = {"none": 0, "ngram": self.spec.num_drafts, "mtp": 1}[self.spec.drafts]
         self._most_tokens = num_tokens
-        room = num_tokens + self._num_drafts
-        room = -(-room // self.spec.prompt_bucket) * self.spec.prompt_bucket
-        num_parts = parts_here()[1]
-        kind = kv_cache.best_kind() if self.spec.cache == "auto" else self.spec.cache
-        asked = min(num_slots, self.spec.slots or num_slots)
-        if kind == "dense":
-            most, num_pages = self._dense_slots(engine.model, room) * num_parts, 0
-        else:
-            most, num_pages = asked, self._num_pages(engine.model, room, -(-asked // num_parts))
-        self._sizes = _sizes(min(asked, most), num_parts)
-        sizes = {"num_slots": self._sizes[0], "num_tokens": room}
+        sizes = session_sizes(engine.model, self.spec, num_slots=num_slots, num_tokens=num_tokens)
+        self._sizes = sizes.slots
         arguments = (engine.model, self._programs, self.spec)
+        room = {"num_slots": sizes.slots[0], "num_tokens": sizes.num_tokens}
+        is_dense = sizes.cache == "dense"
         self._slots = (
-            DenseSlots(*arguments, **sizes) if kind == "dense" else PagedSlots(*arguments, num_pages=num_pages, **sizes)
+            DenseSlots(*arguments, **room) if is_dense else PagedSlots(*arguments, num_pages=sizes.num_pages, **room)
         )
         self._running: list[_Running | None] = [None] * self._slots.num_slots
         self._waiting: deque[_Running] = deque()
         self._waiting_of_group: Counter[Hashable] = Counter()
         self._numbers, self._arrivals = itertools.count(), itertools.count()
         self._draft_BK = np.full((self._slots.num_slots, self._num_drafts), -1, np.int32)
-
-    # Memory
-
-    def _dense_slots(self, model: Model, room: int) -> int:
-        """Slots of a part that are within the memory."""
-        if self.spec.cache_gb is None:
-            return 2**30
-        layers = jax.eval_shape(lambda: model.init_cache(batch=1, length=room)).layers
-        size = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(layers))
-        if (most := int(self.spec.cache_gb * 1e9 // size)) < 1:
-            raise ValueError(
-                f"engine.cache_gb={self.spec.cache_gb} holds no sequence of {room} tokens: {size / 1e9:.3g} GB"
-            )
-        return most
-
-    def _num_pages(self, model: Model, room: int, slots_of_part: int) -> int:
-        """Pages of a part: within the memory, at most what all of its slots can use."""
-        of_sequence = -(-room // self.spec.page_size) + 1
-        if self.spec.cache_gb is None:
-            return of_sequence * slots_of_part
-        table = np.zeros((1, 1), np.int32)
-        sizes = {"num_pages": 1, "page_size": self.spec.page_size}
-        layers = jax.eval_shape(lambda: model.init_paged_cache(page_table_BI=table, **sizes)).layers
-        size = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(layers))
-        if (most := int(self.spec.cache_gb * 1e9 // size)) < of_sequence:
-            raise ValueError(
-                f"engine.cache_gb={self.spec.cache_gb} holds {most} pages of {self.spec.page_size} tokens; a sequence of "
-                f"{room} tokens needs {of_sequence}: {of_sequence * size / 1e9:.3g} GB"
-            )
-        return min(most, of_sequence * slots_of_part)
 
     # Requests
 
@@ -404,7 +363,7 @@ class Session:
             "max_idle": np.int32(max(1, len(entries) // 16) if self._waiting else len(entries) + 1),
             **self._slots.rows(),
         }
-        for name in _SAMPLING_FIELDS if features else ["temperature"]:
+        for name in SAMPLING_FIELDS if features else ["temperature"]:
             empty = getattr(Sampling(), name)
             rows[name] = of_slots(
                 lambda entry, name=name: getattr(entry.request.sampling, name), empty=empty, dtype=np.float32
@@ -456,15 +415,6 @@ class Session:
 
 def _key(request: Request) -> np.ndarray:
     return key_of(0) if request.key is None else request.key
-
-
-def _sizes(most: int, num_parts: int) -> list[int]:
-    """Numbers of slots, descending: the most that is needed, and each the half of the one before, for each part."""
-    of_part = -(-most // num_parts)
-    sizes = [of_part]
-    while sizes[-1] > 1 and (sizes[-1] + 1) // 2 * num_parts >= _FEWEST_SLOTS:
-        sizes.append((sizes[-1] + 1) // 2)
-    return [size * num_parts for size in sizes]
 
 
 make_engine = functools.cache(Engine)

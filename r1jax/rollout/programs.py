@@ -20,7 +20,7 @@ from r1jax.kernels import paged_decode
 from r1jax.models import cache as kv_cache
 from r1jax.models.transformer import Model
 from r1jax.rollout.drafts import draft_by_ngram
-from r1jax.rollout.sampling import sample_tokens, uniforms
+from r1jax.rollout.sampling import MAX_STOP_IDS, SAMPLING_FIELDS, sample_tokens, uniforms
 
 Layers = tuple[kv_cache.Layer, ...]
 
@@ -201,6 +201,33 @@ def _take(layers: Layers, slots_B) -> Layers:
 
 def _copy_pages(layers: Layers, pages_N2, *, batch_axes) -> Layers:
     return tuple(paged_decode.pages.copy(layer, pages_B2=pages_N2, batch_axes=batch_axes) for layer in layers)
+
+
+def abstract_rows(
+    num_slots: int,
+    *,
+    num_drafts: int = 0,
+    num_text: int = 0,
+    table_width: int = 0,
+    features: frozenset[str] = frozenset(),
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The rows of ``Programs.decode`` as the engine gives them, for who compiles ahead of time.
+
+    num_text: tokens of "text_BS", with n-grams. table_width: pages of a row, where the cache is paged. features:
+    "greedy" and "filter" alone.
+    """
+    shapes = {
+        **dict.fromkeys(("token_B", "lengths_B", "count_B", "budget_B"), ((num_slots,), jnp.int32)),
+        "is_running_B": ((num_slots,), jnp.bool),
+        "key_B2": ((num_slots, 2), jnp.uint32),
+        "stop_BK": ((num_slots, MAX_STOP_IDS), jnp.int32),
+        "draft_BK": ((num_slots, num_drafts), jnp.int32),
+        "max_idle": ((), jnp.int32),
+        **({"page_table_BI": ((num_slots, table_width), jnp.int32)} if table_width else {}),
+        **({"text_BS": ((num_slots, num_text), jnp.int32)} if num_text else {}),
+        **dict.fromkeys(SAMPLING_FIELDS if features else ("temperature",), ((num_slots,), jnp.float32)),
+    }
+    return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
 
 
 make_programs = functools.cache(Programs)

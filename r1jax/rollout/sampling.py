@@ -61,6 +61,9 @@ class Sampling:
         return frozenset(name for name, is_needed in needed.items() if is_needed)
 
 
+SAMPLING_FIELDS = tuple(field.name for field in dataclasses.fields(Sampling))
+
+
 def sample_tokens(
     logits_BTV: jax.Array, uniform_BT: jax.Array, settings: Mapping[str, jax.Array], *, features: frozenset[str]
 ) -> dict[str, jax.Array]:

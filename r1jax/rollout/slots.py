@@ -17,15 +17,83 @@ import dataclasses
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
+from r1jax.models import cache as kv_cache
 from r1jax.models.transformer import Model
 from r1jax.rollout.programs import Programs
 from r1jax.sharding import MESH_AXES, RULES
 from r1jax.specs.rollout import EngineSpec
+
+_FEWEST_SLOTS = 4  # a step of fewer slots is hardly faster
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What a session has room for."""
+
+    cache: Literal["dense", "paged"]
+    slots: tuple[int, ...]
+    """Numbers of slots, descending: the most that is needed, and each the half of the one before, for each part."""
+    num_tokens: int  # of a slot
+    num_pages: int  # of each part; 0 where there are none
+    page_size: int
+
+    @property
+    def table_width(self) -> int:
+        """Entries of a row of the page table."""
+        return -(-self.num_tokens // self.page_size)
+
+
+def session_sizes(model: Model, spec: EngineSpec, *, num_slots: int, num_tokens: int) -> Sizes:
+    """Of up to ``num_slots`` sequences at a time of up to ``num_tokens`` tokens each, on the ambient mesh.
+
+    Raises ValueError, naming the key, where the memory of the spec does not hold one sequence.
+    """
+    room = num_tokens + (spec.num_drafts if spec.drafts != "none" else 0)
+    room = -(-room // spec.prompt_bucket) * spec.prompt_bucket
+    num_parts = parts_here()[1]
+    kind = kv_cache.best_kind() if spec.cache == "auto" else spec.cache
+    most, num_pages = min(num_slots, spec.slots or num_slots), 0
+    if kind == "dense":
+        most = min(most, _dense_slots(model, spec, room) * num_parts)
+    else:
+        num_pages = _num_pages(model, spec, room, -(-most // num_parts))
+    slots = [-(-most // num_parts)]
+    while slots[-1] > 1 and (slots[-1] + 1) // 2 * num_parts >= _FEWEST_SLOTS:
+        slots.append((slots[-1] + 1) // 2)
+    return Sizes(kind, tuple(size * num_parts for size in slots), room, num_pages, spec.page_size)
+
+
+def _dense_slots(model: Model, spec: EngineSpec, room: int) -> int:
+    """Slots of a part that are within the memory."""
+    if spec.cache_gb is None:
+        return 2**30
+    layers = jax.eval_shape(lambda: model.init_cache(batch=1, length=room)).layers
+    size = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(layers))
+    if (most := int(spec.cache_gb * 1e9 // size)) < 1:
+        raise ValueError(f"engine.cache_gb={spec.cache_gb} holds no sequence of {room} tokens: {size / 1e9:.3g} GB")
+    return most
+
+
+def _num_pages(model: Model, spec: EngineSpec, room: int, slots_of_part: int) -> int:
+    """Pages of a part: within the memory, at most what all of its slots can use."""
+    of_sequence = -(-room // spec.page_size) + 1
+    if spec.cache_gb is None:
+        return of_sequence * slots_of_part
+    table = np.zeros((1, 1), np.int32)
+    sizes = {"num_pages": 1, "page_size": spec.page_size}
+    layers = jax.eval_shape(lambda: model.init_paged_cache(page_table_BI=table, **sizes)).layers
+    size = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(layers))
+    if (most := int(spec.cache_gb * 1e9 // size)) < of_sequence:
+        raise ValueError(
+            f"engine.cache_gb={spec.cache_gb} holds {most} pages of {spec.page_size} tokens; a sequence of "
+            f"{room} tokens needs {of_sequence}: {of_sequence * size / 1e9:.3g} GB"
+        )
+    return min(most, of_sequence * slots_of_part)
 
 
 @dataclasses.dataclass(eq=False)
@@ -94,7 +162,7 @@ class DenseSlots:
         """Prefills the new prompts and lets the admitted slots begin."""
         for batch in _batches(self._new, self._spec):
             rows = [prompt.tokens for prompt in batch]
-            rows += [()] * (_power_of_two(len(rows)) - len(rows))
+            rows += [()] * (power_of_two(len(rows)) - len(rows))
             tokens_PT, lengths_P = _padded(rows, self._spec, longest=self.num_tokens)
             layers = self._programs.prefill_dense(*weights, tokens_PT, lengths_P)
             for row, prompt in enumerate(batch):
@@ -105,8 +173,8 @@ class DenseSlots:
                 by_batch[id(prompt.layers)].append((slot, prompt))
         for pairs in by_batch.values():
             target_N, source_N = (
-                np.full(_power_of_two(len(pairs)), self.num_slots),
-                np.zeros(_power_of_two(len(pairs)), int),
+                np.full(power_of_two(len(pairs)), self.num_slots),
+                np.zeros(power_of_two(len(pairs)), int),
             )
             target_N[: len(pairs)], source_N[: len(pairs)] = [s for s, _ in pairs], [p.row for _, p in pairs]
             rows = pairs[0][1].layers
@@ -205,7 +273,7 @@ class PagedSlots(DenseSlots):
     def flush(self, weights):
         for batch in _batches(self._new, self._spec):
             by_part = [[prompt for prompt in batch if prompt.part == part] for part in range(self.num_parts)]
-            rows = _power_of_two(max(map(len, by_part)))
+            rows = power_of_two(max(map(len, by_part)))
             laid_out = [prompt for part in by_part for prompt in (*part, *[None] * (rows - len(part)))]
             tokens_PT, lengths_P = _padded(
                 [p.tokens if p else () for p in laid_out], self._spec, longest=self.num_tokens
@@ -218,7 +286,7 @@ class PagedSlots(DenseSlots):
             full = prompt.length // self._spec.page_size
             copies[prompt.part] += list(zip(prompt.pages[full:], self._pages[slot][full:], strict=True))
         if any(copies):
-            rows = _power_of_two(max(map(len, copies)))
+            rows = power_of_two(max(map(len, copies)))
             first = [part * self.num_pages for part in range(self.num_parts)]  # a page that is copied onto itself
             pages_N2 = [
                 [*pairs, *[(pairs or [(first[part],) * 2])[-1]] * (rows - len(pairs))]
@@ -266,11 +334,12 @@ def parts_here() -> tuple[tuple[str, ...], int]:
 def bucketed(number: int, multiple: int) -> int:
     """The number rounded up to 1, 2, 3, 4, 6, 8, 12, ... times ``multiple``, so that few programs are compiled."""
     units = max(1, -(-number // multiple))
-    power = _power_of_two(units)
+    power = power_of_two(units)
     return multiple * (power * 3 // 4 if power >= 4 and units <= power * 3 // 4 else power)
 
 
-def _power_of_two(number: int) -> int:
+def power_of_two(number: int) -> int:
+    """The least one that is at least the number."""
     return 1 << max(number - 1, 0).bit_length()
 
 

@@ -9,19 +9,18 @@ import numpy as np
 import pytest
 
 from r1jax.models.transformer import make_model
+from r1jax.plan.assumed import Assumed
 from r1jax.plan.hardware import parse_topology
 from r1jax.plan.inputs import Models
-from r1jax.plan.program import replicated
-from r1jax.plan.programs import Assumed, stage_programs
-from r1jax.plan.sampling import decode_state
+from r1jax.plan.programs import stage_programs
+from r1jax.plan.sampling import phase_of, sampling_programs, sampling_weights
 from r1jax.policies.policy import abstract_policy, config_of
-from r1jax.rollout.engine import make_engine
+from r1jax.rollout.engine import Engine
 from r1jax.sharding import make_mesh
 from r1jax.specs.config_file import load_experiment
 from r1jax.specs.policy import HuggingFaceInit
 from r1jax.specs.reader import read
-from r1jax.specs.rollout import EngineSpec
-from r1jax.specs.stages import PreferencesSpec, RlSpec
+from r1jax.specs.stages import EvaluateSpec, PreferencesSpec, RlSpec
 from r1jax.stages.rl import stage as rl
 from tests.tiny import POLICY, V3
 
@@ -82,17 +81,29 @@ def test_the_compiled_update_runs_on_the_stages_own_arrays(planned):
 
 
 def test_calls_and_sizes_follow_from_the_config(planned):
-    """16 questions x 16 samples in 2 updates; 128 responses of 30 + 2 tokens fill 25.6 rows of 160, 7 micro-batches of 4."""
+    """16 questions x 16 samples in 2 updates; 128 responses of 30 + 2 tokens fill 25.6 rows of 160, 7 micro-batches of 4.
+
+    All 256 samples have a slot at once and are done after 30 steps, within the first segment.
+    """
     spec, mesh, _ = planned
-    programs = stage_programs(spec, mesh, assumed=Assumed(mean_new_tokens=30, mean_prompt_tokens=2))
+    assumed = Assumed(mean_new_tokens=30, mean_prompt_tokens=2, length_sigma=0.0)
+    programs = stage_programs(spec, mesh, assumed=assumed)
     calls = {program.name: program.calls for program in programs.programs}
     assert calls == {
-        "prefill": 0.5, "decode": 2.0, "old log-probs": 7, "reference log-probs": 7, "zeros": 1, "update": 7, "apply": 1,
+        "prefill": 0.5, "begin": 0.5, "decode": 30 / 32 / 2, "old log-probs": 7, "reference log-probs": 7, "zeros": 1,
+        "update": 7, "apply": 1,
     }  # fmt: skip
     sizes = {program.name: dict(program.sizes) for program in programs.programs}
-    assert sizes["prefill"] == {"prompts": 16, "length": 64, "samples": 16}
-    assert sizes["decode"] == {"rows": 256, "slots": 64 + 4 * 32, "steps": 32, "mean_slots": 64 + 30}
+    assert sizes["prefill"] == {"prompts": 16, "length": 64}
+    cached = 256 * (2 + 29 / 2)
+    assert sizes["decode"] == {"slots": 256, "tokens": 1, "steps": 32, "made": 256, "cached": cached}
     assert (programs.tokens_per_step, programs.num_steps) == (128 * 32, 80)
+
+
+def test_a_cap_counts_as_often_as_it_holds(planned):
+    spec, _, _ = planned
+    phase = phase_of(dataclasses.replace(spec, max_new_tokens=((0, 16), (60, 64))))
+    assert spec.num_updates == 80 and phase.caps == {16: 0.75, 64: 0.25}
 
 
 def test_nothing_is_counted_twice_between_arguments_and_residents(planned):
@@ -103,19 +114,50 @@ def test_nothing_is_counted_twice_between_arguments_and_residents(planned):
     assert residents["apply"] == {"reference"}
 
 
-@pytest.mark.parametrize("cache", ["dense", "paged"])
-def test_the_decode_state_is_what_the_engine_makes(cache):
-    model = make_model(V3)
-    mesh = make_mesh()
-    engine = make_engine(model, EngineSpec(prompt_bucket=8, segment=4, cache=cache), pad_id=0)
-    rows = engine._rows(3, 8, num_samples=2, max_new_tokens=4)
-    batch = rows.lay_out([[1]] * 3, pad_id=0) | {"first_row": np.int32(0)}
+@pytest.mark.parametrize(("cache", "drafts"), [("dense", "none"), ("paged", "none"), ("paged", "ngram")])
+@pytest.mark.parametrize("top_p", [None, 0.9])
+def test_the_programs_are_called_with_what_the_plan_says(cache, drafts, top_p, monkeypatch):
+    """Shapes, types and static arguments of the engine's own calls, in a phase whose longest prompt is the longest
+    allowed.
+    """
+    settings = {
+        "prompt_bucket": 8,
+        "segment": 4,
+        "cache": cache,
+        "drafts": drafts,
+        "num_drafts": 2,
+        "prefill_tokens": 16,
+    }
+    tasks = load_experiment("configs/zero.py").stages["zero"]["tasks"]
+    samples = {"problems": 2, "samples": 3, "max_prompt_tokens": 9, "max_new_tokens": 4, "temperature": 1.0}
+    spec = read(EvaluateSpec, {"init": POLICY, "tasks": tasks, "engine": settings, "top_p": top_p} | samples)
+    model, mesh = make_model(V3), make_mesh()
+    state = dict(zip(("params", "buffers"), model.abstract(), strict=True))
+    state = dict(zip(state, sampling_weights(model, state, mesh), strict=True))
+    planned, _ = sampling_programs(spec, model, state, mesh, assumed=Assumed(mean_new_tokens=4, length_sigma=0.0))
+    called = {}
+
+    def described(tree):
+        return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
+
+    def spied(name, function):
+        def call(*arguments, **static):
+            called.setdefault(name, (described(arguments), static))
+            return function(*arguments, **static)
+
+        return call
+
+    engine = Engine(model, spec.engine)
+    for name in ("prefill_dense", "prefill_paged", "insert", "copy_pages", "decode"):
+        monkeypatch.setattr(engine.programs, name, spied(name, getattr(engine.programs, name)))
+    prompts = [[1] * 9, [2] * 9]
     weights = model.init(jax.random.key(0))
-    made = engine._prefill(*weights, batch, rows=rows)
-    made["cache"] = rows.with_room(made["cache"], 4)
-    abstract = decode_state(engine, model.abstract(), replicated(batch, mesh), rows=rows, slots=12)
-    assert jax.tree.map(lambda a: (a.shape, a.dtype), made) == jax.tree.map(lambda a: (a.shape, a.dtype), abstract)
-    assert {a.sharding.mesh for a in jax.tree.leaves(abstract)} == {mesh}
+    engine.generate(*weights, prompts, num_samples=3, max_new_tokens=4, top_p=top_p, stop_ids=(), key=jax.random.key(0))
+    names = {"prefill": f"prefill_{cache}", "begin": "insert" if cache == "dense" else "copy_pages", "decode": "decode"}
+    for program in planned:
+        arguments, static = called[names[program.name]]
+        assert described(program.arguments) == arguments, program.name
+        assert dict(program.static) == static, program.name
 
 
 def test_a_model_without_weights_is_named_by_a_preset():

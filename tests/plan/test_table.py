@@ -9,9 +9,10 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from r1jax.plan import table
+from r1jax.plan.assumed import Assumed
 from r1jax.plan.hardware import parse_topology
 from r1jax.plan.program import Exchange, ProgramPlan
-from r1jax.plan.programs import Assumed, StagePrograms
+from r1jax.plan.programs import StagePrograms
 from tests.plan.meshes import abstract_mesh
 
 GIB = 1 << 30

@@ -126,7 +126,7 @@ def test_generate_gives_the_same_tokens_on_the_mesh(name):
             params, buffers = jax.device_put(
                 trees, tuple(map(partial(tree_shardings, mesh=mesh), model.logical_axes(), trees))
             )
-            engine = Engine(model, EngineSpec(prompt_bucket=4, segment=6), pad_id=0)
+            engine = Engine(model, EngineSpec(prompt_bucket=4, segment=6))
             return engine.generate(
                 params, buffers, [[5, 40, 17], [7]], num_samples=4, max_new_tokens=6, stop_ids=(0, 11),
                 key=jax.random.key(0),
