@@ -25,6 +25,7 @@ def main() -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         options.gguf.parent,
         gguf_file=options.gguf.name,
+        quantization_config=transformers.GgufConfig(dequantize=True),
         dtype=getattr(torch, options.dtype),
         attn_implementation="sdpa",
     ).eval()

@@ -4,11 +4,28 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 
-def serve(answer: Callable[[dict], dict]) -> None:
-    """Answers requests until the input ends. What libraries print goes to stderr."""
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line))), file=replies, flush=True)
+class Turns:
+    """Requests and replies of this process; what libraries print goes to stderr."""
+
+    def __init__(self):
+        self._replies = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+
+    def receive(self) -> dict[str, Any] | None:
+        """The next request; None: there are no more."""
+        line = sys.stdin.readline()
+        return json.loads(line) if line else None
+
+    def reply(self, reply: dict[str, Any]) -> None:
+        """Answers the request."""
+        print(json.dumps(reply), file=self._replies, flush=True)
+
+
+def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Answers every request by ``answer(request)``."""
+    turns = Turns()
+    while (request := turns.receive()) is not None:
+        turns.reply(answer(request))

@@ -20,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--config", dest="config_path", default="configs/zero.py", help="an experiment with an RL stage"
     )
     command.add_argument("--phases", type=int, default=3, help="timed phases, after one that compiles")
+    command.add_argument("--prompt-tokens", type=int, help="tokens that every prompt is repeated or cut to")
+    command.add_argument("--peers", help="a Python with TRL, for a config of SmolLM2: experiments/peers/README.md")
     command.set_defaults(run=grpo_step.run)
     command = commands.add_parser(
         "kernels", help="kernels: modelled on TPUs; plain XLA against the reference on this CPU"
