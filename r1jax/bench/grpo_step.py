@@ -20,6 +20,7 @@ import numpy as np
 
 from r1jax.bench.measure import active_matmul_params, matmul_peak
 from r1jax.bench.peers import SCRIPTS, Peer, ratio
+from r1jax.data.prompts import PromptIterator
 from r1jax.hf.gguf import find_smollm2
 from r1jax.pipeline import plan_stages
 from r1jax.policies.policy import load_policy
@@ -68,7 +69,7 @@ def run(config_path: str, *, phases: int, prompt_tokens: int | None = None, peer
             prompt_tokens=prompt_tokens,
         )
         state, update, score = rl.build(spec, policy.model, params, buffers)
-        prompts = iter(lambda: [task.problem(i, split="train") for i in range(spec.questions_per_phase)], None)
+        prompts = PromptIterator(task, batch_size=spec.questions_per_phase, seed=spec.seed, keep=collector.fits)
         rows, theirs, loads = [], [], []
         for phase in range(phases + 1):
             begin = time.perf_counter()
@@ -82,9 +83,9 @@ def run(config_path: str, *, phases: int, prompt_tokens: int | None = None, peer
                 print(f"peer's step {phase}: {_line(theirs[-1])}", flush=True)
             loads.append(os.getloadavg()[0])
     lengths = [len(r.completion.token_ids) for group in groups for r in group.rollouts]
-    prompt_tokens = sum(len(r.prompt_ids) for group in groups for r in group.rollouts)
+    asked = sum(len(r.prompt_ids) for group in groups for r in group.rollouts)
     means = {name: float(np.mean([row[name] for row in rows[1:]])) for name in rows[0]}
-    new, trained = sum(lengths), sum(lengths) + prompt_tokens
+    new, trained = sum(lengths), sum(lengths) + asked
     passes = 2 if spec.kl_coef else 1
     flops = 2 * active_matmul_params(policy.model.config)
     peak = matmul_peak()
@@ -99,7 +100,9 @@ def run(config_path: str, *, phases: int, prompt_tokens: int | None = None, peer
         "config": config_path,
         "completions": len(lengths),
         "new_tokens": new,
+        "prompt_tokens": asked,
         "seconds": means,
+        "seconds_of_step": [row["step"] for row in rows[1:]],
         "new_tokens_per_second": {name: new / means[name] for name in PARTS},
         "matmul_peak_gflops": peak / 1e9,
         "share_of_peak": {name: work[name] / means[name] / peak for name in work},
