@@ -3,12 +3,13 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 
 class Turns:
-    """Requests and replies of this process; what libraries print goes to stderr."""
+    """Requests and replies of this process, with the CPU seconds in between; what libraries print goes to stderr."""
 
     def __init__(self):
         self._replies = os.fdopen(os.dup(1), "w")
@@ -17,10 +18,12 @@ class Turns:
     def receive(self) -> dict[str, Any] | None:
         """The next request; None: there are no more."""
         line = sys.stdin.readline()
+        self._begin = time.process_time()
         return json.loads(line) if line else None
 
     def reply(self, reply: dict[str, Any]) -> None:
         """Answers the request."""
+        reply = reply | {"cpu_seconds": time.process_time() - self._begin}
         print(json.dumps(reply), file=self._replies, flush=True)
 
 

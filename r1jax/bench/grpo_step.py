@@ -72,11 +72,12 @@ def run(config_path: str, *, phases: int, prompt_tokens: int | None = None, peer
         prompts = PromptIterator(task, batch_size=spec.questions_per_phase, seed=spec.seed, keep=collector.fits)
         rows, theirs, loads = [], [], []
         for phase in range(phases + 1):
-            begin = time.perf_counter()
+            begin, cpu_begin = time.perf_counter(), time.process_time()
             groups, _, advantages_PG, seconds, _ = collect_groups(collector, state, prompts, spec, updates=phase)
             state, _, spent = update_on_groups(groups, advantages_PG, state, update, score, spec, updates=phase)
             jax.block_until_ready(state)
             rows.append(seconds | spent | {"step": time.perf_counter() - begin})
+            rows[-1]["cpu_seconds"] = time.process_time() - cpu_begin
             print(f"phase {phase}{' (compiles)' if phase == 0 else ''}: {_line(rows[-1])}", flush=True)
             if peer is not None:
                 theirs.append(peer.ask({}))
@@ -94,7 +95,8 @@ def run(config_path: str, *, phases: int, prompt_tokens: int | None = None, peer
     if theirs:
         compared["peer_seconds"] = {name: float(np.mean([row[name] for row in theirs[1:]])) for name in PARTS}
         compared["ratio_to_peer"] = {
-            name: ratio([row[name] for row in rows[1:]], [row[name] for row in theirs[1:]]) for name in PARTS
+            name: ratio([row[name] for row in rows[1:]], [row[name] for row in theirs[1:]])
+            for name in (*PARTS, "cpu_seconds")
         }
     return {
         "config": config_path,

@@ -4,6 +4,8 @@
 "lengths": more requests than slots, with log-normal lengths, so that a sampler that refills its slots is done earlier
 than one whose batches wait for their longest row.
 
+A ratio above 1 says that this checkout is faster. On a machine that others use, that of CPU time is the steadier one.
+
 Every implementation runs in a process of its own (``r1jax.bench.peers``), this checkout's engine too. SmolLM2 has real
 weights; what a step costs does not depend on them, and a preset gets random ones.
 """
@@ -52,19 +54,19 @@ def run(
     """Rows of both parts. ``peers``: a Python that has theirs; ``before``: a checkout. ValueError: a peer failed."""
     if before is not None and not (before / "r1jax").is_dir():
         raise ValueError(f"--before={before}: there is no r1jax in it")
+    vocab_sizes = {name: make_preset("smollm2_135m" if name == SMOLLM2 else name).vocab_size for name in models}
     rows = []
     for model, dtype, part in itertools.product(models, dtypes, parts):
         if part == "fixed":
             loads = [([new_tokens] * batch, None) for batch in batches]
         else:
             loads = [(log_normal_lengths(requests, mean=mean_length, longest=longest), slots)]
-        vocab_size = make_preset("smollm2_135m" if model == SMOLLM2 else model).vocab_size
         implementations = _implementations(part, model, dtype, slots, engine or {}, peers, before)
         with contextlib.ExitStack() as stack:
             running = {name: stack.enter_context(Peer(**options)) for name, options in implementations.items()}
             for lengths, at_once in loads:
                 request = {
-                    "prompts": _random_prompts(len(lengths), prompt_tokens, vocab_size),
+                    "prompts": _random_prompts(len(lengths), prompt_tokens, vocab_sizes[model]),
                     "lengths": lengths,
                     "slots": at_once,
                 }
@@ -93,16 +95,14 @@ def take_turns(running: Mapping[str, Peer], request: dict[str, Any], *, repeats:
                 replies[name].append(reply)
                 loads.append(os.getloadavg()[0])
                 print(f"{name}: {reply['seconds']:.2f} s", file=sys.stderr, flush=True)
-    seconds = {name: [reply["seconds"] for reply in of_one] for name, of_one in replies.items()}
     tokens = sum(request["lengths"])
-    return {
-        "tokens": tokens,
-        "seconds": seconds,
-        "tokens_per_second": {name: tokens / median(values) for name, values in seconds.items()},
-        "ratio": {name: ratio(seconds[OURS], values) for name, values in seconds.items() if name != OURS},
-        "occupancy": {name: of_one[0]["occupancy"] for name, of_one in replies.items() if of_one[0].get("occupancy")},
-        "load_average": [min(loads), max(loads)],
-    }
+    row: dict[str, Any] = {"tokens": tokens, "load_average": [min(loads), max(loads)]}
+    for kind, key in (("seconds", "ratio"), ("cpu_seconds", "cpu_ratio")):
+        row[kind] = {name: [reply[kind] for reply in of_one] for name, of_one in replies.items()}
+        row[key] = {name: ratio(row[kind][OURS], values) for name, values in row[kind].items() if name != OURS}
+    row["tokens_per_second"] = {name: tokens / median(values) for name, values in row["seconds"].items()}
+    shares = {name: of_one[0].get("occupancy") for name, of_one in replies.items()}
+    return row | {"occupancy": {name: share for name, share in shares.items() if share is not None}}
 
 
 def log_normal_lengths(count: int, *, mean: int, longest: int, seed: int = 0) -> list[int]:
@@ -141,10 +141,10 @@ def _implementations(part, model, dtype, slots, engine, python, before) -> dict[
 
 
 def _line(row: dict[str, Any]) -> str:
-    speeds = [
-        f"{name} {speed:.1f}" + (f" ({row['ratio'][name]['median']:.2f})" if name != OURS else "")
-        for name, speed in row["tokens_per_second"].items()
-    ]
-    shares = [f"occupancy of {name} {share:.2f}" for name, share in row["occupancy"].items()]
-    what = f"{row['part']:7} {row['model']} {row['dtype']:8} {row['requests']:4}"
-    return " | ".join([what, "tokens/s (ours / theirs): " + ", ".join(speeds), *shares])
+    cells = [f"{row['part']:7} {row['model']} {row['dtype']:8} {row['requests']:4}"]
+    for name, speed in row["tokens_per_second"].items():
+        cell = f"{name} {speed:.1f} tokens/s"
+        if name != OURS:
+            cell += f" (ratio {row['ratio'][name]['median']:.2f}, of CPU time {row['cpu_ratio'][name]['median']:.2f})"
+        cells.append(cell + (f" occupancy {row['occupancy'][name]:.2f}" if name in row["occupancy"] else ""))
+    return " | ".join([*cells, f"load {row['load_average'][1]:.1f}"])

@@ -22,7 +22,7 @@ def get_config():
     }
     return ConfigDict({"seed": 0, "stages": {"rl": stage}})
 """
-STEP = {"generate": 1e3, "logprobs": 2e3, "update": 3e3, "step": 6e3}
+STEP = {"generate": 1e3, "logprobs": 2e3, "update": 3e3, "step": 6e3, "cpu_seconds": 1e4}
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_prompts_have_one_length_and_a_peer_takes_turns(config, monkeypatch):
     monkeypatch.setattr(grpo_step, "_peer_command", lambda *_: [sys.executable, peer])
     table = grpo_step.run(str(config), phases=2, prompt_tokens=12, peers="python")
     assert (table["completions"], table["new_tokens"], table["prompt_tokens"]) == (4, 12, 48)
-    assert table["peer_seconds"] == STEP
+    assert table["peer_seconds"] == {name: STEP[name] for name in grpo_step.PARTS}
     assert table["ratio_to_peer"]["step"]["least"] == pytest.approx(6e3 / max(table["seconds_of_step"]))
 
 

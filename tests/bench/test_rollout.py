@@ -26,7 +26,8 @@ class Fake:
     def ask(self, request):
         self.asked.append(self.name)
         lengths = self.lengths if sum(request["lengths"]) > 4 else request["lengths"]
-        return {"seconds": next(self.seconds), "lengths": lengths, "occupancy": 0.5 if self.name == "b" else None}
+        seconds, occupancy = next(self.seconds), 0.5 if self.name == "b" else None
+        return {"seconds": seconds, "cpu_seconds": 2 * seconds, "lengths": lengths, "occupancy": occupancy}
 
 
 def test_all_take_turns_and_the_first_turn_is_not_counted():
@@ -37,6 +38,7 @@ def test_all_take_turns_and_the_first_turn_is_not_counted():
     assert row["seconds"] == {"r1jax": [1, 2], "other": [3, 4]} and row["tokens"] == 7
     assert row["tokens_per_second"] == {"r1jax": 7 / 1.5, "other": 2.0}
     assert row["ratio"] == {"other": {"median": 2.5, "least": 2.0, "largest": 3.0}}
+    assert row["cpu_ratio"] == row["ratio"] and row["cpu_seconds"]["r1jax"] == [2, 4]
     assert row["occupancy"] == {"other": 0.5}
 
 
