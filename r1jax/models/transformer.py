@@ -59,9 +59,12 @@ class Transformer(nnx.Module):
         if c.num_mtp_layers:
             self.mtp = stacked(lambda rngs: MTP(c, rngs=rngs), c.num_mtp_layers, rngs=rngs)
 
-    def __call__(self, tokens_BT, *, positions_BT, segments_BT, cache=None, is_prefill=False, balance=False):
+    def __call__(
+        self, tokens_BT, *, positions_BT, segments_BT, prefixes_BT=None, cache=None, is_prefill=False, balance=False
+    ):
         """(hidden after the final norm [B, T, D], cache or None, aux): see ``Model.hidden``."""
-        inputs = {"angles": rope_angles(self.config, positions_BT), "segments_BT": segments_BT, "balance": balance}
+        inputs = {"angles": rope_angles(self.config, positions_BT), "balance": balance}
+        inputs |= {"segments_BT": segments_BT, "prefixes_BT": prefixes_BT}
         h_BTD = self._embed(tokens_BT, cache)
         if cache is None:
             h_BTD, _, routing = self._scanned(h_BTD, inputs)
@@ -76,9 +79,10 @@ class Transformer(nnx.Module):
             cache = slots.advanced(layers)
         return self.final_norm(h_BTD), cache, _aux_of(routing)
 
-    def mtp_step(self, hidden_BTD, next_BT, *, depth=0, positions_BT, segments_BT, balance=False):
+    def mtp_step(self, hidden_BTD, next_BT, *, depth=0, positions_BT, segments_BT, prefixes_BT=None, balance=False):
         """(hidden [B, T, D], aux) of one MTP depth: see ``Model.mtp_hidden``."""
-        inputs = {"angles": rope_angles(self.config, positions_BT), "segments_BT": segments_BT, "balance": balance}
+        inputs = {"angles": rope_angles(self.config, positions_BT), "balance": balance}
+        inputs |= {"segments_BT": segments_BT, "prefixes_BT": prefixes_BT}
         graphdef, state = nnx.split(self.mtp)
 
         def step(state, hidden_BTD, embedded_BTD):
@@ -145,9 +149,10 @@ class Model:
         """(hidden [B, T, D] after the final norm, cache or None, aux); ``inputs`` are those of
         ``Transformer.__call__``.
 
-        Tokens see earlier tokens of their own segment; segment 0 is padding. With a cache, of either kind of
-        ``r1jax.models.cache``, the tokens take its next T slots; ``is_prefill`` says that it is empty, so that
-        attention is among the given tokens alone.
+        Tokens see earlier tokens of their own segment and of their prefix (``prefixes_BT``, 0 for none): a segment of
+        their row that several others go on from. Segment 0 is padding. With a cache, of either kind of
+        ``r1jax.models.cache``, which knows no prefixes, the tokens take its next T slots; ``is_prefill`` says that it
+        is empty, so that attention is among the given tokens alone.
 
         aux: {} of a dense model, else "expert_counts_LE"; with ``balance`` "balance_L", the balance loss summed over
           sequences (``r1jax.models.moe.balance_sum``).
