@@ -37,6 +37,7 @@ NO_STOP = -2  # no token has this id
 STOP = 0  # of rows that are made to end
 SLOTS = "slots" if "slots" in {field.name for field in dataclasses.fields(EngineSpec)} else "max_rows"
 BUDGETS_DIFFER = inspect.signature(engines.Engine.generate).parameters["max_new_tokens"].annotation not in (int, "int")
+PAD = {"pad_id": 0} if "pad_id" in inspect.signature(engines.Engine).parameters else {}  # of checkouts from before
 
 
 def main() -> None:
@@ -72,7 +73,7 @@ def generate(model, params, buffers, fields: dict, *, prompts: list, lengths: li
         engine, forcing = forced_engine(model, spec, tuple(lengths)), ends_at(lengths)
         settings |= {"max_new_tokens": max(lengths), "stop_ids": [STOP]}
     else:
-        engine, forcing = engines.make_engine(model, spec, pad_id=0), contextlib.nullcontext()
+        engine, forcing = engines.make_engine(model, spec, **PAD), contextlib.nullcontext()
         settings |= {"max_new_tokens": lengths[0] if len(set(lengths)) == 1 else lengths}
     begin = time.perf_counter()
     with forcing:
@@ -89,7 +90,7 @@ def generate(model, params, buffers, fields: dict, *, prompts: list, lengths: li
 @functools.cache
 def forced_engine(model, spec: EngineSpec, lengths: tuple[int, ...]) -> engines.Engine:
     """An engine whose programs are traced within ``ends_at(lengths)`` alone."""
-    return engines.Engine(model, spec, pad_id=0)
+    return engines.Engine(model, spec, **PAD)
 
 
 @contextlib.contextmanager
