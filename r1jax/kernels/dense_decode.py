@@ -43,10 +43,9 @@ def write_tokens(cached: jax.Array, new: jax.Array, start_B: jax.Array) -> jax.A
     (batch, num_tokens), num_slots = new.shape[:2], cached.shape[-2]
     sequence_BT = jnp.arange(batch)[:, None]
     slot_BT = jnp.where(start_B < 0, num_slots, start_B)[:, None] + jnp.arange(num_tokens)
+    index = sequence_BT, slot_BT
     if new.ndim == 4:
         index = sequence_BT[..., None], jnp.arange(new.shape[2]), slot_BT[..., None]
-    else:
-        index = sequence_BT, slot_BT
     return cached.at[index].set(as_stored(new, cached.dtype), mode="drop", unique_indices=True)
 
 
