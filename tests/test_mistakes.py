@@ -310,7 +310,7 @@ def test_optional_keys_by_flag(folder, capsys):  # 29
     flags = [
         "rollout_mesh.data=8",
         "offload=['optimizer']",
-        "engine.max_rows=64",
+        "engine.slots=64",
         "init.model.remat=full",
         "engine.cache=dense",
     ]
@@ -319,7 +319,7 @@ def test_optional_keys_by_flag(folder, capsys):  # 29
     for line in (
         "rollout_mesh.data = 8",
         "offload = ['optimizer']",
-        "engine.max_rows = 64",
+        "engine.slots = 64",
         "init.model = {'remat': 'full'}",
     ):
         assert f"\n  {line}" in out

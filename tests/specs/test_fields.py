@@ -123,7 +123,7 @@ def test_how_is_what_may_change_on_the_way_and_nothing_that_is_learned():
         "rows_per_microbatch",
         "checkpoint_every",
         "eval.every",
-        "engine.max_rows",
+        "engine.slots",
     } <= how
     assert not how & {
         "seed",

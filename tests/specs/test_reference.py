@@ -25,7 +25,7 @@ TEXTS = {
     "aggregation": "token",
     "group_size": "3",
     "row_length": "8192",
-    "max_rows": "512",
+    "slots": "512",
     "prompt": "{question}?",
     "cons_at": "[2, 4]",
     "dual_clip": "3",

@@ -140,7 +140,7 @@ def _without_seconds(tasks):
         ({"rewards": [EVEN | {"tasks": ["legz"]}]}, "there is no task 'legz'"),
         ({"rewards": [{"function": f"{__name__}:needs_legs"}]}, "task 'pair_sum': reward 'needs_legs' .*legs"),
         ({"template": "nothing"}, "nothing"),
-        ({"engine": {"max_rows": 3}}, r"^engine\.max_rows=3 must be at least samples=4"),
+        ({"engine": {"slots": 0}}, r"^engine\.slots=0 must be at least 1"),
         ({"tempreature": 1.0}, "^there is no key 'tempreature'; near it: temperature"),
         ({"init": {"kind": "stage"}}, r"^the key 'init\.path' is missing"),
     ],

@@ -261,7 +261,6 @@ FILTER = {"function": f"{finished.__module__}:finished"}
     ("changes", "words"),
     [
         ({"num_prompts": 10}, "^num_prompts=10 is no multiple of prompts_per_batch=4"),
-        ({"engine": {"max_rows": 2}}, r"^engine\.max_rows=2 must be at least samples_per_prompt=3"),
         ({"format": "csv"}, "^format='csv' must be one of 'jsonl', 'parquet'"),
         (
             {"filters": [FILTER | {"function": f"{HERE}:nothing"}]},

@@ -263,10 +263,6 @@ def test_an_update_without_a_token_in_its_loss_changes_no_weight_and_the_doctor_
         ({"aggregation_constant": 8.0}, "aggregation_constant=8.0 must be a whole number"),
         ({"dual_clip": 0.5}, "dual_clip=0.5 must be more than 1"),
         ({"optimizer": {"warmup_steps": 4}}, r"optimizer\.warmup_steps=4 must be below the 4 updates"),
-        (
-            {"group_size": 2, "engine": {"max_rows": 3}},
-            r"engine\.max_rows=3 must be at least eval\.final_samples=4, the",
-        ),
         ({"rewards": [LENGTH | {"weight": 0.0}]}, "all weights are 0"),
         ({"rewards": [{"function": "r1jax.rewards.accuracy:nothing"}]}, r"rewards\[0\]\.function=.*'nothing'"),
         (
