@@ -360,7 +360,7 @@ class Session:
             "key_B2": of_slots(lambda entry: _key(entry.request), empty=[0, 0], dtype=np.uint32),
             "stop_BK": of_slots(stops, empty=[-1] * MAX_STOP_IDS, dtype=np.int32),
             "draft_BK": self._draft_BK[:, :num_drafts],
-            "max_idle": np.int32(max(1, len(entries) // 16) if self._waiting else len(entries) + 1),
+            "max_idle": np.int32(self._max_idle()),
             **self._slots.rows(),
         }
         for name in SAMPLING_FIELDS if features else ["temperature"]:
@@ -387,6 +387,14 @@ class Session:
             ]
             rows["allowed_BV"] = np.array(asked, bool)
         return rows, features
+
+    def _max_idle(self) -> int:
+        """How many may end before the segment does: a few where others wait, else until fewer slots are enough."""
+        if self._waiting:
+            return max(1, len(self._running) // 16)
+        num_running = sum(entry is not None for entry in self._running)
+        fewer = max((size for size in self._sizes if size < num_running), default=-1)
+        return num_running - fewer
 
     def _finished(self, out: dict[str, np.ndarray]) -> list[tuple[int, Completion]]:
         """Reads a segment's tokens; who is done gives up the slot."""
