@@ -3,7 +3,7 @@
     PYTHONPATH=checkout python experiments/peers/r1jax_generate.py --model smollm2 --dtype float32
 
 Request: {"prompts": [token ids], "lengths": [new tokens of each], "slots": rows at a time or null}; reply: {"seconds": s,
-"lengths": [...], "occupancy": share of slot-steps that made a token until the last request was admitted, or null}.
+"lengths": [...], "occupancy": share of slot-steps whose slot was in use, while requests waited for one, or null}.
 
 An engine with one budget for all prompts is made to end each row at its length: there the sampled token is replaced by
 the stop token. Nothing else of it changes, and what a row costs does not depend on its tokens.
@@ -16,6 +16,7 @@ import functools
 import inspect
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import jax
@@ -75,11 +76,16 @@ def generate(model, params, buffers, fields: dict, *, prompts: list, lengths: li
     else:
         engine, forcing = engines.make_engine(model, spec, **PAD), contextlib.nullcontext()
         settings |= {"max_new_tokens": lengths[0] if len(set(lengths)) == 1 else lengths}
+    counts = Counter()
+    if "counts" in inspect.signature(engine.generate).parameters:
+        settings["counts"] = counts
     begin = time.perf_counter()
     with forcing:
         groups = engine.generate(params, buffers, prompts, **settings)
     seconds = time.perf_counter() - begin
-    occupancy = batches_occupancy(lengths, slots) if is_forced else getattr(engine, "occupancy", None)
+    occupancy = batches_occupancy(lengths, slots) if is_forced else None
+    if counts["busy_slot_steps"]:
+        occupancy = counts["busy_row_steps"] / counts["busy_slot_steps"]
     return {
         "seconds": seconds,
         "lengths": [len(completion.token_ids) for (completion,) in groups],

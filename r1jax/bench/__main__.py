@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--repeats", type=int, default=3, help="timed turns of each, after one to warm up")
     command.add_argument("--engine", type=json.loads, default={}, help="fields of EngineSpec that differ, as JSON")
     command.add_argument("--peers", help="a Python with transformers and openvino-genai: experiments/peers/README.md")
+    command.add_argument("--against", nargs="+", default=list(rollout.PEERS), choices=rollout.PEERS, help="which")
     command.add_argument("--before", type=Path, help="a checkout of this repository to compare with")
     command.set_defaults(run=rollout.run)
     command = commands.add_parser("sandbox", help="confined programs: milliseconds alone, programs/s at once")

@@ -29,6 +29,7 @@ from r1jax.models.presets import make_preset
 
 ROOT = Path(__file__).parents[2]
 OURS = "r1jax"
+PEERS = ("transformers", "openvino")
 COMPILED = (OURS, "before")
 SMOLLM2 = "smollm2"
 _FIRST_ID = 100  # of random prompts: SmolLM2's control tokens come before
@@ -49,9 +50,10 @@ def run(
     repeats: int,
     engine: Mapping[str, Any] | None = None,
     peers: str | None = None,
+    against: Sequence[str] = PEERS,
     before: Path | None = None,
 ) -> dict[str, Any]:
-    """Rows of both parts. ``peers``: a Python that has theirs; ``before``: a checkout. ValueError: a peer failed."""
+    """Rows of both parts. ``peers``: a Python that has those of ``against``; ``before``: a checkout. ValueError: a peer failed."""
     if before is not None and not (before / "r1jax").is_dir():
         raise ValueError(f"--before={before}: there is no r1jax in it")
     vocab_sizes = {name: make_preset("smollm2_135m" if name == SMOLLM2 else name).vocab_size for name in models}
@@ -62,6 +64,7 @@ def run(
         else:
             loads = [(log_normal_lengths(requests, mean=mean_length, longest=longest), slots)]
         implementations = _implementations(part, model, dtype, slots, engine or {}, peers, before)
+        implementations = {name: options for name, options in implementations.items() if name in (*COMPILED, *against)}
         with contextlib.ExitStack() as stack:
             running = {name: stack.enter_context(Peer(**options)) for name, options in implementations.items()}
             for lengths, at_once in loads:
