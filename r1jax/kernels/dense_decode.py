@@ -64,8 +64,8 @@ def decode_attention(
     Query t of sequence b sees the slots up to lengths_B[b] + t; where that is negative its output is 0, and a sequence
     whose T queries all see nothing takes no time. Scores and softmax are float32, products take q's type. No gradient.
 
-    ``v_BJSU`` None: the values are the keys. With the rope parts the scores are scale · (q kᵀ + q_rope k_ropeᵀ), k_rope
-    shared by all heads: absorbed MLA (spec A.3.2) has the latent [B, 1, S, C] as keys.
+    ``v_BJSU`` None: the values are the keys. With the rope parts, for which J is 1, the scores are
+    scale · (q kᵀ + q_rope k_ropeᵀ): absorbed MLA (spec A.3.2), whose keys are the latent [B, 1, S, C].
     """
     (batch, num_queries, num_heads, _), (num_kv_heads, num_slots) = q_BTNH.shape, k_BJSH.shape[1:3]
     group = num_heads // num_kv_heads
@@ -127,6 +127,4 @@ def _numbers(stored: jax.Array, dtype) -> jax.Array:
 
 
 def _scores(q_bJXH: jax.Array, k_bJsH: jax.Array) -> jax.Array:
-    if k_bJsH.shape[1] == 1:  # one for all heads
-        k_bJsH = jnp.broadcast_to(k_bJsH, (*q_bJXH.shape[:2], *k_bJsH.shape[2:]))
     return jnp.einsum("bjxh,bjsh->bjxs", q_bJXH, k_bJsH, preferred_element_type=jnp.float32)

@@ -33,9 +33,9 @@ def _lengths(batch: int, num_slots: int, num_queries: int) -> jax.Array:
     return jnp.asarray([min(kinds[row % len(kinds)], num_slots - num_queries) for row in range(batch)])
 
 
-@pytest.mark.parametrize("num_queries", [1, 3])
-@pytest.mark.parametrize("batch", [1, 6, dense_decode.ROWS + 3])
-@pytest.mark.parametrize("num_slots", [20, 150])
+@pytest.mark.parametrize(
+    ("batch", "num_queries", "num_slots"), [(1, 1, 150), (6, 3, 20), (dense_decode.ROWS + 3, 1, 150), (6, 3, 150)]
+)
 def test_the_same_as_the_masked_softmax(batch, num_queries, num_slots):
     lengths_B = _lengths(batch, num_slots, num_queries)
     q, k, v = (
@@ -48,8 +48,7 @@ def test_the_same_as_the_masked_softmax(batch, num_queries, num_slots):
     assert not out[lengths_B == -num_queries].any()
 
 
-@pytest.mark.parametrize("num_heads", [1, 4])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("num_heads", "dtype"), [(4, jnp.float32), (1, jnp.bfloat16)])
 def test_the_latent_is_key_and_value_of_all_heads(num_heads, dtype):
     batch, num_queries, num_slots = 5, 2, 150
     lengths_B = _lengths(batch, num_slots, num_queries)
@@ -78,8 +77,7 @@ def test_bfloat16_from_its_bits():
     np.testing.assert_allclose(out.astype(jnp.float32), expected.astype(jnp.float32), atol=0.03)
 
 
-@pytest.mark.parametrize("heads", [(), (2,)])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("heads", "dtype"), [((), jnp.float32), ((2,), jnp.bfloat16)])
 def test_tokens_are_written_where_each_sequence_ends(dtype, heads):
     batch, num_tokens, num_slots, width = 4, 3, 10, 5
     start_B = np.array([0, 4, -1, 8])  # the third is idle, the last one runs over the end
@@ -89,7 +87,7 @@ def test_tokens_are_written_where_each_sequence_ends(dtype, heads):
     expected = np.array(_stored(old))
     for row, start in enumerate(start_B):
         for token in range(num_tokens):
-            if 0 <= start and start + token < num_slots:
+            if start >= 0 and start + token < num_slots:
                 expected[row, ..., start + token, :] = _stored(new)[row, token]
     np.testing.assert_array_equal(written, expected)
 
