@@ -2,7 +2,7 @@
 
 A cache has S slots a sequence; those that are used differ in number from one to the next. The cost of a step follows
 what is used: the sequences are sorted by length, ``ROWS`` of them are worked on at a time, in blocks of ``BLOCK`` slots
-up to the longest of them, with an online softmax.
+up to the longest of them, with an online softmax. Short caches are read whole.
 
 A bfloat16 cache is held as its bits, ``storage_dtype``. XLA's CPU has no bfloat16 slices, gathers and scatters: it
 casts the whole array that they take to float32, and back where it is written, a thousand times the cost of a step's
@@ -13,12 +13,15 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from r1jax.kernels import dispatch
 from r1jax.kernels.flash_attention.reference import MASKED
 
 ROWS = 16
 """Sequences worked on at a time."""
 BLOCK = 64
 """Slots worked on at a time."""
+SHORT = 256
+"""Up to so many slots all of them are read at once, which is faster; and so it is done on a mesh, which cuts the rows."""
 
 
 def storage_dtype(dtype: DTypeLike) -> jnp.dtype:
@@ -82,6 +85,19 @@ def decode_attention(
 
     queries = [by_kv_head(q) for q in queries]
     last_BX = lengths_B[:, None] + jnp.repeat(jnp.arange(num_queries), group)
+
+    def in_order(out_BJXU):
+        out_BJTGU = out_BJXU.reshape(batch, num_kv_heads, num_queries, group, -1)
+        return jnp.swapaxes(out_BJTGU, 1, 2).reshape(batch, num_queries, num_heads, -1).astype(dtype)
+
+    if num_slots <= SHORT or dispatch.mesh_to_split() is not None:
+        ks = [_numbers(key, dtype) for key in keys]
+        vs = ks[0] if v_BJSU is None else _numbers(values, dtype)
+        scores = sum(_scores(q, k) for q, k in zip(queries, ks, strict=True)) * scale
+        scores = jnp.where((jnp.arange(num_slots) <= last_BX[..., None])[:, None], scores, MASKED)
+        weights = jax.nn.softmax(scores).astype(dtype)
+        out_BJXU = jnp.einsum("bjxs,bjsu->bjxu", weights, vs, preferred_element_type=jnp.float32)
+        return in_order(jnp.where((last_BX >= 0)[:, None, :, None], out_BJXU, 0.0))
     order_B = jnp.argsort(-lengths_B)
 
     def chunk(index, out_BJXU):
@@ -118,8 +134,7 @@ def decode_attention(
 
     out_BJXU = jnp.zeros((batch, num_kv_heads, num_x, values.shape[-1]))
     out_BJXU = jax.lax.fori_loop(0, -(-batch // rows), chunk, out_BJXU)
-    out_BJTGU = out_BJXU.reshape(batch, num_kv_heads, num_queries, group, -1)
-    return jnp.swapaxes(out_BJTGU, 1, 2).reshape(batch, num_queries, num_heads, -1).astype(dtype)
+    return in_order(out_BJXU)
 
 
 def _numbers(stored: jax.Array, dtype) -> jax.Array:

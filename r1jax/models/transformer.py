@@ -32,6 +32,8 @@ def _rematerialised(layer, remat: str):
     return jax.checkpoint(layer, policy=policy)
 
 
+STACKS = ("dense", "moe", "mtp")
+"""First name of the parameters that have a leading dim of layers."""
 _OVER_LAYERS = {"expert_counts_E": "expert_counts_LE", "balance": "balance_L"}
 """What a router says -> its name in aux, stacked over the MoE layers."""
 

@@ -161,6 +161,7 @@ class Session:
         self.spec, self.weights = engine.spec, (params, buffers)
         self.counts: Counter[str] = Counter()
         self._programs, self._config = engine.programs, engine.model.config
+        self._of_steps = self._programs.weights_of_steps(params)
         self._num_drafts = {"none": 0, "ngram": self.spec.num_drafts, "mtp": 1}[self.spec.drafts]
         self._most_tokens = num_tokens
         sizes = session_sizes(engine.model, self.spec, num_slots=num_slots, num_tokens=num_tokens)
@@ -247,7 +248,7 @@ class Session:
         rows, features = self._rows()
         steps = 1 if "mask" in features else self.spec.segment
         layers, out = self._programs.decode(
-            *self.weights, self._slots.layers, rows, steps=steps, features=features, batch_axes=self._slots.batch_axes,
+            self._of_steps, self.weights[1], self._slots.layers, rows, steps=steps, features=features, batch_axes=self._slots.batch_axes,
         )  # fmt: skip
         self._slots.layers = layers
         out = jax.tree.map(to_host, out)

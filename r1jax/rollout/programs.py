@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from r1jax.kernels import paged_decode
+from r1jax.kernels import hardware, paged_decode
 from r1jax.models import cache as kv_cache
-from r1jax.models.transformer import Model
+from r1jax.models.transformer import STACKS, Model
 from r1jax.rollout.drafts import draft_by_ngram
 from r1jax.rollout.sampling import MAX_STOP_IDS, SAMPLING_FIELDS, sample_tokens, uniforms
 
@@ -32,6 +32,7 @@ class Programs:
         self._model, self._drafts = model, drafts
         self._with_mtp = {"num_mtp_layers": 1 if drafts == "mtp" else 0}
         self.num_compiled = 0
+        self._unstack = self._jit(_unstack)
         self.empty_dense = self._jit(self._empty_dense, static=("num_slots", "num_tokens"))
         self.empty_paged = self._jit(self._empty_paged, static=("num_pages", "page_size", "batch_axes"))
         self.prefill_dense = self._jit(self._prefill_dense)
@@ -48,6 +49,13 @@ class Programs:
             return function(*args, **kwargs)
 
         return jax.jit(counted, donate_argnames=donated, static_argnames=static)
+
+    def weights_of_steps(self, params) -> Any:
+        """The parameters as ``decode`` takes them.
+
+        On a CPU each layer's are a copy of their own: XLA's there would copy them out of the stacks in every step.
+        """
+        return self._unstack(params) if hardware.is_cpu() else params
 
     def _empty_dense(self, *, num_slots: int, num_tokens: int) -> Layers:
         return self._model.init_cache(batch=num_slots, length=num_tokens, **self._with_mtp).layers
@@ -78,7 +86,7 @@ class Programs:
         cache = kv_cache.PagedCache(layers=layers, page_table_BI=table_PI, lengths_B=lengths, batch_axes=batch_axes)
         return self._prefill(params, buffers, cache, tokens_PT, lengths_P)
 
-    def _decode(self, params, buffers, layers, rows, *, steps: int, features, batch_axes):
+    def _decode(self, weights, buffers, layers, rows, *, steps: int, features, batch_axes):
         """Up to ``steps`` steps of all slots that are running: (layers, {"tokens_BN", ...}).
 
         rows, arrays of B slots: "token_B" pending, "lengths_B" tokens before it, "count_B" tokens of the answer so far
@@ -112,6 +120,7 @@ class Programs:
 
         def step(carry):
             layers, out = carry
+            params = _stack(weights)
             is_running_B = rows["is_running_B"] & ~out["is_done_B"]
             tokens_BT = jnp.concatenate([out["token_B"][:, None], out["draft_BK"]], axis=1)
             offsets_T = jnp.arange(num_tokens)
@@ -188,6 +197,24 @@ def _cache(layers: Layers, rows: dict[str, Any], batch_axes: tuple[str, ...]) ->
         return kv_cache.DenseCache(layers=layers, lengths_B=lengths_B)
     table_BI = rows["page_table_BI"]
     return kv_cache.PagedCache(layers=layers, page_table_BI=table_BI, lengths_B=lengths_B, batch_axes=batch_axes)
+
+
+def _unstack(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters whose stacks of layers are tuples with a tree for each layer."""
+
+    def of_layers(stack):
+        num_layers = jax.tree.leaves(stack)[0].shape[0]
+        return tuple(jax.tree.map(lambda array, index=index: array[index], stack) for index in range(num_layers))
+
+    return {name: of_layers(value) if name in STACKS else value for name, value in params.items()}
+
+
+def _stack(params: dict[str, Any]) -> dict[str, Any]:
+    """``_unstack`` taken back; a program that takes layers out of what this makes reads them where they are."""
+    return {
+        name: jax.tree.map(lambda *arrays: jnp.stack(arrays), *value) if isinstance(value, tuple) else value
+        for name, value in params.items()
+    }
 
 
 def _insert(layers: Layers, rows: Layers, source_N, target_N) -> Layers:

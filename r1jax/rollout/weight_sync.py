@@ -16,12 +16,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from r1jax.models.transformer import Model
+from r1jax.models.transformer import STACKS, Model
 from r1jax.sharding import MESH_AXES, make_mesh, tree_shardings
 
 FIRST_DEVICE = "first_device"
 _IN_FLOAT32 = ("scale", "w_router_DE")  # last name of a parameter that is used in float32: norms, and the router
-_STACKS = ("dense", "moe", "mtp")  # first name of the parameters whose leading dim is layers
 
 
 def make_rollout_mesh(axes: Mapping[str, int] | None, mesh: Mesh) -> Mesh:
@@ -137,7 +136,7 @@ def rollout_dtype(path, model: Model) -> jnp.dtype:
 
 def is_stacked(path) -> bool:
     """Whether the parameter at ``path`` has a leading dim of layers, which are moved one by one (``make_layer_reshard``)."""
-    return path[0].key in _STACKS
+    return path[0].key in STACKS
 
 
 @functools.cache

@@ -13,6 +13,11 @@ from r1jax.kernels.flash_attention.reference import attention, with_rope
 SCALE = 0.3
 
 
+@pytest.fixture(params=[0, 1000], ids=["in blocks", "all at once"], autouse=True)
+def short(request, monkeypatch):
+    monkeypatch.setattr(dense_decode, "SHORT", request.param)
+
+
 def _normal(seed: int, *shape: int, dtype=jnp.float32) -> jax.Array:
     return jax.random.normal(jax.random.key(seed), shape).astype(dtype)
 
