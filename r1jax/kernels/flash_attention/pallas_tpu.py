@@ -26,6 +26,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
@@ -33,6 +34,7 @@ from jax.sharding import PartitionSpec as P
 from r1jax.kernels import dispatch, hardware
 from r1jax.kernels.flash_attention import pallas_tpu_kernels as kernels
 from r1jax.kernels.flash_attention import shapes
+from r1jax.kernels.flash_attention.reference import SAVED
 from r1jax.kernels.flash_attention.shapes import AttentionShape, Blocks
 from r1jax.kernels.hardware import KERNEL_DTYPES, LANES, SMEM_TABLE_BYTES, compiler_params
 
@@ -244,8 +246,8 @@ def _attend_fwd(call: _Call, q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1):
     rows = (blocks.heads, blocks.queries)
     scratch = {"sum": (*rows, shape.value_dim), "highest": (*rows, LANES), "total": (*rows, LANES)}
     results = _run(call, "fwd", kernels.forward_kernel, operands, outputs, scratch, segments, offset_1)
-    out_BNTU = results["out"]
-    residuals = q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1, out_BNTU, results["row.normaliser"]
+    out_BNTU, normaliser_BN1T = checkpoint_name((results["out"], results["row.normaliser"]), SAVED)
+    residuals = q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1, out_BNTU, normaliser_BN1T
     return out_BNTU, residuals
 
 
