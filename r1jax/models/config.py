@@ -116,7 +116,10 @@ class ModelConfig:
     expert_implementation: ExpertImplementation = "auto"
     """Of ``r1jax.kernels.grouped_matmul``, alike."""
     remat: Literal["none", "dots", "full"] = "none"
-    """What the backward pass computes again: nothing, all but the matmuls' results (a third of the memory), each whole layer."""
+    """What the backward pass computes again: nothing, all but the matmuls' results (a third of the memory), each whole layer.
+
+    Attention's result is kept in each, so that attention itself runs once forward; "reference" makes its weights again.
+    """
 
     def __post_init__(self):
         def require(condition: bool, message: str):

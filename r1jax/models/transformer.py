@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from r1jax.kernels import flash_attention
 from r1jax.kernels.token_logprob import token_logprob
 from r1jax.models import cache as kv_cache
 from r1jax.models.block import MTP, Block, stacked
@@ -25,10 +26,13 @@ from r1jax.sharding import TOKENS, constrain
 
 
 def _rematerialised(layer, remat: str):
-    """``layer`` whose backward pass computes again what ``ModelConfig.remat`` says."""
+    """``layer`` whose backward pass computes again what ``ModelConfig.remat`` says; attention's result is kept."""
     if remat == "none":
         return layer
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+    policies = jax.checkpoint_policies
+    policy = policies.save_only_these_names(flash_attention.SAVED)
+    if remat == "dots":
+        policy = policies.save_from_both_policies(policy, policies.dots_with_no_batch_dims_saveable)
     return jax.checkpoint(layer, policy=policy)
 
 

@@ -72,11 +72,11 @@ def hardware_train(forward: Forward, *, remat: str, num_sequence_parts: int = 1,
 
     Of a matmul the backward pass is two; of flash attention's two it is seven halves of what the forward pass was (each
     of its two kernels makes the scores again); of the head three, which makes the logits again. ``remat`` "full"
-    computes the layers once more, "dots" what lies in kernels (attention's scores, the experts). Parts of a sequence on
+    computes the layers once more but for attention itself, whose result is kept, "dots" the experts' kernels. Parts of a sequence on
     several devices each make all keys and values of MLA, forward, again and backward. slowest: see ``slowest_part``.
     """
     keys = forward.keys * (num_sequence_parts - 1)
     scores = forward.scores * slowest
     matmuls = forward.projections + forward.keys + keys + forward.ffn + forward.experts
-    again = {"none": 0.0, "dots": scores + forward.experts, "full": matmuls + scores}[remat]
+    again = {"none": 0.0, "dots": forward.experts, "full": matmuls}[remat]
     return 3 * matmuls + (1 + 3.5) * scores + 4 * forward.head + again

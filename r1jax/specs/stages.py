@@ -127,7 +127,9 @@ class RlSpec(TrainingSpec):
     )
     balance_weight: NotNegative = option(0.0, "α of the sequence-wise balance loss (V3 Eq. 17); 0: not computed.")
     reference_every: Count = option(400, "Until the reference is renewed (R1 Sec. B.1).", unit="updates")
-    row_length: Count | None = option(None, "Of a packed row; None: longest prompt and response.", unit="tokens")
+    row_length: Count | None = option(
+        None, "Of a packed row, which holds a prompt once; None: longest prompt and response.", unit="tokens"
+    )
     rows_per_microbatch: Count = option(8, "Rows whose gradient is computed at a time.", unit="rows", how=True)
     optimizer: OptimizerSpec = option(factory=OptimizerSpec, explanation="The optimizer.")
     eval: EvalSpec = option(factory=EvalSpec, explanation="Held-out evaluation.", how=True)

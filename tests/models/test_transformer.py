@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from r1jax.kernels import hardware
 from r1jax.models.transformer import make_model
+from tests.kernels.jaxprs import equations
 from tests.tiny import GQA, V3, padded, shaken
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -158,6 +160,31 @@ def test_remat_changes_no_gradient(setup):
     # The embedding is tied in one model and not in the other: tokens that never occur get gradient as outputs only.
     unseen = np.setdiff1d(np.arange(48), sum(ROWS, [0]))
     assert (np.abs(results[0][1]["embed_VD"][unseen]).max() > 0) == config.tie_embeddings
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("implementation", "sign"), [("xla", "log"), ("pallas_tpu", "flash_attention_fwd")])
+def test_remat_runs_attention_forward_once(name, implementation, sign, monkeypatch):
+    """By what is in that alone: the log of the normalisers, or the kernel's name. Layers of a kind are one scan."""
+    monkeypatch.setattr(hardware, "require_tpu", lambda operation: None)
+    monkeypatch.setattr(hardware, "generation", lambda: "v5p")
+    config = dataclasses.replace(CONFIGS[name], attention_implementation=implementation, value_head_dim=8)
+    tokens, positions, segments = padded(ROWS)
+
+    def num_runs(remat):
+        model = make_model(dataclasses.replace(config, remat=remat))
+        params, buffers = model.abstract()
+
+        def loss(params, buffers):
+            hidden, _, _ = model.hidden(params, buffers, tokens, positions_BT=positions, segments_BT=segments)
+            return hidden.sum()
+
+        found = equations(jax.make_jaxpr(jax.grad(loss))(params, buffers).jaxpr)
+        names = (e.params["name"] if e.primitive.name == "pallas_call" else e.primitive.name for e in found)
+        return sum(name == sign for name in names)
+
+    num_kinds = 2 if config.num_experts else 1
+    assert [num_runs(remat) for remat in ("none", "dots", "full")] == [num_kinds] * 3
 
 
 def test_remat_keeps_less_for_the_backward_pass(setup):

@@ -76,7 +76,7 @@ def program(kind, model, axes, generation, *, rows, length) -> Program:
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            "accumulate", "mini_llama", {"remat": "full"}, "v5p", {}, (64, 512), 693_700_000, marks=pytest.mark.slow
+            "accumulate", "mini_llama", {"remat": "full"}, "v5p", {}, (64, 512), 908_600_672, marks=pytest.mark.slow
         ),
         ("scoring", "mini_llama", {}, "v5p", {}, (64, 512), 271_683_584),
         ("scoring", "llama3_1_8b", {"num_layers": 8}, "v5p", {"fsdp": 4}, (4, 8192), 4_335_900_000),
@@ -117,13 +117,15 @@ def test_update_without_its_gradients_in_place_twice():
 def test_what_is_kept_grows_with_tokens_and_falls_with_remat_and_devices():
     def kept(axes, rows, **fields):
         model = make_model(dataclasses.replace(make_preset("mini_llama"), **fields))
-        return Local(model, abstract_mesh(axes, "v5e"), rows, 64).saved_bytes()
+        return Local(model, abstract_mesh(axes, "v5e"), rows, 128).saved_bytes()
 
     everything = kept({}, 8)
     assert kept({}, 16) == pytest.approx(2 * everything, rel=0.01)
     assert kept({"fsdp": 4}, 8) == pytest.approx(everything / 4, rel=0.05)
-    inputs = 4 * 8 * 64 * 128 * 4  # the hidden state before each of four layers, float32
-    assert inputs < kept({}, 8, remat="full") < 2 * inputs < kept({}, 8, remat="dots") < everything
+    inputs = (
+        4 * 8 * 128 * 128 * 4
+    )  # the hidden state before each of four layers, float32; what attention gives is as large
+    assert 2 * inputs < kept({}, 8, remat="full") < 3 * inputs < kept({}, 8, remat="dots") < everything
 
 
 def test_resharding_puts_a_layer_together_at_worst():

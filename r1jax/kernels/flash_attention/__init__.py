@@ -4,7 +4,7 @@ import jax
 
 from r1jax.kernels.dispatch import choose_implementation
 from r1jax.kernels.flash_attention import cudnn, pallas_tpu, reference, xla
-from r1jax.kernels.flash_attention.reference import attention, attention_mask, with_rope
+from r1jax.kernels.flash_attention.reference import SAVED, attention, attention_mask, with_rope
 
 IMPLEMENTATIONS = {
     "reference": reference.flash_attention,
@@ -62,4 +62,4 @@ def flash_attention(
     return function(q_BTNH, k_BSJH, v_BSJU, **options, **interpreted)
 
 
-__all__ = ["attention", "attention_mask", "flash_attention", "with_rope"]
+__all__ = ["SAVED", "attention", "attention_mask", "flash_attention", "with_rope"]

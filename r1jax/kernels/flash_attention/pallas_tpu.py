@@ -26,6 +26,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
@@ -33,6 +34,7 @@ from jax.sharding import PartitionSpec as P
 from r1jax.kernels import dispatch, hardware
 from r1jax.kernels.flash_attention import pallas_tpu_kernels as kernels
 from r1jax.kernels.flash_attention import shapes
+from r1jax.kernels.flash_attention.reference import SAVED
 from r1jax.kernels.flash_attention.shapes import AttentionShape, Blocks
 from r1jax.kernels.hardware import KERNEL_DTYPES, LANES, SMEM_TABLE_BYTES, compiler_params
 
@@ -244,15 +246,17 @@ def _attend_fwd(call: _Call, q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1):
     rows = (blocks.heads, blocks.queries)
     scratch = {"sum": (*rows, shape.value_dim), "highest": (*rows, LANES), "total": (*rows, LANES)}
     results = _run(call, "fwd", kernels.forward_kernel, operands, outputs, scratch, segments, offset_1)
-    out_BNTU = results["out"]
-    residuals = q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1, out_BNTU, results["row.normaliser"]
-    return out_BNTU, residuals
+    # Kept with the heads side by side: narrow ones by themselves would be filled up to 128 lanes.
+    out_BTX = jnp.swapaxes(results["out"], 1, 2).reshape(shape.batch, q_BNTH.shape[2], -1)
+    out_BTX, normaliser_BN1T = checkpoint_name((out_BTX, results["row.normaliser"]), SAVED)
+    return _by_head(out_BTX, call), (q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1, out_BTX, normaliser_BN1T)
 
 
 def _attend_bwd(call: _Call, residuals, dout_BNTU):
-    q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1, out_BNTU, normaliser_BN1T = residuals
+    q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1, out_BTX, normaliser_BN1T = residuals
     shape, blocks = call.shape, call.blocks
     q_rope, k_rope = ropes or (None, None)
+    out_BNTU = _by_head(out_BTX, call)
     delta_BN1T = jnp.sum(dout_BNTU.astype(jnp.float32) * out_BNTU.astype(jnp.float32), axis=-1)[:, :, None]
     common = {"q": q_BNTH, "q_rope": q_rope, "k": k_BJSH, "v": v_BJSU, "out.d": dout_BNTU}
     common |= {"row.normaliser": normaliser_BN1T, "row.delta": delta_BN1T}
@@ -272,6 +276,10 @@ def _attend_bwd(call: _Call, residuals, dout_BNTU):
 
 
 _attend = dispatch.with_gradient(_attend_fwd, _attend_bwd, static=(0,))
+
+
+def _by_head(out_BTX, call: _Call):
+    return jnp.swapaxes(out_BTX.reshape(*out_BTX.shape[:2], call.shape.heads, -1), 1, 2)
 
 
 def _transposed(k_rope_BSR):

@@ -2,7 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
+SAVED = "attention"
+"""Name, for a ``jax.checkpoint`` policy, of what attention gives and of what its backward pass needs besides its inputs."""
 MASKED = -1e30
 """Score of a hidden key: finite, so that a row that sees nothing (padding) gives no NaN."""
 
@@ -50,7 +53,7 @@ def flash_attention(
 ) -> jax.Array:
     """See ``r1jax.kernels.flash_attention.flash_attention``; keys are in one part."""
     mask_BTS = attention_mask(q_segments_BT, kv_segments_BS, q_prefixes_BT=q_prefixes_BT, q_offset=q_offset)
-    return attention(q_BTNH, k_BSJH, v_BSJU, mask_BTS=mask_BTS, scale=scale)
+    return checkpoint_name(attention(q_BTNH, k_BSJH, v_BSJU, mask_BTS=mask_BTS, scale=scale), SAVED)
 
 
 def with_rope(q_BTNH, k_BSJH, q_rope_BTNR, k_rope_BSR):

@@ -9,9 +9,10 @@ weights are computed again (FlashAttention-2, Sec. 3.1).
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from r1jax.kernels.dispatch import with_gradient
-from r1jax.kernels.flash_attention.reference import MASKED, attention_mask
+from r1jax.kernels.flash_attention.reference import MASKED, SAVED, attention_mask
 
 _BLOCK = 128
 """Queries a block."""
@@ -66,7 +67,9 @@ def _attend_fwd(q_BJGTH, k_BJSH, v_BJSU, q_ids, kv_segments_BS, offset, scale, k
         _, (out, normaliser) = jax.lax.scan(attend, None, (jnp.array(span, jnp.int32), *blocks))
         outs.append(_joined(out))
         normalisers.append(_joined(normaliser))
-    out_BJGTU, normaliser_BJGT1 = jnp.concatenate(outs, axis=3), jnp.concatenate(normalisers, axis=3)
+    out_BJGTU, normaliser_BJGT1 = checkpoint_name(
+        (jnp.concatenate(outs, axis=3), jnp.concatenate(normalisers, axis=3)), SAVED
+    )
     residuals = (q_BJGTH, k_BJSH, v_BJSU, q_ids, kv_segments_BS, offset, out_BJGTU, normaliser_BJGT1)
     return out_BJGTU, residuals
 
