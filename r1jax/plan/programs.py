@@ -70,8 +70,9 @@ def stage_programs(
             f"stage {spec.stage!r} has no programs to plan; those with some are {', '.join(WITH_PROGRAMS)}"
         )
     policy = abstract_policy(model_of(spec.init), mesh=mesh)
-    state, programs, *others = _MAKERS[spec.stage](spec, policy, mesh, model_of, assumed or Assumed())
-    return StagePrograms(spec.stage, policy[0], mesh, state, tuple(programs), *others)
+    made = _MAKERS[spec.stage](spec, policy, mesh, model_of, assumed or Assumed())
+    state, programs, tokens, num_steps, schedule = made
+    return StagePrograms(spec.stage, policy[0], mesh, state, tuple(programs), tokens, num_steps, schedule)
 
 
 def _rl(spec: RlSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> _Made:

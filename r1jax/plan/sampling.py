@@ -2,7 +2,7 @@
 segments with each number of slots that a phase goes through (``r1jax.plan.schedule``).
 """
 
-from collections import Counter
+from collections import defaultdict
 from typing import Any, NamedTuple
 
 import jax
@@ -51,7 +51,7 @@ def phase_of(spec: SamplingSpec) -> SampledBatch:
     """A phase or a batch of a stage."""
     if isinstance(spec, RlSpec):
         ends = [*(first for first, _ in spec.caps[1:]), spec.num_updates]
-        shares: Counter[int] = Counter()
+        shares: dict[int, float] = defaultdict(float)
         for (first, tokens), end in zip(spec.caps, ends, strict=True):
             shares[tokens] += max(0, min(end, spec.num_updates) - first) / spec.num_updates
         return SampledBatch(spec.questions_per_phase, spec.group_size, dict(shares), spec.updates_per_phase)
@@ -117,7 +117,7 @@ def sampling_programs(
         for cap in sizes
     }
     schedule = joined([(share, schedules[cap]) for cap, share in phase.caps.items()])
-    common = {"static": {"batch_axes": batch_axes} if longest.num_pages else {}, "resident": resident}
+    common = {"static": {"batch_axes": batch_axes} if longest.is_paged else {}, "resident": resident}
 
     prompt = min(
         bucketed(spec.max_prompt_tokens - 1, engine.prompt_bucket), longest.num_tokens
@@ -125,7 +125,7 @@ def sampling_programs(
     at_once = min(max(1, engine.prefill_tokens // prompt), phase.num_prompts)
     rows, most_begun = (power_of_two(-(-count // num_parts)) * num_parts for count in (at_once, longest.slots[0]))
     batch = [np.zeros((rows, prompt), np.int32), np.zeros(rows, np.int32)]
-    if longest.num_pages:
+    if longest.is_paged:
         batch.append(np.zeros((rows, longest.table_width), np.int32))
         prefill, prefilled = functions.prefill_paged, (*weights, layers, *replicated(batch, mesh))
         pages = np.zeros((most_begun, 2), np.int32)
@@ -148,7 +148,7 @@ def sampling_programs(
         width = {
             "num_drafts": drafts,
             "num_text": num_text,
-            "table_width": longest.table_width if longest.num_pages else 0,
+            "table_width": longest.table_width if longest.is_paged else 0,
         }
         decode_rows = replicated(abstract_rows(stretch.slots, features=features, **width), mesh)
         made = stretch.running * assumed.tokens_per_step(engine.drafts, drafts)
@@ -178,7 +178,7 @@ def sampling_programs(
 def _abstract_layers(model: Model, sizes: Sizes, mesh: Mesh, batch_axes: tuple[str, ...]):
     """The layers of a session's cache, which its programs hand on, as the engine makes them."""
     functions = make_programs(model)
-    if not sizes.num_pages:
+    if not sizes.is_paged:
         return _by_row(functions.empty_dense.eval_shape(num_slots=sizes.slots[0], num_tokens=sizes.num_tokens), mesh)
     num_pages = parts_here()[1] * sizes.num_pages
     layers = functions.empty_paged.eval_shape(num_pages=num_pages, page_size=sizes.page_size, batch_axes=batch_axes)

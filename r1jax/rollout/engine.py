@@ -165,10 +165,10 @@ class Session:
         self._sizes = sizes.slots
         arguments = (engine.model, self._programs, self.spec)
         room = {"num_slots": sizes.slots[0], "num_tokens": sizes.num_tokens}
-        is_dense = sizes.cache == "dense"
-        self._slots = (
-            DenseSlots(*arguments, **room) if is_dense else PagedSlots(*arguments, num_pages=sizes.num_pages, **room)
-        )
+        if sizes.is_paged:
+            self._slots = PagedSlots(*arguments, num_pages=sizes.num_pages, **room)
+        else:
+            self._slots = DenseSlots(*arguments, **room)
         self._running: list[_Running | None] = [None] * self._slots.num_slots
         self._waiting: deque[_Running] = deque()
         self._waiting_of_group: Counter[Hashable] = Counter()

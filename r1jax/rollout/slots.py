@@ -17,7 +17,7 @@ import dataclasses
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ _FEWEST_SLOTS = 4  # a step of fewer slots is hardly faster
 class Sizes:
     """What a session has room for."""
 
-    cache: Literal["dense", "paged"]
+    is_paged: bool
     slots: tuple[int, ...]
     """Numbers of slots, descending: the most that is needed, and each the half of the one before, for each part."""
     num_tokens: int  # of a slot
@@ -65,7 +65,7 @@ def session_sizes(model: Model, spec: EngineSpec, *, num_slots: int, num_tokens:
     slots = [-(-most // num_parts)]
     while slots[-1] > 1 and (slots[-1] + 1) // 2 * num_parts >= _FEWEST_SLOTS:
         slots.append((slots[-1] + 1) // 2)
-    return Sizes(kind, tuple(size * num_parts for size in slots), room, num_pages, spec.page_size)
+    return Sizes(kind == "paged", tuple(size * num_parts for size in slots), room, num_pages, spec.page_size)
 
 
 def _dense_slots(model: Model, spec: EngineSpec, room: int) -> int:
