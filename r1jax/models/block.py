@@ -57,10 +57,10 @@ class MTP(nnx.Module):
         self.final_norm = RMSNorm(dim, eps=eps)
 
     def __call__(self, hidden_BTD: jax.Array, embedded_BTD: jax.Array, **block_inputs):
-        """(hidden [B, T, D] after the depth's norm, what the router says)."""
+        """(hidden [B, T, D] after the depth's norm, the layer's cache or None, what the router says)."""
         both = jnp.concatenate([self.embed_norm(embedded_BTD), self.hidden_norm(hidden_BTD)], axis=-1)
-        h_BTD, _, routing = self.block(project(both, self.w_proj_AD), **block_inputs)
-        return self.final_norm(h_BTD), routing
+        h_BTD, cache, routing = self.block(project(both, self.w_proj_AD), **block_inputs)
+        return self.final_norm(h_BTD), cache, routing
 
 
 def stacked(make, num_layers: int, *, rngs: nnx.Rngs):

@@ -53,14 +53,18 @@ class DenseCache:
     lengths_B: jax.Array
 
 
-def init_cache(config: ModelConfig, *, batch: int, length: int) -> DenseCache:
-    """Empty dense cache with ``length`` slots for each of ``batch`` rows in every layer, in the model's compute type."""
+def init_cache(config: ModelConfig, *, batch: int, length: int, num_mtp_layers: int = 0) -> DenseCache:
+    """Empty dense cache with ``length`` slots for each of ``batch`` rows in every layer, in the model's compute type.
+
+    ``num_mtp_layers``: depths of MTP that have a layer of it too, after the model's.
+    """
     dtype = jnp.dtype(config.dtype)
     heads = {"k_BJSH": (config.num_kv_heads, length, config.head_dim)}
     shapes = {"latent_BSC": (length, config.kv_lora_rank), "rope_BSR": (length, config.rope_head_dim)}
     shapes = heads | {"v_BJSH": heads["k_BJSH"]} if config.attention == "gqa" else shapes
     layers = tuple(
-        {name: jnp.zeros((batch, *shape), dtype) for name, shape in shapes.items()} for _ in range(config.num_layers)
+        {name: jnp.zeros((batch, *shape), dtype) for name, shape in shapes.items()}
+        for _ in range(config.num_layers + num_mtp_layers)
     )
     return DenseCache(layers=layers, lengths_B=jnp.zeros((batch,), jnp.int32))
 
@@ -157,16 +161,26 @@ class PagedCache:
 
 
 def init_paged_cache(
-    config: ModelConfig, *, page_table_BI, num_pages: int, page_size: int, batch_axes: tuple[str, ...] = ()
+    config: ModelConfig,
+    *,
+    page_table_BI,
+    num_pages: int,
+    page_size: int,
+    batch_axes: tuple[str, ...] = (),
+    num_mtp_layers: int = 0,
 ) -> PagedCache:
-    """Empty paged cache whose pools have ``num_pages`` pages of ``page_size`` tokens each, in the model's compute type."""
+    """Empty paged cache whose pools have ``num_pages`` pages of ``page_size`` tokens each, in the model's compute type.
+
+    ``num_mtp_layers``: as in ``init_cache``.
+    """
+    num_layers = config.num_layers + num_mtp_layers
     sizes = {"num_pages": num_pages, "page_size": page_size, "dtype": jnp.dtype(config.dtype), "batch_axes": batch_axes}
     if config.attention == "gqa":
         sizes |= {"kv_heads": config.num_kv_heads, "head_dim": config.head_dim}
     else:
         sizes |= {"latent_dim": config.kv_lora_rank, "rope_dim": config.rope_head_dim}
     return PagedCache(
-        layers=tuple(paged_decode.pages.init_pages(**sizes) for _ in range(config.num_layers)),
+        layers=tuple(paged_decode.pages.init_pages(**sizes) for _ in range(num_layers)),
         page_table_BI=jnp.asarray(page_table_BI, jnp.int32),
         lengths_B=jnp.zeros((page_table_BI.shape[0],), jnp.int32),
         batch_axes=batch_axes,

@@ -72,21 +72,29 @@ class Transformer(nnx.Module):
             else:
                 inputs |= {"slots": kv_cache.NEW_TOKENS, "cache": {}}
                 h_BTD, new_tokens, routing = self._scanned(h_BTD, inputs)
-                layers = tuple(map(slots.write, slots.layers, new_tokens))
-            cache = slots.advanced(layers)
+                layers = tuple(map(slots.write, slots.layers, new_tokens))  # MTP's, at the end, are left out
+            cache = slots.advanced((*layers, *slots.layers[len(layers) :]))  # those of MTP as they were
         return self.final_norm(h_BTD), cache, _aux_of(routing)
 
-    def mtp_step(self, hidden_BTD, next_BT, *, depth=0, positions_BT, segments_BT, balance=False):
-        """(hidden [B, T, D], aux) of one MTP depth: see ``Model.mtp_hidden``."""
+    def mtp_step(
+        self, hidden_BTD, next_BT, *, depth=0, positions_BT, segments_BT, cache=None, is_prefill=False, balance=False
+    ):
+        """(hidden [B, T, D], cache or None, aux) of one MTP depth: see ``Model.mtp_hidden``."""
         inputs = {"angles": rope_angles(self.config, positions_BT), "segments_BT": segments_BT, "balance": balance}
+        if cache is not None:
+            slots = kv_cache.take_slots(cache, segments_BT, is_prefill=is_prefill)
+            index = self.config.num_layers + depth
+            inputs |= {"slots": slots, "cache": slots.layers[index]}
         graphdef, state = nnx.split(self.mtp)
 
         def step(state, hidden_BTD, embedded_BTD):
             return nnx.merge(graphdef, jax.tree.map(lambda a: a[depth], state))(hidden_BTD, embedded_BTD, **inputs)
 
         step = _rematerialised(step, self.config.remat)
-        hidden_BTD, routing = step(state, hidden_BTD, self._embed(next_BT, None))
-        return hidden_BTD, _aux_of(jax.tree.map(lambda value: value[None], routing))
+        hidden_BTD, layer, routing = step(state, hidden_BTD, self._embed(next_BT, cache))
+        if cache is not None:
+            cache = slots.advanced((*slots.layers[:index], layer, *slots.layers[index + 1 :]))
+        return hidden_BTD, cache, _aux_of(jax.tree.map(lambda value: value[None], routing))
 
     def blocks(self):
         """The block of every layer in order, each with its own slice of the stacked arrays."""
@@ -121,7 +129,7 @@ class Transformer(nnx.Module):
 
     def _unrolled(self, h_BTD, inputs, slots):
         layers, by_layer = [], []
-        for block, layer in zip(self.blocks(), slots.layers, strict=True):
+        for block, layer in zip(self.blocks(), slots.layers[: self.config.num_layers], strict=True):
             h_BTD, layer, routing = block(h_BTD, cache=layer, slots=slots, **inputs)
             layers.append(layer)
             by_layer += [routing] if routing else []
@@ -147,7 +155,7 @@ class Model:
 
         Tokens see earlier tokens of their own segment; segment 0 is padding. With a cache, of either kind of
         ``r1jax.models.cache``, the tokens take its next T slots; ``is_prefill`` says that it is empty, so that
-        attention is among the given tokens alone.
+        attention is among the given tokens alone. Layers of the cache past the model's are of MTP; they stay.
 
         aux: {} of a dense model, else "expert_counts_LE"; with ``balance`` "balance_L", the balance loss summed over
           sequences (``r1jax.models.moe.balance_sum``).
@@ -155,13 +163,17 @@ class Model:
         return nnx.merge(self.graphdef, params, buffers)(tokens_BT, **inputs)
 
     def mtp_hidden(self, params, buffers, hidden_BTD, next_BT, **inputs):
-        """(hidden [B, T, D], aux) of MTP depth ``depth``, whose logits predict the token after ``next_BT``.
+        """(hidden [B, T, D], cache or None, aux) of MTP depth ``depth``, whose logits predict the token after
+        ``next_BT``.
 
         ``inputs`` are those of ``Transformer.mtp_step``.
 
         hidden_BTD: of the depth before, or of the main model (``hidden``'s), at token i. next_BT: token i + 1 + depth.
         positions_BT and segments_BT are those of token i; a position whose next token is not of its own sequence
-        belongs to segment 0. aux as ``hidden``'s, L being 1.
+        belongs to segment 0. cache: one with layers for MTP after the model's (``num_mtp_layers`` of ``init_cache``),
+        whose lengths are those from before token i; layer ``num_layers + depth`` takes the tokens' slots, and the
+        lengths advance, as in ``hidden``. So after ``hidden`` of the same tokens they are set back first. aux as
+        ``hidden``'s, L being 1.
         """
         return nnx.merge(self.graphdef, params, buffers).mtp_step(hidden_BTD, next_BT, **inputs)
 

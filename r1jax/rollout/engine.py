@@ -72,11 +72,13 @@ class Engine:
     """Samples completions under given weights."""
 
     def __init__(self, model: Model, spec: EngineSpec):
+        if spec.drafts == "mtp" and not model.config.num_mtp_layers:
+            raise ValueError("engine.drafts='mtp', but the model has num_mtp_layers=0")
         self.model, self.spec = model, spec
-        self.programs = make_programs(model)
+        self.programs = make_programs(model, spec.drafts)
 
     def num_compilations(self) -> int:
-        """Programs compiled so far, for all engines of this model."""
+        """Programs compiled so far, for all engines of this model and kind of drafts."""
         return self.programs.num_compiled
 
     def open(self, params, buffers, *, num_slots: int, num_tokens: int) -> "Session":
@@ -159,7 +161,7 @@ class Session:
         self.spec, self.weights = engine.spec, (params, buffers)
         self.counts: Counter[str] = Counter()
         self._programs, self._config = engine.programs, engine.model.config
-        self._num_drafts = self.spec.num_drafts if self.spec.drafts != "none" else 0
+        self._num_drafts = {"none": 0, "ngram": self.spec.num_drafts, "mtp": 1}[self.spec.drafts]
         self._most_tokens = num_tokens
         sizes = session_sizes(engine.model, self.spec, num_slots=num_slots, num_tokens=num_tokens)
         self._sizes = sizes.slots
@@ -246,7 +248,6 @@ class Session:
         steps = 1 if "mask" in features else self.spec.segment
         layers, out = self._programs.decode(
             *self.weights, self._slots.layers, rows, steps=steps, features=features, batch_axes=self._slots.batch_axes,
-            drafts="none" if features & {"mask", "penalty"} else self.spec.drafts,
         )  # fmt: skip
         self._slots.layers = layers
         out = jax.tree.map(to_host, out)

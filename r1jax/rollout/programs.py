@@ -8,6 +8,7 @@ one by one. Drafts are kept as far as they are the tokens sampled, so a step mak
 speed alone: neither the distribution nor the tokens of a seed.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -25,10 +26,11 @@ Layers = tuple[kv_cache.Layer, ...]
 
 
 class Programs:
-    """The jitted functions of one model."""
+    """The jitted functions of one model. drafts: "none", "ngram", or "mtp", whose layer then has a cache too."""
 
-    def __init__(self, model: Model):
-        self._model = model
+    def __init__(self, model: Model, drafts: str):
+        self._model, self._drafts = model, drafts
+        self._with_mtp = {"num_mtp_layers": 1 if drafts == "mtp" else 0}
         self.num_compiled = 0
         self.empty_dense = self._jit(self._empty_dense, static=("num_slots", "num_tokens"))
         self.empty_paged = self._jit(self._empty_paged, static=("num_pages", "page_size", "batch_axes"))
@@ -37,7 +39,7 @@ class Programs:
         self.insert = self._jit(_insert, donated=("layers",))
         self.take = self._jit(_take)
         self.copy_pages = self._jit(_copy_pages, donated=("layers",), static=("batch_axes",))
-        self.decode = self._jit(self._decode, donated=("layers",), static=("steps", "features", "batch_axes", "drafts"))
+        self.decode = self._jit(self._decode, donated=("layers",), static=("steps", "features", "batch_axes"))
 
     def _jit(self, function: Callable, *, donated: tuple[str, ...] = (), static: tuple[str, ...] = ()):
         @functools.wraps(function)
@@ -48,31 +50,35 @@ class Programs:
         return jax.jit(counted, donate_argnames=donated, static_argnames=static)
 
     def _empty_dense(self, *, num_slots: int, num_tokens: int) -> Layers:
-        return self._model.init_cache(batch=num_slots, length=num_tokens).layers
+        return self._model.init_cache(batch=num_slots, length=num_tokens, **self._with_mtp).layers
 
     def _empty_paged(self, *, num_pages: int, page_size: int, batch_axes: tuple[str, ...]) -> Layers:
         table_11 = jnp.zeros((1, 1), jnp.int32)
-        sizes = {"num_pages": num_pages, "page_size": page_size, "batch_axes": batch_axes}
+        sizes = {"num_pages": num_pages, "page_size": page_size, "batch_axes": batch_axes, **self._with_mtp}
         return self._model.init_paged_cache(page_table_BI=table_11, **sizes).layers
 
     def _prefill(self, params, buffers, cache, tokens_PT, lengths_P) -> Layers:
         positions_PT = jnp.broadcast_to(jnp.arange(tokens_PT.shape[1]), tokens_PT.shape)
         segments_PT = (positions_PT < lengths_P[:, None]).astype(jnp.int32)
-        inputs = {"positions_BT": positions_PT, "segments_BT": segments_PT, "cache": cache, "is_prefill": True}
-        return self._model.hidden(params, buffers, tokens_PT, **inputs)[1].layers
+        inputs = {"positions_BT": positions_PT, "segments_BT": segments_PT, "is_prefill": True}
+        hidden_PTD, filled, _ = self._model.hidden(params, buffers, tokens_PT, cache=cache, **inputs)
+        if self._drafts == "mtp":
+            filled, next_PT = dataclasses.replace(filled, lengths_B=cache.lengths_B), jnp.roll(tokens_PT, -1, axis=1)
+            _, filled, _ = self._model.mtp_hidden(params, buffers, hidden_PTD, next_PT, cache=filled, **inputs)
+        return filled.layers
 
     def _prefill_dense(self, params, buffers, tokens_PT, lengths_P) -> Layers:
-        """Prompts [P, T] in a cache of their own."""
-        cache = self._model.init_cache(batch=tokens_PT.shape[0], length=tokens_PT.shape[1])
+        """The first ``lengths_P`` tokens of prompts [P, T] in a cache of their own."""
+        cache = self._model.init_cache(batch=tokens_PT.shape[0], length=tokens_PT.shape[1], **self._with_mtp)
         return self._prefill(params, buffers, cache, tokens_PT, lengths_P)
 
     def _prefill_paged(self, params, buffers, layers, tokens_PT, lengths_P, table_PI, *, batch_axes) -> Layers:
-        """The pools with prompts [P, T] in the pages of the table."""
+        """The pools with the first ``lengths_P`` tokens of prompts [P, T] in the pages of the table."""
         lengths = jnp.zeros_like(lengths_P)
         cache = kv_cache.PagedCache(layers=layers, page_table_BI=table_PI, lengths_B=lengths, batch_axes=batch_axes)
         return self._prefill(params, buffers, cache, tokens_PT, lengths_P)
 
-    def _decode(self, params, buffers, layers, rows, *, steps: int, features, batch_axes, drafts: str):
+    def _decode(self, params, buffers, layers, rows, *, steps: int, features, batch_axes):
         """Up to ``steps`` steps of all slots that are running: (layers, {"tokens_BN", ...}).
 
         rows, arrays of B slots: "token_B" pending, "lengths_B" tokens before it, "count_B" tokens of the answer so far
@@ -86,7 +92,7 @@ class Programs:
         not valid; "draft_BK". And "num_steps", a scalar.
         """
         num_slots, num_drafts = rows["draft_BK"].shape
-        num_tokens = 1 + num_drafts
+        drafts, num_tokens = self._drafts if num_drafts else "none", 1 + num_drafts
         width = steps * num_tokens
         names = ["logps_BN"] + (["sampled_logps_BN"] if features else [])
         out = {"tokens_BN": jnp.full((num_slots, width), -1, jnp.int32)}
@@ -111,14 +117,11 @@ class Programs:
             offsets_T = jnp.arange(num_tokens)
             now = rows | {name: out[name] for name in (*kept_here, "lengths_B")}
             cache = _cache(layers, now, batch_axes)
-            hidden_BTD, cache, _ = self._model.hidden(
-                params,
-                buffers,
-                tokens_BT,
-                positions_BT=out["lengths_B"][:, None] + offsets_T,
-                segments_BT=jnp.broadcast_to(is_running_B[:, None], tokens_BT.shape).astype(jnp.int32),
-                cache=cache,
-            )
+            inputs = {
+                "positions_BT": out["lengths_B"][:, None] + offsets_T,
+                "segments_BT": jnp.broadcast_to(is_running_B[:, None], tokens_BT.shape).astype(jnp.int32),
+            }
+            hidden_BTD, cache, _ = self._model.hidden(params, buffers, tokens_BT, cache=cache, **inputs)
             count_B = rows["count_B"] + out["num_new_B"]
             uniform_BT = uniforms(rows["key_B2"], count_B[:, None] + offsets_T)
             logits_BTV = self._model.logits(params, hidden_BTD)
@@ -164,6 +167,15 @@ class Programs:
                 text_BS = out["text_BS"].at[at].set(new_BT, mode="drop")
                 draft_BK = draft_by_ngram(text_BS, out["lengths_B"] + 1, num_drafts=num_drafts)
                 out = out | {"text_BS": text_BS, "draft_BK": draft_BK}
+            if drafts == "mtp":
+                cache = dataclasses.replace(cache, lengths_B=now["lengths_B"])
+                hidden_BTD, cache, _ = self._model.mtp_hidden(
+                    params, buffers, hidden_BTD, new_BT, cache=cache, **inputs
+                )
+                hidden_B1D = jnp.take_along_axis(hidden_BTD, last_B1[..., None], axis=1)
+                uniform_B1 = uniforms(rows["key_B2"], count_B[:, None] + num_new_B[:, None])
+                drafted = sample_tokens(self._model.logits(params, hidden_B1D), uniform_B1, now, features=features)
+                out = out | {"draft_BK": drafted["token"]}
             return cache.layers, out
 
         layers, out = jax.lax.while_loop(goes_on, step, (layers, out))

@@ -98,13 +98,18 @@ def _num_pages(model: Model, spec: EngineSpec, room: int, slots_of_part: int) ->
 
 @dataclasses.dataclass(eq=False)
 class _Prompt:
-    """A prompt without its last token. ``pages``: where it lies in the pool; or ``layers`` and ``row``: a batch of its own."""
+    """A prompt, all but the last token of which is prefilled: in ``pages``, or in ``row`` of a batch's ``layers``."""
 
     tokens: Sequence[int]
     part: int
     pages: list[int] = dataclasses.field(default_factory=list)
     layers: Any = None
     row: int = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache."""
+        return len(self.tokens) - 1
 
 
 class DenseSlots:
@@ -136,11 +141,11 @@ class DenseSlots:
         """
         part = self.part_of(slot)
         if (group, part) not in self._prompts:
-            shared = self._allocate(prompt[:-1], part, num_running)
+            shared = self._allocate(prompt, part, num_running)
             if shared is None:
                 return False
             self._prompts[group, part] = shared
-            if shared.tokens:
+            if shared.length:
                 self._new.append(shared)
         self._beginning[slot] = self._prompts[group, part]
         return True
@@ -164,7 +169,7 @@ class DenseSlots:
                 prompt.layers, prompt.row = layers, row
         by_batch: dict[int, list[tuple[int, _Prompt]]] = defaultdict(list)
         for slot, prompt in self._beginning.items():
-            if prompt.tokens:
+            if prompt.length:
                 by_batch[id(prompt.layers)].append((slot, prompt))
         for pairs in by_batch.values():
             target_N, source_N = (
@@ -217,7 +222,7 @@ class PagedSlots(DenseSlots):
         return -(-self.num_tokens // self._spec.page_size)
 
     def _allocate(self, tokens, part, num_running):
-        count = -(-len(tokens) // self._spec.page_size)
+        count = -(-(len(tokens) - 1) // self._spec.page_size)
         reserve = num_running * (1 + self._spec.segment // self._spec.page_size) + 2
         if num_running and len(self._free[part]) < count + reserve:
             return None
@@ -254,7 +259,7 @@ class PagedSlots(DenseSlots):
         if not super().admit(slot, prompt, group=group, num_running=num_running):
             return False
         shared = self._prompts[group, self.part_of(slot)]
-        full = len(shared.tokens) // self._spec.page_size
+        full = shared.length // self._spec.page_size
         for page in shared.pages[:full]:
             self._uses[page] += 1
         self._pages[slot] = shared.pages[:full]
@@ -278,7 +283,7 @@ class PagedSlots(DenseSlots):
             self.layers = self._programs.prefill_paged(*weights, self.layers, tokens_PT, lengths_P, table_PI, **options)
         copies: list[list[tuple[int, int]]] = [[] for _ in range(self.num_parts)]
         for slot, prompt in self._beginning.items():
-            full = len(prompt.tokens) // self._spec.page_size
+            full = prompt.length // self._spec.page_size
             copies[prompt.part] += list(zip(prompt.pages[full:], self._pages[slot][full:], strict=True))
         if any(copies):
             rows = power_of_two(max(map(len, copies)))
@@ -353,9 +358,9 @@ def _batches(prompts: Sequence[_Prompt], spec: EngineSpec) -> list[list[_Prompt]
 
 
 def _padded(prompts: Sequence[Sequence[int]], spec: EngineSpec, *, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens [P, T], lengths [P]), padded on the right to one of few lengths."""
+    """(tokens [P, T], how many of each are prefilled [P]), padded on the right to one of few lengths."""
     length = min(bucketed(max(map(len, prompts)), spec.prompt_bucket), longest)
     tokens_PT = np.zeros((len(prompts), length), np.int32)
     for row, prompt in enumerate(prompts):
         tokens_PT[row, : len(prompt)] = prompt
-    return tokens_PT, np.array([len(prompt) for prompt in prompts], np.int32)
+    return tokens_PT, np.array([max(len(prompt) - 1, 0) for prompt in prompts], np.int32)

@@ -19,8 +19,10 @@ class EngineSpec:
     )
     page_size: Count = option(128, "Tokens a page, a multiple of 128.", unit="tokens")
     prefill_tokens: Count = option(16_384, "Prompt tokens prefilled at a time, padding included.", unit="tokens")
-    drafts: Literal["none", "ngram"] = option("none", "Where guesses of the next tokens come from.")
-    num_drafts: Count = option(4, "Guesses that a decode step checks, where there are any.", unit="tokens")
+    drafts: Literal["none", "ngram", "mtp"] = option(
+        "none", "Guesses of the next tokens, which change the speed alone: from n-grams of the text, or one by MTP."
+    )
+    num_drafts: Count = option(4, "Guesses that a decode step checks with 'ngram'.", unit="tokens")
 
     def __post_init__(self):
         if self.page_size % 128:

@@ -122,6 +122,9 @@ class RlSpec(TrainingSpec):
     truncated_in_baseline: bool = option(
         True, "Masked outputs count in their group's mean and deviation (as in DAPO and TRL)."
     )
+    mtp_weight: NotNegative = option(
+        0.0, "λ of multi-token prediction on the rollouts, which trains its layers alone; 0: they stay as they are."
+    )
     balance_weight: NotNegative = option(0.0, "α of the sequence-wise balance loss (V3 Eq. 17); 0: not computed.")
     reference_every: Count = option(400, "Until the reference is renewed (R1 Sec. B.1).", unit="updates")
     row_length: Count | None = option(None, "Of a packed row; None: longest prompt and response.", unit="tokens")
@@ -215,7 +218,9 @@ class SupervisedSpec(TrainingSpec):
     num_updates: Count | None = option(None, "Of the whole run; None: by num_epochs.", unit="updates", how=True)
     num_epochs: Count | None = option(None, "Of the whole run (R1 Sec. B.4.2: 2).", unit="epochs", how=True)
     optimizer: SupervisedOptimizerSpec = option(factory=SupervisedOptimizerSpec, explanation="The optimizer.")
-    mtp_weight: NotNegative = option(0.0, "λ of multi-token prediction (V3 Eq. 25); 0: not computed.")
+    mtp_weight: NotNegative = option(
+        0.0, "λ of multi-token prediction (V3 Eq. 25; Sec. 4.2: 0.3, then 0.1); 0: its layers stay as they are."
+    )
     balance_weight: NotNegative = option(0.0, "α of the sequence-wise balance loss (V3 Eq. 17); 0: not computed.")
     offload: tuple[Literal["optimizer"], ...] = option((), "Parts of the state kept on the host.", how=True)
     log_every: Count = option(10, "Updates between rows of metrics.", unit="updates", how=True)

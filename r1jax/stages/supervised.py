@@ -4,10 +4,10 @@ Documents are rendered by a chat template and packed into rows of one length (se
 the loss is the mean over the batch's target tokens ("token") or over documents ("sequence").
 """
 
+import functools
 import math
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from r1jax.data.documents import as_messages, encode_document, fit_documents, make_document_iterator
@@ -23,9 +23,8 @@ from r1jax.specs.reader import read
 from r1jax.specs.stages import SupervisedSpec
 from r1jax.stages.open_run import open_run
 from r1jax.stages.training import (
-    balance_loss,
+    auxiliary_losses,
     check_auxiliary,
-    expert_counts,
     finite_update,
     hidden_of,
     loss_weights,
@@ -84,22 +83,15 @@ def num_updates_of(spec: SupervisedSpec) -> int:
 
 def make_loss(model: Model, spec: SupervisedSpec):
     """(params, buffers, microbatch) -> (loss, sums); the microbatch carries the whole batch's counts."""
-    routing = {"balance": spec.balance_weight > 0}
 
     def loss_function(params, buffers, batch):
-        hidden_BTD, _, aux = hidden_of(model, params, buffers, batch, **routing)
+        hidden_BTD, _, aux = hidden_of(model, params, buffers, batch, balance=spec.balance_weight > 0)
         logp_BT, _ = model.token_logprob(params, hidden_BTD, batch["targets"])
         weight_BT = loss_weights(batch, spec)
         loss, metrics = cross_entropy_loss(logp_BT, weight_BT=weight_BT)
-        extras, mtp_aux = {}, None
-        if spec.mtp_weight:
-            extras["mtp_loss"], mtp_aux = mtp_loss(model, params, buffers, hidden_BTD, batch, weight_BT, **routing)
-            loss += spec.mtp_weight * extras["mtp_loss"]
-        if spec.balance_weight:
-            extras["moe/balance_loss"] = balance_loss(aux, mtp_aux, num_sequences=batch["num_segments"])
-            loss += spec.balance_weight * extras["moe/balance_loss"]
-        sums = {name: jax.lax.stop_gradient(value) * batch["num_tokens"] for name, value in extras.items()}
-        return loss, {**metrics, **sums, "expert_counts": expert_counts(buffers, aux, mtp_aux)}
+        mtp = functools.partial(mtp_loss, model, params, buffers, hidden_BTD, batch, weight_BT)
+        extra, sums = auxiliary_losses(spec, buffers, batch, aux, mtp=mtp)
+        return loss + extra, {**metrics, **sums}
 
     return loss_function
 

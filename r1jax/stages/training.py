@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax.models.config import ModelConfig
+from r1jax.models.reward_head import REWARD_HEAD
 from r1jax.models.transformer import Model
 from r1jax.objectives.sums import add_metrics, token_weights
 from r1jax.training.learner import NonFiniteError, TrainState, Update, init_state, make_update, update_once
@@ -20,8 +21,14 @@ from r1jax.training.optimizer import make_optimizer
 def make_train_state(
     spec: Any, loss_function: Callable, params, buffers, *, num_updates: int
 ) -> tuple[TrainState, Update]:
-    """Train state and jitted update from weights that are laid out on their mesh, or ShapeDtypeStructs of them."""
-    optimizer, schedule = make_optimizer(spec.optimizer, total_steps=num_updates)
+    """Train state and jitted update from weights that are laid out on their mesh, or ShapeDtypeStructs of them.
+
+    What the loss does not use comes out of every update as it went in: MTP where its loss has no weight, and of a
+    reward model the unembedding.
+    """
+    unused = () if getattr(spec, "mtp_weight", 0.0) else ("mtp",)
+    unused += ("unembed_VD",) if REWARD_HEAD in params else ()
+    optimizer, schedule = make_optimizer(spec.optimizer, total_steps=num_updates, unused=unused)
     state = init_state(params, buffers, optimizer=optimizer)
     if OPTIMIZER in getattr(spec, "offload", ()):
         state["opt_state"] = to_host_memory(state["opt_state"])
@@ -54,7 +61,15 @@ def loss_weights(batch: Mapping[str, Any], spec: Any) -> jax.Array:
 
 
 def mtp_loss(
-    model: Model, params, buffers, hidden_BTD: jax.Array, batch: Mapping[str, Any], weight_BT: jax.Array, **routing
+    model: Model,
+    params,
+    buffers,
+    hidden_BTD: jax.Array,
+    batch: Mapping[str, Any],
+    weight_BT: jax.Array,
+    *,
+    temperature: float | jax.Array = 1.0,
+    **routing,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """(1/M Σ_m Σ w · −log p_m(target), aux) of the MTP depths m, to be multiplied by λ (V3 Sec. 2.2 Eqs. 24-25).
 
@@ -69,13 +84,41 @@ def mtp_loss(
     for depth in range(num_depths):
         segments_BT = jnp.where(segments_BT == _shifted(segments_BT), segments_BT, 0)
         where = {"depth": depth, "positions_BT": batch["positions"], "segments_BT": segments_BT}
-        hidden_BTD, aux = model.mtp_hidden(params, buffers, hidden_BTD, next_BT, **where, **routing)
+        hidden_BTD, _, aux = model.mtp_hidden(params, buffers, hidden_BTD, next_BT, **where, **routing)
         next_BT, weight_BT = _shifted(next_BT), _shifted(weight_BT)
-        logp_BT, _ = model.token_logprob(params, hidden_BTD, next_BT)
+        logp_BT, _ = model.token_logprob(params, hidden_BTD, next_BT, temperature=temperature)
         counted_BT = (segments_BT > 0) & (weight_BT != 0)
         loss -= jnp.sum(weight_BT * jnp.where(counted_BT, logp_BT, 0.0)) / num_depths
         auxes.append(aux)
     return loss, jax.tree.map(lambda *values: jnp.concatenate(values), *auxes)
+
+
+def drafting_loss(model: Model, params, buffers, hidden_BTD, batch: Mapping[str, Any], weight_BT, **options):
+    """``mtp_loss`` at the batch's temperature that trains the MTP depths alone: to draft what the policy samples.
+
+    No gradient reaches the hidden states, the embedding and the head, so that the policy's is what it is without.
+    """
+    hidden_BTD, others = jax.lax.stop_gradient((hidden_BTD, params))
+    params = others | {"mtp": params["mtp"]}
+    options["temperature"] = batch["temperature"]
+    return mtp_loss(model, params, buffers, hidden_BTD, batch, weight_BT, **options)
+
+
+def auxiliary_losses(spec: Any, buffers, batch: Mapping[str, Any], aux: Mapping[str, jax.Array], *, mtp: Callable):
+    """(what the spec's weights add to the loss, sums: the parts of it, times tokens, and "expert_counts").
+
+    aux: of the main model, with balance where that has a weight. mtp: ``mtp_loss`` or ``drafting_loss``, but for the
+    routing.
+    """
+    extras, mtp_aux = {}, None
+    if spec.mtp_weight:
+        extras["mtp_loss"], mtp_aux = mtp(balance=spec.balance_weight > 0)
+    if spec.balance_weight:
+        extras["moe/balance_loss"] = balance_loss(aux, mtp_aux, num_sequences=batch["num_segments"])
+    weights = {"mtp_loss": spec.mtp_weight, "moe/balance_loss": spec.balance_weight}
+    loss = sum((weights[name] * value for name, value in extras.items()), jnp.float32(0.0))
+    sums = {name: jax.lax.stop_gradient(value) * batch["num_tokens"] for name, value in extras.items()}
+    return loss, sums | {"expert_counts": expert_counts(buffers, aux, mtp_aux)}
 
 
 def _shifted(array_BT: jax.Array) -> jax.Array:

@@ -46,16 +46,25 @@ def make_rate(spec: OptimizerSpec, *, total_steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, main], [warmup_steps])
 
 
-def make_optimizer(spec: OptimizerSpec, *, total_steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
+def make_optimizer(
+    spec: OptimizerSpec, *, total_steps: int, unused: tuple[str, ...] = ()
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """AdamW after clipping by global norm, and the schedule that it follows (for the log: schedule(state["step"])).
 
-    total_steps: updates of the whole run, which a cosine goes over. Raises ValueError for a warm-up that is longer.
+    MTP's gradient is clipped by a norm of its own: it must not shorten the step of a policy that it does not train.
+
+    total_steps: updates of the whole run, which a cosine goes over. unused: names at the top of the parameters of what
+    no loss uses. Its gradient is 0, and without decay it stays bit for bit. Raises ValueError for a warm-up that is
+    longer than the run.
     """
     rate = make_rate(spec, total_steps=total_steps)
 
+    def is_decayed(path: str, array: jax.Array) -> bool:
+        return is_matrix(path, array) and path.partition("/")[0] not in unused
+
     def decay_mask(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
-            lambda path, array: is_matrix(jax.tree_util.keystr(path, simple=True, separator="/"), array), params
+            lambda path, array: is_decayed(jax.tree_util.keystr(path, simple=True, separator="/"), array), params
         )
 
     adamw = optax.chain(  # optax.adamw, with moments of a type
@@ -63,8 +72,20 @@ def make_optimizer(spec: OptimizerSpec, *, total_steps: int) -> tuple[optax.Grad
         optax.add_decayed_weights(spec.weight_decay, decay_mask),
         optax.scale_by_learning_rate(rate),
     )
-    clip = optax.identity() if spec.clip_norm is None else optax.clip_by_global_norm(spec.clip_norm)
+    clip = optax.identity() if spec.clip_norm is None else _clip_by_norm(spec.clip_norm)
     return optax.chain(clip, adamw), rate
+
+
+def _clip_by_norm(largest: float) -> optax.GradientTransformation:
+    """Clips the gradient of MTP, and of all else, each to a norm of at most `largest`."""
+    clip = optax.clip_by_global_norm(largest)
+
+    def clipped(grads: dict[str, Any], _: Any) -> dict[str, Any]:
+        mtp = {name: grad for name, grad in grads.items() if name == "mtp"}
+        others = {name: grad for name, grad in grads.items() if name != "mtp"}
+        return clip.update(mtp, optax.EmptyState())[0] | clip.update(others, optax.EmptyState())[0]
+
+    return optax.stateless(clipped)
 
 
 def scale_by_adam(*, b1: float, b2: float, eps: float, moments_dtype: str) -> optax.GradientTransformation:

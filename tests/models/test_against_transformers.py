@@ -99,7 +99,7 @@ def test_mtp():
 
     @jax.jit
     def run(params, hidden, next_tokens, positions, segments):
-        hidden, aux = model.mtp_hidden(
+        hidden, _, aux = model.mtp_hidden(
             params, buffers, hidden, next_tokens, positions_BT=positions, segments_BT=segments
         )
         return hidden, model.logits(params, hidden), aux["expert_counts_LE"]

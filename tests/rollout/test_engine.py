@@ -84,6 +84,11 @@ def v3():
     return Policy(dataclasses.replace(V3, num_layers=2))
 
 
+@pytest.fixture(scope="module")
+def mtp():
+    return Policy(dataclasses.replace(V3, num_layers=2, num_mtp_layers=1))
+
+
 @pytest.fixture(params=["gqa", "v3"])
 def policy(request):
     return request.getfixturevalue(request.param)
@@ -206,6 +211,17 @@ def test_drafts_make_more_than_a_token_a_step(gqa):
     assert counts["tokens"] > 1.5 * counts["row_steps"]
 
 
+@pytest.mark.parametrize("options", [{}, {"cache": "paged", "slots": 5}], ids=str)
+def test_drafts_by_mtp_change_no_token(mtp, options):
+    for settings in ({}, {"temperature": 0.0}, {"top_p": 0.6}):
+        want, counts = mtp.generate(max_new_tokens=14, **settings), Counter()
+        engine = mtp.engine(drafts="mtp", **options)
+        assert_same(mtp.generate(max_new_tokens=14, engine=engine, counts=counts, **settings), want, atol=1e-5)
+        assert counts["tokens"] > counts["row_steps"]
+    with pytest.raises(ValueError, match="engine.drafts='mtp', but the model has num_mtp_layers=0"):
+        make_engine(make_model(GQA), EngineSpec(drafts="mtp"))
+
+
 def test_drafts_keep_the_distribution(gqa):
     """Pearson's chi-square of the third token, whose distribution is exact by enumeration of the first two."""
     prompt, num_samples, counts = [5, 6, 7, 5, 6, 7, 5, 6], 8000, Counter()
@@ -255,7 +271,7 @@ def test_samples_of_a_prompt_are_prefilled_once(gqa, monkeypatch):
 
 def test_few_programs_are_compiled(v3):
     engine = engine_module.Engine(v3.model, SmallPages(segment=5))
-    engine.programs = engine_module.make_programs.__wrapped__(v3.model)
+    engine.programs = engine_module.make_programs.__wrapped__(v3.model, "none")
     for temperature, stop_ids in ((0.9, STOP), (0.5, (3,)), (1.3, (0, 1, 2)), (2.0, tuple(range(8)))):
         for prompts in (PROMPTS, [[1, 2], [3] * 5, [4], [4] * 7]):
             v3.generate(prompts, engine=engine, temperature=temperature, stop_ids=stop_ids)

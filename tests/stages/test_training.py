@@ -1,6 +1,7 @@
-"""MTP and balance in the supervised loss, and the counts for the router biases."""
+"""MTP and balance in the losses, the counts for the router biases, and what no loss uses."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,19 @@ import pytest
 
 from r1jax.models.transformer import make_model
 from r1jax.specs.reader import read
-from r1jax.specs.stages import SupervisedSpec
+from r1jax.specs.stages import RewardModelSpec, SupervisedSpec
 from r1jax.specs.training import OptimizerSpec
-from r1jax.stages import supervised
+from r1jax.stages import reward_model, supervised
 from r1jax.stages.rl import stage as rl
-from r1jax.stages.training import check_auxiliary, expert_counts, mtp_loss
+from r1jax.stages.training import (
+    check_auxiliary,
+    expert_counts,
+    finite_update,
+    hidden_of,
+    loss_weights,
+    make_train_state,
+    mtp_loss,
+)
 from r1jax.training.learner import init_state, make_update
 from r1jax.training.optimizer import make_optimizer
 from tests.stages.rl.test_stage import tiny_config
@@ -72,7 +81,7 @@ def mtp_by_hand(params, buffers):
         logits = []
         for depth in range(2):
             ahead = jnp.pad(tokens[:, depth + 1 :], ((0, 0), (0, depth + 1)))
-            hidden, _ = MODEL.mtp_hidden(params, buffers, hidden, ahead, depth=depth, **places)
+            hidden, *_ = MODEL.mtp_hidden(params, buffers, hidden, ahead, depth=depth, **places)
             logits.append(MODEL.logits(params, hidden))
         return logits
 
@@ -156,6 +165,81 @@ def test_biases_of_all_routers_follow_their_counts(trees, loss_and_gradient):
         assert np.abs(step).max() == 0.25
 
 
+def make_rl_batch():
+    """The same as rollouts, of a policy that has moved since; the first target of each was in the prompt."""
+    batch, rng = make_batch(), np.random.default_rng(3)
+    noise = {name: rng.normal(size=(2, 14)).astype(np.float32) for name in ("old_logp", "ref_logp", "advantage")}
+    noise |= {"old_logp": noise["old_logp"] - 3, "ref_logp": noise["ref_logp"] - 3}
+    return batch | noise | {"sampler_logp": noise["old_logp"], "temperature": np.float32(0.7)}
+
+
+def test_mtp_is_trained_on_rollouts_without_touching_the_policy_s_gradient(trees):
+    (with_mtp, metrics), grads = rl_loss_and_gradient(trees, mtp_weight=0.3)
+    (without, others), wanted = rl_loss_and_gradient(trees)
+    assert set(metrics) - set(others) == {"mtp_loss"}
+    mtp, zeros = grads.pop("mtp"), wanted.pop("mtp")
+    jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7), grads, wanted)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted)) > 0.1
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(mtp))
+    assert not any(np.abs(leaf).max() for leaf in jax.tree.leaves(zeros))
+
+    # The loss is that of the supervised stage, but at the temperature that the rollouts were sampled with.
+    batch, spec = make_rl_batch(), tiny_config(mtp_weight=0.3)
+
+    @jax.jit
+    def supervised_loss(params, buffers):
+        hidden, _, _ = hidden_of(MODEL, params, buffers, batch)
+        return mtp_loss(MODEL, params, buffers, hidden, batch, loss_weights(batch, spec), temperature=0.7)[0]
+
+    want = supervised_loss(*trees)
+    assert float(with_mtp - without) == pytest.approx(0.3 * float(want), rel=1e-5)
+    assert float(metrics["mtp_loss"]) == pytest.approx(9 * float(want), rel=1e-5)
+    assert metrics["expert_counts"]["mtp"]["block"]["ffn"]["router_bias_E"].sum() > 0
+
+
+def rl_loss_and_gradient(trees, **weights):
+    loss = rl.make_loss(MODEL, tiny_config(kl_coef=0.1, **weights))
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(*trees, make_rl_batch())
+
+
+REWARD_BATCH = {
+    "tokens": np.array([[5, 40, 17, 3], [7, 41, 13, 2]]),
+    "lengths": np.array([4, 3]),
+    "labels": np.ones(1, np.float32),
+    "weights": np.ones(1, np.float32),
+    "places": np.zeros(1, np.int32),
+}
+DECAYED = {"optimizer": {"weight_decay": 0.5, "learning_rate": 0.01}, "bias_rate": 0.25}
+
+
+def make_reward_spec(**changes):
+    values = {"init": POLICY, "data": POLICY["tokenizer"]["source"], "kind": "helpful", "examples_per_update": 1}
+    return read(RewardModelSpec, values | changes)
+
+
+@pytest.mark.parametrize(
+    ("stage", "make", "batch", "unused"),
+    [
+        (supervised, make_spec, make_batch(), {"mtp"}),
+        (rl, functools.partial(tiny_config, mtp_weight=0.3), make_rl_batch(), set()),
+        (reward_model, make_reward_spec, REWARD_BATCH, {"mtp", "unembed_VD"}),
+    ],
+    ids=["supervised", "rl with MTP", "reward model"],
+)
+def test_what_no_loss_uses_comes_out_bit_for_bit(trees, stage, make, batch, unused):
+    spec, (params, buffers) = make(**DECAYED), trees
+    if stage is reward_model:
+        params = params | {"reward_head": {"w_D": jnp.ones(32)}}
+    state, update = make_train_state(spec, stage.make_loss(MODEL, spec), params, buffers, num_updates=10)
+    state, _, _ = finite_update(state, update, [batch])
+    for name in params:
+        pairs = zip(jax.tree.leaves(params[name]), jax.tree.leaves(state["params"][name]), strict=True)
+        is_same = {np.asarray(before).tobytes() == np.asarray(after).tobytes() for before, after in pairs}
+        assert is_same == {name in unused}, name
+    biases = [np.asarray(jax.tree.leaves(tree["mtp"])[0]) for tree in (buffers, state["buffers"])]
+    assert (biases[0] == biases[1]).all() == ("mtp" in unused)
+
+
 def test_counts_of_models_without_biases():
     assert expert_counts({}, {"expert_counts_LE": np.ones((2, 8))}) == {}
     assert expert_counts({}, {}) == {}
@@ -179,3 +263,5 @@ def test_stages_read_the_weights_from_their_config(stage, make):
     stage.check(make(balance_weight=1e-4))
     with pytest.raises(ValueError, match="balance_weight=0.0001, but the model has num_experts=0"):
         stage.check(make(balance_weight=1e-4, init=DENSE))
+    with pytest.raises(ValueError, match="mtp_weight=0.1, but the model has num_mtp_layers=0"):
+        stage.check(make(mtp_weight=0.1))

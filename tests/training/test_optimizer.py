@@ -83,6 +83,16 @@ def test_weight_decay_moves_matrices_only():
     np.testing.assert_array_equal(updates["layers"]["scale"], np.zeros((2, 3)))
 
 
+def test_what_is_not_used_is_not_decayed():
+    params = {"mtp": {"w": jnp.full((3, 3), 0.1)}, "moe": {"w": jnp.full((3, 3), 0.1)}}
+    spec = OptimizerSpec(learning_rate=0.1, weight_decay=0.5)
+    optimizer, _ = make_optimizer(spec, total_steps=10, unused=("mtp",))
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    np.testing.assert_array_equal(updates["mtp"]["w"], 0)
+    np.testing.assert_allclose(updates["moe"]["w"], -0.005, rtol=1e-6)
+
+
 def test_adamw_literal_two_steps():
     # By hand: m = b1 m + (1 - b1) g, v likewise with g^2, both corrected for bias, step = rate * m / (sqrt(v) + eps).
     optimizer, _ = make_optimizer(OptimizerSpec(learning_rate=0.1, clip_norm=None), total_steps=10)
@@ -142,3 +152,13 @@ def test_clipping_by_global_norm():
     _, state = optimizer.update({"a": jnp.array([6.0]), "b": jnp.array([8.0])}, state, params)
     mu = optax.tree.get(state, "mu")
     np.testing.assert_allclose([mu["a"][0], mu["b"][0]], [0.06, 0.08], rtol=1e-6)
+
+
+def test_mtp_is_clipped_by_a_norm_of_its_own():
+    optimizer, _ = make_optimizer(OptimizerSpec(learning_rate=1.0, clip_norm=1.0), total_steps=10)
+    params = {"mtp": {"w": jnp.zeros((2,))}, "w": jnp.zeros((2,))}
+    gradient = {"mtp": {"w": jnp.array([300.0, 400.0])}, "w": jnp.array([0.3, 0.4])}
+    _, state = optimizer.update(gradient, optimizer.init(params), params)
+    mu = optax.tree.get(state, "mu")
+    np.testing.assert_allclose(mu["mtp"]["w"], [0.06, 0.08], rtol=1e-6)
+    np.testing.assert_allclose(mu["w"], [0.03, 0.04], rtol=1e-6)

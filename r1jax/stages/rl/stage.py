@@ -11,6 +11,7 @@ Deviations from the paper, all in the config: sizes. Of the defaults: 1. a phase
 (R1 Sec. B.1 calls the 16 an acceleration); 2. responses have 1,024 tokens, not 32,768, which no laptop holds.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,9 +47,9 @@ from r1jax.stages.rl.phase import (
 )
 from r1jax.stages.sampling import check_sampled, make_collector
 from r1jax.stages.training import (
-    balance_loss,
+    auxiliary_losses,
     check_auxiliary,
-    expert_counts,
+    drafting_loss,
     finite_update,
     hidden_of,
     loss_weights,
@@ -83,7 +84,7 @@ def check(spec: RlSpec, previews: Previews | None = None) -> None:
     heldout = heldout_problems(schedule.at(0), spec.eval)
     preview = previews.policy(spec.init, seed=spec.seed)
     if preview is not None:
-        check_auxiliary(preview.config, balance_weight=spec.balance_weight)
+        check_auxiliary(preview.config, mtp_weight=spec.mtp_weight, balance_weight=spec.balance_weight)
     check_sampled(spec, previews, rubric, trained=schedule.everything, heldout=heldout)
 
 
@@ -102,6 +103,7 @@ def make_loss(model: Model, spec: RlSpec):
 
     def loss_function(params, buffers, batch):
         hidden_BTD, _, aux = hidden_of(model, params, buffers, batch, balance=spec.balance_weight > 0)
+        weight_BT = loss_weights(batch, spec)
         logp_BT, entropy_BT = model.token_logprob(
             params, hidden_BTD, batch["targets"], temperature=batch["temperature"]
         )
@@ -109,7 +111,7 @@ def make_loss(model: Model, spec: RlSpec):
             logp_BT,
             old_logp_BT=batch["old_logp"],
             advantage_BT=batch["advantage"],
-            weight_BT=loss_weights(batch, spec),
+            weight_BT=weight_BT,
             segment_ids_BT=batch["segment_ids"],
             ref_logp_BT=batch.get("ref_logp"),
             sampler_logp_BT=batch["sampler_logp"],
@@ -122,11 +124,9 @@ def make_loss(model: Model, spec: RlSpec):
             ratio_level=spec.ratio_level,
             importance_cap=spec.importance_cap,
         )
-        if spec.balance_weight:
-            balance = balance_loss(aux, None, num_sequences=batch["num_segments"])
-            loss += spec.balance_weight * balance
-            metrics["moe/balance_loss"] = jax.lax.stop_gradient(balance) * batch["num_tokens"]
-        return loss, {**metrics, "expert_counts": expert_counts(buffers, aux)}
+        mtp = functools.partial(drafting_loss, model, params, buffers, hidden_BTD, batch, weight_BT)
+        extra, sums = auxiliary_losses(spec, buffers, batch, aux, mtp=mtp)
+        return loss + extra, {**metrics, **sums}
 
     return loss_function
 
