@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_compiled = not (options.analytic or options.show_sharding)
     assumed = Assumed(
         mean_new_tokens=options.mean_tokens, mean_document_tokens=options.mean_tokens,
-        length_sigma=options.length_sigma, acceptance=options.acceptance,
+        length_sigma=options.length_sigma, acceptance=options.acceptance, phase_share=options.phase_share,
     )  # fmt: skip
     file = Path(options.config)
     try:
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             there = ", ".join(specs) or "none"
             raise ValueError(f"--stage={name}: the stages of {options.config} with programs are {there}")
         mesh = make_mesh(specs[name].mesh.axes(), devices=devices)
-        stage = stage_programs(specs[name], mesh, model_of=models, assumed=assumed)
+        stage = stage_programs(specs[name], mesh, model_of=models, assumed=assumed, devices=devices)
         if options.show_sharding:
             print(describe_sharding(stage.state))
             return FITS
@@ -121,6 +121,7 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     parser.add_argument("--mean-tokens", type=int, default=Assumed().mean_new_tokens, help="of a response, assumed")
     parser.add_argument("--length-sigma", type=float, default=Assumed().length_sigma, help="of log lengths, assumed")
     parser.add_argument("--acceptance", type=float, help="of a draft, assumed")
+    parser.add_argument("--phase-share", type=float, default=1.0, help="of samples that ends a phase, assumed")
     parser.add_argument("--preset", help="the model, where the config starts from another stage's")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the table there, as .md and .json")
     parser.add_argument("--name", help="of those two files")

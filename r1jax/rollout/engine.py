@@ -161,7 +161,7 @@ class Session:
         self.spec, self.weights = engine.spec, (params, buffers)
         self.counts: Counter[str] = Counter()
         self._programs, self._config = engine.programs, engine.model.config
-        self._num_drafts = {"none": 0, "ngram": self.spec.num_drafts, "mtp": 1}[self.spec.drafts]
+        self._num_drafts = self.spec.drafts_per_step
         self._most_tokens = num_tokens
         sizes = session_sizes(engine.model, self.spec, num_slots=num_slots, num_tokens=num_tokens)
         self._sizes = sizes.slots
