@@ -6,6 +6,10 @@ Expected: held-out pass@1 from at most 0.30 to at least 0.75, cons@16 at least p
           (the paper, AIME 2024: 0.156 -> 0.779, cons@16 0.867). Got
           for seeds 0, 1, 2: 0.229 -> 0.916, 0.204 -> 0.940, 0.211 -> 0.929; cons@16 0.998, 0.998, 0.996; length 18 -> 44
 
+With --config.stages.base.init.model.num_mtp_layers=1 --config.stages.base.mtp_weight=0.3 the base gets an MTP layer, which can
+draft; its updates then take 1.25 times as long, so it has none by default. --config.stages.zero.mtp_weight=0.1 trains the
+layer on the rollouts too.
+
 The prompt is the tail of the R1-Zero template ("plain"): the whole one would be most of every row of so small a model.
 """
 

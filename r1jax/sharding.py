@@ -187,10 +187,10 @@ def place(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
 def place_batch(batch: Mapping[str, np.ndarray | np.generic]) -> dict[str, Any]:
     """A batch's host arrays on the ambient mesh (``jax.set_mesh``): their first dim is "batch", scalars are replicated.
 
-    Without a mesh of several devices the arrays stay where they are.
+    Without a mesh the arrays stay where they are.
     """
     mesh = jax.sharding.get_mesh()
-    if mesh.empty or mesh.size == 1:
+    if mesh.empty:
         return dict(batch)
 
     def placed(array: np.ndarray) -> jax.Array:

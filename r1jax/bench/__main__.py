@@ -1,11 +1,11 @@
-"""``r1jax bench grpo_step | kernels | load | model | sandbox | verifiers``: see the modules of these names."""
+"""``r1jax bench grpo_step | kernels | load | model | rollout | sandbox | verifiers``: see the modules of these names."""
 
 import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from r1jax.bench import grpo_step, kernels, load, model, sandbox, verifiers
+from r1jax.bench import grpo_step, kernels, load, model, rollout, sandbox, verifiers
 from r1jax.kernels import hardware
 from r1jax.launch.compilation_cache import use_compilation_cache
 from r1jax.launch.host_memory import keep_freed_memory
@@ -20,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--config", dest="config_path", default="configs/zero.py", help="an experiment with an RL stage"
     )
     command.add_argument("--phases", type=int, default=3, help="timed phases, after one that compiles")
+    command.add_argument("--prompt-tokens", type=int, help="tokens that every prompt is repeated or cut to")
+    command.add_argument("--peers", help="a Python with TRL, for a config of SmolLM2: experiments/peers/README.md")
     command.set_defaults(run=grpo_step.run)
     command = commands.add_parser(
         "kernels", help="kernels: modelled on TPUs; plain XLA against the reference on this CPU"
@@ -38,6 +40,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--repeats", type=int, default=3)
     command.add_argument("--peer", type=Path, help="experiments/peers/transformers_model.py: the same on torch")
     command.set_defaults(run=model.run)
+    command = commands.add_parser("rollout", help="tokens/s of the sampler, with peers and another checkout's")
+    command.add_argument("--parts", nargs="+", default=["fixed", "lengths"], choices=("fixed", "lengths"))
+    command.add_argument(
+        "--models", nargs="+", default=[rollout.SMOLLM2], help="'smollm2', or a preset: random weights"
+    )
+    command.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    command.add_argument("--batches", nargs="+", type=int, default=[1, 16, 64], help="of 'fixed'")
+    command.add_argument("--prompt-tokens", type=int, default=64)
+    command.add_argument("--new-tokens", type=int, default=128, help="of 'fixed'")
+    command.add_argument("--requests", type=int, default=256, help="of 'lengths'")
+    command.add_argument("--slots", type=int, default=64, help="of 'lengths': sequences at a time")
+    command.add_argument("--mean-length", type=int, default=128, help="of 'lengths'")
+    command.add_argument("--longest", type=int, default=1024, help="of 'lengths'")
+    command.add_argument("--repeats", type=int, default=3, help="timed turns of each, after one to warm up")
+    command.add_argument("--engine", type=json.loads, default={}, help="fields of EngineSpec that differ, as JSON")
+    command.add_argument("--peers", help="a Python with transformers and openvino-genai: experiments/peers/README.md")
+    command.add_argument("--before", type=Path, help="a checkout of this repository to compare with")
+    command.set_defaults(run=rollout.run)
     command = commands.add_parser("sandbox", help="confined programs: milliseconds alone, programs/s at once")
     command.add_argument("--programs", dest="num_programs", type=int, default=500)
     command.add_argument("--workers", type=int, help="by default one a core")

@@ -24,16 +24,19 @@ class Block(nnx.Module):
         else:
             self.ffn = SwiGLU(config.model_dim, config.ffn_dim, std=config.init_std, rngs=rngs)
 
-    def __call__(self, h_BTD: jax.Array, *, segments_BT: jax.Array, balance: bool = False, **attention_inputs):
+    def __call__(
+        self, h_BTD: jax.Array, *, segments_BT: jax.Array, prefixes_BT=None, balance: bool = False, **attention_inputs
+    ):
         """(h, the layer's cache or None, what its router says (see ``MoE``): {} in a dense layer)."""
+        ids = {"segments_BT": segments_BT, "prefixes_BT": prefixes_BT}
         role = "train" if attention_inputs.get("cache") is None else "rollout"
         with jax.named_scope("attention"):
-            out_BTD, cache = self.attention(self.attention_norm(h_BTD), segments_BT=segments_BT, **attention_inputs)
+            out_BTD, cache = self.attention(self.attention_norm(h_BTD), **ids, **attention_inputs)
         h_BTD = constrain(h_BTD + out_BTD, (*TOKENS, None), role=role)
         with jax.named_scope("ffn"):
             x_BTD = self.ffn_norm(h_BTD)
             if isinstance(self.ffn, MoE):
-                out_BTD, routing = self.ffn(x_BTD, segments_BT=segments_BT, role=role, balance=balance)
+                out_BTD, routing = self.ffn(x_BTD, **ids, role=role, balance=balance)
             else:
                 out_BTD, routing = self.ffn(x_BTD), {}
         return constrain(h_BTD + out_BTD, (*TOKENS, None), role=role), cache, routing

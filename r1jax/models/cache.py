@@ -19,8 +19,7 @@ import types
 import jax
 import jax.numpy as jnp
 
-from r1jax.kernels import hardware, paged_decode
-from r1jax.kernels.flash_attention import attention, with_rope
+from r1jax.kernels import dense_decode, hardware, paged_decode
 from r1jax.models.config import ModelConfig
 
 Layer = dict[str, jax.Array]
@@ -54,11 +53,12 @@ class DenseCache:
 
 
 def init_cache(config: ModelConfig, *, batch: int, length: int, num_mtp_layers: int = 0) -> DenseCache:
-    """Empty dense cache with ``length`` slots for each of ``batch`` rows in every layer, in the model's compute type.
+    """Empty dense cache with ``length`` slots for each of ``batch`` rows in every layer, in the model's compute type
+    (``dense_decode.storage_dtype``).
 
     ``num_mtp_layers``: depths of MTP that have a layer of it too, after the model's.
     """
-    dtype = jnp.dtype(config.dtype)
+    dtype = dense_decode.storage_dtype(config.dtype)
     heads = {"k_BJSH": (config.num_kv_heads, length, config.head_dim)}
     shapes = {"latent_BSC": (length, config.kv_lora_rank), "rope_BSR": (length, config.rope_head_dim)}
     shapes = heads | {"v_BJSH": heads["k_BJSH"]} if config.attention == "gqa" else shapes
@@ -69,25 +69,17 @@ def init_cache(config: ModelConfig, *, batch: int, length: int, num_mtp_layers: 
     return DenseCache(layers=layers, lengths_B=jnp.zeros((batch,), jnp.int32))
 
 
-_SLOT_DIM = {"k_BJSH": 2, "v_BJSH": 2, "latent_BSC": 1, "rope_BSR": 1}
-"""Which dim of an array of a dense cache is S."""
-
-
 def insert(layers: tuple[Layer, ...], rows: tuple[Layer, ...], *, source_N, target_N) -> tuple[Layer, ...]:
     """Dense layers whose row ``target_N[n]`` begins as row ``source_N[n]`` of ``rows``, which have no more slots.
 
     A target that is no row is left out.
     """
 
-    def inserted(name: str, old: jax.Array, new: jax.Array) -> jax.Array:
-        dim = _SLOT_DIM[name]
-        begin = (target_N, *[slice(None)] * (dim - 1), slice(new.shape[dim]))
+    def inserted(old: jax.Array, new: jax.Array) -> jax.Array:
+        begin = (target_N, *[slice(None)] * (old.ndim - 3), slice(new.shape[-2]))
         return old.at[begin].set(new[source_N], mode="drop")
 
-    return tuple(
-        {name: inserted(name, array, new[name]) for name, array in layer.items()}
-        for layer, new in zip(layers, rows, strict=True)
-    )
+    return jax.tree.map(inserted, layers, rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,30 +99,32 @@ class DenseSlots:
         """The layers as they were."""
         return self.cache.layers
 
+    @property
+    def _start_B(self) -> jax.Array:
+        """Where each row's tokens begin; those of a row that has none are neither written nor attended from."""
+        return jnp.where(self.counts_B > 0, self.cache.lengths_B, jnp.iinfo(jnp.int32).min // 2)
+
     def write(self, layer: Layer, new: Layer) -> Layer:
         """``layer`` with the new tokens: "latent_BTC" and "rope_BTR", or "k_BTJH" and "v_BTJH"."""
 
         def written(name: str, old: jax.Array) -> jax.Array:
-            tokens = new[name.replace("_BS", "_BT").replace("_BJS", "_BTJ")].astype(old.dtype)
-            tokens = jnp.moveaxis(tokens, 1, _SLOT_DIM[name])
-
-            def write_row(old, tokens, start):
-                return jax.lax.dynamic_update_slice_in_dim(old, tokens, start, axis=_SLOT_DIM[name] - 1)
-
-            return jax.vmap(write_row)(old, tokens, self.cache.lengths_B)
+            tokens = new[name.replace("_BS", "_BT").replace("_BJS", "_BTJ")]
+            if self.is_read:
+                return dense_decode.write_tokens(old, tokens, self._start_B)
+            tokens = dense_decode.as_stored(jnp.moveaxis(tokens, 1, -2), old.dtype)
+            return jax.lax.dynamic_update_slice_in_dim(old, tokens, 0, axis=old.ndim - 2)
 
         return {name: written(name, old) for name, old in layer.items()}
 
     def attend(self, layer: Layer, q_BTNH, q_rope_BTNR=None, *, scale: float) -> jax.Array:
         """Attention over a layer that was written, [B, T, N, H]; with the rope part, absorbed MLA's, where H is C."""
+        ropes = {}
         if q_rope_BTNR is None:
-            k_BSJH, v_BSJH = (jnp.swapaxes(layer[name], 1, 2) for name in ("k_BJSH", "v_BJSH"))
+            k_BJSH, v_BJSU = layer["k_BJSH"], layer["v_BJSH"]
         else:
-            v_BSJH = layer["latent_BSC"][:, :, None]
-            q_BTNH, k_BSJH = with_rope(q_BTNH, v_BSJH, q_rope_BTNR, layer["rope_BSR"])
-        last_BT = self.cache.lengths_B[:, None] + jnp.arange(q_BTNH.shape[1])
-        mask_BTS = jnp.arange(k_BSJH.shape[1]) <= last_BT[:, :, None]
-        return attention(q_BTNH, k_BSJH, v_BSJH, mask_BTS=mask_BTS, scale=scale)
+            k_BJSH, v_BJSU = layer["latent_BSC"][:, None], None
+            ropes = {"q_rope_BTNR": q_rope_BTNR, "k_rope_BSR": layer["rope_BSR"]}
+        return dense_decode.decode_attention(q_BTNH, k_BJSH, v_BJSU, self._start_B, scale=scale, **ropes)
 
     def advanced(self, layers: tuple[Layer, ...]) -> DenseCache:
         """The cache that holds the new tokens too."""

@@ -10,7 +10,7 @@ from r1jax.models.cache import Slots
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import param, project
 from r1jax.models.rope import apply_rope
-from r1jax.models.sequence_parallel import attend_over_sequence
+from r1jax.models.sequence_parallel import attend_over_sequence, ids_of, mask_options
 from r1jax.sharding import TOKENS
 
 
@@ -30,7 +30,9 @@ class GQA(nnx.Module):
             self.b_k_JH = param(rngs, (kv_heads, head), axes=("kv_heads", None), std=0.0)
             self.b_v_JH = param(rngs, (kv_heads, head), axes=("kv_heads", None), std=0.0)
 
-    def __call__(self, x_BTD: jax.Array, *, angles, segments_BT, cache: Any = None, slots: Slots | None = None):
+    def __call__(
+        self, x_BTD: jax.Array, *, angles, segments_BT, prefixes_BT=None, cache: Any = None, slots: Slots | None = None
+    ):
         """(output [B, T, D], the layer's cache with these tokens in ``slots``).
 
         Where the slots are read, attention is over all of the cache; else among the given tokens alone.
@@ -50,16 +52,16 @@ class GQA(nnx.Module):
         if slots is not None and slots.is_read:
             out_BTNH = slots.attend(cache, q_BTNH, scale=self.config.head_dim**-0.5)
         else:
-            segments, of_keys = (segments_BT, TOKENS), (*TOKENS, "kv_heads", None)
-            queries = {"q": (q_BTNH, (*TOKENS, "heads", None)), "segments": segments}
-            keys = {"k": (k_BTJH, of_keys), "v": (v_BTJH, of_keys), "segments": segments}
+            (of_queries, of_keys), per_key = ids_of(segments_BT, prefixes_BT), (*TOKENS, "kv_heads", None)
+            queries = {"q": (q_BTNH, (*TOKENS, "heads", None))} | of_queries
+            keys = {"k": (k_BTJH, per_key), "v": (v_BTJH, per_key)} | of_keys
             out_BTNH = attend_over_sequence(self._attend_to, queries, keys, {}, is_training=slots is None)
         return project(out_BTNH, self.w_o_NHD, num_contracted=2), cache
 
     def _attend_to(self, keys, _):
         def attend(queries, q_offset):
-            segments = {"q_segments_BT": queries["segments"], "kv_segments_BS": keys["segments"]}
             options = {"scale": self.config.head_dim**-0.5, "implementation": self.config.attention_implementation}
-            return flash_attention(queries["q"], keys["k"], keys["v"], **segments, q_offset=q_offset, **options)
+            options |= mask_options(queries, keys)
+            return flash_attention(queries["q"], keys["k"], keys["v"], q_offset=q_offset, **options)
 
         return attend

@@ -17,7 +17,7 @@ from r1jax.models.cache import Slots
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import RMSNorm, param, project
 from r1jax.models.rope import apply_rope, yarn_mscale
-from r1jax.models.sequence_parallel import attend_over_sequence
+from r1jax.models.sequence_parallel import attend_over_sequence, ids_of, mask_options
 from r1jax.sharding import TOKENS
 
 _LATENT_EPS = 1e-6
@@ -49,7 +49,9 @@ class MLA(nnx.Module):
         scale = (c.nope_head_dim + c.rope_head_dim) ** -0.5
         return scale * yarn_mscale(c.yarn.factor, c.yarn.mscale_all_dim) ** 2 if c.yarn else scale
 
-    def __call__(self, x_BTD: jax.Array, *, angles, segments_BT, cache: Any = None, slots: Slots | None = None):
+    def __call__(
+        self, x_BTD: jax.Array, *, angles, segments_BT, prefixes_BT=None, cache: Any = None, slots: Slots | None = None
+    ):
         """(output [B, T, D], the layer's cache with these tokens in ``slots``).
 
         Where the slots are read, attention is over all of the cache, in the absorbed form; else among the given tokens
@@ -73,28 +75,26 @@ class MLA(nnx.Module):
         if slots is not None and slots.is_read:
             out_BTNU = self._absorbed(q_nope_BTNH, q_rope_BTNR, cache, slots)
         else:
-            out_BTNU = self._expanded(
-                q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, segments_BT, is_training=slots is None
-            )
+            ids = ids_of(segments_BT, prefixes_BT)
+            out_BTNU = self._expanded(q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, ids, is_training=slots is None)
         return project(out_BTNU, self.w_o_NUD, num_contracted=2), cache
 
-    def _expanded(self, q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, segments_BT, *, is_training):
+    def _expanded(self, q_nope_BTNH, q_rope_BTNR, latent_BTC, k_rope_BTR, ids, *, is_training):
         def attend_to(keys, weights):
             kv_BSNA = project(keys["latent"], weights["ukv"])
             k_nope_BSNH, v_BSNU = jnp.split(kv_BSNA, [self.config.nope_head_dim], axis=-1)
 
             def attend(queries, q_offset):
                 ropes = {"q_rope_BTNR": queries["rope"], "k_rope_BSR": keys["rope"]}
-                segments = {"q_segments_BT": queries["segments"], "kv_segments_BS": keys["segments"]}
                 options = {"scale": self.softmax_scale, "implementation": self.config.attention_implementation}
-                options |= ropes | segments
+                options |= ropes | mask_options(queries, keys)
                 return flash_attention(queries["nope"], k_nope_BSNH, v_BSNU, q_offset=q_offset, **options)
 
             return attend
 
-        per_head, latent, segments = (*TOKENS, "heads", None), (*TOKENS, None), (segments_BT, TOKENS)
-        queries = {"nope": (q_nope_BTNH, per_head), "rope": (q_rope_BTNR, per_head), "segments": segments}
-        keys = {"latent": (latent_BTC, latent), "rope": (k_rope_BTR, latent), "segments": segments}
+        per_head, latent, (of_queries, of_keys) = (*TOKENS, "heads", None), (*TOKENS, None), ids
+        queries = {"nope": (q_nope_BTNH, per_head), "rope": (q_rope_BTNR, per_head)} | of_queries
+        keys = {"latent": (latent_BTC, latent), "rope": (k_rope_BTR, latent)} | of_keys
         weights = {"ukv": (self.w_ukv_CNA[...].astype(latent_BTC.dtype), (None, "heads", None))}
         return attend_over_sequence(attend_to, queries, keys, weights, is_training=is_training)
 

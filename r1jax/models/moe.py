@@ -32,13 +32,15 @@ class MoE(nnx.Module):
         x_BTD: jax.Array,
         *,
         segments_BT: jax.Array,
+        prefixes_BT: jax.Array | None = None,
         role: Role = "train",
         balance: bool = False,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """(output [B, T, D], how the tokens were routed).
 
-        Always "expert_counts_E", tokens routed to each expert, padding not counted; with ``balance`` "balance", see
-        ``balance_sum``. ``role``: how the experts lie on the mesh (``r1jax.sharding.RULES``).
+        Always "expert_counts_E", tokens routed to each expert, padding not counted, and a prefix once however many
+        sequences share it; with ``balance`` "balance", see ``balance_sum``. ``role``: how the experts lie on the mesh
+        (``r1jax.sharding.RULES``).
         """
         c = self.config
         x_XD = x_BTD.reshape(-1, x_BTD.shape[-1])
@@ -77,26 +79,42 @@ class MoE(nnx.Module):
         routing = {"expert_counts_E": counted_BTKE.sum((0, 1, 2))}
         if balance:
             affinity_BTE = affinities(logits_XE, c.score_function).reshape(*segments_BT.shape, -1)
-            routing["balance"] = balance_sum(affinity_BTE, segments_BT, num_experts_per_token=c.num_experts_per_token)
+            routing["balance"] = balance_sum(
+                affinity_BTE, segments_BT, prefixes_BT, num_experts_per_token=c.num_experts_per_token
+            )
         return out_BTD, routing
 
 
-def balance_sum(affinity_BTE: jax.Array, segments_BT: jax.Array, *, num_experts_per_token: int) -> jax.Array:
+def balance_sum(
+    affinity_BTE: jax.Array,
+    segments_BT: jax.Array,
+    prefixes_BT: jax.Array | None = None,
+    *,
+    num_experts_per_token: int,
+) -> jax.Array:
     """Σ over sequences of Σ_i f_i P_i, the sequence-wise balance loss before α (V3 Eqs. 17-20); 1 a sequence when even.
 
     f_i counts the tokens whose K highest affinities hold i (without bias and groups, as Eq. 18 has it) and has no
-    gradient; P_i is the mean of i's share of a token's affinities. Sequences are the segments of a row; padding is
-    none.
+    gradient; P_i is the mean of i's share of a token's affinities. Sequences are the segments of a row, each with its
+    prefix, which is none itself; nor is padding.
     """
     num_experts, num_buckets = affinity_BTE.shape[-1], segments_BT.shape[1] + 1
     _, best_BTK = jax.lax.top_k(jax.lax.stop_gradient(affinity_BTE), num_experts_per_token)
     chosen_BTE = jax.nn.one_hot(best_BTK, num_experts).sum(-2)
     share_BTE = affinity_BTE / (affinity_BTE.sum(-1, keepdims=True) + 1e-20)
 
-    def by_segment(values_BTX):
-        return jax.vmap(lambda v, s: jax.ops.segment_sum(v, s, num_segments=num_buckets))(values_BTX, segments_BT)
+    def of_row(chosen_TE, share_TE, segments_T, prefixes_T):
+        prefix_S = jnp.maximum(jax.ops.segment_max(prefixes_T, segments_T, num_segments=num_buckets), 0)
 
-    length_BS = jnp.maximum(by_segment(jnp.ones(segments_BT.shape)), 1.0)
-    products_BS = (by_segment(chosen_BTE) * by_segment(share_BTE)).sum(-1)
-    per_sequence_BS = num_experts / num_experts_per_token * products_BS / length_BS**2
-    return per_sequence_BS[:, 1:].sum()  # bucket 0 is padding
+        def by_sequence(values_TX):
+            values_TX = jnp.where(segments_T[:, None] > 0, values_TX, 0.0)
+            sums_SX = jax.ops.segment_sum(values_TX, segments_T, num_segments=num_buckets)
+            return sums_SX + sums_SX[prefix_S]  # 0 in bucket 0, padding
+
+        length_S = jnp.maximum(by_sequence(jnp.ones((len(segments_T), 1)))[:, 0], 1.0)
+        product_S = (by_sequence(chosen_TE) * by_sequence(share_TE)).sum(-1) / length_S**2
+        return product_S.at[prefix_S].set(0.0).sum()
+
+    prefixes_BT = jnp.zeros_like(segments_BT) if prefixes_BT is None else prefixes_BT
+    products_B = jax.vmap(of_row)(chosen_BTE, share_BTE, segments_BT, prefixes_BT)
+    return num_experts / num_experts_per_token * products_B.sum()

@@ -10,7 +10,8 @@ itself.
 Tokens are cut into consecutive parts, and under a causal mask the last part would have most to do, (2n − 1)/n of the
 mean. So each device keeps the first half of its queries and swaps the second for that of the device at the mirrored
 place: of 2n pieces device i has 2i and 2(n − i) − 1, which see the same number of keys on every device. Segments are
-gathered with the keys, positions are in the angles that were applied before, so packed rows may be cut anywhere.
+gathered with the keys, prefixes go with the queries and positions are in the angles that were applied before, so packed
+rows may be cut anywhere.
 """
 
 from collections.abc import Callable
@@ -19,10 +20,26 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from r1jax.sharding import partition_spec
+from r1jax.sharding import TOKENS, partition_spec
 
 Named = dict[str, tuple[jax.Array, tuple[str | None, ...]]]
 """Arrays with their logical axes."""
+
+
+def ids_of(segments_BT: jax.Array, prefixes_BT: jax.Array | None) -> tuple[Named, Named]:
+    """What attention is told of queries and of keys: their segments, and the queries' prefixes where there are some."""
+    keys: Named = {"segments": (segments_BT, TOKENS)}
+    queries: Named = keys if prefixes_BT is None else keys | {"prefixes": (prefixes_BT, TOKENS)}
+    return queries, keys
+
+
+def mask_options(queries: dict[str, jax.Array], keys: dict[str, jax.Array]) -> dict[str, jax.Array | None]:
+    """Those ids as ``flash_attention`` takes them."""
+    return {
+        "q_segments_BT": queries["segments"],
+        "kv_segments_BS": keys["segments"],
+        "q_prefixes_BT": queries.get("prefixes"),
+    }
 
 
 def attend_over_sequence(

@@ -59,9 +59,12 @@ class Transformer(nnx.Module):
         if c.num_mtp_layers:
             self.mtp = stacked(lambda rngs: MTP(c, rngs=rngs), c.num_mtp_layers, rngs=rngs)
 
-    def __call__(self, tokens_BT, *, positions_BT, segments_BT, cache=None, is_prefill=False, balance=False):
+    def __call__(
+        self, tokens_BT, *, positions_BT, segments_BT, prefixes_BT=None, cache=None, is_prefill=False, balance=False
+    ):
         """(hidden after the final norm [B, T, D], cache or None, aux): see ``Model.hidden``."""
-        inputs = {"angles": rope_angles(self.config, positions_BT), "segments_BT": segments_BT, "balance": balance}
+        inputs = {"angles": rope_angles(self.config, positions_BT), "balance": balance}
+        inputs |= {"segments_BT": segments_BT, "prefixes_BT": prefixes_BT}
         h_BTD = self._embed(tokens_BT, cache)
         if cache is None:
             h_BTD, _, routing = self._scanned(h_BTD, inputs)
@@ -77,10 +80,12 @@ class Transformer(nnx.Module):
         return self.final_norm(h_BTD), cache, _aux_of(routing)
 
     def mtp_step(
-        self, hidden_BTD, next_BT, *, depth=0, positions_BT, segments_BT, cache=None, is_prefill=False, balance=False
-    ):
+        self, hidden_BTD, next_BT, *, depth=0, positions_BT, segments_BT, prefixes_BT=None, cache=None,
+        is_prefill=False, balance=False,
+    ):  # fmt: skip
         """(hidden [B, T, D], cache or None, aux) of one MTP depth: see ``Model.mtp_hidden``."""
-        inputs = {"angles": rope_angles(self.config, positions_BT), "segments_BT": segments_BT, "balance": balance}
+        inputs = {"angles": rope_angles(self.config, positions_BT), "balance": balance}
+        inputs |= {"segments_BT": segments_BT, "prefixes_BT": prefixes_BT}
         if cache is not None:
             slots = kv_cache.take_slots(cache, segments_BT, is_prefill=is_prefill)
             index = self.config.num_layers + depth
@@ -153,9 +158,11 @@ class Model:
         """(hidden [B, T, D] after the final norm, cache or None, aux); ``inputs`` are those of
         ``Transformer.__call__``.
 
-        Tokens see earlier tokens of their own segment; segment 0 is padding. With a cache, of either kind of
-        ``r1jax.models.cache``, the tokens take its next T slots; ``is_prefill`` says that it is empty, so that
-        attention is among the given tokens alone. Layers of the cache past the model's are of MTP; they stay.
+        Tokens see earlier tokens of their own segment and of their prefix (``prefixes_BT``, 0 for none): a segment of
+        their row that several others go on from. Segment 0 is padding. With a cache, of either kind of
+        ``r1jax.models.cache``, which knows no prefixes, the tokens take its next T slots; ``is_prefill`` says that it
+        is empty, so that attention is among the given tokens alone. Layers of the cache past the model's are of MTP;
+        they stay.
 
         aux: {} of a dense model, else "expert_counts_LE"; with ``balance`` "balance_L", the balance loss summed over
           sequences (``r1jax.models.moe.balance_sum``).

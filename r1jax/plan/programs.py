@@ -98,21 +98,26 @@ def _rl(spec: RlSpec, policy: _Policy, mesh: Mesh, given: _Given) -> _Made:
     state, update, score = rl.build(spec, *policy)
     assumed = given.assumed
     mean_tokens = assumed.mean_prompt_tokens + assumed.mean_new_tokens
-    tokens = spec.questions_per_phase * spec.group_size // spec.updates_per_phase * mean_tokens
-    calls = math.ceil(tokens / length / rows)
-    floats = ("mask", "advantage", "sampler_logp")
-    batch = _batch(mesh, rows, length, ints=_TOKENS, floats=floats, scalars=("temperature", *_COUNTS))
+    num_outputs = spec.questions_per_phase * spec.group_size // spec.updates_per_phase
+    sharing = (length - assumed.mean_prompt_tokens) // assumed.mean_new_tokens  # a prompt in a row
+    packed = assumed.mean_new_tokens + assumed.mean_prompt_tokens / max(1, min(sharing, spec.group_size))
+    calls = math.ceil(num_outputs * packed / length / rows)
+    floats, scalars = ("mask", "advantage", "sampler_logp"), ("temperature", "is_on_policy", *_COUNTS)
+    batch = _batch(mesh, rows, length, ints=(*_TOKENS, "prefix_ids"), floats=floats, scalars=scalars)
     sizes = {"rows": rows, "length": length, "segment": min(mean_tokens, length)}
     programs, schedule = sampling_programs(spec, policy[0], state, mesh, assumed=assumed, devices=given.devices)
-    scored = {"old": (state, without(state, "params", "buffers"))}
+    scored = {}
+    if spec.updates_per_phase > 1:  # the first update computes its own
+        share = 1 - 1 / spec.updates_per_phase
+        scored["old"] = (state, without(state, "params", "buffers"), share * calls)
     if "reference" in state:
-        scored["reference"] = (to_device_memory(state["reference"]), without(state, "reference"))
-    for whose, (weights, resident) in scored.items():
+        scored["reference"] = (to_device_memory(state["reference"]), without(state, "reference"), calls)
+    for whose, (weights, resident, passes) in scored.items():
         arguments = (weights["params"], weights["buffers"], batch)
         programs.append(
-            Program(f"{whose} log-probs", budget.plan_scoring, score, arguments, calls, sizes, resident=resident)
+            Program(f"{whose} log-probs", budget.plan_scoring, score, arguments, passes, sizes, resident=resident)
         )
-    logps = dict.fromkeys(("old_logp", "ref_logp")[: len(scored)], batch["mask"])
+    logps = {"old_logp": batch["mask"]} | ({"ref_logp": batch["mask"]} if "reference" in state else {})
     programs += _update(state, update, batch | logps, mesh, calls=calls, sizes=sizes)
     programs += (judges := _reward_models(spec, mesh, given.model_of, resident=state))
     # A reward model's weights are in memory all the time.
@@ -121,7 +126,7 @@ def _rl(spec: RlSpec, policy: _Policy, mesh: Mesh, given: _Given) -> _Made:
         dataclasses.replace(program, resident=program.resident | without(weights_of, program.name))
         for program in programs
     ]
-    return state, programs, tokens, spec.num_updates, schedule
+    return state, programs, num_outputs * mean_tokens, spec.num_updates, schedule
 
 
 def _supervised(spec: SupervisedSpec, policy: _Policy, mesh: Mesh, given: _Given) -> _Made:

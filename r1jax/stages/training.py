@@ -49,8 +49,9 @@ def finite_update(
 
 def hidden_of(model: Model, params, buffers, batch: Mapping[str, Any], **routing):
     """``Model.hidden`` of a packed micro-batch."""
-    positions_BT, segments_BT = batch["positions"], batch["segment_ids"]
-    return model.hidden(params, buffers, batch["tokens"], positions_BT=positions_BT, segments_BT=segments_BT, **routing)
+    where = {"positions_BT": batch["positions"], "segments_BT": batch["segment_ids"]}
+    where["prefixes_BT"] = batch.get("prefix_ids")
+    return model.hidden(params, buffers, batch["tokens"], **where, **routing)
 
 
 def loss_weights(batch: Mapping[str, Any], spec: Any) -> jax.Array:
@@ -68,22 +69,26 @@ def mtp_loss(
     batch: Mapping[str, Any],
     weight_BT: jax.Array,
     *,
-    temperature: float | jax.Array = 1.0,
+    temperature: Any = 1.0,
     **routing,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """(1/M Σ_m Σ w · −log p_m(target), aux) of the MTP depths m, to be multiplied by λ (V3 Sec. 2.2 Eqs. 24-25).
 
     hidden_BTD: the main model's. weight_BT: the main loss's, of the batch's targets; a target weighs in every depth
     what it weighs there. Depth m (from 1) at position i sees the tokens up to i + m and predicts token i + m + 1 where
-    that is in i's own sequence; the positions for which it is not take no part, not even in the expert counts.
+    that is in i's own sequence; the positions for which it is not take no part, not even in the expert counts. What
+    follows a prefix begins with ``num_mtp_layers`` + 1 tokens that all that follow it have there.
     routing, aux: as in ``Model.mtp_hidden``, with the depths stacked.
     """
     num_depths = model.config.num_mtp_layers
     next_BT, segments_BT = batch["targets"], batch["segment_ids"]
+    prefixes_BT = batch.get("prefix_ids", jnp.zeros_like(segments_BT))
     loss, auxes = jnp.float32(0.0), []
     for depth in range(num_depths):
-        segments_BT = jnp.where(segments_BT == _shifted(segments_BT), segments_BT, 0)
-        where = {"depth": depth, "positions_BT": batch["positions"], "segments_BT": segments_BT}
+        stays_BT = (segments_BT == _shifted(segments_BT)) | (segments_BT == _shifted(prefixes_BT))
+        segments_BT, prefixes_BT = (jnp.where(stays_BT, ids_BT, 0) for ids_BT in (segments_BT, prefixes_BT))
+        where = {"depth": depth, "positions_BT": batch["positions"]}
+        where |= {"segments_BT": segments_BT, "prefixes_BT": prefixes_BT}
         hidden_BTD, _, aux = model.mtp_hidden(params, buffers, hidden_BTD, next_BT, **where, **routing)
         next_BT, weight_BT = _shifted(next_BT), _shifted(weight_BT)
         logp_BT, _ = model.token_logprob(params, hidden_BTD, next_BT, temperature=temperature)
@@ -124,6 +129,11 @@ def auxiliary_losses(spec: Any, buffers, batch: Mapping[str, Any], aux: Mapping[
 def _shifted(array_BT: jax.Array) -> jax.Array:
     """What stands one position later; 0 after the end."""
     return jnp.pad(array_BT[:, 1:], ((0, 0), (0, 1)))
+
+
+def num_mtp_depths(params) -> int:
+    """MTP depths of a model by its parameters."""
+    return jax.tree.leaves(params["mtp"])[0].shape[0] if "mtp" in params else 0
 
 
 def expert_counts(buffers, aux: Mapping[str, jax.Array], mtp_aux: Mapping[str, jax.Array] | None = None):

@@ -78,14 +78,16 @@ def make_optimizer(
 
 def _clip_by_norm(largest: float) -> optax.GradientTransformation:
     """Clips the gradient of MTP, and of all else, each to a norm of at most `largest`."""
-    clip = optax.clip_by_global_norm(largest)
 
-    def clipped(grads: dict[str, Any], _: Any) -> dict[str, Any]:
+    def clip(grads: Any) -> Any:
+        return optax.clip_by_global_norm(largest).update(grads, optax.EmptyState())[0]
+
+    def clip_apart(grads: Any, _: Any) -> Any:
         mtp = {name: grad for name, grad in grads.items() if name == "mtp"}
         others = {name: grad for name, grad in grads.items() if name != "mtp"}
-        return clip.update(mtp, optax.EmptyState())[0] | clip.update(others, optax.EmptyState())[0]
+        return clip(mtp) | clip(others)
 
-    return optax.stateless(clipped)
+    return optax.stateless(clip_apart)
 
 
 def scale_by_adam(*, b1: float, b2: float, eps: float, moments_dtype: str) -> optax.GradientTransformation:

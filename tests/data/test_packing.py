@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from r1jax.data.packing import Slot, pack
+from r1jax.data.packing import Group, Slot, pack, pack_groups
 
 
 def sequence(*tokens):
@@ -75,3 +75,58 @@ def test_deterministic():
 def test_bad_input(sequences, message):
     with pytest.raises(ValueError, match=message):
         pack(sequences, length=4)
+
+
+def alike(num_shared, *own):
+    """A group whose sequences begin with 1 .. num_shared."""
+    return Group([sequence(*range(1, num_shared + 1), *tokens) for tokens in own], num_shared)
+
+
+def test_what_a_group_shares_lies_once_in_a_row():
+    groups = [alike(2, [7], [8, 8, 8]), alike(0, [9, 9]), alike(3, [5, 5], [6])]
+    arrays, slots = pack_groups(groups, length=14)
+    np.testing.assert_array_equal(
+        arrays["tokens"], [[1, 2, 8, 8, 8, 7, 1, 2, 3, 5, 5, 6, 9, 9]]
+    )  # groups and what is in them: longest first
+    np.testing.assert_array_equal(arrays["segment_ids"], [[1, 1, 2, 2, 2, 3, 4, 4, 4, 5, 5, 6, 7, 7]])
+    np.testing.assert_array_equal(arrays["prefix_ids"], [[0, 0, 1, 1, 1, 1, 0, 0, 0, 4, 4, 4, 0, 0]])
+    np.testing.assert_array_equal(arrays["positions"], [[0, 1, 2, 3, 4, 2, 0, 1, 2, 3, 4, 3, 0, 1]])
+    assert slots == [Slot(0, 5, 6), Slot(0, 2, 5), Slot(0, 12, 14), Slot(0, 9, 11), Slot(0, 11, 12)]
+
+
+def test_a_group_is_spread_over_rows_that_have_room_with_its_prefix_in_each():
+    rng = np.random.default_rng(0)
+    groups = [
+        alike(shared, *[rng.integers(10, 99, size=n) for n in rng.integers(1, 12, size=rng.integers(1, 9))])
+        for shared in rng.integers(0, 15, size=40)
+    ]
+    arrays, slots = pack_groups(groups, length=32, rows_multiple=4)
+    sequences = [(group.num_shared, fields) for group in groups for fields in group.sequences]
+    segments, prefixes = arrays["segment_ids"], arrays["prefix_ids"]
+    num_prefixes, stored = 0, 0
+    for (shared, fields), slot in zip(sequences, slots, strict=True):
+        row, own = slot.row, slice(slot.start, slot.stop)
+        (segment,), (prefix,) = set(segments[row, own]), set(prefixes[row, own])
+        is_prefix = (segments[row] == prefix) & (prefix > 0)
+        assert prefix < segment and is_prefix.sum() == shared and not prefixes[row][is_prefix].any()
+        assert (segments[row] == segment).sum() == slot.stop - slot.start
+        for name in ("tokens", "weight"):
+            whole = np.concatenate([arrays[name][row][is_prefix], arrays[name][row, own]])
+            np.testing.assert_array_equal(whole, fields[name])
+        positions = np.concatenate([arrays["positions"][row][is_prefix], arrays["positions"][row, own]])
+        np.testing.assert_array_equal(positions, np.arange(len(whole)))
+        stored += slot.stop - slot.start
+    for row in range(len(segments)):
+        of_row = set(prefixes[row]) - {0}
+        num_prefixes += len(of_row)
+        stored += np.isin(segments[row], list(of_row)).sum()
+    assert (segments > 0).sum() == stored  # nothing else
+    with_prefix = [group for group in groups if group.num_shared]
+    assert len(with_prefix) < num_prefixes < 2 * len(with_prefix)
+    rows_apart = pack([fields for _, fields in sequences], length=32)[0]["tokens"].shape[0]
+    assert max(slot.row for slot in slots) + 1 < 0.75 * rows_apart
+
+
+def test_a_sequence_that_is_nothing_but_its_prefix_is_named():
+    with pytest.raises(ValueError, match="sequence 1 has 2 tokens, no more than the 2 of its prefix"):
+        pack_groups([alike(2, [5], [])], length=9)

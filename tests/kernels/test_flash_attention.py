@@ -10,17 +10,20 @@ from r1jax.kernels.flash_attention import attention, attention_mask, flash_atten
 from tests.kernels.jaxprs import array_sizes
 
 
-def attention_numpy(q, k, v, q_segments, kv_segments, *, scale, offset=0):
+def attention_numpy(q, k, v, q_segments, kv_segments, q_prefixes=None, *, scale, offset=0):
     """One query and one head after the other, in float64; a query that sees nothing gives NaN."""
     batch, num_queries, heads, _ = q.shape
     per_kv_head = heads // k.shape[2]
+    q_prefixes = np.zeros_like(q_segments) if q_prefixes is None else q_prefixes
     out = np.full((*q.shape[:3], v.shape[-1]), np.nan)
     for b in range(batch):
         for t in range(num_queries):
             seen = [
                 s
                 for s in range(k.shape[1])
-                if s <= t + offset and kv_segments[b, s] > 0 and kv_segments[b, s] == q_segments[b, t]
+                if s <= t + offset
+                and kv_segments[b, s] > 0
+                and kv_segments[b, s] in (q_segments[b, t], q_prefixes[b, t])
             ]
             for n in range(heads):
                 scores = np.array([scale * q[b, t, n] @ k[b, s, n // per_kv_head] for s in seen])
@@ -76,6 +79,55 @@ def test_offset_places_the_queries_after_the_cached_keys():
 def test_mask_is_literal():
     mask = attention_mask(jnp.array([[1, 1, 2, 0]]), jnp.array([[1, 1, 2, 0]]))
     np.testing.assert_array_equal(mask[0].astype(int), [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
+
+
+def test_mask_of_segments_with_a_prefix_is_literal():
+    """Three segments of which the last two go on from the first, then one by itself, and padding."""
+    segments, prefixes = jnp.array([[1, 1, 2, 3, 3, 4, 0]]), jnp.array([[0, 0, 1, 1, 1, 0, 0]])
+    want = [
+        [1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 0, 1, 0, 0, 0],
+        [1, 1, 0, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0, 0, 0],
+    ]
+    np.testing.assert_array_equal(attention_mask(segments, segments, q_prefixes_BT=prefixes)[0].astype(int), want)
+
+
+def packed_groups(batch, num_tokens, *, longest=9, seed=0):
+    """(segments, prefixes), [batch, num_tokens] each: a prefix, one to three segments that go on from it, another prefix ...
+
+    Padding at the end; some prefixes are empty, so that those segments have none.
+    """
+    rng = np.random.default_rng(seed)
+    segments, prefixes = np.zeros((2, batch, num_tokens), np.int32)
+    for row in range(batch):
+        start, number, prefix = 0, 0, 0
+        while start < num_tokens - num_tokens // 8:
+            for child in range(rng.integers(2, 5)):
+                length = rng.integers(0 if child == 0 else 1, longest + 1)
+                number += length > 0
+                prefix = number * (length > 0) if child == 0 else prefix
+                place = slice(start, min(start + length, num_tokens))
+                segments[row, place], prefixes[row, place] = number, prefix * (child > 0)
+                start += length
+    segments[:, num_tokens - num_tokens // 8 :] = prefixes[:, num_tokens - num_tokens // 8 :] = 0
+    return segments, prefixes
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla"])
+def test_segments_with_a_prefix_equal_numpy(implementation, monkeypatch):
+    monkeypatch.setattr(xla, "_BLOCK", 8)
+    q, k, v = make_inputs(45, 45)
+    segments, prefixes = packed_groups(2, 45)
+    assert (prefixes > 0).any(1).all() and ((segments > 0) & (prefixes == 0)).any(1).all()
+    arrays = (a.astype(np.float32) for a in (q, k, v))
+    options = {"q_segments_BT": segments, "kv_segments_BS": segments, "q_prefixes_BT": prefixes, "scale": 0.7}
+    got = np.array(flash_attention(*arrays, **options, implementation=implementation))
+    want = attention_numpy(q, k, v, segments, segments, prefixes, scale=0.7)
+    np.testing.assert_allclose(got, np.nan_to_num(want), rtol=1e-5, atol=1e-5)
 
 
 def test_bfloat16_scores_are_summed_in_float32():

@@ -15,16 +15,16 @@ from r1jax.kernels.named_shapes import SHAPES
 from tests.kernels.interpreter import STRICT, races_found
 from tests.kernels.oracle import gradients_float64
 from tests.kernels.shape_arrays import attention_arrays
-from tests.kernels.test_flash_attention import attention_numpy
+from tests.kernels.test_flash_attention import attention_numpy, packed_groups
 from tests.kernels.tpu_aot import check_kernels, compile_for, tpu_compile
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def make_shape(queries, keys, heads, kv_heads, rope_dim=0, *, batch=1, head_dim=16, value_dim=8, dtype="float32"):
+def make_shape(queries, keys, heads, kv_heads, rope_dim=0, *, batch=1, head_dim=16, value_dim=8, **fields):
     return AttentionShape(
         batch=batch, queries=queries, keys=keys, heads=heads, kv_heads=kv_heads, head_dim=head_dim, value_dim=value_dim,
-        rope_dim=rope_dim, dtype=dtype,
+        rope_dim=rope_dim, **{"dtype": "float32"} | fields,
     )  # fmt: skip
 
 
@@ -40,6 +40,12 @@ def make_inputs(shape, *, offset=0):
     q_segments = kv_segments[:, offset : offset + shape.queries].copy()
     if shape.queries > 1:
         q_segments[0, 1] = 9
+    if shape.has_prefixes:
+        kv_segments, prefixes = packed_groups(shape.batch, shape.keys, longest=shape.keys // 8)
+        q_segments, q_prefixes = (ids[:, offset : offset + shape.queries].copy() for ids in (kv_segments, prefixes))
+        q_segments[0, 1], q_prefixes[0, 1] = 9999, 0
+        segments = {"q_segments_BT": q_segments, "kv_segments_BS": kv_segments, "q_prefixes_BT": q_prefixes}
+        return arrays, segments
     segments = {"q_segments_BT": q_segments, "kv_segments_BS": kv_segments}
     return arrays, {name: array.astype(np.int32) for name, array in segments.items()}
 
@@ -78,6 +84,9 @@ CASES = {
     "two blocks of heads share a key head": (make_shape(130, 130, 2, 1, batch=2), Blocks(128, 128, 1), 0, False),
     "chunk at a traced offset": (make_shape(140, 300, 2, 2, rope_dim=8), Blocks(128, 256, 1), 99, True),
     "chunk at a known offset": (make_shape(140, 300, 4, 2), Blocks(256, 128, 4), 99, False),
+    "prefixes": (make_shape(600, 600, 2, 1, batch=2, has_prefixes=True), Blocks(128, 128, 2), 0, False),
+    "mla, prefixes": (make_shape(300, 300, 2, 2, rope_dim=8, has_prefixes=True), Blocks(128, 256, 2), 0, False),
+    "chunk with prefixes": (make_shape(140, 300, 2, 2, has_prefixes=True), Blocks(128, 128, 2), 99, True),
 }
 
 
@@ -94,8 +103,9 @@ def test_equals_the_reference_in_value_and_gradient(case):
         assert not np.asarray(got["out"])[0, 1].any() and not np.asarray(got["q_BTNH"])[0, 1].any()
 
 
-def test_xla_takes_offsets_and_rope_parts():
-    shape = make_shape(140, 300, 4, 4, rope_dim=8)
+@pytest.mark.parametrize("has_prefixes", [False, True])
+def test_xla_takes_offsets_and_rope_parts(has_prefixes):
+    shape = make_shape(140, 300, 4, 4, rope_dim=8, has_prefixes=has_prefixes)
     arrays, segments = make_inputs(shape, offset=99)
     want = value_and_gradients(REFERENCE, arrays, segments, q_offset=99)
     for traced in (False, True):
@@ -155,11 +165,27 @@ def test_steps_between_segments_do_nothing():
     assert np.isfinite(out).all() and np.asarray(out)[0, :384].any() and not np.asarray(out)[0, 384:].any()
 
 
+def test_segments_of_one_prefix_do_not_meet():
+    """Two prefixes of a block each, two segments of two blocks that go on from each: which blocks of keys are worked on."""
+    of_blocks = [1, 2, 2, 3, 3, 4, 5, 5, 6, 0]
+    segments = np.repeat([of_blocks], 128, axis=1).astype(np.int32)
+    prefixes = np.repeat([[{2: 1, 3: 1, 5: 4, 6: 4}.get(number, 0) for number in of_blocks]], 128, axis=1)
+    call = pallas_tpu._Call(make_shape(1280, 1280, 1, 1, has_prefixes=True), Blocks(128, 128, 1), 1.0, 0, "v5e", True)
+    ids, offset = (segments, segments, prefixes.astype(np.int32)), np.zeros(1, np.int32)
+    for keys_outside in (False, True):
+        table = np.asarray(pallas_tpu._block_table(call, ids, offset, keys_outside=keys_outside)).reshape(10, 10)
+        works = table == np.arange(10)
+        works = works.T if keys_outside else works
+        seen = [np.flatnonzero(row).tolist() for row in works[:9, :9]]  # the last block is padding
+        assert seen == [[0], [0, 1], [0, 1, 2], [0, 3], [0, 3, 4], [5], [5, 6], [5, 6, 7], [5, 8]]
+
+
 def hbm_bytes(call, name, operands):
     """Bytes that Pallas' pipeline moves: an operand's block each time its index differs from that of the step before."""
     keys_outside = name == "dkv"
     specs = pallas_tpu._specs(call, keys_outside=keys_outside)
-    ones = [np.ones((call.shape.batch, n), np.int32) for n in (call.shape.queries, call.shape.keys)]
+    sizes = (call.shape.queries, call.shape.keys, call.shape.queries)
+    ones = [np.ones((call.shape.batch, n), np.int32) for n in sizes]
     offset = np.array([call.shape.keys - call.shape.queries], np.int32)
     table = np.asarray(pallas_tpu._block_table(call, ones, offset, keys_outside=keys_outside))
     inner = [call.num_k, call.head_blocks, call.num_q] if keys_outside else [call.head_blocks, call.num_q, call.num_k]
@@ -174,17 +200,20 @@ def hbm_bytes(call, name, operands):
 
 
 @pytest.mark.parametrize("heads", [(4, 4, 8, 2), (4, 1, 0, 2), (4, 2, 0, 4), (4, 1, 0, 4)])
-def test_costs_are_what_the_index_maps_read(heads):
+@pytest.mark.parametrize("has_prefixes", [False, True])
+def test_costs_are_what_the_index_maps_read(heads, has_prefixes):
     num_heads, kv_heads, rope_dim, heads_a_block = heads
-    shape = make_shape(512, 768, num_heads, kv_heads, rope_dim, batch=2, dtype="bfloat16")
+    fields = {"batch": 2, "dtype": "bfloat16", "has_prefixes": has_prefixes}
+    shape = make_shape(512, 768, num_heads, kv_heads, rope_dim, **fields)
     blocks = Blocks(128, 256, heads_a_block)
     call = pallas_tpu._Call(shape, blocks, 1.0, None, "v5e", True)
-    q, k = [("q", 2), ("q_segments", 4)], [("k", 2), ("v", 2), ("kv_segments", 4)]
+    of_queries, of_keys = [("q", 2)], [("k", 2), ("v", 2)]
     if rope_dim:
-        q, k = [*q, ("q_rope", 2)], [*k, ("k_rope", 2)]
+        of_queries, of_keys = [*of_queries, ("q_rope", 2)], [*of_keys, ("k_rope", 2)]
+    q, k = [*of_queries, *[("q_ids", 4)] * (1 + has_prefixes)], [*of_keys, ("kv_ids", 4)]
     rows = [("row", 4)]
-    operands = {"fwd": [*q, *k, ("out", 2), *rows], "dq": [*q, *k, ("out", 2), *rows, *rows, *q[:1], *q[2:]]}
-    operands["dkv"] = [*q, *k, ("out", 2), *rows, *rows, *k[:2], *k[3:]]
+    operands = {"fwd": [*q, *k, ("out", 2), *rows], "dq": [*q, *k, ("out", 2), *rows, *rows, *of_queries]}
+    operands["dkv"] = [*q, *k, ("out", 2), *rows, *rows, *of_keys]
     for name, cost in call.costs.items():
         assert cost.bytes_accessed == hbm_bytes(call, name, operands[name]), name
     # Blocks (128 queries, 256 keys) of 512 queries that start at 256: 2, 2, 3, 3 of them hold something visible.

@@ -31,25 +31,29 @@ CASES = [
 
 
 def packed_rows():
-    """Four rows of 16 tokens, of several sequences each, none of which ends where a device's part does; padding at the end."""
+    """Four rows of 16 tokens, of several sequences each, none of which ends where a device's part does; padding at the end.
+
+    In the third row the second and third go on from the first.
+    """
     rng = np.random.default_rng(0)
-    segments, positions = np.zeros((2, 4, 16), np.int32)
+    segments, positions, prefixes = np.zeros((3, 4, 16), np.int32)
     for row, lengths in enumerate([(16,), (5, 9), (3, 3, 7), (11, 2, 1)]):
         ends = np.cumsum(lengths)
         for number, (end, length) in enumerate(zip(ends, lengths, strict=True), start=1):
             segments[row, end - length : end], positions[row, end - length : end] = number, np.arange(length)
+    prefixes[2][segments[2] > 1] = 1
+    positions[2] += 3 * prefixes[2]
     tokens = rng.integers(1, 48, (4, 16)).astype(np.int32)
-    return tokens, positions, segments
+    return tokens, {"positions_BT": positions, "segments_BT": segments, "prefixes_BT": prefixes}
 
 
 def value_and_gradient(model, buffers):
     """Compiled function of params: ((loss, (hidden, aux)), gradient)."""
-    tokens, positions, segments = packed_rows()
+    tokens, where = packed_rows()
+    segments = where["segments_BT"]
 
     def loss(params):
-        hidden, _, aux = model.hidden(
-            params, buffers, tokens, positions_BT=positions, segments_BT=segments, balance=True
-        )
+        hidden, _, aux = model.hidden(params, buffers, tokens, **where, balance=True)
         logp, entropy = model.token_logprob(params, hidden, jnp.roll(tokens, -1, axis=1))
         total = jnp.where(segments > 0, logp + 0.1 * entropy, 0.0).sum() + jnp.sum(aux.get("balance_L", 0.0))
         return total, (jnp.where(segments[..., None] > 0, hidden, 0.0), aux)

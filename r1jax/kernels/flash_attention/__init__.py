@@ -24,6 +24,7 @@ def flash_attention(
     q_segments_BT: jax.Array,
     kv_segments_BS: jax.Array,
     scale: float,
+    q_prefixes_BT: jax.Array | None = None,
     q_offset: int | jax.Array = 0,
     q_rope_BTNR: jax.Array | None = None,
     k_rope_BSR: jax.Array | None = None,
@@ -32,9 +33,10 @@ def flash_attention(
 ) -> jax.Array:
     """softmax(scale · q kᵀ) v, [B, T, N, U] (spec A.3.1), with gradients of q, k, v and the rope parts.
 
-    Query t, at position t + ``q_offset``, sees the keys of its own segment up to its position; N/J consecutive query
-    heads share a key head. Segment 0 is padding. The output of a query that sees nothing is 0. Scores and softmax are
-    float32, products take the inputs' type. ``q_offset``: a number or an int32 scalar (chunked prefill). With
+    Query t, at position t + ``q_offset``, sees the keys up to its position of its own segment and of its prefix
+    (``q_prefixes_BT``, 0 for none): a segment that several others go on from. Segment 0 is padding. N/J consecutive
+    query heads share a key head. The output of a query that sees nothing is 0. Scores and softmax are float32, products
+    take the inputs' type. ``q_offset``: a number or an int32 scalar (chunked prefill). With
     ``q_rope_BTNR`` and ``k_rope_BSR`` the scores are scale · (q kᵀ + q_rope k_ropeᵀ), k_rope shared by all heads (MLA,
     V3 Sec. 2.1.1).
 
@@ -52,11 +54,12 @@ def flash_attention(
     if (q_rope_BTNR is None) != (k_rope_BSR is None):
         raise ValueError("flash_attention: q_rope_BTNR and k_rope_BSR are given together or not at all")
     options: dict = {"q_segments_BT": q_segments_BT, "kv_segments_BS": kv_segments_BS, "scale": scale}
+    options |= {"q_prefixes_BT": q_prefixes_BT, "q_offset": q_offset}
     if function is pallas_tpu.flash_attention:
         options |= {"q_rope_BTNR": q_rope_BTNR, "k_rope_BSR": k_rope_BSR}
     elif q_rope_BTNR is not None and k_rope_BSR is not None:
         q_BTNH, k_BSJH = with_rope(q_BTNH, k_BSJH, q_rope_BTNR, k_rope_BSR)
-    return function(q_BTNH, k_BSJH, v_BSJU, q_offset=q_offset, **options, **interpreted)
+    return function(q_BTNH, k_BSJH, v_BSJU, **options, **interpreted)
 
 
 __all__ = ["attention", "attention_mask", "flash_attention", "with_rope"]

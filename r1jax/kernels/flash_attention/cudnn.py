@@ -19,13 +19,15 @@ _HEAD_DIM, _HEAD_DIM_HOPPER = 128, 256
 """The most for a key, and from compute capability 9.0 on."""
 
 
-def flash_attention(q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale: float, q_offset=0) -> jax.Array:
+def flash_attention(
+    q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale: float, q_prefixes_BT=None, q_offset=0
+) -> jax.Array:
     """See ``r1jax.kernels.flash_attention.flash_attention``; keys are in one part."""
     hardware.require_nvidia_gpu("flash_attention", "cudnn")
     _check(q_BTNH, k_BSJH, v_BSJU)
     value_dim = v_BSJU.shape[-1]
     v_BSJH = jnp.pad(v_BSJU, ((0, 0), (0, 0), (0, 0), (0, k_BSJH.shape[-1] - value_dim)))
-    mask_BTS = attention_mask(q_segments_BT, kv_segments_BS, q_offset=q_offset)
+    mask_BTS = attention_mask(q_segments_BT, kv_segments_BS, q_prefixes_BT=q_prefixes_BT, q_offset=q_offset)
     out_BTNH = jax.nn.dot_product_attention(
         q_BTNH, k_BSJH, v_BSJH, mask=mask_BTS[:, None], scale=float(scale), implementation="cudnn",
         is_causal=isinstance(q_offset, int) and q_offset == 0,

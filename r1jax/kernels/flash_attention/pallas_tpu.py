@@ -11,10 +11,10 @@ and sums dk = dscoreᵀ q and dv = pᵀ dout over queries and over all query hea
 computed transposed, keys as rows, so that what belongs to a query (segment, normaliser, delta) is a row as it is in
 memory.
 
-Which blocks meet. Most pairs of blocks are empty: above the diagonal, or of different segments. ``_block_table`` says
-for each grid step which inner block to hold: its own where the pair may hold a visible score, else the one that is
-there already, which costs no read; such a step does nothing. The table is prefetched to SMEM and read by the index
-maps.
+Which blocks meet. Most pairs of blocks are empty: above the diagonal, or of keys that are neither of the queries'
+segments nor of their prefixes. ``_block_table`` says for each grid step which inner block to hold: its own where the
+pair may hold a visible score, else the one that is there already, which costs no read; such a step does nothing. The
+table is prefetched to SMEM and read by the index maps.
 
 Keys in two parts (MLA, V3 Sec. 2.1.1 Eqs. 5-10). score = q · k + q_rope · k_rope with one k_rope for all heads. The
 product is taken apart, so k_rope is read once for a block of heads and never written once a head, and its gradient is
@@ -40,8 +40,8 @@ _MAX_HEAD_DIM = 512
 
 
 def flash_attention(
-    q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale: float, q_offset=0, q_rope_BTNR=None,
-    k_rope_BSR=None, blocks: Blocks | None = None, interpret=False,
+    q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale: float, q_prefixes_BT=None, q_offset=0,
+    q_rope_BTNR=None, k_rope_BSR=None, blocks: Blocks | None = None, interpret=False,
 ) -> jax.Array:  # fmt: skip
     """See ``r1jax.kernels.flash_attention.flash_attention``; ``blocks`` None chooses them.
 
@@ -52,15 +52,17 @@ def flash_attention(
     options = {"offset": q_offset if isinstance(q_offset, int) else None, "scale": float(scale)}
     part = functools.partial(_on_device, blocks=blocks, interpret=interpret, **options)
     offset_1 = jnp.asarray(q_offset, jnp.int32).reshape(1)
-    arrays = (q_BTNH, k_BSJH, v_BSJU, q_segments_BT, kv_segments_BS, q_rope_BTNR, k_rope_BSR, offset_1)
+    segments = q_segments_BT, kv_segments_BS, q_prefixes_BT
+    arrays = (q_BTNH, k_BSJH, v_BSJU, segments, q_rope_BTNR, k_rope_BSR, offset_1)
     batch, heads = dispatch.mesh_axes(("batch", "heads"), (q_BTNH.shape[0], k_BSJH.shape[2]))
     by_head, whole = P(batch, None, heads, None), P(batch, None)
-    in_specs = (by_head, by_head, by_head, whole, whole, by_head, P(batch, None, None), P())
+    in_specs = (by_head, by_head, by_head, whole, by_head, P(batch, None, None), P())
     return dispatch.run_on_parts(part, arrays, in_specs=in_specs, out_specs=by_head)
 
 
-def _on_device(q_BTNH, k_BSJH, v_BSJU, q_segments_BT, kv_segments_BS, q_rope_BTNR, k_rope_BSR, offset_1, *, blocks,
-               offset, scale, interpret):  # fmt: skip
+def _on_device(
+    q_BTNH, k_BSJH, v_BSJU, segments, q_rope_BTNR, k_rope_BSR, offset_1, *, blocks, offset, scale, interpret
+):
     types = {a.dtype for a in (q_BTNH, k_BSJH, v_BSJU, q_rope_BTNR, k_rope_BSR) if a is not None}
     if len(types) > 1 or str(q_BTNH.dtype) not in KERNEL_DTYPES:
         raise ValueError(
@@ -69,7 +71,8 @@ def _on_device(q_BTNH, k_BSJH, v_BSJU, q_segments_BT, kv_segments_BS, q_rope_BTN
     (batch, queries, heads, head_dim), (_, keys, kv_heads, _) = q_BTNH.shape, k_BSJH.shape
     shape = AttentionShape(
         batch=batch, queries=queries, keys=keys, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
-        value_dim=v_BSJU.shape[-1], rope_dim=0 if q_rope_BTNR is None else q_rope_BTNR.shape[-1], dtype=str(q_BTNH.dtype),
+        value_dim=v_BSJU.shape[-1], rope_dim=0 if q_rope_BTNR is None else q_rope_BTNR.shape[-1],
+        has_prefixes=segments[2] is not None, dtype=str(q_BTNH.dtype),
     )  # fmt: skip
     generation = hardware.generation()
     blocks = blocks or shapes.choose_blocks(shape, generation)
@@ -82,7 +85,10 @@ def _on_device(q_BTNH, k_BSJH, v_BSJU, q_segments_BT, kv_segments_BS, q_rope_BTN
     if q_rope_BTNR is not None:
         packed = q_rope_BTNR.reshape(batch, queries, heads // blocks.heads, -1)
         ropes = _heads_first(packed, rows), jnp.pad(k_rope_BSR, ((0, 0), (0, columns), (0, 0)))
-    segments = jnp.pad(q_segments_BT, ((0, 0), (0, rows))), jnp.pad(kv_segments_BS, ((0, 0), (0, columns)))
+    paddings = rows, columns, rows
+    segments = tuple(
+        None if ids is None else jnp.pad(ids, ((0, 0), (0, n))) for ids, n in zip(segments, paddings, strict=True)
+    )
     out_BNTU = _attend(call, q_BNTH, k_BJSH, v_BJSU, ropes, segments, offset_1)
     return jnp.swapaxes(out_BNTU[:, :, :queries], 1, 2)
 
@@ -140,11 +146,17 @@ class _Call:
 
 def _block_table(call: _Call, segments, offset_1, *, keys_outside: bool):
     """[B · outer · inner] inner block to hold at each grid step, flat because SMEM pads the last dims of an array."""
-    q_low, q_high = _segment_range(segments[0], call.blocks.queries)
-    k_low, k_high = _segment_range(segments[1], call.blocks.keys)
+    q_segments, kv_segments, q_prefixes = segments
+    k_low, k_high = _segment_range(kv_segments, call.blocks.keys)
+
+    def may_hold(ids):
+        low, high = _segment_range(ids, call.blocks.queries)
+        return (low[:, :, None] <= k_high[:, None]) & (k_low[:, None] <= high[:, :, None])
+
+    seen_BIS = may_hold(q_segments) if q_prefixes is None else may_hold(q_segments) | may_hold(q_prefixes)
     last_query_I = (jnp.arange(call.num_q) + 1) * call.blocks.queries - 1 + offset_1
     causal_IS = jnp.arange(call.num_k)[None] * call.blocks.keys <= last_query_I[:, None]
-    meet_BIS = (q_low[:, :, None] <= k_high[:, None]) & (k_low[:, None] <= q_high[:, :, None]) & causal_IS
+    meet_BIS = seen_BIS & causal_IS
     meet = jnp.swapaxes(meet_BIS, 1, 2) if keys_outside else meet_BIS
     inner = jnp.where(meet, jnp.arange(meet.shape[2], dtype=jnp.int32), -1)
     latest = jax.lax.cummax(inner, axis=2)
@@ -179,12 +191,12 @@ def _specs(call: _Call, *, keys_outside: bool) -> dict[str, pl.BlockSpec]:
         "out": pl.BlockSpec((*queries, shape.value_dim), of_queries),
         "row": pl.BlockSpec((None, blocks.heads, 1, blocks.queries), at(lambda b, n, i, s: (b, n, 0, i))),
         "q_rope": pl.BlockSpec((None, None, blocks.queries, blocks.heads * shape.rope_dim), of_queries),
-        "q_segments": pl.BlockSpec((None, 1, blocks.queries), at(lambda b, n, i, s: (b, 0, i))),
+        "q_ids": pl.BlockSpec((None, 1, blocks.queries), at(lambda b, n, i, s: (b, 0, i))),
         "k": pl.BlockSpec((*keys, shape.head_dim), of_keys),
         "v": pl.BlockSpec((*keys, shape.value_dim), of_keys),
         "k_rope": pl.BlockSpec((None, blocks.keys, shape.rope_dim), at(lambda b, n, i, s: (b, s, 0))),
         "k_rope_T": pl.BlockSpec((None, shape.rope_dim, blocks.keys), at(lambda b, n, i, s: (b, 0, s))),
-        "kv_segments": pl.BlockSpec((None, 1, blocks.keys), at(lambda b, n, i, s: (b, 0, s))),
+        "kv_ids": pl.BlockSpec((None, 1, blocks.keys), at(lambda b, n, i, s: (b, 0, s))),
     }
 
 
@@ -192,8 +204,9 @@ def _run(call: _Call, name: str, kernel, operands: dict, outputs: dict, scratch:
     """Call ``kernel(refs, call)`` with its refs by name; an operand's block is that of the part of its name before a dot."""
     keys_outside = name == "dkv"
     specs = _specs(call, keys_outside=keys_outside)
+    ids = dict(zip(("q_ids.segments", "kv_ids.segments", "q_ids.prefixes"), segments, strict=True))
+    operands = operands | {n: a if a is None else a[:, None] for n, a in ids.items()}
     operands = {n: a for n, a in operands.items() if a is not None}
-    operands |= {"q_segments": segments[0][:, None], "kv_segments": segments[1][:, None]}
     outputs = {n: a for n, a in outputs.items() if a is not None}
     names = ["table", "offset", *operands, *outputs, *scratch]
 

@@ -4,6 +4,8 @@
 [queries, keys] in the forward and dq kernels, [keys, queries] in the other.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -154,16 +156,17 @@ class _Step:
     def mask(self):
         """Which scores of the block are of a key that its query sees."""
         blocks, refs = self.call.blocks, self.refs
+        of_queries = [refs[name][...] for name in ("q_ids.segments", "q_ids.prefixes") if name in refs]
+        kv_segments = refs["kv_ids.segments"][...]
         if self.keys_outside:
-            shape, query_dim = (blocks.keys, blocks.queries), 1
-            q_segments, kv_segments = refs["q_segments"][...], _column(refs["kv_segments"][...])
+            shape, query_dim, kv_segments = (blocks.keys, blocks.queries), 1, _column(kv_segments)
         else:
-            shape, query_dim = (blocks.queries, blocks.keys), 0
-            q_segments, kv_segments = _column(refs["q_segments"][...]), refs["kv_segments"][...]
+            shape, query_dim, of_queries = (blocks.queries, blocks.keys), 0, [_column(ids) for ids in of_queries]
         query = jax.lax.broadcasted_iota(jnp.int32, shape, query_dim)
         key = jax.lax.broadcasted_iota(jnp.int32, shape, 1 - query_dim)
         ahead = self.queries * blocks.queries + refs["offset"][0] - self.keys * blocks.keys
-        return (q_segments == kv_segments) & (kv_segments > 0) & (key - query <= ahead)
+        seen = functools.reduce(jnp.logical_or, [ids == kv_segments for ids in of_queries])
+        return seen & (kv_segments > 0) & (key - query <= ahead)
 
 
 def _scores(refs, call, n: int):

@@ -7,12 +7,19 @@ MASKED = -1e30
 """Score of a hidden key: finite, so that a row that sees nothing (padding) gives no NaN."""
 
 
-def attention_mask(q_segments_BT: jax.Array, kv_segments_BS: jax.Array, *, q_offset=0) -> jax.Array:
-    """[B, T, S]: query t sees key s iff both are in the same segment (0 is padding) and s <= t + q_offset."""
+def attention_mask(
+    q_segments_BT: jax.Array, kv_segments_BS: jax.Array, *, q_prefixes_BT: jax.Array | None = None, q_offset=0
+) -> jax.Array:
+    """[B, T, S]: query t sees key s iff s <= t + q_offset and s is in t's segment, or in the one that is t's prefix.
+
+    0 is padding, and no prefix.
+    """
     num_queries, num_keys = q_segments_BT.shape[1], kv_segments_BS.shape[1]
     causal_TS = jnp.arange(num_keys)[None] <= jnp.arange(num_queries)[:, None] + q_offset
-    same_BTS = q_segments_BT[:, :, None] == kv_segments_BS[:, None, :]
-    return causal_TS[None] & same_BTS & (kv_segments_BS > 0)[:, None, :]
+    seen_BTS = q_segments_BT[:, :, None] == kv_segments_BS[:, None, :]
+    if q_prefixes_BT is not None:
+        seen_BTS |= q_prefixes_BT[:, :, None] == kv_segments_BS[:, None, :]
+    return causal_TS[None] & seen_BTS & (kv_segments_BS > 0)[:, None, :]
 
 
 def attention(
@@ -38,9 +45,11 @@ def attention(
     return jnp.where(mask_BTS.any(-1)[:, :, None, None], out_BTNU, 0)
 
 
-def flash_attention(q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale: float, q_offset=0) -> jax.Array:
+def flash_attention(
+    q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale: float, q_prefixes_BT=None, q_offset=0
+) -> jax.Array:
     """See ``r1jax.kernels.flash_attention.flash_attention``; keys are in one part."""
-    mask_BTS = attention_mask(q_segments_BT, kv_segments_BS, q_offset=q_offset)
+    mask_BTS = attention_mask(q_segments_BT, kv_segments_BS, q_prefixes_BT=q_prefixes_BT, q_offset=q_offset)
     return attention(q_BTNH, k_BSJH, v_BSJU, mask_BTS=mask_BTS, scale=scale)
 
 

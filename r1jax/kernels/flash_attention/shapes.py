@@ -31,6 +31,7 @@ class AttentionShape:
     head_dim: int
     value_dim: int
     rope_dim: int = 0
+    has_prefixes: bool = False  # ids of prefixes next to those of segments
     dtype: str = "bfloat16"
 
     def passes(self, generation: str) -> dict[str, pl.CostEstimate]:
@@ -115,11 +116,12 @@ def costs(shape: AttentionShape, blocks: Blocks, *, q_offset: int | None = None)
     depth, value = shape.head_dim + shape.rope_dim, shape.value_dim
 
     q_rows = per_step * num_q * blocks.queries
-    q_bytes = q_rows * (blocks.heads * depth * size + 4)
+    id_bytes = 4 * (1 + shape.has_prefixes)
+    q_bytes = q_rows * (blocks.heads * depth * size + id_bytes)
     out_bytes = q_rows * blocks.heads * value * size
     row_bytes = q_rows * blocks.heads * 4  # the log of the normaliser, or delta
     k_block = blocks.keys * ((kv_heads * (shape.head_dim + value) + shape.rope_dim) * size + 4)
-    q_block = blocks.queries * (blocks.heads * ((depth + value) * size + 8) + 4)
+    q_block = blocks.queries * (blocks.heads * ((depth + value) * size + 8) + id_bytes)
     reads_k = per_step * _fetches(seen) * k_block
     reads_q = per_step * _fetches(seeing) * q_block
     # k, v and segments of a block stay while all heads of the key head pass; its rope part while all heads do. So for dk.
@@ -131,7 +133,7 @@ def costs(shape: AttentionShape, blocks: Blocks, *, q_offset: int | None = None)
 
     return {
         "fwd": cost(depth + value, q_bytes + out_bytes + row_bytes + reads_k),
-        "dq": cost(2 * depth + value, 2 * q_bytes - 4 * q_rows + out_bytes + 2 * row_bytes + reads_k),
+        "dq": cost(2 * depth + value, 2 * q_bytes - id_bytes * q_rows + out_bytes + 2 * row_bytes + reads_k),
         "dkv": cost(2 * depth + 2 * value, k_once + reads_q),
     }
 

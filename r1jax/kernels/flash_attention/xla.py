@@ -19,20 +19,22 @@ MAX_SPANS = 8
 """Pieces of the causal triangle: 8 compute 9/16 of the square."""
 
 
-def flash_attention(q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale: float, q_offset=0) -> jax.Array:
+def flash_attention(
+    q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, scale: float, q_prefixes_BT=None, q_offset=0
+) -> jax.Array:
     """See ``r1jax.kernels.flash_attention.flash_attention``; keys are in one part."""
     batch, num_queries, num_heads, _ = q_BTNH.shape
     num_kv_heads = k_BSJH.shape[2]
     block = min(_BLOCK, num_queries)
     padding = -num_queries % block
     q_BTNH = jnp.pad(q_BTNH, ((0, 0), (0, padding), (0, 0), (0, 0)))
-    q_segments_BT = jnp.pad(q_segments_BT, ((0, 0), (0, padding)))
+    q_ids = jax.tree.map(lambda ids_BT: jnp.pad(ids_BT, ((0, 0), (0, padding))), (q_segments_BT, q_prefixes_BT))
     q_BTJGH = q_BTNH.reshape(batch, num_queries + padding, num_kv_heads, num_heads // num_kv_heads, -1)
     out_BJGTU = _attend(
         q_BTJGH.transpose(0, 2, 3, 1, 4),
         jnp.swapaxes(k_BSJH, 1, 2),
         jnp.swapaxes(v_BSJU, 1, 2),
-        q_segments_BT,
+        q_ids,
         kv_segments_BS,
         jnp.asarray(q_offset, jnp.int32),
         scale,
@@ -43,14 +45,14 @@ def flash_attention(q_BTNH, k_BSJH, v_BSJU, *, q_segments_BT, kv_segments_BS, sc
     return out_BTNU[:, :num_queries]
 
 
-def _attend_fwd(q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, offset, scale, known_offset):
+def _attend_fwd(q_BJGTH, k_BJSH, v_BJSU, q_ids, kv_segments_BS, offset, scale, known_offset):
     outs, normalisers = [], []
     for span, num_keys in _spans(q_BJGTH.shape[3], k_BJSH.shape[2], known_offset):
         k, v, kv_segments = k_BJSH[:, :, :num_keys], v_BJSU[:, :, :num_keys], kv_segments_BS[:, :num_keys]
 
         def attend(_, block, k=k, v=v, kv_segments=kv_segments):
-            start, q, q_segments = block
-            mask_BtS = attention_mask(q_segments, kv_segments, q_offset=start + offset)
+            start, q, q_ids = block
+            mask_BtS = _mask(q_ids, kv_segments, start + offset)
             scores = _matmul("bjxh,bjsh->bjxs", _merged(q), k).reshape(*q.shape[:4], -1) * scale
             scores = jnp.where(mask_BtS[:, None, None], scores, MASKED)
             highest = scores.max(-1, keepdims=True)
@@ -60,17 +62,17 @@ def _attend_fwd(q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, offset, 
             out = jnp.where(highest > MASKED / 2, out, 0.0).astype(q.dtype)
             return None, (out, jnp.log(total) + highest)
 
-        blocks = _cut(span, q_BJGTH), _cut(span, q_segments_BT, dim=1)
+        blocks = _cut(span, q_BJGTH), _cut_ids(span, q_ids)
         _, (out, normaliser) = jax.lax.scan(attend, None, (jnp.array(span, jnp.int32), *blocks))
         outs.append(_joined(out))
         normalisers.append(_joined(normaliser))
     out_BJGTU, normaliser_BJGT1 = jnp.concatenate(outs, axis=3), jnp.concatenate(normalisers, axis=3)
-    residuals = (q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, offset, out_BJGTU, normaliser_BJGT1)
+    residuals = (q_BJGTH, k_BJSH, v_BJSU, q_ids, kv_segments_BS, offset, out_BJGTU, normaliser_BJGT1)
     return out_BJGTU, residuals
 
 
 def _attend_bwd(scale, known_offset, residuals, dout_BJGTU):
-    q_BJGTH, k_BJSH, v_BJSU, q_segments_BT, kv_segments_BS, offset, out_BJGTU, normaliser_BJGT1 = residuals
+    q_BJGTH, k_BJSH, v_BJSU, q_ids, kv_segments_BS, offset, out_BJGTU, normaliser_BJGT1 = residuals
     # Σ_s weight · dweight of each row, without the weights (FlashAttention-2, Eq. 4).
     delta_BJGT1 = jnp.sum(dout_BJGTU.astype(jnp.float32) * out_BJGTU.astype(jnp.float32), axis=-1, keepdims=True)
     dqs = []
@@ -84,9 +86,9 @@ def _attend_bwd(scale, known_offset, residuals, dout_BJGTU):
             # Keys are the rows here: every product below is then a plain one. A batched matmul that contracts the rows of
             # its left side is up to ten times slower on XLA's CPU.
             dk, dv = sums
-            start, q, q_segments, dout, normaliser, delta = block
+            start, q, q_ids, dout, normaliser, delta = block
             q_BJXH, dout_BJXU, normaliser, delta = (_merged(a) for a in (q, dout, normaliser, delta))
-            mask_BSt = jnp.swapaxes(attention_mask(q_segments, kv_segments, q_offset=start + offset), 1, 2)
+            mask_BSt = jnp.swapaxes(_mask(q_ids, kv_segments, start + offset), 1, 2)
             mask_BSX = jnp.tile(mask_BSt, (1, 1, q.shape[2]))[:, None]
             scores_BJSX = _matmul("bjsh,bjxh->bjsx", k, q_BJXH) * scale
             weights = jnp.where(mask_BSX, jnp.exp(scores_BJSX - jnp.swapaxes(normaliser, 2, 3)), 0.0)
@@ -98,7 +100,7 @@ def _attend_bwd(scale, known_offset, residuals, dout_BJGTU):
             return (dk, dv), jnp.swapaxes(dq_BJHX, 2, 3).reshape(q.shape).astype(q.dtype)
 
         blocks = [_cut(span, a) for a in (dout_BJGTU, normaliser_BJGT1, delta_BJGT1)]
-        inputs = (jnp.array(span, jnp.int32), _cut(span, q_BJGTH), _cut(span, q_segments_BT, dim=1), *blocks)
+        inputs = (jnp.array(span, jnp.int32), _cut(span, q_BJGTH), _cut_ids(span, q_ids), *blocks)
         zeros = jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
         (dk, dv), dq = jax.lax.scan(attend, zeros, inputs)
         dk_BJSH, dv_BJSU = dk_BJSH.at[:, :, :num_keys].add(dk), dv_BJSU.at[:, :, :num_keys].add(dv)
@@ -125,6 +127,16 @@ def _cut(span: range, array: jax.Array, *, dim: int = 3) -> jax.Array:
     part = jax.lax.slice_in_dim(array, span.start, span.stop, axis=dim)
     blocks = part.reshape(*array.shape[:dim], len(span), -1, *array.shape[dim + 1 :])
     return jnp.moveaxis(blocks, dim, 0)
+
+
+def _cut_ids(span: range, q_ids):
+    """The segments and, where there are some, the prefixes of the span's queries."""
+    return jax.tree.map(lambda ids_BT: _cut(span, ids_BT, dim=1), q_ids)
+
+
+def _mask(q_ids, kv_segments_BS, offset) -> jax.Array:
+    q_segments_Bt, q_prefixes_Bt = q_ids
+    return attention_mask(q_segments_Bt, kv_segments_BS, q_prefixes_BT=q_prefixes_Bt, q_offset=offset)
 
 
 def _merged(a_BJGtA) -> jax.Array:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from r1jax.data.packing import pack
+from r1jax.data.packing import Group as Alike
+from r1jax.data.packing import pack_groups
 from r1jax.data.prompts import PromptIterator
 from r1jax.evals.evaluate import evaluate
 from r1jax.objectives.advantages import decoupled_advantages, group_advantages, is_zero_variance
@@ -107,7 +108,7 @@ def sampler_metrics(counts: Mapping[str, int]) -> dict[str, float]:
     """How well the slots were used, of ``Session.counts``: "sampling/occupancy", the share of them that was in use while
     requests waited; "sampling/tokens_per_step" of a slot in use, more than 1 with drafts; "sampling/evictions".
     """
-    row = {"sampling/evictions": counts.get("evictions", 0)}
+    row = {"sampling/evictions": float(counts.get("evictions", 0))}
     if counts.get("busy_slot_steps"):
         row["sampling/occupancy"] = counts["busy_row_steps"] / counts["busy_slot_steps"]
     if counts.get("row_steps"):
@@ -169,20 +170,27 @@ def split_by_question(num_questions: int, num_updates: int, rng: np.random.Gener
     return np.split(rng.permutation(num_questions), num_updates)
 
 
-def make_microbatches(groups: Sequence[Group], advantages_PG: np.ndarray, spec: RlSpec) -> list[dict[str, Any]]:
+def make_microbatches(
+    groups: Sequence[Group], advantages_PG: np.ndarray, spec: RlSpec, *, num_ahead: int = 1
+) -> list[dict[str, Any]]:
     """The rollouts of one update, packed: dicts of [R, T] arrays with the counts of the whole update in each.
 
-    Fields: tokens, targets, mask (1 where the target was sampled), advantage, sampler_logp, segment_ids, positions;
-    scalars temperature, num_sequences (those with a target), num_segments (all), num_tokens. A zero-variance group is
-    kept: the mean is over all. A rollout that is not learned from (`is_learned_from`) has no targets, so no token of it
-    is in the loss, the KL or the mean.
+    Fields: tokens, targets, mask (1 where the target was sampled), advantage, sampler_logp, segment_ids, prefix_ids,
+    positions; scalars temperature, num_sequences (those with a target), num_segments (all), num_tokens. A zero-variance
+    group is kept: the mean is over all. A rollout that is not learned from (`is_learned_from`) has no targets, so no
+    token of it is in the loss, the KL or the mean.
+
+    A row holds a prompt once, as the prefix of its outputs there; rows of several times the longest sequence make most
+    of that. What predicts an output's tokens is not shared: the prompt's last num_ahead tokens, 1 and another for each
+    depth of multi-token prediction. Loss and gradient are those of outputs that are packed one by one; expert counts are
+    not: a prompt's tokens are counted once a row.
     """
-    sequences = [
-        _sequence(rollout, advantage, mask_truncated=spec.mask_truncated)
+    alike = [
+        _alike(group, advantages, mask_truncated=spec.mask_truncated, num_ahead=num_ahead)
         for group, advantages in zip(groups, advantages_PG, strict=True)
-        for rollout, advantage in zip(group.rollouts, advantages, strict=True)
     ]
-    arrays, _ = pack(sequences, length=spec.tokens_per_row, rows_multiple=spec.rows_per_microbatch)
+    sequences = [sequence for group in alike for sequence in group.sequences]
+    arrays, _ = pack_groups(alike, length=spec.tokens_per_row, rows_multiple=spec.rows_per_microbatch)
     counts = {
         "temperature": np.float32(spec.temperature),
         "num_sequences": np.float32(sum(sequence["mask"].any() for sequence in sequences)),
@@ -193,6 +201,15 @@ def make_microbatches(groups: Sequence[Group], advantages_PG: np.ndarray, spec: 
         {name: array[start : start + spec.rows_per_microbatch] for name, array in arrays.items()} | counts
         for start in range(0, len(arrays["tokens"]), spec.rows_per_microbatch)
     ]
+
+
+def _alike(group: Group, advantages: np.ndarray, *, mask_truncated: bool, num_ahead: int) -> Alike:
+    sequences = [
+        _sequence(rollout, advantage, mask_truncated=mask_truncated)
+        for rollout, advantage in zip(group.rollouts, advantages, strict=True)
+    ]
+    shortest = min(len(sequence["tokens"]) for sequence in sequences)
+    return Alike(sequences, max(min(len(group.rollouts[0].prompt_ids) - num_ahead, shortest - 1), 0))
 
 
 def _sequence(rollout: Rollout, advantage: float, *, mask_truncated: bool) -> dict[str, np.ndarray]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from r1jax.data.prompts import PromptIterator
@@ -29,7 +30,7 @@ from r1jax.policies.reward_model import load_rewards, stand_in_rewards
 from r1jax.processes import is_first, require_same
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.weight_sync import WeightSync, make_rollout_mesh
-from r1jax.sharding import make_mesh, place_batch
+from r1jax.sharding import constrain, make_mesh, place_batch
 from r1jax.specs.reader import read
 from r1jax.specs.stages import RlSpec
 from r1jax.stages.open_run import open_run
@@ -54,6 +55,7 @@ from r1jax.stages.training import (
     hidden_of,
     loss_weights,
     make_train_state,
+    num_mtp_depths,
 )
 from r1jax.tasks.mixture import TaskSchedule
 from r1jax.text.chat import check_template
@@ -93,13 +95,18 @@ def make_logprob_pass(model):
 
     def score(params, buffers, batch):
         hidden_BTD, _, _ = hidden_of(model, params, buffers, batch)
-        return model.token_logprob(params, hidden_BTD, batch["targets"], temperature=batch["temperature"])[0]
+        logp_BT, _ = model.token_logprob(params, hidden_BTD, batch["targets"], temperature=batch["temperature"])
+        return constrain(logp_BT, ("batch", None))  # laid out as the batch is
 
     return jax.jit(score)
 
 
 def make_loss(model: Model, spec: RlSpec):
-    """(params, buffers, microbatch) -> (GRPO loss, sums); the microbatch carries old and reference log-probs."""
+    """(params, buffers, microbatch) -> (GRPO loss, sums); the microbatch carries old and reference log-probs.
+
+    Where its "is_on_policy" is not 0, the weights are those that sampled: the old log-probs are the policy's own, and
+    those that it carries are not looked at.
+    """
 
     def loss_function(params, buffers, batch):
         hidden_BTD, _, aux = hidden_of(model, params, buffers, batch, balance=spec.balance_weight > 0)
@@ -107,9 +114,10 @@ def make_loss(model: Model, spec: RlSpec):
         logp_BT, entropy_BT = model.token_logprob(
             params, hidden_BTD, batch["targets"], temperature=batch["temperature"]
         )
+        old_logp_BT = jnp.where(batch["is_on_policy"] != 0, logp_BT, batch["old_logp"])  # grpo_loss stops its gradient
         loss, metrics = grpo_loss(
             logp_BT,
-            old_logp_BT=batch["old_logp"],
+            old_logp_BT=old_logp_BT,
             advantage_BT=batch["advantage"],
             weight_BT=weight_BT,
             segment_ids_BT=batch["segment_ids"],
@@ -233,17 +241,23 @@ def update_on_groups(
 ) -> tuple[TrainState, dict[str, float], dict[str, float]]:
     """The updates of one phase: (state, metrics row, {"logprobs", "update"} seconds).
 
-    Old and reference log-probs of all of them come first, from the weights that sampled. An update without a token in
+    Old and reference log-probs of all of them come first, from the weights that sampled; the first update needs no old
+    ones, since it computes them itself (`make_loss`). An update without a token in
     its loss counts as one and changes nothing: neither moments nor weight decay move the weights. Raises
     NonFiniteError.
     """
     mark = time.perf_counter()
     rng = np.random.default_rng([spec.seed, updates])
     reference, minibatches = to_device_memory(state.get("reference")), []
+    num_ahead = 1 + num_mtp_depths(state["params"])
     for questions in split_by_question(len(groups), spec.updates_per_phase, rng):
-        microbatches = make_microbatches([groups[question] for question in questions], advantages_PG[questions], spec)
+        chosen = [groups[question] for question in questions]
+        microbatches = make_microbatches(chosen, advantages_PG[questions], spec, num_ahead=num_ahead)
         require_same(microbatches, f"update {updates + 1 + len(minibatches)}: its batch")
-        minibatches.append([with_logps(score, state, reference, place_batch(batch)) for batch in microbatches])
+        is_on_policy = np.float32(not minibatches)
+        placed = [place_batch(batch | {"is_on_policy": is_on_policy}) for batch in microbatches]
+        policy = None if is_on_policy else state
+        minibatches.append([with_logps(score, policy, reference, batch) for batch in placed])
     jax.block_until_ready(minibatches)
     del reference  # if it was fetched, it is freed before the updates
     seconds = {"logprobs": time.perf_counter() - mark}
@@ -263,12 +277,17 @@ def update_on_groups(
     return state, row, seconds | {"update": time.perf_counter() - mark}
 
 
-def with_logps(score, state, reference, batch: dict) -> dict:
-    """The micro-batch with the old policy's and, if there is one, the reference's log-probs of its targets."""
-    logps = {"old_logp": score(state["params"], state["buffers"], batch)}
-    if reference is not None:
-        logps["ref_logp"] = score(reference["params"], reference["buffers"], batch)
-    return batch | logps
+def with_logps(score, policy, reference, batch: dict) -> dict:
+    """The micro-batch with the policy's and the reference's log-probs of its targets, each if it is given.
+
+    Where the policy's are not needed (`make_loss`) the sampler's stand for them, so that the loss has one program.
+    """
+    logps = {
+        name: score(weights["params"], weights["buffers"], batch)
+        for name, weights in (("old_logp", policy), ("ref_logp", reference))
+        if weights is not None
+    }
+    return batch | {"old_logp": batch["sampler_logp"]} | logps
 
 
 def make_reference(state: TrainState, spec: RlSpec) -> dict[str, Any]:

@@ -7,9 +7,10 @@ import pytest
 from r1jax.models.transformer import make_model
 from r1jax.rollout.engine import Engine
 from r1jax.rollout.records import Completion, Group, Rollout
+from r1jax.sharding import make_mesh, tree_shardings
 from r1jax.specs.rollout import EngineSpec
 from r1jax.stages.rl.phase import advantages_of, make_microbatches, split_by_question, teaching
-from r1jax.stages.rl.stage import make_logprob_pass, make_loss
+from r1jax.stages.rl.stage import build, make_logprob_pass, make_loss, update_on_groups
 from r1jax.tasks.problem import Problem
 from tests.stages.rl.test_stage import tiny_config
 from tests.tiny import V3, shaken
@@ -42,13 +43,15 @@ def batches(groups, *, row_length=12, rows=1, mask_truncated=False):
 
 
 def sequences_of(microbatches):
-    """Fields of every packed sequence, padding aside."""
+    """Fields of every packed sequence with its prefix, padding aside, but for the ids."""
     found = []
     for batch in microbatches:
-        for row in range(len(batch["tokens"])):
-            for segment in range(1, batch["segment_ids"][row].max() + 1):
-                place = batch["segment_ids"][row] == segment
-                found.append({name: v[row][place].tolist() for name, v in batch.items() if np.ndim(v) == 2})
+        names = [name for name, v in batch.items() if np.ndim(v) == 2 and name not in ("segment_ids", "prefix_ids")]
+        for row, (segments, prefixes) in enumerate(zip(batch["segment_ids"], batch["prefix_ids"], strict=True)):
+            for segment in set(segments) - set(prefixes) - {0}:
+                (prefix,) = set(prefixes[segments == segment])
+                place = (segments == segment) | ((segments == prefix) & (prefix > 0))
+                found.append({name: batch[name][row][place].tolist() for name in names})
     return sorted(found, key=lambda fields: -len(fields["tokens"]))
 
 
@@ -59,11 +62,23 @@ def test_fields_of_each_sequence_are_literal():
     np.testing.assert_allclose(first["sampler_logp"], [0, 0, -0.1, -0.2, -0.3, -0.4, -0.5, -0.6], rtol=1e-6)
     assert first["positions"] == list(range(8))
     np.testing.assert_allclose(first["advantage"], 1.0, rtol=1e-4)
-    np.testing.assert_allclose(second["advantage"], -1.0, rtol=1e-4)
+    np.testing.assert_allclose(second["advantage"][2:], -1.0, rtol=1e-4)  # of the prompt it does not matter
     assert second["targets"] == [2, 3, 4, 5, 6, 0] and second["mask"] == [0, 0, 1, 1, 1, 1]  # the end token counts
     assert third["tokens"] == [7, 8, 9, 8, 9] and third["mask"] == [1] * 5
     assert fourth["targets"] == [8, 9, 8, 0]
     np.testing.assert_allclose(fourth["advantage"], -1.0, rtol=1e-4)
+
+
+def test_a_prompt_is_packed_once_a_row_without_its_last_token():
+    (batch,) = batches(literal_groups(), rows=1, row_length=21)
+    assert batch["tokens"].tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 3, 4, 5, 6, 7, 8, 9, 8, 9, 7, 8, 9, 8]]
+    assert batch["segment_ids"].tolist() == [[1, 1, *[2] * 6, *[3] * 4, *[4] * 5, *[5] * 4]]
+    assert batch["prefix_ids"].tolist() == [[0, 0, *[1] * 10, *[0] * 9]]  # a prompt of one token is none's prefix
+    assert batch["positions"].tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 2, 3, 4, 5, 0, 1, 2, 3, 4, 0, 1, 2, 3]]
+    assert batch["targets"][0, :9].tolist() == [2, 3, 4, 5, 6, 7, 8, 9, 4]
+    split = batches(literal_groups()[:1], rows=2, row_length=8)[0]  # a row has no room for both outputs
+    assert split["segment_ids"].tolist() == [[1, 1, 2, 2, 2, 2, 2, 2], [1, 1, 2, 2, 2, 2, 0, 0]]
+    assert split["prefix_ids"].tolist() == [[0, 0, 1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1, 0, 0]]
 
 
 def test_counts_are_those_of_the_whole_update_in_every_microbatch():
@@ -94,7 +109,7 @@ def test_an_output_whose_verifier_failed_is_in_no_count_and_has_no_target():
     for name in ("num_sequences", "num_tokens"):
         assert {float(batch[name]) for batch in mixed} == {float(clean[name])}
     assert mixed[0]["num_segments"] == 9 and sum(batch["mask"].sum() for batch in mixed) == 19
-    left = [[f | {"segment_ids": []} for f in sequences_of(of) if any(f["mask"])] for of in (mixed, [clean])]
+    left = [[f for f in sequences_of(of) if any(f["mask"])] for of in (mixed, [clean])]
     assert len(left[0]) == 4 and left[0] == left[1]
 
 
@@ -153,7 +168,8 @@ def test_first_on_policy_update_has_ratio_one_and_clips_nothing(on_policy, mask_
     total, sums = 0.0, {}
     for batch in microbatches:
         old_logp = score(params, buffers, batch)
-        value, metrics = loss(params, buffers, batch | {"old_logp": old_logp, "ref_logp": old_logp})
+        logps = {"old_logp": old_logp, "ref_logp": old_logp, "is_on_policy": np.float32(0)}
+        value, metrics = loss(params, buffers, batch | logps)
         total += float(value)
         maxima = metrics.pop("max")
         assert abs(float(maxima["sampling/sampling_logp_difference/max"])) < 1e-5
@@ -171,6 +187,67 @@ def test_first_on_policy_update_has_ratio_one_and_clips_nothing(on_policy, mask_
     )
     assert counted.any() and counted.all() != mask_truncated
     assert total == pytest.approx(-advantages[counted].mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"importance_cap": 1.5}, {"ratio_level": "sequence", "kl_estimator": "k3_is"}])
+def test_on_policy_the_loss_needs_no_old_logps(on_policy, options):
+    """It computes them itself: loss, gradient and metrics are those with the separate pass's, and a ratio is 1 exactly."""
+    model, params, buffers, groups = on_policy
+    loss = jax.jit(jax.value_and_grad(make_loss(model, tiny_config(kl_coef=0.1, **options)), has_aux=True))
+    score, nearby = make_logprob_pass(model), jax.tree.map(lambda a: 1.01 * a, params)
+    for batch in batches(groups, row_length=16, rows=3):
+        batch["sampler_logp"] = batch["sampler_logp"] - 0.3 * batch["mask"]  # as if the sampler were another
+        ref_logp = score(nearby, buffers, batch)
+        passed = {"old_logp": score(params, buffers, batch), "is_on_policy": np.float32(0)}
+        skipped = {"old_logp": np.full_like(ref_logp, np.nan), "is_on_policy": np.float32(1)}
+        results = [loss(params, buffers, batch | logps | {"ref_logp": ref_logp}) for logps in (passed, skipped)]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *results)
+        (_, metrics), _ = results[1]
+        assert metrics["ratio/mean"] == metrics["num_tokens"] and metrics["max"]["ratio/max"] == 1
+        assert metrics["sampling/sampling_logp_difference/mean"] > 0.2 * metrics["num_tokens"] > 0
+
+
+@pytest.mark.parametrize("num_updates", [1, 2])
+def test_an_update_passes_over_the_old_logps_of_the_first_alone(on_policy, num_updates, compiled):
+    model, params, buffers, groups = on_policy
+    spec = tiny_config(updates_per_phase=num_updates, row_length=16, max_prompt_tokens=1, max_new_tokens=1)
+    mesh = make_mesh()
+    with jax.set_mesh(mesh):
+        layouts = (tree_shardings(*trees, mesh) for trees in zip(model.logical_axes(), (params, buffers), strict=True))
+        params, buffers = map(jax.device_put, (params, buffers), layouts)
+        state, update, score = build(spec, model, params, buffers)
+        policy, scored, new_programs = jax.tree.leaves(state["params"])[0], [], []
+
+        def counted_score(params, buffers, batch):
+            scored.append(jax.tree.leaves(params)[0] is policy)
+            return score(params, buffers, batch)
+
+        def counted_accumulate(*arguments):
+            before = len(compiled)
+            sums = update.accumulate(*arguments)
+            new_programs.append(len(compiled) - before)
+            return sums
+
+        counted = update._replace(accumulate=counted_accumulate)
+        advantages = advantages_of(groups, normalization="mean")
+        _, row, _ = update_on_groups(groups, advantages, state, counted, counted_score, spec, updates=0)
+    assert (sum(scored), len(scored) - sum(scored)) == (num_updates - 1, num_updates)  # policy, reference
+    assert (row["ratio/max"] == 1) == (num_updates == 1)
+    assert new_programs == [1, 0][:num_updates]  # one program for both kinds of update
+
+
+@pytest.fixture
+def compiled():
+    """Grows by one for each program that is compiled."""
+    programs = []
+
+    def listener(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            programs.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    yield programs
+    jax.monitoring.unregister_event_duration_listener(listener)
 
 
 def test_truncated_outputs_may_be_left_out_of_the_baseline():
