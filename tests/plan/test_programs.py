@@ -84,14 +84,15 @@ def test_the_compiled_update_runs_on_the_stages_own_arrays(planned):
 def test_calls_and_sizes_follow_from_the_config(planned):
     """16 questions x 16 samples in 2 updates; 128 responses of 30 + 2 tokens fill 25.6 rows of 160, 7 micro-batches of 4.
 
-    All 256 samples have a slot at once and are done after 30 steps, within the first segment.
+    All 256 samples have a slot at once and are done after 30 steps, within the first segment. The first update of a
+    phase computes its old log-probs itself.
     """
     spec, mesh, _ = planned
     assumed = Assumed(mean_new_tokens=30, mean_prompt_tokens=2, length_sigma=0.0)
     programs = stage_programs(spec, mesh, assumed=assumed)
     calls = {program.name: program.calls for program in programs.programs}
     assert calls == {
-        "prefill": 0.5, "begin": 0.5, "decode": 30 / 32 / 2, "old log-probs": 7, "reference log-probs": 7, "zeros": 1,
+        "prefill": 0.5, "begin": 0.5, "decode": 30 / 32 / 2, "old log-probs": 3.5, "reference log-probs": 7, "zeros": 1,
         "update": 7, "apply": 1,
     }  # fmt: skip
     sizes = {program.name: dict(program.sizes) for program in programs.programs}
