@@ -282,6 +282,8 @@ def _trace(spec: Any, previews: Previews) -> None:
     except LookupError:  # an earlier stage makes what the model's tokenizer is trained on
         return
     for program in programs:
+        if program.is_counted:
+            continue
         with jax.set_mesh(program.mesh):
             try:
                 jax.eval_shape(program.function, *program.arguments, **program.static)

@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
         rewards=[reward("accuracy:accuracy_reward", "accuracy")],
         template="r1_zero",
         num_prompts=8192,
+        prompts_per_batch=2048,
         samples_per_prompt=4,
         keep_per_prompt=1,
         filters=filters(*names, one_language={"options": {"minimum_share": 0.3}}),

@@ -31,14 +31,14 @@ MAX_PROMPT = 2048
 
 # v5p chips. A row is on one of fsdp * expert groups, its tokens over "sequence"; a sampled one on one of data * expert.
 RL_MESH = {"fsdp": 16, "expert": 8, "sequence": 8}  # 1,024 chips; 128 rows of 34,816 tokens
-ROLLOUT_MESH = {
-    "data": 2,
-    "expert": 256,
-    "tensor": 2,
-}  # the same, sampling: an expert of each layer on two chips, twice
+ROLLOUT_MESH = {"expert": 256, "tensor": 4}  # the same, sampling: an expert of each layer on four chips
 SFT_MESH = {"fsdp": 2, "expert": 8, "sequence": 32}  # 512 chips; 64 conversations fill 10 to 16 rows, one a group
 REWARD_MESH = {"fsdp": 4, "expert": 8, "sequence": 8}  # 256 chips; 32 rows
-SMALL_MESH = {"fsdp": 16, "expert": 2, "tensor": 8}  # 256 chips, for sampling
+SMALL_MESH = {"expert": 128, "tensor": 2}  # 256 chips, for sampling: two experts of each layer on two chips
+
+# Sampling. A phase has a slot for each of its 8,192 sequences, since none is done before its longest; pages are given out as
+# they grow, and cache_gb is twice what they are expected to need at once (r1jax.plan). A draft a step comes from V3's MTP.
+ENGINE = {"prompt_bucket": 512, "segment": 128, "prefill_tokens": 524_288, "cache_gb": 30.0}
 
 
 def experiment(**stages: dict[str, Any]) -> ConfigDict:
@@ -122,8 +122,7 @@ def rl(
     mesh: dict[str, int] = RL_MESH,
     rollout_mesh: dict[str, int] | None = ROLLOUT_MESH,
     rows_per_microbatch: int = 128,
-    slots: int | None = None,
-    cache_gb: float | None = None,
+    engine: dict[str, Any] = ENGINE | {"drafts": "mtp"},
 ) -> dict[str, Any]:
     """GRPO as in spec B.2 and B.3: phases of 512 questions x 16 outputs, 16 updates of 32 questions each."""
     return {
@@ -141,7 +140,7 @@ def rl(
         "temperature": temperature,
         "max_prompt_tokens": MAX_PROMPT,
         "max_new_tokens": max_new_tokens,
-        "engine": {"prompt_bucket": 512, "segment": 256, "slots": slots, "cache_gb": cache_gb, "prefill_tokens": 2**20},
+        "engine": engine,
         # GRPO's defaults are the paper's; clip 10 is stated for the first RL stage of R1 and taken for all (G.1)
         "rows_per_microbatch": rows_per_microbatch,
         "optimizer": {"learning_rate": learning_rate, **OPTIMIZER},
@@ -242,7 +241,7 @@ def sampling(
         "keep_per_prompt": keep_per_prompt,
         "max_prompt_tokens": MAX_PROMPT,
         "max_new_tokens": 32_768 - MAX_PROMPT,
-        "engine": {"prompt_bucket": 512, "segment": 1024},
+        "engine": ENGINE | {"drafts": "mtp"},
         "decontaminate": TEST_SETS,
         "domains": {"math": "Math", "code": "Code", "stem": "STEM", "logic": "Logic"},
     } | keys

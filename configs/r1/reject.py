@@ -14,6 +14,7 @@ the judge grades. The non-reasoning set (V3's SFT data, software engineering) is
 from ml_collections import ConfigDict
 from recipe import (
     ENDPOINT,
+    ENGINE,
     REASONING,
     TEST_SETS,
     after,
@@ -38,6 +39,8 @@ def get_config() -> ConfigDict:
         rewards=[reward("accuracy:accuracy_reward", "accuracy", tasks=REASONING)],
         template="r1",
         num_prompts=262_144,
+        prompts_per_batch=8192,
+        engine=ENGINE | {"slots": 4096, "cache_gb": 40.0, "segment": 256, "drafts": "mtp"},
         samples_per_prompt=8,
         keep_per_prompt=4,
         filters=filters("finished", "correct", *readable, *of_r1, correct={"tasks": REASONING}),

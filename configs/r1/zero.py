@@ -30,7 +30,5 @@ def get_config() -> ConfigDict:
         max_new_tokens=[[0, 32_768], [8192, 65_536]],
         mesh={"fsdp": 8, "expert": 8, "sequence": 16},
         rows_per_microbatch=64,
-        slots=8192,
-        cache_gb=30.0,
     )
     return experiment(rl=zero)

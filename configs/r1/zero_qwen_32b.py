@@ -9,7 +9,7 @@ Chosen: the rate 1e-6, of the two that the paper prints (G.22); 10,400 updates f
 """
 
 from ml_collections import ConfigDict
-from recipe import experiment, pretrained, reasoning_tasks, reward, rl
+from recipe import ENGINE, experiment, pretrained, reasoning_tasks, reward, rl
 
 
 def get_config() -> ConfigDict:
@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
         max_new_tokens=[[0, 32_768]],
         learning_rate=1e-6,
         mesh={"fsdp": 128, "tensor": 4},
-        rollout_mesh={"data": 128, "tensor": 4},
-        slots=2048,
+        rollout_mesh={"data": 64, "tensor": 8},
+        engine=ENGINE | {"cache_gb": 120.0},
     )
     return experiment(rl=zero)

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_compiled = not (options.analytic or options.show_sharding)
     assumed = Assumed(
         mean_new_tokens=options.mean_tokens, mean_document_tokens=options.mean_tokens,
-        length_sigma=options.length_sigma, acceptance=options.acceptance,
+        length_sigma=options.length_sigma, acceptance=options.acceptance, phase_share=options.phase_share,
     )  # fmt: skip
     file = Path(options.config)
     try:
@@ -48,12 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             there = ", ".join(specs) or "none"
             raise ValueError(f"--stage={name}: the stages of {options.config} with programs are {there}")
         mesh = make_mesh(specs[name].mesh.axes(), devices=devices)
-        stage = stage_programs(specs[name], mesh, model_of=models, assumed=assumed)
+        stage = stage_programs(specs[name], mesh, model_of=models, assumed=assumed, devices=devices)
         if options.show_sharding:
             print(describe_sharding(stage.state))
             return FITS
-        only = [part.strip() for part in options.programs.split(",") if part.strip()]
-        plans, misfits = plan(stage, topology, only=only, is_compiled=is_compiled)
+        only, compiled = (
+            [part.strip() for part in names.split(",") if part.strip()] for names in (options.programs, options.compile)
+        )
+        plans, misfits = plan(stage, topology, only=only, is_compiled=is_compiled, compiled=compiled)
     except (ValueError, OSError, aot.LibtpuError, ConfigError) as error:
         if options.traceback:
             raise
@@ -77,16 +79,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def plan(
-    stage: StagePrograms, topology: Topology, *, only: Sequence[str], is_compiled: bool
+    stage: StagePrograms, topology: Topology, *, only: Sequence[str], is_compiled: bool, compiled: Sequence[str] = ()
 ) -> tuple[list[ProgramPlan], list[str]]:
     """(the plan of each program, a line for each that does not fit). One program under two names is compiled once.
 
-    only: names of programs, all by default. Raises ValueError for one that is unknown.
+    only: names of programs, all by default. compiled: names of those that are compiled, all by default, the others are
+    counted. Raises ValueError for one that is unknown.
     """
     programs = {program.name: program for program in stage.programs}
-    if unknown := [name for name in only if name not in programs]:
-        raise ValueError(f"--programs: there is no program {unknown[0]!r}; there are {', '.join(programs)}")
-    plans, misfits, compiled = [], [], {}
+    for option, names in ("--programs", only), ("--compile", compiled):
+        if unknown := [name for name in names if name not in programs]:
+            raise ValueError(f"{option}: there is no program {unknown[0]!r}; there are {', '.join(programs)}")
+    plans, misfits, found = [], [], {}
     for name, program in programs.items():
         if only and name not in only:
             continue
@@ -94,10 +98,11 @@ def plan(
         leaves, structure = jax.tree.flatten(program.arguments)
         key = (program.function, structure, *leaves, *program.static.items())
         try:
-            if is_compiled and not program.is_counted and key not in compiled:
+            is_wanted = name in compiled or not compiled
+            if is_compiled and is_wanted and not program.is_counted and key not in found:
                 print(f"compiling {name} ...", file=sys.stderr, flush=True)
-                compiled[key] = aot.compile_program(program, topology)
-            row = dataclasses.replace(row, **compiled.get(key, {}))
+                found[key] = aot.compile_program(program, topology)
+            row = dataclasses.replace(row, **found.get(key, {}))
             misfits += table.misfits([row], topology)
         except aot.DoesNotFitError as error:
             misfits.append(f"{error}; its row is by count: {row.total_bytes / GIB:.2f} GiB")
@@ -118,9 +123,11 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     parser.add_argument("--analytic", action="store_true", help="count, in seconds; libtpu is not needed")
     parser.add_argument("--show-sharding", action="store_true", help="show the layout of the train state on the mesh")
     parser.add_argument("--programs", default="", metavar="A,B", help="these programs only")
+    parser.add_argument("--compile", default="", metavar="A,B", help="compile these programs only, count the others")
     parser.add_argument("--mean-tokens", type=int, default=Assumed().mean_new_tokens, help="of a response, assumed")
     parser.add_argument("--length-sigma", type=float, default=Assumed().length_sigma, help="of log lengths, assumed")
     parser.add_argument("--acceptance", type=float, help="of a draft, assumed")
+    parser.add_argument("--phase-share", type=float, default=1.0, help="of samples that ends a phase, assumed")
     parser.add_argument("--preset", help="the model, where the config starts from another stage's")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the table there, as .md and .json")
     parser.add_argument("--name", help="of those two files")

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from r1jax.specs.rollout import EngineSpec
+
 
 @dataclasses.dataclass(frozen=True)
 class Assumed:
@@ -13,6 +15,8 @@ class Assumed:
     acceptance: float | None = None
     """How often a draft is the token that is sampled. None: V3's MTP is taken at 0.8 (V3 Sec. 5.4.3 has 0.85 to 0.9), n-grams
     at 0."""
+    phase_share: float = 1.0
+    """A phase of sampling ends when this share of its sequences is done, and the others are carried over."""
     mean_prompt_tokens: int = 256
     mean_document_tokens: int = 8192  # tokens of a conversation of SFT on average
     num_documents: int = 804_745  # of the SFT set, where the data is not there (R1 Table 5)
@@ -20,7 +24,7 @@ class Assumed:
     num_safety: int = 106_000  # examples of the reward models, where the data is not there (spec B.7)
     mean_reward_tokens: int = 2048  # tokens of a prompt with the answer that is judged, on average
 
-    def tokens_per_step(self, drafts: str, num_drafts: int) -> float:
+    def tokens_per_step(self, engine: EngineSpec) -> float:
         """Of a slot: one, and the drafts that are accepted in a row."""
-        rate = {"none": 0.0, "ngram": 0.0}.get(drafts, 0.8) if self.acceptance is None else self.acceptance
-        return sum(rate**number for number in range(num_drafts + 1))
+        rate = {"mtp": 0.8}.get(engine.drafts, 0.0) if self.acceptance is None else self.acceptance
+        return sum(rate**number for number in range(engine.drafts_per_step + 1))

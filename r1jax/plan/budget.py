@@ -147,7 +147,7 @@ def _train_pass(program: Program, model: Model, *, has_head: bool = True) -> tup
 
     A row is one sequence where the program's sizes have no "segment".
     """
-    local = Local(model, program.mesh, program.sizes["rows"], program.sizes["length"])
+    local = Local(model, program.mesh, int(program.sizes["rows"]), int(program.sizes["length"]))
     segment, tokens = program.sizes.get("segment", local.length), local.rows * local.length
     slowest = flops.slowest_part(length=local.length, num_parts=local.sequence_parts, segment_length=segment)
     pairs = tokens * (segment + 1) / 2  # causal
@@ -222,6 +222,7 @@ def plan_reshard(program: Program, model: Model) -> ProgramPlan:
 def plan_prefill(program: Program, model: Model) -> ProgramPlan:
     """Padded prompts: into the pages of a cache, which is an argument, or in a cache of their own."""
     prompts, length = int(program.sizes["prompts"]), int(program.sizes["length"])
+    model = _with_mtp(model, program)
     local, tokens = Local(model, program.mesh, prompts, length, role="rollout"), prompts * length
     written, pools = local.tokens * _token_bytes(local), _size_of_layers(program, 2)
     return _plan(
@@ -256,13 +257,16 @@ def plan_decode(program: Program, model: Model) -> ProgramPlan:
     """
     slots, tokens, steps = (int(program.sizes[name]) for name in ("slots", "tokens", "steps"))
     made, cached = program.sizes["made"], program.sizes["cached"]
+    model = _with_mtp(model, program)
     local, c = Local(model, program.mesh, slots, tokens, role="rollout"), model.config
     parts, of_token = local.parts("batch", slots), _token_bytes(local)
     kept = flops.forward_flops(c, tokens=made, pairs=made / slots * cached, head_tokens=made, is_absorbed=True)
     pairs, computed = tokens * cached, tokens * slots
     all_of_it = flops.forward_flops(c, tokens=computed, pairs=pairs, head_tokens=computed, is_absorbed=True)
     logits = 3 * local.tokens * (c.vocab_size // local.parts("vocab", c.vocab_size)) * 4
-    weights, state = bytes_on_device(program.arguments[:2]), _size_of_layers(program, 2)
+    params, state = program.arguments[0], _size_of_layers(program, 2)
+    is_drafting = bool(program.sizes["mtp_layers"])
+    weights = bytes_on_device([tree for name, tree in params.items() if name != "mtp" or is_drafting])
     is_paged, first = "page_table_BI" in program.arguments[3], program.arguments[2][0]
     room = next(array.shape[-2] for name, array in first.items() if name in _WITH_TOKENS)  # of a page, or of a slot
     scores = 0 if is_paged else 2 * local.tokens * local.heads * room * 4
@@ -278,6 +282,12 @@ def plan_decode(program: Program, model: Model) -> ProgramPlan:
         hbm=steps * (weights + cached / parts * of_token + written) - bytes_on_device(program.arguments),
         exchanges=_token_exchanges(local, steps),
     )
+
+
+def _with_mtp(model: Model, program: Program) -> Model:
+    """With as many more layers as depths of MTP draft; their logits are left out."""
+    num_layers = model.config.num_layers + int(program.sizes["mtp_layers"])
+    return make_model(dataclasses.replace(model.config, num_layers=num_layers))
 
 
 def _size_of_layers(program: Program, index: int) -> int:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,7 @@ class StagePrograms:
     tokens_per_step: float  # tokens that a training step learns from
     num_steps: int  # of the whole stage
     schedule: Schedule | None = None  # of a phase, where something is sampled
+    is_overlapped: bool = False  # the sampler has devices of its own, and samples a phase while the trainer learns
 
 
 ModelOf = Callable[[AnyInit], ModelConfig]
@@ -57,10 +58,23 @@ _Made = tuple[Any, Sequence[Program], float, int, Schedule | None]
 """The state, programs, tokens, steps and schedule of a ``StagePrograms``."""
 
 
+class _Given(NamedTuple):
+    """Arguments of ``stage_programs``."""
+
+    model_of: ModelOf
+    assumed: Assumed
+    devices: Sequence[Any] | None
+
+
 def stage_programs(
-    spec: Any, mesh: Mesh, *, model_of: ModelOf = config_of, assumed: Assumed | None = None
+    spec: Any,
+    mesh: Mesh,
+    *,
+    model_of: ModelOf = config_of,
+    assumed: Assumed | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> StagePrograms:
-    """The programs of one stage on ``mesh``.
+    """The programs of one stage on ``mesh``, which is of some or all of ``devices``, by default ``jax.devices()``.
 
     Raises ValueError for a stage that has none and, with the key, for a mesh that does not divide the model or the
     rows.
@@ -70,14 +84,19 @@ def stage_programs(
             f"stage {spec.stage!r} has no programs to plan; those with some are {', '.join(WITH_PROGRAMS)}"
         )
     policy = abstract_policy(model_of(spec.init), mesh=mesh)
-    state, programs, *others = _MAKERS[spec.stage](spec, policy, mesh, model_of, assumed or Assumed())
-    return StagePrograms(spec.stage, policy[0], mesh, state, tuple(programs), *others)
+    made = _MAKERS[spec.stage](spec, policy, mesh, _Given(model_of, assumed or Assumed(), devices))
+    state, programs, tokens, num_steps, schedule = made
+    rollout_mesh = getattr(spec, "rollout_mesh", None)
+    is_overlapped = rollout_mesh is not None and rollout_mesh.first_device is not None
+    programs = tuple(programs)
+    return StagePrograms(spec.stage, policy[0], mesh, state, programs, tokens, num_steps, schedule, is_overlapped)
 
 
-def _rl(spec: RlSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> _Made:
+def _rl(spec: RlSpec, policy: _Policy, mesh: Mesh, given: _Given) -> _Made:
     rows, length = spec.rows_per_microbatch, spec.tokens_per_row
     _check_length("row_length" if spec.row_length else "max_prompt_tokens + max_new_tokens", length, mesh)
     state, update, score = rl.build(spec, *policy)
+    assumed = given.assumed
     mean_tokens = assumed.mean_prompt_tokens + assumed.mean_new_tokens
     num_outputs = spec.questions_per_phase * spec.group_size // spec.updates_per_phase
     sharing = (length - assumed.mean_prompt_tokens) // assumed.mean_new_tokens  # a prompt in a row
@@ -86,7 +105,7 @@ def _rl(spec: RlSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: A
     floats, scalars = ("mask", "advantage", "sampler_logp"), ("temperature", "is_on_policy", *_COUNTS)
     batch = _batch(mesh, rows, length, ints=(*_TOKENS, "prefix_ids"), floats=floats, scalars=scalars)
     sizes = {"rows": rows, "length": length, "segment": min(mean_tokens, length)}
-    programs, schedule = sampling_programs(spec, policy[0], state, mesh, assumed=assumed)
+    programs, schedule = sampling_programs(spec, policy[0], state, mesh, assumed=assumed, devices=given.devices)
     scored = {}
     if spec.updates_per_phase > 1:  # the first update computes its own
         share = 1 - 1 / spec.updates_per_phase
@@ -100,7 +119,7 @@ def _rl(spec: RlSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: A
         )
     logps = {"old_logp": batch["mask"]} | ({"ref_logp": batch["mask"]} if "reference" in state else {})
     programs += _update(state, update, batch | logps, mesh, calls=calls, sizes=sizes)
-    programs += (judges := _reward_models(spec, mesh, model_of, resident=state))
+    programs += (judges := _reward_models(spec, mesh, given.model_of, resident=state))
     # A reward model's weights are in memory all the time.
     weights_of = {program.name: program.arguments[:2] for program in judges}
     programs = [
@@ -110,28 +129,28 @@ def _rl(spec: RlSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: A
     return state, programs, num_outputs * mean_tokens, spec.num_updates, schedule
 
 
-def _supervised(spec: SupervisedSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> _Made:
+def _supervised(spec: SupervisedSpec, policy: _Policy, mesh: Mesh, given: _Given) -> _Made:
     rows, length = spec.rows_per_microbatch, spec.row_length
     _check_length("row_length", length, mesh)
     num_updates = spec.num_updates
     if num_updates is None:
-        num_updates = math.ceil((spec.num_epochs or 1) * assumed.num_documents / spec.documents_per_update)
+        num_updates = math.ceil((spec.num_epochs or 1) * given.assumed.num_documents / spec.documents_per_update)
     model, params, buffers = policy
     loss_function = supervised.make_loss(model, spec)
     state, update = make_train_state(spec, loss_function, params, buffers, num_updates=num_updates)
     batch = _batch(mesh, rows, length, ints=_TOKENS, floats=("mask",), scalars=_COUNTS)
-    segment = min(assumed.mean_document_tokens, length)
+    segment = min(given.assumed.mean_document_tokens, length)
     tokens = spec.documents_per_update * segment
     sizes = {"rows": rows, "length": length, "segment": segment}
     programs = _update(state, update, batch, mesh, calls=math.ceil(tokens / length / rows), sizes=sizes)
     return state, programs, tokens, num_updates, None
 
 
-def _reward_model(spec: RewardModelSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: Assumed) -> _Made:
+def _reward_model(spec: RewardModelSpec, policy: _Policy, mesh: Mesh, given: _Given) -> _Made:
     _check_length("length_bucket", spec.length_bucket, mesh)
     model, params, buffers = policy
     params = params | abstract_head(model, mesh=mesh)
-    width, num_examples = (2, assumed.num_helpful) if spec.kind == "helpful" else (1, assumed.num_safety)
+    width, num_examples = (2, given.assumed.num_helpful) if spec.kind == "helpful" else (1, given.assumed.num_safety)
     num_trained = spec.epochs * num_examples * (1 - spec.heldout_fraction)
     num_updates = math.ceil(num_trained / spec.examples_per_update)
     loss_function = reward_model.make_loss(model, spec)
@@ -144,13 +163,11 @@ def _reward_model(spec: RewardModelSpec, policy: _Policy, mesh: Mesh, model_of: 
         batch[name] = abstract_array((examples,), dtype, ("batch",), mesh)
     calls = math.ceil(spec.examples_per_update / examples)
     programs = _update(state, update, batch, mesh, calls=calls, sizes={"rows": rows, "length": length})
-    tokens = spec.examples_per_update * width * min(length, assumed.mean_reward_tokens)
+    tokens = spec.examples_per_update * width * min(length, given.assumed.mean_reward_tokens)
     return state, programs, tokens, num_updates, None
 
 
-def _sampled(
-    spec: RejectSpec | EvaluateSpec, policy: _Policy, mesh: Mesh, model_of: ModelOf, assumed: Assumed
-) -> _Made:
+def _sampled(spec: RejectSpec | EvaluateSpec, policy: _Policy, mesh: Mesh, given: _Given) -> _Made:
     """Stages that only sample."""
     phase = phase_of(spec)
     if isinstance(spec, RejectSpec):
@@ -160,8 +177,8 @@ def _sampled(
     model, params, buffers = policy
     weights = sampling_weights(model, {"params": params, "buffers": buffers}, mesh)
     state = dict(zip(("params", "buffers"), weights, strict=True))
-    programs, schedule = sampling_programs(spec, model, state, mesh, assumed=assumed)
-    return state, programs, phase.num_sequences * assumed.mean_new_tokens, num_steps, schedule
+    programs, schedule = sampling_programs(spec, model, state, mesh, assumed=given.assumed, devices=given.devices)
+    return state, programs, phase.num_sequences * given.assumed.mean_new_tokens, num_steps, schedule
 
 
 def _update(state, update, batch, mesh: Mesh, *, calls: float, sizes: Mapping[str, int]) -> list[Program]:

@@ -2,7 +2,9 @@
 segments with each number of slots that a phase goes through (``r1jax.plan.schedule``).
 """
 
-from collections import Counter
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,11 +18,10 @@ from r1jax.plan import budget
 from r1jax.plan.assumed import Assumed
 from r1jax.plan.program import Program, abstract_array, replicated, with_sharding, without
 from r1jax.plan.schedule import Schedule, joined, lengths, simulate
-from r1jax.rollout.programs import abstract_rows, make_programs
+from r1jax.rollout.programs import Programs, abstract_rows
 from r1jax.rollout.sampling import Sampling
-from r1jax.rollout.slots import Sizes, bucketed, parts_here, power_of_two, session_sizes
+from r1jax.rollout.slots import Sizes, abstract_layers, bucketed, parts_here, power_of_two, session_sizes
 from r1jax.rollout.weight_sync import (
-    FIRST_DEVICE,
     is_stacked,
     make_layer_reshard,
     make_reshard,
@@ -29,6 +30,7 @@ from r1jax.rollout.weight_sync import (
     rollout_shardings,
 )
 from r1jax.sharding import bytes_on_device
+from r1jax.specs.rollout import EngineSpec
 from r1jax.specs.stages import EvaluateSpec, RejectSpec, RlSpec
 
 SamplingSpec = RlSpec | RejectSpec | EvaluateSpec
@@ -51,7 +53,7 @@ def phase_of(spec: SamplingSpec) -> SampledBatch:
     """A phase or a batch of a stage."""
     if isinstance(spec, RlSpec):
         ends = [*(first for first, _ in spec.caps[1:]), spec.num_updates]
-        shares: Counter[int] = Counter()
+        shares: dict[int, float] = defaultdict(float)
         for (first, tokens), end in zip(spec.caps, ends, strict=True):
             shares[tokens] += max(0, min(end, spec.num_updates) - first) / spec.num_updates
         return SampledBatch(spec.questions_per_phase, spec.group_size, dict(shares), spec.updates_per_phase)
@@ -73,38 +75,67 @@ def sampling_weights(model: Model, state, mesh: Mesh) -> tuple[Any, Any]:
 
 
 def sampling_programs(
-    spec: SamplingSpec, model: Model, state, mesh: Mesh, *, assumed: Assumed
+    spec: SamplingSpec, model: Model, state, mesh: Mesh, *, assumed: Assumed, devices: Sequence[Any] | None = None
 ) -> tuple[list[Program], Schedule]:
     """(weights for the sampler, prefill, what slots begin with, and decode segments; the schedule of a phase).
 
     Arrays have the sizes of the longest responses. Decode with fewer slots than the most takes less memory than with
-    all: it is only counted. Raises ValueError, naming the key, for a rollout mesh that does not divide the model.
+    all: it is only counted. Weights that go to devices of the sampler's own are not counted. devices: all that there
+    are. Raises ValueError, naming the key, for a rollout mesh that does not divide the model.
     """
-    phase, rollout_mesh, engine = phase_of(spec), getattr(spec, "rollout_mesh", None), spec.engine
+    phase, rollout_mesh = phase_of(spec), getattr(spec, "rollout_mesh", None)
     programs, weights, resident = [], (state["params"], state["buffers"]), without(state, "params", "buffers")
     if rollout_mesh is not None:
-        if rollout_mesh.first_device is not None:
-            raise ValueError(
-                f"rollout_mesh: {FIRST_DEVICE} gives the sampler a part of the machine to itself: plan the two parts as two configs"
-            )
-        mesh = make_rollout_mesh(rollout_mesh.axes(), mesh)
+        sampler_mesh = make_rollout_mesh(rollout_mesh.axes(), mesh, devices=devices)
         try:
-            weights = sampling_weights(model, state, mesh)
+            weights = sampling_weights(model, state, sampler_mesh)
         except ValueError as error:
             raise ValueError(f"rollout_mesh: {str(error).replace('make mesh.', 'make rollout_mesh.')}") from error
-        programs, resident = [_reshard(state, weights[0], mesh, steps=phase.steps)], dict(state)
-    prompt = -(-spec.max_prompt_tokens // engine.prompt_bucket) * engine.prompt_bucket
+        if rollout_mesh.first_device is None:
+            programs, resident = [_reshard(state, weights[0], sampler_mesh, steps=phase.steps)], dict(state)
+        else:
+            resident = {}
+        mesh = sampler_mesh
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        batch_axes, num_parts = parts_here()
-        tokens = {cap: prompt + cap for cap in phase.caps}
-        sizes = {
-            cap: session_sizes(model, engine, num_slots=phase.num_sequences, num_tokens=most)
-            for cap, most in tokens.items()
-        }
-        longest = sizes[max(sizes)]
-        functions, layers = make_programs(model), _abstract_layers(model, longest, mesh, batch_axes)
-    drafts = engine.num_drafts if engine.drafts != "none" else 0
-    schedules = {
+        sizes = _sizes(spec, model, phase)
+        longest, (batch_axes, num_parts) = sizes[max(sizes)], parts_here()
+        layers = _abstract_layers(model, spec.engine, longest, mesh)
+        schedule = _schedule(spec.engine, phase, sizes, num_parts, assumed)
+        given = _Given(
+            spec, model, Programs(model, spec.engine.drafts), mesh, weights, layers, longest, batch_axes, resident
+        )
+        begin = _programs_that_begin(given, phase, schedule)
+    return programs + begin + _decode_programs(given, phase, schedule, assumed), schedule
+
+
+class _Given(NamedTuple):
+    """What all programs of a session have."""
+
+    spec: SamplingSpec
+    model: Model
+    functions: Programs
+    mesh: Mesh
+    weights: tuple[Any, Any]
+    layers: Any
+    sizes: Sizes
+    batch_axes: tuple[str, ...]
+    resident: Any
+
+
+def _sizes(spec: SamplingSpec, model: Model, phase: SampledBatch) -> dict[int, Sizes]:
+    """By cap."""
+    prompt = -(-spec.max_prompt_tokens // spec.engine.prompt_bucket) * spec.engine.prompt_bucket
+    return {
+        cap: session_sizes(model, spec.engine, num_slots=phase.num_sequences, num_tokens=prompt + cap)
+        for cap in phase.caps
+    }
+
+
+def _schedule(
+    engine: EngineSpec, phase: SampledBatch, sizes: Mapping[int, Sizes], num_parts: int, assumed: Assumed
+) -> Schedule:
+    """The mean over the caps."""
+    by_cap = {
         cap: simulate(
             lengths(phase.num_sequences, mean=assumed.mean_new_tokens, longest=cap, sigma=assumed.length_sigma),
             sizes=sizes[cap].slots,
@@ -112,82 +143,93 @@ def sampling_programs(
             segment=engine.segment,
             page_size=engine.page_size,
             prompt_tokens=assumed.mean_prompt_tokens,
-            tokens_per_step=assumed.tokens_per_step(engine.drafts, drafts),
+            tokens_per_step=assumed.tokens_per_step(engine),
+            share=assumed.phase_share,
         )
-        for cap in sizes
+        for cap in phase.caps
     }
-    schedule = joined([(share, schedules[cap]) for cap, share in phase.caps.items()])
-    common = {"static": {"batch_axes": batch_axes} if longest.num_pages else {}, "resident": resident}
+    schedule = joined([(share, by_cap[cap]) for cap, share in phase.caps.items()])
+    return dataclasses.replace(schedule, num_pages=sizes[max(sizes)].num_pages)
 
-    prompt = min(
-        bucketed(spec.max_prompt_tokens - 1, engine.prompt_bucket), longest.num_tokens
-    )  # all but the last token
-    at_once = min(max(1, engine.prefill_tokens // prompt), phase.num_prompts)
-    rows, most_begun = (power_of_two(-(-count // num_parts)) * num_parts for count in (at_once, longest.slots[0]))
+
+def _programs_that_begin(given: _Given, phase: SampledBatch, schedule: Schedule) -> list[Program]:
+    """Prefill of as many prompts as the spec allows at a time, and what slots begin with where all of them are free."""
+    spec, sizes, mesh, functions = given.spec, given.sizes, given.mesh, given.functions
+    num_parts = parts_here()[1]
+    prompt = min(bucketed(spec.max_prompt_tokens, spec.engine.prompt_bucket), sizes.num_tokens)
+    at_once = min(max(1, spec.engine.prefill_tokens // prompt), phase.num_prompts)
+    rows, most_begun = (power_of_two(-(-count // num_parts)) * num_parts for count in (at_once, sizes.slots[0]))
     batch = [np.zeros((rows, prompt), np.int32), np.zeros(rows, np.int32)]
-    if longest.num_pages:
-        batch.append(np.zeros((rows, longest.table_width), np.int32))
-        prefill, prefilled = functions.prefill_paged, (*weights, layers, *replicated(batch, mesh))
-        pages = np.zeros((most_begun, 2), np.int32)
-        begin, begun = functions.copy_pages, (layers, replicated(pages, mesh))
+    if sizes.is_paged:
+        table_PI, pages_N2 = np.zeros((rows, sizes.table_width), np.int32), np.zeros((most_begun, 2), np.int32)
+        prefill, begin, static = functions.prefill_paged, functions.copy_pages, {"batch_axes": given.batch_axes}
+        prefilled = (*given.weights, given.layers, *replicated([*batch, table_PI], mesh))
+        begun = (given.layers, replicated(pages_N2, mesh))
     else:
-        prefill, prefilled = functions.prefill_dense, (*weights, *replicated(batch, mesh))
-        of_prompts = jax.eval_shape(lambda: model.init_cache(batch=rows, length=prompt)).layers
-        where = replicated([np.zeros(most_begun, np.int32)] * 2, mesh)
-        begin, begun = functions.insert, (layers, _by_row(of_prompts, mesh), *where)
-    calls = schedule.num_admissions + max(0, phase.num_prompts / at_once - 1) + schedule.carried_tokens / rows / prompt
-    programs += [
-        Program("prefill", budget.plan_prefill, prefill, prefilled, calls / phase.steps, {"prompts": rows, "length": prompt}, **common),
-        Program("begin", budget.plan_begin, begin, begun, schedule.num_admissions / phase.steps, {}, **common),
-    ]  # fmt: skip
+        prefill, begin, static = functions.prefill_dense, functions.insert, {}
+        of_prompts = abstract_layers(given.model, spec.engine, num_slots=rows, num_tokens=prompt)
+        slots_N = np.zeros(most_begun, np.int32)
+        prefilled = (*given.weights, *replicated(batch, mesh))
+        begun = (given.layers, _by_row(of_prompts, mesh), *replicated([slots_N, slots_N], mesh))
+    again = schedule.carried_tokens / (rows * prompt)  # of what is carried over, under the new weights
+    calls = schedule.num_admissions + max(0, phase.num_prompts / at_once - 1) + again
+    prompts = {"prompts": rows, "length": prompt, "mtp_layers": spec.engine.num_mtp_layers}
+    common = {"static": static, "resident": given.resident}
+    times = schedule.num_admissions / phase.steps
+    return [
+        Program("prefill", budget.plan_prefill, prefill, prefilled, calls / phase.steps, prompts, **common),
+        Program("begin", budget.plan_begin, begin, begun, times, {}, **common),
+    ]
 
+
+def _decode_programs(given: _Given, phase: SampledBatch, schedule: Schedule, assumed: Assumed) -> list[Program]:
+    """A segment with each number of slots."""
+    spec, engine, sizes = given.spec, given.spec.engine, given.sizes
     features = Sampling(temperature=spec.temperature, top_p=getattr(spec, "top_p", None) or 1.0).features
-    static = {"steps": engine.segment, "features": features, "batch_axes": batch_axes, "drafts": engine.drafts}
-    num_text = longest.num_tokens + 1 if engine.drafts == "ngram" else 0
+    row = {
+        "features": features,
+        "num_drafts": engine.drafts_per_step,
+        "num_text": sizes.num_tokens + 1 if engine.drafts == "ngram" else 0,
+        "table_width": sizes.table_width if sizes.is_paged else 0,
+    }
+    step = {"tokens": 1 + engine.drafts_per_step, "steps": engine.segment, "mtp_layers": engine.num_mtp_layers}
+    programs = []
     for index, stretch in enumerate(schedule.stretches):
-        width = {
-            "num_drafts": drafts,
-            "num_text": num_text,
-            "table_width": longest.table_width if longest.num_pages else 0,
-        }
-        decode_rows = replicated(abstract_rows(stretch.slots, features=features, **width), mesh)
-        made = stretch.running * assumed.tokens_per_step(engine.drafts, drafts)
+        made = stretch.running * assumed.tokens_per_step(engine)
+        rows = replicated(abstract_rows(stretch.slots, **row), given.mesh)
         programs.append(
             Program(
-                f"decode, {stretch.slots:,} slots" if index else "decode",
+                decode_name(schedule, index),
                 budget.plan_decode,
-                functions.decode,
-                (*weights, layers, decode_rows),
+                given.functions.decode,
+                (*given.weights, given.layers, rows),
                 stretch.steps / engine.segment / phase.steps,
-                {
-                    "slots": stretch.slots,
-                    "tokens": 1 + drafts,
-                    "steps": engine.segment,
-                    "made": made,
-                    "cached": stretch.cached,
-                },
-                static,
-                resident,
+                step | {"slots": stretch.slots, "made": made, "cached": stretch.cached},
+                {"steps": engine.segment, "features": features, "batch_axes": given.batch_axes},
+                given.resident,
                 (engine.segment,),
                 is_counted=index > 0,
             )
         )
-    return programs, schedule
+    return programs
 
 
-def _abstract_layers(model: Model, sizes: Sizes, mesh: Mesh, batch_axes: tuple[str, ...]):
-    """The layers of a session's cache, which its programs hand on, as the engine makes them."""
-    functions = make_programs(model)
-    if not sizes.num_pages:
-        return _by_row(functions.empty_dense.eval_shape(num_slots=sizes.slots[0], num_tokens=sizes.num_tokens), mesh)
-    num_pages = parts_here()[1] * sizes.num_pages
-    layers = functions.empty_paged.eval_shape(num_pages=num_pages, page_size=sizes.page_size, batch_axes=batch_axes)
+def decode_name(schedule: Schedule, index: int) -> str:
+    """The program of a stretch of the schedule."""
+    return f"decode ({schedule.stretches[index].slots} slots)" if index else "decode"
+
+
+def _abstract_layers(model: Model, spec: EngineSpec, sizes: Sizes, mesh: Mesh):
+    """The layers of a session's cache, which its programs hand on, laid out as the engine has them."""
+    if not sizes.is_paged:
+        return _by_row(abstract_layers(model, spec, num_slots=sizes.slots[0], num_tokens=sizes.num_tokens), mesh)
+    batch_axes, num_parts = parts_here()
 
     def laid_out(layer):
         specs = page_specs(layer, batch_axes, mesh)
         return {name: with_sharding(array, NamedSharding(mesh, specs[name])) for name, array in layer.items()}
 
-    return tuple(map(laid_out, layers))
+    return tuple(map(laid_out, abstract_layers(model, spec, num_pages=num_parts * sizes.num_pages)))
 
 
 def _by_row(layers, mesh: Mesh):

@@ -37,6 +37,7 @@ class Schedule:
     num_carried: float  # begun in the phase before
     carried_tokens: float  # tokens that those have already, which are prefilled again
     most_pages: int  # that a part wants at once; pages of prompts that samples share count for each
+    num_pages: int = 0  # that a part has; 0 where the cache is dense
 
     @property
     def steps(self) -> float:
@@ -168,5 +169,11 @@ def joined(schedules: Sequence[tuple[float, Schedule]]) -> Schedule:
     def mean(name: str) -> float:
         return sum(share * getattr(schedule, name) for share, schedule in schedules)
 
-    means = {name: mean(name) for name in ("num_admissions", "num_new", "num_carried", "carried_tokens")}
-    return Schedule(_stretches(sums), **means, most_pages=max(schedule.most_pages for _, schedule in schedules))
+    return Schedule(
+        _stretches(sums),
+        num_admissions=mean("num_admissions"),
+        num_new=mean("num_new"),
+        num_carried=mean("num_carried"),
+        carried_tokens=mean("carried_tokens"),
+        most_pages=max(schedule.most_pages for _, schedule in schedules),
+    )

@@ -10,6 +10,7 @@ from r1jax.plan.hardware import GIB, Topology
 from r1jax.plan.program import ProgramPlan
 from r1jax.plan.programs import StagePrograms
 from r1jax.plan.roofline import MATMUL_EFFICIENCY, modelled_time
+from r1jax.plan.sampling import decode_name
 
 _OF_SAMPLING = ("prefill", "begin", "decode", "reshard (")
 """How the names of the programs begin that only sampling needs."""
@@ -20,10 +21,12 @@ def plan_table(
 ) -> str:
     """Memory of a device, then work and modelled time, then the stage as a whole; sizes in GiB, times in seconds.
 
-    A step takes each program as often as it calls it, one after the other.
+    A step takes each program as often as it calls it, one after the other; where the sampler has devices of its own,
+    the longer of sampling and of all else.
     """
     axes = {name: size for name, size in stage.mesh.shape.items() if size > 1}
-    how = "compiled" if all(plan.compile_seconds is not None for plan in plans) else "by count"
+    counted = [plan.name for plan in plans if plan.compile_seconds is None]
+    how = "by count" if len(counted) == len(plans) else f"compiled{', but for ' if counted else ''}{'; '.join(counted)}"
     kinds = sorted({kind for plan in plans for kind in plan.collectives})
     collectives = [
         {"program": plan.name} | {kind: _gib(plan.collectives.get(kind, 0)) for kind in kinds}
@@ -31,10 +34,14 @@ def plan_table(
         if plan.collectives
     ]
     seconds = {plan.name: plan.calls * modelled_time(plan, topology).total for plan in plans}
-    step, sampling = sum(seconds.values()), sum(time for name, time in seconds.items() if name.startswith(_OF_SAMPLING))
+    sampling = sum(time for name, time in seconds.items() if name.startswith(_OF_SAMPLING))
+    learning = sum(seconds.values()) - sampling
+    step = max(sampling, learning) if stage.is_overlapped else sampling + learning
     total, per_second = step * stage.num_steps, stage.tokens_per_step / step
     length = assumed.mean_new_tokens if stage.stage in ("rl", "reject") else assumed.mean_document_tokens
     rollout = f", {sampling:,.1f} of them sampling" if sampling else ""
+    if stage.is_overlapped:
+        rollout = f": {learning:,.1f} learning, and at the same time {sampling:,.1f} sampling, on devices of its own"
     return f"""\
 # {title}
 
@@ -60,8 +67,42 @@ Collectives, GiB a device and call, of the whole array that each gathers, sums o
 - {step:,.1f} s a step{rollout}
 - {per_second:,.0f} tokens/s, {per_second / topology.num_chips:,.1f} a chip
 - {stage.num_steps:,} steps: {total / 86_400:,.2f} days, {total / 3600 * topology.num_chips:,.0f} chip-hours
+{_sampling(stage, plans, topology, assumed)}\
 - host memory for loading the weights: {_gib(host_bytes(stage.state["params"]))} GiB, one shard at a time
 """
+
+
+def _sampling(stage: StagePrograms, plans: Sequence[ProgramPlan], topology: Topology, assumed: Assumed) -> str:
+    """A line of what is assumed of sampling, and one for each number of slots of a phase's schedule."""
+    if stage.schedule is None:
+        return ""
+    schedule, times = stage.schedule, {plan.name: modelled_time(plan, topology).total for plan in plans}
+    sizes = {program.name: program.sizes for program in stage.programs}
+    lines = [
+        f"- a phase of sampling: {schedule.num_new:,.0f} sequences, {schedule.occupancy:.0%} of the slots in use on "
+        f"average. Assumed: log-normal lengths (deviation of the logarithm {assumed.length_sigma:g}, cut at the cap), in "
+        f"any order; prompts of {assumed.mean_prompt_tokens} tokens"
+    ]
+    for index, stretch in enumerate(schedule.stretches):
+        size = sizes[name := decode_name(schedule, index)]
+        tokens = f", {size['made'] / stretch.running:.2f} tokens a slot and step with drafts (assumed)"
+        each = f", {1e3 * times[name] / size['steps']:.2f} ms each" if name in times else ""
+        lines.append(
+            f"  - {stretch.slots:,} slots: {stretch.steps:,.0f} steps{each}, {stretch.running:,.0f} slots in use"
+            f"{tokens if size['tokens'] > 1 else ''}, {stretch.cached / stretch.running:,.0f} tokens read for each"
+        )
+    if schedule.num_carried:
+        lines.append(
+            f"  - a phase ends when {assumed.phase_share:.0%} are done (assumed); {schedule.num_carried:,.0f} are "
+            f"carried over, whose {schedule.carried_tokens:,.0f} tokens are prefilled again"
+        )
+    if schedule.num_pages:
+        lines.append(
+            f"  - pages of a part: at most {schedule.most_pages:,} are wanted, {schedule.num_pages:,} are there"
+        )
+    if schedule.most_pages > schedule.num_pages > 0:
+        lines.append("  - **sequences would be evicted and resumed, which is not modelled: raise engine.cache_gb**")
+    return "\n".join(lines) + "\n"
 
 
 def misfits(plans: Iterable[ProgramPlan], topology: Topology) -> list[str]:

@@ -162,16 +162,16 @@ class Session:
         self.counts: Counter[str] = Counter()
         self._programs, self._config = engine.programs, engine.model.config
         self._of_steps = self._programs.weights_of_steps(params)
-        self._num_drafts = {"none": 0, "ngram": self.spec.num_drafts, "mtp": 1}[self.spec.drafts]
+        self._num_drafts = self.spec.drafts_per_step
         self._most_tokens = num_tokens
         sizes = session_sizes(engine.model, self.spec, num_slots=num_slots, num_tokens=num_tokens)
         self._sizes = sizes.slots
         arguments = (engine.model, self._programs, self.spec)
         room = {"num_slots": sizes.slots[0], "num_tokens": sizes.num_tokens}
-        is_dense = sizes.cache == "dense"
-        self._slots = (
-            DenseSlots(*arguments, **room) if is_dense else PagedSlots(*arguments, num_pages=sizes.num_pages, **room)
-        )
+        if sizes.is_paged:
+            self._slots = PagedSlots(*arguments, num_pages=sizes.num_pages, **room)
+        else:
+            self._slots = DenseSlots(*arguments, **room)
         self._running: list[_Running | None] = [None] * self._slots.num_slots
         self._waiting: deque[_Running] = deque()
         self._waiting_of_group: Counter[Hashable] = Counter()

@@ -17,7 +17,7 @@ import dataclasses
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ _FEWEST_SLOTS = 4  # a step of fewer slots is hardly faster
 class Sizes:
     """What a session has room for."""
 
-    cache: Literal["dense", "paged"]
+    is_paged: bool
     slots: tuple[int, ...]
     """Numbers of slots, descending: the most that is needed, and each the half of the one before, for each part."""
     num_tokens: int  # of a slot
@@ -53,7 +53,7 @@ def session_sizes(model: Model, spec: EngineSpec, *, num_slots: int, num_tokens:
 
     Raises ValueError, naming the key, where the memory of the spec does not hold one sequence.
     """
-    room = num_tokens + (spec.num_drafts if spec.drafts != "none" else 0)
+    room = num_tokens + spec.drafts_per_step
     room = -(-room // spec.prompt_bucket) * spec.prompt_bucket
     num_parts = parts_here()[1]
     kind = kv_cache.best_kind() if spec.cache == "auto" else spec.cache
@@ -65,15 +65,31 @@ def session_sizes(model: Model, spec: EngineSpec, *, num_slots: int, num_tokens:
     slots = [-(-most // num_parts)]
     while slots[-1] > 1 and (slots[-1] + 1) // 2 * num_parts >= _FEWEST_SLOTS:
         slots.append((slots[-1] + 1) // 2)
-    return Sizes(kind, tuple(size * num_parts for size in slots), room, num_pages, spec.page_size)
+    return Sizes(kind == "paged", tuple(size * num_parts for size in slots), room, num_pages, spec.page_size)
+
+
+def abstract_layers(model: Model, spec: EngineSpec, *, num_pages: int = 0, num_slots: int = 0, num_tokens: int = 0):
+    """The shapes of a session's layers: of so many pages, or else of a dense cache."""
+    table_11, with_mtp = np.zeros((1, 1), np.int32), {"num_mtp_layers": spec.num_mtp_layers}
+
+    def init():
+        if num_pages:
+            sizes = {"num_pages": num_pages, "page_size": spec.page_size}
+            return model.init_paged_cache(page_table_BI=table_11, **sizes, **with_mtp).layers
+        return model.init_cache(batch=num_slots, length=num_tokens, **with_mtp).layers
+
+    return jax.eval_shape(init)
+
+
+def _bytes_of(layers) -> int:
+    return sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(layers))
 
 
 def _dense_slots(model: Model, spec: EngineSpec, room: int) -> int:
     """Slots of a part that are within the memory."""
     if spec.cache_gb is None:
         return 2**30
-    layers = jax.eval_shape(lambda: model.init_cache(batch=1, length=room)).layers
-    size = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(layers))
+    size = _bytes_of(abstract_layers(model, spec, num_slots=1, num_tokens=room))
     if (most := int(spec.cache_gb * 1e9 // size)) < 1:
         raise ValueError(f"engine.cache_gb={spec.cache_gb} holds no sequence of {room} tokens: {size / 1e9:.3g} GB")
     return most
@@ -84,10 +100,7 @@ def _num_pages(model: Model, spec: EngineSpec, room: int, slots_of_part: int) ->
     of_sequence = -(-room // spec.page_size) + 1
     if spec.cache_gb is None:
         return of_sequence * slots_of_part
-    table = np.zeros((1, 1), np.int32)
-    sizes = {"num_pages": 1, "page_size": spec.page_size}
-    layers = jax.eval_shape(lambda: model.init_paged_cache(page_table_BI=table, **sizes)).layers
-    size = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(layers))
+    size = _bytes_of(abstract_layers(model, spec, num_pages=1))
     if (most := int(spec.cache_gb * 1e9 // size)) < of_sequence:
         raise ValueError(
             f"engine.cache_gb={spec.cache_gb} holds {most} pages of {spec.page_size} tokens; a sequence of "

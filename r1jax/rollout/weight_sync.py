@@ -9,7 +9,7 @@ It lives only while something is sampled. It gives the same numbers, bit for bit
 import contextlib
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -23,12 +23,13 @@ FIRST_DEVICE = "first_device"
 _IN_FLOAT32 = ("scale", "w_router_DE")  # last name of a parameter that is used in float32: norms, and the router
 
 
-def make_rollout_mesh(axes: Mapping[str, int] | None, mesh: Mesh) -> Mesh:
+def make_rollout_mesh(axes: Mapping[str, int] | None, mesh: Mesh, *, devices: Sequence[Any] | None = None) -> Mesh:
     """The sampler's mesh next to the trainer's ``mesh``. ``axes``, of a ``RolloutMeshSpec``, is one of
 
     None: the trainer's mesh.
     {"tensor": 4, ...}: the trainer's devices, in their order, arranged by these axes (those not named have size 1).
-    {"tensor": 4, ..., "first_device": 8}: as many other devices as the axes say, from this one of ``jax.devices()`` on.
+    {"tensor": 4, ..., "first_device": 8}: as many other devices as the axes say, from this one of ``devices`` on, which
+        are ``jax.devices()`` by default.
 
     Raises ValueError, saying what to change, for another number of devices than the trainer's, other devices that do
     not exist or are the trainer's, and any in a run of several processes, of which each must see the samples.
@@ -37,7 +38,7 @@ def make_rollout_mesh(axes: Mapping[str, int] | None, mesh: Mesh) -> Mesh:
         return mesh
     axes = dict(axes)
     first = axes.pop(FIRST_DEVICE, None)
-    need, devices = math.prod(axes.values()), jax.devices()
+    need, devices = math.prod(axes.values()), jax.devices() if devices is None else list(devices)
     if first is None:
         if need != mesh.size:
             words = f"rollout_mesh {axes} is of {need} devices, and the trainer has {mesh.size}"

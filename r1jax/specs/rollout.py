@@ -28,6 +28,16 @@ class EngineSpec:
         if self.page_size % 128:
             raise ValueError(f"page_size={self.page_size} must be a multiple of 128, as the kernels need it")
 
+    @property
+    def drafts_per_step(self) -> int:
+        """Guesses that a decode step checks."""
+        return {"none": 0, "ngram": self.num_drafts, "mtp": 1}[self.drafts]
+
+    @property
+    def num_mtp_layers(self) -> int:
+        """Depths of MTP that have a cache."""
+        return int(self.drafts == "mtp")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSpec:

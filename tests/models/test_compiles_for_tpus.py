@@ -9,7 +9,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
@@ -17,15 +16,18 @@ from jax.sharding import NamedSharding, PartitionSpec
 from r1jax.models.presets import make_preset
 from r1jax.models.transformer import make_model
 from r1jax.objectives.sums import add_metrics
-from r1jax.rollout.engine import MAX_STOP_IDS, Engine
+from r1jax.plan.assumed import Assumed
+from r1jax.plan.sampling import sampling_programs
 from r1jax.sharding import tree_shardings
-from r1jax.specs.rollout import EngineSpec
+from r1jax.specs.reader import read
+from r1jax.specs.stages import EvaluateSpec
 from r1jax.specs.training import OptimizerSpec
 from r1jax.stages.rl.stage import make_loss
 from r1jax.training.learner import make_update, update_once
 from r1jax.training.optimizer import make_optimizer
 from tests.kernels.tpu_aot import check_kernels, compile_timed, mesh_of, tpu_compile
 from tests.stages.rl.test_stage import tiny_config
+from tests.tiny import POLICY
 
 MODELS = {
     "mini_v3": dataclasses.replace(make_preset("mini_v3"), num_layers=2),
@@ -41,6 +43,12 @@ HEADS = {
     "mini_llama": {"head_dim": 128},
 }
 DECODE = {"mini_v3": ["mla_decode"], "mini_llama": ["gqa_decode"]}
+DRAFTED = {
+    "mini_v3": (dataclasses.replace(V3_WIDTH, num_heads=128, dtype="bfloat16"), "8,1,384,512"),
+    "mini_llama": (dataclasses.replace(make_preset("qwen2_5_32b"), num_layers=2, dtype="bfloat16"), "8,8,15,128"),
+}
+"""V3's heads and Qwen2.5-32B's, with the shape of a kernel's result for three tokens of eight slots: sequences, key heads,
+tokens times the query heads of one, width."""
 FLASH, EXPERTS = ["flash_attention_fwd"], ["route", "gate_up", "down"]
 GRADIENTS = ["flash_attention_dq", "flash_attention_dkv", "token_logprob", "token_logprob_gradient"]
 EXPERT_GRADIENTS = ["d_hidden", "d_x", "d_gate_up", "d_down"]
@@ -84,27 +92,21 @@ def train_step(model, mesh, *, batch, length):
         return compile_timed(step, state, microbatch)
 
 
-def engine_programs(model, mesh, *, prompts, length):
-    """(prefill, a segment of decode steps), compiled; two samples of each prompt, which shares its full pages."""
-    engine = Engine(model, EngineSpec(segment=16), pad_id=0)
-    trees = weights(model, mesh, role="rollout")
-    settings = {
-        "temperature": jax.ShapeDtypeStruct((), jnp.float32),
-        "top_p": None,
-        "stop_ids": jax.ShapeDtypeStruct((MAX_STOP_IDS,), jnp.int32),
-        "budget": jax.ShapeDtypeStruct((), jnp.int32),
-        "key": jax.eval_shape(lambda: jax.random.key(0)),
-    }
+def engine_programs(model, mesh, *, prompts, length, num_drafts=0):
+    """(prefill, a segment of decode steps), compiled; two samples of each prompt, and drafts by n-grams."""
+    drafts = {"drafts": "ngram", "num_drafts": num_drafts} if num_drafts else {}
+    spec = read(EvaluateSpec, {
+        "init": POLICY, "tasks": [{"kind": "mini", "name": "pair_sum"}], "problems": prompts, "samples": 2, "max_prompt_tokens": length, "top_p": None,
+        "max_new_tokens": 100_000, "engine": {"segment": 16, "prompt_bucket": length, **drafts},
+    })  # fmt: skip
+    state = dict(zip(("params", "buffers"), weights(model, mesh, role="rollout"), strict=True))
+    planned, _ = sampling_programs(spec, model, state, mesh, assumed=Assumed())
+    by_name = {program.name: program for program in planned}
     with jax.set_mesh(mesh):
-        rows = engine._rows(prompts, length, num_samples=2, max_new_tokens=100_000)
-        batch = rows.lay_out([[0]] * prompts, pad_id=0) | {"first_row": np.int32(0)}
-        batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch)
-        prefill = engine._prefill.lower(*trees, batch, rows=rows)
-        compiled = compile_timed(prefill)
-        state = jax.tree.map(
-            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), prefill.out_info, compiled.output_shardings
-        )
-        return compiled, compile_timed(engine._decode.lower(*trees, state, settings, steps=engine.spec.segment))
+        return [
+            compile_timed(program.function.lower(*program.arguments, **program.static))
+            for program in (by_name["prefill"], by_name["decode"])
+        ]
 
 
 @tpu_compile
@@ -134,10 +136,23 @@ def test_a_step_writes_its_tokens_in_place(generation, name):
     config = dataclasses.replace(MODELS[name], **HEADS[name], dtype="bfloat16")
     _, decode = engine_programs(make_model(config), mesh_of(generation, {}), prompts=4, length=128)
     check_kernels(generation, decode, DECODE[name])
-    num_pages, text = 4 * (1 + 2 * 783), decode.as_text()
+    num_pages, text = 8 * (783 + 1), decode.as_text()
     assert f"bf16[{num_pages}," in text
     assert not [line for line in text.splitlines() if re.search(rf"= bf16\[{num_pages},\S* (copy|transpose)\(", line)]
     assert decode.memory_analysis().temp_size_in_bytes < 2**25  # a pool has at least 2**29
+
+
+@tpu_compile(generations=["v5p", "v6e"])
+@pytest.mark.parametrize("name", DRAFTED)
+def test_a_step_checks_drafts_in_the_kernel_that_reads_pages(generation, name):
+    """Three query tokens of each of eight slots, at full widths; a kernel has the rows of all of them."""
+    config, shape = DRAFTED[name]
+    _, decode = engine_programs(make_model(config), mesh_of(generation, {}), prompts=4, length=128, num_drafts=2)
+    (kernel,) = DECODE[name]
+    found = check_kernels(generation, decode, [kernel])
+    assert sum(kernel in found_one.name for found_one in found) == 2  # layers
+    calls = [line for line in decode.as_text().splitlines() if "tpu_custom_call" in line and kernel in line]
+    assert [re.search(r"= bf16\[([\d,]+)\]", line)[1] for line in calls] == [shape] * 2
 
 
 @tpu_compile

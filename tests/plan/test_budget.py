@@ -14,11 +14,16 @@ import pytest
 from r1jax.models.presets import make_preset
 from r1jax.models.transformer import make_model
 from r1jax.plan import budget
+from r1jax.plan.assumed import Assumed
 from r1jax.plan.local import Local
-from r1jax.plan.program import replicated
+from r1jax.plan.program import ProgramPlan, replicated
 from r1jax.plan.programs import Program
-from r1jax.sharding import tree_shardings
+from r1jax.plan.sampling import sampling_programs, sampling_weights
+from r1jax.sharding import make_mesh, tree_shardings
+from r1jax.specs.reader import read
+from r1jax.specs.stages import EvaluateSpec
 from tests.plan.meshes import abstract_mesh
+from tests.tiny import POLICY, V3
 
 FIELDS = ("tokens", "targets", "positions", "segment_ids", "mask", "old_logp", "ref_logp", "sampler_logp", "advantage")
 FEW_EXPERTS = {
@@ -140,3 +145,46 @@ def test_resharding_puts_a_layer_together_at_worst():
     assert plan.temp_bytes / 2**30 == pytest.approx(14.40, rel=0.03)
     assert plan.collectives == {"all-reduce": 406 / 58 * 2**30}
     assert plan.alias_bytes == plan.output_bytes
+
+
+def decode(*, config=V3, cached: float, **engine) -> ProgramPlan:
+    """A segment of one step of 8 slots, on two devices."""
+    engine = {"cache": "paged", "prompt_bucket": 8, "segment": 1} | engine
+    tasks = [{"kind": "mini", "name": "pair_sum"}]
+    samples = {"problems": 2, "samples": 4, "max_prompt_tokens": 8, "max_new_tokens": 8}
+    spec = read(EvaluateSpec, {"init": POLICY, "tasks": tasks, "engine": engine} | samples)
+    model, mesh = make_model(dataclasses.replace(config, expert_parallel="ring")), make_mesh({"expert": 2})
+    state = dict(zip(("params", "buffers"), model.abstract(), strict=True))
+    state = dict(zip(state, sampling_weights(model, state, mesh), strict=True))
+    programs, _ = sampling_programs(spec, model, state, mesh, assumed=Assumed(mean_new_tokens=8, length_sigma=0.0))
+    (given,) = (program for program in programs if program.name == "decode")
+    return budget.plan_decode(dataclasses.replace(given, sizes=dict(given.sizes) | {"cached": cached}), model)
+
+
+def test_a_decode_step_reads_the_weights_and_the_tokens_and_rewrites_a_page_a_slot():
+    """Three layers of 12 + 8 float32 numbers a token; a part has four of eight slots, pages of 128 tokens."""
+    model = make_model(V3)
+    params, buffers = model.abstract()
+    experts = sum(leaf.size for name, leaf in params["moe"]["ffn"].items() if name.endswith(("EDF", "EFD")))
+    others = sum(leaf.size for leaf in jax.tree.leaves((params, buffers))) - experts
+    plan = decode(cached=1000.0)
+    arguments = plan.argument_bytes
+    assert plan.hbm_bytes == pytest.approx(4 * (others + experts / 2) + 240 * (1000 / 2 + 2 * 4 * 128), rel=1e-2)
+    assert decode(cached=2000.0).hbm_bytes - plan.hbm_bytes == pytest.approx(240 * 500)
+    assert arguments > plan.alias_bytes == plan.output_bytes == 240 * 4 * 2 * 128  # two pages a slot of 16 tokens
+
+
+def test_drafts_are_computed_with_the_same_weights():
+    plain, drafted = decode(cached=1000.0), decode(cached=1000.0, drafts="ngram", num_drafts=3)
+    assert drafted.hardware_flops == pytest.approx(4 * plain.hardware_flops)
+    assert drafted.flops == plain.flops  # none is taken to be accepted
+    assert drafted.hbm_bytes == plain.hbm_bytes
+
+
+def test_the_layer_of_mtp_is_read_where_it_drafts():
+    config = dataclasses.replace(V3, num_mtp_layers=1)
+    plain, drafted = decode(config=config, cached=1000.0), decode(config=config, cached=1000.0, drafts="mtp")
+    assert plain.hbm_bytes == decode(cached=1000.0).hbm_bytes
+    assert drafted.hbm_bytes > 1.2 * plain.hbm_bytes
+    assert drafted.flops > 1.8 * plain.flops  # of 1.8 tokens
+    assert drafted.output_bytes == plain.output_bytes * 4 / 3

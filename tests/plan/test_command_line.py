@@ -63,6 +63,7 @@ def test_a_model_of_another_stage_is_looked_up_in_its_config(capsys):
         (["--topology=v7x:2x2"], "unknown topology 'v7x:2x2'"),
         (["--topology=v5e:2x2", "--stage=base2"], "--stage=base2: the stages of configs/zero.py with programs are base, zero"),
         (["--topology=v5e:2x2", "--programs=updates"], "there is no program 'updates'; there are prefill, begin, decode"),
+        (["--topology=v5e:2x2", "--compile=updates"], "--compile: there is no program 'updates'; there are prefill, begin"),
         (["--topology=v5e:2x2", "--config.stages.zero.mesh={'fsdp': 3}"], "do not divide the 4 here"),
         (["--topology=v5e:2x2", "--config.stages.zero.mesh={'fsdp': 8}"], "needs 8 devices, this machine has 4"),
         (["--topology=v5e:4x4", "--config.stages.zero.mesh={'tensor': 16}"], "of 16 does not divide 'heads', which is 4; make"),

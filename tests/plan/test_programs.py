@@ -16,6 +16,7 @@ from r1jax.plan.programs import stage_programs
 from r1jax.plan.sampling import phase_of, sampling_programs, sampling_weights
 from r1jax.policies.policy import abstract_policy, config_of
 from r1jax.rollout.engine import Engine
+from r1jax.rollout.programs import Programs
 from r1jax.sharding import make_mesh
 from r1jax.specs.config_file import load_experiment
 from r1jax.specs.policy import HuggingFaceInit
@@ -84,7 +85,8 @@ def test_calls_and_sizes_follow_from_the_config(planned):
     """16 questions x 16 samples in 2 updates; 128 responses of 30 tokens, with a prompt of 2 for each 5 of them, fill 24.3
     rows of 160, 7 micro-batches of 4; the first update needs no old log-probs.
 
-    All 256 samples have a slot at once and are done after 30 steps, within the first segment.
+    All 256 samples have a slot at once and are done after 30 steps, within the first segment. The first update of a
+    phase computes its old log-probs itself.
     """
     spec, mesh, _ = planned
     assumed = Assumed(mean_new_tokens=30, mean_prompt_tokens=2, length_sigma=0.0)
@@ -95,9 +97,9 @@ def test_calls_and_sizes_follow_from_the_config(planned):
         "update": 7, "apply": 1,
     }  # fmt: skip
     sizes = {program.name: dict(program.sizes) for program in programs.programs}
-    assert sizes["prefill"] == {"prompts": 16, "length": 64}
+    assert sizes["prefill"] == {"prompts": 16, "length": 64, "mtp_layers": 0}
     cached = 256 * (2 + 29 / 2)
-    assert sizes["decode"] == {"slots": 256, "tokens": 1, "steps": 32, "made": 256, "cached": cached}
+    assert sizes["decode"] == {"slots": 256, "tokens": 1, "steps": 32, "mtp_layers": 0, "made": 256, "cached": cached}
     assert (programs.tokens_per_step, programs.num_steps) == (128 * 32, 80)
 
 
@@ -115,7 +117,9 @@ def test_nothing_is_counted_twice_between_arguments_and_residents(planned):
     assert residents["apply"] == {"reference"}
 
 
-@pytest.mark.parametrize(("cache", "drafts"), [("dense", "none"), ("paged", "none"), ("paged", "ngram")])
+@pytest.mark.parametrize(
+    ("cache", "drafts"), [("dense", "none"), ("paged", "none"), ("paged", "ngram"), ("dense", "mtp")]
+)
 @pytest.mark.parametrize("top_p", [None, 0.9])
 def test_the_programs_are_called_with_what_the_plan_says(cache, drafts, top_p, monkeypatch):
     """Shapes, types and static arguments of the engine's own calls, in a phase whose longest prompt is the longest
@@ -127,12 +131,12 @@ def test_the_programs_are_called_with_what_the_plan_says(cache, drafts, top_p, m
         "cache": cache,
         "drafts": drafts,
         "num_drafts": 2,
-        "prefill_tokens": 16,
+        "prefill_tokens": 32,
     }
     tasks = load_experiment("configs/zero.py").stages["zero"]["tasks"]
     samples = {"problems": 2, "samples": 3, "max_prompt_tokens": 9, "max_new_tokens": 4, "temperature": 1.0}
     spec = read(EvaluateSpec, {"init": POLICY, "tasks": tasks, "engine": settings, "top_p": top_p} | samples)
-    model, mesh = make_model(V3), make_mesh()
+    model, mesh = make_model(dataclasses.replace(V3, num_mtp_layers=1)), make_mesh()
     state = dict(zip(("params", "buffers"), model.abstract(), strict=True))
     state = dict(zip(state, sampling_weights(model, state, mesh), strict=True))
     planned, _ = sampling_programs(spec, model, state, mesh, assumed=Assumed(mean_new_tokens=4, length_sigma=0.0))
@@ -149,6 +153,7 @@ def test_the_programs_are_called_with_what_the_plan_says(cache, drafts, top_p, m
         return call
 
     engine = Engine(model, spec.engine)
+    monkeypatch.setattr(engine, "programs", Programs(model, drafts))
     for name in ("prefill_dense", "prefill_paged", "insert", "copy_pages", "decode"):
         monkeypatch.setattr(engine.programs, name, spied(name, getattr(engine.programs, name)))
     prompts = [[1] * 9, [2] * 9]

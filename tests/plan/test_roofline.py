@@ -46,3 +46,12 @@ def test_a_program_takes_the_longest_of_three_and_what_is_exposed():
 def test_efficiency_is_of_matmuls_alone():
     time = modelled_time(PLAN, V5P, efficiency=0.5)
     assert (time.compute, time.memory, time.mfu) == (4.0, 1.0, 0.25)
+
+
+def test_every_collective_takes_a_latency():
+    """Along a ring of 8 four hops, of 64 in two rings eight, along a part of one as many as it has; a sum goes twice."""
+    assert V5P.latency(8) == pytest.approx(4e-6) and V5P.latency(64) == pytest.approx(8e-6)
+    assert V5P.latency(4) == pytest.approx(3e-6) and V5P.latency(1) == 0
+    assert exchange_seconds(Exchange("all-to-all", 0.0, 8, False, calls=100), V5P) == pytest.approx(4e-4)
+    assert exchange_seconds(Exchange("all-reduce", 0.0, 8, False, calls=100), V5P) == pytest.approx(8e-4)
+    assert exchange_seconds(Exchange("all-reduce", 0.0, 1, False, calls=100), V5P) == 0

@@ -88,14 +88,14 @@ def test_the_mean_of_two_schedules():
 def test_the_engine_takes_the_steps_that_the_schedule_says():
     """Budgets decide on lengths. The engine's counts are of slots and steps, whatever is in them."""
     model = make_model(GQA)
-    spec = EngineSpec(prompt_bucket=4, segment=3, slots=8, cache="dense")
-    budgets = np.random.default_rng(1).integers(1, 24, 40)
-    session = Engine(model, spec).open(*model.init(jax.random.key(0)), num_slots=40, num_tokens=28)
+    spec = EngineSpec(prompt_bucket=4, segment=3, slots=32, cache="dense")
+    budgets = np.random.default_rng(1).integers(1, 24, 120)
+    session = Engine(model, spec).open(*model.init(jax.random.key(0)), num_slots=120, num_tokens=28)
     for budget in budgets:
         session.submit(Request(prompt=[1, 2], max_new_tokens=int(budget)))
     while session.is_busy:
         session.step()
-    sizes = session_sizes(model, spec, num_slots=40, num_tokens=28)
+    sizes = session_sizes(model, spec, num_slots=120, num_tokens=28)
     schedule = simulate(budgets, sizes=sizes.slots, segment=3, **ONE_PART)
     assert session.counts["steps"] == schedule.steps
     assert session.counts["slot_steps"] == sum(s.slots * s.steps for s in schedule.stretches)

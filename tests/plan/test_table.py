@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from r1jax.plan import table
+from r1jax.plan import budget, table
 from r1jax.plan.assumed import Assumed
 from r1jax.plan.hardware import parse_topology
-from r1jax.plan.program import Exchange, ProgramPlan
+from r1jax.plan.program import Exchange, Program, ProgramPlan
 from r1jax.plan.programs import StagePrograms
+from r1jax.plan.schedule import Schedule, Stretch
 from tests.plan.meshes import abstract_mesh
 
 GIB = 1 << 30
@@ -56,7 +57,7 @@ def test_rows_of_a_program():
 def test_what_it_adds_up_to():
     """Two updates of 8/3 s, a decode and half a reshard of 1 s a step; 86,400 steps are as many days as a step has seconds."""
     text = table.plan_table(PLANS, V5E, title="mini", stage=stage(), assumed=Assumed(mean_new_tokens=77))
-    assert text.startswith("# mini\n\n4 chips, 4 devices of 15.75 GiB; mesh {'fsdp': 4}; by count.")
+    assert text.startswith("# mini\n\n4 chips, 4 devices of 15.75 GiB; mesh {'fsdp': 4}; compiled, but for update.")
     assert "at 77 tokens a sequence on average (assumed), 1,000 tokens a step" in text
     assert "- 6.8 s a step, 1.5 of them sampling" in text
     assert "- 146 tokens/s, 36.6 a chip" in text
@@ -75,3 +76,39 @@ def test_what_does_not_fit_and_by_how_much():
 
 def test_host_memory_is_the_largest_shard_and_what_fills_it():
     assert table.host_bytes(stage().state["params"]) == pytest.approx(2 * 4 * 1024 * 1024)
+
+
+def sampling_stage(**changes) -> StagePrograms:
+    """Two sizes of slots, three tokens in two steps of each slot."""
+    stretches = (Stretch(8, 32, 6.0, 600.0), Stretch(4, 16, 2.0, 400.0))
+    schedule = Schedule(stretches, 1, 8, 0, 0.0, most_pages=9, num_pages=10)
+    sizes = {"steps": 16, "tokens": 2}
+    made = [sizes | {"made": 1.5 * stretch.running} for stretch in stretches]
+    programs = tuple(
+        Program(name, budget.plan_decode, None, (), 1, size)
+        for name, size in zip(("decode", "decode (4 slots)"), made, strict=True)
+    )
+    return dataclasses.replace(stage(), programs=programs, schedule=dataclasses.replace(schedule, **changes))
+
+
+def test_the_schedule_of_sampling_and_what_is_assumed():
+    """A decode of 16 steps takes a second."""
+    few = dataclasses.replace(DECODE, name="decode (4 slots)")
+    text = table.plan_table([DECODE, few], V5E, title="mini", stage=sampling_stage(), assumed=Assumed())
+    assert "a phase of sampling: 8 sequences, 70% of the slots in use on average. Assumed: log-normal lengths" in text
+    assert "\n  - 8 slots: 32 steps, 62.50 ms each, 6 slots in use, 1.50 tokens a slot and step with drafts" in text
+    assert "\n  - 4 slots: 16 steps, 62.50 ms each, 2 slots in use" in text
+    assert "200 tokens read for each" in text
+    assert "pages of a part: at most 9 are wanted, 10 are there" in text and "evicted" not in text
+    crowded = sampling_stage(most_pages=11, num_carried=2, carried_tokens=50)
+    text = table.plan_table([DECODE], V5E, title="mini", stage=crowded, assumed=Assumed(phase_share=0.75))
+    assert (
+        "would be evicted" in text and "ends when 75% are done (assumed); 2 are carried over, whose 50 tokens" in text
+    )
+
+
+def test_a_sampler_of_its_own_devices_works_at_the_same_time():
+    """Sampling takes 1.5 s, two updates 16/3 s."""
+    overlapped = dataclasses.replace(stage(), is_overlapped=True)
+    text = table.plan_table(PLANS, V5E, title="mini", stage=overlapped, assumed=Assumed())
+    assert "- 5.3 s a step: 5.3 learning, and at the same time 1.5 sampling, on devices of its own" in text

@@ -139,7 +139,7 @@ def on_policy():
     model = make_model(dataclasses.replace(V3, num_layers=2))
     params, buffers = shaken(model)
     prompts = [[5, 40, 17], [7]]
-    engine = Engine(model, EngineSpec(prompt_bucket=4, segment=8), pad_id=0)
+    engine = Engine(model, EngineSpec(prompt_bucket=4, segment=8))
     samples = engine.generate(
         params, buffers, prompts, num_samples=4, max_new_tokens=8, temperature=0.8, stop_ids=(0, 11, 23),
         key=jax.random.key(0),
