@@ -21,7 +21,7 @@ def get_config(dtype: str = "float32") -> ConfigDict:
         "max_prompt_tokens": 64,
         "max_new_tokens": 64,
         "kl_coef": 0.001,
-        "row_length": 256,
-        "rows_per_microbatch": 8,
+        "row_length": 576,
+        "rows_per_microbatch": 2,
     }
     return ConfigDict({"seed": 0, "stages": {"rl": stage}})

@@ -275,8 +275,8 @@ def test_few_programs_are_compiled(v3):
     for temperature, stop_ids in ((0.9, STOP), (0.5, (3,)), (1.3, (0, 1, 2)), (2.0, tuple(range(8)))):
         for prompts in (PROMPTS, [[1, 2], [3] * 5, [4], [4] * 7]):
             v3.generate(prompts, engine=engine, temperature=temperature, stop_ids=stop_ids)
-    # the cache, prefill, insertion, and decode of 16, 8 and 4 slots, with what moves slots twice
-    assert 4 <= engine.num_compilations() <= 8
+    # weights by layer, the cache, prefill, insertion, and decode of 16, 8 and 4 slots, with what moves slots twice
+    assert 5 <= engine.num_compilations() <= 9
 
 
 def test_an_answer_goes_on_from_what_was_sampled_before(policy):

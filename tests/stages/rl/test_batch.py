@@ -210,7 +210,7 @@ def test_on_policy_the_loss_needs_no_old_logps(on_policy, options):
 @pytest.mark.parametrize("num_updates", [1, 2])
 def test_an_update_passes_over_the_old_logps_of_the_first_alone(on_policy, num_updates, compiled):
     model, params, buffers, groups = on_policy
-    spec = tiny_config(updates_per_phase=num_updates, row_length=16, max_prompt_tokens=1, max_new_tokens=1)
+    spec = tiny_config(updates_per_phase=num_updates, row_length=32, max_prompt_tokens=1, max_new_tokens=1)
     mesh = make_mesh()
     with jax.set_mesh(mesh):
         layouts = (tree_shardings(*trees, mesh) for trees in zip(model.logical_axes(), (params, buffers), strict=True))
