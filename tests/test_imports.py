@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "hf": {"models", "sharding", "text"},
     "training": {"specs", "sharding", "processes"},
     "workdir": {"specs", "processes"},
-    "rollout": {"specs", "models", "sharding", "processes"},
+    "rollout": {"specs", "models", "kernels", "sharding", "processes"},
     "rollout.records": {"models", "sharding", "processes", "tasks"},  # a Rollout's Group holds its Problem
     "rollout.collect": {"background", "specs", "models", "sharding", "processes", "text", "tasks", "rewards"},
     "evals": LOW | {"rollout"},
