@@ -22,21 +22,24 @@ class Background:
     def __init__(self, name: str):
         self._name = name
         self._jobs: queue.SimpleQueue | None = None
+        self._lock = threading.Lock()  # any thread may give jobs and give up
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Future:
         """Calls the function in the thread, after all that was given before."""
-        if self._jobs is None:
-            self._jobs = queue.SimpleQueue()
-            thread = threading.Thread(target=_work, args=(self._jobs,), name=self._name, daemon=True)
-            thread.start()
-            atexit.register(_end, self._jobs, thread)
         future: Future = Future()
-        self._jobs.put((future, function, arguments))
+        with self._lock:
+            if self._jobs is None:
+                self._jobs = queue.SimpleQueue()
+                thread = threading.Thread(target=_work, args=(self._jobs,), name=self._name, daemon=True)
+                thread.start()
+                atexit.register(_end, self._jobs, thread)
+            self._jobs.put((future, function, arguments))
         return future
 
     def give_up(self) -> None:
         """Cancels all that has not begun. A call under way, which may never end, keeps its thread; later ones get a new one."""
-        jobs, self._jobs = self._jobs, None
+        with self._lock:
+            jobs, self._jobs = self._jobs, None
         if jobs is not None:
             with contextlib.suppress(queue.Empty):
                 while True:

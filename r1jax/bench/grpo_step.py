@@ -73,10 +73,11 @@ def run(config_path: str, *, phases: int, prompt_tokens: int | None = None, peer
         rows, theirs, loads = [], [], []
         for phase in range(phases + 1):
             begin, cpu_begin = time.perf_counter(), time.process_time()
-            groups, _, advantages_PG, seconds, _ = collect_groups(collector, state, prompts, spec, updates=phase)
+            collected = collect_groups(collector, state, prompts, spec, updates=phase)
+            groups, advantages_PG = collected.groups, collected.advantages_PG
             state, _, spent = update_on_groups(groups, advantages_PG, state, update, score, spec, updates=phase)
             jax.block_until_ready(state)
-            rows.append(seconds | spent | {"step": time.perf_counter() - begin})
+            rows.append(collected.seconds | spent | {"step": time.perf_counter() - begin})
             rows[-1]["cpu_seconds"] = time.process_time() - cpu_begin
             print(f"phase {phase}{' (compiles)' if phase == 0 else ''}: {_line(rows[-1])}", flush=True)
             if peer is not None:

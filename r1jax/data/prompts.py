@@ -39,11 +39,19 @@ class PromptIterator:
 
     def take(self, count: int) -> list[Problem]:
         """The next so many problems."""
-        batch: list[Problem] = []
+        return [problem for _, problem in self.take_indexed(count)]
+
+    def take_indexed(self, count: int) -> list[tuple[int, Problem]]:
+        """The next so many problems, each with its index in the sequence of the task."""
+        batch: list[tuple[int, Problem]] = []
         while len(batch) < count:
-            problem = self._task.problem(self._start + self._next, split="train")
+            index = self._start + self._next
+            problem = self._task.problem(index, split="train")
             self._next += 1
-            (batch if self._keep(problem) else self._skipped).append(problem)
+            if self._keep(problem):
+                batch.append((index, problem))
+            else:
+                self._skipped.append(problem)
         return batch
 
     def get_state(self) -> dict[str, Any]:

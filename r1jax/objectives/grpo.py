@@ -44,7 +44,8 @@ def grpo_loss(
 
     Args:
       logp_BT: log-probs of the sampled tokens under the policy, in nats, at the sampling temperature.
-      old_logp_BT: under the policy that sampled them, recomputed by the trainer; at the first update equal to logp.
+      old_logp_BT: under the policy that the phase began with, recomputed by the trainer; at the first update equal to
+        logp. It is the policy that sampled them, unless some of them are of older weights.
       advantage_BT: each token's advantage, the same over a sequence.
       weight_BT: from `token_weights` with the counts of the whole batch. Where it is 0 a token takes no part in
         anything, and no input's value there (NaN included) matters.

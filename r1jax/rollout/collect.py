@@ -50,6 +50,8 @@ class Collected:
     """"rewards/<name>/<figure>": what the rewards logged, of each group that has it."""
     sampling: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """What the sampler did: ``Session.counts``."""
+    left: Mapping[int, list[Completion]] = dataclasses.field(default_factory=dict)
+    """Problem -> its completions, done or not, where it is not among the first "enough" that were done."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +93,23 @@ class Collector:
         return len(self._prompt_ids(problem)) <= self.max_prompt_tokens
 
     def collect(self, params, buffers, problems: Sequence[Problem], **settings) -> Collected:
-        """``num_samples`` scored rollouts of each problem; the settings are those of ``Engine.generate``."""
+        """``num_samples`` scored rollouts of each problem; the settings are those of ``start``."""
         return self.start(params, buffers, problems, **settings)()
 
     def start(
-        self, params, buffers, problems: Sequence[Problem], *, policy_version: int, **settings
+        self,
+        params,
+        buffers,
+        problems: Sequence[Problem],
+        *,
+        policy_version: int,
+        so_far: Sequence[Sequence[Completion] | None] | None = None,
+        **settings,
     ) -> Callable[[], Collected]:
         """``collect`` in two steps: all is sampled when this returns; what it returns waits for the scores.
+
+        The settings are those of ``Engine.generate``. With ``so_far`` completions say under which version each of their
+        tokens was sampled: this one, and as they say those that they had before.
 
         Prompts are checked before anything is generated. The second step raises what ``Rubric.score`` raises.
         """
@@ -116,18 +128,23 @@ class Collector:
         with or_give_up():
             stops = stop_ids(self.tokenizer, self.template)
             completions = self.engine.generate(
-                params, buffers, prompts, stop_ids=stops, on_done=score, counts=sampling, **settings
+                params, buffers, prompts, stop_ids=stops, on_done=score, counts=sampling, so_far=so_far, **settings
             )
+            if so_far is not None:
+                completions = [
+                    _with_versions(group, before, policy_version)
+                    for group, before in zip(completions, so_far, strict=True)
+                ]
         generate_seconds = time.perf_counter() - begin
 
         @or_give_up()
         def finish() -> Collected:
             begin = time.perf_counter()
-            indices = range(jax.process_index(), len(problems), jax.process_count())
-            scored = _exchanged(lambda: {index: _finished(scoring[index], problems[index]) for index in indices})
+            here = [index for index in sorted(scoring) if index % jax.process_count() == jax.process_index()]
+            scored = _exchanged(lambda: {index: _finished(scoring[index], problems[index]) for index in here})
             groups, counts, logged = [], Counter(), defaultdict(list)
-            for index, problem in enumerate(problems):
-                texts, _ = scoring[index].result()
+            for index in sorted(scoring):
+                problem, (texts, _) = problems[index], scoring[index].result()
                 answers, scores = scored[index]
                 if self.rubric.part(deferred=True).names:
                     with _naming(problem):
@@ -144,7 +161,8 @@ class Collector:
             if num_ungraded := sum("task_metric" in rollout.errors for group in groups for rollout in group.rollouts):
                 counts["rewards/task_metric/errors"] = num_ungraded
             seconds = {"generate": generate_seconds, "rewards": time.perf_counter() - begin}
-            return Collected(groups, seconds, counts, logged, sampling)
+            left = {index: group for index, group in enumerate(completions) if index not in scoring}
+            return Collected(groups, seconds, counts, logged, sampling, left)
 
         return finish
 
@@ -297,7 +315,7 @@ def _rollouts(
             prompt_ids=prompt_ids,
             completion=completion,
             text=text,
-            policy_version=policy_version,
+            policy_version=policy_version if completion.versions is None else int(completion.versions[-1]),
             rewards={name: float(values[index]) for name, values in by_name.items()},
             reward=float(scores.total[index]),
             is_correct=answer.grade is not None and answer.grade >= 1.0,
@@ -307,6 +325,19 @@ def _rollouts(
         )
         for index, (completion, text, answer) in enumerate(zip(completions, texts, answers, strict=True))
     )
+
+
+def _with_versions(
+    completions: Sequence[Completion], so_far: Sequence[Completion] | None, policy_version: int
+) -> list[Completion]:
+    """The completions with the version of each token: the new ones are of this policy."""
+
+    def of_one(completion: Completion, before: Completion | None) -> Completion:
+        old = np.zeros(0, np.int32) if before is None or before.versions is None else before.versions
+        new = np.full(len(completion.token_ids) - len(old), policy_version, np.int32)
+        return dataclasses.replace(completion, versions=np.concatenate([old, new]))
+
+    return [of_one(*pair) for pair in zip(completions, so_far or [None] * len(completions), strict=True)]
 
 
 @contextlib.contextmanager

@@ -100,13 +100,21 @@ class Engine:
         top_p: float | None = None,
         stop_ids: Sequence[int],
         key: jax.Array,
+        so_far: Sequence[Sequence[Completion] | None] | None = None,
+        enough: int | None = None,
         on_done: Callable[[int, list[Completion]], None] | None = None,
+        before_segment: Callable[[], None] = lambda: None,
         counts: Counter | None = None,
     ) -> list[list[Completion]]:
         """``num_samples`` completions of each prompt, in order.
 
         max_new_tokens: of all, or of each prompt. ``on_done(prompt, completions)`` is called once for each prompt, as
         soon as all of its samples are done. ``counts`` gains what the session did (``Session.counts``).
+
+        so_far: what the samples of each prompt have already (None: nothing). Those that are "unfinished" go on. enough:
+        after so many prompts it stops; it says ``on_done`` of no more, those that are done in a segment taken in their
+        order, and the samples of the others are returned as they are by then. ``before_segment`` is called before each
+        segment; by raising it ends the call.
 
         Raises ValueError for an argument that is out of its range, and FloatingPointError where the weights give
         distributions that are none.
@@ -116,31 +124,44 @@ class Engine:
             raise ValueError(f"{len(prompts)} prompts, {num_samples} samples of each, {len(budgets)} budgets")
         sampling = Sampling(temperature=temperature, top_p=1.0 if top_p is None else top_p)
         keys_N2 = keys_of_rows(key, len(prompts) * num_samples)
-        requests = [
-            Request(
+        groups: list[list[Any]] = [list(group or [None] * num_samples) for group in so_far or [None] * len(prompts)]
+        requests = {
+            (index, sample): Request(
                 prompt=prompt,
                 max_new_tokens=budget,
                 stop_ids=stop_ids,
                 sampling=sampling,
                 key=keys_N2[index * num_samples + sample],
                 group=index,
+                so_far=groups[index][sample],
             )
             for index, (prompt, budget) in enumerate(zip(prompts, budgets, strict=True))
             for sample in range(num_samples)
-        ]
+            if groups[index][sample] is None or groups[index][sample].stop_reason == "unfinished"
+        }
         longest = -(-max(map(len, prompts)) // self.spec.prompt_bucket) * self.spec.prompt_bucket
-        session = self.open(params, buffers, num_slots=len(requests), num_tokens=longest + max(budgets))
-        for request in requests:
-            session.submit(request)
-        groups: list[list[Any]] = [[None] * num_samples for _ in prompts]
+        session = self.open(params, buffers, num_slots=max(len(requests), 1), num_tokens=longest + max(budgets))
+        whose = {session.submit(request): sample_of for sample_of, request in requests.items()}
+        missing = Counter(index for index, _ in requests)
+        coming, left = list(range(len(prompts))), len(prompts) if enough is None else enough
         num_failed = 0
-        while session.is_busy:
-            for number, completion in session.step():
-                index, sample = divmod(number, num_samples)
-                groups[index][sample] = completion
-                num_failed += completion.stop_reason == "failed"
-                if on_done is not None and all(groups[index]):
+        while True:
+            for index in [index for index in coming if not missing[index]][:left]:
+                coming.remove(index)
+                left -= 1
+                if on_done is not None:
                     on_done(index, groups[index])
+            if not left or not session.is_busy:
+                break
+            before_segment()
+            for number, completion in session.step():
+                index, sample = whose[number]
+                groups[index][sample] = completion
+                missing[index] -= 1
+                num_failed += completion.stop_reason == "failed"
+        for number, completion in session.unfinished().items():
+            index, sample = whose[number]
+            groups[index][sample] = completion
         if counts is not None:
             counts.update(session.counts)
         if num_failed:

@@ -21,6 +21,8 @@ class Completion:
     not finite; "unfinished", it is not done."""
     sampled_logps: np.ndarray | None = None
     """[n] float32, log-probability of each token under the distribution that it was drawn from; None where that is ``logps``."""
+    versions: np.ndarray | None = None
+    """[n] int32, updates that the weights had seen which sampled each token; None where those of all are the same."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Rollout:
     prompt_ids: np.ndarray  # [p] int32, the rendered prompt
     completion: Completion
     text: str  # the completion decoded, without its stop token
-    policy_version: int  # number of updates that the sampling weights had seen
+    policy_version: int  # number of updates that the weights had seen which sampled it, the last of them if several
     rewards: Mapping[str, float]  # each raw reward by name; NaN where it does not apply or its verifier failed
     reward: float
     """The weighted sum; NaN where no weighted reward applies or one failed: nothing is learned from this rollout."""

@@ -77,19 +77,28 @@ class WeightSync:
         self.mesh = make_rollout_mesh(axes, mesh)
         self._shardings = None if axes is None else rollout_shardings(model, self.mesh)
 
-    @contextlib.contextmanager
-    def lend(self, state: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """{"params", "buffers"} of ``state`` on the sampler's mesh, the ambient one meanwhile; emptied at the end."""
+    def weights_of(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """{"params", "buffers"} of ``state`` on the sampler's mesh; on devices of its own they are copies."""
         params, buffers = state["params"], state["buffers"]
         if self._shardings is not None:
             params, buffers = to_rollout(self._model, params, buffers, shardings=self._shardings)
-        lent = {"params": params, "buffers": buffers}
-        del params, buffers
+        return {"params": params, "buffers": buffers}
+
+    @contextlib.contextmanager
+    def lent(self, weights: dict[str, Any]) -> Iterator[None]:
+        """A context in which the sampler's mesh is the ambient one, of this thread; ``weights`` are emptied at its end."""
         try:
             with jax.set_mesh(self.mesh):
-                yield lent
+                yield
         finally:
-            lent.clear()
+            weights.clear()
+
+    @contextlib.contextmanager
+    def lend(self, state: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """``weights_of`` the state, ``lent``."""
+        weights = self.weights_of(state)
+        with self.lent(weights):
+            yield weights
 
 
 def rollout_shardings(model: Model, mesh: Mesh) -> tuple[Any, Any]:

@@ -1,5 +1,6 @@
 """The fields of each stage. A config's stages are dicts of these fields, with "stage" saying which one it is."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -98,6 +99,14 @@ class RlSpec(TrainingSpec):
     )
     max_refills: Natural = option(0, "How often groups with equal rewards are replaced by new ones (DAPO Sec. 3.2).")
     refill_reward: str | None = option(None, "Name of the reward that decides on refills; None: those trained on.")
+    partial_rollouts: NotNegative = option(
+        0.0,
+        "Questions sampled at a time beyond those of a phase, as a share of it; it ends when enough are done, and the "
+        "others go on in the next one under the new weights (Kimi k1.5 Sec. 2.6.2).",
+    )
+    overlap: bool = option(
+        False, "The next phase is sampled, from the weights before the update, while that goes on; needs first_device."
+    )
     engine: EngineSpec = option(factory=EngineSpec, explanation="The sampler.", how=True)
 
     advantage: Literal["std", "mean", "leave_one_out"] = option(
@@ -150,7 +159,19 @@ class RlSpec(TrainingSpec):
         self.optimizer.check_steps(self.num_updates)
         if "reference" in self.offload and not self.kl_coef:
             raise ValueError("offload names 'reference', and with kl_coef=0 there is none")
+        self._check_off_policy()
         self._check_joining()
+
+    def _check_off_policy(self):
+        """What trains on tokens of older weights weighs them, and decides on all groups of a phase at once."""
+        off = {f"partial_rollouts={self.partial_rollouts:g}": self.partial_rollouts > 0, "overlap=True": self.overlap}
+        for name in (name for name, is_on in off.items() if is_on):
+            if self.importance_cap is None:
+                raise ValueError(f"{name} trains on tokens of older weights, which needs an importance_cap")
+            if self.max_refills:
+                raise ValueError(f"{name} does not go with max_refills={self.max_refills}: take one of the two")
+        if self.overlap and (self.rollout_mesh is None or self.rollout_mesh.first_device is None):
+            raise ValueError("overlap=True needs rollout_mesh.first_device: the sampler has to have devices of its own")
 
     def _check_caps(self):
         caps, phase = self.caps, self.updates_per_phase
@@ -182,6 +203,11 @@ class RlSpec(TrainingSpec):
                 raise ValueError(f"{key}: none takes part from update 0")
         if not any(reward.weight for reward in self.rewards):
             raise ValueError("rewards: all weights are 0, so there is nothing to learn from")
+
+    @property
+    def questions_in_flight(self) -> int:
+        """Questions that are sampled at a time."""
+        return self.questions_per_phase + math.ceil(round(self.questions_per_phase * self.partial_rollouts, 6))
 
     @property
     def caps(self) -> tuple[tuple[int, ...], ...]:

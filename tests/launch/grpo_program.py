@@ -59,8 +59,11 @@ PROBLEMS = [Problem(({"role": "user", "content": f"{a}+1"},), str(a + 1), {"task
 class Engine:
     """Completions of characters below the tiny vocabulary's end, told apart by question and sample."""
 
-    def generate(self, params, buffers, prompts, *, num_samples, **settings):
-        return [[self._complete(p, s) for s in range(num_samples)] for p in range(len(prompts))]
+    def generate(self, params, buffers, prompts, *, num_samples, on_done, **settings):
+        groups = [[self._complete(p, s) for s in range(num_samples)] for p in range(len(prompts))]
+        for index, completions in enumerate(groups):
+            on_done(index, completions)
+        return groups
 
     def _complete(self, prompt, sample):
         ids = np.array([33 + (7 * prompt + 5 * sample + i) % 14 for i in range(4 + sample)] + [0], np.int32)

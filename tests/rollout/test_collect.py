@@ -57,9 +57,12 @@ class Engine:
     def __init__(self, answers=ANSWERS):
         self.calls, self.answers = [], answers
 
-    def generate(self, params, buffers, prompts, *, num_samples, **settings):
+    def generate(self, params, buffers, prompts, *, num_samples, on_done=lambda *_: None, **settings):
         self.calls.append((prompts, settings))
-        return [[self._complete(i, i == num_samples - 1) for i in range(num_samples)] for _ in prompts]
+        groups = [[self._complete(i, i == num_samples - 1) for i in range(num_samples)] for _ in prompts]
+        for index, completions in enumerate(groups):
+            on_done(index, completions)
+        return groups
 
     def _complete(self, i, is_cut):
         ids = [ord(c) for c in self.answers[i % len(self.answers)]] + [0] * (not is_cut)
@@ -180,6 +183,7 @@ class EngineInTurns(Engine):
         for place in range(len(prompts) - 1, 0, -1):
             on_done(place, completions[place])
             self.waited.append(self.scored.acquire(timeout=10))
+        on_done(0, completions[0])
         return completions
 
 

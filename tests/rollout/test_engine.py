@@ -98,6 +98,10 @@ def flat(groups):
     return [completion for group in groups for completion in group]
 
 
+def num_tokens(completion):
+    return len(completion.token_ids)
+
+
 def assert_same(got, want, *, atol=1e-6):
     for a, b in zip(flat(got), flat(want), strict=True):
         np.testing.assert_array_equal(a.token_ids, b.token_ids)
@@ -114,6 +118,39 @@ def test_each_prompt_is_reported_once_when_its_last_sample_is_done(gqa):
     segments = [max(-(-len(c.token_ids) // 6) for c in completions) for _, completions in reported]
     assert segments == sorted(segments)  # in the order in which they end
     assert_same(groups, gqa.generate(max_new_tokens=18))
+
+
+def test_a_call_may_end_with_enough_prompts_and_another_goes_on(policy):
+    want, reported = policy.generate(max_new_tokens=18), []
+    options = {"engine": policy.engine(slots=6), "max_new_tokens": 18}
+    cut = policy.generate(enough=2, on_done=lambda prompt, _: reported.append(prompt), **options)
+    assert len(reported) == 2
+    assert_same([cut[prompt] for prompt in reported], [want[prompt] for prompt in reported], atol=1e-5)
+    assert {c.stop_reason for prompt in {0, 1, 2, 3} - {*reported} for c in cut[prompt]} > {"unfinished"}
+    for got, whole in zip(flat(cut), flat(want), strict=True):
+        np.testing.assert_array_equal(got.token_ids, whole.token_ids[: len(got.token_ids)])
+    counts = Counter()
+    assert_same(policy.generate(so_far=[*cut[:3], None], counts=counts, **options), want, atol=1e-5)
+    assert counts["tokens"] == sum(map(num_tokens, flat(want))) - sum(map(num_tokens, flat(cut[:3])))
+
+
+def test_prompts_that_are_done_in_a_segment_are_taken_in_their_order_and_the_rest_waits_at_no_cost(gqa):
+    reported, counts, options = [], Counter(), {"stop_ids": (), "max_new_tokens": 5}
+    groups = gqa.generate(enough=3, on_done=lambda prompt, _: reported.append(prompt), **options)
+    assert reported == [0, 1, 2] and {c.stop_reason for c in groups[3]} == {"length"}
+    prompts, so_far = [PROMPTS[3], PROMPTS[0]], [groups[3], None]
+    later = gqa.generate(
+        prompts, so_far=so_far, enough=1, on_done=lambda *done: reported.append(done), counts=counts, **options
+    )
+    assert reported[3:] == [(0, groups[3])] and counts["steps"] == 0
+    assert [(c.stop_reason, len(c.token_ids)) for c in later[1]] == [("unfinished", 0)] * 4
+
+
+def test_a_call_can_be_ended_between_segments(gqa):
+    segments = iter([lambda: None, lambda: None, lambda: [][1]])
+    with pytest.raises(IndexError):
+        gqa.generate(max_new_tokens=18, stop_ids=(), before_segment=lambda: next(segments)())
+    assert next(segments, None) is None
 
 
 @pytest.mark.parametrize("length", [20, 40], ids=["padded, one sequence a row", "packed"])

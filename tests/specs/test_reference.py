@@ -41,6 +41,8 @@ WITH: dict[str, dict[str, Any]] = {
     "num_epochs": {"num_updates": None},
     "long_evaluated_path": {"short_evaluated_path": "/w"},
     "short_evaluated_path": {"long_evaluated_path": "/w"},
+    "partial_rollouts": {"importance_cap": 2.0},
+    "overlap": {"importance_cap": 2.0, "rollout_mesh": {"first_device": 1}},
 }
 """What else must be said for a field to be set."""
 

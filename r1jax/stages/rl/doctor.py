@@ -78,7 +78,8 @@ class Doctor:
                 "lower the learning rate, or raise clip_high, kl_coef or temperature",
             )
         difference = row.get("sampling/sampling_logp_difference/mean", 0.0)
-        if difference > spec.max_sampler_difference:
+        is_of_one_policy = not row.get("sampling/staleness/mean")  # else the policies differ, as they should
+        if difference > spec.max_sampler_difference and is_of_one_policy:
             yield (
                 "sampler",
                 f"log-probs of sampler and trainer differed by {difference:.2g} nats a token, more than "

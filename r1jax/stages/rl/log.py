@@ -30,7 +30,8 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """Rewards, lengths, language and reflection of one phase's rollouts; ``seconds`` become time/... and rates.
 
-    Rates of "generate" and "step" count the tokens of the dropped groups too: they were sampled.
+    Rates of "generate" and "step" count the tokens of the dropped groups too: they were sampled. Tokens that were carried
+    over count in the phase that trains on them.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     lengths = np.array([len(r.completion.token_ids) for r in rollouts])

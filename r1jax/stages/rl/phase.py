@@ -6,7 +6,7 @@ And the rollouts of the held-out problems.
 import collections
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,11 +18,12 @@ from r1jax.data.prompts import PromptIterator
 from r1jax.evals.evaluate import evaluate
 from r1jax.objectives.advantages import decoupled_advantages, group_advantages, is_zero_variance
 from r1jax.processes import is_first
-from r1jax.rollout.collect import Collector
+from r1jax.rollout.collect import Collected, Collector
 from r1jax.rollout.records import Group, Rollout
 from r1jax.specs.stages import RlSpec
 from r1jax.stages.open_run import OpenRun
 from r1jax.stages.rl.log import say_failures
+from r1jax.stages.rl.questions import Question, draw
 from r1jax.tasks.problem import Problem
 
 
@@ -38,6 +39,7 @@ class Phase(NamedTuple):
     advantages_PG: np.ndarray  # of ``groups``
     seconds: dict[str, float]  # "generate", "rewards"
     metrics: dict[str, float]
+    carried: list[Question]  # sampled from as well, for the next phase
 
 
 def at_update(collector: Collector, updates: int) -> Collector:
@@ -45,14 +47,62 @@ def at_update(collector: Collector, updates: int) -> Collector:
     return dataclasses.replace(collector, rubric=collector.rubric.at(updates))
 
 
-def collect_groups(collector: Collector, weights, prompts, spec: RlSpec, *, updates: int) -> Phase:
+def start_sampling(
+    collector: Collector,
+    weights,
+    questions: Sequence[Question],
+    spec: RlSpec,
+    *,
+    updates: int,
+    attempt: int = 0,
+    policy_version: int | None = None,
+    before_segment: Callable[[], None] = lambda: None,
+) -> Callable[[], tuple[Collected, list[Question]]]:
+    """Samples the questions of a phase; what it returns waits for the scores of those that are done, and has the others.
+
+    weights: what the sampler is lent (``WeightSync.lend``): "params" and "buffers". policy_version: updates that they
+    have seen; None: ``updates``, those before the phase. ``before_segment`` may raise.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(spec.seed), updates), attempt)
+    partial = {"so_far": [question.so_far for question in questions], "enough": spec.questions_per_phase}
+    finish = collector.start(
+        weights["params"],
+        weights["buffers"],
+        [question.problem for question in questions],
+        num_samples=spec.group_size,
+        max_new_tokens=[spec.cap_at(question.updates) for question in questions],
+        temperature=spec.temperature,
+        key=key,
+        policy_version=updates if policy_version is None else policy_version,
+        before_segment=before_segment,
+        **(partial if spec.partial_rollouts else {}),
+    )
+
+    def finished() -> tuple[Collected, list[Question]]:
+        collected = finish()
+        left = collected.left.items()
+        return collected, [dataclasses.replace(questions[index], so_far=so_far) for index, so_far in left]
+
+    return finished
+
+
+def collect_groups(
+    collector: Collector,
+    weights,
+    prompts: PromptIterator,
+    spec: RlSpec,
+    *,
+    updates: int,
+    questions: Sequence[Question] | None = None,
+    started: Callable[[], tuple[Collected, list[Question]]] | None = None,
+) -> Phase:
     """One phase's groups; with refills, those that teach nothing are replaced by others as long as attempts are left.
 
     A refill asks for as many questions as are missing; what teaches stays. ``refill_reward`` may decide what that is.
 
-    weights: what the sampler is lent (``WeightSync.lend``): "params" and "buffers".
+    weights: as of ``start_sampling``. questions: the first ones that are asked, else they are drawn. started: what
+    ``start_sampling`` returned, where the phase was sampled already.
     """
-    key = jax.random.fold_in(jax.random.key(spec.seed), updates)
     is_decoupled = spec.multi_objective_aggregation == "normalize_then_sum"
     of_rewards = collector.rubric.weights if is_decoupled else None
     decides = spec.refill_reward in collector.rubric.weights  # not before it applies
@@ -65,17 +115,11 @@ def collect_groups(collector: Collector, weights, prompts, spec: RlSpec, *, upda
     useful: list[Group] = []
     idle: list[Group] = []
     for attempt in range(1 + spec.max_refills):
-        missing = wanted - len(useful)
-        collected = collector.collect(
-            weights["params"],
-            weights["buffers"],
-            prompts.take(missing),
-            num_samples=spec.group_size,
-            max_new_tokens=spec.cap_at(updates),
-            temperature=spec.temperature,
-            key=jax.random.fold_in(key, attempt),
-            policy_version=updates,
-        )
+        if started is None:
+            if questions is None:
+                questions = draw(prompts, spec.questions_in_flight - len(useful), updates=updates)
+            started = start_sampling(collector, weights, questions, spec, updates=updates, attempt=attempt)
+        (collected, left), started, questions = started(), None, None
         seconds = {name: seconds[name] + collected.seconds[name] for name in seconds}
         counts.update(collected.counts)
         sampling.update(collected.sampling)
@@ -92,6 +136,11 @@ def collect_groups(collector: Collector, weights, prompts, spec: RlSpec, *, upda
     shares = {"frac_reward_zero_std": float(np.mean(~teaches)), "num_questions_sampled": len(every)}
     without_truncated = spec.mask_truncated and not spec.truncated_in_baseline
     means = {name: float(np.mean(values)) for name, values in logged.items()}
+    off_policy = (
+        staleness_metrics(every[:wanted], spec, updates=updates) if spec.partial_rollouts or spec.overlap else {}
+    )
+    if spec.partial_rollouts:
+        off_policy["sampling/carried"] = len(left)
     advantages_PG = advantages_of(
         every[:wanted], normalization=spec.advantage, weights=of_rewards, without_truncated=without_truncated
     )
@@ -100,7 +149,8 @@ def collect_groups(collector: Collector, weights, prompts, spec: RlSpec, *, upda
         every[wanted:],
         advantages_PG,
         seconds,
-        {**shares, **counts, **means, **sampler_metrics(sampling)},
+        shares | counts | means | sampler_metrics(sampling) | off_policy,
+        left,
     )
 
 
@@ -114,6 +164,22 @@ def sampler_metrics(counts: Mapping[str, int]) -> dict[str, float]:
     if counts.get("row_steps"):
         row["sampling/tokens_per_step"] = counts["tokens"] / counts["row_steps"]
     return row
+
+
+def staleness_metrics(groups: Sequence[Group], spec: RlSpec, *, updates: int) -> dict[str, float]:
+    """How many updates the weights that a phase begins to train have seen more than those that sampled a token.
+
+    "sampling/staleness/mean" and "/max", over the tokens of the loss; 0 where there are none.
+    """
+    ages = [np.zeros(0, np.int32)]
+    for rollout in (rollout for group in groups for rollout in group.rollouts):
+        if is_learned_from(rollout, mask_truncated=spec.mask_truncated):
+            of_all = np.full(len(rollout.completion.token_ids), rollout.policy_version)
+            versions = rollout.completion.versions
+            ages.append(updates - (of_all if versions is None else versions))
+    every = np.concatenate(ages)
+    mean, most = (every.mean(), every.max()) if every.size else (0.0, 0)
+    return {"sampling/staleness/mean": float(mean), "sampling/staleness/max": int(most)}
 
 
 def is_learned_from(rollout: Rollout, *, mask_truncated: bool) -> bool:

@@ -7,6 +7,9 @@ log-probs, update; the reference is refreshed every R updates. Sampler and train
 join along the way (``from_update``, spec B.6.4): what takes part follows from the number of updates alone, so a resumed
 run needs no other record of it. Held out are problems of the tasks that take part from the start.
 
+Off-policy by choice: ``partial_rollouts`` carries what is not done over into the next phase (`questions`), ``overlap``
+samples the next phase during the update (`ahead`).
+
 Deviations from the paper, all in the config: sizes. Of the defaults: 1. a phase is one update of 32 questions, not 16
 (R1 Sec. B.1 calls the 16 an acceleration); 2. responses have 1,024 tokens, not 32,768, which no laptop holds.
 """
@@ -34,6 +37,7 @@ from r1jax.sharding import constrain, make_mesh, place_batch
 from r1jax.specs.reader import read
 from r1jax.specs.stages import RlSpec
 from r1jax.stages.open_run import open_run
+from r1jax.stages.rl.ahead import Ahead, may_sample_ahead
 from r1jax.stages.rl.doctor import Doctor, UnhealthyRunError
 from r1jax.stages.rl.log import completion_rows, count_tokens, rollout_metrics, update_metrics
 from r1jax.stages.rl.phase import (
@@ -45,7 +49,9 @@ from r1jax.stages.rl.phase import (
     make_microbatches,
     skipped_metrics,
     split_by_question,
+    start_sampling,
 )
+from r1jax.stages.rl.questions import Question, draw
 from r1jax.stages.sampling import check_sampled, make_collector
 from r1jax.stages.training import (
     auxiliary_losses,
@@ -104,8 +110,8 @@ def make_logprob_pass(model):
 def make_loss(model: Model, spec: RlSpec):
     """(params, buffers, microbatch) -> (GRPO loss, sums); the microbatch carries old and reference log-probs.
 
-    Where its "is_on_policy" is not 0, the weights are those that sampled: the old log-probs are the policy's own, and
-    those that it carries are not looked at.
+    Where its "is_on_policy" is not 0, the weights are those that the phase began with: the old log-probs are the policy's
+    own, and those that it carries are not looked at.
     """
 
     def loss_function(params, buffers, batch):
@@ -172,7 +178,8 @@ def main(spec: RlSpec, workdir: Path) -> dict:
         del params, buffers
         cadence = {"total": spec.num_updates, "evaluate_every": spec.eval.every}
         protocol = evaluation_protocol(spec, heldout, is_full=True)
-        run.restore(**cadence, streams={"prompts": prompts}, before=None, protocol=protocol, num_tokens=0, doctor=None)
+        kept = {"before": None, "protocol": protocol, "num_tokens": 0, "doctor": None, "carried": []}
+        run.restore(**cadence, streams={"prompts": prompts}, **kept)
         if (first := run.kept["protocol"]) != protocol and is_first():
             print(f"the first evaluation was of {first}; now it is {protocol}: they are not compared", flush=True)
         completions = CompletionsWriter(run.path, resume_step=run.updates)
@@ -202,33 +209,54 @@ def main(spec: RlSpec, workdir: Path) -> dict:
         if run.kept["before"] is None:
             run.kept["before"] = evaluate_now(is_full=True)
             run.save()
-        for updates in run.loop(spec.updates_per_phase):
-            if doctor.verdict:
-                run.save()
-                raise UnhealthyRunError(doctor.verdict)
-            if updates and updates % spec.eval.every == 0:
-                evaluate_now(is_full=False)
-                run.stop.check()
-            begin = time.perf_counter()
+
+        def draw_now(updates: int) -> list[Question]:
             prompts.draw_from(schedule.at(updates))
-            collector_now = at_update(collector, updates)
-            run.progress.phase("sampling")
-            with sync.lend(run.state) as weights:
-                phase = collect_groups(collector_now, weights, prompts, spec, updates=updates)
-            rows = completion_rows(phase.groups, phase.advantages_PG)
-            rows += completion_rows(phase.dropped, is_dropped=True)
-            completions.write(updates + spec.updates_per_phase, rows)
-            check_scored(phase, collector_now.rubric.weights)
-            run.progress.phase("updating")
-            run.state, row, seconds = update_on_groups(
-                phase.groups, phase.advantages_PG, run.state, update, score, spec, updates=updates
-            )
-            run.kept["num_tokens"] += count_tokens(phase.groups + phase.dropped)
-            seconds |= phase.seconds | {"step": time.perf_counter() - begin}
-            row |= phase.metrics | rollout_metrics(phase.groups, phase.dropped, seconds=seconds)
-            row |= {"num_tokens": run.kept["num_tokens"]} | skipped_metrics(prompts)
-            run.metrics.write(updates + spec.updates_per_phase, row)
-            doctor.examine(updates + spec.updates_per_phase, row)
+            carried = [Question.from_json(row, schedule) for row in run.kept["carried"]]
+            return carried + draw(prompts, spec.questions_in_flight - len(carried), updates=updates)
+
+        with Ahead(sync, prompts) as ahead:
+            for updates in run.loop(spec.updates_per_phase):
+                if doctor.verdict:
+                    ahead.give_up()
+                    run.save()
+                    raise UnhealthyRunError(doctor.verdict)
+                if updates and updates % spec.eval.every == 0:
+                    evaluate_now(is_full=False)
+                    run.stop.check()
+                begin, following = time.perf_counter(), updates + spec.updates_per_phase
+                collector_now, hidden = at_update(collector, updates), {}
+                run.progress.phase("sampling")
+                if ahead.is_under_way:
+                    started, waited = ahead.take()
+                    phase = collect_groups(collector_now, {}, prompts, spec, updates=updates, started=started)
+                    hidden = {"generate_hidden": max(phase.seconds["generate"] - waited, 0.0)}
+                else:
+                    questions = draw_now(updates)
+                    with sync.lend(run.state) as weights:
+                        phase = collect_groups(
+                            collector_now, weights, prompts, spec, updates=updates, questions=questions
+                        )
+                skipped = skipped_metrics(prompts)
+                run.kept["carried"] = [question.to_json() for question in phase.carried]
+                rows = completion_rows(phase.groups, phase.advantages_PG)
+                rows += completion_rows(phase.dropped, is_dropped=True)
+                completions.write(following, rows)
+                check_scored(phase, collector_now.rubric.weights)
+                if may_sample_ahead(spec, run, following):
+                    next_one = {"spec": spec, "updates": following, "policy_version": updates}
+                    sample = functools.partial(start_sampling, at_update(collector, following), **next_one)
+                    hidden["copy"] = ahead.begin(run.state, functools.partial(draw_now, following), sample)
+                run.progress.phase("updating")
+                run.state, row, seconds = update_on_groups(
+                    phase.groups, phase.advantages_PG, run.state, update, score, spec, updates=updates
+                )
+                run.kept["num_tokens"] += count_tokens(phase.groups + phase.dropped)
+                seconds |= phase.seconds | hidden | {"step": time.perf_counter() - begin}
+                row |= phase.metrics | rollout_metrics(phase.groups, phase.dropped, seconds=seconds)
+                row |= {"num_tokens": run.kept["num_tokens"]} | skipped
+                run.metrics.write(following, row)
+                doctor.examine(following, row)
         after = evaluate_now(is_full=True)
         is_comparable = run.kept["protocol"] == protocol
         summary = {"before": run.kept["before"] if is_comparable else None, "after": after, "updates": run.updates}
@@ -241,7 +269,7 @@ def update_on_groups(
 ) -> tuple[TrainState, dict[str, float], dict[str, float]]:
     """The updates of one phase: (state, metrics row, {"logprobs", "update"} seconds).
 
-    Old and reference log-probs of all of them come first, from the weights that sampled; the first update needs no old
+    Old and reference log-probs of all of them come first, from the weights before the phase; the first update needs no old
     ones, since it computes them itself (`make_loss`). An update without a token in
     its loss counts as one and changes nothing: neither moments nor weight decay move the weights. Raises
     NonFiniteError.

@@ -38,9 +38,11 @@ class FakeCollector:
 
         self.asked = []
 
-    def collect(self, params, buffers, problems, **settings):
-        groups = next(self.batches)
-        self.asked.append((len(problems), settings["pad_to"]))
+    def start(self, params, buffers, problems, **settings):
+        self.asked.append(len(problems))
+        return lambda: self.collected(next(self.batches))
+
+    def collected(self, groups):
         return Collected(
             groups,
             {"generate": 1.0, "rewards": 0.5},
@@ -51,7 +53,7 @@ class FakeCollector:
 def collect(collector, *, questions=2, **changes):
     state = {"params": None, "buffers": None}
     config = tiny_config(questions_per_phase=questions, **changes)
-    prompts = types.SimpleNamespace(take=lambda count: [None] * count)
+    prompts = types.SimpleNamespace(take_indexed=lambda count: [(0, None)] * count)
     return collect_groups(collector, state, prompts, config, updates=0)
 
 
@@ -71,6 +73,7 @@ def test_refills_replace_groups_that_teach_nothing_and_keep_what_they_drop():
         "rewards/r/errors": 3,
         "rewards/r/timeouts": 0,
         "rewards/r/seconds": 0.75,
+        "sampling/evictions": 0.0,
     }
     assert count_tokens(phase.groups + phase.dropped) == 8 * 3
 
@@ -86,7 +89,7 @@ def test_a_refill_asks_for_what_is_missing():
     first = [make_group([0, 1])] * 2 + [make_group([0, 0])] * 3
     fake = FakeCollector(first, [make_group([0, 0]), make_group([0, 1]), make_group([1, 0])], [make_group([1, 0])])
     phase = collect(fake, questions=5, max_refills=5, updates_per_phase=1)
-    assert fake.asked == [(5, 5), (3, 4), (1, 1)]  # (problems, size of the program)
+    assert fake.asked == [5, 3, 1]
     assert len(phase.groups) == 5 and rewards_of(phase.dropped) == [[0, 0]] * 4
 
 
@@ -112,10 +115,9 @@ def test_a_reward_that_joins_later_decides_from_then_on():
 
 def test_what_rewards_log_is_a_mean_over_all_groups_of_a_phase():
     class Logging(FakeCollector):
-        def collect(self, *args, **settings):
-            collected = super().collect(*args, **settings)
-            values = [float(len(self.asked))] * len(collected.groups)
-            return dataclasses.replace(collected, logged={"rewards/r/hits": values})
+        def collected(self, groups):
+            values = [float(len(self.asked))] * len(groups)
+            return dataclasses.replace(super().collected(groups), logged={"rewards/r/hits": values})
 
     phase = collect(Logging([make_group([0, 0]), make_group([0, 1])], [make_group([1, 0])]), max_refills=1)
     assert phase.metrics["rewards/r/hits"] == pytest.approx((1 + 1 + 2) / 3)
@@ -148,7 +150,7 @@ def test_rewards_that_cancel_out_teach_where_each_is_normalised_by_itself():
 
 
 def test_a_reward_that_failed_on_all_is_named_with_its_first_message():
-    phase = Phase([make_group([NAN, NAN], errors="gone"), make_group([NAN, NAN])], [], np.zeros((2, 2)), {}, {})
+    phase = Phase([make_group([NAN, NAN], errors="gone"), make_group([NAN, NAN])], [], np.zeros((2, 2)), {}, {}, [])
     with pytest.raises(RuntimeError, match="reward 'r' failed on all 4 completions .* first time with: gone"):
         check_scored(phase, {"r": 1.0})
     check_scored(phase, {"r": 0.0})

@@ -47,7 +47,8 @@ def test_each_sign_is_said_once_after_enough_phases(words, capsys):
 def test_it_says_it_again_after_it_was_gone_and_nothing_of_a_healthy_run(capsys):
     doctor = Doctor(DoctorSpec(phases=1), group_size=4)
     sick = SICK["all completions were cut off"]
-    for update, changes in enumerate([{}, {}, sick, sick, {}, sick]):
+    stale = {"sampling/sampling_logp_difference/mean": 0.5, "sampling/staleness/mean": 0.1}
+    for update, changes in enumerate([{}, stale, sick, sick, {}, sick]):
         doctor.examine(update, rows(changes))
     assert [line.split(":")[1] for line in capsys.readouterr().err.splitlines()] == [" update 2", " update 5"]
 
