@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from r1jax.kernels.paged_decode.pages import page_specs
 from r1jax.models.transformer import Model
@@ -193,7 +193,7 @@ def _decode_programs(given: _Given, phase: SampledBatch, schedule: Schedule, ass
         "table_width": sizes.table_width if sizes.is_paged else 0,
     }
     step = {"tokens": 1 + engine.drafts_per_step, "steps": engine.segment, "mtp_layers": engine.num_mtp_layers}
-    programs = []
+    programs, params = [], _weights_of_steps(given.functions, given.weights[0], given.mesh)
     for index, stretch in enumerate(schedule.stretches):
         made = stretch.running * assumed.tokens_per_step(engine)
         rows = replicated(abstract_rows(stretch.slots, **row), given.mesh)
@@ -202,7 +202,7 @@ def _decode_programs(given: _Given, phase: SampledBatch, schedule: Schedule, ass
                 decode_name(schedule, index),
                 budget.plan_decode,
                 given.functions.decode,
-                (*given.weights, given.layers, rows),
+                (params, given.weights[1], given.layers, rows),
                 stretch.steps / engine.segment / phase.steps,
                 step | {"slots": stretch.slots, "made": made, "cached": stretch.cached},
                 {"steps": engine.segment, "features": features, "batch_axes": given.batch_axes},
@@ -212,6 +212,19 @@ def _decode_programs(given: _Given, phase: SampledBatch, schedule: Schedule, ass
             )
         )
     return programs
+
+
+def _weights_of_steps(functions: Programs, params, mesh: Mesh):
+    """The parameters as decode takes them: a stack of layers may be a tuple, and then lies as it did."""
+
+    def laid_out(name: str, tree):
+        if not isinstance(tree, tuple):
+            return params[name]
+        of_layer = jax.tree.map(lambda a: NamedSharding(mesh, PartitionSpec(*a.sharding.spec[1:])), params[name])
+        return tuple(jax.tree.map(with_sharding, layer, of_layer) for layer in tree)
+
+    shapes = jax.eval_shape(functions.weights_of_steps, params)
+    return {name: laid_out(name, tree) for name, tree in shapes.items()}
 
 
 def decode_name(schedule: Schedule, index: int) -> str:

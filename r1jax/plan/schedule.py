@@ -1,9 +1,9 @@
 """The decode steps of a phase: the engine's own schedule (``r1jax.rollout.engine.Session``), run with lengths instead
 of tokens.
 
-Slots are refilled between segments, a segment ends early once a sixteenth of the slots is idle and requests wait, and
-when none wait the slots shrink by halves. Lengths are assumed: quantiles of a log-normal distribution that is cut at
-the longest response, in a fixed random order.
+Slots are refilled between segments. A segment ends early once a sixteenth of the slots is idle and requests wait, or
+none wait and half as many slots are enough for what is left: then they shrink. Lengths are assumed: quantiles of a
+log-normal distribution that is cut at the longest response, in a fixed random order.
 
 Left out: evictions. ``Schedule.most_pages`` says how many pages a part wants at once; where the pool has fewer,
 sequences would be evicted and sampled on later, which takes longer than what is modelled.
@@ -133,7 +133,8 @@ def _phase(
             waiting, num_waiting, num_admissions = waiting + count, num_waiting - count, num_admissions + 1
         running_PS = left_PS > 0
         in_order = np.sort(left_PS[running_PS])
-        num_idle = min(max(1, size // 16) if num_waiting else len(in_order), len(in_order))
+        fewer = max((smaller for smaller in sizes if smaller < len(in_order)), default=-1)
+        num_idle = min(max(1, size // 16) if num_waiting else len(in_order) - fewer, len(in_order))
         steps = min(segment, in_order[num_idle - 1])
         sampled_PS = np.minimum(left_PS, steps)
         # A slot that is done within a segment is read until it ends.
