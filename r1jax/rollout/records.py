@@ -21,6 +21,9 @@ class Completion:
     not finite; "unfinished", it is not done."""
     sampled_logps: np.ndarray | None = None
     """[n] float32, log-probability of each token under the distribution that it was drawn from; None where that is ``logps``."""
+    experts: np.ndarray | None = None
+    """[p + n − 1, L, K] uint8 or uint16: the experts of each MoE layer that the sampler took for each token of prompt and
+    completion but the last, which it never ran; None where ``engine.record_routing`` is not set."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,7 @@ class EngineSpec:
         "none", "Guesses of the next tokens, which change the speed alone: from n-grams of the text, or one by MTP."
     )
     num_drafts: Count = option(4, "Guesses that a decode step checks with 'ngram'.", unit="tokens")
+    record_routing: bool = option(False, "Completions carry the experts that each of their tokens went to.")
 
     def __post_init__(self):
         if self.page_size % 128:
