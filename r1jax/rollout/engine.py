@@ -24,6 +24,7 @@ from r1jax.rollout.programs import make_programs
 from r1jax.rollout.records import Completion
 from r1jax.rollout.sampling import MAX_STOP_IDS, SAMPLING_FIELDS, Sampling, key_of, keys_of_rows
 from r1jax.rollout.slots import DenseSlots, PagedSlots, session_sizes
+from r1jax.rollout.weight_sync import sampling_model
 from r1jax.specs.rollout import EngineSpec
 
 
@@ -72,9 +73,13 @@ class _Running:
 
 
 class Engine:
-    """Samples completions under given weights."""
+    """Samples completions under given weights.
+
+    Weights of any type will do; those that ``weight_sync`` makes for ``model`` of the engine are not cast at every use.
+    """
 
     def __init__(self, model: Model, spec: EngineSpec):
+        model = sampling_model(model, spec.dtype)
         if spec.drafts == "mtp" and not model.config.num_mtp_layers:
             raise ValueError("engine.drafts='mtp', but the model has num_mtp_layers=0")
         if spec.record_routing and not model.config.num_experts:

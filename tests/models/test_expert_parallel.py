@@ -146,7 +146,8 @@ def test_groups_bound_the_copies_and_every_axis_plays_along(way):
 @pytest.mark.parametrize("way", WAYS, indirect=True)
 def test_experts_are_replayed_wherever_they_lie(way):
     (x, _), _ = inputs()
-    replayed = np.random.default_rng(4).permuted(np.tile(np.arange(E, dtype=np.uint8), (B, T, 1)), axis=-1)[..., :K]
+    replayed = np.random.default_rng(4).permuted(np.tile(np.arange(E, dtype=np.uint8), (B, T, 1)), axis=-1)
+    replayed = replayed[..., : CONFIG.num_experts_per_token]
     arguments, config = (layer()[1], x, np.zeros(E, np.float32)), dataclasses.replace(CONFIG, expert_parallel=way)
     want = value_and_gradient(CONFIG, replayed_BTK=replayed)(*arguments)
     assert np.abs(want[0][1][0] - on_one_device("router")[0][1][0]).max() > 0.1

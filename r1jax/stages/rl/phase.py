@@ -176,9 +176,10 @@ def make_microbatches(
     """The rollouts of one update, packed: dicts of [R, T] arrays with the counts of the whole update in each.
 
     Fields: tokens, targets, mask (1 where the target was sampled), advantage, sampler_logp, segment_ids, prefix_ids,
-    positions; where the sampler recorded its experts "recorded" [R, T, L, K], or "replayed" if they are to be; scalars temperature, num_sequences (those with a target), num_segments (all), num_tokens. A zero-variance
-    group is kept: the mean is over all. A rollout that is not learned from (`is_learned_from`) has no targets, so no
-    token of it is in the loss, the KL or the mean.
+    positions; where the sampler recorded its experts "recorded" [R, T, L, K], or "replayed" if they are to be; scalars
+    temperature, num_sequences (those with a target), num_segments (all), num_tokens. A zero-variance group is kept: the
+    mean is over all. A rollout that is not learned from (`is_learned_from`) has no targets, so no token of it is in the
+    loss, the KL or the mean.
 
     A row holds a prompt once, as the prefix of its outputs there; rows of several times the longest sequence make most
     of that. What predicts an output's tokens is not shared: the prompt's last num_ahead tokens, 1 and another for each
@@ -219,14 +220,14 @@ def _sequence(rollout: Rollout, advantage: float, spec: RlSpec) -> dict[str, np.
     mask[num_prompt - 1 :] = 1.0 if is_learned_from(rollout, mask_truncated=spec.mask_truncated) else 0.0
     sampler_logp = np.zeros(len(ids) - 1, np.float32)
     sampler_logp[num_prompt - 1 :] = rollout.completion.logps
-    experts = {"replayed" if spec.replay_routing else "recorded": rollout.completion.experts}
+    experts, name = rollout.completion.experts, "replayed" if spec.replay_routing else "recorded"
     return {
         "tokens": ids[:-1],
         "targets": ids[1:],
         "mask": mask,
         "advantage": np.full(num_prompt - 1 + num_new, advantage, np.float32),
         "sampler_logp": sampler_logp,
-        **({} if rollout.completion.experts is None else experts),
+        **({} if experts is None else {name: experts}),
     }
 
 

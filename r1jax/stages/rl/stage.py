@@ -162,7 +162,8 @@ def main(spec: RlSpec, workdir: Path) -> dict:
     with open_run(spec, workdir) as run:
         # Policy, problems, sampler, rewards
         policy, params, buffers = run.load_policy()
-        sync = WeightSync(policy.model, mesh=run.mesh, axes=spec.rollout_mesh and spec.rollout_mesh.axes())
+        axes = spec.rollout_mesh and spec.rollout_mesh.axes()
+        sync = WeightSync(policy.model, mesh=run.mesh, axes=axes, dtype=spec.engine.dtype)
         schedule = TaskSchedule(spec.tasks, seed=spec.seed)
         rubric = Rubric(load_rewards(spec.rewards, mesh=run.mesh))
         collector = make_collector(spec, policy, task=schedule.everything, rubric=rubric)
