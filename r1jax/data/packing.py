@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 Fields = dict[str, np.ndarray]
-"""A sequence: field name -> array [T_i]."""
+"""A sequence: field name -> array [T_i], or [T_i, ...]."""
 
 
 class Slot(NamedTuple):
@@ -50,7 +50,7 @@ def pack_groups(groups: Sequence[Group], *, length: int, rows_multiple: int = 1)
       rows_multiple: the number of rows is rounded up to a multiple of this (at least one) with empty rows.
 
     Returns:
-      arrays: every field as [B, T], zero where there is padding, plus int32 [B, T]
+      arrays: every field as [B, T] or [B, T, ...], zero where there is padding, plus int32 [B, T]
         `segment_ids`: 1, 2, ... within a row, 0 = padding;
         `prefix_ids`: the segment, further left in the row, that holds what the token's group shares; 0 = there is none;
         `positions`: from 0 in each sequence, so the first of what follows a prefix is its length; 0 in padding.
@@ -68,8 +68,8 @@ def pack_groups(groups: Sequence[Group], *, length: int, rows_multiple: int = 1)
     for index, (size, fields) in enumerate(zip(sizes, sequences, strict=True)):
         if fields.keys() != sequences[0].keys():
             raise ValueError(f"sequence {index} has fields {sorted(fields)}, sequence 0 has {sorted(sequences[0])}")
-        if any(np.shape(value) != (size,) for value in fields.values()):
-            raise ValueError(f"sequence {index}: fields must be 1-D and of one length")
+        if any(np.shape(value)[:1] != (size,) for value in fields.values()):
+            raise ValueError(f"sequence {index}: fields must be of one length")
         if size == 0:
             raise ValueError(f"sequence {index} is empty")
         if size <= shared[index]:
@@ -84,7 +84,8 @@ def pack_groups(groups: Sequence[Group], *, length: int, rows_multiple: int = 1)
         rows.place(own_sizes[number], groups[number].num_shared)
 
     num_rows = len(rows.space) + -len(rows.space) % rows_multiple
-    arrays = {name: np.zeros((num_rows, length), np.asarray(value).dtype) for name, value in sequences[0].items()}
+    first = {name: np.asarray(value) for name, value in sequences[0].items()}
+    arrays = {name: np.zeros((num_rows, length, *value.shape[1:]), value.dtype) for name, value in first.items()}
     arrays |= {name: np.zeros((num_rows, length), np.int32) for name in ("segment_ids", "prefix_ids", "positions")}
     segments_in_row, prefix_of_row = [0] * num_rows, [0] * num_rows
     for slot, index, is_prefix in sorted(rows.pieces):

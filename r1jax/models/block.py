@@ -25,7 +25,15 @@ class Block(nnx.Module):
             self.ffn = SwiGLU(config.model_dim, config.ffn_dim, std=config.init_std, rngs=rngs)
 
     def __call__(
-        self, h_BTD: jax.Array, *, segments_BT: jax.Array, prefixes_BT=None, balance: bool = False, **attention_inputs
+        self,
+        h_BTD: jax.Array,
+        *,
+        segments_BT: jax.Array,
+        prefixes_BT=None,
+        balance: bool = False,
+        record: bool = False,
+        replayed_BTK=None,
+        **attention_inputs,
     ):
         """(h, the layer's cache or None, what its router says (see ``MoE``): {} in a dense layer)."""
         ids = {"segments_BT": segments_BT, "prefixes_BT": prefixes_BT}
@@ -36,7 +44,8 @@ class Block(nnx.Module):
         with jax.named_scope("ffn"):
             x_BTD = self.ffn_norm(h_BTD)
             if isinstance(self.ffn, MoE):
-                out_BTD, routing = self.ffn(x_BTD, **ids, role=role, balance=balance)
+                options = {"balance": balance, "record": record, "replayed_BTK": replayed_BTK}
+                out_BTD, routing = self.ffn(x_BTD, **ids, role=role, **options)
             else:
                 out_BTD, routing = self.ffn(x_BTD), {}
         return constrain(h_BTD + out_BTD, (*TOKENS, None), role=role), cache, routing

@@ -31,7 +31,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from r1jax.kernels import hardware
-from r1jax.kernels.route import route
+from r1jax.kernels.route import replay, route
 from r1jax.models.config import ModelConfig
 from r1jax.models.expert_exchange import exchanged, local_experts
 from r1jax.sharding import TOKENS, Role, axes_of, partition_spec
@@ -56,6 +56,7 @@ def routed_experts(
     logits_BTE: jax.Array,
     bias_E: jax.Array | None,
     weights: tuple[jax.Array, jax.Array, jax.Array],
+    replayed_BTK: jax.Array | None = None,
     *,
     config: ModelConfig,
     role: Role,
@@ -64,7 +65,8 @@ def routed_experts(
     """(Σ_k g_k · Expert_k(x) [B, T, D], the chosen experts [B, T, K] int32), under the ambient mesh (``is_spread``).
 
     logits_BTE: the router's, float32. weights: gate and up [E, D, F], down [E, F, D], laid out as ``role`` says
-    (another layout is changed to it). route_options: those of ``route``. Gradients flow to x, logits and weights.
+    (another layout is changed to it). replayed_BTK: the choice, where it is not the router's. route_options: those of
+    ``route``. Gradients flow to x, logits and weights.
     """
     mesh, c = jax.sharding.get_abstract_mesh(), config
     tokens = partition_spec((*TOKENS, None), x_BTD.shape, mesh, role=role)
@@ -81,9 +83,14 @@ def routed_experts(
         """expert_capacity times the mean number of rows, in whole eights, no more than ``most``."""
         return min(-(-math.ceil(c.expert_capacity * mean) // 8) * 8, most)
 
-    def on_device(x_BTD, logits_BTE, bias_E, weights):
+    def on_device(x_BTD, logits_BTE, bias_E, weights, replayed_BTK):
         x_XD = x_BTD.reshape(-1, x_BTD.shape[-1])
-        weights_XK, experts_XK = route(logits_BTE.reshape(x_XD.shape[0], -1), bias_E, **route_options)
+        logits_XE = logits_BTE.reshape(x_XD.shape[0], -1)
+        if replayed_BTK is None:
+            weights_XK, experts_XK = route(logits_XE, bias_E, **route_options)
+        else:
+            experts_XK = replayed_BTK.reshape(x_XD.shape[0], -1)
+            weights_XK, experts_XK = replay(logits_XE, experts_XK, **route_options)
         weights = tuple(_gathered(w.astype(x_XD.dtype), embed, dim) for w, dim in zip(weights, (1, 1, 2), strict=True))
         mean_pairs = experts_XK.size * num_moved / num_spread  # that a device's experts are given
 
@@ -114,10 +121,10 @@ def routed_experts(
     routing = PartitionSpec(*tokens[:2], None)
     return jax.shard_map(
         on_device,
-        in_specs=(tokens, routing, PartitionSpec(), (up, up, down)),
+        in_specs=(tokens, routing, PartitionSpec(), (up, up, down), routing),
         out_specs=(tokens, routing),
         check_vma=False,  # the kernels' loops and calls do not say over which axes their arrays vary
-    )(x_BTD, logits_BTE, bias_E, weights)
+    )(x_BTD, logits_BTE, bias_E, weights, replayed_BTK)
 
 
 def _gathered(array, axes: tuple[str, ...], dim: int):

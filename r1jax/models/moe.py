@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from r1jax.kernels.grouped_matmul import expert_ffn
-from r1jax.kernels.route import affinities, route_and_sort
+from r1jax.kernels.route import affinities, replay_and_sort, route, route_and_sort
 from r1jax.models.config import ModelConfig
 from r1jax.models.expert_parallel import is_spread, routed_experts
 from r1jax.models.layers import Buffer, SwiGLU, param
@@ -35,12 +35,15 @@ class MoE(nnx.Module):
         prefixes_BT: jax.Array | None = None,
         role: Role = "train",
         balance: bool = False,
+        record: bool = False,
+        replayed_BTK: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """(output [B, T, D], how the tokens were routed).
 
         Always "expert_counts_E", tokens routed to each expert, padding not counted, and a prefix once however many
-        sequences share it; with ``balance`` "balance", see ``balance_sum``. ``role``: how the experts lie on the mesh
-        (``r1jax.sharding.RULES``).
+        sequences share it; with ``balance`` "balance", see ``balance_sum``; with ``record`` "experts_BTK", the choice of
+        this router. ``replayed_BTK``: experts that are taken instead of these, weighed by this router's affinities.
+        ``role``: how the experts lie on the mesh (``r1jax.sharding.RULES``).
         """
         c = self.config
         x_XD = x_BTD.reshape(-1, x_BTD.shape[-1])
@@ -64,10 +67,14 @@ class MoE(nnx.Module):
         if is_spread(c):
             logits_BTE = logits_XE.reshape(*segments_BT.shape, -1)
             out_BTD, experts_BTK = routed_experts(
-                x_BTD, logits_BTE, bias_E, experts, config=c, role=role, route_options=options
+                x_BTD, logits_BTE, bias_E, experts, replayed_BTK, config=c, role=role, route_options=options
             )
         else:
-            weights_XK, experts_XK, order = route_and_sort(logits_XE, bias_E, **options)
+            if replayed_BTK is None:
+                weights_XK, experts_XK, order = route_and_sort(logits_XE, bias_E, **options)
+            else:
+                experts_XK = replayed_BTK.reshape(-1, c.num_experts_per_token)
+                weights_XK, experts_XK, order = replay_and_sort(logits_XE, experts_XK, **options)
             out_XD = expert_ffn(
                 x_XD, experts_XK, weights_XK, *experts, order=order, role=role, implementation=c.expert_implementation
             )
@@ -77,6 +84,11 @@ class MoE(nnx.Module):
             out_BTD = out_BTD + self.shared(x_BTD)
         counted_BTKE = jax.nn.one_hot(experts_BTK, c.num_experts) * (segments_BT[..., None, None] > 0)
         routing = {"expert_counts_E": counted_BTKE.sum((0, 1, 2))}
+        if record:
+            is_own = replayed_BTK is None
+            routing["experts_BTK"] = (
+                experts_BTK if is_own else route(logits_XE, bias_E, **options)[1].reshape(experts_BTK.shape)
+            )
         if balance:
             affinity_BTE = affinities(logits_XE, c.score_function).reshape(*segments_BT.shape, -1)
             routing["balance"] = balance_sum(

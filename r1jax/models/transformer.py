@@ -38,7 +38,7 @@ def _rematerialised(layer, remat: str):
 
 STACKS = ("dense", "moe", "mtp")
 """First name of the parameters that have a leading dim of layers."""
-_OVER_LAYERS = {"expert_counts_E": "expert_counts_LE", "balance": "balance_L"}
+_OVER_LAYERS = {"expert_counts_E": "expert_counts_LE", "balance": "balance_L", "experts_BTK": "experts_LBTK"}
 """What a router says -> its name in aux, stacked over the MoE layers."""
 
 
@@ -66,14 +66,15 @@ class Transformer(nnx.Module):
             self.mtp = stacked(lambda rngs: MTP(c, rngs=rngs), c.num_mtp_layers, rngs=rngs)
 
     def __call__(
-        self, tokens_BT, *, positions_BT, segments_BT, prefixes_BT=None, cache=None, is_prefill=False, balance=False
-    ):
+        self, tokens_BT, *, positions_BT, segments_BT, prefixes_BT=None, cache=None, is_prefill=False, balance=False,
+        record=False, replayed_LBTK=None,
+    ):  # fmt: skip
         """(hidden after the final norm [B, T, D], cache or None, aux): see ``Model.hidden``."""
-        inputs = {"angles": rope_angles(self.config, positions_BT), "balance": balance}
+        inputs = {"angles": rope_angles(self.config, positions_BT), "balance": balance, "record": record}
         inputs |= {"segments_BT": segments_BT, "prefixes_BT": prefixes_BT}
         h_BTD = self._embed(tokens_BT, cache)
         if cache is None:
-            h_BTD, _, routing = self._scanned(h_BTD, inputs)
+            h_BTD, _, routing = self._scanned(h_BTD, inputs, replayed_LBTK)
         else:
             slots = kv_cache.take_slots(cache, segments_BT, is_prefill=is_prefill)
             if slots.is_read:
@@ -109,7 +110,7 @@ class Transformer(nnx.Module):
 
     def blocks(self):
         """The block of every layer in order, each with its own slice of the stacked arrays."""
-        for graphdef, state in self._stacks():
+        for _, graphdef, state in self._stacks():
             for index in range(jax.tree.leaves(state)[0].shape[0]):
                 yield nnx.merge(graphdef, jax.tree.map(lambda a, index=index: a[index], state))
 
@@ -120,19 +121,22 @@ class Transformer(nnx.Module):
     def _stacks(self):
         for name in ("dense", "moe"):
             if hasattr(self, name):
-                yield nnx.split(getattr(self, name))
+                yield name, *nnx.split(getattr(self, name))
 
-    def _scanned(self, h_BTD, inputs):
+    def _scanned(self, h_BTD, inputs, replayed_LBTK=None):
         """(hidden, what attention leaves of each layer, what routers say)."""
         left, routing_of_moe = [], {}
-        for graphdef, state in self._stacks():
+        for name, graphdef, state in self._stacks():
 
-            def layer(h_BTD, layer_state, graphdef=graphdef):
-                h_BTD, left, routing = nnx.merge(graphdef, layer_state)(h_BTD, **inputs)
+            def layer(h_BTD, of_layer, graphdef=graphdef):
+                layer_state, replayed_BTK = of_layer
+                block = nnx.merge(graphdef, layer_state)
+                h_BTD, left, routing = block(h_BTD, replayed_BTK=replayed_BTK, **inputs)
                 return h_BTD, (left, routing)
 
             layer = _rematerialised(layer, self.config.remat)
-            h_BTD, (stacked_left, routing) = jax.lax.scan(layer, h_BTD, state)
+            of_layers = (state, replayed_LBTK if name == "moe" else None)
+            h_BTD, (stacked_left, routing) = jax.lax.scan(layer, h_BTD, of_layers)
             num_layers = jax.tree.leaves(state)[0].shape[0]
             left += [jax.tree.map(lambda a, i=i: a[i], stacked_left) for i in range(num_layers)]
             routing_of_moe |= routing  # {} of dense layers
@@ -171,7 +175,8 @@ class Model:
         they stay.
 
         aux: {} of a dense model, else "expert_counts_LE"; with ``balance`` "balance_L", the balance loss summed over
-          sequences (``r1jax.models.moe.balance_sum``).
+          sequences (``r1jax.models.moe.balance_sum``); with ``record`` "experts_LBTK", the routers' choice.
+        replayed_LBTK: experts that the MoE layers take instead, without a cache (``r1jax.models.moe.MoE``).
         """
         return nnx.merge(self.graphdef, params, buffers)(tokens_BT, **inputs)
 

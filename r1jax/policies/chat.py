@@ -29,7 +29,7 @@ def make_chat(spec: AnyChat | None, *, mesh: Mesh) -> Chat | None:
         return asked_by_first(functools.partial(ask_endpoint, spec))
     policy, params, buffers = load_policy(spec.init, mesh=mesh, seed=0)
     engine = make_engine(policy.model, spec.engine)
-    weights = for_sampling(policy.model, params, buffers, mesh=mesh)
+    weights = for_sampling(policy.model, params, buffers, mesh=mesh, dtype=spec.engine.dtype)
     return functools.partial(ask_policy, spec, engine, weights, policy.tokenizer)
 
 

@@ -24,6 +24,7 @@ from r1jax.rollout.programs import make_programs
 from r1jax.rollout.records import Completion
 from r1jax.rollout.sampling import MAX_STOP_IDS, SAMPLING_FIELDS, Sampling, key_of, keys_of_rows
 from r1jax.rollout.slots import DenseSlots, PagedSlots, session_sizes
+from r1jax.rollout.weight_sync import sampling_model
 from r1jax.specs.rollout import EngineSpec
 
 
@@ -60,22 +61,31 @@ class _Running:
     tokens: list[int]
     logps: list[float]
     sampled_logps: list[float]
+    experts: list[np.ndarray]  # pieces of [p + n − 1, L, K], those of the prompt first; [] where they are not recorded
 
     def completion(self, stop_reason) -> Completion:
         sampled = (
             np.array(self.sampled_logps, np.float32) if self.request.sampling.features or self.request.allowed else None
         )
-        return Completion(np.array(self.tokens, np.int32), np.array(self.logps, np.float32), stop_reason, sampled)
+        logps = np.array(self.logps, np.float32)
+        experts = np.concatenate(self.experts) if self.experts else None
+        return Completion(np.array(self.tokens, np.int32), logps, stop_reason, sampled, experts)
 
 
 class Engine:
-    """Samples completions under given weights."""
+    """Samples completions under given weights.
+
+    Weights of any type will do; those that ``weight_sync`` makes for ``model`` of the engine are not cast at every use.
+    """
 
     def __init__(self, model: Model, spec: EngineSpec):
+        model = sampling_model(model, spec.dtype)
         if spec.drafts == "mtp" and not model.config.num_mtp_layers:
             raise ValueError("engine.drafts='mtp', but the model has num_mtp_layers=0")
+        if spec.record_routing and not model.config.num_experts:
+            raise ValueError("engine.record_routing=True, but the model has num_experts=0")
         self.model, self.spec = model, spec
-        self.programs = make_programs(model, spec.drafts)
+        self.programs = make_programs(model, spec.drafts, spec.record_routing)
 
     def num_compilations(self) -> int:
         """Programs compiled so far, for all engines of this model and kind of drafts."""
@@ -222,7 +232,8 @@ class Session:
         tokens = [] if before is None else before.token_ids.tolist()
         logps = [] if before is None else before.logps.tolist()
         sampled = [] if before is None or before.sampled_logps is None else before.sampled_logps.tolist()
-        self._queue(_Running(number, request, 0, tokens, logps, sampled))
+        experts = [] if before is None or before.experts is None else [before.experts]
+        self._queue(_Running(number, request, 0, tokens, logps, sampled, experts))
         return number
 
     def _queue(self, entry: _Running, *, first: bool = False) -> None:
@@ -326,7 +337,10 @@ class Session:
             self._running[slot] = entry
             self._draft_BK[slot] = -1
             self._waiting_of_group[group] -= 1
-        self._slots.flush(self.weights)
+        for slot, experts in self._slots.flush(self.weights).items():
+            entry = self._running[slot]
+            if entry is not None and not entry.experts:  # what was sampled before keeps the experts of that time
+                entry.experts.append(experts)
         for group in [group for group, count in self._waiting_of_group.items() if count == 0]:
             del self._waiting_of_group[group]
             self._slots.forget(group)
@@ -429,6 +443,8 @@ class Session:
             entry.logps += out["logps_BN"][slot, :count].tolist()
             if entry.request.sampling.features or entry.request.allowed:
                 entry.sampled_logps += out["sampled_logps_BN"][slot, :count].tolist()
+            if self.spec.record_routing:
+                entry.experts.append(out["experts_BNLK"][slot, :count])
             reason = None
             if out["is_failed_B"][slot]:
                 reason = "failed"
@@ -437,6 +453,8 @@ class Session:
             if entry.request.is_finished is not None and (kept := entry.request.is_finished(entry.tokens)) is not None:
                 reason = "stop"
                 del entry.tokens[kept:], entry.logps[kept:], entry.sampled_logps[kept:]
+                if entry.experts:
+                    entry.experts = [np.concatenate(entry.experts)[: self._length(entry)]]
             if reason is not None:
                 done.append((entry.number, entry.completion(reason)))
                 self._release(slot)

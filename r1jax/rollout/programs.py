@@ -26,10 +26,13 @@ Layers = tuple[kv_cache.Layer, ...]
 
 
 class Programs:
-    """The jitted functions of one model. drafts: "none", "ngram", or "mtp", whose layer then has a cache too."""
+    """The jitted functions of one model. drafts: "none", "ngram", or "mtp", whose layer then has a cache too.
 
-    def __init__(self, model: Model, drafts: str):
-        self._model, self._drafts = model, drafts
+    record_routing: prefill and decode also return the experts of each token (``routes_dtype``).
+    """
+
+    def __init__(self, model: Model, drafts: str, record_routing: bool = False):
+        self._model, self._drafts, self._record = model, drafts, record_routing
         self._with_mtp = {"num_mtp_layers": 1 if drafts == "mtp" else 0}
         self.num_compiled = 0
         self._unstack = self._jit(_unstack)
@@ -65,22 +68,30 @@ class Programs:
         sizes = {"num_pages": num_pages, "page_size": page_size, "batch_axes": batch_axes, **self._with_mtp}
         return self._model.init_paged_cache(page_table_BI=table_11, **sizes).layers
 
-    def _prefill(self, params, buffers, cache, tokens_PT, lengths_P) -> Layers:
+    def _prefill(self, params, buffers, cache, tokens_PT, lengths_P) -> tuple[Layers, jax.Array | None]:
+        """(layers, the experts of each token [P, T, L, K] where they are recorded)."""
         positions_PT = jnp.broadcast_to(jnp.arange(tokens_PT.shape[1]), tokens_PT.shape)
         segments_PT = (positions_PT < lengths_P[:, None]).astype(jnp.int32)
         inputs = {"positions_BT": positions_PT, "segments_BT": segments_PT, "is_prefill": True}
-        hidden_PTD, filled, _ = self._model.hidden(params, buffers, tokens_PT, cache=cache, **inputs)
+        hidden_PTD, filled, aux = self._model.hidden(
+            params, buffers, tokens_PT, cache=cache, record=self._record, **inputs
+        )
         if self._drafts == "mtp":
             filled, next_PT = dataclasses.replace(filled, lengths_B=cache.lengths_B), jnp.roll(tokens_PT, -1, axis=1)
             _, filled, _ = self._model.mtp_hidden(params, buffers, hidden_PTD, next_PT, cache=filled, **inputs)
-        return filled.layers
+        return filled.layers, self._routes(aux)
 
-    def _prefill_dense(self, params, buffers, tokens_PT, lengths_P) -> Layers:
+    def _routes(self, aux) -> jax.Array | None:
+        if not self._record:
+            return None
+        return jnp.moveaxis(aux["experts_LBTK"], 0, 2).astype(routes_dtype(self._model))
+
+    def _prefill_dense(self, params, buffers, tokens_PT, lengths_P):
         """The first ``lengths_P`` tokens of prompts [P, T] in a cache of their own."""
         cache = self._model.init_cache(batch=tokens_PT.shape[0], length=tokens_PT.shape[1], **self._with_mtp)
         return self._prefill(params, buffers, cache, tokens_PT, lengths_P)
 
-    def _prefill_paged(self, params, buffers, layers, tokens_PT, lengths_P, table_PI, *, batch_axes) -> Layers:
+    def _prefill_paged(self, params, buffers, layers, tokens_PT, lengths_P, table_PI, *, batch_axes):
         """The pools with the first ``lengths_P`` tokens of prompts [P, T] in the pages of the table."""
         lengths = jnp.zeros_like(lengths_P)
         cache = kv_cache.PagedCache(layers=layers, page_table_BI=table_PI, lengths_B=lengths, batch_axes=batch_axes)
@@ -96,7 +107,8 @@ class Programs:
         does.
 
         Of a slot: "tokens_BN" (−1 after its last), "logps_BN" and, with features, "sampled_logps_BN"; "num_new_B", how
-        many, in "num_steps_B" steps; "is_done_B", ended by a stop id or its budget; "is_failed_B", a distribution was
+        many, in "num_steps_B" steps; where they are recorded "experts_BNLK", of the tokens that were run for those, the
+        first of them the pending one; "is_done_B", ended by a stop id or its budget; "is_failed_B", a distribution was
         not valid; "draft_BK". And "num_steps", a scalar.
         """
         num_slots, num_drafts = rows["draft_BK"].shape
@@ -108,6 +120,10 @@ class Programs:
         out |= {name: rows[name] for name in ("token_B", "lengths_B", "draft_BK")}
         out |= {name: jnp.zeros(num_slots, jnp.int32) for name in ("num_new_B", "num_steps_B")}
         out["num_steps"] = jnp.int32(0)
+        if self._record:
+            c = self._model.config
+            shape = (num_slots, width, c.num_moe_layers, c.num_experts_per_token)
+            out["experts_BNLK"] = jnp.zeros(shape, routes_dtype(self._model))
         out |= {name: jnp.zeros(num_slots, bool) for name in ("is_done_B", "is_failed_B")}
         kept_here = [name for name in ("text_BS", "in_text_BV", "num_in_answer_BV") if name in rows]
         out |= {name: rows[name] for name in kept_here}
@@ -130,7 +146,9 @@ class Programs:
                 "positions_BT": out["lengths_B"][:, None] + offsets_T,
                 "segments_BT": jnp.broadcast_to(is_running_B[:, None], tokens_BT.shape).astype(jnp.int32),
             }
-            hidden_BTD, cache, _ = self._model.hidden(params, buffers, tokens_BT, cache=cache, **inputs)
+            hidden_BTD, cache, aux = self._model.hidden(
+                params, buffers, tokens_BT, cache=cache, record=self._record, **inputs
+            )
             count_B = rows["count_B"] + out["num_new_B"]
             uniform_BT = uniforms(rows["key_B2"], count_B[:, None] + offsets_T)
             logits_BTV = self._model.logits(params, hidden_BTD)
@@ -155,6 +173,8 @@ class Programs:
                 written["sampled_logps_BN"] = (sampled["sampled_logp"], 0.0)
             for name, (value_BT, empty) in written.items():
                 out = out | {name: out[name].at[where].set(jnp.where(is_new_BT, value_BT, empty), mode="drop")}
+            if self._record:  # what is not kept is written over, or past the last
+                out["experts_BNLK"] = out["experts_BNLK"].at[where].set(self._routes(aux), mode="drop")
             last_B1 = jnp.maximum(num_new_B - 1, 0)[:, None]
             token_B = jnp.where(num_new_B > 0, jnp.take_along_axis(new_BT, last_B1, axis=1)[:, 0], out["token_B"])
             out = out | {
@@ -189,6 +209,11 @@ class Programs:
 
         layers, out = jax.lax.while_loop(goes_on, step, (layers, out))
         return layers, {name: array for name, array in out.items() if name not in (*kept_here, "lengths_B")}
+
+
+def routes_dtype(model: Model) -> jnp.dtype:
+    """The smallest type that holds the number of an expert."""
+    return jnp.dtype(jnp.uint8 if model.config.num_experts <= 256 else jnp.uint16)
 
 
 def _cache(layers: Layers, rows: dict[str, Any], batch_axes: tuple[str, ...]) -> kv_cache.Cache:

@@ -23,6 +23,9 @@ class Completion:
     """[n] float32, log-probability of each token under the distribution that it was drawn from; None where that is ``logps``."""
     versions: np.ndarray | None = None
     """[n] int32, updates that the weights had seen which sampled each token; None where those of all are the same."""
+    experts: np.ndarray | None = None
+    """[p + n − 1, L, K] uint8 or uint16: the experts of each MoE layer that the sampler took for each token of prompt and
+    completion but the last, which it never ran; None where ``engine.record_routing`` is not set."""
 
 
 @dataclasses.dataclass(frozen=True)

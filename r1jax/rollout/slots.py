@@ -24,6 +24,7 @@ import numpy as np
 
 from r1jax.models import cache as kv_cache
 from r1jax.models.transformer import Model
+from r1jax.processes import to_host
 from r1jax.rollout.programs import Programs
 from r1jax.sharding import MESH_AXES, RULES
 from r1jax.specs.rollout import EngineSpec
@@ -118,6 +119,7 @@ class _Prompt:
     pages: list[int] = dataclasses.field(default_factory=list)
     layers: Any = None
     row: int = 0
+    experts: Any = None  # [length, L, K], where routes are recorded
 
     @property
     def length(self) -> int:
@@ -171,13 +173,14 @@ class DenseSlots:
         for key in [key for key in self._prompts if key[0] == group]:
             del self._prompts[key]
 
-    def flush(self, weights: tuple[Any, Any]) -> None:
-        """Prefills the new prompts and lets the admitted slots begin."""
+    def flush(self, weights: tuple[Any, Any]) -> dict[int, np.ndarray]:
+        """Prefills the new prompts and lets the admitted slots begin: the experts of each one's prompt, if recorded."""
         for batch in _batches(self._new, self._spec):
             rows = [prompt.tokens for prompt in batch]
             rows += [()] * (power_of_two(len(rows)) - len(rows))
             tokens_PT, lengths_P = _padded(rows, self._spec, longest=self.num_tokens)
-            layers = self._programs.prefill_dense(*weights, tokens_PT, lengths_P)
+            layers, experts_PTLK = self._programs.prefill_dense(*weights, tokens_PT, lengths_P)
+            _keep_routes(batch, experts_PTLK)
             for row, prompt in enumerate(batch):
                 prompt.layers, prompt.row = layers, row
         by_batch: dict[int, list[tuple[int, _Prompt]]] = defaultdict(list)
@@ -192,7 +195,12 @@ class DenseSlots:
             target_N[: len(pairs)], source_N[: len(pairs)] = [s for s, _ in pairs], [p.row for _, p in pairs]
             rows = pairs[0][1].layers
             self.layers = self._programs.insert(self.layers, rows, np.int32(source_N), np.int32(target_N))
+        return self._begun()
+
+    def _begun(self) -> dict[int, np.ndarray]:
+        begun = {slot: prompt.experts for slot, prompt in self._beginning.items() if prompt.experts is not None}
         self._new, self._beginning = [], {}
+        return begun
 
     def grow(self, slot: int, num_tokens: int) -> bool:
         """Makes room for so many tokens in a slot; False where there is none."""
@@ -293,7 +301,10 @@ class PagedSlots(DenseSlots):
             )
             table_PI = np.stack([self._table_row(p.pages if p else [], i // rows) for i, p in enumerate(laid_out)])
             options = {"batch_axes": self.batch_axes}
-            self.layers = self._programs.prefill_paged(*weights, self.layers, tokens_PT, lengths_P, table_PI, **options)
+            self.layers, experts_PTLK = self._programs.prefill_paged(
+                *weights, self.layers, tokens_PT, lengths_P, table_PI, **options
+            )
+            _keep_routes(laid_out, experts_PTLK)
         copies: list[list[tuple[int, int]]] = [[] for _ in range(self.num_parts)]
         for slot, prompt in self._beginning.items():
             full = prompt.length // self._spec.page_size
@@ -307,7 +318,7 @@ class PagedSlots(DenseSlots):
             ]
             pages_N2 = np.array(pages_N2, np.int32).reshape(-1, 2)
             self.layers = self._programs.copy_pages(self.layers, pages_N2, batch_axes=self.batch_axes)
-        self._new, self._beginning = [], {}
+        return self._begun()
 
     def grow(self, slot, num_tokens):
         part = self.part_of(slot)
@@ -368,6 +379,14 @@ def _batches(prompts: Sequence[_Prompt], spec: EngineSpec) -> list[list[_Prompt]
             longest = bucketed(len(prompt.tokens), spec.prompt_bucket)
             batches.append([prompt])
     return batches
+
+
+def _keep_routes(prompts: Sequence[_Prompt | None], experts_PTLK: jax.Array | None) -> None:
+    if experts_PTLK is not None:
+        routes_PTLK = to_host(experts_PTLK)
+        for row, prompt in enumerate(prompts):
+            if prompt is not None:
+                prompt.experts = routes_PTLK[row, : prompt.length]
 
 
 def _padded(prompts: Sequence[Sequence[int]], spec: EngineSpec, *, longest: int) -> tuple[np.ndarray, np.ndarray]:

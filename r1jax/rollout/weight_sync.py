@@ -3,10 +3,12 @@
 The sampler wants them where it computes (``sharding.RULES``), in the type that it computes in. The copy is made array
 by array, and of stacked layers one after the other, so that besides the copy no more is held than a layer of one array.
 It lives only while something is sampled. It gives the same numbers, bit for bit: the model casts its weights to
-``ModelConfig.dtype`` wherever it uses them, and those that it uses in float32 (``_IN_FLOAT32``) are not cast.
+``ModelConfig.dtype`` wherever it uses them, and those that it uses in float32 (``_IN_FLOAT32``) are not cast. Unless the
+sampler computes in a type of its own (``engine.dtype``): then it is another model, by as much as rounding makes it.
 """
 
 import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from r1jax.models.transformer import STACKS, Model
+from r1jax.models.transformer import STACKS, Model, make_model
 from r1jax.sharding import MESH_AXES, make_mesh, tree_shardings
 
 FIRST_DEVICE = "first_device"
@@ -68,14 +70,16 @@ def make_rollout_mesh(axes: Mapping[str, int] | None, mesh: Mesh, *, devices: Se
 class WeightSync:
     """Lends the weights of a train state to the sampler, laid out and typed for it on its mesh.
 
-    mesh: the trainer's. axes: see ``make_rollout_mesh``; None: the sampler gets the trainer's arrays. Raises ValueError
-    as that does, and naming a parameter that an axis of the mesh does not divide.
+    mesh: the trainer's. axes: see ``make_rollout_mesh``; None: the sampler gets the trainer's arrays, unless it computes
+    in another type, ``dtype``. Raises ValueError as that does, and naming a parameter that an axis of the mesh does not
+    divide.
     """
 
-    def __init__(self, model: Model, *, mesh: Mesh, axes: Mapping[str, int] | None):
-        self._model = model
+    def __init__(self, model: Model, *, mesh: Mesh, axes: Mapping[str, int] | None, dtype: str | None = None):
+        self._model = sampling_model(model, dtype)
         self.mesh = make_rollout_mesh(axes, mesh)
-        self._shardings = None if axes is None else rollout_shardings(model, self.mesh)
+        is_same = axes is None and self._model is model
+        self._shardings = None if is_same else rollout_shardings(model, self.mesh)
 
     def weights_of(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """{"params", "buffers"} of ``state`` on the sampler's mesh; on devices of its own they are copies."""
@@ -101,6 +105,12 @@ class WeightSync:
             yield weights
 
 
+def sampling_model(model: Model, dtype: str | None) -> Model:
+    """The model that the sampler runs: it computes in ``dtype``; None: as it does in the trainer."""
+    is_same = dtype in (None, model.config.dtype)
+    return model if is_same else make_model(dataclasses.replace(model.config, dtype=dtype))
+
+
 def rollout_shardings(model: Model, mesh: Mesh) -> tuple[Any, Any]:
     """Those of (params, buffers) in the role "rollout". Raises ValueError naming a parameter that an axis does not divide."""
     params, buffers = (
@@ -110,8 +120,12 @@ def rollout_shardings(model: Model, mesh: Mesh) -> tuple[Any, Any]:
     return params, buffers
 
 
-def for_sampling(model: Model, params, buffers, *, mesh: Mesh) -> tuple[Any, Any]:
-    """(params, buffers) for a program that only samples, on ``mesh``. Those given are consumed, one by one."""
+def for_sampling(model: Model, params, buffers, *, mesh: Mesh, dtype: str | None = None) -> tuple[Any, Any]:
+    """(params, buffers) for a program that only samples, on ``mesh``, in ``dtype`` (``sampling_model``).
+
+    Those given are consumed, one by one.
+    """
+    model = sampling_model(model, dtype)
     return to_rollout(model, params, buffers, shardings=rollout_shardings(model, mesh), is_consumed=True)
 
 

@@ -8,7 +8,7 @@ from r1jax.specs.fields import Count, Positive, Seed, TopP, option
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSpec:
-    """The sampler (``r1jax.rollout.engine``). Tokens depend on none of this."""
+    """The sampler (``r1jax.rollout.engine``). Tokens depend on none of this but ``dtype``."""
 
     prompt_bucket: Count = option(32, "Prompts are padded to a multiple of this.", unit="tokens")
     segment: Count = option(32, "Decode steps between two looks at which sequences are done.", unit="steps")
@@ -23,6 +23,10 @@ class EngineSpec:
         "none", "Guesses of the next tokens, which change the speed alone: from n-grams of the text, or one by MTP."
     )
     num_drafts: Count = option(4, "Guesses that a decode step checks with 'ngram'.", unit="tokens")
+    dtype: Literal["float32", "bfloat16"] | None = option(
+        None, "Type that the sampler computes in, its weights and its cache have; None: the model's."
+    )
+    record_routing: bool = option(False, "Completions carry the experts that each of their tokens went to.")
 
     def __post_init__(self):
         if self.page_size % 128:

@@ -68,6 +68,9 @@ class DoctorSpec:
     max_sampler_difference: Positive = option(
         0.1, "More mean difference between log-probs of sampler and trainer is a sign.", unit="nats"
     )
+    max_sampler_kl: Positive = option(
+        0.01, "More KL between sampler and trainer, by k3, is a sign: few tokens far apart show in it.", unit="nats"
+    )
     max_error_share: Share = option(0.1, "More completions that a reward fails on are a sign.")
 
 
@@ -127,6 +130,9 @@ class RlSpec(TrainingSpec):
     kl_estimator: Literal["k1", "k2", "k3", "k3_is"] = option("k3", "Estimator of the KL (R1 Eq. 2: k3).")
     ratio_level: Literal["token", "sequence"] = option("token", "Of each token (DSM Eq. 3), or of a sequence (GSPO).")
     importance_cap: Positive | None = option(None, "Cap of the sampler's importance weight (TIS); None: no weight.")
+    replay_routing: bool = option(
+        False, "The policy is trained with the experts that the sampler took (R3); needs engine.record_routing."
+    )
     mask_truncated: bool = option(False, "Outputs that were cut off are not learned from (DAPO Sec. 3.4).")
     truncated_in_baseline: bool = option(
         True, "Masked outputs count in their group's mean and deviation (as in DAPO and TRL)."
@@ -156,6 +162,8 @@ class RlSpec(TrainingSpec):
             raise ValueError("aggregation_constant goes with aggregation='constant', and that needs it")
         if self.dual_clip is not None and self.dual_clip <= 1:
             raise ValueError(f"dual_clip={self.dual_clip} must be more than 1")
+        if self.replay_routing and not self.engine.record_routing:
+            raise ValueError("replay_routing=True needs engine.record_routing=True: there is nothing to replay")
         self.optimizer.check_steps(self.num_updates)
         if "reference" in self.offload and not self.kl_coef:
             raise ValueError("offload names 'reference', and with kl_coef=0 there is none")

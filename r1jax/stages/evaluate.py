@@ -80,7 +80,7 @@ def main(spec: EvaluateSpec, workdir: Path) -> dict:
     with open_run(spec, workdir) as run:
         # Policy, sampler, rewards
         policy, params, buffers = run.load_policy()
-        params, buffers = for_sampling(policy.model, params, buffers, mesh=run.mesh)
+        params, buffers = for_sampling(policy.model, params, buffers, mesh=run.mesh, dtype=spec.engine.dtype)
         rubric = make_rubric(load_rewards(spec.rewards, mesh=run.mesh))
         collector = make_collector(spec, policy, task=problems[0][0], rubric=rubric)
         style, _ = response_form(spec.template, policy.tokenizer)

@@ -48,9 +48,11 @@ def finite_update(
 
 
 def hidden_of(model: Model, params, buffers, batch: Mapping[str, Any], **routing):
-    """``Model.hidden`` of a packed micro-batch."""
+    """``Model.hidden`` of a packed micro-batch, whose experts are its "replayed" [R, T, L, K], where it has them."""
     where = {"positions_BT": batch["positions"], "segments_BT": batch["segment_ids"]}
     where["prefixes_BT"] = batch.get("prefix_ids")
+    if (replayed_BTLK := batch.get("replayed")) is not None:
+        routing["replayed_LBTK"] = jnp.moveaxis(replayed_BTLK, 2, 0)
     return model.hidden(params, buffers, batch["tokens"], **where, **routing)
 
 

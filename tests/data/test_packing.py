@@ -69,7 +69,7 @@ def test_deterministic():
         ([sequence(1), sequence()], "sequence 1 is empty"),
         ([], "no sequences"),
         ([sequence(1), {"tokens": np.array([1])}], "sequence 1 has fields"),
-        ([{"tokens": np.array([1, 2]), "weight": np.array([1.0])}], "sequence 0: fields must be 1-D and of one length"),
+        ([{"tokens": np.array([1, 2]), "weight": np.array([1.0])}], "sequence 0: fields must be of one length"),
     ],
 )
 def test_bad_input(sequences, message):

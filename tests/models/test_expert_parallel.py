@@ -58,7 +58,7 @@ def inputs():
     return rng.normal(size=(2, B, T, D)).astype(np.float32), segments
 
 
-def value_and_gradient(config, role="train"):
+def value_and_gradient(config, role="train", replayed_BTK=None):
     """Compiled function of (params, x, added bias): ((loss, (output, counts)), gradients of params and x)."""
     graph, _ = layer()
     (_, dout), segments = inputs()
@@ -67,7 +67,7 @@ def value_and_gradient(config, role="train"):
         module = nnx.merge(graph, params)
         module.config = config
         module.router_bias_E[...] += bias
-        out, routing = module(x, segments_BT=segments, role=role)
+        out, routing = module(x, segments_BT=segments, role=role, record=True, replayed_BTK=replayed_BTK)
         return (out * dout).sum(), (out, routing)
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True, allow_int=True))
@@ -91,7 +91,8 @@ def check(got, want):
     (_, (out, routing)), gradients = got
     (_, (want_out, want_routing)), want_gradients = want
     np.testing.assert_allclose(out, want_out, atol=2e-5)
-    np.testing.assert_array_equal(routing["expert_counts_E"], want_routing["expert_counts_E"])
+    for name in ("expert_counts_E", "experts_BTK"):
+        np.testing.assert_array_equal(routing[name], want_routing[name])
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5), gradients, want_gradients)
 
 
@@ -140,6 +141,18 @@ def test_groups_bound_the_copies_and_every_axis_plays_along(way):
     want = on_one_device("router")
     with jax.set_mesh(make_mesh({"expert": 4, "tensor": 2})):
         check(value_and_gradient(config)(layer()[1], x, np.zeros(E, np.float32)), want)
+
+
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+def test_experts_are_replayed_wherever_they_lie(way):
+    (x, _), _ = inputs()
+    replayed = np.random.default_rng(4).permuted(np.tile(np.arange(E, dtype=np.uint8), (B, T, 1)), axis=-1)
+    replayed = replayed[..., : CONFIG.num_experts_per_token]
+    arguments, config = (layer()[1], x, np.zeros(E, np.float32)), dataclasses.replace(CONFIG, expert_parallel=way)
+    want = value_and_gradient(CONFIG, replayed_BTK=replayed)(*arguments)
+    assert np.abs(want[0][1][0] - on_one_device("router")[0][1][0]).max() > 0.1
+    with jax.set_mesh(make_mesh({"expert": 4, "tensor": 2})):
+        check(value_and_gradient(config, replayed_BTK=replayed)(*arguments), jax.tree.map(np.asarray, want))
 
 
 @pytest.mark.parametrize(("way", "role"), [("ring", "train"), ("all_to_all", "rollout")])

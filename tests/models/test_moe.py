@@ -49,6 +49,48 @@ def test_even_routing_gives_one_a_sequence():
     assert balance_sum(collapsed, segments, num_experts_per_token=K) > 2.1
 
 
+@pytest.mark.parametrize("preset", ["mini_v3", "mini_v2"])
+def test_replayed_experts_are_weighed_by_the_layers_affinities(preset):
+    """Its own choice gives what it gives without; another one its own weights, gradients and counts."""
+    config = make_preset(preset, vocab_size=64)
+    layer = MoE(config, rngs=nnx.Rngs(params=jax.random.key(0)))
+    x_BTD = 3 * jax.random.normal(jax.random.key(1), (2, 5, config.model_dim))
+    segments_BT = jnp.ones((2, 5), jnp.int32).at[1, 3:].set(0)
+    graph, state = nnx.split(layer)
+
+    @jax.jit
+    def value_and_gradient(state, replayed_BTK):
+        def loss(state):
+            out, routing = nnx.merge(graph, state)(
+                x_BTD, segments_BT=segments_BT, record=True, replayed_BTK=replayed_BTK
+            )
+            return (out**2).sum(), (out, routing)
+
+        return jax.value_and_grad(loss, has_aux=True)(state)
+
+    (_, (out, routing)), gradient = value_and_gradient(state, None)
+    own_BTK = routing["experts_BTK"]
+    (_, (same, _)), same_gradient = value_and_gradient(state, own_BTK.astype(jnp.uint8))
+    np.testing.assert_array_equal(out, same)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), gradient, same_gradient)
+
+    other_BTK = (own_BTK + 1) % config.num_experts
+    (_, (other, routing)), gradient = value_and_gradient(state, other_BTK)
+    np.testing.assert_array_equal(routing["experts_BTK"], own_BTK)  # what is recorded is its own choice
+    counts = np.bincount(np.asarray(other_BTK)[np.asarray(segments_BT) > 0].ravel(), minlength=config.num_experts)
+    np.testing.assert_array_equal(routing["expert_counts_E"], counts)
+    token, chosen = x_BTD[0, 2], other_BTK[0, 2]
+    scores = token @ layer.w_router_DE[...]
+    affinity = jax.nn.sigmoid(scores) if config.score_function == "sigmoid" else jax.nn.softmax(scores)
+    weights = config.routed_scaling * affinity[chosen]
+    weights = weights / affinity[chosen].sum() if config.normalize_weights else weights
+    gate, up, down = (w[...][chosen] for w in (layer.w_gate_EDF, layer.w_up_EDF, layer.w_down_EFD))
+    inner = jax.nn.silu(jnp.einsum("d,kdf->kf", token, gate)) * jnp.einsum("d,kdf->kf", token, up)
+    want = jnp.einsum("k,kf,kfd->d", weights, inner, down) + layer.shared(token[None, None])[0, 0]
+    np.testing.assert_allclose(other[0, 2], want, rtol=1e-4, atol=1e-5)
+    assert np.abs(gradient["w_router_DE"][...]).max() > 0
+
+
 @tpu_compile
 @pytest.mark.parametrize("preset", ["mini_v3", "mini_v2"])
 def test_layer_compiles_for_one_tpu_with_all_its_kernels(generation, preset):

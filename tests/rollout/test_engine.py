@@ -239,6 +239,47 @@ def test_same_tokens_whatever_the_slots_the_cache_and_the_drafts(policy, kind):
         assert counts["busy_tokens"] < counts["tokens"]
 
 
+class TestRecordedExperts:
+    """They are those that the trainer chooses for the same tokens, but for the last, which the sampler never runs."""
+
+    def check(self, v3, prompt, completion):
+        tokens = np.array([*prompt, *completion.token_ids])[None, :-1]
+        where = {"positions_BT": np.arange(tokens.shape[1])[None], "segments_BT": np.ones_like(tokens)}
+        _, _, aux = v3.model.hidden(v3.params, v3.buffers, tokens, **where, record=True)
+        assert completion.experts.dtype == np.uint8
+        np.testing.assert_array_equal(completion.experts, np.moveaxis(aux["experts_LBTK"], 0, 2)[0])
+
+    @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "pages that run out"])
+    def test_of_every_token(self, v3, kind):
+        engine = v3.engine(record_routing=True, **KINDS[kind])
+        groups = v3.generate(num_samples=2, max_new_tokens=9, engine=engine)
+        for prompt, completions in zip(PROMPTS, groups, strict=True):
+            self.check(v3, prompt, completions[0])
+            self.check(v3, prompt, completions[1])
+        assert all(completion.experts is None for completion in flat(v3.generate(max_new_tokens=2)))
+
+    def test_of_an_answer_that_is_cut(self, v3):
+        cut = request(is_finished=lambda tokens: 6 if len(tokens) >= 8 else None)
+        (completion,) = v3.ask(cut, record_routing=True)
+        assert len(completion.token_ids) == 6
+        self.check(v3, cut.prompt, completion)
+
+    def test_of_an_answer_that_is_carried_on_are_those_that_it_had(self, v3):
+        session = v3.engine(segment=5, record_routing=True).open(v3.params, v3.buffers, num_slots=4, num_tokens=40)
+        number = session.submit(request())
+        session.step()
+        so_far = session.unfinished()[number]
+        assert so_far.experts.shape == (3 + 5 - 1, 1, 2)
+        (got,) = v3.ask(request(so_far=dataclasses.replace(so_far, experts=so_far.experts + 1)), record_routing=True)
+        np.testing.assert_array_equal(got.experts[:7], so_far.experts + 1)
+        got.experts[:7] -= 1
+        self.check(v3, request().prompt, got)
+
+    def test_a_model_without_experts_is_refused(self, gqa):
+        with pytest.raises(ValueError, match="engine.record_routing=True, but the model has num_experts=0"):
+            gqa.engine(record_routing=True)
+
+
 def test_drafts_make_more_than_a_token_a_step(gqa):
     """Greedy text of a tiny model repeats itself."""
     counts = Counter()

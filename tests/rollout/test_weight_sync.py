@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from r1jax.models.transformer import make_model
+from r1jax.rollout.engine import make_engine
 from r1jax.rollout.weight_sync import (
     WeightSync,
     make_layer_reshard,
@@ -19,6 +20,7 @@ from r1jax.rollout.weight_sync import (
     to_rollout,
 )
 from r1jax.sharding import axes_of, make_mesh, partition_spec, tree_shardings
+from r1jax.specs.rollout import EngineSpec
 from tests.kernels.tpu_aot import mesh_of, tpu_compile
 from tests.tiny import GQA, V3, padded, shaken
 
@@ -77,6 +79,27 @@ def test_without_axes_the_arrays_are_the_trainers():
     state = placed(model, mesh)
     with WeightSync(model, mesh=mesh, axes=None).lend(state) as lent:
         assert lent["params"] is state["params"] and lent["buffers"] is state["buffers"]
+
+
+def test_a_sampler_of_another_type_gets_a_copy_and_computes_in_it():
+    """Log-probs are those of the model in that type, and near the trainer's."""
+    model, mesh = make_model(V3), make_mesh()
+    state = placed(model, mesh)
+    engine, options = make_engine(model, EngineSpec(dtype="bfloat16")), {"max_new_tokens": 6, "key": jax.random.key(0)}
+    assert engine.model == make_model(dataclasses.replace(V3, dtype="bfloat16"))
+    with WeightSync(model, mesh=mesh, axes=None, dtype="bfloat16").lend(state) as lent:
+        assert_cast(lent["params"], jax.tree.map(np.asarray, state["params"]), jnp.bfloat16)
+        ((done,),) = engine.generate(lent["params"], lent["buffers"], [[5, 40, 17]], stop_ids=(), **options)
+    ((cast,),) = engine.generate(state["params"], state["buffers"], [[5, 40, 17]], stop_ids=(), **options)
+    np.testing.assert_array_equal(done.logps, cast.logps)  # the same bits, cast once or at every use
+    ids = np.array([[5, 40, 17, *done.token_ids]])
+    where = {"positions_BT": np.arange(8)[None], "segments_BT": np.ones((1, 8), np.int32)}
+    hidden, _, _ = model.hidden(state["params"], state["buffers"], ids[:, :-1], **where)
+    logps, _ = model.token_logprob(state["params"], hidden, ids[:, 1:])
+    difference = np.abs(np.asarray(logps)[0, 2:] - done.logps)
+    assert 1e-4 < difference.max() < 0.2
+    with WeightSync(model, mesh=mesh, axes=None, dtype="float32").lend(state) as lent:
+        assert lent["params"] is state["params"]
 
 
 def test_the_copy_is_freed_with_the_context():

@@ -1,10 +1,11 @@
 """Choice of experts, and the order of the routed rows that it implies: what a grouped matmul needs of a router."""
 
 import jax
+import jax.numpy as jnp
 
 from r1jax.kernels.dispatch import choose_implementation
 from r1jax.kernels.route import pallas_tpu, reference
-from r1jax.kernels.route.reference import Permutation, Routing, affinities, permutation
+from r1jax.kernels.route.reference import Permutation, Routing, affinities, permutation, weigh
 
 IMPLEMENTATIONS = {"reference": reference.route_and_sort, "pallas_tpu": pallas_tpu.route_and_sort}
 
@@ -28,4 +29,16 @@ def route(scores_XE: jax.Array, bias_E: jax.Array | None, **options) -> tuple[ja
     return route_and_sort(scores_XE, bias_E, **options)[:2]
 
 
-__all__ = ["Permutation", "affinities", "permutation", "route", "route_and_sort"]
+def replay(scores_XE: jax.Array, experts_XK: jax.Array, **options) -> tuple[jax.Array, jax.Array]:
+    """``route`` where the experts are chosen already, integers of any type: what they weigh, and they as int32."""
+    routing, experts_XK = Routing(**options), experts_XK.astype(jnp.int32)
+    return weigh(affinities(scores_XE, routing.score_function), experts_XK, routing), experts_XK
+
+
+def replay_and_sort(scores_XE: jax.Array, experts_XK: jax.Array, **options) -> tuple[jax.Array, jax.Array, Permutation]:
+    """``route_and_sort`` where the experts are chosen already."""
+    weights_XK, experts_XK = replay(scores_XE, experts_XK, **options)
+    return weights_XK, experts_XK, permutation(experts_XK, scores_XE.shape[1])
+
+
+__all__ = ["Permutation", "affinities", "permutation", "replay", "replay_and_sort", "route", "route_and_sort"]

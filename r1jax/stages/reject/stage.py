@@ -120,7 +120,7 @@ def main(spec: RejectSpec, workdir: Path) -> dict:
         policy, params, buffers = run.load_policy()
         collector, steps = build(spec, policy, run.mesh)
         model = {"path": run.lineage.get("init.path", {}).get("path"), "weights": weights_digest(params)}
-        params, buffers = for_sampling(policy.model, params, buffers, mesh=run.mesh)
+        params, buffers = for_sampling(policy.model, params, buffers, mesh=run.mesh, dtype=spec.engine.dtype)
 
         # Loop
         folder, num_batches = run.path / "parts", spec.num_prompts // spec.prompts_per_batch

@@ -77,14 +77,17 @@ class Doctor:
                 f"the entropy was below {spec.min_entropy:g} nats ({row['entropy']:.2g}); all samples of a question are alike: "
                 "lower the learning rate, or raise clip_high, kl_coef or temperature",
             )
-        difference = row.get("sampling/sampling_logp_difference/mean", 0.0)
         is_of_one_policy = not row.get("sampling/staleness/mean")  # else the policies differ, as they should
-        if difference > spec.max_sampler_difference and is_of_one_policy:
-            yield (
-                "sampler",
-                f"log-probs of sampler and trainer differed by {difference:.2g} nats a token, more than "
-                f"{spec.max_sampler_difference:g}; see their dtypes and kernels, or set importance_cap",
-            )
+        for name, metric, what, most in (
+            ("sampler", "sampling/sampling_logp_difference/mean", "differed by", spec.max_sampler_difference),
+            ("sampler kl", "sampling/mismatch_kl", "had a KL of", spec.max_sampler_kl),
+        ):
+            if (value := row.get(metric, 0.0)) > most and is_of_one_policy:
+                yield (
+                    name,
+                    f"log-probs of sampler and trainer {what} {value:.2g} nats a token, more than {most:g}; see their dtypes "
+                    "and kernels, and sampling/from_... for the depth of context, or set importance_cap or replay_routing",
+                )
         completions = row["num_questions_sampled"] * self._group_size
         for name, count in row.items():
             if name.startswith("rewards/") and name.endswith("/errors") and count > spec.max_error_share * completions:

@@ -23,6 +23,7 @@ from r1jax.processes import is_first
 from r1jax.rewards.language import chinese_share, is_mixed
 from r1jax.rewards.reflection import count_reflections
 from r1jax.rollout.records import Group, Rollout, error_messages
+from r1jax.stages.rl.mismatch import divided_by_shares
 
 
 def rollout_metrics(
@@ -102,7 +103,7 @@ def update_metrics(totals: Sequence[dict], infos: Sequence[dict]) -> dict[str, f
     row["loss"] /= len(totals)
     row["num_loss_tokens"] = row.pop("num_tokens")
     row |= {name: float(np.mean([float(info[name]) for info in infos])) for name in infos[0]}
-    return row
+    return divided_by_shares(row)
 
 
 def completion_rows(groups: Sequence[Group], advantages_PG=None, *, is_dropped: bool = False) -> list[dict]:

@@ -242,9 +242,10 @@ def make_microbatches(
     """The rollouts of one update, packed: dicts of [R, T] arrays with the counts of the whole update in each.
 
     Fields: tokens, targets, mask (1 where the target was sampled), advantage, sampler_logp, segment_ids, prefix_ids,
-    positions; scalars temperature, num_sequences (those with a target), num_segments (all), num_tokens. A zero-variance
-    group is kept: the mean is over all. A rollout that is not learned from (`is_learned_from`) has no targets, so no
-    token of it is in the loss, the KL or the mean.
+    positions; where the sampler recorded its experts "recorded" [R, T, L, K], or "replayed" if they are to be; scalars
+    temperature, num_sequences (those with a target), num_segments (all), num_tokens. A zero-variance group is kept: the
+    mean is over all. A rollout that is not learned from (`is_learned_from`) has no targets, so no token of it is in the
+    loss, the KL or the mean.
 
     A row holds a prompt once, as the prefix of its outputs there; rows of several times the longest sequence make most
     of that. What predicts an output's tokens is not shared: the prompt's last num_ahead tokens, 1 and another for each
@@ -252,7 +253,7 @@ def make_microbatches(
     not: a prompt's tokens are counted once a row.
     """
     alike = [
-        _alike(group, advantages, mask_truncated=spec.mask_truncated, num_ahead=num_ahead)
+        _alike(group, advantages, spec, num_ahead=num_ahead)
         for group, advantages in zip(groups, advantages_PG, strict=True)
     ]
     sequences = [sequence for group in alike for sequence in group.sequences]
@@ -269,29 +270,30 @@ def make_microbatches(
     ]
 
 
-def _alike(group: Group, advantages: np.ndarray, *, mask_truncated: bool, num_ahead: int) -> Alike:
+def _alike(group: Group, advantages: np.ndarray, spec: RlSpec, *, num_ahead: int) -> Alike:
     sequences = [
-        _sequence(rollout, advantage, mask_truncated=mask_truncated)
-        for rollout, advantage in zip(group.rollouts, advantages, strict=True)
+        _sequence(rollout, advantage, spec) for rollout, advantage in zip(group.rollouts, advantages, strict=True)
     ]
     shortest = min(len(sequence["tokens"]) for sequence in sequences)
     return Alike(sequences, max(min(len(group.rollouts[0].prompt_ids) - num_ahead, shortest - 1), 0))
 
 
-def _sequence(rollout: Rollout, advantage: float, *, mask_truncated: bool) -> dict[str, np.ndarray]:
+def _sequence(rollout: Rollout, advantage: float, spec: RlSpec) -> dict[str, np.ndarray]:
     """Fields of one rollout, each [n − 1] for n tokens: position t holds token t and what belongs to target t + 1."""
     num_prompt, num_new = len(rollout.prompt_ids), len(rollout.completion.token_ids)
     ids = np.concatenate([rollout.prompt_ids, rollout.completion.token_ids]).astype(np.int32)
     mask = np.zeros(len(ids) - 1, np.float32)
-    mask[num_prompt - 1 :] = 1.0 if is_learned_from(rollout, mask_truncated=mask_truncated) else 0.0
+    mask[num_prompt - 1 :] = 1.0 if is_learned_from(rollout, mask_truncated=spec.mask_truncated) else 0.0
     sampler_logp = np.zeros(len(ids) - 1, np.float32)
     sampler_logp[num_prompt - 1 :] = rollout.completion.logps
+    experts, name = rollout.completion.experts, "replayed" if spec.replay_routing else "recorded"
     return {
         "tokens": ids[:-1],
         "targets": ids[1:],
         "mask": mask,
         "advantage": np.full(num_prompt - 1 + num_new, advantage, np.float32),
         "sampler_logp": sampler_logp,
+        **({} if experts is None else {name: experts}),
     }
 
 

@@ -40,6 +40,7 @@ from r1jax.stages.open_run import open_run
 from r1jax.stages.rl.ahead import Ahead, may_sample_ahead
 from r1jax.stages.rl.doctor import Doctor, UnhealthyRunError
 from r1jax.stages.rl.log import completion_rows, count_tokens, rollout_metrics, update_metrics
+from r1jax.stages.rl.mismatch import mismatch_metrics, recorded_experts
 from r1jax.stages.rl.phase import (
     at_update,
     check_scored,
@@ -92,6 +93,8 @@ def check(spec: RlSpec, previews: Previews | None = None) -> None:
     heldout = heldout_problems(schedule.at(0), spec.eval)
     preview = previews.policy(spec.init, seed=spec.seed)
     if preview is not None:
+        if spec.engine.record_routing and not preview.config.num_experts:
+            raise ValueError("engine.record_routing=True, but the model has num_experts=0")
         check_auxiliary(preview.config, mtp_weight=spec.mtp_weight, balance_weight=spec.balance_weight)
     check_sampled(spec, previews, rubric, trained=schedule.everything, heldout=heldout)
 
@@ -115,7 +118,8 @@ def make_loss(model: Model, spec: RlSpec):
     """
 
     def loss_function(params, buffers, batch):
-        hidden_BTD, _, aux = hidden_of(model, params, buffers, batch, balance=spec.balance_weight > 0)
+        routing = {"balance": spec.balance_weight > 0, "record": recorded_experts(batch) is not None}
+        hidden_BTD, _, aux = hidden_of(model, params, buffers, batch, **routing)
         weight_BT = loss_weights(batch, spec)
         logp_BT, entropy_BT = model.token_logprob(
             params, hidden_BTD, batch["targets"], temperature=batch["temperature"]
@@ -138,9 +142,10 @@ def make_loss(model: Model, spec: RlSpec):
             ratio_level=spec.ratio_level,
             importance_cap=spec.importance_cap,
         )
+        mismatch = mismatch_metrics(batch, old_logp_BT, weight_BT != 0, aux, longest=spec.longest)
         mtp = functools.partial(drafting_loss, model, params, buffers, hidden_BTD, batch, weight_BT)
         extra, sums = auxiliary_losses(spec, buffers, batch, aux, mtp=mtp)
-        return loss + extra, {**metrics, **sums}
+        return loss + extra, {**metrics, **mismatch, **sums, "max": metrics["max"] | mismatch["max"]}
 
     return loss_function
 
@@ -163,7 +168,8 @@ def main(spec: RlSpec, workdir: Path) -> dict:
     with open_run(spec, workdir) as run:
         # Policy, problems, sampler, rewards
         policy, params, buffers = run.load_policy()
-        sync = WeightSync(policy.model, mesh=run.mesh, axes=spec.rollout_mesh and spec.rollout_mesh.axes())
+        axes = spec.rollout_mesh and spec.rollout_mesh.axes()
+        sync = WeightSync(policy.model, mesh=run.mesh, axes=axes, dtype=spec.engine.dtype)
         schedule = TaskSchedule(spec.tasks, seed=spec.seed)
         rubric = Rubric(load_rewards(spec.rewards, mesh=run.mesh))
         collector = make_collector(spec, policy, task=schedule.everything, rubric=rubric)
@@ -309,10 +315,12 @@ def with_logps(score, policy, reference, batch: dict) -> dict:
     """The micro-batch with the policy's and the reference's log-probs of its targets, each if it is given.
 
     Where the policy's are not needed (`make_loss`) the sampler's stand for them, so that the loss has one program.
+    The policy takes the sampler's experts where they are replayed, the reference its own: those are part of what it is.
     """
+    by_itself = {name: array for name, array in batch.items() if name != "replayed"}
     logps = {
-        name: score(weights["params"], weights["buffers"], batch)
-        for name, weights in (("old_logp", policy), ("ref_logp", reference))
+        name: score(weights["params"], weights["buffers"], seen)
+        for name, weights, seen in (("old_logp", policy, batch), ("ref_logp", reference, by_itself))
         if weights is not None
     }
     return batch | {"old_logp": batch["sampler_logp"]} | logps

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 
 from r1jax.models.transformer import make_model
+from r1jax.objectives.sums import mean_metrics
 from r1jax.rollout.engine import Engine
 from r1jax.rollout.records import Completion, Group, Rollout
 from r1jax.sharding import make_mesh, tree_shardings
 from r1jax.specs.rollout import EngineSpec
+from r1jax.stages.rl.mismatch import divided_by_shares, mismatch_metrics
 from r1jax.stages.rl.phase import advantages_of, make_microbatches, split_by_question, teaching
-from r1jax.stages.rl.stage import build, make_logprob_pass, make_loss, update_on_groups
+from r1jax.stages.rl.stage import build, make_logprob_pass, make_loss, update_on_groups, with_logps
 from r1jax.tasks.problem import Problem
 from tests.stages.rl.test_stage import tiny_config
 from tests.tiny import V3, shaken
@@ -20,9 +22,9 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 PROBLEM = Problem(({"role": "user", "content": "?"},), "1", {"task": "none"})
 
 
-def rollout(prompt, completion, *, reward=0.0, reason="stop", logps=None):
+def rollout(prompt, completion, *, reward=0.0, reason="stop", logps=None, experts=None):
     logps = np.arange(1, len(completion) + 1) / -10 if logps is None else logps
-    done = Completion(np.array(completion, np.int32), np.array(logps, np.float32), reason)
+    done = Completion(np.array(completion, np.int32), np.array(logps, np.float32), reason, experts=experts)
     return Rollout(np.array(prompt, np.int32), done, "", 0, {"r": reward}, reward, False, None)
 
 
@@ -34,10 +36,10 @@ def literal_groups():
     ]
 
 
-def batches(groups, *, row_length=12, rows=1, mask_truncated=False):
+def batches(groups, *, row_length=12, rows=1, mask_truncated=False, **options):
     spec = tiny_config(
         row_length=row_length, rows_per_microbatch=rows, temperature=0.8, mask_truncated=mask_truncated,
-        max_prompt_tokens=1, max_new_tokens=1,
+        max_prompt_tokens=1, max_new_tokens=1, **options,
     )  # fmt: skip
     return make_microbatches(groups, advantages_of(groups, normalization="std"), spec)
 
@@ -139,7 +141,7 @@ def on_policy():
     model = make_model(dataclasses.replace(V3, num_layers=2))
     params, buffers = shaken(model)
     prompts = [[5, 40, 17], [7]]
-    engine = Engine(model, EngineSpec(prompt_bucket=4, segment=8))
+    engine = Engine(model, EngineSpec(prompt_bucket=4, segment=8, record_routing=True))
     samples = engine.generate(
         params, buffers, prompts, num_samples=4, max_new_tokens=8, temperature=0.8, stop_ids=(0, 11, 23),
         key=jax.random.key(0),
@@ -148,7 +150,7 @@ def on_policy():
         Group(
             PROBLEM,
             tuple(
-                rollout(prompt, c.token_ids, reward=float(i), reason=c.stop_reason, logps=c.logps)
+                rollout(prompt, c.token_ids, reward=float(i), reason=c.stop_reason, logps=c.logps, experts=c.experts)
                 for i, c in enumerate(completions)
             ),
         )
@@ -205,6 +207,74 @@ def test_on_policy_the_loss_needs_no_old_logps(on_policy, options):
         (_, metrics), _ = results[1]
         assert metrics["ratio/mean"] == metrics["num_tokens"] and metrics["max"]["ratio/max"] == 1
         assert metrics["sampling/sampling_logp_difference/mean"] > 0.2 * metrics["num_tokens"] > 0
+
+
+REPLAY = {"replay_routing": True, "engine": {"record_routing": True}}
+
+
+def with_other_experts(groups):
+    """The groups as if the sampler had taken other experts, each the next one."""
+
+    def changed(rollout):
+        completion = dataclasses.replace(rollout.completion, experts=(rollout.completion.experts + 1) % V3.num_experts)
+        return dataclasses.replace(rollout, completion=completion)
+
+    return [dataclasses.replace(group, rollouts=tuple(map(changed, group.rollouts))) for group in groups]
+
+
+def test_the_policy_is_trained_with_the_experts_that_sampled(on_policy):
+    """Loss, gradient, counts and old log-probs are of those; the reference takes its own."""
+    model, params, buffers, groups = on_policy
+    weights, score = {"params": params, "buffers": buffers}, make_logprob_pass(model)
+
+    def result(groups, **options):
+        spec = tiny_config(**options)
+        loss, sums, logps = jax.jit(jax.value_and_grad(make_loss(model, spec), has_aux=True)), [], []
+        for batch in batches(groups, row_length=24, rows=2, **options):
+            batch = with_logps(score, weights, weights, batch | {"is_on_policy": np.float32(0)})
+            logps.append({name: batch[name] * batch["mask"] for name in ("old_logp", "ref_logp")})
+            sums.append(loss(params, buffers, batch))
+        return logps, sums
+
+    def is_same(got, want):
+        return all(np.allclose(a, b, atol=1e-4) for a, b in zip(*map(jax.tree.leaves, (got, want)), strict=True))
+
+    as_sampled, replayed = result(groups), result(groups, **REPLAY)
+    assert is_same(replayed, as_sampled)
+    (logps, sums), (other_logps, other_sums) = as_sampled, result(with_other_experts(groups), **REPLAY)
+    assert is_same([of["ref_logp"] for of in other_logps], [of["ref_logp"] for of in logps])
+    assert not is_same([of["old_logp"] for of in other_logps], [of["old_logp"] for of in logps])
+    for ((_, metrics), gradient), ((_, want_metrics), want_gradient) in zip(other_sums, sums, strict=True):
+        counts, want_counts = (m["expert_counts"]["moe"]["ffn"]["router_bias_E"] for m in (metrics, want_metrics))
+        np.testing.assert_array_equal(counts, np.roll(want_counts, 1))
+        assert metrics["ratio/mean"] == pytest.approx(float(metrics["num_tokens"]), rel=1e-4)
+        assert not is_same(gradient, want_gradient)
+    others = result(with_other_experts(groups))  # recorded, but not replayed
+    assert is_same(others[0], logps)
+    names = [name for name in others[1][0][0][1] if name.startswith("sampling/routing_difference")]
+    assert names == ["sampling/routing_difference/moe_00"]
+    for of, share in ((sums, 0.0), (others[1], 1.0), (other_sums, 1.0)):
+        for (_, metrics), _ in of:
+            assert metrics[names[0]] == share * metrics["num_tokens"] > -1
+    with pytest.raises(ValueError, match="replay_routing=True needs engine.record_routing=True"):
+        tiny_config(replay_routing=True)
+
+
+def test_the_sampler_is_compared_by_depth_of_context():
+    """Of a longest sequence of 16 tokens, depths begin at 0, 2, 4 and 8."""
+    counted = np.array([[True, True, True, False, True]])
+    batch = {"positions": np.array([[0, 2, 4, 6, 6]]), "sampler_logp": np.array([[-1.0, -1.0, -1.0, -1.0, -2.0]])}
+    difference = np.array([[0.0, 0.5, -0.2, 9.0, 0.4]], np.float32)
+    sums = mismatch_metrics(batch, batch["sampler_logp"] + difference, counted, {}, longest=16)
+    row = divided_by_shares(mean_metrics(sums | {"num_tokens": 4}))
+    k3 = np.exp(difference) - 1 - difference
+    want = {"sampling/from_0/": [[0]], "sampling/from_2/": [[1]], "sampling/from_4/": [[2, 4]]}
+    for prefix, ((*tokens,),) in want.items():
+        assert row[f"{prefix}share"] == len(tokens) / 4
+        assert row[f"{prefix}logp_difference_mean"] == pytest.approx(np.abs(difference[0, tokens]).mean())
+        assert row[f"{prefix}logp_difference_max"] == pytest.approx(np.abs(difference[0, tokens]).max())
+        assert row[f"{prefix}mismatch_kl"] == pytest.approx(k3[0, tokens].mean(), rel=1e-4)
+    assert len(row) == 1 + 3 * 4  # no token is 8 deep
 
 
 @pytest.mark.parametrize("num_updates", [1, 2])

@@ -16,6 +16,7 @@ HEALTHY = {
     "completions/mean_length": 100.0,
     "entropy": 0.5,
     "sampling/sampling_logp_difference/mean": 1e-3,
+    "sampling/mismatch_kl": 1e-5,
     "num_questions_sampled": 10,
     "rewards/math/errors": 2,
 }
@@ -26,6 +27,7 @@ SICK = {
     "completions had 10 tokens where they had 100": {"completions/mean_length": 10.0},
     "the entropy was below 0.001 nats": {"entropy": 1e-5},
     "log-probs of sampler and trainer differed by 0.5 nats": {"sampling/sampling_logp_difference/mean": 0.5},
+    "log-probs of sampler and trainer had a KL of 0.02 nats": {"sampling/mismatch_kl": 0.02},
     "reward math failed on more than 10% of the completions (50%)": {"rewards/math/errors": 20},
 }
 

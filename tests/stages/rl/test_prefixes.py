@@ -47,7 +47,7 @@ def random_groups(seed=0):
 def packed_apart(groups, advantages, spec):
     """``make_microbatches`` without groups."""
     sequences = [
-        phase._sequence(rollout, advantage, mask_truncated=spec.mask_truncated)
+        phase._sequence(rollout, advantage, spec)
         for group, of_group in zip(groups, advantages, strict=True)
         for rollout, advantage in zip(group.rollouts, of_group, strict=True)
     ]
