@@ -96,8 +96,8 @@ def engine_programs(model, mesh, *, prompts, length, num_drafts=0):
     """(prefill, a segment of decode steps), compiled; two samples of each prompt, and drafts by n-grams."""
     drafts = {"drafts": "ngram", "num_drafts": num_drafts} if num_drafts else {}
     spec = read(EvaluateSpec, {
-        "init": POLICY, "tasks": [{"kind": "mini", "name": "pair_sum"}], "problems": prompts, "samples": 2, "max_prompt_tokens": length, "top_p": None,
-        "max_new_tokens": 100_000, "engine": {"segment": 16, "prompt_bucket": length, **drafts},
+        "init": POLICY, "tasks": [{"kind": "mini", "name": "pair_sum"}], "problems": prompts, "samples": 2,
+        "max_prompt_tokens": length, "top_p": None, "max_new_tokens": 100_000, "engine": {"segment": 16, "prompt_bucket": length, **drafts},
     })  # fmt: skip
     state = dict(zip(("params", "buffers"), weights(model, mesh, role="rollout"), strict=True))
     planned, _ = sampling_programs(spec, model, state, mesh, assumed=Assumed())

@@ -170,7 +170,8 @@ def make_rl_batch():
     batch, rng = make_batch(), np.random.default_rng(3)
     noise = {name: rng.normal(size=(2, 14)).astype(np.float32) for name in ("old_logp", "ref_logp", "advantage")}
     noise |= {"old_logp": noise["old_logp"] - 3, "ref_logp": noise["ref_logp"] - 3}
-    return batch | noise | {"sampler_logp": noise["old_logp"], "temperature": np.float32(0.7)}
+    scalars = {"temperature": np.float32(0.7), "is_on_policy": np.float32(0)}
+    return batch | noise | scalars | {"sampler_logp": noise["old_logp"]}
 
 
 def test_mtp_is_trained_on_rollouts_without_touching_the_policy_s_gradient(trees):
