@@ -36,8 +36,8 @@ SFT_MESH = {"fsdp": 2, "expert": 8, "sequence": 32}  # 512 chips; 64 conversatio
 REWARD_MESH = {"fsdp": 4, "expert": 8, "sequence": 8}  # 256 chips; 32 rows
 SMALL_MESH = {"expert": 128, "tensor": 2}  # 256 chips, for sampling: two experts of each layer on two chips
 
-# Sampling. A phase has a slot for each of its 8,192 sequences, since none is done before its longest; pages are given out as
-# they grow, and cache_gb is twice what they are expected to need at once (r1jax.plan). A draft a step comes from V3's MTP.
+# Sampling. A phase has a slot for each of its 8,192 sequences: it ends with its longest, so the sooner that begins the better.
+# Pages are given out as they grow; cache_gb is twice what they want at once (r1jax.plan). A draft a step comes from MTP.
 ENGINE = {"prompt_bucket": 512, "segment": 128, "prefill_tokens": 524_288, "cache_gb": 30.0}
 
 

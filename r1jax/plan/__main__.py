@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,7 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         written = options.out / (options.name or f"{file.stem}_{name}_{where}")
         options.out.mkdir(parents=True, exist_ok=True)
         verdict = "\n".join(f"- does not fit: {misfit}" for misfit in misfits) or "Everything fits."
-        Path(f"{written}.md").write_text(f"{text.rstrip()}\n\n{verdict}\n")
+        given = sys.argv[1:] if arguments is None else arguments
+        command = shlex.join(["r1jax", "plan", *(part for part in given if not part.startswith("--out"))])
+        Path(f"{written}.md").write_text(f"{text.rstrip()}\n\nCommand: `{command}`\n\n{verdict}\n")
         rows = [dataclasses.asdict(row) | {"total_bytes": row.total_bytes} for row in plans]
         record = {"jax": jax.__version__, "programs": rows, "misfits": misfits}
         Path(f"{written}.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -27,7 +27,8 @@ def test_the_mini_fits_by_count_and_the_table_is_written(capsys, tmp_path):
         assert f"| {name} " in out
     assert "modelled" in out
     written = tmp_path / "zero_zero_v5e_2x2"
-    assert out.strip() in written.with_suffix(".md").read_text()
+    text = written.with_suffix(".md").read_text()
+    assert out.strip() in text and "\n\nCommand: `r1jax plan --config=configs/zero.py --topology=v5e:2x2 " in text
     record = json.loads(written.with_suffix(".json").read_text())
     assert record["misfits"] == []
     assert {row["name"]: row["calls"] for row in record["programs"]}["decode"] == 1.75
