@@ -198,7 +198,7 @@ class PagedSlots:
         return paged_decode.write_pages(layer, new, **places, counts_B=self.counts_B, batch_axes=self.cache.batch_axes)
 
     def attend(self, layer, q_BTNH, q_rope_BTNR=None, *, scale):
-        lengths_B = self.cache.lengths_B + self.counts_B
+        lengths_B = jnp.where(self.counts_B > 0, self.cache.lengths_B + self.counts_B, 0)  # else nothing is read
         options = {"page_table_BI": self.cache.page_table_BI, "lengths_B": lengths_B, "scale": scale}
         options["batch_axes"] = self.cache.batch_axes
         if q_rope_BTNR is None:
