@@ -44,7 +44,7 @@ class Request:
     group: Hashable = None
     """Requests with the same prompt and group are prefilled once; None: by itself."""
     is_finished: Callable[[Sequence[int]], int | None] | None = None
-    """Of the tokens so far: how many of them to keep where they end the answer (stop strings), else None."""
+    """Of the tokens so far: how many of them to keep where they end the answer, else None (``text.chat.stops_at``)."""
     allowed: Callable[[Sequence[int]], np.ndarray] | None = None
     """Of the tokens so far: [V] bool, which tokens may come next. It is asked for every token, which is slow."""
     so_far: Completion | None = None

@@ -10,10 +10,11 @@ refused, as it is for other fields that the template does not write (`tool_calls
 silently.
 """
 
+import bisect
 import itertools
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from r1jax.text.templates import MESSAGE_FIELDS, R1_JINJA, TEMPLATES, THOUGHT_FIELDS, Messages, render_jinja
@@ -116,6 +117,24 @@ def stop_ids(tokenizer: Tokenizer, template: str) -> tuple[int, ...]:
     check_template(template)
     end = "" if template == TOKENIZERS_OWN else TEMPLATES[template].end
     return tuple(dict.fromkeys((*tokenizer.stop_ids, *([tokenizer.token_id(end)] if end else []))))
+
+
+def stops_at(strings: Sequence[str], tokenizer: Tokenizer) -> Callable[[Sequence[int]], int | None]:
+    """What tells the sampler where a text ends: of token ids, the fewest whose text has one of the strings; else None.
+
+    A string may span tokens, and the last of them may say more than it. ``Request.is_finished`` takes this.
+    """
+
+    def has_any(ids: Sequence[int]) -> bool:
+        text = tokenizer.decode(ids)
+        return any(string in text for string in strings)
+
+    def fewest(ids: Sequence[int]) -> int | None:
+        if not has_any(ids):
+            return None
+        return bisect.bisect_left(range(len(ids) + 1), True, key=lambda count: has_any(ids[:count]))
+
+    return fewest
 
 
 def tokenizer_for(tokenizer: Tokenizer, template: str) -> Tokenizer:

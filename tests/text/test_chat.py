@@ -3,7 +3,15 @@
 import pytest
 
 from r1jax.hf.gguf import find_smollm2, gguf_tokenizer, read_gguf
-from r1jax.text.chat import encode_conversation, encode_prompt, render, response_form, stop_ids, tokenizer_for
+from r1jax.text.chat import (
+    encode_conversation,
+    encode_prompt,
+    render,
+    response_form,
+    stop_ids,
+    stops_at,
+    tokenizer_for,
+)
 from r1jax.text.templates import R1_JINJA
 from r1jax.text.tokenizer import Tokenizer
 from tests.text.bpe import DEEPSEEK, LLAMA3, QWEN, make_bpe
@@ -309,3 +317,13 @@ def test_transformers_gives_the_same_prompt_ids(own, name, tmp_path):
     for messages in (TURNS[:2], TURNS[:4]):
         got = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         assert encode_prompt(messages, own[name], template="tokenizer") == got
+
+
+def test_a_stop_string_may_span_tokens_and_end_within_one(tokenizers):
+    tokenizer = tokenizers["chatml"]
+    ids = tokenizer.encode("One. Two.\n\nThree: 4, five.\n\nSix")
+    for strings in (["Three: 4"], ["o.\n"], ["never", "wo."], ["Six"]):
+        count = stops_at(strings, tokenizer)(ids)
+        with_it, without = (tokenizer.decode(ids[:n]) for n in (count, count - 1))
+        assert any(string in with_it for string in strings) and not any(string in without for string in strings)
+    assert stops_at(["Seven"], tokenizer)(ids) is None and stops_at([], tokenizer)(ids) is None
