@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from r1jax.models.config import ModelConfig
 from r1jax.models.transformer import Model
 from r1jax.processes import to_host
 from r1jax.rollout.programs import make_programs
@@ -80,8 +81,7 @@ class Engine:
 
     def __init__(self, model: Model, spec: EngineSpec):
         model = sampling_model(model, spec.dtype)
-        if spec.drafts == "mtp" and not model.config.num_mtp_layers:
-            raise ValueError("engine.drafts='mtp', but the model has num_mtp_layers=0")
+        check_drafts(spec, model.config)
         if spec.record_routing and not model.config.num_experts:
             raise ValueError("engine.record_routing=True, but the model has num_experts=0")
         self.model, self.spec = model, spec
@@ -179,6 +179,12 @@ class Engine:
                 f"the model's logits are not finite in {num_failed} of {len(requests)} completions"
             )
         return groups
+
+
+def check_drafts(spec: EngineSpec, config: ModelConfig) -> None:
+    """Raises ValueError for drafts by MTP and a model that has none."""
+    if spec.drafts == "mtp" and not config.num_mtp_layers:
+        raise ValueError("engine.drafts='mtp', but the model has num_mtp_layers=0")
 
 
 class Session:

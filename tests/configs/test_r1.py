@@ -190,7 +190,10 @@ DATA = {
 
 
 END, *OTHERS = (f"<｜{name}｜>" for name in ("end▁of▁sentence", "begin▁of▁sentence", "User", "Assistant"))
-R1_POLICY = POLICY | {"tokenizer": POLICY["tokenizer"] | {"special_tokens": [END, "<|pad|>", *OTHERS]}}
+R1_POLICY = POLICY | {
+    "model": POLICY["model"] | {"num_mtp_layers": 1},
+    "tokenizer": POLICY["tokenizer"] | {"special_tokens": [END, "<|pad|>", *OTHERS]},
+}
 
 
 @pytest.fixture(scope="module")
