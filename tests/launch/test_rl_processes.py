@@ -44,6 +44,7 @@ def test_a_run_that_lost_a_process_goes_on_from_its_checkpoint(tmp_path):
     assert summary["updates"] == 2
 
     rl.main(get_config().stages.zero.to_dict(), tmp_path / "one")
+    assert [row["sampling/staleness/max"] for row in rows_of(tmp_path / "one") if "reward" in row] == [0, 1]
     for ours, single in zip(rows_of(tmp_path / "many" / "zero"), rows_of(tmp_path / "one"), strict=True):
         for name, value in single.items():
             assert ours[name] == pytest.approx(value, rel=2e-3, abs=2e-4), name

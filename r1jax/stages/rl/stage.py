@@ -231,12 +231,12 @@ def main(spec: RlSpec, workdir: Path) -> dict:
                     evaluate_now(is_full=False)
                     run.stop.check()
                 begin, following = time.perf_counter(), updates + spec.updates_per_phase
-                collector_now, hidden = at_update(collector, updates), {}
+                collector_now, of_overlap = at_update(collector, updates), {}
                 run.progress.phase("sampling")
                 if ahead.is_under_way:
                     started, waited = ahead.take()
                     phase = collect_groups(collector_now, {}, prompts, spec, updates=updates, started=started)
-                    hidden = {"generate_hidden": max(phase.seconds["generate"] - waited, 0.0)}
+                    of_overlap = {"generate_hidden": max(phase.seconds["generate"] - waited, 0.0)}
                 else:
                     questions = draw_now(updates)
                     with sync.lend(run.state) as weights:
@@ -252,13 +252,13 @@ def main(spec: RlSpec, workdir: Path) -> dict:
                 if may_sample_ahead(spec, run, following):
                     next_one = {"spec": spec, "updates": following, "policy_version": updates}
                     sample = functools.partial(start_sampling, at_update(collector, following), **next_one)
-                    hidden["copy"] = ahead.begin(run.state, functools.partial(draw_now, following), sample)
+                    of_overlap["copy"] = ahead.begin(run.state, functools.partial(draw_now, following), sample)
                 run.progress.phase("updating")
                 run.state, row, seconds = update_on_groups(
                     phase.groups, phase.advantages_PG, run.state, update, score, spec, updates=updates
                 )
                 run.kept["num_tokens"] += count_tokens(phase.groups + phase.dropped)
-                seconds |= phase.seconds | hidden | {"step": time.perf_counter() - begin}
+                seconds |= phase.seconds | of_overlap | {"step": time.perf_counter() - begin}
                 row |= phase.metrics | rollout_metrics(phase.groups, phase.dropped, seconds=seconds)
                 row |= {"num_tokens": run.kept["num_tokens"]} | skipped
                 run.metrics.write(following, row)
@@ -276,9 +276,8 @@ def update_on_groups(
     """The updates of one phase: (state, metrics row, {"logprobs", "update"} seconds).
 
     Old and reference log-probs of all of them come first, from the weights before the phase; the first update needs no old
-    ones, since it computes them itself (`make_loss`). An update without a token in
-    its loss counts as one and changes nothing: neither moments nor weight decay move the weights. Raises
-    NonFiniteError.
+    ones, since it computes them itself (`make_loss`). An update without a token in its loss counts as one and changes
+    nothing: neither moments nor weight decay move the weights. Raises NonFiniteError.
     """
     mark = time.perf_counter()
     rng = np.random.default_rng([spec.seed, updates])
