@@ -83,10 +83,10 @@ def test_without_axes_the_arrays_are_the_trainers():
 
 def test_a_sampler_of_another_type_gets_a_copy_and_computes_in_it():
     """Log-probs are those of the model in that type, and near the trainer's."""
-    model, mesh = make_model(V3), make_mesh()
+    model, mesh = make_model(GQA), make_mesh()
     state = placed(model, mesh)
     engine, options = make_engine(model, EngineSpec(dtype="bfloat16")), {"max_new_tokens": 6, "key": jax.random.key(0)}
-    assert engine.model == make_model(dataclasses.replace(V3, dtype="bfloat16"))
+    assert engine.model == make_model(dataclasses.replace(GQA, dtype="bfloat16"))
     with WeightSync(model, mesh=mesh, axes=None, dtype="bfloat16").lend(state) as lent:
         assert_cast(lent["params"], jax.tree.map(np.asarray, state["params"]), jnp.bfloat16)
         ((done,),) = engine.generate(lent["params"], lent["buffers"], [[5, 40, 17]], stop_ids=(), **options)

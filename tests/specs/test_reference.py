@@ -20,6 +20,7 @@ from r1jax.text.templates import TEMPLATES
 REPOSITORY = Path(__file__).parent.parent.parent
 CONFIGS = sorted(path for path in REPOSITORY.glob("configs/**/*.py") if "def get_config" in path.read_text())
 TEXTS = {
+    "dtype": "bfloat16",
     "url": "http://127.0.0.1:8000/v1",
     "page_size": "256",
     "aggregation": "token",
@@ -39,6 +40,7 @@ TEXTS = {
 WITH: dict[str, dict[str, Any]] = {
     "aggregation_constant": {"aggregation": "constant"},
     "num_epochs": {"num_updates": None},
+    "replay_routing": {"engine": {"record_routing": True}},
     "long_evaluated_path": {"short_evaluated_path": "/w"},
     "short_evaluated_path": {"long_evaluated_path": "/w"},
     "partial_rollouts": {"importance_cap": 2.0},
