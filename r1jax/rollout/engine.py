@@ -70,7 +70,8 @@ class _Running:
         )
         logps = np.array(self.logps, np.float32)
         experts = np.concatenate(self.experts) if self.experts else None
-        return Completion(np.array(self.tokens, np.int32), logps, stop_reason, sampled, experts)
+        tokens = np.array(self.tokens, np.int32)
+        return Completion(tokens, logps, stop_reason, sampled_logps=sampled, experts=experts)
 
 
 class Engine:
