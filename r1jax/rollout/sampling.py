@@ -185,8 +185,12 @@ def key_of(seed: int) -> np.ndarray:
 
 def keys_of_rows(key: jax.Array, num_rows: int) -> np.ndarray:
     """[N, 2] uint32: a key for each row of a call, which depends on (key, row) alone."""
-    rows = jax.vmap(lambda row: jax.random.bits(jax.random.fold_in(key, row), (2,), jnp.uint32))
-    return np.asarray(jax.jit(rows)(jnp.arange(num_rows)))
+    return np.asarray(_bits_of_rows(key, np.arange(num_rows)))
+
+
+@jax.jit
+def _bits_of_rows(key, row_N):
+    return jax.vmap(lambda row: jax.random.bits(jax.random.fold_in(key, row), (2,), jnp.uint32))(row_N)
 
 
 def uniforms(key_B2: jax.Array, number_BT: jax.Array) -> jax.Array:
