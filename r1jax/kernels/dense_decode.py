@@ -2,7 +2,8 @@
 
 A cache has S slots a sequence; those that are used differ in number from one to the next. The cost of a step follows
 what is used: the sequences are sorted by length, ``ROWS`` of them are worked on at a time, in blocks of ``BLOCK`` slots
-up to the longest of them, with an online softmax. Short caches are read whole.
+up to the longest of them, with an online softmax. On a mesh, which cuts the
+sequences, all slots are read at once.
 
 A bfloat16 cache is held as its bits, ``storage_dtype``. XLA's CPU has no bfloat16 slices, gathers and scatters: it
 casts the whole array that they take to float32, and back where it is written, a thousand times the cost of a step's
@@ -20,8 +21,6 @@ ROWS = 16
 """Sequences worked on at a time."""
 BLOCK = 64
 """Slots worked on at a time."""
-SHORT = 256
-"""Up to so many slots all of them are read at once, which is faster; and so it is done on a mesh, which cuts the rows."""
 
 
 def storage_dtype(dtype: DTypeLike) -> jnp.dtype:
@@ -90,7 +89,7 @@ def decode_attention(
         out_BJTGU = out_BJXU.reshape(batch, num_kv_heads, num_queries, group, -1)
         return jnp.swapaxes(out_BJTGU, 1, 2).reshape(batch, num_queries, num_heads, -1).astype(dtype)
 
-    if num_slots <= SHORT or dispatch.mesh_to_split() is not None:
+    if dispatch.mesh_to_split() is not None:
         ks = [_numbers(key, dtype) for key in keys]
         vs = ks[0] if v_BJSU is None else _numbers(values, dtype)
         scores = sum(_scores(q, k) for q, k in zip(queries, ks, strict=True)) * scale

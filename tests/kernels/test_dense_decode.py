@@ -13,9 +13,9 @@ from r1jax.kernels.flash_attention.reference import attention, with_rope
 SCALE = 0.3
 
 
-@pytest.fixture(params=[0, 1000], ids=["in blocks", "all at once"], autouse=True)
-def short(request, monkeypatch):
-    monkeypatch.setattr(dense_decode, "SHORT", request.param)
+@pytest.fixture(params=[None, "a mesh"], ids=["in blocks", "all at once"], autouse=True)
+def mesh(request, monkeypatch):
+    monkeypatch.setattr(dense_decode.dispatch, "mesh_to_split", lambda: request.param)
 
 
 def _normal(seed: int, *shape: int, dtype=jnp.float32) -> jax.Array:
