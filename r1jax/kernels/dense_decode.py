@@ -129,7 +129,7 @@ def decode_attention(
         sums = zeros_X1 + MASKED, zeros_X1, jnp.zeros((rows, *out_BJXU.shape[1:]))
         num_blocks = jnp.minimum(jnp.max(last_bX) // block + 1, -(-num_slots // block))
         highest, total, out = jax.lax.fori_loop(0, num_blocks, attend, sums)
-        return out_BJXU.at[chosen].set(jnp.where(highest > MASKED / 2, out / total, 0.0))
+        return out_BJXU.at[chosen].set(jnp.where(highest <= MASKED / 2, 0.0, out / total))
 
     out_BJXU = jnp.zeros((batch, num_kv_heads, num_x, values.shape[-1]))
     out_BJXU = jax.lax.fori_loop(0, -(-batch // rows), chunk, out_BJXU)
