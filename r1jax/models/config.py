@@ -115,10 +115,9 @@ class ModelConfig:
     """Of ``r1jax.kernels.flash_attention``, in training and prefill. One that is named and cannot run here is an error."""
     expert_implementation: ExpertImplementation = "auto"
     """Of ``r1jax.kernels.grouped_matmul``, alike."""
-    remat: Literal["none", "dots", "full"] = "none"
-    """What the backward pass computes again: nothing, all but the matmuls' results (a third of the memory), each whole layer.
-
-    Attention's result is kept in each, so that attention itself runs once forward; "reference" makes its weights again.
+    remat: Literal["none", "dots", "full", "everything"] = "none"
+    """What the backward pass computes again: nothing; all but the matmuls' results (a third of the memory); each layer but
+    for attention's result, so that attention itself runs once forward ("reference" makes its weights again); each whole layer.
     """
 
     def __post_init__(self):

@@ -26,14 +26,13 @@ from r1jax.sharding import TOKENS, constrain
 
 
 def _rematerialised(layer, remat: str):
-    """``layer`` whose backward pass computes again what ``ModelConfig.remat`` says; attention's result is kept."""
+    """``layer`` whose backward pass computes again what ``ModelConfig.remat`` says."""
     if remat == "none":
         return layer
     policies = jax.checkpoint_policies
-    policy = policies.save_only_these_names(flash_attention.SAVED)
-    if remat == "dots":
-        policy = policies.save_from_both_policies(policy, policies.dots_with_no_batch_dims_saveable)
-    return jax.checkpoint(layer, policy=policy)
+    attention = policies.save_only_these_names(flash_attention.SAVED)
+    with_dots = policies.save_from_both_policies(attention, policies.dots_with_no_batch_dims_saveable)
+    return jax.checkpoint(layer, policy={"dots": with_dots, "full": attention, "everything": None}[remat])
 
 
 STACKS = ("dense", "moe", "mtp")

@@ -6,9 +6,10 @@ the compiler's figures; small programs are within 15 %):
 
 - *layer, forward*: the hidden state twice; attention: queries and keys of all heads, twice (the kernel wants heads
   first); experts: ``FORWARD_ROWS`` arrays of the routed rows in float32; the layer's weights, gathered.
-- *layer, backward*: what the layer keeps when it is computed again; keys and values of all tokens of a row in float32,
-  twice; ``BACKWARD_ROWS`` arrays of routed rows, ``FORWARD_ROWS`` of the tokens of all devices where those are
-  gathered; the gradients of the gathered weights in float32.
+- *layer, backward*: what the layer keeps when it is computed again; attention's result and its gradient with heads
+  first, as the kernel has them; keys and values of all tokens of a row in float32, twice; ``BACKWARD_ROWS`` arrays of
+  routed rows, ``FORWARD_ROWS`` of the tokens of all devices where those are gathered; the gradients of the gathered
+  weights in float32.
 - *head*: its weights, gathered, in the type of the activations; backward their gradient in float32 twice (a loop's sum
   and its copy) and that of its rows.
 - *update*: the gradient of all parameters in float32, before it is added to the sum.
@@ -94,7 +95,7 @@ def _layer_forward(local: Local) -> float:
 def _layer_backward(local: Local) -> float:
     """Bytes of a layer's backward pass at the most; with ``remat`` including what it computes again."""
     c, a = local.config, local.itemsize
-    attention = 2 * local.keys * local.attention_width()[1] * 4
+    attention = 2 * local.keys * local.attention_width()[1] * 4 + 2 * local.tokens * local.result_width() * a
     dense = local.tokens * c.ffn_dim // local.parts("mlp", c.ffn_dim) * 4
     gathered = 0 if local.is_exchanged or local.moved == 1 else local.moved * local.tokens * c.model_dim * 4
     ffn = BACKWARD_ROWS * local.routed_bytes + FORWARD_ROWS * gathered if c.num_moe_layers else dense

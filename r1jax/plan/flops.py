@@ -71,12 +71,13 @@ def hardware_train(forward: Forward, *, remat: str, num_sequence_parts: int = 1,
     """Executed FLOPs of forward and backward passes, of the device with most to do times the number of devices.
 
     Of a matmul the backward pass is two; of flash attention's two it is seven halves of what the forward pass was (each
-    of its two kernels makes the scores again); of the head three, which makes the logits again. ``remat`` "full"
-    computes the layers once more but for attention itself, whose result is kept, "dots" the experts' kernels. Parts of a sequence on
-    several devices each make all keys and values of MLA, forward, again and backward. slowest: see ``slowest_part``.
+    of its two kernels makes the scores again); of the head three, which makes the logits again. ``remat`` "dots"
+    computes the experts' kernels once more, "full" the layers but for attention itself, "everything" that too. Parts of
+    a sequence on several devices each make all keys and values of MLA, forward, again and backward. slowest: see
+    ``slowest_part``.
     """
     keys = forward.keys * (num_sequence_parts - 1)
     scores = forward.scores * slowest
     matmuls = forward.projections + forward.keys + keys + forward.ffn + forward.experts
-    again = {"none": 0.0, "dots": forward.experts, "full": matmuls}[remat]
+    again = {"none": 0.0, "dots": forward.experts, "full": matmuls, "everything": matmuls + scores}[remat]
     return 3 * matmuls + (1 + 3.5) * scores + 4 * forward.head + again

@@ -80,6 +80,11 @@ class Local:
         kv_heads = c.num_kv_heads // self.parts("kv_heads", c.num_kv_heads)
         return 2 * self.heads * c.head_dim, 2 * kv_heads * c.head_dim
 
+    def result_width(self) -> int:
+        """Numbers of attention's result in the kernel, all of a device's heads: each of MLA's fills whole tiles of lanes."""
+        c = self.config
+        return self.heads * (-(-c.value_head_dim // LANES) * LANES if c.attention == "mla" else c.head_dim)
+
     @property
     def spread(self) -> tuple[str, ...]:
         """Mesh axes that split the experts."""

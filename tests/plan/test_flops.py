@@ -40,6 +40,8 @@ PARTS = Forward(projections=10, keys=2, scores=4, ffn=6, experts=8, head=1)
         ({"remat": "full"}, 3 * 26 + 4.5 * 4 + 4 + 26),
         ({"remat": "none", "num_sequence_parts": 3}, 3 * 30 + 4.5 * 4 + 4),
         ({"remat": "full", "slowest": 1.5}, 3 * 26 + 4.5 * 6 + 4 + 26),
+        ({"remat": "everything"}, 3 * 26 + 4.5 * 4 + 4 + 26 + 4),
+        ({"remat": "everything", "slowest": 1.5}, 3 * 26 + 4.5 * 6 + 4 + 26 + 6),
     ],
 )
 def test_executed_flops(options, executed):
