@@ -33,7 +33,7 @@ from r1jax.specs.config_file import load_experiment
 from r1jax.specs.policy import GgufInit
 from r1jax.specs.stages import RlSpec
 from r1jax.stages import rl
-from r1jax.stages.rl.phase import collect_groups
+from r1jax.stages.rl.phase import collect_groups, make_microbatches
 from r1jax.stages.rl.stage import update_on_groups
 from r1jax.tasks.mixture import make_mixture
 from r1jax.tasks.problem import Problem
@@ -87,8 +87,9 @@ def run(config_path: str, *, phases: int, prompt_tokens: int | None = None, peer
     lengths = [len(r.completion.token_ids) for group in groups for r in group.rollouts]
     asked = sum(len(r.prompt_ids) for group in groups for r in group.rollouts)
     means = {name: float(np.mean([row[name] for row in rows[1:]])) for name in rows[0]}
-    new, trained = sum(lengths), sum(lengths) + asked
-    passes = 2 if spec.kl_coef else 1
+    microbatches = make_microbatches(groups, advantages_PG, spec)
+    new, trained = sum(lengths), sum(int((batch["segment_ids"] > 0).sum()) for batch in microbatches)
+    passes = bool(spec.kl_coef) + 1 - 1 / spec.updates_per_phase  # the first update needs no old log-probs
     flops = 2 * active_matmul_params(policy.model.config)
     peak = matmul_peak()
     work = {"generate": flops * new, "logprobs": flops * trained * passes, "update": 3 * flops * trained}

@@ -1,4 +1,4 @@
-"""The sampler's tokens/s, beside other implementations and beside another checkout of this one, in turns of one run.
+"""The sampler's tokens/s, with other implementations and another checkout of this one in turns of one run.
 
 "fixed": batches of prompts of one length with one number of new tokens; prefill is included, compilation is not.
 "lengths": more requests than slots, with log-normal lengths, so that a sampler that refills its slots is done earlier

@@ -2,8 +2,7 @@
 
 A cache has S slots a sequence; those that are used differ in number from one to the next. The cost of a step follows
 what is used: the sequences are sorted by length, ``ROWS`` of them are worked on at a time, in blocks of ``BLOCK`` slots
-up to the longest of them, with an online softmax. On a mesh, which cuts the
-sequences, all slots are read at once.
+up to the longest of them, with an online softmax. On a mesh, which cuts the sequences, all slots are read at once.
 
 A bfloat16 cache is held as its bits, ``storage_dtype``. XLA's CPU has no bfloat16 slices, gathers and scatters: it
 casts the whole array that they take to float32, and back where it is written, a thousand times the cost of a step's

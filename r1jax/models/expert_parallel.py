@@ -65,9 +65,8 @@ def routed_experts(
     """(Σ_k g_k · Expert_k(x) [B, T, D], the chosen experts [B, T, K] int32), under the ambient mesh (``is_spread``).
 
     logits_BTE: the router's, float32. weights: gate and up [E, D, F], down [E, F, D], laid out as ``role`` says
-    (another layout is changed to it). replayed_BTK: the choice, where it is not the router's; it
-    keeps to the config's groups. route_options: those of
-    ``route``. Gradients flow to x, logits and weights.
+    (another layout is changed to it). replayed_BTK: the choice, where it is not the router's; it keeps to the config's
+    groups. route_options: those of ``route``. Gradients flow to x, logits and weights.
     """
     mesh, c = jax.sharding.get_abstract_mesh(), config
     tokens = partition_spec((*TOKENS, None), x_BTD.shape, mesh, role=role)

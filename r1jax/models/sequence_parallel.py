@@ -27,7 +27,7 @@ Named = dict[str, tuple[jax.Array, tuple[str | None, ...]]]
 
 
 def ids_of(segments_BT: jax.Array, prefixes_BT: jax.Array | None) -> tuple[Named, Named]:
-    """What attention is told of queries and of keys: their segments, and the queries' prefixes where there are some."""
+    """The ids by which attention masks, of queries and of keys: their segments, and the queries' prefixes where there are some."""
     keys: Named = {"segments": (segments_BT, TOKENS)}
     queries: Named = keys if prefixes_BT is None else keys | {"prefixes": (prefixes_BT, TOKENS)}
     return queries, keys

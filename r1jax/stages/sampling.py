@@ -15,7 +15,7 @@ from r1jax.policies.policy import Policy, make_source
 from r1jax.policies.preview import Previews
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector, reward_columns, score_in_background
-from r1jax.rollout.engine import check_drafts, make_engine
+from r1jax.rollout.engine import check_engine, make_engine
 from r1jax.specs.fields import paths_of
 from r1jax.specs.policy import SourceSpec
 from r1jax.specs.stages import StageSpec, SupervisedSpec
@@ -103,7 +103,7 @@ def _check_prompts(spec: Any, previews: Previews, *, trained: Sequence[Task], he
     if preview is None:
         return
     preview.tokenizer.check_fits(preview.config.vocab_size)
-    check_drafts(spec.engine, preview.config)
+    check_engine(spec.engine, preview.config)
 
     def length(problem: Problem) -> int:
         return len(encode_prompt(problem.messages, preview.tokenizer, template=spec.template))

@@ -6,7 +6,8 @@ import pytest
 
 from r1jax.models.transformer import make_model
 from r1jax.plan.schedule import joined, lengths, simulate
-from r1jax.rollout.engine import Engine, Request
+from r1jax.rollout.engine import Engine
+from r1jax.rollout.session import Request
 from r1jax.rollout.slots import session_sizes
 from r1jax.specs.rollout import EngineSpec
 from tests.tiny import GQA

@@ -10,8 +10,9 @@ from scipy import stats
 from r1jax.data.packing import pack
 from r1jax.models.transformer import make_model
 from r1jax.rollout import engine as engine_module
-from r1jax.rollout.engine import Engine, Request, make_engine
+from r1jax.rollout.engine import Engine, make_engine
 from r1jax.rollout.sampling import Sampling, key_of
+from r1jax.rollout.session import Request
 from r1jax.specs.rollout import EngineSpec
 from tests.tiny import GQA, V3, shaken
 

@@ -93,8 +93,6 @@ def check(spec: RlSpec, previews: Previews | None = None) -> None:
     heldout = heldout_problems(schedule.at(0), spec.eval)
     preview = previews.policy(spec.init, seed=spec.seed)
     if preview is not None:
-        if spec.engine.record_routing and not preview.config.num_experts:
-            raise ValueError("engine.record_routing=True, but the model has num_experts=0")
         check_auxiliary(preview.config, mtp_weight=spec.mtp_weight, balance_weight=spec.balance_weight)
     check_sampled(spec, previews, rubric, trained=schedule.everything, heldout=heldout)
 
