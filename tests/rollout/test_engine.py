@@ -111,14 +111,14 @@ def assert_same(got, want, *, atol=1e-6):
 
 
 def test_each_prompt_is_reported_once_when_its_last_sample_is_done(gqa):
-    reported = []
-    groups = gqa.generate(max_new_tokens=18, on_done=lambda prompt, completions: reported.append((prompt, completions)))
+    reported, options = [], {"max_new_tokens": [4, 18, 9, 13], "stop_ids": ()}
+    groups = gqa.generate(on_done=lambda prompt, completions: reported.append((prompt, completions)), **options)
     assert sorted(prompt for prompt, _ in reported) == [0, 1, 2, 3]
     for prompt, completions in reported:
         assert completions is groups[prompt]
     segments = [max(-(-len(c.token_ids) // 6) for c in completions) for _, completions in reported]
-    assert segments == sorted(segments)  # in the order in which they end
-    assert_same(groups, gqa.generate(max_new_tokens=18))
+    assert segments == sorted(segments) and segments[0] < segments[-1]  # in the order in which they end
+    assert_same(groups, gqa.generate(**options))
 
 
 def test_a_call_may_end_with_enough_prompts_and_another_goes_on(policy):

@@ -7,7 +7,7 @@ import pytest
 from r1jax.models.transformer import make_model
 from r1jax.rollout.engine import make_engine
 from r1jax.rollout.programs import make_programs
-from r1jax.rollout.slots import DenseSlots, PagedSlots, bucketed
+from r1jax.rollout.slots import DenseSlots, PagedSlots, bucketed, session_sizes
 from r1jax.sharding import make_mesh, tree_shardings
 from r1jax.specs.rollout import EngineSpec
 from tests.models.test_cache import MLA
@@ -66,16 +66,16 @@ def test_admission_keeps_a_reserve_for_those_that_run():
 
 
 def test_a_waiting_prompt_gives_way_to_what_runs():
-    slots, weights = make_slots(num_pages=9), shaken(make_model(GQA))
-    assert slots.admit(0, [1] * 9, group="a", num_running=0)
-    slots.flush(weights)
+    slots, weights = make_slots(num_pages=7), shaken(make_model(GQA))
+    for slot, group in enumerate("ab"):
+        assert slots.admit(slot, [slot + 1] * 9, group=group, num_running=0)
+        slots.flush(weights)
     slots.forget("a")
-    assert slots.admit(1, [2] * 9, group="b", num_running=0)
-    slots.flush(weights)
-    slots.free(1)  # group b still waits, with two pages
-    assert slots.grow(0, 24)  # six pages; there are nine, and one of slot 1's was a copy
+    slots.free(1)  # group b still waits, with two pages; three are free
+    assert slots.grow(0, 24)  # four more
+    slots.free(0)
     assert slots.admit(2, [2] * 9, group="b", num_running=0)  # prefilled again
-    assert len(slots._new) in (0, 1)
+    assert [len(prompt.tokens) for prompt in slots._new] == [9]
 
 
 def test_sizes_are_few():
@@ -119,6 +119,22 @@ def test_slots_use_the_pages_of_their_part():
         assert pool.sharding.shard_shape(pool.shape)[:2] == (8, 1)
 
 
-def test_auto_is_dense_where_there_is_no_tpu():
+def test_slots_change_their_number_by_the_table_alone():
+    slots, weights = make_slots(num_pages=9), shaken(make_model(GQA))
+    for slot in (1, 3):
+        assert slots.admit(slot, PROMPT, group=slot, num_running=0)
+    slots.flush(weights)
+    table, pools = slots.rows()["page_table_BI"], slots.layers
+    slots.take([3, 1])
+    assert slots.layers is pools and slots.num_slots == 2  # not copied
+    np.testing.assert_array_equal(slots.rows()["page_table_BI"], table[[3, 1]])
+
+
+def test_auto_is_dense_where_there_is_no_tpu_and_paged_for_one():
     engine = make_engine(make_model(GQA), EngineSpec())
     assert type(engine.open(*shaken(engine.model), num_slots=2, num_tokens=32)._slots) is DenseSlots
+    device = jax.sharding.AbstractDevice("TPU v6 lite", 1, "tpu")
+    auto = (jax.sharding.AxisType.Auto,)
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("x",), auto, abstract_device=device)):
+        sizes = session_sizes(engine.model, EngineSpec(), num_slots=8, num_tokens=300)
+    assert sizes.is_paged and (sizes.num_pages, sizes.page_size) == (8 * 4, 128)
