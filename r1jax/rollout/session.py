@@ -85,12 +85,11 @@ class Session:
         self._most_tokens = num_tokens
         sizes = session_sizes(model, spec, num_slots=num_slots, num_tokens=num_tokens)
         self._sizes = sizes.slots
-        arguments = (model, programs, spec)
         room = {"num_slots": sizes.slots[0], "num_tokens": sizes.num_tokens}
         if sizes.is_paged:
-            self._slots = PagedSlots(*arguments, num_pages=sizes.num_pages, **room)
+            self._slots = PagedSlots(programs, spec, num_pages=sizes.num_pages, **room)
         else:
-            self._slots = DenseSlots(*arguments, **room)
+            self._slots = DenseSlots(programs, spec, **room)
         self._running: list[_Running | None] = [None] * self._slots.num_slots
         self._waiting: deque[_Running] = deque()
         self._waiting_of_group: Counter[Hashable] = Counter()

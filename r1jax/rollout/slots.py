@@ -29,7 +29,7 @@ from r1jax.rollout.programs import Programs
 from r1jax.sharding import MESH_AXES, RULES
 from r1jax.specs.rollout import EngineSpec
 
-_FEWEST_SLOTS = 4  # a step of fewer slots is hardly faster
+_FEWEST_SLOTS = 4  # a session shrinks to no fewer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,10 +133,10 @@ class DenseSlots:
     The base of ``PagedSlots`` too, which says where it differs. weights: (params, buffers).
     """
 
-    def __init__(self, model: Model, programs: Programs, spec: EngineSpec, *, num_slots: int, num_tokens: int):
+    def __init__(self, programs: Programs, spec: EngineSpec, *, num_slots: int, num_tokens: int):
         self.batch_axes, self.num_parts = parts_here()
         self.num_slots, self.num_tokens = num_slots, num_tokens
-        self._model, self._programs, self._spec = model, programs, spec
+        self._programs, self._spec = programs, spec
         self._prompts: dict[tuple[Hashable, int], _Prompt] = {}
         self._new: list[_Prompt] = []
         self._beginning: dict[int, _Prompt] = {}
@@ -222,11 +222,9 @@ class DenseSlots:
 class PagedSlots(DenseSlots):
     """Slots of up to ``num_tokens`` tokens in ``num_pages`` pages of each part."""
 
-    def __init__(
-        self, model: Model, programs: Programs, spec: EngineSpec, *, num_pages: int, num_slots: int, num_tokens: int
-    ):
+    def __init__(self, programs: Programs, spec: EngineSpec, *, num_pages: int, num_slots: int, num_tokens: int):
         self.num_pages = num_pages
-        super().__init__(model, programs, spec, num_slots=num_slots, num_tokens=num_tokens)
+        super().__init__(programs, spec, num_slots=num_slots, num_tokens=num_tokens)
         self._free = [
             list(range((part + 1) * num_pages - 1, part * num_pages - 1, -1)) for part in range(self.num_parts)
         ]

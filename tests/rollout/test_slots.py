@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 def make_slots(*, num_pages, num_slots=4, num_tokens=24):
     model = make_model(GQA)
     sizes = {"num_pages": num_pages, "num_slots": num_slots, "num_tokens": num_tokens}
-    return PagedSlots(model, make_programs(model, "none"), SmallPages(cache="paged"), **sizes)
+    return PagedSlots(make_programs(model, "none"), SmallPages(cache="paged"), **sizes)
 
 
 PROMPT = [5, 40, 17, 3, 29, 11, 2]
