@@ -4,6 +4,7 @@ The variables are set here because XLA reads them once, when jax is first import
 """
 
 import os
+from pathlib import Path
 
 EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 
@@ -19,6 +20,18 @@ from r1jax.launch.host_memory import keep_freed_memory  # noqa: E402
 
 keep_freed_memory()
 use_compilation_cache()
+
+
+MAPPINGS = Path("/proc/self/maps")
+"""Of this process's memory, on Linux, which grants 65,530 (vm.max_map_count). A program that XLA has compiled for the CPU
+takes some three for each of its kernels, hundreds in all, for as long as JAX keeps it; without more XLA crashes."""
+
+
+@pytest.fixture(autouse=True)
+def compiled_programs_are_few():
+    yield
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ class Policy:
     def __init__(self, config):
         self.model = make_model(config)
         self.params, self.buffers = shaken(self.model)
-        self.score = jax.jit(self._score)
+        self.score, self.experts = jax.jit(self._score), jax.jit(self._experts)
 
     def engine(self, **options):
         return make_engine(self.model, SmallPages(**options))
@@ -53,6 +53,12 @@ class Policy:
             params, self.buffers, batch["tokens"], positions_BT=batch["positions"], segments_BT=batch["segment_ids"]
         )
         return self.model.token_logprob(params, hidden, batch["targets"], temperature=temperature)[0]
+
+    def _experts(self, params, tokens, is_token):
+        """[B, T, L, K]"""
+        where = {"positions_BT": jnp.arange(tokens.shape[1])[None], "segments_BT": is_token.astype(int)}
+        _, _, aux = self.model.hidden(params, self.buffers, tokens, **where, record=True)
+        return jnp.moveaxis(aux["experts_LBTK"], 0, 2)
 
     def generate(self, prompts=PROMPTS, *, engine=None, trees=None, num_samples=4, max_new_tokens=10, **options):
         options = {"stop_ids": STOP, "temperature": 0.9, "key": KEY} | options
@@ -244,11 +250,10 @@ class TestRecordedExperts:
     """They are those that the trainer chooses for the same tokens, but for the last, which the sampler never runs."""
 
     def check(self, v3, prompt, completion):
-        tokens = np.array([*prompt, *completion.token_ids])[None, :-1]
-        where = {"positions_BT": np.arange(tokens.shape[1])[None], "segments_BT": np.ones_like(tokens)}
-        _, _, aux = v3.model.hidden(v3.params, v3.buffers, tokens, **where, record=True)
+        tokens, length = [*prompt, *completion.token_ids][:-1], len(prompt) + len(completion.token_ids) - 1
+        want = v3.experts(v3.params, np.array([tokens + [0] * (40 - length)]), np.arange(40)[None] < length)
         assert completion.experts.dtype == np.uint8
-        np.testing.assert_array_equal(completion.experts, np.moveaxis(aux["experts_LBTK"], 0, 2)[0])
+        np.testing.assert_array_equal(completion.experts, want[0, :length])
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_of_every_token(self, v3, kind):
