@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_compiled = not (options.analytic or options.show_sharding)
     assumed = Assumed(
         mean_new_tokens=options.mean_tokens, mean_document_tokens=options.mean_tokens,
-        length_sigma=options.length_sigma, acceptance=options.acceptance, phase_share=options.phase_share,
+        length_sigma=options.length_sigma, acceptance=options.acceptance,
     )  # fmt: skip
     file = Path(options.config)
     try:
@@ -130,7 +130,6 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     parser.add_argument("--mean-tokens", type=int, default=Assumed().mean_new_tokens, help="of a response, assumed")
     parser.add_argument("--length-sigma", type=float, default=Assumed().length_sigma, help="of log lengths, assumed")
     parser.add_argument("--acceptance", type=float, help="of a draft, assumed")
-    parser.add_argument("--phase-share", type=float, default=1.0, help="of samples that ends a phase, assumed")
     parser.add_argument("--preset", help="the model, where the config starts from another stage's")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the table there, as .md and .json")
     parser.add_argument("--name", help="of those two files")

@@ -15,8 +15,6 @@ class Assumed:
     acceptance: float | None = None
     """How often a draft is the token that is sampled. None: V3's MTP is taken at 0.8 (V3 Sec. 5.4.3 has 0.85 to 0.9), n-grams
     at 0."""
-    phase_share: float = 1.0
-    """A phase of sampling ends when this share of its sequences is done, and the others are carried over."""
     mean_prompt_tokens: int = 256
     mean_document_tokens: int = 8192  # tokens of a conversation of SFT on average
     num_documents: int = 804_745  # of the SFT set, where the data is not there (R1 Table 5)

@@ -86,10 +86,9 @@ def stage_programs(
     policy = abstract_policy(model_of(spec.init), mesh=mesh)
     made = _MAKERS[spec.stage](spec, policy, mesh, _Given(model_of, assumed or Assumed(), devices))
     state, programs, tokens, num_steps, schedule = made
-    rollout_mesh = getattr(spec, "rollout_mesh", None)
-    is_overlapped = rollout_mesh is not None and rollout_mesh.first_device is not None
-    programs = tuple(programs)
-    return StagePrograms(spec.stage, policy[0], mesh, state, programs, tokens, num_steps, schedule, is_overlapped)
+    is_overlapped = getattr(spec, "overlap", False)
+    model, programs = policy[0], tuple(programs)
+    return StagePrograms(spec.stage, model, mesh, state, programs, tokens, num_steps, schedule, is_overlapped)
 
 
 def _rl(spec: RlSpec, policy: _Policy, mesh: Mesh, given: _Given) -> _Made:

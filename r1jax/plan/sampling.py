@@ -28,6 +28,7 @@ from r1jax.rollout.weight_sync import (
     make_rollout_mesh,
     rollout_dtype,
     rollout_shardings,
+    sampling_model,
 )
 from r1jax.sharding import bytes_on_device
 from r1jax.specs.rollout import EngineSpec
@@ -43,6 +44,7 @@ class SampledBatch(NamedTuple):
     num_samples: int
     caps: dict[int, float]  # most new tokens -> share of the batches that have this cap
     steps: int = 1  # training steps that learn from it
+    share: float = 1.0  # of the sequences that are done when it ends
 
     @property
     def num_sequences(self) -> int:
@@ -56,7 +58,8 @@ def phase_of(spec: SamplingSpec) -> SampledBatch:
         shares: dict[int, float] = defaultdict(float)
         for (first, tokens), end in zip(spec.caps, ends, strict=True):
             shares[tokens] += max(0, min(end, spec.num_updates) - first) / spec.num_updates
-        return SampledBatch(spec.questions_per_phase, spec.group_size, dict(shares), spec.updates_per_phase)
+        share = spec.questions_per_phase / spec.questions_in_flight
+        return SampledBatch(spec.questions_in_flight, spec.group_size, dict(shares), spec.updates_per_phase, share)
     caps = {spec.max_new_tokens: 1.0}
     if isinstance(spec, RejectSpec):
         return SampledBatch(spec.prompts_per_batch, spec.samples_per_prompt, caps)
@@ -85,13 +88,14 @@ def sampling_programs(
     """
     phase, rollout_mesh = phase_of(spec), getattr(spec, "rollout_mesh", None)
     programs, weights, resident = [], (state["params"], state["buffers"]), without(state, "params", "buffers")
-    if rollout_mesh is not None:
-        sampler_mesh = make_rollout_mesh(rollout_mesh.axes(), mesh, devices=devices)
+    trainer, model = model, sampling_model(model, spec.engine.dtype)
+    if rollout_mesh is not None or model is not trainer:
+        sampler_mesh = make_rollout_mesh(rollout_mesh and rollout_mesh.axes(), mesh, devices=devices)
         try:
             weights = sampling_weights(model, state, sampler_mesh)
         except ValueError as error:
             raise ValueError(f"rollout_mesh: {str(error).replace('make mesh.', 'make rollout_mesh.')}") from error
-        if rollout_mesh.first_device is None:
+        if rollout_mesh is None or rollout_mesh.first_device is None:
             programs, resident = [_reshard(state, weights[0], sampler_mesh, steps=phase.steps)], dict(state)
         else:
             resident = {}
@@ -101,9 +105,8 @@ def sampling_programs(
         longest, (batch_axes, num_parts) = sizes[max(sizes)], parts_here()
         layers = _abstract_layers(model, spec.engine, longest, mesh)
         schedule = _schedule(spec.engine, phase, sizes, num_parts, assumed)
-        given = _Given(
-            spec, model, Programs(model, spec.engine.drafts), mesh, weights, layers, longest, batch_axes, resident
-        )
+        functions = Programs(model, spec.engine.drafts, spec.engine.record_routing)
+        given = _Given(spec, model, functions, mesh, weights, layers, longest, batch_axes, resident)
         begin = _programs_that_begin(given, phase, schedule)
     return programs + begin + _decode_programs(given, phase, schedule, assumed), schedule
 
@@ -144,7 +147,7 @@ def _schedule(
             page_size=engine.page_size,
             prompt_tokens=assumed.mean_prompt_tokens,
             tokens_per_step=assumed.tokens_per_step(engine),
-            share=assumed.phase_share,
+            share=phase.share,
         )
         for cap in phase.caps
     }

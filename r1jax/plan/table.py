@@ -93,7 +93,7 @@ def _sampling(stage: StagePrograms, plans: Sequence[ProgramPlan], topology: Topo
         )
     if schedule.num_carried:
         lines.append(
-            f"  - a phase ends when {assumed.phase_share:.0%} are done (assumed); {schedule.num_carried:,.0f} are "
+            f"  - partial_rollouts: when a phase ends, {schedule.num_carried:,.0f} are "
             f"carried over, whose {schedule.carried_tokens:,.0f} tokens are prefilled again"
         )
     if schedule.num_pages:

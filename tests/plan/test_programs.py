@@ -109,6 +109,37 @@ def test_a_cap_counts_as_often_as_it_holds(planned):
     assert spec.num_updates == 80 and phase.caps == {16: 0.75, 64: 0.25}
 
 
+def test_a_sampler_in_another_type_gets_a_copy_and_its_cache_has_that_type(planned):
+    spec, mesh, programs = planned
+    assert not any("reshard" in program.name for program in programs.programs)
+    spec = dataclasses.replace(spec, engine=dataclasses.replace(spec.engine, dtype="bfloat16", record_routing=True))
+    by_name = {program.name.split(" ")[0]: program for program in stage_programs(spec, mesh).programs}
+    params, _, layers, _ = by_name["decode"].arguments
+    assert {array.dtype for array in jax.tree.leaves(layers)} == {jnp.dtype(jnp.uint16)}  # its bits, on a CPU
+    assert params["embed_VD"].dtype == by_name["reshard"].arguments[0].dtype == jnp.bfloat16
+    assert "experts_BNLK" in jax.eval_shape(
+        lambda *arguments: by_name["decode"].function(*arguments, **by_name["decode"].static),
+        *by_name["decode"].arguments,
+    )[1]  # fmt: skip
+
+
+def test_partial_rollouts_leave_the_longest_for_the_next_phase(planned):
+    spec, mesh, programs = planned
+    partial = dataclasses.replace(spec, partial_rollouts=0.25, importance_cap=2.0)
+    schedule = stage_programs(partial, mesh, assumed=Assumed(mean_new_tokens=40)).schedule
+    assert programs.schedule.num_carried == 0
+    num_sequences = spec.questions_per_phase * spec.group_size
+    assert schedule.num_new + schedule.num_carried == 1.25 * num_sequences
+    assert 0 < schedule.num_carried <= num_sequences / 4  # a segment may end with a few more than were asked for
+
+
+def test_sampling_and_learning_take_turns_without_overlap():
+    apart = {"rollout_mesh": {"fsdp": 2, "expert": 2, "first_device": 4}, "importance_cap": 2.0}
+    mesh = make_mesh(rl_spec().mesh.axes())
+    for overlap in (False, True):
+        assert stage_programs(rl_spec(**apart, overlap=overlap), mesh).is_overlapped == overlap
+
+
 def test_nothing_is_counted_twice_between_arguments_and_residents(planned):
     _, _, programs = planned
     residents = {program.name: set(program.resident) for program in programs.programs}

@@ -101,10 +101,9 @@ def test_the_schedule_of_sampling_and_what_is_assumed():
     assert "200 tokens read for each" in text
     assert "pages of a part: at most 9 are wanted, 10 are there" in text and "evicted" not in text
     crowded = sampling_stage(most_pages=11, num_carried=2, carried_tokens=50)
-    text = table.plan_table([DECODE], V5E, title="mini", stage=crowded, assumed=Assumed(phase_share=0.75))
-    assert (
-        "would be evicted" in text and "ends when 75% are done (assumed); 2 are carried over, whose 50 tokens" in text
-    )
+    text = table.plan_table([DECODE], V5E, title="mini", stage=crowded, assumed=Assumed())
+    assert "would be evicted" in text
+    assert "partial_rollouts: when a phase ends, 2 are carried over, whose 50 tokens" in text
 
 
 def test_a_sampler_of_its_own_devices_works_at_the_same_time():
