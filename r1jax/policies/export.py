@@ -6,7 +6,7 @@ from pathlib import Path
 
 from r1jax.hf import Pretrained, save_pretrained
 from r1jax.hf.write import WEIGHT_TYPES
-from r1jax.policies.policy import load_policy
+from r1jax.policies.policy import load_init
 from r1jax.sharding import make_mesh
 from r1jax.specs.policy import StageInit
 from r1jax.specs.reader import FlagText, read
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
             names = ", ".join(map(str, stages))
             raise ValueError(f"{options.workdir} is the directory of a run; say which stage: {names}")
         init = read(StageInit, {"path": str(options.workdir), "step": options.step})
-        policy, params, buffers = load_policy(init, mesh=make_mesh(), seed=0)
+        policy, params, buffers = load_init(init, mesh=make_mesh(), seed=0)
         model = Pretrained(policy.model, params, buffers, tokenizer=policy.tokenizer)
         save_pretrained(model, options.target, dtype=options.dtype)
     except (ValueError, OSError, CheckpointError) as error:

@@ -6,7 +6,7 @@ import pytest
 
 from r1jax.hf import load_pretrained
 from r1jax.policies.export import main
-from r1jax.policies.policy import load_policy
+from r1jax.policies.policy import load_init
 from r1jax.sharding import make_mesh
 from r1jax.specs.policy import AnyInit
 from r1jax.specs.reader import read
@@ -18,7 +18,7 @@ from tests.tiny import POLICY, shaken
 def stage(tmp_path_factory):
     """(work directory of a finished stage, its params and buffers)."""
     workdir = tmp_path_factory.mktemp("stage")
-    policy, _, _ = load_policy(read(AnyInit, POLICY), mesh=make_mesh(), seed=0)
+    policy, _, _ = load_init(read(AnyInit, POLICY), mesh=make_mesh(), seed=0)
     params, buffers = shaken(policy.model)
     policy.save(workdir)
     with Checkpoints(workdir) as checkpoints:

@@ -14,7 +14,7 @@ import pytest
 
 from r1jax.data.documents import encode_document
 from r1jax.data.packing import pack
-from r1jax.policies.policy import load_policy
+from r1jax.policies.policy import load_init
 from r1jax.sharding import make_mesh
 from r1jax.specs.reader import SpecError, read
 from r1jax.specs.stages import SupervisedSpec
@@ -45,7 +45,7 @@ def tiny_config(**changes) -> SupervisedSpec:
 
 
 def state_of(workdir, spec):
-    policy, params, buffers = load_policy(spec.init, mesh=make_mesh(), seed=0)
+    policy, params, buffers = load_init(spec.init, mesh=make_mesh(), seed=0)
     loss_function = supervised.make_loss(policy.model, spec)
     state, _ = make_train_state(spec, loss_function, params, buffers, num_updates=spec.num_updates)
     return load_checkpoint(workdir, state)[0]
@@ -204,7 +204,7 @@ def test_what_cannot_train_is_named_before_compute(changes, words):
 
 def test_packed_is_alone_in_logits_loss_and_gradient(quick_compilation):
     """Three documents in one row, each in a row of its own, and each in a batch of its own (V3 Sec. 5.1)."""
-    policy, params, buffers = load_policy(tiny_config().init, mesh=make_mesh(), seed=0)
+    policy, params, buffers = load_init(tiny_config().init, mesh=make_mesh(), seed=0)
     model, source = policy.model, supervised.make_source(tiny_config().data, seed=0)
     documents = [encode_document(source(index), policy.tokenizer, tiny_config()) for index in range(3)]
     sizes = [len(document["tokens"]) for document in documents]
