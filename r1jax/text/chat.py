@@ -57,6 +57,15 @@ def check_template(template: str, messages: Messages | None = None) -> None:
         render(messages, template=template)
 
 
+def has_turns(template: str, tokenizer: Tokenizer) -> bool:
+    """Whether the template can express a conversation of several turns."""
+    turns = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
+    try:
+        return bool(render(turns, template=template, tokenizer=tokenizer))
+    except ValueError:
+        return False
+
+
 def encode_prompt(messages: Messages, tokenizer: Tokenizer, *, template: str) -> list[int]:
     """The token ids of ``render(messages)``, with the BOS that the module's rule gives.
 
