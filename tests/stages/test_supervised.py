@@ -20,7 +20,7 @@ from r1jax.specs.reader import SpecError, read
 from r1jax.specs.stages import SupervisedSpec
 from r1jax.stages import supervised
 from r1jax.stages.training import make_train_state
-from r1jax.text.templates import R1_JINJA, TEMPLATES
+from r1jax.text.templates import TEMPLATES, write_jinja
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.training.checkpoint import load_checkpoint
 from r1jax.workdir.directory import WorkdirError
@@ -143,7 +143,7 @@ def test_the_tokenizer_that_is_saved_tells_other_programs_of_the_template(tmp_pa
     with pytest.raises(InterruptedError):
         supervised.main(tiny_config(init=init, template="r1"), tmp_path)
     saved = Tokenizer.load(tmp_path / "tokenizer")
-    assert saved.chat_template == R1_JINJA and saved.vocab_size == 320
+    assert saved.chat_template == write_jinja("r1") and saved.vocab_size == 320
     assert saved.decode([saved.eos_id], skip_special_tokens=False) == TEMPLATES["r1"].end  # it was <|endoftext|>
 
 
