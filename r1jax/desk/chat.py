@@ -22,6 +22,7 @@ from r1jax.policies.sample import Generation, LoadedPolicy, load_policy
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector
 from r1jax.rollout.records import Completion, Rollout
+from r1jax.rollout.sampling import Sampling
 from r1jax.specs.config_file import import_from
 from r1jax.specs.reader import FlagText
 from r1jax.specs.stages import RlSpec
@@ -44,16 +45,13 @@ _HELP = """\
 def main(arguments: list[str] | None = None) -> int:
     """The command line; 2 and a message without traceback for what the user can mend."""
     options = _parser().parse_args(arguments)
+    settings = {name: getattr(options, name) for name in ("temperature", "top_p", "n", "max_new_tokens")}
     import_from(Path.cwd())
     use_compilation_cache()
     try:
+        Sampling(temperature=options.temperature, top_p=options.top_p)  # or it raises, before anything is loaded
         policy = load_policy(options.path, step=options.step, template=options.template)
-        chat = Chat(
-            policy,
-            settings={name: getattr(options, name) for name in ("temperature", "top_p", "n", "max_new_tokens")},
-            system=options.system,
-            seed=options.seed,
-        )
+        chat = Chat(policy, settings=settings, system=options.system, seed=options.seed)
         if options.prompt is not None:
             chat.ask(sys.stdin.read().strip() if options.prompt == "-" else options.prompt)
         else:
@@ -78,15 +76,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt", metavar="TEXT", help="answer this and leave; '-' reads it from standard input")
     parser.add_argument("--system", metavar="TEXT", help="the system message")
     parser.add_argument(
-        "--n", type=int, default=1, help="answers to each question; a conversation goes on with the first"
+        "--n", type=_count, default=1, help="answers to each question; a conversation goes on with the first"
     )
     parser.add_argument("--temperature", type=float, default=0.6, help="0 takes the likeliest token (default: 0.6)")
     parser.add_argument("--top-p", type=float, default=0.95, help="(default: 0.95)")
-    parser.add_argument("--max-new-tokens", type=int, help="of an answer (default: as the stage trained, or 1024)")
+    parser.add_argument("--max-new-tokens", type=_count, help="of an answer (default: as the stage trained, or 1024)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same answers (default: 0)")
     names = ", ".join([*TEMPLATES, "tokenizer"])
     parser.add_argument("--template", help=f"chat template, if it is not the policy's own: {names}")
     return parser
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 @dataclasses.dataclass
@@ -160,25 +164,27 @@ class Chat:
         seed, self.num_asked = self.seed + self.num_asked, self.num_asked + 1
         with _interruption() as is_stopped:
             for (answers,) in self.policy.stream([prompt], seed=seed, segment=_SEGMENT, **self.settings):
-                while number < len(answers):
-                    answer = answers[number]
-                    is_done = answer.stop_reason != "unfinished" or is_stopped()
-                    if not shown and len(answers) > 1:
-                        self.note(f"[{number + 1} of {len(answers)}]")
-                    shown = self._show(answer, shown, is_done=is_done)
+                for answer in answers[number:]:
+                    is_done = answer.stop_reason != "unfinished"
+                    shown = self._show(answer, shown, is_done=is_done, header=_header(number, answers))
                     if not is_done:
                         break
                     self._end(answer, verdict)
                     number, shown = number + 1, 0
                 if is_stopped():
                     break
+        if number < len(answers):
+            self._show(answers[number], shown, is_done=True)
+            self.note("[stopped]")
         return answers
 
-    def _show(self, answer: Generation, shown: int, *, is_done: bool) -> int:
+    def _show(self, answer: Generation, shown: int, *, is_done: bool, header: str = "") -> int:
         """Writes what an answer has beyond ``shown`` characters; returns how many it has now."""
         text = answer.text if is_done else answer.text.rstrip("\ufffd")  # the begin of a character, perhaps
         if not shown:
             shown = len(text) - len(text.lstrip())
+            if header and (text or is_done):
+                self.note(header)
         end_of_thought = max(shown, _end_of_thought(text, prompt=answer.prompt))
         thought, rest = _printable(text[shown:end_of_thought]), _printable(text[end_of_thought:])
         self.out.write((_dimmed(thought, self.out) if thought else "") + rest + ("\n" if is_done else ""))
@@ -186,13 +192,14 @@ class Chat:
         return len(text)
 
     def _end(self, answer: Generation, verdict: Callable[[Generation], str] | None) -> None:
-        if answer.stop_reason == "unfinished":
-            self.note("[stopped]")
-            return
         if answer.stop_reason == "length":
             self.note(f"[cut off after {len(answer.token_ids)} tokens]")
         if verdict is not None:
             self.note(verdict(answer))
+
+
+def _header(number: int, answers: Sequence[Generation]) -> str:
+    return f"[{number + 1} of {len(answers)}]" if len(answers) > 1 else ""
 
 
 def talk(chat: Chat) -> None:
@@ -205,8 +212,8 @@ def talk(chat: Chat) -> None:
         chat.note(f"{policy.path}, template {policy.template or 'none: texts are continued'}{turns}; /help")
     while True:
         try:
-            line = (input("> ") if is_typed else sys.stdin.readline().rstrip("\n") or _end_of_input()).strip()
-        except EOFError:
+            line = input("> ").strip() if is_typed else next(sys.stdin).strip()
+        except (EOFError, StopIteration):
             if is_typed:
                 print()
             return
@@ -227,10 +234,6 @@ def talk(chat: Chat) -> None:
                 chat.ask(line)
         except (ValueError, FloatingPointError) as error:
             chat.note(f"error: {error}")
-
-
-def _end_of_input() -> str:
-    raise EOFError
 
 
 def _ask_heldout(chat: Chat, number: str, following: Iterator[int]) -> None:

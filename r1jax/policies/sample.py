@@ -123,7 +123,7 @@ class LoadedPolicy:
         **sampling: Any,
     ) -> Iterator[list[list[Completion]]]:
         if not prompts or n < 1:
-            raise ValueError(f"{len(prompts)} prompts, n={n}: both must be at least 1")
+            raise ValueError(f"n must be at least 1, got {n}" if prompts else "there are no prompts")
         longest, most = max(map(len, prompts)), self.max_new_tokens if max_new_tokens is None else max_new_tokens
         if context := self.model.config.max_length:
             if longest >= context:
@@ -207,12 +207,10 @@ def load_policy(
             raise ValueError(f"{path} is a reward model: it scores answers and writes none")
         init = read(StageInit, {"path": str(path), "step": "latest" if step is None else step})
     elif step is not None:
-        raise ValueError(f"step={step!r}: {path} is no work directory of a stage, so it has no checkpoints")
+        raise ValueError(f"step={step}: {path} is no work directory of a stage, so it has no checkpoints")
     elif str(path) == "smollm2" or path.is_file():
         init = GgufInit(path=str(path))
-    elif not path.exists():
-        raise FileNotFoundError(f"there is no {path}")
-    elif not (path / "config.json").is_file():
+    elif path.is_dir() and not (path / "config.json").is_file():
         raise ValueError(
             f"{path} is no policy: neither it nor a folder in it has a stage's model.json, and it has no config.json of a "
             "Hugging Face folder"
