@@ -242,8 +242,10 @@ def _ask_heldout(chat: Chat, number: str, following: Iterator[int]) -> None:
     heldout = chat.grader.heldout
     if number and not (number.isascii() and number.isdigit() and int(number) < len(heldout)):
         raise ValueError(f"/problem {number}: the held-out problems have the numbers 0 to {len(heldout) - 1}")
-    problem = heldout[int(number) if number else next(following) % len(heldout)]
-    chat.note("\n".join(_printable(message["content"]) for message in problem.messages))
+    chosen = int(number) if number else next(following) % len(heldout)
+    problem = heldout[chosen]
+    question = "\n".join(_printable(message["content"]) for message in problem.messages)
+    chat.note(f"[problem {chosen}] {question}")
     chat.ask_problem(problem, chat.grader)
 
 

@@ -151,7 +151,7 @@ def test_lines_of_a_pipe(chat, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
     talk(chat)
     notes = chat.notes.getvalue()
-    assert notes.startswith(f"{question}\n") and chat.grader.heldout[0].messages[-1]["content"] in notes
+    assert notes.startswith(f"[problem 1] {question}\n") and chat.grader.heldout[0].messages[-1]["content"] in notes
     assert "error: /problem 8: the held-out problems have the numbers 0 to 7\n" in notes and "/exit  " in notes
     assert notes.count("[reward ") == 2 and chat.num_asked == 3
 
