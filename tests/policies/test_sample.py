@@ -75,7 +75,7 @@ def test_a_checkpoint_a_stage_a_run_and_a_folder(run, policy, tmp_path):
 
 
 def test_what_is_no_policy_is_one_line(run, policy, tmp_path):
-    with pytest.raises(FileNotFoundError, match=rf"^there is no {tmp_path}/x$"):
+    with pytest.raises(FileNotFoundError, match=rf"^there is no folder {tmp_path}/x"):
         load_policy(tmp_path / "x")
     with pytest.raises(ValueError, match=rf"^{tmp_path} is no policy: neither it nor a folder in it has"):
         load_policy(tmp_path)
@@ -90,7 +90,7 @@ def test_what_is_no_policy_is_one_line(run, policy, tmp_path):
     with pytest.raises(ValueError, match="judge is a reward model"):
         load_policy(tmp_path / "judge")
     for settings, words in [
-        ({"n": 0}, "n=0"),
+        ({"n": 0}, "n must be at least 1, got 0"),
         ({"temperature": -1.0}, "temperature must be at least 0"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
     ]:
