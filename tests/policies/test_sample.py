@@ -77,12 +77,17 @@ def test_a_checkpoint_a_stage_a_run_and_a_folder(run, policy, tmp_path):
 def test_what_is_no_policy_is_one_line(run, policy, tmp_path):
     with pytest.raises(FileNotFoundError, match=rf"^there is no folder {tmp_path}/x"):
         load_policy(tmp_path / "x")
-    with pytest.raises(ValueError, match=rf"^{tmp_path} is no policy: neither it nor a folder in it has"):
+    with pytest.raises(ValueError, match=rf"^{tmp_path} is no policy: neither it nor a folder in it is of a stage"):
         load_policy(tmp_path)
+    shutil.copytree(run / "zero", tmp_path / "begun" / "rl", ignore=shutil.ignore_patterns("checkpoints"))
+    with pytest.raises(ValueError, match="begun is no policy"):
+        load_policy(tmp_path / "begun")
     with pytest.raises(CheckpointError, match="no checkpoint of step 9; there are 2, 3"):
         load_policy(run, step=9)
     with pytest.raises(ValueError, match=r"step='first' must be a whole number, or must be one of 'latest', 'best'"):
         load_policy(run, step="first")
+    with pytest.raises(ValueError, match=r"dtype='int8' must be one of 'float32', 'bfloat16'"):
+        load_policy(run, dtype="int8")
     with pytest.raises(ValueError, match="chat template 'llama'"):
         load_policy(run, template="llama")
     shutil.copytree(run / "zero", tmp_path / "judge")
