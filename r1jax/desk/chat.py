@@ -121,7 +121,7 @@ class Chat:
         """Of the problems of the run's tasks; None where it has none, or they cannot be made here, which is noted."""
         try:
             return make_grader(self.policy)
-        except (ValueError, OSError, ImportError) as error:
+        except (ValueError, OSError) as error:
             self.note(f"answers are not graded: {error}")
             return None
 
@@ -253,9 +253,11 @@ def _ask_heldout(chat: Chat, number: str, following: Iterator[int]) -> None:
 class Grader:
     """Problems of a run's tasks, and what grades and scores their answers as the run does."""
 
+    policy: LoadedPolicy
+    spec: RlSpec
+    schedule: TaskSchedule
     heldout: list[Problem]
     trained: list[Problem]  # of those that the run trains on, the first ones
-    collector: Collector
 
     def find(self, question: str) -> Problem | None:
         """The problem that is asked by its prompt or its question, word for word."""
@@ -264,17 +266,36 @@ class Grader:
     @functools.cached_property
     def _by_text(self) -> dict[str, Problem]:
         problems = [*self.trained, *self.heldout]
-        return {
-            text.strip(): problem
-            for problem in problems
-            for text in (problem.question, problem.messages[-1]["content"])
-        }
+        return {text.strip(): p for p in problems for text in (p.question, p.messages[-1]["content"])}
+
+    @functools.cached_property
+    def _collector(self) -> Collector:  # when it is needed: a reward may be a model, which is loaded
+        rubric = Rubric(load_rewards(self.spec.rewards, mesh=self.policy.mesh)).at(self.spec.num_updates)
+        policy = Policy(self.policy.model, self.policy.tokenizer)
+        return make_collector(self.spec, policy, task=self.schedule.everything, rubric=rubric)
 
     def verdict(self, problem: Problem, answer: Generation) -> str:
-        """One line: the reward, its parts, the grade of the answer."""
+        """One line: the reward, its parts, the grade of the answer; or why there are none."""
         completion = Completion(answer.token_ids, answer.logps, answer.stop_reason)  # type: ignore[arg-type]
-        (rollout,) = self.collector.score(problem, [completion]).rollouts
+        try:
+            (rollout,) = self._collector.score(problem, [completion]).rollouts
+        except (ValueError, OSError, CheckpointError) as error:
+            return f"[not graded: {error}]"
         return describe(rollout, problem)
+
+
+def make_grader(policy: LoadedPolicy) -> Grader | None:
+    """The grader of the stage that trained the policy; None where that is no RL stage.
+
+    ValueError, OSError: its problems cannot be made here.
+    """
+    spec = Previews().stage_at(str(policy.path))
+    if not isinstance(spec, RlSpec):
+        return None
+    schedule = TaskSchedule(spec.tasks, seed=spec.seed)
+    count = min(spec.num_updates // spec.updates_per_phase * spec.questions_per_phase, _MOST_TRAINED)
+    trained = PromptIterator(schedule.everything, batch_size=count, seed=spec.seed)
+    return Grader(policy, spec, schedule, heldout_problems(schedule.at(0), spec.eval), next(trained))
 
 
 def describe(rollout: Rollout, problem: Problem) -> str:
@@ -285,22 +306,6 @@ def describe(rollout: Rollout, problem: Problem) -> str:
     verdict = "right" if rollout.is_correct else f"wrong{reference}"
     answer = "no answer" if rollout.answer is None else f"answer {_printable(rollout.answer)}"
     return f"[reward {rollout.reward:.3g}: {', '.join([*parts, *failed])}; {answer}: {verdict}]"
-
-
-def make_grader(policy: LoadedPolicy) -> Grader | None:
-    """The grader of the stage that trained the policy; None where that is no RL stage.
-
-    ValueError, OSError: its problems or rewards cannot be made here.
-    """
-    spec = Previews().stage_at(str(policy.path))
-    if not isinstance(spec, RlSpec):
-        return None
-    schedule = TaskSchedule(spec.tasks, seed=spec.seed)
-    rubric = Rubric(load_rewards(spec.rewards, mesh=policy.mesh)).at(spec.num_updates)
-    collector = make_collector(spec, Policy(policy.model, policy.tokenizer), task=schedule.everything, rubric=rubric)
-    count = min(spec.num_updates // spec.updates_per_phase * spec.questions_per_phase, _MOST_TRAINED)
-    trained = PromptIterator(schedule.everything, batch_size=count, seed=spec.seed, keep=collector.fits)
-    return Grader(heldout_problems(schedule.at(0), spec.eval), next(trained), collector)
 
 
 def _end_of_thought(text: str, *, prompt: str) -> int:

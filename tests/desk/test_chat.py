@@ -1,5 +1,6 @@
 """The chat: what it streams, grades, stops and remembers."""
 
+import dataclasses
 import io
 import signal
 
@@ -9,7 +10,9 @@ import pytest
 from r1jax.__main__ import main
 from r1jax.desk.chat import Chat, _printable, talk
 from r1jax.policies import Generation, load_policy
-from tests.policies.stage_folder import DENSE_R1, write_stage
+from r1jax.specs.reader import read
+from r1jax.specs.stages import RlSpec
+from tests.policies.stage_folder import DENSE_R1, SPEC, write_stage
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 SETTINGS = {"n": 1, "temperature": 0.6, "top_p": 0.95, "max_new_tokens": 8}
@@ -84,6 +87,8 @@ def test_answers_to_problems_of_the_run_are_graded_and_rewarded_as_in_training(p
         assert "[reward 0: accuracy_reward 0, format 0; answer \ufffd[0m: wrong (expected " in grader.verdict(
             problem, wrong
         )
+    lost = dataclasses.replace(grader, spec=read(RlSpec, SPEC | {"rewards": [{"function": "no_such_module:f"}]}))
+    assert lost.verdict(grader.trained[5], wrong).startswith("[not graded: ")
     chat.ask(grader.trained[5].messages[-1]["content"])
     assert "[reward " in chat.notes.getvalue()
     chat.ask("What is 2 + 2?")
