@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax.models import moe
-from r1jax.policies.policy import load_policy
+from r1jax.policies.policy import load_init
 from r1jax.sharding import make_mesh
 from r1jax.specs.policy import StageInit
 from r1jax.text.chat import encode_prompt
@@ -78,7 +78,7 @@ def main():
     parser.add_argument("weights", type=Path)
     parser.add_argument("--sequences", type=int, default=7000)
     args = parser.parse_args()
-    policy, *weights = load_policy(StageInit(path=str(args.weights), step="latest"), mesh=make_mesh(), seed=0)
+    policy, *weights = load_init(StageInit(path=str(args.weights), step="latest"), mesh=make_mesh(), seed=0)
     model, c = policy.model, policy.model.config
     k = c.num_experts_per_token
     tokens, targets, segments, mask = sequences(args.run, policy.tokenizer, args.sequences)

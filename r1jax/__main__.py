@@ -1,4 +1,4 @@
-"""The command line: `r1jax run | report | export | convert | plan | bench`, each with `--help`."""
+"""The command line: `r1jax run | report | chat | export | convert | plan | bench`, each with `--help`."""
 
 import importlib
 import sys
@@ -6,6 +6,7 @@ import sys
 COMMANDS = {
     "run": ("r1jax.run", "run the stages of a config in a work directory"),
     "report": ("r1jax.report.__main__", "the page of a run, or of several over each other"),
+    "chat": ("r1jax.desk.chat", "talk to the policy of a run or a folder"),
     "export": ("r1jax.policies.export", "a stage's model as a Hugging Face folder"),
     "convert": ("r1jax.hf.convert", "a Hugging Face folder or GGUF file in another type"),
     "plan": ("r1jax.plan.__main__", "does a stage fit a pod, and how long would it take?"),

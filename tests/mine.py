@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from r1jax.hf import Pretrained, save_pretrained
-from r1jax.policies.policy import load_policy
+from r1jax.policies.policy import load_init
 from r1jax.sharding import make_mesh
 from r1jax.specs.policy import RandomInit
 from r1jax.specs.reader import read
@@ -31,7 +31,7 @@ def digits(completions, answer, animals, **columns):
 
 def write_mine(folder: Path, *, num_problems: int = 100) -> None:
     """Writes mine.py, my_model, my_problems.jsonl and my_rewards.py into a folder."""
-    policy, params, buffers = load_policy(read(RandomInit, POLICY), mesh=make_mesh(), seed=0)
+    policy, params, buffers = load_init(read(RandomInit, POLICY), mesh=make_mesh(), seed=0)
     made = Pretrained(policy.model, params, buffers, tokenizer=policy.tokenizer)
     save_pretrained(made, folder / "my_model")
     problems = [

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # room or file -> the rooms of r1jax that it may import besides itself; a file's own line comes before its room's.
 LOW = {"kernels", "sharding", "processes", "objectives", "text", "rewards", "tasks", "models", "data", "hf", "training"}
 LOW |= {"specs", "workdir", "background"}
-TOP = {"policies", "stages", "serve", "launch", "plan", "bench"}
+TOP = {"policies", "stages", "serve", "desk", "launch", "plan", "bench"}
 MAY_IMPORT = {
     "background": set(),
     "specs": set(),

@@ -28,7 +28,7 @@ from r1jax.launch.compilation_cache import use_compilation_cache
 from r1jax.launch.host_memory import keep_freed_memory
 from r1jax.models.presets import make_preset
 from r1jax.models.transformer import make_model
-from r1jax.policies.policy import load_policy
+from r1jax.policies.policy import load_init
 from r1jax.rollout import engine as engines
 from r1jax.sharding import make_mesh
 from r1jax.specs.policy import GgufInit
@@ -59,7 +59,7 @@ def main() -> None:
 def load(name: str, dtype: str, mesh: jax.sharding.Mesh) -> tuple:
     """(model, params, buffers) as a stage would load them, or with random weights."""
     if name == "smollm2":
-        policy, params, buffers = load_policy(GgufInit(path="smollm2", model={"dtype": dtype}), mesh=mesh, seed=0)
+        policy, params, buffers = load_init(GgufInit(path="smollm2", model={"dtype": dtype}), mesh=mesh, seed=0)
         return policy.model, params, buffers
     model = make_model(dataclasses.replace(make_preset(name), dtype=dtype))
     return model, *jax.jit(model.init)(jax.random.key(0))

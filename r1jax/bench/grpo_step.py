@@ -23,7 +23,7 @@ from r1jax.bench.peers import SCRIPTS, Peer, ratio
 from r1jax.data.prompts import PromptIterator
 from r1jax.hf.gguf import find_smollm2
 from r1jax.pipeline import plan_stages
-from r1jax.policies.policy import load_policy
+from r1jax.policies.policy import load_init
 from r1jax.policies.reward_model import load_rewards
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector
@@ -57,7 +57,7 @@ def run(config_path: str, *, phases: int, prompt_tokens: int | None = None, peer
         if peers is not None:
             command = _peer_command(peers, spec, stages[0].init, prompt_tokens, config_path)
             peer = stack.enter_context(Peer(command))
-        policy, params, buffers = load_policy(stages[0].init, mesh=mesh, seed=spec.seed)
+        policy, params, buffers = load_init(stages[0].init, mesh=mesh, seed=spec.seed)
         task = make_mixture(spec.tasks, seed=spec.seed)
         collector = _Collector(
             engine=make_engine(policy.model, spec.engine),

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from r1jax.policies.policy import load_policy
+from r1jax.policies.policy import load_init
 from r1jax.processes import on_first
 from r1jax.rollout.engine import Engine, make_engine
 from r1jax.rollout.weight_sync import for_sampling
@@ -27,7 +27,7 @@ def make_chat(spec: AnyChat | None, *, mesh: Mesh) -> Chat | None:
         return None
     if isinstance(spec, EndpointSpec):
         return asked_by_first(functools.partial(ask_endpoint, spec))
-    policy, params, buffers = load_policy(spec.init, mesh=mesh, seed=0)
+    policy, params, buffers = load_init(spec.init, mesh=mesh, seed=0)
     engine = make_engine(policy.model, spec.engine)
     weights = for_sampling(policy.model, params, buffers, mesh=mesh, dtype=spec.engine.dtype)
     return functools.partial(ask_policy, spec, engine, weights, policy.tokenizer)

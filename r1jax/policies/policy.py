@@ -75,7 +75,7 @@ def count_documents(spec: SourceSpec) -> int | None:
         return None if count is None else count(**spec.arguments)
 
 
-def load_policy(init: AnyInit, *, mesh: Mesh, seed: int) -> tuple[Policy, dict, dict]:
+def load_init(init: AnyInit, *, mesh: Mesh, seed: int) -> tuple[Policy, dict, dict]:
     """(policy, params, buffers) on the mesh, from what a stage starts from.
 
     ValueError names a key of the spec, or a file, that is at fault; FileNotFoundError or CheckpointError what is
@@ -130,7 +130,7 @@ def config_of(init: AnyInit, *, seed: int | None = None) -> ModelConfig:
 
 
 def tokenizer_of(init: AnyInit, *, seed: int) -> Tokenizer:
-    """The tokenizer of what a stage starts from; no weights are read. Raises as ``load_policy`` does."""
+    """The tokenizer of what a stage starts from; no weights are read. Raises as ``load_init`` does."""
     if isinstance(init, RandomInit):
         return trained_tokenizer(init.tokenizer, seed=seed)
     if isinstance(init, StageInit):

@@ -17,7 +17,7 @@ from r1jax import sharding
 from r1jax.data.preferences import READS, check_kind
 from r1jax.models.reward_head import REWARD_HEAD, init_reward_head, reward_head_axes, rewards_at_end
 from r1jax.models.transformer import Model
-from r1jax.policies.policy import Policy, load_policy
+from r1jax.policies.policy import Policy, load_init
 from r1jax.processes import to_host
 from r1jax.rewards.calls import Entry, make_entry
 from r1jax.rewards.learned import LearnedReward
@@ -87,7 +87,7 @@ def load_reward_model(path: str | Path, *, mesh: Mesh) -> tuple[Policy, dict, di
 
     Raises FileNotFoundError or CheckpointError naming what is missing, also for a stage that trained no reward model.
     """
-    policy, params, buffers = load_policy(StageInit(path=str(path)), mesh=mesh, seed=0)
+    policy, params, buffers = load_init(StageInit(path=str(path)), mesh=mesh, seed=0)
     state, _ = load_checkpoint(path, {"params": abstract_head(policy.model, mesh=mesh)}, partial=True)
     return policy, {**params, **state["params"]}, buffers
 

@@ -146,12 +146,7 @@ class Collector:
             for index in sorted(scoring):
                 problem, (texts, _) = problems[index], scoring[index].result()
                 answers, scores = scored[index]
-                if self.rubric.part(deferred=True).names:
-                    with _naming(problem):
-                        deferred = self._start_rewards(
-                            problem, completions[index], texts, answers, state, deferred=True
-                        )()
-                    scores = self.rubric.join([scores, deferred])
+                scores = self._with_deferred(problem, completions[index], texts, answers, scores, state)
                 rollouts = _rollouts(prompts[index], completions[index], texts, answers, scores, policy_version)
                 groups.append(Group(problem, rollouts))
                 for kind in ("errors", "timeouts", "seconds"):
@@ -165,6 +160,23 @@ class Collector:
             return Collected(groups, seconds, counts, logged, sampling, left)
 
         return finish
+
+    def score(self, problem: Problem, completions: list[Completion]) -> Group:
+        """The group of completions that were sampled elsewhere, graded and scored as in training."""
+        state = TrainerState(0, self.num_updates)
+        with or_give_up():
+            scoring = SCORING.run(self._start_scoring, problem, completions, state, True, None)
+            texts, (answers, scores) = scoring.result()[0], _finished(scoring, problem)
+            scores = self._with_deferred(problem, completions, texts, answers, scores, state)
+        return Group(problem, _rollouts(self._prompt_ids(problem), completions, texts, answers, scores, 0))
+
+    def _with_deferred(self, problem: Problem, completions, texts, answers, scores: Scores, state) -> Scores:
+        """The scores with those of the deferred rewards."""
+        if not self.rubric.part(deferred=True).names:
+            return scores
+        with _naming(problem):
+            deferred = self._start_rewards(problem, completions, texts, answers, state, deferred=True)()
+        return self.rubric.join([scores, deferred])
 
     def _start_scoring(
         self, problem: Problem, completions, state: TrainerState, is_here: bool, grades: Future | None

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from r1jax.policies.policy import Policy, load_policy
+from r1jax.policies.policy import Policy, load_init
 from r1jax.processes import is_first
 from r1jax.sharding import make_mesh
 from r1jax.specs.stages import MeshStageSpec, StageSpec, TrainingSpec
@@ -53,7 +53,7 @@ class OpenRun:
 
         template: whose end of a turn the tokenizer that is left has; None: it stays as it was.
         """
-        policy, params, buffers = load_policy(self.spec.init, mesh=self.mesh, seed=self.spec.seed)
+        policy, params, buffers = load_init(self.spec.init, mesh=self.mesh, seed=self.spec.seed)
         if template is not None:
             policy = dataclasses.replace(policy, tokenizer=tokenizer_for(policy.tokenizer, template))
         if isinstance(self.spec, TrainingSpec):

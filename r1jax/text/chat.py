@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from r1jax.text.templates import MESSAGE_FIELDS, R1_JINJA, TEMPLATES, THOUGHT_FIELDS, Messages, render_jinja
+from r1jax.text.templates import MESSAGE_FIELDS, TEMPLATES, THOUGHT_FIELDS, Messages, render_jinja, write_jinja
 from r1jax.text.tokenizer import Tokenizer
 
 TOKENIZERS_OWN = "tokenizer"  # the name of the template that came with the tokenizer (`Tokenizer.chat_template`)
@@ -55,6 +55,15 @@ def check_template(template: str, messages: Messages | None = None) -> None:
         raise _refusal(template, f"must be one of {', '.join(sorted([*TEMPLATES, TOKENIZERS_OWN]))}")
     if messages is not None and template != TOKENIZERS_OWN:
         render(messages, template=template)
+
+
+def has_turns(template: str, tokenizer: Tokenizer) -> bool:
+    """Whether the template can express a conversation of several turns."""
+    turns = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
+    try:
+        return bool(render(turns, template=template, tokenizer=tokenizer))
+    except ValueError:
+        return False
 
 
 def encode_prompt(messages: Messages, tokenizer: Tokenizer, *, template: str) -> list[int]:
@@ -138,11 +147,20 @@ def stops_at(strings: Sequence[str], tokenizer: Tokenizer) -> Callable[[Sequence
 
 
 def tokenizer_for(tokenizer: Tokenizer, template: str) -> Tokenizer:
-    """The tokenizer that belongs to a model trained under a template: with "r1", its folder tells other programs so."""
-    if template != "r1" or tokenizer.chat_template == R1_JINJA:
+    """The tokenizer that a stage of a template leaves: "r1" has an end token of its own, which later stages need."""
+    return with_template(tokenizer, template) if template == "r1" else tokenizer
+
+
+def with_template(tokenizer: Tokenizer, template: str) -> Tokenizer:
+    """The tokenizer whose folder tells other programs of the template, and of the token that ends its turns.
+
+    Raises ValueError where it lacks a special token of the template.
+    """
+    if template == TOKENIZERS_OWN:
         return tokenizer
-    _begin(tokenizer, template)  # it has the special tokens
-    return tokenizer.with_chat_template(R1_JINJA, eos=TEMPLATES[template].end)
+    jinja = write_jinja(template, adds_bos=bool(_begin(tokenizer, template)))
+    end = TEMPLATES[template].end or tokenizer.token_text(tokenizer.eos_id)
+    return tokenizer if tokenizer.chat_template == jinja else tokenizer.with_chat_template(jinja, eos=end)
 
 
 def response_form(template: str, tokenizer: Tokenizer) -> tuple[str, str]:
@@ -150,7 +168,8 @@ def response_form(template: str, tokenizer: Tokenizer) -> tuple[str, str]:
     check_template(template)
     if template != TOKENIZERS_OWN:
         return TEMPLATES[template].style, TEMPLATES[template].answer
-    return ("r1" if "</think>" in (tokenizer.chat_template or "") else "r1_zero"), "tags_or_boxed"
+    source = tokenizer.chat_template or ""
+    return ("r1" if "</think>" in source and "<answer>" not in source else "r1_zero"), "tags_or_boxed"
 
 
 def _refusal(template: str, words: str) -> ValueError:

@@ -99,6 +99,19 @@ def final_answer(text: str, *, style: str = "r1_zero", answer: str | None = None
     return box if box is not None or answer != "summary" else after.strip() or None
 
 
+def split_thought(text: str, *, prompt: str = "") -> tuple[str | None, str | None]:
+    """(thought, what follows it) of a response that may have been cut off, both trimmed.
+
+    The thought is None where the text has none; what follows is None while the thought has no end. A prompt that ends
+    with ``<think>`` has opened the thought.
+    """
+    before, closing, after = text.partition("</think>")
+    _, opening, thought = before.partition("<think>")
+    if not (opening or closing or prompt.rstrip().endswith("<think>")):
+        return None, text.strip()
+    return (thought if opening else before).strip(), after.strip() if closing else None
+
+
 def summary_of(text: str, *, prompt: str = "") -> str | None:
     """What a response says after its thought, trimmed: all of it where it does not think; None for a thought without
     end.

@@ -58,6 +58,7 @@ class Template:
     before: Mapping[str, str]  # by role, before the content of a message
     after: Mapping[str, str]  # and after it, but for "assistant": see `end`, `gap`
     arrange: Callable[[Messages], Messages] = tuple  # order and defaults; ValueError for what cannot be expressed
+    arranged: str = ""  # the same as jinja: what it checks, and what it writes before the messages
     begin: str = ""  # before everything
     end: str = ""  # the token that ends an assistant's turn; empty: the tokenizer's end token, in training only
     gap: str = ""  # what follows `end`
@@ -72,7 +73,12 @@ class Template:
 def _plain(text: str) -> Template:
     before, after = text.split("{question}")
     return Template(
-        before={"user": before, "assistant": ""}, after={"user": after}, arrange=_one_question, answer="tags"
+        before={"user": before, "assistant": ""},
+        after={"user": after},
+        arrange=_one_question,
+        arranged="{% if messages[1:] | rejectattr('role', 'equalto', 'assistant') | list or messages | length > 2 %}"
+        "{{ raise_exception('takes one user message') }}{% endif %}",
+        answer="tags",
     )
 
 
@@ -84,6 +90,7 @@ def _deepseek(**options) -> Template:
         after={"system": "", "user": ""},
         end=end,
         arrange=_joined_system_first,
+        arranged="{{ messages | selectattr('role', 'equalto', 'system') | map(attribute='content') | join('\\n\\n') }}",
         tokens=(begin, end, user, assistant),
         **options,
     )
@@ -102,7 +109,9 @@ def _headed(start: str, stop: str, *, end: str, gap: str = "", **options) -> Tem
 
 def _chatml(system: str) -> Template:
     arrange, tokens = functools.partial(_default_system, system), ("<|im_start|>", "<|im_end|>")
-    return _headed("<|im_start|>", "\n", end="<|im_end|>", gap="\n", arrange=arrange, tokens=tokens)
+    header = json.dumps(f"<|im_start|>system\n{system}<|im_end|>\n")
+    arranged = f"{{% if messages[0]['role'] != 'system' %}}{{{{ {header} }}}}{{% endif %}}"
+    return _headed("<|im_start|>", "\n", end="<|im_end|>", gap="\n", arrange=arrange, arranged=arranged, tokens=tokens)
 
 
 _LLAMA3 = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
@@ -124,17 +133,33 @@ TEMPLATES: Mapping[str, Template] = {
 }
 """By name. "chatml" is SmolLM2's, "llama3" Llama 3's (3.1 and later write a date too: use "tokenizer" for these)."""
 
-R1_JINJA = (
-    "{{ '<｜begin▁of▁sentence｜>' }}"
-    "{{ messages | selectattr('role', 'equalto', 'system') | map(attribute='content') | join('\\n\\n') }}"
-    "{% for m in messages %}"
-    "{% if m['role'] == 'user' %}{{ '<｜User｜>' + m['content'] }}"
-    "{% elif m['role'] == 'assistant' %}"
-    "{{ '<｜Assistant｜>' + m['content'].split('</think>')[-1] + '<｜end▁of▁sentence｜>' }}"
-    "{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\\n' }}{% endif %}"
-)
-"""The template "r1" as jinja, for the folder of a tokenizer whose model learned it (`r1jax.text.chat.tokenizer_for`)."""
+
+def write_jinja(name: str, *, adds_bos: bool = False) -> str:
+    """A template of ``TEMPLATES`` as jinja, for other programs; it renders what ``r1jax.text.chat.render`` does.
+
+    Where the template itself ends no turn, the tokenizer's end token stands after an answer, as in training.
+    adds_bos: the tokenizer's BOS comes first, of a template without tokens.
+    """
+    form, quote = TEMPLATES[name], functools.partial(json.dumps, ensure_ascii=False)
+    content = "m['content'] | trim" if form.trims else "m['content']"
+    answer = f"({content}).split('</think>')[-1]" if form.cuts_reasoning else content
+    end = quote(form.end + form.gap) if form.end else "eos_token"
+    lines = [
+        "{{ bos_token }}" if adds_bos else "",
+        f"{{{{ {quote(form.begin)} }}}}" if form.begin else "",
+        form.arranged,
+    ]
+    lines += ["{% for m in messages %}{% set role = m['role'] %}"]
+    lines += [f"{{% if role == 'assistant' %}}{{{{ {quote(form.before['assistant'])} + ({answer}) + {end} }}}}"]
+    for role in form.after:
+        written = f"{{{{ {quote(form.before[role])} + ({content}) + {quote(form.after[role])} }}}}"
+        is_before = form.arrange is _joined_system_first and role == "system"
+        lines += [f"{{% elif role == '{role}' %}}" + ("" if is_before else written)]
+    lines += [f"{{% else %}}{{{{ raise_exception('role must be one of {', '.join(form.before)}') }}}}"]
+    lines += ["{% endif %}{% endfor %}"]
+    opening = quote(form.before["assistant"] + form.opens)
+    return "".join([*lines, f"{{% if add_generation_prompt %}}{{{{ {opening} }}}}{{% endif %}}"])
+
 
 TODAY = datetime.datetime(2024, 7, 26)  # what `strftime_now` takes for today
 

@@ -9,7 +9,7 @@ import pytest
 
 from r1jax.hf import Pretrained, save_pretrained
 from r1jax.policies import reward_model
-from r1jax.policies.policy import Policy, config_of, load_policy
+from r1jax.policies.policy import Policy, config_of, load_init
 from r1jax.sharding import make_mesh
 from r1jax.specs.policy import AnyInit
 from r1jax.specs.reader import read
@@ -23,7 +23,7 @@ def without(spec, key):
 
 
 def load(spec, mesh=None):
-    return load_policy(read(AnyInit, spec, "init"), mesh=mesh or make_mesh(), seed=0)
+    return load_init(read(AnyInit, spec, "init"), mesh=mesh or make_mesh(), seed=0)
 
 
 TOKENIZER = POLICY["tokenizer"]

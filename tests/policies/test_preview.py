@@ -5,7 +5,7 @@ import json
 import pytest
 
 from r1jax.hf import Pretrained, save_pretrained
-from r1jax.policies.policy import load_policy
+from r1jax.policies.policy import load_init
 from r1jax.policies.preview import Previews
 from r1jax.sharding import make_mesh
 from r1jax.specs.policy import AnyInit, StageInit
@@ -37,7 +37,7 @@ def base_spec(init, **changes):
 def folder(tmp_path_factory):
     """A model as a Hugging Face folder."""
     path = tmp_path_factory.mktemp("hf") / "model"
-    policy, params, buffers = load_policy(read(AnyInit, RANDOM), mesh=make_mesh(), seed=3)
+    policy, params, buffers = load_init(read(AnyInit, RANDOM), mesh=make_mesh(), seed=3)
     save_pretrained(Pretrained(policy.model, params, buffers, tokenizer=policy.tokenizer), path)
     return path
 

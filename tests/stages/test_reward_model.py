@@ -11,7 +11,7 @@ import pytest
 
 from r1jax.models.reward_head import REWARD_HEAD
 from r1jax.models.transformer import make_model
-from r1jax.policies.policy import load_policy
+from r1jax.policies.policy import load_init
 from r1jax.policies.reward_model import load_reward_model, load_rewards, make_reward_pass, score_sequences
 from r1jax.rewards.rubric import Rubric
 from r1jax.sharding import make_mesh
@@ -120,7 +120,7 @@ def test_in_rl_it_is_a_reward_that_reads_summaries(finished):
 
 def test_it_is_a_policy_too_but_a_policy_is_no_reward_model(finished, tmp_path):
     _, workdir, _ = finished
-    policy, params, buffers = load_policy(StageInit(path=str(workdir)), mesh=make_mesh(), seed=0)
+    policy, params, buffers = load_init(StageInit(path=str(workdir)), mesh=make_mesh(), seed=0)
     assert REWARD_HEAD not in params and params.keys() == policy.model.abstract()[0].keys()
     policy.save(tmp_path)
     with Checkpoints(tmp_path) as checkpoints:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from r1jax.policies.policy import load_policy
+from r1jax.policies.policy import load_init
 from r1jax.policies.reward_model import init_head
 from r1jax.sharding import make_mesh
 from r1jax.specs.policy import AnyInit
@@ -35,7 +35,7 @@ def is_even(prompts, completions):
 
 def make_reward_model(path):
     """A work directory as the reward model's stage leaves it, with an untrained model."""
-    policy, params, buffers = load_policy(read(AnyInit, POLICY), mesh=make_mesh(), seed=1)
+    policy, params, buffers = load_init(read(AnyInit, POLICY), mesh=make_mesh(), seed=1)
     path.mkdir()
     policy.save(path)
     with Checkpoints(path) as checkpoints:

@@ -14,13 +14,13 @@ import pytest
 
 from r1jax.data.documents import encode_document
 from r1jax.data.packing import pack
-from r1jax.policies.policy import load_policy
+from r1jax.policies.policy import load_init
 from r1jax.sharding import make_mesh
 from r1jax.specs.reader import SpecError, read
 from r1jax.specs.stages import SupervisedSpec
 from r1jax.stages import supervised
 from r1jax.stages.training import make_train_state
-from r1jax.text.templates import R1_JINJA, TEMPLATES
+from r1jax.text.templates import TEMPLATES, write_jinja
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.training.checkpoint import load_checkpoint
 from r1jax.workdir.directory import WorkdirError
@@ -45,7 +45,7 @@ def tiny_config(**changes) -> SupervisedSpec:
 
 
 def state_of(workdir, spec):
-    policy, params, buffers = load_policy(spec.init, mesh=make_mesh(), seed=0)
+    policy, params, buffers = load_init(spec.init, mesh=make_mesh(), seed=0)
     loss_function = supervised.make_loss(policy.model, spec)
     state, _ = make_train_state(spec, loss_function, params, buffers, num_updates=spec.num_updates)
     return load_checkpoint(workdir, state)[0]
@@ -143,7 +143,7 @@ def test_the_tokenizer_that_is_saved_tells_other_programs_of_the_template(tmp_pa
     with pytest.raises(InterruptedError):
         supervised.main(tiny_config(init=init, template="r1"), tmp_path)
     saved = Tokenizer.load(tmp_path / "tokenizer")
-    assert saved.chat_template == R1_JINJA and saved.vocab_size == 320
+    assert saved.chat_template == write_jinja("r1") and saved.vocab_size == 320
     assert saved.decode([saved.eos_id], skip_special_tokens=False) == TEMPLATES["r1"].end  # it was <|endoftext|>
 
 
@@ -204,7 +204,7 @@ def test_what_cannot_train_is_named_before_compute(changes, words):
 
 def test_packed_is_alone_in_logits_loss_and_gradient(quick_compilation):
     """Three documents in one row, each in a row of its own, and each in a batch of its own (V3 Sec. 5.1)."""
-    policy, params, buffers = load_policy(tiny_config().init, mesh=make_mesh(), seed=0)
+    policy, params, buffers = load_init(tiny_config().init, mesh=make_mesh(), seed=0)
     model, source = policy.model, supervised.make_source(tiny_config().data, seed=0)
     documents = [encode_document(source(index), policy.tokenizer, tiny_config()) for index in range(3)]
     sizes = [len(document["tokens"]) for document in documents]

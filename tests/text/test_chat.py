@@ -11,8 +11,9 @@ from r1jax.text.chat import (
     stop_ids,
     stops_at,
     tokenizer_for,
+    with_template,
 )
-from r1jax.text.templates import R1_JINJA
+from r1jax.text.templates import write_jinja
 from r1jax.text.tokenizer import Tokenizer
 from tests.text.bpe import DEEPSEEK, LLAMA3, QWEN, make_bpe
 
@@ -140,7 +141,7 @@ def own(tokenizers):
     """The tokenizers with their own jinja text: SmolLM2's from its file, R1's format for the DeepSeek-like one."""
     return {
         "chatml": tokenizers["chatml"],
-        "r1": tokenizers["r1"].with_chat_template(R1_JINJA, eos=END),
+        "r1": tokenizers["r1"].with_chat_template(write_jinja("r1"), eos=END),
     }
 
 
@@ -288,9 +289,23 @@ def test_a_model_trained_under_r1_leaves_a_tokenizer_that_says_so(tokenizers):
     assert tokenizer_for(tokenizers["chatml"], "plain") is tokenizers["chatml"]
     inner = make_bpe("<|endoftext|>", *DEEPSEEK)
     left = tokenizer_for(Tokenizer.from_tokenizers(inner, eos="<|endoftext|>"), "r1")
-    assert (left.chat_template, left.token_text(left.eos_id)) == (R1_JINJA, END)
+    assert (left.chat_template, left.token_text(left.eos_id)) == (write_jinja("r1"), END)
     assert [left.token_text(stop) for stop in left.stop_ids] == [END, "<|endoftext|>"]
     assert tokenizer_for(left, "r1") is left
+
+
+@pytest.mark.parametrize(
+    ("template", "of"), [("plain", "llama3"), ("v3", "r1"), ("r1", "r1"), ("llama3", "llama3"), ("qwen2.5", "qwen2.5")]
+)
+def test_a_folder_tells_other_programs_of_any_template(tokenizers, template, of):
+    told = with_template(tokenizers[of], template)
+    messages = [{"role": "user", "content": "6*7?"}, {"role": "assistant", "content": "42"}]
+    prompt = encode_prompt(messages[:1], told, template=template)
+    whole, _ = encode_conversation(messages, told, template=template)
+    for shown, ids, is_open in ((messages[:1], prompt, True), (messages, whole, False)):
+        assert told.encode(render(shown, template="tokenizer", tokenizer=told, add_generation_prompt=is_open)) == ids
+    assert told.eos_id in whole[-2:]
+    assert with_template(told, template) is told and with_template(told, "tokenizer") is told
 
 
 def test_errors_name_what_is_wrong(tokenizers):

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from r1jax.text.chat import check_template, render
-from r1jax.text.templates import R1_JINJA, TEMPLATES, render_jinja
+from r1jax.text.templates import TEMPLATES, render_jinja, write_jinja
 
 QUESTION = [{"role": "user", "content": "What is {2} + 2?"}]
 TURNS = [
@@ -100,9 +100,29 @@ def test_r1_is_what_the_published_template_renders(max_system, digest):
     for messages in conversations(500, max_system=max_system):
         for add in (True, False):
             ours.update(render(messages, template="r1", add_generation_prompt=add).encode() + b"\0")
-            own_jinja.update(render_jinja(R1_JINJA, messages, add_generation_prompt=add).encode() + b"\0")
+            own_jinja.update(render_jinja(write_jinja("r1"), messages, add_generation_prompt=add).encode() + b"\0")
     assert ours.hexdigest() == digest
-    assert own_jinja.hexdigest() == digest, "R1_JINJA"
+    assert own_jinja.hexdigest() == digest
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_as_jinja_it_renders_or_refuses_the_same(name):
+    num_rendered = 0
+    for messages in [
+        QUESTION,
+        *conversations(100, max_system=2),
+        [*QUESTION, {"role": "tool", "content": "4"}, *QUESTION],
+    ]:
+        for add in (True, False):
+            try:
+                expected = render(messages, template=name, add_generation_prompt=add)
+            except ValueError:
+                with pytest.raises(ValueError, match="takes one user message|role must be one of"):
+                    render_jinja(write_jinja(name), messages, add_generation_prompt=add)
+            else:
+                assert render_jinja(write_jinja(name), messages, add_generation_prompt=add) == expected
+                num_rendered += 1
+    assert num_rendered >= 10
 
 
 def test_what_a_template_cannot_express_is_an_error():

@@ -9,7 +9,7 @@ import pytest
 
 from r1jax.data.records import document_at
 from r1jax.pipeline import make_stages
-from r1jax.policies.policy import load_policy
+from r1jax.policies.policy import load_init
 from r1jax.policies.preview import Previews
 from r1jax.rewards.filters import finished
 from r1jax.run import run_stages
@@ -103,7 +103,7 @@ def test_a_run_leaves_a_complete_set(finished_run):
     places = [(record["provenance"]["prompt"], record["provenance"]["sample"]) for record in records[:-1]]
     assert places == sorted(set(places)) and max(prompt for prompt, _ in places) > 7
     assert records[-1]["provenance"] == {"other": 0, "row": 0} and records[-1]["domain"] == "General"
-    policy, params, _ = load_policy(config.init, mesh=make_mesh(), seed=0)
+    policy, params, _ = load_init(config.init, mesh=make_mesh(), seed=0)
     assert records[0]["provenance"]["model"] == {"path": None, "weights": weights_digest(params)}
     tokens = [sum(len(policy.tokenizer.encode(m["content"])) for m in record["messages"]) for record in records]
     assert tokens == [record["num_tokens"] for record in records]

@@ -9,7 +9,7 @@ import pytest
 
 from r1jax.hf import load_pretrained
 from r1jax.policies import export
-from r1jax.policies.policy import load_policy
+from r1jax.policies.policy import load_init
 from r1jax.report.headline import headline
 from r1jax.report.markup import show
 from r1jax.sharding import make_mesh
@@ -149,7 +149,7 @@ def test_what_a_stopped_run_has_reached_starts_another_stage_and_is_exported(sto
         init = StageInit(path=str(stopped), step=step)
         with pytest.raises(InterruptedError):
             rl.main(short_config(init=init), tmp_path / f"next_{step}")
-        _, params, _ = load_policy(StageInit(path=str(stopped), step=is_at), mesh=make_mesh(), seed=0)
+        _, params, _ = load_init(StageInit(path=str(stopped), step=is_at), mesh=make_mesh(), seed=0)
         jax.tree.map(np.testing.assert_array_equal, started[-1], params)
         folder = tmp_path / f"folder_{step}"
         assert export.main(["--from", str(stopped), "--to", str(folder), "--step", str(step)]) == 0

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from r1jax.models.transformer import make_model
-from r1jax.policies.policy import load_policy
+from r1jax.policies.policy import load_init
 from r1jax.rewards.calls import make_entry
 from r1jax.rewards.rubric import Rubric
 from r1jax.rollout.collect import Collector
@@ -131,7 +131,7 @@ def test_each_token_has_the_logp_of_the_weights_that_sampled_it(config):
 
 
 def params_and_rest(workdir, spec):
-    _, params, _ = load_policy(spec.init, mesh=make_mesh(), seed=spec.seed)
+    _, params, _ = load_init(spec.init, mesh=make_mesh(), seed=spec.seed)
     state, extra = load_checkpoint(workdir, {"params": params}, partial=True)
     return state["params"], {name: value for name, value in extra.items() if name != "wall_seconds"}
 

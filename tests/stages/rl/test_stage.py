@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from r1jax.policies.policy import load_policy
+from r1jax.policies.policy import load_init
 from r1jax.rollout.collect import Collector
 from r1jax.sharding import make_mesh
 from r1jax.specs.reader import read
@@ -87,7 +87,7 @@ def tiny_config(**changes) -> RlSpec:
 
 
 def params_of(workdir: Path, spec: RlSpec):
-    _, params, _ = load_policy(spec.init, mesh=make_mesh(), seed=spec.seed)
+    _, params, _ = load_init(spec.init, mesh=make_mesh(), seed=spec.seed)
     return load_checkpoint(workdir, {"params": params}, partial=True)[0]["params"]
 
 
@@ -237,7 +237,7 @@ def test_an_update_without_a_token_in_its_loss_changes_no_weight_and_the_doctor_
     with pytest.raises(UnhealthyRunError, match="update 2: for 1 phases no completion had a reward"):
         rl.main(spec, tmp_path)
     assert load_checkpoint(tmp_path, {"step": jax.numpy.int32(0)}, partial=True)[0]["step"] == 2
-    _, before, _ = load_policy(spec.init, mesh=rl.make_mesh(), seed=spec.seed)
+    _, before, _ = load_init(spec.init, mesh=rl.make_mesh(), seed=spec.seed)
     jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path, spec), before)
     assert [row["num_loss_tokens"] for row in rows_of(tmp_path) if "num_tokens" in row] == [0]
 
@@ -334,7 +334,7 @@ def test_a_reward_model_that_was_made_anew_is_refused_on_resume(tmp_path, monkey
     def interrupt(*args, **kwargs):
         raise InterruptedError
 
-    monkeypatch.setattr("r1jax.stages.open_run.load_policy", interrupt)
+    monkeypatch.setattr("r1jax.stages.open_run.load_init", interrupt)
     (tmp_path / "helpful").mkdir()
     for name in ("config.json", "environment.json"):
         (tmp_path / "helpful" / name).write_text("{}")

@@ -1,0 +1,1 @@
+"""The research desk: what a person does with policies and runs."""
