@@ -11,7 +11,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Writes the page and prints its path; returns the exit status (2: bad input, said on stderr)."""
     parser = argparse.ArgumentParser(
         prog="r1jax report",
-        description="Writes a self-contained HTML page from one work directory, or compares several.",
+        description="Writes an HTML page from one work directory, or compares several; the completions go to a folder next to it.",
     )
     parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR")
     parser.add_argument("--out", type=Path, help="default: WORKDIR/report.html; with several, compare.html here")

@@ -1,0 +1,160 @@
+"""Every completion of a page's runs, in files next to the page: an index to filter by, and the texts in chunks.
+
+A page that is opened from disk may not fetch, but it may load scripts: each file calls one function with its data.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from r1jax.report.markup import as_json, count_marked, write_whole
+from r1jax.workdir.read import Stage, read_rows, step_of, to_float
+
+_MAX_BYTES = 128 << 20  # of the files of completions of one page; of more every k-th is shown, and the last
+_MAX_ROWS = 20_000  # a file; more are not looked at
+_CHUNK_CHARACTERS = 1 << 20
+_TITLE_CHARACTERS = 90
+_COLUMNS = (
+    "run",
+    "split",
+    "step",
+    "problem",
+    "reward",
+    "correct",
+    "length",
+    "stop",
+    "advantage",
+    "words",
+    "script",
+    "flags",
+)
+_TAGS = re.compile(r"</?\w+>|\\[A-Za-z]+")  # of a template, and LaTeX: no language
+_CHINESE, _LATIN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]"), re.compile("[A-Za-z]{2}")
+
+
+class Numbers:
+    """Numbers texts in order of their first appearance."""
+
+    def __init__(self):
+        self.of: dict[str, int] = {}
+
+    def __call__(self, text: str) -> int:
+        return self.of.setdefault(text, len(self.of))
+
+
+def write_completions(stages: Mapping[str, Stage], folder: Path) -> tuple[int, list[str]]:
+    """Writes the completions of `stages` (label -> stage) to `folder`, and removes those of before.
+
+    Returns their number, and what was left out, a sentence each. Without any there is no folder.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+    problems, stops, starts, notes = Numbers(), Numbers(), [], []
+    titles: list[list[str]] = []
+    written = set()
+    stages = {label: stage for label, stage in stages.items() if _size(stage)}
+    for run, stage in enumerate(stages.values()):
+        for split, path in _files(stage, notes, sum(map(_size, stages.values()))):
+            for rows in _chunks(_valid(read_rows(path, notes, limit=_MAX_ROWS))):
+                number, texts = len(starts), []
+                starts.append(len(columns["run"]))
+                asked = {}
+                for row in rows:
+                    problem = problems(json.dumps([row["problem"], row.get("prompt")], sort_keys=True, default=str))
+                    if problem == len(titles):
+                        titles.append(_title(row))
+                    asked[problem] = [str(row.get("prompt", "")), json.dumps(row["problem"], ensure_ascii=False)]
+                    values = _values(row) | {"run": run, "split": int(split == "train"), "step": step_of(path)}
+                    values |= {"problem": problem, "stop": stops(str(row.get("stop_reason", "")))}
+                    for name in _COLUMNS:
+                        columns[name].append(values[name])
+                    kept = {
+                        key: row[key] for key in ("completion", "rewards", "errors", "extra", "answer") if row.get(key)
+                    }
+                    texts.append({"completion": ""} | kept)
+                folder.mkdir(exist_ok=True)
+                written.add(f"{number:05d}.js")
+                write_whole(
+                    folder / f"{number:05d}.js", f"chunk({number}, {as_json({'rows': texts, 'problems': asked})});\n"
+                )
+    if starts:
+        about = [{"label": label, "weights": _weights(stage)} for label, stage in stages.items()]
+        index = {"runs": about, "titles": titles, "stops": list(stops.of), "starts": starts, "columns": columns}
+        written.add("index.js")
+        write_whole(folder / "index.js", f"index({as_json(index)});\n")
+    for path in folder.glob("*.js"):
+        if path.name not in written:
+            path.unlink()
+    return len(columns["run"]), notes
+
+
+def _files(stage: Stage, notes: list[str], total: int) -> Iterator[tuple[str, Path]]:
+    """(split, file) of the completions that are shown, of all stages `total` bytes."""
+    every = math.ceil(total / _MAX_BYTES) or 1
+    for split in ("heldout", "train"):
+        files = stage.completion_files(split)
+        shown = [path for i, path in enumerate(files) if i % every == 0 or i == len(files) - 1]
+        if len(shown) < len(files):
+            notes.append(f"{stage.name}: {len(shown)} of {len(files)} files of {split} completions are shown.")
+        yield from ((split, path) for path in shown)
+
+
+def _size(stage: Stage) -> int:
+    return sum(path.stat().st_size for split in ("heldout", "train") for path in stage.completion_files(split))
+
+
+def _valid(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if isinstance(row.get("completion"), str) and isinstance(row.get("problem"), dict)]
+
+
+def _chunks(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    chunk, size = [], 0
+    for row in rows:
+        chunk.append(row)
+        size += len(row["completion"])
+        if size > _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _title(row: dict[str, Any]) -> list[str]:
+    """Task, start of the question, and answer of a problem."""
+    answer = row["problem"].get("answer")
+    texts = (row["problem"].get("task", ""), row.get("prompt", ""), "" if answer is None else answer)
+    return [str(text)[:_TITLE_CHARACTERS] for text in texts]
+
+
+def _values(row: dict[str, Any]) -> dict[str, Any]:
+    """What the list of completions is filtered and sorted by. Flags: 1 not trained on, 2 a reward failed."""
+    text = _TAGS.sub("", row["completion"])
+    failed = isinstance(row.get("errors"), dict) and bool(row["errors"])
+    return {
+        "reward": _number(row.get("reward")),
+        "correct": _number(row.get("correct")),
+        "length": _number(row.get("num_tokens")),
+        "advantage": _number(row.get("advantage")),
+        "words": count_marked(row["completion"]),
+        "script": bool(_LATIN.search(text)) + 2 * bool(_CHINESE.search(text)),
+        "flags": (row.get("dropped") is True) + 2 * failed,
+    }
+
+
+def _number(value: Any) -> float | int | None:
+    number = float(value) if isinstance(value, bool) else to_float(value)
+    if not math.isfinite(number):
+        return None
+    return int(number) if number.is_integer() and abs(number) < 1e15 else float(f"{number:.6g}")
+
+
+def _weights(stage: Stage) -> dict[str, float]:
+    """Reward -> weight, as the config says."""
+    rewards = stage.config.get("rewards")
+    weights = {}
+    for reward in rewards if isinstance(rewards, list) else []:
+        if isinstance(reward, dict) and math.isfinite(weight := to_float(reward.get("weight"))):
+            weights[str(reward.get("name") or str(reward.get("function", "")).rpartition(":")[2])] = weight
+    return weights
