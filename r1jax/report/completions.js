@@ -5,7 +5,7 @@ const INVISIBLE = /[\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/gu;
 const BROKEN = /[\x80-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]/gu;
 const REFLECTION = readJson(byId("reflection")), CHINESE = "\u3000-\u303f\u3400-\u4dbf\u4e00-\u9fff\uff00-\uffef";
 const MARKED = new RegExp(`(${REFLECTION})|(</?(?:think|answer)>)|[${CHINESE}]+?(?=${REFLECTION}|[^${CHINESE}]|$)`, "giu");
-const ROW_HEIGHT = 32, MAX_CHARACTERS = 20000, MAX_GROUPS = 400;
+const ROW_HEIGHT = 32, MAX_CHARACTERS = 20000, MAX_GROUPS = 400, MAX_PRELOADED = 100;
 const section = byId("completions");
 
 // As markup.py's: control characters as pictures, direction marks by code, broken ones as U+FFFD.
@@ -97,6 +97,12 @@ function index(data) {
   filter();
   window.dispatchEvent(new Event("completions"));
   firstAndLast();
+  if (all.starts.length <= MAX_PRELOADED) preload(0);
+}
+
+// Loads the texts while nothing else is to do, so that the first search need not wait for them.
+function preload(number) {
+  if (number < all.starts.length) requestIdleCallback(() => all.load(number).then(() => preload(number + 1)));
 }
 
 // At first: a held-out problem's completions before and after, next to each other.

@@ -103,7 +103,11 @@ def stage_figures(stage: Stage, run: int | None = None) -> list[Section]:
 
     sections = _sections(stage.metrics, draw)
     bars = [drawn for drawn in (_lanes(stage), _expert_load(stage)) if drawn]
-    return [*sections, Section("Time and experts", bars, [], False)] if bars else sections
+    if bars:
+        sections.insert(
+            sum(not section.is_folded for section in sections), Section("Time and experts", bars, [], False)
+        )
+    return sections
 
 
 def compared_figures(stages: dict[str, Stage], looks: Mapping[str, int], first_run: int) -> list[Section]:
