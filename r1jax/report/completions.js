@@ -66,6 +66,7 @@ function chunk(number, data) {
   waiting.get(number)(data);
 }
 
+let isColoured = false; // tokens by their log-probability
 let all, shown, chosen = null, pinned = null, problemFilter = null, request = 0;
 
 function index(data) {
@@ -220,7 +221,14 @@ async function drawOne(target, i, isWanted) {
   const answer = all.titles[all.problem[i]][2];
   if (answer) make("b", "", ` = ${visible(answer)}`, question);
   question.title = visible(problem).slice(0, 2000);
-  drawText(make("pre", "", "", card), visible(row.completion));
+  const text = make("pre", "", "", card), hasTokens = Array.isArray(row.tokens) && Array.isArray(row.logps);
+  if (hasTokens) {
+    const button = make("button", "", "log-probs", header);
+    button.setAttribute("aria-pressed", String(isColoured));
+    button.onclick = () => { isColoured = !isColoured; choose(chosen); };
+  }
+  if (hasTokens && isColoured) drawTokens(text, row);
+  else drawText(text, visible(row.completion));
   drawGroups(card, i);
   target.replaceChildren(card);
 }
@@ -250,6 +258,15 @@ function drawText(pre, text, limit = MAX_CHARACTERS) {
   if (text.length > limit) {
     const more = make("button", "", `show all ${text.length.toLocaleString("en-US")} characters`, pre);
     more.onclick = () => { pre.replaceChildren(); drawText(pre, text, Infinity); };
+  }
+}
+
+// Each token on a ground that is the redder the less likely it was: full at a probability of e^-5.
+function drawTokens(pre, { tokens, logps }) {
+  for (const [at, token] of tokens.slice(0, MAX_CHARACTERS).entries()) {
+    const span = make("span", "token", visible(String(token)), pre), logp = Number(logps[at]);
+    span.style.background = `oklch(65% 0.2 25 / ${Math.min(1, Math.max(0, -logp / 5)) * 0.7})`;
+    span.title = `log-prob ${show(logp)}, probability ${show(Math.exp(logp))}`;
   }
 }
 

@@ -31,6 +31,7 @@ _COLUMNS = (
     "script",
     "flags",
 )
+_KEPT = ("completion", "rewards", "errors", "extra", "answer", "tokens", "logps")
 _TAGS = re.compile(r"</?\w+>|\\[A-Za-z]+")  # of a template, and LaTeX: no language
 _CHINESE, _LATIN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]"), re.compile("[A-Za-z]{2}")
 
@@ -70,9 +71,7 @@ def write_completions(stages: Mapping[str, Stage], folder: Path) -> tuple[int, l
                     values |= {"problem": problem, "stop": stops(str(row.get("stop_reason", "")))}
                     for name in _COLUMNS:
                         columns[name].append(values[name])
-                    kept = {
-                        key: row[key] for key in ("completion", "rewards", "errors", "extra", "answer") if row.get(key)
-                    }
+                    kept = {key: row[key] for key in _KEPT if row.get(key)}
                     texts.append({"completion": ""} | kept)
                 folder.mkdir(exist_ok=True)
                 written.add(f"{number:05d}.js")

@@ -147,6 +147,28 @@ def test_completions_are_filtered_searched_and_shown_next_to_each_other(page):
     assert page.errors == []
 
 
+def test_tokens_are_coloured_by_their_log_probability(browser, tmp_path):
+    row = completion_rows(1, "train", late=True)[0] | {"tokens": ["<b>", "进", ""], "logps": [-5.0, -0.5, None]}
+    write_lines(tmp_path / "completions" / "update_000001.jsonl", [row])
+    browser.errors.clear()
+    browser.open(write_report(tmp_path))
+    browser.wait(READY)
+    browser.run(
+        "[...document.querySelectorAll('#one header button')].find((b) => b.textContent === 'log-probs').click()"
+    )
+    browser.wait("document.querySelector('#one .token')")
+    tokens = "[...document.querySelectorAll('#one .token')]"
+    assert browser.run(f"{tokens}.map((t) => [t.textContent, t.title])")[:2] == [
+        ["<b>", "log-prob -5, probability 0.007"],
+        ["进", "log-prob -0.500, probability 0.607"],
+    ]
+    assert browser.run(f"{tokens}.map((t) => t.style.background)")[:2] == [
+        "oklch(0.65 0.2 25 / 0.7)",
+        "oklch(0.65 0.2 25 / 0.07)",
+    ]
+    assert browser.errors == []
+
+
 def test_a_long_list_has_only_the_rows_in_view(browser, tmp_path):
     rows = [row | {"num_tokens": number} for number, row in enumerate(completion_rows(1, "train", late=True) * 1250)]
     write_lines(tmp_path / "completions" / "update_000001.jsonl", rows)

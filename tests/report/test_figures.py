@@ -139,7 +139,7 @@ def test_long_curves_are_thinned_to_means():
 
 def test_looks_tell_all_runs_apart(tmp_path):
     for is_points in (False, True):
-        swatch = PAGES.get_template("parts.html").module.swatch
+        swatch = getattr(PAGES.get_template("parts.html").module, "swatch")  # noqa: B009
         swatches = {swatch(look, is_points) for look in range(200)}
         assert len(swatches) == 200
     runs = [make_evaluated(tmp_path / f"run_{i:02}", [s + 0.01 * i for s in SCORES]) for i in range(16)]

@@ -41,6 +41,19 @@ def test_decode_gives_back_exactly_what_was_encoded(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+@pytest.mark.parametrize("text", TEXTS)
+def test_pieces_join_to_the_text_and_characters_stay_whole(tokenizer, text):
+    ids = tokenizer.encode(text)
+    pieces = tokenizer.pieces(ids)
+    assert len(pieces) == len(ids) and "".join(pieces) == text
+    odd = [*tokenizer.encode("中")[:2], 258, 258, *ids]
+    assert "".join(tokenizer.pieces(odd)) == tokenizer.decode(odd)
+
+
+def test_a_character_of_several_tokens_is_the_piece_of_its_last(tokenizer):
+    assert tokenizer.pieces(tokenizer.encode("a中b")) == ["a", "", "", "中", "b"]
+
+
 def test_special_tokens_are_one_id_and_none_is_added(tokenizer):
     assert tokenizer.encode("!<eos><｜User｜>!") == [0, 256, 257, 0]
     assert tokenizer.encode("") == []
