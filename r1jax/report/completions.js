@@ -19,8 +19,8 @@ class Completions {
   constructor(index) {
     Object.assign(this, index, index.columns);
     this.size = this.run.length;
-    this.chunks = new Map(); // number -> promise of {rows, problems}
-    this.loaded = new Map(); // number -> {rows, problems}
+    this.chunks = new Map(); // number -> promise of {rows, questions}
+    this.loaded = new Map(); // number -> {rows, questions}
     this.groupOf = new Int32Array(this.size);
     this.groups = [];
     const numbers = new Map();
@@ -41,16 +41,16 @@ class Completions {
 
   load(number) {
     if (!this.chunks.has(number)) {
-      this.chunks.set(number, new Promise((resolve, reject) => { waiting.set(number, resolve); addScript(`${String(number).padStart(5, "0")}.js`, reject); }));
+      this.chunks.set(number, new Promise((resolve, reject) => { waiting.set(number, resolve); addScript(this.files[number], reject); }));
     }
     return this.chunks.get(number);
   }
 
   // {row, prompt, problem} of a completion.
   async text(i) {
-    const number = this.chunkOf(i), { rows, problems } = await this.load(number);
-    const [prompt, problem] = problems[this.problem[i]];
-    return { row: rows[i - this.starts[number]], prompt, problem };
+    const number = this.chunkOf(i), { rows, questions } = await this.load(number), row = rows[i - this.starts[number]];
+    const [prompt, problem] = questions[row.question];
+    return { row, prompt, problem };
   }
 }
 
@@ -61,7 +61,8 @@ function addScript(name, onerror) {
   script.onerror = onerror;
   document.head.append(script);
 }
-function chunk(number, data) {
+function chunk(name, data) {
+  const number = all.files.indexOf(name);
   all.loaded.set(number, data);
   waiting.get(number)(data);
 }
@@ -154,9 +155,9 @@ async function filter() {
     }
     const isAsked = new Map();
     rows = rows.filter((i) => {
-      const k = all.chunkOf(i), { rows: texts, problems } = all.loaded.get(k), asked = all.problem[i];
-      if (!isAsked.has(asked)) isAsked.set(asked, pattern.test(problems[asked][0]));
-      return isAsked.get(asked) || pattern.test(texts[i - all.starts[k]].completion);
+      const k = all.chunkOf(i), { rows: texts, questions } = all.loaded.get(k), { completion, question } = texts[i - all.starts[k]];
+      if (!isAsked.has(all.problem[i])) isAsked.set(all.problem[i], pattern.test(questions[question][0]));
+      return isAsked.get(all.problem[i]) || pattern.test(completion);
     });
   }
   shown = rows;

@@ -1,6 +1,7 @@
 """Every completion of a page's runs, in files next to the page: an index to filter by, and the texts in chunks.
 
-A page that is opened from disk may not fetch, but it may load scripts: each file calls one function with its data.
+A page that is opened from disk may not fetch, but it may load scripts: each file calls one function with its data. The
+files of texts are named after those that they come from, so that a page stays right while a run goes on.
 """
 
 import json
@@ -52,39 +53,41 @@ def write_completions(stages: Mapping[str, Stage], folder: Path) -> tuple[int, l
     Returns their number, and what was left out, a sentence each. Without any there is no folder.
     """
     columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
-    problems, stops, starts, notes = Numbers(), Numbers(), [], []
+    problems, stops, notes = Numbers(), Numbers(), []
     titles: list[list[str]] = []
-    written = set()
+    starts: dict[str, int] = {}  # file -> its first completion
     stages = {label: stage for label, stage in stages.items() if _size(stage)}
     for run, stage in enumerate(stages.values()):
         for split, path in _files(stage, notes, sum(map(_size, stages.values()))):
-            for rows in _chunks(_valid(read_rows(path, notes, limit=_MAX_ROWS))):
-                number, texts = len(starts), []
-                starts.append(len(columns["run"]))
-                asked = {}
+            chunks = _chunks(_valid(read_rows(path, notes, limit=_MAX_ROWS)))
+            for part, rows in enumerate(chunks):
+                name, texts, asked = f"{run}_{path.stem}_{part}.js", [], Numbers()
+                starts[name] = len(columns["run"])
                 for row in rows:
                     problem = problems(json.dumps([row["problem"], row.get("prompt")], sort_keys=True, default=str))
                     if problem == len(titles):
                         titles.append(_title(row))
-                    asked[problem] = [str(row.get("prompt", "")), json.dumps(row["problem"], ensure_ascii=False)]
                     values = _values(row) | {"run": run, "split": int(split == "train"), "step": step_of(path)}
                     values |= {"problem": problem, "stop": stops(str(row.get("stop_reason", "")))}
-                    for name in _COLUMNS:
-                        columns[name].append(values[name])
+                    for column in _COLUMNS:
+                        columns[column].append(values[column])
+                    question = asked(
+                        json.dumps([str(row.get("prompt", "")), json.dumps(row["problem"], ensure_ascii=False)])
+                    )
                     kept = {key: row[key] for key in _KEPT if row.get(key)}
-                    texts.append({"completion": ""} | kept)
+                    texts.append({"completion": "", "question": question} | kept)
                 folder.mkdir(exist_ok=True)
-                written.add(f"{number:05d}.js")
                 write_whole(
-                    folder / f"{number:05d}.js", f"chunk({number}, {as_json({'rows': texts, 'problems': asked})});\n"
+                    folder / name,
+                    f"chunk({as_json(name)}, {as_json({'rows': texts, 'questions': [json.loads(text) for text in asked.of]})});\n",
                 )
     if starts:
         about = [{"label": label, "weights": _weights(stage)} for label, stage in stages.items()]
-        index = {"runs": about, "titles": titles, "stops": list(stops.of), "starts": starts, "columns": columns}
-        written.add("index.js")
+        files = {"files": list(starts), "starts": list(starts.values())}
+        index = {"runs": about, "titles": titles, "stops": list(stops.of), "columns": columns} | files
         write_whole(folder / "index.js", f"index({as_json(index)});\n")
     for path in folder.glob("*.js"):
-        if path.name not in written:
+        if path.name not in starts and not (starts and path.name == "index.js"):
             path.unlink()
     return len(columns["run"]), notes
 

@@ -11,7 +11,7 @@ from tests.report.synthetic import completion_rows, make_rl_stage, write_lines
 def load(path):
     """What a file calls its function with."""
     text = path.read_text(encoding="ascii")
-    match = re.fullmatch(r"(?:index\(|chunk\(\d+, )(.*)\);\n", text)
+    match = re.fullmatch(r"(?:index\(|chunk\(\"[0-9]_(?:update|heldout)_\d+_\d+.js\", )(.*)\);\n", text)
     assert match and "<" not in text
     return json.loads(match[1])
 
@@ -20,7 +20,7 @@ def written(folder, stage, **others):
     """(index, chunks) of what is written of a stage."""
     count, notes = write_completions({"run": read_run(stage).stages[0]} | others, folder)
     index = load(folder / "index.js")
-    chunks = [load(folder / f"{number:05d}.js") for number in range(len(index["starts"]))]
+    chunks = [load(folder / name) for name in index["files"]]
     assert len(list(folder.iterdir())) == len(chunks) + 1
     assert sum(len(chunk["rows"]) for chunk in chunks) == count == len(index["columns"]["run"])
     return index, chunks, notes
@@ -30,12 +30,13 @@ def test_every_completion_is_there_with_what_it_is_filtered_by(tmp_path):
     index, chunks, notes = written(tmp_path / "data", make_rl_stage(tmp_path / "rl", updates=20))
     columns = index["columns"]
     assert len(columns["run"]) == 4 * 8 and notes == [] and index["starts"] == [0, 8, 16, 24]
+    assert index["files"][1:3] == ["0_heldout_000020_0.js", "0_update_000001_0.js"]
     assert list(zip(columns["split"], columns["step"], strict=True))[::8] == [(0, 1), (0, 20), (1, 1), (1, 20)]
     assert columns["problem"][:16] == [0, 0, 1, 1, 2, 2, 3, 3] * 2  # the same held-out problems, before and after
     assert columns["problem"][16:] == [4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11]
     assert columns["reward"][:2] == [2, 1] and columns["correct"][:2] == [1, 0] and columns["words"][8] == 3
     assert index["titles"][0] == ["pair_sum", "27 + 45 = ?", "72"] and set(columns["script"]) == {3}
-    assert chunks[0]["problems"]["0"] == ["27 + 45 = ?", '{"task": "pair_sum", "answer": "72"}']
+    assert chunks[0]["questions"][0] == ["27 + 45 = ?", '{"task": "pair_sum", "answer": "72"}']
     assert chunks[0]["rows"][0]["rewards"] == {"accuracy": 1.0, "format": 1.0}
     assert index["runs"] == [{"label": "run", "weights": {"accuracy_reward": 1.0}}]
 
