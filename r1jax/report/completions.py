@@ -7,7 +7,7 @@ files of texts are named after those that they come from, so that a page stays r
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,13 @@ _CHINESE, _LATIN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]"), re.compile("[A-Za
 
 
 class Numbers:
-    """Numbers texts in order of their first appearance."""
+    """Numbers values in order of their first appearance."""
 
     def __init__(self):
-        self.of: dict[str, int] = {}
+        self.of: dict[Hashable, int] = {}
 
-    def __call__(self, text: str) -> int:
-        return self.of.setdefault(text, len(self.of))
+    def __call__(self, value: Hashable) -> int:
+        return self.of.setdefault(value, len(self.of))
 
 
 def write_completions(stages: Mapping[str, Stage], folder: Path) -> tuple[int, list[str]]:
@@ -57,30 +57,21 @@ def write_completions(stages: Mapping[str, Stage], folder: Path) -> tuple[int, l
     titles: list[list[str]] = []
     starts: dict[str, int] = {}  # file -> its first completion
     stages = {label: stage for label, stage in stages.items() if _size(stage)}
+    every = math.ceil(sum(map(_size, stages.values())) / _MAX_BYTES)
     for run, stage in enumerate(stages.values()):
-        for split, path in _files(stage, notes, sum(map(_size, stages.values()))):
-            chunks = _chunks(_valid(read_rows(path, notes, limit=_MAX_ROWS)))
-            for part, rows in enumerate(chunks):
-                name, texts, asked = f"{run}_{path.stem}_{part}.js", [], Numbers()
+        for split, path in _files(stage, notes, every=every):
+            for part, rows in enumerate(_chunks(_valid(read_rows(path, notes, limit=_MAX_ROWS)))):
+                name = f"{run}_{path.stem}_{part}.js"
                 starts[name] = len(columns["run"])
                 for row in rows:
-                    problem = problems(json.dumps([row["problem"], row.get("prompt")], sort_keys=True, default=str))
-                    if problem == len(titles):
-                        titles.append(_title(row))
+                    problem = problems(_question(row))
+                    titles += [_title(row)] if problem == len(titles) else []
                     values = _values(row) | {"run": run, "split": int(split == "train"), "step": step_of(path)}
                     values |= {"problem": problem, "stop": stops(str(row.get("stop_reason", "")))}
                     for column in _COLUMNS:
                         columns[column].append(values[column])
-                    question = asked(
-                        json.dumps([str(row.get("prompt", "")), json.dumps(row["problem"], ensure_ascii=False)])
-                    )
-                    kept = {key: row[key] for key in _KEPT if row.get(key)}
-                    texts.append({"completion": "", "question": question} | kept)
                 folder.mkdir(exist_ok=True)
-                write_whole(
-                    folder / name,
-                    f"chunk({as_json(name)}, {as_json({'rows': texts, 'questions': [json.loads(text) for text in asked.of]})});\n",
-                )
+                write_whole(folder / name, f"chunk({as_json(name)}, {as_json(_texts(rows))});\n")
     if starts:
         about = [{"label": label, "weights": _weights(stage)} for label, stage in stages.items()]
         files = {"files": list(starts), "starts": list(starts.values())}
@@ -92,9 +83,8 @@ def write_completions(stages: Mapping[str, Stage], folder: Path) -> tuple[int, l
     return len(columns["run"]), notes
 
 
-def _files(stage: Stage, notes: list[str], total: int) -> Iterator[tuple[str, Path]]:
-    """(split, file) of the completions that are shown, of all stages `total` bytes."""
-    every = math.ceil(total / _MAX_BYTES) or 1
+def _files(stage: Stage, notes: list[str], *, every: int) -> Iterator[tuple[str, Path]]:
+    """(split, file) of the completions that are shown: every k-th file, and the last."""
     for split in ("heldout", "train"):
         files = stage.completion_files(split)
         shown = [path for i, path in enumerate(files) if i % every == 0 or i == len(files) - 1]
@@ -121,6 +111,20 @@ def _chunks(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
             chunk, size = [], 0
     if chunk:
         yield chunk
+
+
+def _question(row: dict[str, Any]) -> tuple[str, str]:
+    return str(row.get("prompt", "")), json.dumps(row["problem"], ensure_ascii=False, sort_keys=True)
+
+
+def _texts(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """A chunk: completions, and the questions that they answer."""
+    questions = Numbers()
+    texts = [
+        {"completion": "", "question": questions(_question(row))} | {key: row[key] for key in _KEPT if row.get(key)}
+        for row in rows
+    ]
+    return {"rows": texts, "questions": list(questions.of)}
 
 
 def _title(row: dict[str, Any]) -> list[str]:

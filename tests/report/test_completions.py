@@ -36,7 +36,7 @@ def test_every_completion_is_there_with_what_it_is_filtered_by(tmp_path):
     assert columns["problem"][16:] == [4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11]
     assert columns["reward"][:2] == [2, 1] and columns["correct"][:2] == [1, 0] and columns["words"][8] == 3
     assert index["titles"][0] == ["pair_sum", "27 + 45 = ?", "72"] and set(columns["script"]) == {3}
-    assert chunks[0]["questions"][0] == ["27 + 45 = ?", '{"task": "pair_sum", "answer": "72"}']
+    assert chunks[0]["questions"][0] == ["27 + 45 = ?", '{"answer": "72", "task": "pair_sum"}']
     assert chunks[0]["rows"][0]["rewards"] == {"accuracy": 1.0, "format": 1.0}
     assert index["runs"] == [{"label": "run", "weights": {"accuracy_reward": 1.0}}]
 
