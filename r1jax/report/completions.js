@@ -96,6 +96,7 @@ function index(data) {
     if (shown.length) choose(shown[at], at);
   });
   byId("filters").hidden = byId("browser").hidden = false;
+  restore(byId("filters"));
   filter();
   window.dispatchEvent(new Event("completions"));
   firstAndLast();

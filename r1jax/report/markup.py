@@ -35,8 +35,23 @@ def visible(text: str) -> str:
 
 
 def as_json(value: Any) -> Markup:
-    """JSON that may stand in a script: in ASCII, and without a `<`, so that no text in it ends the script."""
-    return Markup(json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"))
+    """JSON that may stand in a script: in ASCII, and without a `<`, so that no text in it ends the script.
+
+    Numbers that are not finite, which JSON does not know, become null.
+    """
+    try:
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def code(*names: str) -> dict[str, Any]:

@@ -293,10 +293,28 @@ for (const element of document.querySelectorAll(".plot")) {
 }
 dark.addEventListener("change", redraw);
 
+// A page that is served is loaded again and again; what was chosen in it stays.
+const isServed = location.protocol !== "file:", REFRESH_SECONDS = 30;
+const inputs = (root) => [...root.querySelectorAll("input[id],select[id]")];
+const keyOf = (input) => (input.type === "checkbox" ? "checked" : "value");
+const kept = JSON.parse((isServed && sessionStorage.getItem(location.pathname)) || "{}");
+
+function restore(root) {
+  for (const input of inputs(root)) if (input.id in kept) input[keyOf(input)] = kept[input.id];
+}
+if (isServed) {
+  addEventListener("pagehide", () => {
+    sessionStorage.setItem(location.pathname, JSON.stringify(Object.fromEntries(inputs(document).map((input) => [input.id, input[keyOf(input)]]))));
+  });
+  setInterval(() => { if (byId("refresh").checked && !document.hidden) location.reload(); }, 1000 * REFRESH_SECONDS);
+}
+
 const toolbar = byId("toolbar");
 if (toolbar) {
   toolbar.hidden = !document.querySelector(".plot");
   const [across, smoothing, gathered, chips] = ["across", "smoothing", "gathered", "chips"].map(byId);
+  byId("refresh").parentElement.hidden = !isServed;
+  restore(toolbar);
   for (const option of [...across.options]) {
     if (option.value !== "update" && !RUNS.some((run) => run.axes[option.value])) option.remove();
   }
@@ -306,10 +324,13 @@ if (toolbar) {
     byId("share").textContent = `${smoothing.value} %`;
     redraw();
   };
+  across.onchange();
+  smoothing.oninput();
   if (chips) {
     const settings = RUNS.map((run) => run.setting);
     gathered.parentElement.hidden = new Set(settings).size === settings.length;
     gathered.onchange = () => { view.gathered = gathered.checked; redraw(); };
+    gathered.onchange();
     for (const chip of chips.querySelectorAll("button")) {
       chip.onclick = () => {
         const isOn = chip.getAttribute("aria-pressed") === "true";

@@ -51,10 +51,13 @@ class Browser:
         feature = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[feature])
 
-    def open(self, path: Path, *, query: str = "") -> None:
+    def open(self, path: Path) -> None:
         """Opens a file and waits until its script has run."""
-        self.call("Page.navigate", url=path.resolve().as_uri() + query)
-        self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
+        self.go(path.resolve().as_uri())
+
+    def go(self, url: str) -> None:
+        self.call("Page.navigate", url=url)
+        self.wait("document.readyState === 'complete' && location.protocol !== 'about:'")
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page; raises RuntimeError if it throws."""

@@ -1,11 +1,13 @@
 """The pages in a headless Chromium: what a person sees, switches and filters."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
 
 from r1jax.report import compare, write_report
+from r1jax.report.serve import Server
 from tests.report.browser import CHROMIUM, Browser
 from tests.report.synthetic import completion_rows, make_rl_stage, make_workdir, write_lines
 
@@ -244,6 +246,22 @@ def test_runs_are_compared_problem_by_problem(comparison):
     ]
     comparison.set("baseline", "2")
     assert comparison.run(rows)[0] == ["a", "4", "1", "0.750", "0.250", "-0.240 to 0.740", "1", "0"]
+
+
+def test_a_page_that_is_served_keeps_what_was_chosen_when_it_is_loaded_again(browser, runs):
+    browser.errors.clear()
+    path = write_report(runs / "a")
+    with Server(path, lambda: path, port=0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser.go(server.url)
+        browser.wait(READY)
+        browser.set("smoothing", "25")
+        browser.set("f-step", "20")
+        browser.run("globalThis.isOld = true; location.reload()")
+        browser.wait(f"!globalThis.isOld && {READY}")
+        assert browser.run("[view.share, shown.length]") == [0.25, 16]
+        server.shutdown()
+    assert [error for error in browser.errors if "favicon" not in error] == []
 
 
 @pytest.mark.parametrize("width", [390, 1280])

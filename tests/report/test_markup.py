@@ -33,6 +33,7 @@ def test_json_in_a_page_is_text_to_it_and_comes_back():
     text = "</script><!--\u2028\ud800\u202e\x00中"
     written = as_json({text: [text]})
     assert written.isascii() and "<" not in written and json.loads(written) == {text: [text]}
+    assert as_json({"a": [float("nan"), 1.5, {"b": float("-inf")}]}) == '{"a":[null,1.5,{"b":null}]}'
 
 
 def test_marks_what_the_stage_counts():
