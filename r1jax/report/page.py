@@ -104,8 +104,12 @@ def _group(stages: dict[str, Stage], looks: dict[str, int], first_run: int) -> d
     keys = dict.fromkeys(key for tree in settings.values() for key in tree if key)
     values = {key: [tree.get(key, "–") for tree in settings.values()] for key in keys}
     different = {key: row for key, row in values.items() if len({json.dumps(value, default=str) for value in row}) > 1}
-    differing = {key: [(setting(value), value) for value in row] for key, row in different.items() if key != "seed"}
-    columns = differing if len(differing) <= _FEW else {}
+    differing = {
+        key: [(f"{value:.5g}" if isinstance(value, float) else setting(value), value) for value in row]
+        for key, row in different.items()
+        if key != "seed"
+    }
+    columns = dict(differing) if len(differing) <= _FEW else {}
     names = list(dict.fromkeys(name for stage in every for name in score_names(stage, with_pass_at_k=True)))
     finals = [[score(stage, name, "after")[0] for stage in every] for name in names]
     spreads = {
@@ -128,7 +132,7 @@ def _group(stages: dict[str, Stage], looks: dict[str, int], first_run: int) -> d
         "title": " / ".join(titles) if len(stages) <= 4 else every[0].name,
         "stages": stages,
         "looks": looks,
-        "head": list(columns),
+        "head": {name: "setting" if name in differing else "score" if name in names[:1] else "" for name in columns},
         "rows": list(zip(*columns.values(), strict=True)),
         "spreads": [spreads.get(name, "") for name in columns] if spreads else [],
         "is_equal": any(settings.values()) and not different,

@@ -19,7 +19,7 @@ function make(tag, className = "", text = "", parent = null) {
 function show(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   const size = Math.abs(value);
-  if (size >= 1e7 || (size < 1e-3 && value !== 0)) return value.toExponential(2);
+  if (size >= 1e7 || (size < 1e-3 && value !== 0)) return value.toExponential(2).replace(/e([+-])(\d)$/, "e$10$2");
   const digits = Number.isInteger(value) || size >= 1000 ? 0 : size >= 10 ? 1 : size >= 1 ? 2 : 3;
   return value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }

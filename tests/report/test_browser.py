@@ -238,6 +238,24 @@ def test_runs_are_switched_on_and_off_gathered_and_sorted(comparison):
     assert comparison.errors == []
 
 
+def test_settings_stand_next_to_the_score(browser, tmp_path):
+    """Four runs: a rate of 1e-4 to 1e-1, the best at 1e-3; and whether there is a schedule."""
+    for i, score in enumerate((0.2, 0.4, 0.9, 0.3)):
+        folder = make_rl_stage(tmp_path / f"run_{i}", updates=2, learning_rate=10.0 ** (i - 4))
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["after"]["pass@1"] = score
+        (folder / "summary.json").write_text(json.dumps(summary))
+    browser.errors.clear()
+    browser.open(compare(sorted(tmp_path.iterdir()), out=tmp_path / "page.html"))
+    texts = browser.run("[...document.querySelectorAll('.parallel text')].map((t) => t.textContent)")
+    assert texts[:2] == ["optimizer.learning_rate", "ρ = 0.40"]  # ranks 0 1 2 3 with 0 2 3 1
+    assert texts[4:] == ["pass@1", "0.200", "0.900"]
+    lines = browser.run("[...document.querySelectorAll('.parallel polyline')].map((l) => l.getAttribute('points'))")
+    heights = [[float(point.split(",")[1]) for point in line.split()] for line in lines]
+    assert [height for height, _ in heights] == pytest.approx([200, 150, 100, 50])  # a logarithmic axis
+    assert heights[2][1] == min(height for _, height in heights) and browser.errors == []
+
+
 def test_runs_are_compared_problem_by_problem(comparison):
     rows = "[...document.querySelectorAll('#paired tbody tr')].map((r) => [...r.cells].map((c) => c.textContent))"
     assert comparison.run(rows) == [
@@ -257,8 +275,8 @@ def test_a_page_that_is_served_keeps_what_was_chosen_when_it_is_loaded_again(bro
         browser.wait(READY)
         browser.set("smoothing", "25")
         browser.set("f-step", "20")
-        browser.run("globalThis.isOld = true; location.reload()")
-        browser.wait(f"!globalThis.isOld && {READY}")
+        browser.go(server.url)
+        browser.wait(READY)
         assert browser.run("[view.share, shown.length]") == [0.25, 16]
         server.shutdown()
     assert [error for error in browser.errors if "favicon" not in error] == []

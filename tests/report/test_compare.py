@@ -29,7 +29,7 @@ def test_scores_and_settings_that_differ(page):
     assert page.count(">0.231 → 0.872 <span") == 2
     assert "0.872 (0.872 to 0.872)" in page  # mean over the runs
     head, *rows = re.findall("<tr>.*?</tr>", page.partition("<h2>rl / zero</h2>")[2])[:3]
-    assert re.findall("<th>([^<]*)</th>", head) == [
+    assert re.findall("<th[^>]*>([^<]*)</th>", head) == [
         *("run", "optimizer.learning_rate", "pass@1", "cons@16", "reward", "rewards/accuracy/mean"),
         *("rewards/format/mean", "mean length", "updates", "wall time", "seed", "status"),
     ]
