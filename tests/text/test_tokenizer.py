@@ -50,6 +50,12 @@ def test_pieces_join_to_the_text_and_characters_stay_whole(tokenizer, text):
     assert "".join(tokenizer.pieces(odd)) == tokenizer.decode(odd)
 
 
+def test_a_space_that_begins_a_token_is_in_its_piece():
+    inner = tokenizers.Tokenizer(models.WordLevel({"▁a": 0, "▁b": 1, "<e>": 2}, unk_token="<e>"))
+    inner.decoder = decoders.Metaspace()  # leaves out the space that begins a text
+    assert Tokenizer.from_tokenizers(inner, eos="<e>").pieces([0, 1, 1]) == ["a", " b", " b"]
+
+
 def test_a_character_of_several_tokens_is_the_piece_of_its_last(tokenizer):
     assert tokenizer.pieces(tokenizer.encode("a中b")) == ["a", "", "", "中", "b"]
 
