@@ -208,7 +208,7 @@ async function drawOne(target, i, isWanted) {
   const card = make("div", "answer"), header = make("header", "", "", card), [look, sign] = verdictOf(i);
   const fact = (text, className = "") => make("span", className, text, header);
   if (all.runs.length > 1) fact(all.runs[all.run[i]].label);
-  fact(`${all.split[i] ? "training" : "held-out"}, update ${show(all.step[i])}`, "strong");
+  fact(`${all.split[i] ? "training" : "held-out"}, ${all.runs[all.run[i]].unit} ${show(all.step[i])}`, "strong");
   fact({ good: "right", bad: all.correct[i] > 0 ? show(all.correct[i]) : "wrong" }[look] ?? "no verdict", look);
   if (row.answer) fact(`answered ${visible(String(row.answer)).slice(0, 200)}`);
   fact(`${show(all.length[i])} tokens`);

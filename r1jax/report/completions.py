@@ -73,7 +73,10 @@ def write_completions(stages: Mapping[str, Stage], folder: Path) -> tuple[int, l
                 folder.mkdir(exist_ok=True)
                 write_whole(folder / name, f"chunk({as_json(name)}, {as_json(_texts(rows))});\n")
     if starts:
-        about = [{"label": label, "weights": _weights(stage)} for label, stage in stages.items()]
+        about = [
+            {"label": label, "weights": _weights(stage), "unit": "update" if stage.has_updates else "part"}
+            for label, stage in stages.items()
+        ]
         files = {"files": list(starts), "starts": list(starts.values())}
         index = {"runs": about, "titles": titles, "stops": list(stops.of), "columns": columns} | files
         write_whole(folder / "index.js", f"index({as_json(index)});\n")

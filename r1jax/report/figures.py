@@ -116,7 +116,7 @@ def compared_figures(stages: dict[str, Stage], looks: Mapping[str, int], first_r
     drawn: set[str] = set()  # a line may be one of several panels
 
     def draw(panel: Panel) -> Iterator[Drawn | str]:
-        for line in panel.lines if panel.is_compared else ():
+        for line in panel.lines:
             runs = {label: (i, s) for i, (label, s) in enumerate(stages.items()) if line.metric in s.metrics}
             band = line.metric.startswith("eval/") and len(runs) <= 4
             curves = [

@@ -38,7 +38,7 @@ def test_every_completion_is_there_with_what_it_is_filtered_by(tmp_path):
     assert index["titles"][0] == ["pair_sum", "27 + 45 = ?", "72"] and set(columns["script"]) == {3}
     assert chunks[0]["questions"][0] == ["27 + 45 = ?", '{"answer": "72", "task": "pair_sum"}']
     assert chunks[0]["rows"][0]["rewards"] == {"accuracy": 1.0, "format": 1.0}
-    assert index["runs"] == [{"label": "run", "weights": {"accuracy_reward": 1.0}}]
+    assert index["runs"] == [{"label": "run", "weights": {"accuracy_reward": 1.0}, "unit": "update"}]
 
 
 def test_what_failed_or_was_dropped_is_flagged(tmp_path):
