@@ -76,6 +76,7 @@ class Drawn(NamedTuple):
     """A panel with its curves."""
 
     title: str
+    unit: str
     curves: list[Curve]
     note: str
     data: dict[str, Any]  # for plots.js
@@ -141,9 +142,9 @@ def draw_panel(panel: Panel, curves: list[Curve], *, name: str) -> Drawn | str:
         several = ", ".join(f"{label} {value}".strip() for label, value in values.items())
         return f"{panel.title}: {show(curves[0].values[0]) if len(set(values.values())) == 1 else several}"
     notes = [panel.note, panel.band if any(curve.low is not None for curve in curves) else ""]
-    about = {"name": visible(name), "unit": panel.unit, "across": panel.across, "low": panel.low, "high": panel.high}
+    about = {"name": visible(name), "across": panel.across, "low": panel.low, "high": panel.high}
     points = [curve.data(has_gaps=panel.across == "update") for curve in curves]
-    return Drawn(panel.title, curves, " ".join(filter(None, notes)), about | {"curves": points})
+    return Drawn(panel.title, panel.unit, curves, " ".join(filter(None, notes)), about | {"curves": points})
 
 
 def axes_of(stages: Mapping[str, Stage]) -> list[dict[str, Any]]:
@@ -229,7 +230,7 @@ def _expert_load(stage: Stage) -> Drawn | None:
 
 def _bars(title: str, note: str, across: str, rows: Sequence[str], bars: list[list[Any]]) -> Drawn:
     data = {"name": title, "across": across, "rows": [visible(row) for row in rows], "bars": bars, "curves": []}
-    return Drawn(title, [], note, data)
+    return Drawn(title, "", [], note, data)
 
 
 def _sections(names: Collection[str], draw: Callable[[Panel], Iterator[Drawn | str]]) -> list[Section]:

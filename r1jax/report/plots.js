@@ -83,7 +83,7 @@ function gather(curves) {
       low.push(n < 3 ? Math.min(...values) : mean - half);
       high.push(n < 3 ? Math.max(...values) : mean + half);
     }
-    const label = group[0].label && `${group[0].label} and ${group.length - 1} more seeds`;
+    const label = group[0].label && `${group[0].label} and ${group.length - 1} more seed${group.length > 2 ? "s" : ""}`;
     return { ...group[0], x, y, low, high, label, ends: "" };
   });
 }

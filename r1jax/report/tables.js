@@ -109,7 +109,10 @@ function drawParallel(element, table) {
     draw("line", { x1: x(i), x2: x(i), y1: y(0), y2: y(1), class: "axis" }, svg);
     draw("text", { x: x(i), y: 16, class: "name" }, svg, axis.name.length > 24 ? `…${axis.name.slice(-23)}` : axis.name);
     if (Number.isFinite(rank)) draw("text", { x: x(i), y: 32 }, svg, `ρ = ${rank.toFixed(2)}`);
-    for (const [at, text] of axis.ticks.slice(0, 12)) draw("text", { x: x(i), y: y(at) + (at < 0.5 ? 16 : -5) }, svg, text.slice(0, 24));
+    for (const [at, text] of axis.ticks.slice(0, 12)) {
+      const isEnd = at === 0 || at === 1;
+      draw("text", { x: x(i) + (isEnd ? 0 : 6), y: y(at) + (isEnd ? 16 - 21 * at : 4), class: isEnd ? "" : "middle" }, svg, text.slice(0, 24));
+    }
   }
   for (const [k, row] of known.entries()) {
     const line = draw("polyline", { points: axes.map((axis, i) => `${x(i)},${y(axis.at[k])}`).join(" ") }, svg);

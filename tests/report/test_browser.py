@@ -226,7 +226,7 @@ def test_runs_are_switched_on_and_off_gathered_and_sorted(comparison):
     comparison.run("[...byId('chips').querySelectorAll('button')][2].click()")
     assert comparison.run("plot.shown.map((c) => c.label)") == ["a", "b"]
     comparison.run("[...byId('chips').querySelectorAll('button')][2].click(); byId('gathered').click()")
-    assert comparison.run("plot.shown.map((c) => c.label)") == ["a and 1 more seeds", "c"]
+    assert comparison.run("plot.shown.map((c) => c.label)") == ["a and 1 more seed", "c"]
     first, mean = comparison.run("[plot.data.curves.slice(0, 2).map((c) => c.y[0]), plot.shown[0].y[0]]")
     assert mean == pytest.approx(sum(first) / 2)
     assert comparison.run("[plot.shown[0].low[0], plot.shown[0].high[0]]") == sorted(first)
