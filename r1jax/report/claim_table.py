@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from r1jax.report import plot
-from r1jax.report.figures import Drawn, draw_panel
+from r1jax.report.figures import Curve, Drawn, draw_panel
 from r1jax.report.markup import visible
 from r1jax.report.panels import Panel
 from r1jax.workdir.read import Stage
@@ -34,6 +33,6 @@ def _draw(one: dict[str, Any], *, name: str) -> Drawn | str:
         steps, values = (np.array(line[key], float) for key in ("steps", "values"))
         low, high = (np.array(line[key], float) if key in line else None for key in ("low", "high"))
         look = looks.setdefault(line.get("run", line["label"]), len(looks))
-        curves.append(plot.Curve(steps, values, look, low, high, line["label"], is_points=line.get("is_points", False)))
+        curves.append(Curve(steps, values, look, low, high, line["label"], is_points=line.get("is_points", False)))
     panel = Panel(visible(one["title"]), visible(one["unit"]), across=visible(one["across"]))
     return draw_panel(panel, curves, name=f"{name} {panel.title}")

@@ -1,8 +1,10 @@
 """Text and figures as a page shows them. Everything that a model or a config wrote gets into a page through `fill`."""
 
-import html
+import base64
+import hashlib
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from markupsafe import Markup
 # As r1jax.rewards.reflection counts them: spec E's list (R1v2 C.2) and its Chinese equivalents. A test holds them equal.
 _ENGLISH = "wait|mistake|however|but|retry|error|verify|wrong|evaluate|check"
 _CHINESE = "等一下|等等|失误|然而|不过|但是|可是|再试|重试|错误|验证|验算|不对|错|评估|检查|核对"
-_REFLECTION = re.compile(rf"(?<![A-Za-z])(?:{_ENGLISH})(?![A-Za-z])|{_CHINESE}", re.IGNORECASE)
+REFLECTION = rf"(?<![A-Za-z])(?:{_ENGLISH})(?![A-Za-z])|{_CHINESE}"  # completions.js marks with it
+_REFLECTION = re.compile(REFLECTION, re.IGNORECASE)
 
 _INVISIBLE = re.compile("[\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 _BROKEN = re.compile("[\x80-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
@@ -31,13 +34,45 @@ def visible(text: str) -> str:
     return _INVISIBLE.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
 
 
-def highlight(text: str) -> Markup:
-    """`text` with each reflection word in a <mark>."""
-    return Markup(_REFLECTION.sub(r"<mark>\g<0></mark>", html.escape(text)))
+def as_json(value: Any) -> Markup:
+    """JSON that may stand in a script: in ASCII, and without a `<`, so that no text in it ends the script.
+
+    Numbers that are not finite, which JSON does not know, become null.
+    """
+    try:
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def code(*names: str) -> dict[str, Any]:
+    """The scripts of a page (files of this folder), and the digests by which its policy allows them and no others."""
+    texts = [(Path(__file__).parent / name).read_text("utf-8") for name in names]
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
+    return {"scripts": [Markup(text) for text in texts], "digests": digests}
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file in one move, so that a reader never sees half of it."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def count_marked(text: str) -> int:
-    """How many words `highlight` marks."""
+    """How many reflection words the page marks in a text."""
     return len(_REFLECTION.findall(text))
 
 
@@ -85,7 +120,7 @@ def setting(value: Any) -> str:
 
 PAGES = jinja2.Environment(
     # Line breaks and indentation are for the reader of a template: none gets into a page.
-    loader=jinja2.FunctionLoader(lambda name: re.sub(r"\n\s*", "", Path(__file__).with_name(name).read_text("utf-8"))),
+    loader=jinja2.FunctionLoader(lambda name: re.sub(r"\n\s*", "", (Path(__file__).parent / name).read_text("utf-8"))),
     autoescape=True,
 )
-PAGES.filters |= {"clip": clip, "highlight": highlight, "show": show, "duration": duration, "setting": setting}
+PAGES.filters |= {"clip": clip, "zip": zip, "json": as_json, "show": show, "duration": duration, "setting": setting}

@@ -37,17 +37,17 @@ class Panel:
     band: str = ""  # what the bands are, where there are any
     low: float | None = None  # fixed end of the vertical axis
     high: float | None = None
-    stacked: bool = False
     is_exact: bool = False  # a schedule, not a measurement: drawn as it is
     across: str = "update"  # the horizontal axis
     is_along_the_way: bool = False  # of held-out evaluations only those along the way, where there are such
-    is_compared: bool = True  # each line has a plot where runs are compared
 
 
 OTHER = "Other metrics"
 
 # Metrics drawn as part of another panel, or known and not worth a plot.
-_QUIET = re.compile(r".*_(low|high)|completions/(min|max)_length|(min|max)_reward|rewards/[^/]+/std|time/step|finite")
+_QUIET = re.compile(
+    r".*_(low|high)|completions/(min|max)_length|(min|max)_reward|rewards/[^/]+/std|moe/load/.*|time|time/step|finite"
+)
 
 
 def resolve(names: Collection[str]) -> dict[str, list[Panel]]:

@@ -149,6 +149,9 @@ class RlSpec(TrainingSpec):
     optimizer: OptimizerSpec = option(factory=OptimizerSpec, explanation="The optimizer.")
     eval: EvalSpec = option(factory=EvalSpec, explanation="Held-out evaluation.", how=True)
     doctor: DoctorSpec = option(factory=DoctorSpec, explanation="Signs that a run goes wrong.", how=True)
+    log_tokens: bool = option(
+        False, "Each token and its log-probability go to completions/ too; the report colours by it.", how=True
+    )
 
     def __post_init__(self):
         if self.group_size < 2:

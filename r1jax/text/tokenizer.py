@@ -101,6 +101,20 @@ class Tokenizer:
                 runs.append([])
         return "\ufffd".join(self._inner.decode(run, skip_special_tokens=skip_special_tokens) for run in runs)
 
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """What each of `ids` adds to their text: joined, the pieces are `decode(ids)`.
+
+        Of a character that spans tokens the last one has all of it, and the others have nothing.
+        """
+        ids, texts, start, known = list(ids), [], 0, 0
+        for end in range(1, len(ids) + 1):
+            old, new = self.decode(ids[start:known]), self.decode(ids[start:end])
+            is_half = new.endswith("\ufffd") and end < len(ids) and end - known < 4  # bytes of UTF-8
+            texts.append("" if is_half else new[len(old) :])
+            if not is_half:
+                start, known = known, end
+        return texts
+
     def token_id(self, text: str) -> int:
         """The id of the one token that is written `text`. KeyError names an absent one."""
         token = self._inner.token_to_id(text)

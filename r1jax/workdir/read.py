@@ -86,7 +86,7 @@ class Stage:
     summary: dict[str, Any]
     table: dict[str, Any]  # of a stage that made data: table.json
     claims: list[Any]  # of a stage that judged them: claims.json
-    metrics: Mapping[str, Series]
+    metrics: Mapping[str, Series]  # "time": seconds of running up to an update
     last_step: int  # of the last row; 0 if there is none
     last_time: str  # when the last row was written, local time; "" without rows
     wall_seconds: float  # nan if unknown
@@ -323,7 +323,7 @@ def _metrics(rows: list[dict[str, Any]], notes: list[str]) -> dict[str, Series]:
     for row in rows:
         step, kind = to_float(row.get("step")), _evaluation_of(row)
         for name, logged in row.items() if math.isfinite(step) else ():
-            if name in ("step", "time") or isinstance(logged, bool) or not isinstance(logged, int | float | None):
+            if name == "step" or isinstance(logged, bool) or not isinstance(logged, int | float | None):
                 continue
             if not math.isfinite(value := to_float(logged)):
                 lost.setdefault(name, []).append(int(step))
@@ -333,7 +333,9 @@ def _metrics(rows: list[dict[str, Any]], notes: list[str]) -> dict[str, Series]:
                 if kind < of_steps.get(step, kind):
                     continue  # a full evaluation of the same policy says more
                 of_steps[step] = kind
-            values.setdefault(name, {})[step] = value
+            points = values.setdefault(name, {})
+            if name != "time" or step not in points:  # the time of an update, not of its evaluation
+                points[step] = value
     for name, steps in sorted(lost.items()):
         notes.append(f"{name}: {len(steps)} non-finite or too large, left out (first at update {steps[0]}).")
     for name, points in sorted(values.items()):

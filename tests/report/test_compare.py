@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from r1jax.report import compare
@@ -24,10 +26,14 @@ def test_stages_of_one_kind_go_together_and_rl_comes_first(page):
 
 
 def test_scores_and_settings_that_differ(page):
-    assert page.count("0.231 → 0.872 <span") == 2
+    assert page.count(">0.231 → 0.872 <span") == 2
     assert "0.872 (0.872 to 0.872)" in page  # mean over the runs
-    assert "<td>optimizer.learning_rate</td><td>0.0003</td><td>0.0001</td>" in page
-    assert "<td>optimizer.warmup_steps</td>" not in page
+    head, *rows = re.findall("<tr>.*?</tr>", page.partition("<h2>rl / zero</h2>")[2])[:3]
+    assert re.findall("<th[^>]*>([^<]*)</th>", head) == [
+        *("run", "optimizer.learning_rate", "pass@1", "cons@16", "reward", "rewards/accuracy/mean"),
+        *("rewards/format/mean", "mean length", "updates", "wall time", "seed", "status"),
+    ]
+    assert [re.findall('data-value="([^"]*)"', row)[:2] for row in rows] == [["0.0003", "0.872"], ["0.0001", "0.872"]]
 
 
 def test_same_path_twice_is_numbered(tmp_path):

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from r1jax.report import compare, write_report
-from r1jax.report.figures import Drawn, draw_panel
+from r1jax.report.figures import Curve, Drawn, axes_of, draw_panel, gaps_of, stage_figures
 from r1jax.report.markup import PAGES
 from r1jax.report.panels import Panel
-from r1jax.report.plot import NUM_LOOKS, Curve
+from r1jax.workdir.read import read_run
 from tests.report.synthetic import evaluated_rows, short_row, write_lines
 from tests.report.test_page import read
 
@@ -40,7 +40,6 @@ def test_every_number_printed_is_a_logged_one(tmp_path):
     text = read(write_report(tmp_path))
     ends = f"{values[0]:.2f} → {values[-1]:.2f}"
     assert f"<b>{ends}</b><span>reward" in text and f"mean {ends}</span>" in text and f"loss {ends}" in text
-    assert "Smoothed over a tenth of the run; faint: as logged." in panel(text, "Reward")
 
 
 def test_first_and_last_evaluations_are_points_apart_from_those_along_the_way(tmp_path):
@@ -50,7 +49,7 @@ def test_first_and_last_evaluations_are_points_apart_from_those_along_the_way(tm
     assert (
         "</i>pass@1, along the way 0.250 → 0.625<" in scores and "</i>pass@1, first and last 0.125 → 0.562<" in scores
     )
-    assert 'class="points dash0" style="--c:var(--c0)"' in scores and 'class="dash0" style="--c:var(--c0)"' in scores
+    assert 'class="points dash0" style="--h:255.0"' in scores and 'class="dash0" style="--h:255.0"' in scores
     assert "first and last evaluation (512 problems, 16 samples of each)" in scores
     assert "along the way (128 problems, 4 samples of each)" in scores
 
@@ -89,17 +88,60 @@ def test_flat_panels_of_a_page_are_named_below_the_others(tmp_path):
     assert "<figcaption>Gradient norm<" in text and text.count("<figure>") == 1
 
 
-def test_stacked_outliers_are_cut_off_and_said(tmp_path):
-    rows = [{"step": step, "time/generate": 60.0 if step == 1 else 1.0 + 0.1 * step} for step in range(1, 9)]
-    write_lines(tmp_path / "metrics.jsonl", [row | {"time/step": row["time/generate"]} for row in rows])
-    assert "Cut off: 60 at update 1." in panel(read(write_report(tmp_path)), "Where the time goes")
+def test_phases_lie_before_the_time_of_their_row_and_an_evaluation_after_it(tmp_path):
+    update = {"step": 4, "time": 20.0, "time/generate": 3.0, "time/update": 2.0}
+    write_lines(tmp_path / "metrics.jsonl", [update, {"step": 4, "time": 26.0, "eval/pass@1": 0.5, "time/eval": 5.0}])
+    (lanes,) = stage_figures(read_run(tmp_path).stages[0])[-1].drawn
+    assert lanes.data["rows"] == ["sampling", "update", "evaluation"]
+    assert sorted(bar[:3] for bar in lanes.data["bars"]) == [[0, 15, 18], [1, 18, 20], [2, 20, 25]]
+
+
+def test_expert_load_has_a_row_a_layer(tmp_path):
+    loads = [(1.5, 1.0), (1.25, 2.0)]
+    rows = [{"step": 2 * i, "moe/load/moe_00": a, "moe/load/moe_01": b} for i, (a, b) in enumerate(loads)]
+    write_lines(tmp_path / "metrics.jsonl", rows)
+    (heat,) = stage_figures(read_run(tmp_path).stages[0])[-1].drawn
+    assert heat.data["rows"] == ["moe_00", "moe_01"]
+    assert [bar[:4] for bar in heat.data["bars"]] == [[0, 0, 2, 0.5], [0, 2, 4, 0.25], [1, 0, 2, 0], [1, 2, 4, 1]]
+
+
+def test_runs_know_their_tokens_and_seconds_and_which_differ_in_their_seed_alone(tmp_path):
+    stages = {}
+    for name, config in (("a", {"seed": 0}), ("b", {"seed": 1}), ("c", {"seed": 0, "kl_coef": 0.1})):
+        write_lines(tmp_path / name / "metrics.jsonl", [{"step": 2, "num_tokens": 10, "time": 3.5, "loss": 1.0}])
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        stages[name] = read_run(tmp_path / name).stages[0]
+    runs = axes_of(stages)
+    assert [run["setting"] for run in runs] == [0, 0, 1]
+    assert runs[0]["axes"] == {"tokens": {"x": [0, 2], "y": [0, 10]}, "time": {"x": [0, 2], "y": [0, 3.5]}}
+
+
+@pytest.mark.parametrize(
+    ("steps", "gaps"),
+    [
+        ([1, 2, 5, 6], [False, True, False]),
+        ([0, 10, 20, 40, 60, 80], [False] * 5),  # another cadence from 20 on
+        ([0, 10, 20, 24], [False] * 3),
+    ],
+)
+def test_gaps_are_where_points_are_missing(steps, gaps):
+    assert gaps_of(np.array(steps, float)).tolist() == gaps
+    curve = Curve(np.array(steps, float), np.ones(len(steps)), 0).data(has_gaps=True)
+    assert curve["y"].count(None) == sum(gaps) and curve["x"] == sorted(curve["x"])
+
+
+def test_long_curves_are_thinned_to_means():
+    curve = Curve(np.arange(10_000.0), np.arange(10_000.0) * 2, 0).thinned()
+    assert len(curve.steps) == 2000
+    np.testing.assert_allclose(curve.values, 2 * curve.steps)
+    assert curve.steps[0] == 2.0
 
 
 def test_looks_tell_all_runs_apart(tmp_path):
     for is_points in (False, True):
-        swatch = PAGES.get_template("parts.html").module.swatch
-        swatches = [swatch(look, is_points) for look in range(NUM_LOOKS)]
-        assert len(set(swatches)) == len(swatches) == NUM_LOOKS >= 16
+        swatch = getattr(PAGES.get_template("parts.html").module, "swatch")  # noqa: B009
+        swatches = {swatch(look, is_points) for look in range(200)}
+        assert len(swatches) == 200
     runs = [make_evaluated(tmp_path / f"run_{i:02}", [s + 0.01 * i for s in SCORES]) for i in range(16)]
     text = read(compare(runs, out=tmp_path / "page.html"))
     entries = re.findall('(<i class="[^"]*" style="[^"]*"></i>)run_', panel(text, "Held-out score: pass@1"))

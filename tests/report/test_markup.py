@@ -1,16 +1,20 @@
+import base64
 import fnmatch
+import hashlib
+import json
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from r1jax.report.markup import clip, count_marked, duration, fill, highlight, show, visible
+from r1jax.report.markup import PAGES, as_json, clip, code, count_marked, duration, fill, show, visible
 from r1jax.rewards.reflection import REFLECTION_WORDS, count_reflections
 
 
 def shown(text):
     """A text as a page shows it."""
-    return fill("examples.html", notes=[text]).removeprefix('<p class="note">').removesuffix("</p>")
+    return PAGES.from_string("{{ text }}").render(text=visible(text))
 
 
 @pytest.mark.parametrize("make", [visible, shown])
@@ -25,10 +29,11 @@ def test_what_is_filled_in_is_escaped():
     assert shown("<b a='1' c=\"2\">&") == "&lt;b a=&#39;1&#39; c=&#34;2&#34;&gt;&amp;"
 
 
-def test_highlight_marks_whole_words_of_any_case_and_escapes_the_rest():
-    assert highlight("<i>Wait</i>, 等等 waiting &") == (
-        "&lt;i&gt;<mark>Wait</mark>&lt;/i&gt;, <mark>等等</mark> waiting &amp;"
-    )
+def test_json_in_a_page_is_text_to_it_and_comes_back():
+    text = "</script><!--\u2028\ud800\u202e\x00中"
+    written = as_json({text: [text]})
+    assert written.isascii() and "<" not in written and json.loads(written) == {text: [text]}
+    assert as_json({"a": [float("nan"), 1.5, {"b": float("-inf")}]}) == '{"a":[null,1.5,{"b":null}]}'
 
 
 def test_marks_what_the_stage_counts():
@@ -68,17 +73,22 @@ def test_duration():
     assert [duration(s) for s in (5.4, 372, 7260, float("nan"))] == ["5 s", "6 min 12 s", "2 h 01 min", "–"]
 
 
-def test_page_forbids_scripts_and_loads():
-    text = fill("run.html", name="a<b", stages=[])
+def test_a_page_allows_its_scripts_alone_and_loads_nothing():
+    text = fill("run.html", name="a<b", stages=[], runs=[], reflection="", **code("plots.js"))
     assert "<title>a&lt;b: r1jax report</title>" in text
-    assert "Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"" in text
+    (policy,) = re.findall('Content-Security-Policy" content="([^"]*)"', text)
+    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; script-src 'self' file: 'sha256-")
+    (script,) = re.findall("<script>(.*?)</script>", text, flags=re.DOTALL)
+    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
     assert "://" not in text
 
 
 def test_the_files_that_a_page_is_made_of_are_installed_with_the_package():
     root = Path(__file__).parents[2]
     installed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    files = [path.name for path in (root / "r1jax" / "report").glob("*.*") if path.suffix not in (".py", ".md")]
-    assert set(files) >= {"page.html", "panels.toml", "style.css"}
+    room = root / "r1jax" / "report"
+    paths = [path for path in room.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc", ".md")]
+    files = [str(path.relative_to(room)) for path in paths]
+    assert set(files) >= {"page.html", "panels.toml", "style.css", "plots.js", "vendor/LICENSE"}
     for name in files:
         assert any(fnmatch.fnmatch(name, pattern) for pattern in installed["r1jax.report"]), name

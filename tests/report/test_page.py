@@ -1,5 +1,6 @@
 import html.parser
 import json
+import re
 import subprocess
 import sys
 
@@ -7,23 +8,27 @@ import pytest
 
 from r1jax.report import NotAWorkdirError, write_report
 from r1jax.report.__main__ import main
+from r1jax.report.markup import code
+from r1jax.report.page import SCRIPTS
 from tests.report.synthetic import make_rl_stage, make_workdir, write_lines
 
-VOID = {"meta", "br", "img", "link"}
+VOID = {"meta", "br", "img", "link", "input"}
 
 
 class Balance(html.parser.HTMLParser):
-    """Fails on a tag that closes another one; collects tags and attributes."""
+    """Fails on a tag that closes another one; collects tags, attributes and what is in scripts."""
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.attributes, self.text = [], set(), set(), []
+        self.open, self.tags, self.attributes, self.scripts = [], set(), set(), []
         self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
         self.attributes.update(name for name, _ in attrs)
+        if tag == "script":
+            self.scripts.append("")
         if tag not in VOID:
             self.open.append(tag)
 
@@ -31,15 +36,21 @@ class Balance(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.text.append(data)
+        if self.open[-1:] == ["script"]:
+            self.scripts[-1] += data
 
 
 def read(path):
+    """The page without its scripts, which are its code and JSON, and nothing else."""
     text = path.read_text(encoding="utf-8")
-    assert "://" not in text
-    parsed = Balance(text)
-    assert not parsed.tags & {"script", "img", "link", "iframe", "object"}
+    parsed, own = Balance(text), code(*SCRIPTS)["scripts"]
+    assert [script for script in parsed.scripts if script in own] == own
+    for script in parsed.scripts:
+        assert script in own or json.loads(script) is not None
+    assert not parsed.tags & {"img", "link", "iframe", "object"}
     assert not any(name.startswith("on") for name in parsed.attributes)
+    text = re.sub("<script.*?</script>", "", text, flags=re.DOTALL)
+    assert "://" not in text
     return text
 
 

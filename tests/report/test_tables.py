@@ -50,7 +50,6 @@ def test_an_evaluation_has_metrics_down_and_tasks_across(tmp_path):
     assert "<td>rewards/helpfulness/errors</td><td>–</td><td>3</td>" in text
     assert "rewards/language/errors" not in text and "_low" not in text.split("Settings")[0]
     assert "<figure" not in text  # a task is no point of a curve
-    assert text.count("<h3>Held-out problems</h3>") == 2
     assert "finished, 12 s" in text
     assert scores(stage_of(path)) == ['pair_sum 0.750 <span class="quiet">(0.700–0.800)</span>', "helpful 0"]
 

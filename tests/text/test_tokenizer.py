@@ -41,6 +41,25 @@ def test_decode_gives_back_exactly_what_was_encoded(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+@pytest.mark.parametrize("text", TEXTS)
+def test_pieces_join_to_the_text_and_characters_stay_whole(tokenizer, text):
+    ids = tokenizer.encode(text)
+    pieces = tokenizer.pieces(ids)
+    assert len(pieces) == len(ids) and "".join(pieces) == text
+    odd = [*tokenizer.encode("中")[:2], 258, 258, *ids]
+    assert "".join(tokenizer.pieces(odd)) == tokenizer.decode(odd)
+
+
+def test_a_space_that_begins_a_token_is_in_its_piece():
+    inner = tokenizers.Tokenizer(models.WordLevel({"▁a": 0, "▁b": 1, "<e>": 2}, unk_token="<e>"))
+    inner.decoder = decoders.Metaspace()  # leaves out the space that begins a text
+    assert Tokenizer.from_tokenizers(inner, eos="<e>").pieces([0, 1, 1]) == ["a", " b", " b"]
+
+
+def test_a_character_of_several_tokens_is_the_piece_of_its_last(tokenizer):
+    assert tokenizer.pieces(tokenizer.encode("a中b")) == ["a", "", "", "中", "b"]
+
+
 def test_special_tokens_are_one_id_and_none_is_added(tokenizer):
     assert tokenizer.encode("!<eos><｜User｜>!") == [0, 256, 257, 0]
     assert tokenizer.encode("") == []

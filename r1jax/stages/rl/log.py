@@ -22,8 +22,9 @@ from r1jax.objectives.sums import add_metrics, mean_metrics
 from r1jax.processes import is_first
 from r1jax.rewards.language import chinese_share, is_mixed
 from r1jax.rewards.reflection import count_reflections
-from r1jax.rollout.records import Group, Rollout, error_messages
+from r1jax.rollout.records import Completion, Group, Rollout, error_messages
 from r1jax.stages.rl.mismatch import divided_by_shares
+from r1jax.text.tokenizer import Tokenizer
 
 
 def rollout_metrics(
@@ -106,11 +107,14 @@ def update_metrics(totals: Sequence[dict], infos: Sequence[dict]) -> dict[str, f
     return divided_by_shares(row)
 
 
-def completion_rows(groups: Sequence[Group], advantages_PG=None, *, is_dropped: bool = False) -> list[dict]:
+def completion_rows(
+    groups: Sequence[Group], advantages_PG=None, *, is_dropped: bool = False, tokenizer: Tokenizer | None = None
+) -> list[dict]:
     """One JSON-able dict a completion; NaN (a reward that does not apply, or failed) becomes None.
 
     "errors" holds the messages of the rewards that failed on it, "extra" what rewards logged of it. Groups that were
-    sampled but not trained on are marked as "dropped".
+    sampled but not trained on are marked as "dropped". With a tokenizer there are "tokens", the text of each token, and
+    "logps", its log-probability under temperature alone when it was sampled (nats).
     """
     return [
         {
@@ -124,6 +128,7 @@ def completion_rows(groups: Sequence[Group], advantages_PG=None, *, is_dropped: 
             "advantage": None if advantages_PG is None else float(advantages_PG[index, sample]),
             "errors": dict(rollout.errors),
             **({"extra": dict(rollout.extra)} if rollout.extra else {}),
+            **({} if tokenizer is None else _tokens(rollout.completion, tokenizer)),
             "dropped": is_dropped,
             "answer": rollout.answer,
             "correct": bool(rollout.is_correct),
@@ -132,6 +137,11 @@ def completion_rows(groups: Sequence[Group], advantages_PG=None, *, is_dropped: 
         for index, group in enumerate(groups)
         for sample, rollout in enumerate(group.rollouts)
     ]
+
+
+def _tokens(completion: Completion, tokenizer: Tokenizer) -> dict[str, list]:
+    logps = [round(float(logp), 4) for logp in completion.logps]
+    return {"tokens": tokenizer.pieces(completion.token_ids), "logps": logps}
 
 
 def say_failures(groups: Sequence[Group], *, where: str) -> None:

@@ -187,6 +187,7 @@ def main(spec: RlSpec, workdir: Path) -> dict:
         if (first := run.kept["protocol"]) != protocol and is_first():
             print(f"the first evaluation was of {first}; now it is {protocol}: they are not compared", flush=True)
         completions = CompletionsWriter(run.path, resume_step=run.updates)
+        logged = collector.tokenizer if spec.log_tokens else None
         few = heldout[: spec.eval.problems or MOST_PROBLEMS]
         along_the_way = dict.fromkeys(
             range(spec.eval.every, spec.num_updates, spec.eval.every), len(few) * spec.eval.samples
@@ -199,7 +200,7 @@ def main(spec: RlSpec, workdir: Path) -> dict:
                 collector_now = at_update(collector, run.updates)
                 asked = heldout if is_full else few
                 scores, groups = evaluate_heldout(collector_now, weights, asked, spec, run, is_full=is_full)
-            completions.write(run.updates, completion_rows(groups), split="heldout")
+            completions.write(run.updates, completion_rows(groups, tokenizer=logged), split="heldout")
             row = {f"eval/{name}": value for name, value in scores.items()}
             run.metrics.write(run.updates, row if is_full else row | {"time/eval": time.perf_counter() - mark})
             if run.updates and not (is_full and run.checkpoints.has_best):
@@ -243,8 +244,8 @@ def main(spec: RlSpec, workdir: Path) -> dict:
                         )
                 skipped = skipped_metrics(prompts)
                 run.kept["carried"] = [question.to_json() for question in phase.carried]
-                rows = completion_rows(phase.groups, phase.advantages_PG)
-                rows += completion_rows(phase.dropped, is_dropped=True)
+                rows = completion_rows(phase.groups, phase.advantages_PG, tokenizer=logged)
+                rows += completion_rows(phase.dropped, is_dropped=True, tokenizer=logged)
                 completions.write(following, rows)
                 check_scored(phase, collector_now.rubric.weights)
                 if may_sample_ahead(spec, run, following):

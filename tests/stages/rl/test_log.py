@@ -1,5 +1,6 @@
 """Metrics under TRL's names mean what they mean there; rows of completions tell what failed."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,6 +10,8 @@ from r1jax.rollout.records import Completion, Group, Rollout
 from r1jax.stages.rl.log import completion_rows, count_tokens, rollout_metrics
 from r1jax.stages.rl.phase import advantages_of, teaching
 from r1jax.tasks.problem import Problem
+from r1jax.text.tokenizer import Tokenizer
+from tests.text.test_tokenizer import byte_level
 
 NAN = math.nan
 SECONDS = {"generate": 2.0, "rewards": 0.0, "logprobs": 1.0, "update": 3.0, "step": 8.0}
@@ -80,6 +83,17 @@ def test_rows_tell_what_failed_and_what_was_dropped():
     assert rows[2]["reward"] is None and rows[2]["rewards"] == {"right": None, "style": 1.0}
     dropped = completion_rows(GROUPS[1:], is_dropped=True)
     assert len(dropped) == 4 and all(row["dropped"] and row["advantage"] is None for row in dropped)
+
+
+def test_rows_tell_each_token_where_asked():
+    tokenizer = Tokenizer.from_tokenizers(byte_level("<eos>"), eos="<eos>")
+    ids = np.array(tokenizer.encode("3 + 4 = 7"), np.int32)
+    completion = Completion(ids, np.linspace(-1, 0, len(ids), dtype=np.float32), "length")
+    one = dataclasses.replace(GROUPS[0].rollouts[0], completion=completion)
+    (row,) = completion_rows([Group(GROUPS[0].problem, (one,))], tokenizer=tokenizer)
+    assert "".join(row["tokens"]) == tokenizer.decode(ids) and len(row["tokens"]) == len(ids) > 2
+    assert row["logps"] == [round(float(logp), 4) for logp in completion.logps]
+    assert "tokens" not in completion_rows(GROUPS)[0]
 
 
 def test_what_failed_has_advantage_zero_and_does_not_count_in_its_group():
