@@ -1,5 +1,6 @@
 """Sweeps whose trials are a stub of `r1jax run`: which trials there are, what runs when, what is kept and what is said."""
 
+import json
 import os
 import re
 import shutil
@@ -336,3 +337,25 @@ def test_mistakes_are_one_line_before_anything_runs(folder, call, flags, words):
 def test_the_check_is_that_of_a_run(folder):
     with pytest.raises(ValueError, match=r"rl\.py: stages\.rl\.init\.path: there is no folder"):
         check_trials([(prepare("rl.py", [], 0, {RATE: "1"}, folder / "out" / "t"), False)])
+
+
+@pytest.mark.slow
+def test_real_runs_share_a_base_and_optuna_opens_their_scores(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    folder = tmp_path / "out"
+    command = ["--config=tests/sweep/tiny_config.py", f"--workdir={folder}", "--set", f"{RATE}=1e-4,3e-4", "--jobs=2"]
+    assert sweep.main(command) == 0
+    (base,) = folder.glob("base-*")
+    assert (base / "DONE").exists() and sorted(path.name for path in folder.glob("0*")) == [
+        "000_learning_rate=1e-4",
+        "001_learning_rate=3e-4",
+    ]
+    logs = [(trial / "log.txt").read_text() for trial in sorted(folder.glob("0*"))]
+    assert "base: supervised in" in logs[0] and "base: done before" in logs[1]
+    configs = [json.loads((trial / "rl" / "config.json").read_text()) for trial in sorted(folder.glob("0*"))]
+    assert [config["optimizer"]["learning_rate"] for config in configs] == [1e-4, 3e-4]
+    summaries = [json.loads((trial / "summary.json").read_text()) for trial in sorted(folder.glob("0*"))]
+    assert [trial.value for trial in study_of(tmp_path).trials] == [s["after"]["pass@1"] for s in summaries]
+    assert sweep.main([*command, f"--config.{RATE.replace('learning_rate', 'b2')}=0.5"]) == 2
+    assert "holds a run of another config" in capsys.readouterr().err
