@@ -28,19 +28,7 @@ from r1jax.sweep.clusters import CLUSTERS, launch_script
 from r1jax.sweep.local import LocalSweep, make_slots
 from r1jax.sweep.space import every, folder_name, load_space, product
 from r1jax.sweep.table import how_to_open, table
-from r1jax.sweep.trials import (
-    PRUNERS,
-    STORAGE,
-    SweepError,
-    Trial,
-    Trials,
-    add,
-    add_failed_again,
-    folder_of,
-    latest,
-    missing,
-    open_study,
-)
+from r1jax.sweep.trials import PRUNERS, STORAGE, SweepError, Trials, add, add_failed_again, latest, missing, open_study
 from r1jax.workdir.directory import WorkdirError, locked, write_text
 from r1jax.workdir.stop import graceful_stop
 
@@ -81,13 +69,14 @@ def _sweep(
     grid = missing(study, grid)
     to_check = [(prepared(number, c.settings, folder / folder_name(number, c.settings)), False) for number, c in grid]
     for trial in study.get_trials(deepcopy=False, states=[TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE]):
-        if name := folder_of(trial):
-            there = prepared(trial.number, trial.user_attrs["settings"], folder / name)
-            to_check.append((there, trial.state == TrialState.COMPLETE))
+        if settings := trial.user_attrs.get("settings"):
+            name = trial.user_attrs.get("folder") or folder_name(trial.number, settings)
+            to_check.append((prepared(trial.number, settings, folder / name), trial.state == TrialState.COMPLETE))
     load_experiment(options.config, constant)
     if to_check:
         check_trials(to_check)
-    add(study, [candidate for _, candidate in grid])
+    for _, candidate in grid:
+        add(study, candidate.params, candidate.distributions, settings=candidate.settings)
     if options.retry:
         add_failed_again(study)
     trials = Trials(
@@ -104,7 +93,7 @@ def _sweep(
     sweep = LocalSweep(trials, slots, run=run, prunes=options.pruner != "none", seconds=seconds)
     with graceful_stop() as stop:
         is_over = sweep.go(stop)
-    print(f"\n{table(study, options.metric)}\n\n{how_to_open(study.study_name, folder)}", flush=True)
+    print(f"\n{table(study, options.metric)}\n\n{how_to_open(folder)}", flush=True)
     if not is_over:
         print(f"stopped; the same command goes on in {folder}", flush=True)
         return STOPPED
@@ -116,7 +105,7 @@ def _sweep(
 
 def _launch(trials: Trials, options: argparse.Namespace, folder: Path, run: Sequence[str]) -> int:
     """Takes down what has ended since, and starts or shows the rest."""
-    rest: list[Trial] = []
+    rest = []
     while (trial := trials.next()) is not None:
         if trial.is_done:
             trials.complete(trial)
@@ -127,7 +116,7 @@ def _launch(trials: Trials, options: argparse.Namespace, folder: Path, run: Sequ
             print(shlex.join([*run, *trial.flags, f"--workdir={trial.folder}"]))
         return DONE
     if not rest:
-        print(f"{table(trials.study, options.metric)}\n\n{how_to_open(trials.study.study_name, folder)}", flush=True)
+        print(f"{table(trials.study, options.metric)}\n\n{how_to_open(folder)}", flush=True)
         return DONE
     title = f"{len(rest)} trials of {options.config} in {folder}"
     script = launch_script(options.launch, rest, title=title, jobs=options.jobs)

@@ -35,7 +35,7 @@ def prepare(config: str, constant: Sequence[str], number: int, settings: Setting
             flags.append(f"--config.stages.{name}.workdir={{workdir}}/../{name}-{{hash}}")
     planned = plan_stages(load_experiment(config, flags), folder)
     directories = tuple((stage.name, stage.workdir) for stage in planned)
-    return Trial(number, settings, folder, (f"--config={config}", *flags), directories)
+    return Trial(number, folder, (f"--config={config}", *flags), directories)
 
 
 def refuse_equal(config: str, constant: Sequence[str], grid: Sequence[Settings]) -> None:

@@ -210,7 +210,7 @@ class LocalSweep:
             self._waiting.append(trial)
         else:
             error = _last_words(trial.folder / LOG) or f"exit code {code}"
-            self._trials.fail_number(trial.number, error)
+            self._trials.fail(trial.number, error)
             print(f"{name}: failed with exit code {code}: {error}", flush=True)
 
 

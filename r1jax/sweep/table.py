@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import TrialState
 
 from r1jax.sweep.space import short_names
-from r1jax.sweep.trials import STORAGE, latest
+from r1jax.sweep.trials import STORAGE, STUDY, latest
 
 STATES = {
     TrialState.COMPLETE: "done",
@@ -37,10 +37,10 @@ def table(study: optuna.Study, metric: str) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def how_to_open(name: str, folder: Path) -> str:
+def how_to_open(folder: Path) -> str:
     """How optuna opens the storage."""
     address = f"sqlite:///{folder / STORAGE}"
     return (
         f"pip install optuna-dashboard && optuna-dashboard {shlex.quote(address)}\n"
-        f"in Python: optuna.load_study(study_name={name!r}, storage={address!r})"
+        f"in Python: optuna.load_study(study_name={STUDY!r}, storage={address!r})"
     )

@@ -1,14 +1,14 @@
 """The trials of a sweep in optuna's storage, and what their work directories say of them.
 
 A trial is WAITING until it is started, then RUNNING, also while its sweep is not: a sweep that was killed takes those up
-again. COMPLETE, PRUNED and FAIL are final. Of each the user attributes hold the settings (key -> text of the flag) and
-the work directory, and of one that failed the error.
+again. COMPLETE, PRUNED and FAIL are final. The user attribute "settings" of a trial holds the texts of its flags,
+"folder" the name of its work directory, "error" why it failed, "again" the number of the failed one that it repeats.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from r1jax.specs.config_file import ConfigError
 from r1jax.sweep.space import Candidate, Settings, folder_name
 from r1jax.workdir.read import dig, read_json, read_rows, to_float
 
-STORAGE = "optuna.db"
+STORAGE, STUDY = "optuna.db", "sweep"
 PRUNERS = {"median": optuna.pruners.MedianPruner, "none": optuna.pruners.NopPruner}
 
 
@@ -34,8 +34,7 @@ class Trial:
     """One run of a sweep."""
 
     number: int
-    settings: Settings
-    folder: Path
+    folder: Path  # its work directory
     flags: tuple[str, ...]  # of `r1jax run`, without --workdir
     stages: tuple[tuple[str, Path], ...]  # (name, work directory) of all, in order
 
@@ -54,28 +53,27 @@ class Trial:
 def open_study(folder: Path, *, storage: str, metric: str, direction: str, sampler: str, pruner: str) -> optuna.Study:
     """The study of a sweep, made where there is none.
 
-    Raises ConfigError where trials are complete that another metric or direction has scored.
+    Raises ConfigError for another direction than it has, and for another metric where trials are scored.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        study_name=folder.name,
+        study_name=STUDY,
         storage=optuna.storages.RDBStorage(storage, engine_kwargs={"connect_args": {"timeout": 60}}),
         direction=StudyDirection[direction.upper()],
         load_if_exists=True,
         pruner=PRUNERS[pruner](),
     )
-    count = len(study.get_trials(deepcopy=False))  # so that a sweep that goes on does not draw the same again
-    if sampler == "random":
-        study.sampler = optuna.samplers.RandomSampler(seed=count)
-    else:
-        study.sampler = optuna.samplers.TPESampler(seed=count, constant_liar=True)
-    now = {"metric": metric, "direction": direction}
-    there = {"metric": study.user_attrs.get("metric", metric), "direction": study.direction.name.lower()}
-    is_scored = any(
-        trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in study.get_trials(deepcopy=False)
+    trials = study.get_trials(deepcopy=False)
+    seed = len(trials)  # so that a sweep that goes on does not draw the same again
+    is_random = sampler == "random"
+    study.sampler = (
+        optuna.samplers.RandomSampler(seed) if is_random else optuna.samplers.TPESampler(seed=seed, constant_liar=True)
     )
-    if there["direction"] != direction or (there != now and is_scored):
-        raise ConfigError(f"{folder} holds a sweep with {_flags(there)}, not {_flags(now)}; choose another --workdir")
+    before = study.user_attrs.get("metric", metric), study.direction.name.lower()
+    if before[1] != direction or (before[0] != metric and any(trial.value is not None for trial in trials)):
+        raise ConfigError(
+            f"{folder} holds a sweep with --metric={before[0]} --direction={before[1]}; choose another --workdir"
+        )
     study.set_user_attr("metric", metric)
     return study
 
@@ -83,33 +81,40 @@ def open_study(folder: Path, *, storage: str, metric: str, direction: str, sampl
 def missing(study: optuna.Study, grid: Sequence[Candidate]) -> list[tuple[int, Candidate]]:
     """(the number that it would get, candidate) of those that are not in the study."""
     trials = study.get_trials(deepcopy=False)
-    known = {_identity(trial.params) for trial in trials}
-    return list(enumerate((c for c in grid if _identity(c.params) not in known), start=len(trials)))
+    known = [trial.params for trial in trials]
+    return list(enumerate((candidate for candidate in grid if candidate.params not in known), start=len(trials)))
 
 
-def add(study: optuna.Study, candidates: Sequence[Candidate]) -> None:
-    """Adds the trials of a grid. Raises ConfigError where optuna cannot take a key's values beside those that are there."""
-    for candidate in candidates:
-        try:
-            _add(study, candidate.params, candidate.distributions, {"settings": candidate.settings})
-        except ValueError as error:
-            raise ConfigError(
-                f"{study.study_name} has other values of these keys, and optuna says: {error} Choose another --workdir"
-            ) from error
+def add(study: optuna.Study, params: dict[str, Any], distributions: dict[str, Any], **attributes: Any) -> None:
+    """Adds a trial that is WAITING. Raises ConfigError where optuna cannot take a value beside those that are there."""
+    waiting = optuna.create_trial(
+        state=TrialState.WAITING, params=params, distributions=distributions, user_attrs=attributes
+    )
+    try:
+        study.add_trial(waiting)
+    except ValueError as error:
+        raise ConfigError(f"the sweep has other values of these keys ({error}) Choose another --workdir") from error
 
 
 def add_failed_again(study: optuna.Study) -> None:
-    """Adds each trial that failed once more, in its own work directory, unless it was before."""
+    """Adds each trial that failed once more, in the same work directory, unless it was before."""
     for trial in latest(study):
         if trial.state == TrialState.FAIL and "folder" in trial.user_attrs:
-            attributes = {key: trial.user_attrs[key] for key in ("settings", "folder")} | {"again": trial.number}
-            _add(study, trial.params, trial.distributions, attributes)
+            same = {key: trial.user_attrs[key] for key in ("settings", "folder")}
+            add(study, trial.params, trial.distributions, **same, again=trial.number)
 
 
-def _add(study: optuna.Study, params: dict, distributions: dict, attributes: dict[str, Any]) -> None:
-    study.add_trial(
-        optuna.create_trial(state=TrialState.WAITING, params=params, distributions=distributions, user_attrs=attributes)
-    )
+def latest(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials, without those that failed and were added again; those that are done first, the best first of all."""
+    trials = study.get_trials(deepcopy=False)
+    again = {trial.user_attrs.get("again") for trial in trials}
+    sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
+
+    def rank(trial: FrozenTrial) -> tuple[bool, float, int]:
+        score = math.inf if trial.value is None else sign * trial.value
+        return (trial.state != TrialState.COMPLETE, score, trial.number)
+
+    return sorted((trial for trial in trials if trial.number not in again), key=rank)
 
 
 class Trials:
@@ -118,7 +123,7 @@ class Trials:
     Args:
       folder: of the sweep.
       suggest: settings of an optuna trial; None for a grid, whose trials are all in the study.
-      prepare: (number, settings, work directory) -> Trial; raises ValueError for settings that the config cannot take.
+      prepare: (number, settings, work directory) -> Trial; raises ConfigError for settings that the config cannot take.
       limit: of trials, in all starts of the sweep.
     """
 
@@ -133,58 +138,50 @@ class Trials:
         limit: int | None = None,
     ):
         self.study, self.folder, self.metric = study, folder, metric
-        self._suggest, self._prepare, self._limit = suggest, prepare, limit
-        self._under_way = [trial._trial_id for trial in study.get_trials(states=[TrialState.RUNNING])]
+        self._suggest, self._prepare, self._limit = suggest, prepare, math.inf if limit is None else limit
+        self._under_way = [trial.number for trial in study.get_trials(states=[TrialState.RUNNING])]
 
     def next(self) -> Trial | None:
-        """The next one, RUNNING from now on; None where no more are to be started. Raises ConfigError, see `_take`."""
+        """The next one, RUNNING from now on; None where no more are to be started.
+
+        A trial whose settings the config cannot take has failed. Raises ConfigError where all so far have, or where
+        the function of the sweep's file raises.
+        """
         while True:
             if self._under_way:
-                asked = optuna.Trial(self.study, self._under_way.pop(0))
+                asked = self._open(self._under_way.pop(0))
             else:
                 states = [trial.state for trial in self.study.get_trials(deepcopy=False)]
-                started = len(states) - states.count(TrialState.WAITING)
-                is_over = self._limit is not None and started >= self._limit
-                if is_over or (self._suggest is None and TrialState.WAITING not in states):
+                num_waiting = states.count(TrialState.WAITING)
+                if len(states) - num_waiting >= self._limit or not (self._suggest or num_waiting):
                     return None
                 asked = self.study.ask()
-            if (trial := self._take(asked)) is not None:
-                return trial
-
-    def _take(self, asked: optuna.Trial) -> Trial | None:
-        """The trial with its settings; None, and it has failed, where the config cannot take them.
-
-        Raises the ConfigError instead where no trial has been taken before, or the latest ten were all refused.
-        """
-        settings = asked.user_attrs.get("settings")
-        if settings is None:
-            assert self._suggest is not None
+            settings = asked.user_attrs.get("settings")
             try:
-                settings = self._suggest(asked)
+                if settings is None:
+                    assert self._suggest is not None
+                    settings = self._suggest(asked)
+                    asked.set_user_attr("settings", settings)
+                name = asked.user_attrs.get("folder") or folder_name(asked.number, settings)
+                trial = self._prepare(asked.number, settings, self.folder / name)
             except ConfigError as error:
-                self.fail_number(asked.number, str(error))
-                raise
-            asked.set_user_attr("settings", settings)
-        name = asked.user_attrs.get("folder") or folder_name(asked.number, settings)
-        try:
-            trial = self._prepare(asked.number, settings, self.folder / name)
-        except ConfigError as error:
-            self.fail_number(asked.number, str(error))
-            latest = self.study.get_trials(deepcopy=False)[-10:]
-            if len(latest) in (1, 10) and all(trial.state == TrialState.FAIL for trial in latest):
-                raise
-            print(f"{name}: {error}", flush=True)
-            return None
-        asked.set_user_attr("folder", name)
-        return trial
+                self.fail(asked.number, str(error))
+                states = {trial.state for trial in self.study.get_trials(deepcopy=False)}
+                if settings is None or states == {TrialState.FAIL}:
+                    raise
+                print(f"trial {asked.number}: {error}", flush=True)
+                continue
+            asked.set_user_attr("folder", name)
+            return trial
 
     def should_prune(self, trial: Trial) -> bool:
-        """Records what the trial has logged of the metric; whether it is to be stopped."""
-        asked = optuna.Trial(self.study, self.study.get_trials(deepcopy=False)[trial.number]._trial_id)
+        """Records what the trial has logged of the metric since; whether it is to be stopped."""
+        asked = self._open(trial.number)
         known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        new = {step: value for step, value in values_along_the_way(trial, self.metric).items() if step not in known}
-        for step, value in new.items():
-            asked.report(value, step)
+        values = values_along_the_way(trial, self.metric)
+        new = [step for step in values if step not in known]
+        for step in new:
+            asked.report(values[step], step)
         return bool(new) and asked.should_prune()
 
     def complete(self, trial: Trial) -> float:
@@ -197,29 +194,29 @@ class Trials:
         """Records that it was stopped because others were better."""
         self.study.tell(trial.number, state=TrialState.PRUNED)
 
-    def fail_number(self, number: int, error: str) -> None:
+    def fail(self, number: int, error: str) -> None:
         """Records that a trial has failed."""
-        asked = optuna.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
-        asked.set_user_attr("error", error)
+        self._open(number).set_user_attr("error", error)
         self.study.tell(number, state=TrialState.FAIL)
+
+    def _open(self, number: int) -> optuna.Trial:
+        return optuna.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
 
 
 def values_along_the_way(trial: Trial, metric: str) -> dict[int, float]:
-    """Update -> value, of the last stage that logs the metric; without the full evaluations at a stage's ends, which are
-    of other problems."""
-    rows = _rows_with(trial, metric)
+    """Update -> value. Full evaluations, at the ends of a stage, are left out: they are of other problems."""
     is_held_out = metric.startswith("eval/")
+    rows = _rows_with(trial, metric)
     return {int(row["step"]): row[metric] for row in rows if row["step"] and ("time/eval" in row or not is_held_out)}
 
 
 def score_of(trial: Trial, metric: str) -> float:
-    """A number of summary.json by its dotted key, or the last value of a metric of metrics.jsonl.
+    """The number of summary.json at a dotted key, else the last value of a metric.
 
-    Raises SweepError, with the names of those that there are, where the run has none.
+    Raises SweepError, with the names of the metrics that there are, where the run has none.
     """
-    summary = read_json(trial.folder / "summary.json", [])
-    value = to_float(dig(summary, *metric.split(".")))
-    if value == value:
+    value = to_float(dig(read_json(trial.folder / "summary.json", []), *metric.split(".")))
+    if math.isfinite(value):
         return value
     if rows := _rows_with(trial, metric):
         return rows[-1][metric]
@@ -229,36 +226,9 @@ def score_of(trial: Trial, metric: str) -> float:
 
 
 def _rows_with(trial: Trial, metric: str) -> list[dict[str, Any]]:
-    """The rows that hold a finite value of the metric, of the last stage that has any."""
+    """The rows of metrics.jsonl with a finite value of the metric, of the last stage that has any."""
     for _, path in reversed(trial.stages):
-        rows = [row for row in read_rows(path / "metrics.jsonl", []) if abs(to_float(row.get(metric))) < float("inf")]
+        rows = [row for row in read_rows(path / "metrics.jsonl", []) if math.isfinite(to_float(row.get(metric)))]
         if rows:
             return rows
     return []
-
-
-def _identity(params: dict[str, Any]) -> str:
-    return json.dumps(params, sort_keys=True)
-
-
-def _flags(values: dict[str, str]) -> str:
-    return " ".join(f"--{key}={value}" for key, value in values.items())
-
-
-def latest(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials, without those that failed and were added again; finished ones first, the best first of all."""
-    trials = study.get_trials(deepcopy=False)
-    again = {trial.user_attrs.get("again") for trial in trials}
-    sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
-
-    def rank(trial: FrozenTrial):
-        score = float("inf") if trial.value is None else sign * trial.value
-        return (trial.state != TrialState.COMPLETE, score, trial.number)
-
-    return sorted((trial for trial in trials if trial.number not in again), key=rank)
-
-
-def folder_of(trial: FrozenTrial | optuna.Trial) -> str | None:
-    """The name of its work directory; None where it has no settings yet."""
-    settings = trial.user_attrs.get("settings")
-    return settings and (trial.user_attrs.get("folder") or folder_name(trial.number, settings))

@@ -53,7 +53,7 @@ def call(folder, capsys):
 
 
 def study_of(folder):
-    return optuna.load_study(study_name="out", storage=f"sqlite:///{folder}/out/optuna.db")
+    return optuna.load_study(study_name="sweep", storage=f"sqlite:///{folder}/out/optuna.db")
 
 
 def diary(folder, what):
@@ -73,7 +73,7 @@ def test_a_grid_runs_every_combination_once(call, folder):
     assert [trial.params for trial in study.trials][:3:2] == [{RATE: 1.0, "seed": 0}, {RATE: 1.5, "seed": 0}]
     assert [trial.value for trial in study.trials] == [3.0, 3.0, 4.5, 4.5]  # the last row of eval/pass@1
     assert re.search(r"trial +learning_rate +seed +eval/pass@1 +state +min\n002 +1.5 +0 +4.5 +done ", out)
-    assert "optuna-dashboard sqlite:///" in out and f"study_name='{study.study_name}'" in out
+    assert "optuna-dashboard sqlite:///" in out and "load_study(study_name='sweep'" in out
     each = len(os.sched_getaffinity(0)) // 2
     assert diary(folder, f"cores={each}") == [f"threads={each} {name}" for name in diary(folder, "start")]
 
@@ -84,9 +84,7 @@ def test_a_second_start_runs_what_is_new_only(call, folder):
     assert code == 0 and [name[:3] for name in diary(folder, "start")] == ["000", "001", "002"]
     assert [trial.value for trial in study_of(folder).trials] == [1.0, 2.0, 4.0]
     code, _, err = call("--set", f"{RATE}=1,2")
-    assert (
-        code == 2 and "holds a sweep with --metric=after.pass@1 --direction=maximize, not --metric=eval/pass@1" in err
-    )
+    assert code == 2 and "holds a sweep with --metric=after.pass@1 --direction=maximize; choose" in err
 
 
 def wait_for(condition, process):
@@ -114,19 +112,27 @@ def test_killed_twice_it_ends_with_all_trials_and_none_was_run_twice(folder):
     assert all(len(file.read_text().splitlines()) == 3 for file in folder.glob("out/*/rl/metrics.jsonl"))
 
 
+HOLDER = """
+import fcntl, pathlib, sys, time
+trial, diary = map(pathlib.Path, sys.argv[1:])
+with (trial / "log.txt").open("a") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    print(flush=True)
+    while not diary.exists() or "end" not in diary.read_text():
+        time.sleep(0.01)
+"""
+
+
 def test_what_a_killed_sweep_left_at_work_is_waited_for(folder, call):
-    """The lock of its log is held by the process that is left."""
+    """A process that holds the lock of the first trial's log, until the second trial has ended."""
     trial = folder / "out" / "000_learning_rate=1"
     trial.mkdir(parents=True)
-    code = f"import fcntl, time; file = open({str(trial / 'log.txt')!r}, 'a'); fcntl.flock(file, fcntl.LOCK_EX)"
-    with subprocess.Popen(
-        [sys.executable, "-c", f"{code}; print(flush=True); time.sleep(1)"], stdout=subprocess.PIPE
-    ) as held:
-        held.stdout.readline()
-        code, out, _ = call("--set", f"{RATE}=1,2")
-    assert code == 0
-    assert "waiting for what a killed sweep has left at work" in out
-    assert diary(folder, "end") == ["000_learning_rate=1", "001_learning_rate=2"]
+    held = [sys.executable, "-c", HOLDER, str(trial), str(folder / "out" / "diary")]
+    with subprocess.Popen(held, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        code, out, _ = call("--set", f"{RATE}=1,2", "--jobs=2")
+    assert code == 0 and "waiting for what a killed sweep has left at work" in out
+    assert diary(folder, "end") == ["001_learning_rate=2", "000_learning_rate=1"]
 
 
 def test_a_signal_stops_the_trials_and_the_same_command_goes_on(folder, call, monkeypatch):
@@ -223,6 +229,20 @@ def test_stages_before_the_first_that_changes_are_shared_and_made_once(folder, c
         "000_learning_rate=1",
         "001_learning_rate=2",
     ]
+
+
+def test_slots_share_cores_and_gpus(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 6, 7})
+    assert [slot.cores for slot in local.make_slots(2)] == [(0, 1), (2, 6, 7)]
+    assert (
+        "CUDA_VISIBLE_DEVICES" not in local.make_slots(2)[0].environment()
+    )  # JAX has no plugin here, or runs on the CPU
+    monkeypatch.setattr(local.importlib.util, "find_spec", lambda name: name == "jax_cuda13_plugin")
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    assert [slot.environment()["CUDA_VISIBLE_DEVICES"] for slot in local.make_slots(2)] == ["4,5", "6,7"]
+    with pytest.raises(ValueError, match="--jobs=5 must be at least 1 and at most the 4 GPUs here"):
+        local.make_slots(5)
 
 
 @pytest.fixture
