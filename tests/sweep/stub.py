@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -18,9 +19,11 @@ def note(what):
 
 note("start")
 note(f"cores={len(os.sched_getaffinity(0))} threads={os.environ['OMP_NUM_THREADS']}")
-if base := flags.get("config.stages.base.workdir"):
-    note("finds" if Path(base).exists() else "makes")
+base = flags.get("config.stages.base.workdir")
+if base and not (Path(base) / "DONE").exists():
+    time.sleep(0.5)
     Path(base).mkdir(exist_ok=True)
+    note("makes")
     (Path(base) / "DONE").touch()
 rate = float(flags["config.stages.rl.optimizer.learning_rate"])
 metrics = folder / "rl" / "metrics.jsonl"
@@ -29,6 +32,8 @@ for step in range(begin + 1, 4):
     time.sleep(0.03 if rate >= 1 else 2.0)
     with metrics.open("a") as file:
         file.write(json.dumps({"step": step, "eval/pass@1": rate * step, "time/eval": 0.1}) + "\n")
+if rate == 9.0 and begin == 0:
+    os.kill(os.getpid(), signal.SIGKILL)
 if rate == 13.0 and not (folder.parent / "mended").exists():
     sys.exit("error: 13 brings bad luck")
 summary = {"after": {"pass@1": rate}, "stages": {"rl": {}} | ({"base": {}} if base else {})}
