@@ -17,8 +17,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from optuna.trial import TrialState
 
@@ -28,7 +29,19 @@ from r1jax.sweep.clusters import CLUSTERS, launch_script
 from r1jax.sweep.local import LocalSweep, make_slots
 from r1jax.sweep.space import every, folder_name, load_space, product
 from r1jax.sweep.table import how_to_open, table
-from r1jax.sweep.trials import PRUNERS, STORAGE, SweepError, Trials, add, add_failed_again, latest, missing, open_study
+from r1jax.sweep.trials import (
+    PRUNERS,
+    STORAGE,
+    SweepError,
+    Trial,
+    Trials,
+    add,
+    add_failed_again,
+    is_refused,
+    latest,
+    missing,
+    open_study,
+)
 from r1jax.workdir.directory import WorkdirError, locked, write_text
 from r1jax.workdir.stop import graceful_stop
 
@@ -57,6 +70,7 @@ def _sweep(
     options: argparse.Namespace, constant: Sequence[str], folder: Path, *, storage: str, run: Sequence[str]
 ) -> int:
     """Opens the study, tries its trials, then runs them here, writes the script of a cluster, or prints either."""
+    load_experiment(options.config, constant)
     is_local = options.launch == "local"
     slots = make_slots(options.jobs or 1) if is_local else []
     suggest, grid = load_space(options.space) if options.space else None, []
@@ -72,7 +86,6 @@ def _sweep(
         if settings := trial.user_attrs.get("settings"):
             name = trial.user_attrs.get("folder") or folder_name(trial.number, settings)
             to_check.append((prepared(trial.number, settings, folder / name), trial.state == TrialState.COMPLETE))
-    load_experiment(options.config, constant)
     if to_check:
         check_trials(to_check)
     for _, candidate in grid:
@@ -83,7 +96,7 @@ def _sweep(
         study,
         folder,
         suggest=None if options.sampler == "grid" else suggest,
-        prepare=prepared,
+        prepare=prepared if to_check else _checking_first(prepared),
         metric=options.metric,
         limit=options.trials,
     )
@@ -97,10 +110,24 @@ def _sweep(
     if not is_over:
         print(f"stopped; the same command goes on in {folder}", flush=True)
         return STOPPED
-    failed = sum(trial.state == TrialState.FAIL for trial in latest(study))
+    failed = sum(trial.state == TrialState.FAIL and not is_refused(trial) for trial in latest(study))
     if failed:
         print(f"{failed} failed: --retry runs them once more", file=sys.stderr, flush=True)
     return FAILED if failed else DONE
+
+
+def _checking_first(prepare: Callable[..., Trial]) -> Callable[..., Trial]:
+    """Tries the first trial before it runs, where none is known before."""
+    first = []
+
+    def checked(*arguments: Any) -> Trial:
+        trial = prepare(*arguments)
+        if not first:
+            check_trials([(trial, False)])
+            first.append(trial)
+        return trial
+
+    return checked
 
 
 def _launch(trials: Trials, options: argparse.Namespace, folder: Path, run: Sequence[str]) -> int:

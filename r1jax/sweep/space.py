@@ -144,10 +144,16 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     return names
 
 
+def shown(text: str) -> str:
+    """A value as a person reads it: a number of many digits, as samplers draw them, gets four."""
+    value = _literal(text)
+    return f"{value:.4g}" if isinstance(value, float) and len(text) > 8 else text
+
+
 def folder_name(number: int, settings: Settings) -> str:
     """The work directory of a trial, which its number and its settings say: "003_learning_rate=1e-4_seed=0"."""
     names = short_names(list(settings))
-    parts = [re.sub(r"[^A-Za-z0-9.+=_-]+", "-", f"{names[key]}={text}")[:60] for key, text in settings.items()]
+    parts = [re.sub(r"[^A-Za-z0-9.+=_-]+", "-", f"{names[key]}={shown(text)}")[:60] for key, text in settings.items()]
     return "_".join([f"{number:03d}", *parts])[:150].rstrip(".-")
 
 

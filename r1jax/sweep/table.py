@@ -8,7 +8,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from r1jax.sweep.space import short_names
+from r1jax.sweep.space import short_names, shown
 from r1jax.sweep.trials import STORAGE, STUDY, latest
 
 STATES = {
@@ -31,7 +31,7 @@ def table(study: optuna.Study, metric: str) -> str:
     for trial in trials:
         score = "" if trial.value is None else f"{trial.value:.4g}"
         took = "" if trial.duration is None else f"{trial.duration.total_seconds() / 60:.1f}"
-        values = [settings[trial.number].get(key, "-") for key in differing]
+        values = [shown(settings[trial.number].get(key, "-")) for key in differing]
         rows.append([f"{trial.number:03d}", *(value[:40] for value in values), score, STATES[trial.state], took])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

@@ -99,7 +99,7 @@ def add(study: optuna.Study, params: dict[str, Any], distributions: dict[str, An
 def add_failed_again(study: optuna.Study) -> None:
     """Adds each trial that failed once more, in the same work directory, unless it was before."""
     for trial in latest(study):
-        if trial.state == TrialState.FAIL and "folder" in trial.user_attrs:
+        if trial.state == TrialState.FAIL and not is_refused(trial):
             same = {key: trial.user_attrs[key] for key in ("settings", "folder")}
             add(study, trial.params, trial.distributions, **same, again=trial.number)
 
@@ -115,6 +115,11 @@ def latest(study: optuna.Study) -> list[FrozenTrial]:
         return (trial.state != TrialState.COMPLETE, score, trial.number)
 
     return sorted((trial for trial in trials if trial.number not in again), key=rank)
+
+
+def is_refused(trial: FrozenTrial) -> bool:
+    """Whether it was never started, since the config cannot take its settings."""
+    return trial.state == TrialState.FAIL and "folder" not in trial.user_attrs
 
 
 class Trials:
@@ -144,16 +149,17 @@ class Trials:
     def next(self) -> Trial | None:
         """The next one, RUNNING from now on; None where no more are to be started.
 
-        A trial whose settings the config cannot take has failed. Raises ConfigError where all so far have, or where
-        the function of the sweep's file raises.
+        A trial whose settings the config cannot take has failed. Raises ConfigError where the latest ten, or all, were
+        refused so, and where the function of the sweep's file raises.
         """
         while True:
             if self._under_way:
                 asked = self._open(self._under_way.pop(0))
             else:
-                states = [trial.state for trial in self.study.get_trials(deepcopy=False)]
-                num_waiting = states.count(TrialState.WAITING)
-                if len(states) - num_waiting >= self._limit or not (self._suggest or num_waiting):
+                trials = self.study.get_trials(deepcopy=False)
+                num_waiting = sum(trial.state == TrialState.WAITING for trial in trials)
+                num_started = len(trials) - num_waiting - sum(map(is_refused, trials))
+                if num_started >= self._limit or not (self._suggest or num_waiting):
                     return None
                 asked = self.study.ask()
             settings = asked.user_attrs.get("settings")
@@ -166,8 +172,7 @@ class Trials:
                 trial = self._prepare(asked.number, settings, self.folder / name)
             except ConfigError as error:
                 self.fail(asked.number, str(error))
-                states = {trial.state for trial in self.study.get_trials(deepcopy=False)}
-                if settings is None or states == {TrialState.FAIL}:
+                if settings is None or all(map(is_refused, self.study.get_trials(deepcopy=False)[-10:])):
                     raise
                 print(f"trial {asked.number}: {error}", flush=True)
                 continue

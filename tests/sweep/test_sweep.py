@@ -10,10 +10,12 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import optuna
 import pytest
 
+from r1jax.specs.config_file import ConfigError
 from r1jax.sweep import __main__ as sweep
 from r1jax.sweep import local
 from r1jax.sweep.check import check_trials, prepare
@@ -204,12 +206,33 @@ def test_a_grid_of_a_file_has_the_values_that_depend_on_others(folder, call):
 
 def test_sampled_trials_are_limited_over_all_starts_and_differ(folder, call):
     (folder / "space.py").write_text(SPACE.replace('categorical("rate", [1.0, 2.0])', 'float("rate", 1.0, 2.0)'))
+    refused = ConfigError("rl.py: stages.rl.init.path: there is no folder m")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "check_trials", Mock(side_effect=refused))
+        assert call("--space=space.py", "--trials=3", "--sampler=random") == (2, "", f"error: {refused}\n")
     assert call("--space=space.py", "--trials=2", "--sampler=random")[0] == 0
     assert call("--space=space.py", "--trials=3", "--sampler=random")[0] == 0
     assert call("--space=space.py", "--trials=5", "--jobs=2")[0] == 0
-    study = study_of(folder)
-    assert len(study.trials) == 5 and len({trial.params["rate"] for trial in study.trials}) == 5
-    assert all(trial.value == pytest.approx(3 * trial.params["rate"]) for trial in study.trials)
+    refused, *trials = study_of(folder).trials
+    assert (
+        diary(folder, "end")[0] == f"001_learning_rate={trials[0].params['rate']:.4g}_seed={trials[0].params['seed']}"
+    )
+    assert refused.state.name == "FAIL" and len(trials) == 5 and len({trial.params["rate"] for trial in trials}) == 5
+    assert all(trial.value == pytest.approx(3 * trial.params["rate"]) for trial in trials)
+
+
+def test_a_file_whose_settings_are_never_taken_ends_the_sweep(folder, call):
+    (folder / "space.py").write_text(f"""
+def trial(trial):
+    return {{"{RATE}": 1.0 + trial.number, "stages.rl.group_size": 4 if trial.number == 0 else -1}}
+""")
+    code, out, err = call("--space=space.py", "--trials=2")
+    assert (
+        code == 2
+        and "stages.rl.group_size=-1 must be" in err
+        and diary(folder, "end") == ["000_learning_rate=1.0_group_size=4"]
+    )
+    assert len(re.findall("^trial .* must be", out, flags=re.MULTILINE)) == 9
 
 
 def test_a_trial_that_others_are_better_than_is_stopped(folder, call, monkeypatch):
