@@ -209,6 +209,8 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     is_endless = options.sampler != "grid" and options.trials is None
     if is_endless and (options.hours is None or options.launch != "local" or options.dry_run):
         parser.error(f"--trials is missing: how many trials --sampler={options.sampler} may draw")
+    if options.launch != "local" and (options.hours is not None or options.pruner != "none"):
+        parser.error(f"--hours and --pruner are for trials that run here, not with --launch={options.launch}")
     for name in ("trials", "hours", "jobs"):
         value = getattr(options, name)
         if value is not None and not value > 0:

@@ -18,8 +18,8 @@ from r1jax.sweep.trials import Trial
 def prepare(config: str, constant: Sequence[str], number: int, settings: Settings, folder: Path) -> Trial:
     """The trial with these settings. constant: flags of every trial.
 
-    The stages before the first that the settings change are the same in others, so they get a directory that a digest
-    names, as a config file can ask for with the key `workdir`; the last stage is always the trial's own.
+    The stages before the last that the settings change may be the same in others, so they get a directory that a digest
+    names, as a config file can ask for with the key `workdir`. Seeds alone leave the trial its last stage only.
 
     Raises ConfigError for what `plan_stages` refuses.
     """
@@ -27,10 +27,9 @@ def prepare(config: str, constant: Sequence[str], number: int, settings: Setting
     seed = flags_of({key: text for key, text in settings.items() if key == "seed"})
     before = load_experiment(config, [*constant, *seed]).stages
     stages = load_experiment(config, flags).stages
-    *names, _ = stages
-    for name in names:
-        if stages[name] != before[name]:
-            break
+    names = list(stages)
+    changed = [name for name in names if stages[name] != before[name]]
+    for name in names[: names.index(changed[-1] if changed else names[-1])]:
         if "workdir" not in stages[name]:
             flags.append(f"--config.stages.{name}.workdir={{workdir}}/../{name}-{{hash}}")
     planned = plan_stages(load_experiment(config, flags), folder)

@@ -244,7 +244,7 @@ def test_a_trial_that_others_are_better_than_is_stopped(folder, call, monkeypatc
     assert study.trials[-1].intermediate_values == {1: 0.25} and len(diary(folder, "end")) == 5
 
 
-def test_stages_before_the_first_that_changes_are_shared_and_made_once(folder, call):
+def test_stages_before_the_last_that_changes_are_shared_and_made_once(folder, call):
     source = CONFIG.replace("    return", '    base = {**rl, "init": {"kind": "hf", "path": "n"}}\n    return')
     (folder / "rl.py").write_text(source.replace('{"rl": rl}', '{"base": base, "rl": rl}'))
 
@@ -254,7 +254,10 @@ def test_stages_before_the_first_that_changes_are_shared_and_made_once(folder, c
     one, two = paths({RATE: "1"}), paths({RATE: "2"}, "u")
     assert one["base"] == two["base"] and one["base"].parent == folder / "out" and one["rl"] == folder / "out/t/rl"
     assert paths({RATE: "1", "seed": "1"})["base"] != one["base"]
-    assert paths({"stages.base.num_updates": "7"})["base"] == folder / "out/t/base"
+    longer = {"stages.base.num_updates": "7"}
+    assert paths(longer)["base"] == folder / "out/t/base"
+    both = paths({**longer, RATE: "1"})["base"]
+    assert both == paths({**longer, RATE: "2"}, "u")["base"] != one["base"] and both.parent == folder / "out"
     code, _, _ = call("--set", f"{RATE}=1,2", "--jobs=2", f"--config.stages.base.workdir={folder}/out/base")
     lines = (folder / "out" / "diary").read_text().splitlines()
     assert code == 0 and lines.index("makes 000_learning_rate=1") < lines.index("start 001_learning_rate=2")
@@ -372,6 +375,7 @@ def test_what_a_cluster_has_done_is_taken_down_and_the_rest_started(call, folder
         (["--seeds=1", "--sampler=tpe"], "--sampler=tpe draws from a file"),
         (["--seeds=1", "--jobs=1000"], "--jobs=1000 must be at least 1 and at most the"),
         (["--seeds=1", "--trials=0"], "--trials=0 must be more than 0"),
+        (["--seeds=1", "--launch=slurm", "--hours=1"], "--hours and --pruner are for trials that run here"),
         (["--seeds=1", "--config=no.py"], "--config=no.py: there is no such Python file"),
         (["--seeds=1", "--confog=3"], "unknown flag --confog"),
         (["--space=no.py", "--trials=1"], "--space=no.py: there is no such Python file"),
