@@ -1,4 +1,4 @@
-"""The command line: `r1jax run | report | chat | export | convert | plan | bench`, each with `--help`."""
+"""The command line: `r1jax run | sweep | report | chat | export | convert | plan | bench`, each with `--help`."""
 
 import importlib
 import sys
@@ -9,6 +9,7 @@ COMMANDS = {
     "chat": ("r1jax.desk.chat", "talk to the policy of a run or a folder"),
     "export": ("r1jax.policies.export", "a stage's model as a Hugging Face folder"),
     "convert": ("r1jax.hf.convert", "a Hugging Face folder or GGUF file in another type"),
+    "sweep": ("r1jax.sweep.__main__", "many runs of a config with other settings, by optuna"),
     "plan": ("r1jax.plan.__main__", "does a stage fit a pod, and how long would it take?"),
     "bench": ("r1jax.bench.__main__", "speed of the parts"),
 }

@@ -71,13 +71,27 @@ class PlannedStage:
 def make_stages(
     experiment: Experiment, workdir: Path, *, only: Sequence[str] | None = None, skip: Sequence[str] = ()
 ) -> list[PlannedStage]:
-    """The stages to run, in order, when all that can be tried before they run has been.
+    """The stages to run, in order, when all that can be tried before they run has been, their directories too.
 
     only, skip: names of the stages that are chosen, all by default, and that are not.
 
+    Raises what `check_stages` raises, and WorkdirError if a stage's directory cannot be written or is in use.
+    """
+    chosen, to_run = check_stages(experiment, workdir, only=only, skip=skip)
+    for stage in to_run:
+        with open_workdir(stage.workdir, stage.written):
+            pass
+    return chosen
+
+
+def check_stages(
+    experiment: Experiment, workdir: Path, *, only: Sequence[str] | None = None, skip: Sequence[str] = ()
+) -> tuple[list[PlannedStage], list[PlannedStage]]:
+    """(the chosen stages, those of them that are not done): tried as `make_stages` does, but nothing is written.
+
     Raises what `plan_stages` raises; ConfigError for a name that is unknown, nothing chosen, what a stage's `check`
     objects to, a mesh that does not fit the model or the batch, or an input that was not made or by another config;
-    WorkdirError if a stage's directory holds a run of another config, or one that is under way.
+    WorkdirError if a stage's directory holds a run of another config.
     """
     planned = plan_stages(experiment, workdir)
     chosen = chosen_stages(planned, only, skip)
@@ -98,10 +112,7 @@ def make_stages(
         check_workdir(stage.workdir, stage.spec)
         check_lineage(stage.workdir, stage.spec)
         _check_inputs_stay(stage, to_run[: to_run.index(stage)])
-    for stage in to_run:
-        with open_workdir(stage.workdir, stage.written):
-            pass  # refuses a directory that it cannot write, or one where another run is at work
-    return chosen
+    return chosen, to_run
 
 
 def chosen_stages(

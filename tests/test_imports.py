@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "evals": LOW | {"rollout"},
     **{room: LOW | TOP | {"rollout", "evals"} for room in TOP},
     **{room: LOW | TOP | {"rollout", "evals", "pipeline"} for room in ("plan", "bench")},
+    "sweep": {"specs", "workdir", "pipeline"},
     "__main__": set(),
     "report": {"workdir"},
     "pipeline": LOW | TOP,

@@ -79,24 +79,38 @@ def import_from(folder: Path) -> None:
 
 def _run(file: str, argument: str) -> ConfigDict:
     """What `get_config` of a file returns."""
+    get_config = run_file(file, flag="--config").get("get_config")
+    if get_config is None:
+        raise ConfigError(f"{file} defines no get_config()")
+    with naming_line(file):
+        config = get_config(*filter(None, [argument]))
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"{file}: get_config() returned a {type(config).__name__}, not a ConfigDict")
+    return config
+
+
+def run_file(file: str, *, flag: str) -> dict[str, Any]:
+    """What a Python file defines, by name. Raises ConfigError: no such file (naming `flag`), or it cannot be run."""
     path = Path(file).resolve()
     if not path.is_file() or path.suffix != ".py":
-        raise ConfigError(f"--config={file}: there is no such Python file")
+        raise ConfigError(f"{flag}={file}: there is no such Python file")
+    with naming_line(file):
+        return runpy.run_path(str(path), run_name="r1jax_config")
+
+
+@contextlib.contextmanager
+def naming_line(file: str) -> Iterator[None]:
+    """Code of a Python file may run meanwhile; what it raises becomes a ConfigError with the file and, if known, the line."""
+    path = Path(file).resolve()
     try:
         with _importing_from(path.parent):
-            get_config = runpy.run_path(str(path), run_name="r1jax_config").get("get_config")
-            config = get_config and get_config(*filter(None, [argument]))
+            yield
     except SyntaxError as error:
         raise ConfigError(f"{error.filename or file}, line {error.lineno}: {error.msg}") from error
     except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{file}, line {lines[-1]}" if lines else file
         raise ConfigError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}") from error
-    if get_config is None:
-        raise ConfigError(f"{file} defines no get_config()")
-    if not isinstance(config, ConfigDict):
-        raise ConfigError(f"{file}: get_config() returned a {type(config).__name__}, not a ConfigDict")
-    return config
 
 
 @contextlib.contextmanager

@@ -101,7 +101,7 @@ def open_workdir(path: str | Path, spec: Any) -> Iterator[Path]:
         def begin() -> None:
             try:
                 path.mkdir(parents=True, exist_ok=True)
-                held.enter_context(_locked(path))
+                held.enter_context(locked(path))
                 _require_space(path, 0)
                 if holds_results(path) and (edited := changed_code(path, spec)):
                     _record_change(path, {"code": edited})
@@ -301,7 +301,7 @@ def _require_space(path: Path, num_bytes: int) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Holds LOCK."""
     with (path / "LOCK").open("a+", encoding="utf-8") as file:
         try:
