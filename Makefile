@@ -54,13 +54,13 @@ plan-671b: $(VENV)/.runtime $(VENV)/.tpu  ## compile the full-size stages for TP
 # The fast tests compile with XLA's older emitters, in half the time; the slow ones and the gates with what a user gets.
 test: export XLA_FLAGS += --xla_cpu_use_fusion_emitters=false
 test: setup  ## the fast tests
-	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not gate and not slow and not tpu_compile"
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "not gate and not slow and not tpu_compile"
 
 test-slow: setup  ## the slow tests: notebooks, a real model against transformers, rewards under load
-	@$(BIN)/python -m pytest -q -n $(JOBS) -m "slow and not gate and not tpu_compile"
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "slow and not gate and not tpu_compile"
 
 test-tpu: setup $(VENV)/.tpu  ## compile the kernels for four TPU generations, without a TPU (installs libtpu, 0.65 GB)
-	@$(BIN)/python -m pytest -q -n $(JOBS) -m tpu_compile
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m tpu_compile
 
 test-all: test test-slow test-tpu gates  ## all tests: fast, slow, TPU compiler, learning gates
 

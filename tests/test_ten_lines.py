@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.mine import write_mine
 
 REPOSITORY = Path(__file__).parent.parent
@@ -22,6 +24,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 def test_ten_lines_run_from_the_folder_that_holds_what_they_name(tmp_path):
     write_mine(tmp_path)
     command = ["-m", "r1jax", "run", "--config=mine.py", "--workdir=out"]

@@ -284,11 +284,12 @@ def _read(load: Callable[[], Any], folder: Path, advice: str) -> Any:
     asyncio_logger = logging.getLogger("asyncio")
     was_disabled, asyncio_logger.disabled = asyncio_logger.disabled, True
     try:
-        return load()
-    except Exception as error:
-        reason = _root(error)
-    finally:
+        try:
+            return load()
+        except Exception as error:
+            reason = _root(error)
         gc.collect()
+    finally:
         asyncio_logger.disabled = was_disabled
     raise CheckpointError(f"cannot read {folder}: {reason}; {advice}")
 

@@ -147,6 +147,7 @@ def loss_of(model, params, buffers, tokens, positions, segments):
     return jnp.sum(jnp.where(segments > 0, logp + 0.1 * entropy, 0.0))
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient(setup):
     config = setup.model.config
     arrays = padded(ROWS)

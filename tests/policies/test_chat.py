@@ -14,6 +14,8 @@ from r1jax.text.templates import TEMPLATES
 from r1jax.text.train_tokenizer import train_tokenizer
 from tests.tiny import POLICY
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ENDPOINT = {"kind": "endpoint", "url": "http://127.0.0.1:1/v1", "model": "m"}
 POLICY_CHAT = {
     "kind": "policy", "init": POLICY, "template": "plain", "temperature": 1.0, "top_p": None, "max_prompt_tokens": 30,

@@ -18,6 +18,8 @@ from tests.hf.test_gguf import write_gguf
 from tests.stages.rl.test_stage import tiny_config
 from tests.tiny import POLICY
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TOKENIZER = POLICY["tokenizer"] | {"special_tokens": ("<e>", *TEMPLATES["r1"].tokens)}
 RANDOM = POLICY | {"tokenizer": TOKENIZER, "model": POLICY["model"] | {"max_length": 64}}
 

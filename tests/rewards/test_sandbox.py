@@ -114,6 +114,7 @@ def test_wall_time_is_a_limit_of_its_own():
     assert 0.5 <= result.seconds < 10.0
 
 
+@pytest.mark.slow
 @confined
 def test_time_in_line_for_a_processor_does_not_count():
     cores = os.sched_getaffinity(0)

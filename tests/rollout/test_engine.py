@@ -298,7 +298,9 @@ def test_drafts_make_more_than_a_token_a_step(gqa):
     assert counts["tokens"] > 1.5 * counts["row_steps"]
 
 
-@pytest.mark.parametrize("options", [{}, {"cache": "paged", "slots": 5}], ids=str)
+@pytest.mark.parametrize(
+    "options", [pytest.param({}, marks=pytest.mark.slow), {"cache": "paged", "slots": 5}], ids=["dense", "paged"]
+)
 def test_drafts_by_mtp_change_no_token(mtp, options):
     for settings in ({}, {"temperature": 0.0}, {"top_p": 0.6}):
         want, counts = mtp.generate(max_new_tokens=14, **settings), Counter()

@@ -90,6 +90,7 @@ def test_it_learns_which_is_better_and_says_how_well(finished):
     assert json.loads((workdir / "summary.json").read_text())["kind"] == "helpful" and (workdir / "DONE").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_bit_for_bit(finished, tmp_path):
     """Killed as it saved for the last time: the last complete checkpoint is that of update 10."""
     config, alone, summary = finished

@@ -17,6 +17,8 @@ from r1jax.training.checkpoint import Checkpoints
 from tests.stages.rl.test_stage import LENGTH, params_of, tiny_config
 from tests.tiny import POLICY, rows_of
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PAIRS = {"kind": "mini", "name": "pair_sum"}
 
 
@@ -63,6 +65,7 @@ def scheduled_config(folder, **changes):
     )
 
 
+@pytest.mark.slow
 def test_what_joins_at_an_update_does_so_there_and_a_run_stopped_at_it_goes_on_bit_for_bit(tmp_path):
     make_reward_model(tmp_path / "safety")
     config = scheduled_config(tmp_path)

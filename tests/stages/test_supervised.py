@@ -51,6 +51,7 @@ def state_of(workdir, spec):
     return load_checkpoint(workdir, state)[0]
 
 
+@pytest.mark.slow
 def test_learns_and_a_crashed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
     config = tiny_config()
     supervised.main(config, tmp_path / "alone")

@@ -26,6 +26,8 @@ from r1jax.workdir.stop import Stopped
 from tests.stages.test_supervised import tiny_values as supervised_values
 from tests.tiny import POLICY, rows_of
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 HERE = __name__
 
 

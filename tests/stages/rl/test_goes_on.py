@@ -135,6 +135,7 @@ def test_what_is_learned_may_not(stopped, changes, line):
     assert (stopped / "config.json").read_text() == before and not (stopped / "changes.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_what_a_stopped_run_has_reached_starts_another_stage_and_is_exported(stopped, tmp_path, monkeypatch):
     (latest,), best = set(checkpoint_steps(stopped)) - {best_step(stopped)}, best_step(stopped)
     assert latest == 2 and best in (1, 2)

@@ -164,6 +164,7 @@ def signal_at(monkeypatch, updates):
     monkeypatch.setattr(rl, "update_on_groups", update_on_groups)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_with_what_was_carried_bit_for_bit(tmp_path, monkeypatch):
     config = tiny_config(**PARTIAL)
     rl.main(config, tmp_path / "alone")
@@ -208,6 +209,7 @@ def test_the_next_phase_is_sampled_during_the_update_but_not_across_a_checkpoint
     assert versions == [{0}, {0}, {1}, {3}, {3}, {4}]
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_runs_that_sample_ahead_also_after_a_crash(ahead, tmp_path, monkeypatch):
     """The second one ends with an error in the trainer while a phase is under way, and goes on from its checkpoint."""
     config, workdir = ahead
@@ -225,6 +227,7 @@ def test_equal_seeds_give_equal_runs_that_sample_ahead_also_after_a_crash(ahead,
     assert_same_end(tmp_path, workdir, config)
 
 
+@pytest.mark.slow
 def test_a_signal_gives_up_the_phase_under_way(ahead, tmp_path, monkeypatch):
     """What was sampled ahead counts for nothing: the run goes on with the same questions, from the newest weights."""
     config, workdir = ahead

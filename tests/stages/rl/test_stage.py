@@ -25,6 +25,8 @@ from r1jax.workdir.directory import WorkdirError
 from r1jax.workdir.stop import Stopped
 from tests.tiny import POLICY, rows_of
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def length_reward(prompts, completions, **columns):
     """A reward that differs between samples even of an untrained model."""
@@ -181,6 +183,7 @@ def test_a_signal_ends_it_between_batches_and_it_goes_on_bit_for_bit(finished, t
     assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_on_a_mesh_the_run_is_the_same(finished, tmp_path):
     _, alone, _ = finished
     mesh = {"data": 2, "expert": 2, "tensor": 2}
