@@ -4,7 +4,8 @@ Command:  make zero   (python -m r1jax.run --config=configs/zero.py --workdir=ru
 Hardware: two CPU cores. Time: 8 to 10 minutes with the cores free, the base half of it.
 Expected: held-out pass@1 from at most 0.30 to at least 0.75, cons@16 at least pass@1, longer responses with more reflection words
           (the paper, AIME 2024: 0.156 -> 0.779, cons@16 0.867). Got
-          for seeds 0, 1, 2: 0.229 -> 0.916, 0.204 -> 0.940, 0.211 -> 0.929; cons@16 0.998, 0.998, 0.996; length 18 -> 44
+          for seeds 0, 1, 2: 0.225 -> 0.909, 0.204 -> 0.940, 0.211 -> 0.929; cons@16 0.991, 0.998, 0.996; length 18 -> 44
+          (1 and 2 with the sampler before 2026-12-01)
 
 With --config.stages.base.init.model.num_mtp_layers=1 --config.stages.base.mtp_weight=0.3 the base gets an MTP layer, which can
 draft; its updates then take 1.25 times as long, so it has none by default. --config.stages.zero.mtp_weight=0.1 trains the
