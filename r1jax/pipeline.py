@@ -46,6 +46,7 @@ from r1jax.workdir.directory import (
     to_here,
 )
 from r1jax.workdir.lineage import check_lineage
+from r1jax.workdir.loggers import check_loggers
 from r1jax.workdir.read import read_json
 
 _LENGTH = ("num_updates", "num_epochs")
@@ -105,6 +106,7 @@ def check_stages(
         previews = Previews({str(other.workdir): other.spec for other in before})
         with _naming(experiment, stage.name):
             _check_models(stage, planned)
+            check_loggers(getattr(stage.spec, "loggers", ()))
             stage.module.check(stage.spec, previews)
             _check_kernels(stage)
             _trace(stage.spec, previews)

@@ -55,6 +55,9 @@ class TrainingSpec(MeshStageSpec):
     bias_rate: NotNegative = option(0.0, "Step of the router's selection bias (V3 Sec. 4.2: 0.001; 0 leaves it).")
     checkpoint_every: Count = option(100, "Updates between checkpoints.", unit="updates", how=True)
     keep_checkpoints: Count = option(2, "How many of the latest checkpoints stay on disk.", how=True)
+    loggers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = option(
+        (), "Packages that get the metrics too, besides metrics.jsonl and TensorBoard.", how=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,6 +66,7 @@ class OpenRun:
         evaluates: whether an evaluation along the way comes next.
         """
         options = {"resume_step": done, "progress": self.progress, "evaluates_again": evaluates}
+        options["loggers"] = getattr(self.spec, "loggers", ())
         self.metrics = self.resources.enter_context(MetricsWriter(self.path, total=total, **options))
         return self.metrics
 

@@ -58,8 +58,26 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 _ENVIRONMENT_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 _FUNCTION = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
 _ABSENT = "(absent)"
-_OF_A_RUN = ("lineage.json", "changes.jsonl", "metrics.jsonl", "best.json", "summary.json", "error.txt", "report.html")
-_OF_A_RUN += ("verdicts.jsonl", "completions", "tensorboard", "checkpoints", "parts", "model.json", "tokenizer")
+_OF_A_RUN = (
+    "lineage.json",
+    "changes.jsonl",
+    "metrics.jsonl",
+    "best.json",
+    "summary.json",
+    "error.txt",
+    "report.html",
+    "report_data",
+)
+_OF_A_RUN += (
+    "loggers.json",
+    "verdicts.jsonl",
+    "completions",
+    "tensorboard",
+    "checkpoints",
+    "parts",
+    "model.json",
+    "tokenizer",
+)
 """What is cleared when another spec takes over a directory without results."""
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tensorboardX import SummaryWriter
 
 from r1jax.processes import is_first
 from r1jax.workdir.directory import read_lines, write_text
+from r1jax.workdir.loggers import Loggers
 from r1jax.workdir.progress import Progress
 
 _FILE_PREFIX = {"train": "update", "heldout": "heldout"}
@@ -32,6 +33,7 @@ class MetricsWriter:
       resume_step: the step that the run goes on from (0 at the start): rows of later steps are cut.
       total: updates of the whole run, for the progress line.
       progress: the line of this run, which stays open.
+      loggers: where the rows go too (`r1jax.workdir.loggers`).
       evaluates_again: whether the policy of resume_step is evaluated along the way next: the last evaluation of a run
         that ended there, before it was made longer, is cut.
     """
@@ -43,6 +45,7 @@ class MetricsWriter:
         resume_step: int,
         total: int = 0,
         progress: Progress | None = None,
+        loggers: Sequence[str] = (),
         evaluates_again: bool = False,
     ):
         self.path = Path(workdir) / "metrics.jsonl"
@@ -64,6 +67,7 @@ class MetricsWriter:
             flush_secs=10,
             filename_suffix=f".from_{resume_step}",  # a restart within the same second gets a file of its own
         )
+        self._loggers = Loggers(loggers, Path(workdir))
         self._progress = progress
         if progress is not None:
             progress.begin(total, start=resume_step)
@@ -85,15 +89,17 @@ class MetricsWriter:
             return
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        for name, value in row.items():
-            if value is not None and name != "step":
-                self._tensorboard.add_scalar(name, value, row["step"])
+        finite = {name: value for name, value in row.items() if value is not None and name != "step"}
+        for name, value in finite.items():
+            self._tensorboard.add_scalar(name, value, row["step"])
+        self._loggers.write(row["step"], finite)
 
     def close(self) -> None:
         """Closes the files."""
         if self._writes:
             self._file.close()
             self._tensorboard.close()
+            self._loggers.close()
 
     def __enter__(self) -> MetricsWriter:
         return self
