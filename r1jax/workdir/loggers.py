@@ -113,7 +113,8 @@ class _Trackio:
         self._finish = trackio.finish
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
+        names = {"time": "time/run"}  # "time" is its own
+        self._run.log({names.get(name, name): value for name, value in values.items()}, step=step)
 
     def close(self) -> None:
         self._finish()
