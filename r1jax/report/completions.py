@@ -81,9 +81,15 @@ def write_completions(stages: Mapping[str, Stage], folder: Path) -> tuple[int, l
         index = {"runs": about, "titles": titles, "stops": list(stops.of), "columns": columns} | files
         write_whole(folder / "index.js", f"index({as_json(index)});\n")
     for path in folder.glob("*.js"):
-        if path.name not in starts and not (starts and path.name == "index.js"):
+        if path.name not in starts and not (starts and path.name == "index.js") and _is_ours(path):
             path.unlink()
     return len(columns["run"]), notes
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a script was written here: the folder may hold others."""
+    with path.open("rb") as file:
+        return file.read(6) in (b"chunk(", b"index(")
 
 
 def _files(stage: Stage, notes: list[str], *, every: int) -> Iterator[tuple[str, Path]]:

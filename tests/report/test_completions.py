@@ -83,6 +83,16 @@ def test_long_files_are_cut_into_chunks_and_of_too_many_every_kth_is_shown(tmp_p
     assert notes == ["rl: 4 of 9 files of train completions are shown."]
 
 
+def test_scripts_of_others_in_the_folder_stay(tmp_path):
+    stage = make_rl_stage(tmp_path / "rl", updates=2)
+    written(tmp_path / "data", stage)
+    (tmp_path / "data" / "mine.js").write_text("alert()")
+    for path in (stage / "completions").iterdir():
+        path.unlink()
+    assert write_completions({"run": read_run(stage).stages[0]}, tmp_path / "data") == (0, [])
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["mine.js"]
+
+
 def test_without_completions_there_is_no_folder(tmp_path):
     write_lines(tmp_path / "metrics.jsonl", [{"step": 1, "loss": 1.0}])
     path = write_report(tmp_path)
