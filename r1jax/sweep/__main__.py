@@ -37,6 +37,7 @@ from r1jax.sweep.trials import (
     Trials,
     add,
     add_failed_again,
+    has_trials,
     is_refused,
     latest,
     missing,
@@ -159,9 +160,15 @@ def _launch(trials: Trials, options: argparse.Namespace, folder: Path, run: Sequ
 def _storage(folder: Path, *, is_dry: bool) -> Iterator[str]:
     """The address of the sweep's storage, which no other start of the sweep uses meanwhile; of a copy for a dry run."""
     if not is_dry:
+        is_new, storage = not folder.exists(), f"sqlite:///{folder / STORAGE}"
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
-            yield f"sqlite:///{folder / STORAGE}"
+        try:
+            with locked(folder):
+                yield storage
+        except (ConfigError, WorkdirError):
+            if is_new and not has_trials(storage):
+                shutil.rmtree(folder)
+            raise
         return
     with tempfile.TemporaryDirectory() as copy:
         if (folder / STORAGE).exists():

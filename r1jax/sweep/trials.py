@@ -78,6 +78,12 @@ def open_study(folder: Path, *, storage: str, metric: str, direction: str, sampl
     return study
 
 
+def has_trials(storage: str) -> bool:
+    """Whether a storage, which is made where there is none, holds a trial."""
+    names = optuna.get_all_study_names(storage)
+    return STUDY in names and bool(optuna.load_study(study_name=STUDY, storage=storage).get_trials(deepcopy=False))
+
+
 def missing(study: optuna.Study, grid: Sequence[Candidate]) -> list[tuple[int, Candidate]]:
     """(the number that it would get, candidate) of those that are not in the study."""
     trials = study.get_trials(deepcopy=False)

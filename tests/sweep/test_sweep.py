@@ -204,6 +204,14 @@ def test_a_grid_of_a_file_has_the_values_that_depend_on_others(folder, call):
     assert lines[-1][1:3] == ["--config.seed=5", "--config.stages.rl.group_size=8"]
 
 
+def test_bad_input_leaves_nothing_where_nothing_was(folder, call, monkeypatch):
+    assert call("--set", f"{RATE}x=1")[0] == 2 and not (folder / "out").exists()
+    monkeypatch.setattr(sweep, "check_trials", Mock(side_effect=ConfigError("no such file")))
+    assert call("--set", f"{RATE}=1")[0] == 2 and not (folder / "out").exists()
+    (folder / "out").mkdir()
+    assert call("--set", f"{RATE}=1")[0] == 2 and (folder / "out").exists()
+
+
 def test_sampled_trials_are_limited_over_all_starts_and_differ(folder, call):
     (folder / "space.py").write_text(SPACE.replace('categorical("rate", [1.0, 2.0])', 'float("rate", 1.0, 2.0)'))
     refused = ConfigError("rl.py: stages.rl.init.path: there is no folder m")
