@@ -3,6 +3,7 @@
 Those of Hugging Face folders and of chats have tests in tests/hf and tests/text, those of data files in tests/tasks.
 """
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -214,6 +215,15 @@ def test_a_wrong_value_of_the_ten_line_experiment(said, flag, words):
 )
 def test_a_wrong_value_of_a_stage_whose_policy_another_has_still_to_make(said, flag, words):
     assert words in said(flag, config=ZERO)
+
+
+def test_a_logger_whose_package_is_not_there(said, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *of: None if name == "trackio" else find_spec(name, *of)
+    )
+    words = said(f"{ZERO_RL}loggers=['trackio']", config=ZERO)
+    assert "stages.zero.loggers: 'trackio' is not installed; pip install trackio" in words
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 import json
 import os
 import signal
+import sys
 import time
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +84,17 @@ def test_what_is_opened_is_closed_after_an_error(tmp_path):
     assert run.progress._closed.is_set()
     with open_run(make_spec(), tmp_path):
         pass
+
+
+def test_loggers_get_the_metrics_of_a_stage(tmp_path, monkeypatch):
+    wandb = Mock()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    main(make_spec(loggers=["wandb"]), tmp_path / "w")
+    logged = [call.args[0] for call in wandb.init.return_value.log.call_args_list]
+    assert [(row["update"], row["loss"]) for row in logged if "loss" in row] == [
+        (row["step"], row["loss"]) for row in rows(tmp_path / "w") if "loss" in row
+    ]
+    assert len(logged) >= 6 and wandb.init.return_value.finish.called
 
 
 def test_a_stage_without_checkpoints(tmp_path):

@@ -100,6 +100,7 @@ def test_one_that_fails_is_left_out_and_the_run_goes_on(packages, tmp_path, monk
     ]
 
 
-def test_a_package_that_is_not_there_is_named():
+def test_a_package_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"^loggers: 'trackio' is not installed; pip install trackio$"):
         check_loggers(["trackio"])
