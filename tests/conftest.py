@@ -24,7 +24,7 @@ use_compilation_cache()
 
 MAPPINGS = Path("/proc/self/maps")
 """Of this process's memory, on Linux, which grants 65,530 (vm.max_map_count). A program that XLA has compiled for the CPU
-takes some three for each of its kernels, hundreds in all, for as long as JAX keeps it; without more XLA crashes."""
+takes hundreds of them for as long as JAX keeps it; without more XLA crashes."""
 
 
 @pytest.fixture(autouse=True)

@@ -94,6 +94,8 @@ def sampling_programs(
         try:
             weights = sampling_weights(model, state, sampler_mesh)
         except ValueError as error:
+            if rollout_mesh is None:
+                raise
             raise ValueError(f"rollout_mesh: {str(error).replace('make mesh.', 'make rollout_mesh.')}") from error
         if rollout_mesh is None or rollout_mesh.first_device is None:
             programs, resident = [_reshard(state, weights[0], sampler_mesh, steps=phase.steps)], dict(state)

@@ -22,8 +22,7 @@ from r1jax.workdir.read import read_json
 
 BAD_INPUT = 2
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}
-"""How the paper samples (R1 Sec. D.1). Without a "top_k" transformers takes the 50 likeliest tokens, as with the paper's
-own folders; 0, which means all to it, SGLang refuses."""
+"""How the paper samples (R1 Sec. D.1). Without a "top_k" transformers samples from the 50 likeliest tokens alone."""
 
 
 def generation_config(tokenizer: Tokenizer) -> dict[str, Any]:

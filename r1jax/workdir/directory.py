@@ -59,24 +59,9 @@ _ENVIRONMENT_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 _FUNCTION = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
 _ABSENT = "(absent)"
 _OF_A_RUN = (
-    "lineage.json",
-    "changes.jsonl",
-    "metrics.jsonl",
-    "best.json",
-    "summary.json",
-    "error.txt",
-    "report.html",
-    "report_data",
-)
-_OF_A_RUN += (
-    "loggers.json",
-    "verdicts.jsonl",
-    "completions",
-    "tensorboard",
-    "checkpoints",
-    "parts",
-    "model.json",
-    "tokenizer",
+    *("lineage.json", "changes.jsonl", "metrics.jsonl", "best.json", "summary.json", "error.txt", "verdicts.jsonl"),
+    *("loggers.json", "model.json", "report.html"),
+    *("checkpoints", "completions", "parts", "report_data", "tensorboard", "tokenizer"),
 )
 """What is cleared when another spec takes over a directory without results."""
 
