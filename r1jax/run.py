@@ -29,7 +29,7 @@ from r1jax.launch.host_memory import keep_freed_memory
 from r1jax.pipeline import PlannedStage, chosen_stages, make_stages, plan_stages
 from r1jax.processes import OtherProcessError, is_first, on_first
 from r1jax.report import NotAWorkdirError, write_report
-from r1jax.specs.config_file import ConfigError, import_from, load_experiment
+from r1jax.specs.config_file import ConfigError, Experiment, import_from, load_experiment
 from r1jax.specs.reference import describe_stage
 from r1jax.workdir.directory import read_summary, write_json
 from r1jax.workdir.stop import Stopped, graceful_stop
@@ -58,6 +58,20 @@ def run_stages(stages: Sequence[PlannedStage]) -> dict[str, dict[str, Any]] | No
                 return None
             summaries[stage.name] = summary
     return summaries
+
+
+def run_experiment(experiment: Experiment, workdir: str | Path) -> dict[str, Any]:
+    """Runs an experiment in this process, as `r1jax run` does, but without a report; returns its summary.
+
+    The functions of a notebook's cells are "__main__:name". What is done is kept, and what was stopped goes on.
+    Raises what `make_stages` and the stages raise, and KeyboardInterrupt where a signal stopped it and all is saved.
+    """
+    workdir = Path(workdir)
+    use_compilation_cache()
+    summaries = run_stages(make_stages(experiment, workdir))
+    if summaries is None:
+        raise KeyboardInterrupt(f"stopped; the same call goes on from the last checkpoint in {workdir}")
+    return _write_summary(experiment, workdir, summaries)
 
 
 def summary_line(summary: dict[str, Any]) -> str:
@@ -101,13 +115,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return STOPPED
         if not is_first():
             return 0
-        planned = plan_stages(experiment, workdir)
-        summary = {**_total(planned, summaries), "seed": experiment.seed}
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "summary.json", summary)
+        summary = _write_summary(experiment, workdir, summaries)
         try:
             report = write_report(workdir)
         except NotAWorkdirError:  # all that has run yet lies elsewhere
+            planned = plan_stages(experiment, workdir)
             report = write_report(next(stage.workdir for stage in reversed(planned) if stage.name in summaries))
     except Exception as error:
         if lost_a_peer(error):
@@ -185,13 +197,19 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     return options, overrides
 
 
-def _total(planned: Sequence[PlannedStage], summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _write_summary(
+    experiment: Experiment, workdir: Path, summaries: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """The summary of a run: its last stage's, the time of all that are done, now or before, and each stage's own."""
+    planned = plan_stages(experiment, workdir)
     each = {stage.name: summaries.get(stage.name) or read_summary(stage.workdir, stage.spec) for stage in planned}
     done = {name: summary for name, summary in each.items() if summary}
     *_, last = done.values()
     seconds = sum(summary.get("wall_seconds", 0.0) for summary in done.values())
-    return {**last, "wall_seconds": seconds, "stages": done}
+    summary = {**last, "wall_seconds": seconds, "stages": done, "seed": experiment.seed}
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "summary.json", summary)
+    return summary
 
 
 def _print(text: str) -> None:

@@ -36,6 +36,7 @@ MAY_IMPORT = {
     **{room: LOW | TOP | {"rollout", "evals"} for room in TOP},
     **{room: LOW | TOP | {"rollout", "evals", "pipeline"} for room in ("plan", "bench")},
     "sweep": {"specs", "workdir", "pipeline"},
+    "sweep.grid": {"specs", "workdir", "pipeline", "run"},
     "__main__": set(),
     "report": {"workdir"},
     "pipeline": LOW | TOP,

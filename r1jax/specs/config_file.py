@@ -63,12 +63,31 @@ def load_experiment(path: str, overrides: Sequence[str] = (), *, seed: int | Non
                 raise SpecError(f"the stage {name!r}: a name has letters, digits and underscores only")
             if not isinstance(stage, dict):
                 raise SpecError(f"stages.{name}={stage!r} must be a dict")
-        for key, text in flags:
-            if key.startswith("stages."):
-                _set(values, key.removeprefix("stages."), text)
-        return Experiment(file=file, seed=read(Seed, config.get("seed", 0), "seed"), stages=values)
+        experiment = Experiment(file=file, seed=read(Seed, config.get("seed", 0), "seed"), stages=values)
     except SpecError as error:
         raise ConfigError(f"{file}: {error}") from error
+    return with_flags(experiment, [f"--config.{key}={text}" for key, text in flags if key.startswith("stages.")])
+
+
+def with_flags(experiment: Experiment, flags: Sequence[str]) -> Experiment:
+    """A copy with other values, like "--config.stages.rl.kl_coef=0" and "--config.seed=1".
+
+    The file's own shared keys are gone by now. Raises ConfigError for a flag that it cannot take.
+    """
+    stages, seed = _own(experiment.stages), experiment.seed
+    try:
+        for key, text in map(_split, flags):
+            if key.startswith("stages."):
+                _set(stages, key.removeprefix("stages."), text)
+            elif key == "seed":
+                seed = read(Seed, FlagText(text), "seed")
+            else:
+                of_stage = key.partition(".")[0] in stages
+                hint = f"; near it: stages.{key}" if of_stage else near(key, ["seed", "stages"])
+                raise SpecError(f"there is no key {key!r}{hint}")
+    except SpecError as error:
+        raise ConfigError(f"{experiment.file}: {error}") from error
+    return dataclasses.replace(experiment, seed=seed, stages=stages)
 
 
 def import_from(folder: Path) -> None:

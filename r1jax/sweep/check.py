@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from r1jax.pipeline import check_stages, plan_stages
-from r1jax.specs.config_file import ConfigError, import_from, load_experiment
+from r1jax.specs.config_file import ConfigError, Experiment, import_from, load_experiment, with_flags
 from r1jax.specs.fields import to_plain
 from r1jax.sweep.space import Settings, flags_of
 from r1jax.sweep.trials import Trial
 
 
-def prepare(config: str, constant: Sequence[str], number: int, settings: Settings, folder: Path) -> Trial:
-    """The trial with these settings. constant: flags of every trial.
+def prepare(
+    config: str | Experiment, constant: Sequence[str], number: int, settings: Settings, folder: Path
+) -> Trial:
+    """The trial with these settings. config: a file, or what was made of one. constant: flags of every trial.
 
     The stages before the last that the settings change may be the same in others, so they get a directory that a digest
     names, as a config file can ask for with the key `workdir`. Seeds alone leave the trial its last stage only.
@@ -25,23 +27,27 @@ def prepare(config: str, constant: Sequence[str], number: int, settings: Setting
     """
     flags = [*constant, *flags_of(settings)]
     seed = flags_of({key: text for key, text in settings.items() if key == "seed"})
-    before = load_experiment(config, [*constant, *seed]).stages
-    stages = load_experiment(config, flags).stages
+    before = _changed(config, [*constant, *seed]).stages
+    stages = _changed(config, flags).stages
     names = list(stages)
     changed = [name for name in names if stages[name] != before[name]]
     for name in names[: names.index(changed[-1] if changed else names[-1])]:
         if "workdir" not in stages[name]:
             flags.append(f"--config.stages.{name}.workdir={{workdir}}/../{name}-{{hash}}")
-    planned = plan_stages(load_experiment(config, flags), folder)
+    planned = plan_stages(_changed(config, flags), folder)
     directories = tuple((stage.name, stage.workdir) for stage in planned)
-    return Trial(number, folder, (f"--config={config}", *flags), directories)
+    return Trial(number, folder, (f"--config={config if isinstance(config, str) else config.file}", *flags), directories)
 
 
-def refuse_equal(config: str, constant: Sequence[str], grid: Sequence[Settings]) -> None:
+def _changed(config: str | Experiment, flags: Sequence[str]) -> Experiment:
+    return load_experiment(config, flags) if isinstance(config, str) else with_flags(config, flags)
+
+
+def refuse_equal(config: str | Experiment, constant: Sequence[str], grid: Sequence[Settings]) -> None:
     """Raises ConfigError for settings that the config cannot take, and for two that make the same run."""
     seen: dict[str, Settings] = {}
     for settings in grid:
-        experiment = load_experiment(config, [*constant, *flags_of(settings)])
+        experiment = _changed(config, [*constant, *flags_of(settings)])
         planned = plan_stages(experiment, Path("trial"))
         text = json.dumps([to_plain(stage.written) for stage in planned])
         if text in seen:

@@ -49,13 +49,18 @@ def product(texts: Sequence[str], seeds: str | None) -> list[Candidate]:
         lists[key] = _split(values)
         if "" in lists[key]:
             raise ConfigError(f"{shown}: {'there is no value' if not values.strip() else 'a value is empty'}")
-        known = list(map(_literal, lists[key]))
+        known = list(map(value_of, lists[key]))
         if twice := [text for n, text in enumerate(lists[key]) if known[n] in known[:n]]:
             raise ConfigError(f"{shown}: the value {twice[0]} is there twice")
-    distributions = {key: _distribution(list(map(_literal, values))) for key, values in lists.items()}
+    return combinations_of(lists)
+
+
+def combinations_of(lists: Mapping[str, Sequence[str]]) -> list[Candidate]:
+    """Every combination of the texts of each key; the last list varies fastest."""
+    distributions = {key: _distribution(list(map(value_of, values))) for key, values in lists.items()}
     combinations = (dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values()))
     return [
-        Candidate(settings, {key: _literal(text) for key, text in settings.items()}, distributions)
+        Candidate(settings, {key: value_of(text) for key, text in settings.items()}, distributions)
         for settings in combinations
     ]
 
@@ -72,7 +77,7 @@ def load_space(file: str) -> Callable[[Any], Settings]:
             settings = function(trial)
         if not isinstance(settings, Mapping) or not all(isinstance(key, str) for key in settings):
             raise ConfigError(f"{file}: trial() returned {settings!r}, not a dict of dotted keys")
-        return {key: value if isinstance(value, str) else repr(value) for key, value in settings.items()}
+        return {key: text_of(value) for key, value in settings.items()}
 
     return suggest
 
@@ -129,6 +134,11 @@ class _Replay:
         return values[index]
 
 
+def text_of(value: Any) -> str:
+    """The text of a flag that stands for a value."""
+    return value if isinstance(value, str) else repr(value)
+
+
 def flags_of(settings: Settings) -> list[str]:
     """The flags of `r1jax run` that set them."""
     return [f"--config.{key}={text}" for key, text in settings.items()]
@@ -146,7 +156,7 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
 
 def shown(text: str) -> str:
     """A value as a person reads it: a number of many digits, as samplers draw them, gets four."""
-    value = _literal(text)
+    value = value_of(text)
     return f"{value:.4g}" if isinstance(value, float) and len(text) > 8 else text
 
 
@@ -171,7 +181,7 @@ def _split(text: str) -> list[str]:
     return [value.strip() for value in values]
 
 
-def _literal(text: str) -> Any:
+def value_of(text: str) -> Any:
     """What optuna records of a value: a number, True, False or None where the text is one, else the text."""
     try:
         value = ast.literal_eval(text)

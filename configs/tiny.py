@@ -1,0 +1,47 @@
+"""The smallest R1-Zero that learns something: a base model in 20 seconds, then GRPO."""
+
+from ml_collections import ConfigDict
+
+PAIRS = {"count": 3, "low": 1, "high": 12, "heldout_fraction": 0.2}
+
+
+def get_config() -> ConfigDict:
+    """The base and the RL stage."""
+    corpus = {"function": "r1jax.tasks.mini.corpus:corpus_text", "arguments": {"config": PAIRS}}
+    base = {
+        "stage": "supervised",
+        "init": {
+            "kind": "random",
+            "preset": "mini_qwen",
+            "model": {"model_dim": 96, "num_layers": 2, "ffn_dim": 256, "head_dim": 24, "init_std": 0.05},
+            "tokenizer": {"source": corpus, "num_texts": 500, "vocab_size": 384},
+        },
+        "data": corpus | {"arguments": {"config": PAIRS, "warmup_documents": 12_000}},
+        "template": "plain",
+        "documents_per_update": 24,
+        "row_length": 128,
+        "num_updates": 600,
+        "optimizer": {"learning_rate": 5e-3, "warmup_steps": 30, "final_fraction": 0.05, "weight_decay": 0.01},
+        "log_every": 20,
+        "checkpoint_every": 1000,
+        "keep_checkpoints": 1,
+    }
+    zero = {
+        "stage": "rl",
+        "init": {"kind": "stage", "path": "{base}"},
+        "tasks": [{"kind": "mini", "name": "pair_sum", "config": PAIRS}],
+        "template": "plain",
+        "rewards": [
+            {"function": "r1jax.rewards.accuracy:accuracy_reward"},
+            {"function": "r1jax.rewards.format:r1_zero", "name": "format"},
+        ],
+        "questions_per_phase": 16,
+        "updates_per_phase": 2,
+        "num_updates": 40,
+        "max_prompt_tokens": 32,
+        "max_new_tokens": 64,
+        "optimizer": {"learning_rate": 3e-4, "warmup_steps": 2, "b2": 0.99},
+        "eval": {"every": 10, "problems": 64, "samples": 4, "final_problems": 128, "final_samples": 8, "temperature": 1.0, "top_p": None},
+        "checkpoint_every": 100,
+    }
+    return ConfigDict({"seed": 0, "stages": ConfigDict({"base": base, "zero": zero}, sort_keys=False)})
