@@ -22,6 +22,7 @@ import jax
 
 from r1jax.hf.folder import open_folder
 from r1jax.plan.programs import WITH_PROGRAMS, stage_programs
+from r1jax.plan.room import check_room
 from r1jax.policies.preview import Previews
 from r1jax.processes import is_first
 from r1jax.sharding import make_mesh
@@ -108,6 +109,7 @@ def check_stages(
             _check_models(stage, planned)
             check_loggers(getattr(stage.spec, "loggers", ()))
             stage.module.check(stage.spec, previews)
+            _check_room(stage.spec, previews)
             _check_kernels(stage)
             _trace(stage.spec, previews)
     for stage in to_run:
@@ -274,6 +276,15 @@ def _check_models(stage: PlannedStage, planned: Sequence[PlannedStage]) -> None:
             raise ValueError(f"{key}.path: {path} has no checkpoints")
         if maker is None and step is None and not (path / "DONE").exists():
             raise ValueError(f"{key}.path: {path} is not the work directory of a finished stage: it has no DONE")
+
+
+def _check_room(spec: Any, previews: Previews) -> None:
+    """Raises ValueError where the arrays of a stage do not fit the devices here."""
+    if spec.stage not in WITH_PROGRAMS:
+        return
+    preview = previews.policy(spec.init, seed=spec.seed)
+    if preview is not None:
+        check_room(spec, preview.config, make_mesh(spec.mesh.axes()))
 
 
 def _trace(spec: Any, previews: Previews) -> None:

@@ -15,15 +15,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+from absl import logging
 
+from r1jax.launch.compilation_cache import use_compilation_cache
+from r1jax.launch.host_memory import keep_freed_memory
 from r1jax.plan import aot, table
 from r1jax.plan.assumed import Assumed
 from r1jax.plan.hardware import GIB, Topology, parse_topology
 from r1jax.plan.inputs import Models
+from r1jax.plan.measured import measure
 from r1jax.plan.program import ProgramPlan
 from r1jax.plan.programs import WITH_PROGRAMS, StagePrograms, stage_programs
 from r1jax.sharding import describe_sharding, make_mesh
-from r1jax.specs.config_file import ConfigError, load_experiment
+from r1jax.specs.config_file import ConfigError, import_from, load_experiment
 
 FITS, DOES_NOT_FIT, BAD_INPUT = 0, 1, 2
 """Exit codes."""
@@ -32,6 +36,8 @@ FITS, DOES_NOT_FIT, BAD_INPUT = 0, 1, 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     options, overrides = _parse(arguments)
+    if options.local:
+        return _measure(options, overrides)
     is_compiled = not (options.analytic or options.show_sharding)
     assumed = Assumed(
         mean_new_tokens=options.mean_tokens, mean_document_tokens=options.mean_tokens,
@@ -81,6 +87,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return DOES_NOT_FIT if misfits else FITS
 
 
+def _measure(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Two updates here, and what they say."""
+    use_compilation_cache()
+    keep_freed_memory()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        experiment = load_experiment(options.config, overrides)
+        for folder in (Path.cwd(), Path(experiment.file).resolve().parent):
+            import_from(folder)
+        print("two updates on this machine ...", file=sys.stderr, flush=True)
+        name, measured = measure(experiment, options.stage)
+    except Exception as error:
+        is_ours = type(error).__module__.startswith("r1jax.") or isinstance(error, ValueError | OSError)
+        if options.traceback or not is_ours:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    print("\n".join([f"{options.config}, stage {name}, on this machine", *measured.lines()]))
+    return FITS
+
+
 def plan(
     stage: StagePrograms, topology: Topology, *, only: Sequence[str], is_compiled: bool, compiled: Sequence[str] = ()
 ) -> tuple[list[ProgramPlan], list[str]]:
@@ -116,12 +143,14 @@ def plan(
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="r1jax plan",
-        description="Compiles a stage for a pod that is not here: memory, collectives, modelled time.",
+        description="Compiles a stage for a pod that is not here: memory, collectives, modelled time. Or times it here: --local.",
         epilog="--config.a.b=value changes a value of the config, as in r1jax run",
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help="the experiment")
-    parser.add_argument("--topology", required=True, metavar="v5p:8x8x16", help="chips; v5p:8x8x8*4 is four slices")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--topology", metavar="v5p:8x8x16", help="chips; v5p:8x8x8*4 is four slices")
+    where.add_argument("--local", action="store_true", help="run two updates on this machine: memory and time")
     parser.add_argument("--stage", help="a stage of the config, the last by default")
     parser.add_argument("--analytic", action="store_true", help="count, in seconds; libtpu is not needed")
     parser.add_argument("--show-sharding", action="store_true", help="show the layout of the train state on the mesh")

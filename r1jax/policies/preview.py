@@ -37,6 +37,7 @@ class Previews:
         self._planned = dict(planned or {})
         self.splits: dict[str, dict[str, set[float]]] = {}
         """Work directory -> what the data of its stage ask of the split, kept by ``r1jax.stages.sampling``."""
+        self._known: dict[str, Preview | None] = {}
 
     def stage_at(self, path: str) -> StageSpec | None:
         """The spec of the stage that works at a path, or has worked there; None for what is no stage's directory."""
@@ -58,6 +59,12 @@ class Previews:
 
         Raises ValueError naming the key or the file that is at fault, FileNotFoundError for what is not there.
         """
+        asked = repr((init, seed))
+        if asked not in self._known:
+            self._known[asked] = self._look_up(init, seed=seed)
+        return self._known[asked]
+
+    def _look_up(self, init: AnyInit, *, seed: int) -> Preview | None:
         try:
             if not isinstance(init, StageInit) or self._is_made(init.path):
                 return Preview(config_of(init, seed=seed), tokenizer_of(init, seed=seed))
