@@ -43,7 +43,16 @@ def get_config() -> ConfigDict:
         "max_prompt_tokens": 32,
         "max_new_tokens": 64,
         "optimizer": {"learning_rate": 5e-4, "warmup_steps": 2, "b2": 0.99},
-        "eval": {"every": 10, "problems": 64, "samples": 8, "final_problems": 64, "final_samples": 8, "problems_per_batch": 16, "temperature": 1.0, "top_p": None},
+        "eval": {
+            "every": 10,
+            "problems": 64,
+            "samples": 8,
+            "final_problems": 64,
+            "final_samples": 8,
+            "problems_per_batch": 16,
+            "temperature": 1.0,
+            "top_p": None,
+        },
         "checkpoint_every": 100,
     }
     return ConfigDict({"seed": 0, "stages": ConfigDict({"base": base, "zero": zero}, sort_keys=False)})

@@ -197,9 +197,7 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     return options, overrides
 
 
-def _write_summary(
-    experiment: Experiment, workdir: Path, summaries: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
+def _write_summary(experiment: Experiment, workdir: Path, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The summary of a run: its last stage's, the time of all that are done, now or before, and each stage's own."""
     planned = plan_stages(experiment, workdir)
     each = {stage.name: summaries.get(stage.name) or read_summary(stage.workdir, stage.spec) for stage in planned}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+GIB = 1 << 30
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -31,6 +32,12 @@ def peak_bytes(devices: Sequence[Any]) -> int:
         return max((device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in devices)
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def describe_memory(devices: Sequence[Any]) -> str:
+    """ "memory 1.2 of 23.5 GiB": the most that was taken, of what there is."""
+    total = total_bytes(devices)
+    return f"memory {peak_bytes(devices) / GIB:.1f}{'' if total is None else f' of {total / GIB:.1f}'} GiB"
 
 
 def _available() -> int | None:

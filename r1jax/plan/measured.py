@@ -1,22 +1,21 @@
-"""`r1jax plan --local`: two updates of a stage on this machine, in a temporary directory; what they took.
+"""`r1jax plan --local`: two timed updates of a stage on this machine, after one that compiles; what they took.
 
-They are the stage's own: its `main`, with fewer updates and the smallest evaluations. For RL an update is a phase divided
+They are the stage's own: its `main` in a temporary directory, with fewer updates and the smallest evaluations. For RL an update is a phase divided
 by its updates: sampling, scoring, log-probs and update. A stage whose policy is still to be made starts from the
 untrained model that this one is trained from: the arrays are as large, but what it writes is not.
 """
 
 import contextlib
 import dataclasses
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from r1jax.launch.device_memory import peak_bytes, total_bytes
+from r1jax.launch.device_memory import describe_memory
 from r1jax.pipeline import PlannedStage, plan_stages
-from r1jax.plan.hardware import GIB
 from r1jax.plan.room import check_room
 from r1jax.policies.preview import Previews
 from r1jax.sharding import make_mesh
@@ -32,8 +31,7 @@ class Measured:
 
     first_seconds: float  # of the first phase or update, with its compilation
     seconds: float  # of an update
-    peak_bytes: int
-    total_bytes: int | None  # of the device; None where nothing says it
+    memory: str  # the most that was taken, of how much
     num_updates: int | None  # of the whole stage; None where it follows from data
     updates_per_phase: int  # 1 where there are no phases
     mean_length: float | None  # tokens of the responses, where some were sampled
@@ -43,9 +41,8 @@ class Measured:
         """For a person."""
         per_phase = self.seconds * self.updates_per_phase
         compiling = max(self.first_seconds - per_phase, 0.0)
-        limit = "" if self.total_bytes is None else f" of {self.total_bytes / GIB:.1f}"
         lines = [
-            f"memory: {self.peak_bytes / GIB:.1f}{limit} GiB at the peak",
+            f"{self.memory} at the peak",
             f"first {'phase' if self.updates_per_phase > 1 else 'update'}: {compiling:.0f} s more than the next one, for compilation",
             f"an update: {self.seconds:.3g} s",
         ]
@@ -53,7 +50,9 @@ class Measured:
             minutes = (self.num_updates * self.seconds + compiling) / 60
             lines.append(f"the whole stage: {self.num_updates:,} updates, about {minutes:.3g} min, without evaluations")
         if self.mean_length is not None:
-            whose = "an untrained policy, which seldom ends by itself" if self.is_untrained else "the policy of the start"
+            whose = (
+                "an untrained policy, which seldom ends by itself" if self.is_untrained else "the policy of the start"
+            )
             lines.append(
                 f"lengths change in the course of RL, and times with them; these were {self.mean_length:.0f} tokens a "
                 f"response, of {whose}"
@@ -85,14 +84,12 @@ def measure(experiment: Experiment, name: str | None = None) -> tuple[str, Measu
             stage.module.main(spec, Path(folder) / name)
         metrics = read_stage(Path(folder) / name).metrics
     phase = getattr(spec, "updates_per_phase", 1)
-    first, second = metrics["time/step"].values
+    first, *timed = metrics["time/step"].values
     lengths = metrics.get("completions/mean_length")
-    devices = jax.local_devices()
     return name, Measured(
         first_seconds=float(first),
-        seconds=float(second) / phase,
-        peak_bytes=peak_bytes(devices),
-        total_bytes=total_bytes(devices),
+        seconds=float(np.mean(timed)) / phase,
+        memory=describe_memory(jax.local_devices()),
         num_updates=stage.spec.num_updates,
         updates_per_phase=phase,
         mean_length=None if lengths is None else float(lengths.values[-1]),
@@ -112,14 +109,20 @@ def _init_of(init: AnyInit, planned: list[PlannedStage]) -> tuple[AnyInit, bool]
 
 
 def _shortened(spec: RlSpec | SupervisedSpec) -> RlSpec | SupervisedSpec:
-    """Two updates, or phases, with every one logged and the smallest evaluations."""
+    """Three updates, or phases, with every one logged and the smallest evaluations."""
     optimizer = dataclasses.replace(spec.optimizer, warmup_steps=0)
     if isinstance(spec, SupervisedSpec):
-        changes: dict[str, Any] = {"num_updates": 2, "num_epochs": None, "log_every": 1}
+        changes: dict[str, Any] = {"num_updates": 3, "num_epochs": None, "log_every": 1}
     else:
-        few = {"every": 2 * spec.updates_per_phase, "problems": 1, "final_problems": 1, "samples": 1, "final_samples": 1}
+        few = {
+            "every": 3 * spec.updates_per_phase,
+            "problems": 1,
+            "final_problems": 1,
+            "samples": 1,
+            "final_samples": 1,
+        }
         changes = {
-            "num_updates": 2 * spec.updates_per_phase,
+            "num_updates": 3 * spec.updates_per_phase,
             "eval": dataclasses.replace(spec.eval, **few),
             "tasks": tuple(task for task in spec.tasks if task.from_update == 0),
             "rewards": tuple(reward for reward in spec.rewards if reward.from_update == 0),

@@ -5,6 +5,7 @@ README.md shows how a main uses it.
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import jax
 
+from r1jax.launch.device_memory import describe_memory
 from r1jax.policies.policy import Policy, load_init
 from r1jax.processes import is_first
 from r1jax.sharding import make_mesh
@@ -159,7 +161,8 @@ def open_run(spec: StageSpec, workdir: str | Path) -> Iterator[OpenRun]:
     with contextlib.ExitStack() as stack:
         started = time.monotonic()
         path = stack.enter_context(open_workdir(workdir, spec))
-        progress = stack.enter_context(contextlib.closing(Progress(shown=is_first())))
+        memory = None if mesh is None else functools.partial(describe_memory, mesh.local_devices)
+        progress = stack.enter_context(contextlib.closing(Progress(shown=is_first(), memory=memory)))
         if mesh is not None:
             stack.enter_context(jax.set_mesh(mesh))
         stop = stack.enter_context(graceful_stop())

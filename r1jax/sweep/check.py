@@ -15,9 +15,7 @@ from r1jax.sweep.space import Settings, flags_of
 from r1jax.sweep.trials import Trial
 
 
-def prepare(
-    config: str | Experiment, constant: Sequence[str], number: int, settings: Settings, folder: Path
-) -> Trial:
+def prepare(config: str | Experiment, constant: Sequence[str], number: int, settings: Settings, folder: Path) -> Trial:
     """The trial with these settings. config: a file, or what was made of one. constant: flags of every trial.
 
     The stages before the last that the settings change may be the same in others, so they get a directory that a digest
@@ -36,7 +34,9 @@ def prepare(
             flags.append(f"--config.stages.{name}.workdir={{workdir}}/../{name}-{{hash}}")
     planned = plan_stages(_changed(config, flags), folder)
     directories = tuple((stage.name, stage.workdir) for stage in planned)
-    return Trial(number, folder, (f"--config={config if isinstance(config, str) else config.file}", *flags), directories)
+    return Trial(
+        number, folder, (f"--config={config if isinstance(config, str) else config.file}", *flags), directories
+    )
 
 
 def _changed(config: str | Experiment, flags: Sequence[str]) -> Experiment:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import TrialState
 
@@ -61,7 +62,7 @@ def run_grid(
     experiment: Experiment,
     *,
     workdir: str | Path,
-    settings: Mapping[str, Sequence[Any]],
+    settings: Mapping[str, Sequence[Any] | np.ndarray],
     seeds: Sequence[int] | None = None,
     metric: str = "eval/pass@1",
 ) -> Sweep:
@@ -77,11 +78,13 @@ def run_grid(
     Raises ConfigError before anything runs for values that the config cannot take; what `run_experiment` raises.
     """
     folder = Path(workdir).absolute()
-    lists = {**settings, **({} if seeds is None else {"seed": seeds})}
-    for key, values in lists.items():
-        if isinstance(values, str) or not len(values):
+    lists = {}
+    for key, values in {**settings, **({} if seeds is None else {"seed": seeds})}.items():
+        values = values.tolist() if isinstance(values, np.ndarray) else values
+        if not isinstance(values, Sequence) or isinstance(values, str) or not values:
             raise ConfigError(f"settings: {key!r} needs a list of values, not {values!r}")
-    grid = combinations_of({key: [text_of(value) for value in values] for key, values in lists.items()})
+        lists[key] = [text_of(value) for value in values]
+    grid = combinations_of(lists)
     refuse_equal(experiment, (), [candidate.settings for candidate in grid])
     prepared = functools.partial(prepare, experiment, ())
     for candidate in grid:

@@ -13,7 +13,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -46,11 +46,19 @@ class Progress:
       every_seconds: least time between plain lines; the first and the last update and evaluations get one in any case.
       stream: where it goes; the default is standard output.
       shown: whether anything is printed; False in all processes of a run but the first.
+      memory: says what was taken of how much; asked once, when the second row gives the pace, for a line of its own.
     """
 
-    def __init__(self, *, every_seconds: float = 10.0, stream: TextIO | None = None, shown: bool = True):
+    def __init__(
+        self,
+        *,
+        every_seconds: float = 10.0,
+        stream: TextIO | None = None,
+        shown: bool = True,
+        memory: Callable[[], str] | None = None,
+    ):
         self._stream = sys.stdout if stream is None else stream
-        self._every_seconds = every_seconds
+        self._every_seconds, self._memory = every_seconds, memory
         self._started = time.monotonic()
         self._last_line, self._said = self._started, ""
         self._step, self._total, self._figures = 0, None, []
@@ -117,6 +125,14 @@ class Progress:
             self._live.refresh()
         elif is_first or step == self._total or now - self._last_line >= self._every_seconds:
             self._print(self._line(_LOG_WIDTH))
+        if self._paces and self._memory is not None and step != self._total:
+            self._advise(self._memory)
+
+    def _advise(self, memory: Callable[[], str]) -> None:
+        """Says once what this start has measured: seconds of an update, time to go, memory."""
+        self._memory = None
+        pace, left = self._paces[-1], f", {_clock(self._left[0])} to go" if self._left else ""
+        self._print(f"{pace:.3g} s an update{left}; {memory()}"[:_LOG_WIDTH])
 
     def close(self) -> None:
         """Ends the line; the last state of it stays on a terminal."""
