@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(options: argparse.Namespace, overrides: Sequence[str]) -> int:
-    """Two updates here, and what they say."""
+    """A few updates here, and what they say."""
     use_compilation_cache()
     keep_freed_memory()
     logging.set_verbosity(logging.WARNING)
@@ -96,7 +96,7 @@ def _measure(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         experiment = load_experiment(options.config, overrides)
         for folder in (Path.cwd(), Path(experiment.file).resolve().parent):
             import_from(folder)
-        print("two updates on this machine ...", file=sys.stderr, flush=True)
+        print("three updates on this machine ...", file=sys.stderr, flush=True)
         name, measured = measure(experiment, options.stage)
     except Exception as error:
         is_ours = type(error).__module__.startswith("r1jax.") or isinstance(error, ValueError | OSError)
@@ -150,7 +150,7 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help="the experiment")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--topology", metavar="v5p:8x8x16", help="chips; v5p:8x8x8*4 is four slices")
-    where.add_argument("--local", action="store_true", help="run two updates on this machine: memory and time")
+    where.add_argument("--local", action="store_true", help="run a few updates on this machine: memory and time")
     parser.add_argument("--stage", help="a stage of the config, the last by default")
     parser.add_argument("--analytic", action="store_true", help="count, in seconds; libtpu is not needed")
     parser.add_argument("--show-sharding", action="store_true", help="show the layout of the train state on the mesh")

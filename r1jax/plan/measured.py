@@ -1,8 +1,9 @@
 """`r1jax plan --local`: two timed updates of a stage on this machine, after one that compiles; what they took.
 
-They are the stage's own: its `main` in a temporary directory, with fewer updates and the smallest evaluations. For RL an update is a phase divided
-by its updates: sampling, scoring, log-probs and update. A stage whose policy is still to be made starts from the
-untrained model that this one is trained from: the arrays are as large, but what it writes is not.
+They are the stage's own: its `main` in a temporary directory, with fewer updates and the smallest evaluations. For RL an
+update is a phase divided by its updates: sampling, scoring, log-probs and update. A stage whose policy is still to be
+made starts from the untrained model that this one is trained from: the arrays are as large, but what it writes is not
+what it will write.
 """
 
 import contextlib
@@ -43,7 +44,7 @@ class Measured:
         compiling = max(self.first_seconds - per_phase, 0.0)
         lines = [
             f"{self.memory} at the peak",
-            f"first {'phase' if self.updates_per_phase > 1 else 'update'}: {compiling:.0f} s more than the next one, for compilation",
+            f"first {'phase' if self.updates_per_phase > 1 else 'update'}: {compiling:.0f} s more than the next ones, for compilation",
             f"an update: {self.seconds:.3g} s",
         ]
         if self.num_updates is not None:

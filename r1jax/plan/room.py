@@ -30,11 +30,16 @@ class Arrays:
     updating: dict[str, int]  # only while it updates
     sampling: dict[str, int]  # only while it samples
     keys: tuple[str, ...]
+    sampler_keys: tuple[str, ...]  # for what is there while it samples
+
+    @property
+    def is_most_while_sampling(self) -> bool:
+        return sum(self.sampling.values()) > sum(self.updating.values())
 
     @property
     def most(self) -> dict[str, int]:
         """What is there at once when it is most."""
-        return self.always | max(self.updating, self.sampling, key=lambda parts: sum(parts.values()))
+        return self.always | (self.sampling if self.is_most_while_sampling else self.updating)
 
 
 def count_arrays(spec: Any, config: ModelConfig, mesh: Mesh) -> Arrays:
@@ -42,6 +47,7 @@ def count_arrays(spec: Any, config: ModelConfig, mesh: Mesh) -> Arrays:
     model, params, buffers = abstract_policy(config, mesh=mesh)
     weights = bytes_on_device(params)
     always, updating, sampling, keys = {"parameters": weights}, {}, {}, ["mesh"]
+    engine_keys = ("engine.slots", "engine.cache_gb", "engine.dtype")
     if isinstance(spec, TrainingSpec):
         optimizer, offload = getattr(spec, "optimizer", None), getattr(spec, "offload", ())
         updating["gradients"] = weights
@@ -52,7 +58,6 @@ def count_arrays(spec: Any, config: ModelConfig, mesh: Mesh) -> Arrays:
             always["reference"] = weights
             keys.append("kl_coef=0 (no reference)")
     if isinstance(spec, RlSpec | RejectSpec | EvaluateSpec):
-        keys += ["engine.slots", "engine.cache_gb", "engine.dtype"]
         sampler, where = sampling_model(model, spec.engine.dtype), mesh
         if (rollout_mesh := getattr(spec, "rollout_mesh", None)) is not None:
             where = make_rollout_mesh(rollout_mesh.axes(), mesh)
@@ -62,7 +67,7 @@ def count_arrays(spec: Any, config: ModelConfig, mesh: Mesh) -> Arrays:
         sampling["cache"] = _cache_bytes(spec, sampler, where)
         if getattr(rollout_mesh, "first_device", None) is not None:
             sampling = {}  # on devices of its own
-    return Arrays(always, updating, sampling, tuple(keys))
+    return Arrays(always, updating, sampling, tuple(keys), engine_keys)
 
 
 def check_room(spec: Any, config: ModelConfig, mesh: Mesh) -> None:
@@ -73,12 +78,13 @@ def check_room(spec: Any, config: ModelConfig, mesh: Mesh) -> None:
     needed = sum(arrays.most.values())
     if room is None or needed <= room:
         return
+    keys = (*arrays.keys, *(arrays.sampler_keys if arrays.is_most_while_sampling else ()))
     parts = ", ".join(f"{name} {size / GIB:,.1f}" for name, size in arrays.most.items())
     whose = "are free here" if local[0].platform == "cpu" else f"has a {local[0].device_kind}"
     shared = f" for each of {len(local)} devices" if local[0].platform == "cpu" and len(local) > 1 else ""
     raise ValueError(
         f"needs {needed / GIB:,.1f} GiB ({parts}) besides activations, and {room / GIB:,.1f} {whose}{shared}; "
-        f"what helps: a smaller model, {', '.join(arrays.keys)}"
+        f"what helps: a smaller model, {', '.join(keys)}"
     )
 
 
