@@ -61,6 +61,32 @@ def test_plain_lines_where_there_is_no_terminal(clock, log):
     ]
 
 
+def test_what_was_measured_is_said_once(clock, log):
+    """With the second row of this start, which gives the pace without the compilation."""
+    asked = []
+    progress = Progress(every_seconds=1000, stream=log, memory=lambda: asked.append(1) or "memory 1.2 of 23.5 GiB")
+    progress.begin(40)
+    for step in (2, 4, 6):
+        clock[0] += 30 if step == 2 else 5
+        progress.update(row(step))
+    progress.close()
+    assert log.getvalue().splitlines() == [
+        "update 2/40  reward 0.413  length 37.2  0:30",
+        "2.5 s an update, 1:30 to go; memory 1.2 of 23.5 GiB",
+    ]
+    assert len(asked) == 1
+
+
+def test_a_run_that_is_over_is_given_no_advice(clock, log):
+    progress = Progress(stream=log, memory=lambda: "memory")
+    progress.begin(2)
+    for step in (1, 2):
+        clock[0] += 5
+        progress.update(row(step))
+    progress.close()
+    assert "memory" not in log.getvalue()
+
+
 def test_a_stage_that_samples_a_set_shows_what_it_kept(progress, log):
     progress.begin(2)
     progress.update({"step": 1, "kept_share": 0.25, "kept": 4, "time/step": 2.0})
