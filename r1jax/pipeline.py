@@ -109,9 +109,9 @@ def check_stages(
             _check_models(stage, planned)
             check_loggers(getattr(stage.spec, "loggers", ()))
             stage.module.check(stage.spec, previews)
-            _check_room(stage.spec, previews)
             _check_kernels(stage)
             _trace(stage.spec, previews)
+            _check_room(stage.spec, previews)
     for stage in to_run:
         check_workdir(stage.workdir, stage.spec)
         check_lineage(stage.workdir, stage.spec)
