@@ -45,11 +45,11 @@ def test_the_train_state_is_counted_as_it_is_laid_out(changes):
 
 
 def test_the_cache_is_that_of_the_engine():
-    spec = rl(questions_per_phase=2, group_size=2, max_prompt_tokens=32, max_new_tokens=16)
+    spec = rl(questions_per_phase=2, group_size=4, max_prompt_tokens=32, max_new_tokens=16)
     model, params, buffers = abstract_policy(CONFIG, mesh=make_mesh())
     zeros = jax.tree.map(lambda a: jax.numpy.zeros(a.shape, a.dtype), (params, buffers))
     with jax.set_mesh(make_mesh()):
-        session = Engine(model, spec.engine).open(*zeros, num_slots=4, num_tokens=32 + 16)
+        session = Engine(model, spec.engine).open(*zeros, num_slots=8, num_tokens=32 + 16)
     layers = jax.tree.leaves(session._slots.layers)
     assert count_arrays(spec, CONFIG, make_mesh()).sampling["cache"] == sum(array.nbytes for array in layers)
 
