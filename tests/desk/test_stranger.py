@@ -46,6 +46,7 @@ CPU_SECONDS = 2 * 600
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the kernel's transport
 def test_six_runs_with_an_own_reward_a_table_and_a_plot(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("XLA_FLAGS", "")  # not the eight devices of the tests
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
