@@ -21,7 +21,7 @@ from r1jax.sweep.grid import run_grid
 
 experiment = load_experiment("configs/tiny.py")
 experiment.stages["zero"]["rewards"].append({"function": "__main__:brief", "weight": 0.0})
-weights = {"stages.zero.rewards[2].weight": [0.0, 0.5, 2.0]}
+weights = {"stages.zero.rewards[2].weight": [0.0, 0.25, 0.5]}
 sweep = run_grid(experiment, workdir="brief", settings=weights, seeds=[0, 1])
 print(sweep.table)
 """,
@@ -59,8 +59,9 @@ def test_six_runs_with_an_own_reward_a_table_and_a_plot(tmp_path, monkeypatch):
     printed = "".join(output.text for output in notebook.cells[1].outputs if output.output_type == "stream")
     rows = [line.split() for line in printed[printed.index("trial ") :].splitlines()]
     assert rows[0][:4] == ["trial", "weight", "seed", "eval/pass@1"]
-    assert sorted(row[1:3] for row in rows[1:]) == [[w, s] for w in ("0.0", "0.5", "2.0") for s in ("0", "1")]
-    assert all(row[4] == "done" and 0 < float(row[3]) < 1 for row in rows[1:])
+    assert sorted(row[1:3] for row in rows[1:]) == [[w, s] for w in ("0.0", "0.25", "0.5") for s in ("0", "1")]
+    assert [row[4] for row in rows[1:]] == ["done"] * 6
+    assert all(0 <= float(row[3]) <= 1 for row in rows[1:])  # a reward may be hacked: an empty answer is brief
     assert (tmp_path / "brief.png").read_bytes()[:4] == b"\x89PNG"
     assert len(list((tmp_path / "brief").glob("base-*/DONE"))) == 1  # one base for all
     assert seconds < CPU_SECONDS
