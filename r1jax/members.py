@@ -271,9 +271,9 @@ class _Call:
         mapped = population.mapped(self.signature(), lambda: of_member, self.num_donated > 0)
         with contextlib.nullcontext() if population.mesh is None else jax.set_mesh(population.mesh):
             results = mapped(leaves[: self.num_donated], leaves[self.num_donated :], population.settings)
-        arrays, treedef = jax.tree.flatten(results)
+        arrays, of_results = jax.tree.flatten(results)
         rows = [_Rows(array) for array in arrays]
-        return [treedef.unflatten([Row(each, index) for each in rows]) for index in members]
+        return [of_results.unflatten([Row(each, index) for each in rows]) for index in members]
 
 
 def _dtype(leaf: Any) -> Any:
@@ -328,7 +328,14 @@ class Program:
     """A jitted function; see ``jit``."""
 
     def __init__(
-        self, function: Callable, *, rank: int, is_shared: bool, donated: tuple[str, ...], static: tuple[str, ...], options
+        self,
+        function: Callable,
+        *,
+        rank: int,
+        is_shared: bool,
+        donated: tuple[str, ...],
+        static: tuple[str, ...],
+        options,
     ):
         self.function, self.rank, self.donated, self.static = function, rank, donated, static
         self.name = getattr(function, "__qualname__", repr(function))

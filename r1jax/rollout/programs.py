@@ -44,13 +44,9 @@ class Programs:
         self.insert = self._jit(_insert, donated=("layers",))
         self.take = self._jit(_take)
         self.copy_pages = self._jit(_copy_pages, donated=("layers",), static=("batch_axes",))
-        self.decode = self._jit(
-            self._decode, rank=1, donated=("layers",), static=("steps", "features", "batch_axes")
-        )
+        self.decode = self._jit(self._decode, rank=1, donated=("layers",), static=("steps", "features", "batch_axes"))
 
-    def _jit(
-        self, function: Callable, *, rank: int = 0, donated: tuple[str, ...] = (), static: tuple[str, ...] = ()
-    ):
+    def _jit(self, function: Callable, *, rank: int = 0, donated: tuple[str, ...] = (), static: tuple[str, ...] = ()):
         @functools.wraps(function)
         def counted(*args, **kwargs):
             self.num_compiled += 1
