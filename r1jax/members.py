@@ -406,6 +406,29 @@ def is_any(flag: jax.Array) -> jax.Array:
     return jax.lax.pmax(flag.astype(jnp.int32), AXIS) > 0
 
 
+def over_rows(function: Callable, *arguments: Any) -> Any:
+    """``function(*arguments)``, trees of arrays with a leading dim of rows that do not depend on each other.
+
+    Within a program of a population it runs once, on the rows of all members in one dim: loops and sorts over rows are
+    not mapped. It has no gradient there.
+    """
+    if getattr(_here, "settings", None) is None:
+        return function(*arguments)
+    mapped = jax.custom_batching.custom_vmap(function)
+
+    @mapped.def_vmap
+    def _(size, is_batched, *arguments):
+        def merged(array, is_mapped):
+            array = array if is_mapped else jnp.broadcast_to(array, (size, *array.shape))
+            return array.reshape(-1, *array.shape[2:])
+
+        results = function(*jax.tree.map(merged, arguments, tuple(is_batched)))
+        split = jax.tree.map(lambda array: array.reshape(size, -1, *array.shape[1:]), results)
+        return split, jax.tree.map(lambda _: True, results)
+
+    return mapped(*arguments)
+
+
 def setting(name: str, value: Any) -> Any:
     """``value``; within a program of a population whose members differ in it, the member's own."""
     settings = getattr(_here, "settings", None)

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "text": {"specs"},
     "rewards": {"specs", "text", "background"},
     "tasks": {"specs", "text", "rewards"},
-    "models": {"kernels", "sharding"},
+    "models": {"kernels", "sharding", "members"},
     "data": {"specs", "text", "tasks", "rewards"},
     "hf": {"models", "sharding", "text"},
     "training": {"specs", "sharding", "processes", "members"},

@@ -87,4 +87,4 @@ def test_four_members_are_what_they_are_alone(tmp_path):
         ours, theirs = ([path.read_text().count("\n") for path in sorted(paths)] for paths in texts)
         assert ours == theirs and sum(ours)
     rates = {row["learning_rate"] for folder in folders for row in rows_of(folder) if "learning_rate" in row}
-    assert len(rates) == 4 and all(row["clip_ratio/region_mean"] for row in rows_of(folders[0])[1:3])
+    assert len(rates) == 4

@@ -153,7 +153,10 @@ class Programs:
             count_B = rows["count_B"] + out["num_new_B"]
             uniform_BT = uniforms(rows["key_B2"], count_B[:, None] + offsets_T)
             logits_BTV = self._model.logits(params, hidden_BTD)
-            sampled = sample_tokens(logits_BTV, uniform_BT, now, features=features)
+            names = [name for name in (*SAMPLING_FIELDS, "allowed_BV", "in_text_BV", "num_in_answer_BV") if name in now]
+            settings = {name: now[name] for name in names}
+            draw = functools.partial(sample_tokens, features=features)
+            sampled = members.over_rows(draw, logits_BTV, uniform_BT, settings)
 
             new_BT, is_valid_BT = sampled["token"], sampled["is_valid"]
             is_kept_BK = new_BT[:, :num_drafts] == out["draft_BK"]
