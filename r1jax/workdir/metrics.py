@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 from tensorboardX import SummaryWriter
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import scalar
 
 from r1jax.processes import is_first
 from r1jax.workdir.directory import read_lines, write_text
@@ -90,8 +92,10 @@ class MetricsWriter:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         finite = {name: value for name, value in row.items() if value is not None and name != "step"}
+        summary = Summary()  # one event a row: each goes through a queue to another thread
         for name, value in finite.items():
-            self._tensorboard.add_scalar(name, value, row["step"])
+            summary.MergeFrom(scalar(name, value))
+        self._tensorboard.file_writer.add_summary(summary, row["step"])
         self._loggers.write(row["step"], finite)
 
     def close(self) -> None:
