@@ -45,11 +45,11 @@ class Row(np.lib.mixins.NDArrayOperatorsMixin):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.rows.array.shape[1:]
+        return self.rows.signature[0]
 
     @property
     def dtype(self) -> Any:
-        return self.rows.array.dtype
+        return self.rows.signature[1]
 
     @property
     def ndim(self) -> int:
@@ -99,6 +99,7 @@ class _Rows:
 
     def __init__(self, array: jax.Array):
         self.array, self._host = array, None
+        self.signature = array.shape[1:], array.dtype  # of a row
 
     def on_host(self) -> np.ndarray:
         if self._host is None:
@@ -227,7 +228,7 @@ class Population:
         return array if self.mesh is None else jax.device_put(array, NamedSharding(self.mesh, PartitionSpec(AXIS)))
 
     def mapped(self, key: Any, make: Callable[[], Callable], is_donated: bool) -> Callable:
-        """Jitted (leaves [S, ...] to be consumed, others, settings) -> results [S, ...], made once a key."""
+        """Jitted (leaves [S, ...] to be consumed, others, settings, numbers [S]) -> results [S, ...], made once a key."""
         if key not in self._mapped:
             function = jax.vmap(make(), axis_name=AXIS)
             if self.mesh is not None:
@@ -242,25 +243,26 @@ class _Call:
 
     def __init__(self, program: "Program", key: Any, arguments: dict[str, Any], static: dict[str, Any]):
         self.program, self.key, self.static = program, key, static
-        self.donated = {name: value for name, value in arguments.items() if name in program.donated}
-        self.kept = {name: value for name, value in arguments.items() if name not in program.donated}
-        self.leaves, self.treedef = jax.tree.flatten((self.donated, self.kept))
-        self.num_donated = len(jax.tree.leaves(self.donated))
+        donated = {name: value for name, value in arguments.items() if name in program.donated}
+        kept = {name: value for name, value in arguments.items() if name not in program.donated}
+        consumed, of_consumed = jax.tree.flatten(donated)
+        others, of_kept = jax.tree.flatten(kept)
+        self.leaves, self.treedefs, self.num_donated = consumed + others, (of_consumed, of_kept), len(consumed)
 
     def signature(self) -> Any:
         """What calls have in common that run as one."""
-        shapes = tuple((np.shape(leaf), _dtype(leaf)) for leaf in self.leaves)
-        return self.key, tuple(sorted(self.static.items())), self.treedef, shapes
+        shapes = tuple([_signature(leaf) for leaf in self.leaves])
+        return self.key, tuple(sorted(self.static.items())), self.treedefs, shapes
 
     def run(self, population: Population, members: list[int], calls: "Sequence[_Call]") -> list[Any]:
         """The results of these members."""
         population.num_calls[self.program.name, len(members)] += 1
-        leaves = _stacked(population, members, [call.leaves for call in calls], self.num_donated)
 
-        function, static, treedef = self.program.function, self.static, self.treedef  # not self, which holds arrays
+        function, static = self.program.function, self.static  # not self, which holds arrays
+        of_donated, of_kept = self.treedefs
 
-        def of_member(donated, kept, settings):
-            consumed, others = treedef.unflatten([*donated, *kept])
+        def of_member(donated, kept, settings, _):
+            consumed, others = of_donated.unflatten(donated), of_kept.unflatten(kept)
             before = getattr(_here, "settings", None)
             _here.settings = settings
             try:
@@ -270,14 +272,19 @@ class _Call:
 
         mapped = population.mapped(self.signature(), lambda: of_member, self.num_donated > 0)
         with contextlib.nullcontext() if population.mesh is None else jax.set_mesh(population.mesh):
-            results = mapped(leaves[: self.num_donated], leaves[self.num_donated :], population.settings)
+            leaves = _stacked(population, members, [call.leaves for call in calls], self.num_donated)
+            donated, kept = leaves[: self.num_donated], leaves[self.num_donated :]
+            results = mapped(donated, kept, population.settings, np.arange(population.size))
         arrays, of_results = jax.tree.flatten(results)
         rows = [_Rows(array) for array in arrays]
         return [of_results.unflatten([Row(each, index) for each in rows]) for index in members]
 
 
-def _dtype(leaf: Any) -> Any:
-    return leaf.dtype if hasattr(leaf, "dtype") else np.result_type(leaf)
+def _signature(leaf: Any) -> tuple[tuple[int, ...], Any]:
+    """(shape, type) of an argument."""
+    if type(leaf) is Row:
+        return leaf.rows.signature
+    return np.shape(leaf), leaf.dtype if hasattr(leaf, "dtype") else np.result_type(leaf)
 
 
 def _stacked(population: Population, members: list[int], leaves: list[list[Any]], num_donated: int) -> list[Any]:
@@ -303,8 +310,7 @@ def _stacked(population: Population, members: list[int], leaves: list[list[Any]]
             every = [values[0]] * population.size
             for member, value in zip(members, values, strict=True):
                 every[member] = value
-            on_device = any(isinstance(value, jax.Array) for value in values)
-            stacked.append(population.place(jnp.stack(list(map(own, every))) if on_device else np.stack(every)))
+            stacked.append(population.place(np.stack([np.asarray(value) for value in every])))
     if to_merge:
         for number, array in zip(to_merge, _merged([stacked[number] for number in to_merge]), strict=True):
             stacked[number] = array
@@ -444,22 +450,13 @@ def here() -> int | None:
 def own(tree: Any) -> Any:
     """The tree with JAX arrays of their own instead of ``Row``s."""
     leaves, treedef = jax.tree.flatten(tree)
-    rows = [(number, leaf) for number, leaf in enumerate(leaves) if isinstance(leaf, Row)]
-    if rows:
-        taken = _taken([row.rows.array for _, row in rows], rows[0][1].index)
-        for (number, row), array in zip(rows, taken, strict=True):
-            leaves[number] = jax.device_put(array, row.sharding)
+    leaves = [jax.device_put(np.asarray(leaf), leaf.sharding) if isinstance(leaf, Row) else leaf for leaf in leaves]
     return treedef.unflatten(leaves)
 
 
 def on_host(tree: Any) -> Any:
     """The tree with numpy arrays instead of ``Row``s."""
     return jax.tree.map(_plain, tree)
-
-
-@jax.jit
-def _taken(arrays, index):
-    return [jax.lax.dynamic_index_in_dim(array, index, keepdims=False) for array in arrays]
 
 
 def together(tree: Any) -> Any:

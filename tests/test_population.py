@@ -65,7 +65,7 @@ def together(specs, folders, **options):
 
 
 def assert_close(rows, alone):
-    assert len(rows) == len(alone) > 3
+    assert len(rows) == len(alone) >= 3
     for row, other in zip(rows, alone, strict=True):
         assert row.keys() == other.keys()
         for key, value in row.items():
@@ -88,3 +88,105 @@ def test_four_members_are_what_they_are_alone(tmp_path):
         assert ours == theirs and sum(ours)
     rates = {row["learning_rate"] for folder in folders for row in rows_of(folder) if "learning_rate" in row}
     assert len(rates) == 4
+
+
+def test_members_on_eight_devices(tmp_path):
+    specs = member_specs(8, num_updates=2)
+    together(specs, [tmp_path / f"on8_{index}" for index in range(8)], devices=jax.devices())
+    for index in (0, 7):
+        rl.main(specs[index], tmp_path / str(index))
+        assert_close(rows_of(tmp_path / f"on8_{index}"), rows_of(tmp_path / str(index)))
+    with pytest.raises(ValueError, match="8 devices do not divide the 3 members"):
+        Population([{}] * 3, devices=jax.devices())
+
+
+def test_members_are_split_over_devices():
+    def where(value):
+        return members.jit(lambda x: x * 2)(np.full(3, value)).rows.array.sharding.spec
+
+    population = Population([{}] * 4, devices=jax.devices()[:2])
+    assert population.run([functools.partial(where, 1.0)] * 4) == [jax.sharding.PartitionSpec("member")] * 4
+
+
+def test_a_member_that_does_something_else_waits_for_nobody():
+    """Members call different numbers of programs, of other shapes, and one of them fails."""
+
+    def run(index):
+        add = members.jit(lambda total, x: total + members.setting("rate", 0.5) * x, donated=("total",))
+        total = np.zeros(3, np.float32)
+        for number in range(index + 1):
+            total = add(total, np.full(3, number + 1.0, np.float32))
+        if index == 2:
+            raise RuntimeError("this one")
+        members.meet()
+        largest = members.most(index)
+        longer = members.jit(lambda x: x.sum())(np.ones(index + 2, np.float32))
+        return np.asarray(total).tolist(), largest, float(longer)
+
+    population = Population([{"rate": 1.0 + index} for index in range(4)])
+    results = population.run([functools.partial(run, index) for index in range(4)])
+    assert str(results[2]) == "this one" and isinstance(results[2], RuntimeError)
+    del results[2]
+    assert results == [([1.0] * 3, 3, 2.0), ([6.0] * 3, 3, 3.0), ([40.0] * 3, 3, 5.0)]
+    sizes = [size for (name, size), _ in population.num_calls.items() if "run.<locals>.<lambda>" in name]
+    assert max(sizes) == 4 and members.here() is None
+
+
+def test_outside_of_a_population_nothing_is_mapped():
+    assert members.setting("kl_coef", 0.5) == 0.5 and members.most(3) == 3 and members.here() is None
+    assert isinstance(members.jit(lambda x: x + 1)(1.0), jax.Array)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"group_size": 8}, "--launch=population: group_size differs between the trials, and one program has one; may"),
+        ({"optimizer": {"b1": 0.5}}, "optimizer.b1 differs"),
+        ({"max_new_tokens": 12}, "max_new_tokens"),
+        ({"kl_coef": 0.0}, "kl_coef is 0 in some trials"),
+        ({"rewards": [{"function": "r1jax.rewards.format:r1_zero"}]}, r"rewards\[0\].function differs"),
+    ],
+)
+def test_what_may_not_differ_is_refused_by_name(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        settings_of([tiny_config(), tiny_config(**changes)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mesh": {"data": 2}}, "mesh=.* does not go with it"),
+        ({"rollout_mesh": {"data": 1}}, "rollout_mesh="),
+        ({"loggers": ["wandb"]}, "loggers="),
+    ],
+)
+def test_what_a_population_cannot_do_is_refused_by_name(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        settings_of([tiny_config(seed=seed, **changes) for seed in (0, 1)])
+
+
+CONFIG = """
+from ml_collections import ConfigDict
+from tests.stages.rl.test_stage import tiny_values
+from tests.test_population import DENSE
+
+def get_config():
+    rl = tiny_values(init=DENSE, num_updates=2)
+    return ConfigDict({{"seed": 0, "stages": {{"rl": rl}}}})
+"""
+
+
+def test_runs_of_a_config_leave_the_directories_of_runs(tmp_path, capsys, monkeypatch):
+    (tmp_path / "rl.py").write_text(CONFIG.replace("{{", "{").replace("}}", "}"))
+    runs = [
+        (load_experiment(str(tmp_path / "rl.py"), [f"--config.seed={seed}"]), tmp_path / f"run{seed}")
+        for seed in (0, 1)
+    ]
+    assert run_together(runs) == 0
+    for _, folder in runs:
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["stages"]["rl"]["updates"] == 2 and (folder / "rl" / "DONE").exists()
+        assert (folder / "report.html").exists()
+    assert report([str(folder) for _, folder in runs] + ["--out", str(tmp_path / "both.html")]) in (0, None)
+    assert re.search("run0.*run1", (tmp_path / "both.html").read_text(), re.DOTALL)
+    assert run_together(runs) == 0  # again: there is nothing to do
