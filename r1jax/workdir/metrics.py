@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from tensorboardX import SummaryWriter
-from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import scalar
 
 from r1jax.processes import is_first
@@ -92,10 +91,11 @@ class MetricsWriter:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         finite = {name: value for name, value in row.items() if value is not None and name != "step"}
-        summary = Summary()  # one event a row: each goes through a queue to another thread
-        for name, value in finite.items():
-            summary.MergeFrom(scalar(name, value))
-        self._tensorboard.file_writer.add_summary(summary, row["step"])
+        summary, *others = [scalar(name, value) for name, value in finite.items()]  # "time" is always there
+        for other in others:
+            summary.MergeFrom(other)
+        assert self._tensorboard.file_writer is not None
+        self._tensorboard.file_writer.add_summary(summary, row["step"])  # one event: each goes through a queue
         self._loggers.write(row["step"], finite)
 
     def close(self) -> None:
