@@ -22,7 +22,7 @@ import inspect
 import math
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -354,6 +354,9 @@ class Program:
         self._signature = inspect.signature(function)
         functools.update_wrapper(self, function)
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["alone"], name)  # ``lower`` and all else that a jitted function has
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         member = getattr(_here, "member", None)
         if member is None:
@@ -465,13 +468,3 @@ def together(tree: Any) -> Any:
 
 
 _copied = jit(lambda tree: jax.tree.map(jnp.copy, tree), rank=_SELDOM)
-
-
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """A context in which this thread is of no population."""
-    before, _here.member = getattr(_here, "member", None), None
-    try:
-        yield
-    finally:
-        _here.member = before
