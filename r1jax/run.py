@@ -29,7 +29,7 @@ from r1jax.launch.host_memory import keep_freed_memory
 from r1jax.pipeline import PlannedStage, chosen_stages, make_stages, plan_stages
 from r1jax.processes import OtherProcessError, is_first, on_first
 from r1jax.report import NotAWorkdirError, write_report
-from r1jax.specs.config_file import ConfigError, import_from, load_experiment
+from r1jax.specs.config_file import ConfigError, Experiment, import_from, load_experiment
 from r1jax.specs.reference import describe_stage
 from r1jax.workdir.directory import read_summary, write_json
 from r1jax.workdir.stop import Stopped, graceful_stop
@@ -58,6 +58,29 @@ def run_stages(stages: Sequence[PlannedStage]) -> dict[str, dict[str, Any]] | No
                 return None
             summaries[stage.name] = summary
     return summaries
+
+
+def run_experiment(
+    experiment: Experiment, workdir: Path, *, only: Sequence[str] | None = None, skip: Sequence[str] = ()
+) -> tuple[dict[str, Any], Path] | None:
+    """Runs the chosen stages that are not done, and has the first process write summary and report: (summary, the page).
+
+    None if a signal stopped it. Raises what `make_stages` raises.
+    """
+    summaries = run_stages(make_stages(experiment, workdir, only=only, skip=skip))
+    if summaries is None:
+        return None
+    planned = plan_stages(experiment, workdir)
+    summary = {**_total(planned, summaries), "seed": experiment.seed}
+    if not is_first():
+        return summary, workdir
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "summary.json", summary)
+    try:
+        report = write_report(workdir)
+    except NotAWorkdirError:  # all that has run yet lies elsewhere
+        report = write_report(next(stage.workdir for stage in reversed(planned) if stage.name in summaries))
+    return summary, report
 
 
 def summary_line(summary: dict[str, Any]) -> str:
@@ -95,20 +118,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         initialise(options)
         check_backend()
         use_compilation_cache()
-        summaries = run_stages(make_stages(experiment, workdir, only=options.stages, skip=options.skip))
-        if summaries is None:
+        done = run_experiment(experiment, workdir, only=options.stages, skip=options.skip)
+        if done is None:
             _print(f"stopped; the same command goes on from the last checkpoint in {workdir}")
             return STOPPED
         if not is_first():
             return 0
-        planned = plan_stages(experiment, workdir)
-        summary = {**_total(planned, summaries), "seed": experiment.seed}
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "summary.json", summary)
-        try:
-            report = write_report(workdir)
-        except NotAWorkdirError:  # all that has run yet lies elsewhere
-            report = write_report(next(stage.workdir for stage in reversed(planned) if stage.name in summaries))
+        summary, report = done
     except Exception as error:
         if lost_a_peer(error):
             print(f"error: another process of this run was lost: {error}", file=sys.stderr)

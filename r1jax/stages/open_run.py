@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from r1jax import members
 from r1jax.policies.policy import Policy, load_init
 from r1jax.processes import is_first
 from r1jax.sharding import make_mesh
@@ -82,6 +83,7 @@ class OpenRun:
         if self.checkpoints.latest_step() is not None:
             self.progress.phase("restoring")
             self.state, extra = self.checkpoints.restore(self.state)
+            self.state = members.together(self.state)
             self.earlier_seconds = extra.pop("wall_seconds")
             for name, stream in streams.items():
                 stream.set_state(extra.pop(name))
@@ -96,6 +98,7 @@ class OpenRun:
         A turn takes ``state`` on. Checkpoints are saved when they are due and at the end. Raises Stopped between turns.
         """
         while self.updates < self.total:
+            members.meet()
             self.stop.check()
             self.began = time.perf_counter()
             yield self.updates
@@ -159,7 +162,7 @@ def open_run(spec: StageSpec, workdir: str | Path) -> Iterator[OpenRun]:
     with contextlib.ExitStack() as stack:
         started = time.monotonic()
         path = stack.enter_context(open_workdir(workdir, spec))
-        progress = stack.enter_context(contextlib.closing(Progress(shown=is_first())))
+        progress = stack.enter_context(contextlib.closing(Progress(shown=is_first() and not members.here())))
         if mesh is not None:
             stack.enter_context(jax.set_mesh(mesh))
         stop = stack.enter_context(graceful_stop())
