@@ -61,17 +61,39 @@ def run_stages(stages: Sequence[PlannedStage]) -> dict[str, dict[str, Any]] | No
 
 
 def run_experiment(experiment: Experiment, workdir: str | Path) -> dict[str, Any]:
-    """Runs an experiment in this process, as `r1jax run` does, but without a report; returns its summary.
+    """Runs an experiment in this process, as `r1jax run` does; returns its summary.
 
     The functions of a notebook's cells are "__main__:name". What is done is kept, and what was stopped goes on.
     Raises what `make_stages` and the stages raise, and KeyboardInterrupt where a signal stopped it and all is saved.
     """
-    workdir = Path(workdir)
     use_compilation_cache()
-    summaries = run_stages(make_stages(experiment, workdir))
-    if summaries is None:
+    done = run_and_report(experiment, Path(workdir))
+    if done is None:
         raise KeyboardInterrupt(f"stopped; the same call goes on from the last checkpoint in {workdir}")
-    return _write_summary(experiment, workdir, summaries)
+    return done[0]
+
+
+def run_and_report(
+    experiment: Experiment, workdir: Path, *, only: Sequence[str] | None = None, skip: Sequence[str] = ()
+) -> tuple[dict[str, Any], Path] | None:
+    """Runs the chosen stages that are not done, and has the first process write summary and report: (summary, the page).
+
+    None if a signal stopped it. Raises what `make_stages` raises.
+    """
+    summaries = run_stages(make_stages(experiment, workdir, only=only, skip=skip))
+    if summaries is None:
+        return None
+    planned = plan_stages(experiment, workdir)
+    summary = {**_total(planned, summaries), "seed": experiment.seed}
+    if not is_first():
+        return summary, workdir
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "summary.json", summary)
+    try:
+        report = write_report(workdir)
+    except NotAWorkdirError:  # all that has run yet lies elsewhere
+        report = write_report(next(stage.workdir for stage in reversed(planned) if stage.name in summaries))
+    return summary, report
 
 
 def summary_line(summary: dict[str, Any]) -> str:
@@ -109,18 +131,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         initialise(options)
         check_backend()
         use_compilation_cache()
-        summaries = run_stages(make_stages(experiment, workdir, only=options.stages, skip=options.skip))
-        if summaries is None:
+        done = run_and_report(experiment, workdir, only=options.stages, skip=options.skip)
+        if done is None:
             _print(f"stopped; the same command goes on from the last checkpoint in {workdir}")
             return STOPPED
         if not is_first():
             return 0
-        summary = _write_summary(experiment, workdir, summaries)
-        try:
-            report = write_report(workdir)
-        except NotAWorkdirError:  # all that has run yet lies elsewhere
-            planned = plan_stages(experiment, workdir)
-            report = write_report(next(stage.workdir for stage in reversed(planned) if stage.name in summaries))
+        summary, report = done
     except Exception as error:
         if lost_a_peer(error):
             print(f"error: another process of this run was lost: {error}", file=sys.stderr)
@@ -197,17 +214,13 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     return options, overrides
 
 
-def _write_summary(experiment: Experiment, workdir: Path, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _total(planned: Sequence[PlannedStage], summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The summary of a run: its last stage's, the time of all that are done, now or before, and each stage's own."""
-    planned = plan_stages(experiment, workdir)
     each = {stage.name: summaries.get(stage.name) or read_summary(stage.workdir, stage.spec) for stage in planned}
     done = {name: summary for name, summary in each.items() if summary}
     *_, last = done.values()
     seconds = sum(summary.get("wall_seconds", 0.0) for summary in done.values())
-    summary = {**last, "wall_seconds": seconds, "stages": done, "seed": experiment.seed}
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / "summary.json", summary)
-    return summary
+    return {**last, "wall_seconds": seconds, "stages": done}
 
 
 def _print(text: str) -> None:

@@ -14,6 +14,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from r1jax import members
+
 MESH_AXES = ("data", "fsdp", "expert", "tensor", "sequence")
 
 Role = Literal["train", "rollout"]
@@ -172,7 +174,7 @@ def tree_shardings(logical_axes, shapes, mesh: Mesh, *, role: Role = "train"):
 def constrain(array: jax.Array, logical_axes: tuple[str | None, ...], *, role: Role = "train") -> jax.Array:
     """Pin an activation's layout to the ambient mesh (``jax.set_mesh``); without one this is the identity."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if mesh.empty or mesh.size == 1 or members.AXIS in mesh.axis_names:
         return array
     return jax.lax.with_sharding_constraint(array, partition_spec(logical_axes, array.shape, mesh, role=role))
 
@@ -187,10 +189,10 @@ def place(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
 def place_batch(batch: Mapping[str, np.ndarray | np.generic]) -> dict[str, Any]:
     """A batch's host arrays on the ambient mesh (``jax.set_mesh``): their first dim is "batch", scalars are replicated.
 
-    Without a mesh the arrays stay where they are.
+    Without a mesh, and in a population, which places those of all members, the arrays stay where they are.
     """
     mesh = jax.sharding.get_mesh()
-    if mesh.empty:
+    if mesh.empty or members.here() is not None:
         return dict(batch)
 
     def placed(array: np.ndarray) -> jax.Array:

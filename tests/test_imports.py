@@ -12,26 +12,37 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # room or file -> the rooms of r1jax that it may import besides itself; a file's own line comes before its room's.
 LOW = {"kernels", "sharding", "processes", "objectives", "text", "rewards", "tasks", "models", "data", "hf", "training"}
-LOW |= {"specs", "workdir", "background"}
+LOW |= {"specs", "workdir", "background", "members"}
 TOP = {"policies", "stages", "serve", "desk", "launch", "plan", "bench"}
 MAY_IMPORT = {
     "background": set(),
     "specs": set(),
-    "kernels": {"sharding"},
-    "sharding": set(),
+    "kernels": {"sharding", "members"},
+    "members": set(),
+    "sharding": {"members"},
     "processes": set(),
     "objectives": set(),
     "text": {"specs"},
     "rewards": {"specs", "text", "background"},
     "tasks": {"specs", "text", "rewards"},
-    "models": {"kernels", "sharding"},
+    "models": {"kernels", "sharding", "members"},
     "data": {"specs", "text", "tasks", "rewards"},
     "hf": {"models", "sharding", "text"},
-    "training": {"specs", "sharding", "processes"},
+    "training": {"specs", "sharding", "processes", "members"},
     "workdir": {"specs", "processes"},
-    "rollout": {"specs", "models", "kernels", "sharding", "processes"},
+    "rollout": {"specs", "models", "kernels", "sharding", "processes", "members"},
     "rollout.records": {"models", "sharding", "processes", "tasks"},  # a Rollout's Group holds its Problem
-    "rollout.collect": {"background", "specs", "models", "sharding", "processes", "text", "tasks", "rewards"},
+    "rollout.collect": {
+        "background",
+        "members",
+        "specs",
+        "models",
+        "sharding",
+        "processes",
+        "text",
+        "tasks",
+        "rewards",
+    },
     "evals": LOW | {"rollout"},
     **{room: LOW | TOP | {"rollout", "evals"} for room in TOP},
     **{room: LOW | TOP | {"rollout", "evals", "pipeline"} for room in ("plan", "bench")},
@@ -40,6 +51,7 @@ MAY_IMPORT = {
     "__main__": set(),
     "report": {"workdir"},
     "pipeline": LOW | TOP,
+    "population": LOW | TOP | {"pipeline", "run", "sweep"},
     "run": LOW | TOP | {"rollout", "evals", "report", "pipeline"},
 }
 WITHOUT_JAX = {"specs", "text", "rewards", "tasks", "report"}

@@ -1,11 +1,11 @@
-"""``r1jax bench grpo_step | kernels | load | model | rollout | sandbox | verifiers``: see the modules of these names."""
+"""``r1jax bench grpo_step | kernels | load | model | population | rollout | sandbox | verifiers``: see the modules of these names."""
 
 import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from r1jax.bench import grpo_step, kernels, load, model, rollout, sandbox, verifiers
+from r1jax.bench import grpo_step, kernels, load, model, population, rollout, sandbox, verifiers
 from r1jax.kernels import hardware
 from r1jax.launch.compilation_cache import use_compilation_cache
 from r1jax.launch.host_memory import keep_freed_memory
@@ -40,6 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--repeats", type=int, default=3)
     command.add_argument("--peer", type=Path, help="experiments/peers/transformers_model.py: the same on torch")
     command.set_defaults(run=model.run)
+    command = commands.add_parser("population", help="updates of a population against those of its members, in turn")
+    command.add_argument(
+        "--config", dest="config_path", default="configs/zero.py", help="an experiment with an RL stage"
+    )
+    command.add_argument("--members", type=int, default=16)
+    command.add_argument("--updates", type=int, default=6, help="phases of a turn; the first is not timed")
+    command.add_argument("--singles", type=int, default=2, help="members that are run alone too, in each turn")
+    command.add_argument("--turns", type=int, default=2)
+    command.set_defaults(run=population.run)
     command = commands.add_parser("rollout", help="tokens/s of the sampler, with peers and another checkout's")
     command.add_argument("--parts", nargs="+", default=["fixed", "lengths"], choices=("fixed", "lengths"))
     command.add_argument(

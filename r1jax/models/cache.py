@@ -19,6 +19,7 @@ import types
 import jax
 import jax.numpy as jnp
 
+from r1jax import members
 from r1jax.kernels import dense_decode, hardware, paged_decode
 from r1jax.models.config import ModelConfig
 
@@ -110,7 +111,7 @@ class DenseSlots:
         def written(name: str, old: jax.Array) -> jax.Array:
             tokens = new[name.replace("_BS", "_BT").replace("_BJS", "_BTJ")]
             if self.is_read:
-                return dense_decode.write_tokens(old, tokens, self._start_B)
+                return members.over_rows(dense_decode.write_tokens, old, tokens, self._start_B)
             tokens = dense_decode.as_stored(jnp.moveaxis(tokens, 1, -2), old.dtype)
             return jax.lax.dynamic_update_slice_in_dim(old, tokens, 0, axis=old.ndim - 2)
 
@@ -124,7 +125,11 @@ class DenseSlots:
         else:
             k_BJSH, v_BJSU = layer["latent_BSC"][:, None], None
             ropes = {"q_rope_BTNR": q_rope_BTNR, "k_rope_BSR": layer["rope_BSR"]}
-        return dense_decode.decode_attention(q_BTNH, k_BJSH, v_BJSU, self._start_B, scale=scale, **ropes)
+
+        def attend(q_BTNH, k_BJSH, v_BJSU, start_B, ropes):
+            return dense_decode.decode_attention(q_BTNH, k_BJSH, v_BJSU, start_B, scale=scale, **ropes)
+
+        return members.over_rows(attend, q_BTNH, k_BJSH, v_BJSU, self._start_B, ropes)
 
     def advanced(self, layers: tuple[Layer, ...]) -> DenseCache:
         """The cache that holds the new tokens too."""

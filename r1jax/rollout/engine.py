@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from r1jax import members
 from r1jax.models.config import ModelConfig
 from r1jax.models.transformer import Model
 from r1jax.rollout.programs import make_programs
@@ -97,7 +98,8 @@ class Engine:
             if groups[index][sample] is None or groups[index][sample].stop_reason == "unfinished"
         }
         longest = -(-max(map(len, prompts)) // self.spec.prompt_bucket) * self.spec.prompt_bucket
-        session = self.open(params, buffers, num_slots=max(len(requests), 1), num_tokens=longest + max(budgets))
+        room = {"num_slots": members.most(max(len(requests), 1)), "num_tokens": members.most(longest + max(budgets))}
+        session = self.open(params, buffers, **room)
         whose = {session.submit(request): sample_of for sample_of, request in requests.items()}
         missing = Counter(index for index, _ in requests)
         coming, left = list(range(len(prompts))), len(prompts) if enough is None else enough

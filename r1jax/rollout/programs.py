@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from r1jax import members
 from r1jax.kernels import hardware, paged_decode
 from r1jax.models import cache as kv_cache
 from r1jax.models.transformer import STACKS, Model
@@ -43,15 +44,15 @@ class Programs:
         self.insert = self._jit(_insert, donated=("layers",))
         self.take = self._jit(_take)
         self.copy_pages = self._jit(_copy_pages, donated=("layers",), static=("batch_axes",))
-        self.decode = self._jit(self._decode, donated=("layers",), static=("steps", "features", "batch_axes"))
+        self.decode = self._jit(self._decode, rank=1, donated=("layers",), static=("steps", "features", "batch_axes"))
 
-    def _jit(self, function: Callable, *, donated: tuple[str, ...] = (), static: tuple[str, ...] = ()):
+    def _jit(self, function: Callable, *, rank: int = 0, donated: tuple[str, ...] = (), static: tuple[str, ...] = ()):
         @functools.wraps(function)
         def counted(*args, **kwargs):
             self.num_compiled += 1
             return function(*args, **kwargs)
 
-        return jax.jit(counted, donate_argnames=donated, static_argnames=static)
+        return members.jit(counted, rank=rank, is_shared=True, donated=donated, static=static)
 
     def weights_of_steps(self, params) -> Any:
         """The parameters as ``decode`` takes them.
@@ -132,7 +133,7 @@ class Programs:
             _, out = carry
             num_ended = jnp.sum(out["is_done_B"])
             has_rows = num_ended < jnp.sum(rows["is_running_B"])
-            return (out["num_steps"] < steps) & has_rows & (num_ended < rows["max_idle"])
+            return members.is_any((out["num_steps"] < steps) & has_rows & (num_ended < rows["max_idle"]))
 
         def step(carry):
             layers, out = carry
@@ -152,7 +153,10 @@ class Programs:
             count_B = rows["count_B"] + out["num_new_B"]
             uniform_BT = uniforms(rows["key_B2"], count_B[:, None] + offsets_T)
             logits_BTV = self._model.logits(params, hidden_BTD)
-            sampled = sample_tokens(logits_BTV, uniform_BT, now, features=features)
+            names = [name for name in (*SAMPLING_FIELDS, "allowed_BV", "in_text_BV", "num_in_answer_BV") if name in now]
+            settings = {name: now[name] for name in names}
+            draw = functools.partial(sample_tokens, features=features)
+            sampled = members.over_rows(draw, logits_BTV, uniform_BT, settings)
 
             new_BT, is_valid_BT = sampled["token"], sampled["is_valid"]
             is_kept_BK = new_BT[:, :num_drafts] == out["draft_BK"]

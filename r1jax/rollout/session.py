@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from r1jax import members
 from r1jax.models.transformer import Model
 from r1jax.processes import to_host
 from r1jax.rollout.programs import Programs
@@ -185,6 +186,7 @@ class Session:
         num_parts = self._slots.num_parts
         of_parts = np.array([entry is not None for entry in self._running]).reshape(num_parts, -1)
         needed = max(int(of_parts.sum(1).max()) * num_parts, int(of_parts.sum()) + len(self._waiting))
+        needed = members.most(needed)
         size = min((size for size in self._sizes if size >= needed), default=self._sizes[0])
         if size == self._slots.num_slots:
             return

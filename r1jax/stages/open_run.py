@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from r1jax import members
 from r1jax.launch.device_memory import describe_memory
 from r1jax.policies.policy import Policy, load_init
 from r1jax.processes import is_first
@@ -84,6 +85,7 @@ class OpenRun:
         if self.checkpoints.latest_step() is not None:
             self.progress.phase("restoring")
             self.state, extra = self.checkpoints.restore(self.state)
+            self.state = members.together(self.state)
             self.earlier_seconds = extra.pop("wall_seconds")
             for name, stream in streams.items():
                 stream.set_state(extra.pop(name))
@@ -98,6 +100,7 @@ class OpenRun:
         A turn takes ``state`` on. Checkpoints are saved when they are due and at the end. Raises Stopped between turns.
         """
         while self.updates < self.total:
+            members.meet()
             self.stop.check()
             self.began = time.perf_counter()
             yield self.updates
@@ -162,7 +165,8 @@ def open_run(spec: StageSpec, workdir: str | Path) -> Iterator[OpenRun]:
         started = time.monotonic()
         path = stack.enter_context(open_workdir(workdir, spec))
         memory = None if mesh is None else functools.partial(describe_memory, mesh.local_devices)
-        progress = stack.enter_context(contextlib.closing(Progress(shown=is_first(), memory=memory)))
+        shown = is_first() and not members.here()
+        progress = stack.enter_context(contextlib.closing(Progress(shown=shown, memory=memory)))
         if mesh is not None:
             stack.enter_context(jax.set_mesh(mesh))
         stop = stack.enter_context(graceful_stop())

@@ -1,6 +1,7 @@
 """The command line of sweeps; README.md of this room says how they are written.
 
     r1jax sweep --config=F --workdir=DIR --set stages.rl.group_size=8,16 [--set ...] [--seeds=0,1,2] [--jobs=N]
+    r1jax sweep ... --launch=population [--jobs=N]          all trials as one program, split over N devices
     r1jax sweep --config=F --workdir=DIR --space=FILE.py --trials=N [--sampler=tpe|random|grid] [--pruner=median]
 
 Exit codes: 0 all trials have ended, 1 some of them failed, 2 bad input, 75 stopped: the same command goes on.
@@ -21,12 +22,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
 from optuna.trial import TrialState
 
 from r1jax.specs.config_file import ConfigError, import_from, load_experiment
 from r1jax.sweep.check import check_trials, prepare, refuse_equal
 from r1jax.sweep.clusters import CLUSTERS, launch_script
-from r1jax.sweep.local import LocalSweep, make_slots
+from r1jax.sweep.local import LOG, LocalSweep, last_words, make_slots
+from r1jax.sweep.population import check_population, run_population
 from r1jax.sweep.space import every, folder_name, load_space, product
 from r1jax.sweep.table import how_to_open, table
 from r1jax.sweep.trials import (
@@ -48,6 +51,7 @@ from r1jax.workdir.stop import graceful_stop
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 75
 RUN = (sys.executable, "-m", "r1jax", "run")
+POPULATION = (sys.executable, "-m", "r1jax.population")
 
 
 def main(arguments: Sequence[str] | None = None, *, run: Sequence[str] = RUN) -> int:
@@ -87,6 +91,8 @@ def _sweep(
         if settings := trial.user_attrs.get("settings"):
             name = trial.user_attrs.get("folder") or folder_name(trial.number, settings)
             to_check.append((prepared(trial.number, settings, folder / name), trial.state == TrialState.COMPLETE))
+    if options.launch == "population":
+        check_population([trial for trial, is_finished in to_check if not is_finished])
     if to_check:
         check_trials(to_check)
     for _, candidate in grid:
@@ -101,12 +107,19 @@ def _sweep(
         metric=options.metric,
         limit=options.trials,
     )
+    if options.launch == "population" and not options.dry_run:
+        return _train_together(trials, options, folder)
     if not is_local or options.dry_run:
         return _launch(trials, options, folder, run)
     seconds = None if options.hours is None else 3600 * options.hours
     sweep = LocalSweep(trials, slots, run=run, prunes=options.pruner != "none", seconds=seconds)
     with graceful_stop() as stop:
         is_over = sweep.go(stop)
+    return _ended(study, options, folder, is_over=is_over)
+
+
+def _ended(study: optuna.Study, options: argparse.Namespace, folder: Path, *, is_over: bool) -> int:
+    """Says how the trials stand; the exit code."""
     print(f"\n{table(study, options.metric)}\n\n{how_to_open(folder)}", flush=True)
     if not is_over:
         print(f"stopped; the same command goes on in {folder}", flush=True)
@@ -131,6 +144,26 @@ def _checking_first(prepare: Callable[..., Trial]) -> Callable[..., Trial]:
     return checked
 
 
+def _train_together(trials: Trials, options: argparse.Namespace, folder: Path) -> int:
+    """Takes down what was done before, and runs the rest as a population."""
+    rest, code = [], DONE
+    while (trial := trials.next()) is not None:
+        rest.append(trial)
+    missing = [trial for trial in rest if not trial.is_done]
+    with graceful_stop() as stop:
+        if missing:
+            code = run_population(missing, folder, stop, devices=options.jobs or 1, program=POPULATION)
+    is_over = code in (DONE, FAILED)
+    for trial in rest:
+        if trial.is_done:
+            trials.complete(trial)
+        elif is_over:
+            trials.fail(trial.number, last_words(trial.folder / LOG) or "it has not ended")
+    if code == BAD_INPUT:
+        return code
+    return _ended(trials.study, options, folder, is_over=is_over)
+
+
 def _launch(trials: Trials, options: argparse.Namespace, folder: Path, run: Sequence[str]) -> int:
     """Takes down what has ended since, and starts or shows the rest."""
     rest = []
@@ -139,7 +172,7 @@ def _launch(trials: Trials, options: argparse.Namespace, folder: Path, run: Sequ
             trials.complete(trial)
         else:
             rest.append(trial)
-    if options.launch == "local":
+    if options.launch in ("local", "population"):
         for trial in rest:
             print(shlex.join([*run, *trial.flags, f"--workdir={trial.folder}"]))
         return DONE
@@ -205,12 +238,19 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     add("--hours", type=float, metavar="H", help="after so long the sweep stops, and can go on")
     add("--jobs", type=int, metavar="N", help="trials at a time; they share the cores (and GPUs) evenly; default 1")
     add("--retry", action="store_true", help="runs trials that failed once more")
-    add("--launch", choices=("local", *CLUSTERS), default="local", help="where they run; default here")
+    add(
+        "--launch",
+        choices=("local", "population", *CLUSTERS),
+        default="local",
+        help="where they run; default here, each by itself; population: here, as one program",
+    )
     add("--dry-run", action="store_true", help="prints the commands, or the script of a cluster, and runs nothing")
     options, constant = parser.parse_known_args(arguments)
     if bool(options.space) == bool(options.set or options.seeds):
         parser.error("give --set and --seeds, or --space=FILE.py: what differs between the trials")
     options.sampler = options.sampler or ("tpe" if options.space else "grid")
+    if options.launch == "population" and options.sampler != "grid":
+        parser.error(f"--launch=population trains a grid, not what --sampler={options.sampler} draws")
     if not options.space and options.sampler != "grid":
         parser.error(f"--sampler={options.sampler} draws from a file: give --space=FILE.py")
     is_endless = options.sampler != "grid" and options.trials is None

@@ -209,12 +209,12 @@ class LocalSweep:
             print(f"{name}: ended with exit code {code}{took}, goes on", flush=True)
             self._waiting.append(trial)
         else:
-            error = _last_words(trial.folder / LOG) or f"exit code {code}"
+            error = last_words(trial.folder / LOG) or f"exit code {code}"
             self._trials.fail(trial.number, error)
             print(f"{name}: failed with exit code {code}: {error}", flush=True)
 
 
-def _last_words(log: Path) -> str:
+def last_words(log: Path) -> str:
     """The last line that begins with "error:", else the last one."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return next((line for line in reversed(lines) if line.startswith("error: ")), "".join(lines[-1:]))[:500]

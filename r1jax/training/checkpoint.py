@@ -19,6 +19,7 @@ from typing import Any, Literal
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from r1jax.members import own
 from r1jax.processes import array_digests, on_first
 
 FOLDER, BEST = "checkpoints", "best.json"
@@ -95,6 +96,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         if step != self._at_step:
             if json.loads(json.dumps(extra)) != extra:
                 raise ValueError(f"extra is no plain JSON and would come back different: {extra!r}")
+            state = own(state)
             record = {"arrays": _describe(state), "extra": dict(extra), "best": best}
             self.wait()
             with _naming(self.folder / str(step), "cannot save"):

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from r1jax import members
 from r1jax.training import offload
 
 TrainState = dict[str, Any]
@@ -66,7 +67,7 @@ def init_state(params: Tree, buffers: Tree, *, optimizer: optax.GradientTransfor
     )
     if is_abstract(params):
         return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, shardings)
-    return jax.jit(init, out_shardings=shardings)(params, buffers)
+    return members.jit(init, rank=2, out_shardings=shardings)(params, buffers)
 
 
 def is_abstract(tree: Tree) -> bool:
@@ -76,6 +77,8 @@ def is_abstract(tree: Tree) -> bool:
 
 def copy_tree(tree: Tree) -> Tree:
     """New arrays with the same values and shardings (for a reference model: `apply` consumes the state it is given)."""
+    if members.here() is not None:
+        return members.together(tree)
     return tree if is_abstract(tree) else jax.tree.map(jnp.copy, tree)
 
 
@@ -165,15 +168,15 @@ def make_update(
             info |= loads | {"moe/load_max_over_mean": jnp.max(jnp.stack([*loads.values()]))}
         return new, info
 
-    jitted_apply = jax.jit(apply, donate_argnums=0, out_shardings=(shardings, replicated))
+    jitted_apply = members.jit(apply, rank=2, donated=("state",), out_shardings=(shardings, replicated))
 
     def apply_all(state: TrainState, grads_sum: Tree, expert_counts: Tree | None = None):
         updated, info = jitted_apply({key: state[key] for key in _UPDATED}, grads_sum, expert_counts)
         return {**state, **updated}, info
 
     return Update(
-        zeros=jax.jit(zeros, out_shardings=sums_shardings),
-        accumulate=jax.jit(accumulate, donate_argnums=(2, 3), out_shardings=sums_shardings),
+        zeros=members.jit(zeros, rank=2, out_shardings=sums_shardings),
+        accumulate=members.jit(accumulate, donated=("grads_sum", "metrics_sum"), out_shardings=sums_shardings),
         apply=apply_all,
     )
 

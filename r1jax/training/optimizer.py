@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import optax
 
+from r1jax.members import setting
 from r1jax.specs.training import OptimizerSpec
 
 _NOT_DECAYED = re.compile(r"b_.*|.*(scale|bias|norm)(_[A-Z]+)?")
@@ -35,15 +36,20 @@ def make_rate(spec: OptimizerSpec, *, total_steps: int) -> optax.Schedule:
     that is longer than the run.
     """
     spec.check_steps(total_steps)
-    peak, warmup_steps = spec.learning_rate, spec.warmup_steps
-    if spec.schedule == "constant":
-        main = optax.constant_schedule(peak)
-    else:
-        main = optax.cosine_decay_schedule(peak, total_steps - warmup_steps, alpha=spec.final_fraction)
-    if warmup_steps == 0:
-        return main
-    warmup = optax.linear_schedule(peak / warmup_steps, peak, max(warmup_steps - 1, 1))
-    return optax.join_schedules([warmup, main], [warmup_steps])
+    warmup_steps = spec.warmup_steps
+
+    def rate(step: Any) -> Any:
+        peak = setting("optimizer.learning_rate", spec.learning_rate)
+        if spec.schedule == "constant":
+            main = optax.constant_schedule(peak)
+        else:
+            main = optax.cosine_decay_schedule(peak, total_steps - warmup_steps, alpha=spec.final_fraction)
+        if warmup_steps == 0:
+            return main(step)
+        warmup = optax.linear_schedule(peak / warmup_steps, peak, max(warmup_steps - 1, 1))
+        return optax.join_schedules([warmup, main], [warmup_steps])(step)
+
+    return rate
 
 
 def make_optimizer(

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from tensorboardX import SummaryWriter
+from tensorboardX.summary import scalar
 
 from r1jax.processes import is_first
 from r1jax.workdir.directory import read_lines, write_text
@@ -90,8 +91,11 @@ class MetricsWriter:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         finite = {name: value for name, value in row.items() if value is not None and name != "step"}
-        for name, value in finite.items():
-            self._tensorboard.add_scalar(name, value, row["step"])
+        summary, *others = [scalar(name, value) for name, value in finite.items()]  # "time" is always there
+        for other in others:
+            summary.MergeFrom(other)
+        assert self._tensorboard.file_writer is not None
+        self._tensorboard.file_writer.add_summary(summary, row["step"])  # one event: each goes through a queue
         self._loggers.write(row["step"], finite)
 
     def close(self) -> None:

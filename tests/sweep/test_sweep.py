@@ -429,3 +429,47 @@ def test_real_runs_share_a_base_and_optuna_opens_their_scores(tmp_path, monkeypa
     assert [trial.value for trial in study_of(tmp_path).trials] == [s["after"]["pass@1"] for s in summaries]
     assert sweep.main([*command, f"--config.{RATE.replace('learning_rate', 'b2')}=0.5"]) == 2
     assert "holds a run of another config" in capsys.readouterr().err
+
+
+@pytest.fixture
+def population(call, monkeypatch):
+    stub = Path(__file__).with_name("population_stub.py")
+    monkeypatch.setattr(sweep, "POPULATION", (sys.executable, "-I", str(stub)))
+    return lambda *flags: call("--launch=population", *flags)
+
+
+def test_a_population_is_one_process_and_its_trials_are_scored(population, folder):
+    code, out, _ = population("--set", f"{RATE}=1,1.5", "--seeds=0,1", "--jobs=2")
+    assert code == 0, out
+    assert [trial.value for trial in study_of(folder).trials] == [3.0, 3.0, 4.5, 4.5]
+    assert len(diary(folder, "end")) == 4 and (folder / "out" / "asked").read_text() == "4 members --devices=2"
+    code, _, _ = population("--set", f"{RATE}=1,1.5,2", "--seeds=0,1")
+    assert code == 0 and len(diary(folder, "start")) == 6  # those that are done are not run again
+    assert [trial.value for trial in study_of(folder).trials][4:] == [6.0, 6.0]
+
+
+def test_a_member_that_fails_is_taken_down_and_the_others_are_kept(population, folder):
+    code, _, err = population("--set", f"{RATE}=1,13")
+    assert code == 1 and "1 failed: --retry" in err
+    trials = study_of(folder).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL"]
+    assert trials[1].user_attrs["error"] == "error: 13 brings bad luck"
+    (folder / "out" / "mended").touch()
+    code, _, _ = population("--set", f"{RATE}=1,13", "--retry")
+    assert code == 0 and [trial.value for trial in study_of(folder).trials][2] == 39.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--set", "stages.rl.group_size=8,16"], "--launch=population: group_size differs between the trials"),
+        (["--set", "stages.rl.kl_coef=0,0.1"], "kl_coef is 0 in some trials"),
+        (["--seeds=0,1", "--pruner=median"], "not with --launch=population"),
+        (["--space=space.py", "--trials=2"], "--launch=population trains a grid, not what --sampler=tpe draws"),
+    ],
+)
+def test_what_a_population_cannot_do_is_refused_before_anything_is_written(population, folder, flags, message):
+    (folder / "space.py").write_text("def trial(trial):\n    return {}\n")
+    code, _, err = population(*flags)
+    assert code == 2 and message in err and err.count("\n") == 1
+    assert not (folder / "out").exists()

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from r1jax import members
 from r1jax.data.prompts import PromptIterator
 from r1jax.evals.evaluate import MOST_PROBLEMS, heldout_problems
 from r1jax.models.transformer import Model
@@ -105,7 +106,7 @@ def make_logprob_pass(model):
         logp_BT, _ = model.token_logprob(params, hidden_BTD, batch["targets"], temperature=batch["temperature"])
         return constrain(logp_BT, ("batch", None))  # laid out as the batch is
 
-    return jax.jit(score)
+    return members.jit(score)
 
 
 def make_loss(model: Model, spec: RlSpec):
@@ -132,10 +133,10 @@ def make_loss(model: Model, spec: RlSpec):
             ref_logp_BT=batch.get("ref_logp"),
             sampler_logp_BT=batch["sampler_logp"],
             entropy_BT=entropy_BT,
-            clip_low=spec.clip_low,
-            clip_high=spec.clip_high,
+            clip_low=members.setting("clip_low", spec.clip_low),
+            clip_high=members.setting("clip_high", spec.clip_high),
             dual_clip=spec.dual_clip,
-            kl_coef=spec.kl_coef,
+            kl_coef=members.setting("kl_coef", spec.kl_coef),
             kl_estimator=spec.kl_estimator,
             ratio_level=spec.ratio_level,
             importance_cap=spec.importance_cap,
@@ -299,7 +300,7 @@ def update_on_groups(
     for microbatches in minibatches:
         if float(microbatches[0]["num_tokens"]):
             state, sums, info = finite_update(state, update, microbatches)
-            totals, infos = [*totals, sums], [*infos, info]
+            totals, infos = [*totals, members.on_host(sums)], [*infos, members.on_host(info)]
         else:
             state = {**state, "step": state["step"] + 1}
         updates += 1
