@@ -175,6 +175,7 @@ JUDGED = [
     ("mmlu_pro", 0, r"The answer is \boxed{J}", 1),
     ("mmlu_pro", 0, "The answer is (I).", 0),
     ("mmlu_pro", 0, "The answer is I think J", 0),
+    ("mmlu_pro", 0, "Answer: J. So the answer is I guess clear.", 1),
     ("mmlu_pro", 0, "The final answer is: option J.", 1),
     ("drop", 0, "Anna.\nAnswer: 7", 1),
     ("drop", 0, "Answer: **7 yards**", 1),
