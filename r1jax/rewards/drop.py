@@ -16,7 +16,6 @@ import string
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 Spans = Sequence[str]
 
@@ -37,6 +36,8 @@ def drop_scores(answer: Spans, references: Sequence[Spans]) -> tuple[float, floa
 
 
 def _scores(answer: Spans, reference: Spans) -> tuple[float, float]:
+    from scipy.optimize import linear_sum_assignment  # slow to import, and few need it
+
     given, gold = [normalised(span) for span in answer], [normalised(span) for span in reference]
     exact = float(len(given) == len(gold) and set(given) == set(gold))
     bags = [[set(text.split()) for text in texts] for texts in (given, gold)]

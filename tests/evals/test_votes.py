@@ -1,10 +1,12 @@
 import itertools
 import random
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from r1jax.evals import votes
+from r1jax.evals.evaluate import samples_of
 from r1jax.evals.statistics import cons_at_k
 from r1jax.evals.votes import vote_classes
 from r1jax.rewards import math
@@ -86,3 +88,13 @@ def test_many_answers_take_little_time():
     found, undecided = classes(*answers)
     assert time.process_time() - begin < 5 and undecided == 0
     assert len(set(found)) > 40
+
+
+def test_an_evaluation_votes_by_class():
+    completion = SimpleNamespace(token_ids=[1, 2], stop_reason="stop")
+    rollouts = [
+        SimpleNamespace(answer=answer, is_correct=answer != "2", text="", completion=completion)
+        for answer in ["1/2", r"\frac12", "0.5", "2", "2"]
+    ]
+    samples = samples_of(SimpleNamespace(rollouts=rollouts, problem=PROBLEM), Task())
+    assert len(set(samples.answers)) == 2 and cons_at_k(samples.answers, samples.correct, 5) == 1.0
