@@ -55,21 +55,19 @@ class Estimate:
 def mean_over(estimates: Sequence[Estimate]) -> Estimate:
     """The mean over independent runs (seeds).
 
-    From three runs on with the t-interval over their values, else with their intervals put together as those of
-    independent normal variables, or with none if one of them has none.
+    From three runs on with the t-interval over their values, else with their intervals put together (``_together``), or
+    with none if one of them has none.
     """
     values = [estimate.value for estimate in estimates]
     mean, count = float(np.mean(values)), len(values)
     if count >= FEWEST_SEEDS:
         return Estimate.around(mean, _t(count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count))
-    half = _together(estimates)
-    return Estimate.around(mean, None if half is None else half / count)
+    return _together(estimates, [1 / count] * count)
 
 
 def mean_difference(first: Sequence[Estimate], second: Sequence[Estimate]) -> Estimate:
     """First less second, over pairs of runs (the same seed each): intervals as ``mean_over`` of the pairs' differences."""
-    pairs = zip(first, second, strict=True)
-    return mean_over([Estimate.around(one.value - other.value, _together([one, other])) for one, other in pairs])
+    return mean_over([_together([one, other], [1, -1]) for one, other in zip(first, second, strict=True)])
 
 
 def change_of_level(early: Sequence[float], late: Sequence[float]) -> Estimate:
@@ -79,10 +77,22 @@ def change_of_level(early: Sequence[float], late: Sequence[float]) -> Estimate:
     return Estimate.around(change, _t(min(len(early), len(late)) - 1) * error)
 
 
-def _together(estimates: Sequence[Estimate]) -> float | None:
-    """The half width of the sum of independent normal variables; None where one of them has no interval."""
-    halves = [estimate.half_width for estimate in estimates if estimate.half_width is not None]
-    return math.hypot(*halves) if len(halves) == len(estimates) else None
+def _together(estimates: Sequence[Estimate], factors: Sequence[float]) -> Estimate:
+    """The sum of independent figures, each times its factor; without an interval where one of them has none.
+
+    Each limit is as far off as the root of the squared distances of the limits that push it there (MOVER, Zou and
+    Donner 2008). So a score of zero with the interval [0, 0.2] does not become one of [-0.1, 0.1].
+    """
+    value, below, above = 0.0, [], []
+    for estimate, factor in zip(estimates, factors, strict=True):
+        value += factor * estimate.value
+        if estimate.low is not None and estimate.high is not None:
+            ends = sorted([factor * (estimate.low - estimate.value), factor * (estimate.high - estimate.value)])
+            below.append(ends[0])
+            above.append(ends[1])
+    if len(below) < len(estimates):
+        return Estimate(value)
+    return Estimate(value, value - math.hypot(*below), value + math.hypot(*above))
 
 
 def _t(freedom: int) -> float:

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 from r1jax.evals.statistics import ProblemSamples, summarise, with_interval
+from r1jax.evals.votes import vote_classes
 from r1jax.rollout.collect import Collected, Collector, has_grader, or_give_up
 from r1jax.rollout.records import Group
 from r1jax.specs.rollout import EvalSpec
-from r1jax.tasks.mixture import Mixture
 from r1jax.tasks.problem import Problem, Task
 from r1jax.text.chat import response_form
 from r1jax.text.response import parse
@@ -32,9 +32,10 @@ def evaluate(
     """(metrics, groups). Metrics: those of ``statistics.summarise`` with k samples, "clipped_ratio",
     ``reward_metrics``.
 
-    Where no problem can be graded (own files without answers), pass@k and votes would say nothing: they are left out.
-    ``problems_per_batch`` bounds memory; the last batch may be smaller. ``before_batch`` is called before each batch;
-    by raising it ends the evaluation. The settings are those of ``Collector.collect``.
+    "votes/undecided" counts comparisons of answers that failed or took too long, where there are some: in a vote such
+    answers count as different. Where no problem can be graded (own files without answers), pass@k and votes would say
+    nothing: they are left out. ``problems_per_batch`` bounds memory; the last batch may be smaller. ``before_batch`` is
+    called before each batch; by raising it ends the evaluation. The settings are those of ``Collector.collect``.
     """
     collected: list[Collected] = []
     started: list[Callable[[], Collected]] = []  # the batch before is scored while this one is sampled
@@ -48,12 +49,13 @@ def evaluate(
     groups = [group for batch in collected for group in batch.groups]
     style, _ = response_form(collector.template, collector.tokenizer)
     samples = [samples_of(group, collector.task, style=style) for group in groups]
+    undecided = sum(votes_of(group, collector.task)[1] for group in groups)
     is_clipped = [r.completion.stop_reason == "length" for group in groups for r in group.rollouts]
     metrics = summarise(samples, k=len(groups[0].rollouts)) | {"clipped_ratio": sum(is_clipped) / len(is_clipped)}
     if not any(has_grader(collector.task, problem) for problem in problems):
         metrics = {name: value for name, value in metrics.items() if not name.startswith(("pass@", "cons@"))}
     metrics |= reward_metrics(groups)
-    counts = Counter()
+    counts = Counter({"votes/undecided": undecided} if undecided else {})
     for batch in collected:
         counts.update({name: count for name, count in batch.counts.items() if not name.endswith("/seconds")})
     return metrics | counts, groups
@@ -72,7 +74,7 @@ def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
             for group in groups
         ]
         of_problems = [float(np.nanmean(rewards)) for rewards in rewards_PG if not np.isnan(rewards).all()]
-        metrics |= with_interval(key, of_problems, seed=0) if of_problems else {}
+        metrics |= with_interval(key, of_problems) if of_problems else {}
     return metrics
 
 
@@ -119,14 +121,18 @@ def heldout_problems(task: Task, spec: EvalSpec) -> list[Problem]:
 
 
 def samples_of(group: Group, task: Task, *, style: str = "r1_zero") -> ProblemSamples:
-    """A group as the statistics see it; answers in the canonical form of the problem's own task, texts of a style."""
-    task = task.task_of(group.problem) if isinstance(task, Mixture) else task
+    """A group as the statistics see it: equivalent answers as one text (``votes.vote_classes``), texts of a style."""
     rollouts = group.rollouts
     return ProblemSamples(
-        answers=tuple(None if r.answer is None else task.canonical(r.answer) for r in rollouts),
+        answers=votes_of(group, task)[0],
         correct=tuple(r.is_correct for r in rollouts),
         num_tokens=tuple(len(r.completion.token_ids) for r in rollouts),
         well_formed=tuple(
             r.completion.stop_reason == "stop" and parse(r.text, style=style).well_formed for r in rollouts
         ),
     )
+
+
+def votes_of(group: Group, task: Task) -> tuple[tuple[str | None, ...], int]:
+    """``votes.vote_classes`` of a group's answers."""
+    return vote_classes([rollout.answer for rollout in group.rollouts], task, group.problem)

@@ -68,6 +68,19 @@ def grade_math(answers: Sequence[str | None], references: Sequence[Any]) -> list
     return scores
 
 
+def same_answers(pairs: Sequence[tuple[str, str]]) -> list[bool | Exception]:
+    """Whether the two answers of each pair mean the same: each must be right with the other one as the reference.
+
+    An answer that could be no reference (empty, unreadable) is the same as none. In place of a verdict the
+    ``TimeoutError`` or ``WorkerError`` of the verifier.
+    """
+    read = [(_read(one), _read(other)) for one, other in pairs]
+    verdicts = _verdicts(list(dict.fromkeys(read)))
+    back = _verdicts(list(dict.fromkeys((other, one) for one, other in read if verdicts[one, other] is True)))
+    found = [back[other, one] if verdicts[one, other] is True else verdicts[one, other] for one, other in read]
+    return [False if isinstance(verdict, ValueError) else verdict for verdict in found]
+
+
 def check_answer(answer: Any) -> None:
     """Raises ValueError that tells why a reference answer cannot be used: empty, too long, not a text or a number."""
     with contextlib.suppress(UndecidedError):

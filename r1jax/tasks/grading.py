@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from r1jax.rewards import choice, code, instructions, math
+from r1jax.rewards import choice, code, drop, instructions, math
 from r1jax.rewards.code_tests import check_tests
 from r1jax.tasks.problem import GradingError, Problem
 from r1jax.text.response import boxed_answer
@@ -16,7 +16,7 @@ _MARKED = re.compile(r".*####\s*(\S.*)", re.DOTALL)
 
 
 def grade_answer(grader: str, answer: str, problem: Problem) -> float:
-    """1.0 or 0.0: what the reward of a kind (one of ``GRADERS``) says of one extracted answer.
+    """1.0 or 0.0: what the reward of a kind (one of ``GRADERS``) says of one extracted answer; of "drop" the F1.
 
     Code may come bare or in a fence, an answer to a question in a box. By "none" no answer is right: a judge or a
     reward model may say more. By "answer" the reference may be anything: what has a digit, a sign or a command of
@@ -100,6 +100,7 @@ GRADERS: dict[str, Callable[[str, Problem], float | Exception]] = {
     "instructions": lambda answer, problem: float(
         instructions.follows_all(answer, problem.columns["instruction_id_list"], problem.columns["kwargs"])
     ),
+    "drop": lambda answer, problem: drop.drop_scores([_unboxed(answer) or ""], problem.columns["references"])[1],
     "answer": lambda answer, problem: _judge_any(_unboxed(answer), problem.answer),
     "none": lambda answer, problem: 0.0,
 }

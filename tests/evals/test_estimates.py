@@ -38,3 +38,12 @@ def test_a_change_of_level_by_welch():
     assert (found.low, found.high) == (pytest.approx(10 - half, abs=1e-5), pytest.approx(10 + half, abs=1e-5))
     assert found.is_above_zero and not found.is_below_zero
     assert change_of_level(late, early).is_below_zero
+
+
+def test_lopsided_intervals_stay_so():
+    """A score of zero is not put at [-0.1, 0.1]; of a difference the limits that push it outwards count."""
+    zero = mean_over([Estimate(0.0, 0.0, 0.2)])
+    assert (zero.value, zero.low, zero.high) == (0.0, 0.0, pytest.approx(0.2))
+    difference = mean_difference([Estimate(0.9, 0.6, 0.95)], [Estimate(0.0, 0.0, 0.4)])
+    assert difference.value == pytest.approx(0.9)
+    assert (difference.low, difference.high) == (pytest.approx(0.9 - 0.5), pytest.approx(0.95))  # hypot(0.3, 0.4), 0.05

@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from r1jax.evals.statistics import share_interval
 from r1jax.rollout.collect import Collector
 from r1jax.specs.reader import read
 from r1jax.specs.stages import EvaluateSpec
@@ -83,7 +84,9 @@ def test_the_figures_are_those_of_the_samples_written_down(finished):
         assert metrics["clipped_ratio"] == np.mean([row["stop_reason"] == "length" for row in rows])
         even = np.array([row["rewards"]["is_even"] for row in rows]).reshape(4, 4).mean(1)
         assert metrics["rewards/is_even/mean"] == pytest.approx(even.mean())
-        assert even.min() <= metrics["rewards/is_even/mean_low"] <= metrics["rewards/is_even/mean_high"] <= even.max()
+        limits = metrics["rewards/is_even/mean_low"], metrics["rewards/is_even/mean_high"]
+        assert limits == pytest.approx(share_interval(even))
+        assert 0 < limits[0] < even.mean() < limits[1] < 1
         assert {"cons@3", "cons@3_high", "reflection/per_completion", "format"} <= metrics.keys()
         assert all(row["reward"] is None and row["advantage"] is None for row in rows)
 

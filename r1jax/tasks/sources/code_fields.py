@@ -86,6 +86,7 @@ def _livecodebench_question(row: Row) -> str:
 
 
 def _livecodebench(row: Row) -> tuple[str, dict[str, Any]]:
+    dated = {name: str(row.get(name)) for name in ("contest_date", "difficulty") if row.get(name) is not None}
     cases = []
     for field in ("public_test_cases", "private_test_cases"):
         try:
@@ -97,7 +98,7 @@ def _livecodebench(row: Row) -> tuple[str, dict[str, Any]]:
         raise row.error("public_test_cases", f"and the private ones must be of one type; they are {sorted(kinds)}")
     if kinds == {"stdin"}:
         stdin = [{"input": case["input"], "output": case["output"]} for case in cases]
-        return "", {"tests": {"stdin": stdin, "prelude": _PRELUDE, **_LIVECODEBENCH}}
+        return "", {"tests": {"stdin": stdin, "prelude": _PRELUDE, **_LIVECODEBENCH}, **dated}
     name = row.parsed("metadata").get("func_name")
     if not name:
         raise row.error("metadata", "must name the function as 'func_name'")
@@ -111,7 +112,7 @@ def _livecodebench(row: Row) -> tuple[str, dict[str, Any]]:
     seconds = min(_LIVECODEBENCH["cpu_seconds"] * len(calls), _LONGEST_CALLS)
     function = f"Solution.{name}" if is_method else name
     tests = {"calls": calls, "function": function, "prelude": _PRELUDE}
-    return "", {"tests": {**tests, **_LIVECODEBENCH, "cpu_seconds": seconds}}
+    return "", {"tests": {**tests, **_LIVECODEBENCH, "cpu_seconds": seconds}, **dated}
 
 
 def decode_tests(text: str) -> list[dict[str, Any]]:

@@ -11,6 +11,10 @@ which ``{question}`` stands for the question. Field names are those of the data 
     gpqa           Question, Correct Answer, Incorrect Answer 1 to 3 (CSV)
     mmlu           question, choices, answer (index); or CSV without header: question, A, B, C, D, letter
     mmlu_pro       question, options, answer (letter), answer_index
+    mmlu_redux     question, choices, answer (index), error_type, correct_answer (of an item whose answer was wrong)
+    ceval          id, question, A, B, C, D, answer (letter), explanation
+    cluewsc        text, target (span1_text, span2_text, their indices), label: "true" | "false", or 0 | 1 on the hub
+    drop           passage, question, answer (number, date, spans), validated_answers; or context, ref_text
     humaneval, mbpp, livecodebench, codeforces: see ``code_fields``
     ifeval         prompt, instruction_id_list, kwargs
     prompts        prompt | question | instruction, and answer where a judge is to see one: what no rule can grade
@@ -34,6 +38,8 @@ CHOICE_PROMPT = (
     "Answer this multiple choice question. Reason step by step, and put the letter of the right option within \\boxed{}.\n\n"
     "{question}"
 )
+
+DROP_PROMPT = "{question}\n\nReason step by step, and put the answer within \\boxed{}."
 
 
 def fields_of(dataset: str | None) -> Fields:
@@ -129,6 +135,76 @@ def _index_of(row: Row, count: int) -> int:
     return index
 
 
+def _mmlu_redux_options(row: Row) -> tuple[list[str], int]:
+    """The options as published, and the right one as the annotators corrected it where they name one of them."""
+    options, index = _mmlu_options(row)
+    corrected = str(row.get("correct_answer", default="")).strip()
+    if row.get("error_type", default="ok") == "wrong_groundtruth" and corrected:
+        letters = string.ascii_uppercase[: len(options)]
+        if corrected in tuple(letters):
+            index = letters.index(corrected)
+        elif corrected.isdecimal() and int(corrected) < len(options):
+            index = int(corrected)
+        elif corrected in options:
+            index = options.index(corrected)
+    return options, index
+
+
+def _cluewsc_question(row: Row) -> str:
+    spans = _cluewsc_spans(row)
+    return (
+        f"{row.text('text')}\n\n在上文中，代词“{spans['span2_text']}”指的是“{spans['span1_text']}”吗？\nA) 是\nB) 不是"
+    )
+
+
+def _cluewsc_spans(row: Row) -> Mapping[str, Any]:
+    spans = row.parsed("target")
+    if not isinstance(spans, Mapping) or not {"span1_text", "span2_text"} <= set(spans):
+        raise row.error("target", f"must hold span1_text and span2_text; it is {spans!r:.80}")
+    return spans
+
+
+def _cluewsc(row: Row) -> tuple[str, dict[str, Any]]:
+    label = str(row.first("label")[1]).strip().lower()
+    if label not in ("true", "false", "0", "1"):  # on the hub 0 is the class "true"
+        raise row.error("label", f"must be true or false, or 0 (true) or 1; it is {label!r}")
+    return "A" if label in ("true", "0") else "B", {"choices": ["是", "不是"]}
+
+
+def _drop_spans(row: Row, answer: Any) -> list[str]:
+    """The spans of one annotator's answer: a number, texts, or the parts of a date, as the official script takes them."""
+    if not isinstance(answer, Mapping):
+        raise row.error("answer", f"must hold number, date and spans; it is {answer!r:.80}")
+    number, spans, date = (answer.get(name) for name in ("number", "spans", "date"))
+    if number not in (None, ""):
+        return [str(number)]
+    if isinstance(spans, list) and spans:
+        return [str(span) for span in spans]
+    parts = date if isinstance(date, Mapping) else {}
+    text = " ".join(str(parts.get(name) or "") for name in ("day", "month", "year")).strip()
+    return [text] if text else []
+
+
+def _drop(row: Row) -> tuple[str, dict[str, Any]]:
+    if row.get("ref_text") is not None:  # as simple-evals publishes it
+        references = [[text] for text in row.text("ref_text").split("|")]
+    else:
+        others = row.get("validated_answers", default={})
+        if isinstance(others, Mapping):  # columns of lists
+            others = [dict(zip(others, values, strict=True)) for values in zip(*others.values(), strict=True)]
+        references = [_drop_spans(row, answer) for answer in [row.parsed("answer"), *others]]
+    references = [spans for spans in references if spans and spans[0].strip()]
+    if not references:
+        raise row.error("answer", "has neither a number, nor spans, nor a date")
+    return ", ".join(references[0]), {"references": references}
+
+
+def _drop_question(row: Row) -> str:
+    if row.get("context") is not None:
+        return row.text("context").strip()
+    return f"Passage: {row.text('passage')}\nQuestion: {row.text('question')}"
+
+
 def _instructions(row: Row) -> tuple[str, dict[str, Any]]:
     names = row.items("instruction_id_list")
     given = row.items("kwargs", of=dict)
@@ -160,6 +236,10 @@ DATASETS: dict[str, Fields] = {
         csv_header=("question", *"ABCD", "answer"),
     ),
     "mmlu_pro": _choice(_mmlu_pro_options, "question", keep={"subject": "category"}),
+    "mmlu_redux": _choice(_mmlu_redux_options, "question", keep={"subject": "subject", "error_type": "error_type"}),
+    "ceval": _choice(_mmlu_options, "question", keep={"subject": "subject"}, solution="explanation"),
+    "cluewsc": Fields(grader="choice", prompt=CHOICE_PROMPT, question=_cluewsc_question, target=_cluewsc),
+    "drop": Fields(grader="drop", prompt=DROP_PROMPT, question=_drop_question, target=_drop),
     **CODE_DATASETS,
     "ifeval": Fields(
         grader="instructions",

@@ -1,6 +1,6 @@
 """Readers of single files: any row at once, by memory map, so that a file larger than memory can be read.
 
-What has no rows that can be read alone (gzip, parquet, CSV with its rows of several lines, JSON) is unpacked once,
+What has no rows that can be read alone (gzip, zip, parquet, CSV with its rows of several lines, JSON) is unpacked once,
 piece by piece, into an unnamed file in the temporary folder (``TMPDIR``), which is gone when the process ends. Only
 .json is loaded whole for it: the format allows nothing else.
 """
@@ -12,6 +12,7 @@ import json
 import mmap
 import shutil
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -152,6 +153,8 @@ def open_reader(path: Path, *, csv_header: Sequence[str] | None = None) -> JsonL
         raise ValueError(f"{path}: no such file")
     name = path.name.removesuffix(".gz")
     try:
+        if name.endswith(".zip"):
+            return _open_zipped(path, csv_header)
         if name.endswith(".jsonl"):
             return JsonLines(path, _mapped(path))
         if name.endswith(".json"):
@@ -162,7 +165,31 @@ def open_reader(path: Path, *, csv_header: Sequence[str] | None = None) -> JsonL
             return Arrow(path)
     except (OSError, EOFError, UnicodeDecodeError, RecursionError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read: {error}") from error
-    raise ValueError(f"{path}: format not known by its ending; known are jsonl, json, csv (also .gz), parquet, arrow")
+    raise ValueError(
+        f"{path}: format not known by its ending; known are jsonl, json, csv (also .gz), parquet, arrow, and "
+        "a zip with one of them"
+    )
+
+
+def _open_zipped(path: Path, csv_header: Sequence[str] | None) -> JsonLines | Arrow:
+    """The reader of the one data file that a zip archive holds."""
+    try:
+        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+            hidden = ("__MACOSX", ".")
+            names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith(hidden)]
+            if len(names) != 1:
+                raise ValueError(f"holds {len(names)} files ({', '.join(names[:3])}): unpack it, or keep one")
+            member = Path(folder, "rows" + "".join(Path(names[0]).suffixes[-2:]))
+            with archive.open(names[0]) as packed, member.open("wb") as file:
+                shutil.copyfileobj(packed, file)
+            try:
+                reader = open_reader(member, csv_header=csv_header)
+            except ValueError as error:
+                raise ValueError(str(error).removeprefix(f"{member}: ")) from error
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    reader.path = str(path)
+    return reader
 
 
 def _unpacked_parquet(path: Path) -> mmap.mmap | bytes:

@@ -17,7 +17,20 @@ from typing import Any
 from r1jax.specs.tasks import FilesSpec
 from r1jax.tasks.sources.readers import Arrow, JsonLines, open_reader
 
-ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet", ".arrow")
+ENDINGS = (
+    ".jsonl",
+    ".jsonl.gz",
+    ".json",
+    ".json.gz",
+    ".csv",
+    ".csv.gz",
+    ".parquet",
+    ".arrow",
+    ".jsonl.zip",
+    ".json.zip",
+    ".csv.zip",
+    ".zip",
+)
 _NOT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"}
 _SHARD = re.compile(r"[-_.]?\d+-of-\d+.*$")
 

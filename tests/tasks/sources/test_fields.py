@@ -177,7 +177,7 @@ def test_rows_not_as_published_are_refused(dataset, values, message):
 def test_every_prompt_has_the_question_in_it_and_a_grader():
     for fields in DATASETS.values():
         assert fields.prompt.count("{question}") == 1
-        assert fields.grader in ("math", "choice", "code", "instructions", "none")
+        assert fields.grader in ("math", "choice", "code", "drop", "instructions", "none")
 
 
 def test_an_unknown_data_set_is_refused_with_the_known_ones():
