@@ -225,6 +225,8 @@ def test_its_stages_accept_every_config_on_one_device_with_a_random_policy(name,
             stage["init"] = R1_POLICY
         if stage["stage"] == "rl":
             stage["eval"] |= {"problems": 3, "final_problems": 3}  # a row of each data set is held out
+        if stage["stage"] in ("rl", "reject", "evaluate"):
+            stage["engine"] = {**stage.get("engine", {}), "cache_gb": 1.0}  # a pod's is refused on a smaller machine
     planned = make_stages(experiment, runs / f"{name}_anew")
     assert [stage.workdir for stage in planned] == [runs / f"{name}_anew" / stage for stage in stages]
 
