@@ -24,6 +24,42 @@ ROWS = {
     "gpqa": [(GPQA, "D")],
     "mmlu": [({"question": "1 + 1?", "choices": ["1", "2", "3", "4"], "answer": 1}, "B")],
     "mmlu_pro": [(MMLU_PRO, "J")],
+    "mmlu_redux": [
+        (
+            {
+                "question": "1 + 1?",
+                "choices": ["1", "2", "3", "4"],
+                "answer": 0,
+                "error_type": "wrong_groundtruth",
+                "correct_answer": "1",
+            },
+            "B",
+        )
+    ],
+    "ceval": [
+        ({"id": 0, "question": "1 + 1?", "A": "1", "B": "2", "C": "3", "D": "4", "answer": "B", "explanation": ""}, "B")
+    ],
+    "cluewsc": [
+        (
+            {
+                "text": "小明把书给了小红，因为她想看。",
+                "target": {"span1_text": "小红", "span2_text": "她", "span1_index": 6, "span2_index": 11},
+                "label": "true",
+            },
+            "A",
+        )
+    ],
+    "drop": [
+        (
+            {
+                "passage": "They scored 3 and 4 points.",
+                "question": "How many points?",
+                "answer": {"number": "7", "date": {"day": "", "month": "", "year": ""}, "spans": []},
+                "validated_answers": [],
+            },
+            "7",
+        )
+    ],
     "humaneval": [(HUMANEVAL, HUMANEVAL["prompt"] + HUMANEVAL["canonical_solution"])],
     "mbpp": [(MBPP, MBPP["code"]), (SANITIZED, SANITIZED["code"])],
     "livecodebench": [(LIVECODEBENCH, "print(sum(map(int, input().split())))"), (FUNCTIONAL, ADD)],
