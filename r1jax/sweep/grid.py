@@ -21,7 +21,7 @@ from r1jax.sweep.check import prepare, refuse_equal
 from r1jax.sweep.local import LOG
 from r1jax.sweep.space import combinations_of, short_names, text_of, value_of
 from r1jax.sweep.table import STATES, table
-from r1jax.sweep.trials import STORAGE, STUDY, Trials, add, latest, missing, open_study
+from r1jax.sweep.trials import STORAGE, STUDY, Trials, add, latest, missing, open_storage, open_study
 from r1jax.workdir.directory import locked
 from r1jax.workdir.read import NotAWorkdirError, Run, Stage, read_run
 
@@ -93,7 +93,7 @@ def run_grid(
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         study = open_study(
-            folder, storage=_storage(folder), metric=metric, direction="maximize", sampler="grid", pruner="none"
+            folder, storage=_address(folder), metric=metric, direction="maximize", sampler="grid", pruner="none"
         )
         for _, candidate in missing(study, grid):
             add(study, candidate.params, candidate.distributions, settings=candidate.settings)
@@ -117,7 +117,7 @@ def read_sweep(workdir: str | Path) -> Sweep:
     folder = Path(workdir).absolute()
     if not (folder / STORAGE).is_file():
         raise NotAWorkdirError(f"{workdir} holds no sweep: it has no {STORAGE}")
-    study = optuna.load_study(study_name=STUDY, storage=_storage(folder))
+    study = optuna.load_study(study_name=STUDY, storage=open_storage(_address(folder)))
     metric = study.user_attrs["metric"]
     names = short_names(list(dict.fromkeys(key for trial in study.trials for key in trial.user_attrs["settings"])))
     runs = [
@@ -134,5 +134,5 @@ def read_sweep(workdir: str | Path) -> Sweep:
     return Sweep(folder, metric, tuple(runs), table(study, metric))
 
 
-def _storage(folder: Path) -> str:
+def _address(folder: Path) -> str:
     return f"sqlite:///{folder / STORAGE}"

@@ -16,6 +16,7 @@ from typing import Any
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.pool import NullPool
 
 from r1jax.specs.config_file import ConfigError
 from r1jax.sweep.space import Candidate, Settings, folder_name
@@ -50,6 +51,11 @@ class Trial:
         return all(name in done for name, _ in self.stages)
 
 
+def open_storage(address: str) -> optuna.storages.RDBStorage:
+    """optuna's storage of a sweep, whose connections are closed after each use: SQLAlchemy would keep some open."""
+    return optuna.storages.RDBStorage(address, engine_kwargs={"poolclass": NullPool, "connect_args": {"timeout": 60}})
+
+
 def open_study(folder: Path, *, storage: str, metric: str, direction: str, sampler: str, pruner: str) -> optuna.Study:
     """The study of a sweep, made where there is none.
 
@@ -58,7 +64,7 @@ def open_study(folder: Path, *, storage: str, metric: str, direction: str, sampl
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         study_name=STUDY,
-        storage=optuna.storages.RDBStorage(storage, engine_kwargs={"connect_args": {"timeout": 60}}),
+        storage=open_storage(storage),
         direction=StudyDirection[direction.upper()],
         load_if_exists=True,
         pruner=PRUNERS[pruner](),
@@ -78,8 +84,9 @@ def open_study(folder: Path, *, storage: str, metric: str, direction: str, sampl
     return study
 
 
-def has_trials(storage: str) -> bool:
+def has_trials(address: str) -> bool:
     """Whether a storage, which is made where there is none, holds a trial."""
+    storage = open_storage(address)
     names = optuna.get_all_study_names(storage)
     return STUDY in names and bool(optuna.load_study(study_name=STUDY, storage=storage).get_trials(deepcopy=False))
 

@@ -19,6 +19,7 @@ from r1jax.specs.config_file import ConfigError
 from r1jax.sweep import __main__ as sweep
 from r1jax.sweep import local
 from r1jax.sweep.check import check_trials, prepare
+from r1jax.sweep.trials import open_storage
 from tests.sweep.sweep_program import STUB
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +56,7 @@ def call(folder, capsys):
 
 
 def study_of(folder):
-    return optuna.load_study(study_name="sweep", storage=f"sqlite:///{folder}/out/optuna.db")
+    return optuna.load_study(study_name="sweep", storage=open_storage(f"sqlite:///{folder}/out/optuna.db"))
 
 
 def diary(folder, what):
