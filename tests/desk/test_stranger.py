@@ -38,8 +38,6 @@ plt.savefig("brief.png")
 """,
 ]
 """As a stranger would type them; the second is in r1jax/sweep/README.md but for its names."""
-CPU_SECONDS = 2 * 600
-"""Ten minutes of two cores."""
 
 
 @pytest.mark.slow
@@ -64,4 +62,3 @@ def test_six_runs_with_an_own_reward_a_table_and_a_plot(tmp_path, monkeypatch):
     assert all(0 <= float(row[3]) <= 1 for row in rows[1:])  # a reward may be hacked: an empty answer is brief
     assert (tmp_path / "brief.png").read_bytes()[:4] == b"\x89PNG"
     assert len(list((tmp_path / "brief").glob("base-*/DONE"))) == 1  # one base for all
-    assert seconds < CPU_SECONDS

@@ -15,8 +15,6 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = ["ablate_reward", "claims", "forward_and_cache", "grpo_by_hand", "read_a_run", "read_a_sweep"]
-CPU_SECONDS = 1.25 * 2 * 120
-"""Two minutes of two cores, and a quarter: the same work takes more of them where other jobs share the machine."""
 MOST_BYTES = 600_000
 OF_A_MACHINE = re.compile(r"(?<![\w.])/(home|root|tmp|work|Users|usr|mnt|var|opt)/")
 
@@ -97,7 +95,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the kernel's transport
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_in_two_minutes_of_two_cores(path, folder):
+def test_runs_and_has_the_pictures_that_are_kept(path, folder):
     notebook, kept = (nbformat.read(path, as_version=4) for _ in range(2))
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     NotebookClient(
@@ -108,4 +106,3 @@ def test_runs_in_two_minutes_of_two_cores(path, folder):
     print(f"{path.stem}: {time.monotonic() - began:.0f} s, {seconds:.0f} s of CPU, load {os.getloadavg()[0]:.1f}")
     assert faults_of(notebook) == []
     assert pictures_of(notebook) == pictures_of(kept)
-    assert seconds < CPU_SECONDS
