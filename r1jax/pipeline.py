@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
@@ -310,7 +311,7 @@ def _trace(spec: Any, previews: Previews) -> None:
             continue
         with jax.set_mesh(program.mesh):
             try:
-                jax.eval_shape(program.function, *program.arguments, **program.static)
+                jax.eval_shape(functools.partial(program.function, **program.static), *program.arguments)
             except (ValueError, TypeError) as error:
                 raise ValueError(f"mesh={spec.mesh.axes()}: {program.name}: {str(error).splitlines()[0]}") from error
 

@@ -70,3 +70,9 @@ def test_meshes_that_divide_are_traced(tmp_path):
     mesh = {"fsdp": 2, "expert": 4}
     stages = make_stages(experiment("base", mesh=mesh, rows_per_microbatch=6, row_length=256), tmp_path)
     assert [stage.name for stage in stages] == ["base"]
+
+
+def test_a_sampler_whose_slots_are_split_is_tried_too(tmp_path):
+    experiment = load_experiment("configs/zero.py")
+    experiment.stages["zero"]["mesh"] = {"fsdp": 4, "tensor": 2}
+    assert [stage.name for stage in make_stages(experiment, tmp_path / "run")] == ["base", "zero"]
